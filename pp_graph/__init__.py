@@ -1,0 +1,84 @@
+"""Write post-processing into ONNX models, convert them to OpenVINO, and prove that no decision changed.
+
+    import pp_graph as pp
+
+    stats = pp.Statistics.load("stats.json")
+    post = pp.OneClassPostProcessor(stats, image_sensitivity=0.5, pixel_sensitivity=0.5)
+    fused = pp.fuse("raw.onnx", post)
+    fused.save("fused.onnx")
+    artifact = pp.convert(fused, device="CPU", precision="f32")
+    artifact.save("model.xml")
+    report = pp.verify("raw.onnx", artifact, "images/")
+
+Names are imported on first use, so that `import pp_graph` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pp_graph.errors import PPGraphError
+    from pp_graph.fusion import FusedModel, Provenance, fuse, strip
+    from pp_graph.inspection import Inspection, inspect
+    from pp_graph.model import RawModel
+    from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
+    from pp_graph.statistics import LevelStatistics, Statistics
+    from pp_graph.targets import OpenVINOModel, convert
+    from pp_graph.verification import VerificationReport, verify
+
+_EXPORTS = {
+    "FusedModel": "pp_graph.fusion",
+    "Inspection": "pp_graph.inspection",
+    "LevelStatistics": "pp_graph.statistics",
+    "OneClassPostProcessor": "pp_graph.postprocessors",
+    "OpenVINOModel": "pp_graph.targets",
+    "PPGraphError": "pp_graph.errors",
+    "PostProcessor": "pp_graph.postprocessors",
+    "Predictions": "pp_graph.postprocessors",
+    "Provenance": "pp_graph.fusion",
+    "RawModel": "pp_graph.model",
+    "Statistics": "pp_graph.statistics",
+    "VerificationReport": "pp_graph.verification",
+    "convert": "pp_graph.targets",
+    "fuse": "pp_graph.fusion",
+    "inspect": "pp_graph.inspection",
+    "strip": "pp_graph.fusion",
+    "verify": "pp_graph.verification",
+}
+
+__all__ = [
+    "FusedModel",
+    "Inspection",
+    "LevelStatistics",
+    "OneClassPostProcessor",
+    "OpenVINOModel",
+    "PPGraphError",
+    "PostProcessor",
+    "Predictions",
+    "Provenance",
+    "RawModel",
+    "Statistics",
+    "VerificationReport",
+    "__version__",
+    "convert",
+    "fuse",
+    "inspect",
+    "strip",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(importlib.import_module(_EXPORTS[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'pp_graph' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,78 @@
+"""Every error that pp_graph raises on purpose.
+
+    PPGraphError
+    ├── ModelError               the ONNX file cannot be used as a raw model
+    │   ├── OutputRoleError      score and map cannot be told apart, or are not there
+    │   └── OpsetError           the model's opset lacks an operator that a step needs
+    ├── StatisticsError          a statistics file or value is missing, malformed or impossible
+    ├── PostProcessorError       a post-processor's parameters or inputs do not fit
+    ├── FusionError              the post-processing cannot be written into this graph
+    │   ├── AlreadyFusedError    the model already carries a post-processing
+    │   └── ProvenanceError      pp_graph's metadata is absent or unreadable
+    ├── TargetError              OpenVINO or onnxruntime cannot take the model
+    │   └── DeviceError          the device is not on this machine
+    ├── DataError                images or arrays do not fit the model
+    ├── OutputFileError          a result cannot be written where it was asked for
+    └── MissingDependencyError   an optional package is not installed
+
+Each message says the thing, what was expected, what was found, and how to mend it.
+Errors about values are also `ValueError`, so that callers need not know this tree.
+"""
+
+from __future__ import annotations
+
+
+class PPGraphError(Exception):
+    """Base of every error raised on purpose by pp_graph."""
+
+
+class ModelError(PPGraphError, ValueError):
+    """The ONNX file cannot be used as a raw model."""
+
+
+class OutputRoleError(ModelError):
+    """The outputs that hold the score and the map cannot be told apart, or are not there."""
+
+
+class OpsetError(ModelError):
+    """The model's opset lacks an operator that a step needs."""
+
+
+class StatisticsError(PPGraphError, ValueError):
+    """A statistics file or value is missing, malformed or impossible."""
+
+
+class PostProcessorError(PPGraphError, ValueError):
+    """A post-processor's parameters or inputs do not fit."""
+
+
+class FusionError(PPGraphError, ValueError):
+    """The post-processing cannot be written into this graph."""
+
+
+class AlreadyFusedError(FusionError):
+    """The model already carries a post-processing."""
+
+
+class ProvenanceError(FusionError):
+    """The metadata that pp_graph writes is absent or unreadable."""
+
+
+class TargetError(PPGraphError, RuntimeError):
+    """OpenVINO or onnxruntime cannot take the model."""
+
+
+class DeviceError(TargetError):
+    """The device is not on this machine."""
+
+
+class DataError(PPGraphError, ValueError):
+    """Images or arrays do not fit the model."""
+
+
+class OutputFileError(PPGraphError, OSError):
+    """A result cannot be written where it was asked for."""
+
+
+class MissingDependencyError(PPGraphError, ImportError):
+    """An optional package is not installed."""

@@ -1,0 +1,61 @@
+"""Write files whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pp_graph.errors import OutputFileError
+
+
+@contextlib.contextmanager
+def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[tuple[Path, ...]]:
+    """Write one or more files so that either all of them appear, whole, or none does.
+
+    Args:
+        targets: The files to write, in the order in which they are to appear. All in one folder,
+            which is made if it is not there.
+        overwrite: Whether files that exist may be replaced.
+        inputs: Files that must not be replaced whatever `overwrite` says.
+
+    Yields:
+        The paths to write to, with the targets' names, in a temporary folder beside them.
+
+    Raises:
+        OutputFileError: A target is an input, exists and may not be replaced, or cannot be written.
+    """
+    folder = targets[0].parent
+    for target in targets:
+        for source in inputs:
+            if target.exists() and source.exists() and target.samefile(source):
+                raise OutputFileError(
+                    f"Output '{target}' is an input of this command, and inputs are never overwritten. "
+                    "Choose another output path."
+                )
+        if target.is_dir():
+            raise OutputFileError(f"Output '{target}' is a folder, expected a file name.")
+        if target.exists() and not overwrite:
+            raise OutputFileError(f"Output '{target}' exists already. Use --force (overwrite=True) to replace it.")
+    made_folder = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".pp_graph_", dir=folder))
+    except OSError as error:
+        raise OutputFileError(f"Output folder '{folder}' cannot be written: {error.strerror or error}.") from error
+    try:
+        drafts = tuple(scratch / target.name for target in targets)
+        yield drafts
+        for draft, target in zip(drafts, targets, strict=True):
+            draft.replace(target)
+    except OSError as error:
+        if isinstance(error, OutputFileError):
+            raise
+        raise OutputFileError(f"Output '{targets[-1]}' cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if made_folder:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

@@ -1,0 +1,10 @@
+"""Write a post-processor into a raw model, remember how, and take it out again."""
+
+from __future__ import annotations
+
+from pp_graph.fusion.fused_model import FusedModel
+from pp_graph.fusion.injection import fuse
+from pp_graph.fusion.provenance import METADATA_KEY, Provenance, RawOutputRecord
+from pp_graph.fusion.stripping import strip
+
+__all__ = ["METADATA_KEY", "FusedModel", "Provenance", "RawOutputRecord", "fuse", "strip"]

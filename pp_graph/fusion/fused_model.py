@@ -1,0 +1,78 @@
+"""`FusedModel`: a raw model with its post-processing written in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pp_graph.errors import ProvenanceError
+from pp_graph.fusion.provenance import Provenance
+from pp_graph.model import RawModel, save_onnx
+from pp_graph.model.writing import to_proto
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class FusedModel:
+    """A model that returns predictions, not raw scores.
+
+    Attributes:
+        opened: The graph, with external weights still on disk. Its `source` is the file that the
+            weights belong to: the raw model right after fusing, the fused file after loading.
+        provenance: What was fused.
+    """
+
+    opened: RawModel
+    provenance: Provenance
+
+    @classmethod
+    def load(cls, path: str | Path) -> FusedModel:
+        """Open a fused model.
+
+        Raises:
+            ModelError: The file cannot be used.
+            ProvenanceError: It was not written by `fuse`.
+        """
+        opened = RawModel.open(path)
+        provenance = Provenance.from_metadata(opened.model.metadata_props)
+        if provenance is None:
+            raise ProvenanceError(
+                f"Model '{path}' carries no pp_graph provenance, expected a model written by pp_graph. "
+                "Fuse it first: pp-graph fuse MODEL --stats STATS.json -o FUSED.onnx."
+            )
+        return cls(opened, provenance)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(output.name or "" for output in self.opened.model.graph.outputs)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as protobuf; external weights stay references."""
+        return to_proto(self.opened.model, self.opened.value_info)
+
+    def save(
+        self, path: str | Path, *, overwrite: bool = True, copy_weights: bool = False, inputs: Iterable[Path] = ()
+    ) -> Path:
+        """Write the model to a file, whole or not at all.
+
+        External weights are referenced where they are if the file lies beside them; elsewhere, or
+        with `copy_weights`, they are copied into `<name>.data` beside it.
+
+        Args:
+            path: The `.onnx` file. The raw model and its weights are never overwritten.
+            overwrite: Whether another file of that name may be replaced.
+            copy_weights: Copy external weights even where they could be referenced.
+            inputs: Further files never to be overwritten.
+
+        Returns:
+            The path written.
+
+        Raises:
+            OutputFileError: The file cannot be written there.
+        """
+        return save_onnx(self.opened, path, overwrite=overwrite, copy_weights=copy_weights, inputs=inputs)

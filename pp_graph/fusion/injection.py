@@ -1,0 +1,233 @@
+"""Write a post-processor's steps behind the outputs of a raw model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pp_graph
+from pp_graph.errors import AlreadyFusedError, FusionError, OutputRoleError
+from pp_graph.fusion.fused_model import FusedModel
+from pp_graph.fusion.provenance import (
+    METADATA_KEY,
+    SCHEMA_VERSION,
+    Provenance,
+    RawOutputRecord,
+    RawRecord,
+    cutoff_to_json,
+)
+from pp_graph.fusion.stripping import strip
+from pp_graph.model import NameScope, OutputInfo, RawModel, find_outputs
+from pp_graph.model.outputs import channel_axis
+from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor, RawLayout
+from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.steps import Emitter
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+PREFIX: Final = "pp_graph"
+# Raw models have scores and maps; only a post-processing has decisions.
+_DECISIONS: Final = ("pred_label", "pred_mask")
+
+
+def fuse(
+    model: str | Path | onnx.ModelProto | ir.Model | RawModel,
+    post: PostProcessor,
+    *,
+    score_output: str | None = None,
+    map_output: str | None = None,
+    keep_raw: bool = False,
+    replace: bool = False,
+) -> FusedModel:
+    """Write a post-processor into a raw model.
+
+    The post-processed outputs come first: `pred_score` float32, `pred_label` bool, `anomaly_map`
+    float32, `pred_mask` bool, as far as the model and the settings give them. Outputs that
+    post-processing does not read follow under their own names.
+
+    Args:
+        model: Path of a raw ONNX export, or a model in memory. It is never modified.
+        post: The post-processor, with statistics.
+        score_output: Name of the raw score, where shapes leave a choice.
+        map_output: Name of the raw map, where shapes leave a choice.
+        keep_raw: Also keep the raw score and map as outputs, under their own names, or
+            `raw_<name>` where a post-processed output has that name.
+        replace: If the model is fused already, take the old post-processing out first.
+
+    Returns:
+        The fused model. Nothing is written until `save`.
+
+    Raises:
+        ModelError: The model cannot be used; `OutputRoleError` where score and map cannot be told
+            apart, `OpsetError` where its opset is too old.
+        StatisticsError: The post-processor lacks a number that it needs.
+        FusionError: A name of the model stands in the way, or (`AlreadyFusedError`) the model
+            carries a post-processing already.
+    """
+    raw = RawModel.open(model)
+    earlier = None
+    if METADATA_KEY in raw.model.metadata_props:
+        if not replace:
+            raise AlreadyFusedError(
+                "The model carries a pp_graph post-processing already, expected a raw export. Fuse the raw model, "
+                "or pass replace=True (--replace) to take the old post-processing out first."
+            )
+        earlier = Provenance.from_metadata(raw.model.metadata_props)
+        raw = strip(raw)
+    graph = raw.model.graph
+    _refuse_foreign_decisions(graph)
+    found = find_outputs(raw, score_output=score_output, map_output=map_output)
+    _check_batches(found.score, found.map)
+    layout = RawLayout(
+        score=found.score is not None,
+        map=found.map is not None,
+        channel_axis=None if found.map is None or found.map.shape is None else channel_axis(found.map.shape),
+    )
+    if found.score is None and found.map is not None and found.map.shape is None:
+        raise OutputRoleError(
+            f"Output '{found.map.name}' has no known rank, expected 3 (N,H,W) or 4 (N,1,H,W) to reduce it to a score. "
+            "Export the model with its output shapes, or name a score with score_output=..."
+        )
+    post.steps(layout)  # refuses missing statistics before anything is built
+
+    outputs = {output.name or "": output for output in graph.outputs}
+    raw_outputs = list(outputs)
+    names = NameScope(graph)
+    prefix = names.fresh_prefix(PREFIX)
+    op = Emitter(graph, opset=raw.opset or _newest_opset(raw), ir_version=raw.model.ir_version, names=names, prefix=prefix)
+    opset_added = raw.opset == 0
+    if opset_added:
+        raw.model.opset_imports[""] = _newest_opset(raw)
+
+    roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
+    values: dict[str, ir.Value] = {}
+    for role, info in roles.items():
+        if info is not None:
+            values[role] = _as_float32(op, outputs[info.name], info, role)
+    emitted = post.emit(op, values, layout)
+
+    renamed = _free_output_names(graph, names, emitted)
+    for name, value in emitted.items():
+        value.name = name
+    read = {info.name for info in roles.values() if info is not None}
+    others = [output for name, output in outputs.items() if keep_raw or name not in read]
+    graph.outputs.clear()
+    graph.outputs.extend([*emitted.values(), *others])
+
+    declared = _declared_names(raw, outputs.values(), op, renamed)
+    records = {role: None if info is None else _record(info, outputs[info.name]) for role, info in roles.items()}
+    provenance = Provenance(
+        schema_version=SCHEMA_VERSION,
+        pp_graph_version=pp_graph.__version__,
+        post_processor=type(post).__name__,
+        parameters=post.parameters(),
+        statistics=post.statistics,
+        cutoffs={name: cutoff_to_json(step.cutoff) for name, step in post.decisions(layout).items()},
+        prefix=prefix,
+        raw=RawRecord(
+            sha256=raw.sha256,
+            file=_file_name(raw) if earlier is None else earlier.raw.file,
+            score=records[RAW_SCORE],
+            map=records[RAW_MAP],
+            outputs=raw_outputs,
+            renamed=renamed,
+            opset_added=opset_added,
+        ),
+    )
+    raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
+    return FusedModel(RawModel(raw.model, raw.source, raw.sha256, declared), provenance)
+
+
+def _file_name(raw: RawModel) -> str | None:
+    return None if raw.source is None else raw.source.name
+
+
+def _refuse_foreign_decisions(graph: ir.Graph) -> None:
+    for output in graph.outputs:
+        if output.name in _DECISIONS:
+            raise AlreadyFusedError(
+                f"The model has an output '{output.name}', so it seems to carry a post-processing already (as Anomalib's "
+                "own exports do), and normalising twice would change every decision. Export the model raw, "
+                "without its post-processor."
+            )
+
+
+def _check_batches(score: OutputInfo | None, anomaly_map: OutputInfo | None) -> None:
+    if score is None or anomaly_map is None or not score.shape or not anomaly_map.shape:
+        return
+    first, second = score.shape[0], anomaly_map.shape[0]
+    if isinstance(first, int) and isinstance(second, int) and first != second:
+        raise OutputRoleError(
+            f"Score '{score.name}' holds {first} images and map '{anomaly_map.name}' {second}, expected the same "
+            "batch. Name the right outputs with score_output=... and map_output=..."
+        )
+
+
+def _newest_opset(raw: RawModel) -> int:
+    """Opset to import into a model that has only custom domains: the one its IR version came with."""
+    import onnx
+
+    fitting = [row[2] for row in onnx.helper.VERSION_TABLE if row[1] <= raw.model.ir_version]
+    return max(fitting, default=1)
+
+
+def _as_float32(op: Emitter, value: ir.Value, info: OutputInfo, role: str) -> ir.Value:
+    import numpy as np
+
+    op.trust(value, info.shape)
+    if info.dtype == "FLOAT":
+        return value
+    with op.scope(role):
+        return op.cast(value, np.dtype(np.float32))
+
+
+def _free_output_names(graph: ir.Graph, names: NameScope, emitted: dict[str, ir.Value]) -> dict[str, str]:
+    """Rename raw values whose names the outputs need.
+
+    Returns:
+        New name to old name.
+    """
+    wanted = {name for name in emitted if name in names}
+    if not wanted:
+        return {}
+    inputs = {value.name for value in graph.inputs}
+    blocked = sorted(wanted & {name for name in inputs if name})
+    if blocked:
+        raise FusionError(
+            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(OUTPUT_NAMES)}), and inputs keep "
+            "their names. Export the model with another input name."
+        )
+    renamed: dict[str, str] = {}
+    for value in _inner_values(graph):
+        if value.name in wanted:
+            old = value.name
+            value.name = names.fresh(f"raw_{old}")
+            renamed[value.name] = old
+    return renamed
+
+
+def _inner_values(graph: ir.Graph) -> list[ir.Value]:
+    values = [*graph.initializers.values()]
+    for subgraph in graph.subgraphs():
+        values += [*subgraph.inputs, *subgraph.initializers.values()]
+    for node in graph.all_nodes():
+        values += node.outputs
+    return values
+
+
+def _record(info: OutputInfo, value: ir.Value) -> RawOutputRecord:
+    axis = None if info.shape is None else channel_axis(info.shape)
+    return RawOutputRecord(name=info.name, tensor=value.name or "", channel_axis=axis)
+
+
+def _declared_names(
+    raw: RawModel, former_outputs: Iterable[ir.Value], op: Emitter, renamed: dict[str, str]
+) -> frozenset[str]:
+    """Inner values to declare: those the raw model declared, its former outputs, and ours."""
+    old_to_new = {old: new for new, old in renamed.items()}
+    names = {old_to_new.get(name, name) for name in raw.value_info}
+    names |= {value.name for value in former_outputs if value.name}
+    return frozenset(names | set(op.written))

@@ -1,0 +1,151 @@
+"""What a fused model says about itself: a versioned JSON in its metadata."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pp_graph.errors import ProvenanceError
+from pp_graph.postprocessors import POST_PROCESSORS, PostProcessor, RawLayout
+from pp_graph.statistics import Statistics
+from pp_graph.steps import Cutoff
+
+METADATA_KEY = "pp_graph"
+SCHEMA_VERSION = 1
+
+
+class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An output of the raw model that post-processing reads.
+
+    Attributes:
+        name: Name in the raw model.
+        tensor: Name of the same value in the fused model; another one where ours took the name.
+        channel_axis: For a map, the axis of its single channel; None for rank 3.
+    """
+
+    name: str
+    tensor: str
+    channel_axis: int | None = None
+
+
+class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The raw model, as far as it is needed to recognise and to restore it.
+
+    Attributes:
+        sha256: Hash of the raw `.onnx` file.
+        file: Its name, without folders; None for a model that was in memory.
+        score: The raw score; None where the model has none.
+        map: The raw map; None where the model has none.
+        outputs: Names of all its outputs, in order.
+        renamed: New name to name in the raw model, for inner values whose name an output needed.
+        opset_added: Whether the raw model did not import the default domain itself.
+    """
+
+    sha256: str
+    file: str | None
+    score: RawOutputRecord | None
+    map: RawOutputRecord | None
+    outputs: list[str]
+    renamed: dict[str, str]
+    opset_added: bool = False
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the post-processing in a model comes from.
+
+    Attributes:
+        schema_version: Version of this record, 1.
+        pp_graph_version: Version that wrote it.
+        post_processor: Class name of the post-processor.
+        parameters: Its parameters, without the statistics.
+        statistics: The calibrated numbers.
+        cutoffs: Output name to the smallest raw value that is anomalous: a float32, "inf", "-inf",
+            or "never".
+        prefix: What the names of all nodes and constants of the post-processing begin with.
+        raw: The raw model.
+        conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
+    """
+
+    schema_version: int
+    pp_graph_version: str
+    post_processor: str
+    parameters: dict[str, Any]
+    statistics: Statistics | None
+    cutoffs: dict[str, float | str]
+    prefix: str
+    raw: RawRecord
+    conversion: dict[str, str] | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> Provenance:
+        """Read the record from metadata.
+
+        Raises:
+            ProvenanceError: The text is not such a record, or of a version this pp_graph does not know.
+        """
+        try:
+            version = msgspec.json.decode(text, type=_Versioned).schema_version
+            if version != SCHEMA_VERSION:
+                raise ProvenanceError(
+                    f"Provenance has schema version {version}, expected {SCHEMA_VERSION}. "
+                    "Upgrade pp_graph, or fuse the raw model again."
+                )
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.DecodeError as error:
+            raise ProvenanceError(
+                f"Metadata '{METADATA_KEY}' is not pp_graph's provenance: {error}. Fuse the raw model again."
+            ) from error
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Provenance | None:
+        """Read the record from a model's metadata; None where there is none."""
+        text = metadata.get(METADATA_KEY)
+        return None if text is None else cls.from_json(text)
+
+    def to_json(self) -> str:
+        """Write the record as one line of JSON."""
+        return msgspec.json.encode(self).decode()
+
+    @property
+    def layout(self) -> RawLayout:
+        """What the raw model gives to its post-processor."""
+        return RawLayout(
+            score=self.raw.score is not None,
+            map=self.raw.map is not None,
+            channel_axis=None if self.raw.map is None else self.raw.map.channel_axis,
+        )
+
+    def build_post_processor(self) -> PostProcessor:
+        """Build the post-processor that was fused.
+
+        Raises:
+            ProvenanceError: Its class is not known to this version.
+        """
+        known = {kind.__name__: kind for kind in POST_PROCESSORS}
+        if self.post_processor not in known:
+            raise ProvenanceError(
+                f"Post-processor '{self.post_processor}' is not known, expected one of: {', '.join(known)}. "
+                f"It was written by pp_graph {self.pp_graph_version}: use that version or a later one."
+            )
+        try:
+            return known[self.post_processor].from_parameters(self.statistics, self.parameters)
+        except TypeError as error:
+            raise ProvenanceError(
+                f"Parameters of '{self.post_processor}' do not fit this version: {error}. They were written by "
+                f"pp_graph {self.pp_graph_version}."
+            ) from error
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int = 0
+
+
+def cutoff_to_json(cutoff: Cutoff) -> float | str:
+    """A cutoff as JSON can hold it; float32 numbers survive exactly."""
+    if cutoff is None:
+        return "never"
+    return float(cutoff) if math.isfinite(cutoff) else str(np.float32(cutoff))

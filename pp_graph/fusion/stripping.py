@@ -1,0 +1,73 @@
+"""Take the post-processing out again: the raw graph and weights, as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pp_graph.errors import ProvenanceError
+from pp_graph.fusion.provenance import METADATA_KEY, Provenance
+from pp_graph.model import RawModel
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+
+def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel:
+    """Return the raw model inside a fused one.
+
+    Graph, weights, names and metadata are those of the raw export. Save it with `save`.
+
+    Args:
+        model: Path of a fused ONNX model, or one in memory. It is never modified.
+
+    Returns:
+        The raw model.
+
+    Raises:
+        ModelError: The model cannot be used.
+        ProvenanceError: It was not fused by pp_graph, or was changed since.
+    """
+    opened = RawModel.open(model)
+    provenance = Provenance.from_metadata(opened.model.metadata_props)
+    if provenance is None:
+        raise ProvenanceError(
+            "The model carries no pp_graph provenance, expected a model written by pp_graph fuse. "
+            "There is nothing to strip."
+        )
+    graph = opened.model.graph
+    ours = f"{provenance.prefix}/"
+    raw_name = {**provenance.raw.renamed}
+    fused_name = {old: new for new, old in raw_name.items()}
+    values = {value.name: value for value in _all_values(graph)}
+    wanted = [fused_name.get(name, name) for name in provenance.raw.outputs]
+    missing = [name for name in wanted if name not in values]
+    if missing:
+        raise ProvenanceError(
+            f"Value '{missing[0]}' of the raw model is not in the graph any more, so the model was changed after it was "
+            "fused. Use the raw export."
+        )
+    graph.outputs.clear()
+    graph.outputs.extend(values[name] for name in wanted)
+    graph.remove([node for node in graph if (node.name or "").startswith(ours)], safe=True)
+    for name in [name for name in graph.initializers if name.startswith(ours)]:
+        del graph.initializers[name]
+    for new, old in raw_name.items():
+        values[new].name = old
+    if provenance.raw.opset_added:
+        del opened.model.opset_imports[""]
+    del opened.model.metadata_props[METADATA_KEY]
+    declared = frozenset(
+        raw_name.get(name, name) for name in opened.value_info if name not in wanted and not name.startswith(ours)
+    )
+    return RawModel(opened.model, opened.source, provenance.raw.sha256, declared)
+
+
+def _all_values(graph: ir.Graph) -> list[ir.Value]:
+    values = [*graph.inputs, *graph.initializers.values()]
+    for subgraph in graph.subgraphs():
+        values += [*subgraph.inputs, *subgraph.initializers.values()]
+    for node in graph.all_nodes():
+        values += node.outputs
+    return values

@@ -1,0 +1,23 @@
+"""Open a raw ONNX export safely, and find out what its outputs mean."""
+
+from __future__ import annotations
+
+from pp_graph.model.names import NameScope
+from pp_graph.model.outputs import OutputInfo, RawOutputs, Role, describe_outputs, find_outputs
+from pp_graph.model.raw_model import RawModel
+from pp_graph.model.shapes import Dimension, Shape, format_shape
+from pp_graph.model.writing import save_onnx
+
+__all__ = [
+    "Dimension",
+    "NameScope",
+    "OutputInfo",
+    "RawModel",
+    "RawOutputs",
+    "Role",
+    "Shape",
+    "describe_outputs",
+    "find_outputs",
+    "format_shape",
+    "save_onnx",
+]

@@ -1,0 +1,265 @@
+"""Open an ONNX file without loading its external weights, and refuse what cannot be kept intact."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pp_graph.errors import ModelError
+from pp_graph.model.shapes import Shape, declared_shape
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+ONNX_DOMAIN = ""
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """An input that the caller must feed.
+
+    Attributes:
+        name: Name in the graph.
+        dtype: NumPy name of the element type, such as `float32`; None where undeclared.
+        shape: Declared shape, None where undeclared.
+    """
+
+    name: str
+    dtype: str | None
+    shape: Shape | None
+
+
+@dataclass(frozen=True)
+class RawModel:
+    """An opened ONNX model: graph in memory, external weights still on disk.
+
+    Open one with `RawModel.open`; the file or object it came from is never modified.
+
+    Attributes:
+        model: The graph, owned by this object.
+        source: The file it was read from; None for an object in memory.
+        sha256: Hash of the `.onnx` file (of the serialised graph for an object). External weights
+            enter it by location, offset and length, not by content: hashing gigabytes would take
+            longer than everything else.
+        value_info: Names for which the file declares the type of an inner value. Writing keeps to
+            these, so that what was not declared before is not declared after.
+    """
+
+    model: ir.Model
+    source: Path | None
+    sha256: str
+    value_info: frozenset[str] = field(repr=False)
+
+    @classmethod
+    def open(cls, model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel:
+        """Open a model from a file, or take a copy of one in memory.
+
+        Args:
+            model: Path of an ONNX file (weights embedded, external or in Constant nodes), an
+                `onnx.ModelProto`, or an `onnx_ir.Model`.
+
+        Returns:
+            The opened model.
+
+        Raises:
+            ModelError: The file is missing, is no ONNX model, refers to weights that are missing or
+                cut short, or holds something that could not be written back (sparse initializers,
+                training information).
+        """
+        import onnx
+        import onnx_ir as ir
+
+        if isinstance(model, RawModel):
+            return cls.open(model.source) if model.source is not None else cls.open(model.model)
+        if isinstance(model, ir.Model):
+            proto = ir.to_proto(model)
+            opened = cls._from_proto(proto, None, _sha256(proto))
+            # Serialising forgets where external weights lie.
+            for theirs, ours in zip(_external(model), opened.external_tensors(), strict=True):
+                ours.base_dir = theirs.base_dir
+            return opened
+        if isinstance(model, onnx.ModelProto):
+            proto = onnx.ModelProto()
+            proto.CopyFrom(model)
+            return cls._from_proto(proto, None, _sha256(proto))
+        return cls._from_file(Path(model))
+
+    @classmethod
+    def _from_file(cls, path: Path) -> RawModel:
+        import onnx
+
+        if not path.exists():
+            raise ModelError(f"Model file '{path}' does not exist. Check the path.")
+        if not path.is_file():
+            raise ModelError(f"Model '{path}' is a folder, expected an ONNX file. Name the .onnx file in it.")
+        try:
+            digest = _hash_file(path)
+            proto = onnx.load(str(path), load_external_data=False)
+        except OSError as error:
+            raise ModelError(f"Model file '{path}' cannot be read: {error}.") from error
+        except Exception as error:
+            raise ModelError(
+                f"Model file '{path}' is not an ONNX model ({type(error).__name__}: {error}). "
+                "Expected the protobuf that torch.onnx.export, tf2onnx and the like write."
+            ) from error
+        raw = cls._from_proto(proto, path, digest)
+        raw._check_external_weights(path)
+        return raw
+
+    @classmethod
+    def _from_proto(cls, proto: onnx.ModelProto, source: Path | None, digest: str) -> RawModel:
+        import onnx_ir as ir
+
+        name = f"Model '{source}'" if source is not None else "The model"
+        if not proto.graph.node or not proto.graph.output:
+            raise ModelError(
+                f"{name} has {len(proto.graph.node)} nodes and {len(proto.graph.output)} outputs, expected at "
+                "least one of each. Is this an ONNX model?"
+            )
+        # onnx_ir would drop these without a word, and the fused model would compute something else.
+        if proto.graph.sparse_initializer:
+            raise ModelError(
+                f"{name} stores {len(proto.graph.sparse_initializer)} weights as sparse_initializer, which "
+                "cannot be carried over. Export it with dense weights."
+            )
+        if proto.training_info:
+            raise ModelError(
+                f"{name} holds training_info, which cannot be carried over. Export it for inference."
+            )
+        logger = logging.getLogger("onnx_ir")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            model = ir.from_proto(proto)
+        except Exception as error:
+            raise ModelError(
+                f"{name} is not valid ONNX: {_root_cause(error)}. Check it with onnx.checker."
+            ) from error
+        finally:
+            logger.setLevel(level)
+        raw = cls(model, source, digest, frozenset(info.name for info in proto.graph.value_info))
+        if source is not None:
+            for tensor in raw.external_tensors():
+                tensor.base_dir = str(source.parent)
+        for output in model.graph.outputs:
+            if output.producer() is None and not output.is_graph_input() and not output.is_initializer():
+                raise ModelError(
+                    f"{name} lists output '{output.name}', which no node produces. Check it with onnx.checker."
+                )
+        return raw
+
+    def _check_external_weights(self, path: Path) -> None:
+        base = path.parent.resolve()
+        sizes: dict[str, int] = {}
+        for tensor in self.external_tensors():
+            location = str(tensor.location)
+            if Path(location).is_absolute() or ".." in Path(location).parts:
+                raise ModelError(
+                    f"Model '{path}' keeps weight '{tensor.name}' in '{location}', expected a file inside "
+                    "the model's folder. Save the model again with its weights beside it."
+                )
+            file = base / location
+            if location not in sizes:
+                if not file.is_file():
+                    raise ModelError(
+                        f"Model '{path}' keeps weight '{tensor.name}' in '{location}', which is not in "
+                        f"'{path.parent}'. Put the weight file beside the model."
+                    )
+                sizes[location] = file.stat().st_size
+            end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+            if end > sizes[location]:
+                raise ModelError(
+                    f"Weight file '{location}' of model '{path}' has {sizes[location]:,} bytes, expected at "
+                    f"least {end:,} for weight '{tensor.name}'. The file is cut short: copy it again."
+                )
+
+    def save(self, path: str | Path, *, overwrite: bool = True, copy_weights: bool = False) -> Path:
+        """Write the model to a file, whole or not at all; see `pp_graph.model.save_onnx`."""
+        from pp_graph.model.writing import save_onnx
+
+        return save_onnx(self, path, overwrite=overwrite, copy_weights=copy_weights)
+
+    def external_tensors(self) -> list[ir.ExternalTensor]:
+        """All tensors whose bytes lie in another file, those in attributes and functions included."""
+        return list(_external(self.model))
+
+    @property
+    def opset(self) -> int:
+        """Version of the default ONNX domain; 0 where the model imports only other domains."""
+        imports = self.model.opset_imports
+        return imports.get(ONNX_DOMAIN) or imports.get("ai.onnx") or 0
+
+    @property
+    def inputs(self) -> tuple[ModelInput, ...]:
+        """The inputs a caller must feed: those that no initializer gives a default."""
+        return tuple(
+            ModelInput(
+                name=value.name or "",
+                dtype=None if value.dtype is None else _numpy_name(value.dtype),
+                shape=declared_shape(value),
+            )
+            for value in self.model.graph.inputs
+            if not value.is_initializer()
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of all initializers and tensor attributes, in bytes, wherever they are stored."""
+        return sum(tensor.nbytes for tensor in _tensors(self.model))
+
+
+def _numpy_name(dtype: ir.DataType) -> str | None:
+    try:
+        return str(dtype.numpy())
+    except TypeError:
+        return None
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    import onnx_ir as ir
+
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        inner: list[ir.Graph] = list(graph.subgraphs())
+        if isinstance(graph, ir.Graph):
+            inner.append(graph)
+        for each in {id(g): g for g in inner}.values():
+            for value in each.initializers.values():
+                if value.const_value is not None:
+                    yield value.const_value
+        for node in graph.all_nodes():
+            for attribute in node.attributes.values():
+                if attribute.is_ref():
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield attribute.as_tensor()
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    yield from attribute.as_tensors()
+
+
+def _external(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    import onnx_ir as ir
+
+    for tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            yield tensor
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sha256(proto: onnx.ModelProto) -> str:
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).rstrip(".")

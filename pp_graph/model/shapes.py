@@ -1,0 +1,113 @@
+"""Shapes that can be trusted: what the file declares, corrected by what inference proves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Dimension = int | str | None
+"""A size, the name of a symbolic size, or None where the file says neither."""
+
+Shape = tuple[Dimension, ...]
+
+
+def format_shape(shape: Shape | None) -> str:
+    """Write a shape for people: `(batch, 1, 256, ?)`; `(unknown rank)` for None."""
+    if shape is None:
+        return "(unknown rank)"
+    inner = ", ".join("?" if dim is None else str(dim) for dim in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def declared_shape(value: ir.Value) -> Shape | None:
+    """Shape as the file declares it; sizes below 1 (written by some exporters for 'any') become None."""
+    if value.shape is None:
+        return None
+    return tuple(
+        (dim if dim > 0 else None) if isinstance(dim, int) else (dim.value or None) for dim in value.shape
+    )
+
+
+def infer_shapes(model: ir.Model, names: Iterable[str]) -> dict[str, Shape]:
+    """Infer the shapes of some outputs from the inputs and weights alone, ignoring declared shapes.
+
+    Args:
+        model: The model; it is not changed.
+        names: Names of graph outputs.
+
+    Returns:
+        Name to shape, for those whose rank could be inferred. Empty where inference fails as a
+        whole, as it may on custom operators.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    wanted = set(names)
+    # The pass logs a stack trace where inference fails; here that only means "unknown".
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        clone = model.clone()
+        graph = clone.graph
+        for node in graph.all_nodes():
+            for output in node.outputs:
+                output.shape = None
+        for value in graph.inputs:
+            shape = declared_shape(value)
+            value.shape = None if shape is None else ir.Shape(shape)
+        graph.sort()
+        inferred = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone).model
+    except Exception:  # noqa: BLE001 - a graph that cannot be sorted or inferred has unknown shapes
+        return {}
+    finally:
+        logger.setLevel(level)
+    return {
+        value.name: shape
+        for value in inferred.graph.outputs
+        if value.name in wanted and (shape := declared_shape(value)) is not None
+    }
+
+
+def reconcile(
+    declared: Shape | None, inferred: Shape | None, input_symbols: Iterable[str]
+) -> tuple[Shape | None, str | None]:
+    """Join a declared and an inferred shape; inference wins where the two contradict each other.
+
+    Args:
+        declared: What the file says.
+        inferred: What inference found.
+        input_symbols: Names of the symbolic sizes of the graph inputs. A size that inference
+            derives from one of them is dynamic, even where the file declares a number.
+
+    Returns:
+        The shape, and a sentence about the contradiction, None where there is none.
+    """
+    if declared is None or inferred is None:
+        return (inferred if declared is None else declared), None
+    if len(declared) != len(inferred):
+        return inferred, f"declared as {format_shape(declared)}, but computed as {format_shape(inferred)}"
+    symbols = set(input_symbols)
+    merged: list[Dimension] = []
+    conflict = False
+    for says, finds in zip(declared, inferred, strict=True):
+        if isinstance(says, int) and (
+            (isinstance(finds, int) and finds != says) or (isinstance(finds, str) and finds in symbols)
+        ):
+            conflict = True
+            merged.append(finds)
+        elif isinstance(says, int) or not isinstance(finds, int):
+            merged.append(says if says is not None else finds)
+        else:
+            merged.append(finds)
+    note = f"declared as {format_shape(declared)}, but computed as {format_shape(inferred)}"
+    return tuple(merged), note if conflict else None
+
+
+def symbols_of(shapes: Sequence[Shape | None]) -> set[str]:
+    """Names of all symbolic sizes in some shapes."""
+    return {dim for shape in shapes if shape is not None for dim in shape if isinstance(dim, str)}

@@ -1,0 +1,142 @@
+"""Write an ONNX model: atomically, with its external weights in place or copied beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from pp_graph.errors import OutputFileError
+from pp_graph.files import written_together
+from pp_graph.model.raw_model import RawModel
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+_PROTOBUF_LIMIT = 2**31 - 1
+_COPY_CHUNK = 16 * 2**20
+
+
+def to_proto(model: ir.Model, value_info: frozenset[str]) -> onnx.ModelProto:
+    """Serialise a model, declaring only the inner values whose names are in `value_info`."""
+    import onnx_ir as ir
+
+    proto = ir.to_proto(model)
+    kept = [info for info in proto.graph.value_info if info.name in value_info]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    return proto
+
+
+def save_onnx(
+    raw: RawModel,
+    path: str | Path,
+    *,
+    overwrite: bool = True,
+    copy_weights: bool = False,
+    inputs: Iterable[Path] = (),
+) -> Path:
+    """Write a model to a file.
+
+    External weights are referenced where they are when the file is written beside them; elsewhere,
+    or when asked, they are copied byte by byte into `<name>.data` beside the file (ONNX allows no
+    weights outside the model's folder). Embedded weights stay embedded.
+
+    Args:
+        raw: The model.
+        path: The `.onnx` file to write.
+        overwrite: Whether a file of that name may be replaced.
+        copy_weights: Copy external weights even where they could be referenced.
+        inputs: Files never to be replaced; the model's own source and weights always count.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OutputFileError: The file cannot be written, exists with `overwrite` off, or is an input.
+    """
+    path = Path(path)
+    external = raw.external_tensors()
+    sources = {Path(tensor.path) for tensor in external}
+    protected = [*inputs, *sources, *([raw.source] if raw.source is not None else [])]
+    here = path.parent.resolve()
+    in_place = all(Path(tensor.base_dir).resolve() == here for tensor in external)
+    if not external or (in_place and not copy_weights):
+        with written_together(path, overwrite=overwrite, inputs=protected) as (draft,):
+            _write(to_proto(raw.model, raw.value_info), draft)
+        return path
+    data = path.with_name(f"{path.name}.data")
+    with written_together(data, path, overwrite=overwrite, inputs=protected) as (data_draft, draft):
+        _write(_with_copied_weights(raw, data_draft), draft)
+    return path
+
+
+def _write(proto: onnx.ModelProto, path: Path) -> None:
+    size = proto.ByteSize()
+    if size > _PROTOBUF_LIMIT:
+        raise OutputFileError(
+            f"Output '{path.name}' would take {size:,} bytes, more than the 2 GiB that one protobuf file can "
+            "hold. Save the raw model with external weights first."
+        )
+    with path.open("wb") as stream:
+        stream.write(proto.SerializeToString())
+
+
+def _with_copied_weights(raw: RawModel, data: Path) -> onnx.ModelProto:
+    """Copy the bytes of every external tensor into one file and return a proto that points there."""
+    proto = to_proto(raw.model, raw.value_info)
+    sources = {
+        (str(tensor.location), tensor.offset or 0, tensor.length): tensor for tensor in raw.external_tensors()
+    }
+    places: dict[tuple[str, int, int | None], tuple[int, int]] = {}
+    with data.open("wb") as out:
+        for tensor_proto in _external_protos(proto):
+            entries = {entry.key: entry.value for entry in tensor_proto.external_data}
+            length = int(entries["length"]) if "length" in entries else None
+            reference = (entries["location"], int(entries.get("offset", 0)), length)
+            if reference not in places:
+                tensor = sources[reference]
+                size = tensor.length or tensor.nbytes
+                # Whole pages, so that runtimes can map the weights into memory.
+                out.write(b"\0" * (-out.tell() % 4096))
+                places[reference] = (out.tell(), size)
+                _copy_range(Path(tensor.path), reference[1], size, out)
+            del tensor_proto.external_data[:]
+            offset, size = places[reference]
+            for key, value in (("location", data.name), ("offset", str(offset)), ("length", str(size))):
+                tensor_proto.external_data.add(key=key, value=value)
+    return proto
+
+
+def _copy_range(source: Path, offset: int, length: int, out: BinaryIO) -> None:
+    with source.open("rb") as stream:
+        stream.seek(offset)
+        while length > 0:
+            chunk = stream.read(min(length, _COPY_CHUNK))
+            if not chunk:
+                raise OutputFileError(f"Weight file '{source}' ended early while it was copied. Copy it again.")
+            out.write(chunk)
+            length -= len(chunk)
+
+
+def _external_protos(message: object) -> Iterator[onnx.TensorProto]:
+    """All tensors of a proto that keep their bytes elsewhere, wherever they are nested."""
+    import onnx
+
+    if isinstance(message, onnx.TensorProto):
+        if message.data_location == onnx.TensorProto.EXTERNAL:
+            yield message
+    elif isinstance(message, onnx.ModelProto):
+        for part in (message.graph, *message.functions):
+            yield from _external_protos(part)
+    elif isinstance(message, onnx.AttributeProto):
+        for part in (message.t, message.g, *message.tensors, *message.graphs):
+            yield from _external_protos(part)
+    elif isinstance(message, onnx.GraphProto | onnx.FunctionProto):
+        if isinstance(message, onnx.GraphProto):
+            for tensor in message.initializer:
+                yield from _external_protos(tensor)
+        for node in message.node:
+            for attribute in node.attribute:
+                yield from _external_protos(attribute)

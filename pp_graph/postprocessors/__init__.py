@@ -1,0 +1,21 @@
+"""The sentences of post-processing: steps composed for a purpose.
+
+A new post-processor is one file and one entry in `POST_PROCESSORS`, by which provenance finds it again.
+"""
+
+from __future__ import annotations
+
+from pp_graph.postprocessors.one_class import OneClassPostProcessor
+from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, PostProcessor, RawLayout
+from pp_graph.postprocessors.predictions import Predictions
+
+POST_PROCESSORS: tuple[type[PostProcessor], ...] = (OneClassPostProcessor,)
+
+__all__ = [
+    "OUTPUT_NAMES",
+    "POST_PROCESSORS",
+    "OneClassPostProcessor",
+    "PostProcessor",
+    "Predictions",
+    "RawLayout",
+]

@@ -1,0 +1,170 @@
+"""`PostProcessor`: the abstract base that composes steps, eagerly in NumPy or as an ONNX subgraph."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+from pp_graph.errors import PostProcessorError
+from pp_graph.model.outputs import channel_axis
+from pp_graph.postprocessors.predictions import Predictions
+from pp_graph.statistics import Statistics
+from pp_graph.steps import Array, Compare, Emitter, Step
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import ArrayLike
+
+RAW_SCORE: Final = "raw_score"
+RAW_MAP: Final = "raw_map"
+
+OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+"""Names of the outputs, in the order in which a fused model lists them."""
+
+
+@dataclass(frozen=True)
+class RawLayout:
+    """What a raw model gives to its post-processor.
+
+    Attributes:
+        score: Whether there is a raw score.
+        map: Whether there is a raw map.
+        channel_axis: Axis of the map's single channel: 1, 3, or None for a map of rank 3.
+    """
+
+    score: bool
+    map: bool
+    channel_axis: int | None = None
+
+
+class PostProcessor(ABC):
+    """Turns raw scores and maps into predictions.
+
+    Subclasses say which steps to take; this class runs them, eagerly (`post(raw)`) or as ONNX
+    operators (`pp_graph.fuse`). Both see the same steps, so they cannot drift apart.
+
+    Attributes:
+        statistics: The calibrated numbers; None until they are known.
+    """
+
+    statistics: Statistics | None
+
+    @abstractmethod
+    def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+        """Steps to take, in order.
+
+        Each reads `raw_score`, `raw_map` or an earlier step's target. Targets named in
+        `OUTPUT_NAMES` become outputs.
+
+        Args:
+            layout: What the raw model gives.
+
+        Raises:
+            StatisticsError: A number that a step needs is not known.
+        """
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """Everything but the statistics that is needed to build this post-processor again; plain JSON values."""
+
+    @classmethod
+    def from_parameters(cls, statistics: Statistics | None, parameters: Mapping[str, Any]) -> Self:
+        """Build a post-processor from what `parameters` returned."""
+        return cls(statistics, **parameters)  # type: ignore[call-arg]
+
+    def decisions(self, layout: RawLayout) -> dict[str, Compare]:
+        """The steps that decide, by the name of their output."""
+        return {step.target: step for step in self.steps(layout) if isinstance(step, Compare)}
+
+    def __call__(self, raw: Mapping[str, ArrayLike | None]) -> Predictions:
+        """Post-process the raw outputs of a batch in NumPy, float32 throughout.
+
+        Args:
+            raw: `pred_score` of shape (N,) or (N,1), `anomaly_map` of shape (N,H,W), (N,1,H,W) or
+                (N,H,W,1), or both; floating point.
+
+        Returns:
+            The predictions.
+
+        Raises:
+            ValueError: Neither is given, or one has another shape or element type.
+            StatisticsError: A number that is needed is not known.
+        """
+        unknown = set(raw) - {"pred_score", "anomaly_map"}
+        if unknown:
+            raise PostProcessorError(
+                f"Raw outputs hold {', '.join(sorted(map(repr, unknown)))}, expected 'pred_score' and 'anomaly_map'. "
+                "Rename or leave out the others."
+            )
+        score, anomaly_map = raw.get("pred_score"), raw.get("anomaly_map")
+        if score is None and anomaly_map is None:
+            raise PostProcessorError(
+                "Raw outputs hold neither 'pred_score' nor 'anomaly_map', expected at least one of them."
+            )
+        values: dict[str, Array] = {}
+        axis = None
+        if score is not None:
+            values[RAW_SCORE] = _checked_score(score)
+        if anomaly_map is not None:
+            values[RAW_MAP] = _checked_map(anomaly_map)
+            axis = channel_axis(values[RAW_MAP].shape)
+        if len(values) == 2 and len(values[RAW_SCORE]) != len(values[RAW_MAP]):
+            raise PostProcessorError(
+                f"'pred_score' holds {len(values[RAW_SCORE])} images and 'anomaly_map' {len(values[RAW_MAP])}, "
+                "expected the same batch."
+            )
+        for step in self.steps(RawLayout(score is not None, anomaly_map is not None, axis)):
+            values[step.target] = step.reference(values[step.source])
+        return Predictions(**{name: values[name] for name in OUTPUT_NAMES if name in values})
+
+    def emit(self, op: Emitter, raw: Mapping[str, ir.Value], layout: RawLayout) -> dict[str, ir.Value]:
+        """Write the steps into a graph.
+
+        Args:
+            op: The vocabulary, at the graph's opset.
+            raw: Float32 values of the graph under `raw_score` and `raw_map`, as far as `layout` has them.
+            layout: What the raw model gives.
+
+        Returns:
+            The outputs by name, in the order of `OUTPUT_NAMES`.
+
+        Raises:
+            StatisticsError: A number that a step needs is not known.
+        """
+        values = dict(raw)
+        for step in self.steps(layout):
+            with op.scope(step.target):
+                values[step.target] = step.emit(op, values[step.source])
+        return {name: values[name] for name in OUTPUT_NAMES if name in values}
+
+
+def _floating(value: ArrayLike, name: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise PostProcessorError(f"'{name}' holds {array.dtype}, expected floating-point numbers.")
+    return array.astype(np.float32, copy=False)
+
+
+def _checked_score(value: ArrayLike) -> Array:
+    array = _floating(value, "pred_score")
+    if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
+        return array
+    raise PostProcessorError(
+        f"'pred_score' has rank {array.ndim} and shape {array.shape}, expected (N,) or (N,1): one number an image."
+    )
+
+
+def _checked_map(value: ArrayLike) -> Array:
+    array = _floating(value, "anomaly_map")
+    if array.ndim == 3 or (array.ndim == 4 and 1 in (array.shape[1], array.shape[3])):
+        axis = channel_axis(array.shape)
+        if 0 not in [size for index, size in enumerate(array.shape) if index not in (0, axis)]:
+            return array
+    raise PostProcessorError(
+        f"'anomaly_map' has rank {array.ndim} and shape {array.shape}, expected (N,H,W), (N,1,H,W) or (N,H,W,1) "
+        "with at least one pixel."
+    )

@@ -1,0 +1,7 @@
+"""Calibrated thresholds and ranges, and the files they come in."""
+
+from __future__ import annotations
+
+from pp_graph.statistics.statistics import LevelStatistics, Statistics
+
+__all__ = ["LevelStatistics", "Statistics"]

@@ -1,0 +1,180 @@
+"""`Statistics`: the calibrated numbers of a model, and their JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+from numbers import Real
+from pathlib import Path
+
+import msgspec
+
+from pp_graph.errors import StatisticsError
+from pp_graph.files import written_together
+
+SCHEMA_VERSION = 1
+_FLOAT32_MAX = 3.4028234663852886e38
+_FIELDS = "threshold, min, max (numbers or null)"
+
+
+class LevelStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The calibrated numbers of one level, image or pixel, on the scale of the raw model.
+
+    Attributes:
+        threshold: Raw value above which something is anomalous; None where unknown.
+        min: Smallest raw value seen in calibration; None where unknown.
+        max: Largest raw value seen in calibration; None where unknown.
+
+    Raises:
+        StatisticsError: A number is not finite, does not fit in float32, or `max` is below `min`.
+    """
+
+    threshold: float | None = None
+    min: float | None = None
+    max: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no calibration can have produced."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise StatisticsError(
+                    f"'{name}' is {value!r}, expected a number or null. Give the value on the raw scale."
+                )
+            if not math.isfinite(value):
+                raise StatisticsError(
+                    f"'{name}' is {value}, expected a finite number. Use null (None) where it is unknown, and "
+                    "calibrate again if scores were not finite."
+                )
+            if abs(value) > _FLOAT32_MAX:
+                raise StatisticsError(
+                    f"'{name}' is {value:g}, expected a number within float32 (up to {_FLOAT32_MAX:.3g}). "
+                    "Scale the model's scores down."
+                )
+            msgspec.structs.force_setattr(self, name, float(value))
+        if self.min is not None and self.max is not None:
+            if self.max < self.min:
+                raise StatisticsError(
+                    f"'max' is {self.max:g}, expected at least 'min', {self.min:g}. "
+                    "Are the two swapped?"
+                )
+            if self.max - self.min > _FLOAT32_MAX:
+                raise StatisticsError(
+                    f"The range from 'min' {self.min:g} to 'max' {self.max:g} is {self.max - self.min:g}, expected "
+                    "a range within float32. Calibrate again without outliers."
+                )
+
+
+class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The calibrated numbers of a model.
+
+    Attributes:
+        schema_version: Version of the JSON layout, 1.
+        image: Numbers of the image level (the score).
+        pixel: Numbers of the pixel level (the map).
+
+    Raises:
+        StatisticsError: See `LevelStatistics`; also an unknown schema version.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    image: LevelStatistics = LevelStatistics()
+    pixel: LevelStatistics = LevelStatistics()
+
+    def __post_init__(self) -> None:
+        """Refuse a layout that this version does not know."""
+        for name in ("image", "pixel"):
+            level = getattr(self, name)
+            if not isinstance(level, LevelStatistics):
+                raise StatisticsError(
+                    f"'{name}' is {level!r}, expected LevelStatistics(threshold=..., min=..., max=...)."
+                )
+        if self.schema_version != SCHEMA_VERSION:
+            raise StatisticsError(
+                f"'schema_version' is {self.schema_version}, expected {SCHEMA_VERSION}. "
+                "Upgrade pp_graph, or write the file again with this version."
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Statistics:
+        """Read statistics from a JSON file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The statistics.
+
+        Raises:
+            StatisticsError: The file is missing, is not JSON, or a field is unknown, of the wrong
+                type or impossible. The message names the file and the field.
+        """
+        path = Path(path)
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise StatisticsError(
+                f"Statistics file '{path}' cannot be read: {error.strerror or error}. Check the path."
+            ) from error
+        try:
+            return cls.from_json(text)
+        except StatisticsError as error:
+            raise StatisticsError(f"Statistics file '{path}': {error}") from error.__cause__
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Statistics:
+        """Read statistics from JSON text; see `load` for the errors."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, StatisticsError):
+                message = str(error.__cause__)
+                where = _field_path(str(error))
+                raise StatisticsError(f"in '{where}': {message}" if where else message) from None
+            raise StatisticsError(_explain(str(error))) from None
+        except msgspec.DecodeError as error:
+            raise StatisticsError(
+                f"not valid JSON: {error}. Expected "
+                '{"schema_version": 1, "image": {"threshold": ..., "min": ..., "max": ...}, "pixel": {...}}; '
+                "NaN and Infinity are not JSON, use null for unknown."
+            ) from None
+
+    def to_json(self) -> str:
+        """Write statistics as indented JSON text, ending in a newline."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n"
+
+    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
+        """Write statistics to a JSON file, whole or not at all.
+
+        Args:
+            path: The file.
+            overwrite: Whether a file of that name may be replaced.
+
+        Raises:
+            OutputFileError: The file exists with `overwrite` off, or cannot be written.
+        """
+        with written_together(Path(path), overwrite=overwrite) as (draft,):
+            draft.write_text(self.to_json(), encoding="utf-8")
+
+
+def _field_path(message: str) -> str:
+    """`... - at `$.image.min`` -> `image.min`."""
+    found = re.search(r"at `\$\.?([^`]*)`", message)
+    return found.group(1) if found else ""
+
+
+def _explain(message: str) -> str:
+    where = _field_path(message)
+    unknown = re.search(r"contains unknown field `([^`]*)`", message)
+    if unknown:
+        name = f"{where}.{unknown.group(1)}" if where else unknown.group(1)
+        known = _FIELDS if where else "schema_version, image, pixel"
+        return f"unknown field '{name}', expected only {known}. Remove or rename it."
+    wrong = re.search(r"Expected `([^`]*)`, got `([^`]*)`", message)
+    if wrong:
+        expected = wrong.group(1).replace("float", "number").replace(" | ", " or ")
+        field = f"field '{where}'" if where else "the file"
+        return f"{field} holds {wrong.group(2)}, expected {expected}. Correct it, or use null where unknown."
+    return f"{message}. Expected fields: {_FIELDS} under 'image' and 'pixel'."

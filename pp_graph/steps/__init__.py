@@ -1,0 +1,32 @@
+"""The words of post-processing: each step is an ONNX subgraph and a NumPy function that agree.
+
+A new step is one file and one entry in `STEPS`; the tests compare the twins of every entry.
+"""
+
+from __future__ import annotations
+
+from pp_graph.steps.compare import Compare
+from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff
+from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
+from pp_graph.steps.keep import Keep
+from pp_graph.steps.max_over_map import MaxOverMap
+from pp_graph.steps.normalize import MinMaxNormalize
+from pp_graph.steps.step import Array, OnNaN, Step
+
+STEPS: tuple[type[Step], ...] = (MaxOverMap, MinMaxNormalize, Compare, Keep)
+
+__all__ = [
+    "MINIMUM_OPSET",
+    "NEVER",
+    "STEPS",
+    "Array",
+    "Compare",
+    "Cutoff",
+    "Emitter",
+    "Keep",
+    "MaxOverMap",
+    "MinMaxNormalize",
+    "OnNaN",
+    "Step",
+    "find_cutoff",
+]

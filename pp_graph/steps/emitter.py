@@ -1,0 +1,181 @@
+"""The closed vocabulary in which steps write ONNX, at whatever opset the graph has."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pp_graph.errors import OpsetError
+from pp_graph.model import NameScope, Shape
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MINIMUM_OPSET = 9
+"""Where and IsNaN first take float32 here; everything else is older."""
+
+_CLIP_BOUNDS_ARE_INPUTS = 11
+_REDUCE_AXES_ARE_INPUTS = 18
+_INITIALIZERS_NEED_NO_INPUT = 4
+"""IR version from which an initializer need not be a graph input as well."""
+
+
+class Emitter:
+    """Writes operators at the end of a graph; every name is fresh and lies under one prefix.
+
+    Args:
+        graph: The graph to write into.
+        opset: The graph's opset; operators are written in the form it asks for.
+        ir_version: The model's IR version. Before 4 an initializer must also be an input, so
+            constants are written as Constant nodes there, and the inputs stay as they are.
+        names: The names taken in the graph.
+        prefix: What every name begins with.
+
+    Raises:
+        OpsetError: The opset is below `MINIMUM_OPSET`.
+    """
+
+    def __init__(self, graph: ir.Graph, *, opset: int, ir_version: int, names: NameScope, prefix: str) -> None:
+        if opset < MINIMUM_OPSET:
+            raise OpsetError(
+                f"The model is at opset {opset}, expected {MINIMUM_OPSET} or later for the post-processing's "
+                f"operators (Where, IsNaN). Export it again with opset_version={MINIMUM_OPSET} or later."
+            )
+        self._graph = graph
+        self._opset = opset
+        self._ir_version = ir_version
+        self._names = names
+        self._prefix = prefix
+        self._scope = ""
+        self._constants: dict[tuple[str, bytes], ir.Value] = {}
+        self._trusted: dict[ir.Value, Shape | None] = {}
+        self.written: list[str] = []
+        """Names of all values written so far."""
+
+    def trust(self, value: ir.Value, shape: Shape | None) -> None:
+        """Take `shape` for that of a value of the raw model, whose declaration may be wrong and is left as it is."""
+        self._trusted[value] = shape
+
+    def shape_of(self, value: ir.Value) -> Shape | None:
+        """Shape of a value, as far as it is known."""
+        if value in self._trusted:
+            return self._trusted[value]
+        if value.shape is None:
+            return None
+        return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Name everything written inside `<prefix>/<name>/...`."""
+        self._scope = name
+        self._constants = {}
+        try:
+            yield
+        finally:
+            self._scope = ""
+
+    def constant(self, value: np.generic | Sequence[int], name: str) -> ir.Value:
+        """A named constant: a float32 scalar, or int64 numbers. One value a scope is written once."""
+        import onnx_ir as ir
+
+        array = np.asarray(value, np.int64 if isinstance(value, Sequence) else None)
+        key = (str(array.dtype), array.tobytes())
+        if key not in self._constants:
+            full = self._fresh(name)
+            tensor = ir.tensor(array, name=full)
+            if self._ir_version < _INITIALIZERS_NEED_NO_INPUT:
+                self._constants[key] = self._node("Constant", [], {"value": tensor}, array.dtype, array.shape, full)
+            else:
+                constant = ir.Value(
+                    name=full, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+                )
+                self._graph.register_initializer(constant)
+                self._constants[key] = constant
+        return self._constants[key]
+
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a + b`; `b` broadcasts to `a`."""
+        return self._node("Add", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a - b`; `b` broadcasts to `a`."""
+        return self._node("Sub", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def div(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a / b`; `b` broadcasts to `a`."""
+        return self._node("Div", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def clip(self, a: ir.Value, low: float, high: float) -> ir.Value:
+        """Limit `a` to [low, high]. What NaN becomes depends on the runtime."""
+        dtype = np.dtype(np.float32)
+        if self._opset < _CLIP_BOUNDS_ARE_INPUTS:
+            return self._node("Clip", [a], {"min": low, "max": high}, dtype, self.shape_of(a))
+        bounds = [self.constant(np.float32(low), "low"), self.constant(np.float32(high), "high")]
+        return self._node("Clip", [a, *bounds], {}, dtype, self.shape_of(a))
+
+    def less(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a < b`, false for NaN; `b` broadcasts to `a`."""
+        return self._node("Less", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
+
+    def is_nan(self, a: ir.Value) -> ir.Value:
+        """Whether each number is NaN."""
+        return self._node("IsNaN", [a], {}, np.dtype(np.bool_), self.shape_of(a))
+
+    def logical_not(self, a: ir.Value) -> ir.Value:
+        """`not a`."""
+        return self._node("Not", [a], {}, np.dtype(np.bool_), self.shape_of(a))
+
+    def logical_and(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a and b`, of one shape."""
+        return self._node("And", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
+
+    def where(self, condition: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a` where the condition holds, else `b`; both broadcast to the condition."""
+        return self._node("Where", [condition, a, b], {}, np.dtype(np.float32), self.shape_of(condition))
+
+    def cast(self, a: ir.Value, dtype: np.dtype[np.generic]) -> ir.Value:
+        """Convert to another element type."""
+        import onnx_ir as ir
+
+        to = ir.DataType.from_numpy(dtype)
+        return self._node("Cast", [a], {"to": to.value}, dtype, self.shape_of(a))
+
+    def reduce_max(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """Maximum over some axes, which disappear. What NaN becomes depends on the runtime."""
+        shape = self.shape_of(a)
+        left = None if shape is None else tuple(dim for axis, dim in enumerate(shape) if axis not in axes)
+        dtype = np.dtype(np.float32)
+        if self._opset < _REDUCE_AXES_ARE_INPUTS:
+            return self._node("ReduceMax", [a], {"axes": list(axes), "keepdims": 0}, dtype, left)
+        return self._node("ReduceMax", [a, self.constant(tuple(axes), "axes")], {"keepdims": 0}, dtype, left)
+
+    def identity(self, a: ir.Value) -> ir.Value:
+        """`a` under a name of its own; float32."""
+        return self._node("Identity", [a], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def _fresh(self, name: str) -> str:
+        return self._names.fresh("/".join(part for part in (self._prefix, self._scope, name) if part))
+
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: dict[str, ir.TensorProtocol | float | int | list[int]],
+        dtype: np.dtype[np.generic],
+        shape: Shape | None,
+        name: str | None = None,
+    ) -> ir.Value:
+        import onnx_ir as ir
+
+        output = ir.Value(
+            name=name or self._fresh(f"{op_type}_output"),
+            shape=None if shape is None else ir.Shape(shape),
+            type=ir.TensorType(ir.DataType.from_numpy(dtype)),
+        )
+        node = ir.node(op_type, inputs, attributes, outputs=[output], name=self._fresh(op_type))
+        self._graph.append(node)
+        self.written.append(output.name or "")
+        return output

@@ -1,0 +1,36 @@
+"""Hand a raw value out as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pp_graph.steps.step import Array, Step
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from pp_graph.steps.emitter import Emitter
+
+
+@dataclass(frozen=True)
+class Keep(Step):
+    """Give a raw value an output of its own, unchanged; NaN stays NaN.
+
+    Attributes:
+        source: Name of the raw value; any shape, float32.
+        target: Name of the output; same shape and dtype.
+    """
+
+    source: str
+    target: str
+
+    def reference(self, array: Array) -> Array:
+        """Return the array as float32."""
+        return np.asarray(array, np.float32)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Identity."""
+        return op.identity(value)

@@ -1,0 +1,109 @@
+"""Min-max normalisation around the threshold, as Anomalib calibrates it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pp_graph.errors import PostProcessorError
+from pp_graph.steps.cutoff import find_cutoff
+from pp_graph.steps.step import Array, OnNaN, Step, as_float32
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from pp_graph.steps.emitter import Emitter
+
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+
+
+@dataclass(frozen=True)
+class MinMaxNormalize(Step):
+    """Map raw values to [0, 1] with the threshold at 0.5.
+
+    `clip((x - threshold) / (max - min) + 0.5, 0, 1)`, in exactly this order of float32 operations.
+    Where `max == min`: 1 above the threshold, 0 below it, 0.5 at it. Source: Anomalib 2.7,
+    `PostProcessor._normalize`.
+
+    NaN becomes 1 with `on_nan="anomalous"` and 0 with `"normal"`, in every runtime: runtimes
+    disagree on what `Clip` makes of it.
+
+    Attributes:
+        source: Name of the raw value; any shape, float32.
+        target: Name of the normalised value; same shape, float32, in [0, 1].
+        threshold: Raw value that maps to 0.5.
+        minimum: Smallest raw value of the calibration.
+        maximum: Largest raw value of the calibration, at least `minimum`.
+        on_nan: What NaN counts as.
+
+    Raises:
+        PostProcessorError: A number or the range is not finite in float32, or the range is negative.
+    """
+
+    source: str
+    target: str
+    threshold: float
+    minimum: float
+    maximum: float
+    on_nan: OnNaN = "anomalous"
+
+    def __post_init__(self) -> None:
+        """Refuse a range that float32 cannot hold."""
+        for name in ("threshold", "minimum", "maximum"):
+            as_float32(getattr(self, name), f"{name} of '{self.target}'")
+        if self.minimum > self.maximum:
+            raise PostProcessorError(
+                f"minimum of '{self.target}' is {self.minimum}, expected at most the maximum, {self.maximum}."
+            )
+        as_float32(float(self.range), f"maximum - minimum of '{self.target}'")
+
+    @property
+    def range(self) -> np.float32:
+        """`maximum - minimum`, subtracted in float32."""
+        with np.errstate(over="ignore"):
+            return np.float32(self.maximum) - np.float32(self.minimum)
+
+    @cached_property
+    def _saturation(self) -> np.float32:
+        """Smallest raw value that maps to 1."""
+        cutoff = find_cutoff(lambda x: self.reference(x) >= _ONE)
+        assert cutoff is not None, "infinity maps to 1"
+        return cutoff
+
+    def reference(self, array: Array) -> Array:
+        """Normalise an array; float32 of any shape to float32 of that shape."""
+        x = np.asarray(array, np.float32)
+        threshold = np.float32(self.threshold)
+        if self.range == 0:
+            normalized = np.where(x > threshold, _ONE, np.where(x < threshold, _ZERO, _HALF))
+        else:
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                normalized = np.clip((x - threshold) / self.range + _HALF, _ZERO, _ONE)
+        nan = _ONE if self.on_nan == "anomalous" else _ZERO
+        return np.where(np.isnan(x), nan, normalized).astype(np.float32)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Sub, Div, Add, Clip and a Where that settles NaN."""
+        threshold = np.float32(self.threshold)
+        if self.range == 0:
+            above = np.nextafter(threshold, np.float32(np.inf))
+            normalized = op.where(
+                op.less(value, op.constant(threshold, "threshold")),
+                op.constant(_ZERO, "zero"),
+                op.where(op.less(value, op.constant(above, "above")), op.constant(_HALF, "half"), op.constant(_ONE, "one")),
+            )
+            if self.on_nan == "anomalous":
+                return normalized  # neither comparison holds for NaN, which leaves 1
+            return op.where(op.is_nan(value), op.constant(_ZERO, "zero"), normalized)
+        centered = op.sub(value, op.constant(threshold, "threshold"))
+        scaled = op.div(centered, op.constant(self.range, "range"))
+        shifted = op.add(scaled, op.constant(_HALF, "half"))
+        normalized = op.clip(shifted, 0.0, 1.0)
+        if self.on_nan == "anomalous":
+            # Less is false for NaN in every runtime, and 1 is what all larger values clip to.
+            below = op.less(value, op.constant(self._saturation, "saturation"))
+            return op.where(below, normalized, op.constant(_ONE, "one"))
+        return op.where(op.is_nan(value), op.constant(_ZERO, "zero"), normalized)
