@@ -1,0 +1,26 @@
+"""Runtimes and devices: every quirk of OpenVINO and onnxruntime lives in this room and nowhere else."""
+
+from __future__ import annotations
+
+from pp_graph.targets.conversion import PRECISIONS, convert
+from pp_graph.targets.devices import DEVICES, DeviceProfile, available_devices
+from pp_graph.targets.island import island_precisions
+from pp_graph.targets.onnxruntime_session import OnnxSession
+from pp_graph.targets.openvino_model import OpenVINOModel
+from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession
+from pp_graph.targets.session import InputSpec, Session
+
+__all__ = [
+    "DEVICES",
+    "INFERENCE_PRECISIONS",
+    "PRECISIONS",
+    "DeviceProfile",
+    "InputSpec",
+    "OnnxSession",
+    "OpenVINOModel",
+    "OpenVINOSession",
+    "Session",
+    "available_devices",
+    "convert",
+    "island_precisions",
+]

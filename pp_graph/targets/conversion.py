@@ -1,0 +1,173 @@
+"""Convert a fused ONNX model to OpenVINO for a device."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pp_graph.errors import TargetError
+from pp_graph.fusion import FusedModel, fuse
+from pp_graph.model import RawModel, format_shape
+from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor
+from pp_graph.targets.devices import device_profile, openvino_core
+from pp_graph.targets.island import isolate_island
+from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+PRECISIONS: Final = ("f32", "f16")
+"""Precisions in which the network's weights can be saved."""
+
+InputShape = Sequence[int | None] | Mapping[str, Sequence[int | None]]
+"""Sizes of the input, or of each input by name; None for a size that stays open."""
+
+
+def convert(
+    model: FusedModel | str | Path,
+    *,
+    device: str = "CPU",
+    precision: str = "f32",
+    input_shape: InputShape | None = None,
+    post: PostProcessor | None = None,
+) -> OpenVINOModel:
+    """Convert a fused model to OpenVINO.
+
+    Names of inputs and outputs are kept, the batch stays dynamic where the device allows it, and
+    the post-processing stays in float32 through saving in f16 and running in bf16 or f16.
+    The device need not be on this machine.
+
+    Args:
+        model: A fused model, or the path of one; with `post` the path of a raw model.
+        device: `CPU`, `GPU`, `NPU` or `AUTO`.
+        precision: Precision in which the network's weights are saved: `f32` or `f16`.
+        input_shape: Sizes to fix for the input, or by name for several inputs.
+        post: Post-processor to fuse into a raw model first.
+
+    Returns:
+        The converted model. Nothing is written until `save`.
+
+    Raises:
+        TargetError: OpenVINO cannot read the model, the input shape does not fit, or the device
+            needs static shapes (NPU) and the model has dynamic ones.
+        DeviceError: No such device is known.
+        ProvenanceError: The model carries no post-processing and none was given.
+        PPGraphError: See `fuse`, when a raw model is fused first.
+    """
+    profile = device_profile(device)
+    if precision not in PRECISIONS:
+        raise TargetError(f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}.")
+    if post is not None:
+        if isinstance(model, FusedModel):
+            raise TargetError("A fused model was given together with a post-processor, expected one or the other.")
+        fused = fuse(model, post)
+    else:
+        fused = model if isinstance(model, FusedModel) else FusedModel.load(model)
+    converted = _read(fused)
+    if input_shape is not None:
+        _reshape(converted, input_shape)
+    if not profile.dynamic_shapes:
+        _require_static(converted, device)
+    raw = fused.provenance.raw
+    tensors = [record.tensor for record in (raw.score, raw.map) if record is not None]
+    isolate_island(converted, tensors, OUTPUT_NAMES)
+    settings = {"device": device, "precision": precision, "openvino": _version()}
+    provenance = msgspec.structs.replace(fused.provenance, conversion=settings)
+    converted.set_rt_info(provenance.to_json(), RT_INFO_PATH)
+    opened = fused.opened
+    inputs = [Path(tensor.path) for tensor in opened.external_tensors()]
+    if opened.source is not None:
+        inputs.append(opened.source)
+    return OpenVINOModel(converted, provenance, precision, None, tuple(dict.fromkeys(inputs)))
+
+
+def _version() -> str:
+    import openvino as ov
+
+    return str(ov.__version__).split("-", 1)[0]
+
+
+def _read(fused: FusedModel) -> ov.Model:
+    """Read a fused model into OpenVINO, weights mapped from where they lie.
+
+    OpenVINO follows no reference out of the model's folder, so a model with external weights that is
+    not saved yet is written beside its weights for the moment of reading, or, where that folder is
+    read-only, saved elsewhere with a copy of them.
+    """
+    core = openvino_core()
+    try:
+        external = fused.opened.external_tensors()
+        if not external:
+            return core.read_model(fused.to_proto().SerializeToString(), b"")
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=".pp_graph_", dir=external[0].base_dir or ".")
+        except OSError:
+            folder = tempfile.TemporaryDirectory(prefix="pp_graph_")
+            with folder:
+                return core.read_model(fused.save(Path(folder.name) / "fused.onnx"))
+        with folder:
+            beside = Path(folder.name).parent / f"{Path(folder.name).name}.onnx"
+            try:
+                return core.read_model(fused.save(beside))
+            finally:
+                beside.unlink(missing_ok=True)
+    except RuntimeError as error:
+        if isinstance(error, TargetError):
+            raise
+        raise TargetError(
+            f"OpenVINO cannot read the model: {first_line(error)}. Does it use operators that OpenVINO lacks? "
+            "The fused ONNX file still runs in onnxruntime."
+        ) from error
+
+
+def _partial(node: ov.Output) -> tuple[int | None, ...] | None:
+    shape = node.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return None
+    return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)
+
+
+def _reshape(model: ov.Model, input_shape: InputShape) -> None:
+    from openvino import PartialShape
+
+    names = [node.get_any_name() for node in model.inputs]
+    if not isinstance(input_shape, Mapping):
+        if len(names) != 1:
+            raise TargetError(
+                f"An input shape without a name was given, but the model has {len(names)} inputs: {', '.join(names)}. "
+                f"Give each by name: --input-shape {names[0]}:1,3,256,256."
+            )
+        input_shape = {names[0]: input_shape}
+    shapes = {}
+    for name, sizes in input_shape.items():
+        if name not in names:
+            raise TargetError(f"Input '{name}' does not exist. The inputs are: {', '.join(names)}.")
+        declared = _partial(model.input(name))
+        if declared is not None and len(declared) != len(sizes):
+            raise TargetError(
+                f"Input shape {format_shape(tuple(sizes))} for '{name}' has {len(sizes)} sizes, expected "
+                f"{len(declared)} as in {format_shape(declared)}."
+            )
+        if any(size is not None and size < 1 for size in sizes):
+            raise TargetError(f"Input shape {format_shape(tuple(sizes))} for '{name}' has a size below 1.")
+        shapes[name] = PartialShape([-1 if size is None else size for size in sizes])
+    try:
+        model.reshape(shapes)
+    except RuntimeError as error:
+        wanted = ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in input_shape.items())
+        raise TargetError(f"The model cannot take the input shape {wanted}: {first_line(error)}.") from error
+
+
+def _require_static(model: ov.Model, device: str) -> None:
+    for node in model.inputs:
+        if node.get_partial_shape().is_dynamic:
+            shape = format_shape(_partial(node))
+            raise TargetError(
+                f"Input '{node.get_any_name()}' has the dynamic shape {shape}, expected a static one, batch included: "
+                f"{device} runs no other. Give every size with --input-shape (input_shape=...), for example "
+                "--input-shape 1,3,256,256."
+            )

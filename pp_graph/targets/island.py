@@ -1,0 +1,192 @@
+"""The f32 island: keep the post-processing in float32 whatever happens to the network around it.
+
+OpenVINO compresses constants to f16 when saving, and runs in bf16 or f16 where a device prefers it. A
+cutoff of 13.60217 becomes 13.6015625, and masks flip. The runtime attribute `DisablePrecisionConversion`
+with the value `dynamic:bf16,f16` keeps a node out of both. It can only be read from an IR's XML (setting it
+from Python has no effect), so the post-processing is cut out of the model, written, marked, read back and
+put in its place again. It is small; the network itself is never copied.
+
+Checked against OpenVINO 2026.4. The mark is lost where a transformation replaces its node, so
+`island_precisions` reads what the compiled model really runs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.errors import TargetError
+from pp_graph.targets.devices import openvino_core
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+_MARK: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:bf16,f16"}
+_FLOATING_PRECISIONS: Final = frozenset({"FP32", "FP16", "BF16", "FP64"})
+
+
+def isolate_island(model: ov.Model, raw_tensors: Sequence[str], outputs: Sequence[str]) -> None:
+    """Mark everything between some tensors and some outputs to stay float32. Changes the model in place.
+
+    Args:
+        model: The model.
+        raw_tensors: Names of the tensors where the post-processing begins.
+        outputs: Names of the outputs where it ends.
+
+    Raises:
+        TargetError: A tensor or output is not in the model.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    sources = [_find_output(model, name) for name in raw_tensors]
+    results = list(model.get_results())
+    ends = [result for result in results if _names(result) & set(outputs)]
+    nodes = _nodes_between(sources, ends)
+    parameters = []
+    for index, source in enumerate(sources):
+        parameter = ops.parameter(source.get_partial_shape(), source.get_element_type(), name=f"island_{index}")
+        parameters.append(parameter)
+        for target in list(source.get_target_inputs()):
+            if target.get_node().get_instance_id() in nodes:
+                target.replace_source_output(parameter.output(0))
+    island = _mark(ov.Model(ends, parameters, "island"))
+    _connect(island, sources)
+    marked = dict(zip((id(end) for end in ends), island.get_results(), strict=True))
+    for result in results:
+        model.remove_result(result)
+    model.add_results([marked.get(id(result), result) for result in results])
+    model.validate_nodes_and_infer_types()
+
+
+def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
+    """Append outputs that show, in float32, what inner tensors hold. Changes the model in place.
+
+    An output attached to the tensor itself would make the plugin round it to the network's precision,
+    which the post-processing does not see. A marked operator in between leaves the execution as it is.
+
+    Args:
+        model: The model.
+        tensors: Names of the tensors; one output each, in this order, behind the existing ones.
+
+    Raises:
+        TargetError: A tensor is not in the model.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    sources = [_find_output(model, name) for name in tensors]
+    parameters, results = [], []
+    for index, source in enumerate(sources):
+        parameter = ops.parameter(source.get_partial_shape(), source.get_element_type(), name=f"island_{index}")
+        parameters.append(parameter)
+        value = parameter if source.get_element_type() == ov.Type.f32 else ops.convert(parameter, "f32")
+        # Both branches are the value: an operator that changes nothing, not even NaN, and is not optimised away.
+        negative = ops.less(value, ops.constant(0.0, ov.Type.f32))
+        results.append(ops.result(ops.select(negative, value, value)))
+    island = _mark(ov.Model(results, parameters, "probes"))
+    _connect(island, sources)
+    model.add_results(island.get_results())
+    model.validate_nodes_and_infer_types()
+
+
+def _connect(island: ov.Model, sources: Sequence[ov.Output]) -> None:
+    """Feed an island from the tensors that its parameters stand for."""
+    by_name = {parameter.get_friendly_name(): parameter for parameter in island.get_parameters()}
+    for index, source in enumerate(sources):
+        for target in list(by_name[f"island_{index}"].output(0).get_target_inputs()):
+            target.replace_source_output(source)
+
+
+def _names(result: ov.op.Result) -> set[str]:
+    names: set[str] = result.output(0).get_names()
+    return names
+
+
+def _find_output(model: ov.Model, name: str) -> ov.Output:
+    for node in model.get_ordered_ops():
+        for output in node.outputs():
+            if name in output.get_names() and node.get_type_name() != "Result":
+                return output
+    raise TargetError(f"Tensor '{name}' is not in the converted model, so its post-processing cannot be found.")
+
+
+def _nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.op.Result]) -> set[int]:
+    starts = {(source.get_node().get_instance_id(), source.get_index()) for source in sources}
+    pending = list(ends)
+    seen: set[int] = set()
+    while pending:
+        node = pending.pop()
+        if node.get_instance_id() in seen:
+            continue
+        seen.add(node.get_instance_id())
+        for value in node.input_values():
+            source_node = value.get_node()
+            if (source_node.get_instance_id(), value.get_index()) not in starts:
+                pending.append(source_node)
+    return seen
+
+
+def _mark(island: ov.Model) -> ov.Model:
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory(prefix="pp_graph_") as folder:
+        xml, weights = Path(folder) / "island.xml", Path(folder) / "island.bin"
+        ov.serialize(island, str(xml), str(weights))
+        tree = ET.parse(xml)  # noqa: S314 - written by OpenVINO a moment ago
+        for layer in tree.iter("layer"):
+            if layer.get("type") in ("Parameter", "Result"):
+                continue
+            # The mark breaks compilation on nodes without floating-point numbers, such as integer axes.
+            if not _FLOATING_PRECISIONS & {port.get("precision") for port in layer.iter("port")}:
+                continue
+            info = layer.find("rt_info")
+            if info is None:
+                info = ET.Element("rt_info")
+                layer.insert(0, info)
+            ET.SubElement(info, "attribute", _MARK)
+        return openvino_core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())
+
+
+def island_constants(xml: Path, prefix: str) -> dict[str, str]:
+    """Element types of the post-processing's floating-point constants in a saved IR.
+
+    Args:
+        xml: The IR's `.xml`.
+        prefix: What the names of the post-processing's nodes begin with.
+
+    Returns:
+        Constant name to element type, such as `f32`.
+    """
+    types = {}
+    for layer in ET.parse(xml).iter("layer"):  # noqa: S314 - an IR that OpenVINO reads as well
+        data = layer.find("data")
+        name = layer.get("name", "")
+        if layer.get("type") == "Const" and data is not None and name.startswith(f"{prefix}/"):
+            element_type = data.get("element_type", "")
+            if element_type.startswith(("f", "bf")):
+                types[name] = element_type
+    return types
+
+
+def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]:
+    """Precisions in which a compiled model really runs its post-processing.
+
+    Args:
+        compiled: The compiled model.
+        prefix: What the names of the post-processing's nodes begin with.
+
+    Returns:
+        Names of the original operators (several, joined by commas, where they were merged) to the
+        precision that their executed node computes in, such as `f32`.
+    """
+    precisions = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        original = str(info["originalLayersNames"].value) if "originalLayersNames" in info else ""
+        if any(name.startswith(f"{prefix}/") for name in original.split(",")) and "runtimePrecision" in info:
+            precisions[original] = str(info["runtimePrecision"].value)
+    return precisions

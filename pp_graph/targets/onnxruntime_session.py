@@ -1,0 +1,100 @@
+"""Run an ONNX model, raw or fused, in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.errors import TargetError
+from pp_graph.model import RawModel
+from pp_graph.model.writing import to_proto
+from pp_graph.targets.session import FloatArray, InputSpec, Session
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+_DTYPES: Final = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+_ERRORS_ONLY: Final = 3
+
+
+class OnnxSession(Session):
+    """An ONNX model in onnxruntime on the CPU, which computes in float32.
+
+    Args:
+        model: The model; its external weights are read from where they lie.
+        probes: Names of inner values to return as well.
+
+    Raises:
+        TargetError: onnxruntime cannot load the model.
+    """
+
+    def __init__(self, model: RawModel, *, probes: Sequence[str] = ()) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        try:
+            self._session = ort.InferenceSession(
+                _loadable(model, probes, options), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            name = "the model" if model.source is None else f"'{model.source}'"
+            raise TargetError(
+                f"onnxruntime cannot load {name}: {_reason(error)}. Does it use custom operators, or an opset newer "
+                f"than onnxruntime {ort.__version__} knows?"
+            ) from error
+        self.inputs = tuple(
+            InputSpec(
+                name=node.name,
+                dtype=np.dtype(_DTYPES.get(node.type, "float32")),
+                shape=tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in node.shape),
+            )
+            for node in self._session.get_inputs()
+        )
+        self._names = [node.name for node in self._session.get_outputs()]
+        self.description = "onnxruntime on CPU, f32"
+
+    def run(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """Run one batch."""
+        try:
+            return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+        except Exception as error:
+            raise TargetError(f"onnxruntime failed on a batch: {_reason(error)}.") from error
+
+
+def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOptions) -> str | bytes:
+    """The file itself where it will do, else the serialised graph with the probes as outputs."""
+    outputs = {output.name for output in model.model.graph.outputs}
+    missing = [name for name in probes if name not in outputs]
+    if not missing and model.source is not None and _unchanged(model):
+        return str(model.source)
+    proto = to_proto(model.model, model.value_info)
+    for name in missing:
+        proto.graph.output.add(name=name)
+    external = model.external_tensors()
+    if external:
+        folder = str(Path(external[0].base_dir or ".").resolve())
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    return proto.SerializeToString()
+
+
+def _unchanged(model: RawModel) -> bool:
+    """Whether the graph is still that of its file."""
+    return model.source is not None and RawModel.open(model.source).sha256 == model.sha256
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0].rstrip(".")

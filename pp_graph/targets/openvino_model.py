@@ -1,0 +1,122 @@
+"""`OpenVINOModel`: a fused model as OpenVINO IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pp_graph.errors import ProvenanceError, TargetError
+from pp_graph.files import written_together
+from pp_graph.fusion import METADATA_KEY, Provenance
+from pp_graph.targets.devices import openvino_core
+from pp_graph.targets.island import island_constants
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+RT_INFO_PATH = [METADATA_KEY, "provenance"]
+
+
+@dataclass(frozen=True)
+class OpenVINOModel:
+    """A converted model, in memory until it is saved.
+
+    Attributes:
+        model: The OpenVINO model.
+        provenance: What was fused, and how it was converted.
+        precision: Precision in which the network's weights are saved: `f32` or `f16`. The
+            post-processing is saved in f32 always.
+        source: The `.xml` it was loaded from; None for one that was just converted.
+        inputs: Files it was made from, never to be overwritten by `save`.
+    """
+
+    model: ov.Model
+    provenance: Provenance
+    precision: str
+    source: Path | None = None
+    inputs: tuple[Path, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | Path) -> OpenVINOModel:
+        """Open an IR written by `save`.
+
+        Args:
+            path: The `.xml`; its `.bin` lies beside it.
+
+        Raises:
+            TargetError: The files are missing or no IR.
+            ProvenanceError: The IR was not written by pp_graph.
+        """
+        path = Path(path)
+        for file in (path, path.with_suffix(".bin")):
+            if not file.is_file():
+                raise TargetError(f"IR file '{file}' does not exist. An IR is a .xml with a .bin beside it.")
+        try:
+            model = openvino_core().read_model(path)
+        except RuntimeError as error:
+            raise TargetError(f"File '{path}' is not an OpenVINO IR: {first_line(error)}.") from error
+        if not model.has_rt_info(RT_INFO_PATH):
+            raise ProvenanceError(
+                f"IR '{path}' carries no pp_graph provenance, expected one written by pp-graph convert. "
+                "Fuse and convert the raw model."
+            )
+        provenance = Provenance.from_json(_rt_text(model.get_rt_info(RT_INFO_PATH)))
+        precision = (provenance.conversion or {}).get("precision", "f32")
+        return cls(model, provenance, precision, path, (path, path.with_suffix(".bin")))
+
+    def save(self, path: str | Path, *, overwrite: bool = True, inputs: Iterable[Path] = ()) -> Path:
+        """Write the IR, both files or neither.
+
+        Args:
+            path: The `.xml` to write; the weights go into the `.bin` of the same name. The files
+                that the model was made from are never overwritten.
+            overwrite: Whether other files of these names may be replaced.
+            inputs: Further files never to be overwritten.
+
+        Returns:
+            The path of the `.xml`.
+
+        Raises:
+            OutputFileError: A file cannot be written there.
+            TargetError: OpenVINO cannot save the model, or a constant of the post-processing would
+                not be saved in f32.
+        """
+        import openvino as ov
+
+        path = Path(path)
+        if path.suffix != ".xml":
+            raise TargetError(f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR.")
+        weights = path.with_suffix(".bin")
+        protected = (*self.inputs, *inputs)
+        with written_together(weights, path, overwrite=overwrite, inputs=protected) as (_, draft):
+            try:
+                ov.save_model(self.model, str(draft), compress_to_fp16=self.precision == "f16")
+            except RuntimeError as error:
+                raise TargetError(f"OpenVINO cannot save '{path}': {first_line(error)}.") from error
+            constants = island_constants(draft, self.provenance.prefix)
+            narrowed = {name: kind for name, kind in constants.items() if kind != "f32"}
+            if narrowed:
+                name, kind = next(iter(narrowed.items()))
+                raise TargetError(
+                    f"Constant '{name}' of the post-processing would be saved in {kind}, expected f32, and decisions "
+                    "could flip. This OpenVINO version treats precision marks differently; please report it."
+                )
+        return path
+
+    @property
+    def conversion(self) -> dict[str, Any]:
+        """Settings of the conversion."""
+        return dict(self.provenance.conversion or {})
+
+
+def _rt_text(value: object) -> str:
+    return str(value.value if hasattr(value, "value") else value)
+
+
+def first_line(error: BaseException) -> str:
+    """The informative line of an OpenVINO error, without the source positions around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (kept or lines or [type(error).__name__])[-1].rstrip(".")

@@ -1,0 +1,93 @@
+"""Run a converted model in OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from pp_graph.errors import TargetError
+from pp_graph.targets.devices import openvino_core, require_device
+from pp_graph.targets.island import add_probes, island_precisions
+from pp_graph.targets.openvino_model import OpenVINOModel, first_line
+from pp_graph.targets.session import FloatArray, InputSpec, Session
+
+INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
+
+
+class OpenVINOSession(Session):
+    """A converted model, compiled for a device.
+
+    Args:
+        artifact: The model.
+        device: Device to run on.
+        inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`. None leaves it to
+            the device, which may choose bf16 or f16 by itself.
+        probes: Names of inner tensors to return as well.
+
+    Attributes:
+        precision: The precision that the device runs in.
+        island: Precision of each operator of the post-processing in the compiled model.
+
+    Raises:
+        DeviceError: The device is not on this machine.
+        TargetError: OpenVINO cannot compile the model.
+    """
+
+    def __init__(
+        self,
+        artifact: OpenVINOModel,
+        *,
+        device: str = "CPU",
+        inference_precision: str | None = "f32",
+        probes: Sequence[str] = (),
+    ) -> None:
+        from openvino import Type
+
+        require_device(device)
+        if inference_precision is not None and inference_precision not in INFERENCE_PRECISIONS:
+            raise TargetError(
+                f"Inference precision '{inference_precision}' is not known, expected one of: "
+                f"{', '.join(INFERENCE_PRECISIONS)}."
+            )
+        settings = {} if inference_precision is None else {"INFERENCE_PRECISION_HINT": inference_precision}
+        model = artifact.model
+        if probes:
+            model = model.clone()
+            add_probes(model, probes)
+        try:
+            self._compiled = openvino_core().compile_model(model, device, settings)
+        except RuntimeError as error:
+            raise TargetError(
+                f"OpenVINO cannot compile the model for {device}"
+                f"{'' if inference_precision is None else ' in ' + inference_precision}: {first_line(error)}."
+            ) from error
+        self._request = self._compiled.create_infer_request()
+        ports = self._compiled.outputs
+        count = len(artifact.model.outputs)
+        self._outputs = {name: port for port in ports[:count] for name in port.get_names()}
+        self._outputs.update(zip(probes, ports[count:], strict=True))
+        self.inputs = tuple(
+            InputSpec(
+                name=port.get_any_name(),
+                dtype=np.dtype(port.get_element_type().to_dtype()),
+                shape=None
+                if port.get_partial_shape().rank.is_dynamic
+                else tuple(None if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape()),
+            )
+            for port in self._compiled.inputs
+        )
+        names = {Type.f32: "f32", Type.bf16: "bf16", Type.f16: "f16"}
+        running = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        self.precision = names.get(running, str(running))
+        self.island = island_precisions(self._compiled, artifact.provenance.prefix)
+        self.description = f"OpenVINO on {device}, {self.precision}"
+
+    def run(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """Run one batch."""
+        try:
+            self._request.infer(dict(feeds))
+        except RuntimeError as error:
+            raise TargetError(f"OpenVINO failed on a batch: {first_line(error)}.") from error
+        return {name: self._request.get_tensor(port).data.copy() for name, port in self._outputs.items()}
