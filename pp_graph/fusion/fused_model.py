@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import ProvenanceError
@@ -13,6 +11,9 @@ from pp_graph.model import RawModel, save_onnx
 from pp_graph.model.writing import to_proto
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     import onnx
 
 
@@ -56,7 +57,12 @@ class FusedModel:
         return to_proto(self.opened.model, self.opened.value_info)
 
     def save(
-        self, path: str | Path, *, overwrite: bool = True, copy_weights: bool = False, inputs: Iterable[Path] = ()
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = True,
+        copy_weights: bool = False,
+        inputs: Iterable[Path] = (),
     ) -> Path:
         """Write the model to a file, whole or not at all.
 

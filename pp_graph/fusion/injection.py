@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pp_graph
@@ -25,6 +23,9 @@ from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
 from pp_graph.steps import Emitter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     import onnx
     import onnx_ir as ir
 
@@ -78,7 +79,7 @@ def fuse(
         earlier = Provenance.from_metadata(raw.model.metadata_props)
         raw = strip(raw)
     graph = raw.model.graph
-    _refuse_foreign_decisions(graph)
+    refuse_foreign_decisions(raw)
     found = find_outputs(raw, score_output=score_output, map_output=map_output)
     _check_batches(found.score, found.map)
     layout = RawLayout(
@@ -97,7 +98,13 @@ def fuse(
     raw_outputs = list(outputs)
     names = NameScope(graph)
     prefix = names.fresh_prefix(PREFIX)
-    op = Emitter(graph, opset=raw.opset or _newest_opset(raw), ir_version=raw.model.ir_version, names=names, prefix=prefix)
+    op = Emitter(
+        graph,
+        opset=raw.opset or _newest_opset(raw),
+        ir_version=raw.model.ir_version,
+        names=names,
+        prefix=prefix,
+    )
     opset_added = raw.opset == 0
     if opset_added:
         raw.model.opset_imports[""] = _newest_opset(raw)
@@ -145,8 +152,13 @@ def _file_name(raw: RawModel) -> str | None:
     return None if raw.source is None else raw.source.name
 
 
-def _refuse_foreign_decisions(graph: ir.Graph) -> None:
-    for output in graph.outputs:
+def refuse_foreign_decisions(raw: RawModel) -> None:
+    """Make sure that a model is raw: that it has no labels or masks yet.
+
+    Raises:
+        AlreadyFusedError: It has.
+    """
+    for output in raw.model.graph.outputs:
         if output.name in _DECISIONS:
             raise AlreadyFusedError(
                 f"The model has an output '{output.name}', so it seems to carry a post-processing already (as Anomalib's "

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from pp_graph.errors import ProvenanceError
 from pp_graph.postprocessors import POST_PROCESSORS, PostProcessor, RawLayout
-from pp_graph.statistics import Statistics
-from pp_graph.steps import Cutoff
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.statistics import Statistics
+    from pp_graph.steps import Cutoff
 
 METADATA_KEY = "pp_graph"
 SCHEMA_VERSION = 1

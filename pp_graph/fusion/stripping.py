@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import ProvenanceError
@@ -10,6 +9,8 @@ from pp_graph.fusion.provenance import METADATA_KEY, Provenance
 from pp_graph.model import RawModel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx
     import onnx_ir as ir
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pp_graph.model.names import NameScope
 from pp_graph.model.outputs import OutputInfo, RawOutputs, Role, describe_outputs, find_outputs
-from pp_graph.model.raw_model import RawModel
+from pp_graph.model.raw_model import ModelInput, RawModel
 from pp_graph.model.shapes import Dimension, Shape, format_shape
 from pp_graph.model.writing import save_onnx
 
 __all__ = [
     "Dimension",
+    "ModelInput",
     "NameScope",
     "OutputInfo",
     "RawModel",

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from pp_graph.errors import OutputRoleError
-from pp_graph.model.raw_model import RawModel
-from pp_graph.model.shapes import Dimension, Shape, declared_shape, format_shape, infer_shapes, reconcile, symbols_of
+from pp_graph.model.shapes import (
+    Dimension,
+    Shape,
+    declared_shape,
+    format_shape,
+    infer_shapes,
+    reconcile,
+    symbols_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pp_graph.model.raw_model import RawModel
 
 
 class Role(Enum):
@@ -31,9 +43,7 @@ _KNOWN_NAMES = {
     Role.SCORE: frozenset(
         {"pred_score", "pred_scores", "anomaly_score", "anomaly_scores", "image_score", "score", "scores"}
     ),
-    Role.MAP: frozenset(
-        {"anomaly_map", "anomaly_maps", "heatmap", "heat_map", "score_map", "pred_map", "map", "maps"}
-    ),
+    Role.MAP: frozenset({"anomaly_map", "anomaly_maps", "heatmap", "heat_map", "score_map", "pred_map", "map", "maps"}),
 }
 _FLOATING = frozenset({"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"})
 
@@ -165,9 +175,7 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     return tuple(described)
 
 
-def find_outputs(
-    raw: RawModel, *, score_output: str | None = None, map_output: str | None = None
-) -> RawOutputs:
+def find_outputs(raw: RawModel, *, score_output: str | None = None, map_output: str | None = None) -> RawOutputs:
     """Find the outputs that hold the raw score and the raw map.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,8 @@ from pp_graph.errors import ModelError
 from pp_graph.model.shapes import Shape, declared_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx
     import onnx_ir as ir
 
@@ -128,18 +129,14 @@ class RawModel:
                 "cannot be carried over. Export it with dense weights."
             )
         if proto.training_info:
-            raise ModelError(
-                f"{name} holds training_info, which cannot be carried over. Export it for inference."
-            )
+            raise ModelError(f"{name} holds training_info, which cannot be carried over. Export it for inference.")
         logger = logging.getLogger("onnx_ir")
         level = logger.level
         logger.setLevel(logging.ERROR)
         try:
             model = ir.from_proto(proto)
         except Exception as error:
-            raise ModelError(
-                f"{name} is not valid ONNX: {_root_cause(error)}. Check it with onnx.checker."
-            ) from error
+            raise ModelError(f"{name} is not valid ONNX: {_root_cause(error)}. Check it with onnx.checker.") from error
         finally:
             logger.setLevel(level)
         raw = cls(model, source, digest, frozenset(info.name for info in proto.graph.value_info))

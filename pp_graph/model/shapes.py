@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     import onnx_ir as ir
 
 Dimension = int | str | None
@@ -27,9 +28,7 @@ def declared_shape(value: ir.Value) -> Shape | None:
     """Shape as the file declares it; sizes below 1 (written by some exporters for 'any') become None."""
     if value.shape is None:
         return None
-    return tuple(
-        (dim if dim > 0 else None) if isinstance(dim, int) else (dim.value or None) for dim in value.shape
-    )
+    return tuple((dim if dim > 0 else None) if isinstance(dim, int) else (dim.value or None) for dim in value.shape)
 
 
 def infer_shapes(model: ir.Model, names: Iterable[str]) -> dict[str, Shape]:
@@ -62,7 +61,7 @@ def infer_shapes(model: ir.Model, names: Iterable[str]) -> dict[str, Shape]:
             value.shape = None if shape is None else ir.Shape(shape)
         graph.sort()
         inferred = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone).model
-    except Exception:  # noqa: BLE001 - a graph that cannot be sorted or inferred has unknown shapes
+    except Exception:
         return {}
     finally:
         logger.setLevel(level)

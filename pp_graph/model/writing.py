@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
-from pp_graph.model.raw_model import RawModel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import onnx
     import onnx_ir as ir
+
+    from pp_graph.model.raw_model import RawModel
 
 _PROTOBUF_LIMIT = 2**31 - 1
 _COPY_CHUNK = 16 * 2**20
@@ -86,9 +88,7 @@ def _write(proto: onnx.ModelProto, path: Path) -> None:
 def _with_copied_weights(raw: RawModel, data: Path) -> onnx.ModelProto:
     """Copy the bytes of every external tensor into one file and return a proto that points there."""
     proto = to_proto(raw.model, raw.value_info)
-    sources = {
-        (str(tensor.location), tensor.offset or 0, tensor.length): tensor for tensor in raw.external_tensors()
-    }
+    sources = {(str(tensor.location), tensor.offset or 0, tensor.length): tensor for tensor in raw.external_tensors()}
     places: dict[tuple[str, int, int | None], tuple[int, int]] = {}
     with data.open("wb") as out:
         for tensor_proto in _external_protos(proto):

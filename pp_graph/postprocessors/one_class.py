@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, get_args
+from typing import Any, SupportsFloat, get_args
 
 import numpy as np
 
@@ -63,7 +62,7 @@ class OneClassPostProcessor(PostProcessor):
             )
         for name in ("image_sensitivity", "pixel_sensitivity"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+            if isinstance(value, bool | str) or not isinstance(value, SupportsFloat) or not 0 <= float(value) <= 1:
                 raise PostProcessorError(
                     f"{name} is {value!r}, expected a number from 0 (flag nothing) to 1 (flag all above 0)."
                 )
@@ -74,9 +73,7 @@ class OneClassPostProcessor(PostProcessor):
                     "the normalised scale. Move the threshold in the statistics, or leave normalisation on."
                 )
         if self.on_nan not in get_args(OnNaN):
-            raise PostProcessorError(
-                f"on_nan is {self.on_nan!r}, expected {' or '.join(map(repr, get_args(OnNaN)))}."
-            )
+            raise PostProcessorError(f"on_nan is {self.on_nan!r}, expected {' or '.join(map(repr, get_args(OnNaN)))}.")
 
     def parameters(self) -> dict[str, Any]:
         """Everything but the statistics."""

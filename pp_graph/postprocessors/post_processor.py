@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -12,12 +11,15 @@ import numpy as np
 from pp_graph.errors import PostProcessorError
 from pp_graph.model.outputs import channel_axis
 from pp_graph.postprocessors.predictions import Predictions
-from pp_graph.statistics import Statistics
 from pp_graph.steps import Array, Compare, Emitter, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
     from numpy.typing import ArrayLike
+
+    from pp_graph.statistics import Statistics
 
 RAW_SCORE: Final = "raw_score"
 RAW_MAP: Final = "raw_map"

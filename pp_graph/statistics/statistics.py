@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from numbers import Real
+from typing import SupportsFloat
 from pathlib import Path
 
 import msgspec
@@ -39,10 +39,11 @@ class LevelStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, Real):
+            if isinstance(value, bool | str) or not isinstance(value, SupportsFloat):
                 raise StatisticsError(
                     f"'{name}' is {value!r}, expected a number or null. Give the value on the raw scale."
                 )
+            value = float(value)
             if not math.isfinite(value):
                 raise StatisticsError(
                     f"'{name}' is {value}, expected a finite number. Use null (None) where it is unknown, and "
@@ -53,12 +54,11 @@ class LevelStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
                     f"'{name}' is {value:g}, expected a number within float32 (up to {_FLOAT32_MAX:.3g}). "
                     "Scale the model's scores down."
                 )
-            msgspec.structs.force_setattr(self, name, float(value))
+            msgspec.structs.force_setattr(self, name, value)
         if self.min is not None and self.max is not None:
             if self.max < self.min:
                 raise StatisticsError(
-                    f"'max' is {self.max:g}, expected at least 'min', {self.min:g}. "
-                    "Are the two swapped?"
+                    f"'max' is {self.max:g}, expected at least 'min', {self.min:g}. Are the two swapped?"
                 )
             if self.max - self.min > _FLOAT32_MAX:
                 raise StatisticsError(

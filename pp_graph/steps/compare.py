@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.steps.cutoff import Cutoff, find_cutoff
-from pp_graph.steps.normalize import MinMaxNormalize
 from pp_graph.steps.step import Array, OnNaN, Step, as_float32
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.steps.normalize import MinMaxNormalize
 
 
 @dataclass(frozen=True)

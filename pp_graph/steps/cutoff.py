@@ -8,12 +8,14 @@ differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.steps.step import Array
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pp_graph.steps.step import Array
 
 # Float32 bit patterns, read as sign and magnitude, are in the order of the numbers.
 _MAGNITUDE = 0x7FFFFFFF
@@ -27,7 +29,7 @@ NEVER: Final = None
 
 def _from_key(key: int) -> np.float32:
     bits = np.uint32(key) if key >= 0 else np.uint32((-key & _MAGNITUDE) | 0x80000000)
-    return np.frombuffer(bits.tobytes(), np.float32)[0]
+    return np.float32(bits.view(np.float32))
 
 
 def find_cutoff(decide: Callable[[Array], Array]) -> Cutoff:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.errors import OpsetError
-from pp_graph.model import NameScope, Shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from pp_graph.model import NameScope, Shape
 
 MINIMUM_OPSET = 9
 """Where and IsNaN first take float32 here; everything else is older."""
@@ -90,7 +91,10 @@ class Emitter:
                 self._constants[key] = self._node("Constant", [], {"value": tensor}, array.dtype, array.shape, full)
             else:
                 constant = ir.Value(
-                    name=full, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+                    name=full,
+                    shape=ir.Shape(array.shape),
+                    type=ir.TensorType(tensor.dtype),
+                    const_value=tensor,
                 )
                 self._graph.register_initializer(constant)
                 self._constants[key] = constant

@@ -93,7 +93,11 @@ class MinMaxNormalize(Step):
             normalized = op.where(
                 op.less(value, op.constant(threshold, "threshold")),
                 op.constant(_ZERO, "zero"),
-                op.where(op.less(value, op.constant(above, "above")), op.constant(_HALF, "half"), op.constant(_ONE, "one")),
+                op.where(
+                    op.less(value, op.constant(above, "above")),
+                    op.constant(_HALF, "half"),
+                    op.constant(_ONE, "one"),
+                ),
             )
             if self.on_nan == "anomalous":
                 return normalized  # neither comparison holds for NaN, which leaves 1

@@ -8,14 +8,13 @@ from pp_graph.targets.island import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
 from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession
-from pp_graph.targets.session import InputSpec, Session
+from pp_graph.targets.session import Session
 
 __all__ = [
     "DEVICES",
     "INFERENCE_PRECISIONS",
     "PRECISIONS",
     "DeviceProfile",
-    "InputSpec",
     "OnnxSession",
     "OpenVINOModel",
     "OpenVINOSession",

@@ -11,11 +11,11 @@ import msgspec
 
 from pp_graph.errors import TargetError
 from pp_graph.fusion import FusedModel, fuse
-from pp_graph.model import RawModel, format_shape
+from pp_graph.model import format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor
 from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
-from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line
+from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -124,13 +124,6 @@ def _read(fused: FusedModel) -> ov.Model:
         ) from error
 
 
-def _partial(node: ov.Output) -> tuple[int | None, ...] | None:
-    shape = node.get_partial_shape()
-    if shape.rank.is_dynamic:
-        return None
-    return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)
-
-
 def _reshape(model: ov.Model, input_shape: InputShape) -> None:
     from openvino import PartialShape
 
@@ -146,7 +139,7 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
     for name, sizes in input_shape.items():
         if name not in names:
             raise TargetError(f"Input '{name}' does not exist. The inputs are: {', '.join(names)}.")
-        declared = _partial(model.input(name))
+        declared = partial_shape(model.input(name))
         if declared is not None and len(declared) != len(sizes):
             raise TargetError(
                 f"Input shape {format_shape(tuple(sizes))} for '{name}' has {len(sizes)} sizes, expected "
@@ -165,7 +158,7 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
 def _require_static(model: ov.Model, device: str) -> None:
     for node in model.inputs:
         if node.get_partial_shape().is_dynamic:
-            shape = format_shape(_partial(node))
+            shape = format_shape(partial_shape(node))
             raise TargetError(
                 f"Input '{node.get_any_name()}' has the dynamic shape {shape}, expected a static one, batch included: "
                 f"{device} runs no other. Give every size with --input-shape (input_shape=...), for example "

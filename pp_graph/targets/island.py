@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,8 @@ from pp_graph.errors import TargetError
 from pp_graph.targets.devices import openvino_core
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     import openvino as ov
 
 _MARK: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:bf16,f16"}

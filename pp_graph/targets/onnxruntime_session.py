@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from pp_graph.errors import TargetError
-from pp_graph.model import RawModel
+from pp_graph.model import ModelInput, RawModel
 from pp_graph.model.writing import to_proto
-from pp_graph.targets.session import FloatArray, InputSpec, Session
+from pp_graph.targets.session import Array, Session
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import onnxruntime as ort
 
 _DTYPES: Final = {
@@ -56,9 +55,9 @@ class OnnxSession(Session):
                 f"than onnxruntime {ort.__version__} knows?"
             ) from error
         self.inputs = tuple(
-            InputSpec(
+            ModelInput(
                 name=node.name,
-                dtype=np.dtype(_DTYPES.get(node.type, "float32")),
+                dtype=_DTYPES.get(node.type),
                 shape=tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in node.shape),
             )
             for node in self._session.get_inputs()
@@ -66,7 +65,7 @@ class OnnxSession(Session):
         self._names = [node.name for node in self._session.get_outputs()]
         self.description = "onnxruntime on CPU, f32"
 
-    def run(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch."""
         try:
             return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
@@ -87,7 +86,7 @@ def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOption
     if external:
         folder = str(Path(external[0].base_dir or ".").resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())
 
 
 def _unchanged(model: RawModel) -> bool:

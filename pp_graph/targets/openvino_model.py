@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pp_graph.errors import ProvenanceError, TargetError
 from pp_graph.files import written_together
@@ -14,7 +16,11 @@ from pp_graph.targets.devices import openvino_core
 from pp_graph.targets.island import island_constants
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import openvino as ov
+
+    from pp_graph.model import Shape
 
 RT_INFO_PATH = [METADATA_KEY, "provenance"]
 
@@ -50,13 +56,7 @@ class OpenVINOModel:
             ProvenanceError: The IR was not written by pp_graph.
         """
         path = Path(path)
-        for file in (path, path.with_suffix(".bin")):
-            if not file.is_file():
-                raise TargetError(f"IR file '{file}' does not exist. An IR is a .xml with a .bin beside it.")
-        try:
-            model = openvino_core().read_model(path)
-        except RuntimeError as error:
-            raise TargetError(f"File '{path}' is not an OpenVINO IR: {first_line(error)}.") from error
+        model = _read_ir(path)
         if not model.has_rt_info(RT_INFO_PATH):
             raise ProvenanceError(
                 f"IR '{path}' carries no pp_graph provenance, expected one written by pp-graph convert. "
@@ -120,3 +120,78 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     return (kept or lines or [type(error).__name__])[-1].rstrip(".")
+
+
+@dataclass(frozen=True)
+class IRDescription:
+    """What an IR holds, whoever wrote it.
+
+    Attributes:
+        inputs: Name, element type and sizes of each.
+        outputs: The same for the outputs.
+        version: Version of the IR format.
+        producer: Program that wrote it.
+        nodes: Number of operators, constants left out.
+        weight_bytes: Size of the `.bin`.
+        provenance: What pp_graph fused; None where it did not.
+    """
+
+    inputs: tuple[tuple[str, str, Shape | None], ...]
+    outputs: tuple[tuple[str, str, Shape | None], ...]
+    version: int
+    producer: str
+    nodes: int
+    weight_bytes: int
+    provenance: Provenance | None
+
+
+def describe_ir(path: Path) -> IRDescription:
+    """Look at an IR without compiling it.
+
+    Raises:
+        TargetError: The files are missing or no IR.
+    """
+    model = _read_ir(path)
+    ports = [
+        tuple(
+            (
+                min(port.get_names(), default=port.get_node().get_friendly_name()),
+                str(np.dtype(port.get_element_type().to_dtype())),
+                partial_shape(port),
+            )
+            for port in side
+        )
+        for side in (model.inputs, model.outputs)
+    ]
+    provenance = None
+    if model.has_rt_info(RT_INFO_PATH):
+        provenance = Provenance.from_json(_rt_text(model.get_rt_info(RT_INFO_PATH)))
+    return IRDescription(
+        inputs=ports[0],
+        outputs=ports[1],
+        version=int(ET.parse(path).getroot().get("version", "0")),  # noqa: S314 - OpenVINO has read it
+        producer=f"OpenVINO {_rt_text(model.get_rt_info('Runtime_version'))}"
+        if model.has_rt_info("Runtime_version")
+        else "OpenVINO",
+        nodes=sum(node.get_type_name() not in ("Constant", "Parameter", "Result") for node in model.get_ops()),
+        weight_bytes=path.with_suffix(".bin").stat().st_size,
+        provenance=provenance,
+    )
+
+
+def _read_ir(path: Path) -> ov.Model:
+    for file in (path, path.with_suffix(".bin")):
+        if not file.is_file():
+            raise TargetError(f"IR file '{file}' does not exist. An IR is a .xml with a .bin beside it.")
+    try:
+        return openvino_core().read_model(path)
+    except RuntimeError as error:
+        raise TargetError(f"File '{path}' is not an OpenVINO IR: {first_line(error)}.") from error
+
+
+def partial_shape(port: ov.Output) -> Shape | None:
+    """Sizes of an input or output; None for an open size, and for an open rank."""
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return None
+    return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from pp_graph.errors import TargetError
+from pp_graph.model import ModelInput
 from pp_graph.targets.devices import openvino_core, require_device
 from pp_graph.targets.island import add_probes, island_precisions
-from pp_graph.targets.openvino_model import OpenVINOModel, first_line
-from pp_graph.targets.session import FloatArray, InputSpec, Session
+from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape
+from pp_graph.targets.session import Array, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
 
@@ -69,12 +72,10 @@ class OpenVINOSession(Session):
         self._outputs = {name: port for port in ports[:count] for name in port.get_names()}
         self._outputs.update(zip(probes, ports[count:], strict=True))
         self.inputs = tuple(
-            InputSpec(
+            ModelInput(
                 name=port.get_any_name(),
-                dtype=np.dtype(port.get_element_type().to_dtype()),
-                shape=None
-                if port.get_partial_shape().rank.is_dynamic
-                else tuple(None if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape()),
+                dtype=np.dtype(port.get_element_type().to_dtype()).name,
+                shape=partial_shape(port),
             )
             for port in self._compiled.inputs
         )
@@ -84,7 +85,7 @@ class OpenVINOSession(Session):
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
         self.description = f"OpenVINO on {device}, {self.precision}"
 
-    def run(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch."""
         try:
             self._request.infer(dict(feeds))

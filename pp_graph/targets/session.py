@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from pp_graph.model import Shape
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-FloatArray = npt.NDArray[np.generic]
+    from pp_graph.model import ModelInput
 
-
-@dataclass(frozen=True)
-class InputSpec:
-    """An input that a session must be fed.
-
-    Attributes:
-        name: Name in the model.
-        dtype: Element type.
-        shape: Sizes; None where any will do.
-    """
-
-    name: str
-    dtype: np.dtype[np.generic]
-    shape: Shape | None
+Array = npt.NDArray[Any]
 
 
 class Session(ABC):
@@ -37,11 +23,11 @@ class Session(ABC):
         description: Runtime, device and precision, for people.
     """
 
-    inputs: tuple[InputSpec, ...]
+    inputs: tuple[ModelInput, ...]
     description: str
 
     @abstractmethod
-    def run(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch.
 
         Args:

@@ -1,0 +1,91 @@
+"""The command line: parse, call the public API, print. A new verb is one file and one entry in `COMMANDS`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+import pp_graph
+from pp_graph.cli.convert import convert
+from pp_graph.cli.demo import demo
+from pp_graph.cli.fuse import fuse
+from pp_graph.cli.inspect import inspect
+from pp_graph.cli.output import print_error
+from pp_graph.cli.strip import strip
+from pp_graph.cli.verify import verify
+from pp_graph.errors import PPGraphError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS: tuple[click.Command, ...] = (inspect, fuse, convert, verify, strip, demo)
+
+_BAD_INPUT = 2
+
+
+class _OrderedGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [command.name or "" for command in COMMANDS]
+
+
+@click.group(
+    cls=_OrderedGroup,
+    commands=list(COMMANDS),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(pp_graph.__version__, prog_name="pp-graph")
+def cli() -> None:
+    """Write post-processing into ONNX models, convert them to OpenVINO, and prove that no decision changed.
+
+    Exit status: 0 done, 1 a check failed, 2 bad input. PP_GRAPH_DEBUG=1 shows tracebacks.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: The words behind `pp-graph`.
+
+    Returns:
+        The exit status: 0 done, 1 a check failed, 2 bad input.
+    """
+    as_json = "--json" in arguments
+    try:
+        status = cli.main(args=list(arguments), prog_name="pp-graph", standalone_mode=False)
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except click.ClickException as error:
+        if as_json:
+            print_error(type(error).__name__, error.format_message(), as_json=True)
+        else:
+            error.show()
+        return _BAD_INPUT
+    except (click.Abort, KeyboardInterrupt):
+        print_error("Interrupted", "Interrupted; nothing was left half-written.", as_json=as_json)
+        return _BAD_INPUT
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does. Keep the interpreter from complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("PP_GRAPH_DEBUG"):
+            raise
+        if isinstance(error, PPGraphError):
+            message = str(error)
+        else:
+            message = (
+                f"Unexpected {type(error).__name__}: {error}. This is a defect in pp_graph or a library under it; "
+                "run again with PP_GRAPH_DEBUG=1 for the traceback and report it."
+            )
+        print_error(type(error).__name__, message, as_json=as_json)
+        return _BAD_INPUT
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """Entry point of `pp-graph`."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""`pp-graph fuse`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pp_graph.cli.options import PATH, force_option, json_option, post_processing, post_processing_options
+from pp_graph.cli.output import note, print_fields, print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pp_graph.fusion import FusedModel
+
+
+@click.command()
+@click.argument("raw", type=PATH)
+@click.option("--stats", type=PATH, metavar="FILE", help="Statistics JSON: thresholds, minima and maxima.")
+@click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Fused ONNX file to write.")
+@post_processing_options
+@click.option("--replace", is_flag=True, help="If RAW is fused already, take its post-processing out first.")
+@click.option("--copy-weights", is_flag=True, help="Copy external weights even where they could be referenced.")
+@force_option
+@json_option
+def fuse(
+    raw: Path,
+    stats: Path | None,
+    output: Path,
+    replace: bool,
+    copy_weights: bool,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write post-processing into RAW, a raw ONNX export, so that it returns labels and masks."""
+    from pp_graph import fusion
+
+    asked = post_processing(options)
+    inputs = [raw] if stats is None else [raw, stats]
+    fused = fusion.fuse(
+        raw,
+        asked.build(stats),
+        score_output=asked.score_output,
+        map_output=asked.map_output,
+        keep_raw=asked.keep_raw,
+        replace=replace,
+    )
+    fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)
+    if as_json:
+        print_json({"output": str(output), **describe(fused)})
+        return
+    print_fields(f"Fused {raw} -> {output}", fields(fused))
+    note(f"Next: pp-graph convert {output} -o {output.with_suffix('.xml')}")
+
+
+def describe(fused: FusedModel) -> dict[str, Any]:
+    """What was fused, as JSON values."""
+    raw = fused.provenance.raw
+    return {
+        "outputs": list(fused.output_names),
+        "raw_score": None if raw.score is None else raw.score.name,
+        "raw_map": None if raw.map is None else raw.map.name,
+        "cutoffs": dict(fused.provenance.cutoffs),
+    }
+
+
+def fields(fused: FusedModel) -> dict[str, str]:
+    """What was fused, for people."""
+    raw = fused.provenance.raw
+    score = f"'{raw.score.name}'" if raw.score is not None else "maximum of the map"
+    anomaly_map = f"'{raw.map.name}'" if raw.map is not None else "none"
+    lines = {"raw score": score, "raw map": anomaly_map, "outputs": ", ".join(fused.output_names)}
+    for name, cutoff in fused.provenance.cutoffs.items():
+        lines[name] = "never" if cutoff == "never" else f"anomalous from a raw value of {cutoff}"
+    return lines

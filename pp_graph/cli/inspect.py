@@ -1,0 +1,77 @@
+"""`pp-graph inspect`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pp_graph.cli.options import PATH, json_option
+from pp_graph.cli.output import note, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pp_graph.inspection import Inspection
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.option("--score-output", metavar="NAME", help="Output that holds the raw score.")
+@click.option("--map-output", metavar="NAME", help="Output that holds the raw map.")
+@json_option
+def inspect(model: Path, score_output: str | None, map_output: str | None, as_json: bool) -> None:
+    """Show a model's inputs, outputs and what they mean, and any post-processing in it.
+
+    MODEL is an ONNX file, raw or fused, or an OpenVINO IR (.xml).
+    """
+    from pp_graph import inspection
+
+    found = inspection.inspect(model, score_output=score_output, map_output=map_output)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    _print(found)
+
+
+def _print(found: Inspection) -> None:
+    from pp_graph.inspection import summarize_provenance
+    from pp_graph.model import format_shape
+
+    fields = {"file": found.path or "", "kind": found.kind}
+    if found.opset is not None:
+        fields["opset"] = str(found.opset)
+    if found.domains:
+        fields["domains"] = ", ".join(f"{domain} {version}" for domain, version in found.domains.items())
+    fields["IR version"] = str(found.ir_version)
+    fields["producer"] = found.producer or "(not named)"
+    functions = f", {found.functions} local functions" if found.functions else ""
+    fields["graph"] = f"{found.nodes:,} operators{functions}"
+    where = f" in {', '.join(found.weight_files)}" if found.weight_files else ", embedded"
+    fields["weights"] = f"{found.weight_bytes / 2**20:,.1f} MiB{where}"
+    if found.metadata:
+        fields["metadata"] = ", ".join(found.metadata)
+    print_fields("Model", fields)
+    print_table(
+        "Inputs",
+        ("name", "type", "shape"),
+        [(port.name, port.dtype or "?", format_shape(port.shape)) for port in found.inputs],
+    )
+    print_table(
+        "Outputs",
+        ("name", "type", "shape", "role", "why"),
+        [
+            (
+                port.name,
+                port.dtype or "?",
+                format_shape(port.shape),
+                port.role or "-",
+                "; ".join(part for part in (port.why, port.note) if part),
+            )
+            for port in found.outputs
+        ],
+    )
+    if found.provenance is not None:
+        print_fields("Post-processing by pp_graph", summarize_provenance(found.provenance))
+    if found.problem is not None:
+        note(f"Note: {found.problem}")

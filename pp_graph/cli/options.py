@@ -1,0 +1,86 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pp_graph.postprocessors import OneClassPostProcessor
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Write one JSON object to stdout, all else to stderr."
+)
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists. Inputs are never replaced.")
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """What the options of `post_processing_options` say.
+
+    Attributes:
+        score_output: Name of the raw score.
+        map_output: Name of the raw map.
+        keep_raw: Keep the raw outputs as well.
+        settings: Keyword arguments of `OneClassPostProcessor`.
+    """
+
+    score_output: str | None
+    map_output: str | None
+    keep_raw: bool
+    settings: dict[str, Any]
+
+    def build(self, stats: Path | None) -> OneClassPostProcessor:
+        """Build the post-processor with the statistics of a file."""
+        from pp_graph.postprocessors import OneClassPostProcessor
+        from pp_graph.statistics import Statistics
+
+        return OneClassPostProcessor(None if stats is None else Statistics.load(stats), **self.settings)
+
+
+_OPTIONS = (
+    click.option("--image-sensitivity", type=float, metavar="S", default=0.5, show_default=True,
+                 help="0 flags no image, 0.5 those above the threshold, 1 all that normalise above 0."),
+    click.option("--pixel-sensitivity", type=float, metavar="S", default=0.5, show_default=True,
+                 help="The same for pixels."),
+    click.option("--score-output", metavar="NAME", help="Output that holds the raw score."),
+    click.option("--map-output", metavar="NAME", help="Output that holds the raw map."),
+    click.option("--on-nan", type=click.Choice(["anomalous", "normal"]), default="anomalous", show_default=True,
+                 help="What NaN counts as."),
+    click.option("--no-normalize", is_flag=True, help="Leave score and map raw; compare with the raw threshold."),
+    click.option("--no-threshold", is_flag=True, help="Write no label and no mask."),
+    click.option("--no-match-thresholds", is_flag=True,
+                 help="Do not take an unknown threshold from the other level."),
+    click.option("--keep-raw", is_flag=True, help="Keep the raw score and map as outputs too."),
+)  # fmt: skip
+
+
+def post_processing_options(function: _Function) -> _Function:
+    """Add the options of the one-class post-processor to a verb."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def post_processing(options: dict[str, Any]) -> PostProcessing:
+    """Collect what the options say."""
+    return PostProcessing(
+        score_output=options["score_output"],
+        map_output=options["map_output"],
+        keep_raw=options["keep_raw"],
+        settings={
+            "image_sensitivity": options["image_sensitivity"],
+            "pixel_sensitivity": options["pixel_sensitivity"],
+            "normalize": not options["no_normalize"],
+            "threshold": not options["no_threshold"],
+            "match_thresholds": not options["no_match_thresholds"],
+            "on_nan": options["on_nan"],
+        },
+    )

@@ -1,0 +1,32 @@
+"""`pp-graph strip`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pp_graph.cli.options import PATH, force_option, json_option
+from pp_graph.cli.output import print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("fused", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Raw ONNX file to write.")
+@click.option("--copy-weights", is_flag=True, help="Copy external weights even where they could be referenced.")
+@force_option
+@json_option
+def strip(fused: Path, output: Path, copy_weights: bool, force: bool, as_json: bool) -> None:
+    """Take the post-processing out of FUSED: the raw graph and weights, as they were."""
+    from pp_graph import fusion
+
+    raw = fusion.strip(fused)
+    raw.save(output, overwrite=force, copy_weights=copy_weights)
+    outputs = [value.name for value in raw.model.graph.outputs]
+    if as_json:
+        print_json({"output": str(output), "outputs": outputs, "raw_sha256": raw.sha256})
+        return
+    click.echo(f"Stripped {fused} -> {output}, outputs {', '.join(map(str, outputs))}")

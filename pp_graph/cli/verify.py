@@ -1,0 +1,169 @@
+"""`pp-graph verify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pp_graph.cli.options import PATH, json_option
+from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pp_graph.verification import DecisionReport, VerificationReport
+    from pp_graph.verification.report import Flips
+
+
+@click.command()
+@click.argument("raw", type=PATH)
+@click.argument("artifact", type=PATH)
+@click.option("--data", type=PATH, required=True, metavar="FILE.npz|FOLDER",
+              help="Images: an .npz with an array 'image' (N,C,H,W or N,H,W,C), or a folder of images.")  # fmt: skip
+@click.option("--device", default="CPU", show_default=True, help="Device to run the artifact on.")
+@click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
+              show_default=True, help="Precision to run in; 'default' is what the device would choose.")  # fmt: skip
+@click.option("--max-flips", type=click.IntRange(min=0), metavar="N",
+              help="Fail when drift of the network flips more decisions than this.")  # fmt: skip
+@click.option(
+    "--batch", type=click.IntRange(min=1), metavar="N", help="Images a batch, where the model leaves it open."
+)
+@json_option
+def verify(
+    raw: Path,
+    artifact: Path,
+    data: Path,
+    device: str,
+    inference_precision: str,
+    max_flips: int | None,
+    batch: int | None,
+    as_json: bool,
+) -> None:
+    """Prove that ARTIFACT decides as RAW and its statistics do.
+
+    RAW is the raw ONNX model; it runs in onnxruntime in float32, with the post-processing in NumPy.
+    ARTIFACT is an OpenVINO IR (.xml), or a fused .onnx, which onnxruntime runs. Exit status 1 when the
+    post-processing flips a decision, or drift flips more than --max-flips.
+    """
+    from pp_graph import verification
+    from pp_graph.data import open_images
+
+    images = open_images(data)
+    with progress_bar("Verifying", len(images)) as progress:
+        report = verification.verify(
+            raw,
+            artifact,
+            images,
+            device=device,
+            inference_precision=None if inference_precision == "default" else inference_precision,
+            max_flips=max_flips,
+            batch_size=batch,
+            progress=progress,
+        )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report)
+    if not report.passed:
+        raise click.exceptions.Exit(1)
+
+
+def print_report(report: VerificationReport) -> None:
+    """Write a report for people."""
+    print_fields(
+        f"Verified on {report.images} images",
+        {"artifact": report.artifact, "reference": report.reference, **_island(report.island)},
+    )
+    own = {error.name: error for error in report.postprocessing_errors}
+    print_table(
+        "Numbers",
+        ("output", "max error", "mean error", "max error of post-processing"),
+        [
+            (
+                error.name,
+                f"{error.max_abs:.3g}",
+                f"{error.mean_abs:.3g}",
+                f"{own[error.name].max_abs:.3g}" if error.name in own else "-",
+            )
+            for error in report.errors
+        ],
+    )
+    print_table(
+        "Decisions",
+        (
+            "output",
+            "decisions",
+            "anomalous",
+            "flips",
+            "by post-processing",
+            "by drift",
+            "margin of flips (median, max)",
+        ),
+        [_decision_row(decision) for decision in report.decisions],
+    )
+    for decision in report.decisions:
+        for cause, flips in (("post-processing", decision.postprocessing), ("drift", decision.drift)):
+            _print_flips(report, decision, cause, flips)
+    if not report.raw_matches:
+        note("Note: this raw model is not, byte for byte, the one that the artifact was made from.")
+    if report.postprocessing_flips:
+        click.secho(f"FAILED: the post-processing flips {report.postprocessing_flips:,} decisions.", bold=True)
+    elif not report.passed:
+        click.secho(
+            f"FAILED: drift of the network flips {report.drift_flips:,} decisions, more than {report.max_flips:,}.",
+            bold=True,
+        )
+    elif report.drift_flips:
+        click.secho(
+            f"PASSED: the post-processing flips none; drift of the network flips {report.drift_flips:,}.",
+            bold=True,
+        )
+    else:
+        click.secho("PASSED: no decision changed.", bold=True)
+
+
+def _island(island: dict[str, str]) -> dict[str, str]:
+    if not island:
+        return {}
+    counts = {precision: list(island.values()).count(precision) for precision in sorted(set(island.values()))}
+    text = ", ".join(f"{count} operators in {precision}" for precision, count in counts.items())
+    return {"post-processing": text}
+
+
+def _decision_row(decision: DecisionReport) -> tuple[str, ...]:
+    margins = [summary for flips in (decision.postprocessing, decision.drift) if (summary := flips.summary())["count"]]
+    shown = margins[-1] if margins else None
+    margin = "-"
+    if shown is not None and shown["margin_median"] is not None:
+        margin = f"{shown['margin_median']:.2g}, {shown['margin_max']:.2g}"
+    return (
+        decision.name,
+        f"{decision.total:,}",
+        f"{decision.positive:,}",
+        f"{decision.flips:,}",
+        f"{len(decision.postprocessing):,}",
+        f"{len(decision.drift):,}",
+        margin,
+    )
+
+
+_SHOWN_FLIPS = 5
+
+
+def _print_flips(report: VerificationReport, decision: DecisionReport, cause: str, flips: Flips) -> None:
+    if not len(flips):
+        return
+    rows = [
+        (each["image"], str(each["pixel"]), _number(each["raw_value"]), _number(each["margin"]))
+        for each in flips.listed(report.image_names)[:_SHOWN_FLIPS]
+    ]
+    print_table(
+        f"{decision.name}, flips by {cause}: the {len(rows)} furthest from the cutoff of {len(flips):,}",
+        ("image", "pixel", "raw value", "margin (of max - min)" if decision.scale != 1 else "margin"),
+        rows,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.6g}"

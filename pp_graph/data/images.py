@@ -1,0 +1,245 @@
+"""Read images batch by batch in the shape, layout and element type that a model's input asks for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.errors import DataError
+from pp_graph.model import ModelInput, format_shape
+
+Array = npt.NDArray[Any]
+
+IMAGE_ENDINGS: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_CHANNELS: Final = (1, 3)
+
+
+class Images(ABC):
+    """Images, read in batches.
+
+    Attributes:
+        names: A name an image, for people: the file, or the index.
+    """
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
+        """Read a batch for a model.
+
+        Args:
+            start: Index of the first image.
+            stop: Index behind the last image.
+            inputs: The model's inputs.
+
+        Returns:
+            Input name to array, with the batch first.
+
+        Raises:
+            DataError: The images do not fit an input, or cannot be read.
+        """
+
+
+ImageSource = str | Path | Array | Mapping[str, Array] | Images
+"""A folder, an `.npz` or `.npy` file, an array of images, an array an input by name, or images already open."""
+
+
+def open_images(source: ImageSource) -> Images:
+    """Open images.
+
+    Args:
+        source: A folder of image files (searched recursively, in order of their names); an `.npz`
+            with an array `image`, or one array an input under the inputs' names; an `.npy`; or
+            arrays in memory. Arrays are (N,C,H,W) or (N,H,W,C): uint8 is scaled to [0,1], floating
+            point is used as it is.
+
+    Returns:
+        The images.
+
+    Raises:
+        DataError: Nothing is there, or it cannot be read as images.
+    """
+    if isinstance(source, Images):
+        return source
+    if isinstance(source, Mapping):
+        return _ArrayImages({str(name): np.asarray(array) for name, array in source.items()})
+    if isinstance(source, np.ndarray):
+        return _ArrayImages({"image": source})
+    if not isinstance(source, str | Path):
+        raise DataError(
+            f"Images are given as {type(source).__name__}, expected a path, an array or a mapping of arrays."
+        )
+    path = Path(source)
+    if path.is_dir():
+        return _FolderImages(path)
+    if not path.exists():
+        raise DataError(f"Image data '{path}' does not exist, expected a folder of images or an .npz file.")
+    if path.suffix.lower() not in (".npz", ".npy"):
+        raise DataError(f"Image data '{path}' is a '{path.suffix}' file, expected a folder of images or an .npz file.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return _ArrayImages({"image": loaded})
+        with loaded:
+            return _ArrayImages({name: loaded[name] for name in loaded.files}, str(path))
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"Image data '{path}' cannot be read: {error}. Expected arrays written by numpy.savez, without pickles."
+        ) from error
+
+
+class _ArrayImages(Images):
+    def __init__(self, arrays: Mapping[str, Array], where: str = "the data") -> None:
+        self._arrays = arrays
+        self._where = where
+        main = arrays.get("image")
+        first = main if main is not None else next(iter(arrays.values()), None)
+        if first is None or first.ndim == 0 or len(first) == 0:
+            raise DataError(f"No images in {where}, expected an array 'image' with at least one.")
+        self.names = tuple(str(index) for index in range(len(first)))
+
+    def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
+        return {each.name: self._fit(self._array(each, inputs), start, stop, each) for each in inputs}
+
+    def _array(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> Array:
+        array = self._arrays.get(wanted.name)
+        if array is None and len(inputs) == 1:
+            array = self._arrays.get("image")
+        if array is None:
+            names = " and ".join(f"'{each.name}'" for each in inputs)
+            raise DataError(
+                f"Found arrays {', '.join(map(repr, self._arrays))} in {self._where}, expected "
+                f"{'image' if len(inputs) == 1 else 'one an input'} ({names})."
+            )
+        if len(array) != len(self):
+            raise DataError(
+                f"Array for input '{wanted.name}' holds {len(array)} items, expected {len(self)} as in the others."
+            )
+        return array
+
+    def _fit(self, array: Array, start: int, stop: int, wanted: ModelInput) -> Array:
+        return fit(array[start:stop], wanted)
+
+
+class _FolderImages(Images):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS and file.is_file())
+        if not files:
+            raise DataError(
+                f"Folder '{folder}' holds no images, expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}."
+            )
+        self._files = files
+        self.names = tuple(file.relative_to(folder).as_posix() for file in files)
+
+    def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
+        if len(inputs) != 1:
+            names = ", ".join(f"'{each.name}'" for each in inputs)
+            raise DataError(
+                f"The model has {len(inputs)} inputs ({names}), and a folder of images can feed one only. "
+                "Give an .npz with an array an input."
+            )
+        channels, height, width = _image_shape(inputs[0])
+        images = [self._load(file, channels, height, width) for file in self._files[start:stop]]
+        sizes = {image.shape for image in images}
+        if len(sizes) > 1:
+            raise DataError(
+                f"Images in '{self._folder}' have different sizes, such as {' and '.join(map(str, sorted(sizes)[:2]))} "
+                "(height, width, channels), and the model's input leaves its size open. Resize them, or use "
+                "batches of one."
+            )
+        return {inputs[0].name: fit(np.stack(images), inputs[0])}
+
+    def _load(self, file: Path, channels: int, height: int | None, width: int | None) -> Array:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(file) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise DataError(
+                        f"Image '{file}' has pixels of more than 8 bits (mode {image.mode}), expected 8. Scale it to 8 "
+                        "bits, or give float arrays in an .npz."
+                    )
+                converted = image.convert("L" if channels == 1 else "RGB")
+                if height is not None and width is not None and converted.size != (width, height):
+                    converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+                array = np.asarray(converted, np.uint8)
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"Image '{file}' cannot be read: {error}. Remove it, or save it again.") from error
+        return array[..., None] if array.ndim == 2 else array
+
+
+def _image_shape(wanted: ModelInput) -> tuple[int, int | None, int | None]:
+    """Channels, height and width that an image input asks for; None for a size it leaves open."""
+    shape = wanted.shape
+    if shape is None:
+        return 3, None, None
+    if len(shape) != 4:
+        raise DataError(
+            f"Input '{wanted.name}' has shape {format_shape(shape)}, expected (N,C,H,W) or (N,H,W,C) for images from a "
+            "folder. Give an .npz with arrays of that shape."
+        )
+    sizes = [size if isinstance(size, int) else None for size in shape]
+    if sizes[1] not in _CHANNELS and sizes[3] in _CHANNELS:
+        return sizes[3] or 3, sizes[1], sizes[2]
+    return sizes[1] or 3, sizes[2], sizes[3]
+
+
+def fit(array: Array, wanted: ModelInput) -> Array:
+    """Bring a batch into the layout and element type of an input.
+
+    Args:
+        array: The batch.
+        wanted: The input.
+
+    Returns:
+        The batch; (N,C,H,W) and (N,H,W,C) are exchanged where only the other one fits.
+
+    Raises:
+        DataError: Neither fits, or the element type cannot be used.
+    """
+    candidates = [array]
+    if array.ndim == 4:
+        candidates += [array.transpose(0, 3, 1, 2), array.transpose(0, 2, 3, 1)]
+    fitting = [candidate for candidate in candidates if _matches(candidate, wanted)]
+    if not fitting:
+        raise DataError(
+            f"Images have shape {array.shape}, expected {format_shape(wanted.shape)} for input '{wanted.name}', "
+            "as (N,C,H,W) or (N,H,W,C). Resize them to the model's input."
+        )
+    return np.ascontiguousarray(_as_dtype(fitting[0], wanted))
+
+
+def _matches(array: Array, wanted: ModelInput) -> bool:
+    """Whether all sizes but the batch fit; the batch is cut to size later."""
+    if wanted.shape is None:
+        return True
+    return array.ndim == len(wanted.shape) and all(
+        not isinstance(size, int) or size == has for size, has in zip(wanted.shape[1:], array.shape[1:], strict=True)
+    )
+
+
+def _as_dtype(array: Array, wanted: ModelInput) -> Array:
+    target = np.dtype(wanted.dtype or "float32")
+    if array.dtype == target:
+        return array
+    if array.dtype == np.uint8 and target.kind == "f":
+        return (array.astype(np.float32) / np.float32(255)).astype(target)
+    if array.dtype.kind == "f" and target.kind == "f":
+        return array.astype(target)
+    raise DataError(
+        f"Images hold {array.dtype}, expected uint8 or floating point for input '{wanted.name}' of {target}. "
+        "Convert them."
+    )

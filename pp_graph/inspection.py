@@ -1,0 +1,239 @@
+"""Look at a model: what goes in, what comes out and what it means, and where its post-processing comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pp_graph.errors import AlreadyFusedError, OutputRoleError
+from pp_graph.fusion import METADATA_KEY, Provenance
+from pp_graph.fusion.injection import refuse_foreign_decisions
+from pp_graph.model import OutputInfo, RawModel, Shape, describe_outputs, find_outputs
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+_POSTPROCESSED = {
+    "pred_score": "post-processed score",
+    "pred_label": "label: whether the image is anomalous",
+    "anomaly_map": "post-processed map",
+    "pred_mask": "mask: which pixels are anomalous",
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output.
+
+    Attributes:
+        name: Its name.
+        dtype: Element type; None where unknown.
+        shape: Sizes; None where even the rank is unknown.
+        role: For an output, `score` or `map` for what post-processing would read, None for neither.
+        why: The reason for the role, or for having none.
+        note: A contradiction between the declared and the computed shape.
+    """
+
+    name: str
+    dtype: str | None
+    shape: Shape | None
+    role: str | None = None
+    why: str = ""
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model file holds.
+
+    Attributes:
+        path: The file; None for a model in memory.
+        kind: `raw ONNX`, `fused ONNX` or `OpenVINO IR`.
+        inputs: What must be fed.
+        outputs: What comes out, with roles.
+        problem: Why no roles could be given; None where they could, or where none are needed.
+        opset: Version of the default ONNX domain; None for an IR.
+        domains: Other operator domains and their versions.
+        ir_version: Version of the file format.
+        producer: Program that wrote the file.
+        nodes: Number of operators in the main graph.
+        functions: Number of local functions.
+        weight_bytes: Size of all weights.
+        weight_files: Files with external weights.
+        metadata: Names of further metadata entries.
+        provenance: What pp_graph fused; None where it did not.
+    """
+
+    path: str | None
+    kind: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    problem: str | None
+    opset: int | None
+    domains: dict[str, int]
+    ir_version: int
+    producer: str
+    nodes: int
+    functions: int
+    weight_bytes: int
+    weight_files: tuple[str, ...]
+    metadata: tuple[str, ...]
+    provenance: Provenance | None = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inspection as plain JSON values."""
+        result: dict[str, Any] = msgspec.to_builtins(self)
+        return result
+
+
+def inspect(
+    model: str | Path | onnx.ModelProto | ir.Model | RawModel,
+    *,
+    score_output: str | None = None,
+    map_output: str | None = None,
+) -> Inspection:
+    """Look at a model without running it or loading its external weights.
+
+    Args:
+        model: Path of an ONNX file or of an OpenVINO IR (`.xml`), or an ONNX model in memory.
+        score_output: Name of the raw score, to see the roles that follow from it.
+        map_output: Name of the raw map, likewise.
+
+    Returns:
+        What it holds. Roles that cannot be told are no error here: `problem` says why.
+
+    Raises:
+        ModelError: The ONNX file cannot be used.
+        TargetError: The IR cannot be read.
+        OutputRoleError: An output named here does not exist or cannot have that role.
+    """
+    if isinstance(model, str | Path) and Path(model).suffix == ".xml":
+        return _inspect_ir(Path(model))
+    raw = RawModel.open(model)
+    provenance = Provenance.from_metadata(raw.model.metadata_props)
+    problem = None
+    if provenance is not None:
+        outputs = tuple(_fused_port(info) for info in describe_outputs(raw))
+    else:
+        named = {"score_output": score_output, "map_output": map_output}
+        outputs, problem = _raw_ports(raw, {key: name for key, name in named.items() if name is not None})
+    imports = {domain or "ai.onnx": version for domain, version in raw.model.opset_imports.items()}
+    return Inspection(
+        path=None if raw.source is None else str(raw.source),
+        kind="raw ONNX" if provenance is None else "fused ONNX",
+        inputs=tuple(Port(each.name, each.dtype, each.shape) for each in raw.inputs),
+        outputs=outputs,
+        problem=problem,
+        opset=raw.opset or None,
+        domains={domain: version for domain, version in imports.items() if domain != "ai.onnx"},
+        ir_version=raw.model.ir_version,
+        producer=" ".join(part for part in (raw.model.producer_name, raw.model.producer_version) if part),
+        nodes=len(raw.model.graph),
+        functions=len(raw.model.functions),
+        weight_bytes=raw.weight_bytes,
+        weight_files=tuple(sorted({str(tensor.location) for tensor in raw.external_tensors()})),
+        metadata=tuple(key for key in raw.model.metadata_props if key != METADATA_KEY),
+        provenance=provenance,
+    )
+
+
+def _raw_ports(raw: RawModel, named: dict[str, str]) -> tuple[tuple[Port, ...], str | None]:
+    problem = None
+    roles: dict[str, OutputInfo] = {}
+    try:
+        refuse_foreign_decisions(raw)
+        found = find_outputs(raw, **named)
+        roles = {info.name: info for info in (found.score, found.map) if info is not None}
+    except (OutputRoleError, AlreadyFusedError) as error:
+        if named:
+            raise
+        problem = str(error)
+    ports = []
+    for described in describe_outputs(raw):
+        info = roles.get(described.name, described)
+        role = None if info.role is None else info.role.value
+        ports.append(Port(info.name, _dtype(info.dtype), info.shape, role, info.why, info.note))
+    return tuple(ports), problem
+
+
+def _fused_port(info: OutputInfo) -> Port:
+    why = _POSTPROCESSED.get(info.name, "passed through from the raw model")
+    return Port(info.name, _dtype(info.dtype), info.shape, None, why, info.note)
+
+
+def _dtype(onnx_name: str | None) -> str | None:
+    """`FLOAT` -> `float32`."""
+    import onnx_ir as ir
+
+    return None if onnx_name is None else str(ir.DataType[onnx_name].numpy())
+
+
+def _inspect_ir(path: Path) -> Inspection:
+    from pp_graph.targets.openvino_model import describe_ir
+
+    described = describe_ir(path)
+    provenance = described.provenance
+    ports = {
+        kind: tuple(
+            Port(
+                name,
+                dtype,
+                shape,
+                None,
+                _POSTPROCESSED.get(name, "") if provenance and kind == "outputs" else "",
+            )
+            for name, dtype, shape in getattr(described, kind)
+        )
+        for kind in ("inputs", "outputs")
+    }
+    return Inspection(
+        path=str(path),
+        kind="OpenVINO IR",
+        inputs=ports["inputs"],
+        outputs=ports["outputs"],
+        problem=None,
+        opset=None,
+        domains={},
+        ir_version=described.version,
+        producer=described.producer,
+        nodes=described.nodes,
+        functions=0,
+        weight_bytes=described.weight_bytes,
+        weight_files=(path.with_suffix(".bin").name,),
+        metadata=(),
+        provenance=provenance,
+    )
+
+
+def summarize_provenance(provenance: Provenance) -> dict[str, str]:
+    """Provenance as lines for people: what to what."""
+    raw = provenance.raw
+    lines = {
+        "post-processor": f"{provenance.post_processor}, written by pp_graph {provenance.pp_graph_version}",
+        "parameters": ", ".join(f"{key}={value}" for key, value in provenance.parameters.items()),
+    }
+    if provenance.statistics is not None:
+        for level in ("image", "pixel"):
+            numbers = getattr(provenance.statistics, level)
+            lines[f"{level} statistics"] = (
+                f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
+            )
+    for name, cutoff in provenance.cutoffs.items():
+        lines[f"{name} cutoff"] = "never anomalous" if cutoff == "never" else f"raw value of {cutoff} and above"
+    lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
+    for role, record in (("raw score", raw.score), ("raw map", raw.map)):
+        if record is not None:
+            lines[role] = f"output '{record.name}'" + (
+                f", here '{record.tensor}'" if record.tensor != record.name else ""
+            )
+    if provenance.conversion:
+        lines["conversion"] = ", ".join(f"{key} {value}" for key, value in provenance.conversion.items())
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.9g}"

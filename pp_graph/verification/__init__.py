@@ -1,0 +1,8 @@
+"""Prove that a converted model decides as the raw model and its statistics do."""
+
+from __future__ import annotations
+
+from pp_graph.verification.report import DecisionReport, ErrorReport, VerificationReport
+from pp_graph.verification.verifier import Progress, verify
+
+__all__ = ["DecisionReport", "ErrorReport", "Progress", "VerificationReport", "verify"]

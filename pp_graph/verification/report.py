@@ -1,0 +1,195 @@
+"""What verification found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+_LISTED_FLIPS: Final = 1000
+"""Flips that `to_dict` lists for each output and cause, those furthest from the cutoff first."""
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """How far the numbers of one output are off.
+
+    Attributes:
+        name: The output; `raw_score` and `raw_map` for what the network itself computes.
+        max_abs: Largest absolute difference.
+        mean_abs: Mean absolute difference.
+        count: Numbers compared. Where both are NaN or the same infinity the difference is 0; where
+            only one is, it is infinite.
+    """
+
+    name: str
+    max_abs: float
+    mean_abs: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Decisions that came out differently, for one output and one cause.
+
+    Attributes:
+        image: Index of the image of each.
+        pixel: Index of each within its image, flattened; 0 for labels.
+        raw_value: The raw value that was decided about.
+        margin: Distance of the raw value from the cutoff, divided by the calibrated range where
+            there is one. NaN where the raw value is NaN.
+    """
+
+    image: npt.NDArray[np.int64]
+    pixel: npt.NDArray[np.int64]
+    raw_value: npt.NDArray[np.float32]
+    margin: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def summary(self) -> dict[str, Any]:
+        """Count, and smallest, median and largest margin."""
+        finite = self.margin[np.isfinite(self.margin)]
+        if len(finite) == 0:
+            return {"count": len(self), "margin_min": None, "margin_median": None, "margin_max": None}
+        return {
+            "count": len(self),
+            "margin_min": float(finite.min()),
+            "margin_median": float(np.median(finite)),
+            "margin_max": float(finite.max()),
+        }
+
+    def listed(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The flips one by one, those furthest from the cutoff first, as far as they are listed."""
+        order = np.argsort(-np.nan_to_num(self.margin, nan=np.inf), kind="stable")[:_LISTED_FLIPS]
+        return [
+            {
+                "image": names[self.image[i]],
+                "pixel": int(self.pixel[i]),
+                "raw_value": _finite(float(self.raw_value[i])),
+                "margin": _finite(float(self.margin[i])),
+            }
+            for i in order
+        ]
+
+
+@dataclass(frozen=True)
+class DecisionReport:
+    """How the decisions of one output compare.
+
+    Attributes:
+        name: `pred_label` or `pred_mask`.
+        total: Decisions compared.
+        positive: Of these, how many the reference calls anomalous.
+        cutoff: Smallest raw value that is anomalous; None where none is.
+        scale: What margins are divided by: `max - min` of the level, 1 where there is none.
+        flips: Decisions of the artifact that differ from the float32 reference, whatever the cause.
+        postprocessing: Flips by the post-processing: the artifact's decision differs from the
+            reference applied to the artifact's own raw value. Must be none.
+        drift: Flips by drift of the network: the reference itself decides differently about the
+            artifact's raw value and the float32 one.
+    """
+
+    name: str
+    total: int
+    positive: int
+    cutoff: float | None
+    scale: float
+    flips: int
+    postprocessing: Flips
+    drift: Flips
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What verification found.
+
+    Attributes:
+        artifact: The artifact and how it was run.
+        reference: The raw model and how it was run.
+        images: Images compared.
+        image_names: Their names.
+        errors: Differences of the numbers, against the float32 reference.
+        postprocessing_errors: Differences of the artifact's normalised numbers from the reference
+            applied to its own raw values: what rounding in the post-processing alone amounts to.
+        decisions: Differences of the decisions.
+        island: Operators of the post-processing in the compiled model, and the precision each runs
+            in; empty for ONNX.
+        raw_matches: Whether the raw model is, byte for byte, the one that the artifact was made from.
+        max_flips: Drift flips that are tolerated; None for any number.
+    """
+
+    artifact: str
+    reference: str
+    images: int
+    image_names: tuple[str, ...] = field(repr=False)
+    errors: tuple[ErrorReport, ...]
+    postprocessing_errors: tuple[ErrorReport, ...]
+    decisions: tuple[DecisionReport, ...]
+    island: dict[str, str] = field(repr=False)
+    raw_matches: bool
+    max_flips: int | None
+
+    @property
+    def postprocessing_flips(self) -> int:
+        """Flips by the post-processing, over all outputs."""
+        return sum(len(decision.postprocessing) for decision in self.decisions)
+
+    @property
+    def drift_flips(self) -> int:
+        """Flips by drift of the network, over all outputs."""
+        return sum(len(decision.drift) for decision in self.decisions)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no flip came from the post-processing and no more than `max_flips` from drift."""
+        return self.postprocessing_flips == 0 and (self.max_flips is None or self.drift_flips <= self.max_flips)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values; numbers that are not finite become None."""
+        return {
+            "passed": self.passed,
+            "artifact": self.artifact,
+            "reference": self.reference,
+            "images": self.images,
+            "raw_matches": self.raw_matches,
+            "max_flips": self.max_flips,
+            "postprocessing_flips": self.postprocessing_flips,
+            "drift_flips": self.drift_flips,
+            "errors": [_error(error) for error in self.errors],
+            "postprocessing_errors": [_error(error) for error in self.postprocessing_errors],
+            "decisions": [
+                {
+                    "name": each.name,
+                    "total": each.total,
+                    "positive": each.positive,
+                    "cutoff": None if each.cutoff is None else _finite(each.cutoff),
+                    "scale": each.scale,
+                    "flips": each.flips,
+                    "postprocessing": {
+                        **each.postprocessing.summary(),
+                        "flips": each.postprocessing.listed(self.image_names),
+                    },
+                    "drift": {**each.drift.summary(), "flips": each.drift.listed(self.image_names)},
+                }
+                for each in self.decisions
+            ],
+            "island": self.island,
+        }
+
+
+def _error(error: ErrorReport) -> dict[str, Any]:
+    return {
+        "name": error.name,
+        "max_abs": _finite(error.max_abs),
+        "mean_abs": _finite(error.mean_abs),
+        "count": error.count,
+    }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

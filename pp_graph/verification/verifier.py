@@ -1,0 +1,393 @@
+"""Run the raw model with the NumPy reference, and the artifact on its device, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.data import Images, ImageSource, open_images
+from pp_graph.errors import DataError, ModelError, TargetError
+from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.model import ModelInput, RawModel, Shape, format_shape
+from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
+from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
+from pp_graph.verification.report import DecisionReport, ErrorReport, Flips, VerificationReport
+
+if TYPE_CHECKING:
+    from pp_graph.steps import Array, Compare
+
+Progress = Callable[[int], None]
+"""Called with the number of images just done."""
+
+_BATCH: Final = 8
+_INPUT_NAMES: Final = {RAW_SCORE: "pred_score", RAW_MAP: "anomaly_map"}
+
+
+def verify(
+    raw: str | Path | RawModel,
+    artifact: OpenVINOModel | FusedModel | str | Path,
+    inputs: ImageSource,
+    *,
+    device: str = "CPU",
+    inference_precision: str | None = "f32",
+    max_flips: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> VerificationReport:
+    """Compare an artifact's decisions with those of the raw model and its statistics in float32.
+
+    The reference is the raw model in onnxruntime, followed by the post-processor in NumPy. The
+    artifact runs on the device. Every decision that differs is counted under its cause: the
+    post-processing (which must cause none), or drift of the network in the artifact's precision.
+
+    Args:
+        raw: The raw ONNX model.
+        artifact: A converted model, a fused one, or the path of an `.xml` or `.onnx` file.
+        inputs: Images: a folder, an `.npz`, or arrays; see `pp_graph.data.open_images`.
+        device: Device to run an OpenVINO model on.
+        inference_precision: Precision to run an OpenVINO model in: `f32`, `bf16`, `f16`; None leaves
+            it to the device.
+        max_flips: Drift flips to tolerate; None for any number.
+        batch_size: Images a batch, where the model leaves it open.
+        progress: Called after each batch.
+
+    Returns:
+        The report.
+
+    Raises:
+        ProvenanceError: The artifact was not made by pp_graph.
+        ModelError: The raw model cannot be used, or lacks an output that the artifact was made from.
+        DataError: The images do not fit.
+        TargetError: A runtime cannot load or run a model; `DeviceError` where the device is absent.
+    """
+    opened = RawModel.open(raw)
+    if isinstance(artifact, str | Path):
+        artifact = _open_artifact(Path(artifact))
+    if batch_size is not None and batch_size < 1:
+        raise DataError(f"Batch size is {batch_size}, expected at least 1.")
+    if max_flips is not None and max_flips < 0:
+        raise DataError(f"max_flips is {max_flips}, expected at least 0.")
+    images = open_images(inputs)
+    provenance = artifact.provenance
+    reference = _Reference(opened, provenance)
+    runs = _sessions(artifact, provenance, device, inference_precision)
+    comparison = _Comparison(provenance)
+    wanted = _joint_inputs(reference.session, runs.shipped)
+    size = _batch_size(wanted, batch_size)
+    for start in range(0, len(images), size):
+        stop = min(start + size, len(images))
+        comparison.add(*_run_batch(images, start, stop, wanted, reference, runs), start)
+        if progress is not None:
+            progress(stop - start)
+    return comparison.report(
+        artifact=runs.shipped.description,
+        reference=f"{reference.session.description} and the NumPy reference",
+        names=images.names,
+        island=runs.shipped.island if isinstance(runs.shipped, OpenVINOSession) else {},
+        raw_matches=opened.sha256 == provenance.raw.sha256,
+        max_flips=max_flips,
+    )
+
+
+def _open_artifact(path: Path) -> OpenVINOModel | FusedModel:
+    return OpenVINOModel.load(path) if path.suffix == ".xml" else FusedModel.load(path)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The artifact as it ships, and once more with its raw values made visible.
+
+    Both are run: what counts are the decisions of the former, and showing inner values must not be
+    able to hide a flip.
+    """
+
+    shipped: Session
+    probed: Session
+    probes: dict[str, str]
+
+
+def _sessions(
+    artifact: OpenVINOModel | FusedModel, provenance: Provenance, device: str, inference_precision: str | None
+) -> _Runs:
+    records = {RAW_SCORE: provenance.raw.score, RAW_MAP: provenance.raw.map}
+    probes = {role: record.tensor for role, record in records.items() if record is not None}
+    tensors = list(probes.values())
+    if isinstance(artifact, OpenVINOModel):
+        return _Runs(
+            OpenVINOSession(artifact, device=device, inference_precision=inference_precision),
+            OpenVINOSession(artifact, device=device, inference_precision=inference_precision, probes=tensors),
+            probes,
+        )
+    if device != "CPU" or inference_precision not in (None, "f32"):
+        raise TargetError(
+            f"An ONNX file was given with device {device} and precision {inference_precision}, expected CPU and f32: "
+            "it is run by onnxruntime. Convert it to OpenVINO first."
+        )
+    return _Runs(OnnxSession(artifact.opened), OnnxSession(artifact.opened, probes=tensors), probes)
+
+
+class _Reference:
+    """The raw model in float32, and the post-processor in NumPy."""
+
+    def __init__(self, raw: RawModel, provenance: Provenance) -> None:
+        self.post = provenance.build_post_processor()
+        self.session = OnnxSession(raw)
+        records = {RAW_SCORE: provenance.raw.score, RAW_MAP: provenance.raw.map}
+        self._outputs = {role: record.name for role, record in records.items() if record is not None}
+        present = {output.name for output in raw.model.graph.outputs}
+        for name in self._outputs.values():
+            if name not in present:
+                raise ModelError(
+                    f"The raw model has no output '{name}', which the artifact was made from; it has "
+                    f"{', '.join(repr(each) for each in present)}. Give the raw model that was fused."
+                )
+
+    def raw_values(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = run_in_batches(self.session, feeds)
+        return {role: outputs[name].astype(np.float32) for role, name in self._outputs.items()}
+
+    def predict(self, raw: Mapping[str, Array]) -> Predictions:
+        return self.post({_INPUT_NAMES[role]: array for role, array in raw.items()})
+
+
+def _run_batch(
+    images: Images, start: int, stop: int, wanted: Sequence[ModelInput], reference: _Reference, runs: _Runs
+) -> tuple[_Side, _Side, dict[str, Array]]:
+    feeds = images.read(start, stop, wanted)
+    reference_raw = reference.raw_values(feeds)
+    shipped = run_in_batches(runs.shipped, feeds)
+    probed = run_in_batches(runs.probed, feeds)
+    own_raw = {role: probed[tensor].astype(np.float32) for role, tensor in runs.probes.items()}
+    return (
+        _Side(reference_raw, reference.predict(reference_raw)),
+        _Side(own_raw, reference.predict(own_raw)),
+        shipped,
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Raw values, and what the reference makes of them."""
+
+    raw: dict[str, Array]
+    predictions: Predictions
+
+
+def run_in_batches(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Run a session whose batch may be fixed: cut the images to it, and fill up the last cut.
+
+    Args:
+        session: The session.
+        feeds: Input name to array, batch first.
+
+    Returns:
+        Output name to array, batch first.
+    """
+    count = len(next(iter(feeds.values())))
+    fixed = [each.shape[0] for each in session.inputs if each.shape and isinstance(each.shape[0], int)]
+    if not fixed or fixed[0] == count:
+        return session.run(feeds)
+    size = fixed[0]
+    parts: list[dict[str, Array]] = []
+    for start in range(0, count, size):
+        cut = {name: array[start : start + size] for name, array in feeds.items()}
+        missing = size - len(next(iter(cut.values())))
+        if missing:
+            cut = {name: np.concatenate([array, array[-1:].repeat(missing, 0)]) for name, array in cut.items()}
+        outputs = session.run(cut)
+        parts.append({name: array[: size - missing] for name, array in outputs.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joint_inputs(raw: Session, artifact: Session) -> tuple[ModelInput, ...]:
+    """The inputs of the raw model, with the sizes that the artifact fixed."""
+    theirs = {each.name: each for each in artifact.inputs}
+    joint = []
+    for each in raw.inputs:
+        if each.name not in theirs:
+            raise ModelError(
+                f"Raw model has an input '{each.name}', the artifact has {', '.join(map(repr, theirs))}. "
+                "Give the raw model that was fused."
+            )
+        joint.append(ModelInput(each.name, each.dtype, _joint_shape(each.shape, theirs[each.name].shape, each.name)))
+    return tuple(joint)
+
+
+def _joint_shape(raw: Shape | None, artifact: Shape | None, name: str) -> Shape | None:
+    if raw is None or artifact is None or len(raw) != len(artifact):
+        return raw if artifact is None else artifact
+    for ours, theirs in zip(raw[1:], artifact[1:], strict=True):
+        if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+            raise DataError(
+                f"Input '{name}' is {format_shape(raw)} in the raw model and {format_shape(artifact)} in the artifact, "
+                "expected images of one size for both. Convert without --input-shape, or with the raw model's."
+            )
+    # Either may fix the batch; `run_in_batches` cuts to it.
+    return (None, *(a if isinstance(a, int) else r for r, a in zip(raw[1:], artifact[1:], strict=True)))
+
+
+def _batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    sizes_open = any(each.shape is None or any(not isinstance(size, int) for size in each.shape[1:]) for each in inputs)
+    return 1 if sizes_open else _BATCH
+
+
+@dataclass
+class _ErrorSum:
+    maximum: float = 0.0
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, found: Array, expected: Array) -> None:
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+        same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+        difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
+        self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
+        self.total += float(difference.sum())
+        self.count += difference.size
+
+    def report(self, name: str) -> ErrorReport:
+        return ErrorReport(name, self.maximum, self.total / max(self.count, 1), self.count)
+
+
+@dataclass
+class _FlipLists:
+    image: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    pixel: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    raw_value: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    margin: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, flipped: Array, raw_value: Array, step: Compare, start: int) -> None:
+        flat = flipped.reshape(len(flipped), -1)
+        image, pixel = np.nonzero(flat)
+        values = raw_value.reshape(len(flipped), -1)[image, pixel]
+        self.image.append(image + start)
+        self.pixel.append(pixel)
+        self.raw_value.append(values)
+        self.margin.append(_margin(values, step))
+
+    def report(self) -> Flips:
+        return Flips(
+            np.concatenate(self.image or [np.empty(0, np.int64)]),
+            np.concatenate(self.pixel or [np.empty(0, np.int64)]),
+            np.concatenate(self.raw_value or [np.empty(0, np.float32)]),
+            np.concatenate(self.margin or [np.empty(0, np.float64)]),
+        )
+
+
+def _scale(step: Compare) -> float:
+    span = 0.0 if step.normalizer is None else float(step.normalizer.range)
+    return span if span > 0 else 1.0
+
+
+def _margin(values: Array, step: Compare) -> npt.NDArray[np.float64]:
+    if step.cutoff is None:
+        return np.full(values.shape, np.inf)
+    with np.errstate(invalid="ignore"):
+        margin: npt.NDArray[np.float64] = np.abs(values.astype(np.float64) - float(step.cutoff)) / _scale(step)
+    return margin
+
+
+class _Comparison:
+    """Running totals over batches."""
+
+    def __init__(self, provenance: Provenance) -> None:
+        self._steps = provenance.build_post_processor().decisions(provenance.layout)
+        self._errors: dict[str, _ErrorSum] = {}
+        self._own_errors: dict[str, _ErrorSum] = {}
+        self._flips = dict.fromkeys(self._steps, 0)
+        self._total = dict.fromkeys(self._steps, 0)
+        self._positive = dict.fromkeys(self._steps, 0)
+        self._postprocessing = {name: _FlipLists() for name in self._steps}
+        self._drift = {name: _FlipLists() for name in self._steps}
+
+    def add(self, reference: _Side, own: _Side, shipped: Mapping[str, Array], start: int) -> None:
+        for role, values in reference.raw.items():
+            self._errors.setdefault(role, _ErrorSum()).add(own.raw[role], values)
+        for name in OUTPUT_NAMES:
+            expected, on_own = getattr(reference.predictions, name), getattr(own.predictions, name)
+            if expected is None:
+                continue
+            if name not in shipped:
+                raise TargetError(
+                    f"The artifact has no output '{name}', which its provenance promises. It was changed after it was "
+                    "written: convert the fused model again."
+                )
+            found = shipped[name]
+            if name in self._steps:
+                self._add_decisions(name, found, expected, on_own, reference.raw, own.raw, start)
+            else:
+                self._errors.setdefault(name, _ErrorSum()).add(found, expected)
+                self._own_errors.setdefault(name, _ErrorSum()).add(found, on_own)
+
+    def _add_decisions(
+        self,
+        name: str,
+        found: Array,
+        expected: Array,
+        on_own: Array,
+        reference_raw: Mapping[str, Array],
+        own_raw: Mapping[str, Array],
+        start: int,
+    ) -> None:
+        step = self._steps[name]
+        self._total[name] += expected.size
+        self._positive[name] += int(expected.sum())
+        self._flips[name] += int((found != expected).sum())
+        own_values = _decided_about(step, own_raw)
+        reference_values = _decided_about(step, reference_raw)
+        self._postprocessing[name].add(found != on_own, own_values, step, start)
+        self._drift[name].add(on_own != expected, reference_values, step, start)
+
+    def report(
+        self,
+        *,
+        artifact: str,
+        reference: str,
+        names: tuple[str, ...],
+        island: dict[str, str],
+        raw_matches: bool,
+        max_flips: int | None,
+    ) -> VerificationReport:
+        decisions = tuple(
+            DecisionReport(
+                name=name,
+                total=self._total[name],
+                positive=self._positive[name],
+                cutoff=None if step.cutoff is None else float(step.cutoff),
+                scale=_scale(step),
+                flips=self._flips[name],
+                postprocessing=self._postprocessing[name].report(),
+                drift=self._drift[name].report(),
+            )
+            for name, step in self._steps.items()
+        )
+        return VerificationReport(
+            artifact=artifact,
+            reference=reference,
+            images=len(names),
+            image_names=names,
+            errors=tuple(error.report(name) for name, error in self._errors.items()),
+            postprocessing_errors=tuple(error.report(name) for name, error in self._own_errors.items()),
+            decisions=decisions,
+            island=island,
+            raw_matches=raw_matches,
+            max_flips=max_flips,
+        )
+
+
+def _decided_about(step: Compare, raw: Mapping[str, Array]) -> Array:
+    """The raw values a decision is about; for a score that comes from the map, the map's maximum."""
+    if step.source in raw:
+        return raw[step.source]
+    anomaly_map = raw[RAW_MAP]
+    maximum: Array = anomaly_map.reshape(len(anomaly_map), -1).max(axis=1)
+    return maximum
