@@ -106,6 +106,6 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(
-                f"{flag} belongs to fusing, and without --stats MODEL is taken as fused already. Add --stats FILE to fuse "
-                f"a raw model, or leave out {flag}."
+                f"{flag} belongs to fusing, and without --stats MODEL is taken as fused already. Add --stats FILE "
+                f"to fuse a raw model, or leave out {flag}."
             )

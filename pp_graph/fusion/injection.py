@@ -145,7 +145,7 @@ def fuse(
         ),
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
-    return FusedModel(RawModel(raw.model, raw.source, raw.sha256, declared), provenance)
+    return FusedModel(RawModel(raw.model, raw.source, raw.sha256, declared, edited=True), provenance)
 
 
 def _file_name(raw: RawModel) -> str | None:
@@ -161,8 +161,8 @@ def refuse_foreign_decisions(raw: RawModel) -> None:
     for output in raw.model.graph.outputs:
         if output.name in _DECISIONS:
             raise AlreadyFusedError(
-                f"The model has an output '{output.name}', so it seems to carry a post-processing already (as Anomalib's "
-                "own exports do), and normalising twice would change every decision. Export the model raw, "
+                f"The model has an output '{output.name}', so it seems to carry a post-processing already (as "
+                "Anomalib's own exports do), and normalising twice would change every decision. Export the model raw, "
                 "without its post-processor."
             )
 
@@ -209,8 +209,8 @@ def _free_output_names(graph: ir.Graph, names: NameScope, emitted: dict[str, ir.
     blocked = sorted(wanted & {name for name in inputs if name})
     if blocked:
         raise FusionError(
-            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(OUTPUT_NAMES)}), and inputs keep "
-            "their names. Export the model with another input name."
+            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(OUTPUT_NAMES)}), and inputs "
+            "keep their names. Export the model with another input name."
         )
     renamed: dict[str, str] = {}
     for value in _inner_values(graph):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import ProvenanceError
+from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import METADATA_KEY, Provenance
 from pp_graph.model import RawModel
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel:
+def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel) -> RawModel:
     """Return the raw model inside a fused one.
 
     Graph, weights, names and metadata are those of the raw export. Save it with `save`.
@@ -30,7 +31,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel
         ModelError: The model cannot be used.
         ProvenanceError: It was not fused by pp_graph, or was changed since.
     """
-    opened = RawModel.open(model)
+    opened = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(opened.model.metadata_props)
     if provenance is None:
         raise ProvenanceError(
@@ -46,8 +47,8 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel
     missing = [name for name in wanted if name not in values]
     if missing:
         raise ProvenanceError(
-            f"Value '{missing[0]}' of the raw model is not in the graph any more, so the model was changed after it was "
-            "fused. Use the raw export."
+            f"Value '{missing[0]}' of the raw model is not in the graph any more, so the model was changed "
+            "after it was fused. Use the raw export."
         )
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in wanted)
@@ -62,7 +63,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel
     declared = frozenset(
         raw_name.get(name, name) for name in opened.value_info if name not in wanted and not name.startswith(ours)
     )
-    return RawModel(opened.model, opened.source, provenance.raw.sha256, declared)
+    return RawModel(opened.model, opened.source, provenance.raw.sha256, declared, edited=True)
 
 
 def _all_values(graph: ir.Graph) -> list[ir.Value]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +49,15 @@ class RawModel:
             longer than everything else.
         value_info: Names for which the file declares the type of an inner value. Writing keeps to
             these, so that what was not declared before is not declared after.
+        edited: Whether the graph is no longer that of `source`, which then only says where the
+            external weights belong.
     """
 
     model: ir.Model
     source: Path | None
     sha256: str
     value_info: frozenset[str] = field(repr=False)
+    edited: bool = False
 
     @classmethod
     def open(cls, model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel:
@@ -76,14 +79,16 @@ class RawModel:
         import onnx_ir as ir
 
         if isinstance(model, RawModel):
-            return cls.open(model.source) if model.source is not None else cls.open(model.model)
+            if model.source is not None and not model.edited:
+                return cls.open(model.source)
+            from pp_graph.model.writing import to_proto
+
+            proto = to_proto(model.model, model.value_info)
+            copy = cls._from_proto(proto, None, _sha256(proto))._with_weights_of(model.model)
+            return replace(copy, source=model.source, edited=model.edited)
         if isinstance(model, ir.Model):
             proto = ir.to_proto(model)
-            opened = cls._from_proto(proto, None, _sha256(proto))
-            # Serialising forgets where external weights lie.
-            for theirs, ours in zip(_external(model), opened.external_tensors(), strict=True):
-                ours.base_dir = theirs.base_dir
-            return opened
+            return cls._from_proto(proto, None, _sha256(proto))._with_weights_of(model)
         if isinstance(model, onnx.ModelProto):
             proto = onnx.ModelProto()
             proto.CopyFrom(model)
@@ -149,6 +154,13 @@ class RawModel:
                     f"{name} lists output '{output.name}', which no node produces. Check it with onnx.checker."
                 )
         return raw
+
+    def _with_weights_of(self, other: ir.Model) -> RawModel:
+        """Find external weights where another model has them; serialising forgets the folder."""
+        folders = {str(tensor.location): tensor.base_dir for tensor in _external(other)}
+        for tensor in self.external_tensors():
+            tensor.base_dir = folders[str(tensor.location)]
+        return self
 
     def _check_external_weights(self, path: Path) -> None:
         base = path.parent.resolve()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import SupportsFloat
 from pathlib import Path
+from typing import SupportsFloat
 
 import msgspec
 

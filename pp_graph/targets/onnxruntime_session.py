@@ -77,7 +77,7 @@ def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOption
     """The file itself where it will do, else the serialised graph with the probes as outputs."""
     outputs = {output.name for output in model.model.graph.outputs}
     missing = [name for name in probes if name not in outputs]
-    if not missing and model.source is not None and _unchanged(model):
+    if not missing and model.source is not None and not model.edited:
         return str(model.source)
     proto = to_proto(model.model, model.value_info)
     for name in missing:
@@ -87,11 +87,6 @@ def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOption
         folder = str(Path(external[0].base_dir or ".").resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     return bytes(proto.SerializeToString())
-
-
-def _unchanged(model: RawModel) -> bool:
-    """Whether the graph is still that of its file."""
-    return model.source is not None and RawModel.open(model.source).sha256 == model.sha256
 
 
 def _reason(error: BaseException) -> str:
