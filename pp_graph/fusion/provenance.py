@@ -10,11 +10,11 @@ import numpy as np
 
 from pp_graph.errors import ProvenanceError
 from pp_graph.postprocessors import POST_PROCESSORS, PostProcessor, RawLayout
+from pp_graph.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pp_graph.statistics import Statistics
     from pp_graph.steps import Cutoff
 
 METADATA_KEY = "pp_graph"
