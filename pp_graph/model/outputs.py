@@ -162,7 +162,7 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
             why = f"holds {dtype}, expected floating-point numbers"
         elif shape is None:
             why = "its rank is unknown"
-        elif _other_batch(shape, input_shapes[0] if input_shapes else None):
+        elif input_shapes and all(_other_batch(shape, input_shape) for input_shape in input_shapes):
             why = f"its first size is {shape[0]}, which is not the batch of the input"
         else:
             why = f"shape {format_shape(shape)} is neither one number an image nor a one-channel map"

@@ -54,7 +54,11 @@ class MaxOverMap(Step):
         return maximum
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write ReduceMax, and carry NaN past it: what ReduceMax makes of NaN depends on the runtime."""
+        """Write ReduceMax, and carry NaN past it: what ReduceMax makes of NaN depends on the runtime.
+
+        A map that holds -inf only reduces to the lowest finite float32 in OpenVINO on CPU, and to -inf in
+        onnxruntime; both lie below any calibrated threshold.
+        """
         nan = op.is_nan(value)
         finite = op.where(nan, op.constant(np.float32(-np.inf), "lowest"), value)
         maximum = op.reduce_max(finite, self.axes)

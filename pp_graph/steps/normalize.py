@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
+# |threshold| / range from which folding would cost more than 5e-7 of the normalised value.
+_FOLDING_COSTS_DIGITS = 4
+
 
 @dataclass(frozen=True)
 class MinMaxNormalize(Step):
@@ -86,7 +89,12 @@ class MinMaxNormalize(Step):
         return np.where(np.isnan(x), nan, normalized).astype(np.float32)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write Sub, Div, Add, Clip and a Where that settles NaN."""
+        """Write Sub, Div, Add, Clip and a Where that settles NaN.
+
+        OpenVINO folds Sub, Div and Add into one multiply-add. With a threshold far from zero, seen from the
+        range, its constant cancels digits that the two steps would have kept; there a Clip that changes
+        nothing stands between them.
+        """
         threshold = np.float32(self.threshold)
         if self.range == 0:
             above = np.nextafter(threshold, np.float32(np.inf))
@@ -103,6 +111,8 @@ class MinMaxNormalize(Step):
                 return normalized  # neither comparison holds for NaN, which leaves 1
             return op.where(op.is_nan(value), op.constant(_ZERO, "zero"), normalized)
         centered = op.sub(value, op.constant(threshold, "threshold"))
+        if abs(threshold) > _FOLDING_COSTS_DIGITS * self.range:
+            centered = op.clip(centered, -float(self.range), float(self.range))
         scaled = op.div(centered, op.constant(self.range, "range"))
         shifted = op.add(scaled, op.constant(_HALF, "half"))
         normalized = op.clip(shifted, 0.0, 1.0)

@@ -1,0 +1,105 @@
+"""Arrows between rooms point one way, and the light parts stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pp_graph
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "pp_graph"
+
+# Room -> rooms it may import; what those may import is allowed too.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "files": {"errors"},
+    "model": {"errors", "files"},
+    "statistics": {"errors", "files"},
+    "steps": {"model"},
+    "postprocessors": {"steps", "statistics"},
+    "fusion": {"postprocessors"},
+    "targets": {"fusion"},
+    "data": {"model"},
+    "verification": {"targets", "data"},
+    "report": {"verification"},
+    "inspection": {"targets"},
+    "demo": {"report"},
+    "cli": {"demo", "inspection"},
+}
+
+
+def allowed(room: str) -> set[str]:
+    found = {room}
+    for below in MAY_IMPORT[room]:
+        found |= allowed(below)
+    return found
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if room_of(file) not in ("__init__", "__main__")]
+
+
+def imported_rooms(file: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pp_graph":
+            parts = node.module.split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            rooms |= {name.name.split(".")[1] for name in node.names if name.name.startswith("pp_graph.")}
+    return rooms
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_one_way(file: Path) -> None:
+    room = room_of(file)
+    assert room in MAY_IMPORT, f"room '{room}' is not on the map"
+    forbidden = imported_rooms(file) - allowed(room)
+    assert not forbidden, f"{file.name} in '{room}' imports {forbidden}"
+
+
+def test_every_export_exists_and_is_listed() -> None:
+    assert set(pp_graph._EXPORTS) | {"__version__"} == set(pp_graph.__all__)
+    for name in pp_graph.__all__:
+        assert getattr(pp_graph, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = pp_graph.nonsense
+
+
+@pytest.mark.parametrize("code", ["import pp_graph", "from pp_graph.cli import run; run(['--help'])"])
+def test_stays_light(code: str) -> None:
+    heavy = "{'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'openvino', 'PIL', 'torch', 'rich', 'msgspec'}"
+    check = f"{code}\nimport sys\nloaded = {heavy} & set(sys.modules)\nassert not loaded, loaded"
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
+
+
+def test_fusing_loads_no_runtime() -> None:
+    code = (
+        "import pp_graph as pp, sys\n"
+        f"post = pp.OneClassPostProcessor(pp.Statistics.load({str(PACKAGE / 'demo/data/stats.json')!r}))\n"
+        f"pp.fuse({str(PACKAGE / 'demo/data/raw.onnx')!r}, post)\n"
+        "loaded = {'onnxruntime', 'openvino', 'torch', 'PIL'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_public_functions_are_documented() -> None:
+    for name in ("fuse", "convert", "verify", "inspect", "strip"):
+        doc = getattr(pp_graph, name).__doc__
+        assert "Args:" in doc
+        assert "Returns:" in doc
+        assert "Raises:" in doc
+
+
+def test_no_file_grows_past_reading() -> None:
+    for file in FILES:
+        assert len(file.read_text().splitlines()) <= 500, file
