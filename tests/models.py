@@ -49,9 +49,7 @@ def conv_model(opset: int = 17, ir_version: int = 8, seed: int = 0, *, channels_
     rng = np.random.default_rng(seed)
     w1 = helper.make_tensor("w1", TensorProto.FLOAT, [8, 3, 3, 3], rng.normal(0, 0.3, 216).astype(np.float32))
     w2 = helper.make_tensor("w2", TensorProto.FLOAT, [1, 8, 3, 3], rng.normal(0, 0.3, 72).astype(np.float32))
-    axes = (
-        {"axes": [2, 3], "keepdims": 0} if opset < 18 else {"keepdims": 0}
-    )
+    axes = {"axes": [2, 3], "keepdims": 0} if opset < 18 else {"keepdims": 0}
     inputs = ["anomaly_map"] if opset < 18 else ["anomaly_map", "hw"]
     nodes = [
         helper.make_node("Conv", ["image", "w1"], ["h1"], name="conv1", pads=[1, 1, 1, 1]),

@@ -77,7 +77,8 @@ def test_both_levels_and_order_of_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "score_shape"), [((2, 3, 4), (2,)), ((2, 1, 3, 4), (2, 1)), ((2, 3, 4, 1), (2, 1)), ((2, 1, 3, 1), (2, 1))]
+    ("shape", "score_shape"),
+    [((2, 3, 4), (2,)), ((2, 1, 3, 4), (2, 1)), ((2, 3, 4, 1), (2, 1)), ((2, 1, 3, 1), (2, 1))],
 )
 def test_score_from_the_map(shape: tuple[int, ...], score_shape: tuple[int, ...]) -> None:
     raw = np.random.default_rng(0).normal(1, 1, shape).astype(F32)

@@ -58,11 +58,23 @@ def test_named_by_the_caller() -> None:
 @pytest.mark.parametrize(
     ("shapes", "named", "message"),
     [
-        ({"a": ["N", 1, 8, 8], "b": ["N", 1, 8, 8]}, {}, r"2 outputs can be read as the map:\n  'a'.*\n  'b'.*\n.*--map-output"),
-        ({"a": ["N"], "b": ["N", 1]}, {}, r"2 outputs can be read as the score:\n  'a' \(N,\).*\n  'b' \(N, 1\).*\n.*--score-output"),
+        (
+            {"a": ["N", 1, 8, 8], "b": ["N", 1, 8, 8]},
+            {},
+            r"2 outputs can be read as the map:\n  'a'.*\n  'b'.*\n.*--map-output",
+        ),
+        (
+            {"a": ["N"], "b": ["N", 1]},
+            {},
+            r"2 outputs can be read as the score:\n  'a' \(N,\).*\n  'b' \(N, 1\).*\n.*--score-output",
+        ),
         ({"logits": ["N", 1000]}, {}, r"No output can be read.*\n  'logits' \(N, 1000\).*\n.*--score-output"),
         ({"a": ["N"]}, {"score_output": "b"}, "Output 'b' given as score_output does not exist.*Did you mean 'a'"),
-        ({"map": ["N", 5]}, {"map_output": "map"}, r"Output 'map' has rank 2 and shape \(N, 5\), expected rank 3 \(N,H,W\) or 4"),
+        (
+            {"map": ["N", 5]},
+            {"map_output": "map"},
+            r"Output 'map' has rank 2 and shape \(N, 5\), expected rank 3 \(N,H,W\) or 4",
+        ),
         ({"m": ["N", 1, 8, 8]}, {"score_output": "m"}, r"Output 'm' has rank 4.*expected rank 1 \(N,\) or 2"),
         ({"a": ["N"]}, {"score_output": "a", "map_output": "a"}, "named both as the score and as the map"),
     ],

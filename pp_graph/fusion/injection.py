@@ -17,6 +17,7 @@ from pp_graph.fusion.provenance import (
 )
 from pp_graph.fusion.stripping import strip
 from pp_graph.model import NameScope, OutputInfo, RawModel, find_outputs
+from pp_graph.model.names import all_values, rename_values
 from pp_graph.model.outputs import channel_axis
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor, RawLayout
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
@@ -212,22 +213,10 @@ def _free_output_names(graph: ir.Graph, names: NameScope, emitted: dict[str, ir.
             f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(OUTPUT_NAMES)}), and inputs "
             "keep their names. Export the model with another input name."
         )
-    renamed: dict[str, str] = {}
-    for value in _inner_values(graph):
-        if value.name in wanted:
-            old = value.name
-            value.name = names.fresh(f"raw_{old}")
-            renamed[value.name] = old
-    return renamed
-
-
-def _inner_values(graph: ir.Graph) -> list[ir.Value]:
-    values = [*graph.initializers.values()]
-    for subgraph in graph.subgraphs():
-        values += [*subgraph.inputs, *subgraph.initializers.values()]
-    for node in graph.all_nodes():
-        values += node.outputs
-    return values
+    taken = {value.name for value in all_values(graph)} & wanted
+    new_names = {old: names.fresh(f"raw_{old}") for old in sorted(name for name in taken if name)}
+    rename_values(graph, new_names)
+    return {new: old for old, new in new_names.items()}
 
 
 def _record(info: OutputInfo, value: ir.Value) -> RawOutputRecord:

@@ -8,6 +8,7 @@ from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import METADATA_KEY, Provenance
 from pp_graph.model import RawModel
+from pp_graph.model.names import all_values, rename_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     ours = f"{provenance.prefix}/"
     raw_name = {**provenance.raw.renamed}
     fused_name = {old: new for new, old in raw_name.items()}
-    values = {value.name: value for value in _all_values(graph)}
+    values = {value.name: value for value in all_values(graph)}
     wanted = [fused_name.get(name, name) for name in provenance.raw.outputs]
     missing = [name for name in wanted if name not in values]
     if missing:
@@ -55,8 +56,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     graph.remove([node for node in graph if (node.name or "").startswith(ours)], safe=True)
     for name in [name for name in graph.initializers if name.startswith(ours)]:
         del graph.initializers[name]
-    for new, old in raw_name.items():
-        values[new].name = old
+    rename_values(graph, raw_name)
     if provenance.raw.opset_added:
         del opened.model.opset_imports[""]
     del opened.model.metadata_props[METADATA_KEY]
@@ -64,12 +64,3 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
         raw_name.get(name, name) for name in opened.value_info if name not in wanted and not name.startswith(ours)
     )
     return RawModel(opened.model, opened.source, provenance.raw.sha256, declared, edited=True)
-
-
-def _all_values(graph: ir.Graph) -> list[ir.Value]:
-    values = [*graph.inputs, *graph.initializers.values()]
-    for subgraph in graph.subgraphs():
-        values += [*subgraph.inputs, *subgraph.initializers.values()]
-    for node in graph.all_nodes():
-        values += node.outputs
-    return values

@@ -5,23 +5,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import onnx_ir as ir
 
 
+def all_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Every value of a graph, its nodes and its subgraphs."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for subgraph in graph.subgraphs():
+        yield from subgraph.inputs
+        yield from subgraph.initializers.values()
+    for node in graph.all_nodes():
+        yield from node.outputs
+
+
+def rename_values(graph: ir.Graph, new_names: Mapping[str, str]) -> None:
+    """Rename values, old name to new, and keep the order of the initializers, which renaming would change."""
+    order = list(graph.initializers.values())
+    for value in [value for value in all_values(graph) if value.name in new_names]:
+        value.name = new_names[value.name or ""]
+    if any(value.name in new_names.values() for value in order):
+        graph.initializers.clear()
+        for value in order:
+            graph.initializers.add(value)
+
+
 def _names_in(graph: ir.Graph) -> Iterator[str | None]:
-    for value in (*graph.inputs, *graph.initializers.values()):
-        yield value.name
     # ONNX forbids an inner graph to shadow an outer name, so the names of the bodies of If, Loop
     # and Scan are as taken as those of the main graph.
+    for value in all_values(graph):
+        yield value.name
     for node in graph.all_nodes():
         yield node.name
-        for value in node.outputs:
-            yield value.name
-    for subgraph in graph.subgraphs():
-        for value in (*subgraph.inputs, *subgraph.initializers.values()):
-            yield value.name
 
 
 class NameScope:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import ModelError
+from pp_graph.model import fidelity
 from pp_graph.model.shapes import Shape, declared_shape
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class RawModel:
             raise ModelError(f"{name} is not valid ONNX: {_root_cause(error)}. Check it with onnx.checker.") from error
         finally:
             logger.setLevel(level)
+        fidelity.remember(proto, model)
         raw = cls(model, source, digest, frozenset(info.name for info in proto.graph.value_info))
         if source is not None:
             for tensor in raw.external_tensors():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
+from pp_graph.model import fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ def to_proto(model: ir.Model, value_info: frozenset[str]) -> onnx.ModelProto:
     import onnx_ir as ir
 
     proto = ir.to_proto(model)
+    fidelity.restore(model, proto)
     kept = [info for info in proto.graph.value_info if info.name in value_info]
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +12,7 @@ import msgspec
 
 from pp_graph.errors import TargetError
 from pp_graph.fusion import FusedModel, fuse
-from pp_graph.model import format_shape
+from pp_graph.model import RawModel, format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor
 from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
@@ -99,6 +100,7 @@ def _read(fused: FusedModel) -> ov.Model:
     read-only, saved elsewhere with a copy of them.
     """
     core = openvino_core()
+    fused = _without_functions(fused)
     try:
         external = fused.opened.external_tensors()
         if not external:
@@ -122,6 +124,16 @@ def _read(fused: FusedModel) -> ov.Model:
             f"OpenVINO cannot read the model: {first_line(error)}. Does it use operators that OpenVINO lacks? "
             "The fused ONNX file still runs in onnxruntime."
         ) from error
+
+
+def _without_functions(fused: FusedModel) -> FusedModel:
+    """Write local functions out where they are called: OpenVINO knows none."""
+    if not fused.opened.model.functions:
+        return fused
+    from onnx_ir.passes import common
+
+    opened = RawModel.open(replace(fused.opened, edited=True))
+    return FusedModel(replace(opened, model=common.InlinePass()(opened.model).model), fused.provenance)
 
 
 def _reshape(model: ov.Model, input_shape: InputShape) -> None:
