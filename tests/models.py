@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
 import pp_graph as pp
 
@@ -47,8 +47,8 @@ def identity_model(shapes: Mapping[str, list], opset: int = 17, ir_version: int 
 def conv_model(opset: int = 17, ir_version: int = 8, seed: int = 0, *, channels_last: bool = False) -> onnx.ModelProto:
     """A small network with weights: image (N,3,H,W) -> pred_score (N,1), anomaly_map (N,1,H,W)."""
     rng = np.random.default_rng(seed)
-    w1 = helper.make_tensor("w1", TensorProto.FLOAT, [8, 3, 3, 3], rng.normal(0, 0.3, 216).astype(np.float32))
-    w2 = helper.make_tensor("w2", TensorProto.FLOAT, [1, 8, 3, 3], rng.normal(0, 0.3, 72).astype(np.float32))
+    w1 = numpy_helper.from_array(rng.normal(0, 0.3, (8, 3, 3, 3)).astype(np.float32), "w1")
+    w2 = numpy_helper.from_array(rng.normal(0, 0.3, (1, 8, 3, 3)).astype(np.float32), "w2")
     axes = {"axes": [2, 3], "keepdims": 0} if opset < 18 else {"keepdims": 0}
     inputs = ["anomaly_map"] if opset < 18 else ["anomaly_map", "hw"]
     nodes = [

@@ -85,10 +85,10 @@ def open_images(source: ImageSource) -> Images:
     if path.suffix.lower() not in (".npz", ".npy"):
         raise DataError(f"Image data '{path}' is a '{path.suffix}' file, expected a folder of images or an .npz file.")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _ArrayImages({"image": loaded})
-        with loaded:
+        with path.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return _ArrayImages({"image": loaded}, str(path))
             return _ArrayImages({name: loaded[name] for name in loaded.files}, str(path))
     except DataError:
         raise

@@ -16,7 +16,7 @@ from pp_graph.model import RawModel, format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor
 from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
-from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape
+from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -139,7 +139,7 @@ def _without_functions(fused: FusedModel) -> FusedModel:
 def _reshape(model: ov.Model, input_shape: InputShape) -> None:
     from openvino import PartialShape
 
-    names = [node.get_any_name() for node in model.inputs]
+    names = [port_name(node) for node in model.inputs]
     if not isinstance(input_shape, Mapping):
         if len(names) != 1:
             raise TargetError(
@@ -172,7 +172,7 @@ def _require_static(model: ov.Model, device: str) -> None:
         if node.get_partial_shape().is_dynamic:
             shape = format_shape(partial_shape(node))
             raise TargetError(
-                f"Input '{node.get_any_name()}' has the dynamic shape {shape}, expected a static one, batch included: "
+                f"Input '{port_name(node)}' has the dynamic shape {shape}, expected a static one, batch included: "
                 f"{device} runs no other. Give every size with --input-shape (input_shape=...), for example "
                 "--input-shape 1,3,256,256."
             )

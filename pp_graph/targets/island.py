@@ -188,6 +188,7 @@ def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         original = str(info["originalLayersNames"].value) if "originalLayersNames" in info else ""
-        if any(name.startswith(f"{prefix}/") for name in original.split(",")) and "runtimePrecision" in info:
-            precisions[original] = str(info["runtimePrecision"].value)
+        ours = [name for name in original.split(",") if name.startswith(f"{prefix}/")]
+        if ours and "runtimePrecision" in info:
+            precisions[",".join(ours)] = str(info["runtimePrecision"].value)
     return precisions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from pp_graph.model import Shape
+from pp_graph.postprocessors import OUTPUT_NAMES
 
 RT_INFO_PATH = [METADATA_KEY, "provenance"]
 
@@ -115,11 +116,15 @@ def _rt_text(value: object) -> str:
     return str(value.value if hasattr(value, "value") else value)
 
 
+_NOISE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully", "Summary:", "To facilitate")
+
+
 def first_line(error: BaseException) -> str:
-    """The informative line of an OpenVINO error, without the source positions around it."""
+    """The informative part of an OpenVINO error, without the source positions around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (kept or lines or [type(error).__name__])[-1].rstrip(".")
+    findings = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    kept = [line for line in lines if not line.startswith(_NOISE)]
+    return "; ".join(findings or (kept or lines or [type(error).__name__])[-1:]).rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def describe_ir(path: Path) -> IRDescription:
     ports = [
         tuple(
             (
-                min(port.get_names(), default=port.get_node().get_friendly_name()),
+                port_name(port),
                 str(np.dtype(port.get_element_type().to_dtype())),
                 partial_shape(port),
             )
@@ -187,6 +192,14 @@ def _read_ir(path: Path) -> ov.Model:
         return openvino_core().read_model(path)
     except RuntimeError as error:
         raise TargetError(f"File '{path}' is not an OpenVINO IR: {first_line(error)}.") from error
+
+
+def port_name(port: ov.Output) -> str:
+    """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several."""
+    names: set[str] = port.get_names()
+    ours = names & set(OUTPUT_NAMES)
+    own = str(port.get_node().get_friendly_name())
+    return min(ours) if ours else own if own in names or not names else min(names)
 
 
 def partial_shape(port: ov.Output) -> Shape | None:

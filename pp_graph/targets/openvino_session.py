@@ -10,11 +10,13 @@ from pp_graph.errors import TargetError
 from pp_graph.model import ModelInput
 from pp_graph.targets.devices import openvino_core, require_device
 from pp_graph.targets.island import add_probes, island_precisions
-from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape
+from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
 from pp_graph.targets.session import Array, Session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import openvino as ov
 
 INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
 
@@ -46,8 +48,6 @@ class OpenVINOSession(Session):
         inference_precision: str | None = "f32",
         probes: Sequence[str] = (),
     ) -> None:
-        from openvino import Type
-
         require_device(device)
         if inference_precision is not None and inference_precision not in INFERENCE_PRECISIONS:
             raise TargetError(
@@ -73,15 +73,13 @@ class OpenVINOSession(Session):
         self._outputs.update(zip(probes, ports[count:], strict=True))
         self.inputs = tuple(
             ModelInput(
-                name=port.get_any_name(),
+                name=port_name(port),
                 dtype=np.dtype(port.get_element_type().to_dtype()).name,
                 shape=partial_shape(port),
             )
             for port in self._compiled.inputs
         )
-        names = {Type.f32: "f32", Type.bf16: "bf16", Type.f16: "f16"}
-        running = self._compiled.get_property("INFERENCE_PRECISION_HINT")
-        self.precision = names.get(running, str(running))
+        self.precision = _running_precision(self._compiled, inference_precision)
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
         self.description = f"OpenVINO on {device}, {self.precision}"
 
@@ -92,3 +90,15 @@ class OpenVINOSession(Session):
         except RuntimeError as error:
             raise TargetError(f"OpenVINO failed on a batch: {first_line(error)}.") from error
         return {name: self._request.get_tensor(port).data.copy() for name, port in self._outputs.items()}
+
+
+def _running_precision(compiled: ov.CompiledModel, asked: str | None) -> str:
+    """The precision a device runs in: it may not have the one asked for. AUTO does not tell."""
+    from openvino import Type
+
+    names = {Type.f32: "f32", Type.bf16: "bf16", Type.f16: "f16"}
+    try:
+        running = compiled.get_property("INFERENCE_PRECISION_HINT")
+    except RuntimeError:
+        return f"{asked} asked for" if asked else "its own precision"
+    return names.get(running, str(running))

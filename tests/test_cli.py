@@ -1,0 +1,256 @@
+"""The command line as a user meets it: exit codes, one JSON object, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from pp_graph.cli import COMMANDS, run
+from tests.conftest import DEMO
+from tests.models import conv_model, identity_model
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DEMO / "raw.onnx", tmp_path)
+    shutil.copy(DEMO / "stats.json", tmp_path)
+    (tmp_path / "images").mkdir()
+    for name in ("good_00.png", "grass_00.png"):
+        shutil.copy(DEMO / "images" / name, tmp_path / "images")
+    return tmp_path
+
+
+class Result:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]):
+    def call(*arguments: str) -> Result:
+        capfd.readouterr()
+        status = run(arguments)
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return Result(status, captured.out, captured.err)
+
+    return call
+
+
+def test_from_raw_to_proven(work: Path, cli) -> None:
+    assert cli("inspect", "raw.onnx").status == 0
+    done = cli("fuse", "raw.onnx", "--stats", "stats.json", "-o", "fused.onnx")
+    assert done.status == 0
+    assert "pred_mask" in done.out
+    onnx.checker.check_model("fused.onnx", full_check=True)
+    assert cli("convert", "fused.onnx", "-o", "model.xml").status == 0
+    for artifact in ("fused.onnx", "model.xml"):
+        done = cli("verify", "raw.onnx", artifact, "--data", "images")
+        assert done.status == 0
+        assert "PASSED" in done.out
+    assert cli("strip", "fused.onnx", "-o", "raw_again.onnx").status == 0
+    assert (work / "raw_again.onnx").read_bytes() == (work / "raw.onnx").read_bytes()
+    for model in ("fused.onnx", "model.xml"):
+        done = cli("inspect", model)
+        assert "OneClassPostProcessor" in done.out
+        assert "pred_label cutoff" in done.out
+
+
+def test_fuse_and_convert_in_one_go(work: Path, cli) -> None:
+    shape = "--input-shape=image:1,3,256,256"
+    done = cli("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--device", "NPU", shape, "--json")
+    assert done.status == 0
+    assert done.json["device"] == "NPU"
+    assert cli("verify", "raw.onnx", "m.xml", "--data", "images").status == 0
+
+
+def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
+    np.savez("images.npz", image=np.zeros((3, 256, 256, 3), np.uint8))
+    verbs = [
+        ("inspect", "raw.onnx"),
+        ("fuse", "raw.onnx", "--stats", "stats.json", "-o", "fused.onnx"),
+        ("convert", "fused.onnx", "-o", "model.xml", "--precision", "f16"),
+        ("verify", "raw.onnx", "model.xml", "--data", "images.npz"),
+        ("strip", "fused.onnx", "-o", "again.onnx"),
+        ("inspect", "model.xml"),
+        ("demo", "-o", "demo"),
+    ]
+    for arguments in verbs:
+        done = cli(*arguments, "--json")
+        assert done.status == 0, done.err
+        assert isinstance(done.json, dict)
+    assert {arguments[0] for arguments in verbs} == {command.name for command in COMMANDS}
+
+
+BAD = [
+    (("inspect", "nowhere.onnx"), "Model file 'nowhere.onnx' does not exist"),
+    (("inspect", "."), "is a folder, expected an ONNX file"),
+    (("inspect", "images/good_00.png"), "an ONNX model"),
+    (("inspect", "nowhere.xml"), "IR file 'nowhere.xml' does not exist"),
+    (("fuse", "raw.onnx", "-o", "f.onnx"), "has no statistics, expected calibrated numbers"),
+    (("fuse", "raw.onnx", "--stats", "nowhere.json", "-o", "f.onnx"), "'nowhere.json' cannot be read"),
+    (("fuse", "raw.onnx", "--stats", "images", "-o", "f.onnx"), "'images' cannot be read: Is a directory"),
+    (("fuse", "raw.onnx", "--stats", "raw.onnx", "-o", "f.onnx"), "not valid JSON"),
+    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "raw.onnx"), "is an input of this command"),
+    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "raw.onnx", "--force"), "is an input of this command"),
+    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "stats.json", "--force"), "is an input of this command"),
+    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "images"), "is a folder"),
+    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "raw.onnx/x.onnx"), "cannot be written"),
+    (
+        ("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--image-sensitivity", "2"),
+        "image_sensitivity is 2",
+    ),
+    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--on-nan", "maybe"), "'maybe' is not one of"),
+    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--score-output", "x"), "Output 'x' given as score"),
+    (("fuse", "raw.onnx", "--stats", "stats.json"), "Missing option '-o'"),
+    (("convert", "raw.onnx", "-o", "m.xml"), "carries no pp_graph provenance"),
+    (("convert", "raw.onnx", "-o", "m.xml", "--keep-raw"), "--keep-raw belongs to fusing"),
+    (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.onnx"), "expected '.xml'"),
+    (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--device", "TPU"), "Device 'TPU' is not known"),
+    (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--device", "NPU"), "--input-shape"),
+    (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--input-shape", "1,a"), "'1,a' is not a shape"),
+    (
+        ("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--input-shape", "1,3"),
+        "has 2 sizes, expected 4",
+    ),
+    (("verify", "raw.onnx", "raw.onnx", "--data", "images"), "carries no pp_graph provenance"),
+    (("verify", "raw.onnx", "raw.onnx", "--data", "nowhere"), "Image data 'nowhere' does not exist"),
+    (("verify", "raw.onnx", "raw.onnx", "--data", "images", "--device", "XPU"), ""),
+    (("strip", "raw.onnx", "-o", "x.onnx"), "nothing to strip"),
+    (("demo", "-o", "stats.json"), "cannot be written"),
+    (("bogus",), "No such command 'bogus'"),
+    (("inspect",), "Missing argument 'MODEL'"),
+]
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else ""
+)
+def test_bad_input(work: Path, cli, arguments: tuple[str, ...], message: str, as_json: bool) -> None:
+    before = {file: file.read_bytes() for file in work.rglob("*") if file.is_file()}
+    done = cli(*arguments, *(["--json"] if as_json else []))
+    assert done.status == 2
+    assert message in done.err
+    if as_json:
+        assert message in done.json["error"]["message"]
+    else:
+        assert done.out == ""
+    assert {file: file.read_bytes() for file in work.rglob("*") if file.is_file()} == before
+
+
+def test_existing_output_needs_force(work: Path, cli) -> None:
+    (work / "fused.onnx").write_text("precious")
+    command = ("fuse", "raw.onnx", "--stats", "stats.json", "-o", "fused.onnx")
+    assert cli(*command).status == 2
+    assert (work / "fused.onnx").read_text() == "precious"
+    assert cli(*command, "--force").status == 0
+    assert cli("fuse", "fused.onnx", "--stats", "stats.json", "-o", "again.onnx").status == 2
+    assert cli("fuse", "fused.onnx", "--stats", "stats.json", "-o", "again.onnx", "--replace").status == 0
+    assert (work / "again.onnx").read_bytes() == (work / "fused.onnx").read_bytes()
+
+
+def test_a_failed_check_exits_with_1(work: Path, cli) -> None:
+    proto = onnx.load(work / "raw.onnx")
+    cli("fuse", "raw.onnx", "--stats", "stats.json", "-o", "fused.onnx")
+    proto = onnx.load("fused.onnx")
+    cutoff = next(each for each in proto.graph.initializer if each.name == "pp_graph/pred_mask/cutoff")
+    cutoff.CopyFrom(onnx.numpy_helper.from_array(np.array(5, np.float32), cutoff.name))
+    onnx.save(proto, "tampered.onnx")
+    done = cli("verify", "raw.onnx", "tampered.onnx", "--data", "images")
+    assert done.status == 1
+    assert "FAILED: the post-processing flips" in done.out
+    assert "pred_mask, flips by post-processing" in done.out
+    as_json = cli("verify", "raw.onnx", "tampered.onnx", "--data", "images", "--json")
+    assert as_json.status == 1
+    assert as_json.json["passed"] is False
+
+
+def test_options_reach_the_model(work: Path, cli) -> None:
+    onnx.save(identity_model({"a": ["N", 1, "H", "W"], "b": ["N", 1, "H", "W"], "c": ["N"]}), "three.onnx")
+    command = ["fuse", "three.onnx", "--stats", "stats.json", "-o", "f.onnx", "--json", "--map-output", "b"]
+    options = [
+        "--image-sensitivity",
+        "0.7",
+        "--pixel-sensitivity",
+        "0.2",
+        "--on-nan",
+        "normal",
+        "--no-match-thresholds",
+    ]
+    done = cli(*command, *options, "--keep-raw")
+    assert done.status == 0
+    assert done.json["raw_map"] == "b"
+    assert done.json["raw_score"] == "c"
+    assert done.json["outputs"] == ["pred_score", "pred_label", "anomaly_map", "pred_mask", "a", "b", "c"]
+    assert cli("inspect", "f.onnx", "--json").json["provenance"]["parameters"] == {
+        "image_sensitivity": 0.7,
+        "pixel_sensitivity": 0.2,
+        "normalize": True,
+        "threshold": True,
+        "match_thresholds": False,
+        "on_nan": "normal",
+    }
+    raw = cli(*command, "--force", "--no-normalize", "--no-threshold")
+    assert raw.json["cutoffs"] == {}
+
+
+def test_unexpected_errors_are_one_line(work: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("pp_graph.inspection.inspect", explode)
+    done = cli("inspect", "raw.onnx")
+    assert done.status == 2
+    assert "Unexpected ZeroDivisionError: boom" in done.err
+    monkeypatch.setenv("PP_GRAPH_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run(["inspect", "raw.onnx"])
+
+
+def test_output_pipes_may_close(work: Path) -> None:
+    command = f"{sys.executable} -m pp_graph inspect raw.onnx --json | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, cwd=work)
+    assert done.stdout == "{"
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_version_and_help(cli) -> None:
+    assert "pp-graph" in cli("--version").out
+    done = cli("--help")
+    assert done.status == 0
+    for command in COMMANDS:
+        assert command.name in done.out
+        assert cli(command.name, "--help").status == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX")
+def test_read_only_folder(work: Path, cli) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    folder = work / "locked"
+    folder.mkdir(mode=0o500)
+    done = cli("fuse", "raw.onnx", "--stats", "stats.json", "-o", "locked/f.onnx")
+    assert done.status == 2
+    assert "cannot be written" in done.err
+
+
+def test_opset_error_names_the_mend(work: Path, cli) -> None:
+    onnx.save(conv_model(opset=8, ir_version=3), "old.onnx")
+    done = cli("fuse", "old.onnx", "--stats", "stats.json", "-o", "f.onnx")
+    assert done.status == 2
+    assert "opset 8, expected 9 or later" in done.err

@@ -1,0 +1,181 @@
+"""Verification must see what is wrong, say whose fault it is, and not cry wolf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+import pp_graph as pp
+from pp_graph.errors import DataError, ModelError, ProvenanceError, TargetError
+from pp_graph.fusion import METADATA_KEY
+from tests.conftest import DEMO
+from tests.models import STATS, conv_model, identity_model
+
+POST = pp.OneClassPostProcessor(STATS)
+RNG = np.random.default_rng(0)
+FEEDS = {
+    "s_in": RNG.normal(1.2, 0.5, (21, 1)).astype(np.float32),
+    "m_in": RNG.normal(0.7, 0.5, (21, 1, 6, 5)).astype(np.float32),
+}
+
+
+def model(batch: int | str = "N") -> onnx.ModelProto:
+    return identity_model({"s": [batch, 1], "m": [batch, 1, "H", "W"]})
+
+
+def tampered(change: str) -> onnx.ModelProto:
+    """A fused model whose cutoff or network was changed behind its provenance."""
+    proto = pp.fuse(model(), POST).to_proto()
+    if change == "cutoff":
+        cutoff = next(each for each in proto.graph.initializer if each.name == "pp_graph/pred_mask/cutoff")
+        cutoff.CopyFrom(onnx.numpy_helper.from_array(np.array(0.9, np.float32), cutoff.name))
+    else:
+        shift = onnx.numpy_helper.from_array(np.array(0.01, np.float32), "shift")
+        proto.graph.initializer.append(shift)
+        for node in proto.graph.node:
+            if node.output[0] == "m":
+                node.op_type = "Add"
+                node.input.append("shift")
+    return proto
+
+
+def save(proto: onnx.ModelProto, path: Path) -> Path:
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("openvino", [False, True], ids=["onnx", "ir"])
+def test_faithful_artifacts_pass(openvino: bool) -> None:
+    fused = pp.fuse(model(), POST)
+    report = pp.verify(pp.RawModel.open(model()), pp.convert(fused) if openvino else fused, FEEDS)
+    assert report.passed
+    assert report.images == 21
+    assert (report.postprocessing_flips, report.drift_flips) == (0, 0)
+    label, mask = report.decisions
+    assert (label.name, label.total, mask.name, mask.total) == ("pred_label", 21, "pred_mask", 630)
+    assert 0 < label.positive < 21
+    assert 0 < mask.positive < 630
+    assert report.raw_matches
+    assert bool(report.island) == openvino
+
+
+@pytest.mark.parametrize("openvino", [False, True], ids=["onnx", "ir"])
+def test_a_wrong_cutoff_is_the_post_processings_fault(tmp_path: Path, openvino: bool) -> None:
+    fused = pp.FusedModel.load(save(tampered("cutoff"), tmp_path / "fused.onnx"))
+    report = pp.verify(pp.RawModel.open(model()), pp.convert(fused) if openvino else fused, FEEDS)
+    expected = ((FEEDS["m_in"] > 0.75) & (FEEDS["m_in"] < 0.9)).sum()
+    assert report.postprocessing_flips == expected > 0
+    assert report.drift_flips == 0
+    assert not report.passed
+    flips = report.decisions[1].postprocessing
+    values = FEEDS["m_in"].reshape(21, -1)[flips.image, flips.pixel]
+    assert np.array_equal(values, flips.raw_value)
+    np.testing.assert_allclose(flips.margin, np.abs(values - np.float64(report.decisions[1].cutoff)) / 3.0)
+
+
+@pytest.mark.parametrize("openvino", [False, True], ids=["onnx", "ir"])
+def test_a_network_that_computes_otherwise_is_drift(tmp_path: Path, openvino: bool) -> None:
+    fused = pp.FusedModel.load(save(tampered("network"), tmp_path / "fused.onnx"))
+    artifact = pp.convert(fused) if openvino else fused
+    raw = pp.RawModel.open(model())
+    report = pp.verify(raw, artifact, FEEDS)
+    drifted = (FEEDS["m_in"] + np.float32(0.01) > 0.75) != (FEEDS["m_in"] > 0.75)
+    assert report.drift_flips == drifted.sum() > 0
+    assert report.postprocessing_flips == 0
+    assert report.passed, "drift is reported, and tolerated unless a limit is given"
+    assert report.decisions[1].drift.margin.max() < 0.01
+    assert {error.name: error.max_abs for error in report.errors}["raw_map"] == pytest.approx(0.01, abs=1e-6)
+    assert pp.verify(raw, artifact, FEEDS, max_flips=report.drift_flips).passed
+    assert not pp.verify(raw, artifact, FEEDS, max_flips=report.drift_flips - 1).passed
+
+
+def test_drift_of_a_precision(demo_ir_path: Path, demo_images: np.ndarray) -> None:
+    report = pp.verify(DEMO / "raw.onnx", demo_ir_path, demo_images, inference_precision="bf16")
+    assert report.postprocessing_flips == 0
+    if "bf16" in report.artifact:
+        assert report.drift_flips > 0
+        assert report.decisions[1].flips == report.drift_flips
+        assert report.decisions[1].drift.summary()["margin_max"] < 0.05
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_fixed_batches(batch: int) -> None:
+    fused = pp.fuse(model(batch), POST)
+    report = pp.verify(pp.RawModel.open(model(batch)), fused, FEEDS)
+    assert report.passed
+    assert report.decisions[1].total == 630
+    shapes = {"s_in": [2, 1], "m_in": [2, 1, 6, 5]}
+    artifact = pp.convert(pp.fuse(model(), POST), input_shape=shapes)
+    assert pp.verify(pp.RawModel.open(model()), artifact, FEEDS, batch_size=5).passed
+
+
+def test_score_from_the_map() -> None:
+    raw = identity_model({"m": ["N", "H", "W"]})
+    feeds = {"m_in": FEEDS["m_in"][:, 0].copy()}
+    feeds["m_in"][4, 2, 2] = np.nan
+    report = pp.verify(pp.RawModel.open(raw), pp.convert(pp.fuse(raw, POST)), feeds)
+    assert report.passed
+    assert report.drift_flips == 0
+    assert [error.name for error in report.errors] == ["raw_map", "pred_score", "anomaly_map"]
+
+
+def test_another_raw_model_is_noticed(tmp_path: Path) -> None:
+    raw, other = save(conv_model(), tmp_path / "a.onnx"), save(conv_model(seed=1), tmp_path / "b.onnx")
+    image = RNG.normal(0, 1, (4, 3, 8, 8)).astype(np.float32)
+    artifact = pp.convert(pp.fuse(raw, POST))
+    assert pp.verify(raw, artifact, image).raw_matches
+    report = pp.verify(other, artifact, image)
+    assert not report.raw_matches
+    assert report.drift_flips > 0
+    with pytest.raises(ModelError, match="The raw model has no output 'pred_score', which the artifact was made from"):
+        pp.verify(pp.RawModel.open(model()), artifact, image)
+
+
+def test_report_is_json(tmp_path: Path) -> None:
+    fused = pp.FusedModel.load(save(tampered("cutoff"), tmp_path / "fused.onnx"))
+    feeds = {**FEEDS, "s_in": np.where(FEEDS["s_in"] > 1.5, np.nan, FEEDS["s_in"])}
+    report = pp.verify(pp.RawModel.open(model()), fused, feeds)
+    read = msgspec.json.decode(msgspec.json.encode(report.to_dict()))
+    assert read["passed"] is False
+    assert read["decisions"][1]["postprocessing"]["count"] == report.postprocessing_flips
+    listed = read["decisions"][1]["postprocessing"]["flips"]
+    assert len(listed) == report.postprocessing_flips
+    assert [each["margin"] for each in listed] == sorted((each["margin"] for each in listed), reverse=True)
+
+
+def test_progress() -> None:
+    done: list[int] = []
+    pp.verify(pp.RawModel.open(model()), pp.fuse(model(), POST), FEEDS, batch_size=8, progress=done.append)
+    assert done == [8, 8, 5]
+
+
+def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
+    fused = pp.fuse(model(), POST)
+    raw = pp.RawModel.open(model())
+    with pytest.raises(TargetError, match="An ONNX file was given with device CPU and precision bf16, expected"):
+        pp.verify(raw, fused, FEEDS, inference_precision="bf16")
+    with pytest.raises(DataError, match="Batch size is 0"):
+        pp.verify(raw, fused, FEEDS, batch_size=0)
+    with pytest.raises(DataError, match="max_flips is -1"):
+        pp.verify(raw, fused, FEEDS, max_flips=-1)
+    with pytest.raises(ProvenanceError, match="carries no pp_graph provenance"):
+        pp.verify(raw, save(model(), tmp_path / "raw.onnx"), FEEDS)
+    with pytest.raises(DataError, match="expected images of one size for both"):
+        pp.verify(DEMO / "raw.onnx", pp.convert(pp.fuse(_wider(), POST), input_shape=[1, 3, 32, 32]), FEEDS["m_in"])
+    broken = onnx.load(demo_fused_path)
+    del broken.graph.output[3]
+    with pytest.raises(TargetError, match="has no output 'pred_mask', which its provenance promises"):
+        pp.verify(DEMO / "raw.onnx", save(broken, tmp_path / "broken.onnx"), DEMO / "images")
+    unknown = pp.fuse(model(), POST).to_proto()
+    entry = next(each for each in unknown.metadata_props if each.key == METADATA_KEY)
+    entry.value = entry.value.replace("OneClassPostProcessor", "Other")
+    with pytest.raises(ProvenanceError, match="Post-processor 'Other' is not known, expected one of: OneClass"):
+        pp.verify(raw, save(unknown, tmp_path / "unknown.onnx"), FEEDS)
+
+
+def _wider() -> onnx.ModelProto:
+    return conv_model()
