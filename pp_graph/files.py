@@ -31,22 +31,20 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
         OutputFileError: A target is an input, exists and may not be replaced, or cannot be written.
     """
     folder = targets[0].parent
+    refuse_inputs(targets, inputs)
     for target in targets:
-        for source in inputs:
-            if target.exists() and source.exists() and target.samefile(source):
-                raise OutputFileError(
-                    f"Output '{target}' is an input of this command, and inputs are never overwritten. "
-                    "Choose another output path."
-                )
         if target.is_dir():
             raise OutputFileError(f"Output '{target}' is a folder, expected a file name.")
+        if target.exists() and not target.is_file():
+            raise OutputFileError(f"Output '{target}' is a device or pipe, expected a file name.")
         if target.exists() and not overwrite:
             raise OutputFileError(f"Output '{target}' exists already. Use --force (overwrite=True) to replace it.")
-    made_folder = not folder.exists()
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".pp_graph_", dir=folder))
     except OSError as error:
+        _remove_empty(made)
         raise OutputFileError(f"Output folder '{folder}' cannot be written: {error.strerror or error}.") from error
     try:
         drafts = tuple(scratch / target.name for target in targets)
@@ -59,6 +57,26 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
         raise OutputFileError(f"Output '{targets[-1]}' cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        if made_folder:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_empty(made)
+
+
+def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Make sure that no target is an input, by whatever name.
+
+    Raises:
+        OutputFileError: One is.
+    """
+    protected = [source for source in inputs if source.exists()]
+    for target in targets:
+        if target.exists() and any(target.samefile(source) for source in protected):
+            raise OutputFileError(
+                f"Output '{target}' is an input of this command, and inputs are never overwritten. "
+                "Choose another output path."
+            )
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that nothing was written to, the innermost first."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pp_graph.errors import AlreadyFusedError, OutputRoleError
-from pp_graph.fusion import METADATA_KEY, Provenance
+from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import refuse_foreign_decisions
 from pp_graph.model import OutputInfo, RawModel, Shape, describe_outputs, find_outputs
 
@@ -91,7 +91,7 @@ class Inspection:
 
 
 def inspect(
-    model: str | Path | onnx.ModelProto | ir.Model | RawModel,
+    model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
     *,
     score_output: str | None = None,
     map_output: str | None = None,
@@ -113,7 +113,7 @@ def inspect(
     """
     if isinstance(model, str | Path) and Path(model).suffix == ".xml":
         return _inspect_ir(Path(model))
-    raw = RawModel.open(model)
+    raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(raw.model.metadata_props)
     problem = None
     if provenance is not None:
@@ -123,7 +123,7 @@ def inspect(
         outputs, problem = _raw_ports(raw, {key: name for key, name in named.items() if name is not None})
     imports = {domain or "ai.onnx": version for domain, version in raw.model.opset_imports.items()}
     return Inspection(
-        path=None if raw.source is None else str(raw.source),
+        path=str(model) if isinstance(model, str | Path) else None if raw.source is None else str(raw.source),
         kind="raw ONNX" if provenance is None else "fused ONNX",
         inputs=tuple(Port(each.name, each.dtype, each.shape) for each in raw.inputs),
         outputs=outputs,

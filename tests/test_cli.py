@@ -254,3 +254,42 @@ def test_opset_error_names_the_mend(work: Path, cli) -> None:
     done = cli("fuse", "old.onnx", "--stats", "stats.json", "-o", "f.onnx")
     assert done.status == 2
     assert "opset 8, expected 9 or later" in done.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", ["inspect raw.onnx --json", "inspect raw.onnx", "inspect nowhere.onnx --json"])
+def test_standard_output_may_be_full(work: Path, arguments: str) -> None:
+    command = f"{sys.executable} -m pp_graph {arguments} > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, cwd=work)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Standard output cannot be written: No space left on device" in done.stderr
+
+
+def test_a_reader_that_goes_away_changes_no_exit_status(work: Path) -> None:
+    for arguments in ("inspect raw.onnx", "inspect raw.onnx --json"):
+        command = f"{sys.executable} -m pp_graph {arguments} | true; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=work)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_standard_output(work: Path) -> None:
+    command = f"{sys.executable} -m pp_graph inspect raw.onnx >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=work)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_names_too_long_for_the_file_system(work: Path, cli) -> None:
+    name = "x" * 300 + ".onnx"
+    assert cli("inspect", name).status == 2
+    done = cli("fuse", "raw.onnx", "--stats", "stats.json", "-o", name)
+    assert done.status == 2
+    assert "File name too long" in done.err
+    assert "defect" not in done.err
+
+
+def test_statistics_that_are_no_text(work: Path, cli) -> None:
+    (work / "bad.json").write_bytes(b'{"image": {"thr\xff": 1}}')
+    done = cli("fuse", "raw.onnx", "--stats", "bad.json", "-o", "f.onnx")
+    assert done.status == 2
+    assert "not valid JSON" in done.err

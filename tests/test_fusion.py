@@ -85,9 +85,7 @@ def assert_fuses(
 
 
 def assert_same(stripped: pp.RawModel, raw: onnx.ModelProto) -> None:
-    from pp_graph.model.writing import to_proto
-
-    found = to_proto(stripped.model, stripped.value_info)
+    found = stripped.to_proto()
     for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
         assert getattr(found, field) == getattr(raw, field)
     for field in ("opset_import", "metadata_props", "functions"):
@@ -250,7 +248,9 @@ def test_not_topologically_sorted() -> None:
 def test_wrong_and_missing_shapes(shape: list | None) -> None:
     model = conv_model()
     model.graph.output[1].CopyFrom(helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, shape))
-    assert_fuses(model, {"image": IMAGE}, "pred_score", "anomaly_map")
+    fused = assert_fuses(model, {"image": IMAGE}, "pred_score", "anomaly_map")
+    wrong = shape in ([1, 1, 64, 64], ["N", 7])
+    assert ["declared as" in each for each in fused.notes] == [True] * wrong
 
 
 def test_input_with_negative_sizes() -> None:
@@ -468,3 +468,131 @@ def test_models_in_memory() -> None:
     assert pp.fuse(as_ir, POST).to_proto().graph.node == pp.fuse(proto, POST).to_proto().graph.node
     assert as_ir.graph.outputs[0].name == "pred_score"
     assert len(as_ir.graph) == 4
+
+
+def test_one_name_for_two_sizes() -> None:
+    """`dynamic_axes={"in": {2: "H"}, "out": {2: "H"}}` on a model that scales: onnxruntime reuses memory by name."""
+    model = from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,1,H,W] x) => (float[N,1,H,W] m) <float[4] scales = {1, 1, 2, 2}> {
+            b = Relu(x)
+            m = Resize(b, , scales)
+        }"""
+    )
+    feeds = {"x": FINITE}
+    for post in (POST, pp.OneClassPostProcessor(STATS, normalize=False)):
+        assert_fuses(model, feeds, None, "m", post=post)
+        kept = pp.fuse(model, post, keep_raw=True)
+        assert np.array_equal(run(kept, feeds)["m"], run(model, feeds)["m"])
+        assert_same(pp.strip(kept), model)
+
+
+@pytest.mark.parametrize("settings", [{"normalize": False}, {"image_sensitivity": 0.3}, {}], ids=str)
+@pytest.mark.parametrize("on_nan", ["anomalous", "normal"])
+@pytest.mark.parametrize("numbers", [(0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 3.0, 3.0), (-0.0, -1.0, 1.0)], ids=str)
+def test_threshold_zero_in_both_runtimes(settings: dict, on_nan: str, numbers: tuple[float, float, float]) -> None:
+    """The cutoff may be the smallest subnormal, which OpenVINO takes for zero; and zeros are what ReLU leaves."""
+    threshold, low, high = numbers
+    level = pp.LevelStatistics(threshold=threshold, min=low, max=high)
+    post = pp.OneClassPostProcessor(pp.Statistics(image=level, pixel=level), on_nan=on_nan, **settings)
+    model = identity_model({"s": ["N", 1]})
+    x = np.array([0.0, -0.0, 1e-30, -1e-30, 1.2e-38, -1.2e-38, 1.0, -1.0, np.inf, -np.inf], np.float32)[:, None]
+    x = x if settings.get("normalize") is False else np.concatenate([x, np.full((1, 1), np.nan, np.float32)])
+    expected = post({"pred_score": x})
+    proto = pp.fuse(model, post).to_proto()
+    for execute in (run, run_openvino):
+        found = execute(proto, {"s_in": x})
+        assert np.array_equal(found["pred_label"], expected.pred_label), execute
+        np.testing.assert_allclose(found["pred_score"], expected.pred_score, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [helper.make_sequence_type_proto, helper.make_optional_type_proto])
+def test_only_tensors_have_roles(kind: Callable[[onnx.TypeProto], onnx.TypeProto]) -> None:
+    model = identity_model({"s": ["N", 1]})
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, ["N"])
+    operator = "SequenceConstruct" if kind is helper.make_sequence_type_proto else "Optional"
+    model.graph.node.append(helper.make_node(operator, ["s_in"], ["extra"]))
+    model.graph.output.append(helper.make_value_info("extra", kind(tensor)))
+    fused = pp.fuse(model, POST)
+    assert list(fused.output_names) == ["pred_score", "pred_label", "extra"]
+    with pytest.raises(OutputRoleError, match="Output 'extra' is a (sequence|optional), expected a tensor"):
+        pp.fuse(model, POST, score_output="extra")
+
+
+def test_default_domain_agrees_with_local_functions() -> None:
+    model = from_text(
+        """<ir_version: 8, opset_import: ["local": 1]>
+        g (float[N,1,H,W] x) => (float[N,1,H,W] m) { m = local.f(x) }
+        <domain: "local", opset_import: ["": 13]> f (x) => (m) { k = Relu(x) m = Relu(k) }"""
+    )
+    fused = assert_fuses(model, {"x": FINITE}, None, "m", openvino=False)
+    assert fused.opened.opset == 13
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 5, 7), (3, 5, 7, 1)], ids=str)
+def test_open_channel_in_either_place(shape: tuple[int, ...]) -> None:
+    model = identity_model({"m": ["N", "A", "B", "C"]})
+    fused = assert_fuses(model, {"m_in": RNG.normal(0.5, 1, shape).astype(np.float32)}, None, "m")
+    assert fused.notes == (
+        "Output 'm' (N, A, B, C) is taken for the map: rank 4; its channel count is open and taken as 1.",
+    )
+
+
+def test_strip_keeps_every_declaration() -> None:
+    model = from_text(
+        """<ir_version: 8, opset_import: ["": 17], metadata_props: ["z": "1", "a": "2"]>
+        g (float[N,1] x, bool flag) => (float[N,1] s) <float c = {1.0}> {
+            h = ai.onnx.Relu(x)
+            s = If (flag) <
+                then_branch = a () => (float[N,1] y) <float w = {2.0}> { y = Mul(h, w) },
+                else_branch = b () => (float[N,1] z) { z = Mul(h, c) }>
+        }"""
+    )
+    model.graph.node[0].domain = "ai.onnx"
+    for name, shape in (("s", ["N", 1]), ("c", []), ("h", ["N", 1]), ("x", ["N", 1]), ("nobody", [3])):
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    fused = pp.FusedModel.load(_saved(pp.fuse(model, POST)))
+    assert pp.strip(fused).to_proto() == model
+
+
+def _saved(fused: pp.FusedModel) -> str:
+    import tempfile
+
+    return str(fused.save(f"{tempfile.mkdtemp()}/fused.onnx"))
+
+
+class TestStripAfterChanges:
+    def test_node_names_lost(self) -> None:
+        proto = pp.fuse(conv_model(), POST).to_proto()
+        for node in proto.graph.node:
+            node.name = ""
+        stripped = pp.strip(proto).to_proto()
+        assert len(stripped.graph.node) == 4
+        onnx.checker.check_model(stripped, full_check=True)
+
+    def test_an_output_lost(self) -> None:
+        proto = pp.fuse(conv_model(), POST).to_proto()
+        del proto.graph.output[0]
+        assert_same(pp.strip(proto), conv_model())
+
+    def test_something_reads_the_post_processing(self) -> None:
+        proto = pp.fuse(conv_model(), POST).to_proto()
+        proto.graph.node.add(op_type="Neg", input=["pred_score"], output=["more"], name="more")
+        with pytest.raises(ProvenanceError, match="changed after it was fused: operator 'more' reads 'pred_score'"):
+            pp.strip(proto)
+
+
+def test_objects_of_the_wrong_kind() -> None:
+    with pytest.raises(pp.PPGraphError, match="The post-processor is NoneType, expected a PostProcessor"):
+        pp.fuse(conv_model(), None)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="Model is given as int, expected a path"):
+        pp.fuse(42, POST)  # type: ignore[arg-type]
+    with pytest.raises(pp.PPGraphError, match="normalize is 'no', expected True or False"):
+        pp.OneClassPostProcessor(STATS, normalize="no")  # type: ignore[arg-type]
+
+
+def test_a_fused_model_in_memory_can_be_looked_at_and_fused_again() -> None:
+    fused = pp.fuse(conv_model(), POST)
+    assert pp.inspect(fused).kind == "fused ONNX"
+    other = pp.OneClassPostProcessor(STATS, on_nan="normal")
+    assert pp.fuse(fused, other, replace=True).provenance.parameters["on_nan"] == "normal"

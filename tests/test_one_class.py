@@ -118,7 +118,7 @@ class TestThresholdMatching:
 
     def cutoffs(self, image: pp.LevelStatistics, pixel: pp.LevelStatistics, *, match: bool) -> list[float]:
         post = pp.OneClassPostProcessor(pp.Statistics(image=image, pixel=pixel), match_thresholds=match)
-        return [float(step.cutoff) for step in post.decisions(RawLayout(True, True, 1)).values()]
+        return [float(step.cutoff) for step in post.decisions(RawLayout(True, True, 4)).values()]
 
     def test_takes_the_other_levels(self) -> None:
         assert self.cutoffs(self.image, self.unknown, match=True) == pytest.approx([1.0, 1.0], rel=1e-5)

@@ -251,3 +251,63 @@ def test_gigabytes_of_weights_are_not_read(tmp_path: Path) -> None:
     pp.fuse(tmp_path / "raw.onnx", POST).save(tmp_path / "fused.onnx")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
     assert (tmp_path / "fused.onnx").stat().st_size < 10_000
+
+
+def test_linked_weights_are_copied(tmp_path: Path) -> None:
+    """As in a hub's cache, where files are links to blobs elsewhere: runtimes follow no link out of the folder."""
+    real = external(tmp_path / "blobs")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for name in ("raw.onnx", "weights.bin"):
+        (snapshot / name).symlink_to(tmp_path / "blobs" / name)
+    target = pp.fuse(snapshot / "raw.onnx", POST).save(snapshot / "fused.onnx")
+    assert (snapshot / "fused.onnx.data").exists()
+    assert "pred_mask" in run(str(target), {"image": IMAGE})
+    assert pp.verify(real, pp.convert(pp.fuse(snapshot / "raw.onnx", POST)), IMAGE).passed
+
+
+def test_saving_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    external(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    fused = pp.fuse("raw.onnx", POST)
+    monkeypatch.chdir(tmp_path / "b")
+    fused.save("fused.onnx")
+    assert "pred_mask" in run("fused.onnx", {"image": IMAGE})
+
+
+def test_weights_of_a_model_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = external(tmp_path / "a")
+    proto = onnx.load(raw, load_external_data=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"The model in memory keeps weight 'w1' in 'weights\.bin', which is not in"):
+        pp.fuse(proto, POST)
+    monkeypatch.chdir(tmp_path / "a")
+    assert "pred_mask" in run(str(pp.fuse(proto, POST).save("fused.onnx")), {"image": IMAGE})
+
+
+def test_checksums_of_weights_survive(tmp_path: Path) -> None:
+    raw = external(tmp_path)
+    model = onnx.load(raw, load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data.add(key="checksum", value="0123")
+    raw.write_bytes(model.SerializeToString())
+    fused = pp.fuse(raw, POST).save(tmp_path / "fused.onnx")
+    assert pp.strip(fused).save(tmp_path / "again.onnx").read_bytes() == raw.read_bytes()
+
+
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.onnx"
+    os.mkfifo(pipe)
+    fused = pp.fuse(conv_model(), POST)
+    with pytest.raises(OutputFileError, match="is a device or pipe"):
+        fused.save(pipe)
+    assert pipe.is_fifo()
+    with pytest.raises(ModelError, match="is a device or pipe, expected an ONNX file"):
+        pp.RawModel.open(pipe)
+
+
+@pytest.mark.parametrize("ending", [".json", ".pbtxt", ".xml", ".onnxtxt"])
+def test_endings_of_other_formats(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(OutputFileError, match=r"expected '\.onnx'"):
+        pp.fuse(conv_model(), POST).save(tmp_path / f"fused{ending}")

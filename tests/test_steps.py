@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pp_graph.errors import OpsetError, PostProcessorError
@@ -47,7 +47,7 @@ STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
     MinMaxNormalize: normalizers(),
     Compare: compares(),
     Keep: st.just(Keep("raw_score", "pred_score")),
-    MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from([None, 1, 3])),
+    MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from([3, 4])),
 }
 
 
@@ -79,10 +79,19 @@ def emit(step: Step, shape: tuple[int, ...], opset: int, ir_version: int) -> onn
     return proto
 
 
+def has_subnormals(step: Step) -> bool:
+    """Whether a parameter is a number that OpenVINO takes for zero."""
+    normalizer = step.normalizer if isinstance(step, Compare) else step
+    found: list[float] = [step.level] if isinstance(step, Compare) else []
+    if isinstance(normalizer, MinMaxNormalize):
+        found += [normalizer.threshold, float(normalizer.range)]
+    return any(0 < abs(number) < np.finfo(F32).smallest_normal for number in found)
+
+
 def inputs_of(step: Step, rng: np.random.Generator) -> np.ndarray:
     if not isinstance(step, MaxOverMap):
         return values_around(step, rng).reshape(-1, 1)
-    shape = {None: (4, 5, 6), 1: (4, 1, 5, 6), 3: (4, 5, 6, 1)}[step.channel_axis]
+    shape = (4, 5, 6) if step.rank == 3 else ((4, 1, 5, 6), (4, 5, 6, 1))[rng.integers(2)]
     x = rng.normal(0, 3, shape).astype(F32)
     x[1].ravel()[7] = np.nan
     x[2].ravel()[3] = np.inf
@@ -108,9 +117,10 @@ def test_every_step_is_tested() -> None:
 def test_twins_agree(kind: type[Step], opset: int, runtime: str) -> None:
     execute: Callable[..., dict[str, np.ndarray]] = RUNTIMES[runtime]
 
-    @settings(max_examples=25 if runtime == "onnxruntime" else 8)
+    @settings(max_examples=25 if runtime == "onnxruntime" else 10)
     @given(STRATEGIES[kind], st.integers(0, 2**32 - 1))
     def check(step: Step, seed: int) -> None:
+        assume(runtime == "onnxruntime" or not has_subnormals(step))  # see docs/semantics.md
         x = inputs_of(step, np.random.default_rng(seed))
         model = emit(step, x.shape, opset, ir_version=3 if opset == 9 else 8)
         found = execute(model, {"x": x})["y"]
@@ -177,7 +187,7 @@ def test_nan_counts_as_asked() -> None:
         (lambda: MinMaxNormalize("a", "b", 0, 2, 1), "minimum of 'b' is 2, expected at most the maximum, 1"),
         (lambda: MinMaxNormalize("a", "b", 0, -3e38, 3e38), "maximum - minimum of 'b' is inf"),
         (lambda: Compare("a", "b", float("inf")), "level of 'b' is inf"),
-        (lambda: MaxOverMap("a", "b", 2), r"channel_axis of 'b' is 2, expected None for \(N,H,W\)"),
+        (lambda: MaxOverMap("a", "b", 2), r"rank of 'b' is 2, expected 3 for \(N,H,W\)"),
     ],
 )
 def test_impossible_parameters(build: Callable[[], Step], message: str) -> None:

@@ -13,7 +13,7 @@ from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
-from pp_graph.cli.output import print_error
+from pp_graph.cli.output import pipe_tolerant_stdout, print_error
 from pp_graph.cli.strip import strip
 from pp_graph.cli.verify import verify
 from pp_graph.errors import PPGraphError
@@ -55,6 +55,16 @@ def run(arguments: Sequence[str]) -> int:
     """
     as_json = "--json" in arguments
     try:
+        with pipe_tolerant_stdout():
+            return _run(arguments, as_json)
+    except OSError as error:
+        # The result itself could not be written, to a full disk for example.
+        print_error("OutputFileError", f"Standard output cannot be written: {error.strerror or error}.", as_json=False)
+        return _BAD_INPUT
+
+
+def _run(arguments: Sequence[str], as_json: bool) -> int:
+    try:
         status = cli.main(args=list(arguments), prog_name="pp-graph", standalone_mode=False)
     except click.exceptions.Exit as request:
         return request.exit_code
@@ -67,23 +77,24 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         print_error("Interrupted", "Interrupted; nothing was left half-written.", as_json=as_json)
         return _BAD_INPUT
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does. Keep the interpreter from complaining.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
-        if os.environ.get("PP_GRAPH_DEBUG"):
+        unwritable = isinstance(error, OSError) and not isinstance(error, PPGraphError) and error.filename is None
+        if unwritable or os.environ.get("PP_GRAPH_DEBUG"):
             raise
-        if isinstance(error, PPGraphError):
-            message = str(error)
-        else:
-            message = (
-                f"Unexpected {type(error).__name__}: {error}. This is a defect in pp_graph or a library under it; "
-                "run again with PP_GRAPH_DEBUG=1 for the traceback and report it."
-            )
-        print_error(type(error).__name__, message, as_json=as_json)
+        print_error(type(error).__name__, _message(error), as_json=as_json)
         return _BAD_INPUT
     return status if isinstance(status, int) else 0
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, PPGraphError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"File '{error.filename}' cannot be used: {error.strerror or error}."
+    return (
+        f"Unexpected {type(error).__name__}: {error}. This is a defect in pp_graph or a library under it; "
+        "run again with PP_GRAPH_DEBUG=1 for the traceback and report it."
+    )
 
 
 def main() -> None:

@@ -62,6 +62,8 @@ def convert(
             map_output=asked.map_output,
             keep_raw=asked.keep_raw,
         )
+    for remark in fused.notes:
+        note(f"Note: {remark}")
     artifact = targets.convert(fused, device=device, precision=precision, input_shape=shapes)
     artifact.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
     files = {"xml": output, "bin": output.with_suffix(".bin")}

@@ -47,6 +47,8 @@ def fuse(
         keep_raw=asked.keep_raw,
         replace=replace,
     )
+    for remark in fused.notes:
+        note(f"Note: {remark}")
     fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)
     if as_json:
         print_json({"output": str(output), **describe(fused)})
@@ -63,6 +65,7 @@ def describe(fused: FusedModel) -> dict[str, Any]:
         "raw_score": None if raw.score is None else raw.score.name,
         "raw_map": None if raw.map is None else raw.map.name,
         "cutoffs": dict(fused.provenance.cutoffs),
+        "notes": list(fused.notes),
     }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -16,6 +18,53 @@ if TYPE_CHECKING:
 
 # Piped output has no width of its own; names and paths must not be cut there.
 _PIPED_WIDTH = 160
+
+
+class _PipeTolerant(io.TextIOWrapper):
+    """Standard output whose reader may go away, as `| head` does, without changing the exit status."""
+
+    def write(self, text: str) -> int:
+        with self._tolerating():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._tolerating():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _tolerating(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+@contextlib.contextmanager
+def pipe_tolerant_stdout() -> Iterator[None]:
+    """Write to standard output in a way that survives a reader who goes away, and a missing standard output.
+
+    Raises:
+        OSError: Something else keeps the output from being written.
+    """
+    plain = sys.stdout
+    buffer = getattr(plain, "buffer", None)
+    if plain is None:
+        tolerant: TextIO = io.StringIO()
+    elif buffer is None:
+        tolerant = plain
+    else:
+        plain.flush()
+        tolerant = _PipeTolerant(buffer, encoding=plain.encoding, errors=plain.errors, line_buffering=False)
+    sys.stdout = tolerant
+    try:
+        yield
+        tolerant.flush()
+    finally:
+        sys.stdout = plain
+        if isinstance(tolerant, _PipeTolerant):
+            with contextlib.suppress(OSError):
+                tolerant.detach()
 
 
 def print_json(result: dict[str, Any]) -> None:

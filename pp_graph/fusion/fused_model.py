@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.model import RawModel, save_onnx
-from pp_graph.model.writing import to_proto
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,10 +24,13 @@ class FusedModel:
         opened: The graph, with external weights still on disk. Its `source` is the file that the
             weights belong to: the raw model right after fusing, the fused file after loading.
         provenance: What was fused.
+        notes: What a person should know about how the raw model was read: a size that was left open
+            and taken as 1, a declaration that contradicts the graph. Empty after loading.
     """
 
     opened: RawModel
     provenance: Provenance
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> FusedModel:
@@ -54,7 +56,7 @@ class FusedModel:
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as protobuf; external weights stay references."""
-        return to_proto(self.opened.model, self.opened.value_info)
+        return self.opened.to_proto()
 
     def save(
         self,

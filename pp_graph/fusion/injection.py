@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 import pp_graph
-from pp_graph.errors import AlreadyFusedError, FusionError, OutputRoleError
+from pp_graph.errors import AlreadyFusedError, FusionError, OutputRoleError, PostProcessorError
 from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import (
     METADATA_KEY,
@@ -16,15 +20,14 @@ from pp_graph.fusion.provenance import (
     cutoff_to_json,
 )
 from pp_graph.fusion.stripping import strip
-from pp_graph.model import NameScope, OutputInfo, RawModel, find_outputs
+from pp_graph.model import NameScope, OutputInfo, RawModel, find_outputs, format_shape
 from pp_graph.model.names import all_values, rename_values
-from pp_graph.model.outputs import channel_axis
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor, RawLayout
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
-from pp_graph.steps import Emitter
+from pp_graph.steps import MINIMUM_OPSET, Emitter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -36,7 +39,7 @@ _DECISIONS: Final = ("pred_label", "pred_mask")
 
 
 def fuse(
-    model: str | Path | onnx.ModelProto | ir.Model | RawModel,
+    model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
     post: PostProcessor,
     *,
     score_output: str | None = None,
@@ -69,7 +72,12 @@ def fuse(
         FusionError: A name of the model stands in the way, or (`AlreadyFusedError`) the model
             carries a post-processing already.
     """
-    raw = RawModel.open(model)
+    if not isinstance(post, PostProcessor):
+        raise PostProcessorError(
+            f"The post-processor is {type(post).__name__}, expected a PostProcessor such as "
+            "OneClassPostProcessor(Statistics.load('stats.json'))."
+        )
+    raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     earlier = None
     if METADATA_KEY in raw.model.metadata_props:
         if not replace:
@@ -79,14 +87,13 @@ def fuse(
             )
         earlier = Provenance.from_metadata(raw.model.metadata_props)
         raw = strip(raw)
-    graph = raw.model.graph
     refuse_foreign_decisions(raw)
     found = find_outputs(raw, score_output=score_output, map_output=map_output)
     _check_batches(found.score, found.map)
     layout = RawLayout(
         score=found.score is not None,
         map=found.map is not None,
-        channel_axis=None if found.map is None or found.map.shape is None else channel_axis(found.map.shape),
+        map_rank=None if found.map is None or found.map.shape is None else len(found.map.shape),
     )
     if found.score is None and found.map is not None and found.map.shape is None:
         raise OutputRoleError(
@@ -95,38 +102,32 @@ def fuse(
         )
     post.steps(layout)  # refuses missing statistics before anything is built
 
+    graph = raw.model.graph
     outputs = {output.name or "": output for output in graph.outputs}
-    raw_outputs = list(outputs)
     names = NameScope(graph)
     prefix = names.fresh_prefix(PREFIX)
-    op = Emitter(
-        graph,
-        opset=raw.opset or _newest_opset(raw),
-        ir_version=raw.model.ir_version,
-        names=names,
-        prefix=prefix,
-    )
+    opset = raw.opset or _opset_for(raw)
+    op = Emitter(graph, opset=opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
+    roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
+    read = {role: info for role, info in roles.items() if info is not None}
+    records = {role: _record(info, outputs[info.name], raw) for role, info in read.items()}
     opset_added = raw.opset == 0
     if opset_added:
-        raw.model.opset_imports[""] = _newest_opset(raw)
-
-    roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
-    values: dict[str, ir.Value] = {}
-    for role, info in roles.items():
-        if info is not None:
-            values[role] = _as_float32(op, outputs[info.name], info, role)
+        raw.model.opset_imports[""] = opset
+    values = {role: _as_float32(op, outputs[info.name], info, role) for role, info in read.items()}
     emitted = post.emit(op, values, layout)
 
-    renamed = _free_output_names(graph, names, emitted)
+    new_names = _free_output_names(graph, names, emitted)
     for name, value in emitted.items():
         value.name = name
-    read = {info.name for info in roles.values() if info is not None}
-    others = [output for name, output in outputs.items() if keep_raw or name not in read]
+    taken = {info.name for info in read.values()}
+    others = [output for name, output in outputs.items() if keep_raw or name not in taken]
     graph.outputs.clear()
     graph.outputs.extend([*emitted.values(), *others])
-
-    declared = _declared_names(raw, outputs.values(), op, renamed)
-    records = {role: None if info is None else _record(info, outputs[info.name]) for role, info in roles.items()}
+    records = {
+        role: msgspec.structs.replace(record, tensor=outputs[record.name].name or "")
+        for role, record in records.items()
+    }
     provenance = Provenance(
         schema_version=SCHEMA_VERSION,
         pp_graph_version=pp_graph.__version__,
@@ -138,15 +139,25 @@ def fuse(
         raw=RawRecord(
             sha256=raw.sha256,
             file=_file_name(raw) if earlier is None else earlier.raw.file,
-            score=records[RAW_SCORE],
-            map=records[RAW_MAP],
-            outputs=raw_outputs,
-            renamed=renamed,
+            score=records.get(RAW_SCORE),
+            map=records.get(RAW_MAP),
+            outputs=list(outputs),
+            renamed={new: old for old, new in new_names.items()},
             opset_added=opset_added,
         ),
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
-    return FusedModel(RawModel(raw.model, raw.source, raw.sha256, declared, edited=True), provenance)
+    declared = _declarations(raw, new_names, [outputs[record.name] for record in records.values()])
+    notes = tuple(_notes(read.values()))
+    return FusedModel(dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes)
+
+
+def _notes(read: Iterable[OutputInfo]) -> Iterator[str]:
+    for info in read:
+        if not info.certain and not info.why.startswith("named by"):
+            yield f"Output '{info.name}' {format_shape(info.shape)} is taken for the {info.role.value if info.role else 'value'}: {info.why}."
+        if info.note is not None:
+            yield f"Output '{info.name}' is {info.note}; the computed shape is used."
 
 
 def _file_name(raw: RawModel) -> str | None:
@@ -179,12 +190,16 @@ def _check_batches(score: OutputInfo | None, anomaly_map: OutputInfo | None) -> 
         )
 
 
-def _newest_opset(raw: RawModel) -> int:
-    """Opset to import into a model that has only custom domains: the one its IR version came with."""
+def _opset_for(raw: RawModel) -> int:
+    """Opset to import into a model that has only custom domains.
+
+    What its local functions use, since both must agree; else what came with its IR version.
+    """
     import onnx
 
+    used = [function.opset_imports[""] for function in raw.model.functions.values() if "" in function.opset_imports]
     fitting = [row[2] for row in onnx.helper.VERSION_TABLE if row[1] <= raw.model.ir_version]
-    return max(fitting, default=1)
+    return max(used) if used else max([MINIMUM_OPSET, *fitting])
 
 
 def _as_float32(op: Emitter, value: ir.Value, info: OutputInfo, role: str) -> ir.Value:
@@ -201,7 +216,7 @@ def _free_output_names(graph: ir.Graph, names: NameScope, emitted: dict[str, ir.
     """Rename raw values whose names the outputs need.
 
     Returns:
-        New name to old name.
+        Old name to new name.
     """
     wanted = {name for name in emitted if name in names}
     if not wanted:
@@ -216,19 +231,41 @@ def _free_output_names(graph: ir.Graph, names: NameScope, emitted: dict[str, ir.
     taken = {value.name for value in all_values(graph)} & wanted
     new_names = {old: names.fresh(f"raw_{old}") for old in sorted(name for name in taken if name)}
     rename_values(graph, new_names)
-    return {new: old for old, new in new_names.items()}
+    return new_names
 
 
-def _record(info: OutputInfo, value: ir.Value) -> RawOutputRecord:
-    axis = None if info.shape is None else channel_axis(info.shape)
-    return RawOutputRecord(name=info.name, tensor=value.name or "", channel_axis=axis)
+def _record(info: OutputInfo, value: ir.Value, raw: RawModel) -> RawOutputRecord:
+    """Note how the raw model declares an output, and leave of that what is proven.
+
+    The value is read by more than one operator from now on, and a runtime may reuse memory by declared sizes.
+    """
+    import onnx_ir as ir
+
+    declaration = base64.b64encode(ir.to_proto(value).SerializeToString(deterministic=True)).decode()
+    value.shape = None if info.proven is None else ir.Shape(info.proven)
+    return RawOutputRecord(
+        name=info.name,
+        tensor=info.name,
+        rank=None if info.shape is None else len(info.shape),
+        declaration=declaration,
+        declared_inside=any(entry.name == info.name for entry in raw.value_info),
+    )
 
 
-def _declared_names(
-    raw: RawModel, former_outputs: Iterable[ir.Value], op: Emitter, renamed: dict[str, str]
-) -> frozenset[str]:
-    """Inner values to declare: those the raw model declared, its former outputs, and ours."""
-    old_to_new = {old: new for new, old in renamed.items()}
-    names = {old_to_new.get(name, name) for name in raw.value_info}
-    names |= {value.name for value in former_outputs if value.name}
-    return frozenset(names | set(op.written))
+def _declarations(
+    raw: RawModel, new_names: Mapping[str, str], former_outputs: Sequence[ir.Value]
+) -> tuple[onnx.ValueInfoProto, ...]:
+    """What the raw model declares about its inner values, under their present names, and its former outputs."""
+    import onnx
+    import onnx_ir as ir
+
+    declared = []
+    for entry in raw.value_info:
+        renamed = onnx.ValueInfoProto()
+        renamed.CopyFrom(entry)
+        renamed.name = new_names.get(entry.name, entry.name)
+        declared.append(renamed)
+    known = {entry.name for entry in declared}
+    outputs = {output.name for output in raw.model.graph.outputs}
+    declared += [ir.to_proto(value) for value in former_outputs if value.name not in known | outputs]
+    return tuple(declared)

@@ -27,12 +27,16 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     Attributes:
         name: Name in the raw model.
         tensor: Name of the same value in the fused model; another one where ours took the name.
-        channel_axis: For a map, the axis of its single channel; None for rank 3.
+        rank: Its rank, None where it is not known.
+        declaration: Its entry among the raw model's outputs, as a base64 ONNX ValueInfoProto.
+        declared_inside: Whether the raw model declares it among its inner values as well.
     """
 
     name: str
     tensor: str
-    channel_axis: int | None = None
+    rank: int | None = None
+    declaration: str
+    declared_inside: bool = False
 
 
 class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -119,7 +123,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return RawLayout(
             score=self.raw.score is not None,
             map=self.raw.map is not None,
-            channel_axis=None if self.raw.map is None else self.raw.map.channel_axis,
+            map_rank=None if self.raw.map is None else self.raw.map.rank,
         )
 
     def build_post_processor(self) -> PostProcessor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import ProvenanceError
@@ -9,8 +11,10 @@ from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import METADATA_KEY, Provenance
 from pp_graph.model import RawModel
 from pp_graph.model.names import all_values, rename_values
+from pp_graph.postprocessors import OUTPUT_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import onnx
@@ -32,6 +36,9 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
         ModelError: The model cannot be used.
         ProvenanceError: It was not fused by pp_graph, or was changed since.
     """
+    import onnx
+    import onnx_ir as ir
+
     opened = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(opened.model.metadata_props)
     if provenance is None:
@@ -41,26 +48,62 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
         )
     graph = opened.model.graph
     ours = f"{provenance.prefix}/"
-    raw_name = {**provenance.raw.renamed}
-    fused_name = {old: new for new, old in raw_name.items()}
+    raw = provenance.raw
+    fused_name = {old: new for new, old in raw.renamed.items()}
     values = {value.name: value for value in all_values(graph)}
-    wanted = [fused_name.get(name, name) for name in provenance.raw.outputs]
+    wanted = [fused_name.get(name, name) for name in raw.outputs]
     missing = [name for name in wanted if name not in values]
     if missing:
-        raise ProvenanceError(
-            f"Value '{missing[0]}' of the raw model is not in the graph any more, so the model was changed "
-            "after it was fused. Use the raw export."
-        )
+        raise _changed(f"value '{missing[0]}' of the raw model is not in the graph any more")
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in wanted)
-    graph.remove([node for node in graph if (node.name or "").startswith(ours)], safe=True)
-    for name in [name for name in graph.initializers if name.startswith(ours)]:
-        del graph.initializers[name]
-    rename_values(graph, raw_name)
-    if provenance.raw.opset_added:
+    _remove_post_processing(graph, ours, keep=set(wanted))
+    rename_values(graph, raw.renamed)
+    for record in (raw.score, raw.map):
+        if record is not None:
+            declaration = onnx.ValueInfoProto.FromString(base64.b64decode(record.declaration))
+            ir.serde.deserialize_value_info_proto(declaration, values[record.tensor])
+    if raw.opset_added:
         del opened.model.opset_imports[""]
     del opened.model.metadata_props[METADATA_KEY]
-    declared = frozenset(
-        raw_name.get(name, name) for name in opened.value_info if name not in wanted and not name.startswith(ours)
-    )
-    return RawModel(opened.model, opened.source, provenance.raw.sha256, declared, edited=True)
+    declared = tuple(_raw_declarations(opened, provenance))
+    return dataclasses.replace(opened, sha256=raw.sha256, value_info=declared, edited=True)
+
+
+def _remove_post_processing(graph: ir.Graph, prefix: str, keep: set[str]) -> None:
+    def is_ours(node: ir.Node) -> bool:
+        names = [node.name or "", *(value.name or "" for value in node.outputs)]
+        return any(name.startswith(prefix) for name in names) or any(
+            value.name in OUTPUT_NAMES and value.name not in keep for value in node.outputs
+        )
+
+    removed = [node for node in graph if is_ours(node)]
+    outputs = {value for node in removed for value in node.outputs}
+    constants = {value for name, value in graph.initializers.items() if name.startswith(prefix)}
+    gone = set(removed)
+    for node in graph.all_nodes():
+        read = next((value for value in node.inputs if value in outputs | constants), None)
+        if read is not None and node not in gone:
+            raise _changed(f"operator '{node.name or node.op_type}' reads '{read.name}' of the post-processing")
+    graph.remove(removed, safe=True)
+    for constant in constants:
+        del graph.initializers[constant.name or ""]
+
+
+def _changed(how: str) -> ProvenanceError:
+    return ProvenanceError(f"The model was changed after it was fused: {how}. Use the raw export.")
+
+
+def _raw_declarations(opened: RawModel, provenance: Provenance) -> Iterator[onnx.ValueInfoProto]:
+    """What the raw model declared about its inner values, under their own names."""
+    import onnx
+
+    raw = provenance.raw
+    former = {record.tensor for record in (raw.score, raw.map) if record is not None and not record.declared_inside}
+    for entry in opened.value_info:
+        if entry.name in former or entry.name.startswith(f"{provenance.prefix}/"):
+            continue
+        renamed = onnx.ValueInfoProto()
+        renamed.CopyFrom(entry)
+        renamed.name = raw.renamed.get(entry.name, entry.name)
+        yield renamed

@@ -1,6 +1,8 @@
-"""Keep what onnx_ir does not: which empty domains a file writes out, and the order of its metadata.
+"""Keep what onnx_ir does not, so that a model that was stripped equals the raw one to the byte.
 
-Neither changes what a model means, but a model that was stripped should equal the raw one to the byte.
+onnx_ir writes no empty domain of a node and the domain of every import, sorts metadata, declares the types of
+constants in subgraphs, and keeps only location, offset and length of external weights. None of it changes what a
+model means.
 """
 
 from __future__ import annotations
@@ -13,19 +15,38 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-_EXPLICIT: Final = "pp_graph.explicit_domain"
+_DOMAIN: Final = "pp_graph.domain"
 _IMPLICIT: Final = "pp_graph.implicit_domain"
+_VALUE_INFO: Final = "pp_graph.value_info"
+_EXTERNAL: Final = "pp_graph.external_entries"
+_KNOWN_ENTRIES: Final = frozenset({"location", "offset", "length"})
 
 
 def _proto_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Nodes and those of their subgraphs, in the order in which onnx_ir walks them."""
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _proto_nodes(attribute.g.node)
-            for graph in attribute.graphs:
-                yield from _proto_nodes(graph.node)
+        for graph in _proto_subgraphs(node):
+            yield from _proto_nodes(graph.node)
+
+
+def _proto_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    import onnx_ir as ir
+
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
 
 
 def _pairs(proto: onnx.ModelProto, model: ir.Model) -> Iterator[tuple[onnx.NodeProto, ir.Node]]:
@@ -34,26 +55,65 @@ def _pairs(proto: onnx.ModelProto, model: ir.Model) -> Iterator[tuple[onnx.NodeP
         yield from zip(_proto_nodes(theirs.node), ours.all_nodes(), strict=False)
 
 
-def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
-    """Note in a model, just read, what `restore` needs.
+def external_protos(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors of a model that keep their bytes in another file, wherever they are nested."""
+    import onnx
 
-    onnx_ir writes no empty domain of a node, and the domain of every import.
-    """
+    graphs = [proto.graph]
+    nodes = list(_proto_nodes(proto.graph.node))
+    for function in proto.functions:
+        nodes += _proto_nodes(function.node)
+    for node in nodes:
+        graphs += _proto_subgraphs(node)
+    tensors = [tensor for graph in graphs for tensor in graph.initializer]
+    for node in nodes:
+        for attribute in node.attribute:
+            tensors += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
+    for tensor in tensors:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield tensor
+
+
+def reference_of(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
+    """Location, offset and length of an external tensor."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    length = int(entries["length"]) if "length" in entries else None
+    return entries["location"], int(entries.get("offset", 0)), length
+
+
+def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
+    """Note in a model, just read, what `restore` needs."""
     for theirs, ours in _pairs(proto, model):
-        if theirs.HasField("domain") and not theirs.domain:
-            ours.meta[_EXPLICIT] = True
+        if theirs.HasField("domain") and theirs.domain in ("", "ai.onnx"):
+            ours.meta[_DOMAIN] = theirs.domain
+        for their_graph, our_graph in zip(_proto_subgraphs(theirs), _subgraphs(ours), strict=False):
+            our_graph.meta[_VALUE_INFO] = tuple(their_graph.value_info)
     model.meta[_IMPLICIT] = any(not entry.HasField("domain") for entry in proto.opset_import)
+    model.meta[_EXTERNAL] = {
+        reference_of(tensor): tuple(tensor.external_data)
+        for tensor in external_protos(proto)
+        if any(entry.key not in _KNOWN_ENTRIES for entry in tensor.external_data)
+    }
 
 
 def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
     """Give a serialised model back what was noted."""
     for theirs, ours in _pairs(proto, model):
-        if ours.meta.get(_EXPLICIT):
-            theirs.domain = ""
+        if _DOMAIN in ours.meta:
+            theirs.domain = ours.meta[_DOMAIN]
+        for their_graph, our_graph in zip(_proto_subgraphs(theirs), _subgraphs(ours), strict=False):
+            if _VALUE_INFO in our_graph.meta:
+                del their_graph.value_info[:]
+                their_graph.value_info.extend(our_graph.meta[_VALUE_INFO])
     if model.meta.get(_IMPLICIT):
         for entry in proto.opset_import:
             if not entry.domain:
                 entry.ClearField("domain")
+    noted = model.meta.get(_EXTERNAL) or {}
+    for tensor in external_protos(proto) if noted else ():
+        if (reference := reference_of(tensor)) in noted:
+            del tensor.external_data[:]
+            tensor.external_data.extend(noted[reference])
     del proto.metadata_props[:]
     for key, value in model.metadata_props.items():
         proto.metadata_props.add(key=key, value=value)

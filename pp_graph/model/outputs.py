@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import OutputRoleError
 from pp_graph.model.shapes import (
-    Dimension,
     Shape,
     declared_shape,
     format_shape,
@@ -19,7 +18,7 @@ from pp_graph.model.shapes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from pp_graph.model.raw_model import RawModel
 
@@ -56,6 +55,8 @@ class OutputInfo:
         name: Name in the graph.
         dtype: ONNX name of the element type, such as `FLOAT`; None where unknown.
         shape: The shape to trust; None where even the rank is unknown.
+        proven: The same without names of sizes that are only declared: some exporters give one name to
+            sizes that differ, and runtimes reuse memory by these names.
         note: A contradiction between the declared and the computed shape, None where there is none.
         readings: Roles that rank and sizes allow.
         certain: The reading does not rest on a size that the file leaves open.
@@ -66,6 +67,7 @@ class OutputInfo:
     name: str
     dtype: str | None
     shape: Shape | None
+    proven: Shape | None
     note: str | None
     readings: frozenset[Role]
     certain: bool
@@ -86,20 +88,6 @@ class RawOutputs:
     map: OutputInfo | None
 
 
-def channel_axis(shape: Sequence[Dimension]) -> int | None:
-    """Axis of the single channel of a map: 1 for (N,1,H,W), 3 for (N,H,W,1), None for (N,H,W).
-
-    A rank-4 shape that leaves the channel open is read as (N,1,H,W).
-    """
-    if len(shape) != 4:
-        return None
-    if shape[1] == 1:
-        return 1
-    if shape[3] == 1:
-        return 3
-    return 1
-
-
 def _read_score(shape: Shape) -> tuple[bool, bool, str]:
     if len(shape) == 1:
         return True, True, "rank 1, one number an image"
@@ -111,24 +99,28 @@ def _read_score(shape: Shape) -> tuple[bool, bool, str]:
 
 
 def _read_map(shape: Shape) -> tuple[bool, bool, str]:
-    if len(shape) == 3:
-        if shape[1] == 1 or shape[2] == 1:
-            return False, False, ""
+    if len(shape) == 3 and 1 not in shape[1:]:
         return True, True, "rank 3, (N,H,W)"
-    if len(shape) != 4:
+    if len(shape) != 4 or shape[1:].count(1) == 3:
         return False, False, ""
-    axis = channel_axis(shape)
-    height, width = [dim for index, dim in enumerate(shape) if index not in (0, axis)]
-    if height == 1 and width == 1:
-        return False, False, ""
-    if shape[axis or 1] == 1:
-        return True, True, "one channel, (N,1,H,W)" if axis == 1 else "one channel last, (N,H,W,1)"
+    if shape[1] == 1:
+        return True, True, "one channel, (N,1,H,W)"
+    if shape[3] == 1:
+        return True, True, "one channel last, (N,H,W,1)"
     if not isinstance(shape[1], int):
         return True, False, "rank 4; its channel count is open and taken as 1"
     return False, False, ""
 
 
 _READERS = {Role.SCORE: _read_score, Role.MAP: _read_map}
+
+
+def _proven(shape: Shape, inferred: Shape | None, input_symbols: Collection[str]) -> Shape:
+    found = inferred if inferred is not None and len(inferred) == len(shape) else (None,) * len(shape)
+    return tuple(
+        finds if finds in input_symbols else (says if isinstance(says, int) else None)
+        for says, finds in zip(shape, found, strict=True)
+    )
 
 
 def _other_batch(shape: Shape, input_shape: Shape | None) -> bool:
@@ -147,6 +139,8 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     Returns:
         One description an output, in the order of the graph.
     """
+    import onnx_ir as ir
+
     outputs = raw.model.graph.outputs
     inferred = infer_shapes(raw.model, [output.name or "" for output in outputs])
     input_shapes = [model_input.shape for model_input in raw.inputs]
@@ -158,7 +152,10 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         dtype = None if output.dtype is None else output.dtype.name
         readings: set[Role] = set()
         certain = False
-        if dtype is not None and dtype not in _FLOATING:
+        proven = None if shape is None else _proven(shape, inferred.get(name), symbols)
+        if output.type is not None and not isinstance(output.type, ir.TensorType):
+            why = f"is a {type(output.type).__name__.removesuffix('Type').lower()}, expected a tensor"
+        elif dtype is not None and dtype not in _FLOATING:
             why = f"holds {dtype}, expected floating-point numbers"
         elif shape is None:
             why = "its rank is unknown"
@@ -171,7 +168,7 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
                 if fits:
                     readings.add(role)
                     certain, why = sure, reason
-        described.append(OutputInfo(name, dtype, shape, note, frozenset(readings), certain, None, why))
+        described.append(OutputInfo(name, dtype, shape, proven, note, frozenset(readings), certain, None, why))
     return tuple(described)
 
 
@@ -216,7 +213,7 @@ def find_outputs(raw: RawModel, *, score_output: str | None = None, map_output: 
 
 
 def _with_role(info: OutputInfo, role: Role, why: str) -> OutputInfo:
-    return OutputInfo(info.name, info.dtype, info.shape, info.note, info.readings, info.certain, role, why)
+    return replace(info, role=role, why=why)
 
 
 def _take_named(outputs: Sequence[OutputInfo], role: Role, name: str) -> OutputInfo:
@@ -229,6 +226,8 @@ def _take_named(outputs: Sequence[OutputInfo], role: Role, name: str) -> OutputI
             f"{', '.join(map(repr, by_name))}. Did you mean {close[0]!r}?"
         )
     info = by_name[name]
+    if info.why.endswith("expected a tensor"):
+        raise OutputRoleError(f"Output '{name}' {info.why}. Name another output with {flag}=...")
     if info.dtype is not None and info.dtype not in _FLOATING:
         raise OutputRoleError(
             f"Output '{name}' holds {info.dtype}, expected floating-point numbers for a {role.value}. "

@@ -48,8 +48,8 @@ class RawModel:
         sha256: Hash of the `.onnx` file (of the serialised graph for an object). External weights
             enter it by location, offset and length, not by content: hashing gigabytes would take
             longer than everything else.
-        value_info: Names for which the file declares the type of an inner value. Writing keeps to
-            these, so that what was not declared before is not declared after.
+        value_info: What the file declares about inner values. Writing keeps to exactly these, so that
+            what was not declared before is not declared after.
         edited: Whether the graph is no longer that of `source`, which then only says where the
             external weights belong.
     """
@@ -57,7 +57,7 @@ class RawModel:
     model: ir.Model
     source: Path | None
     sha256: str
-    value_info: frozenset[str] = field(repr=False)
+    value_info: tuple[onnx.ValueInfoProto, ...] = field(repr=False)
     edited: bool = False
 
     @classmethod
@@ -82,9 +82,7 @@ class RawModel:
         if isinstance(model, RawModel):
             if model.source is not None and not model.edited:
                 return cls.open(model.source)
-            from pp_graph.model.writing import to_proto
-
-            proto = to_proto(model.model, model.value_info)
+            proto = model.to_proto()
             copy = cls._from_proto(proto, None, _sha256(proto))._with_weights_of(model.model)
             return replace(copy, source=model.source, edited=model.edited)
         if isinstance(model, ir.Model):
@@ -93,7 +91,15 @@ class RawModel:
         if isinstance(model, onnx.ModelProto):
             proto = onnx.ModelProto()
             proto.CopyFrom(model)
-            return cls._from_proto(proto, None, _sha256(proto))
+            opened = cls._from_proto(proto, None, _sha256(proto))
+            for tensor in opened.external_tensors():
+                tensor.base_dir = str(Path.cwd())
+            opened._check_external_weights("the model in memory", Path.cwd())
+            return opened
+        if not isinstance(model, str | Path):
+            raise ModelError(
+                f"Model is given as {type(model).__name__}, expected a path, an onnx.ModelProto or an onnx_ir.Model."
+            )
         return cls._from_file(Path(model))
 
     @classmethod
@@ -102,8 +108,10 @@ class RawModel:
 
         if not path.exists():
             raise ModelError(f"Model file '{path}' does not exist. Check the path.")
-        if not path.is_file():
+        if path.is_dir():
             raise ModelError(f"Model '{path}' is a folder, expected an ONNX file. Name the .onnx file in it.")
+        if not path.is_file():
+            raise ModelError(f"Model '{path}' is a device or pipe, expected an ONNX file.")
         try:
             digest = _hash_file(path)
             proto = onnx.load(str(path), load_external_data=False)
@@ -114,15 +122,16 @@ class RawModel:
                 f"Model file '{path}' is not an ONNX model ({type(error).__name__}: {error}). "
                 "Expected the protobuf that torch.onnx.export, tf2onnx and the like write."
             ) from error
-        raw = cls._from_proto(proto, path, digest)
-        raw._check_external_weights(path)
+        # Absolute, because weights are read and files are protected later, perhaps from another folder.
+        raw = cls._from_proto(proto, path.absolute(), digest)
+        raw._check_external_weights(f"model '{path}'", path.absolute().parent)
         return raw
 
     @classmethod
     def _from_proto(cls, proto: onnx.ModelProto, source: Path | None, digest: str) -> RawModel:
         import onnx_ir as ir
 
-        name = f"Model '{source}'" if source is not None else "The model"
+        name = f"Model '{source.name}'" if source is not None else "The model"
         if not proto.graph.node or not proto.graph.output:
             raise ModelError(
                 f"{name} has {len(proto.graph.node)} nodes and {len(proto.graph.output)} outputs, expected at "
@@ -146,7 +155,7 @@ class RawModel:
         finally:
             logger.setLevel(level)
         fidelity.remember(proto, model)
-        raw = cls(model, source, digest, frozenset(info.name for info in proto.graph.value_info))
+        raw = cls(model, source, digest, tuple(proto.graph.value_info))
         if source is not None:
             for tensor in raw.external_tensors():
                 tensor.base_dir = str(source.parent)
@@ -164,30 +173,40 @@ class RawModel:
             tensor.base_dir = folders[str(tensor.location)]
         return self
 
-    def _check_external_weights(self, path: Path) -> None:
-        base = path.parent.resolve()
+    def _check_external_weights(self, what: str, base: Path) -> None:
         sizes: dict[str, int] = {}
+        start = what[0].upper() + what[1:]
         for tensor in self.external_tensors():
             location = str(tensor.location)
             if Path(location).is_absolute() or ".." in Path(location).parts:
                 raise ModelError(
-                    f"Model '{path}' keeps weight '{tensor.name}' in '{location}', expected a file inside "
-                    "the model's folder. Save the model again with its weights beside it."
+                    f"{start} keeps weight '{tensor.name}' in '{location}', expected a file inside the model's "
+                    "folder. Save the model again with its weights beside it."
                 )
             file = base / location
             if location not in sizes:
                 if not file.is_file():
                     raise ModelError(
-                        f"Model '{path}' keeps weight '{tensor.name}' in '{location}', which is not in "
-                        f"'{path.parent}'. Put the weight file beside the model."
+                        f"{start} keeps weight '{tensor.name}' in '{location}', which is not "
+                        f"in '{base}'. Put the weight file beside the model."
                     )
                 sizes[location] = file.stat().st_size
             end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
             if end > sizes[location]:
                 raise ModelError(
-                    f"Weight file '{location}' of model '{path}' has {sizes[location]:,} bytes, expected at "
+                    f"Weight file '{location}' of {what} has {sizes[location]:,} bytes, expected at "
                     f"least {end:,} for weight '{tensor.name}'. The file is cut short: copy it again."
                 )
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as protobuf, declaring exactly what `value_info` holds; external weights stay references."""
+        import onnx_ir as ir
+
+        proto = ir.to_proto(self.model)
+        fidelity.restore(self.model, proto)
+        del proto.graph.value_info[:]
+        proto.graph.value_info.extend(self.value_info)
+        return proto
 
     def save(self, path: str | Path, *, overwrite: bool = True, copy_weights: bool = False) -> Path:
         """Write the model to a file, whole or not at all; see `pp_graph.model.save_onnx`."""

@@ -6,31 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pp_graph.errors import OutputFileError
-from pp_graph.files import written_together
+from pp_graph.files import refuse_inputs, written_together
 from pp_graph.model import fidelity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     import onnx
-    import onnx_ir as ir
 
     from pp_graph.model.raw_model import RawModel
 
+# Endings by which onnx.load picks a text format, and those of an OpenVINO IR.
+_OTHER_FORMATS = frozenset(
+    {".json", ".onnxjson", ".textproto", ".prototxt", ".pbtxt", ".txtpb", ".onnxtxt", ".onnxtext", ".xml", ".bin"}
+)
 _PROTOBUF_LIMIT = 2**31 - 1
 _COPY_CHUNK = 16 * 2**20
-
-
-def to_proto(model: ir.Model, value_info: frozenset[str]) -> onnx.ModelProto:
-    """Serialise a model, declaring only the inner values whose names are in `value_info`."""
-    import onnx_ir as ir
-
-    proto = ir.to_proto(model)
-    fidelity.restore(model, proto)
-    kept = [info for info in proto.graph.value_info if info.name in value_info]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(kept)
-    return proto
 
 
 def save_onnx(
@@ -64,11 +55,17 @@ def save_onnx(
     external = raw.external_tensors()
     sources = {Path(tensor.path) for tensor in external}
     protected = [*inputs, *sources, *([raw.source] if raw.source is not None else [])]
+    refuse_inputs([path], protected)
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise OutputFileError(
+            f"Output '{path}' ends in '{path.suffix}', expected '.onnx': ONNX tools read that ending as another format."
+        )
+    # Runtimes follow no link out of the model's folder, so a weight that is one (as in a hub's cache) is copied too.
     here = path.parent.resolve()
-    in_place = all(Path(tensor.base_dir).resolve() == here for tensor in external)
+    in_place = all(Path(tensor.path).resolve() == here / tensor.location for tensor in external)
     if not external or (in_place and not copy_weights):
         with written_together(path, overwrite=overwrite, inputs=protected) as (draft,):
-            _write(to_proto(raw.model, raw.value_info), draft)
+            _write(raw.to_proto(), draft)
         return path
     data = path.with_name(f"{path.name}.data")
     with written_together(data, path, overwrite=overwrite, inputs=protected) as (data_draft, draft):
@@ -89,14 +86,12 @@ def _write(proto: onnx.ModelProto, path: Path) -> None:
 
 def _with_copied_weights(raw: RawModel, data: Path) -> onnx.ModelProto:
     """Copy the bytes of every external tensor into one file and return a proto that points there."""
-    proto = to_proto(raw.model, raw.value_info)
+    proto = raw.to_proto()
     sources = {(str(tensor.location), tensor.offset or 0, tensor.length): tensor for tensor in raw.external_tensors()}
     places: dict[tuple[str, int, int | None], tuple[int, int]] = {}
     with data.open("wb") as out:
-        for tensor_proto in _external_protos(proto):
-            entries = {entry.key: entry.value for entry in tensor_proto.external_data}
-            length = int(entries["length"]) if "length" in entries else None
-            reference = (entries["location"], int(entries.get("offset", 0)), length)
+        for tensor_proto in fidelity.external_protos(proto):
+            reference = fidelity.reference_of(tensor_proto)
             if reference not in places:
                 tensor = sources[reference]
                 size = tensor.length or tensor.nbytes
@@ -120,25 +115,3 @@ def _copy_range(source: Path, offset: int, length: int, out: BinaryIO) -> None:
                 raise OutputFileError(f"Weight file '{source}' ended early while it was copied. Copy it again.")
             out.write(chunk)
             length -= len(chunk)
-
-
-def _external_protos(message: object) -> Iterator[onnx.TensorProto]:
-    """All tensors of a proto that keep their bytes elsewhere, wherever they are nested."""
-    import onnx
-
-    if isinstance(message, onnx.TensorProto):
-        if message.data_location == onnx.TensorProto.EXTERNAL:
-            yield message
-    elif isinstance(message, onnx.ModelProto):
-        for part in (message.graph, *message.functions):
-            yield from _external_protos(part)
-    elif isinstance(message, onnx.AttributeProto):
-        for part in (message.t, message.g, *message.tensors, *message.graphs):
-            yield from _external_protos(part)
-    elif isinstance(message, onnx.GraphProto | onnx.FunctionProto):
-        if isinstance(message, onnx.GraphProto):
-            for tensor in message.initializer:
-                yield from _external_protos(tensor)
-        for node in message.node:
-            for attribute in node.attribute:
-                yield from _external_protos(attribute)

@@ -60,6 +60,11 @@ class OneClassPostProcessor(PostProcessor):
                 f"statistics is {type(self.statistics).__name__}, expected Statistics. "
                 "Read a file with Statistics.load(path)."
             )
+        for name in ("normalize", "threshold", "match_thresholds"):
+            flag = getattr(self, name)
+            if not isinstance(flag, bool | np.bool_):
+                raise PostProcessorError(f"{name} is {flag!r}, expected True or False.")
+            object.__setattr__(self, name, bool(flag))
         for name in ("image_sensitivity", "pixel_sensitivity"):
             value = getattr(self, name)
             if isinstance(value, bool | str) or not isinstance(value, SupportsFloat) or not 0 <= float(value) <= 1:
@@ -90,7 +95,7 @@ class OneClassPostProcessor(PostProcessor):
         """Reduce the map if there is no score, then normalise and compare each level."""
         steps: list[Step] = []
         if not layout.score:
-            steps.append(MaxOverMap(RAW_MAP, RAW_SCORE, layout.channel_axis))
+            steps.append(MaxOverMap(RAW_MAP, RAW_SCORE, layout.map_rank or 4))
         steps += self._level("image", RAW_SCORE, "pred_score", "pred_label", self.image_sensitivity)
         if layout.map:
             steps += self._level("pixel", RAW_MAP, "anomaly_map", "pred_mask", self.pixel_sensitivity)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.model.outputs import channel_axis
 from pp_graph.postprocessors.predictions import Predictions
 from pp_graph.steps import Array, Compare, Emitter, Step
 
@@ -35,12 +34,12 @@ class RawLayout:
     Attributes:
         score: Whether there is a raw score.
         map: Whether there is a raw map.
-        channel_axis: Axis of the map's single channel: 1, 3, or None for a map of rank 3.
+        map_rank: Rank of the map, 3 or 4; None where there is none or it is not known.
     """
 
     score: bool
     map: bool
-    channel_axis: int | None = None
+    map_rank: int | None = None
 
 
 class PostProcessor(ABC):
@@ -108,18 +107,18 @@ class PostProcessor(ABC):
                 "Raw outputs hold neither 'pred_score' nor 'anomaly_map', expected at least one of them."
             )
         values: dict[str, Array] = {}
-        axis = None
+        rank = None
         if score is not None:
             values[RAW_SCORE] = _checked_score(score)
         if anomaly_map is not None:
             values[RAW_MAP] = _checked_map(anomaly_map)
-            axis = channel_axis(values[RAW_MAP].shape)
+            rank = values[RAW_MAP].ndim
         if len(values) == 2 and len(values[RAW_SCORE]) != len(values[RAW_MAP]):
             raise PostProcessorError(
                 f"'pred_score' holds {len(values[RAW_SCORE])} images and 'anomaly_map' {len(values[RAW_MAP])}, "
                 "expected the same batch."
             )
-        for step in self.steps(RawLayout(score is not None, anomaly_map is not None, axis)):
+        for step in self.steps(RawLayout(score is not None, anomaly_map is not None, rank)):
             values[step.target] = step.reference(values[step.source])
         return Predictions(**{name: values[name] for name in OUTPUT_NAMES if name in values})
 
@@ -146,9 +145,10 @@ class PostProcessor(ABC):
 
 def _floating(value: ArrayLike, name: str) -> Array:
     array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise PostProcessorError(f"'{name}' holds {array.dtype}, expected floating-point numbers.")
-    return array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
 
 
 def _checked_score(value: ArrayLike) -> Array:
@@ -162,10 +162,9 @@ def _checked_score(value: ArrayLike) -> Array:
 
 def _checked_map(value: ArrayLike) -> Array:
     array = _floating(value, "anomaly_map")
-    if array.ndim == 3 or (array.ndim == 4 and 1 in (array.shape[1], array.shape[3])):
-        axis = channel_axis(array.shape)
-        if 0 not in [size for index, size in enumerate(array.shape) if index not in (0, axis)]:
-            return array
+    one_channel = array.ndim == 3 or (array.ndim == 4 and 1 in (array.shape[1], array.shape[3]))
+    if one_channel and 0 not in array.shape[1:]:
+        return array
     raise PostProcessorError(
         f"'anomaly_map' has rank {array.ndim} and shape {array.shape}, expected (N,H,W), (N,1,H,W) or (N,H,W,1) "
         "with at least one pixel."

@@ -134,7 +134,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 where = _field_path(str(error))
                 raise StatisticsError(f"in '{where}': {message}" if where else message) from None
             raise StatisticsError(_explain(str(error))) from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StatisticsError(
                 f"not valid JSON: {error}. Expected "
                 '{"schema_version": 1, "image": {"threshold": ..., "min": ..., "max": ...}, "pixel": {...}}; '

@@ -72,7 +72,14 @@ class Compare(Step):
             if self.on_nan == "anomalous":
                 return op.is_nan(value)
             return op.less(value, op.constant(np.float32(-np.inf), "never"))
-        anomalous = op.logical_not(op.less(value, op.constant(self.cutoff, "cutoff")))
-        if self.on_nan == "anomalous":
-            return anomalous
+        if 0 < self.cutoff < np.finfo(np.float32).smallest_normal:
+            # OpenVINO takes a subnormal constant for 0, and then 0 itself would not lie below it.
+            below = np.nextafter(self.cutoff, np.float32(0))
+            anomalous = op.less(op.constant(below, "highest_normal_value"), value)
+            if self.on_nan == "anomalous":
+                return op.logical_or(anomalous, op.is_nan(value))
+        else:
+            anomalous = op.logical_not(op.less(value, op.constant(self.cutoff, "cutoff")))
+            if self.on_nan == "anomalous":
+                return anomalous
         return op.logical_and(anomalous, op.logical_not(op.is_nan(value)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,8 +121,9 @@ class Emitter:
         return self._node("Clip", [a, *bounds], {}, dtype, self.shape_of(a))
 
     def less(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """`a < b`, false for NaN; `b` broadcasts to `a`."""
-        return self._node("Less", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
+        """`a < b`, false for NaN if `b` is a constant; the constant of the two broadcasts."""
+        shape = self.shape_of(b) if a in self._constants.values() else self.shape_of(a)
+        return self._node("Less", [a, b], {}, np.dtype(np.bool_), shape)
 
     def is_nan(self, a: ir.Value) -> ir.Value:
         """Whether each number is NaN."""
@@ -136,6 +137,10 @@ class Emitter:
         """`a and b`, of one shape."""
         return self._node("And", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
 
+    def logical_or(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a or b`, of one shape."""
+        return self._node("Or", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
+
     def where(self, condition: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a` where the condition holds, else `b`; both broadcast to the condition."""
         return self._node("Where", [condition, a, b], {}, np.dtype(np.float32), self.shape_of(condition))
@@ -147,14 +152,17 @@ class Emitter:
         to = ir.DataType.from_numpy(dtype)
         return self._node("Cast", [a], {"to": to.value}, dtype, self.shape_of(a))
 
-    def reduce_max(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """Maximum over some axes, which disappear. What NaN becomes depends on the runtime."""
+    def reduce_max(self, a: ir.Value, axes: Sequence[int], *, keepdims: bool = False) -> ir.Value:
+        """Maximum over some axes, which disappear or keep size 1. What NaN becomes depends on the runtime."""
         shape = self.shape_of(a)
-        left = None if shape is None else tuple(dim for axis, dim in enumerate(shape) if axis not in axes)
+        left = None
+        if shape is not None:
+            left = tuple(1 if axis in axes else dim for axis, dim in enumerate(shape) if keepdims or axis not in axes)
         dtype = np.dtype(np.float32)
+        attributes: dict[str, int] = {"keepdims": int(keepdims)}
         if self._opset < _REDUCE_AXES_ARE_INPUTS:
-            return self._node("ReduceMax", [a], {"axes": list(axes), "keepdims": 0}, dtype, left)
-        return self._node("ReduceMax", [a, self.constant(tuple(axes), "axes")], {"keepdims": 0}, dtype, left)
+            return self._node("ReduceMax", [a], {"axes": list(axes), **attributes}, dtype, left)
+        return self._node("ReduceMax", [a, self.constant(tuple(axes), "axes")], attributes, dtype, left)
 
     def identity(self, a: ir.Value) -> ir.Value:
         """`a` under a name of its own; float32."""
@@ -167,7 +175,7 @@ class Emitter:
         self,
         op_type: str,
         inputs: Sequence[ir.Value],
-        attributes: dict[str, ir.TensorProtocol | float | int | list[int]],
+        attributes: Mapping[str, ir.TensorProtocol | float | int | list[int]],
         dtype: np.dtype[np.generic],
         shape: Shape | None,
         name: str | None = None,

@@ -20,38 +20,34 @@ if TYPE_CHECKING:
 class MaxOverMap(Step):
     """Take the maximum of a map over height and width; NaN if any pixel is NaN.
 
-    Source: Anomalib 2.7, `PostProcessor.forward`, for models without a score of their own.
+    Source: Anomalib 2.7, `PostProcessor.forward`, for models without a score of their own. A map of
+    rank 4 has one channel, so it does not matter which axis that is.
 
     Attributes:
-        source: Name of the map, float32: (N,H,W), (N,1,H,W), or (N,H,W,1) with `channel_axis=3`.
+        source: Name of the map, float32: (N,H,W), (N,1,H,W) or (N,H,W,1).
         target: Name of the score, float32: (N,) for a map of rank 3, (N,1) for rank 4.
-        channel_axis: Axis of the single channel: 1 or 3; None for a map of rank 3.
+        rank: Rank of the map, 3 or 4.
 
     Raises:
-        PostProcessorError: `channel_axis` is something else.
+        PostProcessorError: `rank` is something else.
     """
 
     source: str
     target: str
-    channel_axis: int | None = 1
+    rank: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse an axis that no map convention has."""
-        if self.channel_axis not in (None, 1, 3):
+        """Refuse a rank that no map has."""
+        if self.rank not in (3, 4):
             raise PostProcessorError(
-                f"channel_axis of '{self.target}' is {self.channel_axis}, expected None for (N,H,W), 1 for "
-                "(N,1,H,W) or 3 for (N,H,W,1)."
+                f"rank of '{self.target}' is {self.rank}, expected 3 for (N,H,W), or 4 for (N,1,H,W) or (N,H,W,1)."
             )
-
-    @property
-    def axes(self) -> tuple[int, int]:
-        """Axes of height and width."""
-        return (2, 3) if self.channel_axis == 1 else (1, 2)
 
     def reference(self, array: Array) -> Array:
         """Reduce an array; NumPy's max already spreads NaN."""
-        maximum: Array = np.max(np.asarray(array, np.float32), axis=self.axes)
-        return maximum
+        x = np.asarray(array, np.float32)
+        maximum: Array = x.reshape(len(x), -1).max(axis=1)
+        return maximum if self.rank == 3 else maximum[:, None]
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write ReduceMax, and carry NaN past it: what ReduceMax makes of NaN depends on the runtime.
@@ -61,6 +57,11 @@ class MaxOverMap(Step):
         """
         nan = op.is_nan(value)
         finite = op.where(nan, op.constant(np.float32(-np.inf), "lowest"), value)
-        maximum = op.reduce_max(finite, self.axes)
-        any_nan = op.cast(op.reduce_max(op.cast(nan, np.dtype(np.float32)), self.axes), np.dtype(np.bool_))
-        return op.where(any_nan, op.constant(np.float32(np.nan), "nan"), maximum)
+        any_nan = op.cast(self._reduce(op, op.cast(nan, np.dtype(np.float32))), np.dtype(np.bool_))
+        return op.where(any_nan, op.constant(np.float32(np.nan), "nan"), self._reduce(op, finite))
+
+    def _reduce(self, op: Emitter, value: ir.Value) -> ir.Value:
+        if self.rank == 3:
+            return op.reduce_max(value, (1, 2))
+        # Two of the three axes disappear, whichever of them is the channel.
+        return op.reduce_max(op.reduce_max(value, (2, 3)), (1,), keepdims=True)

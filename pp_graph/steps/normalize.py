@@ -96,22 +96,14 @@ class MinMaxNormalize(Step):
         nothing stands between them.
         """
         threshold = np.float32(self.threshold)
+        nan = op.constant(_ONE if self.on_nan == "anomalous" else _ZERO, "nan_counts_as")
         if self.range == 0:
-            above = np.nextafter(threshold, np.float32(np.inf))
-            normalized = op.where(
-                op.less(value, op.constant(threshold, "threshold")),
-                op.constant(_ZERO, "zero"),
-                op.where(
-                    op.less(value, op.constant(above, "above")),
-                    op.constant(_HALF, "half"),
-                    op.constant(_ONE, "one"),
-                ),
-            )
-            if self.on_nan == "anomalous":
-                return normalized  # neither comparison holds for NaN, which leaves 1
-            return op.where(op.is_nan(value), op.constant(_ZERO, "zero"), normalized)
+            at = op.constant(threshold, "threshold")
+            not_below = op.where(op.less(at, value), op.constant(_ONE, "one"), op.constant(_HALF, "half"))
+            normalized = op.where(op.less(value, at), op.constant(_ZERO, "zero"), not_below)
+            return op.where(op.is_nan(value), nan, normalized)
         centered = op.sub(value, op.constant(threshold, "threshold"))
-        if abs(threshold) > _FOLDING_COSTS_DIGITS * self.range:
+        if abs(float(threshold)) > _FOLDING_COSTS_DIGITS * float(self.range):
             centered = op.clip(centered, -float(self.range), float(self.range))
         scaled = op.div(centered, op.constant(self.range, "range"))
         shifted = op.add(scaled, op.constant(_HALF, "half"))
@@ -119,5 +111,5 @@ class MinMaxNormalize(Step):
         if self.on_nan == "anomalous":
             # Less is false for NaN in every runtime, and 1 is what all larger values clip to.
             below = op.less(value, op.constant(self._saturation, "saturation"))
-            return op.where(below, normalized, op.constant(_ONE, "one"))
-        return op.where(op.is_nan(value), op.constant(_ZERO, "zero"), normalized)
+            return op.where(below, normalized, nan)
+        return op.where(op.is_nan(value), nan, normalized)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import TargetError
 from pp_graph.model import ModelInput, RawModel
-from pp_graph.model.writing import to_proto
 from pp_graph.targets.session import Array, Session
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOption
     missing = [name for name in probes if name not in outputs]
     if not missing and model.source is not None and not model.edited:
         return str(model.source)
-    proto = to_proto(model.model, model.value_info)
+    proto = model.to_proto()
     for name in missing:
         proto.graph.output.add(name=name)
     external = model.external_tensors()
