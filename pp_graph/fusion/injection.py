@@ -20,7 +20,7 @@ from pp_graph.fusion.provenance import (
     cutoff_to_json,
 )
 from pp_graph.fusion.stripping import strip
-from pp_graph.model import NameScope, OutputInfo, RawModel, find_outputs, format_shape
+from pp_graph.model import NameScope, OutputInfo, RawModel, Role, find_outputs, format_shape
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor, RawLayout
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
@@ -155,7 +155,8 @@ def fuse(
 def _notes(read: Iterable[OutputInfo]) -> Iterator[str]:
     for info in read:
         if not info.certain and not info.why.startswith("named by"):
-            yield f"Output '{info.name}' {format_shape(info.shape)} is taken for the {info.role.value if info.role else 'value'}: {info.why}."
+            meaning = "score" if info.role is Role.SCORE else "map"
+            yield f"Output '{info.name}' {format_shape(info.shape)} is taken for the {meaning}: {info.why}."
         if info.note is not None:
             yield f"Output '{info.name}' is {info.note}; the computed shape is used."
 
