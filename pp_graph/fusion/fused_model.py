@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.provenance import Provenance
-from pp_graph.model import RawModel, save_onnx
+from pp_graph.model import RawModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,4 +83,4 @@ class FusedModel:
         Raises:
             OutputFileError: The file cannot be written there.
         """
-        return save_onnx(self.opened, path, overwrite=overwrite, copy_weights=copy_weights, inputs=inputs)
+        return self.opened.save(path, overwrite=overwrite, copy_weights=copy_weights, inputs=inputs)

@@ -6,7 +6,6 @@ from pp_graph.model.names import NameScope
 from pp_graph.model.outputs import OutputInfo, RawOutputs, Role, describe_outputs, find_outputs
 from pp_graph.model.raw_model import ModelInput, RawModel
 from pp_graph.model.shapes import Dimension, Shape, format_shape
-from pp_graph.model.writing import save_onnx
 
 __all__ = [
     "Dimension",
@@ -20,5 +19,4 @@ __all__ = [
     "describe_outputs",
     "find_outputs",
     "format_shape",
-    "save_onnx",
 ]

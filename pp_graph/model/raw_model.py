@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pp_graph.errors import ModelError
 from pp_graph.model import fidelity
 from pp_graph.model.shapes import Shape, declared_shape
+from pp_graph.model.writing import write_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,11 +209,36 @@ class RawModel:
         proto.graph.value_info.extend(self.value_info)
         return proto
 
-    def save(self, path: str | Path, *, overwrite: bool = True, copy_weights: bool = False) -> Path:
-        """Write the model to a file, whole or not at all; see `pp_graph.model.save_onnx`."""
-        from pp_graph.model.writing import save_onnx
+    def save(
+        self, path: str | Path, *, overwrite: bool = True, copy_weights: bool = False, inputs: Iterable[Path] = ()
+    ) -> Path:
+        """Write the model to a file, whole or not at all.
 
-        return save_onnx(self, path, overwrite=overwrite, copy_weights=copy_weights)
+        External weights are referenced where they are if the file lies beside them; elsewhere, or
+        with `copy_weights`, they are copied into `<name>.data` beside it.
+
+        Args:
+            path: The `.onnx` file. The model's source and weights are never overwritten.
+            overwrite: Whether another file of that name may be replaced.
+            copy_weights: Copy external weights even where they could be referenced.
+            inputs: Further files never to be overwritten.
+
+        Returns:
+            The path written.
+
+        Raises:
+            OutputFileError: The file cannot be written there.
+        """
+        protected = [*inputs, *([self.source] if self.source is not None else [])]
+        write_onnx(
+            self.to_proto(),
+            self.external_tensors(),
+            Path(path),
+            overwrite=overwrite,
+            copy_weights=copy_weights,
+            inputs=protected,
+        )
+        return Path(path)
 
     def external_tensors(self) -> list[ir.ExternalTensor]:
         """All tensors whose bytes lie in another file, those in attributes and functions included."""

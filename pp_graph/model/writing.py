@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from pp_graph.model.raw_model import RawModel
 
 # Endings by which onnx.load picks a text format, and those of an OpenVINO IR.
 _OTHER_FORMATS = frozenset(
@@ -24,14 +23,15 @@ _PROTOBUF_LIMIT = 2**31 - 1
 _COPY_CHUNK = 16 * 2**20
 
 
-def save_onnx(
-    raw: RawModel,
-    path: str | Path,
+def write_onnx(
+    proto: onnx.ModelProto,
+    external: Sequence[ir.ExternalTensor],
+    path: Path,
     *,
-    overwrite: bool = True,
-    copy_weights: bool = False,
-    inputs: Iterable[Path] = (),
-) -> Path:
+    overwrite: bool,
+    copy_weights: bool,
+    inputs: Iterable[Path],
+) -> None:
     """Write a model to a file.
 
     External weights are referenced where they are when the file is written beside them; elsewhere,
@@ -39,22 +39,17 @@ def save_onnx(
     weights outside the model's folder). Embedded weights stay embedded.
 
     Args:
-        raw: The model.
+        proto: The model.
+        external: The tensors of it that keep their bytes in other files.
         path: The `.onnx` file to write.
         overwrite: Whether a file of that name may be replaced.
         copy_weights: Copy external weights even where they could be referenced.
-        inputs: Files never to be replaced; the model's own source and weights always count.
-
-    Returns:
-        The path written.
+        inputs: Files never to be replaced; files with weights always count.
 
     Raises:
         OutputFileError: The file cannot be written, exists with `overwrite` off, or is an input.
     """
-    path = Path(path)
-    external = raw.external_tensors()
-    sources = {Path(tensor.path) for tensor in external}
-    protected = [*inputs, *sources, *([raw.source] if raw.source is not None else [])]
+    protected = [*inputs, *{Path(tensor.path) for tensor in external}]
     refuse_inputs([path], protected)
     if path.suffix.lower() in _OTHER_FORMATS:
         raise OutputFileError(
@@ -63,14 +58,14 @@ def save_onnx(
     # Runtimes follow no link out of the model's folder, so a weight that is one (as in a hub's cache) is copied too.
     here = path.parent.resolve()
     in_place = all(Path(tensor.path).resolve() == here / tensor.location for tensor in external)
-    if not external or (in_place and not copy_weights):
+    if in_place and not (external and copy_weights):
         with written_together(path, overwrite=overwrite, inputs=protected) as (draft,):
-            _write(raw.to_proto(), draft)
-        return path
+            _write(proto, draft)
+        return
     data = path.with_name(f"{path.name}.data")
     with written_together(data, path, overwrite=overwrite, inputs=protected) as (data_draft, draft):
-        _write(_with_copied_weights(raw, data_draft), draft)
-    return path
+        _copy_weights(proto, external, data_draft)
+        _write(proto, draft)
 
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
@@ -84,10 +79,9 @@ def _write(proto: onnx.ModelProto, path: Path) -> None:
         stream.write(proto.SerializeToString())
 
 
-def _with_copied_weights(raw: RawModel, data: Path) -> onnx.ModelProto:
-    """Copy the bytes of every external tensor into one file and return a proto that points there."""
-    proto = raw.to_proto()
-    sources = {(str(tensor.location), tensor.offset or 0, tensor.length): tensor for tensor in raw.external_tensors()}
+def _copy_weights(proto: onnx.ModelProto, external: Sequence[ir.ExternalTensor], data: Path) -> None:
+    """Copy the bytes of every external tensor into one file, and let the proto refer to that."""
+    sources = {(str(tensor.location), tensor.offset or 0, tensor.length): tensor for tensor in external}
     places: dict[tuple[str, int, int | None], tuple[int, int]] = {}
     with data.open("wb") as out:
         for tensor_proto in fidelity.external_protos(proto):
@@ -103,7 +97,6 @@ def _with_copied_weights(raw: RawModel, data: Path) -> onnx.ModelProto:
             offset, size = places[reference]
             for key, value in (("location", data.name), ("offset", str(offset)), ("length", str(size))):
                 tensor_proto.external_data.add(key=key, value=value)
-    return proto
 
 
 def _copy_range(source: Path, offset: int, length: int, out: BinaryIO) -> None:
