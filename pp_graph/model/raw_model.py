@@ -14,7 +14,7 @@ from pp_graph.model.shapes import Shape, declared_shape
 from pp_graph.model.writing import write_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import onnx
     import onnx_ir as ir

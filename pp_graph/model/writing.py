@@ -10,9 +10,10 @@ from pp_graph.files import refuse_inputs, written_together
 from pp_graph.model import fidelity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import onnx
+    import onnx_ir as ir
 
 
 # Endings by which onnx.load picks a text format, and those of an OpenVINO IR.
