@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from pp_graph.errors import PPGraphError

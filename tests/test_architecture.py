@@ -17,19 +17,20 @@ PACKAGE = ROOT / "pp_graph"
 # Room -> rooms it may import; what those may import is allowed too.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "version": set(),
     "files": {"errors"},
     "model": {"errors", "files"},
     "statistics": {"errors", "files"},
     "steps": {"model"},
     "postprocessors": {"steps", "statistics"},
-    "fusion": {"postprocessors"},
+    "fusion": {"postprocessors", "version"},
     "targets": {"fusion"},
     "data": {"model"},
     "verification": {"targets", "data"},
     "report": {"verification"},
     "inspection": {"targets"},
     "demo": {"report"},
-    "cli": {"demo", "inspection"},
+    "cli": {"demo", "inspection", "version"},
 }
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-import pp_graph
 from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
 from pp_graph.cli.fuse import fuse
@@ -17,6 +16,7 @@ from pp_graph.cli.output import pipe_tolerant_stdout, print_error
 from pp_graph.cli.strip import strip
 from pp_graph.cli.verify import verify
 from pp_graph.errors import PPGraphError
+from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ class _OrderedGroup(click.Group):
     commands=list(COMMANDS),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(pp_graph.__version__, prog_name="pp-graph")
+@click.version_option(__version__, prog_name="pp-graph")
 def cli() -> None:
     """Write post-processing into ONNX models, convert them to OpenVINO, and prove that no decision changed.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-import pp_graph
 from pp_graph.errors import AlreadyFusedError, FusionError, OutputRoleError, PostProcessorError
 from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import (
@@ -25,6 +24,7 @@ from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor, RawLayout
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
 from pp_graph.steps import MINIMUM_OPSET, Emitter
+from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -130,7 +130,7 @@ def fuse(
     }
     provenance = Provenance(
         schema_version=SCHEMA_VERSION,
-        pp_graph_version=pp_graph.__version__,
+        pp_graph_version=__version__,
         post_processor=type(post).__name__,
         parameters=post.parameters(),
         statistics=post.statistics,
