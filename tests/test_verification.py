@@ -170,6 +170,11 @@ def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
     del broken.graph.output[3]
     with pytest.raises(TargetError, match="has no output 'pred_mask', which its provenance promises"):
         pp.verify(DEMO / "raw.onnx", save(broken, tmp_path / "broken.onnx"), DEMO / "images")
+    edited = pp.fuse(model(), POST).to_proto()
+    entry = next(each for each in edited.metadata_props if each.key == METADATA_KEY)
+    entry.value = entry.value.replace('"pixel_sensitivity":0.5', '"pixel_sensitivity":0.6')
+    with pytest.raises(ProvenanceError, match="Provenance names the cutoffs .* but its statistics and parameters give"):
+        pp.verify(raw, save(edited, tmp_path / "edited.onnx"), FEEDS)
     unknown = pp.fuse(model(), POST).to_proto()
     entry = next(each for each in unknown.metadata_props if each.key == METADATA_KEY)
     entry.value = entry.value.replace("OneClassPostProcessor", "Other")

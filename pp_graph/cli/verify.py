@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -126,9 +127,11 @@ def print_report(report: VerificationReport) -> None:
 def _island(island: dict[str, str]) -> dict[str, str]:
     if not island:
         return {}
-    counts = {precision: list(island.values()).count(precision) for precision in sorted(set(island.values()))}
-    text = ", ".join(f"{count} operators in {precision}" for precision, count in counts.items())
-    return {"post-processing": text}
+    counts = Counter(island.values())
+    floating = {precision: count for precision, count in counts.items() if precision.startswith(("f", "bf"))}
+    text = ", ".join(f"{count} operators in {precision}" for precision, count in sorted(floating.items()))
+    others = sum(counts.values()) - sum(floating.values())
+    return {"post-processing": text + (f", {others} on booleans" if others else "")}
 
 
 def _decision_row(decision: DecisionReport) -> tuple[str, ...]:

@@ -130,7 +130,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Build the post-processor that was fused.
 
         Raises:
-            ProvenanceError: Its class is not known to this version.
+            ProvenanceError: Its class is not known to this version, or it does not decide by the cutoffs
+                that were written into the model.
         """
         known = {kind.__name__: kind for kind in POST_PROCESSORS}
         if self.post_processor not in known:
@@ -139,12 +140,19 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"It was written by pp_graph {self.pp_graph_version}: use that version or a later one."
             )
         try:
-            return known[self.post_processor].from_parameters(self.statistics, self.parameters)
+            post = known[self.post_processor].from_parameters(self.statistics, self.parameters)
         except TypeError as error:
             raise ProvenanceError(
                 f"Parameters of '{self.post_processor}' do not fit this version: {error}. They were written by "
                 f"pp_graph {self.pp_graph_version}."
             ) from error
+        cutoffs = {name: cutoff_to_json(step.cutoff) for name, step in post.decisions(self.layout).items()}
+        if cutoffs != self.cutoffs:
+            raise ProvenanceError(
+                f"Provenance names the cutoffs {self.cutoffs}, but its statistics and parameters give {cutoffs}. It "
+                "was edited, or written by a version that decides otherwise: fuse the raw model again."
+            )
+        return post
 
 
 class _Versioned(msgspec.Struct):
