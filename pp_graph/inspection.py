@@ -169,7 +169,9 @@ def _dtype(onnx_name: str | None) -> str | None:
     """`FLOAT` -> `float32`."""
     import onnx_ir as ir
 
-    return None if onnx_name is None else str(ir.DataType[onnx_name].numpy())
+    if onnx_name is None or onnx_name not in ir.DataType.__members__:
+        return onnx_name and onnx_name.lower()
+    return str(ir.DataType[onnx_name].numpy())
 
 
 def _inspect_ir(path: Path) -> Inspection:

@@ -118,6 +118,12 @@ def test_external_weights_of_a_model_that_is_not_saved(tmp_path: Path) -> None:
     raw = external(tmp_path)
     artifact = pp.convert(pp.fuse(raw, POST))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["raw.onnx", "weights.bin"]
+    (tmp_path / "weights.bin").rename(tmp_path / "real.bin")
+    (tmp_path / "weights.bin").symlink_to(tmp_path / "real.bin")
+    assert pp.verify(raw, pp.convert(pp.fuse(raw, POST)), IMAGE).passed
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["raw.onnx", "real.bin", "weights.bin"]
+    (tmp_path / "weights.bin").unlink()
+    (tmp_path / "real.bin").rename(tmp_path / "weights.bin")
     assert pp.verify(raw, artifact, IMAGE).passed
     path = artifact.save(tmp_path / "ir" / "model.xml")
     shutil.rmtree(tmp_path / "ir")

@@ -20,6 +20,8 @@ from pp_graph.model.shapes import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    import onnx_ir as ir
+
     from pp_graph.model.raw_model import RawModel
 
 
@@ -53,7 +55,8 @@ class OutputInfo:
 
     Attributes:
         name: Name in the graph.
-        dtype: ONNX name of the element type, such as `FLOAT`; None where unknown.
+        dtype: ONNX name of the element type, such as `FLOAT`; `SEQUENCE` or `OPTIONAL` for what is no
+            tensor; None where unknown.
         shape: The shape to trust; None where even the rank is unknown.
         proven: The same without names of sizes that are only declared: some exporters give one name to
             sizes that differ, and runtimes reuse memory by these names.
@@ -115,6 +118,14 @@ def _read_map(shape: Shape) -> tuple[bool, bool, str]:
 _READERS = {Role.SCORE: _read_score, Role.MAP: _read_map}
 
 
+def _dtype(output: ir.Value) -> str | None:
+    import onnx_ir as ir
+
+    if output.type is None or isinstance(output.type, ir.TensorType):
+        return None if output.dtype is None else output.dtype.name
+    return type(output.type).__name__.removesuffix("Type").upper()
+
+
 def _proven(shape: Shape, inferred: Shape | None, input_symbols: Collection[str]) -> Shape:
     found = inferred if inferred is not None and len(inferred) == len(shape) else (None,) * len(shape)
     return tuple(
@@ -139,8 +150,6 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     Returns:
         One description an output, in the order of the graph.
     """
-    import onnx_ir as ir
-
     outputs = raw.model.graph.outputs
     inferred = infer_shapes(raw.model, [output.name or "" for output in outputs])
     input_shapes = [model_input.shape for model_input in raw.inputs]
@@ -149,13 +158,11 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     for output in outputs:
         name = output.name or ""
         shape, note = reconcile(declared_shape(output), inferred.get(name), symbols)
-        dtype = None if output.dtype is None else output.dtype.name
+        dtype = _dtype(output)
         readings: set[Role] = set()
         certain = False
         proven = None if shape is None else _proven(shape, inferred.get(name), symbols)
-        if output.type is not None and not isinstance(output.type, ir.TensorType):
-            why = f"is a {type(output.type).__name__.removesuffix('Type').lower()}, expected a tensor"
-        elif dtype is not None and dtype not in _FLOATING:
+        if dtype is not None and dtype not in _FLOATING:
             why = f"holds {dtype}, expected floating-point numbers"
         elif shape is None:
             why = "its rank is unknown"
@@ -212,10 +219,6 @@ def find_outputs(raw: RawModel, *, score_output: str | None = None, map_output: 
     return RawOutputs(score=chosen[Role.SCORE], map=chosen[Role.MAP])
 
 
-def _with_role(info: OutputInfo, role: Role, why: str) -> OutputInfo:
-    return replace(info, role=role, why=why)
-
-
 def _take_named(outputs: Sequence[OutputInfo], role: Role, name: str) -> OutputInfo:
     flag = _FLAG[role]
     by_name = {info.name: info for info in outputs}
@@ -226,8 +229,6 @@ def _take_named(outputs: Sequence[OutputInfo], role: Role, name: str) -> OutputI
             f"{', '.join(map(repr, by_name))}. Did you mean {close[0]!r}?"
         )
     info = by_name[name]
-    if info.why.endswith("expected a tensor"):
-        raise OutputRoleError(f"Output '{name}' {info.why}. Name another output with {flag}=...")
     if info.dtype is not None and info.dtype not in _FLOATING:
         raise OutputRoleError(
             f"Output '{name}' holds {info.dtype}, expected floating-point numbers for a {role.value}. "
@@ -240,7 +241,7 @@ def _take_named(outputs: Sequence[OutputInfo], role: Role, name: str) -> OutputI
                 f"Output '{name}' has rank {len(info.shape)} and shape {format_shape(info.shape)}, expected "
                 f"{_EXPECTED[role]}. Name the {role.value} with {flag}=..."
             )
-    return _with_role(info, role, f"named by {flag}")
+    return replace(info, role=role, why=f"named by {flag}")
 
 
 def _choose(outputs: Sequence[OutputInfo], role: Role) -> OutputInfo | None:
@@ -249,10 +250,10 @@ def _choose(outputs: Sequence[OutputInfo], role: Role) -> OutputInfo | None:
     if not candidates:
         return None
     if len(candidates) == 1:
-        return _with_role(candidates[0], role, candidates[0].why)
+        return replace(candidates[0], role=role)
     known = [info for info in candidates if _bare_name(info.name) in _KNOWN_NAMES[role]]
     if len(known) == 1:
-        return _with_role(known[0], role, f"{known[0].why}; chosen among {len(candidates)} by its name")
+        return replace(known[0], role=role, why=f"{known[0].why}; chosen among {len(candidates)} by its name")
     flag = _FLAG[role]
     listing = "\n".join(f"  '{info.name}' {format_shape(info.shape)}: {info.why}" for info in candidates)
     raise OutputRoleError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -93,30 +95,17 @@ def _version() -> str:
 
 
 def _read(fused: FusedModel) -> ov.Model:
-    """Read a fused model into OpenVINO, weights mapped from where they lie.
-
-    OpenVINO follows no reference out of the model's folder, so a model with external weights that is
-    not saved yet is written beside its weights for the moment of reading, or, where that folder is
-    read-only, saved elsewhere with a copy of them.
-    """
+    """Read a fused model into OpenVINO; external weights are mapped from where they lie."""
     core = openvino_core()
     fused = _without_functions(fused)
+    opened = fused.opened
     try:
-        external = fused.opened.external_tensors()
-        if not external:
+        if opened.source is not None and not opened.edited:
+            return core.read_model(opened.source)
+        if not opened.external_tensors():
             return core.read_model(fused.to_proto().SerializeToString(), b"")
-        try:
-            folder = tempfile.TemporaryDirectory(prefix=".pp_graph_", dir=external[0].base_dir or ".")
-        except OSError:
-            folder = tempfile.TemporaryDirectory(prefix="pp_graph_")
-            with folder:
-                return core.read_model(fused.save(Path(folder.name) / "fused.onnx"))
-        with folder:
-            beside = Path(folder.name).parent / f"{Path(folder.name).name}.onnx"
-            try:
-                return core.read_model(fused.save(beside))
-            finally:
-                beside.unlink(missing_ok=True)
+        with _written_beside_its_weights(fused) as path:
+            return core.read_model(path)
     except RuntimeError as error:
         if isinstance(error, TargetError):
             raise
@@ -124,6 +113,29 @@ def _read(fused: FusedModel) -> ov.Model:
             f"OpenVINO cannot read the model: {first_line(error)}. Does it use operators that OpenVINO lacks? "
             "The fused ONNX file still runs in onnxruntime."
         ) from error
+
+
+@contextlib.contextmanager
+def _written_beside_its_weights(fused: FusedModel) -> Iterator[Path]:
+    """Write a model that is not saved yet for the moment of reading it.
+
+    OpenVINO follows no reference out of the model's folder. Where the folder of the weights is read-only, the model is
+    written elsewhere, with a copy of them.
+    """
+    with tempfile.TemporaryDirectory(prefix="pp_graph_") as elsewhere:
+        try:
+            handle, name = tempfile.mkstemp(
+                prefix=".pp_graph_", suffix=".onnx", dir=fused.opened.external_tensors()[0].base_dir
+            )
+            os.close(handle)
+            path = Path(name)
+        except OSError:
+            path = Path(elsewhere) / "fused.onnx"
+        try:
+            yield fused.save(path)
+        finally:
+            for file in (path, path.with_name(f"{path.name}.data")):
+                file.unlink(missing_ok=True)
 
 
 def _without_functions(fused: FusedModel) -> FusedModel:
