@@ -12,8 +12,7 @@
     ├── TargetError              OpenVINO or onnxruntime cannot take the model
     │   └── DeviceError          the device is not on this machine
     ├── DataError                images or arrays do not fit the model
-    ├── OutputFileError          a result cannot be written where it was asked for
-    └── MissingDependencyError   an optional package is not installed
+    └── OutputFileError          a result cannot be written where it was asked for
 
 Each message says the thing, what was expected, what was found, and how to mend it.
 Errors about values are also `ValueError`, so that callers need not know this tree.
@@ -72,7 +71,3 @@ class DataError(PPGraphError, ValueError):
 
 class OutputFileError(PPGraphError, OSError):
     """A result cannot be written where it was asked for."""
-
-
-class MissingDependencyError(PPGraphError, ImportError):
-    """An optional package is not installed."""

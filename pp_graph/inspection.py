@@ -209,33 +209,3 @@ def _inspect_ir(path: Path) -> Inspection:
         metadata=(),
         provenance=provenance,
     )
-
-
-def summarize_provenance(provenance: Provenance) -> dict[str, str]:
-    """Provenance as lines for people: what to what."""
-    raw = provenance.raw
-    lines = {
-        "post-processor": f"{provenance.post_processor}, written by pp_graph {provenance.pp_graph_version}",
-        "parameters": ", ".join(f"{key}={value}" for key, value in provenance.parameters.items()),
-    }
-    if provenance.statistics is not None:
-        for level in ("image", "pixel"):
-            numbers = getattr(provenance.statistics, level)
-            lines[f"{level} statistics"] = (
-                f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
-            )
-    for name, cutoff in provenance.cutoffs.items():
-        lines[f"{name} cutoff"] = "never anomalous" if cutoff == "never" else f"raw value of {cutoff} and above"
-    lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
-    for role, record in (("raw score", raw.score), ("raw map", raw.map)):
-        if record is not None:
-            lines[role] = f"output '{record.name}'" + (
-                f", here '{record.tensor}'" if record.tensor != record.name else ""
-            )
-    if provenance.conversion:
-        lines["conversion"] = ", ".join(f"{key} {value}" for key, value in provenance.conversion.items())
-    return lines
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.9g}"

@@ -35,7 +35,6 @@ def inspect(model: Path, score_output: str | None, map_output: str | None, as_js
 
 
 def _print(found: Inspection) -> None:
-    from pp_graph.inspection import summarize_provenance
     from pp_graph.model import format_shape
 
     fields = {"file": found.path or "", "kind": found.kind}
@@ -72,6 +71,6 @@ def _print(found: Inspection) -> None:
         ],
     )
     if found.provenance is not None:
-        print_fields("Post-processing by pp_graph", summarize_provenance(found.provenance))
+        print_fields("Post-processing by pp_graph", found.provenance.summary())
     if found.problem is not None:
         note(f"Note: {found.problem}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pp_graph.fusion.extraction import extract_post_processing
 from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.injection import fuse
 from pp_graph.fusion.provenance import METADATA_KEY, Provenance, RawOutputRecord
 from pp_graph.fusion.stripping import strip
 
-__all__ = ["METADATA_KEY", "FusedModel", "Provenance", "RawOutputRecord", "fuse", "strip"]
+__all__ = ["METADATA_KEY", "FusedModel", "Provenance", "RawOutputRecord", "extract_post_processing", "fuse", "strip"]

@@ -117,6 +117,31 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Write the record as one line of JSON."""
         return msgspec.json.encode(self).decode()
 
+    def summary(self) -> dict[str, str]:
+        """The record as lines for people: what to what."""
+        raw = self.raw
+        lines = {
+            "post-processor": f"{self.post_processor}, written by pp_graph {self.pp_graph_version}",
+            "parameters": ", ".join(f"{key}={value}" for key, value in self.parameters.items()),
+        }
+        if self.statistics is not None:
+            for level in ("image", "pixel"):
+                numbers = getattr(self.statistics, level)
+                lines[f"{level} statistics"] = (
+                    f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
+                )
+        for name, cutoff in self.cutoffs.items():
+            lines[f"{name} cutoff"] = "never anomalous" if cutoff == "never" else f"raw value of {cutoff} and above"
+        lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
+        for role, record in (("raw score", raw.score), ("raw map", raw.map)):
+            if record is not None:
+                lines[role] = f"output '{record.name}'" + (
+                    f", here '{record.tensor}'" if record.tensor != record.name else ""
+                )
+        if self.conversion:
+            lines["conversion"] = ", ".join(f"{key} {value}" for key, value in self.conversion.items())
+        return lines
+
     @property
     def layout(self) -> RawLayout:
         """What the raw model gives to its post-processor."""
@@ -164,3 +189,7 @@ def cutoff_to_json(cutoff: Cutoff) -> float | str:
     if cutoff is None:
         return "never"
     return float(cutoff) if math.isfinite(cutoff) else str(np.float32(cutoff))
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.9g}"

@@ -240,6 +240,10 @@ class RawModel:
         )
         return Path(path)
 
+    def unchanged_file(self) -> bool:
+        """Whether `source` still holds this very graph."""
+        return self.source is not None and not self.edited and _hash_file(self.source) == self.sha256
+
     def external_tensors(self) -> list[ir.ExternalTensor]:
         """All tensors whose bytes lie in another file, those in attributes and functions included."""
         return list(_external(self.model))

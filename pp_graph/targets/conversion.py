@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pp_graph.errors import TargetError
-from pp_graph.fusion import FusedModel, fuse
+from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
-from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor
 from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
 from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
@@ -23,6 +22,9 @@ from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_l
 if TYPE_CHECKING:
     import openvino as ov
 
+    from pp_graph.postprocessors import PostProcessor
+
+_ONNX_METADATA: Final = ["framework", METADATA_KEY]
 PRECISIONS: Final = ("f32", "f16")
 """Precisions in which the network's weights can be saved."""
 
@@ -63,7 +65,9 @@ def convert(
     """
     profile = device_profile(device)
     if precision not in PRECISIONS:
-        raise TargetError(f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}.")
+        raise TargetError(
+            f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}. Choose one."
+        )
     if post is not None:
         if isinstance(model, FusedModel):
             raise TargetError("A fused model was given together with a post-processor, expected one or the other.")
@@ -77,10 +81,15 @@ def convert(
         _require_static(converted, device)
     raw = fused.provenance.raw
     tensors = [record.tensor for record in (raw.score, raw.map) if record is not None]
-    isolate_island(converted, tensors, OUTPUT_NAMES)
+    isolate_island(converted, tensors)
+    if precision == "f16":
+        converted = _with_f16_weights(converted)
     settings = {"device": device, "precision": precision, "openvino": _version()}
     provenance = msgspec.structs.replace(fused.provenance, conversion=settings)
     converted.set_rt_info(provenance.to_json(), RT_INFO_PATH)
+    if converted.has_rt_info(_ONNX_METADATA):
+        # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
+        converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)
     opened = fused.opened
     inputs = [Path(tensor.path) for tensor in opened.external_tensors()]
     if opened.source is not None:
@@ -100,10 +109,10 @@ def _read(fused: FusedModel) -> ov.Model:
     fused = _without_functions(fused)
     opened = fused.opened
     try:
-        if opened.source is not None and not opened.edited:
-            return core.read_model(opened.source)
         if not opened.external_tensors():
             return core.read_model(fused.to_proto().SerializeToString(), b"")
+        if opened.source is not None and opened.unchanged_file() and opened.source.suffix == ".onnx":
+            return core.read_model(opened.source)
         with _written_beside_its_weights(fused) as path:
             return core.read_model(path)
     except RuntimeError as error:
@@ -138,6 +147,16 @@ def _written_beside_its_weights(fused: FusedModel) -> Iterator[Path]:
                 file.unlink(missing_ok=True)
 
 
+def _with_f16_weights(model: ov.Model) -> ov.Model:
+    """Compress as OpenVINO's saving does, so that the model in memory is the one that ships."""
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "model.xml"
+        ov.save_model(model, str(path), compress_to_fp16=True)
+        return openvino_core().read_model(path)
+
+
 def _without_functions(fused: FusedModel) -> FusedModel:
     """Write local functions out where they are called: OpenVINO knows none."""
     if not fused.opened.model.functions:
@@ -170,13 +189,18 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
                 f"{len(declared)} as in {format_shape(declared)}."
             )
         if any(size is not None and size < 1 for size in sizes):
-            raise TargetError(f"Input shape {format_shape(tuple(sizes))} for '{name}' has a size below 1.")
-        shapes[name] = PartialShape([-1 if size is None else size for size in sizes])
+            raise TargetError(
+                f"Input shape {format_shape(tuple(sizes))} for '{name}' has a size below 1; an open one is None (?)."
+            )
     try:
+        for name, sizes in input_shape.items():
+            shapes[name] = PartialShape([-1 if size is None else size for size in sizes])
         model.reshape(shapes)
     except RuntimeError as error:
         wanted = ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in input_shape.items())
-        raise TargetError(f"The model cannot take the input shape {wanted}: {first_line(error)}.") from error
+        raise TargetError(
+            f"The model cannot take the input shape {wanted}: {first_line(error)}. Use sizes it was trained for."
+        ) from error
 
 
 def _require_static(model: ov.Model, device: str) -> None:

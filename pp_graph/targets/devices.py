@@ -47,8 +47,9 @@ def device_profile(device: str) -> DeviceProfile:
     Raises:
         DeviceError: No such device is known.
     """
+    name, _, index = device.partition(".")
     for profile in DEVICES:
-        if device.split(".", 1)[0] == profile.name:
+        if name == profile.name and (not index or index.isdecimal()) and not device.endswith("."):
             return profile
     raise DeviceError(
         f"Device '{device}' is not known, expected one of: {', '.join(p.name for p in DEVICES)} "

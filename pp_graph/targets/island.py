@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import TargetError
+from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.targets.devices import openvino_core
 
 if TYPE_CHECKING:
@@ -26,26 +27,26 @@ if TYPE_CHECKING:
     import openvino as ov
 
 _MARK: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:bf16,f16"}
+_FLOATING: Final = ("f", "bf")
 _FLOATING_PRECISIONS: Final = frozenset({"FP32", "FP16", "BF16", "FP64"})
 
 
-def isolate_island(model: ov.Model, raw_tensors: Sequence[str], outputs: Sequence[str]) -> None:
-    """Mark everything between some tensors and some outputs to stay float32. Changes the model in place.
+def isolate_island(model: ov.Model, raw_tensors: Sequence[str]) -> None:
+    """Mark everything between some tensors and the post-processed outputs to stay float32. Changes the model in place.
 
     Args:
         model: The model.
         raw_tensors: Names of the tensors where the post-processing begins.
-        outputs: Names of the outputs where it ends.
 
     Raises:
-        TargetError: A tensor or output is not in the model.
+        TargetError: A tensor is not in the model.
     """
     import openvino as ov
     from openvino import opset13 as ops
 
     sources = [_find_output(model, name) for name in raw_tensors]
     results = list(model.get_results())
-    ends = [result for result in results if _names(result) & set(outputs)]
+    ends = [result for result in results if _names(result) & set(OUTPUT_NAMES)]
     nodes = _nodes_between(sources, ends)
     parameters = []
     for index, source in enumerate(sources):
@@ -92,6 +93,39 @@ def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
     _connect(island, sources)
     model.add_results(island.get_results())
     model.validate_nodes_and_infer_types()
+
+
+def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Sequence[int]]) -> ov.Model:
+    """Cut the post-processing out of a converted model, to run it on raw values of one's own.
+
+    Args:
+        model: The model; it is not changed.
+        tensors: Names of the tensors where the post-processing begins.
+        shapes: Shape to feed for each.
+
+    Returns:
+        A model with one input a tensor, in this order, and the post-processed outputs.
+
+    Raises:
+        TargetError: A tensor is not in the model.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    copy = model.clone()
+    sources = [_find_output(copy, name) for name in tensors]
+    ends = [result for result in copy.get_results() if _names(result) & set(OUTPUT_NAMES)]
+    nodes = _nodes_between(sources, ends)
+    parameters = []
+    for index, (source, shape) in enumerate(zip(sources, shapes, strict=True)):
+        parameter = ops.parameter(list(shape), source.get_element_type(), name=f"island_{index}")
+        # An output that is the raw value itself has its name on this tensor.
+        parameter.output(0).get_tensor().set_names(source.get_names())
+        parameters.append(parameter)
+        for target in list(source.get_target_inputs()):
+            if target.get_node().get_instance_id() in nodes:
+                target.replace_source_output(parameter.output(0))
+    return ov.Model(ends, parameters, "island")
 
 
 def _connect(island: ov.Model, sources: Sequence[ov.Output]) -> None:
@@ -152,25 +186,22 @@ def _mark(island: ov.Model) -> ov.Model:
         return openvino_core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())
 
 
-def island_constants(xml: Path, prefix: str) -> dict[str, str]:
-    """Element types of the post-processing's floating-point constants in a saved IR.
+def island_constants(model: ov.Model, prefix: str) -> dict[str, str]:
+    """Element types of the post-processing's floating-point constants, in memory or in a saved IR.
 
     Args:
-        xml: The IR's `.xml`.
+        model: The model.
         prefix: What the names of the post-processing's nodes begin with.
 
     Returns:
         Constant name to element type, such as `f32`.
     """
-    types = {}
-    for layer in ET.parse(xml).iter("layer"):  # noqa: S314 - an IR that OpenVINO reads as well
-        data = layer.find("data")
-        name = layer.get("name", "")
-        if layer.get("type") == "Const" and data is not None and name.startswith(f"{prefix}/"):
-            element_type = data.get("element_type", "")
-            if element_type.startswith(("f", "bf")):
-                types[name] = element_type
-    return types
+    types = {
+        node.get_friendly_name(): str(node.get_element_type().get_type_name())
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant" and node.get_friendly_name().startswith(f"{prefix}/")
+    }
+    return {name: kind for name, kind in types.items() if kind.startswith(_FLOATING)}
 
 
 def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]:
@@ -190,5 +221,9 @@ def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]
         original = str(info["originalLayersNames"].value) if "originalLayersNames" in info else ""
         ours = [name for name in original.split(",") if name.startswith(f"{prefix}/")]
         if ours and "runtimePrecision" in info:
-            precisions[",".join(ours)] = str(info["runtimePrecision"].value)
+            # That of the first input, which for Select is the condition; what is computed shows in the outputs.
+            kinds = [str(info["runtimePrecision"].value), *str(info["outputPrecisions"].value).split(",")]
+            floating = [kind for kind in kinds if kind.startswith(_FLOATING)]
+            narrow = [kind for kind in floating if kind != "f32"]
+            precisions[",".join(ours)] = (narrow or floating or kinds)[0]
     return precisions

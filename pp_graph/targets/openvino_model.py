@@ -33,8 +33,8 @@ class OpenVINOModel:
     Attributes:
         model: The OpenVINO model.
         provenance: What was fused, and how it was converted.
-        precision: Precision in which the network's weights are saved: `f32` or `f16`. The
-            post-processing is saved in f32 always.
+        precision: Precision of the network's weights, in memory as in the saved file: `f32` or `f16`.
+            The post-processing is in f32 always.
         source: The `.xml` it was loaded from; None for one that was just converted.
         inputs: Files it was made from, never to be overwritten by `save`.
     """
@@ -93,10 +93,17 @@ class OpenVINOModel:
         protected = (*self.inputs, *inputs)
         with written_together(weights, path, overwrite=overwrite, inputs=protected) as (_, draft):
             try:
-                ov.save_model(self.model, str(draft), compress_to_fp16=self.precision == "f16")
+                ov.save_model(self.model, str(draft), compress_to_fp16=False)
             except RuntimeError as error:
-                raise TargetError(f"OpenVINO cannot save '{path}': {first_line(error)}.") from error
-            constants = island_constants(draft, self.provenance.prefix)
+                raise TargetError(
+                    f"OpenVINO cannot save '{path}': {first_line(error)}. Is there room on the disk?"
+                ) from error
+            constants = island_constants(openvino_core().read_model(draft), self.provenance.prefix)
+            if not constants and any(cutoff != "never" for cutoff in self.provenance.cutoffs.values()):
+                raise TargetError(
+                    f"No constant of the post-processing is found under '{self.provenance.prefix}/', expected its "
+                    "cutoffs. The model was changed after it was converted: convert the fused model again."
+                )
             narrowed = {name: kind for name, kind in constants.items() if kind != "f32"}
             if narrowed:
                 name, kind = next(iter(narrowed.items()))

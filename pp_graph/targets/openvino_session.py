@@ -81,7 +81,9 @@ class OpenVINOSession(Session):
         )
         self.precision = _running_precision(self._compiled, inference_precision)
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
-        self.description = f"OpenVINO on {device}, {self.precision}"
+        wish = inference_precision
+        unmet = wish is not None and wish != self.precision and " " not in self.precision
+        self.description = f"OpenVINO on {device}, {self.precision}{f' ({wish} is not to be had)' if unmet else ''}"
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch."""

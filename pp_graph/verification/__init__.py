@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pp_graph.verification.report import DecisionReport, ErrorReport, VerificationReport
+from pp_graph.verification.report import BoundaryReport, DecisionReport, ErrorReport, VerificationReport
 from pp_graph.verification.verifier import Progress, verify
 
-__all__ = ["DecisionReport", "ErrorReport", "Progress", "VerificationReport", "verify"]
+__all__ = ["BoundaryReport", "DecisionReport", "ErrorReport", "Progress", "VerificationReport", "verify"]

@@ -6,8 +6,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from pp_graph.fusion.provenance import Provenance, cutoff_to_json
+
+TOLERANCE: Final = 1e-5
+"""Error of the post-processing's numbers that is still rounding."""
 
 _LISTED_FLIPS: Final = 1000
 """Flips that `to_dict` lists for each output and cause, those furthest from the cutoff first."""
@@ -21,6 +27,7 @@ class ErrorReport:
         name: The output; `raw_score` and `raw_map` for what the network itself computes.
         max_abs: Largest absolute difference.
         mean_abs: Mean absolute difference.
+        max_scaled: Largest difference, divided by the expected number where that is above 1.
         count: Numbers compared. Where both are NaN or the same infinity the difference is 0; where
             only one is, it is infinite.
     """
@@ -28,7 +35,23 @@ class ErrorReport:
     name: str
     max_abs: float
     mean_abs: float
+    max_scaled: float
     count: int
+
+
+@dataclass(frozen=True)
+class BoundaryReport:
+    """What the post-processing alone makes of raw values at and around its cutoffs.
+
+    Attributes:
+        values: Raw values it was run on.
+        flips: Decisions about them that differ from the reference; must be none.
+        max_scaled: Largest error of its numbers; see `ErrorReport`.
+    """
+
+    values: int
+    flips: int
+    max_scaled: float
 
 
 @dataclass(frozen=True)
@@ -109,6 +132,7 @@ class VerificationReport:
     """What verification found.
 
     Attributes:
+        provenance: The post-processing that the artifact was made with; the reference is built from it.
         artifact: The artifact and how it was run.
         reference: The raw model and how it was run.
         images: Images compared.
@@ -117,12 +141,14 @@ class VerificationReport:
         postprocessing_errors: Differences of the artifact's normalised numbers from the reference
             applied to its own raw values: what rounding in the post-processing alone amounts to.
         decisions: Differences of the decisions.
+        boundary: The post-processing alone, at and around its cutoffs.
         island: Operators of the post-processing in the compiled model, and the precision each runs
             in; empty for ONNX.
         raw_matches: Whether the raw model is, byte for byte, the one that the artifact was made from.
         max_flips: Drift flips that are tolerated; None for any number.
     """
 
+    provenance: Provenance = field(repr=False)
     artifact: str
     reference: str
     images: int
@@ -130,6 +156,7 @@ class VerificationReport:
     errors: tuple[ErrorReport, ...]
     postprocessing_errors: tuple[ErrorReport, ...]
     decisions: tuple[DecisionReport, ...]
+    boundary: BoundaryReport
     island: dict[str, str] = field(repr=False)
     raw_matches: bool
     max_flips: int | None
@@ -145,14 +172,46 @@ class VerificationReport:
         return sum(len(decision.drift) for decision in self.decisions)
 
     @property
+    def postprocessing_error(self) -> float:
+        """Largest error that rounding in the post-processing alone makes; see `ErrorReport.max_scaled`."""
+        return max((error.max_scaled for error in self.postprocessing_errors), default=0.0)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why the artifact did not pass; empty where it did."""
+        narrow = {name: kind for name, kind in self.island.items() if kind.startswith(("f", "bf")) and kind != "f32"}
+        found = [
+            (self.postprocessing_flips, f"the post-processing flips {self.postprocessing_flips:,} decisions"),
+            (
+                self.boundary.flips,
+                f"the post-processing alone flips {self.boundary.flips:,} decisions about values around its cutoffs",
+            ),
+            (
+                self.postprocessing_error > TOLERANCE,
+                f"the post-processing's numbers are off by {self.postprocessing_error:.3g}, more than {TOLERANCE:g}",
+            ),
+            (
+                self.boundary.max_scaled > TOLERANCE,
+                f"the post-processing alone is off by {self.boundary.max_scaled:.3g}, more than {TOLERANCE:g}",
+            ),
+            (narrow, f"{len(narrow)} operators of the post-processing do not run in f32"),
+            (
+                self.max_flips is not None and self.drift_flips > self.max_flips,
+                f"drift of the network flips {self.drift_flips:,} decisions, more than {self.max_flips}",
+            ),
+        ]
+        return tuple(reason for failed, reason in found if failed)
+
+    @property
     def passed(self) -> bool:
-        """Whether no flip came from the post-processing and no more than `max_flips` from drift."""
-        return self.postprocessing_flips == 0 and (self.max_flips is None or self.drift_flips <= self.max_flips)
+        """Whether the post-processing is faithful and drift flipped no more than `max_flips` decisions."""
+        return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values; numbers that are not finite become None."""
         return {
             "passed": self.passed,
+            "failures": list(self.failures),
             "artifact": self.artifact,
             "reference": self.reference,
             "images": self.images,
@@ -167,7 +226,7 @@ class VerificationReport:
                     "name": each.name,
                     "total": each.total,
                     "positive": each.positive,
-                    "cutoff": None if each.cutoff is None else _finite(each.cutoff),
+                    "cutoff": cutoff_to_json(None if each.cutoff is None else np.float32(each.cutoff)),
                     "scale": each.scale,
                     "flips": each.flips,
                     "postprocessing": {
@@ -178,7 +237,13 @@ class VerificationReport:
                 }
                 for each in self.decisions
             ],
+            "boundary": {
+                "values": self.boundary.values,
+                "flips": self.boundary.flips,
+                "max_scaled": _finite(self.boundary.max_scaled),
+            },
             "island": self.island,
+            "provenance": msgspec.to_builtins(self.provenance),
         }
 
 
@@ -187,6 +252,7 @@ def _error(error: ErrorReport) -> dict[str, Any]:
         "name": error.name,
         "max_abs": _finite(error.max_abs),
         "mean_abs": _finite(error.mean_abs),
+        "max_scaled": _finite(error.max_scaled),
         "count": error.count,
     }
 

@@ -17,7 +17,8 @@ from pp_graph.model import ModelInput, RawModel, Shape, format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
 from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
-from pp_graph.verification.report import DecisionReport, ErrorReport, Flips, VerificationReport
+from pp_graph.verification.boundary import run_boundary
+from pp_graph.verification.report import BoundaryReport, DecisionReport, ErrorReport, Flips, VerificationReport
 
 if TYPE_CHECKING:
     from pp_graph.steps import Array, Compare
@@ -63,6 +64,7 @@ def verify(
     Raises:
         ProvenanceError: The artifact was not made by pp_graph.
         ModelError: The raw model cannot be used, or lacks an output that the artifact was made from.
+        StatisticsError: The provenance holds statistics that its post-processor cannot use.
         DataError: The images do not fit.
         TargetError: A runtime cannot load or run a model; `DeviceError` where the device is absent.
     """
@@ -77,6 +79,7 @@ def verify(
     provenance = artifact.provenance
     reference = _Reference(opened, provenance)
     runs = _sessions(artifact, provenance, device, inference_precision)
+    boundary = _verify_boundary(artifact, reference, device, inference_precision)
     comparison = _Comparison(provenance)
     wanted = _joint_inputs(reference.session, runs.shipped)
     size = _batch_size(wanted, batch_size)
@@ -86,6 +89,7 @@ def verify(
         if progress is not None:
             progress(stop - start)
     return comparison.report(
+        boundary=boundary,
         artifact=runs.shipped.description,
         reference=f"{reference.session.description} and the NumPy reference",
         names=images.names,
@@ -97,6 +101,44 @@ def verify(
 
 def _open_artifact(path: Path) -> OpenVINOModel | FusedModel:
     return OpenVINOModel.load(path) if path.suffix == ".xml" else FusedModel.load(path)
+
+
+def _verify_boundary(
+    artifact: OpenVINOModel | FusedModel, reference: _Reference, device: str, inference_precision: str | None
+) -> BoundaryReport:
+    raw, found = run_boundary(artifact, reference.post, device, inference_precision)
+    expected = reference.predict(raw)
+    flips = 0
+    errors = _ErrorSum()
+    for name in OUTPUT_NAMES:
+        wanted = getattr(expected, name)
+        if wanted is None:
+            continue
+        _check_form(name, found, wanted)
+        if wanted.dtype == np.bool_:
+            flips += int((found[name] != wanted).sum())
+        else:
+            errors.add(found[name], wanted)
+    return BoundaryReport(len(next(iter(raw.values()))), flips, errors.scaled)
+
+
+def _check_form(name: str, found: Mapping[str, Array], expected: Array) -> None:
+    """Make sure that an output is there, of the promised shape and type.
+
+    Raises:
+        TargetError: It is not.
+    """
+    if name not in found:
+        raise TargetError(
+            f"The artifact has no output '{name}', which its provenance promises. It was changed after it was "
+            "written: convert the fused model again."
+        )
+    if found[name].shape != expected.shape or found[name].dtype != expected.dtype:
+        raise TargetError(
+            f"Output '{name}' of the artifact is {found[name].dtype} of shape {found[name].shape}, expected "
+            f"{expected.dtype} of shape {expected.shape}. It was changed after it was written: convert the fused model "
+            "again."
+        )
 
 
 @dataclass(frozen=True)
@@ -243,6 +285,7 @@ def _batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
 class _ErrorSum:
     maximum: float = 0.0
     total: float = 0.0
+    scaled: float = 0.0
     count: int = 0
 
     def add(self, found: Array, expected: Array) -> None:
@@ -251,11 +294,14 @@ class _ErrorSum:
         same = (found == expected) | (np.isnan(found) & np.isnan(expected))
         difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
         self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
+        with np.errstate(invalid="ignore"):
+            scaled = difference / np.maximum(1.0, np.abs(np.nan_to_num(expected.astype(np.float64), nan=1.0)))
+        self.scaled = max(self.scaled, float(np.nan_to_num(scaled, nan=np.inf).max(initial=0.0)))
         self.total += float(difference.sum())
         self.count += difference.size
 
     def report(self, name: str) -> ErrorReport:
-        return ErrorReport(name, self.maximum, self.total / max(self.count, 1), self.count)
+        return ErrorReport(name, self.maximum, self.total / max(self.count, 1), self.scaled, self.count)
 
 
 @dataclass
@@ -300,6 +346,7 @@ class _Comparison:
     """Running totals over batches."""
 
     def __init__(self, provenance: Provenance) -> None:
+        self._provenance = provenance
         self._steps = provenance.build_post_processor().decisions(provenance.layout)
         self._errors: dict[str, _ErrorSum] = {}
         self._own_errors: dict[str, _ErrorSum] = {}
@@ -316,11 +363,7 @@ class _Comparison:
             expected, on_own = getattr(reference.predictions, name), getattr(own.predictions, name)
             if expected is None:
                 continue
-            if name not in shipped:
-                raise TargetError(
-                    f"The artifact has no output '{name}', which its provenance promises. It was changed after it was "
-                    "written: convert the fused model again."
-                )
+            _check_form(name, shipped, expected)
             found = shipped[name]
             if name in self._steps:
                 self._add_decisions(name, found, expected, on_own, reference.raw, own.raw, start)
@@ -350,6 +393,7 @@ class _Comparison:
     def report(
         self,
         *,
+        boundary: BoundaryReport,
         artifact: str,
         reference: str,
         names: tuple[str, ...],
@@ -371,6 +415,8 @@ class _Comparison:
             for name, step in self._steps.items()
         )
         return VerificationReport(
+            provenance=self._provenance,
+            boundary=boundary,
             artifact=artifact,
             reference=reference,
             images=len(names),

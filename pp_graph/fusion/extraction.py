@@ -1,0 +1,57 @@
+"""Cut the post-processing out of a fused model, to run it on raw values of one's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pp_graph.model import RawModel
+from pp_graph.postprocessors import OUTPUT_NAMES
+
+if TYPE_CHECKING:
+    import onnx
+
+    from pp_graph.fusion.fused_model import FusedModel
+
+
+def extract_post_processing(fused: FusedModel) -> RawModel:
+    """Return the post-processing alone: raw score and map in, post-processed outputs out.
+
+    Args:
+        fused: The fused model; it is not changed.
+
+    Returns:
+        A model whose inputs are the tensors that hold the raw score and the raw map, as far as there are any.
+    """
+    from onnx import helper
+
+    proto = fused.to_proto()
+    raw = fused.provenance.raw
+    dtypes = {value.name: value.dtype for node in fused.opened.model.graph for value in node.outputs}
+    dtypes |= {value.name: value.dtype for value in fused.opened.model.graph.inputs}
+    tensors = [record.tensor for record in (raw.score, raw.map) if record is not None]
+    kept = _between(proto, tensors)
+    read = {name for node in kept for name in node.input}
+    graph = helper.make_graph(
+        kept,
+        "post_processing",
+        [helper.make_tensor_value_info(name, int(dtypes[name] or 1), None) for name in tensors],
+        [output for output in proto.graph.output if output.name in OUTPUT_NAMES],
+        [tensor for tensor in proto.graph.initializer if tensor.name in read],
+    )
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return RawModel.open(helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version))
+
+
+def _between(proto: onnx.ModelProto, tensors: list[str]) -> list[onnx.NodeProto]:
+    """Nodes of the main graph from which an output is computed, up to some tensors."""
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    pending = [output.name for output in proto.graph.output if output.name in OUTPUT_NAMES]
+    reached: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in reached or name in tensors or name not in producers:
+            continue
+        reached.update(producers[name].output)
+        pending += producers[name].input
+    return [node for node in proto.graph.node if reached & set(node.output)]
