@@ -19,10 +19,11 @@ from tests.models import conv_model, identity_model
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_fused_path: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copy(DEMO / "raw.onnx", tmp_path)
     shutil.copy(DEMO / "stats.json", tmp_path)
+    shutil.copy(demo_fused_path, tmp_path / "ready.onnx")
     (tmp_path / "images").mkdir()
     for name in ("good_00.png", "grass_00.png"):
         shutil.copy(DEMO / "images" / name, tmp_path / "images")
@@ -128,7 +129,13 @@ BAD = [
     ),
     (("verify", "raw.onnx", "raw.onnx", "--data", "images"), "carries no pp_graph provenance"),
     (("verify", "raw.onnx", "raw.onnx", "--data", "nowhere"), "Image data 'nowhere' does not exist"),
-    (("verify", "raw.onnx", "raw.onnx", "--data", "images", "--device", "XPU"), ""),
+    (("verify", "raw.onnx", "ready.onnx", "--data", "images", "--device", "XPU"), "given with device XPU"),
+    (("verify", "raw.onnx", "ready.onnx", "--data", "images", "--inference-precision", "bf16"), "expected CPU and f32"),
+    (
+        ("convert", "ready.onnx", "-o", "m.xml", "--input-shape", "99999999999999999999,3,256,256"),
+        "cannot take the input",
+    ),
+    (("convert", "ready.onnx", "-o", "m.xml", "--device", "CPU.x"), "Device 'CPU.x' is not known"),
     (("strip", "raw.onnx", "-o", "x.onnx"), "nothing to strip"),
     (("demo", "-o", "stats.json"), "cannot be written"),
     (("bogus",), "No such command 'bogus'"),

@@ -16,7 +16,7 @@ from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.targets import DEVICES, OpenVINOSession, available_devices
 from pp_graph.targets.island import island_constants
 from tests.conftest import DEMO
-from tests.models import STATS, conv_model, identity_model, run
+from tests.models import STATS, conv_model, from_text, identity_model, run
 from tests.test_saving import external
 
 POST = pp.OneClassPostProcessor(STATS)
@@ -264,6 +264,48 @@ def test_files_that_are_no_ir(tmp_path: Path, demo_ir_path: Path) -> None:
         ProvenanceError, match="carries no pp_graph provenance, expected one written by pp-graph convert"
     ):
         pp.OpenVINOModel.load(tmp_path / "other.xml")
+
+
+def quantized(score: bool) -> onnx.ModelProto:
+    """A convolution without bias in int8, after which OpenVINO on CPU loses the scale for all consumers but one."""
+    rng = np.random.default_rng(5)
+    outputs = "float[N,1,16,16] m" + (", float[N,1] s" if score else "")
+    reduce = "s = ReduceMax <axes = [2, 3], keepdims = 0> (m)" if score else ""
+    model = from_text(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[N,3,16,16] x) => ({outputs})
+        <float sx = {{0.02}}, uint8 zx = {{128}}, float sw = {{0.003}}, int8 zw = {{0}}> {{
+            xq = QuantizeLinear(x, sx, zx)
+            xd = DequantizeLinear(xq, sx, zx)
+            wd = DequantizeLinear(wq, sw, zw)
+            m = Conv <pads = [1, 1, 1, 1]> (xd, wd)
+            {reduce}
+        }}"""
+    )
+    weights = rng.integers(-100, 100, (1, 3, 3, 3)).astype(np.int8)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "wq"))
+    return model
+
+
+def test_quantized_tail() -> None:
+    model = quantized(score=False)
+    x = np.random.default_rng(0).normal(0, 1, (6, 3, 16, 16)).astype(np.float32)
+    report = pp.verify(pp.RawModel.open(model), pp.convert(pp.fuse(model, POST)), {"x": x})
+    assert report.passed, report.failures
+    assert report.postprocessing_error < 1e-6
+
+
+def test_island_is_f32_without_a_score_too(tmp_path: Path) -> None:
+    raw = conv_model()
+    del raw.graph.output[0], raw.graph.node[3]
+    path = pp.convert(pp.fuse(raw, POST), precision="f16").save(tmp_path / "model.xml")
+    session = OpenVINOSession(pp.OpenVINOModel.load(path), inference_precision="bf16")
+    assert {kind for kind in session.island.values() if kind.startswith(("f", "bf"))} == {"f32"}
+    assert session.island["pp_graph/raw_score/Where"] == "f32"
+
+
+def test_one_record_of_provenance(demo_ir_path: Path) -> None:
+    text = demo_ir_path.read_text()
+    assert text.count("post_processor") == 1
 
 
 def test_fused_onnx_and_ir_agree(demo_fused_path: Path, demo_ir_path: Path, demo_images: np.ndarray) -> None:

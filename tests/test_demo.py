@@ -20,7 +20,10 @@ def test_demo_does_the_whole_job(tmp_path: Path) -> None:
         "model_f16.xml",
         "model_f16.bin",
         "predictions.png",
+        "inputs",
     }
+    assert (tmp_path / "out" / "inputs" / "raw.onnx").read_bytes() == (DATA / "raw.onnx").read_bytes()
+    assert len(list((tmp_path / "out" / "inputs" / "images").iterdir())) == 12
     assert all(report.passed for report in result.reports.values())
     assert len(result.reports) == 3
     assert said
@@ -34,6 +37,10 @@ def test_demo_does_the_whole_job(tmp_path: Path) -> None:
     with pytest.raises(OutputFileError, match="exists already"):
         run_demo(tmp_path / "out")
     run_demo(tmp_path / "out", overwrite=True)
+    (tmp_path / "blocked" / "predictions.png").mkdir(parents=True)
+    with pytest.raises(OutputFileError, match="is in the way"):
+        run_demo(tmp_path / "blocked", overwrite=True)
+    assert [file.name for file in (tmp_path / "blocked").iterdir()] == ["predictions.png"]
 
 
 def test_package_data_is_small() -> None:

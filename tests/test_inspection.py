@@ -55,9 +55,7 @@ def test_wrong_declaration_is_noted() -> None:
     model = conv_model()
     model.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info("anomaly_map", 1, [1, 1, 64, 64]))
     note = pp.inspect(model).outputs[1].note
-    assert note == "declared as (1, 1, 64, 64), but computed as (N, 1, H, W)" or note.startswith(
-        "declared as (1, 1, 64, 64)"
-    )
+    assert note.startswith("declared as (1, 1, 64, 64), but computed as (N, 1, ")
 
 
 def test_a_foreign_post_processing_is_noticed() -> None:

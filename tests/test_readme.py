@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
 
 import pp_graph as pp
 from pp_graph.cli import COMMANDS, run
-from tests.conftest import DEMO, ROOT
+from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -19,9 +18,12 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of inputs that `pp-graph demo` lays out, as the README says."""
+    assert "cd pp_graph_demo/inputs" in README
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(DEMO, tmp_path, dirs_exist_ok=True)
-    return tmp_path
+    assert run(["demo"]) == 0
+    monkeypatch.chdir(tmp_path / "pp_graph_demo" / "inputs")
+    return tmp_path / "pp_graph_demo" / "inputs"
 
 
 def blocks(language: str) -> list[str]:

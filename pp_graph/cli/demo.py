@@ -60,5 +60,6 @@ def demo(output: Path, force: bool, as_json: bool) -> None:
             ],
         )
         click.echo(f"Wrote {', '.join(str(file) for file in result.files.values())}")
+        note(f"Next, by hand: cd {result.files['inputs']} && pp-graph fuse raw.onnx --stats stats.json -o fused.onnx")
     if failed:
         raise click.exceptions.Exit(1)

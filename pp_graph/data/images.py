@@ -103,7 +103,7 @@ class _ArrayImages(Images):
         self._arrays = arrays
         self._where = where
         main = arrays.get("image")
-        first = main if main is not None else next(iter(arrays.values()), None)
+        first = main if main is not None else next((each for each in arrays.values() if each.ndim), None)
         if first is None or first.ndim == 0 or len(first) == 0:
             raise DataError(f"No images in {where}, expected an array 'image' with at least one.")
         self.names = tuple(str(index) for index in range(len(first)))
@@ -121,9 +121,10 @@ class _ArrayImages(Images):
                 f"Found arrays {', '.join(map(repr, self._arrays))} in {self._where}, expected "
                 f"{'image' if len(inputs) == 1 else 'one an input'} ({names})."
             )
-        if len(array) != len(self):
+        count = len(array) if array.ndim else 0
+        if count != len(self):
             raise DataError(
-                f"Array for input '{wanted.name}' holds {len(array)} items, expected {len(self)} as in the others."
+                f"Array for input '{wanted.name}' holds {count} items, expected {len(self)} as in the others."
             )
         return array
 
@@ -131,10 +132,16 @@ class _ArrayImages(Images):
         return fit(array[start:stop], wanted)
 
 
+def _is_image(file: Path) -> bool:
+    """Whether a file is meant as an image; some systems put hidden companions beside each."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
+    return file.suffix.lower() in IMAGE_ENDINGS and not hidden
+
+
 class _FolderImages(Images):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS and file.is_file())
+        files = sorted(file for file in folder.rglob("*") if _is_image(file.relative_to(folder)) and file.is_file())
         if not files:
             raise DataError(
                 f"Folder '{folder}' holds no images, expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}."
@@ -174,9 +181,11 @@ class _FolderImages(Images):
                 if height is not None and width is not None and converted.size != (width, height):
                     converted = converted.resize((width, height), Image.Resampling.BILINEAR)
                 array = np.asarray(converted, np.uint8)
+        except DataError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise DataError(f"Image '{file}' is too large: {error}. Cut it into parts.") from error
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"Image '{file}' cannot be read: {error}. Remove it, or save it again.") from error
         return array[..., None] if array.ndim == 2 else array
 
@@ -219,7 +228,16 @@ def fit(array: Array, wanted: ModelInput) -> Array:
             f"Images have shape {array.shape}, expected {format_shape(wanted.shape)} for input '{wanted.name}', "
             "as (N,C,H,W) or (N,H,W,C). Resize them to the model's input."
         )
-    return np.ascontiguousarray(_as_dtype(fitting[0], wanted))
+    return np.ascontiguousarray(_as_dtype(_likeliest(fitting, wanted), wanted))
+
+
+def _likeliest(fitting: Sequence[Array], wanted: ModelInput) -> Array:
+    """Of the layouts that fit, the one to feed: where the input leaves its channels open, (N,C,H,W)."""
+    shape = wanted.shape
+    channels_open = shape is None or (len(shape) == 4 and not any(isinstance(shape[axis], int) for axis in (1, 3)))
+    if channels_open and fitting[0].ndim == 4 and fitting[0].shape[1] not in _CHANNELS:
+        return next((each for each in fitting if each.shape[1] in _CHANNELS), fitting[0])
+    return fitting[0]
 
 
 def _matches(array: Array, wanted: ModelInput) -> bool:
@@ -240,6 +258,6 @@ def _as_dtype(array: Array, wanted: ModelInput) -> Array:
     if array.dtype.kind == "f" and target.kind == "f":
         return array.astype(target)
     raise DataError(
-        f"Images hold {array.dtype}, expected uint8 or floating point for input '{wanted.name}' of {target}. "
-        "Convert them."
+        f"Images hold {array.dtype}, expected {'uint8 or floating point' if target.kind == 'f' else target} for input "
+        f"'{wanted.name}' of {target}. Convert them."
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from pp_graph.data import Images, open_images
 from pp_graph.errors import OutputFileError
+from pp_graph.files import written_together
 from pp_graph.fusion import FusedModel, fuse
 from pp_graph.postprocessors import OneClassPostProcessor
 from pp_graph.report import prediction_panel, stack_panels
@@ -78,6 +79,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False, say: Callable[[str]
 
     Raises:
         OutputFileError: The folder cannot be written, or holds results and `overwrite` is off.
+        TargetError: OpenVINO cannot run here.
     """
     folder = Path(folder)
     files = {
@@ -85,10 +87,14 @@ def run_demo(folder: str | Path, *, overwrite: bool = False, say: Callable[[str]
         "ir": folder / "model.xml",
         "ir_f16": folder / "model_f16.xml",
         "picture": folder / "predictions.png",
+        "inputs": folder / "inputs",
     }
-    for file in files.values():
+    for file in (*files.values(), *(files[name].with_suffix(".bin") for name in ("ir", "ir_f16"))):
         if file.exists() and not overwrite:
             raise OutputFileError(f"Output '{file}' exists already. Use --force (overwrite=True) to replace it.")
+        if file.is_dir() != (file == files["inputs"]) and file.exists():
+            raise OutputFileError(f"Output '{file}' is in the way: remove it, or choose another folder.")
+    _copy_inputs(files["inputs"], overwrite=overwrite)
     say(f"Fusing {RAW.name} with {STATISTICS.name}")
     fused = fuse(RAW, OneClassPostProcessor(Statistics.load(STATISTICS)))
     fused.save(files["fused"], overwrite=overwrite)
@@ -108,6 +114,14 @@ def run_demo(folder: str | Path, *, overwrite: bool = False, say: Callable[[str]
     say("Drawing predictions")
     results = _draw(OpenVINOModel.load(files["ir"]), images, files["picture"])
     return DemoResult(folder, fused, reports, results, files)
+
+
+def _copy_inputs(folder: Path, *, overwrite: bool) -> None:
+    """Lay out what goes in, so that every step can be run again by hand."""
+    for source in (RAW, STATISTICS, *sorted(IMAGES.iterdir())):
+        target = folder / source.relative_to(DATA)
+        with written_together(target, overwrite=overwrite) as (draft,):
+            draft.write_bytes(source.read_bytes())
 
 
 def _draw(artifact: OpenVINOModel, images: Images, picture: Path) -> tuple[ImageResult, ...]:
@@ -133,5 +147,6 @@ def _draw(artifact: OpenVINOModel, images: Images, picture: Path) -> tuple[Image
                 f"{name}: {verdict}, score {result.pred_score:.3f}",
             )
         )
-    stack_panels(panels).save(picture)
+    with written_together(picture, overwrite=True) as (draft,):
+        stack_panels(panels).save(draft)
     return tuple(results)

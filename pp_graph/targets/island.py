@@ -48,13 +48,17 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str]) -> None:
     results = list(model.get_results())
     ends = [result for result in results if _names(result) & set(OUTPUT_NAMES)]
     nodes = _nodes_between(sources, ends)
+    # In a quantised network the CPU plugin may fold the dequantising scale into one consumer of a tensor and forget
+    # the others (a convolution without bias, OpenVINO 2026.4). Behind a fence it has one consumer.
+    fenced = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
     parameters = []
     for index, source in enumerate(sources):
         parameter = ops.parameter(source.get_partial_shape(), source.get_element_type(), name=f"island_{index}")
         parameters.append(parameter)
+        start = _unchanged(parameter) if fenced and source.get_element_type() == ov.Type.f32 else parameter
         for target in list(source.get_target_inputs()):
             if target.get_node().get_instance_id() in nodes:
-                target.replace_source_output(parameter.output(0))
+                target.replace_source_output(start.output(0))
     island = _mark(ov.Model(ends, parameters, "island"))
     _connect(island, sources)
     marked = dict(zip((id(end) for end in ends), island.get_results(), strict=True))
@@ -86,9 +90,7 @@ def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
         parameter = ops.parameter(source.get_partial_shape(), source.get_element_type(), name=f"island_{index}")
         parameters.append(parameter)
         value = parameter if source.get_element_type() == ov.Type.f32 else ops.convert(parameter, "f32")
-        # Both branches are the value: an operator that changes nothing, not even NaN, and is not optimised away.
-        negative = ops.less(value, ops.constant(0.0, ov.Type.f32))
-        results.append(ops.result(ops.select(negative, value, value)))
+        results.append(ops.result(_unchanged(value)))
     island = _mark(ov.Model(results, parameters, "probes"))
     _connect(island, sources)
     model.add_results(island.get_results())
@@ -126,6 +128,14 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
             if target.get_node().get_instance_id() in nodes:
                 target.replace_source_output(parameter.output(0))
     return ov.Model(ends, parameters, "island")
+
+
+def _unchanged(value: ov.Node) -> ov.Node:
+    """An operator that changes nothing, not even NaN, and is not optimised away: both branches are the value."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    return ops.select(ops.less(value, ops.constant(0.0, ov.Type.f32)), value, value)
 
 
 def _connect(island: ov.Model, sources: Sequence[ov.Output]) -> None:

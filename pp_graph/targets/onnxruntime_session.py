@@ -57,7 +57,8 @@ class OnnxSession(Session):
             ModelInput(
                 name=node.name,
                 dtype=_DTYPES.get(node.type),
-                shape=tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in node.shape),
+                # onnxruntime gives an unknown rank as rank 0.
+                shape=tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in node.shape) or None,
             )
             for node in self._session.get_inputs()
         )
@@ -69,7 +70,9 @@ class OnnxSession(Session):
         try:
             return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
         except Exception as error:
-            raise TargetError(f"onnxruntime failed on a batch: {_reason(error)}.") from error
+            raise TargetError(
+                f"onnxruntime failed on a batch: {_reason(error)}. Do the images have the size and layout of the model?"
+            ) from error
 
 
 def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOptions) -> str | bytes:

@@ -90,7 +90,9 @@ class OpenVINOSession(Session):
         try:
             self._request.infer(dict(feeds))
         except RuntimeError as error:
-            raise TargetError(f"OpenVINO failed on a batch: {first_line(error)}.") from error
+            raise TargetError(
+                f"OpenVINO failed on a batch: {first_line(error)}. Do the images have the size and layout of the model?"
+            ) from error
         return {name: self._request.get_tensor(port).data.copy() for name, port in self._outputs.items()}
 
 
