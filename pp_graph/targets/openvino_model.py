@@ -12,6 +12,7 @@ import numpy as np
 from pp_graph.errors import ProvenanceError, TargetError
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
+from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.targets.devices import openvino_core
 from pp_graph.targets.island import island_constants
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from pp_graph.model import Shape
-from pp_graph.postprocessors import OUTPUT_NAMES
 
 RT_INFO_PATH = [METADATA_KEY, "provenance"]
 
