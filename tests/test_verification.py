@@ -235,6 +235,20 @@ def test_boundary_of_a_faithful_model() -> None:
                 assert report.boundary.flips == 0
 
 
+@pytest.mark.parametrize("openvino", [False, True], ids=["onnx", "ir"])
+def test_outputs_that_are_passed_through_are_compared(openvino: bool) -> None:
+    raw = conv_model()
+    raw.graph.node.add(op_type="Neg", input=["h2"], output=["features"])
+    raw.graph.output.append(onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["N", 8, "H", "W"]))
+    fused = pp.fuse(raw, POST, keep_raw=True)
+    image = RNG.normal(0, 1, (3, 3, 9, 8)).astype(np.float32)
+    report = pp.verify(pp.RawModel.open(raw), pp.convert(fused) if openvino else fused, image)
+    counts = {error.name: error.count for error in report.errors}
+    assert counts["features"] == 3 * 8 * 9 * 8
+    assert counts["raw_anomaly_map"] == counts["anomaly_map"] == 3 * 9 * 8
+    assert max(error.max_abs for error in report.errors) < 1e-4
+
+
 def test_outputs_of_another_form(tmp_path: Path) -> None:
     proto = pp.fuse(model(), POST).to_proto()
     for node in proto.graph.node:

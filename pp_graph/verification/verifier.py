@@ -190,9 +190,14 @@ class _Reference:
                     f"{', '.join(repr(each) for each in present)}. Give the raw model that was fused."
                 )
 
-    def raw_values(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        fused_names = {old: new for new, old in provenance.raw.renamed.items()}
+        self._passed_through = {fused_names.get(name, name): name for name in provenance.raw.outputs if name in present}
+
+    def run(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Raw values by role, and all outputs by the names they have in the artifact if they are kept there."""
         outputs = run_in_batches(self.session, feeds)
-        return {role: outputs[name].astype(np.float32) for role, name in self._outputs.items()}
+        raw = {role: outputs[name].astype(np.float32) for role, name in self._outputs.items()}
+        return raw, {kept: outputs[name] for kept, name in self._passed_through.items()}
 
     def predict(self, raw: Mapping[str, Array]) -> Predictions:
         return self.post({_INPUT_NAMES[role]: array for role, array in raw.items()})
@@ -202,23 +207,24 @@ def _run_batch(
     images: Images, start: int, stop: int, wanted: Sequence[ModelInput], reference: _Reference, runs: _Runs
 ) -> tuple[_Side, _Side, dict[str, Array]]:
     feeds = images.read(start, stop, wanted)
-    reference_raw = reference.raw_values(feeds)
+    reference_raw, passed_through = reference.run(feeds)
     shipped = run_in_batches(runs.shipped, feeds)
     probed = run_in_batches(runs.probed, feeds)
     own_raw = {role: probed[tensor].astype(np.float32) for role, tensor in runs.probes.items()}
     return (
-        _Side(reference_raw, reference.predict(reference_raw)),
-        _Side(own_raw, reference.predict(own_raw)),
+        _Side(reference_raw, reference.predict(reference_raw), passed_through),
+        _Side(own_raw, reference.predict(own_raw), {}),
         shipped,
     )
 
 
 @dataclass(frozen=True)
 class _Side:
-    """Raw values, and what the reference makes of them."""
+    """Raw values, what the reference makes of them, and outputs that post-processing leaves alone."""
 
     raw: dict[str, Array]
     predictions: Predictions
+    passed_through: dict[str, Array]
 
 
 def run_in_batches(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -359,6 +365,9 @@ class _Comparison:
     def add(self, reference: _Side, own: _Side, shipped: Mapping[str, Array], start: int) -> None:
         for role, values in reference.raw.items():
             self._errors.setdefault(role, _ErrorSum()).add(own.raw[role], values)
+        for name, values in reference.passed_through.items():
+            if name in shipped and isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+                self._errors.setdefault(name, _ErrorSum()).add(shipped[name], values)
         for name in OUTPUT_NAMES:
             expected, on_own = getattr(reference.predictions, name), getattr(own.predictions, name)
             if expected is None:
