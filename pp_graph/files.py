@@ -34,9 +34,9 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
     refuse_inputs(targets, inputs)
     for target in targets:
         if target.is_dir():
-            raise OutputFileError(f"Output '{target}' is a folder, expected a file name.")
+            raise OutputFileError(f"Output '{target}' is a folder, expected a file name. Name a file in it.")
         if target.exists() and not target.is_file():
-            raise OutputFileError(f"Output '{target}' is a device or pipe, expected a file name.")
+            raise OutputFileError(f"Output '{target}' is a device or pipe, expected a file name. Choose another.")
         if target.exists() and not overwrite:
             raise OutputFileError(f"Output '{target}' exists already. Use --force (overwrite=True) to replace it.")
     made = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -45,7 +45,9 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
         scratch = Path(tempfile.mkdtemp(prefix=".pp_graph_", dir=folder))
     except OSError as error:
         _remove_empty(made)
-        raise OutputFileError(f"Output folder '{folder}' cannot be written: {error.strerror or error}.") from error
+        raise OutputFileError(
+            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Choose another folder."
+        ) from error
     try:
         drafts = tuple(scratch / target.name for target in targets)
         yield drafts
@@ -54,7 +56,9 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
     except OSError as error:
         if isinstance(error, OutputFileError):
             raise
-        raise OutputFileError(f"Output '{targets[-1]}' cannot be written: {error.strerror or error}.") from error
+        raise OutputFileError(
+            f"Output '{targets[-1]}' cannot be written: {error.strerror or error}. Make room, or choose another folder."
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         _remove_empty(made)

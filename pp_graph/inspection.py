@@ -11,7 +11,7 @@ import msgspec
 from pp_graph.errors import AlreadyFusedError, OutputRoleError
 from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import refuse_foreign_decisions
-from pp_graph.model import OutputInfo, RawModel, Shape, describe_outputs, find_outputs
+from pp_graph.model import OutputInfo, RawModel, Shape, choose_outputs, describe_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -143,18 +143,18 @@ def inspect(
 
 def _raw_ports(raw: RawModel, named: dict[str, str]) -> tuple[tuple[Port, ...], str | None]:
     problem = None
+    described = describe_outputs(raw)
     roles: dict[str, OutputInfo] = {}
     try:
         refuse_foreign_decisions(raw)
-        found = find_outputs(raw, **named)
+        found = choose_outputs(described, **named)
         roles = {info.name: info for info in (found.score, found.map) if info is not None}
     except (OutputRoleError, AlreadyFusedError) as error:
         if named:
             raise
         problem = str(error)
     ports = []
-    for described in describe_outputs(raw):
-        info = roles.get(described.name, described)
+    for info in (roles.get(each.name, each) for each in described):
         role = None if info.role is None else info.role.value
         ports.append(Port(info.name, _dtype(info.dtype), info.shape, role, info.why, info.note))
     return tuple(ports), problem

@@ -13,7 +13,7 @@ import pp_graph as pp
 from pp_graph.errors import DataError, ModelError, ProvenanceError, TargetError
 from pp_graph.fusion import METADATA_KEY
 from tests.conftest import DEMO
-from tests.models import STATS, conv_model, identity_model
+from tests.models import STATS, conv_model, from_text, identity_model
 
 POST = pp.OneClassPostProcessor(STATS)
 RNG = np.random.default_rng(0)
@@ -247,6 +247,16 @@ def test_outputs_that_are_passed_through_are_compared(openvino: bool) -> None:
     assert counts["features"] == 3 * 8 * 9 * 8
     assert counts["raw_anomaly_map"] == counts["anomaly_map"] == 3 * 9 * 8
     assert max(error.max_abs for error in report.errors) < 1e-4
+
+
+def test_a_score_that_is_a_weight() -> None:
+    raw = from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[1,1,4,4] x) => (float[1] s, float[1,1,4,4] m) <float[1] s = {1.5}> { m = Relu(x) }"""
+    )
+    fused = pp.fuse(raw, POST)
+    for artifact in (fused, pp.convert(fused)):
+        assert pp.verify(pp.RawModel.open(raw), artifact, {"x": FEEDS["m_in"][:, :, :4, :4]}).passed
 
 
 def test_outputs_of_another_form(tmp_path: Path) -> None:

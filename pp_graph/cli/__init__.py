@@ -59,7 +59,11 @@ def run(arguments: Sequence[str]) -> int:
             return _run(arguments, as_json)
     except OSError as error:
         # The result itself could not be written, to a full disk for example.
-        print_error("OutputFileError", f"Standard output cannot be written: {error.strerror or error}.", as_json=False)
+        print_error(
+            "OutputFileError",
+            f"Standard output cannot be written: {error.strerror or error}. Send it elsewhere.",
+            as_json=False,
+        )
         return _BAD_INPUT
 
 

@@ -51,19 +51,7 @@ def convert(
 
     from pp_graph import fusion, targets
 
-    if stats is None:
-        fused = fusion.FusedModel.load(model)
-    else:
-        asked = post_processing(options)
-        fused = fusion.fuse(
-            model,
-            asked.build(stats),
-            score_output=asked.score_output,
-            map_output=asked.map_output,
-            keep_raw=asked.keep_raw,
-        )
-    for remark in fused.notes:
-        note(f"Note: {remark}")
+    fused = fusion.FusedModel.load(model) if stats is None else post_processing(options).fuse(model, stats)
     artifact = targets.convert(fused, device=device, precision=precision, input_shape=shapes)
     artifact.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
     files = {"xml": output, "bin": output.with_suffix(".bin")}

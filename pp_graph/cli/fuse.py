@@ -35,20 +35,8 @@ def fuse(
     **options: Any,
 ) -> None:
     """Write post-processing into RAW, a raw ONNX export, so that it returns labels and masks."""
-    from pp_graph import fusion
-
-    asked = post_processing(options)
+    fused = post_processing(options).fuse(raw, stats, replace=replace)
     inputs = [raw] if stats is None else [raw, stats]
-    fused = fusion.fuse(
-        raw,
-        asked.build(stats),
-        score_output=asked.score_output,
-        map_output=asked.map_output,
-        keep_raw=asked.keep_raw,
-        replace=replace,
-    )
-    for remark in fused.notes:
-        note(f"Note: {remark}")
     fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)
     if as_json:
         print_json({"output": str(output), **describe(fused)})

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pp_graph.cli.output import note
+
 if TYPE_CHECKING:
-    from pp_graph.postprocessors import OneClassPostProcessor
+    from pp_graph.fusion import FusedModel
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -37,12 +39,23 @@ class PostProcessing:
     keep_raw: bool
     settings: dict[str, Any]
 
-    def build(self, stats: Path | None) -> OneClassPostProcessor:
-        """Build the post-processor with the statistics of a file."""
+    def fuse(self, raw: Path, stats: Path | None, *, replace: bool = False) -> FusedModel:
+        """Fuse a raw model with the statistics of a file, and say what a person should know about it."""
+        from pp_graph.fusion import fuse
         from pp_graph.postprocessors import OneClassPostProcessor
         from pp_graph.statistics import Statistics
 
-        return OneClassPostProcessor(None if stats is None else Statistics.load(stats), **self.settings)
+        fused = fuse(
+            raw,
+            OneClassPostProcessor(None if stats is None else Statistics.load(stats), **self.settings),
+            score_output=self.score_output,
+            map_output=self.map_output,
+            keep_raw=self.keep_raw,
+            replace=replace,
+        )
+        for remark in fused.notes:
+            note(f"Note: {remark}")
+        return fused
 
 
 _OPTIONS = (

@@ -45,8 +45,8 @@ def verify(
 
     RAW is the raw ONNX model; it runs in onnxruntime in float32, with the post-processing in NumPy.
     ARTIFACT is an OpenVINO IR (.xml), or a fused .onnx, which onnxruntime runs. Exit status 1 when the
-    post-processing flips a decision, or drift flips more than --max-flips. --json lists the 1000 flips
-    furthest from the cutoff for each output and cause.
+    post-processing flips a decision, is off in its numbers or does not run in float32, or when drift flips
+    more than --max-flips. --json lists the 1000 flips furthest from the cutoff for each output and cause.
     """
     from pp_graph import verification
     from pp_graph.data import open_images
@@ -136,10 +136,12 @@ def _print_verdict(report: VerificationReport) -> None:
 
 
 def _island(island: dict[str, str]) -> dict[str, str]:
+    from pp_graph.targets.island import is_floating
+
     if not island:
         return {}
     counts = Counter(island.values())
-    floating = {precision: count for precision, count in counts.items() if precision.startswith(("f", "bf"))}
+    floating = {precision: count for precision, count in counts.items() if is_floating(precision)}
     text = ", ".join(f"{count} operators in {precision}" for precision, count in sorted(floating.items()))
     others = sum(counts.values()) - sum(floating.values())
     return {"post-processing": text + (f", {others} on booleans" if others else "")}

@@ -81,7 +81,9 @@ def open_images(source: ImageSource) -> Images:
     if path.is_dir():
         return _FolderImages(path)
     if not path.exists():
-        raise DataError(f"Image data '{path}' does not exist, expected a folder of images or an .npz file.")
+        raise DataError(
+            f"Image data '{path}' does not exist, expected a folder of images or an .npz file. Check the path."
+        )
     if path.suffix.lower() not in (".npz", ".npy"):
         raise DataError(f"Image data '{path}' is a '{path.suffix}' file, expected a folder of images or an .npz file.")
     try:
@@ -109,7 +111,7 @@ class _ArrayImages(Images):
         self.names = tuple(str(index) for index in range(len(first)))
 
     def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
-        return {each.name: self._fit(self._array(each, inputs), start, stop, each) for each in inputs}
+        return {each.name: fit(self._array(each, inputs)[start:stop], each) for each in inputs}
 
     def _array(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> Array:
         array = self._arrays.get(wanted.name)
@@ -127,9 +129,6 @@ class _ArrayImages(Images):
                 f"Array for input '{wanted.name}' holds {count} items, expected {len(self)} as in the others."
             )
         return array
-
-    def _fit(self, array: Array, start: int, stop: int, wanted: ModelInput) -> Array:
-        return fit(array[start:stop], wanted)
 
 
 def _is_image(file: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pp_graph.model import RawModel
+from pp_graph.model.names import all_values
 from pp_graph.postprocessors import OUTPUT_NAMES
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
     from onnx import helper
 
     proto = fused.to_proto()
-    raw = fused.provenance.raw
-    dtypes = {value.name: value.dtype for node in fused.opened.model.graph for value in node.outputs}
-    dtypes |= {value.name: value.dtype for value in fused.opened.model.graph.inputs}
-    tensors = [record.tensor for record in (raw.score, raw.map) if record is not None]
+    dtypes = {value.name: value.dtype for value in all_values(fused.opened.model.graph)}
+    tensors = [record.tensor for record in fused.provenance.raw.read.values()]
     kept = _between(proto, tensors)
     read = {name for node in kept for name in node.input}
     graph = helper.make_graph(
@@ -36,7 +35,7 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
         "post_processing",
         [helper.make_tensor_value_info(name, int(dtypes[name] or 1), None) for name in tensors],
         [output for output in proto.graph.output if output.name in OUTPUT_NAMES],
-        [tensor for tensor in proto.graph.initializer if tensor.name in read],
+        [tensor for tensor in proto.graph.initializer if tensor.name in read and tensor.name not in tensors],
     )
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")

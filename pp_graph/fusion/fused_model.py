@@ -66,21 +66,5 @@ class FusedModel:
         copy_weights: bool = False,
         inputs: Iterable[Path] = (),
     ) -> Path:
-        """Write the model to a file, whole or not at all.
-
-        External weights are referenced where they are if the file lies beside them; elsewhere, or
-        with `copy_weights`, they are copied into `<name>.data` beside it.
-
-        Args:
-            path: The `.onnx` file. The raw model and its weights are never overwritten.
-            overwrite: Whether another file of that name may be replaced.
-            copy_weights: Copy external weights even where they could be referenced.
-            inputs: Further files never to be overwritten.
-
-        Returns:
-            The path written.
-
-        Raises:
-            OutputFileError: The file cannot be written there.
-        """
+        """Write the model to a file, whole or not at all; arguments and errors are those of `RawModel.save`."""
         return self.opened.save(path, overwrite=overwrite, copy_weights=copy_weights, inputs=inputs)

@@ -69,6 +69,7 @@ def fuse(
         ModelError: The model cannot be used; `OutputRoleError` where score and map cannot be told
             apart, `OpsetError` where its opset is too old.
         StatisticsError: The post-processor lacks a number that it needs.
+        PostProcessorError: `post` is no post-processor.
         FusionError: A name of the model stands in the way, or (`AlreadyFusedError`) the model
             carries a post-processing already.
     """

@@ -10,6 +10,7 @@ import numpy as np
 
 from pp_graph.errors import ProvenanceError
 from pp_graph.postprocessors import POST_PROCESSORS, PostProcessor, RawLayout
+from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
 from pp_graph.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     outputs: list[str]
     renamed: dict[str, str]
     opset_added: bool = False
+
+    @property
+    def read(self) -> dict[str, RawOutputRecord]:
+        """The outputs that post-processing reads, by role: `raw_score`, `raw_map`."""
+        records = {RAW_SCORE: self.score, RAW_MAP: self.map}
+        return {role: record for role, record in records.items() if record is not None}
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -133,11 +140,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for name, cutoff in self.cutoffs.items():
             lines[f"{name} cutoff"] = "never anomalous" if cutoff == "never" else f"raw value of {cutoff} and above"
         lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
-        for role, record in (("raw score", raw.score), ("raw map", raw.map)):
-            if record is not None:
-                lines[role] = f"output '{record.name}'" + (
-                    f", here '{record.tensor}'" if record.tensor != record.name else ""
-                )
+        for role, record in raw.read.items():
+            here = f", here '{record.tensor}'" if record.tensor != record.name else ""
+            lines[role.replace("_", " ")] = f"output '{record.name}'{here}"
         if self.conversion:
             lines["conversion"] = ", ".join(f"{key} {value}" for key, value in self.conversion.items())
         return lines
@@ -169,7 +174,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         except TypeError as error:
             raise ProvenanceError(
                 f"Parameters of '{self.post_processor}' do not fit this version: {error}. They were written by "
-                f"pp_graph {self.pp_graph_version}."
+                f"pp_graph {self.pp_graph_version}: use that version, or fuse the raw model again."
             ) from error
         cutoffs = {name: cutoff_to_json(step.cutoff) for name, step in post.decisions(self.layout).items()}
         if cutoffs != self.cutoffs:

@@ -59,10 +59,9 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     graph.outputs.extend(values[name] for name in wanted)
     _remove_post_processing(graph, ours, keep=set(wanted))
     rename_values(graph, raw.renamed)
-    for record in (raw.score, raw.map):
-        if record is not None:
-            declaration = onnx.ValueInfoProto.FromString(base64.b64decode(record.declaration))
-            ir.serde.deserialize_value_info_proto(declaration, values[record.tensor])
+    for record in raw.read.values():
+        declaration = onnx.ValueInfoProto.FromString(base64.b64decode(record.declaration))
+        ir.serde.deserialize_value_info_proto(declaration, values[record.tensor])
     if raw.opset_added:
         del opened.model.opset_imports[""]
     del opened.model.metadata_props[METADATA_KEY]
@@ -99,7 +98,7 @@ def _raw_declarations(opened: RawModel, provenance: Provenance) -> Iterator[onnx
     import onnx
 
     raw = provenance.raw
-    former = {record.tensor for record in (raw.score, raw.map) if record is not None and not record.declared_inside}
+    former = {record.tensor for record in raw.read.values() if not record.declared_inside}
     for entry in opened.value_info:
         if entry.name in former or entry.name.startswith(f"{provenance.prefix}/"):
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pp_graph.model.names import NameScope
-from pp_graph.model.outputs import OutputInfo, RawOutputs, Role, describe_outputs, find_outputs
+from pp_graph.model.outputs import OutputInfo, RawOutputs, Role, choose_outputs, describe_outputs, find_outputs
 from pp_graph.model.raw_model import ModelInput, RawModel
 from pp_graph.model.shapes import Dimension, Shape, format_shape
 
@@ -16,6 +16,7 @@ __all__ = [
     "RawOutputs",
     "Role",
     "Shape",
+    "choose_outputs",
     "describe_outputs",
     "find_outputs",
     "format_shape",

@@ -195,10 +195,17 @@ def find_outputs(raw: RawModel, *, score_output: str | None = None, map_output: 
             can be read as either; or more than one reading is possible, in which case the message
             lists the candidates.
     """
-    outputs = describe_outputs(raw)
+    return choose_outputs(describe_outputs(raw), score_output=score_output, map_output=map_output)
+
+
+def choose_outputs(
+    outputs: Sequence[OutputInfo], *, score_output: str | None = None, map_output: str | None = None
+) -> RawOutputs:
+    """Choose among outputs that are described already; see `find_outputs`."""
     if score_output is not None and score_output == map_output:
         raise OutputRoleError(
-            f"Output '{score_output}' is named both as the score and as the map, expected two different outputs."
+            f"Output '{score_output}' is named both as the score and as the map, expected two different outputs. "
+            "Leave out one of the two; a score that is missing is taken from the map."
         )
     named = {Role.SCORE: score_output, Role.MAP: map_output}
     chosen: dict[Role, OutputInfo | None] = {}

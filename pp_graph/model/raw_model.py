@@ -112,12 +112,14 @@ class RawModel:
         if path.is_dir():
             raise ModelError(f"Model '{path}' is a folder, expected an ONNX file. Name the .onnx file in it.")
         if not path.is_file():
-            raise ModelError(f"Model '{path}' is a device or pipe, expected an ONNX file.")
+            raise ModelError(f"Model '{path}' is a device or pipe, expected an ONNX file. Save it first.")
         try:
             digest = _hash_file(path)
             proto = onnx.load(str(path), load_external_data=False)
         except OSError as error:
-            raise ModelError(f"Model file '{path}' cannot be read: {error}.") from error
+            raise ModelError(
+                f"Model file '{path}' cannot be read: {error.strerror or error}. Check the path and its permissions."
+            ) from error
         except Exception as error:
             raise ModelError(
                 f"Model file '{path}' is not an ONNX model ({type(error).__name__}: {error}). "

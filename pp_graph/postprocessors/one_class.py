@@ -128,7 +128,7 @@ class OneClassPostProcessor(PostProcessor):
     def _numbers(self, level: str) -> LevelStatistics:
         if self.statistics is None:
             raise StatisticsError(
-                "The post-processor has no statistics, expected calibrated numbers. Pass "
+                "The post-processor has no statistics, expected calibrated numbers. Pass --stats FILE, or "
                 f"OneClassPostProcessor(statistics=Statistics.load('stats.json')). {_CALIBRATE}"
             )
         numbers: LevelStatistics = getattr(self.statistics, level)

@@ -104,7 +104,8 @@ class PostProcessor(ABC):
         score, anomaly_map = raw.get("pred_score"), raw.get("anomaly_map")
         if score is None and anomaly_map is None:
             raise PostProcessorError(
-                "Raw outputs hold neither 'pred_score' nor 'anomaly_map', expected at least one of them."
+                "Raw outputs hold neither 'pred_score' nor 'anomaly_map', expected at least one of them. "
+                "Give what the raw model returns."
             )
         values: dict[str, Array] = {}
         rank = None
@@ -146,7 +147,9 @@ class PostProcessor(ABC):
 def _floating(value: ArrayLike, name: str) -> Array:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-        raise PostProcessorError(f"'{name}' holds {array.dtype}, expected floating-point numbers.")
+        raise PostProcessorError(
+            f"'{name}' holds {array.dtype}, expected floating-point numbers. Give the raw output of the model."
+        )
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)
 

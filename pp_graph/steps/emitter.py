@@ -53,11 +53,9 @@ class Emitter:
         self._scope = ""
         self._constants: dict[tuple[str, bytes], ir.Value] = {}
         self._trusted: dict[ir.Value, Shape | None] = {}
-        self.written: list[str] = []
-        """Names of all values written so far."""
 
     def trust(self, value: ir.Value, shape: Shape | None) -> None:
-        """Take `shape` for that of a value of the raw model, whose declaration may be wrong and is left as it is."""
+        """Take `shape` for that of a value of the raw model, which declares only what is proven of it."""
         self._trusted[value] = shape
 
     def shape_of(self, value: ir.Value) -> Shape | None:
@@ -189,5 +187,4 @@ class Emitter:
         )
         node = ir.node(op_type, inputs, attributes, outputs=[output], name=self._fresh(op_type))
         self._graph.append(node)
-        self.written.append(output.name or "")
         return output

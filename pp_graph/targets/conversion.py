@@ -61,6 +61,7 @@ def convert(
             needs static shapes (NPU) and the model has dynamic ones.
         DeviceError: No such device is known.
         ProvenanceError: The model carries no post-processing and none was given.
+        OutputFileError: A temporary file cannot be written.
         PPGraphError: See `fuse`, when a raw model is fused first.
     """
     profile = device_profile(device)
@@ -70,7 +71,10 @@ def convert(
         )
     if post is not None:
         if isinstance(model, FusedModel):
-            raise TargetError("A fused model was given together with a post-processor, expected one or the other.")
+            raise TargetError(
+                "A fused model was given together with a post-processor, expected one or the other. Leave out post, or "
+                "fuse again with fuse(..., replace=True)."
+            )
         fused = fuse(model, post)
     else:
         fused = model if isinstance(model, FusedModel) else FusedModel.load(model)
@@ -79,9 +83,7 @@ def convert(
         _reshape(converted, input_shape)
     if not profile.dynamic_shapes:
         _require_static(converted, device)
-    raw = fused.provenance.raw
-    tensors = [record.tensor for record in (raw.score, raw.map) if record is not None]
-    isolate_island(converted, tensors)
+    isolate_island(converted, [record.tensor for record in fused.provenance.raw.read.values()])
     if precision == "f16":
         converted = _with_f16_weights(converted)
     settings = {"device": device, "precision": precision, "openvino": _version()}
@@ -181,12 +183,12 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
     shapes = {}
     for name, sizes in input_shape.items():
         if name not in names:
-            raise TargetError(f"Input '{name}' does not exist. The inputs are: {', '.join(names)}.")
+            raise TargetError(f"Input '{name}' does not exist. The inputs are: {', '.join(names)}. Name one of these.")
         declared = partial_shape(model.input(name))
         if declared is not None and len(declared) != len(sizes):
             raise TargetError(
                 f"Input shape {format_shape(tuple(sizes))} for '{name}' has {len(sizes)} sizes, expected "
-                f"{len(declared)} as in {format_shape(declared)}."
+                f"{len(declared)} as in {format_shape(declared)}. Give one size for each, the batch first."
             )
         if any(size is not None and size < 1 for size in sizes):
             raise TargetError(

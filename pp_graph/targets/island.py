@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import openvino as ov
 
 _MARK: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:bf16,f16"}
-_FLOATING: Final = ("f", "bf")
 _FLOATING_PRECISIONS: Final = frozenset({"FP32", "FP16", "BF16", "FP64"})
 
 
@@ -42,23 +41,18 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str]) -> None:
         TargetError: A tensor is not in the model.
     """
     import openvino as ov
-    from openvino import opset13 as ops
 
-    sources = [_find_output(model, name) for name in raw_tensors]
     results = list(model.get_results())
-    ends = [result for result in results if _names(result) & set(OUTPUT_NAMES)]
-    nodes = _nodes_between(sources, ends)
     # In a quantised network the CPU plugin may fold the dequantising scale into one consumer of a tensor and forget
     # the others (a convolution without bias, OpenVINO 2026.4). Behind a fence it has one consumer.
     fenced = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-    parameters = []
-    for index, source in enumerate(sources):
-        parameter = ops.parameter(source.get_partial_shape(), source.get_element_type(), name=f"island_{index}")
-        parameters.append(parameter)
-        start = _unchanged(parameter) if fenced and source.get_element_type() == ov.Type.f32 else parameter
-        for target in list(source.get_target_inputs()):
-            if target.get_node().get_instance_id() in nodes:
-                target.replace_source_output(start.output(0))
+    sources, ends, parameters = _cut(model, raw_tensors)
+    for parameter in parameters if fenced else ():
+        if parameter.get_element_type() == ov.Type.f32:
+            consumers = list(parameter.output(0).get_target_inputs())
+            fence = _unchanged(parameter)
+            for consumer in consumers:
+                consumer.replace_source_output(fence.output(0))
     island = _mark(ov.Model(ends, parameters, "island"))
     _connect(island, sources)
     marked = dict(zip((id(end) for end in ends), island.get_results(), strict=True))
@@ -112,22 +106,35 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
         TargetError: A tensor is not in the model.
     """
     import openvino as ov
+
+    _, ends, parameters = _cut(model.clone(), tensors, shapes)
+    return ov.Model(ends, parameters, "island")
+
+
+def _cut(
+    model: ov.Model, tensors: Sequence[str], shapes: Sequence[Sequence[int]] | None = None
+) -> tuple[list[ov.Output], list[ov.op.Result], list[ov.op.Parameter]]:
+    """Detach the post-processing from the network: feed it from parameters instead. Changes the model in place.
+
+    Returns:
+        The tensors it was fed from, its results, and the parameters, in the order of `tensors`.
+    """
     from openvino import opset13 as ops
 
-    copy = model.clone()
-    sources = [_find_output(copy, name) for name in tensors]
-    ends = [result for result in copy.get_results() if _names(result) & set(OUTPUT_NAMES)]
+    sources = [_find_output(model, name) for name in tensors]
+    ends = [result for result in model.get_results() if result.output(0).get_names() & set(OUTPUT_NAMES)]
     nodes = _nodes_between(sources, ends)
     parameters = []
-    for index, (source, shape) in enumerate(zip(sources, shapes, strict=True)):
-        parameter = ops.parameter(list(shape), source.get_element_type(), name=f"island_{index}")
+    for index, source in enumerate(sources):
+        shape = source.get_partial_shape() if shapes is None else list(shapes[index])
+        parameter = ops.parameter(shape, source.get_element_type(), name=f"island_{index}")
         # An output that is the raw value itself has its name on this tensor.
         parameter.output(0).get_tensor().set_names(source.get_names())
         parameters.append(parameter)
         for target in list(source.get_target_inputs()):
             if target.get_node().get_instance_id() in nodes:
                 target.replace_source_output(parameter.output(0))
-    return ov.Model(ends, parameters, "island")
+    return sources, ends, parameters
 
 
 def _unchanged(value: ov.Node) -> ov.Node:
@@ -146,17 +153,15 @@ def _connect(island: ov.Model, sources: Sequence[ov.Output]) -> None:
             target.replace_source_output(source)
 
 
-def _names(result: ov.op.Result) -> set[str]:
-    names: set[str] = result.output(0).get_names()
-    return names
-
-
 def _find_output(model: ov.Model, name: str) -> ov.Output:
     for node in model.get_ordered_ops():
         for output in node.outputs():
             if name in output.get_names() and node.get_type_name() != "Result":
                 return output
-    raise TargetError(f"Tensor '{name}' is not in the converted model, so its post-processing cannot be found.")
+    raise TargetError(
+        f"Tensor '{name}' is not in the converted model, expected the raw value that post-processing reads. "
+        "The model was changed after it was fused: convert the fused model again."
+    )
 
 
 def _nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.op.Result]) -> set[int]:
@@ -211,7 +216,12 @@ def island_constants(model: ov.Model, prefix: str) -> dict[str, str]:
         for node in model.get_ops()
         if node.get_type_name() == "Constant" and node.get_friendly_name().startswith(f"{prefix}/")
     }
-    return {name: kind for name, kind in types.items() if kind.startswith(_FLOATING)}
+    return {name: kind for name, kind in types.items() if is_floating(kind)}
+
+
+def is_floating(precision: str) -> bool:
+    """Whether OpenVINO's name of an element type, such as `bf16` or `u8`, is that of floating-point numbers."""
+    return precision.startswith(("f", "bf"))
 
 
 def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]:
@@ -233,7 +243,7 @@ def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]
         if ours and "runtimePrecision" in info:
             # That of the first input, which for Select is the condition; what is computed shows in the outputs.
             kinds = [str(info["runtimePrecision"].value), *str(info["outputPrecisions"].value).split(",")]
-            floating = [kind for kind in kinds if kind.startswith(_FLOATING)]
+            floating = [kind for kind in kinds if is_floating(kind)]
             narrow = [kind for kind in floating if kind != "f32"]
             precisions[",".join(ours)] = (narrow or floating or kinds)[0]
     return precisions

@@ -88,7 +88,9 @@ class OpenVINOModel:
 
         path = Path(path)
         if path.suffix != ".xml":
-            raise TargetError(f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR.")
+            raise TargetError(
+                f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR. Rename it."
+            )
         weights = path.with_suffix(".bin")
         protected = (*self.inputs, *inputs)
         with written_together(weights, path, overwrite=overwrite, inputs=protected) as (_, draft):
@@ -194,11 +196,13 @@ def describe_ir(path: Path) -> IRDescription:
 def _read_ir(path: Path) -> ov.Model:
     for file in (path, path.with_suffix(".bin")):
         if not file.is_file():
-            raise TargetError(f"IR file '{file}' does not exist. An IR is a .xml with a .bin beside it.")
+            raise TargetError(f"IR file '{file}' does not exist, expected a .xml with a .bin beside it. Copy both.")
     try:
         return openvino_core().read_model(path)
     except RuntimeError as error:
-        raise TargetError(f"File '{path}' is not an OpenVINO IR: {first_line(error)}.") from error
+        raise TargetError(
+            f"File '{path}' is not an OpenVINO IR: {first_line(error)}. Convert the model again."
+        ) from error
 
 
 def port_name(port: ov.Output) -> str:

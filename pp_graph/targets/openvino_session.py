@@ -64,7 +64,8 @@ class OpenVINOSession(Session):
         except RuntimeError as error:
             raise TargetError(
                 f"OpenVINO cannot compile the model for {device}"
-                f"{'' if inference_precision is None else ' in ' + inference_precision}: {first_line(error)}."
+                f"{'' if inference_precision is None else ' in ' + inference_precision}: {first_line(error)}. "
+                "Try another device or precision, or fix the input shape when converting."
             ) from error
         self._request = self._compiled.create_infer_request()
         ports = self._compiled.outputs

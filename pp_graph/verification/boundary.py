@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from pp_graph.fusion import FusedModel, extract_post_processing
@@ -67,24 +66,22 @@ def run_boundary(
     """
     provenance = artifact.provenance
     values = boundary_values(provenance, post)
-    records = {RAW_SCORE: provenance.raw.score, RAW_MAP: provenance.raw.map}
-    shapes = {
-        RAW_SCORE: (len(values), 1)[: provenance.raw.score.rank or 2] if provenance.raw.score else (),
-        RAW_MAP: (len(values), 1, 1, 1)[: provenance.raw.map.rank or 4] if provenance.raw.map else (),
-    }
-    tensors = {role: record.tensor for role, record in records.items() if record is not None}
+    read = provenance.raw.read
+    # An unknown rank is fed as the usual one.
+    ranks = {role: record.rank or {RAW_SCORE: 2, RAW_MAP: 4}[role] for role, record in read.items()}
+    shapes = {role: (len(values), 1, 1, 1)[:rank] for role, rank in ranks.items()}
     session: Session
     if isinstance(artifact, OpenVINOModel):
-        island = extract_island(artifact.model, list(tensors.values()), [shapes[role] for role in tensors])
-        alone = OpenVINOModel(island, msgspec.structs.replace(provenance), artifact.precision)
+        island = extract_island(artifact.model, [record.tensor for record in read.values()], list(shapes.values()))
+        alone = OpenVINOModel(island, provenance, artifact.precision)
         session = OpenVINOSession(alone, device=device, inference_precision=inference_precision)
     else:
         session = OnnxSession(extract_post_processing(artifact))
     with np.errstate(over="ignore"):
         fed = {
             role: values.reshape(shapes[role]).astype(each.dtype or "float32")
-            for role, each in zip(tensors, session.inputs, strict=True)
+            for role, each in zip(read, session.inputs, strict=True)
         }
         raw = {role: array.astype(np.float32) for role, array in fed.items()}
-    feeds = {each.name: fed[role] for role, each in zip(tensors, session.inputs, strict=True)}
+    feeds = {each.name: fed[role] for role, each in zip(read, session.inputs, strict=True)}
     return raw, session.run(feeds)

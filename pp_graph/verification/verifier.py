@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pp_graph.data import Images, ImageSource, open_images
 from pp_graph.errors import DataError, ModelError, TargetError
@@ -18,10 +17,11 @@ from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
 from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
 from pp_graph.verification.boundary import run_boundary
-from pp_graph.verification.report import BoundaryReport, DecisionReport, ErrorReport, Flips, VerificationReport
+from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form
+from pp_graph.verification.report import BoundaryReport, VerificationReport
 
 if TYPE_CHECKING:
-    from pp_graph.steps import Array, Compare
+    from pp_graph.steps import Array
 
 Progress = Callable[[int], None]
 """Called with the number of images just done."""
@@ -72,15 +72,15 @@ def verify(
     if isinstance(artifact, str | Path):
         artifact = _open_artifact(Path(artifact))
     if batch_size is not None and batch_size < 1:
-        raise DataError(f"Batch size is {batch_size}, expected at least 1.")
+        raise DataError(f"Batch size is {batch_size}, expected at least 1. Leave it out for the default.")
     if max_flips is not None and max_flips < 0:
-        raise DataError(f"max_flips is {max_flips}, expected at least 0.")
+        raise DataError(f"max_flips is {max_flips}, expected at least 0. Leave it out to tolerate any number.")
     images = open_images(inputs)
     provenance = artifact.provenance
     reference = _Reference(opened, provenance)
     runs = _sessions(artifact, provenance, device, inference_precision)
     boundary = _verify_boundary(artifact, reference, device, inference_precision)
-    comparison = _Comparison(provenance)
+    comparison = Comparison(provenance, reference.post)
     wanted = _joint_inputs(reference.session, runs.shipped)
     size = _batch_size(wanted, batch_size)
     for start in range(0, len(images), size):
@@ -109,36 +109,17 @@ def _verify_boundary(
     raw, found = run_boundary(artifact, reference.post, device, inference_precision)
     expected = reference.predict(raw)
     flips = 0
-    errors = _ErrorSum()
+    errors = ErrorSum()
     for name in OUTPUT_NAMES:
         wanted = getattr(expected, name)
         if wanted is None:
             continue
-        _check_form(name, found, wanted)
+        check_form(name, found, wanted)
         if wanted.dtype == np.bool_:
             flips += int((found[name] != wanted).sum())
         else:
             errors.add(found[name], wanted)
     return BoundaryReport(len(next(iter(raw.values()))), flips, errors.scaled)
-
-
-def _check_form(name: str, found: Mapping[str, Array], expected: Array) -> None:
-    """Make sure that an output is there, of the promised shape and type.
-
-    Raises:
-        TargetError: It is not.
-    """
-    if name not in found:
-        raise TargetError(
-            f"The artifact has no output '{name}', which its provenance promises. It was changed after it was "
-            "written: convert the fused model again."
-        )
-    if found[name].shape != expected.shape or found[name].dtype != expected.dtype:
-        raise TargetError(
-            f"Output '{name}' of the artifact is {found[name].dtype} of shape {found[name].shape}, expected "
-            f"{expected.dtype} of shape {expected.shape}. It was changed after it was written: convert the fused model "
-            "again."
-        )
 
 
 @dataclass(frozen=True)
@@ -157,8 +138,7 @@ class _Runs:
 def _sessions(
     artifact: OpenVINOModel | FusedModel, provenance: Provenance, device: str, inference_precision: str | None
 ) -> _Runs:
-    records = {RAW_SCORE: provenance.raw.score, RAW_MAP: provenance.raw.map}
-    probes = {role: record.tensor for role, record in records.items() if record is not None}
+    probes = {role: record.tensor for role, record in provenance.raw.read.items()}
     tensors = list(probes.values())
     if isinstance(artifact, OpenVINOModel):
         return _Runs(
@@ -180,8 +160,7 @@ class _Reference:
     def __init__(self, raw: RawModel, provenance: Provenance) -> None:
         self.post = provenance.build_post_processor()
         self.session = OnnxSession(raw)
-        records = {RAW_SCORE: provenance.raw.score, RAW_MAP: provenance.raw.map}
-        self._outputs = {role: record.name for role, record in records.items() if record is not None}
+        self._outputs = {role: record.name for role, record in provenance.raw.read.items()}
         present = {output.name for output in raw.model.graph.outputs}
         for name in self._outputs.values():
             if name not in present:
@@ -189,7 +168,6 @@ class _Reference:
                     f"The raw model has no output '{name}', which the artifact was made from; it has "
                     f"{', '.join(repr(each) for each in present)}. Give the raw model that was fused."
                 )
-
         fused_names = {old: new for new, old in provenance.raw.renamed.items()}
         self._passed_through = {fused_names.get(name, name): name for name in provenance.raw.outputs if name in present}
 
@@ -205,26 +183,17 @@ class _Reference:
 
 def _run_batch(
     images: Images, start: int, stop: int, wanted: Sequence[ModelInput], reference: _Reference, runs: _Runs
-) -> tuple[_Side, _Side, dict[str, Array]]:
+) -> tuple[Side, Side, dict[str, Array]]:
     feeds = images.read(start, stop, wanted)
     reference_raw, passed_through = reference.run(feeds)
     shipped = run_in_batches(runs.shipped, feeds)
     probed = run_in_batches(runs.probed, feeds)
     own_raw = {role: probed[tensor].astype(np.float32) for role, tensor in runs.probes.items()}
     return (
-        _Side(reference_raw, reference.predict(reference_raw), passed_through),
-        _Side(own_raw, reference.predict(own_raw), {}),
+        Side(reference_raw, reference.predict(reference_raw), passed_through),
+        Side(own_raw, reference.predict(own_raw), {}),
         shipped,
     )
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Raw values, what the reference makes of them, and outputs that post-processing leaves alone."""
-
-    raw: dict[str, Array]
-    predictions: Predictions
-    passed_through: dict[str, Array]
 
 
 def run_in_batches(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -285,164 +254,3 @@ def _batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
         return asked
     sizes_open = any(each.shape is None or any(not isinstance(size, int) for size in each.shape[1:]) for each in inputs)
     return 1 if sizes_open else _BATCH
-
-
-@dataclass
-class _ErrorSum:
-    maximum: float = 0.0
-    total: float = 0.0
-    scaled: float = 0.0
-    count: int = 0
-
-    def add(self, found: Array, expected: Array) -> None:
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-        same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-        difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
-        self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
-        with np.errstate(invalid="ignore"):
-            scaled = difference / np.maximum(1.0, np.abs(np.nan_to_num(expected.astype(np.float64), nan=1.0)))
-        self.scaled = max(self.scaled, float(np.nan_to_num(scaled, nan=np.inf).max(initial=0.0)))
-        self.total += float(difference.sum())
-        self.count += difference.size
-
-    def report(self, name: str) -> ErrorReport:
-        return ErrorReport(name, self.maximum, self.total / max(self.count, 1), self.scaled, self.count)
-
-
-@dataclass
-class _FlipLists:
-    image: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    pixel: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    raw_value: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    margin: list[npt.NDArray[np.float64]] = field(default_factory=list)
-
-    def add(self, flipped: Array, raw_value: Array, step: Compare, start: int) -> None:
-        flat = flipped.reshape(len(flipped), -1)
-        image, pixel = np.nonzero(flat)
-        values = raw_value.reshape(len(flipped), -1)[image, pixel]
-        self.image.append(image + start)
-        self.pixel.append(pixel)
-        self.raw_value.append(values)
-        self.margin.append(_margin(values, step))
-
-    def report(self) -> Flips:
-        return Flips(
-            np.concatenate(self.image or [np.empty(0, np.int64)]),
-            np.concatenate(self.pixel or [np.empty(0, np.int64)]),
-            np.concatenate(self.raw_value or [np.empty(0, np.float32)]),
-            np.concatenate(self.margin or [np.empty(0, np.float64)]),
-        )
-
-
-def _scale(step: Compare) -> float:
-    span = 0.0 if step.normalizer is None else float(step.normalizer.range)
-    return span if span > 0 else 1.0
-
-
-def _margin(values: Array, step: Compare) -> npt.NDArray[np.float64]:
-    if step.cutoff is None:
-        return np.full(values.shape, np.inf)
-    with np.errstate(invalid="ignore"):
-        margin: npt.NDArray[np.float64] = np.abs(values.astype(np.float64) - float(step.cutoff)) / _scale(step)
-    return margin
-
-
-class _Comparison:
-    """Running totals over batches."""
-
-    def __init__(self, provenance: Provenance) -> None:
-        self._provenance = provenance
-        self._steps = provenance.build_post_processor().decisions(provenance.layout)
-        self._errors: dict[str, _ErrorSum] = {}
-        self._own_errors: dict[str, _ErrorSum] = {}
-        self._flips = dict.fromkeys(self._steps, 0)
-        self._total = dict.fromkeys(self._steps, 0)
-        self._positive = dict.fromkeys(self._steps, 0)
-        self._postprocessing = {name: _FlipLists() for name in self._steps}
-        self._drift = {name: _FlipLists() for name in self._steps}
-
-    def add(self, reference: _Side, own: _Side, shipped: Mapping[str, Array], start: int) -> None:
-        for role, values in reference.raw.items():
-            self._errors.setdefault(role, _ErrorSum()).add(own.raw[role], values)
-        for name, values in reference.passed_through.items():
-            if name in shipped and isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-                self._errors.setdefault(name, _ErrorSum()).add(shipped[name], values)
-        for name in OUTPUT_NAMES:
-            expected, on_own = getattr(reference.predictions, name), getattr(own.predictions, name)
-            if expected is None:
-                continue
-            _check_form(name, shipped, expected)
-            found = shipped[name]
-            if name in self._steps:
-                self._add_decisions(name, found, expected, on_own, reference.raw, own.raw, start)
-            else:
-                self._errors.setdefault(name, _ErrorSum()).add(found, expected)
-                self._own_errors.setdefault(name, _ErrorSum()).add(found, on_own)
-
-    def _add_decisions(
-        self,
-        name: str,
-        found: Array,
-        expected: Array,
-        on_own: Array,
-        reference_raw: Mapping[str, Array],
-        own_raw: Mapping[str, Array],
-        start: int,
-    ) -> None:
-        step = self._steps[name]
-        self._total[name] += expected.size
-        self._positive[name] += int(expected.sum())
-        self._flips[name] += int((found != expected).sum())
-        own_values = _decided_about(step, own_raw)
-        reference_values = _decided_about(step, reference_raw)
-        self._postprocessing[name].add(found != on_own, own_values, step, start)
-        self._drift[name].add(on_own != expected, reference_values, step, start)
-
-    def report(
-        self,
-        *,
-        boundary: BoundaryReport,
-        artifact: str,
-        reference: str,
-        names: tuple[str, ...],
-        island: dict[str, str],
-        raw_matches: bool,
-        max_flips: int | None,
-    ) -> VerificationReport:
-        decisions = tuple(
-            DecisionReport(
-                name=name,
-                total=self._total[name],
-                positive=self._positive[name],
-                cutoff=None if step.cutoff is None else float(step.cutoff),
-                scale=_scale(step),
-                flips=self._flips[name],
-                postprocessing=self._postprocessing[name].report(),
-                drift=self._drift[name].report(),
-            )
-            for name, step in self._steps.items()
-        )
-        return VerificationReport(
-            provenance=self._provenance,
-            boundary=boundary,
-            artifact=artifact,
-            reference=reference,
-            images=len(names),
-            image_names=names,
-            errors=tuple(error.report(name) for name, error in self._errors.items()),
-            postprocessing_errors=tuple(error.report(name) for name, error in self._own_errors.items()),
-            decisions=decisions,
-            island=island,
-            raw_matches=raw_matches,
-            max_flips=max_flips,
-        )
-
-
-def _decided_about(step: Compare, raw: Mapping[str, Array]) -> Array:
-    """The raw values a decision is about; for a score that comes from the map, the map's maximum."""
-    if step.source in raw:
-        return raw[step.source]
-    anomaly_map = raw[RAW_MAP]
-    maximum: Array = anomaly_map.reshape(len(anomaly_map), -1).max(axis=1)
-    return maximum

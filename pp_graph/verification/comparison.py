@@ -1,0 +1,228 @@
+"""Running totals over batches: how far numbers are off, which decisions differ, and whose fault it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.errors import TargetError
+from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
+from pp_graph.postprocessors.post_processor import RAW_MAP
+from pp_graph.verification.report import BoundaryReport, DecisionReport, ErrorReport, Flips, VerificationReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.fusion import Provenance
+    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.steps import Array, Compare
+
+
+@dataclass(frozen=True)
+class Side:
+    """Raw values, what the reference makes of them, and outputs that post-processing leaves alone."""
+
+    raw: dict[str, Array]
+    predictions: Predictions
+    passed_through: dict[str, Array]
+
+
+def check_form(name: str, found: Mapping[str, Array], expected: Array) -> None:
+    """Make sure that an output is there, of the promised shape and type.
+
+    Raises:
+        TargetError: It is not.
+    """
+    if name not in found:
+        raise TargetError(
+            f"The artifact has no output '{name}', which its provenance promises. It was changed after it was "
+            "written: convert the fused model again."
+        )
+    if found[name].shape != expected.shape or found[name].dtype != expected.dtype:
+        raise TargetError(
+            f"Output '{name}' of the artifact is {found[name].dtype} of shape {found[name].shape}, expected "
+            f"{expected.dtype} of shape {expected.shape}. It was changed after it was written: convert the fused model "
+            "again."
+        )
+
+
+@dataclass
+class ErrorSum:
+    """How far numbers are off, over batches; see `ErrorReport`."""
+
+    maximum: float = 0.0
+    total: float = 0.0
+    scaled: float = 0.0
+    count: int = 0
+
+    def add(self, found: Array, expected: Array) -> None:
+        """Count the differences of a batch."""
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+        same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+        difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
+        self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
+        with np.errstate(invalid="ignore"):
+            scaled = difference / np.maximum(1.0, np.abs(np.nan_to_num(expected.astype(np.float64), nan=1.0)))
+        self.scaled = max(self.scaled, float(np.nan_to_num(scaled, nan=np.inf).max(initial=0.0)))
+        self.total += float(difference.sum())
+        self.count += difference.size
+
+    def report(self, name: str) -> ErrorReport:
+        """The totals, under the name of an output."""
+        return ErrorReport(name, self.maximum, self.total / max(self.count, 1), self.scaled, self.count)
+
+
+@dataclass
+class _FlipLists:
+    image: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    pixel: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    raw_value: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    margin: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, flipped: Array, raw_value: Array, step: Compare, start: int) -> None:
+        flat = flipped.reshape(len(flipped), -1)
+        image, pixel = np.nonzero(flat)
+        values = raw_value.reshape(len(flipped), -1)[image, pixel]
+        self.image.append(image + start)
+        self.pixel.append(pixel)
+        self.raw_value.append(values)
+        self.margin.append(_margin(values, step))
+
+    def report(self) -> Flips:
+        return Flips(
+            np.concatenate(self.image or [np.empty(0, np.int64)]),
+            np.concatenate(self.pixel or [np.empty(0, np.int64)]),
+            np.concatenate(self.raw_value or [np.empty(0, np.float32)]),
+            np.concatenate(self.margin or [np.empty(0, np.float64)]),
+        )
+
+
+def _scale(step: Compare) -> float:
+    span = 0.0 if step.normalizer is None else float(step.normalizer.range)
+    return span if span > 0 else 1.0
+
+
+def _margin(values: Array, step: Compare) -> npt.NDArray[np.float64]:
+    if step.cutoff is None:
+        return np.full(values.shape, np.inf)
+    with np.errstate(invalid="ignore"):
+        margin: npt.NDArray[np.float64] = np.abs(values.astype(np.float64) - float(step.cutoff)) / _scale(step)
+    return margin
+
+
+class Comparison:
+    """Running totals over batches."""
+
+    def __init__(self, provenance: Provenance, post: PostProcessor) -> None:
+        self._provenance = provenance
+        self._steps = post.decisions(provenance.layout)
+        self._errors: dict[str, ErrorSum] = {}
+        self._own_errors: dict[str, ErrorSum] = {}
+        self._flips = dict.fromkeys(self._steps, 0)
+        self._total = dict.fromkeys(self._steps, 0)
+        self._positive = dict.fromkeys(self._steps, 0)
+        self._postprocessing = {name: _FlipLists() for name in self._steps}
+        self._drift = {name: _FlipLists() for name in self._steps}
+
+    def add(self, reference: Side, own: Side, shipped: Mapping[str, Array], start: int) -> None:
+        """Count a batch.
+
+        Args:
+            reference: The raw model in float32.
+            own: The artifact's own raw values.
+            shipped: What the artifact returns.
+            start: Index of the first image.
+
+        Raises:
+            TargetError: An output is missing or of another form.
+        """
+        for role, values in reference.raw.items():
+            self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
+        for name, values in reference.passed_through.items():
+            # A kept output with the name of a role is that role's raw value, and compared above.
+            kept = name in shipped and name not in reference.raw
+            if kept and isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+                self._errors.setdefault(name, ErrorSum()).add(shipped[name], values)
+        for name in OUTPUT_NAMES:
+            expected, on_own = getattr(reference.predictions, name), getattr(own.predictions, name)
+            if expected is None:
+                continue
+            check_form(name, shipped, expected)
+            found = shipped[name]
+            if name in self._steps:
+                self._add_decisions(name, found, expected, on_own, reference.raw, own.raw, start)
+            else:
+                self._errors.setdefault(name, ErrorSum()).add(found, expected)
+                self._own_errors.setdefault(name, ErrorSum()).add(found, on_own)
+
+    def _add_decisions(
+        self,
+        name: str,
+        found: Array,
+        expected: Array,
+        on_own: Array,
+        reference_raw: Mapping[str, Array],
+        own_raw: Mapping[str, Array],
+        start: int,
+    ) -> None:
+        step = self._steps[name]
+        self._total[name] += expected.size
+        self._positive[name] += int(expected.sum())
+        self._flips[name] += int((found != expected).sum())
+        own_values = _decided_about(step, own_raw)
+        reference_values = _decided_about(step, reference_raw)
+        self._postprocessing[name].add(found != on_own, own_values, step, start)
+        self._drift[name].add(on_own != expected, reference_values, step, start)
+
+    def report(
+        self,
+        *,
+        boundary: BoundaryReport,
+        artifact: str,
+        reference: str,
+        names: tuple[str, ...],
+        island: dict[str, str],
+        raw_matches: bool,
+        max_flips: int | None,
+    ) -> VerificationReport:
+        """The totals as a report."""
+        decisions = tuple(
+            DecisionReport(
+                name=name,
+                total=self._total[name],
+                positive=self._positive[name],
+                cutoff=None if step.cutoff is None else float(step.cutoff),
+                scale=_scale(step),
+                flips=self._flips[name],
+                postprocessing=self._postprocessing[name].report(),
+                drift=self._drift[name].report(),
+            )
+            for name, step in self._steps.items()
+        )
+        return VerificationReport(
+            provenance=self._provenance,
+            boundary=boundary,
+            artifact=artifact,
+            reference=reference,
+            images=len(names),
+            image_names=names,
+            errors=tuple(error.report(name) for name, error in self._errors.items()),
+            postprocessing_errors=tuple(error.report(name) for name, error in self._own_errors.items()),
+            decisions=decisions,
+            island=island,
+            raw_matches=raw_matches,
+            max_flips=max_flips,
+        )
+
+
+def _decided_about(step: Compare, raw: Mapping[str, Array]) -> Array:
+    """The raw values a decision is about; for a score that comes from the map, the map's maximum."""
+    if step.source in raw:
+        return raw[step.source]
+    anomaly_map = raw[RAW_MAP]
+    maximum: Array = anomaly_map.reshape(len(anomaly_map), -1).max(axis=1)
+    return maximum
