@@ -19,6 +19,7 @@ from pp_graph.fusion.provenance import (
     cutoff_to_json,
 )
 from pp_graph.fusion.stripping import strip
+from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import NameScope, OutputInfo, RawModel, Role, find_outputs, format_shape
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor, RawLayout
@@ -46,6 +47,7 @@ def fuse(
     map_output: str | None = None,
     keep_raw: bool = False,
     replace: bool = False,
+    tail: bool = True,
 ) -> FusedModel:
     """Write a post-processor into a raw model.
 
@@ -61,6 +63,9 @@ def fuse(
         keep_raw: Also keep the raw score and map as outputs, under their own names, or
             `raw_<name>` where a post-processed output has that name.
         replace: If the model is fused already, take the old post-processing out first.
+        tail: Rewrite the raw model's own tail where that saves time (see `pp_graph.fusion.tail`): raw
+            values differ by rounding, at most 1e-5 of the largest, and the rewritten part stays in
+            float32 in OpenVINO.
 
     Returns:
         The fused model. Nothing is written until `save`.
@@ -104,9 +109,10 @@ def fuse(
     post.steps(layout)  # refuses missing statistics before anything is built
 
     graph = raw.model.graph
-    outputs = {output.name or "": output for output in graph.outputs}
     names = NameScope(graph)
     prefix = names.fresh_prefix(PREFIX)
+    rewritten = rewrite_tail(raw, RULES, names, prefix) if tail else RewrittenTail()
+    outputs = {output.name or "": output for output in graph.outputs}
     opset = raw.opset or _opset_for(raw)
     op = Emitter(graph, opset=opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
     roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
@@ -118,7 +124,7 @@ def fuse(
     values = {role: _as_float32(op, outputs[info.name], info, role) for role, info in read.items()}
     emitted = post.emit(op, values, layout)
 
-    new_names = _free_output_names(graph, names, emitted)
+    new_names = _free_output_names(graph, names, emitted, rewritten.removed_names)
     for name, value in emitted.items():
         value.name = name
     taken = {info.name for info in read.values()}
@@ -146,6 +152,8 @@ def fuse(
             renamed={new: old for old, new in new_names.items()},
             opset_added=opset_added,
         ),
+        tail=rewritten.records(),
+        replaced=rewritten.replaced,
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
     declared = _declarations(raw, new_names, [outputs[record.name] for record in records.values()])
@@ -214,8 +222,10 @@ def _as_float32(op: Emitter, value: ir.Value, info: OutputInfo, role: str) -> ir
         return op.cast(value, np.dtype(np.float32))
 
 
-def _free_output_names(graph: ir.Graph, names: NameScope, emitted: dict[str, ir.Value]) -> dict[str, str]:
-    """Rename raw values whose names the outputs need.
+def _free_output_names(
+    graph: ir.Graph, names: NameScope, emitted: dict[str, ir.Value], removed: frozenset[str]
+) -> dict[str, str]:
+    """Rename raw values whose names the outputs need, also those that were replaced and may be put back.
 
     Returns:
         Old name to new name.
@@ -230,7 +240,7 @@ def _free_output_names(graph: ir.Graph, names: NameScope, emitted: dict[str, ir.
             f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(OUTPUT_NAMES)}), and inputs "
             "keep their names. Export the model with another input name."
         )
-    taken = {value.name for value in all_values(graph)} & wanted
+    taken = ({value.name for value in all_values(graph)} | removed) & wanted
     new_names = {old: names.fresh(f"raw_{old}") for old in sorted(name for name in taken if name)}
     rename_values(graph, new_names)
     return new_names

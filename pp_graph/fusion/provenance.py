@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from pp_graph.errors import ProvenanceError
+from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.postprocessors import POST_PROCESSORS, PostProcessor, RawLayout
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
 from pp_graph.statistics import Statistics
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from pp_graph.steps import Cutoff
 
 METADATA_KEY = "pp_graph"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READABLE = (1, SCHEMA_VERSION)
+"""Version 1 knew no rewritten tails."""
 
 
 class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,7 +75,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Where the post-processing in a model comes from.
 
     Attributes:
-        schema_version: Version of this record, 1.
+        schema_version: Version of this record.
         pp_graph_version: Version that wrote it.
         post_processor: Class name of the post-processor.
         parameters: Its parameters, without the statistics.
@@ -81,6 +84,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             or "never".
         prefix: What the names of all nodes and constants of the post-processing begin with.
         raw: The raw model.
+        tail: How the raw model's own tail was rewritten.
+        replaced: What that replaced; None in an IR, and where nothing was.
         conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
     """
 
@@ -92,6 +97,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     cutoffs: dict[str, float | str]
     prefix: str
     raw: RawRecord
+    tail: list[TailRecord] = []
+    replaced: ReplacedPart | None = None
     conversion: dict[str, str] | None = None
 
     @classmethod
@@ -103,9 +110,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """
         try:
             version = msgspec.json.decode(text, type=_Versioned).schema_version
-            if version != SCHEMA_VERSION:
+            if version not in _READABLE:
                 raise ProvenanceError(
-                    f"Provenance has schema version {version}, expected {SCHEMA_VERSION}. "
+                    f"Provenance has schema version {version}, expected at most {SCHEMA_VERSION}. "
                     "Upgrade pp_graph, or fuse the raw model again."
                 )
             return msgspec.json.decode(text, type=cls)
@@ -143,6 +150,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for role, record in raw.read.items():
             here = f", here '{record.tensor}'" if record.tensor != record.name else ""
             lines[role.replace("_", " ")] = f"output '{record.name}'{here}"
+        for rewrite in self.tail:
+            lines[f"tail, '{rewrite.target}'"] = rewrite.what
         if self.conversion:
             lines["conversion"] = ", ".join(f"{key} {value}" for key, value in self.conversion.items())
         return lines

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import METADATA_KEY, Provenance
+from pp_graph.fusion.tail import restore_tail
 from pp_graph.model import RawModel
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import OUTPUT_NAMES
@@ -46,10 +47,12 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
             "The model carries no pp_graph provenance, expected a model written by pp_graph fuse. "
             "There is nothing to strip."
         )
-    graph = opened.model.graph
     ours = f"{provenance.prefix}/"
     raw = provenance.raw
     fused_name = {old: new for new, old in raw.renamed.items()}
+    if provenance.replaced is not None:
+        opened = restore_tail(opened, provenance.replaced, provenance.prefix, fused_name)
+    graph = opened.model.graph
     values = {value.name: value for value in all_values(graph)}
     wanted = [fused_name.get(name, name) for name in raw.outputs]
     missing = [name for name in wanted if name not in values]

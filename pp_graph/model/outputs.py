@@ -12,7 +12,7 @@ from pp_graph.model.shapes import (
     Shape,
     declared_shape,
     format_shape,
-    infer_shapes,
+    infer_values,
     reconcile,
     symbols_of,
 )
@@ -151,17 +151,18 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         One description an output, in the order of the graph.
     """
     outputs = raw.model.graph.outputs
-    inferred = infer_shapes(raw.model, [output.name or "" for output in outputs])
+    inferred = infer_values(raw.model)
     input_shapes = [model_input.shape for model_input in raw.inputs]
     symbols = symbols_of(input_shapes)
     described = []
     for output in outputs:
         name = output.name or ""
-        shape, note = reconcile(declared_shape(output), inferred.get(name), symbols)
+        found = declared_shape(inferred[name]) if name in inferred else None
+        shape, note = reconcile(declared_shape(output), found, symbols)
         dtype = _dtype(output)
         readings: set[Role] = set()
         certain = False
-        proven = None if shape is None else _proven(shape, inferred.get(name), symbols)
+        proven = None if shape is None else _proven(shape, found, symbols)
         if dtype is not None and dtype not in _FLOATING:
             why = f"holds {dtype}, expected floating-point numbers"
         elif shape is None:

@@ -176,6 +176,15 @@ class RawModel:
             tensor.base_dir = folders[str(tensor.location)]
         return self
 
+    def with_graph(self, proto: onnx.ModelProto) -> RawModel:
+        """The same model with another graph; external weights stay where they lie.
+
+        Args:
+            proto: The model with the other graph; owned by the result.
+        """
+        changed = RawModel._from_proto(proto, None, self.sha256)._with_weights_of(self.model)
+        return replace(changed, source=self.source, edited=True)
+
     def _check_external_weights(self, what: str, base: Path) -> None:
         sizes: dict[str, int] = {}
         start = what[0].upper() + what[1:]

@@ -31,21 +31,19 @@ def declared_shape(value: ir.Value) -> Shape | None:
     return tuple((dim if dim > 0 else None) if isinstance(dim, int) else (dim.value or None) for dim in value.shape)
 
 
-def infer_shapes(model: ir.Model, names: Iterable[str]) -> dict[str, Shape]:
-    """Infer the shapes of some outputs from the inputs and weights alone, ignoring declared shapes.
+def infer_values(model: ir.Model) -> dict[str, ir.Value]:
+    """Infer shapes and types of what the main graph computes from the inputs and weights alone.
 
     Args:
-        model: The model; it is not changed.
-        names: Names of graph outputs.
+        model: The model; it is not changed, and the shapes it declares are not looked at.
 
     Returns:
-        Name to shape, for those whose rank could be inferred. Empty where inference fails as a
-        whole, as it may on custom operators.
+        Name to a value of a copy of the graph, with the shape and type that were inferred. Empty where
+        inference fails as a whole, as it may on custom operators.
     """
     import onnx_ir as ir
     from onnx_ir.passes import common
 
-    wanted = set(names)
     # The pass logs a stack trace where inference fails; here that only means "unknown".
     logger = logging.getLogger("onnx_ir")
     level = logger.level
@@ -65,11 +63,7 @@ def infer_shapes(model: ir.Model, names: Iterable[str]) -> dict[str, Shape]:
         return {}
     finally:
         logger.setLevel(level)
-    return {
-        value.name: shape
-        for value in inferred.graph.outputs
-        if value.name in wanted and (shape := declared_shape(value)) is not None
-    }
+    return {value.name: value for node in inferred.graph for value in node.outputs if value.name}
 
 
 def reconcile(

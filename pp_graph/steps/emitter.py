@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pp_graph.errors import OpsetError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx_ir as ir
 
     from pp_graph.model import NameScope, Shape
@@ -20,6 +21,8 @@ MINIMUM_OPSET = 9
 
 _CLIP_BOUNDS_ARE_INPUTS = 11
 _REDUCE_AXES_ARE_INPUTS = 18
+_SUM_AXES_ARE_INPUTS = 13
+_SLICE_BOUNDS_ARE_INPUTS = 10
 _INITIALIZERS_NEED_NO_INPUT = 4
 """IR version from which an initializer need not be a graph input as well."""
 
@@ -53,6 +56,16 @@ class Emitter:
         self._scope = ""
         self._constants: dict[tuple[str, bytes], ir.Value] = {}
         self._trusted: dict[ir.Value, Shape | None] = {}
+        self._before: ir.Node | None = None
+
+    @contextlib.contextmanager
+    def before(self, node: ir.Node) -> Iterator[None]:
+        """Write before a node, instead of at the end of the graph."""
+        self._before = node
+        try:
+            yield
+        finally:
+            self._before = None
 
     def trust(self, value: ir.Value, shape: Shape | None) -> None:
         """Take `shape` for that of a value of the raw model, which declares only what is proven of it."""
@@ -78,10 +91,16 @@ class Emitter:
 
     def constant(self, value: np.generic | Sequence[int], name: str) -> ir.Value:
         """A named constant: a float32 scalar, or int64 numbers. One value a scope is written once."""
+        return self._constant(np.asarray(value, np.int64 if isinstance(value, Sequence) else None), name)
+
+    def array(self, value: npt.NDArray[np.floating], name: str) -> ir.Value:
+        """A named constant array, rounded to float32."""
+        return self._constant(np.ascontiguousarray(value, np.float32), name)
+
+    def _constant(self, array: npt.NDArray[Any], name: str) -> ir.Value:
         import onnx_ir as ir
 
-        array = np.asarray(value, np.int64 if isinstance(value, Sequence) else None)
-        key = (str(array.dtype), array.tobytes())
+        key = (f"{array.dtype} {array.shape}", array.tobytes())
         if key not in self._constants:
             full = self._fresh(name)
             tensor = ir.tensor(array, name=full)
@@ -162,6 +181,58 @@ class Emitter:
             return self._node("ReduceMax", [a], {"axes": list(axes), **attributes}, dtype, left)
         return self._node("ReduceMax", [a, self.constant(tuple(axes), "axes")], attributes, dtype, left)
 
+    def matmul(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a @ b`, over the last two axes; float32."""
+        return self._node("MatMul", [a, b], {}, np.dtype(np.float32), None)
+
+    def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Values one after the other along an axis; float32."""
+        return self._node("Concat", values, {"axis": axis}, np.dtype(np.float32), None)
+
+    def convolution(self, a: ir.Value, kernel: ir.Value, **attributes: int | list[int]) -> ir.Value:
+        """A convolution over the last two axes; float32. Without attributes: no padding, stride 1, one group."""
+        return self._node("Conv", [a, kernel], attributes, np.dtype(np.float32), None)
+
+    def gather(self, a: ir.Value, index: ir.Value, axis: int) -> ir.Value:
+        """What lies at some places along an axis, which takes the shape of `index`."""
+        return self._node("Gather", [a, index], {"axis": axis}, None, None)
+
+    def mul(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a * b`; `b` broadcasts to `a`."""
+        return self._node("Mul", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def transpose(self, a: ir.Value, order: Sequence[int]) -> ir.Value:
+        """The axes in another order; float32."""
+        return self._node("Transpose", [a], {"perm": list(order)}, np.dtype(np.float32), None)
+
+    def slice(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> ir.Value:
+        """A cut along some axes; float32."""
+        if self._opset < _SLICE_BOUNDS_ARE_INPUTS:
+            attributes = {"starts": list(starts), "ends": list(stops), "axes": list(axes)}
+            return self._node("Slice", [a], attributes, np.dtype(np.float32), None)
+        bounds = [
+            self.constant(tuple(each), name) for each, name in ((starts, "starts"), (stops, "ends"), (axes, "axes"))
+        ]
+        return self._node("Slice", [a, *bounds], {}, np.dtype(np.float32), None)
+
+    def reduce_sum(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """Sum over some axes, which disappear."""
+        dtype = np.dtype(np.float32)
+        if self._opset < _SUM_AXES_ARE_INPUTS:
+            return self._node("ReduceSum", [a], {"axes": list(axes), "keepdims": 0}, dtype, None)
+        return self._node("ReduceSum", [a, self.constant(tuple(axes), "axes")], {"keepdims": 0}, dtype, None)
+
+    def rewired(self, node: ir.Node, inputs: Sequence[ir.Value | None], **attributes: int) -> ir.Value:
+        """The first output of an operator like another one on other inputs, with its attributes or some replaced."""
+        import onnx_ir as ir
+
+        outputs = [ir.Value(name=self._fresh(f"{node.op_type}_output"), type=output.type) for output in node.outputs]
+        kept = [attribute for name, attribute in node.attributes.items() if name not in attributes]
+        kept += [ir.AttrInt64(name, number) for name, number in attributes.items()]
+        copy = ir.Node(node.domain, node.op_type, inputs, kept, outputs=outputs, name=self._fresh(node.op_type))
+        self._write(copy)
+        return outputs[0]
+
     def identity(self, a: ir.Value) -> ir.Value:
         """`a` under a name of its own; float32."""
         return self._node("Identity", [a], {}, np.dtype(np.float32), self.shape_of(a))
@@ -174,7 +245,7 @@ class Emitter:
         op_type: str,
         inputs: Sequence[ir.Value],
         attributes: Mapping[str, ir.TensorProtocol | float | int | list[int]],
-        dtype: np.dtype[np.generic],
+        dtype: np.dtype[np.generic] | None,
         shape: Shape | None,
         name: str | None = None,
     ) -> ir.Value:
@@ -183,8 +254,14 @@ class Emitter:
         output = ir.Value(
             name=name or self._fresh(f"{op_type}_output"),
             shape=None if shape is None else ir.Shape(shape),
-            type=ir.TensorType(ir.DataType.from_numpy(dtype)),
+            type=None if dtype is None else ir.TensorType(ir.DataType.from_numpy(dtype)),
         )
         node = ir.node(op_type, inputs, attributes, outputs=[output], name=self._fresh(op_type))
-        self._graph.append(node)
+        self._write(node)
         return output
+
+    def _write(self, node: ir.Node) -> None:
+        if self._before is None:
+            self._graph.append(node)
+        else:
+            self._graph.insert_before(self._before, node)

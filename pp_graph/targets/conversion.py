@@ -83,11 +83,15 @@ def convert(
         _reshape(converted, input_shape)
     if not profile.dynamic_shapes:
         _require_static(converted, device)
-    isolate_island(converted, [record.tensor for record in fused.provenance.raw.read.values()])
+    isolate_island(
+        converted,
+        [record.tensor for record in fused.provenance.raw.read.values()],
+        [(record.reads, record.target) for record in fused.provenance.tail if record.float32],
+    )
     if precision == "f16":
         converted = _with_f16_weights(converted)
     settings = {"device": device, "precision": precision, "openvino": _version()}
-    provenance = msgspec.structs.replace(fused.provenance, conversion=settings)
+    provenance = msgspec.structs.replace(fused.provenance, conversion=settings, replaced=None)
     converted.set_rt_info(provenance.to_json(), RT_INFO_PATH)
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata; a second, older record would only mislead.

@@ -1,0 +1,45 @@
+"""Rewrites of the raw model's own tail that compute the same in less time.
+
+A new rule is one file and one entry in `RULES`.
+"""
+
+from __future__ import annotations
+
+from pp_graph.fusion.tail.channel_selection import ChannelSelection
+from pp_graph.fusion.tail.exporter_leftovers import ExporterLeftovers
+from pp_graph.fusion.tail.quadratic_form import QuadraticForm
+from pp_graph.fusion.tail.rewriting import (
+    NETWORK_SCOPE,
+    ReplacedPart,
+    RewrittenTail,
+    TailRecord,
+    restore_tail,
+    rewrite_tail,
+)
+from pp_graph.fusion.tail.row_selection import RowSelection
+from pp_graph.fusion.tail.rule import Match, Miss, Rule
+from pp_graph.fusion.tail.separable_collapse import SeparableCollapse
+from pp_graph.fusion.tail.separable_convolution import SeparableConvolution
+
+RULES: tuple[Rule, ...] = (
+    SeparableCollapse(),
+    SeparableConvolution(),
+    ChannelSelection(),
+    RowSelection(),
+    QuadraticForm(),
+    ExporterLeftovers(),
+)
+"""Each proposes by itself; where proposals overlap, the one that saves most is taken."""
+
+__all__ = [
+    "NETWORK_SCOPE",
+    "RULES",
+    "Match",
+    "Miss",
+    "ReplacedPart",
+    "RewrittenTail",
+    "Rule",
+    "TailRecord",
+    "restore_tail",
+    "rewrite_tail",
+]

@@ -1,0 +1,256 @@
+"""Select channels before computing them, not after.
+
+PaDiM keeps a random choice of the channels that it upsamples and joins; an exporter writes a Gather behind all that.
+Selecting channels commutes with whatever treats channels one by one, and picks rows of a convolution's kernel:
+
+    resize(x)[:, i] = resize(x[:, i])          concat(x, y)[:, i] = concat(x[:, i1], y[:, i2])[:, order]
+    conv(x, W, b)[:, i] = conv(x, W[i], b[i])  (f(x) + g(x))[:, i] = f(x)[:, i] + g(x)[:, i]
+
+so the Gather moves towards the input for as long as nothing else needs the channels that it drops. Where it ends, it
+becomes a 1×1 convolution with a single 1 a row if that is cheaper: a Gather needs another memory layout than the
+convolutions around it. The numbers are the same; an infinite number in a dropped channel would become NaN, though, and
+NaN counts as anomalous.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.fusion.tail import cost
+from pp_graph.fusion.tail.linear_operators import RefusalError, resize_scales
+from pp_graph.fusion.tail.rule import Match, Miss, Rule
+from pp_graph.fusion.tail.view import integer_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import onnx_ir as ir
+
+    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.steps import Emitter
+
+    Emit = Callable[[Emitter, Callable[[ir.Value], ir.Value]], ir.Value]
+
+Index = npt.NDArray[np.int64]
+
+_UNARY: Final = frozenset(
+    {"Relu", "LeakyRelu", "Sigmoid", "HardSwish", "HardSigmoid", "Elu", "Clip", "Identity", "Tanh"}
+)
+_POOLING: Final = frozenset({"AveragePool", "MaxPool"})
+_BINARY: Final = frozenset({"Add", "Sub", "Mul", "Div"})
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """A value with some of its channels.
+
+    Attributes:
+        emit: Writes it.
+        cost: What it costs beyond `reads`.
+        reads: What it is computed from.
+        moved: Whether the selection moved before an operator.
+        exact: Whether the numbers are the same to the bit.
+    """
+
+    emit: Emit
+    cost: cost.Cost
+    reads: tuple[ir.Value, ...]
+    moved: bool
+    exact: bool
+
+
+class ChannelSelection(Rule):
+    """See the module."""
+
+    name: ClassVar[str] = "channel selection"
+
+    def find(self, view: TailView) -> Iterator[Match | Miss]:
+        """Propose to move each selection of channels by constant numbers as far towards the input as it goes."""
+        for node in reversed(view.nodes()):
+            if node.op_type != "Gather" or integer_attribute(node, "axis", 0) != 1:
+                continue
+            source, indices = node.inputs[:2]
+            index = view.constant(indices)
+            channels = None if source is None else view.channels(source)
+            if source is None or index is None or index.ndim != 1 or channels is None or not index.size:
+                continue
+            target = node.outputs[0]
+            selected = _select(view, source, index.astype(np.int64) % channels, {node})
+            if not selected.moved:
+                continue
+            reads = tuple(dict.fromkeys(selected.reads))
+            yield Match(
+                target=target,
+                what=f"{index.size} of {channels} channels are selected before they are computed and joined",
+                reads=reads,
+                before=cost.of_nodes(view, view.only_for([target], reads)),
+                after=selected.cost,
+                emit=selected.emit,
+                exact=selected.exact,
+            )
+
+
+def _select(view: TailView, value: ir.Value, index: Index, users: set[ir.Node]) -> _Selected:
+    """Select channels of a value; `users` are the operators that will not need it any more."""
+    node = view.producer(value)
+    if node is not None and not value.is_graph_output() and set(value.consumers()) <= users:
+        through = _through(view, node, index)
+        if through is not None:
+            return through
+    channels = view.channels(value) or 1
+    pixels = cost.elements(view, value) / channels
+    picked = cost.dense_convolution(pixels * index.size, channels)
+    gathered = cost.moved(2 * pixels * channels) + cost.moved(2 * pixels * index.size)
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        if picked.microseconds < gathered.microseconds:
+            kernel = np.eye(channels)[index][:, :, None, None]
+            return op.convolution(at(value), op.array(kernel, "channels"))
+        return op.gather(at(value), op.constant(tuple(index.tolist()), "channels"), 1)
+
+    cheapest = min(picked, gathered, key=lambda each: each.microseconds)
+    return _Selected(emit, cheapest, (value,), moved=False, exact=True)
+
+
+def _through(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
+    """Move a selection before an operator, if it treats channels so that it can."""
+    source = node.inputs[0] if node.inputs else None
+    if source is None or len(node.outputs) != 1 or view.channels(node.outputs[0]) is None:
+        return None
+    if node.op_type == "Concat":
+        return _through_concat(view, node, index)
+    if node.op_type in ("Resize", "Upsample"):
+        return _through_resize(view, node, source, index)
+    if node.op_type == "Conv":
+        return _through_convolution(view, node, source, index)
+    if node.op_type in _BINARY:
+        return _through_binary(view, node, index)
+    if node.op_type in _UNARY | _POOLING and all(value is None or (view.constant(value) is not None and
+                                                 view.constant(value).ndim == 0) for value in node.inputs[1:]):  # type: ignore[union-attr]  # fmt: skip
+        inner = _select(view, source, index, {node})
+        return _rewired(view, node, index, [inner])
+    return None
+
+
+def _share(view: TailView, node: ir.Node, index: Index) -> cost.Cost:
+    """What an operator costs for some of its channels."""
+    whole = cost.of_nodes(view, [node])
+    part = index.size / (view.channels(node.outputs[0]) or 1)
+    return cost.Cost(whole.macs * part, whole.bytes * part, max(whole.microseconds * part, cost.LAUNCH_US))
+
+
+def _rewired(view: TailView, node: ir.Node, index: Index, inner: list[_Selected]) -> _Selected:
+    """The same operator on fewer channels; its other inputs stay."""
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        chosen = [each.emit(op, at) for each in inner]
+        rest = [None if value is None else at(value) for value in node.inputs[len(inner) :]]
+        return op.rewired(node, [*chosen, *rest])
+
+    return _Selected(
+        emit,
+        cost.total(each.cost for each in inner) + _share(view, node, index),
+        tuple(value for each in inner for value in each.reads),
+        moved=True,
+        exact=all(each.exact for each in inner),
+    )
+
+
+def _parts(view: TailView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | None:
+    """What a Concat of channels joins, through Concats that only it reads, and who joins it."""
+    if integer_attribute(node, "axis", 0) not in (1, -3):
+        return None
+    parts: list[tuple[ir.Value, ir.Node]] = []
+    for value in node.inputs:
+        if value is None or view.channels(value) is None:
+            return None
+        inner = view.producer(value, "Concat")
+        nested = None
+        if inner is not None and not value.is_graph_output() and set(value.consumers()) == {node}:
+            nested = _parts(view, inner)
+        parts += nested or [(value, node)]
+    return parts
+
+
+def _through_concat(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
+    parts = _parts(view, node)
+    if parts is None:
+        return None
+    inner, taken = [], []
+    start = 0
+    for value, user in parts:
+        size = view.channels(value) or 0
+        places = np.flatnonzero((index >= start) & (index < start + size))
+        if places.size:
+            inner.append(_select(view, value, index[places] - start, {user}))
+            taken.append(places)
+        start += size
+    order = np.argsort(np.concatenate(taken), kind="stable")
+    unordered = bool((order != np.arange(index.size)).any())
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        chosen = [each.emit(op, at) for each in inner]
+        joined = chosen[0] if len(chosen) == 1 else op.concat(chosen, axis=1)
+        return op.gather(joined, op.constant(tuple(order.tolist()), "order"), 1) if unordered else joined
+
+    elements = cost.elements(view, node.outputs[0]) / start * index.size
+    return _Selected(
+        emit,
+        cost.total(each.cost for each in inner) + cost.moved(elements * (4 if unordered else 2)),
+        tuple(value for each in inner for value in each.reads),
+        moved=True,
+        exact=all(each.exact for each in inner),
+    )
+
+
+def _through_resize(view: TailView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
+    sizes, outputs = view.sizes(source), view.sizes(node.outputs[0])
+    if sizes is None or outputs is None or view.opset < 11 or "axes" in node.attributes:
+        return None
+    try:
+        scales = np.array([1, 1, *resize_scales(view, node, sizes, outputs)], np.float32)
+    except RefusalError:
+        return None
+    if any(int(np.floor(np.float32(size) * scale)) != output
+           for size, scale, output in zip(sizes, scales[2:], outputs, strict=True)):  # fmt: skip
+        return None
+    inner = _select(view, source, index, {node, *_shape_readers(view, source, node)})
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        region = node.inputs[1]
+        return op.rewired(
+            node, [inner.emit(op, at), None if region is None else at(region), op.array(scales, "scales")]
+        )
+
+    return _Selected(emit, inner.cost + _share(view, node, index), inner.reads, moved=True, exact=inner.exact)
+
+
+def _shape_readers(view: TailView, source: ir.Value, node: ir.Node) -> list[ir.Node]:
+    """Operators that only work out the sizes that a Resize asks for."""
+    return [each for each in view.only_for(node.outputs) if each.op_type == "Shape" and each.inputs[0] is source]
+
+
+def _through_convolution(view: TailView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
+    if integer_attribute(node, "group", 1) != 1 or node.inputs[1] is None or not node.inputs[1].is_initializer():
+        return None
+    weights = [value for value in node.inputs[1:] if value is not None]
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        rows = op.constant(tuple(index.tolist()), "channels")
+        return op.rewired(node, [at(source), *(op.gather(at(weight), rows, 0) for weight in weights)])
+
+    return _Selected(emit, _share(view, node, index), (source,), moved=True, exact=False)
+
+
+def _through_binary(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
+    first, second = node.inputs
+    shape = view.shape(node.outputs[0])
+    if first is None or second is None or shape is None:
+        return None
+    if any((view.shape(value) or ())[1:] != shape[1:] for value in (first, second)):
+        return None
+    return _rewired(view, node, index, [_select(view, value, index, {node}) for value in (first, second)])

@@ -1,0 +1,146 @@
+"""What operators cost, so that a rewrite is chosen by arithmetic and memory traffic, and not by taste.
+
+Only the ratio of two costs is used. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32,
+batch 1 (`benchmarks/operator_rates.py` measures them again): a convolution of one channel reaches a tenth of the
+arithmetic rate of a matrix product, and an interpolation pays for every output.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.fusion.tail.view import TailView, integers_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import onnx_ir as ir
+
+LAUNCH_US: Final = 5.0
+"""Microseconds that any operator takes."""
+
+_BYTES_PER_US: Final = 10_000.0
+
+_MATMUL_MACS_PER_US: Final = 50_000.0
+_MATMUL_BYTES_PER_US: Final = 15_000.0
+_MATMUL_EACH_US: Final = 0.07
+"""What each of a batch of matrix products takes by itself."""
+_DENSE_CONV_MACS_PER_US: Final = 50_000.0
+"""Many channels in, many out: the arithmetic rate of a matrix product."""
+_NARROW_CONV_MACS_PER_US: Final = 6_000.0
+"""One channel in a group: nothing to vectorise over."""
+_NARROW_CONV_OUTPUTS_PER_US: Final = 250.0
+_POOL_MACS_PER_US: Final = 4_000.0
+_RESIZE_OUTPUTS_PER_US: Final = {"nearest": 500.0, "linear": 125.0, "cubic": 40.0}
+_ARG_INPUTS_PER_US: Final = 430.0
+"""ArgMin and ArgMax: OpenVINO runs them as TopK."""
+_REDUCE_INPUTS_PER_US: Final = 10_000.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate.
+
+    Attributes:
+        macs: Multiply-adds an image.
+        bytes: Bytes read and written an image.
+        microseconds: Time an image, by the rates of this file.
+    """
+
+    macs: float = 0.0
+    bytes: float = 0.0
+    microseconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.macs + other.macs, self.bytes + other.bytes, self.microseconds + other.microseconds)
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum."""
+    result = Cost()
+    for cost in costs:
+        result += cost
+    return result
+
+
+def moved(elements: float) -> Cost:
+    """Reading or writing float32 numbers, by an operator that does little else."""
+    return Cost(bytes=4 * elements, microseconds=LAUNCH_US + 4 * elements / _BYTES_PER_US)
+
+
+def matmul(rows: int, inner: int, columns: int, *, count: int = 1) -> Cost:
+    """A matrix product, or several of one size."""
+    macs = float(rows * inner * columns * count)
+    size = 4.0 * count * (rows * inner + inner * columns + rows * columns)
+    time = LAUNCH_US + count * _MATMUL_EACH_US + max(macs / _MATMUL_MACS_PER_US, size / _MATMUL_BYTES_PER_US)
+    return Cost(macs, size, time)
+
+
+def narrow_convolution(outputs: float, taps: int) -> Cost:
+    """A convolution with one input channel a group."""
+    macs = outputs * taps
+    time = LAUNCH_US + outputs / _NARROW_CONV_OUTPUTS_PER_US + macs / _NARROW_CONV_MACS_PER_US
+    return Cost(macs, 8 * outputs, time)
+
+
+def dense_convolution(outputs: float, taps: int) -> Cost:
+    """A convolution that mixes channels; `taps` are the inputs of each output."""
+    macs = outputs * taps
+    return Cost(macs, 8 * outputs, LAUNCH_US + max(macs / _DENSE_CONV_MACS_PER_US, 8 * outputs / _BYTES_PER_US))
+
+
+def search(inputs: float) -> Cost:
+    """Finding where the smallest or largest number of each row is."""
+    return Cost(inputs, 4 * inputs, LAUNCH_US + inputs / _ARG_INPUTS_PER_US)
+
+
+def of_nodes(view: TailView, nodes: Iterable[ir.Node]) -> Cost:
+    """What some operators cost as they stand."""
+    return total(_of_node(view, node) for node in nodes)
+
+
+def _of_node(view: TailView, node: ir.Node) -> Cost:
+    read = sum(elements(view, value) for value in node.inputs if value is not None)
+    written = sum(elements(view, value) for value in node.outputs)
+    size = 4.0 * (read + written)
+    bandwidth = size / _BYTES_PER_US
+    if node.op_type in ("Shape", "Constant", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"):
+        return Cost()
+    if written <= 8 and read <= 64:
+        return Cost()
+    if node.op_type == "Conv" and node.inputs[1] is not None:
+        weight = view.shape(node.inputs[1])
+        if weight is not None and all(isinstance(dim, int) for dim in weight):
+            taps = math.prod(int(dim) for dim in weight[1:] if isinstance(dim, int))
+            if weight[1] == 1:
+                return narrow_convolution(written, taps)
+            return dense_convolution(written, taps)
+    if node.op_type in ("MatMul", "Gemm") and node.inputs[0] is not None:
+        shape = view.shape(node.inputs[0])
+        inner = shape[-1] if shape and isinstance(shape[-1], int) else 1
+        macs = float(written * inner)
+        batch = [1, *(dim if isinstance(dim, int) else 1 for dim in (shape or ())[:-2])]
+        time = math.prod(batch) * _MATMUL_EACH_US + max(size / _MATMUL_BYTES_PER_US, macs / _MATMUL_MACS_PER_US)
+        return Cost(macs, size, LAUNCH_US + time)
+    if node.op_type == "AveragePool":
+        macs = written * float(math.prod(integers_attribute(node, "kernel_shape", (1,))))
+        return Cost(macs, size, LAUNCH_US + max(bandwidth, macs / _POOL_MACS_PER_US))
+    if node.op_type in ("Resize", "Upsample"):
+        attribute = node.attributes.get("mode")
+        mode = "nearest" if attribute is None else attribute.as_string()
+        taps = {"nearest": 1, "linear": 4, "cubic": 16}.get(mode, 1)
+        rate = _RESIZE_OUTPUTS_PER_US.get(mode, 125.0)
+        return Cost(float(written * taps), size, LAUNCH_US + max(bandwidth, written / rate))
+    if node.op_type in ("ArgMin", "ArgMax", "TopK"):
+        return search(read)
+    if node.op_type.startswith("Reduce"):
+        return Cost(float(read), size, LAUNCH_US + max(bandwidth, read / _REDUCE_INPUTS_PER_US))
+    return Cost(float(written), size, LAUNCH_US + bandwidth)
+
+
+def elements(view: TailView, value: ir.Value) -> int:
+    """Numbers in a value, for one image; an open size counts as 1."""
+    shape = view.shape(value)
+    return 0 if shape is None else math.prod(dim if isinstance(dim, int) else 1 for dim in shape)

@@ -1,0 +1,129 @@
+"""Take out what exporters leave behind and what does nothing.
+
+`torch.onnx` and its relatives write, around a tail, operators that matter only for shapes that turned out static:
+
+    Where(true, a, b) = a             Where(false, a, b) = b
+    Expand(x, shape of x) = x         f(Expand(x), y) = f(x, y)   if f broadcasts, and y has the expanded shape
+    Cast(x, type of x) = x            Cast(Cast(x, t), u) = Cast(x, u)   if t holds every number of x
+
+Each is taken out of the operator that reads it, which is written again with what the leftover was made from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from pp_graph.fusion.tail import cost
+from pp_graph.fusion.tail.rule import Match, Miss, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import onnx_ir as ir
+
+    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.steps import Emitter
+
+_BROADCASTING: Final = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Less", "Greater", "Where"})
+
+_WIDENING: Final = {
+    "BOOL": {"UINT8", "INT32", "INT64", "FLOAT16", "FLOAT", "DOUBLE"},
+    "FLOAT16": {"FLOAT", "DOUBLE"},
+    "BFLOAT16": {"FLOAT", "DOUBLE"},
+    "FLOAT": {"DOUBLE"},
+    "UINT8": {"INT32", "INT64", "FLOAT", "DOUBLE"},
+    "INT32": {"INT64", "DOUBLE"},
+}
+"""Types that hold every number of another one."""
+
+
+class ExporterLeftovers(Rule):
+    """See the module."""
+
+    name: ClassVar[str] = "exporter leftovers"
+
+    def find(self, view: TailView) -> Iterator[Match | Miss]:
+        """Propose to write operators again without the leftovers that they read."""
+        for node in reversed(view.nodes()):
+            if len(node.outputs) != 1 or node.attributes.keys() & {"body", "then_branch", "else_branch"}:
+                continue
+            if view.dtype(node.outputs[0]) is None or view.shape(node.outputs[0]) is None:
+                continue  # it could not be tried out
+            replaced = {}
+            for position, value in enumerate(node.inputs):
+                plain = None if value is None else _plain(view, node, position, value)
+                if plain is not None and plain is not value and value is not None:
+                    replaced[position] = (value, plain)
+            if replaced:
+                yield _propose(view, node, replaced)
+
+
+def _plain(view: TailView, reader: ir.Node, position: int, value: ir.Value) -> ir.Value | None:
+    """What a value could be replaced by where it is read."""
+    node = view.producer(value)
+    if node is None or not node.inputs or node.inputs[0] is None or view.constant(value) is not None:
+        return None
+    source = node.inputs[0]
+    if node.op_type == "Where":
+        condition = view.constant(source)
+        if condition is None or condition.size == 0 or condition.min() != condition.max():
+            return None
+        chosen = node.inputs[1 if condition.min() else 2]
+        if chosen is None or not _same_shape(view, chosen, value):
+            return None
+        return None if view.constant(chosen) is not None else chosen
+    if node.op_type == "Expand":
+        if _same_shape(view, source, value):
+            return source
+        others = [each for place, each in enumerate(reader.inputs) if place != position and each is not None]
+        whole = any(_same_shape(view, other, value) for other in others)
+        return source if reader.op_type in _BROADCASTING and whole else None
+    if node.op_type == "Cast":
+        held, given = view.dtype(value), view.dtype(source)
+        if held is not None and held == given:
+            return source
+        inner = view.producer(source, "Cast")
+        if reader.op_type == "Cast" or inner is None or inner.inputs[0] is None:
+            return None
+    return _through_cast(view, reader, node)
+
+
+def _through_cast(view: TailView, reader: ir.Node, node: ir.Node) -> ir.Value | None:
+    """What a Cast may read instead of another Cast that lost nothing."""
+    if reader.op_type != "Cast" or node.op_type != "Cast" or node.inputs[0] is None:
+        return None
+    held, given = view.dtype(node.outputs[0]), view.dtype(node.inputs[0])
+    return node.inputs[0] if held in _WIDENING.get(given or "", ()) else None
+
+
+def _same_shape(view: TailView, first: ir.Value, second: ir.Value) -> bool:
+    """Whether two shapes are known to be the same; an open size that inference could not follow is none."""
+    shape = view.shape(first)
+    return shape is not None and None not in shape and shape == view.shape(second)
+
+
+def _propose(view: TailView, node: ir.Node, replaced: dict[int, tuple[ir.Value, ir.Value]]) -> Match:
+    reads = tuple(
+        dict.fromkeys(
+            replaced[position][1] if position in replaced else value
+            for position, value in enumerate(node.inputs)
+            if value is not None
+        )
+    )
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        inputs = [replaced[place][1] if place in replaced else value for place, value in enumerate(node.inputs)]
+        return op.rewired(node, [None if value is None else at(value) for value in inputs])
+
+    leftovers = [producer.op_type for value, _ in replaced.values() if (producer := value.producer()) is not None]
+    dead = view.only_for([node.outputs[0]], reads)
+    return Match(
+        target=node.outputs[0],
+        what=f"{node.op_type} is read past {' and '.join(leftovers)}",
+        reads=reads,
+        before=cost.of_nodes(view, dead),
+        after=cost.of_nodes(view, [node]),
+        emit=emit,
+        exact=True,
+        tidies=True,
+    )

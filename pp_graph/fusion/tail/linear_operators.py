@@ -1,0 +1,376 @@
+"""Which ONNX operators are linear and separable on a map, and by which matrices.
+
+`read_operator` looks at one operator. What it cannot take it refuses with a reason that says what would have to be
+otherwise. A new operator is one function and one entry in `_READERS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from pp_graph.fusion.tail.axis_matrices import (
+    COORDINATE_MODES,
+    Matrix,
+    average_matrix,
+    convolution_matrix,
+    pad_matrix,
+    rank_one_factors,
+    resize_matrix,
+    slice_matrix,
+)
+from pp_graph.fusion.tail.view import (
+    TailView,
+    float_attribute,
+    integer_attribute,
+    integers_attribute,
+    text_attribute,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import onnx_ir as ir
+
+RANK_ONE_TOLERANCE: Final = 2.0**-21
+"""A kernel that is an outer product, but was stored in float32 and normalised there, is off by a few units in the last
+place of its largest number; this is four."""
+
+_LONGEST_AXIS: Final = 2048
+"""Above this a matrix along an axis takes more memory than the map; convolutions remain."""
+
+
+class RefusalError(Exception):
+    """An operator that could be separable and linear is not, for the reason in the message."""
+
+
+@dataclass(frozen=True)
+class LinearOperator:
+    """`Y = height @ X @ width.T + offset`.
+
+    Attributes:
+        source: X, (N,C,h,w).
+        height: (H,h), or (C,H,h) where channels differ; None for the identity.
+        width: (W,w), or (C,W,w); None for the identity.
+        offset: A number, or one a channel (C,1,1); None for 0.
+    """
+
+    source: ir.Value
+    height: Matrix | None = None
+    width: Matrix | None = None
+    offset: Matrix | float | None = None
+
+
+def read_operator(view: TailView, node: ir.Node) -> LinearOperator | None:
+    """Read an operator as matrices along the axes.
+
+    Returns:
+        The matrices; None for an operator that is of no kind known here.
+
+    Raises:
+        RefusalError: It is of such a kind, but not separable or not linear, or a size or weight is not known.
+    """
+    reader = _READERS.get(node.op_type)
+    return None if reader is None else reader(view, node)
+
+
+def _sizes(view: TailView, value: ir.Value | None) -> tuple[int, int]:
+    assert value is not None
+    if view.dtype(value) not in (None, "FLOAT"):
+        raise RefusalError(f"it holds {view.dtype(value)}, and only float32 is rewritten")
+    sizes = view.sizes(value)
+    if sizes is None:
+        raise RefusalError("height and width are not known; export with static sizes")
+    if max(sizes) > _LONGEST_AXIS:
+        raise RefusalError(f"a side of {max(sizes)} is above {_LONGEST_AXIS}, where matrices grow larger than the map")
+    return sizes
+
+
+def read_convolution(view: TailView, node: ir.Node) -> tuple[list[Matrix], list[Matrix], Matrix | None]:
+    """Read a convolution that handles each channel by itself with a rank-one kernel.
+
+    Returns:
+        Columns and rows of the kernels, one each a channel, and the bias (C,) or None.
+
+    Raises:
+        RefusalError: It mixes channels, its kernel is not known, or is not of rank one.
+    """
+    weight = node.inputs[1]
+    shape = None if weight is None else view.shape(weight)
+    if shape is None or len(shape) != 4:
+        raise RefusalError("its kernel is not two-dimensional")
+    group = integer_attribute(node, "group", 1)
+    if shape[1] != 1 or shape[0] != group:
+        raise RefusalError(f"it mixes channels: {shape[1]} in a group, {shape[0]} out of {group} groups")
+    kernel = view.constant(weight)
+    if kernel is None:
+        raise RefusalError("its kernel is not a constant")
+    if kernel.dtype != np.float32:
+        raise RefusalError(f"its kernel holds {kernel.dtype}, and only float32 is rewritten")
+    bias = None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = view.constant(node.inputs[2])
+        if bias is None:
+            raise RefusalError("its bias is not a constant")
+    factors = [rank_one_factors(each[0].astype(np.float64), RANK_ONE_TOLERANCE) for each in kernel]
+    found = [each for each in factors if each is not None]
+    if len(found) < len(factors):
+        raise RefusalError(f"its {kernel.shape[2]}×{kernel.shape[3]} kernel is not the product of a column and a row")
+    return [column for column, _ in found], [row for _, row in found], None if bias is None else bias.astype(np.float64)
+
+
+def spatial_attributes(
+    view: TailView, node: ir.Node, kernel: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Strides, dilations and pads (top, left, bottom, right) of a convolution or pooling.
+
+    Raises:
+        RefusalError: Padding follows from sizes that are not known.
+    """
+    strides = integers_attribute(node, "strides", (1, 1))
+    dilations = integers_attribute(node, "dilations", (1, 1))
+    auto = text_attribute(node, "auto_pad", "NOTSET")
+    if auto == "NOTSET":
+        return strides, dilations, integers_attribute(node, "pads", (0, 0, 0, 0))
+    if auto == "VALID":
+        return strides, dilations, (0, 0, 0, 0)
+    begins, ends = [], []
+    for size, window, stride, dilation in zip(_sizes(view, node.inputs[0]), kernel, strides, dilations, strict=True):
+        missing = max((-(-size // stride) - 1) * stride + dilation * (window - 1) + 1 - size, 0)
+        less, more = missing // 2, missing - missing // 2
+        begins.append(less if auto == "SAME_UPPER" else more)
+        ends.append(more if auto == "SAME_UPPER" else less)
+    return strides, dilations, (*begins, *ends)
+
+
+def _convolution(view: TailView, node: ir.Node) -> LinearOperator | None:
+    source, weight = node.inputs[:2]
+    assert source is not None
+    assert weight is not None
+    shape = view.shape(weight)
+    if shape is None or len(shape) != 4 or shape[1] != 1 or shape[2:] == (1, 1):
+        return None  # part of the network: nobody would expect it to be collapsed
+    columns, rows, bias = read_convolution(view, node)
+    height, width = _sizes(view, source)
+    kernel = (len(columns[0]), len(rows[0]))
+    strides, dilations, pads = spatial_attributes(view, node, kernel)
+    matrices = []
+    for axis, (size, kernels) in enumerate(((height, columns), (width, rows))):
+        each = [
+            convolution_matrix(
+                size, one, stride=strides[axis], dilation=dilations[axis], before=pads[axis], after=pads[axis + 2]
+            )
+            for one in kernels
+        ]
+        matrices.append(each[0] if len(each) == 1 else np.stack(each))
+    offset = None if bias is None else bias[:, None, None]
+    return LinearOperator(source, matrices[0], matrices[1], offset)
+
+
+def _pad(view: TailView, node: ir.Node) -> LinearOperator:
+    source = node.inputs[0]
+    assert source is not None
+    mode = text_attribute(node, "mode", "constant")
+    rank = 4
+    if "pads" in node.attributes:  # up to opset 10
+        pads: tuple[object, ...] | None = integers_attribute(node, "pads", ())
+        fill: float | None = float_attribute(node, "value", 0.0)
+    else:
+        pads = view.integers(node.inputs[1])
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        fill = 0.0 if given is None else view.uniform(given)
+    if pads is None or not all(isinstance(pad, int) for pad in pads):
+        raise RefusalError("how much it pads is not a constant")
+    amounts = [pad for pad in pads if isinstance(pad, int)]
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        axes = view.integers(node.inputs[3])
+        if axes is None or not all(isinstance(axis, int) for axis in axes):
+            raise RefusalError("the axes it pads are not constant")
+        begins, ends = [0] * rank, [0] * rank
+        for position, axis in enumerate(axes):
+            assert isinstance(axis, int)
+            begins[axis], ends[axis] = amounts[position], amounts[position + len(axes)]
+        amounts = [*begins, *ends]
+    if len(amounts) != 2 * rank or any(amounts[axis] for axis in (0, 1, 4, 5)):
+        raise RefusalError("it pads other axes than height and width")
+    if mode == "constant" and fill != 0:
+        raise RefusalError("it pads with another number than 0")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        raise RefusalError(f"its mode '{mode}' is not known")
+    height, width = _sizes(view, source)
+    if mode != "constant" and (min(amounts) < 0 or max(amounts[2], amounts[6]) >= height or
+                               max(amounts[3], amounts[7]) >= width):  # fmt: skip
+        raise RefusalError(f"it pads by more than there is to {mode}, or by a negative amount")
+    kind: Literal["constant", "reflect", "edge", "wrap"] = mode  # type: ignore[assignment]
+    return LinearOperator(
+        source, pad_matrix(height, amounts[2], amounts[6], kind), pad_matrix(width, amounts[3], amounts[7], kind)
+    )
+
+
+def _average_pool(view: TailView, node: ir.Node) -> LinearOperator:
+    source = node.inputs[0]
+    kernel = integers_attribute(node, "kernel_shape", ())
+    if len(kernel) != 2:
+        raise RefusalError("its window is not two-dimensional")
+    sizes = _sizes(view, source)
+    strides, dilations, pads = spatial_attributes(view, node, kernel)
+    if integer_attribute(node, "ceil_mode", 0) and any(
+        (size + pads[axis] + pads[axis + 2] - dilations[axis] * (kernel[axis] - 1) - 1) % strides[axis]
+        for axis, size in enumerate(sizes)
+    ):
+        raise RefusalError("its last window reaches past the padding (ceil_mode), where runtimes differ")
+    height, width = (
+        average_matrix(
+            size,
+            kernel[axis],
+            stride=strides[axis],
+            dilation=dilations[axis],
+            before=pads[axis],
+            after=pads[axis + 2],
+            count_padding=bool(integer_attribute(node, "count_include_pad", 0)),
+        )
+        for axis, size in enumerate(sizes)
+    )
+    assert source is not None
+    return LinearOperator(source, height, width)
+
+
+def _slice(view: TailView, node: ir.Node) -> LinearOperator:
+    source = node.inputs[0]
+    assert source is not None
+    if "starts" in node.attributes:  # up to opset 9
+        starts, ends = integers_attribute(node, "starts", ()), integers_attribute(node, "ends", ())
+        axes = integers_attribute(node, "axes", tuple(range(len(starts))))
+        steps: tuple[int, ...] = (1,) * len(starts)
+    else:
+        vectors = [view.integers(value) if value is not None else None for value in node.inputs[1:]]
+        count = len(vectors[0] or ())
+        vectors += [None] * (4 - len(vectors))
+        bounds = [
+            vector if vector is not None else default
+            for vector, default in zip(vectors, ((), (), tuple(range(count)), (1,) * count), strict=True)
+        ]
+        if not count or not all(isinstance(each, int) for vector in bounds for each in vector):
+            raise RefusalError("where it cuts is not a constant")
+        starts, ends, axes, steps = (tuple(int(each or 0) for each in vector) for vector in bounds)
+    axes = tuple(axis % 4 for axis in axes)
+    if not set(axes) <= {2, 3}:
+        raise RefusalError("it cuts other axes than height and width")
+    matrices: dict[int, Matrix] = {}
+    sizes = dict(zip((2, 3), _sizes(view, source), strict=True))
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        matrices[axis] = slice_matrix(sizes[axis], start, end, step)
+    return LinearOperator(source, matrices.get(2), matrices.get(3))
+
+
+def _resize(view: TailView, node: ir.Node) -> LinearOperator:
+    source = node.inputs[0]
+    assert source is not None
+    sizes = _sizes(view, source)
+    mode = text_attribute(node, "mode", "nearest")
+    old = node.op_type == "Upsample" or view.opset < 11
+    coordinates = text_attribute(node, "coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    nearest = text_attribute(node, "nearest_mode", "floor" if old else "round_prefer_floor")
+    if mode not in ("nearest", "linear", "cubic"):
+        raise RefusalError(f"its mode '{mode}' is not known")
+    if coordinates not in COORDINATE_MODES:
+        raise RefusalError(f"its coordinate mode '{coordinates}' depends on more than sizes")
+    if integer_attribute(node, "antialias", 0):
+        raise RefusalError("it filters against aliasing")
+    if text_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise RefusalError("it keeps the aspect ratio")
+    outputs = view.sizes(node.outputs[0])
+    if outputs is None:
+        raise RefusalError("the size it resizes to is not known; export with static sizes")
+    if max(outputs) > _LONGEST_AXIS:
+        raise RefusalError(
+            f"a side of {max(outputs)} is above {_LONGEST_AXIS}, where matrices grow larger than the map"
+        )
+    scales = resize_scales(view, node, sizes, outputs)
+    height, width = (
+        resize_matrix(
+            size,
+            output,
+            scale=scale,
+            mode=mode,
+            coordinates=coordinates,
+            nearest=nearest,
+            cubic_a=float_attribute(node, "cubic_coeff_a", -0.75),
+            exclude_outside=bool(integer_attribute(node, "exclude_outside", 0)),
+            crop=crop,
+        )
+        for size, output, scale, crop in zip(sizes, outputs, scales, _crops(view, node, coordinates), strict=True)
+    )
+    return LinearOperator(source, height, width)
+
+
+def resize_scales(view: TailView, node: ir.Node, sizes: tuple[int, int], outputs: tuple[int, int]) -> tuple[float, ...]:
+    """Scales of height and width: those given, or those that follow from the sizes."""
+    source = node.inputs[0]
+    axes = tuple(axis % 4 for axis in integers_attribute(node, "axes", (0, 1, 2, 3)))
+    wanted = node.inputs[3] if len(node.inputs) > 3 else None
+    if wanted is not None and source is not None:
+        asked, present = view.integers(wanted), view.named_shape(source)
+        if asked is None or present is None or len(asked) != len(axes):
+            raise RefusalError("the size it resizes to is not known")
+        if any(asked[place] != present[axis] for place, axis in enumerate(axes) if axis < 2):
+            raise RefusalError("it resizes other axes than height and width, or its batch is not known to stay")
+        return tuple(output / size for size, output in zip(sizes, outputs, strict=True))
+    if "scales" in node.attributes:
+        scales: Sequence[float] = node.attributes["scales"].as_floats()
+    else:
+        given = view.constant(node.inputs[1 if len(node.inputs) == 2 else 2])
+        scales = () if given is None else [float(scale) for scale in given.ravel()]
+    if len(scales) != len(axes):
+        raise RefusalError("its scales are not constant")
+    by_axis = dict(zip(axes, scales, strict=True))
+    if any(by_axis.get(axis, 1) != 1 for axis in (0, 1)):
+        raise RefusalError("it resizes other axes than height and width")
+    return by_axis.get(2, 1.0), by_axis.get(3, 1.0)
+
+
+def _crops(view: TailView, node: ir.Node, coordinates: str) -> tuple[tuple[float, float], ...]:
+    """Region along height and width that `tf_crop_and_resize` resizes."""
+    if coordinates != "tf_crop_and_resize":
+        return ((0.0, 1.0), (0.0, 1.0))
+    region = view.constant(node.inputs[1])
+    if region is None or region.size != 8:
+        raise RefusalError("the region it crops is not a constant of 8 numbers")
+    if float_attribute(node, "extrapolation_value", 0.0):
+        raise RefusalError("it fills with another number than 0 (extrapolation_value)")
+    starts, ends = region.astype(np.float64).reshape(2, 4)
+    if (starts[:2] != 0).any() or (ends[:2] != 1).any():
+        raise RefusalError("it crops other axes than height and width")
+    return ((starts[2], ends[2]), (starts[3], ends[3]))
+
+
+def _scaled(view: TailView, node: ir.Node) -> LinearOperator | None:
+    """Mul or Div by a number."""
+    first, second = node.inputs
+    if first is None or second is None:
+        return None
+    factor = view.uniform(second)
+    source = first
+    if factor is None and node.op_type == "Mul":
+        factor, source = view.uniform(first), second
+    shape = view.shape(source)
+    if factor is None or shape is None or len(shape) != 4 or shape != view.shape(node.outputs[0]):
+        return None
+    if node.op_type == "Div" and factor == 0:
+        return None
+    scale = np.float64(1 / factor if node.op_type == "Div" else factor)
+    return LinearOperator(source, np.eye(_sizes(view, source)[0]) * scale)
+
+
+_READERS: Final[dict[str, Callable[[TailView, ir.Node], LinearOperator | None]]] = {
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Pad": _pad,
+    "Conv": _convolution,
+    "AveragePool": _average_pool,
+    "Slice": _slice,
+    "Mul": _scaled,
+    "Div": _scaled,
+}

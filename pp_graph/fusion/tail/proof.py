@@ -1,0 +1,170 @@
+"""Run what a rewrite replaces and what it puts in its place on the same numbers, before the rewrite is kept."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.model.names import NameScope
+from pp_graph.steps import Emitter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx_ir as ir
+
+    from pp_graph.fusion.tail.rule import Match
+    from pp_graph.fusion.tail.view import Array, TailView
+
+TOLERANCE: Final = 1e-5
+"""Largest error of a rewrite, as a fraction of the largest number of the original."""
+
+_BATCH: Final = 2
+_OPEN_SIZE: Final = 48
+"""Stands for a height or width that is not known."""
+
+_MOST_WEIGHTS: Final = 1 << 30
+_SILENT: Final = 4
+
+
+def disprove(view: TailView, model: ir.Model, match: Match) -> str | None:
+    """Try to show that a rewrite computes something else.
+
+    Args:
+        view: The graph.
+        model: The model that the graph belongs to; it is not changed.
+        match: The rewrite.
+
+    Returns:
+        Why the rewrite must not be kept; None where both forms agree: to the bit for an exact one, else within
+        `TOLERANCE`.
+    """
+    replaced = view.only_for([match.target], match.reads)
+    weights = {value for node in replaced for value in node.inputs if value is not None and value.is_initializer()}
+    size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
+    if size > _MOST_WEIGHTS:
+        return f"it cannot be tried out: its weights take {size / 2**30:.1f} GiB, expected at most 1"
+    try:
+        original, fed = _alone(view, model, match, replaced)
+        rewritten, _ = _alone(view, model, match, None)
+        feeds = _feeds(view, fed, match.trial)
+        expected, found = _run(original, feeds), _run(rewritten, feeds)
+    except Exception as failure:
+        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+        return f"it cannot be tried out: {reason}"
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return f"it would give {found.dtype} of shape {found.shape} instead of {expected.dtype} {expected.shape}"
+    if match.exact:
+        return None if np.array_equal(expected, found, equal_nan=True) else "it would not give the same numbers"
+    error = np.abs(expected.astype(np.float64) - found).max(initial=0.0)
+    scale = np.abs(expected.astype(np.float64)).max(initial=0.0)
+    if not error <= TOLERANCE * scale:
+        return f"it would be off by {error / scale if scale else math.inf:.1g} of the largest number"
+    return None
+
+
+def _alone(
+    view: TailView, model: ir.Model, match: Match, nodes: Sequence[ir.Node] | None
+) -> tuple[bytes, list[ir.Value]]:
+    """A model of some operators, or of the rewrite where none are given, and the values to feed it."""
+    import onnx_ir as ir
+
+    values: dict[ir.Value, ir.Value] = {}
+    fed: list[ir.Value] = []
+    graph = ir.Graph([], [], nodes=[], opset_imports=dict(model.opset_imports), name="alone")
+
+    def inside(value: ir.Value) -> ir.Value:
+        """The stand-in of a value that is read."""
+        if value not in values:
+            stand_in = ir.Value(name=value.name, type=value.type, shape=value.shape)
+            if value.is_initializer() and not (value.is_graph_input() and value in match.reads):
+                stand_in = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
+                graph.register_initializer(stand_in)
+            else:
+                stand_in = ir.Value(name=value.name, type=ir.TensorType(_dtype(view, value)))
+                graph.inputs.append(stand_in)
+                fed.append(value)
+            values[value] = stand_in
+        return values[value]
+
+    def copied(node: ir.Node) -> None:
+        inputs = [None if value is None else inside(value) for value in node.inputs]
+        outputs = [ir.Value(name=output.name) for output in node.outputs]
+        values.update(zip(node.outputs, outputs, strict=True))
+        attributes = list(node.attributes.values())
+        graph.append(ir.Node(node.domain, node.op_type, inputs, attributes, outputs=outputs, name=node.name))
+
+    if nodes is None:
+        names = NameScope(graph)
+        op = Emitter(graph, opset=view.opset, ir_version=10, names=names, prefix="rewrite")
+        with op.scope("tail"):
+            result = match.emit(op, inside)
+    else:
+        # Constants that are computed in the graph, such as weights of an old exporter, come along.
+        for node in _with_constants(view, nodes, set(match.reads)):
+            copied(node)
+        result = values[match.target]
+    graph.outputs.append(result)
+    result.type = result.type or ir.TensorType(_dtype(view, match.target))
+    proto = ir.to_proto(ir.Model(graph, ir_version=10))
+    del proto.graph.value_info[:]
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    return proto.SerializeToString(), fed
+
+
+def _with_constants(view: TailView, nodes: Sequence[ir.Node], reads: set[ir.Value]) -> list[ir.Node]:
+    needed = set(nodes)
+    pending = [value for node in nodes for value in node.inputs if value is not None]
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        if value in reads or node is None or node in needed or node.op_type not in ("Constant", "Identity", "Cast"):
+            continue
+        needed.add(node)
+        pending += [each for each in node.inputs if each is not None]
+    return [node for node in view.graph if node in needed]
+
+
+def _dtype(view: TailView, value: ir.Value) -> ir.DataType:
+    import onnx_ir as ir
+
+    name = view.dtype(value)
+    if name is None:
+        raise ValueError(f"the type of '{value.name}' is not known")
+    return ir.DataType[name]
+
+
+def _feeds(view: TailView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tuple[int, ...]]) -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for value in fed:
+        shape = view.shape(value)
+        if shape is None:
+            raise ValueError(f"the rank of '{value.name}' is not known")
+        sizes = trial.get(value) or tuple(
+            dim if isinstance(dim, int) else _BATCH if axis == 0 else _OPEN_SIZE for axis, dim in enumerate(shape)
+        )
+        dtype = _dtype(view, value).numpy()
+        sizes_held = view.integers(value) if dtype.kind == "i" else None
+        if sizes_held is not None:
+            held = [dim if isinstance(dim, int) else _BATCH for dim in sizes_held]
+            feeds[value.name or ""] = np.array(held, dtype).reshape(sizes)
+            continue
+        array = rng.normal(size=sizes) if dtype.kind == "f" else np.zeros(sizes)
+        feeds[value.name or ""] = array.astype(dtype)
+    return feeds
+
+
+def _run(model: bytes, feeds: dict[str, Array]) -> Array:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    # Nothing is gained by optimising what runs once, and folding large constants takes longer than that.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    read = {node.name for node in session.get_inputs()}
+    result: Array = session.run(None, {name: array for name, array in feeds.items() if name in read})[0]
+    return result

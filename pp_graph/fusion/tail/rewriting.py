@@ -1,0 +1,310 @@
+"""Apply the rules to a raw model, keep what was replaced, and put it back."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from pp_graph.errors import ProvenanceError
+from pp_graph.fusion.tail.proof import disprove
+from pp_graph.fusion.tail.rule import Match, Miss, Rule
+from pp_graph.fusion.tail.view import TailView
+from pp_graph.steps import MINIMUM_OPSET, Emitter
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    import onnx
+    import onnx_ir as ir
+
+    from pp_graph.model import NameScope, RawModel
+
+_TAIL: Final = "tail"
+NETWORK_SCOPE: Final = "network"
+"""Under the prefix: what need not stay in float32, because it stands for operators that did not either."""
+_ROUNDS: Final = 20
+_LEAST_US: Final = 10.0
+_LEAST_SHARE: Final = 0.1
+"""Savings below either are within the error of the estimates."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class TailRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A rewrite of the raw model's tail.
+
+    Attributes:
+        rule: Name of the rule.
+        what: What became of what.
+        reads: Names of the tensors, in the fused model, that the new operators read.
+        target: Name of the tensor, in the fused model, that they compute.
+        float32: Whether they stay in float32 when the network runs in another precision.
+        exact: Whether they compute the same numbers as before, to the bit.
+        before_us: Estimated time of the replaced operators, microseconds an image.
+        after_us: Estimated time of the new ones.
+    """
+
+    rule: str
+    what: str
+    reads: list[str]
+    target: str
+    float32: bool
+    exact: bool
+    before_us: float
+    after_us: float
+
+
+class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the rewrites replaced, so that it can be put back.
+
+    Attributes:
+        nodes: Position of each replaced operator among the raw model's.
+        initializers: Position of each constant that only they read, among the raw model's.
+        graph: Both, as a compressed ONNX GraphProto in base64, under their names in the raw model.
+    """
+
+    nodes: list[int]
+    initializers: list[int]
+    graph: str
+
+    @classmethod
+    def pack(cls, graph: onnx.GraphProto, nodes: list[int], initializers: list[int]) -> ReplacedPart:
+        """Store parts of a graph."""
+        import onnx
+
+        kept = onnx.GraphProto(
+            node=[graph.node[index] for index in nodes],
+            initializer=[graph.initializer[index] for index in initializers],
+        )
+        packed = base64.b64encode(zlib.compress(kept.SerializeToString(deterministic=True), 9)).decode()
+        return cls(nodes=nodes, initializers=initializers, graph=packed)
+
+    def unpack(self) -> onnx.GraphProto:
+        """The operators and constants.
+
+        Raises:
+            ProvenanceError: The record is damaged.
+        """
+        import onnx
+
+        try:
+            graph: onnx.GraphProto = onnx.GraphProto.FromString(zlib.decompress(base64.b64decode(self.graph)))
+        except Exception as error:
+            raise ProvenanceError(
+                f"What the tail's rewrites replaced cannot be read back: {error}. The metadata was edited: use the raw "
+                "export."
+            ) from error
+        return graph
+
+
+@dataclass(frozen=True)
+class RewrittenTail:
+    """What was done to a model's tail.
+
+    Attributes:
+        applied: The rewrites, with the rule of each, and the value that took the place of its target.
+        missed: Places where a rule was looked at and not applied, with the rule.
+        replaced: What was taken out; None where nothing was.
+        removed_names: Names of values that are not in the graph any more.
+    """
+
+    applied: tuple[tuple[Rule, Match, ir.Value], ...] = ()
+    missed: tuple[tuple[Rule, Miss], ...] = ()
+    replaced: ReplacedPart | None = None
+    removed_names: frozenset[str] = frozenset()
+
+    def records(self) -> list[TailRecord]:
+        """The rewrites for the provenance, under the present names of their tensors."""
+        return [
+            TailRecord(
+                rule=rule.name,
+                what=match.what,
+                reads=[value.name or "" for value in match.reads],
+                target=target.name or "",
+                float32=match.float32,
+                exact=match.exact,
+                before_us=round(match.before.microseconds, 1),
+                after_us=round(match.after.microseconds, 1),
+            )
+            for rule, match, target in self.applied
+        ]
+
+
+def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix: str) -> RewrittenTail:
+    """Rewrite a model in place wherever a rule saves time, the largest savings first.
+
+    Each rewrite is first tried out by itself against what it replaces, on random numbers; one that computes something
+    else is not kept.
+
+    Args:
+        raw: The model, which is changed.
+        rules: The rules to apply.
+        names: The names taken in its graph.
+        prefix: What the names of all that is written begin with.
+
+    Returns:
+        What was done.
+    """
+    graph = raw.model.graph
+    if raw.opset < MINIMUM_OPSET:
+        return RewrittenTail()
+    nodes, constants = list(graph), list(graph.initializers.values())
+    unused = {value for value in constants if not value.consumers()}
+    proto: onnx.ModelProto | None = None
+    applied: list[tuple[Rule, Match, ir.Value]] = []
+    refused: dict[tuple[str, ir.Value], Miss] = {}
+    missed: list[tuple[Rule, Miss]] = []
+    for _ in range(_ROUNDS):
+        view = TailView(raw.model, f"{prefix}/")
+        found, missed = _proposals(view, rules, refused)
+        touched: set[ir.Node] = set()
+        changed = False
+        for rule, match in found:
+            dead = view.only_for([match.target], match.reads)
+            sources = {node for value in match.reads if (node := value.producer()) is not None}
+            if touched & {*dead, *sources}:
+                continue  # the graph is no longer what this proposal was made for; it will be made again
+            why = disprove(view, raw.model, match)
+            if why is not None:
+                _log.info("%s: %s is not kept, because %s", rule.name, match.what, why)
+                refused[rule.name, match.target] = Miss(match.target, match.what, why)
+                missed.append((rule, refused[rule.name, match.target]))
+                continue
+            proto = proto or raw.to_proto()
+            touched.update(dead, sources)
+            applied.append((rule, match, _apply(raw, match, dead, names, prefix)))
+            changed = True
+        if not changed:
+            break
+    if not applied:
+        return RewrittenTail(missed=tuple(missed))
+    assert proto is not None
+    gone = _drop_unread(raw, constants, unused)
+    ours = {node for node in graph if (node.name or "").startswith(f"{prefix}/")}
+    left = set(graph)
+    replaced = ReplacedPart.pack(
+        proto.graph,
+        [index for index, node in enumerate(nodes) if node not in left],
+        [index for index, constant in enumerate(constants) if constant in gone],
+    )
+    present = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+    removed = {name for node in replaced.unpack().node for name in node.output} - present
+    # A rewrite of a rewrite leaves records of what is not there any more.
+    kept = [entry for entry in applied if entry[2].producer() in ours]
+    return RewrittenTail(tuple(kept), tuple(missed), replaced, frozenset(name for name in removed if name))
+
+
+def _proposals(
+    view: TailView, rules: Sequence[Rule], refused: Mapping[tuple[str, ir.Value], Miss]
+) -> tuple[list[tuple[Rule, Match]], list[tuple[Rule, Miss]]]:
+    """What the rules propose, the largest savings first, and where they do not apply."""
+    found: list[tuple[Rule, Match]] = []
+    missed: list[tuple[Rule, Miss]] = []
+    for rule in rules:
+        for each in rule.find(view):
+            producer = each.target.producer()
+            if producer is None or view.is_rewritten(producer):
+                continue
+            if isinstance(each, Miss):
+                missed.append((rule, each))
+            elif (rule.name, each.target) in refused:
+                missed.append((rule, refused[rule.name, each.target]))
+            elif each.saves > max(_LEAST_US, _LEAST_SHARE * each.before.microseconds) or each.tidies:
+                found.append((rule, each))
+    return sorted(found, key=lambda pair: -pair[1].saves), missed
+
+
+def _apply(raw: RawModel, match: Match, dead: Sequence[ir.Node], names: NameScope, prefix: str) -> ir.Value:
+    """Write the new form where the old one was, under the old name, and take the old one out."""
+    graph = raw.model.graph
+    old = match.target
+    root = old.producer()
+    assert root is not None
+    op = Emitter(graph, opset=raw.opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
+    with op.scope(_TAIL if match.float32 else NETWORK_SCOPE), op.before(root):
+        new = match.emit(op, lambda value: value)
+    new.shape, new.type, new.doc_string = old.shape, old.type, old.doc_string
+    new.metadata_props.update(old.metadata_props)
+    name = old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(dead, safe=True)
+    old.name = None
+    new.name = name
+    return new
+
+
+def _drop_unread(raw: RawModel, constants: Collection[ir.Value], unused: Collection[ir.Value]) -> set[ir.Value]:
+    """Take out constants that nothing reads any more; those in other files stay, so that references to them do."""
+    import onnx_ir as ir
+
+    graph = raw.model.graph
+    gone = set()
+    for value in [*constants, *graph.initializers.values()]:
+        kept = value in unused or value.consumers() or value.is_graph_output() or value.is_graph_input()
+        if kept or isinstance(value.const_value, ir.ExternalTensor):
+            continue
+        if value.name is not None and value.name in graph.initializers:
+            del graph.initializers[value.name]
+            gone.add(value)
+    return gone
+
+
+def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names: Mapping[str, str]) -> RawModel:
+    """Put back what rewrites replaced.
+
+    Args:
+        raw: The model with the rewrites.
+        replaced: What they replaced.
+        prefix: What the names of the rewrites' operators begin with.
+        fused_names: Name in the raw model to name in this one, where it has another.
+
+    Returns:
+        The model with its own tail; post-processing behind it is still there.
+
+    Raises:
+        ProvenanceError: The model was changed since.
+    """
+    import onnx
+
+    proto = raw.to_proto()
+    stored = replaced.unpack()
+    for node in stored.node:
+        node.input[:] = [fused_names.get(name, name) for name in node.input]
+        node.output[:] = [fused_names.get(name, name) for name in node.output]
+    for tensor in stored.initializer:
+        tensor.name = fused_names.get(tensor.name, tensor.name)
+
+    scopes = (f"{prefix}/{_TAIL}/", f"{prefix}/{NETWORK_SCOPE}/")
+    rest = [node for node in proto.graph.node if not node.name.startswith(scopes)]
+    own = [node for node in rest if not node.name.startswith(f"{prefix}/")]
+    ours = [node for node in rest if node.name.startswith(f"{prefix}/")]
+    weights = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith(f"{prefix}/")]
+    constants = [
+        tensor
+        for tensor in proto.graph.initializer
+        if tensor.name.startswith(f"{prefix}/") and not tensor.name.startswith(scopes)
+    ]
+    graph = onnx.GraphProto()
+    graph.CopyFrom(proto.graph)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend([*_interleaved(own, list(stored.node), replaced.nodes), *ours])
+    graph.initializer.extend([*_interleaved(weights, list(stored.initializer), replaced.initializers), *constants])
+    proto.graph.CopyFrom(graph)
+    return raw.with_graph(proto)
+
+
+def _interleaved(kept: list[_T], stored: list[_T], positions: list[int]) -> list[_T]:
+    result = list(kept)
+    for position, each in zip(positions, stored, strict=True):
+        if position > len(result):
+            raise ProvenanceError(
+                "The model was changed after it was fused: operators or constants are missing. Use the raw export."
+            )
+        result.insert(position, each)
+    return result

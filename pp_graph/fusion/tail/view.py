@@ -1,0 +1,282 @@
+"""`TailView`: what rules need to know about a graph: proven shapes, constants, and who reads what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.model.shapes import Dimension, Shape, declared_shape, infer_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import onnx_ir as ir
+
+Array = npt.NDArray[Any]
+
+# Kernels, sizes and scales are small; nothing larger is read from a weight file for a look.
+_LARGEST_CONSTANT: Final = 1 << 20
+_MIXING: Final = frozenset({"ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "If", "Loop", "Scan"})
+
+_OVERRIDABLE_FROM: Final = 4
+"""IR version from which an initializer that is also an input is a default that a caller may override."""
+
+
+class TailView:
+    """A graph as rules look at it.
+
+    Args:
+        model: The model. Shapes are inferred once, and constants read once; make a new view after a change.
+        scope: What the names of operators that rewrites have put in begin with.
+
+    Attributes:
+        graph: Its main graph.
+        opset: Its version of the default domain.
+    """
+
+    def __init__(self, model: ir.Model, scope: str = "pp_graph/") -> None:
+        self.graph = model.graph
+        self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        self._inferred = infer_values(model)
+        self._overridable = model.ir_version >= _OVERRIDABLE_FROM
+        self._constants: dict[ir.Value, Array | None] = {}
+        self._scope = scope
+
+    def is_rewritten(self, node: ir.Node) -> bool:
+        """Whether an operator was put in by a rewrite."""
+        return (node.name or "").startswith(self._scope)
+
+    def feeds_network(self, value: ir.Value) -> bool:
+        """Whether layers that mix channels follow: then the value is inside the network, and not in its tail."""
+        pending, seen = [*value.consumers()], set()
+        while pending:
+            node = pending.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            weight = self.shape(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
+            mixes = node.op_type in _MIXING or (node.op_type == "Conv" and (weight is None or weight[1] != 1))
+            if (mixes and not self.is_rewritten(node)) or node.domain not in ("", "ai.onnx"):
+                return True
+            pending += [user for output in node.outputs for user in output.consumers()]
+        return False
+
+    def shape(self, value: ir.Value) -> Shape | None:
+        """Shape as far as it is proven; a size that is declared only is not trusted."""
+        if value.is_initializer() and value.const_value is not None:
+            return tuple(value.const_value.shape.numpy())
+        if value.producer() is None:
+            return declared_shape(value)
+        inferred = self._inferred.get(value.name or "")
+        return None if inferred is None else declared_shape(inferred)
+
+    def named_shape(self, value: ir.Value) -> Shape | None:
+        """Shape with a name for every size that is not known, so that two can be seen to be the same."""
+        shape = self.shape(value)
+        if shape is None:
+            return None
+        return tuple(f"{value.name}#{axis}" if dim is None else dim for axis, dim in enumerate(shape))
+
+    def dtype(self, value: ir.Value) -> str | None:
+        """Element type by ONNX's name, such as `FLOAT`; None where it is not known."""
+        if value.dtype is not None:
+            return value.dtype.name
+        inferred = self._inferred.get(value.name or "")
+        return None if inferred is None or inferred.dtype is None else inferred.dtype.name
+
+    def sizes(self, value: ir.Value) -> tuple[int, int] | None:
+        """Height and width of a map or feature map (N,C,H,W); None where they or the rank are not known."""
+        shape = self.shape(value)
+        if shape is None or len(shape) != 4:
+            return None
+        height, width = shape[2:]
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+    def channels(self, value: ir.Value) -> int | None:
+        """Second size of a value of rank 4."""
+        shape = self.shape(value)
+        return shape[1] if shape is not None and len(shape) == 4 and isinstance(shape[1], int) else None
+
+    def producer(self, value: ir.Value | None, *op_types: str) -> ir.Node | None:
+        """The operator of the default domain that computes a value, if it is of one of some types."""
+        node = None if value is None else value.producer()
+        if node is None or node.graph is not self.graph or node.domain not in ("", "ai.onnx"):
+            return None
+        return node if not op_types or node.op_type in op_types else None
+
+    def constant(self, value: ir.Value | None) -> Array | None:
+        """The numbers of a constant; None for what is computed from the inputs, could be overridden, or is large."""
+        if value is None:
+            return None
+        if value not in self._constants:
+            self._constants[value] = self._read_constant(value)
+        return self._constants[value]
+
+    def _read_constant(self, value: ir.Value) -> Array | None:
+        tensor = value.const_value
+        if value.is_graph_input() and self._overridable:
+            return None
+        if value.is_initializer():
+            if tensor is None or tensor.size > _LARGEST_CONSTANT:
+                return None
+            try:
+                return np.asarray(tensor.numpy())
+            except (OSError, ValueError):
+                return None  # onnx_ir reads no weights through links
+        node = self.producer(value)
+        if node is None:
+            return None
+        if node.op_type == "Constant":
+            return _constant_node(node)
+        inputs = [self.constant(each) for each in node.inputs]
+        if not inputs or inputs[0] is None:
+            return None
+        if node.op_type == "Identity":
+            return inputs[0]
+        if node.op_type == "Cast":
+            return _cast(inputs[0], node)
+        return None
+
+    def integers(self, value: ir.Value | None) -> tuple[Dimension, ...] | None:
+        """An integer vector, such as sizes to resize to, with the names of symbolic sizes where it holds those.
+
+        Knows what exporters write for shapes: Shape, Concat, Slice, Gather, Squeeze, Unsqueeze and Cast of each other.
+        """
+        if value is None:
+            return None
+        known = self.constant(value)
+        if known is not None:
+            return tuple(int(x) for x in known.ravel()) if known.ndim < 2 and known.dtype.kind in "iu" else None
+        node = self.producer(value)
+        if node is None:
+            return None
+        if node.op_type == "Shape":
+            shape = None if node.inputs[0] is None else self.named_shape(node.inputs[0])
+            if shape is None:
+                return None
+            start = integer_attribute(node, "start", 0)
+            stop = integer_attribute(node, "end", len(shape))
+            return shape[start:stop]
+        if node.op_type == "Concat":
+            parts = [self.integers(each) for each in node.inputs]
+            return None if None in parts else tuple(dim for part in parts for dim in part or ())
+        inner = self.integers(node.inputs[0]) if node.inputs else None
+        if inner is None:
+            return None
+        if node.op_type in ("Cast", "Squeeze", "Unsqueeze", "Identity"):
+            return inner
+        if node.op_type == "Gather":
+            at = self.constant(node.inputs[1])
+            return None if at is None or at.ndim > 1 else tuple(inner[int(i)] for i in at.ravel())
+        if node.op_type == "Slice" and len(node.inputs) >= 3:
+            bounds = [self.integers(each) for each in node.inputs[1:]]
+            flat = [bound[0] if bound and isinstance(bound[0], int) else None for bound in bounds]
+            if flat[0] is None or flat[1] is None or (len(flat) > 3 and flat[3] is None):
+                return None
+            return inner[flat[0] : flat[1] : flat[3] if len(flat) > 3 else None]
+        return None
+
+    def uniform(self, value: ir.Value | None) -> float | None:
+        """The number that a floating-point value holds everywhere, such as a scalar, or zeros that were expanded."""
+        if value is None:
+            return None
+        known = self.constant(value)
+        if known is not None:
+            flat = known.ravel()
+            return float(flat[0]) if flat.size and known.dtype.kind == "f" and (flat == flat[0]).all() else None
+        if (node := self.producer(value, "Expand", "Identity", "Cast")) is not None:
+            return self.uniform(node.inputs[0])
+        if (node := self.producer(value, "ConstantOfShape")) is not None:
+            attribute = node.attributes.get("value")
+            fill = np.zeros(1, np.float32) if attribute is None else attribute.as_tensor().numpy()
+            return float(fill.ravel()[0]) if fill.dtype.kind == "f" else None
+        return None
+
+    def see_through(self, value: ir.Value) -> ir.Value:
+        """What a value is a mere copy of: steps back over Identity."""
+        while (node := self.producer(value, "Identity")) is not None and node.inputs[0] is not None:
+            value = node.inputs[0]
+        return value
+
+    def nodes(self) -> Sequence[ir.Node]:
+        """Operators of the default domain in the main graph, in order."""
+        return [node for node in self.graph if node.domain in ("", "ai.onnx")]
+
+    def only_for(self, results: Iterable[ir.Value], reads: Iterable[ir.Value] = ()) -> list[ir.Node]:
+        """Operators that nobody needs once some values are computed otherwise, in the order of the graph.
+
+        Args:
+            results: The values that are computed otherwise.
+            reads: What they are computed from; that stays.
+        """
+        import onnx_ir as ir
+
+        graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+        dead: set[ir.Node] = set()
+        replaced = set(results)
+        kept = {node for value in reads if (node := value.producer()) is not None}
+        pending = [node for value in replaced if (node := value.producer()) is not None]
+        while pending:
+            node = pending.pop()
+            if node in dead or node in kept or node.graph is not self.graph:
+                continue
+            unneeded = all(
+                output in replaced or (not output.is_graph_output() and dead.issuperset(output.consumers()))
+                for output in node.outputs
+            )
+            if unneeded and not any(attribute.type in graphs for attribute in node.attributes.values()):
+                dead.add(node)
+                inputs = [value for value in node.inputs if value is not None]
+                pending += [each for value in inputs if (each := value.producer()) is not None]
+        return [node for node in self.graph if node in dead]
+
+
+def integer_attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def integers_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """An attribute that holds integers, or its default."""
+    attribute = node.attributes.get(name)
+    return tuple(default if attribute is None else attribute.as_ints())
+
+
+def float_attribute(node: ir.Node, name: str, default: float) -> float:
+    """A floating-point attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
+
+
+def text_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A text attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
+
+
+def _constant_node(node: ir.Node) -> Array | None:
+    attribute = next(iter(node.attributes.values()), None)
+    if attribute is None or attribute.is_ref():
+        return None
+    if attribute.name == "value":
+        tensor = attribute.as_tensor()
+        return None if tensor.size > _LARGEST_CONSTANT else np.asarray(tensor.numpy())
+    if attribute.name in ("value_int", "value_ints"):
+        numbers = attribute.as_ints() if attribute.name == "value_ints" else attribute.as_int()
+        return np.asarray(numbers, np.int64)
+    if attribute.name in ("value_float", "value_floats"):
+        reals = attribute.as_floats() if attribute.name == "value_floats" else attribute.as_float()
+        return np.asarray(reals, np.float32)
+    return None
+
+
+def _cast(array: Array, node: ir.Node) -> Array | None:
+    import onnx_ir as ir
+
+    try:
+        return array.astype(ir.DataType(node.attributes["to"].as_int()).numpy())
+    except (KeyError, TypeError, ValueError):
+        return None
