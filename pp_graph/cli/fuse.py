@@ -47,6 +47,8 @@ def fuse(
 
 def describe(fused: FusedModel) -> dict[str, Any]:
     """What was fused, as JSON values."""
+    import msgspec
+
     raw = fused.provenance.raw
     return {
         "outputs": list(fused.output_names),
@@ -54,6 +56,7 @@ def describe(fused: FusedModel) -> dict[str, Any]:
         "raw_map": None if raw.map is None else raw.map.name,
         "cutoffs": dict(fused.provenance.cutoffs),
         "notes": list(fused.notes),
+        "tail": [msgspec.to_builtins(record) for record in fused.provenance.tail],
     }
 
 
@@ -65,4 +68,7 @@ def fields(fused: FusedModel) -> dict[str, str]:
     lines = {"raw score": score, "raw map": anomaly_map, "outputs": ", ".join(fused.output_names)}
     for name, cutoff in fused.provenance.cutoffs.items():
         lines[name] = "never" if cutoff == "never" else f"anomalous from a raw value of {cutoff}"
+    for index, record in enumerate(fused.provenance.tail):
+        saved = (record.before_us - record.after_us) / 1000
+        lines["tail" if index == 0 else " " * index] = f"{record.what} (saves about {saved:.2g} ms)"
     return lines

@@ -31,12 +31,14 @@ class PostProcessing:
         score_output: Name of the raw score.
         map_output: Name of the raw map.
         keep_raw: Keep the raw outputs as well.
+        tail: Rewrite the raw model's own tail.
         settings: Keyword arguments of `OneClassPostProcessor`.
     """
 
     score_output: str | None
     map_output: str | None
     keep_raw: bool
+    tail: bool
     settings: dict[str, Any]
 
     def fuse(self, raw: Path, stats: Path | None, *, replace: bool = False) -> FusedModel:
@@ -52,6 +54,7 @@ class PostProcessing:
             map_output=self.map_output,
             keep_raw=self.keep_raw,
             replace=replace,
+            tail=self.tail,
         )
         for remark in fused.notes:
             note(f"Note: {remark}")
@@ -71,6 +74,9 @@ _OPTIONS = (
     click.option("--no-threshold", is_flag=True, help="Write no label and no mask."),
     click.option("--no-match-thresholds", is_flag=True,
                  help="Do not take an unknown threshold from the other level."),
+    click.option("--outputs", metavar="NAMES",
+                 help="Write only these of pred_score,pred_label,anomaly_map,pred_mask; the rest is not computed."),
+    click.option("--no-tail", is_flag=True, help="Leave the raw model's own tail as it is, instead of rewriting it."),
     click.option("--keep-raw", is_flag=True, help="Keep the raw score and map as outputs too."),
 )  # fmt: skip
 
@@ -88,6 +94,7 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         score_output=options["score_output"],
         map_output=options["map_output"],
         keep_raw=options["keep_raw"],
+        tail=not options["no_tail"],
         settings={
             "image_sensitivity": options["image_sensitivity"],
             "pixel_sensitivity": options["pixel_sensitivity"],
@@ -95,5 +102,6 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
             "threshold": not options["no_threshold"],
             "match_thresholds": not options["no_match_thresholds"],
             "on_nan": options["on_nan"],
+            "outputs": None if options["outputs"] is None else tuple(map(str.strip, options["outputs"].split(","))),
         },
     )

@@ -106,7 +106,11 @@ def fuse(
             f"Output '{found.map.name}' has no known rank, expected 3 (N,H,W) or 4 (N,1,H,W) to reduce it to a score. "
             "Export the model with its output shapes, or name a score with score_output=..."
         )
-    post.steps(layout)  # refuses missing statistics before anything is built
+    # This refuses missing statistics before anything is built.
+    sources = {step.source for step in post.steps(layout)}
+    roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
+    read = {role: info for role, info in roles.items() if info is not None and role in sources}
+    layout = dataclasses.replace(layout, score=RAW_SCORE in read, map=RAW_MAP in read)
 
     graph = raw.model.graph
     names = NameScope(graph)
@@ -115,8 +119,6 @@ def fuse(
     outputs = {output.name or "": output for output in graph.outputs}
     opset = raw.opset or _opset_for(raw)
     op = Emitter(graph, opset=opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
-    roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
-    read = {role: info for role, info in roles.items() if info is not None}
     records = {role: _record(info, outputs[info.name], raw) for role, info in read.items()}
     opset_added = raw.opset == 0
     if opset_added:
@@ -127,7 +129,7 @@ def fuse(
     new_names = _free_output_names(graph, names, emitted, rewritten.removed_names)
     for name, value in emitted.items():
         value.name = name
-    taken = {info.name for info in read.values()}
+    taken = {info.name for info in roles.values() if info is not None}
     others = [output for name, output in outputs.items() if keep_raw or name not in taken]
     graph.outputs.clear()
     graph.outputs.extend([*emitted.values(), *others])

@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat, get_args
 import numpy as np
 
 from pp_graph.errors import PostProcessorError, StatisticsError
-from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE, PostProcessor, RawLayout
+from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, RAW_MAP, RAW_SCORE, PostProcessor, RawLayout
 from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.steps import Compare, Keep, MaxOverMap, MinMaxNormalize, OnNaN, Step
 
@@ -39,6 +39,8 @@ class OneClassPostProcessor(PostProcessor):
         match_thresholds: Whether a level with an unknown threshold takes the other level's.
         on_nan: What a NaN among the raw values counts as. The default makes a line stop rather than
             a bad part ship; Anomalib treats it as normal.
+        outputs: Names of the outputs that are wanted, of `pred_score`, `pred_label`, `anomaly_map`,
+            `pred_mask`; None for all. What only the others need is not computed.
 
     Raises:
         PostProcessorError: A parameter is outside its range, or a sensitivity is set with
@@ -52,6 +54,7 @@ class OneClassPostProcessor(PostProcessor):
     threshold: bool = True
     match_thresholds: bool = True
     on_nan: OnNaN = "anomalous"
+    outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse parameters outside their ranges."""
@@ -79,6 +82,21 @@ class OneClassPostProcessor(PostProcessor):
                 )
         if self.on_nan not in get_args(OnNaN):
             raise PostProcessorError(f"on_nan is {self.on_nan!r}, expected {' or '.join(map(repr, get_args(OnNaN)))}.")
+        if self.outputs is not None:
+            self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        names = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs or ())
+        unknown = [name for name in names if name not in OUTPUT_NAMES]
+        if unknown or not names:
+            raise PostProcessorError(
+                f"outputs holds {unknown[0] if unknown else 'nothing'!r}, expected some of: {', '.join(OUTPUT_NAMES)}."
+            )
+        if not self.threshold and not {"pred_score", "anomaly_map"} & set(names):
+            raise PostProcessorError(
+                f"outputs holds {', '.join(names)} only, and threshold=False writes none of these. Leave out one of both."
+            )
+        object.__setattr__(self, "outputs", names)
 
     def parameters(self) -> dict[str, Any]:
         """Everything but the statistics."""
@@ -89,17 +107,28 @@ class OneClassPostProcessor(PostProcessor):
             "threshold": self.threshold,
             "match_thresholds": self.match_thresholds,
             "on_nan": self.on_nan,
+            **({} if self.outputs is None else {"outputs": list(self.outputs)}),
         }
 
     def steps(self, layout: RawLayout) -> tuple[Step, ...]:
-        """Reduce the map if there is no score, then normalise and compare each level."""
+        """Reduce the map if there is no score, then normalise and compare each level, as far as it is wanted."""
         steps: list[Step] = []
-        if not layout.score:
-            steps.append(MaxOverMap(RAW_MAP, RAW_SCORE, layout.map_rank or 4))
-        steps += self._level("image", RAW_SCORE, "pred_score", "pred_label", self.image_sensitivity)
-        if layout.map:
+        if self._wants("pred_score", "pred_label"):
+            if not layout.score:
+                steps.append(MaxOverMap(RAW_MAP, RAW_SCORE, layout.map_rank or 4))
+            steps += self._level("image", RAW_SCORE, "pred_score", "pred_label", self.image_sensitivity)
+        if layout.map and self._wants("anomaly_map", "pred_mask"):
             steps += self._level("pixel", RAW_MAP, "anomaly_map", "pred_mask", self.pixel_sensitivity)
-        return tuple(steps)
+        wanted = [step for step in steps if self._wants(step.target) or step.target == RAW_SCORE]
+        if not wanted:
+            raise PostProcessorError(
+                f"outputs holds {', '.join(self.outputs or ())} only, and the raw model has no map to compute "
+                "it from. Ask for pred_score or pred_label."
+            )
+        return tuple(wanted)
+
+    def _wants(self, *names: str) -> bool:
+        return self.outputs is None or any(name in self.outputs for name in names)
 
     def _level(self, level: str, source: str, value: str, decision: str, sensitivity: float) -> list[Step]:
         normalizer = None

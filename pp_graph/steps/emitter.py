@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,8 +20,7 @@ MINIMUM_OPSET = 9
 """Where and IsNaN first take float32 here; everything else is older."""
 
 _CLIP_BOUNDS_ARE_INPUTS = 11
-_REDUCE_AXES_ARE_INPUTS = 18
-_SUM_AXES_ARE_INPUTS = 13
+_REDUCE_AXES_ARE_INPUTS = {"ReduceSum": 13, "ReduceMax": 18, "ReduceL2": 18}
 _SLICE_BOUNDS_ARE_INPUTS = 10
 _INITIALIZERS_NEED_NO_INPUT = 4
 """IR version from which an initializer need not be a graph input as well."""
@@ -169,17 +168,27 @@ class Emitter:
         to = ir.DataType.from_numpy(dtype)
         return self._node("Cast", [a], {"to": to.value}, dtype, self.shape_of(a))
 
-    def reduce_max(self, a: ir.Value, axes: Sequence[int], *, keepdims: bool = False) -> ir.Value:
-        """Maximum over some axes, which disappear or keep size 1. What NaN becomes depends on the runtime."""
+    def reduce(
+        self,
+        kind: Literal["ReduceMax", "ReduceL2", "ReduceSum"],
+        a: ir.Value,
+        axes: Sequence[int],
+        *,
+        keepdims: bool = False,
+    ) -> ir.Value:
+        """Maximum, root of the sum of squares, or sum over some axes, which disappear or keep size 1.
+
+        What ReduceMax makes of NaN depends on the runtime; the sums spread it.
+        """
         shape = self.shape_of(a)
         left = None
         if shape is not None:
             left = tuple(1 if axis in axes else dim for axis, dim in enumerate(shape) if keepdims or axis not in axes)
         dtype = np.dtype(np.float32)
         attributes: dict[str, int] = {"keepdims": int(keepdims)}
-        if self._opset < _REDUCE_AXES_ARE_INPUTS:
-            return self._node("ReduceMax", [a], {"axes": list(axes), **attributes}, dtype, left)
-        return self._node("ReduceMax", [a, self.constant(tuple(axes), "axes")], attributes, dtype, left)
+        if self._opset < _REDUCE_AXES_ARE_INPUTS[kind]:
+            return self._node(kind, [a], {"axes": list(axes), **attributes}, dtype, left)
+        return self._node(kind, [a, self.constant(tuple(axes), "axes")], attributes, dtype, left)
 
     def matmul(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a @ b`, over the last two axes; float32."""
@@ -214,13 +223,6 @@ class Emitter:
             self.constant(tuple(each), name) for each, name in ((starts, "starts"), (stops, "ends"), (axes, "axes"))
         ]
         return self._node("Slice", [a, *bounds], {}, np.dtype(np.float32), None)
-
-    def reduce_sum(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """Sum over some axes, which disappear."""
-        dtype = np.dtype(np.float32)
-        if self._opset < _SUM_AXES_ARE_INPUTS:
-            return self._node("ReduceSum", [a], {"axes": list(axes), "keepdims": 0}, dtype, None)
-        return self._node("ReduceSum", [a, self.constant(tuple(axes), "axes")], {"keepdims": 0}, dtype, None)
 
     def rewired(self, node: ir.Node, inputs: Sequence[ir.Value | None], **attributes: int) -> ir.Value:
         """The first output of an operator like another one on other inputs, with its attributes or some replaced."""

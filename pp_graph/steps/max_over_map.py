@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -55,13 +55,16 @@ class MaxOverMap(Step):
         A map that holds -inf only reduces to the lowest finite float32 in OpenVINO on CPU, and to -inf in
         onnxruntime; both lie below any calibrated threshold.
         """
-        nan = op.is_nan(value)
-        finite = op.where(nan, op.constant(np.float32(-np.inf), "lowest"), value)
-        any_nan = op.cast(self._reduce(op, op.cast(nan, np.dtype(np.float32))), np.dtype(np.bool_))
-        return op.where(any_nan, op.constant(np.float32(np.nan), "nan"), self._reduce(op, finite))
+        # A sum of squares is NaN if and only if a number is: nothing cancels in it, and infinity stays infinity. (ReduceL1
+        # would do as well, but OpenVINO 2026.4 reduces all axes at opsets 13 to 17.)
+        magnitudes = self._reduce(op, value, "ReduceL2")
+        # Less is false for NaN in every runtime. IsNaN and a constant NaN would not do: in OpenVINO 2026.4 on CPU the
+        # choice between a number and NaN is NaN.
+        numbers = op.less(op.constant(np.float32(-1), "below_all"), magnitudes)
+        return op.where(numbers, self._reduce(op, value, "ReduceMax"), magnitudes)
 
-    def _reduce(self, op: Emitter, value: ir.Value) -> ir.Value:
+    def _reduce(self, op: Emitter, value: ir.Value, kind: Literal["ReduceMax", "ReduceL2"]) -> ir.Value:
         if self.rank == 3:
-            return op.reduce_max(value, (1, 2))
+            return op.reduce(kind, value, (1, 2))
         # Two of the three axes disappear, whichever of them is the channel.
-        return op.reduce_max(op.reduce_max(value, (2, 3)), (1,), keepdims=True)
+        return op.reduce(kind, op.reduce(kind, value, (2, 3)), (1,), keepdims=True)

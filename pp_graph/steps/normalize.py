@@ -97,20 +97,40 @@ class MinMaxNormalize(Step):
         nothing stands between them.
         """
         threshold = np.float32(self.threshold)
-        nan = op.constant(_ONE if self.on_nan == "anomalous" else _ZERO, "nan_counts_as")
         if self.range == 0:
+            nan = op.constant(_ONE if self.on_nan == "anomalous" else _ZERO, "nan_counts_as")
             at = op.constant(threshold, "threshold")
             not_below = op.where(op.less(at, value), op.constant(_ONE, "one"), op.constant(_HALF, "half"))
             normalized = op.where(op.less(value, at), op.constant(_ZERO, "zero"), not_below)
             return op.where(op.is_nan(value), nan, normalized)
+        # NaN is settled first, so that all that follows is one pass: what is at least the saturation, or NaN, becomes a
+        # number that clips to 1; or NaN becomes one that clips to 0.
+        if self.on_nan == "anomalous":
+            # Less is false for NaN in every runtime.
+            below = op.less(value, op.constant(self._saturation, "saturation"))
+            value = op.where(below, value, op.constant(self._above, "above"))
+        else:
+            value = op.where(op.is_nan(value), op.constant(self._below, "below"), value)
         centered = op.sub(value, op.constant(threshold, "threshold"))
         if abs(float(threshold)) > _FOLDING_COSTS_DIGITS * float(self.range):
             centered = op.clip(centered, -float(self.range), float(self.range))
         scaled = op.div(centered, op.constant(self.range, "range"))
         shifted = op.add(scaled, op.constant(_HALF, "half"))
-        normalized = op.clip(shifted, 0.0, 1.0)
-        if self.on_nan == "anomalous":
-            # Less is false for NaN in every runtime, and 1 is what all larger values clip to.
-            below = op.less(value, op.constant(self._saturation, "saturation"))
-            return op.where(below, normalized, nan)
-        return op.where(op.is_nan(value), nan, normalized)
+        return op.clip(shifted, 0.0, 1.0)
+
+    @property
+    def _above(self) -> np.float32:
+        """A raw value that maps to 1 however a runtime rounds."""
+        with np.errstate(over="ignore"):
+            far = np.float32(self.threshold) + np.float32(2) * self.range
+            return max(far, np.nextafter(self._saturation, np.float32(np.inf)))
+
+    @property
+    def _below(self) -> np.float32:
+        """A raw value that maps to 0 however a runtime rounds."""
+        positive = find_cutoff(lambda x: self.reference(x) > _ZERO)
+        assert positive is not None, "infinity maps to 1"
+        lowest = np.float32(-np.inf)
+        with np.errstate(over="ignore"):
+            far = np.float32(self.threshold) - np.float32(2) * self.range
+            return min(far, np.nextafter(np.nextafter(positive, lowest), lowest))

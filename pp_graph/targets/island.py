@@ -121,7 +121,9 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
     copy = model.clone()
     ends = [result for result in copy.get_results() if _is_postprocessed(result)]
     parameters = _detach([_find_output(copy, name) for name in tensors], ends, shapes)
-    return ov.Model(ends, parameters, "island")
+    island = ov.Model(ends, parameters, "island")
+    island.validate_nodes_and_infer_types()
+    return island
 
 
 def _is_postprocessed(result: ov.op.Result) -> bool:

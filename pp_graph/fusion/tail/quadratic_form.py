@@ -84,7 +84,7 @@ def _propose(
                 row = op.concat([op.slice(at(weight), (start, start), (stop, stop), (1, 2)), right], axis=2)
             left = op.slice(at(vector), (start,), (stop,), (2,))
             rest = at(vector) if start == 0 else op.slice(at(vector), (start,), (features,), (2,))
-            part = op.reduce_sum(op.mul(op.matmul(left, row), rest), (2,))
+            part = op.reduce("ReduceSum", op.mul(op.matmul(left, row), rest), (2,))
             total = part if total is None else op.add(total, part)
         assert total is not None
         return total
