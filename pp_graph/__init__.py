@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
+    from pp_graph.benchmark import BenchmarkReport, run_benchmark
     from pp_graph.errors import PPGraphError
     from pp_graph.fusion import FusedModel, Provenance, fuse, strip
     from pp_graph.inspection import Inspection, inspect
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {
+    "BenchmarkReport": "pp_graph.benchmark",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -46,11 +48,13 @@ _EXPORTS = {
     "convert": "pp_graph.targets",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
+    "run_benchmark": "pp_graph.benchmark",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",
 }
 
 __all__ = [
+    "BenchmarkReport",
     "FusedModel",
     "Inspection",
     "LevelStatistics",
@@ -67,6 +71,7 @@ __all__ = [
     "convert",
     "fuse",
     "inspect",
+    "run_benchmark",
     "strip",
     "verify",
 ]

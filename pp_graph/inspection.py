@@ -10,8 +10,9 @@ import msgspec
 
 from pp_graph.errors import AlreadyFusedError, OutputRoleError
 from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
-from pp_graph.fusion.injection import refuse_foreign_decisions
-from pp_graph.model import OutputInfo, RawModel, Shape, choose_outputs, describe_outputs
+from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
+from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
+from pp_graph.model import NameScope, OutputInfo, RawModel, Shape, choose_outputs, describe_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -47,6 +48,36 @@ class Port:
 
 
 @dataclass(frozen=True)
+class MissedRewrite:
+    """A place that a rule was made for and does not apply to.
+
+    Attributes:
+        rule: Name of the rule.
+        target: Name of the value that stays as it is.
+        what: What computes it.
+        why: The reason.
+    """
+
+    rule: str
+    target: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class TailInspection:
+    """What fusing does to a raw model's own tail.
+
+    Attributes:
+        rewrites: What is rewritten, with the estimated time before and after.
+        missed: What is not, and why.
+    """
+
+    rewrites: tuple[TailRecord, ...]
+    missed: tuple[MissedRewrite, ...]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a model file holds.
 
@@ -66,6 +97,8 @@ class Inspection:
         weight_files: Files with external weights.
         metadata: Names of further metadata entries.
         provenance: What pp_graph fused; None where it did not.
+        tail: What fusing would rewrite in the raw model's tail, and where it would not and why; None if
+            that was not asked for.
     """
 
     path: str | None
@@ -83,6 +116,7 @@ class Inspection:
     weight_files: tuple[str, ...]
     metadata: tuple[str, ...]
     provenance: Provenance | None = field(repr=False)
+    tail: TailInspection | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as plain JSON values."""
@@ -95,6 +129,7 @@ def inspect(
     *,
     score_output: str | None = None,
     map_output: str | None = None,
+    tail: bool = False,
 ) -> Inspection:
     """Look at a model without running it or loading its external weights.
 
@@ -102,6 +137,8 @@ def inspect(
         model: Path of an ONNX file or of an OpenVINO IR (`.xml`), or an ONNX model in memory.
         score_output: Name of the raw score, to see the roles that follow from it.
         map_output: Name of the raw map, likewise.
+        tail: Work out what fusing would rewrite in the raw model's tail; this reads its small weights, and runs parts
+            of it on random numbers.
 
     Returns:
         What it holds. Roles that cannot be told are no error here: `problem` says why.
@@ -138,7 +175,18 @@ def inspect(
         weight_files=tuple(sorted({str(tensor.location) for tensor in raw.external_tensors()})),
         metadata=tuple(key for key in raw.model.metadata_props if key != METADATA_KEY),
         provenance=provenance,
+        tail=_inspect_tail(raw, provenance) if tail else None,
     )
+
+
+def _inspect_tail(raw: RawModel, provenance: Provenance | None) -> TailInspection:
+    if provenance is not None:
+        return TailInspection(tuple(provenance.tail), ())
+    copy = RawModel.open(raw)
+    names = NameScope(copy.model.graph)
+    rewritten = rewrite_tail(copy, RULES, names, names.fresh_prefix(PREFIX))
+    missed = [MissedRewrite(rule.name, miss.target.name or "", miss.what, miss.why) for rule, miss in rewritten.missed]
+    return TailInspection(tuple(rewritten.records()), tuple(missed))
 
 
 def _raw_ports(raw: RawModel, named: dict[str, str]) -> tuple[tuple[Port, ...], str | None]:

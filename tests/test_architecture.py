@@ -27,10 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "targets": {"fusion"},
     "data": {"model"},
     "verification": {"targets", "data"},
+    "benchmark": {"targets", "data"},
     "report": {"verification"},
     "inspection": {"targets"},
     "demo": {"report"},
-    "cli": {"demo", "inspection", "version"},
+    "cli": {"demo", "inspection", "benchmark", "version"},
 }
 
 

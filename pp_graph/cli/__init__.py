@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pp_graph.cli.benchmark import benchmark
 from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
 from pp_graph.cli.fuse import fuse
@@ -21,7 +22,7 @@ from pp_graph.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS: tuple[click.Command, ...] = (inspect, fuse, convert, verify, strip, demo)
+COMMANDS: tuple[click.Command, ...] = (inspect, fuse, convert, verify, benchmark, strip, demo)
 
 _BAD_INPUT = 2
 
@@ -53,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 0 done, 1 a check failed, 2 bad input.
     """
-    as_json = "--json" in arguments
+    as_json = "--json" in arguments and "benchmark" not in arguments[:1]
     try:
         with pipe_tolerant_stdout():
             return _run(arguments, as_json)

@@ -45,7 +45,7 @@ def convert(
     **options: Any,
 ) -> None:
     """Convert MODEL, a fused ONNX file, to OpenVINO. With --stats, MODEL is raw and is fused first."""
-    shapes = _parse_shapes(input_shapes)
+    shapes = parse_shapes(input_shapes)
     if stats is None:
         _refuse_unused(ctx, options)
 
@@ -66,7 +66,8 @@ def convert(
     note(f"Next: pp-graph verify {model if stats is not None else raw} {output} --data IMAGES")
 
 
-def _parse_shapes(texts: tuple[str, ...]) -> Shapes | None:
+def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:
+    """Read what was given with --input-shape; None where nothing was."""
     if not texts:
         return None
     named: dict[str, Sequence[int | None]] = {}

@@ -116,7 +116,7 @@ def print_fields(title: str, fields: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(description: str, total: int) -> Iterator[Callable[[float], None]]:
     """Show a bar on stderr while work goes on, where somebody is looking.
 
     Yields:

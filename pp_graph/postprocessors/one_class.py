@@ -94,7 +94,8 @@ class OneClassPostProcessor(PostProcessor):
             )
         if not self.threshold and not {"pred_score", "anomaly_map"} & set(names):
             raise PostProcessorError(
-                f"outputs holds {', '.join(names)} only, and threshold=False writes none of these. Leave out one of both."
+                f"outputs holds {', '.join(names)} only, and threshold=False writes none of these. "
+                "Leave out one of both."
             )
         object.__setattr__(self, "outputs", names)
 

@@ -55,8 +55,8 @@ class MaxOverMap(Step):
         A map that holds -inf only reduces to the lowest finite float32 in OpenVINO on CPU, and to -inf in
         onnxruntime; both lie below any calibrated threshold.
         """
-        # A sum of squares is NaN if and only if a number is: nothing cancels in it, and infinity stays infinity. (ReduceL1
-        # would do as well, but OpenVINO 2026.4 reduces all axes at opsets 13 to 17.)
+        # A sum of squares is NaN if and only if a number is: nothing cancels in it, and infinity stays infinity.
+        # ReduceL1 would do as well, but of that OpenVINO 2026.4 reduces all axes at opsets 13 to 17.
         magnitudes = self._reduce(op, value, "ReduceL2")
         # Less is false for NaN in every runtime. IsNaN and a constant NaN would not do: in OpenVINO 2026.4 on CPU the
         # choice between a number and NaN is NaN.

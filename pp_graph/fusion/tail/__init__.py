@@ -10,6 +10,7 @@ from pp_graph.fusion.tail.exporter_leftovers import ExporterLeftovers
 from pp_graph.fusion.tail.quadratic_form import QuadraticForm
 from pp_graph.fusion.tail.rewriting import (
     NETWORK_SCOPE,
+    TAIL_SCOPE,
     ReplacedPart,
     RewrittenTail,
     TailRecord,
@@ -20,6 +21,7 @@ from pp_graph.fusion.tail.row_selection import RowSelection
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
 from pp_graph.fusion.tail.separable_collapse import SeparableCollapse
 from pp_graph.fusion.tail.separable_convolution import SeparableConvolution
+from pp_graph.fusion.tail.view import tail_names
 
 RULES: tuple[Rule, ...] = (
     SeparableCollapse(),
@@ -34,6 +36,7 @@ RULES: tuple[Rule, ...] = (
 __all__ = [
     "NETWORK_SCOPE",
     "RULES",
+    "TAIL_SCOPE",
     "Match",
     "Miss",
     "ReplacedPart",
@@ -42,4 +45,5 @@ __all__ = [
     "TailRecord",
     "restore_tail",
     "rewrite_tail",
+    "tail_names",
 ]

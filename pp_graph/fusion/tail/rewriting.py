@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from pp_graph.model import NameScope, RawModel
 
-_TAIL: Final = "tail"
+TAIL_SCOPE: Final = "tail"
+"""Under the prefix: what stays in float32."""
 NETWORK_SCOPE: Final = "network"
 """Under the prefix: what need not stay in float32, because it stands for operators that did not either."""
 _ROUNDS: Final = 20
@@ -227,7 +228,7 @@ def _apply(raw: RawModel, match: Match, dead: Sequence[ir.Node], names: NameScop
     root = old.producer()
     assert root is not None
     op = Emitter(graph, opset=raw.opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
-    with op.scope(_TAIL if match.float32 else NETWORK_SCOPE), op.before(root):
+    with op.scope(TAIL_SCOPE if match.float32 else NETWORK_SCOPE), op.before(root):
         new = match.emit(op, lambda value: value)
     new.shape, new.type, new.doc_string = old.shape, old.type, old.doc_string
     new.metadata_props.update(old.metadata_props)
@@ -280,7 +281,7 @@ def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names
     for tensor in stored.initializer:
         tensor.name = fused_names.get(tensor.name, tensor.name)
 
-    scopes = (f"{prefix}/{_TAIL}/", f"{prefix}/{NETWORK_SCOPE}/")
+    scopes = (f"{prefix}/{TAIL_SCOPE}/", f"{prefix}/{NETWORK_SCOPE}/")
     rest = [node for node in proto.graph.node if not node.name.startswith(scopes)]
     own = [node for node in rest if not node.name.startswith(f"{prefix}/")]
     ours = [node for node in rest if node.name.startswith(f"{prefix}/")]

@@ -56,12 +56,18 @@ class TailView:
             if node in seen:
                 continue
             seen.add(node)
-            weight = self.shape(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
-            mixes = node.op_type in _MIXING or (node.op_type == "Conv" and (weight is None or weight[1] != 1))
-            if (mixes and not self.is_rewritten(node)) or node.domain not in ("", "ai.onnx"):
+            if self.mixes_channels(node):
                 return True
             pending += [user for output in node.outputs for user in output.consumers()]
         return False
+
+    def mixes_channels(self, node: ir.Node) -> bool:
+        """Whether an operator is a layer of the network, such as a convolution over several channels."""
+        if self.is_rewritten(node):
+            return False
+        weight = self.shape(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
+        narrow = node.op_type == "Conv" and weight is not None and weight[1] == 1
+        return node.op_type in _MIXING or node.domain not in ("", "ai.onnx") or (node.op_type == "Conv" and not narrow)
 
     def shape(self, value: ir.Value) -> Shape | None:
         """Shape as far as it is proven; a size that is declared only is not trusted."""
@@ -231,6 +237,18 @@ class TailView:
                 inputs = [value for value in node.inputs if value is not None]
                 pending += [each for value in inputs if (each := value.producer()) is not None]
         return [node for node in self.graph if node in dead]
+
+
+def tail_names(model: ir.Model) -> frozenset[str]:
+    """Names of the operators behind the last layers that mix channels, and of what they compute."""
+    view = TailView(model)
+    inside: set[ir.Node] = set()
+    for node in reversed(list(view.graph)):
+        users = [user for output in node.outputs for user in output.consumers()]
+        if view.mixes_channels(node) or any(user in inside for user in users):
+            inside.add(node)
+    tail = [node for node in view.graph if node not in inside]
+    return frozenset(name for node in tail for name in (node.name, *(value.name for value in node.outputs)) if name)
 
 
 def integer_attribute(node: ir.Node, name: str, default: int) -> int:

@@ -1,0 +1,41 @@
+"""Read, compile and run a model once in a process of its own: peak memory and compile time that nothing else disturbs.
+
+python -m pp_graph.benchmark.child '{"model": ..., "device": ..., "precision": ..., "hint": ..., "shapes": {...}}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pp_graph.targets.openvino_timing import TimedModel, fix_shapes, read_openvino
+
+
+def peak_mib() -> float:
+    """Peak memory of this process; what came before it was started does not count."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:", 1)[1].split()[0]) / 1024
+    except (OSError, IndexError, ValueError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Do what the argument says, and print the figures as JSON."""
+    asked = json.loads(sys.argv[1])
+    model = read_openvino(Path(asked["model"]))
+    if asked["static"]:
+        fix_shapes(model, asked["shapes"])
+    timed = TimedModel(model, device=asked["device"], inference_precision=asked["precision"], hint=asked["hint"])
+    timed.feed({name: np.zeros(asked["shapes"][name], dtype) for name, dtype, _ in timed.inputs})
+    timed.infer()
+    sys.stdout.write(json.dumps({"compile_seconds": timed.compile_seconds, "peak_mib": peak_mib()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,383 @@
+"""Time several models against each other, interleaved, so that whatever disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.benchmark.host import HOSTS, has_torch, host_post_processing
+from pp_graph.benchmark.machine import describe_machine, describe_versions
+from pp_graph.benchmark.operator_groups import group_times, tail_of
+from pp_graph.benchmark.report import BenchmarkReport, ContenderReport
+from pp_graph.benchmark.timing import ratio_of_medians
+from pp_graph.data import ImageSource, open_images
+from pp_graph.errors import DataError, DeviceError, TargetError
+from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.model import ModelInput, RawModel, format_shape
+from pp_graph.targets import INFERENCE_PRECISIONS, OpenVINOModel, convert
+from pp_graph.targets.devices import require_device
+from pp_graph.targets.openvino_timing import HINTS, TimedModel, fix_shapes, read_openvino
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+Array = npt.NDArray[Any]
+Progress = Callable[[float], None]
+"""Called with the seconds of measuring just done."""
+
+_WARM_UP_RUNS: Final = 5
+_FEWEST_ROUNDS: Final = 5
+_PROFILED_RUNS: Final = 15
+_LATENCY_SHARE: Final = 0.8
+_BLOCKS: Final = 4
+"""Into how many turns the time for throughput is cut, a model at a time."""
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A model to be timed; with `host`, what is done with its outputs afterwards counts as well."""
+
+    name: str
+    path: Path
+    provenance: Provenance | None
+    host: str | None = None
+
+
+@dataclass
+class _Entry:
+    """A contender, compiled."""
+
+    contender: _Contender
+    timed: TimedModel
+    after: Callable[[Mapping[str, Array]], object] | None
+    times: list[float]
+    finished: int = 0
+    busy: float = 0.0
+    in_flight: int = 0
+
+    def run(self) -> float:
+        start = time.perf_counter()
+        self.timed.infer()
+        if self.after is not None:
+            self.after(self.timed.outputs())
+        return time.perf_counter() - start
+
+
+def run_benchmark(
+    raw: str | Path,
+    artifacts: Sequence[str | Path],
+    *,
+    devices: Sequence[str] = ("CPU",),
+    inference_precisions: Sequence[str] = ("f32", "default"),
+    batch: int = 1,
+    dynamic: bool = False,
+    input_shape: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
+    hint: str = "latency",
+    against: Sequence[str | Path] | None = None,
+    data: ImageSource | None = None,
+    seconds: float = 10.0,
+    memory: bool = True,
+    progress: Progress | None = None,
+) -> BenchmarkReport:
+    """Time artifacts against the raw model, post-processing on the host, and other models.
+
+    All run in one process in interleaved rounds, in random order within a round, after warming up. A turn is one run
+    that brings the model's weights back into the caches, as in a stream of images, and one that is timed. A ratio
+    compares times of the same rounds. Every model is compiled for the same fixed sizes, unless `dynamic`.
+
+    Args:
+        raw: Raw ONNX model.
+        artifacts: Models made by pp_graph: an IR (.xml), or a fused .onnx, which is converted.
+        devices: Devices; those that are not on this machine are listed in the report and left out.
+        inference_precisions: `f32`, `bf16`, `f16`, or `default` for the device's own choice.
+        batch: Images a run.
+        dynamic: Leave sizes open that the models leave open.
+        input_shape: Sizes of the input (or of each by name) where the raw model leaves more open than the batch.
+        hint: `latency` or `throughput`.
+        against: `host-numpy`, `host-torch` and paths of other models; None for NumPy, and torch if it is installed.
+        data: Images to run on; None for random numbers.
+        seconds: How long to measure for each device and precision.
+        memory: Measure peak memory and compile time, each model in a process of its own.
+        progress: Called as time passes.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: A setting is out of range, or the images do not fit.
+        DeviceError: A device is not known, or none of them is here.
+        TargetError: A model cannot be read, compiled or run; `ModelError`, `ProvenanceError` likewise.
+    """
+    _check(inference_precisions, batch, hint, seconds)
+    raw = Path(raw)
+    opened = RawModel.open(raw)
+    contenders, notes = _contenders(raw, [Path(path) for path in artifacts], against)
+    here, absent = _split_devices(devices)
+    shapes = _shapes(opened, batch, input_shape)
+    feeds = _feeds(opened, shapes, batch, data)
+    results: list[ContenderReport] = []
+    for device in here:
+        for precision in inference_precisions:
+            asked = None if precision == "default" else precision
+            setting = _Setting(device, asked, hint, not dynamic, shapes, feeds, batch)
+            results += _run_setting(setting, contenders, seconds, memory=memory, progress=progress)
+    return BenchmarkReport(
+        machine=describe_machine(),
+        versions=describe_versions(),
+        settings={
+            "raw": raw.name,
+            "batch": str(batch),
+            "hint": hint,
+            "shapes": "open" if dynamic else "fixed",
+            "input": ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in shapes.items()),
+            "data": "random numbers" if data is None else "images",
+            "seconds": f"{seconds:g}",
+        },
+        absent_devices=absent,
+        results=results,
+        notes=notes,
+    )
+
+
+def _check(precisions: Sequence[str], batch: int, hint: str, seconds: float) -> None:
+    known = (*INFERENCE_PRECISIONS, "default")
+    for precision in precisions:
+        if precision not in known:
+            raise DataError(f"Inference precision '{precision}' is not known, expected one of: {', '.join(known)}.")
+    if batch < 1:
+        raise DataError(f"Batch is {batch}, expected at least 1.")
+    if hint not in HINTS:
+        raise DataError(f"Hint '{hint}' is not known, expected one of: {', '.join(HINTS)}.")
+    if not 0 < seconds < float("inf"):
+        raise DataError(f"Seconds are {seconds:g}, expected a positive number. A few for each device and precision.")
+
+
+def _contenders(
+    raw: Path, artifacts: Sequence[Path], against: Sequence[str | Path] | None
+) -> tuple[list[_Contender], list[str]]:
+    if not artifacts:
+        raise DataError("No artifact is given, expected an IR (.xml) or a fused .onnx to compare with the raw model.")
+    notes = []
+    ours = [_Contender(str(path), path, _provenance(path)) for path in artifacts]
+    provenance = ours[0].provenance
+    assert provenance is not None
+    if against is None:
+        against = HOSTS if has_torch() else HOSTS[:1]
+        if not has_torch():
+            notes.append("torch is not installed, so post-processing in torch was not timed.")
+    found = [_Contender("raw", raw, None)]
+    for each in against:
+        if str(each) in HOSTS:
+            found.append(_Contender(f"raw + {each}", raw, provenance, host=str(each)))
+        else:
+            found.append(_Contender(str(each), Path(each), None))
+    found += ours
+    names = [each.name for each in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"'{twice}' is given twice, expected each model once. Leave one out.")
+    return found, notes
+
+
+def _provenance(path: Path) -> Provenance:
+    if path.suffix == ".xml":
+        return OpenVINOModel.load(path).provenance
+    return FusedModel.load(path).provenance
+
+
+def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
+    from pp_graph.targets.devices import available_devices, device_profile
+
+    here, absent = [], []
+    for device in dict.fromkeys(devices):
+        device_profile(device)
+        try:
+            require_device(device)
+            here.append(device)
+        except DeviceError:
+            absent.append(device)
+    if not here:
+        raise DeviceError(
+            f"None of the devices {', '.join(absent)} is on this machine, expected one of: "
+            f"{', '.join((*available_devices(), 'AUTO'))}."
+        )
+    return here, absent
+
+
+def _shapes(
+    raw: RawModel, batch: int, asked: Mapping[str, Sequence[int]] | Sequence[int] | None
+) -> dict[str, tuple[int, ...]]:
+    by_name = asked if isinstance(asked, Mapping) else {} if asked is None else {raw.inputs[0].name: asked}
+    shapes = {}
+    for each in raw.inputs:
+        given = by_name.get(each.name)
+        declared = each.shape if given is None else tuple(given)
+        if declared is None:
+            raise DataError(f"Input '{each.name}' has no known rank. Give its sizes with --input-shape.")
+        sizes = [batch if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(declared)]
+        if any(not isinstance(size, int) for size in sizes):
+            raise DataError(
+                f"Input '{each.name}' is {format_shape(declared)}, and sizes other than the batch are open. Give them "
+                f"with --input-shape {','.join(str(size) if isinstance(size, int) else '256' for size in sizes)}."
+            )
+        shapes[each.name] = tuple(size for size in sizes if isinstance(size, int))
+    return shapes
+
+
+def _feeds(
+    raw: RawModel, shapes: Mapping[str, tuple[int, ...]], batch: int, data: ImageSource | None
+) -> dict[str, Array]:
+    if data is not None:
+        images = open_images(data)
+        if len(images) < batch:
+            raise DataError(f"There are {len(images)} images, expected at least {batch} for a batch of that size.")
+        wanted = [ModelInput(each.name, each.dtype, shapes[each.name]) for each in raw.inputs]
+        return images.read(0, batch, wanted)
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for each in raw.inputs:
+        dtype = np.dtype(each.dtype or "float32")
+        numbers = rng.random(shapes[each.name])
+        feeds[each.name] = (numbers * (255 if dtype.kind in "iu" else 1)).astype(dtype)
+    return feeds
+
+
+@dataclass(frozen=True)
+class _Setting:
+    device: str
+    precision: str | None
+    hint: str
+    static: bool
+    shapes: Mapping[str, tuple[int, ...]]
+    feeds: Mapping[str, Array]
+    batch: int
+
+    def compiled(self, contender: _Contender, *, profile: bool = False) -> TimedModel:
+        model = _read(contender)
+        if self.static:
+            fix_shapes(model, self.shapes)
+        timed = TimedModel(
+            model, device=self.device, inference_precision=self.precision, hint=self.hint, profile=profile
+        )
+        timed.feed(self.feeds)
+        return timed
+
+
+def _read(contender: _Contender) -> ov.Model:
+    if contender.provenance is None or contender.host is not None:
+        return read_openvino(contender.path)
+    if contender.path.suffix == ".xml":
+        return OpenVINOModel.load(contender.path).model
+    return convert(contender.path).model
+
+
+def _run_setting(
+    setting: _Setting, contenders: Sequence[_Contender], seconds: float, *, memory: bool, progress: Progress | None
+) -> list[ContenderReport]:
+    entries = []
+    for contender in contenders:
+        after = None
+        if contender.host is not None:
+            assert contender.provenance is not None
+            after = host_post_processing(contender.host, contender.provenance)
+        entries.append(_Entry(contender, setting.compiled(contender), after, []))
+    for entry in entries:
+        for _ in range(_WARM_UP_RUNS):
+            entry.run()
+    tell = progress or (lambda _: None)
+    _measure_latency(entries, seconds * _LATENCY_SHARE, tell)
+    _measure_throughput(entries, seconds * (1 - _LATENCY_SHARE), tell)
+    return [_report(setting, entry, entries[0], memory=memory) for entry in entries]
+
+
+def _measure_latency(entries: Sequence[_Entry], seconds: float, tell: Progress) -> None:
+    rng = np.random.default_rng(0)
+    start = last = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(entries[0].times) < _FEWEST_ROUNDS:
+        for index in rng.permutation(len(entries)):
+            entries[index].run()
+            entries[index].times.append(entries[index].run())
+        now = time.perf_counter()
+        tell(now - last)
+        last = now
+
+
+def _measure_throughput(entries: Sequence[_Entry], seconds: float, tell: Progress) -> None:
+    turn = seconds / (_BLOCKS * len(entries))
+    for _ in range(_BLOCKS):
+        for entry in entries:
+            done, busy, entry.in_flight = entry.timed.run_in_flight(turn, entry.after)
+            entry.finished += done
+            entry.busy += busy
+            tell(busy)
+
+
+def _report(setting: _Setting, entry: _Entry, reference: _Entry, *, memory: bool) -> ContenderReport:
+    contender = entry.contender
+    times = np.array(entry.times) * 1e3
+    ratio, low, high = ratio_of_medians(times, np.array(reference.times) * 1e3)
+    sent, returned = entry.timed.border_bytes()
+    alone = _measure_alone(setting, contender) if memory and contender.host is None else None
+    if contender.host is not None:
+        groups: dict[str, float] = {}
+        slowest: list[tuple[str, str, float]] = []
+    else:
+        profiled = setting.compiled(contender, profile=True)
+        own = contender.provenance
+        tail = frozenset[str]() if contender.path.suffix == ".xml" else tail_of(contender.path)
+        if own is not None:
+            tail |= tail_of(reference.contender.path)
+        groups, slowest = group_times(profiled.operator_times(_PROFILED_RUNS), tail, own)
+    return ContenderReport(
+        name=contender.name,
+        device=setting.device,
+        asked_precision=setting.precision or "default",
+        precision=entry.timed.precision,
+        runs=len(times),
+        median_ms=float(np.median(times)),
+        p90_ms=float(np.quantile(times, 0.9)),
+        p99_ms=float(np.quantile(times, 0.99)),
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
+        throughput=entry.finished * setting.batch / entry.busy,
+        in_flight=entry.in_flight,
+        bytes_in=sent / setting.batch,
+        bytes_out=returned / setting.batch,
+        compile_seconds=entry.timed.compile_seconds if alone is None else alone["compile_seconds"],
+        peak_mib=None if alone is None else round(alone["peak_mib"], 1),
+        groups_us=groups,
+        slowest=slowest,
+    )
+
+
+def _measure_alone(setting: _Setting, contender: _Contender) -> dict[str, float] | None:
+    """Peak memory and compile time in a fresh process; None where that fails, or the file is not what is run."""
+    if contender.provenance is not None and contender.path.suffix != ".xml":
+        return None  # converted in memory
+    asked = {
+        "model": str(contender.path),
+        "device": setting.device,
+        "precision": setting.precision,
+        "hint": setting.hint,
+        "static": setting.static,
+        "shapes": {name: list(sizes) for name, sizes in setting.shapes.items()},
+    }
+    command = [sys.executable, "-m", "pp_graph.benchmark.child", json.dumps(asked)]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - ourselves
+        figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
+        raise TargetError(
+            f"Peak memory of '{contender.path}' cannot be measured: {str(error)[-300:]}. Leave it out with --no-memory."
+        ) from error
+    return figures

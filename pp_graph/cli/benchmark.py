@@ -1,0 +1,214 @@
+"""`pp-graph benchmark`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pp_graph.cli.convert import parse_shapes
+from pp_graph.cli.options import PATH, force_option
+from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pp_graph.benchmark import BenchmarkReport, ContenderReport
+
+_STDOUT = "-"
+
+
+@click.command()
+@click.argument("models", nargs=-1, type=PATH, metavar="RAW ARTIFACT...")
+@click.option("--device", default="CPU", show_default=True, metavar="CPU,GPU,...",
+              help="Devices; those that are absent here are listed as absent.")  # fmt: skip
+@click.option("--inference-precision", default="f32,default", show_default=True, metavar="f32,bf16,f16,default",
+              help="Precisions to run in; 'default' is what the device would choose.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Images a run.")
+@click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
+              help="Sizes of the input, where RAW leaves more open than the batch.")  # fmt: skip
+@click.option("--dynamic", is_flag=True, help="Compile with open sizes left open, instead of fixing them for all.")
+@click.option("--hint", type=click.Choice(["latency", "throughput"]), default="latency", show_default=True,
+              help="What the device is asked to be good at.")  # fmt: skip
+@click.option("--against", multiple=True, metavar="host-numpy|host-torch|MODEL",
+              help="Post-processing on the host, or another model; repeatable. Default: host-numpy, and host-torch "
+              "where torch is installed.")  # fmt: skip
+@click.option("--data", type=PATH, metavar="FILE.npz|FOLDER", help="Images to run on. Default: random numbers.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, metavar="T",
+              help="How long to measure, for each device and precision.")  # fmt: skip
+@click.option("--no-memory", is_flag=True, help="Do not measure peak memory (one process a model).")
+@click.option("--compare", nargs=2, type=PATH, metavar="A.json B.json", help="Compare two earlier runs instead.")
+@click.option("--json", "json_output", metavar="OUT.json",
+              help="Write the report to a file; - for stdout, and all else to stderr.")  # fmt: skip
+@force_option
+def benchmark(
+    models: tuple[Path, ...],
+    compare: tuple[Path, Path] | None,
+    json_output: str | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Time models made by pp_graph against RAW, against post-processing on the host, and against other models.
+
+    All run interleaved, in one process, with the same sizes. A ratio is that of medians of the same rounds, with its
+    95 % confidence interval. ARTIFACT is an IR (.xml) or a fused .onnx.
+    """
+    if compare is not None:
+        if models:
+            raise click.UsageError("--compare takes two reports and no models.")
+        _compare(*compare, json_output)
+        return
+    if len(models) < 2:
+        raise click.UsageError("Give the raw model and at least one artifact: pp-graph benchmark RAW.onnx MODEL.xml")
+    target = _target(json_output, models, force)
+
+    from pp_graph import benchmark as room
+    from pp_graph.files import written_together
+
+    precisions = _split(options["inference_precision"])
+    devices = _split(options["device"])
+    total = options["seconds"] * len(precisions) * len(devices)
+    with progress_bar("Measuring", max(1, round(total))) as advance:
+        report = room.run_benchmark(
+            models[0],
+            models[1:],
+            devices=devices,
+            inference_precisions=precisions,
+            batch=options["batch"],
+            dynamic=options["dynamic"],
+            input_shape=_sizes(options["input_shapes"]),
+            hint=options["hint"],
+            against=options["against"] or None,
+            data=options["data"],
+            seconds=options["seconds"],
+            memory=not options["no_memory"],
+            progress=advance,
+        )
+    if target is not None:
+        with written_together(target, overwrite=force, inputs=models) as (draft,):
+            draft.write_bytes(report.to_json())
+    if json_output == _STDOUT:
+        click.echo(report.to_json().decode())
+        return
+    print_report(report)
+    if target is not None:
+        note(f"Wrote {target}")
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _sizes(texts: tuple[str, ...]) -> Any:
+    shapes = parse_shapes(texts)
+    each = list(shapes.values()) if isinstance(shapes, dict) else [] if shapes is None else [shapes]
+    if any(size is None for sizes in each for size in sizes):
+        raise click.BadParameter("a benchmark needs every size.", param_hint="--input-shape")
+    return shapes
+
+
+def _target(json_output: str | None, models: Sequence[Path], force: bool) -> Path | None:
+    """The file to write; a mistake in it shows before the measuring, and not after."""
+    from pathlib import Path
+
+    from pp_graph.files import refuse_inputs
+
+    if json_output is None or json_output == _STDOUT:
+        return None
+    target = Path(json_output)
+    if target.suffix != ".json":
+        raise click.BadParameter(f"'{target}' does not end in .json; - writes to stdout.", param_hint="--json")
+    refuse_inputs([target], models)
+    if target.exists() and not force:
+        raise click.BadParameter(f"'{target}' exists already. Use --force to replace it.", param_hint="--json")
+    if not target.absolute().parent.is_dir():
+        raise click.BadParameter(f"Folder '{target.parent}' does not exist. Make it first.", param_hint="--json")
+    return target
+
+
+def print_report(report: BenchmarkReport) -> None:
+    """Write a report for people."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    print_fields("Benchmark", {**report.machine, "versions": versions, **report.settings})
+    for device, asked in dict.fromkeys((each.device, each.asked_precision) for each in report.results):
+        rows = [each for each in report.results if (each.device, each.asked_precision) == (device, asked)]
+        ran = rows[0].precision
+        print_table(
+            f"{device}, {asked}" + ("" if asked == ran else f" ({ran})"),
+            (
+                "model",
+                "median ms",
+                "p90",
+                "p99",
+                "ratio to raw (95 %)",
+                "images/s",
+                "KiB in",
+                "out",
+                "MiB",
+                "compile s",
+            ),
+            [_row(each) for each in rows],
+        )
+        print_table(
+            "Where the time goes, µs",
+            ("model", *(rows[0].groups_us), "slowest operator"),
+            [
+                (
+                    each.name,
+                    *(f"{each.groups_us[group]:,.0f}" for group in rows[0].groups_us),
+                    f"{each.slowest[0][0]} {each.slowest[0][2]:,.0f}",
+                )
+                for each in rows
+                if each.slowest
+            ],
+        )
+    for device in report.absent_devices:
+        click.echo(f"{device}: absent on this machine, not measured")
+    for remark in report.notes:
+        note(f"Note: {remark}")
+
+
+def _row(each: ContenderReport) -> tuple[str, ...]:
+    return (
+        each.name,
+        f"{each.median_ms:.2f}",
+        f"{each.p90_ms:.2f}",
+        f"{each.p99_ms:.2f}",
+        f"{each.ratio:.3f} ({each.ratio_low:.3f}–{each.ratio_high:.3f})",
+        f"{each.throughput:,.0f} ({each.in_flight})",
+        f"{each.bytes_in / 1024:,.0f}",
+        f"{each.bytes_out / 1024:,.1f}",
+        "-" if each.peak_mib is None else f"{each.peak_mib:,.0f}",
+        f"{each.compile_seconds:.2f}",
+    )
+
+
+def _compare(first: Path, second: Path, json_output: str | None) -> None:
+    from pp_graph.benchmark import compare_reports, load_report
+
+    changes, differences = compare_reports(load_report(first), load_report(second))
+    if json_output is not None:
+        import msgspec
+
+        if json_output != _STDOUT:
+            raise click.BadParameter("a comparison is written to stdout only: --json -", param_hint="--json")
+        print_json({"changes": msgspec.to_builtins(changes), "differences": differences})
+        return
+    print_table(
+        f"{first} → {second}: ratio to the raw model of the same run",
+        ("model", "device", "precision", "before", "after", ""),
+        [
+            (
+                each.name,
+                each.device,
+                each.precision,
+                *("-" if side is None else f"{side.ratio:.3f} ({side.ratio_low:.3f}–{side.ratio_high:.3f})"
+                  for side in (each.before, each.after)),
+                each.verdict,
+            )
+            for each in changes
+        ],
+    )  # fmt: skip
+    for difference in differences:
+        note(f"Note: {difference}")
