@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    import numpy.typing as npt
     import onnx_ir as ir
 
 Dimension = int | str | None
@@ -31,11 +32,18 @@ def declared_shape(value: ir.Value) -> Shape | None:
     return tuple((dim if dim > 0 else None) if isinstance(dim, int) else (dim.value or None) for dim in value.shape)
 
 
-def infer_values(model: ir.Model) -> dict[str, ir.Value]:
+def infer_values(
+    model: ir.Model,
+    known: Mapping[str, npt.NDArray[Any]] | None = None,
+    proven: Mapping[str, Shape] | None = None,
+) -> dict[str, ir.Value]:
     """Infer shapes and types of what the main graph computes from the inputs and weights alone.
 
     Args:
         model: The model; it is not changed, and the shapes it declares are not looked at.
+        known: Values of the graph, by name, that are known to be constant although operators compute them: sizes and
+            pads, mostly, which inference itself does not work out.
+        proven: Shapes that are known otherwise, by name of the value.
 
     Returns:
         Name to a value of a copy of the graph, with the shape and type that were inferred. Empty where
@@ -53,10 +61,12 @@ def infer_values(model: ir.Model) -> dict[str, ir.Value]:
         graph = clone.graph
         for node in graph.all_nodes():
             for output in node.outputs:
-                output.shape = None
+                shape = (proven or {}).get(output.name or "")
+                output.shape = None if shape is None else ir.Shape(shape)
         for value in graph.inputs:
             shape = declared_shape(value)
             value.shape = None if shape is None else ir.Shape(shape)
+        _write_constants(graph, known or {})
         graph.sort()
         inferred = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone).model
     except Exception:
@@ -64,6 +74,22 @@ def infer_values(model: ir.Model) -> dict[str, ir.Value]:
     finally:
         logger.setLevel(level)
     return {value.name: value for node in inferred.graph for value in node.outputs if value.name}
+
+
+def _write_constants(graph: ir.Graph, known: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Read constants where operators that compute them were read."""
+    import onnx_ir as ir
+
+    for name, array in known.items():
+        tensor = ir.tensor(array, name=f"{name}#known")
+        constant = ir.Value(name=f"{name}#known", shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        constant.const_value = tensor
+        for node in list(graph):
+            for index, value in enumerate(node.inputs):
+                if value is not None and value.name == name:
+                    node.replace_input_with(index, constant)
+        if constant.consumers():
+            graph.register_initializer(constant)
 
 
 def reconcile(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Matrix = npt.NDArray[np.float64]
 Positions = npt.NDArray[Any]
 
+_UNCERTAIN: Final = 1e-4
+
 COORDINATE_MODES: Final = (
     "half_pixel",
     "half_pixel_symmetric",
@@ -105,6 +107,19 @@ def resize_matrix(
     else:
         positions = _positions(size, np.arange(outputs, dtype=np.float64), np.float64(scale), coordinates)
     return _interpolate(size, positions, mode, nearest, cubic_a, exclude_outside)
+
+
+def nearest_is_certain(size: int, outputs: int, *, scale: float, coordinates: str, nearest: str) -> bool:
+    """Whether no output lies so near to the middle of two inputs that rounding decides which one it takes.
+
+    Where the scale, or its inverse, is a whole number, runtimes compute such positions exactly.
+    """
+    whole = float(scale).is_integer() or (1 / scale).is_integer()
+    if whole and coordinates != "align_corners":
+        return True
+    positions = _positions(size, np.arange(outputs, dtype=np.float64), np.float64(scale), coordinates)
+    shifted = positions + (0.5 if nearest.startswith("round") else 0.0)
+    return bool((np.abs(shifted - np.round(shifted)) > _UNCERTAIN)[1:].all())
 
 
 def _interpolate(

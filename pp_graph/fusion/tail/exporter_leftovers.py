@@ -4,6 +4,7 @@
 
     Where(true, a, b) = a             Where(false, a, b) = b
     Expand(x, shape of x) = x         f(Expand(x), y) = f(x, y)   if f broadcasts, and y has the expanded shape
+    Reshape(x, shape of x) = x
     Cast(x, type of x) = x            Cast(Cast(x, t), u) = Cast(x, u)   if t holds every number of x
 
 Each is taken out of the operator that reads it, which is written again with what the leftover was made from.
@@ -51,8 +52,10 @@ class ExporterLeftovers(Rule):
                 continue  # it could not be tried out
             replaced = {}
             for position, value in enumerate(node.inputs):
-                plain = None if value is None else _plain(view, node, position, value)
-                if plain is not None and plain is not value and value is not None:
+                plain = value
+                while plain is not None and (further := _plain(view, node, position, plain)) is not None:
+                    plain = further
+                if value is not None and plain is not None and plain is not value:
                     replaced[position] = (value, plain)
             if replaced:
                 yield _propose(view, node, replaced)
@@ -69,37 +72,33 @@ def _plain(view: TailView, reader: ir.Node, position: int, value: ir.Value) -> i
         if condition is None or condition.size == 0 or condition.min() != condition.max():
             return None
         chosen = node.inputs[1 if condition.min() else 2]
-        if chosen is None or not _same_shape(view, chosen, value):
+        if chosen is None or not view.same_shape(chosen, value):
             return None
         return None if view.constant(chosen) is not None else chosen
     if node.op_type == "Expand":
-        if _same_shape(view, source, value):
+        if view.same_shape(source, value):
             return source
         others = [each for place, each in enumerate(reader.inputs) if place != position and each is not None]
-        whole = any(_same_shape(view, other, value) for other in others)
+        whole = any(view.same_shape(other, value) for other in others)
         return source if reader.op_type in _BROADCASTING and whole else None
+    if node.op_type == "Reshape" and view.same_shape(source, value):
+        return source
     if node.op_type == "Cast":
         held, given = view.dtype(value), view.dtype(source)
         if held is not None and held == given:
             return source
         inner = view.producer(source, "Cast")
-        if reader.op_type == "Cast" or inner is None or inner.inputs[0] is None:
-            return None
-    return _through_cast(view, reader, node)
-
-
-def _through_cast(view: TailView, reader: ir.Node, node: ir.Node) -> ir.Value | None:
-    """What a Cast may read instead of another Cast that lost nothing."""
-    if reader.op_type != "Cast" or node.op_type != "Cast" or node.inputs[0] is None:
-        return None
-    held, given = view.dtype(node.outputs[0]), view.dtype(node.inputs[0])
-    return node.inputs[0] if held in _WIDENING.get(given or "", ()) else None
-
-
-def _same_shape(view: TailView, first: ir.Value, second: ir.Value) -> bool:
-    """Whether two shapes are known to be the same; an open size that inference could not follow is none."""
-    shape = view.shape(first)
-    return shape is not None and None not in shape and shape == view.shape(second)
+        first = None if inner is None else inner.inputs[0]
+        kind = None if first is None else view.dtype(first)
+        if kind is not None and kind == held and given in _WIDENING.get(kind, ()):
+            return first
+    if (
+        reader.op_type == "Cast"
+        and node.op_type == "Cast"
+        and view.dtype(value) in _WIDENING.get(view.dtype(source) or "", ())
+    ):
+        return source
+    return None
 
 
 def _propose(view: TailView, node: ir.Node, replaced: dict[int, tuple[ir.Value, ir.Value]]) -> Match:

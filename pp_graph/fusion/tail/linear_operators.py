@@ -16,6 +16,7 @@ from pp_graph.fusion.tail.axis_matrices import (
     Matrix,
     average_matrix,
     convolution_matrix,
+    nearest_is_certain,
     pad_matrix,
     rank_one_factors,
     resize_matrix,
@@ -38,6 +39,7 @@ RANK_ONE_TOLERANCE: Final = 2.0**-21
 """A kernel that is an outer product, but was stored in float32 and normalised there, is off by a few units in the last
 place of its largest number; this is four."""
 
+_UNCERTAIN_SIZE: Final = 1e-3
 _LONGEST_AXIS: Final = 2048
 """Above this a matrix along an axis takes more memory than the map; convolutions remain."""
 
@@ -277,6 +279,8 @@ def _resize(view: TailView, node: ir.Node) -> LinearOperator:
         raise RefusalError(f"its mode '{mode}' is not known")
     if coordinates not in COORDINATE_MODES:
         raise RefusalError(f"its coordinate mode '{coordinates}' depends on more than sizes")
+    if coordinates == "tf_crop_and_resize" and mode == "nearest":
+        raise RefusalError("which neighbour it takes in a region (tf_crop_and_resize) depends on rounding")
     if integer_attribute(node, "antialias", 0):
         raise RefusalError("it filters against aliasing")
     if text_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -289,6 +293,14 @@ def _resize(view: TailView, node: ir.Node) -> LinearOperator:
             f"a side of {max(outputs)} is above {_LONGEST_AXIS}, where matrices grow larger than the map"
         )
     scales = resize_scales(view, node, sizes, outputs)
+    kept = any(size == output for size, output in zip(sizes, outputs, strict=True))
+    if (sizes == outputs and scales != (1.0, 1.0)) or (kept and coordinates == "tf_crop_and_resize"):
+        raise RefusalError("it does not change the size, and its scales or region say otherwise: runtimes differ there")
+    for size, output, scale in zip(sizes, outputs, scales, strict=True):
+        if mode == "nearest" and not nearest_is_certain(
+            size, output, scale=scale, coordinates=coordinates, nearest=nearest
+        ):
+            raise RefusalError(f"which neighbour it takes from {size} to {output} depends on rounding")
     height, width = (
         resize_matrix(
             size,
@@ -326,6 +338,10 @@ def resize_scales(view: TailView, node: ir.Node, sizes: tuple[int, int], outputs
     if len(scales) != len(axes):
         raise RefusalError("its scales are not constant")
     by_axis = dict(zip(axes, scales, strict=True))
+    for size, axis in zip(sizes, (2, 3), strict=True):
+        exact = size * by_axis.get(axis, 1.0)
+        if 0 < round(exact) - exact < _UNCERTAIN_SIZE:
+            raise RefusalError(f"the size it resizes to, {exact:.6f} rounded down, depends on rounding")
     if any(by_axis.get(axis, 1) != 1 for axis in (0, 1)):
         raise RefusalError("it resizes other axes than height and width")
     return by_axis.get(2, 1.0), by_axis.get(3, 1.0)

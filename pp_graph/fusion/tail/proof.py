@@ -41,7 +41,7 @@ def disprove(view: TailView, model: ir.Model, match: Match) -> str | None:
         Why the rewrite must not be kept; None where both forms agree: to the bit for an exact one, else within
         `TOLERANCE`.
     """
-    replaced = view.only_for([match.target], match.reads)
+    replaced = view.between(match.reads, match.target)
     weights = {value for node in replaced for value in node.inputs if value is not None and value.is_initializer()}
     size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
     if size > _MOST_WEIGHTS:
@@ -102,8 +102,7 @@ def _alone(
         with op.scope("tail"):
             result = match.emit(op, inside)
     else:
-        # Constants that are computed in the graph, such as weights of an old exporter, come along.
-        for node in _with_constants(view, nodes, set(match.reads)):
+        for node in nodes:
             copied(node)
         result = values[match.target]
     graph.outputs.append(result)
@@ -112,19 +111,6 @@ def _alone(
     del proto.graph.value_info[:]
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     return proto.SerializeToString(), fed
-
-
-def _with_constants(view: TailView, nodes: Sequence[ir.Node], reads: set[ir.Value]) -> list[ir.Node]:
-    needed = set(nodes)
-    pending = [value for node in nodes for value in node.inputs if value is not None]
-    while pending:
-        value = pending.pop()
-        node = value.producer()
-        if value in reads or node is None or node in needed or node.op_type not in ("Constant", "Identity", "Cast"):
-            continue
-        needed.add(node)
-        pending += [each for each in node.inputs if each is not None]
-    return [node for node in view.graph if node in needed]
 
 
 def _dtype(view: TailView, value: ir.Value) -> ir.DataType:

@@ -245,7 +245,8 @@ def _joined_maps(
             return None
         # Taking the new axis away again gives the map back, wherever the axis was put.
         copies = [node for node in stacked if node is not None]
-        if all(view.shape(source) == shape[:axis] + shape[axis + 1 :] for source in sources if source is not None):
+        flat = shape[:axis] + shape[axis + 1 :]
+        if axis and all((view.shape(source) or ())[1:] == flat[1:] for source in sources if source is not None):
             return [source for source in sources if source is not None], copies
     return None
 

@@ -18,6 +18,14 @@ Array = npt.NDArray[Any]
 
 # Kernels, sizes and scales are small; nothing larger is read from a weight file for a look.
 _LARGEST_CONSTANT: Final = 1 << 20
+_READS_SIZES: Final = frozenset({"Pad", "Resize", "Upsample", "Reshape", "Expand", "Slice", "Tile"})
+_PASSES: Final = 3
+"""What follows from one folded size may be the next."""
+_FOLDED: Final = frozenset({
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul", "Neg", "Range", "Reshape",
+    "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Operators with which exporters work out shapes and pads from constants."""
 _MIXING: Final = frozenset({"ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "If", "Loop", "Scan"})
 
 _OVERRIDABLE_FROM: Final = 4
@@ -43,6 +51,37 @@ class TailView:
         self._overridable = model.ir_version >= _OVERRIDABLE_FROM
         self._constants: dict[ir.Value, Array | None] = {}
         self._scope = scope
+        known: tuple[dict[str, Array], dict[str, Shape]] = ({}, {})
+        for _ in range(_PASSES):
+            found = self._folded_sizes(), self._resized()
+            if found[0].keys() == known[0].keys() and found[1] == known[1]:
+                break
+            known = found
+            self._inferred = infer_values(model, *known)
+            self._constants.clear()
+
+    def _folded_sizes(self) -> dict[str, Array]:
+        """Sizes, pads and the like that operators compute from constants."""
+        found = {}
+        for node in self.nodes():
+            for value in node.inputs[1:] if node.op_type in _READS_SIZES else ():
+                producer = self.producer(value)
+                if value is None or producer is None or producer.op_type == "Constant":
+                    continue
+                array = self.constant(value)
+                if array is not None and array.ndim < 2 and value.name:
+                    found[value.name] = array
+        return found
+
+    def _resized(self) -> dict[str, Shape]:
+        """Shapes of what is resized to sizes that hold the batch by its name; inference loses it."""
+        found = {}
+        for node in self.nodes():
+            sizes = node.inputs[3] if node.op_type == "Resize" and len(node.inputs) > 3 else None
+            shape = None if "axes" in node.attributes else self.integers(sizes)
+            if shape is not None and node.outputs[0].name and not any(_is_unnamed(dim) for dim in shape):
+                found[node.outputs[0].name] = shape
+        return found
 
     def is_rewritten(self, node: ir.Node) -> bool:
         """Whether an operator was put in by a rewrite."""
@@ -136,14 +175,18 @@ class TailView:
             return None
         if node.op_type == "Constant":
             return _constant_node(node)
-        inputs = [self.constant(each) for each in node.inputs]
-        if not inputs or inputs[0] is None:
+        if node.op_type == "Shape":
+            shape = None if node.inputs[0] is None else self.shape(node.inputs[0])
+            if shape is None or not all(isinstance(dim, int) for dim in shape):
+                return None
+            start, stop = integer_attribute(node, "start", 0), integer_attribute(node, "end", len(shape))
+            return np.array(shape[start:stop], np.int64)
+        if node.op_type not in _FOLDED:
             return None
-        if node.op_type == "Identity":
-            return inputs[0]
-        if node.op_type == "Cast":
-            return _cast(inputs[0], node)
-        return None
+        inputs = {each.name or "": self.constant(each) for each in node.inputs if each is not None}
+        if any(array is None for array in inputs.values()):
+            return None
+        return _evaluate(node, {name: array for name, array in inputs.items() if array is not None}, self.opset)
 
     def integers(self, value: ir.Value | None) -> tuple[Dimension, ...] | None:
         """An integer vector, such as sizes to resize to, with the names of symbolic sizes where it holds those.
@@ -201,10 +244,32 @@ class TailView:
         return None
 
     def see_through(self, value: ir.Value) -> ir.Value:
-        """What a value is a mere copy of: steps back over Identity."""
-        while (node := self.producer(value, "Identity")) is not None and node.inputs[0] is not None:
+        """What a value is a mere copy of: steps back over Identity, and over Reshape to the shape that it has."""
+        while (node := self.producer(value, "Identity", "Reshape")) is not None and node.inputs[0] is not None:
+            if node.op_type == "Reshape" and not self.same_shape(node.inputs[0], value):
+                break
             value = node.inputs[0]
         return value
+
+    def same_shape(self, first: ir.Value, second: ir.Value) -> bool:
+        """Whether two shapes are known to be the same, open sizes by their names."""
+        shape = self.shape(first)
+        return shape is not None and None not in shape and shape == self.shape(second)
+
+    def between(self, reads: Iterable[ir.Value], target: ir.Value) -> list[ir.Node]:
+        """Operators from which a value is computed, up to some others, and up to what only a shape is taken of."""
+        stops = set(reads)
+        found: set[ir.Node] = set()
+        pending = [target]
+        while pending:
+            value = pending.pop()
+            node = value.producer()
+            if value in stops or node is None or node in found or node.graph is not self.graph:
+                continue
+            found.add(node)
+            if node.op_type != "Shape":
+                pending += [each for each in node.inputs if each is not None]
+        return [node for node in self.graph if node in found]
 
     def nodes(self) -> Sequence[ir.Node]:
         """Operators of the default domain in the main graph, in order."""
@@ -251,6 +316,11 @@ def tail_names(model: ir.Model) -> frozenset[str]:
     return frozenset(name for node in tail for name in (node.name, *(value.name for value in node.outputs)) if name)
 
 
+def _is_unnamed(dim: Dimension) -> bool:
+    """Whether a size is only known to be some number: named by `named_shape`, or by inference."""
+    return dim is None or (isinstance(dim, str) and ("#" in dim or dim.startswith("unk__")))
+
+
 def integer_attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or its default."""
     attribute = node.attributes.get(name)
@@ -291,10 +361,25 @@ def _constant_node(node: ir.Node) -> Array | None:
     return None
 
 
-def _cast(array: Array, node: ir.Node) -> Array | None:
+def _evaluate(node: ir.Node, inputs: dict[str, Array], opset: int) -> Array | None:
+    """Compute an operator on constants; None where that fails, or gives too much."""
     import onnx_ir as ir
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
 
+    graph = helper.make_graph(
+        [ir.to_proto(node)],
+        "constant",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in inputs.items()
+        ],
+        [helper.make_tensor_value_info(node.outputs[0].name or "", 1, None)],
+    )
     try:
-        return array.astype(ir.DataType(node.attributes["to"].as_int()).numpy())
-    except (KeyError, TypeError, ValueError):
-        return None
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        (result,) = ReferenceEvaluator(model).run(None, inputs)
+    except Exception:
+        return None  # whatever is wrong with it, it is no constant that a rewrite could rest on
+    array = np.asarray(result)
+    return array if array.size <= _LARGEST_CONSTANT else None
