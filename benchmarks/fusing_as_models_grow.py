@@ -117,7 +117,8 @@ def make_post_processing(folder: Path) -> Path:
 
 def measure(code: str, *arguments: str) -> tuple[float, float] | str:
     """Run code in a fresh process; seconds and MiB, or the error."""
-    done = subprocess.run([sys.executable, "-c", code + _PEAK, *arguments], capture_output=True, text=True)
+    command = [sys.executable, "-c", code + _PEAK, *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return f"killed ({done.returncode})" if not lines else lines[-1][:90]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ import openvino as ov
 from onnx import TensorProto, helper, numpy_helper
 
 _RUNS = 15
+_KINDS = (
+    ("convolution", 33),
+    ("convolution", 5),
+    ("column and row", 33),
+    ("column and row", 5),
+    ("matrix products", 0),
+    ("average", 21),
+    ("nearest", 4),
+    ("linear", 4),
+    ("cubic", 4),
+)
 
 
 def make(side: int, what: str, size: int) -> tuple[bytes, float]:
@@ -67,19 +79,18 @@ def main() -> None:
     arguments = parser.parse_args()
     core = ov.Core()
     rows: list[dict[str, Any]] = []
-    kinds = [("convolution", 33), ("convolution", 5), ("column and row", 33), ("column and row", 5), ("matrix products", 0),
-             ("average", 21), ("nearest", 4), ("linear", 4), ("cubic", 4)]  # fmt: skip
     for side in (64, 256):
         x = np.random.default_rng(0).random((1, 1, side, side), dtype=np.float32)
-        for what, size in kinds:
+        for what, size in _KINDS:
             model, macs = make(side, what, size)
             compiled = core.compile_model(core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
             request = compiled.create_infer_request()
             request.set_input_tensor(0, ov.Tensor(x))
             session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-            times: dict[str, list[float]] = {"OpenVINO": [], "onnxruntime": []}
+            runs = {"OpenVINO": request.infer, "onnxruntime": partial(session.run, None, {"x": x})}
+            times: dict[str, list[float]] = {name: [] for name in runs}
             for _ in range(_RUNS):
-                for name, run in (("OpenVINO", request.infer), ("onnxruntime", lambda: session.run(None, {"x": x}))):
+                for name, run in runs.items():
                     start = time.perf_counter()
                     run()
                     times[name].append(time.perf_counter() - start)
@@ -87,9 +98,8 @@ def main() -> None:
                 seconds = float(np.median(each))
                 rows.append({"side": side, "what": what, "size": size, "runtime": name, "microseconds": seconds * 1e6,
                              "gmacs": macs / seconds / 1e9})  # fmt: skip
-                print(
-                    f"{side:>4} {what:16}{size or '':>3} {name:12} {seconds * 1e6:9.0f} µs {macs / seconds / 1e9:8.2f} GMAC/s"
-                )
+                rate = macs / seconds / 1e9
+                print(f"{side:>4} {what:16}{size or '':>3} {name:12} {seconds * 1e6:9.0f} µs {rate:8.2f} GMAC/s")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 

@@ -437,3 +437,206 @@ def test_inspection_shows_the_tail() -> None:
     assert [(each.rule, each.what) for each in found.tail.rewrites] == [(each.rule, each.what) for each in fused]
     assert found.to_dict()["tail"]["rewrites"][0]["rule"] == "separable linear collapse"
     assert pp.inspect(TAILS[0]).tail is None
+
+
+def tail_behind(first: list[onnx.NodeProto], last: str, constants: dict, shape, **kwargs) -> onnx.ModelProto:
+    """Some operators, then a resize by 8 and a blur."""
+    nodes = [
+        *first,
+        helper.make_node("Resize", [last, "", "by8"], ["large"], mode="linear"),
+        helper.make_node("Pad", ["large", "pads"], ["padded"], mode="reflect"),
+        helper.make_node("Conv", ["padded", "kernel"], ["heat"]),
+    ]
+    more = {
+        "by8": np.array([1, 1, 8, 8], np.float32),
+        "pads": np.array([0, 0, 10, 10, 0, 0, 10, 10], np.int64),
+        "kernel": gaussian(21),
+    }
+    return model_of(nodes, {**more, **constants}, shape, **kwargs)
+
+
+def assert_unchanged(model: onnx.ModelProto, *feeds: dict[str, np.ndarray]) -> RewrittenTail:
+    raw, rewritten = rewrite(model)
+    for each in feeds:
+        expected, found = run(model, each)["heat"], run(raw.to_proto(), each)["heat"]
+        assert found.shape == expected.shape
+        assert_close(found, expected)
+    return rewritten
+
+
+def random(*shape: int, offset: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(0).normal(offset, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "side"),
+    [
+        (
+            helper.make_node("Resize", ["x", "", "s"], ["y"], mode="nearest"),
+            {"s": np.array([1, 1, 1.3, 1.3], np.float32)},
+            10,
+        ),
+        (
+            helper.make_node(
+                "MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1
+            ),
+            {},
+            13,
+        ),
+    ],
+    ids=["resize", "pool"],
+)
+def test_sizes_that_runtimes_round_otherwise_are_not_relied_on(node, constants, side) -> None:
+    """onnx infers one size, and onnxruntime computes another."""
+    relu = helper.make_node("Relu", ["y"], ["z"])
+    assert_unchanged(tail_behind([node, relu], "z", constants, ["N", 1, side, side]), {"x": random(2, 1, side, side)})
+
+
+def test_defaults_that_a_caller_may_override_prove_nothing() -> None:
+    model = tail_behind(
+        [
+            helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear"),
+            helper.make_node("Relu", ["y"], ["z"]),
+        ],
+        "z",
+        {"sizes": np.array([1, 1, 16, 16])},
+        [1, 1, 8, 8],
+    )
+    model.graph.input.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, [4]))
+    x = random(1, 1, 8, 8)
+    assert_unchanged(model, {"x": x}, {"x": x, "sizes": np.array([1, 1, 24, 20])})
+
+
+@pytest.mark.parametrize("overridable", ["ends", "steps"])
+def test_cuts_that_a_caller_may_override(overridable: str) -> None:
+    model = tail_behind(
+        [helper.make_node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"])],
+        "y",
+        {"starts": np.array([0, 0]), "ends": np.array([12, 12]), "axes": np.array([2, 3]), "steps": np.array([1, 1])},
+        [1, 1, 16, 16],
+    )
+    model.graph.input.append(helper.make_tensor_value_info(overridable, TensorProto.INT64, [2]))
+    other = {"ends": np.array([16, 14]), "steps": np.array([2, 2])}[overridable]
+    assert_unchanged(model, {"x": random(1, 1, 16, 16)}, {"x": random(1, 1, 16, 16), overridable: other})
+
+
+def test_a_constant_may_widen_the_batch() -> None:
+    model = tail_behind(
+        [
+            helper.make_node("Resize", ["x", "", "by2"], ["y"], mode="linear"),
+            helper.make_node("Add", ["y", "c"], ["z"]),
+        ],
+        "z",
+        {"c": np.full((2, 1, 1, 1), 0.5, np.float32), "by2": np.array([1, 1, 2, 2], np.float32)},
+        ["N", 1, 8, 8],
+    )
+    assert_unchanged(model, {"x": random(1, 1, 8, 8)}, {"x": random(2, 1, 8, 8)})
+
+
+@pytest.mark.parametrize("number", [1000.0, 20.0])
+def test_what_cancels_keeps_its_digits(number: float) -> None:
+    """Subtracting behind the products instead of before them would cost the digits that are left."""
+    nodes = [
+        helper.make_node("Resize", ["x", "", "by2"], ["y"], mode="linear"),
+        helper.make_node("Sub", ["y", "c"], ["z"]),
+    ]
+    model = tail_behind(
+        nodes, "z", {"c": np.float32(number), "by2": np.array([1, 1, 2, 2], np.float32)}, ["N", 1, 8, 8]
+    )
+    x = (number + np.random.default_rng(0).random((2, 1, 8, 8)) / 10).astype(np.float32)
+    raw, _ = rewrite(model)
+    expected, found = run(model, {"x": x})["heat"], run(raw.to_proto(), {"x": x})["heat"]
+    # What float32 leaves of numbers of that size is all that may differ.
+    assert np.abs(found - expected).max() <= 2 * np.spacing(np.float32(number))
+
+
+def test_several_channels_behind_an_open_batch_run_in_openvino() -> None:
+    nodes = [
+        helper.make_node("Resize", ["x", "", "by16"], ["y"], mode="linear"),
+        helper.make_node("Relu", ["y"], ["z"]),
+        helper.make_node("Sub", ["z", "channel"], ["v"]),
+        helper.make_node("ReduceMean", ["v"], ["heat"], axes=[1]),
+    ]
+    constants = {
+        "by16": np.array([1, 1, 16, 16], np.float32),
+        "channel": np.array([[[0.1]], [[0.2]], [[0.3]]], np.float32),
+    }
+    for batch in ("N", 2):
+        model = model_of(nodes, constants, [batch, 3, 16, 16])
+        raw, _ = rewrite(model)
+        assert_close(
+            run_openvino(raw.to_proto(), {"x": random(2, 3, 16, 16)})["heat"],
+            run(model, {"x": random(2, 3, 16, 16)})["heat"],
+        )
+
+
+def test_a_kernel_that_is_not_finite() -> None:
+    model = blur(["N", 1, 96, 96])
+    kernel = gaussian(21)
+    kernel[0, 0, 0, 0] = np.nan
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(kernel, "kernel"))
+    _, rewritten = rewrite(model)
+    assert any("not finite" in miss.why for _, miss in rewritten.missed)
+
+
+def test_what_reaches_no_output_is_left_alone() -> None:
+    model = blur(["N", 1, 96, 96])
+    model.graph.node.append(helper.make_node("Resize", ["x", "", "by4"], ["dead"], mode="linear"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), "by4"))
+    fused = pp.fuse(model, POST)
+    assert [record.target for record in fused.provenance.tail] == ["heat"]
+    pp.convert(fused)
+
+
+def test_a_rewrite_of_what_another_rewrite_reads() -> None:
+    first = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT), helper.make_node("Relu", ["y"], ["z"])]
+    model = tail_behind(first, "z", {}, ["N", 1, 16, 16])
+    fused = pp.fuse(model, POST)
+    assert {record.rule for record in fused.provenance.tail} == {"separable linear collapse", "exporter leftovers"}
+    assert all(name for record in fused.provenance.tail for name in record.reads)
+    assert pp.verify(model_to_raw(model), pp.convert(fused), {"x": random(2, 1, 16, 16)}).passed
+
+
+def model_to_raw(model: onnx.ModelProto) -> pp.RawModel:
+    return pp.RawModel.open(model)
+
+
+@pytest.mark.parametrize("outputs", [("pred_label",), ("pred_mask",), ("pred_score", "pred_mask"), ("anomaly_map",)])
+@pytest.mark.parametrize("keep_raw", [False, True])
+def test_only_what_is_asked_for(tmp_path: Path, outputs: tuple[str, ...], keep_raw: bool) -> None:
+    """Nothing but what the outputs need is written, it decides alike, and strip still gives the file back."""
+    path = next(path for path in TAILS if path.stem == "blurred_bilinear")
+    whole = run(pp.fuse(path, POST), {"input": IMAGES})
+    post = pp.OneClassPostProcessor(STATS, outputs=outputs)
+    fused = pp.fuse(path, post, keep_raw=keep_raw)
+    assert fused.output_names[: len(outputs)] == outputs
+    written = {
+        node.name.split("/")[1] for node in fused.opened.model.graph if (node.name or "").startswith("pp_graph/")
+    }
+    assert written - {"tail"} == set(outputs)
+    found = run(fused, {"input": IMAGES})
+    assert all(np.array_equal(found[name], whole[name]) for name in outputs)
+    assert pp.verify(path, pp.convert(fused), IMAGES).passed
+    assert pp.verify(path, fused, IMAGES).passed
+    again = pp.strip(fused.save(tmp_path / "fused.onnx")).save(tmp_path / "again.onnx")
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"outputs": ("mask",)}, "outputs holds 'mask', expected some of: pred_score"),
+        ({"outputs": ()}, "outputs holds 'nothing'"),
+        ({"outputs": ("pred_mask",), "threshold": False}, "threshold=False writes none of these"),
+    ],
+)
+def test_outputs_that_make_no_sense(settings: dict, message: str) -> None:
+    with pytest.raises(pp.PPGraphError, match=message):
+        pp.OneClassPostProcessor(STATS, **settings)
+
+
+def test_a_mask_needs_a_map() -> None:
+    from tests.models import identity_model
+
+    with pytest.raises(pp.PPGraphError, match="the raw model has no map to compute it from"):
+        pp.fuse(identity_model({"score": ["N", 1]}), pp.OneClassPostProcessor(STATS, outputs=("pred_mask",)))

@@ -28,13 +28,22 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
     proto = fused.to_proto()
     dtypes = {value.name: value.dtype for value in all_values(fused.opened.model.graph)}
     tensors = [record.tensor for record in fused.provenance.raw.read.values()]
-    kept = _between(proto, tensors)
+    fed = {value.name for value in proto.graph.input}
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    reached = {
+        # A raw output that was kept may have the name of a post-processed one that was not asked for.
+        output.name: values
+        for output in proto.graph.output
+        if output.name in OUTPUT_NAMES and not (values := _reached(proto, output.name, tensors)) & (fed - initializers)
+    }
+    needed = set[str]().union(*reached.values())
+    kept = [node for node in proto.graph.node if needed & set(node.output)]
     read = {name for node in kept for name in node.input}
     graph = helper.make_graph(
         kept,
         "post_processing",
         [helper.make_tensor_value_info(name, int(dtypes[name] or 1), None) for name in tensors],
-        [output for output in proto.graph.output if output.name in OUTPUT_NAMES],
+        [output for output in proto.graph.output if output.name in reached],
         [tensor for tensor in proto.graph.initializer if tensor.name in read and tensor.name not in tensors],
     )
     for output in graph.output:
@@ -42,15 +51,15 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
     return RawModel.open(helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version))
 
 
-def _between(proto: onnx.ModelProto, tensors: list[str]) -> list[onnx.NodeProto]:
-    """Nodes of the main graph from which an output is computed, up to some tensors."""
+def _reached(proto: onnx.ModelProto, output: str, tensors: list[str]) -> set[str]:
+    """Values of the main graph from which an output is computed, up to some tensors."""
     producers = {name: node for node in proto.graph.node for name in node.output}
-    pending = [output.name for output in proto.graph.output if output.name in OUTPUT_NAMES]
-    reached: set[str] = set()
+    pending, reached = [output], set[str]()
     while pending:
         name = pending.pop()
-        if name in reached or name in tensors or name not in producers:
+        if name in reached or name in tensors:
             continue
-        reached.update(producers[name].output)
-        pending += producers[name].input
-    return [node for node in proto.graph.node if reached & set(node.output)]
+        reached.add(name)
+        if name in producers:
+            pending += producers[name].input
+    return reached

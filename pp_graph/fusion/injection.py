@@ -120,6 +120,11 @@ def fuse(
     opset = raw.opset or _opset_for(raw)
     op = Emitter(graph, opset=opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
     records = {role: _record(info, outputs[info.name], raw) for role, info in read.items()}
+    unread = {
+        role: _record(info, outputs[info.name], raw)
+        for role, info in roles.items()
+        if info is not None and role not in read and not keep_raw
+    }
     opset_added = raw.opset == 0
     if opset_added:
         raw.model.opset_imports[""] = opset
@@ -133,10 +138,7 @@ def fuse(
     others = [output for name, output in outputs.items() if keep_raw or name not in taken]
     graph.outputs.clear()
     graph.outputs.extend([*emitted.values(), *others])
-    records = {
-        role: msgspec.structs.replace(record, tensor=outputs[record.name].name or "")
-        for role, record in records.items()
-    }
+    records = {role: _renamed(record, outputs) for role, record in records.items()}
     provenance = Provenance(
         schema_version=SCHEMA_VERSION,
         pp_graph_version=__version__,
@@ -153,12 +155,13 @@ def fuse(
             outputs=list(outputs),
             renamed={new: old for old, new in new_names.items()},
             opset_added=opset_added,
+            unread=[_renamed(record, outputs) for record in unread.values()],
         ),
         tail=rewritten.records(),
         replaced=rewritten.replaced,
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
-    declared = _declarations(raw, new_names, [outputs[record.name] for record in records.values()])
+    declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread.values())])
     notes = tuple(_notes(read.values()))
     return FusedModel(dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes)
 
@@ -264,6 +267,11 @@ def _record(info: OutputInfo, value: ir.Value, raw: RawModel) -> RawOutputRecord
         declaration=declaration,
         declared_inside=any(entry.name == info.name for entry in raw.value_info),
     )
+
+
+def _renamed(record: RawOutputRecord, outputs: Mapping[str, ir.Value]) -> RawOutputRecord:
+    """The record with the name that its tensor has now."""
+    return msgspec.structs.replace(record, tensor=outputs[record.name].name or "")
 
 
 def _declarations(

@@ -54,6 +54,7 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         outputs: Names of all its outputs, in order.
         renamed: New name to name in the raw model, for inner values whose name an output needed.
         opset_added: Whether the raw model did not import the default domain itself.
+        unread: A score or map that is neither read nor kept, because only other outputs were asked for.
     """
 
     sha256: str
@@ -63,6 +64,7 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     outputs: list[str]
     renamed: dict[str, str]
     opset_added: bool = False
+    unread: list[RawOutputRecord] = []
 
     @property
     def read(self) -> dict[str, RawOutputRecord]:

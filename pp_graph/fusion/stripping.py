@@ -58,11 +58,12 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     missing = [name for name in wanted if name not in values]
     if missing:
         raise _changed(f"value '{missing[0]}' of the raw model is not in the graph any more")
+    emitted: set[str | None] = {value.name for value in graph.outputs if value.name in OUTPUT_NAMES}
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in wanted)
-    _remove_post_processing(graph, ours, keep=set(wanted))
+    _remove_post_processing(graph, ours, emitted - set(wanted))
     rename_values(graph, raw.renamed)
-    for record in raw.read.values():
+    for record in (*raw.read.values(), *raw.unread):
         declaration = onnx.ValueInfoProto.FromString(base64.b64decode(record.declaration))
         ir.serde.deserialize_value_info_proto(declaration, values[record.tensor])
     if raw.opset_added:
@@ -72,12 +73,10 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     return dataclasses.replace(opened, sha256=raw.sha256, value_info=declared, edited=True)
 
 
-def _remove_post_processing(graph: ir.Graph, prefix: str, keep: set[str]) -> None:
+def _remove_post_processing(graph: ir.Graph, prefix: str, emitted: set[str | None]) -> None:
     def is_ours(node: ir.Node) -> bool:
         names = [node.name or "", *(value.name or "" for value in node.outputs)]
-        return any(name.startswith(prefix) for name in names) or any(
-            value.name in OUTPUT_NAMES and value.name not in keep for value in node.outputs
-        )
+        return any(name.startswith(prefix) for name in names) or any(value.name in emitted for value in node.outputs)
 
     removed = [node for node in graph if is_ours(node)]
     outputs = {value for node in removed for value in node.outputs}
@@ -101,7 +100,7 @@ def _raw_declarations(opened: RawModel, provenance: Provenance) -> Iterator[onnx
     import onnx
 
     raw = provenance.raw
-    former = {record.tensor for record in raw.read.values() if not record.declared_inside}
+    former = {record.tensor for record in (*raw.read.values(), *raw.unread) if not record.declared_inside}
     for entry in opened.value_info:
         if entry.name in former or entry.name.startswith(f"{provenance.prefix}/"):
             continue

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
     import onnx_ir as ir
+
+OVERRIDABLE_FROM: Final = 4
+"""IR version from which an initializer that is also an input is a default that a caller may override."""
 
 Dimension = int | str | None
 """A size, the name of a symbolic size, or None where the file says neither."""
@@ -66,6 +69,8 @@ def infer_values(
         for value in graph.inputs:
             shape = declared_shape(value)
             value.shape = None if shape is None else ir.Shape(shape)
+            if model.ir_version >= OVERRIDABLE_FROM and value.name is not None and value.name in graph.initializers:
+                del graph.initializers[value.name]  # only a default; nothing is proven by it
         _write_constants(graph, known or {})
         graph.sort()
         inferred = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone).model

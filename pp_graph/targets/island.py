@@ -119,8 +119,15 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
     import openvino as ov
 
     copy = model.clone()
-    ends = [result for result in copy.get_results() if _is_postprocessed(result)]
-    parameters = _detach([_find_output(copy, name) for name in tensors], ends, shapes)
+    sources = [_find_output(copy, name) for name in tensors]
+    fed = {node.get_instance_id() for node in copy.get_parameters()}
+    # A raw output that was kept may have the name of a post-processed one that was not asked for.
+    ends = [
+        result
+        for result in copy.get_results()
+        if _is_postprocessed(result) and not fed & _nodes_between(sources, [result])
+    ]
+    parameters = _detach(sources, ends, shapes)
     island = ov.Model(ends, parameters, "island")
     island.validate_nodes_and_infer_types()
     return island

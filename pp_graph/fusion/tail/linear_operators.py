@@ -111,6 +111,8 @@ def read_convolution(view: TailView, node: ir.Node) -> tuple[list[Matrix], list[
         raise RefusalError("its kernel is not a constant")
     if kernel.dtype != np.float32:
         raise RefusalError(f"its kernel holds {kernel.dtype}, and only float32 is rewritten")
+    if not np.isfinite(kernel).all():
+        raise RefusalError("its kernel holds numbers that are not finite")
     bias = None
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = view.constant(node.inputs[2])
@@ -247,16 +249,18 @@ def _slice(view: TailView, node: ir.Node) -> LinearOperator:
         axes = integers_attribute(node, "axes", tuple(range(len(starts))))
         steps: tuple[int, ...] = (1,) * len(starts)
     else:
-        vectors = [view.integers(value) if value is not None else None for value in node.inputs[1:]]
-        count = len(vectors[0] or ())
-        vectors += [None] * (4 - len(vectors))
-        bounds = [
-            vector if vector is not None else default
-            for vector, default in zip(vectors, ((), (), tuple(range(count)), (1,) * count), strict=True)
-        ]
-        if not count or not all(isinstance(each, int) for vector in bounds for each in vector):
+        given = [*node.inputs[1:], None, None, None, None][:4]
+        vectors = [None if value is None else view.integers(value) for value in given]
+        if any(value is not None and vector is None for value, vector in zip(given, vectors, strict=True)):
             raise RefusalError("where it cuts is not a constant")
-        starts, ends, axes, steps = (tuple(int(each or 0) for each in vector) for vector in bounds)
+        count = len(vectors[0] or ())
+        defaults = ((), (), tuple(range(count)), (1,) * count)
+        bounds = [default if vector is None else vector for vector, default in zip(vectors, defaults, strict=True)]
+        if any(len(bound) != count for bound in bounds) or not all(
+            isinstance(each, int) for bound in bounds for each in bound
+        ):
+            raise RefusalError("where it cuts is not a constant")
+        starts, ends, axes, steps = (tuple(each for each in bound if isinstance(each, int)) for bound in bounds)
     axes = tuple(axis % 4 for axis in axes)
     if not set(axes) <= {2, 3}:
         raise RefusalError("it cuts other axes than height and width")

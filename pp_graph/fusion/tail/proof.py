@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 TOLERANCE: Final = 1e-5
 """Largest error of a rewrite, as a fraction of the largest number of the original."""
 
-_BATCH: Final = 2
+_TRIALS: Final = ((1, 0.0), (3, 20.0))
+"""Batch, and how far from zero the numbers lie: what is subtracted on the way must not cost digits."""
 _OPEN_SIZE: Final = 48
 """Stands for a height or width that is not known."""
 
@@ -49,15 +50,23 @@ def disprove(view: TailView, model: ir.Model, match: Match) -> str | None:
     try:
         original, fed = _alone(view, model, match, replaced)
         rewritten, _ = _alone(view, model, match, None)
-        feeds = _feeds(view, fed, match.trial)
-        expected, found = _run(original, feeds), _run(rewritten, feeds)
+        for batch, offset in _TRIALS:
+            feeds = _feeds(view, fed, match.trial, batch, offset)
+            why = _differ(match, _run(original, feeds), _run(rewritten, feeds))
+            if why is not None:
+                return why
     except Exception as failure:
         reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
         return f"it cannot be tried out: {reason}"
+    return None
+
+
+def _differ(match: Match, expected: Array, found: Array) -> str | None:
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return f"it would give {found.dtype} of shape {found.shape} instead of {expected.dtype} {expected.shape}"
     if match.exact:
-        return None if np.array_equal(expected, found, equal_nan=True) else "it would not give the same numbers"
+        same = np.array_equal(expected, found, equal_nan=expected.dtype.kind == "f")
+        return None if same else "it would not give the same numbers"
     error = np.abs(expected.astype(np.float64) - found).max(initial=0.0)
     scale = np.abs(expected.astype(np.float64)).max(initial=0.0)
     if not error <= TOLERANCE * scale:
@@ -122,7 +131,9 @@ def _dtype(view: TailView, value: ir.Value) -> ir.DataType:
     return ir.DataType[name]
 
 
-def _feeds(view: TailView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tuple[int, ...]]) -> dict[str, Array]:
+def _feeds(
+    view: TailView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tuple[int, ...]], batch: int, offset: float
+) -> dict[str, Array]:
     rng = np.random.default_rng(0)
     feeds = {}
     for value in fed:
@@ -130,15 +141,15 @@ def _feeds(view: TailView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tup
         if shape is None:
             raise ValueError(f"the rank of '{value.name}' is not known")
         sizes = trial.get(value) or tuple(
-            dim if isinstance(dim, int) else _BATCH if axis == 0 else _OPEN_SIZE for axis, dim in enumerate(shape)
+            dim if isinstance(dim, int) else batch if axis == 0 else _OPEN_SIZE for axis, dim in enumerate(shape)
         )
         dtype = _dtype(view, value).numpy()
         sizes_held = view.integers(value) if dtype.kind == "i" else None
         if sizes_held is not None:
-            held = [dim if isinstance(dim, int) else _BATCH for dim in sizes_held]
+            held = [dim if isinstance(dim, int) else batch for dim in sizes_held]
             feeds[value.name or ""] = np.array(held, dtype).reshape(sizes)
             continue
-        array = rng.normal(size=sizes) if dtype.kind == "f" else np.zeros(sizes)
+        array = rng.normal(offset, 1, sizes) if dtype.kind == "f" else np.zeros(sizes)
         feeds[value.name or ""] = array.astype(dtype)
     return feeds
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import logging
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -113,12 +114,14 @@ class RewrittenTail:
         missed: Places where a rule was looked at and not applied, with the rule.
         replaced: What was taken out; None where nothing was.
         removed_names: Names of values that are not in the graph any more.
+        moved: Value to the one that took its place.
     """
 
     applied: tuple[tuple[Rule, Match, ir.Value], ...] = ()
     missed: tuple[tuple[Rule, Miss], ...] = ()
     replaced: ReplacedPart | None = None
     removed_names: frozenset[str] = frozenset()
+    moved: Mapping[ir.Value, ir.Value] = field(default_factory=dict)
 
     def records(self) -> list[TailRecord]:
         """The rewrites for the provenance, under the present names of their tensors."""
@@ -126,7 +129,7 @@ class RewrittenTail:
             TailRecord(
                 rule=rule.name,
                 what=match.what,
-                reads=[value.name or "" for value in match.reads],
+                reads=[self._present(value).name or "" for value in match.reads],
                 target=target.name or "",
                 float32=match.float32,
                 exact=match.exact,
@@ -135,6 +138,12 @@ class RewrittenTail:
             )
             for rule, match, target in self.applied
         ]
+
+    def _present(self, value: ir.Value) -> ir.Value:
+        """What a value that a rewrite read is computed as now; a later rewrite may have replaced it."""
+        while value in self.moved:
+            value = self.moved[value]
+        return value
 
 
 def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix: str) -> RewrittenTail:
@@ -161,6 +170,7 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
     applied: list[tuple[Rule, Match, ir.Value]] = []
     refused: dict[tuple[str, ir.Value], Miss] = {}
     missed: list[tuple[Rule, Miss]] = []
+    moved: dict[ir.Value, ir.Value] = {}
     for _ in range(_ROUNDS):
         view = TailView(raw.model, f"{prefix}/")
         found, missed = _proposals(view, rules, refused)
@@ -179,7 +189,8 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
                 continue
             proto = proto or raw.to_proto()
             touched.update(dead, sources)
-            applied.append((rule, match, _apply(raw, match, dead, names, prefix)))
+            moved[match.target] = _apply(raw, match, dead, names, prefix)
+            applied.append((rule, match, moved[match.target]))
             changed = True
         if not changed:
             break
@@ -198,7 +209,7 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
     removed = {name for node in replaced.unpack().node for name in node.output} - present
     # A rewrite of a rewrite leaves records of what is not there any more.
     kept = [entry for entry in applied if entry[2].producer() in ours]
-    return RewrittenTail(tuple(kept), tuple(missed), replaced, frozenset(name for name in removed if name))
+    return RewrittenTail(tuple(kept), tuple(missed), replaced, frozenset(name for name in removed if name), moved)
 
 
 def _proposals(
@@ -210,7 +221,7 @@ def _proposals(
     for rule in rules:
         for each in rule.find(view):
             producer = each.target.producer()
-            if producer is None or view.is_rewritten(producer):
+            if producer is None or view.is_rewritten(producer) or not view.is_live(producer):
                 continue
             if isinstance(each, Miss):
                 missed.append((rule, each))

@@ -103,6 +103,9 @@ class SeparableCollapse(Rule):
 
 def _is_map(view: TailView, value: ir.Value) -> bool:
     channels = view.channels(value)
+    if channels is not None and channels > 1 and not isinstance((view.shape(value) or (None,))[0], int):
+        # OpenVINO 2026.4 takes what is added a channel, behind a matrix product with an open batch, for added a column.
+        return False
     return channels is not None and channels <= _MOST_CHANNELS and view.dtype(value) in (None, "FLOAT")
 
 
@@ -133,6 +136,9 @@ class _Reader:
         if operator is None or not _is_map(view, operator.source):
             return leaf
         inner = self.read(operator.source, depth - 1)
+        if np.any(inner.constant):
+            # Adding before or after rounds otherwise, which shows where the two nearly cancel.
+            inner = _Expression((_Term(view.see_through(operator.source)),))
         terms = tuple(
             replace(term, height=product([term.height, operator.height]), width=product([term.width, operator.width]))
             for term in inner.terms
@@ -167,15 +173,21 @@ class _Reader:
         terms: list[_Term] = []
         constant: Matrix | float = 0.0
         operators: list[ir.Node] = []
+        spread: list[Shape] = []
         for part, weight in summands.parts:
             number = view.uniform(part)
+            shape = view.shape(part)
+            if shape is None or (number is None and shape[1:] != summands.shape[1:]):
+                return None  # something is broadcast
             if number is not None:
                 constant = constant + weight * number
+                spread.append(shape)
                 continue
-            shape = view.shape(part)
-            if shape is None or shape[1:] != summands.shape[1:]:
-                return None  # something is broadcast
+            if weight < 0:
+                return None  # subtracting before or after rounds otherwise, which shows where the two nearly cancel
             inner = self.read(part, depth - 1)
+            if np.any(inner.constant):
+                inner = _Expression((_Term(view.see_through(part)),))
             for term in inner.terms:
                 sizes = view.sizes(term.source)
                 if sizes is None:
@@ -188,6 +200,12 @@ class _Reader:
         batches = {(view.shape(term.source) or (None,))[0] for term in terms}
         if len(batches) != 1 or None in batches:
             return None
+        (batch,) = batches
+        # A constant may only be as large as the map that it is added to.
+        whole = (batch, *summands.shape[1:])
+        for shape in spread:
+            if any(dim not in (1, size) for dim, size in zip(shape[::-1], whole[::-1], strict=False)) or len(shape) > 4:
+                return None
         return _Expression(tuple(terms), constant, (*operators, *summands.nodes))
 
 

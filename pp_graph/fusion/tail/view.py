@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.model.shapes import Dimension, Shape, declared_shape, infer_values
+from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape, infer_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,6 +19,7 @@ Array = npt.NDArray[Any]
 # Kernels, sizes and scales are small; nothing larger is read from a weight file for a look.
 _LARGEST_CONSTANT: Final = 1 << 20
 _READS_SIZES: Final = frozenset({"Pad", "Resize", "Upsample", "Reshape", "Expand", "Slice", "Tile"})
+_UNCERTAIN_SIZE: Final = 1e-3
 _PASSES: Final = 3
 """What follows from one folded size may be the next."""
 _FOLDED: Final = frozenset({
@@ -27,9 +28,6 @@ _FOLDED: Final = frozenset({
 })  # fmt: skip
 """Operators with which exporters work out shapes and pads from constants."""
 _MIXING: Final = frozenset({"ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "If", "Loop", "Scan"})
-
-_OVERRIDABLE_FROM: Final = 4
-"""IR version from which an initializer that is also an input is a default that a caller may override."""
 
 
 class TailView:
@@ -48,9 +46,10 @@ class TailView:
         self.graph = model.graph
         self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         self._inferred = infer_values(model)
-        self._overridable = model.ir_version >= _OVERRIDABLE_FROM
+        self._overridable = model.ir_version >= OVERRIDABLE_FROM
         self._constants: dict[ir.Value, Array | None] = {}
         self._scope = scope
+        self._doubtful: set[ir.Value] = set()
         known: tuple[dict[str, Array], dict[str, Shape]] = ({}, {})
         for _ in range(_PASSES):
             found = self._folded_sizes(), self._resized()
@@ -59,6 +58,43 @@ class TailView:
             known = found
             self._inferred = infer_values(model, *known)
             self._constants.clear()
+        self._doubtful = self._find_doubtful()
+        self._live = self._find_live()
+
+    def _find_doubtful(self) -> set[ir.Value]:
+        """Values whose height and width inference and runtimes compute differently, and what follows from them."""
+        doubtful: set[ir.Value] = set()
+        for node in self.graph:
+            resized = self.integers(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
+            if resized is not None and all(isinstance(dim, int) for dim in resized[-2:]):
+                continue
+            if self._sizes_depend_on_runtime(node) or any(value in doubtful for value in node.inputs):
+                doubtful.update(node.outputs)
+        return doubtful
+
+    def _sizes_depend_on_runtime(self, node: ir.Node) -> bool:
+        if node.op_type in ("MaxPool", "AveragePool", "LpPool") and integer_attribute(node, "ceil_mode", 0):
+            return True
+        if text_attribute(node, "auto_pad", "NOTSET").startswith("SAME"):
+            return max(integers_attribute(node, "dilations", (1,))) > 1
+        if node.op_type not in ("Resize", "Upsample"):
+            return False
+        if text_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+            return True
+        source = node.inputs[0]
+        shape = None if source is None else self.shape(source)
+        scales: Sequence[float] | Array | None = None
+        if "scales" in node.attributes:
+            scales = node.attributes["scales"].as_floats()
+        elif len(node.inputs) in (2, 3):
+            scales = self.constant(node.inputs[-1])
+        if shape is None or scales is None or len(scales) != len(shape):
+            return False
+        for size, scale in zip(shape, scales, strict=True):
+            exact = size * float(scale) if isinstance(size, int) else 0.0
+            if exact != round(exact) and abs(exact - round(exact)) < _UNCERTAIN_SIZE:
+                return True
+        return False
 
     def _folded_sizes(self) -> dict[str, Array]:
         """Sizes, pads and the like that operators compute from constants."""
@@ -82,6 +118,26 @@ class TailView:
             if shape is not None and node.outputs[0].name and not any(_is_unnamed(dim) for dim in shape):
                 found[node.outputs[0].name] = shape
         return found
+
+    def _find_live(self) -> set[ir.Node]:
+        """Operators from which an output of the graph is computed."""
+        live: set[ir.Node] = set()
+        pending = [node for output in self.graph.outputs if (node := output.producer()) is not None]
+        while pending:
+            node = pending.pop()
+            if node in live:
+                continue
+            live.add(node)
+            read = [value for value in node.inputs if value is not None]
+            for inner in _inner_graphs(node):
+                read += [value for each in inner.all_nodes() for value in each.inputs if value is not None]
+                read += list(inner.outputs)
+            pending += [each for value in read if (each := value.producer()) is not None]
+        return live
+
+    def is_live(self, node: ir.Node) -> bool:
+        """Whether an output of the graph is computed from an operator; exporters leave others behind."""
+        return node in self._live
 
     def is_rewritten(self, node: ir.Node) -> bool:
         """Whether an operator was put in by a rewrite."""
@@ -115,7 +171,10 @@ class TailView:
         if value.producer() is None:
             return declared_shape(value)
         inferred = self._inferred.get(value.name or "")
-        return None if inferred is None else declared_shape(inferred)
+        shape = None if inferred is None else declared_shape(inferred)
+        if shape is not None and value in self._doubtful:
+            return shape[:2] + (None,) * (len(shape) - 2) if len(shape) == 4 else None
+        return shape
 
     def named_shape(self, value: ir.Value) -> Shape | None:
         """Shape with a name for every size that is not known, so that two can be seen to be the same."""
@@ -314,6 +373,18 @@ def tail_names(model: ir.Model) -> frozenset[str]:
             inside.add(node)
     tail = [node for node in view.graph if node not in inside]
     return frozenset(name for node in tail for name in (node.name, *(value.name for value in node.outputs)) if name)
+
+
+def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
+    import onnx_ir as ir
+
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found += attribute.as_graphs()
+    return found
 
 
 def _is_unnamed(dim: Dimension) -> bool:
