@@ -196,6 +196,7 @@ def test_command_line(demo_ir_path: Path, tmp_path: Path, capsys: pytest.Capture
         (["benchmark", "raw.onnx", "a.xml", "--json", "raw.onnx"], "does not end in .json"),
         (["benchmark", "raw.onnx", "a.xml", "--json", "nowhere/a.json"], "does not exist"),
         (["benchmark", "raw.onnx", "a.xml"], "a.xml"),
+        (["benchmark", "--json", "raw.onnx", "a.xml"], "Give the raw model and at least one artifact"),
         (["benchmark", "--compare", "a.json", "b.json"], "cannot be read"),
         (["benchmark", "raw.onnx", "--compare", "a.json", "b.json"], "takes two reports and no models"),
     ],

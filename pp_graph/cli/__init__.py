@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 0 done, 1 a check failed, 2 bad input.
     """
-    as_json = "--json" in arguments and "benchmark" not in arguments[:1]
+    as_json = _wants_json(arguments)
     try:
         with pipe_tolerant_stdout():
             return _run(arguments, as_json)
@@ -66,6 +66,14 @@ def run(arguments: Sequence[str]) -> int:
             as_json=False,
         )
         return _BAD_INPUT
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether the result, and an error, goes to stdout as JSON; `benchmark` can be given a file instead."""
+    if "--json" not in arguments:
+        return False
+    given = list(arguments[arguments.index("--json") + 1 :])[:1]
+    return arguments[0] != "benchmark" or not given or given[0].startswith("-")
 
 
 def _run(arguments: Sequence[str], as_json: bool) -> int:

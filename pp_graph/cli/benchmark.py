@@ -39,8 +39,8 @@ _STDOUT = "-"
               help="How long to measure, for each device and precision.")  # fmt: skip
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory (one process a model).")
 @click.option("--compare", nargs=2, type=PATH, metavar="A.json B.json", help="Compare two earlier runs instead.")
-@click.option("--json", "json_output", metavar="OUT.json",
-              help="Write the report to a file; - for stdout, and all else to stderr.")  # fmt: skip
+@click.option("--json", "json_output", is_flag=False, flag_value="-", metavar="[OUT.json]",
+              help="Write the report to a file, or as one JSON object to stdout, all else to stderr.")  # fmt: skip
 @force_option
 def benchmark(
     models: tuple[Path, ...],

@@ -143,16 +143,7 @@ class _Reader:
             replace(term, height=product([term.height, operator.height]), width=product([term.width, operator.width]))
             for term in inner.terms
         )
-        constant = inner.constant
-        if isinstance(constant, np.ndarray) or constant != 0:
-            sizes = view.sizes(operator.source)
-            assert sizes is not None
-            full = np.broadcast_to(constant, (np.shape(constant)[0] if np.ndim(constant) else 1, *sizes))
-            full = full if operator.height is None else operator.height @ full
-            constant = full if operator.width is None else full @ np.swapaxes(operator.width, -1, -2)
-        if operator.offset is not None:
-            constant = constant + operator.offset
-        return _Expression(terms, constant, (*inner.operators, node))
+        return _Expression(terms, 0.0 if operator.offset is None else operator.offset, (*inner.operators, node))
 
     def _operator(self, node: ir.Node) -> LinearOperator | None:
         if node not in self._operators:
@@ -194,7 +185,6 @@ class _Reader:
                     return None
                 height = np.eye(sizes[0]) if term.height is None else term.height
                 terms.append(term if weight == 1 else replace(term, height=weight * height))
-            constant = constant + weight * inner.constant
             operators += [each for each in inner.operators if each not in operators]
         # Inference loses the batch behind a Resize; every operator here keeps that of its source.
         batches = {(view.shape(term.source) or (None,))[0] for term in terms}

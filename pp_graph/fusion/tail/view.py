@@ -66,7 +66,8 @@ class TailView:
         doubtful: set[ir.Value] = set()
         for node in self.graph:
             resized = self.integers(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
-            if resized is not None and all(isinstance(dim, int) for dim in resized[-2:]):
+            fixed = resized is not None and all(isinstance(dim, int) for dim in resized[-2:])
+            if fixed and node.inputs[3] not in doubtful:
                 continue
             if self._sizes_depend_on_runtime(node) or any(value in doubtful for value in node.inputs):
                 doubtful.update(node.outputs)
