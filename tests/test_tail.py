@@ -328,6 +328,22 @@ def test_quadratic_form_is_cut_where_reading_takes_the_time(features: int) -> No
     assert_close(run(raw.to_proto(), {"x": x})["heat"], run(model, {"x": x})["heat"])
 
 
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_channels_are_brought_last_before_flattening(batch: str | int) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["features"]),
+        helper.make_node("Sub", ["features", "mean"], ["centred"]),
+        helper.make_node("Transpose", ["centred"], ["heat"], perm=[2, 0, 1]),
+    ]
+    constants = {"flat": np.array([-1, 40, 32 * 32]), "mean": random(40, 32 * 32)}
+    model = model_of(nodes, constants, [batch, 40, 32, 32], output_shape=[32 * 32, "N", 40])
+    raw, rewritten = rewrite(model)
+    assert applied(rewritten) == ["flattened transpose"]
+    x = random(2, 40, 32, 32)
+    assert np.array_equal(run(raw.to_proto(), {"x": x})["heat"], run(model, {"x": x})["heat"])
+    assert np.array_equal(run_openvino(raw.to_proto(), {"x": x})["heat"], run(model, {"x": x})["heat"])
+
+
 def test_leftovers_of_exporters() -> None:
     nodes = [
         helper.make_node("Where", ["always", "x", "other"], ["chosen"]),

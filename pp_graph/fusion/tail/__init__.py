@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pp_graph.fusion.tail.channel_selection import ChannelSelection
 from pp_graph.fusion.tail.exporter_leftovers import ExporterLeftovers
+from pp_graph.fusion.tail.flattened_transpose import FlattenedTranspose
 from pp_graph.fusion.tail.quadratic_form import QuadraticForm
 from pp_graph.fusion.tail.rewriting import (
     NETWORK_SCOPE,
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     ChannelSelection(),
     RowSelection(),
     QuadraticForm(),
+    FlattenedTranspose(),
     ExporterLeftovers(),
 )
 """Each proposes by itself; where proposals overlap, the one that saves most is taken."""

@@ -103,17 +103,22 @@ def _select(view: TailView, value: ir.Value, index: Index, users: set[ir.Node]) 
             return through
     channels = view.channels(value) or 1
     pixels = cost.elements(view, value) / channels
-    picked = cost.dense_convolution(pixels * index.size, channels)
-    gathered = cost.moved(2 * pixels * channels) + cost.moved(2 * pixels * index.size)
+    write, price = _pick(index, channels, pixels)
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
-        if picked.microseconds < gathered.microseconds:
-            kernel = np.eye(channels)[index][:, :, None, None]
-            return op.convolution(at(value), op.array(kernel, "channels"))
-        return op.gather(at(value), op.constant(tuple(index.tolist()), "channels"), 1)
+        return write(op, at(value))
 
-    cheapest = min(picked, gathered, key=lambda each: each.microseconds)
-    return _Selected(emit, cheapest, (value,), moved=False, exact=True)
+    return _Selected(emit, price, (value,), moved=False, exact=True)
+
+
+def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter, ir.Value], ir.Value], cost.Cost]:
+    """The cheapest way to take channels of a value, and what it costs."""
+    picked = cost.dense_convolution(pixels * index.size, channels)
+    gathered = cost.moved(2 * pixels * channels) + cost.moved(2 * pixels * index.size)
+    if picked.microseconds < gathered.microseconds:
+        kernel = np.eye(channels)[index][:, :, None, None]
+        return lambda op, value: op.convolution(value, op.array(kernel, "channels")), picked
+    return lambda op, value: op.gather(value, op.constant(tuple(index.tolist()), "channels"), 1), gathered
 
 
 def _through(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
@@ -195,12 +200,15 @@ def _through_concat(view: TailView, node: ir.Node, index: Index) -> _Selected | 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
         chosen = [each.emit(op, at) for each in inner]
         joined = chosen[0] if len(chosen) == 1 else op.concat(chosen, axis=1)
-        return op.gather(joined, op.constant(tuple(order.tolist()), "order"), 1) if unordered else joined
+        return write(op, joined) if unordered else joined
 
-    elements = cost.elements(view, node.outputs[0]) / start * index.size
+    pixels = cost.elements(view, node.outputs[0]) / start
+    write, price = _pick(order.astype(np.int64), index.size, pixels)
     return _Selected(
         emit,
-        cost.total(each.cost for each in inner) + cost.moved(elements * (4 if unordered else 2)),
+        cost.total(each.cost for each in inner)
+        + cost.moved(2 * pixels * index.size)
+        + (price if unordered else cost.Cost()),
         tuple(value for each in inner for value in each.reads),
         moved=True,
         exact=all(each.exact for each in inner),
