@@ -149,7 +149,7 @@ def inspect(
         OutputRoleError: An output named here does not exist or cannot have that role.
     """
     if isinstance(model, str | Path) and Path(model).suffix == ".xml":
-        return _inspect_ir(Path(model))
+        return _inspect_ir(Path(model), tail=tail)
     raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(raw.model.metadata_props)
     problem = None
@@ -222,7 +222,7 @@ def _dtype(onnx_name: str | None) -> str | None:
     return str(ir.DataType[onnx_name].numpy())
 
 
-def _inspect_ir(path: Path) -> Inspection:
+def _inspect_ir(path: Path, *, tail: bool) -> Inspection:
     from pp_graph.targets.openvino_model import describe_ir
 
     described = describe_ir(path)
@@ -256,4 +256,5 @@ def _inspect_ir(path: Path) -> Inspection:
         weight_files=(path.with_suffix(".bin").name,),
         metadata=(),
         provenance=provenance,
+        tail=TailInspection(tuple(provenance.tail), ()) if tail and provenance is not None else None,
     )

@@ -12,7 +12,7 @@ import pytest
 import pp_graph as pp
 from pp_graph.benchmark import compare_reports, load_report
 from pp_graph.benchmark.host import has_torch, host_post_processing
-from pp_graph.benchmark.operator_groups import group_times
+from pp_graph.benchmark.operator_groups import Parts, group_times
 from pp_graph.benchmark.timing import ratio_of_medians
 from pp_graph.cli import run as run_cli
 from pp_graph.targets.openvino_timing import OperatorTime
@@ -131,7 +131,8 @@ def test_operators_are_put_into_groups(demo_fused_path: Path) -> None:
         "resize",
     ]
     times = [OperatorTime(name, "", "jit", 10.0**index) for index, name in enumerate(names)]
-    groups, slowest = group_times(times, {"resize"}, provenance)
+    parts = Parts(frozenset({"resize"}), frozenset({"conv", "conv2"}))
+    groups, slowest = group_times(times, parts, provenance)
     assert groups == {"network": 101.0, "tail": 100010.0, "post-processing": 11000.0}
     assert slowest[0] == ("resize", "jit", 100000.0)
 
@@ -139,6 +140,10 @@ def test_operators_are_put_into_groups(demo_fused_path: Path) -> None:
 BAD = [
     ({"inference_precisions": ["int4"]}, "Inference precision 'int4' is not known"),
     ({"batch": 0}, "Batch is 0"),
+    ({"inference_precisions": []}, "No inference precision is given"),
+    ({"devices": []}, "No device is given"),
+    ({"input_shape": {"foo": [1, 3, 256, 256]}}, "Input 'foo' does not exist"),
+    ({"batch": 2, "input_shape": [4, 3, 256, 256]}, "Batch is 2, but input 'image' is \\(4, 3, 256, 256\\)"),
     ({"hint": "power"}, "Hint 'power' is not known"),
     ({"seconds": float("nan")}, "Seconds are nan"),
     ({"devices": ["GPU.7"]}, "None of the devices GPU.7 is on this machine"),
@@ -208,3 +213,68 @@ def test_bad_command_lines(arguments, message, tmp_path: Path, monkeypatch: pyte
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_layer_that_took_in_its_activation_is_a_layer() -> None:
+    parts = Parts(frozenset({"sigmoid"}), frozenset({"conv"}))
+    groups, _ = group_times([OperatorTime("conv/WithoutBiases,sigmoid", "", "jit", 5.0)], parts, None)
+    assert groups["network"] == 5
+    assert group_times([OperatorTime("conv", "", "jit", 5.0)], None, None)[0] == {}
+
+
+def test_what_a_model_fixes_is_its_batch(tmp_path: Path, demo_post: pp.OneClassPostProcessor) -> None:
+    """Throughput and bytes are those of an image, whatever the batch and whoever fixes it."""
+    import onnx
+
+    model = onnx.load(RAW)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].Clear()
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, tmp_path / "raw.onnx")
+    ours = pp.convert(pp.fuse(tmp_path / "raw.onnx", demo_post)).save(tmp_path / "ours.xml")
+    report = pp.run_benchmark(tmp_path / "raw.onnx", [ours], against=[], seconds=0.3, memory=False)
+    assert report.settings["batch"] == "2"
+    assert report.results[0].bytes_in == 3 * 256 * 256 * 4
+    with pytest.raises(pp.PPGraphError, match="Batch is 4, but input"):
+        pp.run_benchmark(tmp_path / "raw.onnx", [ours], against=[], batch=4, seconds=0.1, memory=False)
+
+
+def test_models_that_do_not_belong_together_are_named(
+    demo_ir_path: Path, demo_fused_path: Path, tmp_path: Path
+) -> None:
+    import onnx
+
+    model = onnx.load(RAW)
+    model.doc_string = "another file"
+    onnx.save(model, tmp_path / "other.onnx")
+    report = pp.run_benchmark(
+        tmp_path / "other.onnx", [demo_ir_path], against=[demo_fused_path], seconds=0.2, memory=False
+    )
+    assert any("was not made from this raw model" in note for note in report.notes)
+    assert any("Fewer than 30 runs" in note for note in report.notes)
+    with pytest.raises(pp.PPGraphError, match="is fused already, expected the raw model"):
+        pp.run_benchmark(demo_fused_path, [demo_ir_path], seconds=0.1)
+
+
+def test_a_failing_callback_ends_the_run(demo_ir_path: Path) -> None:
+    from pp_graph.targets.openvino_timing import TimedModel, fix_shapes, read_openvino
+
+    model = read_openvino(demo_ir_path)
+    fix_shapes(model, {"image": [1, 3, 256, 256]})
+    timed = TimedModel(model, device="CPU", inference_precision="f32", hint="latency")
+    timed.feed({"image": np.zeros((1, 3, 256, 256), np.float32)})
+
+    def fail(_: object) -> None:
+        raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        timed.run_in_flight(0.2, fail)
+
+
+def test_files_in_the_current_folder_are_not_imported(
+    demo_ir_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    report = pp.run_benchmark(RAW, [demo_ir_path], against=[], inference_precisions=["f32"], seconds=0.1)
+    assert all(each.peak_mib for each in report.results)

@@ -90,10 +90,16 @@ def load_report(path: str | Path) -> BenchmarkReport:
         DataError: The file is missing or no such report.
     """
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=BenchmarkReport)
+        report = msgspec.json.decode(Path(path).read_bytes(), type=BenchmarkReport)
     except OSError as error:
         raise DataError(f"Report '{path}' cannot be read: {error.strerror or error}. Check the path.") from error
     except msgspec.DecodeError as error:
         raise DataError(
             f"File '{path}' is no benchmark report: {error}. Expected what pp-graph benchmark --json FILE.json writes."
         ) from error
+    if report.schema_version != SCHEMA_VERSION:
+        raise DataError(
+            f"Report '{path}' has schema version {report.schema_version}, expected {SCHEMA_VERSION}. Upgrade pp_graph, "
+            "or measure again."
+        )
+    return report

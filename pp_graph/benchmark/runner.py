@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from pp_graph.benchmark.host import HOSTS, has_torch, host_post_processing
 from pp_graph.benchmark.machine import describe_machine, describe_versions
-from pp_graph.benchmark.operator_groups import group_times, tail_of
+from pp_graph.benchmark.operator_groups import group_times, parts_of
 from pp_graph.benchmark.report import BenchmarkReport, ContenderReport
 from pp_graph.benchmark.timing import ratio_of_medians
 from pp_graph.data import ImageSource, open_images
-from pp_graph.errors import DataError, DeviceError, TargetError
-from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.errors import DataError, DeviceError, PPGraphError
+from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.model import ModelInput, RawModel, format_shape
 from pp_graph.targets import INFERENCE_PRECISIONS, OpenVINOModel, convert
 from pp_graph.targets.devices import require_device
@@ -36,6 +36,7 @@ Progress = Callable[[float], None]
 
 _WARM_UP_RUNS: Final = 5
 _FEWEST_ROUNDS: Final = 5
+_ENOUGH_ROUNDS: Final = 30
 _PROFILED_RUNS: Final = 15
 _LATENCY_SHARE: Final = 0.8
 _BLOCKS: Final = 4
@@ -78,7 +79,7 @@ def run_benchmark(
     *,
     devices: Sequence[str] = ("CPU",),
     inference_precisions: Sequence[str] = ("f32", "default"),
-    batch: int = 1,
+    batch: int | None = None,
     dynamic: bool = False,
     input_shape: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
     hint: str = "latency",
@@ -99,7 +100,7 @@ def run_benchmark(
         artifacts: Models made by pp_graph: an IR (.xml), or a fused .onnx, which is converted.
         devices: Devices; those that are not on this machine are listed in the report and left out.
         inference_precisions: `f32`, `bf16`, `f16`, or `default` for the device's own choice.
-        batch: Images a run.
+        batch: Images a run, where the raw model leaves it open; None for 1, or for what the model fixes.
         dynamic: Leave sizes open that the models leave open.
         input_shape: Sizes of the input (or of each by name) where the raw model leaves more open than the batch.
         hint: `latency` or `throughput`.
@@ -117,29 +118,43 @@ def run_benchmark(
         DeviceError: A device is not known, or none of them is here.
         TargetError: A model cannot be read, compiled or run; `ModelError`, `ProvenanceError` likewise.
     """
+    inference_precisions = list(dict.fromkeys(inference_precisions))
     _check(inference_precisions, batch, hint, seconds)
     raw = Path(raw)
     opened = RawModel.open(raw)
+    if METADATA_KEY in opened.model.metadata_props:
+        raise DataError(
+            f"Model '{raw}' is fused already, expected the raw model to compare with. Give the raw export, or what "
+            "pp-graph strip makes of this one."
+        )
     contenders, notes = _contenders(raw, [Path(path) for path in artifacts], against)
+    notes += _remarks(opened, contenders)
     here, absent = _split_devices(devices)
     shapes = _shapes(opened, batch, input_shape)
+    batch = next(iter(shapes.values()))[0] if next(iter(shapes.values())) else 1
     feeds = _feeds(opened, shapes, batch, data)
     results: list[ContenderReport] = []
     for device in here:
         for precision in inference_precisions:
             asked = None if precision == "default" else precision
             setting = _Setting(device, asked, hint, not dynamic, shapes, feeds, batch)
-            results += _run_setting(setting, contenders, seconds, memory=memory, progress=progress)
+            results += _run_setting(setting, contenders, seconds, notes, memory=memory, progress=progress)
+    if any(each.runs < _ENOUGH_ROUNDS for each in results):
+        notes.append(
+            f"Fewer than {_ENOUGH_ROUNDS} runs of a model: measure longer before you believe p99 or an interval."
+        )
     return BenchmarkReport(
         machine=describe_machine(),
         versions=describe_versions(),
         settings={
-            "raw": raw.name,
+            "raw": f"{raw.name}, sha256 {opened.sha256[:16]}",
+            "devices": ", ".join(devices),
+            "precisions": ", ".join(inference_precisions),
             "batch": str(batch),
             "hint": hint,
             "shapes": "open" if dynamic else "fixed",
             "input": ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in shapes.items()),
-            "data": "random numbers" if data is None else "images",
+            "data": "random numbers" if data is None else str(data) if isinstance(data, str | Path) else "images",
             "seconds": f"{seconds:g}",
         },
         absent_devices=absent,
@@ -148,12 +163,14 @@ def run_benchmark(
     )
 
 
-def _check(precisions: Sequence[str], batch: int, hint: str, seconds: float) -> None:
+def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: float) -> None:
     known = (*INFERENCE_PRECISIONS, "default")
     for precision in precisions:
         if precision not in known:
             raise DataError(f"Inference precision '{precision}' is not known, expected one of: {', '.join(known)}.")
-    if batch < 1:
+    if not precisions:
+        raise DataError(f"No inference precision is given, expected some of: {', '.join(known)}.")
+    if batch is not None and batch < 1:
         raise DataError(f"Batch is {batch}, expected at least 1.")
     if hint not in HINTS:
         raise DataError(f"Hint '{hint}' is not known, expected one of: {', '.join(HINTS)}.")
@@ -179,7 +196,7 @@ def _contenders(
         if str(each) in HOSTS:
             found.append(_Contender(f"raw + {each}", raw, provenance, host=str(each)))
         else:
-            found.append(_Contender(str(each), Path(each), None))
+            found.append(_Contender(str(each), Path(each), _foreign_provenance(Path(each))))
     found += ours
     names = [each.name for each in found]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -194,9 +211,50 @@ def _provenance(path: Path) -> Provenance:
     return FusedModel.load(path).provenance
 
 
+def _foreign_provenance(path: Path) -> Provenance | None:
+    """What pp_graph fused into a model that was given to compare with; None where another program made it."""
+    try:
+        return _provenance(path)
+    except PPGraphError:
+        return None  # whatever is wrong with it shows when it is read as anybody would
+
+
+def _remarks(raw: RawModel, contenders: Sequence[_Contender]) -> list[str]:
+    """What a reader of the figures should know about the models."""
+    made = [each for each in contenders if each.provenance is not None and each.host is None]
+    remarks = [
+        f"'{each.name}' was not made from this raw model, byte for byte."
+        for each in made
+        if each.provenance is not None and each.provenance.raw.sha256 != raw.sha256
+    ]
+    hosts = [each for each in contenders if each.host is not None]
+    kinds = {each.provenance and str(each.provenance.parameters) + str(each.provenance.statistics) for each in made}
+    if hosts and len(kinds) > 1:
+        remarks.append(f"Post-processing on the host is that of '{made[0].name}'; another artifact has another.")
+    outputs = {output.name for output in raw.model.graph.outputs}
+    for each in hosts:
+        missing = (
+            []
+            if each.provenance is None
+            else [record.name for record in each.provenance.raw.read.values() if record.name not in outputs]
+        )
+        if missing:
+            raise DataError(
+                f"The raw model has no output '{missing[0]}', which the artifact was made from. Give the raw model "
+                "that was fused."
+            )
+    if any(each.provenance is None and each.path.suffix == ".onnx" and each.name != "raw" for each in contenders):
+        remarks.append(
+            "What another program's .onnx does behind its last layer counts as tail, post-processing included."
+        )
+    return remarks
+
+
 def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
     from pp_graph.targets.devices import available_devices, device_profile
 
+    if not devices:
+        raise DataError("No device is given, expected some of those that pp_graph knows, such as CPU.")
     here, absent = [], []
     for device in dict.fromkeys(devices):
         device_profile(device)
@@ -214,16 +272,25 @@ def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _shapes(
-    raw: RawModel, batch: int, asked: Mapping[str, Sequence[int]] | Sequence[int] | None
+    raw: RawModel, batch: int | None, asked: Mapping[str, Sequence[int]] | Sequence[int] | None
 ) -> dict[str, tuple[int, ...]]:
     by_name = asked if isinstance(asked, Mapping) else {} if asked is None else {raw.inputs[0].name: asked}
+    names = [each.name for each in raw.inputs]
+    for name in by_name:
+        if name not in names:
+            raise DataError(f"Input '{name}' does not exist. The inputs are: {', '.join(names)}. Name one of these.")
     shapes = {}
     for each in raw.inputs:
         given = by_name.get(each.name)
         declared = each.shape if given is None else tuple(given)
         if declared is None:
             raise DataError(f"Input '{each.name}' has no known rank. Give its sizes with --input-shape.")
-        sizes = [batch if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(declared)]
+        sizes = [(batch or 1) if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(declared)]
+        if batch is not None and sizes and isinstance(sizes[0], int) and sizes[0] != batch:
+            raise DataError(
+                f"Batch is {batch}, but input '{each.name}' is {format_shape(tuple(sizes))}. Leave out --batch, or give "
+                "a model or --input-shape with that batch."
+            )
         if any(not isinstance(size, int) for size in sizes):
             raise DataError(
                 f"Input '{each.name}' is {format_shape(declared)}, and sizes other than the batch are open. Give them "
@@ -281,7 +348,13 @@ def _read(contender: _Contender) -> ov.Model:
 
 
 def _run_setting(
-    setting: _Setting, contenders: Sequence[_Contender], seconds: float, *, memory: bool, progress: Progress | None
+    setting: _Setting,
+    contenders: Sequence[_Contender],
+    seconds: float,
+    notes: list[str],
+    *,
+    memory: bool,
+    progress: Progress | None,
 ) -> list[ContenderReport]:
     entries = []
     for contender in contenders:
@@ -296,7 +369,7 @@ def _run_setting(
     tell = progress or (lambda _: None)
     _measure_latency(entries, seconds * _LATENCY_SHARE, tell)
     _measure_throughput(entries, seconds * (1 - _LATENCY_SHARE), tell)
-    return [_report(setting, entry, entries[0], memory=memory) for entry in entries]
+    return [_report(setting, entry, entries[0], notes, memory=memory) for entry in entries]
 
 
 def _measure_latency(entries: Sequence[_Entry], seconds: float, tell: Progress) -> None:
@@ -321,22 +394,21 @@ def _measure_throughput(entries: Sequence[_Entry], seconds: float, tell: Progres
             tell(busy)
 
 
-def _report(setting: _Setting, entry: _Entry, reference: _Entry, *, memory: bool) -> ContenderReport:
+def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str], *, memory: bool) -> ContenderReport:
     contender = entry.contender
     times = np.array(entry.times) * 1e3
     ratio, low, high = ratio_of_medians(times, np.array(reference.times) * 1e3)
     sent, returned = entry.timed.border_bytes()
-    alone = _measure_alone(setting, contender) if memory and contender.host is None else None
+    alone = _measure_alone(setting, contender, notes) if memory and contender.host is None else None
     if contender.host is not None:
         groups: dict[str, float] = {}
         slowest: list[tuple[str, str, float]] = []
     else:
         profiled = setting.compiled(contender, profile=True)
         own = contender.provenance
-        tail = frozenset[str]() if contender.path.suffix == ".xml" else tail_of(contender.path)
-        if own is not None:
-            tail |= tail_of(reference.contender.path)
-        groups, slowest = group_times(profiled.operator_times(_PROFILED_RUNS), tail, own)
+        named = contender.path if own is None else reference.contender.path
+        parts = None if named.suffix == ".xml" else parts_of(named)
+        groups, slowest = group_times(profiled.operator_times(_PROFILED_RUNS), parts, own)
     return ContenderReport(
         name=contender.name,
         device=setting.device,
@@ -360,7 +432,7 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, *, memory: bool
     )
 
 
-def _measure_alone(setting: _Setting, contender: _Contender) -> dict[str, float] | None:
+def _measure_alone(setting: _Setting, contender: _Contender, notes: list[str]) -> dict[str, float] | None:
     """Peak memory and compile time in a fresh process; None where that fails, or the file is not what is run."""
     if contender.provenance is not None and contender.path.suffix != ".xml":
         return None  # converted in memory
@@ -372,12 +444,15 @@ def _measure_alone(setting: _Setting, contender: _Contender) -> dict[str, float]
         "static": setting.static,
         "shapes": {name: list(sizes) for name, sizes in setting.shapes.items()},
     }
-    command = [sys.executable, "-m", "pp_graph.benchmark.child", json.dumps(asked)]
+    # Without -P, modules in the current folder would come before the installed ones.
+    command = [sys.executable, "-P", "-m", "pp_graph.benchmark.child", json.dumps(asked)]
     try:
-        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - ourselves
+        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - ourselves
         figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
-        raise TargetError(
-            f"Peak memory of '{contender.path}' cannot be measured: {str(error)[-300:]}. Leave it out with --no-memory."
-        ) from error
+    except (OSError, IndexError, ValueError) as error:
+        reason = (
+            str(error) if isinstance(error, OSError) else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        )
+        notes.append(f"Peak memory of '{contender.path}' could not be measured: {reason}")
+        return None
     return figures

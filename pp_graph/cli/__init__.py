@@ -70,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Whether the result, and an error, goes to stdout as JSON; `benchmark` can be given a file instead."""
+    if "--json=-" in arguments:
+        return True
     if "--json" not in arguments:
         return False
     given = list(arguments[arguments.index("--json") + 1 :])[:1]

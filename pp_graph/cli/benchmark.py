@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +26,8 @@ _STDOUT = "-"
               help="Devices; those that are absent here are listed as absent.")  # fmt: skip
 @click.option("--inference-precision", default="f32,default", show_default=True, metavar="f32,bf16,f16,default",
               help="Precisions to run in; 'default' is what the device would choose.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Images a run.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N",
+              help="Images a run, where RAW leaves it open. Default: 1.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes of the input, where RAW leaves more open than the batch.")  # fmt: skip
 @click.option("--dynamic", is_flag=True, help="Compile with open sizes left open, instead of fixing them for all.")
@@ -69,6 +71,8 @@ def benchmark(
     precisions = _split(options["inference_precision"])
     devices = _split(options["device"])
     total = options["seconds"] * len(precisions) * len(devices)
+    if not 0 < total < float("inf"):
+        total = 1  # the room says what is wrong
     with progress_bar("Measuring", max(1, round(total))) as advance:
         report = room.run_benchmark(
             models[0],
@@ -124,6 +128,8 @@ def _target(json_output: str | None, models: Sequence[Path], force: bool) -> Pat
         raise click.BadParameter(f"'{target}' exists already. Use --force to replace it.", param_hint="--json")
     if not target.absolute().parent.is_dir():
         raise click.BadParameter(f"Folder '{target.parent}' does not exist. Make it first.", param_hint="--json")
+    if target.is_dir() or not os.access(target.absolute().parent, os.W_OK):
+        raise click.BadParameter(f"'{target}' cannot be written there. Choose another place.", param_hint="--json")
     return target
 
 
@@ -138,6 +144,7 @@ def print_report(report: BenchmarkReport) -> None:
             f"{device}, {asked}" + ("" if asked == ran else f" ({ran})"),
             (
                 "model",
+                "runs",
                 "median ms",
                 "p90",
                 "p99",
@@ -156,7 +163,7 @@ def print_report(report: BenchmarkReport) -> None:
             [
                 (
                     each.name,
-                    *(f"{each.groups_us[group]:,.0f}" for group in rows[0].groups_us),
+                    *(f"{each.groups_us[group]:,.0f}" if each.groups_us else "-" for group in rows[0].groups_us),
                     f"{each.slowest[0][0]} {each.slowest[0][2]:,.0f}",
                 )
                 for each in rows
@@ -172,6 +179,7 @@ def print_report(report: BenchmarkReport) -> None:
 def _row(each: ContenderReport) -> tuple[str, ...]:
     return (
         each.name,
+        str(each.runs),
         f"{each.median_ms:.2f}",
         f"{each.p90_ms:.2f}",
         f"{each.p99_ms:.2f}",

@@ -88,6 +88,9 @@ class OneClassPostProcessor(PostProcessor):
     def _check_outputs(self) -> None:
         names = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs or ())
         unknown = [name for name in names if name not in OUTPUT_NAMES]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise PostProcessorError(f"outputs holds {twice[0]!r} twice, expected each name once.")
         if unknown or not names:
             raise PostProcessorError(
                 f"outputs holds {unknown[0] if unknown else 'nothing'!r}, expected some of: {', '.join(OUTPUT_NAMES)}."

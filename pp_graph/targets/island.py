@@ -255,6 +255,7 @@ def _drop_channel_axis(island: ov.Model, parameter: ov.op.Parameter) -> None:
         ]
         if outside:
             whole = ops.unsqueeze(node, ops.constant(np.array([axis])))
+            whole.set_friendly_name(f"{node.get_friendly_name()}/whole")
             names = node.output(0).get_names()
             node.output(0).get_tensor().set_names(set())
             whole.output(0).get_tensor().set_names(names)

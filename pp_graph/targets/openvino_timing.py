@@ -129,8 +129,13 @@ class TimedModel:
         import openvino as ov
 
         self._feeds = {name: ov.Tensor(np.ascontiguousarray(array)) for name, array in feeds.items()}
-        for name, tensor in self._feeds.items():
-            self._request.set_tensor(name, tensor)
+        try:
+            for name, tensor in self._feeds.items():
+                self._request.set_tensor(name, tensor)
+        except RuntimeError as error:
+            raise TargetError(
+                f"A model cannot be fed: {first_line(error)}. All models compared need the same inputs and sizes."
+            ) from error
 
     def infer(self) -> None:
         """Run once.
@@ -172,17 +177,27 @@ class TimedModel:
         wish = self._property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         count = max(_LEAST_IN_FLIGHT, wish if isinstance(wish, int) else 1)
         queue = ov.AsyncInferQueue(self._compiled, count)
-        if after is not None:
-            ports = {name: port for port in self._compiled.outputs for name in port.get_names()}
-            queue.set_callback(
-                lambda request, _: after({name: request.get_tensor(port).data for name, port in ports.items()})
-            )
+        failures: list[BaseException] = []
+        ports = {name: port for port in self._compiled.outputs for name in port.get_names()}
+
+        def finish(request: ov.InferRequest, _: object) -> None:
+            try:
+                if after is not None:
+                    after({name: request.get_tensor(port).data for name, port in ports.items()})
+            except BaseException as error:
+                failures.append(error)
+
+        queue.set_callback(finish)
         done = 0
         start = time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            queue.start_async(self._feeds)
-            done += 1
-        queue.wait_all()
+        try:
+            while time.perf_counter() - start < seconds and not failures:
+                queue.start_async(self._feeds)
+                done += 1
+        finally:
+            queue.wait_all()
+        if failures:
+            raise failures[0]
         return done, time.perf_counter() - start, count
 
     def operator_times(self, runs: int) -> list[OperatorTime]:
