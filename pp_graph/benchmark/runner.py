@@ -288,8 +288,8 @@ def _shapes(
         sizes = [(batch or 1) if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(declared)]
         if batch is not None and sizes and isinstance(sizes[0], int) and sizes[0] != batch:
             raise DataError(
-                f"Batch is {batch}, but input '{each.name}' is {format_shape(tuple(sizes))}. Leave out --batch, or give "
-                "a model or --input-shape with that batch."
+                f"Batch is {batch}, but input '{each.name}' is {format_shape(tuple(sizes))}. Leave out --batch, or "
+                "give a model or --input-shape with that batch."
             )
         if any(not isinstance(size, int) for size in sizes):
             raise DataError(
