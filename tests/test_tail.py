@@ -595,6 +595,16 @@ def test_a_kernel_that_is_not_finite() -> None:
     assert any("not finite" in miss.why for _, miss in rewritten.missed)
 
 
+def test_a_chain_may_end_in_a_size_that_runtimes_round() -> None:
+    nodes = [
+        helper.make_node("Resize", ["x", "", "by8"], ["y"], mode="linear"),
+        helper.make_node("AveragePool", ["y"], ["heat"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+    ]
+    model = model_of(nodes, {"by8": np.array([1, 1, 8, 8], np.float32)}, ["N", 1, 16, 16])
+    rewritten = assert_unchanged(model, {"x": random(2, 1, 16, 16)})
+    assert any("depends on how a runtime rounds" in miss.why for _, miss in rewritten.missed)
+
+
 def test_what_reaches_no_output_is_left_alone() -> None:
     model = blur(["N", 1, 96, 96])
     model.graph.node.append(helper.make_node("Resize", ["x", "", "by4"], ["dead"], mode="linear"))

@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.benchmark.host import HOSTS, has_torch, host_post_processing
+from pp_graph.benchmark.contenders import Contender, find_contenders, read_contender, remarks_about
+from pp_graph.benchmark.host import host_post_processing
+from pp_graph.benchmark.inputs import fixed_shapes, make_feeds
 from pp_graph.benchmark.machine import describe_machine, describe_versions
 from pp_graph.benchmark.operator_groups import group_times, parts_of
 from pp_graph.benchmark.report import BenchmarkReport, ContenderReport
 from pp_graph.benchmark.timing import ratio_of_medians
-from pp_graph.data import ImageSource, open_images
-from pp_graph.errors import DataError, DeviceError, PPGraphError
-from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
-from pp_graph.model import ModelInput, RawModel, format_shape
-from pp_graph.targets import INFERENCE_PRECISIONS, OpenVINOModel, convert
+from pp_graph.errors import DataError, DeviceError
+from pp_graph.fusion import METADATA_KEY
+from pp_graph.model import RawModel, format_shape
+from pp_graph.targets import INFERENCE_PRECISIONS
 from pp_graph.targets.devices import require_device
-from pp_graph.targets.openvino_timing import HINTS, TimedModel, fix_shapes, read_openvino
+from pp_graph.targets.openvino_timing import HINTS, TimedModel, fix_shapes
 
 if TYPE_CHECKING:
-    import openvino as ov
+    from pp_graph.data import ImageSource
 
 Array = npt.NDArray[Any]
 Progress = Callable[[float], None]
@@ -43,21 +44,11 @@ _BLOCKS: Final = 4
 """Into how many turns the time for throughput is cut, a model at a time."""
 
 
-@dataclass(frozen=True)
-class _Contender:
-    """A model to be timed; with `host`, what is done with its outputs afterwards counts as well."""
-
-    name: str
-    path: Path
-    provenance: Provenance | None
-    host: str | None = None
-
-
 @dataclass
 class _Entry:
     """A contender, compiled."""
 
-    contender: _Contender
+    contender: Contender
     timed: TimedModel
     after: Callable[[Mapping[str, Array]], object] | None
     times: list[float]
@@ -127,12 +118,12 @@ def run_benchmark(
             f"Model '{raw}' is fused already, expected the raw model to compare with. Give the raw export, or what "
             "pp-graph strip makes of this one."
         )
-    contenders, notes = _contenders(raw, [Path(path) for path in artifacts], against)
-    notes += _remarks(opened, contenders)
+    contenders, notes = find_contenders(raw, [Path(path) for path in artifacts], against)
+    notes += remarks_about(opened, contenders)
     here, absent = _split_devices(devices)
-    shapes = _shapes(opened, batch, input_shape)
+    shapes = fixed_shapes(opened, batch, input_shape)
     batch = next(iter(shapes.values()))[0] if next(iter(shapes.values())) else 1
-    feeds = _feeds(opened, shapes, batch, data)
+    feeds = make_feeds(opened, shapes, batch, data)
     results: list[ContenderReport] = []
     for device in here:
         for precision in inference_precisions:
@@ -178,78 +169,6 @@ def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: flo
         raise DataError(f"Seconds are {seconds:g}, expected a positive number. A few for each device and precision.")
 
 
-def _contenders(
-    raw: Path, artifacts: Sequence[Path], against: Sequence[str | Path] | None
-) -> tuple[list[_Contender], list[str]]:
-    if not artifacts:
-        raise DataError("No artifact is given, expected an IR (.xml) or a fused .onnx to compare with the raw model.")
-    notes = []
-    ours = [_Contender(str(path), path, _provenance(path)) for path in artifacts]
-    provenance = ours[0].provenance
-    assert provenance is not None
-    if against is None:
-        against = HOSTS if has_torch() else HOSTS[:1]
-        if not has_torch():
-            notes.append("torch is not installed, so post-processing in torch was not timed.")
-    found = [_Contender("raw", raw, None)]
-    for each in against:
-        if str(each) in HOSTS:
-            found.append(_Contender(f"raw + {each}", raw, provenance, host=str(each)))
-        else:
-            found.append(_Contender(str(each), Path(each), _foreign_provenance(Path(each))))
-    found += ours
-    names = [each.name for each in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"'{twice}' is given twice, expected each model once. Leave one out.")
-    return found, notes
-
-
-def _provenance(path: Path) -> Provenance:
-    if path.suffix == ".xml":
-        return OpenVINOModel.load(path).provenance
-    return FusedModel.load(path).provenance
-
-
-def _foreign_provenance(path: Path) -> Provenance | None:
-    """What pp_graph fused into a model that was given to compare with; None where another program made it."""
-    try:
-        return _provenance(path)
-    except PPGraphError:
-        return None  # whatever is wrong with it shows when it is read as anybody would
-
-
-def _remarks(raw: RawModel, contenders: Sequence[_Contender]) -> list[str]:
-    """What a reader of the figures should know about the models."""
-    made = [each for each in contenders if each.provenance is not None and each.host is None]
-    remarks = [
-        f"'{each.name}' was not made from this raw model, byte for byte."
-        for each in made
-        if each.provenance is not None and each.provenance.raw.sha256 != raw.sha256
-    ]
-    hosts = [each for each in contenders if each.host is not None]
-    kinds = {each.provenance and str(each.provenance.parameters) + str(each.provenance.statistics) for each in made}
-    if hosts and len(kinds) > 1:
-        remarks.append(f"Post-processing on the host is that of '{made[0].name}'; another artifact has another.")
-    outputs = {output.name for output in raw.model.graph.outputs}
-    for each in hosts:
-        missing = (
-            []
-            if each.provenance is None
-            else [record.name for record in each.provenance.raw.read.values() if record.name not in outputs]
-        )
-        if missing:
-            raise DataError(
-                f"The raw model has no output '{missing[0]}', which the artifact was made from. Give the raw model "
-                "that was fused."
-            )
-    if any(each.provenance is None and each.path.suffix == ".onnx" and each.name != "raw" for each in contenders):
-        remarks.append(
-            "What another program's .onnx does behind its last layer counts as tail, post-processing included."
-        )
-    return remarks
-
-
 def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
     from pp_graph.targets.devices import available_devices, device_profile
 
@@ -271,53 +190,6 @@ def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
     return here, absent
 
 
-def _shapes(
-    raw: RawModel, batch: int | None, asked: Mapping[str, Sequence[int]] | Sequence[int] | None
-) -> dict[str, tuple[int, ...]]:
-    by_name = asked if isinstance(asked, Mapping) else {} if asked is None else {raw.inputs[0].name: asked}
-    names = [each.name for each in raw.inputs]
-    for name in by_name:
-        if name not in names:
-            raise DataError(f"Input '{name}' does not exist. The inputs are: {', '.join(names)}. Name one of these.")
-    shapes = {}
-    for each in raw.inputs:
-        given = by_name.get(each.name)
-        declared = each.shape if given is None else tuple(given)
-        if declared is None:
-            raise DataError(f"Input '{each.name}' has no known rank. Give its sizes with --input-shape.")
-        sizes = [(batch or 1) if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(declared)]
-        if batch is not None and sizes and isinstance(sizes[0], int) and sizes[0] != batch:
-            raise DataError(
-                f"Batch is {batch}, but input '{each.name}' is {format_shape(tuple(sizes))}. Leave out --batch, or "
-                "give a model or --input-shape with that batch."
-            )
-        if any(not isinstance(size, int) for size in sizes):
-            raise DataError(
-                f"Input '{each.name}' is {format_shape(declared)}, and sizes other than the batch are open. Give them "
-                f"with --input-shape {','.join(str(size) if isinstance(size, int) else '256' for size in sizes)}."
-            )
-        shapes[each.name] = tuple(size for size in sizes if isinstance(size, int))
-    return shapes
-
-
-def _feeds(
-    raw: RawModel, shapes: Mapping[str, tuple[int, ...]], batch: int, data: ImageSource | None
-) -> dict[str, Array]:
-    if data is not None:
-        images = open_images(data)
-        if len(images) < batch:
-            raise DataError(f"There are {len(images)} images, expected at least {batch} for a batch of that size.")
-        wanted = [ModelInput(each.name, each.dtype, shapes[each.name]) for each in raw.inputs]
-        return images.read(0, batch, wanted)
-    rng = np.random.default_rng(0)
-    feeds = {}
-    for each in raw.inputs:
-        dtype = np.dtype(each.dtype or "float32")
-        numbers = rng.random(shapes[each.name])
-        feeds[each.name] = (numbers * (255 if dtype.kind in "iu" else 1)).astype(dtype)
-    return feeds
-
-
 @dataclass(frozen=True)
 class _Setting:
     device: str
@@ -328,8 +200,8 @@ class _Setting:
     feeds: Mapping[str, Array]
     batch: int
 
-    def compiled(self, contender: _Contender, *, profile: bool = False) -> TimedModel:
-        model = _read(contender)
+    def compiled(self, contender: Contender, *, profile: bool = False) -> TimedModel:
+        model = read_contender(contender)
         if self.static:
             fix_shapes(model, self.shapes)
         timed = TimedModel(
@@ -339,17 +211,9 @@ class _Setting:
         return timed
 
 
-def _read(contender: _Contender) -> ov.Model:
-    if contender.provenance is None or contender.host is not None:
-        return read_openvino(contender.path)
-    if contender.path.suffix == ".xml":
-        return OpenVINOModel.load(contender.path).model
-    return convert(contender.path).model
-
-
 def _run_setting(
     setting: _Setting,
-    contenders: Sequence[_Contender],
+    contenders: Sequence[Contender],
     seconds: float,
     notes: list[str],
     *,
@@ -432,7 +296,7 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
     )
 
 
-def _measure_alone(setting: _Setting, contender: _Contender, notes: list[str]) -> dict[str, float] | None:
+def _measure_alone(setting: _Setting, contender: Contender, notes: list[str]) -> dict[str, float] | None:
     """Peak memory and compile time in a fresh process; None where that fails, or the file is not what is run."""
     if contender.provenance is not None and contender.path.suffix != ".xml":
         return None  # converted in memory

@@ -108,7 +108,10 @@ def _sizes(texts: tuple[str, ...]) -> Any:
     shapes = parse_shapes(texts)
     each = list(shapes.values()) if isinstance(shapes, dict) else [] if shapes is None else [shapes]
     if any(size is None for sizes in each for size in sizes):
-        raise click.BadParameter("a benchmark needs every size.", param_hint="--input-shape")
+        raise click.BadParameter(
+            f"'{' '.join(texts)}' leaves a size open, expected every size, such as 1,3,256,256.",
+            param_hint="--input-shape",
+        )
     return shapes
 
 
@@ -200,7 +203,10 @@ def _compare(first: Path, second: Path, json_output: str | None) -> None:
         import msgspec
 
         if json_output != _STDOUT:
-            raise click.BadParameter("a comparison is written to stdout only: --json -", param_hint="--json")
+            raise click.BadParameter(
+                f"a comparison goes to stdout only, and '{json_output}' is a file. Use --json alone, and redirect it.",
+                param_hint="--json",
+            )
         print_json({"changes": msgspec.to_builtins(changes), "differences": differences})
         return
     print_table(

@@ -54,19 +54,11 @@ class OpenVINOSession(Session):
                 f"Inference precision '{inference_precision}' is not known, expected one of: "
                 f"{', '.join(INFERENCE_PRECISIONS)}."
             )
-        settings = {} if inference_precision is None else {"INFERENCE_PRECISION_HINT": inference_precision}
         model = artifact.model
         if probes:
             model = model.clone()
             add_probes(model, probes)
-        try:
-            self._compiled = openvino_core().compile_model(model, device, settings)
-        except RuntimeError as error:
-            raise TargetError(
-                f"OpenVINO cannot compile the model for {device}"
-                f"{'' if inference_precision is None else ' in ' + inference_precision}: {first_line(error)}. "
-                "Try another device or precision, or fix the input shape when converting."
-            ) from error
+        self._compiled = compile_for(model, device, inference_precision, {})
         self._request = self._compiled.create_infer_request()
         ports = self._compiled.outputs
         count = len(artifact.model.outputs)
@@ -80,7 +72,7 @@ class OpenVINOSession(Session):
             )
             for port in self._compiled.inputs
         )
-        self.precision = _running_precision(self._compiled, inference_precision)
+        self.precision = running_precision(self._compiled, inference_precision)
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
         wish = inference_precision
         unmet = wish is not None and wish != self.precision and " " not in self.precision
@@ -97,7 +89,26 @@ class OpenVINOSession(Session):
         return {name: self._request.get_tensor(port).data.copy() for name, port in self._outputs.items()}
 
 
-def _running_precision(compiled: ov.CompiledModel, asked: str | None) -> str:
+def compile_for(
+    model: ov.Model, device: str, inference_precision: str | None, settings: Mapping[str, object]
+) -> ov.CompiledModel:
+    """Compile a model for a device.
+
+    Raises:
+        TargetError: OpenVINO cannot.
+    """
+    hint = {} if inference_precision is None else {"INFERENCE_PRECISION_HINT": inference_precision}
+    try:
+        return openvino_core().compile_model(model, device, {**settings, **hint})
+    except RuntimeError as error:
+        raise TargetError(
+            f"OpenVINO cannot compile the model for {device}"
+            f"{'' if inference_precision is None else ' in ' + inference_precision}: {first_line(error)}. "
+            "Try another device or precision, or fix the input shape when converting."
+        ) from error
+
+
+def running_precision(compiled: ov.CompiledModel, asked: str | None) -> str:
     """The precision a device runs in: it may not have the one asked for. AUTO does not tell."""
     from openvino import Type
 

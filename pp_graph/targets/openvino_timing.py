@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pp_graph.errors import TargetError
 from pp_graph.targets.devices import openvino_core, require_device
 from pp_graph.targets.openvino_model import first_line, partial_shape, port_name
+from pp_graph.targets.openvino_session import compile_for, running_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -99,30 +100,16 @@ class TimedModel:
         self, model: ov.Model, *, device: str, inference_precision: str | None, hint: str, profile: bool = False
     ) -> None:
         require_device(device)
-        settings: dict[str, object] = {"PERFORMANCE_HINT": hint.upper(), "PERF_COUNT": profile}
-        if inference_precision is not None:
-            settings["INFERENCE_PRECISION_HINT"] = inference_precision
+        settings = {"PERFORMANCE_HINT": hint.upper(), "PERF_COUNT": profile}
         start = time.perf_counter()
-        try:
-            self._compiled = openvino_core().compile_model(model, device, settings)
-        except RuntimeError as error:
-            raise TargetError(
-                f"OpenVINO cannot compile the model for {device}: {first_line(error)}. Try another device or precision."
-            ) from error
+        self._compiled = compile_for(model, device, inference_precision, settings)
         self.compile_seconds = time.perf_counter() - start
         self._request = self._compiled.create_infer_request()
-        self.precision = str(self._property("INFERENCE_PRECISION_HINT") or "unknown")
+        self.precision = running_precision(self._compiled, inference_precision)
         self.inputs: tuple[tuple[str, np.dtype[Any], Shape | None], ...] = tuple(
             (port_name(port), np.dtype(port.get_element_type().to_dtype()), partial_shape(port))
             for port in self._compiled.inputs
         )
-
-    def _property(self, name: str) -> object:
-        try:
-            value = self._compiled.get_property(name)
-        except RuntimeError:
-            return None
-        return value.get_type_name() if hasattr(value, "get_type_name") else value
 
     def feed(self, feeds: Mapping[str, Array]) -> None:
         """Set the inputs, once for all runs."""
@@ -174,8 +161,7 @@ class TimedModel:
         """
         import openvino as ov
 
-        wish = self._property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        count = max(_LEAST_IN_FLIGHT, wish if isinstance(wish, int) else 1)
+        count = max(_LEAST_IN_FLIGHT, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
         queue = ov.AsyncInferQueue(self._compiled, count)
         failures: list[BaseException] = []
         ports = {name: port for port in self._compiled.outputs for name in port.get_names()}

@@ -1,8 +1,9 @@
 """What operators cost, so that a rewrite is chosen by arithmetic and memory traffic, and not by taste.
 
 Only the ratio of two costs is used. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32,
-batch 1 (`benchmarks/operator_rates.py` measures them again): a convolution of one channel reaches a tenth of the
-arithmetic rate of a matrix product, and an interpolation pays for every output.
+batch 1: a convolution of one channel reaches a tenth of the rate of a matrix product, and an interpolation pays for
+every output. `benchmarks/operator_rates.py` measures convolutions, products, averages and interpolations again; the rates
+of ArgMin and of a batch of products are from profiles of whole models, PatchCore and PaDiM.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.fusion.tail.view import TailView, integers_attribute
+from pp_graph.fusion.tail.attributes import integers_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import onnx_ir as ir
+
+    from pp_graph.fusion.tail.view import TailView
 
 LAUNCH_US: Final = 5.0
 """Microseconds that any operator takes."""
@@ -33,7 +36,7 @@ _NARROW_CONV_MACS_PER_US: Final = 6_000.0
 """One channel in a group: nothing to vectorise over."""
 _NARROW_CONV_OUTPUTS_PER_US: Final = 250.0
 _POOL_MACS_PER_US: Final = 4_000.0
-_RESIZE_OUTPUTS_PER_US: Final = {"nearest": 500.0, "linear": 125.0, "cubic": 40.0}
+_RESIZE_OUTPUTS_PER_US: Final = {"nearest": 500.0, "linear": 125.0, "cubic": 30.0}
 _ARG_INPUTS_PER_US: Final = 430.0
 """ArgMin and ArgMax: OpenVINO runs them as TopK."""
 _REDUCE_INPUTS_PER_US: Final = 10_000.0

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from pp_graph.fusion.tail import cost
+from pp_graph.fusion.tail.attributes import integers_attribute
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integers_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

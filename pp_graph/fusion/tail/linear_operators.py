@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from pp_graph.fusion.tail.attributes import float_attribute, integer_attribute, integers_attribute, text_attribute
 from pp_graph.fusion.tail.axis_matrices import (
     COORDINATE_MODES,
     Matrix,
@@ -22,24 +23,18 @@ from pp_graph.fusion.tail.axis_matrices import (
     resize_matrix,
     slice_matrix,
 )
-from pp_graph.fusion.tail.view import (
-    TailView,
-    float_attribute,
-    integer_attribute,
-    integers_attribute,
-    text_attribute,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import onnx_ir as ir
 
+    from pp_graph.fusion.tail.view import TailView
+
 RANK_ONE_TOLERANCE: Final = 2.0**-21
 """A kernel that is an outer product, but was stored in float32 and normalised there, is off by a few units in the last
 place of its largest number; this is four."""
 
-_UNCERTAIN_SIZE: Final = 1e-3
 _LONGEST_AXIS: Final = 2048
 """Above this a matrix along an axis takes more memory than the map; convolutions remain."""
 
@@ -75,7 +70,10 @@ def read_operator(view: TailView, node: ir.Node) -> LinearOperator | None:
         RefusalError: It is of such a kind, but not separable or not linear, or a size or weight is not known.
     """
     reader = _READERS.get(node.op_type)
-    return None if reader is None else reader(view, node)
+    operator = None if reader is None else reader(view, node)
+    if operator is not None and view.sizes(node.outputs[0]) is None:
+        raise RefusalError("its size depends on how a runtime rounds; export with sizes instead of scales or ceil_mode")
+    return operator
 
 
 def _sizes(view: TailView, value: ir.Value | None) -> tuple[int, int]:
@@ -291,7 +289,9 @@ def _resize(view: TailView, node: ir.Node) -> LinearOperator:
         raise RefusalError("it keeps the aspect ratio")
     outputs = view.sizes(node.outputs[0])
     if outputs is None:
-        raise RefusalError("the size it resizes to is not known; export with static sizes")
+        raise RefusalError(
+            "the size it resizes to is not known, or depends on how a runtime rounds; export with static sizes"
+        )
     if max(outputs) > _LONGEST_AXIS:
         raise RefusalError(
             f"a side of {max(outputs)} is above {_LONGEST_AXIS}, where matrices grow larger than the map"
@@ -342,10 +342,6 @@ def resize_scales(view: TailView, node: ir.Node, sizes: tuple[int, int], outputs
     if len(scales) != len(axes):
         raise RefusalError("its scales are not constant")
     by_axis = dict(zip(axes, scales, strict=True))
-    for size, axis in zip(sizes, (2, 3), strict=True):
-        exact = size * by_axis.get(axis, 1.0)
-        if 0 < round(exact) - exact < _UNCERTAIN_SIZE:
-            raise RefusalError(f"the size it resizes to, {exact:.6f} rounded down, depends on rounding")
     if any(by_axis.get(axis, 1) != 1 for axis in (0, 1)):
         raise RefusalError("it resizes other axes than height and width")
     return by_axis.get(2, 1.0), by_axis.get(3, 1.0)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from pp_graph.fusion.tail.constants import Array
     from pp_graph.fusion.tail.rule import Match
-    from pp_graph.fusion.tail.view import Array, TailView
+    from pp_graph.fusion.tail.view import TailView
 
 TOLERANCE: Final = 1e-5
 """Largest error of a rewrite, as a fraction of the largest number of the original."""

@@ -14,8 +14,8 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 from pp_graph.fusion.tail import cost
+from pp_graph.fusion.tail.attributes import integer_attribute
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,8 @@ Sums go through every linear operator, so several chains that meet before a comm
 
     sum_i A_i @ X_i @ B_i.T  =  [A_1 @ X_1 | A_2 @ X_2 | ...] @ [B_1.T; B_2.T; ...]
 
-one matrix product for each input, and one for all. What is added on the way (a bias, a constant) goes through the same
-matrices and becomes one constant map. Source: linear algebra; that a Gaussian blur is separable is textbook.
+one matrix product for each input, and one for all. A bias or constant is only taken along where it is added last: moved
+past the products, it would be rounded otherwise. Source: linear algebra; that a Gaussian blur is separable is textbook.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from pp_graph.fusion.tail import cost
+from pp_graph.fusion.tail.attributes import integer_attribute
 from pp_graph.fusion.tail.axis_matrices import Matrix, product
 from pp_graph.fusion.tail.linear_operators import LinearOperator, RefusalError, read_operator
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,8 +158,7 @@ class _Reader:
         """Read what adds maps: Add, Sub, Sum and Mean, and the mean or sum over channels just put together."""
         view = self._view
         summands = _summands(view, node)
-        result = view.shape(node.outputs[0])
-        if summands is None or result is None:
+        if summands is None:
             return None
         terms: list[_Term] = []
         constant: Matrix | float = 0.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from pp_graph.fusion.tail.attributes import integer_attribute, integers_attribute, text_attribute
+from pp_graph.fusion.tail.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape, infer_values
 
 if TYPE_CHECKING:
@@ -14,19 +15,10 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-Array = npt.NDArray[Any]
-
-# Kernels, sizes and scales are small; nothing larger is read from a weight file for a look.
-_LARGEST_CONSTANT: Final = 1 << 20
 _READS_SIZES: Final = frozenset({"Pad", "Resize", "Upsample", "Reshape", "Expand", "Slice", "Tile"})
 _UNCERTAIN_SIZE: Final = 1e-3
 _PASSES: Final = 3
 """What follows from one folded size may be the next."""
-_FOLDED: Final = frozenset({
-    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul", "Neg", "Range", "Reshape",
-    "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
-})  # fmt: skip
-"""Operators with which exporters work out shapes and pads from constants."""
 _MIXING: Final = frozenset({"ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "If", "Loop", "Scan"})
 
 
@@ -224,7 +216,7 @@ class TailView:
         if value.is_graph_input() and self._overridable:
             return None
         if value.is_initializer():
-            if tensor is None or tensor.size > _LARGEST_CONSTANT:
+            if tensor is None or tensor.size > LARGEST_CONSTANT:
                 return None
             try:
                 return np.asarray(tensor.numpy())
@@ -234,19 +226,19 @@ class TailView:
         if node is None:
             return None
         if node.op_type == "Constant":
-            return _constant_node(node)
+            return read_constant_node(node)
         if node.op_type == "Shape":
             shape = None if node.inputs[0] is None else self.shape(node.inputs[0])
             if shape is None or not all(isinstance(dim, int) for dim in shape):
                 return None
             start, stop = integer_attribute(node, "start", 0), integer_attribute(node, "end", len(shape))
             return np.array(shape[start:stop], np.int64)
-        if node.op_type not in _FOLDED:
+        if node.op_type not in FOLDED:
             return None
         inputs = {each.name or "": self.constant(each) for each in node.inputs if each is not None}
         if any(array is None for array in inputs.values()):
             return None
-        return _evaluate(node, {name: array for name, array in inputs.items() if array is not None}, self.opset)
+        return evaluate(node, {name: array for name, array in inputs.items() if array is not None}, self.opset)
 
     def integers(self, value: ir.Value | None) -> tuple[Dimension, ...] | None:
         """An integer vector, such as sizes to resize to, with the names of symbolic sizes where it holds those.
@@ -391,67 +383,3 @@ def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
 def _is_unnamed(dim: Dimension) -> bool:
     """Whether a size is only known to be some number: named by `named_shape`, or by inference."""
     return dim is None or (isinstance(dim, str) and ("#" in dim or dim.startswith("unk__")))
-
-
-def integer_attribute(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def integers_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
-    """An attribute that holds integers, or its default."""
-    attribute = node.attributes.get(name)
-    return tuple(default if attribute is None else attribute.as_ints())
-
-
-def float_attribute(node: ir.Node, name: str, default: float) -> float:
-    """A floating-point attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_float()
-
-
-def text_attribute(node: ir.Node, name: str, default: str) -> str:
-    """A text attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_string()
-
-
-def _constant_node(node: ir.Node) -> Array | None:
-    attribute = next(iter(node.attributes.values()), None)
-    if attribute is None or attribute.is_ref():
-        return None
-    if attribute.name == "value":
-        tensor = attribute.as_tensor()
-        return None if tensor.size > _LARGEST_CONSTANT else np.asarray(tensor.numpy())
-    if attribute.name in ("value_int", "value_ints"):
-        numbers = attribute.as_ints() if attribute.name == "value_ints" else attribute.as_int()
-        return np.asarray(numbers, np.int64)
-    if attribute.name in ("value_float", "value_floats"):
-        reals = attribute.as_floats() if attribute.name == "value_floats" else attribute.as_float()
-        return np.asarray(reals, np.float32)
-    return None
-
-
-def _evaluate(node: ir.Node, inputs: dict[str, Array], opset: int) -> Array | None:
-    """Compute an operator on constants; None where that fails, or gives too much."""
-    import onnx_ir as ir
-    from onnx import helper
-    from onnx.reference import ReferenceEvaluator
-
-    graph = helper.make_graph(
-        [ir.to_proto(node)],
-        "constant",
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name, array in inputs.items()
-        ],
-        [helper.make_tensor_value_info(node.outputs[0].name or "", 1, None)],
-    )
-    try:
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-        (result,) = ReferenceEvaluator(model).run(None, inputs)
-    except Exception:
-        return None  # whatever is wrong with it, it is no constant that a rewrite could rest on
-    array = np.asarray(result)
-    return array if array.size <= _LARGEST_CONSTANT else None

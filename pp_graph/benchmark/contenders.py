@@ -1,0 +1,132 @@
+"""The models that take part in a benchmark, and what a reader of the figures should know about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pp_graph.benchmark.host import HOSTS, has_torch
+from pp_graph.errors import DataError, PPGraphError
+from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.targets import OpenVINOModel, convert
+from pp_graph.targets.openvino_timing import read_openvino
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import openvino as ov
+
+    from pp_graph.model import RawModel
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model to be timed.
+
+    Attributes:
+        name: What it is called in the report.
+        path: Its file.
+        provenance: What pp_graph fused into it, or for post-processing on the host, what is done there; else None.
+        host: `host-numpy` or `host-torch` where that counts as well.
+    """
+
+    name: str
+    path: Path
+    provenance: Provenance | None
+    host: str | None = None
+
+
+def find_contenders(
+    raw: Path, artifacts: Sequence[Path], against: Sequence[str | Path] | None
+) -> tuple[list[Contender], list[str]]:
+    """The raw model first, then what it is compared with, artifacts last; and notes about what is left out.
+
+    Raises:
+        DataError: There is no artifact, or a model is given twice.
+        ProvenanceError: An artifact was not made by pp_graph; `ModelError` or `TargetError` where it cannot be read.
+    """
+    if not artifacts:
+        raise DataError("No artifact is given, expected an IR (.xml) or a fused .onnx to compare with the raw model.")
+    notes = []
+    ours = [Contender(str(path), path, _provenance(path)) for path in artifacts]
+    provenance = ours[0].provenance
+    assert provenance is not None
+    if against is None:
+        against = HOSTS if has_torch() else HOSTS[:1]
+        if not has_torch():
+            notes.append("torch is not installed, so post-processing in torch was not timed.")
+    found = [Contender("raw", raw, None)]
+    for each in against:
+        if str(each) in HOSTS:
+            found.append(Contender(f"raw + {each}", raw, provenance, host=str(each)))
+        else:
+            found.append(Contender(str(each), Path(each), _foreign_provenance(Path(each))))
+    found += ours
+    names = [each.name for each in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"'{twice}' is given twice, expected each model once. Leave one out.")
+    return found, notes
+
+
+def _provenance(path: Path) -> Provenance:
+    if path.suffix == ".xml":
+        return OpenVINOModel.load(path).provenance
+    return FusedModel.load(path).provenance
+
+
+def _foreign_provenance(path: Path) -> Provenance | None:
+    """What pp_graph fused into a model that was given to compare with; None where another program made it."""
+    try:
+        return _provenance(path)
+    except PPGraphError:
+        return None  # whatever is wrong with it shows when it is read as anybody would
+
+
+def remarks_about(raw: RawModel, contenders: Sequence[Contender]) -> list[str]:
+    """What a reader of the figures should know about the models.
+
+    Raises:
+        DataError: The raw model lacks an output that post-processing on the host would read.
+    """
+    made = [each for each in contenders if each.provenance is not None and each.host is None]
+    remarks = [
+        f"'{each.name}' was not made from this raw model, byte for byte."
+        for each in made
+        if each.provenance is not None and each.provenance.raw.sha256 != raw.sha256
+    ]
+    hosts = [each for each in contenders if each.host is not None]
+    kinds = {each.provenance and str(each.provenance.parameters) + str(each.provenance.statistics) for each in made}
+    if hosts and len(kinds) > 1:
+        remarks.append(f"Post-processing on the host is that of '{made[0].name}'; another artifact has another.")
+    outputs = {output.name for output in raw.model.graph.outputs}
+    for each in hosts:
+        missing = (
+            []
+            if each.provenance is None
+            else [record.name for record in each.provenance.raw.read.values() if record.name not in outputs]
+        )
+        if missing:
+            raise DataError(
+                f"The raw model has no output '{missing[0]}', which the artifact was made from. Give the raw model "
+                "that was fused."
+            )
+    if any(each.provenance is None and each.path.suffix == ".onnx" and each.name != "raw" for each in contenders):
+        remarks.append(
+            "What another program's .onnx does behind its last layer counts as tail, post-processing included."
+        )
+    return remarks
+
+
+def read_contender(contender: Contender) -> ov.Model:
+    """The model as it ships; a fused .onnx is converted.
+
+    Raises:
+        TargetError: OpenVINO cannot read it.
+    """
+    if contender.provenance is None or contender.host is not None:
+        return read_openvino(contender.path)
+    if contender.path.suffix == ".xml":
+        return OpenVINOModel.load(contender.path).model
+    return convert(contender.path).model

@@ -1,0 +1,63 @@
+"""Numbers that do not depend on what is fed, worked out operator by operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Array = npt.NDArray[Any]
+
+LARGEST_CONSTANT: Final = 1 << 20
+"""Kernels, sizes and scales are small; nothing larger is read from a weight file for a look."""
+
+FOLDED: Final = frozenset({
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul", "Neg", "Range", "Reshape",
+    "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Operators with which exporters work out shapes and pads from constants."""
+
+
+def read_constant_node(node: ir.Node) -> Array | None:
+    """The numbers of a Constant; None where it holds something else, or too much."""
+    attribute = next(iter(node.attributes.values()), None)
+    if attribute is None or attribute.is_ref():
+        return None
+    if attribute.name == "value":
+        tensor = attribute.as_tensor()
+        return None if tensor.size > LARGEST_CONSTANT else np.asarray(tensor.numpy())
+    if attribute.name in ("value_int", "value_ints"):
+        numbers = attribute.as_ints() if attribute.name == "value_ints" else attribute.as_int()
+        return np.asarray(numbers, np.int64)
+    if attribute.name in ("value_float", "value_floats"):
+        reals = attribute.as_floats() if attribute.name == "value_floats" else attribute.as_float()
+        return np.asarray(reals, np.float32)
+    return None
+
+
+def evaluate(node: ir.Node, inputs: dict[str, Array], opset: int) -> Array | None:
+    """Compute an operator on constants; None where that fails, or gives too much."""
+    import onnx_ir as ir
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
+
+    graph = helper.make_graph(
+        [ir.to_proto(node)],
+        "constant",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in inputs.items()
+        ],
+        [helper.make_tensor_value_info(node.outputs[0].name or "", 1, None)],
+    )
+    try:
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        (result,) = ReferenceEvaluator(model).run(None, inputs)
+    except Exception:
+        return None  # whatever is wrong with it, it is no constant that a rewrite could rest on
+    array = np.asarray(result)
+    return array if array.size <= LARGEST_CONSTANT else None
