@@ -2,8 +2,8 @@
 
 Only the ratio of two costs is used. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32,
 batch 1: a convolution of one channel reaches a tenth of the rate of a matrix product, and an interpolation pays for
-every output. `benchmarks/operator_rates.py` measures convolutions, products, averages and interpolations again; the rates
-of ArgMin and of a batch of products are from profiles of whole models, PatchCore and PaDiM.
+every output. `benchmarks/operator_rates.py` measures convolutions, products, averages and interpolations again; the
+rates of ArgMin and of a batch of products are from profiles of whole models, PatchCore and PaDiM.
 """
 
 from __future__ import annotations
