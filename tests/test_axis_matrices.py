@@ -133,17 +133,21 @@ def test_depthwise_convolution(size, kernel, strides, dilations, pads, auto_pad,
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(*[st.integers(0, 3)] * 4),
     st.booleans(),
-    st.booleans(),
 )
-def test_average_pool(size, kernel, strides, pads, count_padding, ceil) -> None:
-    assume(all(pads[axis] < kernel[axis] and pads[axis + 2] < kernel[axis] for axis in (0, 1)))
+def test_average_pool(size, kernel, strides, pads, count_padding) -> None:
+    pads = [pad % kernel[axis % 2] for axis, pad in enumerate(pads)]  # runtimes take no more than the window
     check(
         model_of(
-            "AveragePool", size, [], kernel_shape=kernel, strides=strides, pads=pads,
-            count_include_pad=int(count_padding), ceil_mode=int(ceil),
+            "AveragePool",
+            size,
+            [],
+            kernel_shape=kernel,
+            strides=strides,
+            pads=pads,
+            count_include_pad=int(count_padding),
         ),
         size,
-    )  # fmt: skip
+    )
 
 
 @given(st.integers(1, 8), st.integers(-12, 12), st.integers(-12, 12), st.sampled_from([-3, -2, -1, 1, 2, 3]))
