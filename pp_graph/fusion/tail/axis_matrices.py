@@ -112,9 +112,9 @@ def resize_matrix(
 def nearest_is_certain(size: int, outputs: int, *, scale: float, coordinates: str, nearest: str) -> bool:
     """Whether no output lies so near to the middle of two inputs that rounding decides which one it takes.
 
-    Where the scale, or its inverse, is a whole number, runtimes compute such positions exactly.
+    Where the scale is a whole number, or its inverse a power of two, runtimes compute such positions exactly.
     """
-    whole = float(scale).is_integer() or (1 / scale).is_integer()
+    whole = float(scale).is_integer() or (float(np.float32(scale)) == scale and (1 / scale).is_integer())
     if whole and coordinates != "align_corners":
         return True
     positions = _positions(size, np.arange(outputs, dtype=np.float64), np.float64(scale), coordinates)
