@@ -119,7 +119,9 @@ def nearest_is_certain(size: int, outputs: int, *, scale: float, coordinates: st
         return True
     positions = _positions(size, np.arange(outputs, dtype=np.float64), np.float64(scale), coordinates)
     shifted = positions + (0.5 if nearest.startswith("round") else 0.0)
-    return bool((np.abs(shifted - np.round(shifted)) > _UNCERTAIN)[1:].all())
+    # The first output lies on the first input in these, whatever the scale.
+    exact = 1 if coordinates in ("asymmetric", "align_corners") else 0
+    return bool((np.abs(shifted - np.round(shifted)) > _UNCERTAIN)[exact:].all())
 
 
 def _interpolate(
