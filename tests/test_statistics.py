@@ -42,7 +42,7 @@ def test_schema_version_defaults_and_null_is_unknown() -> None:
     ("text", "message"),
     [
         ('{"image": {"thresh": 1}}', r"unknown field 'image\.thresh', expected only threshold, min, max"),
-        ('{"img": 1}', "unknown field 'img', expected only schema_version, image, pixel"),
+        ('{"img": 1}', "unknown field 'img', expected only schema_version, image, pixel, provenance"),
         ('{"image": {"threshold": "a"}}', r"field 'image\.threshold' holds str, expected number or null"),
         ('{"image": {"threshold": true}}', r"field 'image\.threshold' holds bool"),
         ('{"image": {"min": 3, "max": 2}}', r"in 'image': 'max' is 2, expected at least 'min', 3"),

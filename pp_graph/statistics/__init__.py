@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pp_graph.statistics.provenance import CalibrationRecord, LevelRecord, StatisticsProvenance
 from pp_graph.statistics.statistics import LevelStatistics, Statistics
 
-__all__ = ["LevelStatistics", "Statistics"]
+__all__ = ["CalibrationRecord", "LevelRecord", "LevelStatistics", "Statistics", "StatisticsProvenance"]

@@ -11,6 +11,7 @@ import msgspec
 
 from pp_graph.errors import StatisticsError
 from pp_graph.files import written_together
+from pp_graph.statistics.provenance import StatisticsProvenance
 
 SCHEMA_VERSION = 1
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -74,6 +75,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         schema_version: Version of the JSON layout, 1.
         image: Numbers of the image level (the score).
         pixel: Numbers of the pixel level (the map).
+        provenance: Where they come from; None where that was not noted. No decision depends on it.
 
     Raises:
         StatisticsError: See `LevelStatistics`; also an unknown schema version.
@@ -82,6 +84,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     schema_version: int = SCHEMA_VERSION
     image: LevelStatistics = LevelStatistics()
     pixel: LevelStatistics = LevelStatistics()
+    provenance: StatisticsProvenance | None = None
 
     def __post_init__(self) -> None:
         """Refuse a layout that this version does not know."""
@@ -143,7 +146,10 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def to_json(self) -> str:
         """Write statistics as indented JSON text, ending in a newline."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n"
+        fields = msgspec.structs.asdict(self)
+        if self.provenance is None:
+            del fields["provenance"]
+        return msgspec.json.format(msgspec.json.encode(fields), indent=1).decode() + "\n"
 
     def save(self, path: str | Path, *, overwrite: bool = True) -> None:
         """Write statistics to a JSON file, whole or not at all.
@@ -170,8 +176,9 @@ def _explain(message: str) -> str:
     unknown = re.search(r"contains unknown field `([^`]*)`", message)
     if unknown:
         name = f"{where}.{unknown.group(1)}" if where else unknown.group(1)
-        known = _FIELDS if where else "schema_version, image, pixel"
-        return f"unknown field '{name}', expected only {known}. Remove or rename it."
+        known = {"": "schema_version, image, pixel, provenance", "image": _FIELDS, "pixel": _FIELDS}
+        expected = f"expected only {known[where]}" if where in known else "which this version does not know"
+        return f"unknown field '{name}', {expected}. Remove or rename it."
     wrong = re.search(r"Expected `([^`]*)`, got `([^`]*)`", message)
     if wrong:
         expected = wrong.group(1).replace("float", "number").replace(" | ", " or ")

@@ -1,0 +1,87 @@
+"""Where statistics come from: kept in their JSON beside the numbers, and in every model they are fused into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class LevelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """How the numbers of one level, image or pixel, were calibrated.
+
+    Attributes:
+        method: Name of the threshold estimator, such as `f1`.
+        parameters: Its parameters.
+        placement: `midpoint` or `observed`: where between two scores the threshold lies.
+        range: Name of the range estimator, such as `minmax`.
+        range_parameters: Its parameters.
+        normal: Normal images or pixels that were counted.
+        anomalous: Anomalous ones.
+        exact: Whether threshold and range are those of the sorted data, bit for bit.
+        threshold_bound: Where an exact threshold is proven to lie, smallest and largest; None where `exact`.
+        dropped: Values left out because they were not finite.
+    """
+
+    method: str
+    parameters: dict[str, Any] = {}
+    placement: str
+    range: str
+    range_parameters: dict[str, Any] = {}
+    normal: int
+    anomalous: int
+    exact: bool
+    threshold_bound: tuple[float, float] | None = None
+    dropped: int = 0
+
+
+class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What was run on what to calibrate.
+
+    Attributes:
+        model: File of the model, without folders; None where scores were given.
+        model_sha256: Hash of that file.
+        runtime: Runtime, device and precision in words.
+        device: OpenVINO device; None where it was not OpenVINO.
+        precision: Precision the network ran in; None where it is not known.
+        data: File or folder of the data, without folders above it; None for data in memory.
+        data_sha256: Hash of images, labels and masks, or of scores and labels.
+        images: Number of images.
+        anomalous_images: Anomalous ones among them.
+        image: The image level; None where it was not calibrated.
+        pixel: The pixel level; None where it was not calibrated.
+    """
+
+    model: str | None = None
+    model_sha256: str | None = None
+    runtime: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    data: str | None = None
+    data_sha256: str | None = None
+    images: int
+    anomalous_images: int
+    image: LevelRecord | None = None
+    pixel: LevelRecord | None = None
+
+
+class StatisticsProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Where statistics come from.
+
+    Attributes:
+        source: What they were read from or how they were made, in words: `calibration`, or the name of a format.
+        pp_graph_version: Version that wrote this.
+        file: File they were read from, without folders.
+        sha256: Hash of that file.
+        settings: Settings that came with them, as keyword arguments of `OneClassPostProcessor`.
+        notes: What a person should know about how they were read.
+        calibration: How they were calibrated; None where that is not known.
+    """
+
+    source: str
+    pp_graph_version: str = ""
+    file: str | None = None
+    sha256: str | None = None
+    settings: dict[str, Any] = {}
+    notes: list[str] = []
+    calibration: CalibrationRecord | None = None
