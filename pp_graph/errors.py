@@ -5,6 +5,7 @@
     │   ├── OutputRoleError      score and map cannot be told apart, or are not there
     │   └── OpsetError           the model's opset lacks an operator that a step needs
     ├── StatisticsError          a statistics file or value is missing, malformed or impossible
+    ├── CalibrationError         scores and labels do not give the statistics that were asked for
     ├── PostProcessorError       a post-processor's parameters or inputs do not fit
     ├── FusionError              the post-processing cannot be written into this graph
     │   ├── AlreadyFusedError    the model already carries a post-processing
@@ -12,6 +13,7 @@
     ├── TargetError              OpenVINO or onnxruntime cannot take the model
     │   └── DeviceError          the device is not on this machine
     ├── DataError                images or arrays do not fit the model
+    ├── ExtraError               an optional library is not installed
     └── OutputFileError          a result cannot be written where it was asked for
 
 Each message says the thing, what was expected, what was found, and how to mend it.
@@ -41,6 +43,10 @@ class StatisticsError(PPGraphError, ValueError):
     """A statistics file or value is missing, malformed or impossible."""
 
 
+class CalibrationError(PPGraphError, ValueError):
+    """Scores and labels do not give the statistics that were asked for."""
+
+
 class PostProcessorError(PPGraphError, ValueError):
     """A post-processor's parameters or inputs do not fit."""
 
@@ -67,6 +73,10 @@ class DeviceError(TargetError):
 
 class DataError(PPGraphError, ValueError):
     """Images or arrays do not fit the model."""
+
+
+class ExtraError(PPGraphError, ImportError):
+    """A library that is an optional extra is not installed."""
 
 
 class OutputFileError(PPGraphError, OSError):

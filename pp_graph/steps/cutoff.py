@@ -12,24 +12,17 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pp_graph.steps.float_keys import HIGHEST_KEY, LOWEST_KEY, from_key
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pp_graph.steps.step import Array
 
-# Float32 bit patterns, read as sign and magnitude, are in the order of the numbers.
-_MAGNITUDE = 0x7FFFFFFF
-_INFINITY = 0x7F800000
-
 Cutoff = np.float32 | None
 """The smallest float32 for which a decision is true; None where it is never true."""
 
 NEVER: Final = None
-
-
-def _from_key(key: int) -> np.float32:
-    bits = np.uint32(key) if key >= 0 else np.uint32((-key & _MAGNITUDE) | 0x80000000)
-    return np.float32(bits.view(np.float32))
 
 
 def find_cutoff(decide: Callable[[Array], Array]) -> Cutoff:
@@ -44,17 +37,17 @@ def find_cutoff(decide: Callable[[Array], Array]) -> Cutoff:
     """
 
     def holds(key: int) -> bool:
-        return bool(decide(np.array([_from_key(key)], np.float32))[0])
+        return bool(decide(np.array([from_key(key)], np.float32))[0])
 
-    if not holds(_INFINITY):
+    if not holds(HIGHEST_KEY):
         return NEVER
-    if holds(-_INFINITY):
+    if holds(LOWEST_KEY):
         return np.float32(-np.inf)
-    below, above = -_INFINITY, _INFINITY
+    below, above = LOWEST_KEY, HIGHEST_KEY
     while above - below > 1:
         middle = (below + above) // 2
         if holds(middle):
             above = middle
         else:
             below = middle
-    return _from_key(above)
+    return from_key(above)

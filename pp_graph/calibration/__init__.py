@@ -1,0 +1,19 @@
+"""From scores and labels to statistics: exact, in batches, in bounded memory."""
+
+from __future__ import annotations
+
+from pp_graph.calibration.calibrator import Calibrator
+from pp_graph.calibration.estimators import range_estimator, threshold_estimator
+from pp_graph.calibration.ranges import RANGES
+from pp_graph.calibration.result import CalibrationResult, LevelResult
+from pp_graph.calibration.thresholds import THRESHOLDS
+
+__all__ = [
+    "RANGES",
+    "THRESHOLDS",
+    "CalibrationResult",
+    "Calibrator",
+    "LevelResult",
+    "range_estimator",
+    "threshold_estimator",
+]

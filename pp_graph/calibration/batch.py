@@ -1,0 +1,222 @@
+"""A batch of scores, maps, labels and masks, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+Mask = npt.NDArray[np.bool_] | bool | None
+"""Anomalous pixels (H,W); False where all are normal, None where it is not known."""
+
+UNKNOWN: Final = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that fits.
+
+    Attributes:
+        scores: Image scores, float32, (N,); NaN where every value of a map was dropped.
+        labels: 1 anomalous, 0 normal, -1 unknown, (N,).
+        maps: Maps, float32, (N,H,W); None where there are none.
+        masks: A mask an image, of the size of its map.
+        dropped_scores: Scores that are not finite.
+        dropped_pixels: Pixels an image that are not finite.
+    """
+
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int8]
+    maps: npt.NDArray[np.float32] | None
+    masks: Sequence[Mask]
+    dropped_scores: int
+    dropped_pixels: Sequence[int]
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.scores)
+
+
+def check_batch(
+    scores: ArrayLike | None,
+    maps: ArrayLike | None,
+    labels: ArrayLike | None,
+    masks: Sequence[ArrayLike | None] | npt.NDArray[Any] | None,
+    names: Sequence[str] | None,
+    *,
+    ignore_nonfinite: bool,
+    first_index: int,
+) -> Batch:
+    """Bring a batch into one form; see `Calibrator.update` for what is taken.
+
+    Raises:
+        DataError: It does not fit together, or values are not finite.
+    """
+    if scores is None and maps is None:
+        raise DataError("Neither scores nor maps were given, expected at least one. Give what the raw model returns.")
+    checked_maps = None if maps is None else _maps(maps)
+    checked = None if scores is None else _scores(scores)
+    images = len(checked_maps if checked is None else checked)  # type: ignore[arg-type]
+    if checked_maps is not None and len(checked_maps) != images:
+        raise DataError(f"There are {images} scores and {len(checked_maps)} maps, expected one of each an image.")
+    called = [f"image {first_index + index}" for index in range(images)] if names is None else names
+    if len(called) != images:
+        raise DataError(f"There are {images} images and {len(called)} names, expected one an image.")
+    checked_labels = _labels(labels, images)
+    checked_masks = _masks(masks, checked_labels, checked_maps, called)
+    if labels is None and masks is not None:
+        known = [(-1 if mask is None else int(np.any(mask))) for mask in checked_masks]
+        checked_labels = np.array(known, np.int8)
+    if checked_maps is None:
+        dropped_pixels = [0] * images
+    else:
+        dropped_pixels = _nonfinite(checked_maps, "map", called, ignore=ignore_nonfinite)
+    if checked is None:
+        assert checked_maps is not None
+        checked = _largest(checked_maps, dropped_pixels)
+        dropped_scores = 0
+    else:
+        dropped_scores = sum(_nonfinite(checked, "score", called, ignore=ignore_nonfinite))
+    return Batch(checked, checked_labels, checked_maps, checked_masks, dropped_scores, dropped_pixels)
+
+
+def _float32(values: ArrayLike, what: str) -> npt.NDArray[np.float32]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise DataError(f"{what} hold {array.dtype}, expected floating-point numbers. Give the model's raw output.")
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
+def _scores(values: ArrayLike) -> npt.NDArray[np.float32]:
+    array = _float32(values, "Scores")
+    if array.ndim == 2 and array.shape[1] == 1:
+        return array[:, 0]
+    if array.ndim != 1:
+        raise DataError(f"Scores have shape {array.shape}, expected (N,) or (N,1): one number an image.")
+    return array
+
+
+def without_channel(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
+    """Bring (N,1,H,W) and (N,H,W,1) to (N,H,W).
+
+    Raises:
+        DataError: The shape is another.
+    """
+    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
+        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
+    if array.ndim != 3 or 0 in array.shape[1:]:
+        raise DataError(
+            f"{what} have shape {array.shape}, expected (N,H,W), (N,1,H,W) or (N,H,W,1) with at least one pixel."
+        )
+    return array
+
+
+def _maps(values: ArrayLike) -> npt.NDArray[np.float32]:
+    maps: npt.NDArray[np.float32] = without_channel(_float32(values, "Maps"), "Maps")
+    return maps
+
+
+def as_flags(values: ArrayLike, what: str) -> npt.NDArray[np.bool_]:
+    """Bool, or numbers of which 0 stands for normal.
+
+    Raises:
+        DataError: They are neither, or NaN.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and np.isnan(array).any()):
+        raise DataError(f"{what} hold {array.dtype}, expected bool, or 0 for normal and more for anomalous.")
+    return array if array.dtype.kind == "b" else array != 0
+
+
+def _labels(values: ArrayLike | None, images: int) -> npt.NDArray[np.int8]:
+    if values is None:
+        return np.full(images, UNKNOWN, np.int8)
+    array = as_flags(values, "Labels")
+    if array.shape not in ((images,), (images, 1)):
+        raise DataError(f"Labels have shape {array.shape}, expected ({images},): one an image.")
+    return array.reshape(-1).astype(np.int8)
+
+
+def _masks(
+    values: Sequence[ArrayLike | None] | npt.NDArray[Any] | None,
+    labels: npt.NDArray[np.int8],
+    maps: npt.NDArray[np.float32] | None,
+    names: Sequence[str],
+) -> list[Mask]:
+    images = len(labels)
+    given: list[Mask] = [None] * images
+    if values is not None:
+        if isinstance(values, np.ndarray):
+            values = list(without_channel(values, "Masks"))
+        if len(values) != images:
+            raise DataError(f"There are {images} images and {len(values)} masks, expected one an image, or None.")
+        given = [
+            None if mask is None else as_flags(mask, f"The mask of {names[index]}") for index, mask in enumerate(values)
+        ]
+    for index, mask in enumerate(given):
+        if isinstance(mask, np.ndarray):
+            given[index] = _fitting(mask, None if maps is None else maps.shape[1:], names[index])
+        if labels[index] == 0:
+            if mask is not None and np.any(mask):
+                raise DataError(
+                    f"'{names[index]}' is labelled normal, and its mask has {int(np.sum(mask)):,} anomalous pixels, "
+                    "expected none. Correct the label or the mask."
+                )
+            given[index] = False
+    return given
+
+
+def _fitting(mask: npt.NDArray[np.bool_], size: tuple[int, ...] | None, name: str) -> npt.NDArray[np.bool_]:
+    if mask.ndim == 3 and 1 in (mask.shape[0], mask.shape[2]):
+        mask = mask[0] if mask.shape[0] == 1 else mask[..., 0]
+    if size is not None and mask.shape != size:
+        raise DataError(
+            f"The mask of '{name}' has shape {mask.shape}, expected {size} as the map. Resize it without interpolation."
+        )
+    return mask
+
+
+def _nonfinite(values: npt.NDArray[np.float32], what: str, names: Sequence[str], *, ignore: bool) -> list[int]:
+    """Values an image that are not finite.
+
+    Raises:
+        DataError: There are some, and they are not to be ignored.
+    """
+    flat = values.reshape(len(values), -1)
+    # The sum of finite numbers may overflow, but then it is looked at closely and nothing is found.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(flat.sum(dtype=np.float32))
+    if not suspicious:
+        return [0] * len(values)
+    found = [int(count) for count in (~np.isfinite(flat)).sum(axis=1)]
+    if any(found) and not ignore:
+        worst = next(index for index, count in enumerate(found) if count)
+        nan = int(np.isnan(flat[worst]).sum())
+        others = sum(count > 0 for count in found) - 1
+        more = f", and {others} more images of the batch hold some" if others else ""
+        raise DataError(
+            f"The {what} of '{names[worst]}' holds {found[worst]:,} of {flat.shape[1]:,} values that are not finite "
+            f"({nan:,} NaN, {found[worst] - nan:,} infinite){more}, expected finite numbers. Find out what the model "
+            "computes there, or leave them out with --ignore-nonfinite (ignore_nonfinite=True)."
+        )
+    return found
+
+
+def _largest(maps: npt.NDArray[np.float32], dropped: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The largest value of each map, of those that are finite."""
+    flat = maps.reshape(len(maps), -1)
+    if not any(dropped):
+        return np.asarray(flat.max(axis=1))
+    finite = np.where(np.isfinite(flat), flat, np.float32(-np.inf)).max(axis=1)
+    return np.where(np.isfinite(finite), finite, np.float32(np.nan))

@@ -1,0 +1,131 @@
+"""What an estimator of thresholds is: a choice of a cut, or a number, from counts that may be coarse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.calibration.score_counts import Counts, Flags, ScoreCounts
+    from pp_graph.calibration.sketches import Sketch
+
+Objective = npt.NDArray[np.floating[Any]]
+Sketches = dict[type["Sketch"], "Sketch"]
+
+
+class ThresholdEstimator(ABC):
+    """Estimates a threshold. Subclasses are frozen dataclasses whose fields are the estimator's parameters.
+
+    Attributes:
+        name: What it is called in the API and on the command line.
+        needs_anomalous: Whether it cannot work with normal scores alone.
+    """
+
+    name: ClassVar[str]
+    needs_anomalous: ClassVar[bool]
+
+    @abstractmethod
+    def candidates(self, counts: ScoreCounts) -> Flags:
+        """Intervals whose scores must be known one by one before the answer is exact. (intervals,)."""
+
+    def sketches(self) -> tuple[type[Sketch], ...]:
+        """What it needs to know of the normal scores besides their counts."""
+        return ()
+
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters, as plain JSON values."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+class RangeEstimator(ABC):
+    """Estimates the range that normalisation uses. Subclasses are frozen dataclasses, as those of `ThresholdEstimator`.
+
+    Attributes:
+        name: What it is called in the API and on the command line.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def candidates(self, counts: ScoreCounts) -> Flags:
+        """Intervals whose scores must be known one by one before the answer is exact. (intervals,)."""
+
+    @abstractmethod
+    def bounds(self, counts: ScoreCounts) -> tuple[tuple[float, float], tuple[float, float]]:
+        """What the counts allow for the minimum and for the maximum, each from smallest to largest."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters, as plain JSON values."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+class CutEstimator(ThresholdEstimator):
+    """Chooses between which two scores to cut; where exactly the threshold lies there is a matter of placement."""
+
+    @abstractmethod
+    def choose(self, counts: ScoreCounts) -> int:
+        """Index of the interval whose smallest score, and all above, become anomalous; the length for none at all."""
+
+
+class ValueEstimator(ThresholdEstimator):
+    """Computes the threshold itself, from normal scores."""
+
+    needs_anomalous = False
+
+    @abstractmethod
+    def bounds(self, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> tuple[float, float]:
+        """The smallest and the largest threshold that the counts allow; equal where it is exact.
+
+        Raises:
+            CalibrationError: The scores do not allow an estimate.
+        """
+
+
+class MaximumEstimator(CutEstimator):
+    """Cuts where an objective is largest; at the lowest such score where there are several, as `argmax` does.
+
+    Attributes:
+        rounding: Bound on the relative error with which the objective is computed.
+        floor: Size of the objective below which that error is no smaller.
+    """
+
+    needs_anomalous = True
+    rounding: ClassVar[float] = 1e-12
+    floor: ClassVar[float] = 1.0
+
+    @abstractmethod
+    def objective(self, true_positives: Counts, false_positives: Counts, anomalies: int, normals: int) -> Objective:
+        """The objective for each pair of counts; it must not fall with true positives, nor rise with false ones."""
+
+    def candidates(self, counts: ScoreCounts) -> Flags:
+        """Intervals in which the objective may reach the largest value that is known to be reached."""
+        above, false = counts.true_positives, counts.false_positives
+        totals = counts.anomalies, counts.normals
+        reached = self.objective(above[:-1], false[:-1], *totals).astype(np.float64)
+        # A cut within an interval finds at most all its anomalous scores, and may spare all its normal ones.
+        possible = self.objective(above[:-1], false[1:], *totals).astype(np.float64)
+        best = float(reached.max())
+        slack = self.rounding * max(abs(best), self.floor)
+        promising: Flags = np.where(counts.exact, reached, possible) >= best - slack
+        return promising
+
+    def choose(self, counts: ScoreCounts) -> int:
+        """The first of the largest."""
+        return int(
+            np.argmax(
+                self.objective(
+                    counts.true_positives[:-1], counts.false_positives[:-1], counts.anomalies, counts.normals
+                )
+            )
+        )
+
+
+def with_interval_below(counts: ScoreCounts, chosen: Flags) -> Flags:
+    """Intervals, and with each the one below, where the next lower score lies."""
+    return np.asarray(chosen | np.concatenate([chosen[1:], [False]]))

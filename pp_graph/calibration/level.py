@@ -1,0 +1,170 @@
+"""One level, image or pixel: which threshold and range its counts give, and what must be known better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.calibration.estimator import CutEstimator, RangeEstimator, ThresholdEstimator, ValueEstimator
+from pp_graph.calibration.placement import Placement, decision_cutoff, place
+from pp_graph.errors import CalibrationError
+from pp_graph.steps.float_keys import to_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.calibration.score_counts import Flags, ScoreCounts
+    from pp_graph.calibration.sketches import Sketch
+
+_FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """How a level is calibrated.
+
+    Attributes:
+        threshold: Estimator of the threshold.
+        range: Estimator of minimum and maximum.
+        placement: Where between two scores a threshold is placed that is chosen among scores.
+    """
+
+    threshold: ThresholdEstimator
+    range: RangeEstimator
+    placement: Placement = "midpoint"
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What counts give for a level.
+
+    Attributes:
+        threshold: The threshold, a float32; None where the scores have no labels.
+        threshold_bound: Between what the threshold of the sorted data is proven to lie.
+        minimum: Minimum of the range, a float32.
+        maximum: Maximum of the range, a float32.
+        cutoff: The smallest score that inference calls anomalous with these; None without a threshold.
+        unsettled: Intervals that must be looked into before everything is exact. (intervals,)
+        warnings: What a person should know.
+    """
+
+    threshold: float | None
+    threshold_bound: tuple[float, float] | None
+    minimum: float
+    maximum: float
+    cutoff: float | None
+    unsettled: Flags
+    warnings: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether threshold and range are those of the sorted data, bit for bit."""
+        return not self.unsettled.any()
+
+
+def settle(plan: LevelPlan, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> Settlement:
+    """Estimate threshold and range from counts.
+
+    Args:
+        plan: How.
+        counts: The counts; at least one score.
+        sketches: What the threshold estimator asked for.
+
+    Raises:
+        CalibrationError: The scores do not allow an estimate.
+    """
+    (minimum, _), (_, maximum) = plan.range.bounds(counts)
+    normalization = (_rounded(minimum), _rounded(maximum))
+    if normalization[1] - normalization[0] > _FLOAT32_MAX:
+        raise CalibrationError(
+            f"The scores range from {minimum:.3g} to {maximum:.3g}, expected a range within float32. Scale the model's "
+            "scores down, or use the range 'percentile'."
+        )
+    unsettled = plan.range.candidates(counts)
+    labelled = (counts.normal > 0) | (counts.anomalous > 0)
+    threshold, bound, candidates, warnings = _threshold(plan, counts.only(labelled), sketches, normalization)
+    unsettled[np.flatnonzero(labelled)[candidates]] = True
+    unsettled &= ~counts.exact
+    cutoff = None if threshold is None else decision_cutoff(threshold, normalization)
+    if cutoff is not None and not unsettled.any():
+        # The decisions themselves are counted, too.
+        split = counts.splits(to_key(cutoff))
+        if split is not None:
+            unsettled[split] = True
+    return Settlement(threshold, bound, *normalization, cutoff, unsettled, warnings)
+
+
+_Threshold = tuple[float | None, tuple[float, float] | None, "Flags", tuple[str, ...]]
+
+
+def _threshold(
+    plan: LevelPlan,
+    counts: ScoreCounts,
+    sketches: Mapping[type[Sketch], Sketch],
+    normalization: tuple[float, float],
+) -> _Threshold:
+    """Threshold, its bound, the intervals it hangs on, and warnings."""
+    estimator = plan.threshold
+    nothing = np.zeros(len(counts), np.bool_)
+    if not len(counts):
+        return None, None, nothing, ("no score has a label: there is no threshold",)
+    if not counts.normals and isinstance(estimator, ValueEstimator):
+        raise CalibrationError(
+            f"Estimator '{estimator.name}' works on normal scores, and none of {counts.anomalies:,} is normal. Give "
+            "normal data."
+        )
+    warnings: tuple[str, ...] = ()
+    if not counts.normals:
+        warnings = ("no score is normal: the threshold lies at the smallest",)
+    elif estimator.needs_anomalous and not counts.anomalies:
+        warning = f"no score is anomalous, and '{estimator.name}' needs some: the threshold is the largest score"
+        return _above_all(counts, nothing, (warning,))
+    candidates = estimator.candidates(counts)
+    if isinstance(estimator, ValueEstimator):
+        low, high = (_rounded(value) for value in estimator.bounds(counts, sketches))
+        return high, (low, high), candidates, warnings
+    assert isinstance(estimator, CutEstimator)
+    chosen = estimator.choose(counts)
+    if chosen == len(counts):
+        warning = f"no threshold meets '{estimator.name}': it is the largest score, which flags nothing here"
+        return _above_all(counts, candidates, (*warnings, warning))
+    # The next lower score lies in the interval below.
+    needed = candidates | np.concatenate([candidates[1:], [False]])
+    exact = not (needed & ~counts.exact).any()
+    threshold = float(
+        place(
+            plan.placement,
+            counts.upper[chosen - 1] if chosen else None,
+            counts.lower[chosen],
+            normalization,
+        )
+    )
+    if exact:
+        return threshold, (threshold, threshold), needed, warnings
+    held = np.flatnonzero(needed)
+    below = counts.lower[held[0]]
+    return threshold, (min(threshold, float(below)), float(counts.upper[held[-1]])), needed, warnings
+
+
+def _above_all(counts: ScoreCounts, candidates: Flags, warnings: tuple[str, ...]) -> _Threshold:
+    """The largest score, above which strictly there is none."""
+    lowest, highest = float(counts.lower[-1]), float(counts.upper[-1])
+    return highest, (lowest, highest), candidates | (np.arange(len(counts)) == len(counts) - 1), warnings
+
+
+def _rounded(value: float) -> float:
+    return float(np.float32(value))
+
+
+def threshold_alone(plan: LevelPlan, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> float | None:
+    """The threshold of exact counts, without regard to how inference rounds; for resampling, which needs it quickly."""
+    estimator = plan.threshold
+    if isinstance(estimator, ValueEstimator):
+        return estimator.bounds(counts, sketches)[1]
+    assert isinstance(estimator, CutEstimator)
+    chosen = estimator.choose(counts)
+    if chosen == len(counts):
+        return float(counts.upper[-1])
+    return float(place(plan.placement, counts.lower[chosen - 1] if chosen else None, counts.lower[chosen], None))

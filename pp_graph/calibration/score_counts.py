@@ -1,0 +1,122 @@
+"""`ScoreCounts`: how many scores lie where, as far as it is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.steps.float_keys import Keys, from_keys, to_keys
+
+Counts = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ScoreCounts:
+    """Scores of each class, counted in disjoint intervals of float32 numbers, ascending; none is empty.
+
+    An interval of one number is known exactly. Of a longer one it is known how many scores it holds, not where they
+    lie in it. Whatever is computed from counts is therefore either exact or a proven bound.
+
+    Attributes:
+        low: Key of the smallest number of each interval; see `pp_graph.steps.float_keys`.
+        high: Key of the largest.
+        normal: Normal scores in each.
+        anomalous: Anomalous scores in each.
+        unlabelled: Scores of unknown class in each; ranges count them, thresholds do not.
+    """
+
+    low: Keys
+    high: Keys
+    normal: Counts
+    anomalous: Counts
+    unlabelled: Counts
+
+    @classmethod
+    def of(cls, scores: npt.NDArray[Any], anomalous: npt.NDArray[Any], labelled: npt.NDArray[Any]) -> ScoreCounts:
+        """Count scores that are in memory; every interval is one number.
+
+        Args:
+            scores: Finite float32 scores, (N,).
+            anomalous: Which are anomalous, bool, (N,).
+            labelled: Which have a label at all, bool, (N,).
+        """
+        keys, index = np.unique(to_keys(np.asarray(scores, np.float32)), return_inverse=True)
+        classes = [~anomalous & labelled, anomalous & labelled, ~labelled]
+        return cls(keys, keys, *(np.bincount(index[each], minlength=len(keys)) for each in classes))
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    @property
+    def exact(self) -> Flags:
+        """Which intervals are one number."""
+        return np.equal(self.low, self.high)
+
+    @cached_property
+    def lower(self) -> Scores:
+        """The smallest number of each interval."""
+        return from_keys(self.low)
+
+    @cached_property
+    def upper(self) -> Scores:
+        """The largest number of each interval."""
+        return from_keys(self.high)
+
+    @property
+    def total(self) -> Counts:
+        """Scores of all classes in each interval."""
+        return self.normal + self.anomalous + self.unlabelled
+
+    @cached_property
+    def normals(self) -> int:
+        """All normal scores."""
+        return int(self.normal.sum())
+
+    @cached_property
+    def anomalies(self) -> int:
+        """All anomalous scores."""
+        return int(self.anomalous.sum())
+
+    @cached_property
+    def false_positives(self) -> Counts:
+        """Normal scores at or above the lower end of each interval; a last entry, 0, for above all."""
+        return from_above(self.normal)
+
+    @cached_property
+    def true_positives(self) -> Counts:
+        """Anomalous scores at or above the lower end of each interval; a last entry, 0, for above all."""
+        return from_above(self.anomalous)
+
+    def splits(self, key: int) -> int | None:
+        """Index of the interval that has numbers both below a key and at or above it; None where none has."""
+        index = int(np.searchsorted(self.low, key, side="left")) - 1
+        return index if index >= 0 and int(self.high[index]) >= key else None
+
+    def first_at_least(self, key: int) -> int:
+        """Index of the first interval that lies wholly at or above a key; the length where none does."""
+        return int(np.searchsorted(self.low, key, side="left"))
+
+    def replaced(self, chosen: Flags, finer: ScoreCounts) -> ScoreCounts:
+        """The counts with some intervals exchanged for finer ones."""
+        parts = (self.only(~chosen), finer)
+        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS]
+        order = np.argsort(columns[0], kind="stable")
+        return ScoreCounts(*(column[order] for column in columns))
+
+    def only(self, chosen: Flags) -> ScoreCounts:
+        """Some of the intervals."""
+        return ScoreCounts(*(getattr(self, name)[chosen] for name in _COLUMNS))
+
+
+_COLUMNS = ("low", "high", "normal", "anomalous", "unlabelled")
+
+
+def from_above(counts: Counts) -> Counts:
+    """Sums from each entry to the last, and 0 behind."""
+    return np.concatenate([np.cumsum(counts[::-1])[::-1], [0]])

@@ -1,0 +1,102 @@
+"""Extreme-value theory: the threshold for a wanted false-alarm rate that may be rarer than the data can show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+
+from pp_graph.calibration.estimator import ValueEstimator
+from pp_graph.calibration.extras import require_extra
+from pp_graph.calibration.parameters import require_share
+from pp_graph.calibration.quantiles import quantile_bounds, quantile_candidates
+from pp_graph.calibration.sketches import TAIL_SIZE, LargestScores
+from pp_graph.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.calibration.score_counts import Flags, ScoreCounts
+    from pp_graph.calibration.sketches import Sketch
+
+_SMALLEST_TAIL: Final = 10
+
+
+@dataclass(frozen=True)
+class ExtremeValue(ValueEstimator):
+    """A generalised Pareto distribution, fitted to the upper tail of the normal scores by maximum likelihood.
+
+    Of `n` normal scores the largest `k`, a share `tail` of them and fewer than 10,000, exceed `u`, the next one below.
+    With the shape `c` and the scale `s` fitted to what they exceed it by, the threshold that a share `rate` of all
+    exceeds is `u + s / c * ((rate * n / k)^-c - 1)`. Where the rate is not rarer than the tail, the data themselves
+    answer, and the threshold is their quantile `1 - rate`. Sources: J. Pickands, Annals of Statistics 3, 1975;
+    A. Siffer et al., Anomaly Detection in Streams with Extreme Value Theory, KDD 2017.
+
+    Attributes:
+        rate: Wanted share of normal scores called anomalous, in (0, 1].
+        tail: Share of the normal scores to fit, in (0, 1].
+
+    Raises:
+        CalibrationError: A parameter is outside its range.
+    """
+
+    name: ClassVar[str] = "evt"
+    rate: float = 0.001
+    tail: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rate."""
+        require_share("rate", self.rate)
+        require_share("tail", self.tail)
+
+    def sketches(self) -> tuple[type[Sketch], ...]:
+        """The tail itself is kept."""
+        return (LargestScores,)
+
+    def candidates(self, counts: ScoreCounts) -> Flags:
+        """None, unless the data themselves answer."""
+        if self._rarer_than_the_tail(counts.normals):
+            return np.zeros(len(counts), np.bool_)
+        return quantile_candidates(counts.normal, 1 - self.rate)
+
+    def bounds(self, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> tuple[float, float]:
+        """Exact where the tail is fitted.
+
+        Raises:
+            CalibrationError: The tail has too few scores, or they are all alike.
+            ExtraError: SciPy is not installed.
+        """
+        n = counts.normals
+        if not self._rarer_than_the_tail(n):
+            return quantile_bounds(counts, counts.normal, 1 - self.rate)
+        largest = sketches[LargestScores]
+        assert isinstance(largest, LargestScores)
+        size = self._tail_size(n)
+        if size < _SMALLEST_TAIL:
+            raise CalibrationError(
+                f"The tail holds {size} of {n} normal scores, expected at least {_SMALLEST_TAIL} to fit a distribution "
+                "to. Give more normal data, a larger tail, or use max-normal."
+            )
+        tail = largest.largest(size + 1).astype(np.float64)
+        start, excesses = tail[0], tail[1:] - tail[0]
+        if excesses[-1] == 0:
+            raise CalibrationError(
+                f"The {size} largest normal scores are all {start:.6g}, expected scores that differ. Does the model "
+                "saturate? Use max-normal."
+            )
+        stats = require_extra("scipy.stats", "calibration", "the 'evt' estimator")
+        shape, _, scale = stats.genpareto.fit(excesses, floc=0)
+        threshold = float(start + stats.genpareto.isf(self.rate * n / size, shape, scale=scale))
+        if not np.isfinite(np.float32(threshold)):
+            raise CalibrationError(
+                f"The fitted tail (shape {shape:.3g}, scale {scale:.3g}) gives the threshold {threshold:.3g} for a "
+                f"rate of {self.rate:g}, expected a number within float32. Use a larger rate, or max-normal."
+            )
+        return threshold, threshold
+
+    def _tail_size(self, n: int) -> int:
+        return min(int(self.tail * n), TAIL_SIZE - 1, n - 1)
+
+    def _rarer_than_the_tail(self, n: int) -> bool:
+        return self.rate * n < self._tail_size(n) or self._tail_size(n) < _SMALLEST_TAIL
