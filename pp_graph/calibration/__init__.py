@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pp_graph.calibration.calibration import calibrate, calibrate_scores
 from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.estimators import range_estimator, threshold_estimator
 from pp_graph.calibration.ranges import RANGES
@@ -14,6 +15,8 @@ __all__ = [
     "CalibrationResult",
     "Calibrator",
     "LevelResult",
+    "calibrate",
+    "calibrate_scores",
     "range_estimator",
     "threshold_estimator",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.calibration.extras import require_extra
+from pp_graph.extras import require_extra
 
 if TYPE_CHECKING:
     from typing import Self

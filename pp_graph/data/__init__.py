@@ -1,7 +1,20 @@
-"""Images for verification and the like: arrays, .npz files and folders, brought into a model's shape."""
+"""What models are run on, and what they were dumped to: images, labels and masks; scores and maps."""
 
 from __future__ import annotations
 
-from pp_graph.data.images import Images, ImageSource, open_images
+from pp_graph.data.images import Images, ImageSource, choose_batch_size, open_images
+from pp_graph.data.labelled import LabelledImages, LabelledSource, open_labelled
+from pp_graph.data.predictions import DumpedPredictions, PredictionBatch, open_predictions
 
-__all__ = ["ImageSource", "Images", "open_images"]
+__all__ = [
+    "DumpedPredictions",
+    "ImageSource",
+    "Images",
+    "LabelledImages",
+    "LabelledSource",
+    "PredictionBatch",
+    "choose_batch_size",
+    "open_images",
+    "open_labelled",
+    "open_predictions",
+]

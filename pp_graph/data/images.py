@@ -17,6 +17,7 @@ Array = npt.NDArray[Any]
 
 IMAGE_ENDINGS: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _CHANNELS: Final = (1, 3)
+_BATCH: Final = 8
 
 
 class Images(ABC):
@@ -70,16 +71,30 @@ def open_images(source: ImageSource) -> Images:
     if isinstance(source, Images):
         return source
     if isinstance(source, Mapping):
-        return _ArrayImages({str(name): np.asarray(array) for name, array in source.items()})
+        return images_from_arrays({str(name): np.asarray(array) for name, array in source.items()})
     if isinstance(source, np.ndarray):
-        return _ArrayImages({"image": source})
+        return images_from_arrays({"image": source})
     if not isinstance(source, str | Path):
         raise DataError(
             f"Images are given as {type(source).__name__}, expected a path, an array or a mapping of arrays."
         )
     path = Path(source)
     if path.is_dir():
-        return _FolderImages(path)
+        files = image_files(path)
+        if not files:
+            raise DataError(
+                f"Folder '{path}' holds no images, expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}."
+            )
+        return images_from_files(path, files)
+    return images_from_arrays(read_arrays(path), str(path))
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Read the arrays of an `.npz`, or the one of an `.npy` as `image`.
+
+    Raises:
+        DataError: The file is missing, of another kind, or cannot be read.
+    """
     if not path.exists():
         raise DataError(
             f"Image data '{path}' does not exist, expected a folder of images or an .npz file. Check the path."
@@ -90,14 +105,27 @@ def open_images(source: ImageSource) -> Images:
         with path.open("rb") as stream:
             loaded = np.load(stream, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                return _ArrayImages({"image": loaded}, str(path))
-            return _ArrayImages({name: loaded[name] for name in loaded.files}, str(path))
-    except DataError:
-        raise
+                return {"image": loaded}
+            return {name: loaded[name] for name in loaded.files}
     except Exception as error:
         raise DataError(
             f"Image data '{path}' cannot be read: {error}. Expected arrays written by numpy.savez, without pickles."
         ) from error
+
+
+def images_from_arrays(arrays: Mapping[str, Array], where: str = "the data") -> Images:
+    """Images from an array `image`, or one array an input by name; `where` they come from, for errors."""
+    return _ArrayImages(arrays, where)
+
+
+def images_from_files(folder: Path, files: Sequence[Path]) -> Images:
+    """Images from some files of a folder, named by their paths in it."""
+    return _FileImages(folder, files)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files anywhere in a folder, in the order of their names."""
+    return sorted(file for file in folder.rglob("*") if _is_image(file.relative_to(folder)) and file.is_file())
 
 
 class _ArrayImages(Images):
@@ -137,14 +165,9 @@ def _is_image(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_ENDINGS and not hidden
 
 
-class _FolderImages(Images):
-    def __init__(self, folder: Path) -> None:
+class _FileImages(Images):
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self._folder = folder
-        files = sorted(file for file in folder.rglob("*") if _is_image(file.relative_to(folder)) and file.is_file())
-        if not files:
-            raise DataError(
-                f"Folder '{folder}' holds no images, expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}."
-            )
         self._files = files
         self.names = tuple(file.relative_to(folder).as_posix() for file in files)
 
@@ -260,3 +283,17 @@ def _as_dtype(array: Array, wanted: ModelInput) -> Array:
         f"Images hold {array.dtype}, expected {'uint8 or floating point' if target.kind == 'f' else target} for input "
         f"'{wanted.name}' of {target}. Convert them."
     )
+
+
+def choose_batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
+    """Images to read at a time: what was asked for, else one where images may differ in size, else a few.
+
+    Raises:
+        DataError: Fewer than one was asked for.
+    """
+    if asked is not None:
+        if asked < 1:
+            raise DataError(f"Batch size is {asked}, expected at least 1. Leave it out for the default.")
+        return asked
+    sizes_open = any(each.shape is None or any(not isinstance(size, int) for size in each.shape[1:]) for each in inputs)
+    return 1 if sizes_open else _BATCH

@@ -40,10 +40,11 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     Attributes:
         model: File of the model, without folders; None where scores were given.
-        model_sha256: Hash of that file.
+        model_sha256: Hash of the raw `.onnx` in it.
         runtime: Runtime, device and precision in words.
         device: OpenVINO device; None where it was not OpenVINO.
         precision: Precision the network ran in; None where it is not known.
+        weights: Precision of the network's weights in an OpenVINO model.
         data: File or folder of the data, without folders above it; None for data in memory.
         data_sha256: Hash of images, labels and masks, or of scores and labels.
         images: Number of images.
@@ -57,6 +58,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     runtime: str | None = None
     device: str | None = None
     precision: str | None = None
+    weights: str | None = None
     data: str | None = None
     data_sha256: str | None = None
     images: int

@@ -8,7 +8,9 @@ from pp_graph.targets.island import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
 from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession
-from pp_graph.targets.session import Session
+from pp_graph.targets.raw_values import RawValues, open_raw_values
+from pp_graph.targets.retuning import retune
+from pp_graph.targets.session import Session, run_in_batches
 
 __all__ = [
     "DEVICES",
@@ -18,8 +20,12 @@ __all__ = [
     "OnnxSession",
     "OpenVINOModel",
     "OpenVINOSession",
+    "RawValues",
     "Session",
     "available_devices",
     "convert",
     "island_precisions",
+    "open_raw_values",
+    "retune",
+    "run_in_batches",
 ]

@@ -53,7 +53,7 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
     fenced = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
     inside = _downstream(model, tail)
     ends = [result for result in results if _is_postprocessed(result) or result.get_instance_id() in inside]
-    sources = _beginnings(ends, [_find_output(model, name) for name in raw_tensors], inside)
+    sources = _beginnings(ends, [find_tensor(model, name) for name in raw_tensors], inside)
     parameters = _detach(sources, ends)
     for parameter in parameters if fenced else ():
         if parameter.get_element_type() == ov.Type.f32:
@@ -89,7 +89,7 @@ def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
     import openvino as ov
     from openvino import opset13 as ops
 
-    sources = [_find_output(model, name) for name in tensors]
+    sources = [find_tensor(model, name) for name in tensors]
     parameters, results = [], []
     for index, source in enumerate(sources):
         parameter = ops.parameter(source.get_partial_shape(), source.get_element_type(), name=f"island_{index}")
@@ -119,7 +119,7 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
     import openvino as ov
 
     copy = model.clone()
-    sources = [_find_output(copy, name) for name in tensors]
+    sources = [find_tensor(copy, name) for name in tensors]
     fed = {node.get_instance_id() for node in copy.get_parameters()}
     # A raw output that was kept may have the name of a post-processed one that was not asked for.
     ends = [
@@ -133,6 +133,36 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
     return island
 
 
+def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str]) -> None:
+    """Exchange the post-processing of a converted model for another. Changes both models in place.
+
+    Args:
+        model: The model.
+        island: The new post-processing, with one input a tensor, in this order, and outputs of the same names.
+        tensors: Names of the tensors that it reads.
+
+    Raises:
+        TargetError: A tensor is not in the model.
+    """
+    sources = [find_tensor(model, name) for name in tensors]
+    for parameter, source in zip(island.get_parameters(), sources, strict=True):
+        for target in list(parameter.output(0).get_target_inputs()):
+            target.replace_source_output(source)
+    written = {name: result for result in island.get_results() for name in result.output(0).get_names()}
+    results = list(model.get_results())
+    # A raw output that was kept keeps its name, too.
+    renewed = [written.get(_postprocessed_name(result) or "", result) for result in results]
+    for result in results:
+        model.remove_result(result)
+    model.add_results(renewed)
+    model.validate_nodes_and_infer_types()
+    isolate_island(model, tensors)
+
+
+def _postprocessed_name(result: ov.op.Result) -> str | None:
+    return next(iter(result.output(0).get_names() & set(OUTPUT_NAMES)), None)
+
+
 def _is_postprocessed(result: ov.op.Result) -> bool:
     return bool(result.output(0).get_names() & set(OUTPUT_NAMES))
 
@@ -141,8 +171,8 @@ def _downstream(model: ov.Model, tail: Sequence[tuple[Sequence[str], str]]) -> s
     """Rewritten parts of the network, and everything that is computed from them."""
     inside: set[int] = set()
     for reads, target in tail:
-        sources = [_find_output(model, name) for name in reads]
-        inside |= _nodes_between(sources, [_find_output(model, target).get_node()])
+        sources = [find_tensor(model, name) for name in reads]
+        inside |= _nodes_between(sources, [find_tensor(model, target).get_node()])
     for node in model.get_ordered_ops() if inside else ():
         if any(value.get_node().get_instance_id() in inside for value in node.input_values()):
             inside.add(node.get_instance_id())
@@ -279,7 +309,12 @@ def _connect(island: ov.Model, sources: Sequence[ov.Output]) -> None:
             target.replace_source_output(source)
 
 
-def _find_output(model: ov.Model, name: str) -> ov.Output:
+def find_tensor(model: ov.Model, name: str) -> ov.Output:
+    """The output of a node that has a name, not one of the model's own results.
+
+    Raises:
+        TargetError: There is none.
+    """
     for node in model.get_ordered_ops():
         for output in node.outputs():
             if name in output.get_names() and node.get_type_name() != "Result":
@@ -317,6 +352,8 @@ def _mark(island: ov.Model) -> ov.Model:
             if not _FLOATING_PRECISIONS & {port.get("precision") for port in layer.iter("port")}:
                 continue
             info = layer.find("rt_info")
+            if info is not None and any(entry.get("name") == _MARK["name"] for entry in info):
+                continue
             if info is None:
                 info = ET.Element("rt_info")
                 layer.insert(0, info)

@@ -115,6 +115,10 @@ class OpenVINOModel:
                 )
         return path
 
+    def stamp(self) -> None:
+        """Write the provenance into the model in memory, from where `save` takes it."""
+        self.model.set_rt_info(self.provenance.to_json(), RT_INFO_PATH)
+
     @property
     def conversion(self) -> dict[str, Any]:
         """Settings of the conversion."""

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.data import Images, ImageSource, open_images
+from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
 from pp_graph.errors import DataError, ModelError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
-from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
+from pp_graph.targets import (
+    OnnxSession,
+    OpenVINOModel,
+    OpenVINOSession,
+    RawValues,
+    Session,
+    open_raw_values,
+    run_in_batches,
+)
 from pp_graph.verification.boundary import run_boundary
 from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form
 from pp_graph.verification.report import BoundaryReport, VerificationReport
@@ -26,7 +34,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 """Called with the number of images just done."""
 
-_BATCH: Final = 8
 _INPUT_NAMES: Final = {RAW_SCORE: "pred_score", RAW_MAP: "anomaly_map"}
 
 
@@ -71,18 +78,16 @@ def verify(
     opened = RawModel.open(raw)
     if isinstance(artifact, str | Path):
         artifact = _open_artifact(Path(artifact))
-    if batch_size is not None and batch_size < 1:
-        raise DataError(f"Batch size is {batch_size}, expected at least 1. Leave it out for the default.")
     if max_flips is not None and max_flips < 0:
         raise DataError(f"max_flips is {max_flips}, expected at least 0. Leave it out to tolerate any number.")
     images = open_images(inputs)
     provenance = artifact.provenance
     reference = _Reference(opened, provenance)
-    runs = _sessions(artifact, provenance, device, inference_precision)
+    runs = _sessions(artifact, device, inference_precision)
     boundary = _verify_boundary(artifact, reference, device, inference_precision)
     comparison = Comparison(provenance, reference.post)
     wanted = _joint_inputs(reference.session, runs.shipped)
-    size = _batch_size(wanted, batch_size)
+    size = choose_batch_size(wanted, batch_size)
     for start in range(0, len(images), size):
         stop = min(start + size, len(images))
         comparison.add(*_run_batch(images, start, stop, wanted, reference, runs), start)
@@ -131,27 +136,21 @@ class _Runs:
     """
 
     shipped: Session
-    probed: Session
-    probes: dict[str, str]
+    raw_values: RawValues
 
 
-def _sessions(
-    artifact: OpenVINOModel | FusedModel, provenance: Provenance, device: str, inference_precision: str | None
-) -> _Runs:
-    probes = {role: record.tensor for role, record in provenance.raw.read.items()}
-    tensors = list(probes.values())
+def _sessions(artifact: OpenVINOModel | FusedModel, device: str, inference_precision: str | None) -> _Runs:
     if isinstance(artifact, OpenVINOModel):
         return _Runs(
             OpenVINOSession(artifact, device=device, inference_precision=inference_precision),
-            OpenVINOSession(artifact, device=device, inference_precision=inference_precision, probes=tensors),
-            probes,
+            open_raw_values(artifact, device=device, inference_precision=inference_precision),
         )
     if device != "CPU" or inference_precision not in (None, "f32"):
         raise TargetError(
             f"An ONNX file was given with device {device} and precision {inference_precision}, expected CPU and f32: "
             "it is run by onnxruntime. Convert it to OpenVINO first."
         )
-    return _Runs(OnnxSession(artifact.opened), OnnxSession(artifact.opened, probes=tensors), probes)
+    return _Runs(OnnxSession(artifact.opened), open_raw_values(artifact))
 
 
 class _Reference:
@@ -187,39 +186,12 @@ def _run_batch(
     feeds = images.read(start, stop, wanted)
     reference_raw, passed_through = reference.run(feeds)
     shipped = run_in_batches(runs.shipped, feeds)
-    probed = run_in_batches(runs.probed, feeds)
-    own_raw = {role: probed[tensor].astype(np.float32) for role, tensor in runs.probes.items()}
+    own_raw = runs.raw_values.run(feeds)
     return (
         Side(reference_raw, reference.predict(reference_raw), passed_through),
         Side(own_raw, reference.predict(own_raw), {}),
         shipped,
     )
-
-
-def run_in_batches(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Run a session whose batch may be fixed: cut the images to it, and fill up the last cut.
-
-    Args:
-        session: The session.
-        feeds: Input name to array, batch first.
-
-    Returns:
-        Output name to array, batch first.
-    """
-    count = len(next(iter(feeds.values())))
-    fixed = [each.shape[0] for each in session.inputs if each.shape and isinstance(each.shape[0], int)]
-    if not fixed or fixed[0] == count:
-        return session.run(feeds)
-    size = fixed[0]
-    parts: list[dict[str, Array]] = []
-    for start in range(0, count, size):
-        cut = {name: array[start : start + size] for name, array in feeds.items()}
-        missing = size - len(next(iter(cut.values())))
-        if missing:
-            cut = {name: np.concatenate([array, array[-1:].repeat(missing, 0)]) for name, array in cut.items()}
-        outputs = session.run(cut)
-        parts.append({name: array[: size - missing] for name, array in outputs.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _joint_inputs(raw: Session, artifact: Session) -> tuple[ModelInput, ...]:
@@ -247,10 +219,3 @@ def _joint_shape(raw: Shape | None, artifact: Shape | None, name: str) -> Shape 
             )
     # Either may fix the batch; `run_in_batches` cuts to it.
     return (None, *(a if isinstance(a, int) else r for r, a in zip(raw[1:], artifact[1:], strict=True)))
-
-
-def _batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
-    if asked is not None:
-        return asked
-    sizes_open = any(each.shape is None or any(not isinstance(size, int) for size in each.shape[1:]) for each in inputs)
-    return 1 if sizes_open else _BATCH

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from pp_graph.calibration.estimator import ValueEstimator
-from pp_graph.calibration.extras import require_extra
 from pp_graph.calibration.parameters import require_share
 from pp_graph.calibration.quantiles import quantile_bounds, quantile_candidates
 from pp_graph.calibration.sketches import TAIL_SIZE, LargestScores
 from pp_graph.errors import CalibrationError
+from pp_graph.extras import require_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,4 +99,5 @@ class ExtremeValue(ValueEstimator):
         return min(int(self.tail * n), TAIL_SIZE - 1, n - 1)
 
     def _rarer_than_the_tail(self, n: int) -> bool:
-        return self.rate * n < self._tail_size(n) or self._tail_size(n) < _SMALLEST_TAIL
+        size = self._tail_size(n)
+        return self.rate * n < size or (self.rate < self.tail and size < _SMALLEST_TAIL)

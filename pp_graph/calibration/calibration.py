@@ -1,0 +1,188 @@
+"""Calibrate on labelled images with a model, or on predictions that were dumped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from pp_graph.calibration.batch import without_channel
+from pp_graph.calibration.bootstrap import RESAMPLES
+from pp_graph.calibration.calibrator import Calibrator
+from pp_graph.calibration.spill import SpilledMaps
+from pp_graph.data import DumpedPredictions, LabelledImages, choose_batch_size, open_labelled, open_predictions
+from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.targets import open_raw_values
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from pp_graph.calibration.estimator import RangeEstimator, ThresholdEstimator
+    from pp_graph.calibration.placement import Placement
+    from pp_graph.calibration.result import CalibrationResult
+    from pp_graph.data import LabelledSource
+    from pp_graph.fusion import FusedModel
+    from pp_graph.model import RawModel
+    from pp_graph.targets import OpenVINOModel, RawValues
+
+Progress = Callable[[int], None]
+"""Called with the number of images just done."""
+
+
+class CalibratorSettings(TypedDict, total=False):
+    """Keyword arguments of `Calibrator`."""
+
+    image: str | ThresholdEstimator
+    pixel: str | ThresholdEstimator
+    image_range: str | RangeEstimator
+    pixel_range: str | RangeEstimator
+    placement: Placement
+    ignore_nonfinite: bool
+
+
+def calibrate(
+    model: str | Path | RawModel | FusedModel | OpenVINOModel,
+    data: LabelledSource,
+    *,
+    device: str | None = None,
+    inference_precision: str | None = "f32",
+    score_output: str | None = None,
+    map_output: str | None = None,
+    batch_size: int | None = None,
+    one_pass: bool = False,
+    resamples: int = RESAMPLES,
+    progress: Progress | None = None,
+    **settings: Unpack[CalibratorSettings],
+) -> CalibrationResult:
+    """Run a model on labelled images and calibrate on its raw scores and maps.
+
+    Run on the artifact that ships, on its device and in its precision, thresholds fit what that computes.
+
+    Args:
+        model: A raw ONNX model, a fused one or a converted one.
+        data: Labelled images; see `pp_graph.data.open_labelled`.
+        device: OpenVINO device. None runs an ONNX model in onnxruntime, in float32, and a converted one on the CPU.
+        inference_precision: Precision to run in OpenVINO: `f32`, `bf16`, `f16`; None leaves it to the device.
+        score_output: Name of the raw score, where shapes leave a choice.
+        map_output: Name of the raw map, where shapes leave a choice.
+        batch_size: Images a batch, where the model leaves it open.
+        one_pass: Take the pixel level's answer after one pass, with its bound, instead of keeping the maps in a
+            temporary file for a second.
+        resamples: Draws for the image level's confidence intervals; 0 for none.
+        progress: Called after each batch.
+        **settings: Keyword arguments of `Calibrator`: estimators, ranges, placement.
+
+    Returns:
+        Statistics with their provenance, metrics and warnings.
+
+    Raises:
+        ModelError: The model cannot be used.
+        DataError: Images or labels do not fit, or the model computes values that are not finite.
+        CalibrationError: The scores do not allow an estimate, or an estimator is not known.
+        TargetError: A runtime cannot run the model; `DeviceError` where the device is absent.
+        OutputFileError: There is no room for the maps.
+        ExtraError: An estimator needs a library that is not installed.
+    """
+    calibrator = Calibrator(**settings)
+    labelled = open_labelled(data)
+    values = open_raw_values(
+        model,
+        device=device,
+        inference_precision=inference_precision,
+        score_output=score_output,
+        map_output=map_output,
+    )
+    size = choose_batch_size(values.inputs, batch_size)
+    with SpilledMaps() as spilled:
+        for start in range(0, len(labelled), size):
+            stop = min(start + size, len(labelled))
+            raw = values.run(labelled.images.read(start, stop, values.inputs))
+            maps = None if RAW_MAP not in raw else without_channel(raw[RAW_MAP], "Maps")
+            if maps is not None and not one_pass:
+                spilled.write(maps)
+            _update(calibrator, labelled, start, stop, maps=maps, scores=raw.get(RAW_SCORE))
+            if progress is not None:
+                progress(stop - start)
+        while not one_pass and (further := calibrator.refine()) is not None:
+            start = 0
+            for maps in spilled.read():
+                _update(further, labelled, start, start + len(maps), maps=maps)
+                start += len(maps)
+            calibrator = further
+    return _with_model(calibrator.result(resamples=resamples), values, labelled)
+
+
+def _update(
+    calibrator: Calibrator,
+    labelled: LabelledImages,
+    start: int,
+    stop: int,
+    *,
+    maps: npt.NDArray[np.float32] | None,
+    scores: npt.NDArray[np.float32] | None = None,
+) -> None:
+    calibrator.update(
+        scores=scores,
+        maps=maps,
+        labels=None if labelled.labels is None else labelled.labels[start:stop],
+        masks=None if maps is None else labelled.masks(start, stop, (maps.shape[1], maps.shape[2])),
+        names=labelled.images.names[start:stop],
+    )
+
+
+def _with_model(result: CalibrationResult, values: RawValues, labelled: LabelledImages) -> CalibrationResult:
+    return result.with_record(
+        model=values.file,
+        model_sha256=values.raw_sha256,
+        runtime=values.session.description,
+        device=values.device,
+        precision=values.precision,
+        weights=values.weights,
+        data=labelled.name,
+        data_sha256=labelled.sha256(),
+    )
+
+
+def calibrate_scores(
+    predictions: str | Path | DumpedPredictions,
+    *,
+    one_pass: bool = False,
+    resamples: int = RESAMPLES,
+    progress: Progress | None = None,
+    **settings: Unpack[CalibratorSettings],
+) -> CalibrationResult:
+    """Calibrate on raw scores and maps that were dumped.
+
+    Args:
+        predictions: An `.npz`, `.csv` or `.parquet`; see `pp_graph.data.open_predictions`. It is read once, and once
+            more for each further pass.
+        one_pass: Take the pixel level's answer after one pass, with its bound.
+        resamples: Draws for the image level's confidence intervals; 0 for none.
+        progress: Called after each batch, in each pass.
+        **settings: Keyword arguments of `Calibrator`: estimators, ranges, placement.
+
+    Returns:
+        Statistics with their provenance, metrics and warnings.
+
+    Raises:
+        DataError: The file cannot be read, lacks what is needed, or holds values that are not finite.
+        CalibrationError: The scores do not allow an estimate, or an estimator is not known.
+        ExtraError: An estimator, or the file, needs a library that is not installed.
+    """
+    calibrator = Calibrator(**settings)
+    dumped = predictions if isinstance(predictions, DumpedPredictions) else open_predictions(predictions)
+    while True:
+        for batch in dumped.batches():
+            calibrator.update(
+                scores=batch.scores, maps=batch.maps, labels=batch.labels, masks=batch.masks, names=batch.names
+            )
+            if progress is not None:
+                progress(len(batch))
+        further = None if one_pass else calibrator.refine()
+        if further is None:
+            break
+        calibrator = further
+    result = calibrator.result(resamples=resamples)
+    return result.with_record(data=dumped.path.name, data_sha256=dumped.sha256())

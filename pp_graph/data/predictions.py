@@ -1,0 +1,282 @@
+"""Dumped predictions: raw scores and maps with labels and masks, read in batches."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import zipfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.errors import DataError
+from pp_graph.extras import require_extra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Array = npt.NDArray[Any]
+
+# Names by which tools of this field dump them, ours first.
+_NAMES: Final = {
+    "score": ("pred_score", "score", "pred_scores", "scores", "anomaly_score", "image_score"),
+    "map": ("anomaly_map", "anomaly_maps", "map", "maps"),
+    "label": ("label", "gt_label", "labels", "gt_labels", "target", "is_anomalous"),
+    "mask": ("mask", "gt_mask", "masks", "gt_masks"),
+    "name": ("image", "image_path", "path", "file", "filename", "name"),
+}
+_WORDS: Final = {
+    "0": 0, "0.0": 0, "false": 0, "normal": 0, "good": 0,
+    "1": 1, "1.0": 1, "true": 1, "anomalous": 1, "anomaly": 1, "abnormal": 1, "bad": 1, "defect": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PredictionBatch:
+    """Some images' predictions.
+
+    Attributes:
+        scores: Raw scores, (N,); None where there are only maps.
+        maps: Raw maps, (N,H,W) or with one channel; None where there are only scores.
+        labels: Whether each image is anomalous, (N,); None where there are only masks.
+        masks: Anomalous pixels, of the maps' shape; None where there are none.
+        names: What each image is called; None for numbers.
+    """
+
+    scores: Array | None
+    maps: Array | None
+    labels: Array | None
+    masks: Array | None
+    names: Sequence[str] | None
+
+    def __len__(self) -> int:
+        return len(self.scores if self.scores is not None else self.maps)  # type: ignore[arg-type]
+
+
+class DumpedPredictions(ABC):
+    """Predictions in a file.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[PredictionBatch]:
+        """Read from the beginning; may be called again for another pass.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+
+    def sha256(self) -> str:
+        """Hash of the file."""
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_predictions(path: str | Path) -> DumpedPredictions:
+    """Open dumped predictions.
+
+    Args:
+        path: An `.npz` with raw `pred_score` (N,) or `anomaly_map` (N,H,W), or both, and `label` (N,) or `mask`
+            (N,H,W), or both; or a `.csv` or `.parquet` with a column for scores and one for labels. Common other names
+            are understood. Maps are read a few at a time.
+
+    Raises:
+        DataError: The file is missing, cannot be read, or lacks what is needed.
+        ExtraError: A `.parquet` is given, and pyarrow is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"Predictions '{path}' do not exist, expected an .npz, .csv or .parquet file. Check the path.")
+    kinds: dict[str, Callable[[Path], DumpedPredictions]] = {
+        ".npz": _DumpedArrays,
+        ".csv": lambda file: _DumpedTable(file, _read_csv(file)),
+        ".parquet": lambda file: _DumpedTable(file, _read_parquet(file)),
+    }
+    kind = kinds.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"Predictions '{path}' are a '{path.suffix}' file, expected .npz, .csv or .parquet.")
+    return kind(path)
+
+
+def _find(what: str, present: Sequence[str], path: Path) -> str | None:
+    """The name that something has in a file."""
+    lowered = {name.lower(): name for name in present}
+    found = [lowered[name] for name in _NAMES[what] if name in lowered]
+    if len(found) > 1:
+        raise DataError(
+            f"'{path}' holds {' and '.join(map(repr, found))}, expected one {what}. Leave out or rename the other."
+        )
+    return found[0] if found else None
+
+
+def _lacks(path: Path, what: str, present: Sequence[str]) -> DataError:
+    return DataError(
+        f"'{path}' holds {', '.join(map(repr, present)) or 'nothing'}, expected a {what} under one of the names "
+        f"{', '.join(_NAMES[what.split(maxsplit=1)[0]])}. Rename it."
+    )
+
+
+_BATCH_BYTES: Final = 1 << 23
+
+
+class _DumpedArrays(DumpedPredictions):
+    """An `.npz` whose large arrays are read row by row, compressed or not."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with self._opened() as archive:
+            members = [name.removesuffix(".npy") for name in archive.namelist()]
+            self._names = {what: _find(what, members, path) for what in ("score", "map", "label", "mask")}
+            if self._names["score"] is None and self._names["map"] is None:
+                raise _lacks(path, "score or map", members)
+            if self._names["label"] is None and self._names["mask"] is None:
+                raise _lacks(path, "label or mask", members)
+            shapes = {}
+            for what, name in self._names.items():
+                if name is not None:
+                    with archive.open(f"{name}.npy") as stream:
+                        shapes[what], _ = _header(stream, name)
+        counts = {what: shape[0] if shape else 0 for what, shape in shapes.items()}
+        if len(set(counts.values())) > 1 or 0 in counts.values():
+            listing = ", ".join(f"'{self._names[what]}' {shape}" for what, shape in shapes.items())
+            raise DataError(f"'{path}' holds {listing}, expected as many items in each, and at least one.")
+        self._count = next(iter(counts.values()))
+        row = max(int(np.prod(shape[1:])) for shape in shapes.values())
+        self._batch = max(1, _BATCH_BYTES // (4 * max(row, 1)))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batches(self) -> Iterator[PredictionBatch]:
+        with self._opened() as archive, contextlib.ExitStack() as stack:
+            readers = {
+                what: _rows(stack.enter_context(archive.open(f"{name}.npy")), name, self._batch)
+                for what, name in self._names.items()
+                if name is not None
+            }
+            for _ in range(0, self._count, self._batch):
+                score, maps, label, mask = (
+                    next(readers[what]) if what in readers else None for what in ("score", "map", "label", "mask")
+                )
+                yield PredictionBatch(score, maps, label, mask, None)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                yield archive
+        except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"Predictions '{self.path}' cannot be read: {error}. Expected arrays written by numpy.savez, without "
+                "pickles."
+            ) from error
+
+
+def _header(stream: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and element type of an array in an `.npz`."""
+    version = np.lib.format.read_magic(stream)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = reader(stream)
+    if fortran and len(shape) > 1:
+        raise DataError(f"Array '{name}' is in Fortran order, expected C order. Save numpy.ascontiguousarray of it.")
+    if dtype.hasobject:
+        raise DataError(f"Array '{name}' holds Python objects, expected numbers.")
+    return shape, dtype
+
+
+def _rows(stream: Any, name: str, size: int) -> Iterator[Array]:
+    """An array in an `.npz`, some rows at a time."""
+    shape, dtype = _header(stream, name)
+    row = int(np.prod(shape[1:])) * dtype.itemsize
+    for start in range(0, shape[0], size):
+        count = min(size, shape[0] - start)
+        data = stream.read(count * row)
+        if len(data) != count * row:
+            raise DataError(f"Array '{name}' ends after {len(data):,} of {count * row:,} bytes. Write the file again.")
+        yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
+
+
+class _DumpedTable(DumpedPredictions):
+    """A table of image scores."""
+
+    def __init__(self, path: Path, columns: Mapping[str, Sequence[object]]) -> None:
+        super().__init__(path)
+        found = {what: _find(what, list(columns), path) for what in ("score", "label", "name")}
+        for what in ("score", "label"):
+            if found[what] is None:
+                raise _lacks(path, what, list(columns))
+        rows = columns[found["score"] or ""]
+        if not len(rows):
+            raise DataError(f"'{path}' holds no rows, expected one an image.")
+        self._scores = np.array([_score(path, row, value) for row, value in enumerate(rows)], np.float32)
+        labels = columns[found["label"] or ""]
+        self._labels = np.array([_label(path, row, value) for row, value in enumerate(labels)], np.bool_)
+        name = found["name"]
+        self._names = None if name is None else [str(value) for value in columns[name]]
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def batches(self) -> Iterator[PredictionBatch]:
+        yield PredictionBatch(self._scores, None, self._labels, None, self._names)
+
+
+def _score(path: Path, row: int, value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise DataError(f"'{path}', row {row + 1}: the score is {value!r}, expected a number.") from None
+
+
+def _label(path: Path, row: int, value: object) -> int:
+    found = _WORDS.get(str(value).strip().lower())
+    if found is None:
+        raise DataError(
+            f"'{path}', row {row + 1}: the label is {value!r}, expected 0 or 1, false or true, normal or anomalous."
+        )
+    return found
+
+
+def _read_csv(path: Path) -> dict[str, list[object]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows = []
+            for row in reader:
+                if len(row) != len(header) and row:
+                    raise DataError(
+                        f"'{path}', line {reader.line_num}: found {len(row)} fields, expected {len(header)} as in the "
+                        "header."
+                    )
+                rows += [row] if row else []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"Table '{path}' cannot be read: {error}. Expected comma-separated text in UTF-8.") from error
+    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
+
+
+def _read_parquet(path: Path) -> dict[str, list[object]]:
+    parquet = require_extra("pyarrow.parquet", "calibration", "reading a .parquet file")
+    try:
+        present = parquet.read_schema(path).names
+        known = {name for names in _NAMES.values() for name in names}
+        table = parquet.read_table(path, columns=[name for name in present if name.lower() in known])
+        return dict(table.to_pydict())
+    except Exception as error:
+        raise DataError(f"Table '{path}' cannot be read: {error}. Expected a Parquet file.") from error

@@ -1,0 +1,134 @@
+"""Raw scores and maps of any model, on any device and in any precision: what its post-processing decides about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pp_graph.fusion import FusedModel, Provenance, fuse
+from pp_graph.fusion.injection import refuse_foreign_decisions
+from pp_graph.model import RawModel, find_outputs
+from pp_graph.postprocessors import OneClassPostProcessor
+from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.targets.conversion import convert
+from pp_graph.targets.onnxruntime_session import OnnxSession
+from pp_graph.targets.openvino_model import OpenVINOModel
+from pp_graph.targets.openvino_session import OpenVINOSession
+from pp_graph.targets.session import Array, Session, run_in_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.model import ModelInput
+
+
+@dataclass(frozen=True)
+class RawValues:
+    """A model loaded into a runtime, seen through its raw score and map.
+
+    Attributes:
+        session: The runtime.
+        tensors: Names of the tensors that hold them, under `raw_score` and `raw_map`, as far as the model has them.
+        device: OpenVINO device; None in onnxruntime.
+        weights: Precision of the network's weights in an OpenVINO model; None in onnxruntime.
+        file: The model's file, without folders; None for one in memory.
+        raw_sha256: Hash of the raw `.onnx` in it.
+    """
+
+    session: Session
+    tensors: Mapping[str, str]
+    device: str | None
+    weights: str | None
+    file: str | None
+    raw_sha256: str
+
+    @property
+    def inputs(self) -> tuple[ModelInput, ...]:
+        """What to feed."""
+        return self.session.inputs
+
+    @property
+    def precision(self) -> str:
+        """Precision that the network runs in."""
+        return self.session.precision if isinstance(self.session, OpenVINOSession) else "f32"
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a batch of any size.
+
+        Args:
+            feeds: Input name to array, batch first.
+
+        Returns:
+            Float32 values in the shapes that the model gives them, under `raw_score` and `raw_map`.
+
+        Raises:
+            TargetError: The runtime fails on this batch.
+        """
+        outputs = run_in_batches(self.session, feeds)
+        with np.errstate(over="ignore"):
+            return {role: outputs[tensor].astype(np.float32) for role, tensor in self.tensors.items()}
+
+
+def open_raw_values(
+    model: str | Path | RawModel | FusedModel | OpenVINOModel,
+    *,
+    device: str | None = None,
+    inference_precision: str | None = "f32",
+    score_output: str | None = None,
+    map_output: str | None = None,
+) -> RawValues:
+    """Load a model to read its raw scores and maps.
+
+    Args:
+        model: A raw model, a fused one or a converted one, or the path of an `.onnx` or `.xml`.
+        device: OpenVINO device. An ONNX model is then converted as it would ship, its tail rewritten, with weights in
+            float32. None runs an ONNX model as it is in onnxruntime, in float32, and a converted one on the CPU.
+        inference_precision: Precision to run an OpenVINO model in: `f32`, `bf16`, `f16`; None leaves it to the device.
+        score_output: Name of the raw score of a raw model, where shapes leave a choice.
+        map_output: Name of its raw map.
+
+    Raises:
+        ModelError: The model cannot be used; `OutputRoleError` where score and map cannot be told apart.
+        AlreadyFusedError: The model carries another tool's post-processing.
+        ProvenanceError: An `.xml` was not written by pp_graph.
+        TargetError: A runtime cannot load the model; `DeviceError` where the device is absent.
+    """
+    if isinstance(model, str | Path) and Path(model).suffix == ".xml":
+        model = OpenVINOModel.load(model)
+    if isinstance(model, OpenVINOModel):
+        tensors = _tensors(model.provenance)
+        session: Session = OpenVINOSession(
+            model, device=device or "CPU", inference_precision=inference_precision, probes=list(tensors.values())
+        )
+        file = model.source.name if model.source is not None else model.provenance.raw.file
+        return RawValues(session, tensors, device or "CPU", model.precision, file, model.provenance.raw.sha256)
+    opened = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
+    provenance = Provenance.from_metadata(opened.model.metadata_props)
+    if device is not None:
+        fused = (
+            _fuse_nothing(opened, score_output, map_output) if provenance is None else FusedModel(opened, provenance)
+        )
+        return open_raw_values(convert(fused, device=device), device=device, inference_precision=inference_precision)
+    file = None if opened.source is None else opened.source.name
+    if provenance is not None:
+        tensors = _tensors(provenance)
+        session = OnnxSession(opened, probes=list(tensors.values()))
+        return RawValues(session, tensors, None, None, file, provenance.raw.sha256)
+    refuse_foreign_decisions(opened)
+    found = find_outputs(opened, score_output=score_output, map_output=map_output)
+    roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
+    tensors = {role: info.name for role, info in roles.items() if info is not None}
+    return RawValues(OnnxSession(opened), tensors, None, None, file, opened.sha256)
+
+
+def _fuse_nothing(raw: RawModel, score_output: str | None, map_output: str | None) -> FusedModel:
+    """The model with its tail as it ships, and a post-processing that leaves its values as they are."""
+    post = OneClassPostProcessor(normalize=False, threshold=False)
+    return fuse(raw, post, score_output=score_output, map_output=map_output)
+
+
+def _tensors(provenance: Provenance) -> dict[str, str]:
+    return {role: record.tensor for role, record in provenance.raw.read.items()}

@@ -1,0 +1,122 @@
+"""Give an artifact other statistics: its post-processing is written anew, and the network is not touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pp_graph.errors import ProvenanceError
+from pp_graph.fusion import FusedModel, Provenance, fuse
+from pp_graph.model import RawModel
+from pp_graph.postprocessors import POST_PROCESSORS
+from pp_graph.targets.devices import openvino_core
+from pp_graph.targets.island import find_tensor, replace_island
+from pp_graph.targets.openvino_model import OpenVINOModel
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino as ov
+
+    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.statistics import Statistics
+
+
+def retune(model: OpenVINOModel | FusedModel | str | Path, statistics: Statistics) -> OpenVINOModel | FusedModel:
+    """Give a fused or converted model other statistics; all other settings stay as they are.
+
+    Decisions and numbers are those of the raw model fused anew with these statistics.
+
+    Args:
+        model: A converted model, a fused one, or the path of an `.xml` or `.onnx`. It is never modified.
+        statistics: The new statistics.
+
+    Returns:
+        A model of the same kind. Nothing is written until `save`.
+
+    Raises:
+        ProvenanceError: pp_graph did not make the model.
+        StatisticsError: The statistics lack a number that the post-processing needs.
+        ModelError: The file cannot be used.
+        TargetError: OpenVINO cannot read the model.
+    """
+    if isinstance(model, str | Path):
+        path = Path(model)
+        model = OpenVINOModel.load(path) if path.suffix == ".xml" else FusedModel.load(path)
+    post = _post_processor(model.provenance, statistics)
+    if isinstance(model, FusedModel):
+        return _retune_onnx(model, post)
+    return _retune_ir(model, post)
+
+
+def _post_processor(provenance: Provenance, statistics: Statistics) -> PostProcessor:
+    kind = next((kind for kind in POST_PROCESSORS if kind.__name__ == provenance.post_processor), None)
+    if kind is None:
+        raise ProvenanceError(
+            f"Post-processor '{provenance.post_processor}' is not known, expected one of: "
+            f"{', '.join(kind.__name__ for kind in POST_PROCESSORS)}. Use the version of pp_graph that wrote the model."
+        )
+    return kind.from_parameters(statistics, provenance.parameters)
+
+
+def _retune_onnx(fused: FusedModel, post: PostProcessor) -> FusedModel:
+    raw = fused.provenance.raw
+    outputs = set(fused.output_names)
+    return fuse(
+        fused,
+        post,
+        score_output=None if raw.score is None else raw.score.name,
+        map_output=None if raw.map is None else raw.map.name,
+        keep_raw=any(record.tensor in outputs for record in raw.read.values()),
+        replace=True,
+        tail=bool(fused.provenance.tail),
+    )
+
+
+def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
+    provenance = artifact.provenance
+    model = artifact.model.clone()
+    tensors = [record.tensor for record in provenance.raw.read.values()]
+    alone = fuse(
+        RawModel.open(_passing_on(model, tensors)),
+        post,
+        score_output=None if provenance.raw.score is None else provenance.raw.score.tensor,
+        map_output=None if provenance.raw.map is None else provenance.raw.map.tensor,
+        tail=False,
+    )
+    island = openvino_core().read_model(alone.to_proto().SerializeToString(), b"")
+    for node in island.get_ops():
+        own = node.get_friendly_name().removeprefix(f"{alone.provenance.prefix}/")
+        if own != node.get_friendly_name():
+            node.set_friendly_name(f"{provenance.prefix}/{own}")
+    replace_island(model, island, tensors)
+    renewed = msgspec.structs.replace(
+        provenance,
+        statistics=alone.provenance.statistics,
+        cutoffs=alone.provenance.cutoffs,
+        pp_graph_version=alone.provenance.pp_graph_version,
+    )
+    retuned = OpenVINOModel(model, renewed, artifact.precision, None, artifact.inputs)
+    retuned.stamp()
+    return retuned
+
+
+def _passing_on(model: ov.Model, tensors: list[str]) -> onnx.ModelProto:
+    """An ONNX model that passes on what goes in, under the names and in the types of some tensors."""
+    import numpy as np
+    from onnx import TensorProto, helper
+
+    dtypes = {np.dtype(np.float16): TensorProto.FLOAT16, np.dtype(np.float64): TensorProto.DOUBLE}
+    nodes, inputs, outputs = [], [], []
+    for name in tensors:
+        port = find_tensor(model, name)
+        dtype = dtypes.get(np.dtype(port.get_element_type().to_dtype()), TensorProto.FLOAT)
+        rank = port.get_partial_shape().rank.get_length()
+        sizes = ["N", *(1 if dim.is_static and dim.get_length() == 1 else f"size_{axis}"
+                        for axis, dim in enumerate(list(port.get_partial_shape())[1:rank]))]  # fmt: skip
+        nodes.append(helper.make_node("Identity", [f"{name}/fed"], [name], name=f"{name}/pass_on"))
+        inputs.append(helper.make_tensor_value_info(f"{name}/fed", dtype, sizes))
+        outputs.append(helper.make_tensor_value_info(name, dtype, sizes))
+    graph = helper.make_graph(nodes, "post_processing", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
