@@ -31,14 +31,7 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
         OutputFileError: A target is an input, exists and may not be replaced, or cannot be written.
     """
     folder = targets[0].parent
-    refuse_inputs(targets, inputs)
-    for target in targets:
-        if target.is_dir():
-            raise OutputFileError(f"Output '{target}' is a folder, expected a file name. Name a file in it.")
-        if target.exists() and not target.is_file():
-            raise OutputFileError(f"Output '{target}' is a device or pipe, expected a file name. Choose another.")
-        if target.exists() and not overwrite:
-            raise OutputFileError(f"Output '{target}' exists already. Use --force (overwrite=True) to replace it.")
+    check_targets(targets, overwrite=overwrite, inputs=inputs)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +55,23 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         _remove_empty(made)
+
+
+def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Make sure that files may be written, before the work that they are to hold is done.
+
+    Raises:
+        OutputFileError: One is an input, a folder or a device, or exists and may not be replaced.
+    """
+    targets = list(targets)
+    refuse_inputs(targets, inputs)
+    for target in targets:
+        if target.is_dir():
+            raise OutputFileError(f"Output '{target}' is a folder, expected a file name. Name a file in it.")
+        if target.exists() and not target.is_file():
+            raise OutputFileError(f"Output '{target}' is a device or pipe, expected a file name. Choose another.")
+        if target.exists() and not overwrite:
+            raise OutputFileError(f"Output '{target}' exists already. Use --force (overwrite=True) to replace it.")
 
 
 def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:

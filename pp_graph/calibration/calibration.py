@@ -160,7 +160,7 @@ def calibrate_scores(
             more for each further pass.
         one_pass: Take the pixel level's answer after one pass, with its bound.
         resamples: Draws for the image level's confidence intervals; 0 for none.
-        progress: Called after each batch, in each pass.
+        progress: Called after each batch of the first pass.
         **settings: Keyword arguments of `Calibrator`: estimators, ranges, placement.
 
     Returns:
@@ -173,13 +173,15 @@ def calibrate_scores(
     """
     calibrator = Calibrator(**settings)
     dumped = predictions if isinstance(predictions, DumpedPredictions) else open_predictions(predictions)
+    read = False
     while True:
         for batch in dumped.batches():
             calibrator.update(
                 scores=batch.scores, maps=batch.maps, labels=batch.labels, masks=batch.masks, names=batch.names
             )
-            if progress is not None:
+            if progress is not None and not read:
                 progress(len(batch))
+        read = True
         further = None if one_pass else calibrator.refine()
         if further is None:
             break

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _KEY_BITS: Final = 32
 _FIRST_BITS: Final = 20
-_CHUNK: Final = 1 << 18
+_CHUNK: Final = 1 << 16
 """Scores worked on at a time: what fits in a core's cache."""
 _FINE_BINS: Final = 1 << 21
 """Most bins of a later pass: 16 MiB a class."""
@@ -77,9 +77,12 @@ class FirstPass(Pass):
         self._bins = np.zeros((3, 1 << _FIRST_BITS), np.int64)
         self._lowest = (1 << _KEY_BITS) - 1
         self._highest = 0
+        self._keys, self._scratch = np.empty((2, _CHUNK), np.uint32)
+        self._positions = np.empty(_CHUNK, np.intp)
 
     def _add(self, chunk: Scores, kind: int, anomalous: Flags | None) -> None:
-        keys = to_keys(chunk)
+        size = len(chunk)
+        keys = to_keys(chunk, self._keys[:size], self._scratch[:size])
         self._lowest = min(self._lowest, int(keys.min()))
         self._highest = max(self._highest, int(keys.max()))
         keys >>= np.uint32(_KEY_BITS - _FIRST_BITS)
@@ -91,7 +94,9 @@ class FirstPass(Pass):
 
     def _count(self, keys: Keys, kind: int, times: int = 1) -> None:
         first = int(keys.min())
-        found = np.bincount((keys - np.uint32(first)).astype(np.intp))
+        positions = self._positions[: len(keys)]
+        np.subtract(keys, first, out=positions, dtype=np.intp)
+        found = np.bincount(positions)
         self._bins[kind, first : first + len(found)] += times * found
 
     def merge(self, other: Self) -> None:

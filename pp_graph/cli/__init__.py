@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pp_graph.cli.benchmark import benchmark
+from pp_graph.cli.calibrate import calibrate
 from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
 from pp_graph.cli.fuse import fuse
@@ -22,7 +23,7 @@ from pp_graph.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS: tuple[click.Command, ...] = (inspect, fuse, convert, verify, benchmark, strip, demo)
+COMMANDS: tuple[click.Command, ...] = (inspect, calibrate, fuse, convert, verify, benchmark, strip, demo)
 
 _BAD_INPUT = 2
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import SupportsFloat
+from typing import TYPE_CHECKING, SupportsFloat
 
 import msgspec
 
 from pp_graph.errors import StatisticsError
 from pp_graph.files import written_together
 from pp_graph.statistics.provenance import StatisticsProvenance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SCHEMA_VERSION = 1
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -151,17 +154,18 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             del fields["provenance"]
         return msgspec.json.format(msgspec.json.encode(fields), indent=1).decode() + "\n"
 
-    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = True, inputs: Iterable[Path] = ()) -> None:
         """Write statistics to a JSON file, whole or not at all.
 
         Args:
             path: The file.
             overwrite: Whether a file of that name may be replaced.
+            inputs: Files never to be replaced.
 
         Raises:
-            OutputFileError: The file exists with `overwrite` off, or cannot be written.
+            OutputFileError: The file exists with `overwrite` off, is an input, or cannot be written.
         """
-        with written_together(Path(path), overwrite=overwrite) as (draft,):
+        with written_together(Path(path), overwrite=overwrite, inputs=inputs) as (draft,):
             draft.write_text(self.to_json(), encoding="utf-8")
 
 

@@ -23,13 +23,24 @@ HIGHEST_KEY: Final = 0xFF800000
 """Key of +inf."""
 
 
-def to_keys(numbers: npt.NDArray[np.float32]) -> Keys:
-    """Keys of float32 numbers that are not NaN; any shape."""
-    keys = (numbers + np.float32(0)).view(np.uint32)
-    # All ones where the sign is set, by an arithmetic shift; in place, as this runs over every pixel.
-    turned = keys.view(np.int32) >> np.int32(31)
-    turned |= np.int32(-0x80000000)
-    keys ^= turned.view(np.uint32)
+def to_keys(numbers: npt.NDArray[np.float32], out: Keys | None = None, scratch: Keys | None = None) -> Keys:
+    """Keys of numbers that are not NaN.
+
+    Args:
+        numbers: The numbers, float32, any shape.
+        out: Where to put the keys; None for a new array.
+        scratch: Room for as many more; None for a new array. Over many pixels, new memory costs more than the keys.
+
+    Returns:
+        The keys.
+    """
+    keys = np.empty(numbers.shape, np.uint32) if out is None else out
+    turned = np.empty(numbers.shape, np.uint32) if scratch is None else scratch
+    np.add(numbers, np.float32(0), out=keys.view(np.float32))
+    # All ones where the sign is set, by an arithmetic shift.
+    np.right_shift(keys.view(np.int32), np.int32(31), out=turned.view(np.int32))
+    turned |= _SIGN
+    keys ^= turned
     return keys
 
 

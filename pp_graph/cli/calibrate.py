@@ -1,0 +1,316 @@
+"""`pp-graph calibrate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pp_graph.cli.options import PATH, force_option, json_option
+from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pp_graph.calibration import CalibrationResult, LevelResult
+    from pp_graph.statistics import Statistics
+
+_METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
+
+
+@click.command()
+@click.argument("model", type=PATH, required=False)
+@click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
+              help="Labelled images for MODEL: good/ and a folder a kind of anomaly as in MVTec AD, masks in "
+              "ground_truth/; or arrays 'image', 'label' and 'mask'.")  # fmt: skip
+@click.option("--scores", type=PATH, metavar="FILE.npz|.csv|.parquet",
+              help="Raw predictions that were dumped: pred_score, anomaly_map, label, mask.")  # fmt: skip
+@click.option("--stats", type=PATH, metavar="FILE", help="Statistics that exist already, for --retune or -o.")
+@click.option("-o", "--output", type=PATH, metavar="STATS.json", help="Statistics JSON to write.")
+@click.option("--retune", "retuned", type=PATH, metavar="FILE.onnx|.xml",
+              help="Write MODEL, a fused or converted one, with these statistics in it.")  # fmt: skip
+@click.option("--device", metavar="CPU|GPU|NPU|AUTO",
+              help="OpenVINO device. Without it an ONNX file runs in onnxruntime, and an IR on the CPU.")  # fmt: skip
+@click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
+              show_default=True, help="Precision to run in; 'default' is what the device would choose.")  # fmt: skip
+@click.option("--image-method", default="f1", show_default=True, metavar="NAME[:KEY=VALUE,...]",
+              help=f"Estimator of the image threshold: {_METHODS}. For example fpr:rate=0.001.")  # fmt: skip
+@click.option("--pixel-method", default="f1", show_default=True, metavar="NAME[:KEY=VALUE,...]",
+              help="The same for pixels; also pro.")  # fmt: skip
+@click.option("--image-range", default="minmax", show_default=True, metavar="NAME[:KEY=VALUE,...]",
+              help="Estimator of minimum and maximum: minmax, or percentile:low=0.1,high=99.9.")  # fmt: skip
+@click.option("--pixel-range", default="minmax", show_default=True, metavar="NAME[:KEY=VALUE,...]",
+              help="The same for pixels.")  # fmt: skip
+@click.option("--placement", type=click.Choice(["midpoint", "observed"]), default="midpoint", show_default=True,
+              help="Halfway to the next lower score, so that inference decides as was counted; or at the score, as "
+              "Anomalib.")  # fmt: skip
+@click.option("--one-pass", is_flag=True, help="Take the pixel level's answer after one pass, with its bound.")
+@click.option("--ignore-nonfinite", is_flag=True, help="Leave out NaN and infinite values instead of stopping.")
+@click.option("--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True, metavar="N",
+              help="Draws for the confidence intervals; 0 for none.")  # fmt: skip
+@click.option("--score-output", metavar="NAME", help="Output of a raw MODEL that holds the score.")
+@click.option("--map-output", metavar="NAME", help="Output of a raw MODEL that holds the map.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), metavar="N", help="Images a batch, where the model leaves it open."
+)
+@click.option("--report", type=PATH, metavar="FILE.html|.png", help="Plots to write: histograms and curves.")
+@force_option
+@json_option
+def calibrate(
+    model: Path | None,
+    data: Path | None,
+    scores: Path | None,
+    stats: Path | None,
+    output: Path | None,
+    retuned: Path | None,
+    report: Path | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find thresholds and ranges on labelled data, and write the statistics.
+
+    MODEL is a raw ONNX file, a fused one or an OpenVINO IR; it runs on the images of --data. Run on the artifact that
+    ships, on its device and in its precision, the thresholds fit what that computes. Instead, --scores takes what a
+    model gave, and --stats numbers that exist already.
+    """
+    _check_sources(model, data, scores, stats, retuned, report)
+    inputs = [path for path in (model, data, scores, stats) if path is not None]
+    _check_outputs(model, [path for path in (output, retuned, report) if path is not None], retuned, inputs, force)
+    result = None
+    if stats is not None:
+        from pp_graph.statistics import Statistics
+
+        statistics = Statistics.load(stats)
+    else:
+        result = _run(model, data, scores, options)
+        statistics = result.statistics
+    written: dict[str, str] = {}
+    if output is not None:
+        statistics.save(output, overwrite=force, inputs=inputs)
+        written["output"] = str(output)
+    if retuned is not None:
+        assert model is not None
+        _retune(model, retuned, statistics, inputs, force=force)
+        written["retuned"] = str(retuned)
+    if report is not None:
+        assert result is not None
+        from pp_graph.report import write_calibration_report
+
+        write_calibration_report(result, report, overwrite=force, inputs=inputs)
+        written["report"] = str(report)
+    if as_json:
+        import msgspec
+
+        found = {"statistics": msgspec.to_builtins(statistics)} if result is None else result.to_dict()
+        print_json({**written, **found})
+        return
+    if result is not None:
+        print_result(result)
+    for what, path in written.items():
+        click.echo(f"Wrote {path} ({_WRITTEN[what]})")
+
+
+_WRITTEN = {"output": "statistics", "retuned": "the model with these statistics", "report": "plots"}
+
+
+def _check_sources(
+    model: Path | None,
+    data: Path | None,
+    scores: Path | None,
+    stats: Path | None,
+    retuned: Path | None,
+    report: Path | None,
+) -> None:
+    given = [name for name, path in (("--data", data), ("--scores", scores), ("--stats", stats)) if path is not None]
+    if len(given) != 1:
+        raise click.UsageError(
+            f"Found {' and '.join(given) or 'no source'}, expected one of MODEL --data, --scores and --stats."
+        )
+    if data is not None and model is None:
+        raise click.UsageError("--data needs the MODEL to run on its images.")
+    if retuned is not None and model is None:
+        raise click.UsageError("--retune needs the MODEL to write the statistics into.")
+    if data is None and retuned is None and model is not None:
+        raise click.UsageError(f"MODEL is not used with {given[0]}: leave it out, or give --retune as well.")
+    if report is not None and stats is not None:
+        raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
+
+
+def _check_outputs(
+    model: Path | None, outputs: list[Path], retuned: Path | None, inputs: list[Path], force: bool
+) -> None:
+    """Find out before the work is done whether it can be kept."""
+    from pp_graph.files import check_targets
+
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise click.UsageError("Two outputs have the same name, expected a file each.")
+    if retuned is not None:
+        assert model is not None
+        if retuned.suffix.lower() != model.suffix.lower():
+            raise click.BadParameter(
+                f"'{retuned}' ends in '{retuned.suffix}', expected '{model.suffix}' as MODEL.", param_hint="--retune"
+            )
+        # Only what pp_graph has written can be retuned.
+        from pp_graph.fusion import FusedModel
+        from pp_graph.targets import OpenVINOModel
+
+        (OpenVINOModel if model.suffix.lower() == ".xml" else FusedModel).load(model)
+        if retuned.suffix.lower() == ".xml":
+            outputs = [*outputs, retuned.with_suffix(".bin")]
+    check_targets(outputs, overwrite=force, inputs=inputs)
+
+
+def _run(model: Path | None, data: Path | None, scores: Path | None, options: dict[str, Any]) -> CalibrationResult:
+    from pp_graph.calibration import calibrate as run
+    from pp_graph.calibration import calibrate_scores, range_estimator, threshold_estimator
+    from pp_graph.data import open_labelled, open_predictions
+
+    settings: dict[str, Any] = {
+        "image": threshold_estimator(*_parsed("--image-method", options["image_method"])),
+        "pixel": threshold_estimator(*_parsed("--pixel-method", options["pixel_method"])),
+        "image_range": range_estimator(*_parsed("--image-range", options["image_range"])),
+        "pixel_range": range_estimator(*_parsed("--pixel-range", options["pixel_range"])),
+        "placement": options["placement"],
+        "ignore_nonfinite": options["ignore_nonfinite"],
+        "one_pass": options["one_pass"],
+        "resamples": options["bootstrap"],
+    }
+    if scores is not None:
+        dumped = open_predictions(scores)
+        with progress_bar("Calibrating", len(dumped)) as progress:
+            return calibrate_scores(dumped, progress=progress, **settings)
+    assert model is not None
+    assert data is not None
+    labelled = open_labelled(data)
+    precision = options["inference_precision"]
+    with progress_bar("Calibrating", len(labelled)) as progress:
+        return run(
+            model,
+            labelled,
+            device=options["device"],
+            inference_precision=None if precision == "default" else precision,
+            score_output=options["score_output"],
+            map_output=options["map_output"],
+            batch_size=options["batch"],
+            progress=progress,
+            **settings,
+        )
+
+
+def _parsed(option: str, text: str) -> tuple[str, dict[str, Any]]:
+    """`fpr:rate=0.001` -> `fpr`, `{"rate": 0.001}`."""
+    name, _, rest = text.partition(":")
+    parameters: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        key, sign, value = (piece.strip() for piece in part.partition("="))
+        words = {"true": True, "false": False}
+        try:
+            parameters[key] = words[value.lower()] if value.lower() in words else float(value)
+        except ValueError:
+            sign = ""
+        if not sign or not key:
+            raise click.BadParameter(
+                f"'{part}' is no KEY=VALUE with a number, expected such as fpr:rate=0.001.", param_hint=option
+            )
+    return name.strip(), parameters
+
+
+def _retune(model: Path, target: Path, statistics: Statistics, inputs: list[Path], *, force: bool) -> None:
+    from pp_graph.targets import retune
+
+    retune(model, statistics).save(target, overwrite=force, inputs=inputs)
+
+
+def print_result(result: CalibrationResult) -> None:
+    """Write a result for people."""
+    record = result.record
+    print_fields(
+        f"Calibrated on {record.images:,} images, {record.anomalous_images:,} of them anomalous",
+        {
+            key: value
+            for key, value in {
+                "model": record.model,
+                "run by": record.runtime,
+                "data": record.data and f"{record.data}, sha256 {(record.data_sha256 or '')[:16]}…",
+                **{f"{name} level": _how(level) for name, level in result.levels.items()},
+            }.items()
+            if value
+        },
+    )
+    print_table(
+        "Statistics",
+        ("level", "threshold", "min", "max", "decides at"),
+        [
+            (
+                name,
+                _number(level.statistics.threshold, ".9g") + _span(_interval(level, "threshold") or _bound(level)),
+                _number(level.statistics.min, ".9g"),
+                _number(level.statistics.max, ".9g"),
+                _number(level.cutoff, ".9g"),
+            )
+            for name, level in result.levels.items()
+        ],
+    )
+    measured = {name: level for name, level in result.levels.items() if level.metrics is not None}
+    if measured:
+        print_table(
+            "At that threshold, on this data" + (
+                " (95 % confidence intervals in parentheses)" if any(map(_has_intervals, measured.values())) else ""
+            ),
+            ("level", "F1", "precision", "recall", "AUROC", "anomalous found", "missed", "normal flagged", "passed"),
+            [_metrics_row(name, level) for name, level in measured.items()],
+        )  # fmt: skip
+    for name, level in measured.items():
+        if level.metrics is not None and level.metrics.pro is not None:
+            click.echo(
+                f"Per-region overlap, {name} level: {level.metrics.pro:.4f} of {level.metrics.regions:,} regions\n"
+            )
+    for name, level in result.levels.items():
+        for warning in level.warnings:
+            note(f"Warning: {name} level: {warning}.")
+
+
+def _how(level: LevelResult) -> str:
+    record = level.record
+    parameters = ", ".join(f"{key}={value:g}" for key, value in record.parameters.items())
+    method = f"{record.method}({parameters})" if parameters else record.method
+    span = ", ".join(f"{key}={value:g}" for key, value in record.range_parameters.items())
+    return (
+        f"{method}, {record.placement}, range {record.range}{f'({span})' if span else ''}; {record.normal:,} normal, "
+        f"{record.anomalous:,} anomalous; {'exact' if record.exact else 'one pass, with a bound'}"
+    )
+
+
+def _has_intervals(level: LevelResult) -> bool:
+    return bool(level.metrics is not None and level.metrics.intervals)
+
+
+def _interval(level: LevelResult, name: str) -> tuple[float, float] | None:
+    return None if level.metrics is None else (level.metrics.intervals or {}).get(name)
+
+
+def _bound(level: LevelResult) -> tuple[float, float] | None:
+    return level.record.threshold_bound
+
+
+def _metrics_row(name: str, level: LevelResult) -> tuple[str, ...]:
+    metrics = level.metrics
+    assert metrics is not None
+    rates = [
+        _with(getattr(metrics, each), _interval(level, each), ".4f") for each in ("f1", "precision", "recall", "auroc")
+    ]
+    counts = (metrics.true_positives, metrics.false_negatives, metrics.false_positives, metrics.true_negatives)
+    return (name, *rates, *(f"{count:,}" for count in counts))
+
+
+def _with(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
+    return _number(value, form) + _span(interval, form)
+
+
+def _span(interval: tuple[float, float] | None, form: str = ".6g") -> str:
+    return "" if interval is None else f" ({interval[0]:{form}}–{interval[1]:{form}})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
