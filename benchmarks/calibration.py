@@ -2,8 +2,8 @@
 
     python benchmarks/calibration.py [--maps 200] [--size 512] [--streamed 2000000000] [--json OUT.json]
 
-Both sides find the F1-adaptive threshold of the same maps and masks, each in a process of its own that computes the maps
-again batch by batch, as a model would, and neither of which counts the time that takes. The baseline is Anomalib 2.7's
+Both sides find the F1-adaptive threshold of the same maps and masks, each in a process of its own that computes the
+maps again batch by batch, as a model would; the time that takes is counted for neither. The baseline is Anomalib 2.7's
 algorithm, written in torch after torchmetrics' exact curve: every batch is kept, all are joined, sorted and summed up.
 Rounds alternate; the figures are medians. The last part streams as many pixels as asked for through two passes.
 Needs torch for the baseline: pip install torch==2.13.0.

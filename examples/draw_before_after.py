@@ -27,7 +27,7 @@ def main() -> None:
     output = parser.parse_args().output
     raw = pp.RawModel.open(RAW)
     images = open_images(IMAGES)
-    index = images.names.index("grass_01.png")
+    index = images.names.index("grass/01.png")
     feeds = images.read(index, index + 1, raw.inputs)
     before = OnnxSession(raw).run(feeds)
     artifact = pp.convert(pp.fuse(RAW, pp.OneClassPostProcessor(pp.Statistics.load(STATISTICS))))

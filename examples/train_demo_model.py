@@ -320,12 +320,23 @@ def summary(scores: Floats, truth: NDArray[np.bool_]) -> dict[str, float]:
     }
 
 
+def write_images(dataset: Dataset, folder: Path) -> None:
+    """Write images and masks as MVTec AD has them: a folder a kind, masks in a folder beside."""
+    for name, gray, mask in zip(dataset.names, dataset.images, dataset.masks, strict=True):
+        kind, number = name.split("_")
+        files = {folder / "images" / kind / f"{number}.png": Image.fromarray(gray).convert("RGB")}
+        if mask.any():
+            files[folder / "ground_truth" / kind / f"{number}_mask.png"] = Image.fromarray(mask)
+        for file, picture in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(file, optimize=True)
+
+
 def main() -> None:
     """Fit, export, calibrate, write the package data, and print how well the model does."""
     parser = argparse.ArgumentParser(description="Make the demo model, its statistics and its test images.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to; made when missing")
     output: Path = parser.parse_args().output
-    (output / "images").mkdir(parents=True, exist_ok=True)
     rng_train, rng_calibration, rng_test, rng_channels = (np.random.default_rng([2024, i]) for i in range(4))
 
     model = Padim(rng_channels).eval()
@@ -335,8 +346,7 @@ def main() -> None:
     calibration = labelled_images(rng_calibration, CALIBRATION)
     test = labelled_images(rng_test, TEST)
     shipped = test.shipped()
-    for name, gray in zip(shipped.names, shipped.images, strict=True):
-        Image.fromarray(gray).convert("RGB").save(output / "images" / f"{name}.png", optimize=True)
+    write_images(shipped, output)
 
     scores, maps = predict(output / "raw.onnx", calibration)
     image = summary(scores, calibration.labels)

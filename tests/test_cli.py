@@ -24,9 +24,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_fused_path: Path)
     shutil.copy(DEMO / "raw.onnx", tmp_path)
     shutil.copy(DEMO / "stats.json", tmp_path)
     shutil.copy(demo_fused_path, tmp_path / "ready.onnx")
-    (tmp_path / "images").mkdir()
-    for name in ("good_00.png", "grass_00.png"):
-        shutil.copy(DEMO / "images" / name, tmp_path / "images")
+    for name in ("good/00.png", "grass/00.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True)
+        shutil.copy(DEMO / "images" / name, tmp_path / "images" / name)
     return tmp_path
 
 
@@ -101,7 +101,7 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
 BAD = [
     (("inspect", "nowhere.onnx"), "Model file 'nowhere.onnx' does not exist"),
     (("inspect", "."), "is a folder, expected an ONNX file"),
-    (("inspect", "images/good_00.png"), "an ONNX model"),
+    (("inspect", "images/good/00.png"), "an ONNX model"),
     (("inspect", "nowhere.xml"), "IR file 'nowhere.xml' does not exist"),
     (("fuse", "raw.onnx", "-o", "f.onnx"), "has no statistics, expected calibrated numbers"),
     (("fuse", "raw.onnx", "--stats", "nowhere.json", "-o", "f.onnx"), "'nowhere.json' cannot be read"),

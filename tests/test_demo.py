@@ -23,7 +23,8 @@ def test_demo_does_the_whole_job(tmp_path: Path) -> None:
         "inputs",
     }
     assert (tmp_path / "out" / "inputs" / "raw.onnx").read_bytes() == (DATA / "raw.onnx").read_bytes()
-    assert len(list((tmp_path / "out" / "inputs" / "images").iterdir())) == 12
+    assert len(list((tmp_path / "out" / "inputs" / "images").rglob("*.png"))) == 12
+    assert len(list((tmp_path / "out" / "inputs" / "ground_truth").rglob("*_mask.png"))) == 6
     assert all(report.passed for report in result.reports.values())
     assert len(result.reports) == 3
     assert said

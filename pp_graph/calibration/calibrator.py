@@ -291,7 +291,7 @@ class Calibrator:
         return replace(result, metrics=replace(result.metrics, intervals=intervals))
 
     def _pixel_result(self) -> LevelResult:
-        counts, settlement = self._pixels.counts(), self._settle_pixels()
+        settlement, counts = self._settle_pixels(), self._pixels.counts()
         warnings = []
         if self._without_mask:
             warnings.append(

@@ -25,6 +25,7 @@ DATA: Final = Path(__file__).parent / "data"
 RAW: Final = DATA / "raw.onnx"
 STATISTICS: Final = DATA / "stats.json"
 IMAGES: Final = DATA / "images"
+MASKS: Final = DATA / "ground_truth"
 
 # Name of the IR, precision of its weights, precision it runs in.
 _RUNS: Final = (("model.xml", "f32", "f32"), ("model_f16.xml", "f16", "f32"), ("model.xml", "f32", "bf16"))
@@ -118,7 +119,8 @@ def run_demo(folder: str | Path, *, overwrite: bool = False, say: Callable[[str]
 
 def _copy_inputs(folder: Path, *, overwrite: bool) -> None:
     """Lay out what goes in, so that every step can be run again by hand."""
-    for source in (RAW, STATISTICS, *sorted(IMAGES.iterdir())):
+    pictures = sorted(file for folder in (IMAGES, MASKS) for file in folder.rglob("*.png"))
+    for source in (RAW, STATISTICS, *pictures):
         target = folder / source.relative_to(DATA)
         with written_together(target, overwrite=overwrite) as (draft,):
             draft.write_bytes(source.read_bytes())
