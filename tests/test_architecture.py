@@ -80,7 +80,7 @@ def test_every_export_exists_and_is_listed() -> None:
 
 @pytest.mark.parametrize("code", ["import pp_graph", "from pp_graph.cli import run; run(['--help'])"])
 def test_stays_light(code: str) -> None:
-    heavy = "{'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'openvino', 'PIL', 'torch', 'rich', 'msgspec'}"
+    heavy = "{'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'openvino', 'PIL', 'torch', 'rich', 'msgspec', 'matplotlib'}"
     check = f"{code}\nimport sys\nloaded = {heavy} & set(sys.modules)\nassert not loaded, loaded"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
 
