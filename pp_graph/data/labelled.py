@@ -159,7 +159,7 @@ class _LabelledFolder(LabelledImages):
         root = folder / _TEST_FOLDER if (folder / _TEST_FOLDER / NORMAL_FOLDER).is_dir() else folder
         kinds = sorted(each for each in root.iterdir() if each.is_dir() and each.name != MASK_FOLDER)
         files = [(file, kind.name != NORMAL_FOLDER) for kind in kinds for file in image_files(kind)]
-        stray = [file.name for file in root.iterdir() if file.suffix.lower() in IMAGE_ENDINGS]
+        stray = sorted(file.name for file in root.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
         if stray or all(anomalous for _, anomalous in files):
             found = f"image '{stray[0]}' in no folder" if stray else f"no images in '{NORMAL_FOLDER}'"
             raise DataError(

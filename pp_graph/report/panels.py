@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.calibration.extras import require_extra
+from pp_graph.extras import require_extra
 from pp_graph.report.curves import BINS, f1_over_threshold, precision_recall, score_histogram, score_range
 
 if TYPE_CHECKING:
