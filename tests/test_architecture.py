@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "files": {"errors"},
     "model": {"errors", "files"},
-    "statistics": {"errors", "files"},
+    "statistics": {"model", "version"},
     "steps": {"model"},
     "postprocessors": {"steps", "statistics"},
     "fusion": {"postprocessors", "version"},
