@@ -245,13 +245,14 @@ def test_other_precisions_are_noted(tmp_path: Path) -> None:
     assert any("in float16, pp_graph in float32" in note for note in found.provenance.notes)
 
 
-def test_infinite_numbers_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "message"), [(np.inf, "is inf, expected a finite"), (np.nan, "is not a number")])
+@pytest.mark.parametrize(("constant", "what"), [("onnx::Div", "max - min"), ("_threshold", "threshold")])
+def test_numbers_that_are_none(tmp_path: Path, value: float, message: str, constant: str, what: str) -> None:
     model = onnx.load(FILES / "earlier_torchscript.onnx")
-    (extent,) = [
-        each for each in model.graph.initializer if each.name.startswith("onnx::Div") and each.float_data[:1] != [0]
-    ][:1]
-    extent.CopyFrom(numpy_helper.from_array(np.array(np.inf, np.float32), extent.name))
+    for each in model.graph.initializer:
+        if constant in each.name:
+            each.CopyFrom(numpy_helper.from_array(np.array(value, np.float32), each.name))
     onnx.save(model, tmp_path / "x.onnx")
-    with pytest.raises(StatisticsError, match="max - min' is inf, expected a finite number"):
+    with pytest.raises(StatisticsError, match=f"'image {what}' {message}"):
         pp.Statistics.load(tmp_path / "x.onnx")
     assert pp.inspect(tmp_path / "x.onnx").post_processing is None

@@ -103,7 +103,7 @@ def find_in_graph(model: RawModel) -> GraphStatistics | None:
         What was found; None where there is none.
 
     Raises:
-        StatisticsError: A number in it is infinite.
+        StatisticsError: A number in it is infinite or NaN.
     """
     graph = _Graph(model)
     try:
@@ -150,12 +150,15 @@ def _only_extent(level: _Level) -> bool:
     return level.normalizer is not None and level.normalizer.minimum is None
 
 
-def _numbers(name: str, found: _Normalizer) -> dict[str, float | None]:
-    threshold = as_number(f"{name} threshold", found.threshold)
+def _numbers(level: str, found: _Normalizer) -> dict[str, float | None]:
+    constants = {"threshold": found.threshold, "max - min": found.extent}
+    for name, value in constants.items():
+        # Without a threshold the middle of minimum and maximum would be taken, which are not known here.
+        if as_number(f"{level} {name}", value) is None:
+            raise StatisticsError(f"'{level} {name}' is not a number (NaN), expected one. Validate the model again.")
     if found.minimum is None:
-        extent = as_number(f"{name} max - min", found.extent)
-        return {"threshold": threshold, "min": None if extent is None else 0.0, "max": extent}
-    return {"threshold": threshold, "min": found.minimum, "max": found.maximum}
+        return {"threshold": found.threshold, "min": 0.0, "max": found.extent}
+    return {"threshold": found.threshold, "min": found.minimum, "max": found.maximum}
 
 
 def _sensitivity(compared: float) -> float:
