@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pp_graph.errors import AlreadyFusedError, OutputRoleError
+from pp_graph.errors import AlreadyFusedError, OutputRoleError, StatisticsError
 from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
 from pp_graph.model import NameScope, OutputInfo, RawModel, Shape, choose_outputs, describe_outputs
+from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -83,7 +84,7 @@ class Inspection:
 
     Attributes:
         path: The file; None for a model in memory.
-        kind: `raw ONNX`, `fused ONNX` or `OpenVINO IR`.
+        kind: `raw ONNX`, `fused ONNX`, `Anomalib ONNX export` or `OpenVINO IR`.
         inputs: What must be fed.
         outputs: What comes out, with roles.
         problem: Why no roles could be given; None where they could, or where none are needed.
@@ -99,6 +100,7 @@ class Inspection:
         provenance: What pp_graph fused; None where it did not.
         tail: What fusing would rewrite in the raw model's tail, and where it would not and why; None if
             that was not asked for.
+        post_processing: What Anomalib wrote into its export; None where nothing of it was found.
     """
 
     path: str | None
@@ -117,6 +119,7 @@ class Inspection:
     metadata: tuple[str, ...]
     provenance: Provenance | None = field(repr=False)
     tail: TailInspection | None = None
+    post_processing: GraphStatistics | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as plain JSON values."""
@@ -152,16 +155,17 @@ def inspect(
         return _inspect_ir(Path(model), tail=tail)
     raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(raw.model.metadata_props)
-    problem = None
+    problem = foreign = None
     if provenance is not None:
         outputs = tuple(_fused_port(info) for info in describe_outputs(raw))
     else:
+        foreign = _foreign_post_processing(raw)
         named = {"score_output": score_output, "map_output": map_output}
         outputs, problem = _raw_ports(raw, {key: name for key, name in named.items() if name is not None})
     imports = {domain or "ai.onnx": version for domain, version in raw.model.opset_imports.items()}
     return Inspection(
         path=str(model) if isinstance(model, str | Path) else None if raw.source is None else str(raw.source),
-        kind="raw ONNX" if provenance is None else "fused ONNX",
+        kind="fused ONNX" if provenance is not None else "raw ONNX" if foreign is None else "Anomalib ONNX export",
         inputs=tuple(Port(each.name, each.dtype, each.shape) for each in raw.inputs),
         outputs=outputs,
         problem=problem,
@@ -176,7 +180,15 @@ def inspect(
         metadata=tuple(key for key in raw.model.metadata_props if key != METADATA_KEY),
         provenance=provenance,
         tail=_inspect_tail(raw, provenance) if tail else None,
+        post_processing=foreign,
     )
+
+
+def _foreign_post_processing(raw: RawModel) -> GraphStatistics | None:
+    try:
+        return find_in_graph(raw)
+    except StatisticsError:
+        return None  # its numbers make no sense; importing them says why
 
 
 def _inspect_tail(raw: RawModel, provenance: Provenance | None) -> TailInspection:

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "extras": {"errors"},
     "model": {"errors", "files"},
-    "statistics": {"errors", "files"},
+    "statistics": {"model", "version"},
     "steps": {"model"},
     "postprocessors": {"steps", "statistics"},
     "fusion": {"postprocessors", "version"},

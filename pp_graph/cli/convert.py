@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pp_graph.cli.fuse import describe, fields
-from pp_graph.cli.options import PATH, force_option, json_option, post_processing, post_processing_options
+from pp_graph.cli.options import PATH, STATS_HELP, force_option, json_option, post_processing, post_processing_options
 from pp_graph.cli.output import note, print_fields, print_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
               help="Precision of the saved weights; the post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes to fix for the input; ? for one that stays open. Once an input.")  # fmt: skip
-@click.option("--stats", type=PATH, metavar="FILE", help="Statistics JSON, to fuse a raw MODEL first.")
+@click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first.")
 @post_processing_options
 @force_option
 @json_option
@@ -93,9 +93,9 @@ def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:
 
 def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
     """Options of fusing without --stats would be dropped without a word."""
-    for name in options:
+    for name, value in options.items():
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = f"--{name.replace('_', '-')}"
+            flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             raise click.UsageError(
                 f"{flag} belongs to fusing, and without --stats MODEL is taken as fused already. Add --stats FILE "
                 f"to fuse a raw model, or leave out {flag}."

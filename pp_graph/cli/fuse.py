@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, json_option, post_processing, post_processing_options
+from pp_graph.cli.options import PATH, STATS_HELP, force_option, json_option, post_processing, post_processing_options
 from pp_graph.cli.output import note, print_fields, print_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("raw", type=PATH)
-@click.option("--stats", type=PATH, metavar="FILE", help="Statistics JSON: thresholds, minima and maxima.")
+@click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Fused ONNX file to write.")
 @post_processing_options
 @click.option("--replace", is_flag=True, help="If RAW is fused already, take its post-processing out first.")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pp_graph.inspection import Inspection, TailInspection
+    from pp_graph.statistics.anomalib_onnx import GraphStatistics
 
 
 @click.command()
@@ -75,8 +76,19 @@ def _print(found: Inspection) -> None:
     )
     if found.provenance is not None:
         print_fields("Post-processing by pp_graph", found.provenance.summary())
+    if found.post_processing is not None:
+        print_fields("Post-processing by Anomalib 2.x found", _describe(found.post_processing))
+        note(f"Next: pp-graph stats convert {found.path or 'MODEL.onnx'} -o stats.json")
     if found.problem is not None:
         note(f"Note: {found.problem}")
+
+
+def _describe(found: GraphStatistics) -> dict[str, str]:
+    from pp_graph.cli.stats import describe_numbers, describe_settings
+
+    fields = {f"{level} level": describe_numbers(numbers) for level, numbers in found.numbers.items()}
+    fields["settings"] = describe_settings(found.settings)
+    return {**fields, **{"note" if index == 0 else " " * index: text for index, text in enumerate(found.notes)}}
 
 
 def _print_tail(tail: TailInspection) -> None:

@@ -13,10 +13,12 @@ from pp_graph.cli.output import note
 
 if TYPE_CHECKING:
     from pp_graph.fusion import FusedModel
+    from pp_graph.statistics import Statistics
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+STATS_HELP = "Statistics: pp_graph's JSON, or a file that pp-graph stats can read"
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Write one JSON object to stdout, all else to stderr."
 )
@@ -33,6 +35,7 @@ class PostProcessing:
         keep_raw: Keep the raw outputs as well.
         tail: Rewrite the raw model's own tail.
         settings: Keyword arguments of `OneClassPostProcessor`.
+        given: Those of them that were said, and not left to their defaults.
     """
 
     score_output: str | None
@@ -40,16 +43,22 @@ class PostProcessing:
     keep_raw: bool
     tail: bool
     settings: dict[str, Any]
+    given: frozenset[str]
 
     def fuse(self, raw: Path, stats: Path | None, *, replace: bool = False) -> FusedModel:
-        """Fuse a raw model with the statistics of a file, and say what a person should know about it."""
+        """Fuse a raw model with the statistics of a file, and say what a person should know about it.
+
+        Settings that came with the statistics hold where no option says otherwise.
+        """
         from pp_graph.fusion import fuse
         from pp_graph.postprocessors import OneClassPostProcessor
         from pp_graph.statistics import Statistics
 
+        statistics = None if stats is None else Statistics.load(stats)
+        settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
         fused = fuse(
             raw,
-            OneClassPostProcessor(None if stats is None else Statistics.load(stats), **self.settings),
+            OneClassPostProcessor(statistics, **settings),
             score_output=self.score_output,
             map_output=self.map_output,
             keep_raw=self.keep_raw,
@@ -59,6 +68,25 @@ class PostProcessing:
         for remark in fused.notes:
             note(f"Note: {remark}")
         return fused
+
+    def _settings_with(self, statistics: Statistics, file: Path) -> dict[str, Any]:
+        from pp_graph.errors import StatisticsError
+
+        settings = dict(self.settings)
+        if statistics.provenance is None:
+            return settings
+        for remark in statistics.provenance.notes:
+            note(f"Note: {remark}")
+        for name, value in statistics.provenance.settings.items():
+            if name not in settings:
+                raise StatisticsError(
+                    f"Statistics file '{file}' brings a setting '{name}', expected some of: {', '.join(settings)}. "
+                    "Take it out of the file."
+                )
+            if name not in self.given and value != settings[name]:
+                note(f"Note: {name}={value} comes from {file.name}")
+                settings[name] = value
+        return settings
 
 
 _OPTIONS = (
@@ -70,10 +98,11 @@ _OPTIONS = (
     click.option("--map-output", metavar="NAME", help="Output that holds the raw map."),
     click.option("--on-nan", type=click.Choice(["anomalous", "normal"]), default="anomalous", show_default=True,
                  help="What NaN counts as."),
-    click.option("--no-normalize", is_flag=True, help="Leave score and map raw; compare with the raw threshold."),
-    click.option("--no-threshold", is_flag=True, help="Write no label and no mask."),
-    click.option("--no-match-thresholds", is_flag=True,
-                 help="Do not take an unknown threshold from the other level."),
+    click.option("--normalize/--no-normalize", default=True,
+                 help="Normalise score and map, or leave them raw and compare with the raw threshold."),
+    click.option("--threshold/--no-threshold", default=True, help="Write label and mask, or neither."),
+    click.option("--match-thresholds/--no-match-thresholds", default=True,
+                 help="Take an unknown threshold from the other level, or do not."),
     click.option("--outputs", metavar="NAMES",
                  help="Write only these of pred_score,pred_label,anomaly_map,pred_mask; the rest is not computed."),
     click.option("--no-tail", is_flag=True, help="Leave the raw model's own tail as it is, instead of rewriting it."),
@@ -90,6 +119,8 @@ def post_processing_options(function: _Function) -> _Function:
 
 def post_processing(options: dict[str, Any]) -> PostProcessing:
     """Collect what the options say."""
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
         score_output=options["score_output"],
         map_output=options["map_output"],
@@ -98,10 +129,11 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         settings={
             "image_sensitivity": options["image_sensitivity"],
             "pixel_sensitivity": options["pixel_sensitivity"],
-            "normalize": not options["no_normalize"],
-            "threshold": not options["no_threshold"],
-            "match_thresholds": not options["no_match_thresholds"],
+            "normalize": options["normalize"],
+            "threshold": options["threshold"],
+            "match_thresholds": options["match_thresholds"],
             "on_nan": options["on_nan"],
             "outputs": None if options["outputs"] is None else tuple(map(str.strip, options["outputs"].split(","))),
         },
+        given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pp_graph.fusion.extraction import extract_post_processing
 from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.injection import fuse
-from pp_graph.fusion.provenance import METADATA_KEY, Provenance, RawOutputRecord
+from pp_graph.fusion.provenance import Provenance, RawOutputRecord
 from pp_graph.fusion.stripping import strip
+from pp_graph.model import METADATA_KEY
 
 __all__ = ["METADATA_KEY", "FusedModel", "Provenance", "RawOutputRecord", "extract_post_processing", "fuse", "strip"]

@@ -11,7 +11,6 @@ import msgspec
 from pp_graph.errors import AlreadyFusedError, FusionError, OutputRoleError, PostProcessorError
 from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import (
-    METADATA_KEY,
     SCHEMA_VERSION,
     Provenance,
     RawOutputRecord,
@@ -20,7 +19,7 @@ from pp_graph.fusion.provenance import (
 )
 from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
-from pp_graph.model import NameScope, OutputInfo, RawModel, Role, find_outputs, format_shape
+from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, Role, find_outputs, format_shape
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor, RawLayout
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE

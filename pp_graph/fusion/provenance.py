@@ -10,6 +10,7 @@ import numpy as np
 
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
+from pp_graph.model import METADATA_KEY
 from pp_graph.postprocessors import POST_PROCESSORS, PostProcessor, RawLayout
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
 from pp_graph.statistics import Statistics
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from pp_graph.steps import Cutoff
 
-METADATA_KEY = "pp_graph"
 SCHEMA_VERSION = 2
 _READABLE = (1, SCHEMA_VERSION)
 """Version 1 knew no rewritten tails."""

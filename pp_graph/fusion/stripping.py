@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.fused_model import FusedModel
-from pp_graph.fusion.provenance import METADATA_KEY, Provenance
+from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
-from pp_graph.model import RawModel
+from pp_graph.model import METADATA_KEY, RawModel
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import OUTPUT_NAMES
 

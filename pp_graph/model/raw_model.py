@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ONNX_DOMAIN = ""
+METADATA_KEY = "pp_graph"
+"""Entry of a model's metadata, and of an IR's `rt_info`, in which pp_graph says what it fused."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, SupportsFloat, get_args
 
@@ -86,6 +87,9 @@ class OneClassPostProcessor(PostProcessor):
             self._check_outputs()
 
     def _check_outputs(self) -> None:
+        given: Any = self.outputs  # whatever a file said
+        if not isinstance(given, Iterable):
+            raise PostProcessorError(f"outputs is {given!r}, expected names, some of: {', '.join(OUTPUT_NAMES)}.")
         names = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs or ())
         unknown = [name for name in names if name not in OUTPUT_NAMES]
         twice = [name for name in names if names.count(name) > 1]

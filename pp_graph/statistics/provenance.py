@@ -74,7 +74,7 @@ class StatisticsProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         source: What they were read from or how they were made, in words: `calibration`, or the name of a format.
         pp_graph_version: Version that wrote this.
         file: File they were read from, without folders.
-        sha256: Hash of that file.
+        sha256: Hash of that file; None where it is larger than 64 MiB, or was a pipe.
         settings: Settings that came with them, as keyword arguments of `OneClassPostProcessor`.
         notes: What a person should know about how they were read.
         calibration: How they were calibrated; None where that is not known.

@@ -105,29 +105,23 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
-        """Read statistics from a JSON file.
+        """Read statistics from a file: our JSON, or what Anomalib, Model API or pp_graph itself left in another.
 
         Args:
-            path: The file.
+            path: The file; `pp_graph.statistics.reading.FORMATS` lists what it may be. What it holds decides, not
+                what it is called.
 
         Returns:
-            The statistics.
+            The statistics. Where they were imported, `provenance` says from what, and its `settings` are the
+            keyword arguments of `OneClassPostProcessor` that came with them.
 
         Raises:
-            StatisticsError: The file is missing, is not JSON, or a field is unknown, of the wrong
+            StatisticsError: The file is missing, of no known format, or a field is unknown, of the wrong
                 type or impossible. The message names the file and the field.
         """
-        path = Path(path)
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise StatisticsError(
-                f"Statistics file '{path}' cannot be read: {error.strerror or error}. Check the path."
-            ) from error
-        try:
-            return cls.from_json(text)
-        except StatisticsError as error:
-            raise StatisticsError(f"Statistics file '{path}': {error}") from error.__cause__
+        from pp_graph.statistics.reading import read_statistics
+
+        return read_statistics(Path(path))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Statistics:
@@ -140,7 +134,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 where = _field_path(str(error))
                 raise StatisticsError(f"in '{where}': {message}" if where else message) from None
             raise StatisticsError(_explain(str(error))) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StatisticsError(
                 f"not valid JSON: {error}. Expected "
                 '{"schema_version": 1, "image": {"threshold": ..., "min": ..., "max": ...}, "pixel": {...}}; '

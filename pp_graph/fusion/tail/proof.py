@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.constants import Array
     from pp_graph.fusion.tail.rule import Match
     from pp_graph.fusion.tail.view import TailView
+    from pp_graph.model.constants import Array
 
 TOLERANCE: Final = 1e-5
 """Largest error of a rewrite, as a fraction of the largest number of the original."""

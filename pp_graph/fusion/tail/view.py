@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.fusion.tail.attributes import integer_attribute, integers_attribute, text_attribute
-from pp_graph.fusion.tail.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
+from pp_graph.model.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape, infer_values
 
 if TYPE_CHECKING:

@@ -45,19 +45,19 @@ def evaluate(node: ir.Node, inputs: dict[str, Array], opset: int) -> Array | Non
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 
-    graph = helper.make_graph(
-        [ir.to_proto(node)],
-        "constant",
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name, array in inputs.items()
-        ],
-        [helper.make_tensor_value_info(node.outputs[0].name or "", 1, None)],
-    )
     try:
+        graph = helper.make_graph(
+            [ir.to_proto(node)],
+            "constant",
+            [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+                for name, array in inputs.items()
+            ],
+            [helper.make_tensor_value_info(node.outputs[0].name or "", 1, None)],
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
         (result,) = ReferenceEvaluator(model).run(None, inputs)
     except Exception:
-        return None  # whatever is wrong with it, it is no constant that a rewrite could rest on
+        return None  # whatever is wrong with it, it is no constant that anything could rest on
     array = np.asarray(result)
     return array if array.size <= LARGEST_CONSTANT else None

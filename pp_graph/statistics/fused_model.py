@@ -1,0 +1,61 @@
+"""A model that pp_graph fused, or an IR that it converted: the provenance in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pp_graph.errors import StatisticsError
+from pp_graph.statistics.source import StatisticsFormat
+from pp_graph.statistics.statistics import Statistics
+
+if TYPE_CHECKING:
+    from pp_graph.statistics.source import StatisticsFile
+
+
+class _Provenance(msgspec.Struct):
+    """As much of a fused model's provenance as concerns its numbers; `fusion.Provenance` has the rest."""
+
+    post_processor: str
+    parameters: dict[str, Any]
+    statistics: Statistics | None
+
+
+class FusedModel(StatisticsFormat):
+    """A fused ONNX model or a converted IR."""
+
+    title = "model fused by pp_graph"
+
+    def recognises(self, file: StatisticsFile) -> bool:
+        """Whether the file has pp_graph's provenance."""
+        return _provenance(file) is not None
+
+    def read(self, file: StatisticsFile) -> Statistics:
+        """Read statistics and parameters of the post-processing in it."""
+        try:
+            found = msgspec.json.decode(_provenance(file) or "", type=_Provenance)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise StatisticsError(f"its provenance cannot be read: {error}. Fuse the raw model again.") from None
+        if found.statistics is None:
+            raise StatisticsError(
+                f"its post-processing, '{found.post_processor}', was fused without statistics, expected calibrated "
+                "numbers. Name the file they are in."
+            )
+        image, pixel = (msgspec.structs.asdict(level) for level in (found.statistics.image, found.statistics.pixel))
+        before = found.statistics.provenance
+        imported = self.statistics(
+            file, image, pixel, settings=found.parameters, notes=[] if before is None else before.notes
+        )
+        if before is None or before.calibration is None or imported.provenance is None:
+            return imported
+        provenance = msgspec.structs.replace(imported.provenance, calibration=before.calibration)
+        return msgspec.structs.replace(imported, provenance=provenance)
+
+
+def _provenance(file: StatisticsFile) -> str | None:
+    from pp_graph.model import METADATA_KEY
+
+    if file.rt_info is not None:
+        return file.rt_info.get((METADATA_KEY, "provenance"))
+    return None if file.onnx is None else file.onnx.model.metadata_props.get(METADATA_KEY)

@@ -1,0 +1,58 @@
+"""Model API's `model_info` in the `rt_info` of an OpenVINO IR."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.errors import StatisticsError
+from pp_graph.statistics.source import STAND_IN, StatisticsFormat, as_number
+
+if TYPE_CHECKING:
+    from pp_graph.statistics.source import StatisticsFile
+    from pp_graph.statistics.statistics import Statistics
+
+_DEFAULTS: Final = {"image_threshold": 0.5, "pixel_threshold": 0.5, "normalization_scale": 1.0}
+"""What Model API 0.4 takes where the file says nothing."""
+
+_LEVELS: Final = ("image", "pixel")
+_MODEL_TYPE: Final = "AnomalyDetection"
+
+
+class ModelAPI(StatisticsFormat):
+    """An IR that Anomalib 1.x, OTX or Geti wrote for OpenVINO's Model API."""
+
+    title = "Model API model_info"
+
+    def recognises(self, file: StatisticsFile) -> bool:
+        """Whether the file is an IR; whether it holds statistics is for `read` to say."""
+        return file.rt_info is not None
+
+    def read(self, file: StatisticsFile) -> Statistics:
+        """Read thresholds and the one range that serves both levels."""
+        info = {names[-1]: text for names, text in (file.rt_info or {}).items() if names[:1] == ("model_info",)}
+        kind = info.get("model_type", _MODEL_TYPE)
+        if kind.lower() != _MODEL_TYPE.lower():
+            raise StatisticsError(f"its model_info is for a model of type '{kind}', expected '{_MODEL_TYPE}'.")
+        if not _DEFAULTS.keys() & info.keys():
+            raise StatisticsError(
+                f"the IR has no rt_info model_info with {', '.join(_DEFAULTS)}, and was not written by pp-graph. "
+                "Statistics of an Anomalib 2.x export are read from its checkpoint or its .onnx file."
+            )
+        found = {name: as_number(name, info[name]) for name in _DEFAULTS if name in info}
+        if unknown := [name for name, value in found.items() if value is None]:
+            raise StatisticsError(f"'{unknown[0]}' is not a number (NaN), expected one. Export the model again.")
+        numbers = {**_DEFAULTS, **{name: value for name, value in found.items() if value is not None}}
+        extent = numbers["normalization_scale"]
+        if extent < 0:
+            raise StatisticsError(f"'normalization_scale' is {extent:g}, expected 0 or more. Export the model again.")
+        notes = [
+            f"Model API keeps only the difference max - min, {extent:.9g} for both levels; {STAND_IN}",
+            "Model API counts a pixel at the threshold itself as anomalous (>=), pp_graph counts it as normal (>).",
+        ]
+        notes += [
+            f"'{name}' is not in the file; {default:g} is what Model API takes then."
+            for name, default in _DEFAULTS.items()
+            if name not in found
+        ]
+        image, pixel = ({"threshold": numbers[f"{level}_threshold"], "min": 0.0, "max": extent} for level in _LEVELS)
+        return self.statistics(file, image, pixel, notes=notes)

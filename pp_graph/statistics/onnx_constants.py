@@ -1,0 +1,69 @@
+"""Single numbers that a graph works out from constants alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.model.constants import Array, evaluate, read_constant_node
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_LARGEST: Final = 16
+_DEEPEST: Final = 32
+"""Operators in a row; Anomalib's longest has seven."""
+
+
+class GraphConstants:
+    """The small constants of a graph, worked out where they are asked for.
+
+    Args:
+        opset: Version of the default ONNX domain.
+    """
+
+    def __init__(self, opset: int) -> None:
+        self._opset = opset
+        self._known: dict[ir.Value, Array | None] = {}
+
+    def number(self, value: ir.Value | None) -> Array | None:
+        """The one number of a value, as a scalar of its own type; None where it depends on the inputs or is larger."""
+        array = self._array(value, _DEEPEST)
+        return None if array is None or array.size != 1 else array.reshape(())
+
+    def equals(self, value: ir.Value | None, expected: float) -> bool:
+        """Whether a value is one certain number."""
+        number = self.number(value)
+        return number is not None and number.dtype.kind in "fiu" and bool(number == expected)
+
+    def truth(self, value: ir.Value | None) -> bool | None:
+        """Whether a condition is always true or always false; None where it is neither."""
+        number = self.number(value)
+        return None if number is None or number.dtype.kind != "b" else bool(number)
+
+    def _array(self, value: ir.Value | None, deepest: int) -> Array | None:
+        if value is None or deepest == 0:
+            return None
+        if value not in self._known:
+            self._known[value] = self._compute(value, deepest)
+        return self._known[value]
+
+    def _compute(self, value: ir.Value, deepest: int) -> Array | None:
+        tensor = value.const_value
+        if tensor is not None:
+            return np.asarray(tensor.numpy()) if tensor.size <= _LARGEST else None
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return None
+        if node.op_type == "Constant":
+            return read_constant_node(node)
+        if any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values()):
+            return None
+        inputs = {each.name or "": self._array(each, deepest - 1) for each in node.inputs if each is not None}
+        known = {name: array for name, array in inputs.items() if array is not None}
+        if len(known) < len(inputs) or not inputs:
+            return None
+        with np.errstate(all="ignore"):
+            result = evaluate(node, known, self._opset)
+        return None if result is None or result.size > _LARGEST else result
