@@ -2,7 +2,7 @@
 
     import pp_graph as pp
 
-    stats = pp.Statistics.load("stats.json")
+    stats = pp.calibrate("raw.onnx", "images/").statistics  # or pp.Statistics.load("stats.json")
     post = pp.OneClassPostProcessor(stats, image_sensitivity=0.5, pixel_sensitivity=0.5)
     fused = pp.fuse("raw.onnx", post)
     fused.save("fused.onnx")
@@ -22,17 +22,20 @@ from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from pp_graph.benchmark import BenchmarkReport, run_benchmark
+    from pp_graph.calibration import CalibrationResult, Calibrator, calibrate, calibrate_scores
     from pp_graph.errors import PPGraphError
     from pp_graph.fusion import FusedModel, Provenance, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
     from pp_graph.statistics import LevelStatistics, Statistics
-    from pp_graph.targets import OpenVINOModel, convert
+    from pp_graph.targets import OpenVINOModel, convert, retune
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {
     "BenchmarkReport": "pp_graph.benchmark",
+    "CalibrationResult": "pp_graph.calibration",
+    "Calibrator": "pp_graph.calibration",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -45,9 +48,12 @@ _EXPORTS = {
     "RawModel": "pp_graph.model",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
+    "calibrate": "pp_graph.calibration",
+    "calibrate_scores": "pp_graph.calibration",
     "convert": "pp_graph.targets",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
+    "retune": "pp_graph.targets",
     "run_benchmark": "pp_graph.benchmark",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",
@@ -55,6 +61,8 @@ _EXPORTS = {
 
 __all__ = [
     "BenchmarkReport",
+    "CalibrationResult",
+    "Calibrator",
     "FusedModel",
     "Inspection",
     "LevelStatistics",
@@ -68,9 +76,12 @@ __all__ = [
     "Statistics",
     "VerificationReport",
     "__version__",
+    "calibrate",
+    "calibrate_scores",
     "convert",
     "fuse",
     "inspect",
+    "retune",
     "run_benchmark",
     "strip",
     "verify",

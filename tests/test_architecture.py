@@ -101,7 +101,7 @@ def test_fusing_loads_no_runtime() -> None:
 
 
 def test_public_functions_are_documented() -> None:
-    for name in ("fuse", "convert", "verify", "inspect", "strip"):
+    for name in ("calibrate", "calibrate_scores", "convert", "fuse", "inspect", "retune", "strip", "verify"):
         doc = getattr(pp_graph, name).__doc__
         assert "Args:" in doc
         assert "Returns:" in doc

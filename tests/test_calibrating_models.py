@@ -117,10 +117,8 @@ def test_image_scores_in_tables(dumped: Path, tmp_path: Path) -> None:
     with (tmp_path / "preds.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["image_path", "Pred_Score", "label"])
-        writer.writerows(
-            (f"{i}.png", repr(float(s)), "anomalous" if l else "good")
-            for i, (s, l) in enumerate(zip(scores, labels, strict=True))
-        )
+        for index, (score, label) in enumerate(zip(scores, labels, strict=True)):
+            writer.writerow([f"{index}.png", repr(float(score)), "anomalous" if label else "good"])
     pq.write_table(pa.table({"score": scores, "label": labels, "split": ["test"] * 12}), tmp_path / "preds.parquet")
     expected = calibrate_scores(dumped, resamples=30)
     for name in ("preds.csv", "preds.parquet"):

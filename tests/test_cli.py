@@ -110,7 +110,7 @@ BAD = [
     (("fuse", "raw.onnx", "--stats", "nowhere.json", "-o", "f.onnx"), "'nowhere.json' cannot be read"),
     (("fuse", "raw.onnx", "--stats", "images", "-o", "f.onnx"), "'images' cannot be read: Is a directory"),
     (("fuse", "raw.onnx", "--stats", "raw.onnx", "-o", "f.onnx"), "holds no post-processing that is known"),
-    (("fuse", "raw.onnx", "--stats", "images/good_00.png", "-o", "f.onnx"), "is of no known format, expected one of"),
+    (("fuse", "raw.onnx", "--stats", "images/good/00.png", "-o", "f.onnx"), "is of no known format, expected one of"),
     (("stats", "show", "nowhere.json"), "'nowhere.json' cannot be read"),
     (("stats", "show", "raw.onnx"), "holds no post-processing that is known"),
     (("stats", "convert", "stats.json", "-o", "stats.json", "--force"), "is an input of this command"),

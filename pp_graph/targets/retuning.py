@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -13,7 +13,7 @@ from pp_graph.model import RawModel
 from pp_graph.postprocessors import POST_PROCESSORS
 from pp_graph.targets.devices import openvino_core
 from pp_graph.targets.island import find_tensor, replace_island
-from pp_graph.targets.openvino_model import OpenVINOModel
+from pp_graph.targets.openvino_model import OpenVINOModel, partial_shape
 
 if TYPE_CHECKING:
     import onnx
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.statistics import Statistics
+
+_IDENTITY: Final = "/pp_graph_pass_on"
 
 
 def retune(model: OpenVINOModel | FusedModel | str | Path, statistics: Statistics) -> OpenVINOModel | FusedModel:
@@ -87,6 +89,10 @@ def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
     )
     island = openvino_core().read_model(alone.to_proto().SerializeToString(), b"")
     for node in island.get_ops():
+        if node.get_friendly_name().endswith(_IDENTITY):
+            # Its output has the name of the tensor that the network computes.
+            for target in list(node.output(0).get_target_inputs()):
+                target.replace_source_output(node.input_value(0))
         own = node.get_friendly_name().removeprefix(f"{alone.provenance.prefix}/")
         if own != node.get_friendly_name():
             node.set_friendly_name(f"{provenance.prefix}/{own}")
@@ -112,10 +118,11 @@ def _passing_on(model: ov.Model, tensors: list[str]) -> onnx.ModelProto:
     for name in tensors:
         port = find_tensor(model, name)
         dtype = dtypes.get(np.dtype(port.get_element_type().to_dtype()), TensorProto.FLOAT)
-        rank = port.get_partial_shape().rank.get_length()
-        sizes = ["N", *(1 if dim.is_static and dim.get_length() == 1 else f"size_{axis}"
-                        for axis, dim in enumerate(list(port.get_partial_shape())[1:rank]))]  # fmt: skip
-        nodes.append(helper.make_node("Identity", [f"{name}/fed"], [name], name=f"{name}/pass_on"))
+        shape = partial_shape(port)
+        sizes = (
+            None if shape is None else [1 if size == 1 and axis else f"size_{axis}" for axis, size in enumerate(shape)]
+        )
+        nodes.append(helper.make_node("Identity", [f"{name}/fed"], [name], name=f"{name}{_IDENTITY}"))
         inputs.append(helper.make_tensor_value_info(f"{name}/fed", dtype, sizes))
         outputs.append(helper.make_tensor_value_info(name, dtype, sizes))
     graph = helper.make_graph(nodes, "post_processing", inputs, outputs)
