@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pp_graph.calibration.score_counts import Flags, ScoreCounts
     from pp_graph.calibration.sketches import Sketch
 
+_NORMALIZING_LOSES: Final = 2.0**-23
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 
@@ -87,6 +88,10 @@ def settle(plan: LevelPlan, counts: ScoreCounts, sketches: Mapping[type[Sketch],
     threshold, bound, candidates, warnings = _threshold(plan, counts.only(labelled), sketches, normalization)
     unsettled[np.flatnonzero(labelled)[candidates]] = True
     unsettled &= ~counts.exact
+    if bound is not None and unsettled.any() and plan.placement == "midpoint":
+        # What inference rounds away when it normalises depends on the range, and placement makes up for it.
+        hair = (normalization[1] - normalization[0]) * _NORMALIZING_LOSES
+        bound = (bound[0] - hair, bound[1] + hair)
     cutoff = None if threshold is None else decision_cutoff(threshold, normalization)
     if cutoff is not None and not unsettled.any():
         # The decisions themselves are counted, too.
