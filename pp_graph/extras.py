@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from typing import Any
 
 from pp_graph.errors import ExtraError
@@ -22,8 +24,27 @@ def require_extra(module: str, extra: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        library = module.split(".", 1)[0]
-        raise ExtraError(
-            f"{purpose[0].upper()}{purpose[1:]} needs {library}, which is not installed. "
-            f"Install it: pip install 'pp_graph[{extra}]'."
-        ) from error
+        raise _missing(module, extra, purpose) from error
+
+
+def check_extra(module: str, extra: str, purpose: str) -> None:
+    """Make sure that an optional library is there before work is done that will need it, without importing it.
+
+    Args:
+        module: The library.
+        extra: Name of the extra that installs it.
+        purpose: What it is needed for.
+
+    Raises:
+        ExtraError: It is not installed.
+    """
+    if (module in sys.modules and sys.modules[module] is None) or importlib.util.find_spec(module) is None:
+        raise _missing(module, extra, purpose)
+
+
+def _missing(module: str, extra: str, purpose: str) -> ExtraError:
+    library = module.split(".", 1)[0]
+    return ExtraError(
+        f"{purpose[0].upper()}{purpose[1:]} needs {library}, which is not installed. "
+        f"Install it: pip install 'pp_graph[{extra}]'."
+    )

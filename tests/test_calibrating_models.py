@@ -308,7 +308,7 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["model.xml", "--data", "images", "--retune", "t.onnx"], "ends in '.onnx', expected '.xml' as MODEL"),
         (["model.xml", "--data", "images", "--retune", "model.xml"], "is an input of this command"),
         (["raw.onnx", "--data", "images", "-o", "stats.json"], "'stats.json' exists already. Use --force"),
-        (["raw.onnx", "--data", "images", "-o", "a.json", "--report", "a.json"], "Two outputs have the same name"),
+        (["raw.onnx", "--data", "images", "--report", "a.png", "--report", "a.png"], "Two outputs have the same name"),
         (["raw.onnx", "--data", "images", "--image-method", "best"], "'best' is not known, expected one of: f1"),
         (["raw.onnx", "--data", "images", "--image-method", "fpr:rate"], "'rate' is no KEY=VALUE with a number"),
         (["raw.onnx", "--data", "images", "--image-method", "fpr:rate=2"], "'rate' is 2.0, expected a number from 0"),

@@ -653,8 +653,7 @@ def test_bad_settings(build: object, expected: str) -> None:
 
 
 def test_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    calibrator = Calibrator(image="evt")
-    calibrator.update(scores=np.arange(200, dtype=np.float32), labels=np.zeros(200))
-    with pytest.raises(ExtraError, match=r"The 'evt' estimator needs scipy, .* pip install 'pp_graph\[calibration\]'"):
-        calibrator.result()
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    for settings_ in ({"image": "evt"}, {"pixel": "pro"}):
+        with pytest.raises(ExtraError, match=r"estimator needs scipy, .* pip install 'pp_graph\[calibration\]'"):
+            Calibrator(**settings_)

@@ -21,6 +21,7 @@ from pp_graph.calibration.score_counts import ScoreCounts
 from pp_graph.calibration.sketches import Sketch
 from pp_graph.calibration.thresholds import PerRegionOverlap
 from pp_graph.errors import CalibrationError, DataError
+from pp_graph.extras import check_extra
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Calibrator:
 
     Raises:
         CalibrationError: An estimator or the placement is not known.
+        ExtraError: An estimator needs a library that is not installed.
     """
 
     def __init__(
@@ -82,6 +84,9 @@ class Calibrator:
             "image": LevelPlan(threshold_estimator(image), range_estimator(image_range), placement),
             "pixel": LevelPlan(threshold_estimator(pixel), range_estimator(pixel_range), placement),
         }
+        for plan in self._plans.values():
+            if plan.threshold.needs_scipy:
+                check_extra("scipy", "calibration", f"the '{plan.threshold.name}' estimator")
         if isinstance(self._plans["image"].threshold, PerRegionOverlap):
             raise CalibrationError(
                 "Estimator 'pro' was asked for images, expected pixels: an image has no regions. Use 'fpr'."

@@ -25,10 +25,12 @@ class ThresholdEstimator(ABC):
     Attributes:
         name: What it is called in the API and on the command line.
         needs_anomalous: Whether it cannot work with normal scores alone.
+        needs_scipy: Whether it needs the extra `calibration`.
     """
 
     name: ClassVar[str]
     needs_anomalous: ClassVar[bool]
+    needs_scipy: ClassVar[bool] = False
 
     @abstractmethod
     def candidates(self, counts: ScoreCounts) -> Flags:

@@ -53,7 +53,8 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="N", help="Images a batch, where the model leaves it open."
 )
-@click.option("--report", type=PATH, metavar="FILE.html|.png", help="Plots to write: histograms and curves.")
+@click.option("--report", "reports", type=PATH, multiple=True, metavar="FILE.html|.png",
+              help="Histograms and curves to write, as a page or a picture; needs the extra 'report'.")  # fmt: skip
 @force_option
 @json_option
 def calibrate(
@@ -63,7 +64,7 @@ def calibrate(
     stats: Path | None,
     output: Path | None,
     retuned: Path | None,
-    report: Path | None,
+    reports: tuple[Path, ...],
     force: bool,
     as_json: bool,
     **options: Any,
@@ -74,9 +75,10 @@ def calibrate(
     ships, on its device and in its precision, the thresholds fit what that computes. Instead, --scores takes what a
     model gave, and --stats numbers that exist already.
     """
-    _check_sources(model, data, scores, stats, retuned, report)
+    _check_sources(model, data, scores, stats, retuned, reports)
     inputs = [path for path in (model, data, scores, stats) if path is not None]
-    _check_outputs(model, [path for path in (output, retuned, report) if path is not None], retuned, inputs, force)
+    outputs = [path for path in (output, retuned, *reports) if path is not None]
+    _check_outputs(model, outputs, retuned, reports, inputs, force)
     result = None
     if stats is not None:
         from pp_graph.statistics import Statistics
@@ -85,33 +87,27 @@ def calibrate(
     else:
         result = _run(model, data, scores, options)
         statistics = result.statistics
-    written: dict[str, str] = {}
     if output is not None:
         statistics.save(output, overwrite=force, inputs=inputs)
-        written["output"] = str(output)
     if retuned is not None:
         assert model is not None
         _retune(model, retuned, statistics, inputs, force=force)
-        written["retuned"] = str(retuned)
-    if report is not None:
+    for report in reports:
         assert result is not None
         from pp_graph.report import write_calibration_report
 
         write_calibration_report(result, report, overwrite=force, inputs=inputs)
-        written["report"] = str(report)
     if as_json:
         import msgspec
 
+        written = {"output": output and str(output), "retuned": retuned and str(retuned)}
         found = {"statistics": msgspec.to_builtins(statistics)} if result is None else result.to_dict()
-        print_json({**written, **found})
+        print_json({**written, "reports": [str(report) for report in reports], **found})
         return
     if result is not None:
         print_result(result)
-    for what, path in written.items():
-        click.echo(f"Wrote {path} ({_WRITTEN[what]})")
-
-
-_WRITTEN = {"output": "statistics", "retuned": "the model with these statistics", "report": "plots"}
+    for path in outputs:
+        click.echo(f"Wrote {path}")
 
 
 def _check_sources(
@@ -120,7 +116,7 @@ def _check_sources(
     scores: Path | None,
     stats: Path | None,
     retuned: Path | None,
-    report: Path | None,
+    reports: tuple[Path, ...],
 ) -> None:
     given = [name for name, path in (("--data", data), ("--scores", scores), ("--stats", stats)) if path is not None]
     if len(given) != 1:
@@ -133,16 +129,26 @@ def _check_sources(
         raise click.UsageError("--retune needs the MODEL to write the statistics into.")
     if data is None and retuned is None and model is not None:
         raise click.UsageError(f"MODEL is not used with {given[0]}: leave it out, or give --retune as well.")
-    if report is not None and stats is not None:
+    if reports and stats is not None:
         raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
 
 
 def _check_outputs(
-    model: Path | None, outputs: list[Path], retuned: Path | None, inputs: list[Path], force: bool
+    model: Path | None,
+    outputs: list[Path],
+    retuned: Path | None,
+    reports: tuple[Path, ...],
+    inputs: list[Path],
+    force: bool,
 ) -> None:
     """Find out before the work is done whether it can be kept."""
     from pp_graph.files import check_targets
 
+    if reports:
+        from pp_graph.report.calibration import check_calibration_report
+
+        for report in reports:
+            check_calibration_report(report)
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise click.UsageError("Two outputs have the same name, expected a file each.")
     if retuned is not None:
@@ -219,7 +225,13 @@ def _parsed(option: str, text: str) -> tuple[str, dict[str, Any]]:
 def _retune(model: Path, target: Path, statistics: Statistics, inputs: list[Path], *, force: bool) -> None:
     from pp_graph.targets import retune
 
-    retune(model, statistics).save(target, overwrite=force, inputs=inputs)
+    tuned = retune(model, statistics)
+    if statistics.provenance is not None:
+        for name, value in statistics.provenance.settings.items():
+            kept = tuned.provenance.parameters.get(name)
+            if kept != value:
+                note(f"Note: the statistics come with {name}={value}, and the model keeps {name}={kept}.")
+    tuned.save(target, overwrite=force, inputs=inputs)
 
 
 def print_result(result: CalibrationResult) -> None:

@@ -54,12 +54,10 @@ def show(file: Path, as_json: bool) -> None:
 @json_option
 def convert(file: Path, output: Path, force: bool, as_json: bool) -> None:
     """Write the statistics of FILE as pp_graph's JSON."""
-    from pp_graph.files import refuse_inputs
     from pp_graph.statistics import Statistics
 
     found = Statistics.load(file)
-    refuse_inputs([output], [file])
-    found.save(output, overwrite=force)
+    found.save(output, overwrite=force, inputs=[file])
     if as_json:
         print_json({"output": str(output), "statistics": _as_json(found)})
         return

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import OutputFileError
+from pp_graph.extras import check_extra
 from pp_graph.files import written_together
 from pp_graph.report.page import calibration_page
 from pp_graph.report.panels import save_png
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pp_graph.calibration import CalibrationResult
+
+
+def check_calibration_report(path: Path) -> None:
+    """Make sure that a report can be drawn, before the work is done that it is to show.
+
+    Raises:
+        ExtraError: matplotlib is not installed.
+        OutputFileError: The path has another ending than `.html` or `.png`.
+    """
+    if path.suffix.lower() not in (".html", ".png"):
+        raise OutputFileError(
+            f"Calibration report '{path}' ends in '{path.suffix}', expected '.html' or '.png'. Name it report.html."
+        )
+    check_extra("matplotlib", "report", "a calibration report")
 
 
 def write_calibration_report(
@@ -43,15 +58,11 @@ def write_calibration_report(
             written.
     """
     path = Path(path)
-    ending = path.suffix.lower()
-    if ending not in (".html", ".png"):
-        raise OutputFileError(
-            f"Calibration report '{path}' ends in '{path.suffix}', expected '.html' or '.png'. Name it report.html."
-        )
+    check_calibration_report(path)
     if title is None:
         title = f"Calibration of {result.record.model}" if result.record.model else "Calibration"
     with written_together(path, overwrite=overwrite, inputs=inputs) as (draft,):
-        if ending == ".png":
+        if path.suffix.lower() == ".png":
             save_png(result, draft, title)
         else:
             draft.write_bytes(calibration_page(result, title).encode("utf-8", "replace"))

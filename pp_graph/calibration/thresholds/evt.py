@@ -42,6 +42,7 @@ class ExtremeValue(ValueEstimator):
     """
 
     name: ClassVar[str] = "evt"
+    needs_scipy: ClassVar[bool] = True
     rate: float = 0.001
     tail: float = 0.1
 

@@ -32,6 +32,7 @@ class PerRegionOverlap(CutEstimator):
     """
 
     name: ClassVar[str] = "pro"
+    needs_scipy: ClassVar[bool] = True
     needs_anomalous: ClassVar[bool] = True
     rate: float = 0.05
 
