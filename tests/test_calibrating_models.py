@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
@@ -15,7 +16,7 @@ import pp_graph as pp
 from pp_graph.calibration import calibrate, calibrate_scores
 from pp_graph.cli import run
 from pp_graph.data import open_labelled, open_predictions
-from pp_graph.data.labelled import resized
+from pp_graph.data.masks import read_mask, resized
 from pp_graph.errors import AlreadyFusedError, DataError, ProvenanceError, StatisticsError
 from pp_graph.targets import OpenVINOSession, retune
 from tests.conftest import DEMO
@@ -91,7 +92,7 @@ def test_all_sources_agree(arrays: dict, dumped: Path, tmp_path: Path) -> None:
         assert found.statistics.pixel == expected.statistics.pixel
         assert found.pixel.metrics == expected.pixel.metrics
     record = expected.record
-    assert (record.model, record.precision, record.device) == ("raw.onnx", "f32", None)
+    assert (record.model, record.precision, record.device) == ("raw.onnx", "f32", "CPU")
     assert record.model_sha256 == pp.RawModel.open(DEMO / "raw.onnx").sha256
     assert (record.images, record.anomalous_images) == (12, 6)
     assert len(record.data_sha256) == 64
@@ -127,6 +128,123 @@ def test_image_scores_in_tables(dumped: Path, tmp_path: Path) -> None:
         assert found.image.metrics == expected.image.metrics
         assert found.pixel is None
         assert found.statistics.pixel == pp.LevelStatistics()
+
+
+def labelled_folder(root: Path, count: int = 2) -> Path:
+    for kind in ("good", "bent"):
+        (root / "test" / kind).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(root / "test" / kind / f"{index}.png")
+    (root / "ground_truth" / "bent").mkdir(parents=True)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:4, 3:6] = 1
+    for index in range(count):
+        Image.fromarray(mask).save(root / "ground_truth" / "bent" / f"{index}_mask.png")
+    return root
+
+
+def test_folders_say_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = labelled_folder(tmp_path / "bottle")
+    for hidden in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        (root / "test" / hidden).mkdir()
+        shutil.copy(root / "test" / "good" / "0.png", root / "test" / hidden)
+    shutil.copy(root / "test" / "good" / "0.png", root / "test" / ".hidden.png")
+    (root / "test" / "empty").mkdir()
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    Image.new("RGB", (8, 8)).save(linked / "9.png")
+    (root / "test" / "good" / "more").symlink_to(linked, target_is_directory=True)
+    (linked / "back").symlink_to(root / "test" / "good", target_is_directory=True)
+    whole = open_labelled(root)
+    assert whole.images.names == ("bent/0.png", "bent/1.png", "good/0.png", "good/1.png", "good/more/9.png")
+    assert whole.kinds == {"bent": 2, "good": 3}
+    assert whole.labels.tolist() == [True, True, False, False, False]
+    masks = whole.masks(0, 5, None)
+    assert [None if mask is None else int(mask.sum()) for mask in masks] == [6, 6, None, None, None]
+    monkeypatch.chdir(root / "test")
+    here = open_labelled(".")
+    assert here.sha256() == whole.sha256()
+    assert (here.name, here.kinds) == ("test", whole.kinds)
+    (root / "ground_truth").rename(root / "Ground_Truth")
+    assert open_labelled(root).masks(0, 1, None)[0].sum() == 6
+    (root / "test" / "good" / "2.png").symlink_to(root / "nowhere.png")
+    with pytest.raises(DataError, match="2.png' is a link that leads nowhere, expected a file"):
+        open_labelled(root)
+
+
+def test_masks_that_contradict(tmp_path: Path) -> None:
+    root = labelled_folder(tmp_path)
+    shutil.copy(root / "ground_truth" / "bent" / "1_mask.png", root / "ground_truth" / "bent" / "1.png")
+    with pytest.raises(DataError, match="has two masks, '1.png' and '1_mask.png', expected one"):
+        open_labelled(root)
+    (root / "ground_truth" / "bent" / "1.png").rename(root / "ground_truth" / "bent" / "7.png")
+    assert open_labelled(root).notes == ("1 files in ground_truth, such as '7.png', match no image",)
+    (root / "ground_truth" / "good").mkdir()
+    shutil.copy(root / "ground_truth" / "bent" / "0_mask.png", root / "ground_truth" / "good")
+    labelled = open_labelled(root)
+    given = {"labels": labelled.labels, "masks": labelled.masks(0, 4, (8, 8))}
+    with pytest.raises(DataError, match="is labelled normal, and its mask has 6 anomalous pixels"):
+        pp.Calibrator().update(maps=np.ones((4, 8, 8), np.float32), **given)
+    (root / "ground_truth" / "bent").rename(root / "ground_truth" / "bnet")
+    shutil.rmtree(root / "ground_truth" / "good")
+    with pytest.raises(DataError, match="None of 3 masks in .* matches an image"):
+        open_labelled(root)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [("1", "png"), ("L", "png"), ("I;16", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "png"), ("F", "tiff"), ("L", "jpg")],
+)  # fmt: skip
+def test_masks_in_every_mode(tmp_path: Path, mode: str, ending: str) -> None:
+    truth = np.zeros((16, 16), bool)
+    truth[4:12, 3:9] = True
+    path = tmp_path / f"mask.{ending}"
+    if mode == "P":
+        picture = Image.fromarray(truth.astype(np.uint8)).convert("P")
+        # The first colour is the background, whatever it looks like.
+        picture.putpalette([255, 255, 255, 0, 0, 2])
+    elif mode in ("RGB", "RGBA"):
+        picture = Image.fromarray(np.stack([truth * 0, truth * 0, truth * 4], -1).astype(np.uint8)).convert(mode)
+    elif mode == "F":
+        picture = Image.fromarray((truth * 0.5).astype(np.float32))
+    elif mode == "I;16":
+        picture = Image.fromarray(truth.astype(np.uint16) * 3)
+    else:
+        picture = Image.fromarray(truth.astype(np.uint8) * (255 if ending == "jpg" or mode == "1" else 1)).convert(mode)
+    picture.save(path)
+    assert np.array_equal(read_mask(path), truth)
+
+
+def test_transparent_mask_is_refused(tmp_path: Path) -> None:
+    picture = np.zeros((4, 4, 4), np.uint8)
+    picture[:2, :, 3] = 255
+    Image.fromarray(picture).save(tmp_path / "mask.png")
+    with pytest.raises(DataError, match="is partly transparent, expected black for normal pixels"):
+        read_mask(tmp_path / "mask.png")
+    (tmp_path / "mask.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="Mask .* cannot be read"):
+        read_mask(tmp_path / "mask.png")
+
+
+def test_external_weights_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: object) -> None:
+    import onnx
+
+    monkeypatch.chdir(tmp_path)
+    proto = onnx.load(DEMO / "raw.onnx")
+    onnx.save(proto, "raw.onnx", save_as_external_data=True, location="raw.data", size_threshold=0)
+    before = Path("raw.data").read_bytes()
+    assert run(["calibrate", "raw.onnx", "--data", str(DATA), "-o", "raw.data", "--force"]) == 2
+    assert "is an input of this command" in capfd.readouterr().err
+    assert Path("raw.data").read_bytes() == before
+
+
+def test_sensitivity_in_the_artifact_is_mentioned(tmp_path: Path, arrays: dict) -> None:
+    post = pp.OneClassPostProcessor(pp.Statistics.load(DEMO / "stats.json"), image_sensitivity=0.9)
+    pp.fuse(DEMO / "raw.onnx", post).save(tmp_path / "fused.onnx")
+    result = calibrate(tmp_path / "fused.onnx", arrays, resamples=0)
+    expected = "the model decides with image_sensitivity=0.9, and the figures here are for 0.5"
+    assert expected in result.image.warnings
+    assert not any("sensitivity" in warning for warning in result.pixel.warnings)
 
 
 def test_masks_follow_the_map(tmp_path: Path) -> None:
@@ -320,6 +438,14 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["--scores", "nothing.npz"], "Predictions 'nothing.npz' do not exist"),
         (["--scores", "raw.onnx"], "are a '.onnx' file, expected .npz, .csv or .parquet"),
         (["--stats", "raw.onnx"], "Statistics file 'raw.onnx'"),
+        (["raw.onnx", "--data", "images", "--inference-precision", "bf16"], "without a device, expected f32"),
+        (["--scores", "preds.npz", "--device", "GPU"], "--device has no meaning with --scores"),
+        (["--stats", "stats.json", "--image-method", "evt", "-o", "o.json"], "--image-method has no meaning with --stats"),
+        (["raw.onnx", "--data", "images", "--image-method", "fpr:rate=1,rate=0"], "'rate' is given twice"),
+        (["raw.onnx", "--data", "images", "--report", "r.pdf"], "ends in '.pdf', expected '.html' or '.png'"),
+        (["raw.onnx", "--data", "images", "-o", "images/good/00.png", "--force"], "is an input of this command"),
+        (["raw.onnx", "--data", "images", "-o", "ground_truth/grass/00_mask.png", "--force"], "is an input"),
+        (["model.xml", "--data", "images", "-o", "model.bin", "--force"], "is an input of this command"),
     ],
 )  # fmt: skip
 def test_bad_input(work: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
@@ -359,7 +485,9 @@ def test_bad_dumps(tmp_path: Path, arrays: dict, expected: str) -> None:
         ("preds.csv", b"score,class\n1,0\n", "holds 'score', 'class', expected a label"),
         ("preds.csv", b"score,label\n1.5,maybe\n", "row 1: the label is 'maybe', expected 0 or 1"),
         ("preds.csv", b"score,label\nhigh,1\n", "row 1: the score is 'high', expected a number"),
-        ("preds.csv", b"score,label\n1\n", "line 2: found 1 fields, expected 2"),
+        ("preds.csv", b"score,label\n1\n", "row 1: found 1 fields, expected 2"),
+        ("preds.csv", b"score,label,Score\n1,0,2\n", "'score' and 'Score', expected one score"),
+        ("preds.csv", b"score,label\n1_0,1\n", "row 1: the score is '1_0', expected a number"),
         ("preds.csv", b"\xff\xfe\x00", "cannot be read: .* Expected comma-separated text in UTF-8"),
         ("preds.csv", b"score,label\nnan,1\n1,0\n", "The score of 'image 0' holds 1 of 1 values that are not finite"),
         ("preds.parquet", b"PAR1", "cannot be read: .* Expected a Parquet file"),
@@ -374,6 +502,18 @@ def test_bad_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, 
         calibrate_scores(name)
 
 
+@pytest.mark.parametrize("place", range(0, 4000, 61))
+def test_damaged_dump(dumped: Path, tmp_path: Path, place: int) -> None:
+    """Whatever is damaged, it is an error of ours, or the numbers in it are others."""
+    with np.load(dumped) as data:
+        np.savez_compressed(tmp_path / "preds.npz", **{name: data[name][:2, ...] for name in data.files})
+    content = bytearray((tmp_path / "preds.npz").read_bytes())
+    content[place] ^= 0x5A
+    (tmp_path / "preds.npz").write_bytes(content)
+    with contextlib.suppress(pp.PPGraphError):
+        calibrate_scores(tmp_path / "preds.npz", resamples=0)
+
+
 def test_cut_short_dump(dumped: Path, tmp_path: Path) -> None:
     whole = dumped.read_bytes()
     (tmp_path / "preds.npz").write_bytes(whole[: len(whole) // 2])
@@ -385,9 +525,9 @@ def test_cut_short_dump(dumped: Path, tmp_path: Path) -> None:
     ("change", "expected"),
     [
         ({"label": None, "mask": None}, "expected 'label' .* or 'mask' .* beside the images"),
-        ({"label": np.arange(12)}, "Array 'label' .* expected .* 0 .* and 1"),
+        ({"label": np.arange(12)}, "Labels in the data hold 2, expected bool, or 0 for normal and 1"),
         ({"label": np.ones(3)}, r"Array 'label' .* has shape \(3,\), expected 12 items"),
-        ({"mask": np.ones((12, 3, 256, 256), bool)}, r"Array 'mask' has shape \(12, 3, 256, 256\)"),
+        ({"mask": np.ones((12, 3, 256, 256), bool)}, r"Masks have shape \(8, 3, 256, 256\), expected \(N,H,W\)"),
         ({"label": np.zeros(12, bool)}, "'6' is labelled normal, and its mask has"),
     ],
 )

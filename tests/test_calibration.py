@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 import tracemalloc
 from fractions import Fraction
@@ -20,6 +21,7 @@ from pp_graph.calibration.score_counts import ScoreCounts
 from pp_graph.calibration.sketches import TAIL_SIZE, LargestScores, Moments
 from pp_graph.errors import CalibrationError, DataError, ExtraError
 
+GOOD = np.ones((2, 4, 4), np.float32)
 PARAMETERS = {
     "f1": [{}],
     "fbeta": [{"beta": 2.0}, {"beta": 0.5}],
@@ -399,7 +401,7 @@ def test_processes_merge_in_any_order() -> None:
     assert merged.pixel.statistics == whole.pixel.statistics
     assert merged.image.statistics == whole.image.statistics
     assert merged.record.anomalous_images == labels.sum()
-    with pytest.raises(DataError, match="differ in their settings or in their pass, expected the same"):
+    with pytest.raises(DataError, match="differ in their settings or in their pass, expected two of the same kind"):
         first.merge(Calibrator(pixel="f1"))
 
 
@@ -466,6 +468,46 @@ def test_scores_all_over_float32_stay_bounded() -> None:
     assert result.pixel.statistics.threshold == f1_of_torchmetrics(scores, labels)
 
 
+def test_batches_may_share_a_buffer() -> None:
+    buffer = np.zeros(2, np.float32)
+    calibrator = Calibrator()
+    for number in (1.0, 2.0):
+        buffer[:] = number
+        calibrator.update(scores=buffer, labels=[0, 1])
+    assert calibrator.image_scores[0].tolist() == [1, 1, 2, 2]
+
+
+def test_a_further_pass_that_sees_nothing_is_an_error() -> None:
+    """As from a generator that was read once already."""
+    maps, masks, _ = images(8)
+    batches = iter([(maps, masks)])
+    calibrator = Calibrator()
+    for batch, mask in batches:
+        calibrator.update(maps=batch, masks=mask)
+    further = calibrator.refine()
+    for batch, mask in batches:
+        further.update(maps=batch, masks=mask)
+    with pytest.raises(DataError, match="A later pass saw 0 pixels and the first 4,608"):
+        further.refine()
+    with pytest.raises(DataError, match="A later pass saw 0 pixels"):
+        further.result()
+
+
+def test_empty_batches_count_nothing() -> None:
+    calibrator = Calibrator()
+    calibrator.update(scores=[], labels=[])
+    calibrator.update(maps=np.zeros((0, 4, 4), np.float32))
+    calibrator.update(scores=[1.0], labels=[0])
+    assert calibrator.result().record.images == 1
+
+
+@pytest.mark.parametrize("other", [3, "itself", Calibrator(ignore_nonfinite=True), Calibrator(placement="observed")])
+def test_what_does_not_merge(other: object) -> None:
+    calibrator = Calibrator()
+    with pytest.raises(DataError, match="expected two of the same kind"):
+        calibrator.merge(calibrator if other == "itself" else other)
+
+
 def test_few_distinct_scores_need_no_second_pass_for_what_is_known() -> None:
     calibrator = Calibrator(pixel="sigma")
     calibrator.update(maps=np.array([[[1.0, 2.0, 4.0]]], np.float32), masks=np.array([[[0, 0, 1]]]))
@@ -528,6 +570,13 @@ def test_anomalies_without_masks_count_for_the_range_only() -> None:
     assert only_range.result(resamples=0).pixel.statistics.threshold is None
 
 
+def test_masks_without_anomalous_pixels_are_mentioned() -> None:
+    calibrator = Calibrator()
+    calibrator.update(maps=GOOD, masks=np.stack([np.eye(4), np.zeros((4, 4))]), labels=[1, 1])
+    warnings = calibrator.result(resamples=0).pixel.warnings
+    assert "1 anomalous images have a mask without anomalous pixels: theirs count as normal" in warnings
+
+
 def test_value_estimators_need_normal_scores() -> None:
     with pytest.raises(CalibrationError, match="Estimator 'sigma' works on normal scores, and none of 2 is normal"):
         result_of([1.0, 2.0], [1, 1], image="sigma")
@@ -547,9 +596,12 @@ def test_warns_of_few_images_and_of_a_cliff() -> None:
     scores = np.concatenate([np.linspace(0, 10, 40), crowd])
     labels = np.concatenate([np.zeros(20), np.ones(20), np.arange(60) % 2])
     result = result_of(list(scores), list(labels.astype(int)))
-    assert any(
-        "the threshold stands on a cliff: moving it by 1 % of the range flips" in w for w in result.image.warnings
-    )
+    (steep,) = (warning for warning in result.image.warnings if "cliff" in warning)
+    flips, flagged = map(int, re.search(r"flips (\d+) decisions, where (\d+) of 100", steep).groups())
+    assert flips > flagged / 10
+    crowded = Calibrator(image="max-normal")
+    crowded.update(scores=np.linspace(0, 1, 2000), labels=np.zeros(2000))
+    assert not any("cliff" in warning for warning in crowded.result(resamples=0).image.warnings), "20 of 2,000"
     calm = result_of([1.0, 2.0, 8.0, 9.0], [0, 0, 1, 1])
     assert not any("cliff" in warning for warning in calm.image.warnings)
     assert "only 2 normal images, and the figures of fewer than 20 say little" in calm.image.warnings
@@ -575,8 +627,6 @@ def test_intervals_cover_what_they_are_for() -> None:
 
 # --- bad input -------------------------------------------------------------------------------------------------------
 
-GOOD = np.ones((2, 4, 4), np.float32)
-
 
 @pytest.mark.parametrize(
     ("given", "expected"),
@@ -586,8 +636,13 @@ GOOD = np.ones((2, 4, 4), np.float32)
         ({"scores": ["a", "b"]}, "Scores hold <U1, expected floating-point numbers"),
         ({"maps": np.ones((2, 3, 4, 4))}, r"Maps have shape \(2, 3, 4, 4\), expected \(N,H,W\)"),
         ({"maps": GOOD, "scores": [1.0]}, "There are 1 scores and 2 maps"),
-        ({"scores": [1.0, 2.0], "labels": [1]}, r"Labels have shape \(1,\), expected \(2,\)"),
-        ({"scores": [1.0], "labels": [np.nan]}, "Labels hold float64, expected bool"),
+        ({"scores": [1.0, 2.0], "labels": [1]}, "There are 2 images and 1 labels"),
+        ({"scores": [1.0, 2.0], "labels": [[1, 0]]}, r"Labels have shape \(1, 2\), expected \(N,\)"),
+        ({"scores": [1.0, 2.0], "labels": [1, -1]}, "Labels hold -1, expected bool, or 0 for normal and 1 for anomalous"),
+        ({"scores": [1.0, 2.0], "labels": [0.9, 0.1]}, "Labels hold 0.9, expected bool"),
+        ({"scores": [[1.0, 2.0], [1.0]]}, "Scores cannot be read as an array"),
+        ({"maps": GOOD, "masks": [-GOOD[0], None]}, "The mask of 'image 0' holds negative numbers or NaN"),
+        ({"scores": [1.0], "labels": [np.nan]}, "Labels hold nan, expected bool"),
         ({"maps": GOOD, "masks": np.ones((2, 3, 3))}, r"The mask of 'image 0' has shape \(3, 3\), expected \(4, 4\)"),
         ({"maps": GOOD, "masks": [None]}, "There are 2 images and 1 masks"),
         ({"maps": GOOD, "masks": GOOD, "labels": [0, 1], "names": ["a", "b"]},
@@ -619,6 +674,10 @@ def test_values_that_are_not_finite_are_counted_and_named() -> None:
     kept = np.isfinite(maps)
     assert result.pixel.statistics.max == maps[kept].max()
     assert result.pixel.record.normal + result.pixel.record.anomalous == kept.sum()
+    # The score of 'c' is the largest value of its map, which inference takes for anomalous.
+    assert result.image.record.dropped == 1
+    assert result.image.record.normal + result.image.record.anomalous == 3
+    assert any("do not count what inference decides about them" in warning for warning in result.image.warnings)
     lost = Calibrator(ignore_nonfinite=True)
     lost.update(scores=[np.nan, np.inf])
     with pytest.raises(CalibrationError, match="No image score is finite"):
@@ -644,6 +703,10 @@ def test_nothing_to_calibrate_with() -> None:
         (lambda: threshold_estimator("recall", {"recall": 0}), "Parameter 'recall' is 0, expected a number above 0"),
         (lambda: threshold_estimator("sigma", {"k": np.nan}), "Parameter 'k' is nan, expected a number above 0"),
         (lambda: threshold_estimator("sigma", {"robust": 1.0}), "Parameter 'robust' is 1.0, expected True or False"),
+        (lambda: threshold_estimator("fbeta", {"beta": 1e200}), "Parameter 'beta' is 1e.200, expected .* up to 1e.06"),
+        (lambda: Calibrator(image=3), "Threshold estimator '3' is not known"),
+        (lambda: Calibrator().result(resamples=-1), "resamples is -1, expected at least 0"),
+        (lambda: result_of([1e38, 3e38], [0, 0], image="sigma", image_range="percentile"), "expected a number within"),
         (lambda: range_estimator("percentile", {"low": 60, "high": 50}), "Percentiles are 60 and 50, expected low below"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.data.labels import as_array, label_flags, mask_flags, without_channel
 from pp_graph.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Batch:
     """A batch that fits.
 
     Attributes:
-        scores: Image scores, float32, (N,); NaN where every value of a map was dropped.
+        scores: Image scores, float32, (N,); those taken from a map with values that are not finite may not be, either.
         labels: 1 anomalous, 0 normal, -1 unknown, (N,).
         maps: Maps, float32, (N,H,W); None where there are none.
         masks: A mask an image, of the size of its map.
@@ -83,15 +84,18 @@ def check_batch(
         dropped_pixels = _nonfinite(checked_maps, "map", called, ignore=ignore_nonfinite)
     if checked is None:
         assert checked_maps is not None
-        checked = _largest(checked_maps, dropped_pixels)
-        dropped_scores = 0
+        # As inference does, which the values that were dropped decide, too.
+        checked = checked_maps.reshape(images, -1).max(axis=1) if images else np.zeros(0, np.float32)
+        dropped_scores = int((~np.isfinite(checked)).sum())
     else:
         dropped_scores = sum(_nonfinite(checked, "score", called, ignore=ignore_nonfinite))
+        # The caller may use the array for the next batch.
+        checked = checked.copy()
     return Batch(checked, checked_labels, checked_maps, checked_masks, dropped_scores, dropped_pixels)
 
 
 def _float32(values: ArrayLike, what: str) -> npt.NDArray[np.float32]:
-    array = np.asarray(values)
+    array = as_array(values, what)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise DataError(f"{what} hold {array.dtype}, expected floating-point numbers. Give the model's raw output.")
     with np.errstate(over="ignore"):
@@ -107,45 +111,18 @@ def _scores(values: ArrayLike) -> npt.NDArray[np.float32]:
     return array
 
 
-def without_channel(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
-    """Bring (N,1,H,W) and (N,H,W,1) to (N,H,W).
-
-    Raises:
-        DataError: The shape is another.
-    """
-    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
-        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
-    if array.ndim != 3 or 0 in array.shape[1:]:
-        raise DataError(
-            f"{what} have shape {array.shape}, expected (N,H,W), (N,1,H,W) or (N,H,W,1) with at least one pixel."
-        )
-    return array
-
-
 def _maps(values: ArrayLike) -> npt.NDArray[np.float32]:
     maps: npt.NDArray[np.float32] = without_channel(_float32(values, "Maps"), "Maps")
     return maps
 
 
-def as_flags(values: ArrayLike, what: str) -> npt.NDArray[np.bool_]:
-    """Bool, or numbers of which 0 stands for normal.
-
-    Raises:
-        DataError: They are neither, or NaN.
-    """
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and np.isnan(array).any()):
-        raise DataError(f"{what} hold {array.dtype}, expected bool, or 0 for normal and more for anomalous.")
-    return array if array.dtype.kind == "b" else array != 0
-
-
 def _labels(values: ArrayLike | None, images: int) -> npt.NDArray[np.int8]:
     if values is None:
         return np.full(images, UNKNOWN, np.int8)
-    array = as_flags(values, "Labels")
-    if array.shape not in ((images,), (images, 1)):
-        raise DataError(f"Labels have shape {array.shape}, expected ({images},): one an image.")
-    return array.reshape(-1).astype(np.int8)
+    flags = label_flags(values, "Labels")
+    if len(flags) != images:
+        raise DataError(f"There are {images} images and {len(flags)} labels, expected one an image.")
+    return flags.astype(np.int8)
 
 
 def _masks(
@@ -162,7 +139,8 @@ def _masks(
         if len(values) != images:
             raise DataError(f"There are {images} images and {len(values)} masks, expected one an image, or None.")
         given = [
-            None if mask is None else as_flags(mask, f"The mask of {names[index]}") for index, mask in enumerate(values)
+            None if mask is None else mask_flags(mask, f"The mask of '{name}'")
+            for mask, name in zip(values, names, strict=True)
         ]
     for index, mask in enumerate(given):
         if isinstance(mask, np.ndarray):
@@ -193,6 +171,8 @@ def _nonfinite(values: npt.NDArray[np.float32], what: str, names: Sequence[str],
     Raises:
         DataError: There are some, and they are not to be ignored.
     """
+    if not len(values):
+        return []
     flat = values.reshape(len(values), -1)
     # The sum of finite numbers may overflow, but then it is looked at closely and nothing is found.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -211,12 +191,3 @@ def _nonfinite(values: npt.NDArray[np.float32], what: str, names: Sequence[str],
             "computes there, or leave them out with --ignore-nonfinite (ignore_nonfinite=True)."
         )
     return found
-
-
-def _largest(maps: npt.NDArray[np.float32], dropped: Sequence[int]) -> npt.NDArray[np.float32]:
-    """The largest value of each map, of those that are finite."""
-    flat = maps.reshape(len(maps), -1)
-    if not any(dropped):
-        return np.asarray(flat.max(axis=1))
-    finite = np.where(np.isfinite(flat), flat, np.float32(-np.inf)).max(axis=1)
-    return np.where(np.isfinite(finite), finite, np.float32(np.nan))

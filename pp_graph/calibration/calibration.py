@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from pp_graph.calibration.batch import without_channel
 from pp_graph.calibration.bootstrap import RESAMPLES
 from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.spill import SpilledMaps
 from pp_graph.data import DumpedPredictions, LabelledImages, choose_batch_size, open_labelled, open_predictions
+from pp_graph.data.labels import without_channel
 from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
 from pp_graph.targets import open_raw_values
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pp_graph.calibration.placement import Placement
     from pp_graph.calibration.result import CalibrationResult
     from pp_graph.data import LabelledSource
-    from pp_graph.fusion import FusedModel
+    from pp_graph.fusion import FusedModel, Provenance
     from pp_graph.model import RawModel
     from pp_graph.targets import OpenVINOModel, RawValues
 
@@ -133,6 +133,7 @@ def _update(
 
 
 def _with_model(result: CalibrationResult, values: RawValues, labelled: LabelledImages) -> CalibrationResult:
+    result = result.with_warnings(_sensitivities(values.provenance))
     return result.with_record(
         model=values.file,
         model_sha256=values.raw_sha256,
@@ -143,6 +144,17 @@ def _with_model(result: CalibrationResult, values: RawValues, labelled: Labelled
         data=labelled.name,
         data_sha256=labelled.sha256(),
     )
+
+
+def _sensitivities(provenance: Provenance | None) -> dict[str, str]:
+    """Warnings, by level, where an artifact decides with another sensitivity than the figures are for."""
+    parameters = {} if provenance is None else provenance.parameters
+    given = {level: parameters.get(f"{level}_sensitivity", 0.5) for level in ("image", "pixel")}
+    return {
+        level: f"the model decides with {level}_sensitivity={value:g}, and the figures here are for 0.5"
+        for level, value in given.items()
+        if value != 0.5
+    }
 
 
 def calibrate_scores(

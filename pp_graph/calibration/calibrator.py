@@ -99,6 +99,7 @@ class Calibrator:
         self._pixel_count = 0
         self._dropped = {"image": 0, "pixel": 0}
         self._without_mask = 0
+        self._empty_masks = 0
         self._overlap: RegionOverlap | None = None
         self._first: Calibrator | None = None
         self._settlement: Settlement | None = None
@@ -141,6 +142,7 @@ class Calibrator:
         assert batch.maps is not None
         anomaly_map, mask = batch.maps[index], batch.masks[index]
         self._without_mask += mask is None
+        self._empty_masks += batch.labels[index] == 1 and isinstance(mask, np.ndarray) and not mask.any()
         self._dropped["pixel"] += batch.dropped_pixels[index]
         if self._overlap is not None and isinstance(mask, np.ndarray):
             self._overlap.update(anomaly_map, mask)
@@ -162,13 +164,16 @@ class Calibrator:
             DataError: Settings or pass differ.
         """
         if (
-            self._plans != other._plans
+            not isinstance(other, Calibrator)
+            or other is self
+            or self._plans != other._plans
+            or self._ignore_nonfinite != other._ignore_nonfinite
             or type(self._pixels) is not type(other._pixels)
             or (self._overlap is None) != (other._overlap is None)
         ):
             raise DataError(
-                "The calibrators to merge differ in their settings or in their pass, expected the same. "
-                "Build both with the same arguments, and merge before refine()."
+                "The calibrators to merge are one and the same, or differ in their settings or in their pass, expected "
+                "two of the same kind. Build both with the same arguments, and merge before refine()."
             )
         self._settlement = None
         self._pixels.merge(other._pixels)
@@ -180,25 +185,30 @@ class Calibrator:
         self._labels += other._labels
         self._pixel_count += other._pixel_count
         self._without_mask += other._without_mask
+        self._empty_masks += other._empty_masks
         for level, dropped in other._dropped.items():
             self._dropped[level] += dropped
 
     @property
     def settled(self) -> bool:
         """Whether the answer is exact already; see `refine`."""
-        if not self._pixel_count:
+        if not self._has_pixels:
             return True
         settlement = self._settle_pixels()
         return settlement.exact and not self._overlap_wanted(settlement)
+
+    @property
+    def _has_pixels(self) -> bool:
+        """Whether there were maps, in the first pass; a later one that sees none is not through yet."""
+        return (self._first or self)._pixel_count > 0
 
     def refine(self) -> Calibrator | None:
         """A calibrator for another pass over the same data; None where there is nothing left to find out.
 
         Raises:
-            CalibrationError: There were no images.
             DataError: This pass saw other data than the one before.
         """
-        if not self._pixel_count:
+        if not self._has_pixels:
             return None
         settlement = self._settle_pixels()
         wants_overlap = self._overlap_wanted(settlement)
@@ -209,7 +219,7 @@ class Calibrator:
         further._scores, further._labels = [], []
         further._sketches = {}
         further._dropped = {"image": 0, "pixel": 0}
-        further._pixel_count = further._without_mask = 0
+        further._pixel_count = 0
         further._pixels = FinerPass(self._pixels.counts(), settlement.unsettled)
         further._overlap = None
         further._settlement = None
@@ -247,10 +257,12 @@ class Calibrator:
             CalibrationError: There were no images, or their scores do not allow an estimate.
             DataError: A later pass saw other data than the first.
         """
+        if resamples < 0:
+            raise CalibrationError(f"resamples is {resamples}, expected at least 0. Give 0 for no intervals.")
         first = self._first or self
         scores, labels = first._image_scores()
         image = first._image_result(scores, labels, resamples) if len(scores) else None
-        pixel = self._pixel_result() if self._pixel_count else None
+        pixel = self._pixel_result() if self._has_pixels else None
         if image is None and pixel is None:
             raise CalibrationError("There were no images, expected at least one to calibrate with.")
         record = CalibrationRecord(
@@ -298,9 +310,14 @@ class Calibrator:
     def _pixel_result(self) -> LevelResult:
         settlement, counts = self._settle_pixels(), self._pixels.counts()
         warnings = []
-        if self._without_mask:
+        first = self._first or self
+        if first._without_mask:
             warnings.append(
-                f"{self._without_mask} images have no mask: their pixels count for the range, not for the threshold"
+                f"{first._without_mask} images have no mask: their pixels count for the range, not for the threshold"
+            )
+        if first._empty_masks:
+            warnings.append(
+                f"{first._empty_masks} anomalous images have a mask without anomalous pixels: theirs count as normal"
             )
         result = self._level_result("pixel", counts, settlement, warnings)
         if result.metrics is None or self._overlap is None:
@@ -325,7 +342,10 @@ class Calibrator:
         )
         found = [*settlement.warnings, *warnings]
         if record.dropped:
-            found.append(f"{record.dropped:,} values that are not finite were left out")
+            found.append(
+                f"{record.dropped:,} values that are not finite were left out; the figures here do not count what "
+                "inference decides about them (NaN is anomalous unless on_nan says otherwise)"
+            )
         if settlement.minimum == settlement.maximum:
             found.append(f"all scores are {settlement.minimum:.6g}: nothing tells them apart")
         metrics = None
@@ -335,7 +355,7 @@ class Calibrator:
             if steep.steep:
                 found.append(
                     f"the threshold stands on a cliff: moving it by 1 % of the range flips {steep.flips:,} decisions, "
-                    f"{steep.share:.0%} of the smaller class"
+                    f"where {steep.flagged:,} of {steep.total:,} are anomalous"
                 )
         return LevelResult(
             LevelStatistics(threshold=settlement.threshold, min=settlement.minimum, max=settlement.maximum),

@@ -24,21 +24,21 @@ def threshold_estimator(
     Raises:
         CalibrationError: There is none of that name, or it has no such parameter, or not in that range.
     """
+    if isinstance(name, ThresholdEstimator):
+        return name
     return _build("Threshold estimator", THRESHOLDS, name, parameters or {})
 
 
 def range_estimator(name: str | RangeEstimator, parameters: Mapping[str, Any] | None = None) -> RangeEstimator:
     """An estimator of ranges; see `threshold_estimator`."""
+    if isinstance(name, RangeEstimator):
+        return name
     return _build("Range estimator", RANGES, name, parameters or {})
 
 
-def _build(
-    what: str, known: Sequence[type[_Estimator]], name: str | _Estimator, parameters: Mapping[str, Any]
-) -> _Estimator:
-    if not isinstance(name, str):
-        return name
+def _build(what: str, known: Sequence[type[_Estimator]], name: str, parameters: Mapping[str, Any]) -> _Estimator:
     kinds = {kind.name: kind for kind in known}
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         raise CalibrationError(f"{what} '{name}' is not known, expected one of: {', '.join(kinds)}.")
     kind = kinds[name]
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]

@@ -128,7 +128,13 @@ def _threshold(
         return _above_all(counts, nothing, (warning,))
     candidates = estimator.candidates(counts)
     if isinstance(estimator, ValueEstimator):
-        low, high = (_rounded(value) for value in estimator.bounds(counts, sketches))
+        low, high = estimator.bounds(counts, sketches)
+        if max(abs(low), abs(high)) > _FLOAT32_MAX:
+            raise CalibrationError(
+                f"Estimator '{estimator.name}' gives the threshold {high:.3g}, expected a number within float32. Use "
+                "other parameters, or scale the model's scores down."
+            )
+        low, high = _rounded(low), _rounded(high)
         return high, (low, high), candidates, warnings
     assert isinstance(estimator, CutEstimator)
     chosen = estimator.choose(counts)

@@ -99,11 +99,10 @@ def auroc_bound(counts: ScoreCounts) -> Interval | None:
     return ordered / pairs, (ordered + float(together[~counts.exact].sum())) / pairs
 
 
-# What moving the threshold by a hundredth of the range may flip before it stands on a cliff: of the smaller class of
-# decisions, and at least so many.
 _STEP: Final = 0.01
 _CLIFF_SHARE: Final = 0.1
 _CLIFF_DECISIONS: Final = 2
+_FEW: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,24 @@ class Cliff:
 
     Attributes:
         flips: Decisions that change, moving it to the worse side.
-        share: The same as a share of the smaller of the two groups of decisions, normal or anomalous.
+        flagged: Decisions that are anomalous where it stands.
+        anomalies: Labels that are.
+        total: All decisions.
     """
 
     flips: int
-    share: float
+    flagged: int
+    anomalies: int
+    total: int
 
     @property
     def steep(self) -> bool:
-        """Whether a person should know."""
-        return self.flips >= _CLIFF_DECISIONS and self.share > _CLIFF_SHARE
+        """Whether a person should know: more than a tenth as many decisions flip as are, or should be, anomalous.
+
+        One decision is none too many, and neither is a tenth of what is less than a hundredth of all.
+        """
+        compared = max(self.flagged, self.anomalies, _FEW * self.total)
+        return self.flips >= _CLIFF_DECISIONS and self.flips > _CLIFF_SHARE * compared
 
 
 def cliff(counts: ScoreCounts, cutoff: float, minimum: float, maximum: float) -> Cliff:
@@ -130,6 +137,4 @@ def cliff(counts: ScoreCounts, cutoff: float, minimum: float, maximum: float) ->
     here = int(flagged[counts.first_at_least(to_key(cutoff))])
     step = _STEP * (maximum - minimum)
     moved = [int(flagged[counts.first_at_least(to_key(cutoff + sign * step))]) for sign in (-1, 1)]
-    flips = max(abs(each - here) for each in moved)
-    smaller = min(here, int(flagged[0]) - here)
-    return Cliff(flips, flips / max(smaller, 1))
+    return Cliff(max(abs(each - here) for each in moved), here, counts.anomalies, int(flagged[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from pp_graph.errors import CalibrationError
 
@@ -11,10 +12,13 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+_LARGEST: Final = 1e6
+
+
 def require_positive(name: str, value: float) -> None:
-    """Raise CalibrationError unless a parameter is a finite number above 0."""
-    if not _is_number(value) or value <= 0:
-        raise CalibrationError(f"Parameter '{name}' is {value!r}, expected a number above 0.")
+    """Raise CalibrationError unless a parameter is a number above 0 and within what makes sense."""
+    if not _is_number(value) or not 0 < value <= _LARGEST:
+        raise CalibrationError(f"Parameter '{name}' is {value!r}, expected a number above 0, up to {_LARGEST:g}.")
 
 
 def require_rate(name: str, value: float) -> None:

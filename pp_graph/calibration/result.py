@@ -9,6 +9,8 @@ from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics,
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pp_graph.calibration.metrics import LevelMetrics
     from pp_graph.calibration.score_counts import ScoreCounts
 
@@ -88,6 +90,16 @@ class CalibrationResult:
 
         statistics: dict[str, Any] = msgspec.to_builtins(self.statistics)
         return {"statistics": statistics, **{name: level.to_dict() for name, level in self.levels.items()}}
+
+    def with_warnings(self, warnings: Mapping[str, str]) -> CalibrationResult:
+        """The result with a further warning for some levels, by their names."""
+        image, pixel = (
+            level
+            if level is None or name not in warnings
+            else replace(level, warnings=(*level.warnings, warnings[name]))
+            for name, level in (("image", self.image), ("pixel", self.pixel))
+        )
+        return replace(self, image=image, pixel=pixel)
 
     def with_record(self, **changes: Any) -> CalibrationResult:
         """The result with more said about where the scores came from; see `CalibrationRecord`."""

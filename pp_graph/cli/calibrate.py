@@ -10,9 +10,11 @@ from pp_graph.cli.options import PATH, force_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pp_graph.calibration import CalibrationResult, LevelResult
+    from pp_graph.data import LabelledImages
     from pp_graph.statistics import Statistics
 
 _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
@@ -57,7 +59,10 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
               help="Histograms and curves to write, as a page or a picture; needs the extra 'report'.")  # fmt: skip
 @force_option
 @json_option
+@click.pass_context
 def calibrate(
+    ctx: click.Context,
+    /,
     model: Path | None,
     data: Path | None,
     scores: Path | None,
@@ -76,7 +81,15 @@ def calibrate(
     model gave, and --stats numbers that exist already.
     """
     _check_sources(model, data, scores, stats, retuned, reports)
-    inputs = [path for path in (model, data, scores, stats) if path is not None]
+    _refuse_unused(ctx, options, scores, stats)
+    labelled = None
+    if data is not None:
+        from pp_graph.data import open_labelled
+
+        labelled = open_labelled(data)
+    inputs = [path for path in (model, scores, stats) if path is not None]
+    inputs += () if labelled is None else labelled.files
+    inputs += () if model is None else _further_files(model)
     outputs = [path for path in (output, retuned, *reports) if path is not None]
     _check_outputs(model, outputs, retuned, reports, inputs, force)
     result = None
@@ -85,13 +98,13 @@ def calibrate(
 
         statistics = Statistics.load(stats)
     else:
-        result = _run(model, data, scores, options)
+        result = _run(model, labelled, scores, options)
         statistics = result.statistics
     if output is not None:
         statistics.save(output, overwrite=force, inputs=inputs)
     if retuned is not None:
         assert model is not None
-        _retune(model, retuned, statistics, inputs, force=force)
+        _retune(model, retuned, statistics, inputs, options["device"], force=force)
     for report in reports:
         assert result is not None
         from pp_graph.report import write_calibration_report
@@ -105,7 +118,7 @@ def calibrate(
         print_json({**written, "reports": [str(report) for report in reports], **found})
         return
     if result is not None:
-        print_result(result)
+        print_result(result, {} if labelled is None else labelled.kinds)
     for path in outputs:
         click.echo(f"Wrote {path}")
 
@@ -131,6 +144,29 @@ def _check_sources(
         raise click.UsageError(f"MODEL is not used with {given[0]}: leave it out, or give --retune as well.")
     if reports and stats is not None:
         raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
+
+
+_OF_MODELS = ("device", "inference_precision", "score_output", "map_output", "batch")
+
+
+def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | None, stats: Path | None) -> None:
+    """Options that a source has no use for would be dropped without a word."""
+    unused = _OF_MODELS if scores is not None else tuple(options) if stats is not None else ()
+    for name in unused:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            source = "--scores" if scores is not None else "--stats"
+            raise click.UsageError(f"--{name.replace('_', '-')} has no meaning with {source}. Leave it out.")
+
+
+def _further_files(model: Path) -> list[Path]:
+    """Files beside a model that belong to it."""
+    if model.suffix.lower() == ".xml":
+        return [model.with_suffix(".bin")]
+    from pathlib import Path
+
+    from pp_graph.model import RawModel
+
+    return [Path(tensor.path) for tensor in RawModel.open(model).external_tensors()]
 
 
 def _check_outputs(
@@ -167,10 +203,12 @@ def _check_outputs(
     check_targets(outputs, overwrite=force, inputs=inputs)
 
 
-def _run(model: Path | None, data: Path | None, scores: Path | None, options: dict[str, Any]) -> CalibrationResult:
+def _run(
+    model: Path | None, labelled: LabelledImages | None, scores: Path | None, options: dict[str, Any]
+) -> CalibrationResult:
     from pp_graph.calibration import calibrate as run
     from pp_graph.calibration import calibrate_scores, range_estimator, threshold_estimator
-    from pp_graph.data import open_labelled, open_predictions
+    from pp_graph.data import open_predictions
 
     settings: dict[str, Any] = {
         "image": threshold_estimator(*_parsed("--image-method", options["image_method"])),
@@ -187,8 +225,9 @@ def _run(model: Path | None, data: Path | None, scores: Path | None, options: di
         with progress_bar("Calibrating", len(dumped)) as progress:
             return calibrate_scores(dumped, progress=progress, **settings)
     assert model is not None
-    assert data is not None
-    labelled = open_labelled(data)
+    assert labelled is not None
+    for remark in labelled.notes:
+        note(f"Note: {remark}.")
     precision = options["inference_precision"]
     with progress_bar("Calibrating", len(labelled)) as progress:
         return run(
@@ -209,20 +248,23 @@ def _parsed(option: str, text: str) -> tuple[str, dict[str, Any]]:
     name, _, rest = text.partition(":")
     parameters: dict[str, Any] = {}
     for part in rest.split(",") if rest else ():
-        key, sign, value = (piece.strip() for piece in part.partition("="))
+        key, _, value = (piece.strip() for piece in part.partition("="))
         words = {"true": True, "false": False}
         try:
-            parameters[key] = words[value.lower()] if value.lower() in words else float(value)
+            number = words[value.lower()] if value.lower() in words else float(value)
         except ValueError:
-            sign = ""
-        if not sign or not key:
             raise click.BadParameter(
                 f"'{part}' is no KEY=VALUE with a number, expected such as fpr:rate=0.001.", param_hint=option
-            )
+            ) from None
+        if key in parameters:
+            raise click.BadParameter(f"'{key}' is given twice, expected once.", param_hint=option)
+        parameters[key] = number
     return name.strip(), parameters
 
 
-def _retune(model: Path, target: Path, statistics: Statistics, inputs: list[Path], *, force: bool) -> None:
+def _retune(
+    model: Path, target: Path, statistics: Statistics, inputs: list[Path], device: str | None, *, force: bool
+) -> None:
     from pp_graph.targets import retune
 
     tuned = retune(model, statistics)
@@ -231,11 +273,16 @@ def _retune(model: Path, target: Path, statistics: Statistics, inputs: list[Path
             kept = tuned.provenance.parameters.get(name)
             if kept != value:
                 note(f"Note: the statistics come with {name}={value}, and the model keeps {name}={kept}.")
+    if device is not None and target.suffix.lower() != ".xml":
+        note(
+            f"Note: these are the thresholds of the model converted for {device}, as pp-graph convert does; convert "
+            f"{target} likewise to run it."
+        )
     tuned.save(target, overwrite=force, inputs=inputs)
 
 
-def print_result(result: CalibrationResult) -> None:
-    """Write a result for people."""
+def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
+    """Write a result for people, with the number of images of each kind where there are kinds."""
     record = result.record
     print_fields(
         f"Calibrated on {record.images:,} images, {record.anomalous_images:,} of them anomalous",
@@ -245,6 +292,7 @@ def print_result(result: CalibrationResult) -> None:
                 "model": record.model,
                 "run by": record.runtime,
                 "data": record.data and f"{record.data}, sha256 {(record.data_sha256 or '')[:16]}…",
+                "kinds": ", ".join(f"{name} {count}" for name, count in kinds.items()),
                 **{f"{name} level": _how(level) for name, level in result.levels.items()},
             }.items()
             if value
@@ -312,6 +360,8 @@ def _metrics_row(name: str, level: LevelResult) -> tuple[str, ...]:
     rates = [
         _with(getattr(metrics, each), _interval(level, each), ".4f") for each in ("f1", "precision", "recall", "auroc")
     ]
+    if metrics.auroc_bound is not None and metrics.auroc_bound[0] < metrics.auroc_bound[1]:
+        rates[-1] += f" ± {(metrics.auroc_bound[1] - metrics.auroc_bound[0]) / 2:.1g}"
     counts = (metrics.true_positives, metrics.false_negatives, metrics.false_positives, metrics.true_negatives)
     return (name, *rates, *(f"{count:,}" for count in counts))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from pp_graph.data.dumped_predictions import DumpedPredictions, PredictionBatch, open_predictions
 from pp_graph.data.images import Images, ImageSource, choose_batch_size, open_images
 from pp_graph.data.labelled import LabelledImages, LabelledSource, open_labelled
-from pp_graph.data.predictions import DumpedPredictions, PredictionBatch, open_predictions
 
 __all__ = [
     "DumpedPredictions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from pp_graph.model import ModelInput, format_shape
 Array = npt.NDArray[Any]
 
 IMAGE_ENDINGS: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MASK_FOLDER: Final = "ground_truth"
+"""Where masks lie; they are no images."""
 _CHANNELS: Final = (1, 3)
 _BATCH: Final = 8
 
@@ -124,8 +127,40 @@ def images_from_files(folder: Path, files: Sequence[Path]) -> Images:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files anywhere in a folder, in the order of their names."""
-    return sorted(file for file in folder.rglob("*") if _is_image(file.relative_to(folder)) and file.is_file())
+    """Image files anywhere in a folder, in the order of their names; without hidden ones and masks.
+
+    Raises:
+        DataError: A folder cannot be listed, or a link leads nowhere: to leave out what is meant would count less data
+            than there is.
+    """
+    found: list[Path] = []
+    seen = set()
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"Folder '{error.filename}' cannot be listed: {error.strerror}. Allow it, or move it away.")
+
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(parent)
+        identity = (here.stat().st_dev, here.stat().st_ino)
+        if identity in seen:  # a link back to a folder above
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders[:] = [name for name in folders if _is_shown(name) and name.lower() != MASK_FOLDER]
+        for name in files:
+            file = here / name
+            if not _is_shown(name) or file.suffix.lower() not in IMAGE_ENDINGS:
+                continue
+            if not file.exists():
+                raise DataError(f"Image '{file}' is a link that leads nowhere, expected a file. Fetch or remove it.")
+            if file.is_file():
+                found.append(file)
+    return sorted(found)
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a file or folder is meant for people; some systems put hidden companions beside each."""
+    return not name.startswith((".", "@")) and name != "__MACOSX"
 
 
 class _ArrayImages(Images):
@@ -157,12 +192,6 @@ class _ArrayImages(Images):
                 f"Array for input '{wanted.name}' holds {count} items, expected {len(self)} as in the others."
             )
         return array
-
-
-def _is_image(file: Path) -> bool:
-    """Whether a file is meant as an image; some systems put hidden companions beside each."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
-    return file.suffix.lower() in IMAGE_ENDINGS and not hidden
 
 
 class _FileImages(Images):

@@ -42,7 +42,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         model: File of the model, without folders; None where scores were given.
         model_sha256: Hash of the raw `.onnx` in it.
         runtime: Runtime, device and precision in words.
-        device: OpenVINO device; None where it was not OpenVINO.
+        device: Device the network ran on; None where scores were given.
         precision: Precision the network ran in; None where it is not known.
         weights: Precision of the network's weights in an OpenVINO model.
         data: File or folder of the data, without folders above it; None for data in memory.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pp_graph.errors import TargetError
 from pp_graph.fusion import FusedModel, Provenance, fuse
 from pp_graph.fusion.injection import refuse_foreign_decisions
 from pp_graph.model import RawModel, find_outputs
@@ -32,18 +33,20 @@ class RawValues:
     Attributes:
         session: The runtime.
         tensors: Names of the tensors that hold them, under `raw_score` and `raw_map`, as far as the model has them.
-        device: OpenVINO device; None in onnxruntime.
+        device: Device it runs on.
         weights: Precision of the network's weights in an OpenVINO model; None in onnxruntime.
         file: The model's file, without folders; None for one in memory.
         raw_sha256: Hash of the raw `.onnx` in it.
+        provenance: What is fused into the model; None for a raw one.
     """
 
     session: Session
     tensors: Mapping[str, str]
-    device: str | None
+    device: str
     weights: str | None
     file: str | None
     raw_sha256: str
+    provenance: Provenance | None
 
     @property
     def inputs(self) -> tuple[ModelInput, ...]:
@@ -104,24 +107,34 @@ def open_raw_values(
             model, device=device or "CPU", inference_precision=inference_precision, probes=list(tensors.values())
         )
         file = model.source.name if model.source is not None else model.provenance.raw.file
-        return RawValues(session, tensors, device or "CPU", model.precision, file, model.provenance.raw.sha256)
+        return RawValues(
+            session, tensors, device or "CPU", model.precision, file, model.provenance.raw.sha256, model.provenance
+        )
     opened = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(opened.model.metadata_props)
     if device is not None:
         fused = (
             _fuse_nothing(opened, score_output, map_output) if provenance is None else FusedModel(opened, provenance)
         )
-        return open_raw_values(convert(fused, device=device), device=device, inference_precision=inference_precision)
+        converted = open_raw_values(
+            convert(fused, device=device), device=device, inference_precision=inference_precision
+        )
+        return replace(converted, provenance=provenance)
+    if inference_precision not in (None, "f32"):
+        raise TargetError(
+            f"Inference precision {inference_precision} was asked for an ONNX file without a device, expected f32: "
+            "onnxruntime runs it, in float32. Name the OpenVINO device to run it on, with device=... (--device CPU)."
+        )
     file = None if opened.source is None else opened.source.name
     if provenance is not None:
         tensors = _tensors(provenance)
         session = OnnxSession(opened, probes=list(tensors.values()))
-        return RawValues(session, tensors, None, None, file, provenance.raw.sha256)
+        return RawValues(session, tensors, "CPU", None, file, provenance.raw.sha256, provenance)
     refuse_foreign_decisions(opened)
     found = find_outputs(opened, score_output=score_output, map_output=map_output)
     roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
     tensors = {role: info.name for role, info in roles.items() if info is not None}
-    return RawValues(OnnxSession(opened), tensors, None, None, file, opened.sha256)
+    return RawValues(OnnxSession(opened), tensors, "CPU", None, file, opened.sha256, None)
 
 
 def _fuse_nothing(raw: RawModel, score_output: str | None, map_output: str | None) -> FusedModel:

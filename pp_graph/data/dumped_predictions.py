@@ -18,7 +18,7 @@ from pp_graph.errors import DataError
 from pp_graph.extras import require_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Array = npt.NDArray[Any]
 
@@ -31,8 +31,8 @@ _NAMES: Final = {
     "name": ("image", "image_path", "path", "file", "filename", "name"),
 }
 _WORDS: Final = {
-    "0": 0, "0.0": 0, "false": 0, "normal": 0, "good": 0,
-    "1": 1, "1.0": 1, "true": 1, "anomalous": 1, "anomaly": 1, "abnormal": 1, "bad": 1, "defect": 1,
+    "0": 0, "false": 0, "normal": 0, "good": 0,
+    "1": 1, "true": 1, "anomalous": 1, "anomaly": 1, "abnormal": 1, "bad": 1, "defect": 1,
 }  # fmt: skip
 
 
@@ -114,8 +114,7 @@ def open_predictions(path: str | Path) -> DumpedPredictions:
 
 def _find(what: str, present: Sequence[str], path: Path) -> str | None:
     """The name that something has in a file."""
-    lowered = {name.lower(): name for name in present}
-    found = [lowered[name] for name in _NAMES[what] if name in lowered]
+    found = [name for known in _NAMES[what] for name in present if name.lower() == known]
     if len(found) > 1:
         raise DataError(
             f"'{path}' holds {' and '.join(map(repr, found))}, expected one {what}. Leave out or rename the other."
@@ -139,7 +138,7 @@ class _DumpedArrays(DumpedPredictions):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with self._opened() as archive:
-            members = [name.removesuffix(".npy") for name in archive.namelist()]
+            members = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             self._names = {what: _find(what, members, path) for what in ("score", "map", "label", "mask")}
             if self._names["score"] is None and self._names["map"] is None:
                 raise _lacks(path, "score or map", members)
@@ -179,9 +178,9 @@ class _DumpedArrays(DumpedPredictions):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 yield archive
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-            if isinstance(error, DataError):
-                raise
+        except DataError:
+            raise
+        except Exception as error:  # zipfile, zlib and numpy let many kinds through for a damaged file
             raise DataError(
                 f"Predictions '{self.path}' cannot be read: {error}. Expected arrays written by numpy.savez, without "
                 "pickles."
@@ -197,6 +196,8 @@ def _header(stream: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise DataError(f"Array '{name}' is in Fortran order, expected C order. Save numpy.ascontiguousarray of it.")
     if dtype.hasobject:
         raise DataError(f"Array '{name}' holds Python objects, expected numbers.")
+    if any(size < 0 for size in shape):
+        raise DataError(f"Array '{name}' has shape {shape}, expected no size below 0. Write the file again.")
     return shape, dtype
 
 
@@ -215,20 +216,25 @@ def _rows(stream: Any, name: str, size: int) -> Iterator[Array]:
 class _DumpedTable(DumpedPredictions):
     """A table of image scores."""
 
-    def __init__(self, path: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    def __init__(self, path: Path, table: _Table) -> None:
         super().__init__(path)
-        found = {what: _find(what, list(columns), path) for what in ("score", "label", "name")}
-        for what in ("score", "label"):
-            if found[what] is None:
-                raise _lacks(path, what, list(columns))
-        rows = columns[found["score"] or ""]
-        if not len(rows):
+        header = table.header
+        found = {what: _find(what, header, path) for what in ("score", "label", "name")}
+        columns: dict[str, Sequence[object]] = {}
+        for what, name in found.items():
+            if name is not None:
+                columns[what] = table.columns[header.index(name)]
+            elif what != "name":
+                raise _lacks(path, what, header)
+        if not len(columns["score"]):
             raise DataError(f"'{path}' holds no rows, expected one an image.")
-        self._scores = np.array([_score(path, row, value) for row, value in enumerate(rows)], np.float32)
-        labels = columns[found["label"] or ""]
-        self._labels = np.array([_label(path, row, value) for row, value in enumerate(labels)], np.bool_)
-        name = found["name"]
-        self._names = None if name is None else [str(value) for value in columns[name]]
+        places = [f"'{path}', row {index + 1}" for index in range(len(columns["score"]))]
+        scores = [_score(where, value) for where, value in zip(places, columns["score"], strict=True)]
+        labels = [_label(where, value) for where, value in zip(places, columns["label"], strict=True)]
+        with np.errstate(over="ignore"):
+            self._scores = np.array(scores).astype(np.float32)
+        self._labels = np.array(labels, np.bool_)
+        self._names = [str(value) for value in columns["name"]] if "name" in columns else None
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -237,46 +243,67 @@ class _DumpedTable(DumpedPredictions):
         yield PredictionBatch(self._scores, None, self._labels, None, self._names)
 
 
-def _score(path: Path, row: int, value: object) -> float:
+def _score(where: str, value: object) -> float:
     try:
+        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+            raise ValueError
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise DataError(f"'{path}', row {row + 1}: the score is {value!r}, expected a number.") from None
+        raise DataError(
+            f"{where}: the score is {value!r}, expected a number. Correct it, or leave the row out."
+        ) from None
 
 
-def _label(path: Path, row: int, value: object) -> int:
-    found = _WORDS.get(str(value).strip().lower())
+def _label(where: str, value: object) -> int:
+    text = str(value).strip().lower()
+    found = _WORDS.get(text.removesuffix(".0").removesuffix(".00"))
     if found is None:
         raise DataError(
-            f"'{path}', row {row + 1}: the label is {value!r}, expected 0 or 1, false or true, normal or anomalous."
+            f"{where}: the label is {value!r}, expected 0 or 1, false or true, normal or anomalous. Correct it."
         )
     return found
 
 
-def _read_csv(path: Path) -> dict[str, list[object]]:
+@dataclass(frozen=True)
+class _Table:
+    """A table as it was read.
+
+    Attributes:
+        header: Names of the columns; some may be alike.
+        columns: Their values.
+    """
+
+    header: list[str]
+    columns: list[list[object]]
+
+
+def _read_csv(path: Path) -> _Table:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            rows = []
+            rows: list[list[str]] = []
             for row in reader:
                 if len(row) != len(header) and row:
                     raise DataError(
-                        f"'{path}', line {reader.line_num}: found {len(row)} fields, expected {len(header)} as in the "
+                        f"'{path}', row {len(rows) + 1}: found {len(row)} fields, expected {len(header)} as in the "
                         "header."
                     )
                 rows += [row] if row else []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"Table '{path}' cannot be read: {error}. Expected comma-separated text in UTF-8.") from error
-    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
+    columns: list[list[object]] = [[row[index] for row in rows] for index in range(len(header))]
+    return _Table(header, columns)
 
 
-def _read_parquet(path: Path) -> dict[str, list[object]]:
+def _read_parquet(path: Path) -> _Table:
     parquet = require_extra("pyarrow.parquet", "calibration", "reading a .parquet file")
     try:
         present = parquet.read_schema(path).names
         known = {name for names in _NAMES.values() for name in names}
-        table = parquet.read_table(path, columns=[name for name in present if name.lower() in known])
-        return dict(table.to_pydict())
+        wanted = list(dict.fromkeys(name for name in present if name.lower() in known))
+        read = parquet.read_table(path, columns=wanted)
+        return _Table(read.column_names, [column.to_pylist() for column in read.columns])
     except Exception as error:
-        raise DataError(f"Table '{path}' cannot be read: {error}. Expected a Parquet file.") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise DataError(f"Table '{path}' cannot be read: {reason}. Expected a Parquet file.") from error

@@ -1,0 +1,94 @@
+"""Labels and masks as bool, from whatever numbers they come in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.errors import DataError
+
+Flags = npt.NDArray[np.bool_]
+
+
+def label_flags(values: npt.ArrayLike, what: str) -> Flags:
+    """Labels as bool.
+
+    Args:
+        values: Bool, or 0 for normal and 1 for anomalous, (N,) or (N,1).
+        what: What to call them in errors.
+
+    Returns:
+        Whether each image is anomalous, (N,).
+
+    Raises:
+        DataError: The shape is another, or a number is neither 0 nor 1.
+    """
+    array = _numbers(values, what)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DataError(f"{what} have shape {array.shape}, expected (N,): one an image.")
+    others = array[(array != 0) & (array != 1)]
+    if len(others):
+        raise DataError(
+            f"{what} hold {others[0]}, expected bool, or 0 for normal and 1 for anomalous. Bring them to these two."
+        )
+    return np.asarray(array != 0)
+
+
+def mask_flags(values: npt.ArrayLike, what: str) -> Flags:
+    """A mask as bool.
+
+    Args:
+        values: Bool, or 0 for normal pixels and more for anomalous ones, of any shape.
+        what: What to call it in errors.
+
+    Returns:
+        Whether each pixel is anomalous, of that shape.
+
+    Raises:
+        DataError: It holds something else, or negative numbers or NaN.
+    """
+    array = _numbers(values, what)
+    if array.dtype.kind in "if" and not (array >= 0).all():
+        raise DataError(
+            f"{what} holds negative numbers or NaN, expected bool, or 0 for normal and more for anomalous pixels. "
+            "Correct it."
+        )
+    return np.asarray(array != 0)
+
+
+def _numbers(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
+    array = as_array(values, what)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{what} hold {array.dtype}, expected bool, or 0 for normal and 1 for anomalous.")
+    return array
+
+
+def as_array(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
+    """An array of what NumPy can read.
+
+    Raises:
+        DataError: It cannot: lists of different lengths, or tensors that need another call before.
+    """
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{what} cannot be read as an array: {error}. Give a NumPy array of float32.") from error
+
+
+def without_channel(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
+    """Bring (N,1,H,W) and (N,H,W,1) to (N,H,W).
+
+    Raises:
+        DataError: The shape is another.
+    """
+    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
+        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
+    if array.ndim != 3 or 0 in array.shape[1:]:
+        raise DataError(
+            f"{what} have shape {array.shape}, expected (N,H,W), (N,1,H,W) or (N,H,W,1) with at least one pixel."
+        )
+    return array
