@@ -598,7 +598,7 @@ def test_warns_of_few_images_and_of_a_cliff() -> None:
     result = result_of(list(scores), list(labels.astype(int)))
     (steep,) = (warning for warning in result.image.warnings if "cliff" in warning)
     flips, flagged = map(int, re.search(r"flips (\d+) decisions, where (\d+) of 100", steep).groups())
-    assert flips > flagged / 10
+    assert flips > flagged / 20
     crowded = Calibrator(image="max-normal")
     crowded.update(scores=np.linspace(0, 1, 2000), labels=np.zeros(2000))
     assert not any("cliff" in warning for warning in crowded.result(resamples=0).image.warnings), "20 of 2,000"

@@ -100,9 +100,9 @@ def auroc_bound(counts: ScoreCounts) -> Interval | None:
 
 
 _STEP: Final = 0.01
-_CLIFF_SHARE: Final = 0.1
+_MANY_OF_ALL: Final = 0.05
+_MANY_OF_ANOMALOUS: Final = 0.2
 _CLIFF_DECISIONS: Final = 2
-_FEW: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,14 @@ class Cliff:
 
     @property
     def steep(self) -> bool:
-        """Whether a person should know: more than a tenth as many decisions flip as are, or should be, anomalous.
+        """Whether a person should know.
 
-        One decision is none too many, and neither is a tenth of what is less than a hundredth of all.
+        Of scores spread evenly over the range 1 % would flip; 5 % of all are many. So is a fifth of what is, or should
+        be, anomalous, where anomalies are rare. One decision never is.
         """
-        compared = max(self.flagged, self.anomalies, _FEW * self.total)
-        return self.flips >= _CLIFF_DECISIONS and self.flips > _CLIFF_SHARE * compared
+        anomalous = max(self.flagged, self.anomalies) if self.anomalies else self.total
+        many = min(_MANY_OF_ALL * self.total, _MANY_OF_ANOMALOUS * anomalous)
+        return self.flips >= _CLIFF_DECISIONS and self.flips > many
 
 
 def cliff(counts: ScoreCounts, cutoff: float, minimum: float, maximum: float) -> Cliff:
