@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -61,7 +62,8 @@ def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[
     """Make sure that files may be written, before the work that they are to hold is done.
 
     Raises:
-        OutputFileError: One is an input, a folder or a device, or exists and may not be replaced.
+        OutputFileError: One is an input, a folder or a device, exists and may not be replaced, or lies in a folder that
+            cannot be written.
     """
     targets = list(targets)
     refuse_inputs(targets, inputs)
@@ -72,6 +74,9 @@ def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[
             raise OutputFileError(f"Output '{target}' is a device or pipe, expected a file name. Choose another.")
         if target.exists() and not overwrite:
             raise OutputFileError(f"Output '{target}' exists already. Use --force (overwrite=True) to replace it.")
+        folder = next(parent for parent in target.absolute().parents if parent.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputFileError(f"Output folder '{folder}' cannot be written. Choose another folder.")
 
 
 def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
