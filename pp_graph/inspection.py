@@ -151,7 +151,7 @@ def inspect(
         TargetError: The IR cannot be read.
         OutputRoleError: An output named here does not exist or cannot have that role.
     """
-    if isinstance(model, str | Path) and Path(model).suffix == ".xml":
+    if isinstance(model, str | Path) and Path(model).suffix.lower() == ".xml":
         return _inspect_ir(Path(model), tail=tail)
     raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(raw.model.metadata_props)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -20,6 +21,8 @@ from pp_graph.data.masks import read_mask, resized
 from pp_graph.errors import AlreadyFusedError, DataError, ProvenanceError, StatisticsError
 from pp_graph.targets import OpenVINOSession, retune
 from tests.conftest import DEMO
+from tests.models import conv_model, identity_model
+from tests.models import run as run_onnx
 
 DATA = DEMO / "images"
 
@@ -98,6 +101,23 @@ def test_all_sources_agree(arrays: dict, dumped: Path, tmp_path: Path) -> None:
     assert len(record.data_sha256) == 64
 
 
+def test_dumps_are_read_in_batches(dumped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = calibrate_scores(dumped, resamples=0)
+    monkeypatch.setattr("pp_graph.data.dumped_predictions._BATCH_BYTES", 5 * 4 * 256 * 256)
+    assert [len(batch) for batch in open_predictions(dumped).batches()] == [5, 5, 2]
+    parts = calibrate_scores(dumped, resamples=0)
+    assert parts.statistics == whole.statistics
+    assert parts.pixel.metrics == whole.pixel.metrics
+
+
+def test_labels_of_a_model_without_a_map_follow_from_masks(arrays: dict) -> None:
+    proto = onnx.load(DEMO / "raw.onnx")
+    del proto.graph.output[1]
+    result = calibrate(pp.RawModel.open(proto), {"image": arrays["image"], "mask": arrays["mask"]}, resamples=0)
+    assert result.pixel is None
+    assert result.record.anomalous_images == 6
+
+
 def test_hash_tells_data_apart(tmp_path: Path, arrays: dict) -> None:
     for name in ("one", "other"):
         shutil.copytree(DATA, tmp_path / name / "images")
@@ -139,7 +159,8 @@ def labelled_folder(root: Path, count: int = 2) -> Path:
     mask = np.zeros((8, 8), np.uint8)
     mask[2:4, 3:6] = 1
     for index in range(count):
-        Image.fromarray(mask).save(root / "ground_truth" / "bent" / f"{index}_mask.png")
+        # The image's name, with and without what MVTec AD puts behind it.
+        Image.fromarray(mask).save(root / "ground_truth" / "bent" / f"{index}{'_mask' * (index % 2)}.png")
     return root
 
 
@@ -180,7 +201,7 @@ def test_masks_that_contradict(tmp_path: Path) -> None:
     (root / "ground_truth" / "bent" / "1.png").rename(root / "ground_truth" / "bent" / "7.png")
     assert open_labelled(root).notes == ("1 files in ground_truth, such as '7.png', match no image",)
     (root / "ground_truth" / "good").mkdir()
-    shutil.copy(root / "ground_truth" / "bent" / "0_mask.png", root / "ground_truth" / "good")
+    shutil.copy(root / "ground_truth" / "bent" / "0.png", root / "ground_truth" / "good")
     labelled = open_labelled(root)
     given = {"labels": labelled.labels, "masks": labelled.masks(0, 4, (8, 8))}
     with pytest.raises(DataError, match="is labelled normal, and its mask has 6 anomalous pixels"):
@@ -227,8 +248,6 @@ def test_transparent_mask_is_refused(tmp_path: Path) -> None:
 
 
 def test_external_weights_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: object) -> None:
-    import onnx
-
     monkeypatch.chdir(tmp_path)
     proto = onnx.load(DEMO / "raw.onnx")
     onnx.save(proto, "raw.onnx", save_as_external_data=True, location="raw.data", size_threshold=0)
@@ -335,9 +354,45 @@ def test_retuned_equals_fused_anew(statistics: pp.Statistics, settings: dict, tm
         assert pp.verify(DEMO / "raw.onnx", tmp_path / "retuned.xml", arrays["image"][:2]).postprocessing_flips == 0
 
 
-def test_retuned_model_without_a_score(tmp_path: Path, arrays: dict) -> None:
-    import onnx
+def test_retuned_as_it_was_fused(tmp_path: Path) -> None:
+    """Without rewrites, under another prefix, from outputs in float16."""
+    statistics = pp.Statistics(image=EDGES.image, pixel=OTHERS.pixel)
+    post, changed = pp.OneClassPostProcessor(OTHERS), pp.OneClassPostProcessor(statistics)
+    proto = identity_model({"pp_graph/score": ["N", 1], "heat": ["N", 1, 4, 4]}, dtype=onnx.TensorProto.FLOAT16)
+    rng = np.random.default_rng(0)
+    feeds = {
+        "pp_graph/score_in": rng.uniform(12, 14, (50, 1)).astype(np.float16),
+        "heat_in": rng.uniform(8, 14, (50, 1, 4, 4)).astype(np.float16),
+    }
+    pp.convert(pp.fuse(proto, post)).save(tmp_path / "model.xml")
+    retuned = retune(tmp_path / "model.xml", statistics)
+    assert retuned.provenance.prefix != "pp_graph"
+    retuned.save(tmp_path / "retuned.xml")
+    found = OpenVINOSession(pp.OpenVINOModel.load(tmp_path / "retuned.xml"))
+    wanted = OpenVINOSession(pp.convert(pp.fuse(proto, changed))).run(feeds)
+    assert found.island
+    for name, array in found.run(feeds).items():
+        assert np.array_equal(array, wanted[name]), name
+    assert 0 < wanted["pred_label"].sum() < 50
+    untouched = pp.fuse(DEMO / "raw.onnx", post, tail=False)
+    assert not retune(untouched, statistics).provenance.tail
+    assert retune(pp.fuse(DEMO / "raw.onnx", post), statistics).provenance.tail
 
+
+@pytest.mark.parametrize("outputs", [("pred_score",), ("pred_label",), ("anomaly_map",), ("pred_mask",)])
+def test_raw_values_are_kept_beside_few_outputs(outputs: tuple[str, ...]) -> None:
+    """A raw value must not pass for the post-processed one of its name that was not asked for."""
+    proto = conv_model()
+    fused = pp.fuse(proto, pp.OneClassPostProcessor(OTHERS, outputs=outputs), keep_raw=True)
+    assert set(fused.output_names) == {*outputs, "raw_pred_score", "raw_anomaly_map"}
+    session = OpenVINOSession(pp.convert(fused))
+    image = np.random.default_rng(0).random((2, 3, 8, 8)).astype(np.float32)
+    kept, expected = session.run({"image": image}), run_onnx(proto, {"image": image})
+    assert np.allclose(kept["raw_anomaly_map"], expected["anomaly_map"], atol=1e-4)
+    assert pp.strip(fused).to_proto().SerializeToString() == pp.RawModel.open(proto).to_proto().SerializeToString()
+
+
+def test_retuned_model_without_a_score(tmp_path: Path, arrays: dict) -> None:
     proto = onnx.load(DEMO / "raw.onnx")
     del proto.graph.output[0]
     assert [output.name for output in proto.graph.output] == ["anomaly_map"]
@@ -392,6 +447,13 @@ def test_from_images_to_a_retuned_model(work: Path, capfd: pytest.CaptureFixture
     assert run(["calibrate", "fused.onnx", "--stats", "stats.json", "--retune", "back.onnx", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["statistics"]["image"]["threshold"] == 14.975105285644531
     assert pp.FusedModel.load("back.onnx").provenance.statistics == pp.Statistics.load("stats.json")
+
+
+def test_help_lists_every_estimator() -> None:
+    from pp_graph.calibration import THRESHOLDS
+    from pp_graph.cli.calibrate import _METHODS
+
+    assert {*_METHODS.split(", "), "pro"} == {kind.name for kind in THRESHOLDS}
 
 
 def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -> None:

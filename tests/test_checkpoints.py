@@ -15,6 +15,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,46 @@ DEFAULTS = {
     "image_sensitivity": 0.5,
     "pixel_sensitivity": 0.5,
 }
+
+
+def test_small_bombs_stay_small(tmp_path: Path) -> None:
+    """Each took minutes or gigabytes: names of nested tuples, numbers worked out of sizes, deep XML, many opcodes."""
+    nested = b"\x80\x02)" + b"2\x86" * 60 + b"\x8c\x01a\x93."
+    torch_zip(tmp_path / "names.ckpt", nested)
+    torch_zip(tmp_path / "many.ckpt", b"\x80\x02" + b"}" * 6_000_000 + b".")
+    (tmp_path / "deep.xml").write_bytes(b"<net><rt_info>" + b'<a value="1">' * 50_000)
+    for kind in ("ConstantOfShape", "Tile", "Range"):
+        onnx.save(_normalizing_by(kind), tmp_path / f"{kind}.onnx")
+    tracemalloc.start()
+    try:
+        started = time.perf_counter()
+        for file in sorted(tmp_path.iterdir()):
+            with pytest.raises(StatisticsError):
+                pp.Statistics.load(file)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 500 * 2**20
+    assert time.perf_counter() - started < 60
+
+
+def _normalizing_by(kind: str) -> onnx.ModelProto:
+    """`clip((x - 2) / extent + 0.5, 0, 1)` with an extent of a billion numbers."""
+    constants = {"t": 2.0, "half": 0.5, "zero": 0.0, "one": 1.0, "size": np.array([10**9]), "billion": 1e9}
+    inputs = {"ConstantOfShape": ["size"], "Tile": ["one", "size"], "Range": ["zero", "billion", "one"]}[kind]
+    steps = [("Sub", ["x", "t"], "a"), (kind, inputs, "e"), ("Div", ["a", "e"], "b"), ("Add", ["b", "half"], "c")]
+    steps.append(("Clip", ["c", "zero", "one"], "pred_score"))
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(operator, names, [output]) for operator, names, output in steps],
+        "graph",
+        [onnx.helper.make_tensor_value_info("x", 1, ["N", 1])],
+        [onnx.helper.make_tensor_value_info("pred_score", 1, None)],
+        [
+            onnx.numpy_helper.from_array(np.asarray(value, None if name == "size" else np.float32), name)
+            for name, value in constants.items()
+        ],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
 
 
 def torch_zip(path: Path, pickled: bytes, records: dict[str, bytes] | None = None, **options: int) -> Path:

@@ -71,7 +71,7 @@ def find_contenders(
 
 
 def _provenance(path: Path) -> Provenance:
-    if path.suffix == ".xml":
+    if path.suffix.lower() == ".xml":
         return OpenVINOModel.load(path).provenance
     return FusedModel.load(path).provenance
 
@@ -127,6 +127,6 @@ def read_contender(contender: Contender) -> ov.Model:
     """
     if contender.provenance is None or contender.host is not None:
         return read_openvino(contender.path)
-    if contender.path.suffix == ".xml":
+    if contender.path.suffix.lower() == ".xml":
         return OpenVINOModel.load(contender.path).model
     return convert(contender.path).model

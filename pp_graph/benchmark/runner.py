@@ -271,7 +271,7 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
         profiled = setting.compiled(contender, profile=True)
         own = contender.provenance
         named = contender.path if own is None else reference.contender.path
-        parts = None if named.suffix == ".xml" else parts_of(named)
+        parts = None if named.suffix.lower() == ".xml" else parts_of(named)
         groups, slowest = group_times(profiled.operator_times(_PROFILED_RUNS), parts, own)
     return ContenderReport(
         name=contender.name,
@@ -298,7 +298,7 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
 
 def _measure_alone(setting: _Setting, contender: Contender, notes: list[str]) -> dict[str, float] | None:
     """Peak memory and compile time in a fresh process; None where that fails, or the file is not what is run."""
-    if contender.provenance is not None and contender.path.suffix != ".xml":
+    if contender.provenance is not None and contender.path.suffix.lower() != ".xml":
         return None  # converted in memory
     asked = {
         "model": str(contender.path),

@@ -127,7 +127,7 @@ def _update(
         scores=scores,
         maps=maps,
         labels=None if labelled.labels is None else labelled.labels[start:stop],
-        masks=None if maps is None else labelled.masks(start, stop, (maps.shape[1], maps.shape[2])),
+        masks=labelled.masks(start, stop, None if maps is None else (maps.shape[1], maps.shape[2])),
         names=labelled.images.names[start:stop],
     )
 

@@ -195,7 +195,7 @@ class Calibrator:
         if not self._has_pixels:
             return True
         settlement = self._settle_pixels()
-        return settlement.exact and not self._overlap_wanted(settlement)
+        return not settlement.unsettled.any() and not self._overlap_wanted(settlement)
 
     @property
     def _has_pixels(self) -> bool:
@@ -211,8 +211,9 @@ class Calibrator:
         if not self._has_pixels:
             return None
         settlement = self._settle_pixels()
+        settled = not settlement.unsettled.any()
         wants_overlap = self._overlap_wanted(settlement)
-        if settlement.exact and not wants_overlap:
+        if settled and not wants_overlap:
             return None
         further = copy.copy(self)
         further._first = self._first or self
@@ -223,7 +224,7 @@ class Calibrator:
         further._pixels = FinerPass(self._pixels.counts(), settlement.unsettled)
         further._overlap = None
         further._settlement = None
-        if wants_overlap and settlement.exact:
+        if wants_overlap and settled:
             assert settlement.cutoff is not None
             further._overlap = RegionOverlap(settlement.cutoff)
         return further
@@ -304,7 +305,7 @@ class Calibrator:
         result = self._level_result("image", counts, settlement, few)
         if result.metrics is None or not resamples or settlement.cutoff is None:
             return result
-        intervals = bootstrap_intervals(plan, counts, settlement.cutoff, resamples=resamples)
+        intervals = bootstrap_intervals(plan, counts, resamples=resamples)
         return replace(result, metrics=replace(result.metrics, intervals=intervals))
 
     def _pixel_result(self) -> LevelResult:

@@ -128,6 +128,6 @@ class MaximumEstimator(CutEstimator):
         )
 
 
-def with_interval_below(counts: ScoreCounts, chosen: Flags) -> Flags:
-    """Intervals, and with each the one below, where the next lower score lies."""
+def with_interval_below(chosen: Flags) -> Flags:
+    """Intervals, and with each the one below. (intervals,)."""
     return np.asarray(chosen | np.concatenate([chosen[1:], [False]]))

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.calibration.estimator import CutEstimator, RangeEstimator, ThresholdEstimator, ValueEstimator
+from pp_graph.calibration.estimator import (
+    CutEstimator,
+    RangeEstimator,
+    ThresholdEstimator,
+    ValueEstimator,
+    with_interval_below,
+)
 from pp_graph.calibration.placement import Placement, decision_cutoff, place
 from pp_graph.errors import CalibrationError
 from pp_graph.steps.float_keys import to_key
@@ -47,7 +53,9 @@ class Settlement:
         minimum: Minimum of the range, a float32.
         maximum: Maximum of the range, a float32.
         cutoff: The smallest score that inference calls anomalous with these; None without a threshold.
-        unsettled: Intervals that must be looked into before everything is exact. (intervals,)
+        exact: Whether threshold and range are those of the sorted data, bit for bit.
+        unsettled: Intervals that must be looked into before these, and the decisions they lead to, are exact.
+            (intervals,)
         warnings: What a person should know.
     """
 
@@ -56,13 +64,9 @@ class Settlement:
     minimum: float
     maximum: float
     cutoff: float | None
+    exact: bool
     unsettled: Flags
     warnings: tuple[str, ...]
-
-    @property
-    def exact(self) -> bool:
-        """Whether threshold and range are those of the sorted data, bit for bit."""
-        return not self.unsettled.any()
 
 
 def settle(plan: LevelPlan, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> Settlement:
@@ -88,17 +92,18 @@ def settle(plan: LevelPlan, counts: ScoreCounts, sketches: Mapping[type[Sketch],
     threshold, bound, candidates, warnings = _threshold(plan, counts.only(labelled), sketches, normalization)
     unsettled[np.flatnonzero(labelled)[candidates]] = True
     unsettled &= ~counts.exact
-    if bound is not None and unsettled.any() and plan.placement == "midpoint":
+    exact = not unsettled.any()
+    if bound is not None and not exact and plan.placement == "midpoint":
         # What inference rounds away when it normalises depends on the range, and placement makes up for it.
         hair = (normalization[1] - normalization[0]) * _NORMALIZING_LOSES
         bound = (bound[0] - hair, bound[1] + hair)
     cutoff = None if threshold is None else decision_cutoff(threshold, normalization)
-    if cutoff is not None and not unsettled.any():
+    if cutoff is not None and exact:
         # The decisions themselves are counted, too.
         split = counts.splits(to_key(cutoff))
         if split is not None:
             unsettled[split] = True
-    return Settlement(threshold, bound, *normalization, cutoff, unsettled, warnings)
+    return Settlement(threshold, bound, *normalization, cutoff, exact, unsettled, warnings)
 
 
 _Threshold = tuple[float | None, tuple[float, float] | None, "Flags", tuple[str, ...]]
@@ -138,25 +143,22 @@ def _threshold(
         return high, (low, high), candidates, warnings
     assert isinstance(estimator, CutEstimator)
     chosen = estimator.choose(counts)
-    if chosen == len(counts):
-        warning = f"no threshold meets '{estimator.name}': it is the largest score, which flags nothing here"
-        return _above_all(counts, candidates, (*warnings, warning))
     # The next lower score lies in the interval below.
-    needed = candidates | np.concatenate([candidates[1:], [False]])
-    exact = not (needed & ~counts.exact).any()
-    threshold = float(
-        place(
-            plan.placement,
-            counts.upper[chosen - 1] if chosen else None,
-            counts.lower[chosen],
-            normalization,
-        )
-    )
-    if exact:
+    needed = with_interval_below(candidates)
+    if chosen == len(counts):
+        needed[-1] = True
+        threshold = float(counts.upper[-1])
+    else:
+        below = counts.upper[chosen - 1] if chosen else None
+        threshold = float(place(plan.placement, below, counts.lower[chosen], normalization))
+    if not (needed & ~counts.exact).any():
+        if chosen == len(counts):
+            flags_nothing = f"no threshold meets '{estimator.name}': it is the largest score, which flags nothing here"
+            warnings = (*warnings, flags_nothing)
         return threshold, (threshold, threshold), needed, warnings
     held = np.flatnonzero(needed)
-    below = counts.lower[held[0]]
-    return threshold, (min(threshold, float(below)), float(counts.upper[held[-1]])), needed, warnings
+    bound = (min(threshold, float(counts.lower[held[0]])), max(threshold, float(counts.upper[held[-1]])))
+    return threshold, bound, needed, warnings
 
 
 def _above_all(counts: ScoreCounts, candidates: Flags, warnings: tuple[str, ...]) -> _Threshold:

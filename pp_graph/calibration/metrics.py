@@ -45,7 +45,9 @@ class LevelMetrics:
 
     @property
     def precision(self) -> float | None:
-        """Share of what is called anomalous that is; None where nothing is called so."""
+        """Share of what is called anomalous that is; None where nothing is called so, and without anomalies."""
+        if not self.true_positives + self.false_negatives:
+            return None
         return _ratio(self.true_positives, self.true_positives + self.false_positives)
 
     @property

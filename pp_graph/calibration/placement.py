@@ -41,8 +41,8 @@ def place(
         normalization: What inference normalises with; None leaves that out of account.
 
     Returns:
-        The threshold. With `midpoint`, in `[below, score)`, and such that the normalised comparison separates the two
-        as well, where float32 can.
+        The threshold. With `midpoint`, below `score`, and such that the normalised comparison separates the two:
+        halfway where that does, and lower, even than `below`, only where it does not.
     """
     if placement == "observed":
         return score

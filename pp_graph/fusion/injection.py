@@ -60,7 +60,7 @@ def fuse(
         score_output: Name of the raw score, where shapes leave a choice.
         map_output: Name of the raw map, where shapes leave a choice.
         keep_raw: Also keep the raw score and map as outputs, under their own names, or
-            `raw_<name>` where a post-processed output has that name.
+            `raw_<name>` where that is one of a post-processed output.
         replace: If the model is fused already, take the old post-processing out first.
         tail: Rewrite the raw model's own tail where that saves time (see `pp_graph.fusion.tail`): raw
             values differ by rounding, at most 1e-5 of the largest, and the rewritten part stays in
@@ -130,7 +130,10 @@ def fuse(
     values = {role: _as_float32(op, outputs[info.name], info, role) for role, info in read.items()}
     emitted = post.emit(op, values, layout)
 
-    new_names = _free_output_names(graph, names, emitted, rewritten.removed_names)
+    kept = {info.name for info in roles.values() if info is not None} if keep_raw else set()
+    # A raw value must not be taken for a post-processed one that was not asked for.
+    needed = set(emitted) | (kept & set(OUTPUT_NAMES))
+    new_names = _free_output_names(graph, names, needed, rewritten.removed_names)
     for name, value in emitted.items():
         value.name = name
     taken = {info.name for info in roles.values() if info is not None}
@@ -226,15 +229,13 @@ def _as_float32(op: Emitter, value: ir.Value, info: OutputInfo, role: str) -> ir
         return op.cast(value, np.dtype(np.float32))
 
 
-def _free_output_names(
-    graph: ir.Graph, names: NameScope, emitted: dict[str, ir.Value], removed: frozenset[str]
-) -> dict[str, str]:
-    """Rename raw values whose names the outputs need, also those that were replaced and may be put back.
+def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], removed: frozenset[str]) -> dict[str, str]:
+    """Rename raw values whose names are needed, also those that were replaced and may be put back.
 
     Returns:
         Old name to new name.
     """
-    wanted = {name for name in emitted if name in names}
+    wanted = {name for name in needed if name in names}
     if not wanted:
         return {}
     inputs = {value.name for value in graph.inputs}

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _LARGEST: Final = 16
+_ARITHMETIC: Final = frozenset({
+    "Abs", "Add", "And", "Cast", "Clip", "Concat", "Div", "Equal", "Gather", "Greater", "Identity", "IsInf", "IsNaN",
+    "Less", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMin", "Reshape", "Shape", "Slice",
+    "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+})  # fmt: skip
+"""What gives no more numbers than it takes, or the product of them."""
+_SHAPED: Final = {"ConstantOfShape": 0, "Expand": 1}
+"""What gives as many numbers as one of its inputs says."""
 _DEEPEST: Final = 32
 """Operators in a row; Anomalib's longest has seven."""
 
@@ -63,6 +71,12 @@ class GraphConstants:
         inputs = {each.name or "": self._array(each, deepest - 1) for each in node.inputs if each is not None}
         known = {name: array for name, array in inputs.items() if array is not None}
         if len(known) < len(inputs) or not inputs:
+            return None
+        if node.op_type in _SHAPED:
+            sizes = known.get(getattr(node.inputs[_SHAPED[node.op_type]], "name", None) or "")
+            if sizes is None or np.prod(np.abs(sizes.astype(np.float64))) > _LARGEST:
+                return None
+        elif node.op_type not in _ARITHMETIC:
             return None
         with np.errstate(all="ignore"):
             result = evaluate(node, known, self._opset)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from xml.parsers import expat
 
 from pp_graph.errors import StatisticsError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+_DEEPEST: Final = 200
 
 
 class _NotAnIRError(Exception):
@@ -25,6 +28,8 @@ class _Reader:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if not self._open and name != "net":
             raise _NotAnIRError
+        if len(self._open) >= _DEEPEST:
+            raise StatisticsError(f"its XML is nested more than {_DEEPEST} deep, expected an IR as OpenVINO writes it.")
         self._open.append(name)
         if self._open[1:2] == ["rt_info"] and "value" in attributes:
             self.values[tuple(self._open[2:])] = attributes["value"]

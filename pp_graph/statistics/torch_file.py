@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_LARGEST_PICKLE: Final = 256 << 20
+_LARGEST_PICKLE: Final = 64 << 20
+_MOST_OPCODES: Final = 4_000_000
+"""A checkpoint has some tens for each tensor; each may take some tens of bytes here."""
 _DEEPEST: Final = 64
 _DTYPES: Final = {
     "FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "BFloat16Storage": "bf16",
@@ -145,7 +147,9 @@ def follow(pickled: bytes) -> Any:
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(pickled):
+        for done, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+            if done > _MOST_OPCODES:
+                raise StatisticsError(f"its pickle has more than {_MOST_OPCODES:,} operations, expected fewer.")
             if opcode.name == "STOP":
                 return machine.pop()
             machine.step(opcode.name, argument)
@@ -245,7 +249,9 @@ class _Machine:
 
     def _stack_global(self) -> None:
         module, name = self._stack[-2:]
-        self._stack[-2:] = [Name(str(module), str(name))]
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise StatisticsError("its pickle names a function by what is no text. Save it again.")
+        self._stack[-2:] = [Name(module, name)]
 
     def _binpersid(self) -> None:
         self._stack[-1:] = [Built("persistent", self._stack[-1])]

@@ -99,7 +99,7 @@ def open_raw_values(
         ProvenanceError: An `.xml` was not written by pp_graph.
         TargetError: A runtime cannot load the model; `DeviceError` where the device is absent.
     """
-    if isinstance(model, str | Path) and Path(model).suffix == ".xml":
+    if isinstance(model, str | Path) and Path(model).suffix.lower() == ".xml":
         model = OpenVINOModel.load(model)
     if isinstance(model, OpenVINOModel):
         tensors = _tensors(model.provenance)

@@ -45,7 +45,7 @@ def retune(model: OpenVINOModel | FusedModel | str | Path, statistics: Statistic
     """
     if isinstance(model, str | Path):
         path = Path(model)
-        model = OpenVINOModel.load(path) if path.suffix == ".xml" else FusedModel.load(path)
+        model = OpenVINOModel.load(path) if path.suffix.lower() == ".xml" else FusedModel.load(path)
     post = _post_processor(model.provenance, statistics)
     if isinstance(model, FusedModel):
         return _retune_onnx(model, post)

@@ -105,7 +105,7 @@ def verify(
 
 
 def _open_artifact(path: Path) -> OpenVINOModel | FusedModel:
-    return OpenVINOModel.load(path) if path.suffix == ".xml" else FusedModel.load(path)
+    return OpenVINOModel.load(path) if path.suffix.lower() == ".xml" else FusedModel.load(path)
 
 
 def _verify_boundary(

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from pp_graph.calibration.sketches import Sketch
 
 _SMALLEST_TAIL: Final = 10
+_MOST_SIGMAS: Final = 6
+"""Standard deviations of the number of flagged scores by which the data may disagree with the fit."""
 
 
 @dataclass(frozen=True)
 class ExtremeValue(ValueEstimator):
     """A generalised Pareto distribution, fitted to the upper tail of the normal scores by maximum likelihood.
 
-    Of `n` normal scores the largest `k`, a share `tail` of them and fewer than 10,000, exceed `u`, the next one below.
-    With the shape `c` and the scale `s` fitted to what they exceed it by, the threshold that a share `rate` of all
-    exceeds is `u + s / c * ((rate * n / k)^-c - 1)`. Where the rate is not rarer than the tail, the data themselves
-    answer, and the threshold is their quantile `1 - rate`. Sources: J. Pickands, Annals of Statistics 3, 1975;
-    A. Siffer et al., Anomaly Detection in Streams with Extreme Value Theory, KDD 2017.
+    Of `n` normal scores the largest, a share `tail` of them and fewer than 10,000, are the tail, and `u` is the next
+    one below. `k` of the tail exceed `u`. With the shape `c` and the scale `s` fitted to what they exceed it by, the
+    threshold that a share `rate` of all exceeds is `u + s / c * ((rate * n / k)^-c - 1)`. Where the rate is not rarer
+    than the tail, the data themselves answer, and the threshold is their quantile `1 - rate`. Sources: J. Pickands,
+    Annals of Statistics 3, 1975; A. Siffer et al., Anomaly Detection in Streams with Extreme Value Theory, KDD 2017.
 
     Attributes:
         rate: Wanted share of normal scores called anomalous, in (0, 1].
@@ -65,7 +67,7 @@ class ExtremeValue(ValueEstimator):
         """Exact where the tail is fitted.
 
         Raises:
-            CalibrationError: The tail has too few scores, or they are all alike.
+            CalibrationError: The tail has too few scores that differ, or is no such distribution.
             ExtraError: SciPy is not installed.
         """
         n = counts.normals
@@ -80,19 +82,30 @@ class ExtremeValue(ValueEstimator):
                 "to. Give more normal data, a larger tail, or use max-normal."
             )
         tail = largest.largest(size + 1).astype(np.float64)
-        start, excesses = tail[0], tail[1:] - tail[0]
-        if excesses[-1] == 0:
+        start = tail[0]
+        # Scores that equal the start do not exceed it; a density fitted to excesses of 0 has no maximum.
+        excesses = tail[tail > start] - start
+        exceeding = len(excesses)
+        if exceeding < _SMALLEST_TAIL:
             raise CalibrationError(
-                f"The {size} largest normal scores are all {start:.6g}, expected scores that differ. Does the model "
-                "saturate? Use max-normal."
+                f"Of the {size + 1} largest normal scores {size + 1 - exceeding} are {start:.6g}, expected scores that "
+                "differ. Does the model saturate? Use max-normal."
             )
         stats = require_extra("scipy.stats", "calibration", "the 'evt' estimator")
-        shape, _, scale = stats.genpareto.fit(excesses, floc=0)
-        threshold = float(start + stats.genpareto.isf(self.rate * n / size, shape, scale=scale))
+        unit = excesses.mean()
+        shape, _, scale = stats.genpareto.fit(excesses / unit, floc=0)
+        threshold = float(start + unit * stats.genpareto.isf(min(self.rate * n / exceeding, 1.0), shape, scale=scale))
         if not np.isfinite(np.float32(threshold)):
             raise CalibrationError(
                 f"The fitted tail (shape {shape:.3g}, scale {scale:.3g}) gives the threshold {threshold:.3g} for a "
                 f"rate of {self.rate:g}, expected a number within float32. Use a larger rate, or max-normal."
+            )
+        flagged, expected = int((tail > np.float32(threshold)).sum()), self.rate * n
+        if flagged > expected + _MOST_SIGMAS * np.sqrt(expected) + 1:
+            raise CalibrationError(
+                f"The fitted tail gives the threshold {threshold:.6g}, which flags {flagged:,} of {n:,} normal scores, "
+                f"expected about {expected:.3g} at a rate of {self.rate:g}. The scores have no smooth tail (few "
+                "distinct values, or cut off above): use quantile or max-normal."
             )
         return threshold, threshold
 
