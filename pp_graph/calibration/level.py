@@ -127,7 +127,7 @@ def _threshold(
         )
     warnings: tuple[str, ...] = ()
     if not counts.normals:
-        warnings = ("no score is normal: the threshold lies at the smallest",)
+        warnings = ("no score is normal: how often normal ones are flagged cannot be told",)
     elif estimator.needs_anomalous and not counts.anomalies:
         warning = f"no score is anomalous, and '{estimator.name}' needs some: the threshold is the largest score"
         return _above_all(counts, nothing, (warning,))
