@@ -379,6 +379,35 @@ def test_retuned_as_it_was_fused(tmp_path: Path) -> None:
     assert retune(pp.fuse(DEMO / "raw.onnx", post), statistics).provenance.tail
 
 
+def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str], arrays: dict) -> None:
+    post = pp.OneClassPostProcessor(pp.Statistics.load("stats.json"), image_sensitivity=0.3, pixel_sensitivity=0.8)
+    expected = OpenVINOSession(pp.convert(pp.fuse("raw.onnx", post))).run({"image": arrays["image"]})
+    assert run(["fuse", "raw.onnx", "--stats", "stats.json", "-o", "fused.onnx"]) == 0
+    for model in ("model.xml", "fused.onnx"):
+        output = f"tuned{Path(model).suffix}"
+        arguments = ["--image-sensitivity", "0.3", "--pixel-sensitivity", "0.8", "-o", output]
+        assert run(["retune", model, *arguments]) == 0
+        assert "image_sensitivity=0.3" in capfd.readouterr().out
+        tuned = pp.OpenVINOModel.load(output) if model == "model.xml" else pp.convert(output)
+        found = OpenVINOSession(tuned).run({"image": arrays["image"]})
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        assert tuned.provenance.parameters["pixel_sensitivity"] == 0.8
+    assert run(["verify", "raw.onnx", "tuned.xml", "--data", "images"]) == 0
+    capfd.readouterr()
+    for arguments, message in (
+        (["model.xml", "-o", "t.xml"], "Nothing is to be changed: give --stats"),
+        (
+            ["model.xml", "--image-sensitivity", "1.5", "-o", "t.xml"],
+            "image_sensitivity is 1.5, expected a number from 0",
+        ),
+        (["model.xml", "--image-sensitivity", "0.4", "-o", "t.onnx"], "ends in '.onnx', expected '.xml' as MODEL"),
+        (["model.xml", "--image-sensitivity", "0.4", "-o", "model.xml", "--force"], "is an input of this command"),
+        (["raw.onnx", "--image-sensitivity", "0.4", "-o", "t.onnx"], "carries no pp_graph provenance"),
+    ):
+        assert run(["retune", *arguments]) == 2
+        assert message in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("outputs", [("pred_score",), ("pred_label",), ("anomaly_map",), ("pred_mask",)])
 def test_raw_values_are_kept_beside_few_outputs(outputs: tuple[str, ...]) -> None:
     """A raw value must not pass for the post-processed one of its name that was not asked for."""

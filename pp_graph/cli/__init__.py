@@ -15,6 +15,7 @@ from pp_graph.cli.demo import demo
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
 from pp_graph.cli.output import pipe_tolerant_stdout, print_error
+from pp_graph.cli.retune import retune
 from pp_graph.cli.stats import stats
 from pp_graph.cli.strip import strip
 from pp_graph.cli.verify import verify
@@ -24,7 +25,7 @@ from pp_graph.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS: tuple[click.Command, ...] = (inspect, calibrate, stats, fuse, convert, verify, benchmark, strip, demo)
+COMMANDS: tuple[click.Command, ...] = (inspect, calibrate, stats, fuse, convert, verify, benchmark, retune, strip, demo)
 
 _BAD_INPUT = 2
 

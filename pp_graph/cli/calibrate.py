@@ -8,6 +8,7 @@ import click
 
 from pp_graph.cli.options import PATH, force_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.retune import check_ending, retune_with_notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -189,10 +190,7 @@ def _check_outputs(
         raise click.UsageError("Two outputs have the same name, expected a file each.")
     if retuned is not None:
         assert model is not None
-        if retuned.suffix.lower() != model.suffix.lower():
-            raise click.BadParameter(
-                f"'{retuned}' ends in '{retuned.suffix}', expected '{model.suffix}' as MODEL.", param_hint="--retune"
-            )
+        check_ending(model, retuned)
         # Only what pp_graph has written can be retuned.
         from pp_graph.fusion import FusedModel
         from pp_graph.targets import OpenVINOModel
@@ -265,14 +263,7 @@ def _parsed(option: str, text: str) -> tuple[str, dict[str, Any]]:
 def _retune(
     model: Path, target: Path, statistics: Statistics, inputs: list[Path], device: str | None, *, force: bool
 ) -> None:
-    from pp_graph.targets import retune
-
-    tuned = retune(model, statistics)
-    if statistics.provenance is not None:
-        for name, value in statistics.provenance.settings.items():
-            kept = tuned.provenance.parameters.get(name)
-            if kept != value:
-                note(f"Note: the statistics come with {name}={value}, and the model keeps {name}={kept}.")
+    tuned = retune_with_notes(model, statistics)
     if device is not None and target.suffix.lower() != ".xml":
         note(
             f"Note: these are the thresholds of the model converted for {device}, as pp-graph convert does; convert "

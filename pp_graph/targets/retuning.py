@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pp_graph.errors import ProvenanceError
+from pp_graph.errors import PostProcessorError, ProvenanceError
 from pp_graph.fusion import FusedModel, Provenance, fuse
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import POST_PROCESSORS
@@ -16,6 +16,8 @@ from pp_graph.targets.island import find_tensor, replace_island
 from pp_graph.targets.openvino_model import OpenVINOModel, partial_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx
     import openvino as ov
 
@@ -25,14 +27,22 @@ if TYPE_CHECKING:
 _IDENTITY: Final = "/pp_graph_pass_on"
 
 
-def retune(model: OpenVINOModel | FusedModel | str | Path, statistics: Statistics) -> OpenVINOModel | FusedModel:
-    """Give a fused or converted model other statistics; all other settings stay as they are.
+def retune(
+    model: OpenVINOModel | FusedModel | str | Path,
+    statistics: Statistics | None = None,
+    *,
+    image_sensitivity: float | None = None,
+    pixel_sensitivity: float | None = None,
+) -> OpenVINOModel | FusedModel:
+    """Give a fused or converted model other statistics or sensitivities; all else stays as it is.
 
-    Decisions and numbers are those of the raw model fused anew with these statistics.
+    Decisions and numbers are those of the raw model fused anew with these.
 
     Args:
         model: A converted model, a fused one, or the path of an `.xml` or `.onnx`. It is never modified.
-        statistics: The new statistics.
+        statistics: The new statistics; None keeps those it has.
+        image_sensitivity: The new sensitivity for images, in [0, 1]; None keeps the one it has.
+        pixel_sensitivity: The same for pixels.
 
     Returns:
         A model of the same kind. Nothing is written until `save`.
@@ -40,26 +50,38 @@ def retune(model: OpenVINOModel | FusedModel | str | Path, statistics: Statistic
     Raises:
         ProvenanceError: pp_graph did not make the model.
         StatisticsError: The statistics lack a number that the post-processing needs.
+        PostProcessorError: A sensitivity is outside its range, or has no meaning for this model.
         ModelError: The file cannot be used.
         TargetError: OpenVINO cannot read the model.
     """
     if isinstance(model, str | Path):
         path = Path(model)
         model = OpenVINOModel.load(path) if path.suffix.lower() == ".xml" else FusedModel.load(path)
-    post = _post_processor(model.provenance, statistics)
+    given = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
+    changes = {name: value for name, value in given.items() if value is not None}
+    post = _post_processor(model.provenance, statistics, changes)
     if isinstance(model, FusedModel):
         return _retune_onnx(model, post)
     return _retune_ir(model, post)
 
 
-def _post_processor(provenance: Provenance, statistics: Statistics) -> PostProcessor:
+def _post_processor(
+    provenance: Provenance, statistics: Statistics | None, changes: Mapping[str, float]
+) -> PostProcessor:
     kind = next((kind for kind in POST_PROCESSORS if kind.__name__ == provenance.post_processor), None)
     if kind is None:
         raise ProvenanceError(
             f"Post-processor '{provenance.post_processor}' is not known, expected one of: "
             f"{', '.join(kind.__name__ for kind in POST_PROCESSORS)}. Use the version of pp_graph that wrote the model."
         )
-    return kind.from_parameters(statistics, provenance.parameters)
+    unknown = next((name for name in changes if name not in provenance.parameters), None)
+    if unknown is not None:
+        raise PostProcessorError(
+            f"Post-processor '{provenance.post_processor}' has no {unknown}, expected one of: "
+            f"{', '.join(provenance.parameters)}. Leave it out."
+        )
+    kept = provenance.statistics if statistics is None else statistics
+    return kind.from_parameters(kept, {**provenance.parameters, **changes})
 
 
 def _retune_onnx(fused: FusedModel, post: PostProcessor) -> FusedModel:
@@ -100,6 +122,7 @@ def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
     renewed = msgspec.structs.replace(
         provenance,
         statistics=alone.provenance.statistics,
+        parameters=alone.provenance.parameters,
         cutoffs=alone.provenance.cutoffs,
         pp_graph_version=alone.provenance.pp_graph_version,
     )
