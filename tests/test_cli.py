@@ -91,6 +91,7 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
         ("benchmark", "raw.onnx", "model.xml", "--seconds", "0.1", "--no-memory", "--against", "host-numpy"),
         ("retune", "model.xml", "--image-sensitivity", "0.6", "-o", "tuned.xml"),
         ("strip", "fused.onnx", "-o", "again.onnx"),
+        ("devices",),
         ("inspect", "model.xml"),
         ("inspect", "raw.onnx", "--tail"),
         ("demo", "-o", "demo"),

@@ -10,9 +10,10 @@ import onnx
 import pytest
 
 import pp_graph as pp
+from pp_graph.cli import run as run_cli
 from pp_graph.errors import AlreadyFusedError, DeviceError, OutputFileError, ProvenanceError, TargetError
 from pp_graph.postprocessors import OUTPUT_NAMES
-from pp_graph.targets import DEVICES, OpenVINOSession, available_devices
+from pp_graph.targets import DEVICES, OpenVINOSession, available_devices, list_devices
 from pp_graph.targets.island import island_constants
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, run
@@ -198,6 +199,20 @@ class TestShapes:
             pp.convert(fused, input_shape=[1])
         artifact = pp.convert(fused, device="NPU", input_shape={"s_in": [1], "m_in": [1, 4, 5]})
         assert list(artifact.model.output("anomaly_map").shape) == [1, 4, 5]
+
+
+def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {each.name: each for each in list_devices()}
+    assert {profile.name for profile in DEVICES} <= {name.split(".")[0] for name in found}
+    assert {name for name, each in found.items() if each.here} == {*available_devices(), "AUTO"}
+    cpu = found["CPU"]
+    assert "FP32" in cpu.precisions
+    session = OpenVINOSession(pp.convert(pp.fuse(conv_model(), POST)), inference_precision=None)
+    assert cpu.default_precision == session.precision, "what OpenVINO runs unless told otherwise"
+    assert found["NPU"].dynamic_shapes is False
+    assert run_cli(["devices"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in found)
 
 
 @pytest.mark.parametrize("profile", DEVICES, ids=lambda profile: profile.name)

@@ -12,6 +12,7 @@ from pp_graph.cli.benchmark import benchmark
 from pp_graph.cli.calibrate import calibrate
 from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
+from pp_graph.cli.devices import devices
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
 from pp_graph.cli.output import pipe_tolerant_stdout, print_error
@@ -25,7 +26,19 @@ from pp_graph.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS: tuple[click.Command, ...] = (inspect, calibrate, stats, fuse, convert, verify, benchmark, retune, strip, demo)
+COMMANDS: tuple[click.Command, ...] = (
+    inspect,
+    calibrate,
+    stats,
+    fuse,
+    convert,
+    verify,
+    benchmark,
+    retune,
+    strip,
+    devices,
+    demo,
+)
 
 _BAD_INPUT = 2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pp_graph.targets.conversion import PRECISIONS, convert
-from pp_graph.targets.devices import DEVICES, DeviceProfile, available_devices
+from pp_graph.targets.devices import DEVICES, DeviceInfo, DeviceProfile, available_devices, list_devices
 from pp_graph.targets.island import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
@@ -16,6 +16,7 @@ __all__ = [
     "DEVICES",
     "INFERENCE_PRECISIONS",
     "PRECISIONS",
+    "DeviceInfo",
     "DeviceProfile",
     "OnnxSession",
     "OpenVINOModel",
@@ -25,6 +26,7 @@ __all__ = [
     "available_devices",
     "convert",
     "island_precisions",
+    "list_devices",
     "open_raw_values",
     "retune",
     "run_in_batches",
