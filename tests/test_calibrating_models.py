@@ -193,18 +193,46 @@ def test_folders_say_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         open_labelled(root)
 
 
+def test_masks_beside_test_belong_to_it(tmp_path: Path) -> None:
+    root = labelled_folder(tmp_path / "bottle")
+    for kind in ("train/good", "validation/good", "validation/bent"):
+        (root / kind).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / kind / "0.png")
+    assert open_labelled(root / "train").labels.tolist() == [False]
+    assert open_labelled(root / "validation").masks(0, 2, None) == [None, None]
+    assert open_labelled(root / "test").masks(0, 1, None)[0].sum() == 6
+    # Without a test folder, normal images alone need none of the masks that lie beside.
+    (root / "test").rename(tmp_path / "elsewhere")
+    assert open_labelled(root / "train").notes == ("files in ground_truth that match no image: 2, such as '0.png'",)
+
+
+def test_links_to_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = labelled_folder(tmp_path / "bottle") / "test"
+    for name in ("again", "zzz"):
+        (root / name).symlink_to(root / "bent", target_is_directory=True)
+    assert open_labelled(root).kinds == {"again": 2, "bent": 2, "good": 2, "zzz": 2}
+    (root / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="lost' is a link that leads nowhere"):
+        open_labelled(root)
+    (root / "lost").unlink()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(root / "good", target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert open_labelled("link/..").kinds == open_labelled(root).kinds
+
+
 def test_masks_that_contradict(tmp_path: Path) -> None:
     root = labelled_folder(tmp_path)
     shutil.copy(root / "ground_truth" / "bent" / "1_mask.png", root / "ground_truth" / "bent" / "1.png")
     with pytest.raises(DataError, match="has two masks, '1.png' and '1_mask.png', expected one"):
         open_labelled(root)
     (root / "ground_truth" / "bent" / "1.png").rename(root / "ground_truth" / "bent" / "7.png")
-    assert open_labelled(root).notes == ("1 files in ground_truth, such as '7.png', match no image",)
+    assert open_labelled(root).notes == ("files in ground_truth that match no image: 1, such as '7.png'",)
     (root / "ground_truth" / "good").mkdir()
     shutil.copy(root / "ground_truth" / "bent" / "0.png", root / "ground_truth" / "good")
     labelled = open_labelled(root)
     given = {"labels": labelled.labels, "masks": labelled.masks(0, 4, (8, 8))}
-    with pytest.raises(DataError, match="is labelled normal, and its mask has 6 anomalous pixels"):
+    with pytest.raises(DataError, match="is labelled normal, and its mask has anomalous pixels .6."):
         pp.Calibrator().update(maps=np.ones((4, 8, 8), np.float32), **given)
     (root / "ground_truth" / "bent").rename(root / "ground_truth" / "bnet")
     shutil.rmtree(root / "ground_truth" / "good")
@@ -278,6 +306,21 @@ def test_masks_follow_the_map(tmp_path: Path) -> None:
 
 
 # --- on the target ---------------------------------------------------------------------------------------------------
+
+
+def test_record_names_the_file_that_was_given(demo_fused_path: Path, arrays: dict) -> None:
+    for device in (None, "CPU"):
+        record = calibrate(demo_fused_path, arrays, device=device, resamples=0).record
+        assert record.model == demo_fused_path.name
+        assert record.model_sha256 == pp.RawModel.open(DEMO / "raw.onnx").sha256
+
+
+def test_nothing_is_written_where_the_model_needs_more(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("preds.csv").write_text("score,label\n1,0\n2,1\n")
+    arguments = ["-o", "part.json", "--retune", "part.xml", "--bootstrap", "0"]
+    assert run(["calibrate", "model.xml", "--scores", "preds.csv", *arguments]) == 2
+    assert "Statistics lack 'pixel.min' and 'pixel.max'" in capfd.readouterr().err
+    assert not Path("part.json").exists()
 
 
 def test_artifact_is_calibrated_in_the_precision_it_runs_in(demo_ir_path: Path, arrays: dict) -> None:
@@ -463,7 +506,7 @@ def test_from_images_to_a_retuned_model(work: Path, capfd: pytest.CaptureFixture
     out, err = capfd.readouterr()
     for expected in ("12 images, 6 of them anomalous", "F1", "AUROC", "95 % confidence intervals", "Wrote own.json"):
         assert expected in out
-    assert "Warning: image level: only 6 normal images" in err
+    assert "Warning: image level: normal images: only 6" in err
     statistics = pp.Statistics.load("own.json")
     record = statistics.provenance.calibration
     assert record.device == "CPU"
@@ -512,7 +555,9 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["--data", "images"], "--data needs the MODEL"),
         (["raw.onnx", "--data", "images", "--scores", "preds.npz"], "Found --data and --scores, expected one"),
         (["raw.onnx", "--scores", "preds.npz"], "MODEL is not used with --scores: leave it out, or give --retune"),
-        (["--stats", "stats.json", "--report", "r.html"], "--report plots scores, and --stats has none"),
+        (["--stats", "stats.json"], "--stats alone changes nothing"),
+        (["model.xml", "--data", "images", "-o", "q.bin", "--retune", "q.xml"], "Two outputs have the same name"),
+        (["--stats", "stats.json", "-o", "o.json", "--report", "r.html"], "--report plots scores, and --stats has none"),
         (["raw.onnx", "--data", "images", "--retune", "t.onnx"], "carries no pp_graph provenance"),
         (["model.xml", "--data", "images", "--retune", "t.onnx"], "ends in '.onnx', expected '.xml' as MODEL"),
         (["model.xml", "--data", "images", "--retune", "model.xml"], "is an input of this command"),
@@ -528,10 +573,10 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["raw.onnx", "--data", "images", "--device", "XPU"], "Device 'XPU' is not known"),
         (["--scores", "nothing.npz"], "Predictions 'nothing.npz' do not exist"),
         (["--scores", "raw.onnx"], "are a '.onnx' file, expected .npz, .csv or .parquet"),
-        (["--stats", "raw.onnx"], "Statistics file 'raw.onnx'"),
+        (["--stats", "raw.onnx", "-o", "o.json"], "Statistics file 'raw.onnx'"),
         (["raw.onnx", "--data", "images", "--inference-precision", "bf16"], "without a device, expected f32"),
         (["--scores", "preds.npz", "--device", "GPU"], "--device has no meaning with --scores"),
-        (["--stats", "stats.json", "--image-method", "evt", "-o", "o.json"], "--image-method has no meaning with --stats"),
+        (["--stats", "stats.json", "-o", "o.json", "--image-method", "evt"], "--image-method has no meaning with --stats"),
         (["raw.onnx", "--data", "images", "--image-method", "fpr:rate=1,rate=0"], "'rate' is given twice"),
         (["raw.onnx", "--data", "images", "--report", "r.pdf"], "ends in '.pdf', expected '.html' or '.png'"),
         (["raw.onnx", "--data", "images", "-o", "images/good/00.png", "--force"], "is an input of this command"),
@@ -616,7 +661,7 @@ def test_cut_short_dump(dumped: Path, tmp_path: Path) -> None:
     ("change", "expected"),
     [
         ({"label": None, "mask": None}, "expected 'label' .* or 'mask' .* beside the images"),
-        ({"label": np.arange(12)}, "Labels in the data hold 2, expected bool, or 0 for normal and 1"),
+        ({"label": np.arange(12)}, "Labels in the data: found 2, expected bool, or 0 for normal and 1"),
         ({"label": np.ones(3)}, r"Array 'label' .* has shape \(3,\), expected 12 items"),
         ({"mask": np.ones((12, 3, 256, 256), bool)}, r"Masks have shape \(8, 3, 256, 256\), expected \(N,H,W\)"),
         ({"label": np.zeros(12, bool)}, "'6' is labelled normal, and its mask has"),

@@ -655,7 +655,7 @@ def test_anomalies_without_masks_count_for_the_range_only() -> None:
     result = calibrator.result(resamples=0)
     assert result.pixel.statistics.max == maps.max()
     assert result.pixel.record.anomalous == 0
-    assert any("3 images have no mask" in warning for warning in result.pixel.warnings)
+    assert any("images without a mask: 3; " in warning for warning in result.pixel.warnings)
     only_range = Calibrator()
     only_range.update(maps=maps)
     assert only_range.result(resamples=0).pixel.statistics.threshold is None
@@ -665,7 +665,7 @@ def test_masks_without_anomalous_pixels_are_mentioned() -> None:
     calibrator = Calibrator()
     calibrator.update(maps=GOOD, masks=np.stack([np.eye(4), np.zeros((4, 4))]), labels=[1, 1])
     warnings = calibrator.result(resamples=0).pixel.warnings
-    assert "1 anomalous images have a mask without anomalous pixels: theirs count as normal" in warnings
+    assert "anomalous images with nothing in their mask: 1; all their pixels count as normal" in warnings
 
 
 def test_value_estimators_need_normal_scores() -> None:
@@ -698,7 +698,14 @@ def test_warns_of_few_images_and_of_a_cliff() -> None:
     assert not any("cliff" in warning for warning in crowded.result(resamples=0).image.warnings), "20 of 2,000"
     calm = result_of([1.0, 2.0, 8.0, 9.0], [0, 0, 1, 1])
     assert not any("cliff" in warning for warning in calm.image.warnings)
-    assert "only 2 normal images, and the figures of fewer than 20 say little" in calm.image.warnings
+    assert "normal images: only 2, and the figures of fewer than 20 say little" in calm.image.warnings
+
+
+def test_intervals_need_both_classes_left_out() -> None:
+    """A single normal image is in every draw, so that none is left out to be flagged."""
+    metrics = result_of([5.0, *range(30)], [0, *[1] * 30]).image.metrics
+    assert not {"precision", "recall", "f1"} & set(metrics.intervals)
+    assert "threshold" in metrics.intervals
 
 
 def test_intervals_cover_what_they_are_for() -> None:
@@ -732,15 +739,15 @@ def test_intervals_cover_what_they_are_for() -> None:
         ({"maps": GOOD, "scores": [1.0]}, "There are 1 scores and 2 maps"),
         ({"scores": [1.0, 2.0], "labels": [1]}, "There are 2 images and 1 labels"),
         ({"scores": [1.0, 2.0], "labels": [[1, 0]]}, r"Labels have shape \(1, 2\), expected \(N,\)"),
-        ({"scores": [1.0, 2.0], "labels": [1, -1]}, "Labels hold -1, expected bool, or 0 for normal and 1 for anomalous"),
-        ({"scores": [1.0, 2.0], "labels": [0.9, 0.1]}, "Labels hold 0.9, expected bool"),
+        ({"scores": [1.0, 2.0], "labels": [1, -1]}, "Labels: found -1, expected bool, or 0 for normal and 1 for anomalous"),
+        ({"scores": [1.0, 2.0], "labels": [0.9, 0.1]}, "Labels: found 0.9, expected bool"),
         ({"scores": [[1.0, 2.0], [1.0]]}, "Scores cannot be read as an array"),
-        ({"maps": GOOD, "masks": [-GOOD[0], None]}, "The mask of 'image 0' holds negative numbers or NaN"),
-        ({"scores": [1.0], "labels": [np.nan]}, "Labels hold nan, expected bool"),
+        ({"maps": GOOD, "masks": [-GOOD[0], None]}, "The mask of 'image 0': found negative numbers or NaN"),
+        ({"scores": [1.0], "labels": [np.nan]}, "Labels: found nan, expected bool"),
         ({"maps": GOOD, "masks": np.ones((2, 3, 3))}, r"The mask of 'image 0' has shape \(3, 3\), expected \(4, 4\)"),
         ({"maps": GOOD, "masks": [None]}, "There are 2 images and 1 masks"),
         ({"maps": GOOD, "masks": GOOD, "labels": [0, 1], "names": ["a", "b"]},
-         "'a' is labelled normal, and its mask has 16 anomalous pixels"),
+         "'a' is labelled normal, and its mask has anomalous pixels .16."),
         ({"scores": [1.0], "names": ["a", "b"]}, "There are 1 images and 2 names"),
     ],
 )  # fmt: skip

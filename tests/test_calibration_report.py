@@ -194,7 +194,7 @@ def test_html_says_what_is_not_exact(tmp_path: Path) -> None:
     assert result.pixel is not None
     bound = " to ".join(str(np.float32(each)) for each in result.pixel.record.threshold_bound)
     assert f"exact threshold lies within\n{bound}" in page.words
-    assert "AUROC of the sorted scores lies within" in page.words
+    assert "AUROC is known to" in page.words
     assert "no, within the bound above" in page.words
 
 

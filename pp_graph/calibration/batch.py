@@ -148,7 +148,7 @@ def _masks(
         if labels[index] == 0:
             if mask is not None and np.any(mask):
                 raise DataError(
-                    f"'{names[index]}' is labelled normal, and its mask has {int(np.sum(mask)):,} anomalous pixels, "
+                    f"'{names[index]}' is labelled normal, and its mask has anomalous pixels ({int(np.sum(mask)):,}), "
                     "expected none. Correct the label or the mask."
                 )
             given[index] = False

@@ -56,8 +56,9 @@ def bootstrap_intervals(
             left_out = replace(counts, normal=spared, anomalous=missed, unlabelled=nothing)
             # Inference compares strictly.
             metrics = measure(left_out, float(np.nextafter(np.float32(threshold), np.float32(np.inf))))
-            rates = {name: getattr(metrics, name) for name in _RATES}
-            values.update({name: value for name, value in rates.items() if value is not None})
+            if left_out.normals and left_out.anomalies:
+                rates = {name: getattr(metrics, name) for name in _RATES}
+                values.update({name: value for name, value in rates.items() if value is not None})
         for name, value in values.items():
             found[name].append(value)
     # Where most draws give no number, the rest do not stand for all.

@@ -134,6 +134,8 @@ def _update(
 
 def _with_model(result: CalibrationResult, values: RawValues, labelled: LabelledImages) -> CalibrationResult:
     result = result.with_warnings(_sensitivities(values.provenance))
+    for note in labelled.notes:
+        result = result.with_warnings({"pixel": note})
     return result.with_record(
         model=values.file,
         model_sha256=values.raw_sha256,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pp_graph.calibration.batch import Batch, check_batch
 from pp_graph.calibration.bootstrap import RESAMPLES, bootstrap_intervals
 from pp_graph.calibration.counting import FinerPass, FirstPass, Pass
+from pp_graph.calibration.estimator import CutEstimator
 from pp_graph.calibration.estimators import range_estimator, threshold_estimator
 from pp_graph.calibration.level import LevelPlan, Settlement, settle
 from pp_graph.calibration.metrics import cliff, measure
@@ -298,7 +299,7 @@ class Calibrator:
             sketch.update(scores[labels == 0])
         settlement = settle(plan, counts, sketches)
         few = [
-            f"only {count} {name} images, and the figures of fewer than {FEW_IMAGES} say little"
+            f"{name} images: only {count}, and the figures of fewer than {FEW_IMAGES} say little"
             for name, count in (("normal", counts.normals), ("anomalous", counts.anomalies))
             if 0 < count < FEW_IMAGES and settlement.threshold is not None
         ]
@@ -314,11 +315,11 @@ class Calibrator:
         first = self._first or self
         if first._without_mask:
             warnings.append(
-                f"{first._without_mask} images have no mask: their pixels count for the range, not for the threshold"
+                f"images without a mask: {first._without_mask}; their pixels count for the range, not for the threshold"
             )
         if first._empty_masks:
             warnings.append(
-                f"{first._empty_masks} anomalous images have a mask without anomalous pixels: theirs count as normal"
+                f"anomalous images with nothing in their mask: {first._empty_masks}; all their pixels count as normal"
             )
         result = self._level_result("pixel", counts, settlement, warnings)
         if result.metrics is None or self._overlap is None:
@@ -332,7 +333,7 @@ class Calibrator:
         record = LevelRecord(
             method=plan.threshold.name,
             parameters=plan.threshold.parameters(),
-            placement=plan.placement,
+            placement=plan.placement if isinstance(plan.threshold, CutEstimator) else None,
             range=plan.range.name,
             range_parameters=plan.range.parameters(),
             normal=counts.normals,

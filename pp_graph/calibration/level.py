@@ -175,7 +175,8 @@ def threshold_alone(plan: LevelPlan, counts: ScoreCounts, sketches: Mapping[type
     """The threshold of exact counts, without regard to how inference rounds; for resampling, which needs it quickly."""
     estimator = plan.threshold
     if isinstance(estimator, ValueEstimator):
-        return estimator.bounds(counts, sketches)[1]
+        value = estimator.bounds(counts, sketches)[1]
+        return value if abs(value) <= _FLOAT32_MAX else None
     assert isinstance(estimator, CutEstimator)
     chosen = estimator.choose(counts)
     if chosen == len(counts):

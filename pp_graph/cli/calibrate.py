@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from pp_graph.calibration import CalibrationResult, LevelResult
     from pp_graph.data import LabelledImages
-    from pp_graph.statistics import Statistics
 
 _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 
@@ -81,7 +80,7 @@ def calibrate(
     ships, on its device and in its precision, the thresholds fit what that computes. Instead, --scores takes what a
     model gave, and --stats numbers that exist already.
     """
-    _check_sources(model, data, scores, stats, retuned, reports)
+    _check_sources(model, data, scores, stats, output, retuned, reports)
     _refuse_unused(ctx, options, scores, stats)
     labelled = None
     if data is not None:
@@ -101,11 +100,17 @@ def calibrate(
     else:
         result = _run(model, labelled, scores, options)
         statistics = result.statistics
+    # Built before anything is written: the statistics may lack what the model needs.
+    tuned = None if retuned is None or model is None else retune_with_notes(model, statistics)
     if output is not None:
         statistics.save(output, overwrite=force, inputs=inputs)
-    if retuned is not None:
-        assert model is not None
-        _retune(model, retuned, statistics, inputs, options["device"], force=force)
+    if tuned is not None and retuned is not None:
+        tuned.save(retuned, overwrite=force, inputs=inputs)
+        if options["device"] is not None and retuned.suffix.lower() != ".xml":
+            note(
+                f"Note: these are the thresholds of the model converted for {options['device']}, as pp-graph convert "
+                f"does; convert {retuned} likewise to run it."
+            )
     for report in reports:
         assert result is not None
         from pp_graph.report import write_calibration_report
@@ -129,6 +134,7 @@ def _check_sources(
     data: Path | None,
     scores: Path | None,
     stats: Path | None,
+    output: Path | None,
     retuned: Path | None,
     reports: tuple[Path, ...],
 ) -> None:
@@ -143,6 +149,8 @@ def _check_sources(
         raise click.UsageError("--retune needs the MODEL to write the statistics into.")
     if data is None and retuned is None and model is not None:
         raise click.UsageError(f"MODEL is not used with {given[0]}: leave it out, or give --retune as well.")
+    if stats is not None and output is None and retuned is None:
+        raise click.UsageError("--stats alone changes nothing: give -o or --retune, or look with pp-graph stats show.")
     if reports and stats is not None:
         raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
 
@@ -186,8 +194,6 @@ def _check_outputs(
 
         for report in reports:
             check_calibration_report(report)
-    if len({path.absolute() for path in outputs}) < len(outputs):
-        raise click.UsageError("Two outputs have the same name, expected a file each.")
     if retuned is not None:
         assert model is not None
         check_ending(model, retuned)
@@ -198,6 +204,8 @@ def _check_outputs(
         (OpenVINOModel if model.suffix.lower() == ".xml" else FusedModel).load(model)
         if retuned.suffix.lower() == ".xml":
             outputs = [*outputs, retuned.with_suffix(".bin")]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise click.UsageError("Two outputs have the same name, expected a file each.")
     check_targets(outputs, overwrite=force, inputs=inputs)
 
 
@@ -224,8 +232,6 @@ def _run(
             return calibrate_scores(dumped, progress=progress, **settings)
     assert model is not None
     assert labelled is not None
-    for remark in labelled.notes:
-        note(f"Note: {remark}.")
     precision = options["inference_precision"]
     with progress_bar("Calibrating", len(labelled)) as progress:
         return run(
@@ -258,18 +264,6 @@ def _parsed(option: str, text: str) -> tuple[str, dict[str, Any]]:
             raise click.BadParameter(f"'{key}' is given twice, expected once.", param_hint=option)
         parameters[key] = number
     return name.strip(), parameters
-
-
-def _retune(
-    model: Path, target: Path, statistics: Statistics, inputs: list[Path], device: str | None, *, force: bool
-) -> None:
-    tuned = retune_with_notes(model, statistics)
-    if device is not None and target.suffix.lower() != ".xml":
-        note(
-            f"Note: these are the thresholds of the model converted for {device}, as pp-graph convert does; convert "
-            f"{target} likewise to run it."
-        )
-    tuned.save(target, overwrite=force, inputs=inputs)
 
 
 def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
@@ -305,10 +299,10 @@ def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
     )
     measured = {name: level for name, level in result.levels.items() if level.metrics is not None}
     if measured:
+        with_intervals = any(map(_has_intervals, measured.values()))
+        intervals = " (95 % confidence intervals; F1 to recall: images left out)" if with_intervals else ""
         print_table(
-            "At that threshold, on this data" + (
-                " (95 % confidence intervals in parentheses)" if any(map(_has_intervals, measured.values())) else ""
-            ),
+            f"At that threshold, on this data{intervals}",
             ("level", "F1", "precision", "recall", "AUROC", "anomalous found", "missed", "normal flagged", "passed"),
             [_metrics_row(name, level) for name, level in measured.items()],
         )  # fmt: skip
@@ -324,11 +318,15 @@ def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
 
 def _how(level: LevelResult) -> str:
     record = level.record
-    parameters = ", ".join(f"{key}={value:g}" for key, value in record.parameters.items())
+    parameters = ", ".join(
+        f"{key}={str(value).lower() if isinstance(value, bool) else format(value, 'g')}"
+        for key, value in record.parameters.items()
+    )
     method = f"{record.method}({parameters})" if parameters else record.method
     span = ", ".join(f"{key}={value:g}" for key, value in record.range_parameters.items())
+    placement = f"{record.placement}, " if record.placement else ""
     return (
-        f"{method}, {record.placement}, range {record.range}{f'({span})' if span else ''}; {record.normal:,} normal, "
+        f"{method}, {placement}range {record.range}{f'({span})' if span else ''}; {record.normal:,} normal, "
         f"{record.anomalous:,} anomalous; {'exact' if record.exact else 'one pass, with a bound'}"
     )
 

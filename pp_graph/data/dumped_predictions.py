@@ -115,7 +115,7 @@ def open_predictions(path: str | Path) -> DumpedPredictions:
 def _find(what: str, present: Sequence[str], path: Path) -> str | None:
     """The name that something has in a file."""
     found = [name for known in _NAMES[what] for name in present if name.lower() == known]
-    if len(found) > 1:
+    if len(found) > 1 and what != "name":
         raise DataError(
             f"'{path}' holds {' and '.join(map(repr, found))}, expected one {what}. Leave out or rename the other."
         )
@@ -303,7 +303,8 @@ def _read_parquet(path: Path) -> _Table:
         known = {name for names in _NAMES.values() for name in names}
         wanted = list(dict.fromkeys(name for name in present if name.lower() in known))
         read = parquet.read_table(path, columns=wanted)
-        return _Table(read.column_names, [column.to_pylist() for column in read.columns])
+        columns = dict(zip(read.column_names, (column.to_pylist() for column in read.columns), strict=False))
+        return _Table(list(present), [columns.get(name, []) for name in present])
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise DataError(f"Table '{path}' cannot be read: {reason}. Expected a Parquet file.") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,29 +133,32 @@ def image_files(folder: Path) -> list[Path]:
         DataError: A folder cannot be listed, or a link leads nowhere: to leave out what is meant would count less data
             than there is.
     """
-    found: list[Path] = []
-    seen = set()
+    return sorted(_walk(folder, frozenset()))
 
-    def refuse(error: OSError) -> None:
-        raise DataError(f"Folder '{error.filename}' cannot be listed: {error.strerror}. Allow it, or move it away.")
 
-    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        here = Path(parent)
-        identity = (here.stat().st_dev, here.stat().st_ino)
-        if identity in seen:  # a link back to a folder above
-            folders.clear()
-            continue
-        seen.add(identity)
-        folders[:] = [name for name in folders if _is_shown(name) and name.lower() != MASK_FOLDER]
-        for name in files:
-            file = here / name
-            if not _is_shown(name) or file.suffix.lower() not in IMAGE_ENDINGS:
+def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Image files in a folder, through links; one that leads back to a folder above is not followed."""
+    try:
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            return
+        for path in sorted(folder.iterdir()):
+            if not _is_shown(path.name):
                 continue
-            if not file.exists():
-                raise DataError(f"Image '{file}' is a link that leads nowhere, expected a file. Fetch or remove it.")
-            if file.is_file():
-                found.append(file)
-    return sorted(found)
+            if path.is_symlink() and not path.exists():
+                raise DataError(
+                    f"'{path}' is a link that leads nowhere, expected a file or folder. Fetch or remove it."
+                )
+            if stat.S_ISDIR(path.stat().st_mode):
+                if path.name.lower() != MASK_FOLDER:
+                    yield from _walk(path, above | {identity})
+            elif path.suffix.lower() in IMAGE_ENDINGS and path.is_file():
+                yield path
+    except OSError as error:
+        raise DataError(
+            f"Folder '{error.filename or folder}' cannot be read: {error.strerror or error}. Allow it, or move it away."
+        ) from error
 
 
 def _is_shown(name: str) -> bool:

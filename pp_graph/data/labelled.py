@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
@@ -22,14 +21,13 @@ from pp_graph.data.images import (
     read_arrays,
 )
 from pp_graph.data.labels import label_flags, mask_flags, without_channel
-from pp_graph.data.masks import match_masks, read_mask, resized
+from pp_graph.data.masks import TEST_FOLDER, match_masks, read_mask, resized
 from pp_graph.errors import DataError
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_] | None
 
 NORMAL_FOLDER: Final = "good"
-_TEST_FOLDER: Final = "test"
 
 
 class LabelledImages(ABC):
@@ -84,8 +82,8 @@ def open_labelled(source: LabelledSource) -> LabelledImages:
 
     Args:
         source: A folder that holds `good/` with normal images and one folder a kind of anomaly, as MVTec AD's
-            `<category>/test` (the category's folder will do); masks lie in `ground_truth/<kind>/`, beside it or in it,
-            with the image's name, `_mask` behind it or not. Or an `.npz` or a mapping of arrays `image`, `label` (N,),
+            `<category>/test` (the category's folder will do); masks lie in `ground_truth/<kind>/`, in it or beside it (but
+            beside a `test` they belong to that), with the image's name, `_mask` behind it or not. Or an `.npz` or a mapping of arrays `image`, `label` (N,),
             `mask` (N,H,W), of which one of the last two may be missing; several inputs have an array each, by name.
 
     Returns:
@@ -144,9 +142,9 @@ class _LabelledArrays(LabelledImages):
 
 class _LabelledFolder(LabelledImages):
     def __init__(self, folder: Path) -> None:
-        # '.' has no parent to look for masks in.
-        folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links, and lose their names
-        root = folder / _TEST_FOLDER if (folder / _TEST_FOLDER / NORMAL_FOLDER).is_dir() else folder
+        # '.' and '..' have no parent to look for masks in; other links keep their names.
+        folder = folder.resolve() if ".." in folder.parts else Path.cwd() / folder
+        root = folder / TEST_FOLDER if (folder / TEST_FOLDER / NORMAL_FOLDER).is_dir() else folder
         files = image_files(root)
         kinds = [file.relative_to(root).parts[0] for file in files]
         stray = [file.name for file in files if file.parent == root]
@@ -158,9 +156,11 @@ class _LabelledFolder(LabelledImages):
             )
         self.name = folder.name
         self._root = root
-        self._masks, unmatched = match_masks(root, files)
+        self._masks, unmatched = match_masks(root, files, sum(kind != NORMAL_FOLDER for kind in kinds))
         if unmatched:
-            self.notes = (f"{len(unmatched)} files in {MASK_FOLDER}, such as '{unmatched[0].name}', match no image",)
+            self.notes = (
+                f"files in {MASK_FOLDER} that match no image: {len(unmatched)}, such as '{unmatched[0].name}'",
+            )
         self.images = images_from_files(root, files)
         self.labels = np.array([kind != NORMAL_FOLDER for kind in kinds])
         self.kinds = dict(Counter(kinds))

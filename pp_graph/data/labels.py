@@ -33,7 +33,7 @@ def label_flags(values: npt.ArrayLike, what: str) -> Flags:
     others = array[(array != 0) & (array != 1)]
     if len(others):
         raise DataError(
-            f"{what} hold {others[0]}, expected bool, or 0 for normal and 1 for anomalous. Bring them to these two."
+            f"{what}: found {others[0]}, expected bool, or 0 for normal and 1 for anomalous. Bring them to these two."
         )
     return np.asarray(array != 0)
 
@@ -54,7 +54,7 @@ def mask_flags(values: npt.ArrayLike, what: str) -> Flags:
     array = _numbers(values, what)
     if array.dtype.kind in "if" and not (array >= 0).all():
         raise DataError(
-            f"{what} holds negative numbers or NaN, expected bool, or 0 for normal and more for anomalous pixels. "
+            f"{what}: found negative numbers or NaN, expected bool, or 0 for normal and more for anomalous pixels. "
             "Correct it."
         )
     return np.asarray(array != 0)
@@ -63,7 +63,7 @@ def mask_flags(values: npt.ArrayLike, what: str) -> Flags:
 def _numbers(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
     array = as_array(values, what)
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{what} hold {array.dtype}, expected bool, or 0 for normal and 1 for anomalous.")
+        raise DataError(f"{what}: found {array.dtype}, expected bool, or 0 for normal and 1 for anomalous.")
     return array
 
 
@@ -76,7 +76,8 @@ def as_array(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{what} cannot be read as an array: {error}. Give a NumPy array of float32.") from error
+        reason = str(error).rstrip(".")
+        raise DataError(f"{what} cannot be read as an array: {reason}. Give a NumPy array.") from error
 
 
 def without_channel(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:

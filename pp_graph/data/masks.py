@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 
 Flags = npt.NDArray[np.bool_]
 
+TEST_FOLDER: Final = "test"
 _LOSSY_MIDDLE: Final = 128
 
 
 def find_mask_folder(root: Path) -> Path | None:
-    """The folder of masks in a folder of images, or beside it; None where there is none."""
-    for parent in (root, root.parent):
+    """The folder of masks of a folder of images: in it, or beside it as beside MVTec AD's `test`; None without.
+
+    Beside `test`, masks belong to that, and to no other folder there.
+    """
+    parents = [root]
+    if root.name.lower() == TEST_FOLDER or not (root.parent / TEST_FOLDER).is_dir():
+        parents.append(root.parent)
+    for parent in parents:
         try:
             found = [each for each in parent.iterdir() if each.name.lower() == MASK_FOLDER and each.is_dir()]
         except PermissionError:
@@ -33,18 +40,19 @@ def find_mask_folder(root: Path) -> Path | None:
     return None
 
 
-def match_masks(root: Path, images: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
+def match_masks(root: Path, images: Sequence[Path], anomalous: int) -> tuple[dict[Path, Path], list[Path]]:
     """Find the mask of each image that has one, by folder and name: `bent/000.png` and `bent/000_mask.png`.
 
     Args:
         root: The folder of the images.
         images: The images.
+        anomalous: How many of them are anomalous.
 
     Returns:
         Image to mask, and the masks that match no image.
 
     Raises:
-        DataError: An image has two masks, or there are masks and none matches an image.
+        DataError: An image has two masks, or there are masks and anomalous images and nothing matches.
     """
     folder = find_mask_folder(root)
     if folder is None:
@@ -65,7 +73,7 @@ def match_masks(root: Path, images: Sequence[Path]) -> tuple[dict[Path, Path], l
             )
         else:
             found[image] = mask
-    if masks and not found:
+    if masks and anomalous and not found:
         raise DataError(
             f"None of {len(masks)} masks in '{folder}', such as '{masks[0].relative_to(folder)}', matches an image, "
             f"expected the names of the images in '{root}', with '_mask' behind them or not. Rename them."

@@ -93,7 +93,7 @@ def _level_section(name: str, level: LevelResult) -> str:
     if level.metrics is not None:
         note = "" if level.metrics.exact else " (scores near the cutoff are counted as one: approximate)"
         tables += [
-            _table(f"At the threshold{note}", _metrics_rows(level.metrics), ("", "", "95 % interval")),
+            _table(f"At the threshold{note}", _metrics_rows(level.metrics), ("", "", "95 % interval, images left out")),
             _table("Confusion matrix", _confusion_rows(level.metrics), ("", "called normal", "called anomalous")),
         ]
     tables.append(_table("How it was calibrated", _record_rows(level)))
@@ -125,7 +125,7 @@ def _metrics_rows(metrics: LevelMetrics) -> Iterable[_Row]:
         value: float | None = getattr(metrics, name)
         yield label, _UNDEFINED if value is None else _rate(value), _interval(metrics, name, _rate)
     if metrics.auroc_bound is not None and metrics.auroc_bound[0] < metrics.auroc_bound[1]:
-        yield "AUROC of the sorted scores lies within", _between(metrics.auroc_bound, _rate), ""
+        yield "AUROC is known to", f"± {(metrics.auroc_bound[1] - metrics.auroc_bound[0]) / 2:.1g}", ""
     if metrics.pro is not None:
         yield f"PRO, mean over {metrics.regions or 0:,} regions", _rate(metrics.pro), ""
 
@@ -138,7 +138,8 @@ def _confusion_rows(metrics: LevelMetrics) -> Iterable[_Row]:
 def _record_rows(level: LevelResult) -> Iterable[_Row]:
     record = level.record
     yield "threshold", _with_parameters(record.method, record.parameters)
-    yield "placement", record.placement
+    if record.placement is not None:
+        yield "placement", record.placement
     yield "range", _with_parameters(record.range, record.range_parameters)
     yield "exact", "yes, bit for bit" if record.exact else "no, within the bound above"
     yield "normal scores", f"{record.normal:,}"
@@ -153,12 +154,13 @@ def _source_rows(result: CalibrationResult) -> Iterable[_Row]:
     yield "images", f"{record.images:,}, {record.anomalous_images:,} of them anomalous"
     for label, name in (
         ("model", "model"),
-        ("SHA-256 of the model", "model_sha256"),
+        ("SHA-256 of the raw .onnx in it", "model_sha256"),
         ("data", "data"),
         ("SHA-256 of the data", "data_sha256"),
         ("runtime", "runtime"),
         ("device", "device"),
         ("precision", "precision"),
+        ("weights", "weights"),
     ):
         value: str | None = getattr(record, name)
         if value is not None:

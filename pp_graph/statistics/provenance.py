@@ -13,7 +13,8 @@ class LevelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         method: Name of the threshold estimator, such as `f1`.
         parameters: Its parameters.
-        placement: `midpoint` or `observed`: where between two scores the threshold lies.
+        placement: `midpoint` or `observed`: where between two scores the threshold lies; None for an estimator that
+            computes it.
         range: Name of the range estimator, such as `minmax`.
         range_parameters: Its parameters.
         normal: Normal images or pixels that were counted.
@@ -25,7 +26,7 @@ class LevelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     method: str
     parameters: dict[str, Any] = {}
-    placement: str
+    placement: str | None = None
     range: str
     range_parameters: dict[str, Any] = {}
     normal: int

@@ -87,7 +87,7 @@ class OpenVINOModel:
         import openvino as ov
 
         path = Path(path)
-        if path.suffix != ".xml":
+        if path.suffix.lower() != ".xml":
             raise TargetError(
                 f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR. Rename it."
             )

@@ -112,6 +112,7 @@ def open_raw_values(
         )
     opened = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(opened.model.metadata_props)
+    file = None if opened.source is None else opened.source.name
     if device is not None:
         fused = (
             _fuse_nothing(opened, score_output, map_output) if provenance is None else FusedModel(opened, provenance)
@@ -119,13 +120,12 @@ def open_raw_values(
         converted = open_raw_values(
             convert(fused, device=device), device=device, inference_precision=inference_precision
         )
-        return replace(converted, provenance=provenance)
+        return replace(converted, provenance=provenance, file=file)
     if inference_precision not in (None, "f32"):
         raise TargetError(
             f"Inference precision {inference_precision} was asked for an ONNX file without a device, expected f32: "
             "onnxruntime runs it, in float32. Name the OpenVINO device to run it on, with device=... (--device CPU)."
         )
-    file = None if opened.source is None else opened.source.name
     if provenance is not None:
         tensors = _tensors(provenance)
         session = OnnxSession(opened, probes=list(tensors.values()))

@@ -95,7 +95,7 @@ class ExtremeValue(ValueEstimator):
         unit = excesses.mean()
         shape, _, scale = stats.genpareto.fit(excesses / unit, floc=0)
         threshold = float(start + unit * stats.genpareto.isf(min(self.rate * n / exceeding, 1.0), shape, scale=scale))
-        if not np.isfinite(np.float32(threshold)):
+        if not abs(threshold) <= np.finfo(np.float32).max:
             raise CalibrationError(
                 f"The fitted tail (shape {shape:.3g}, scale {scale:.3g}) gives the threshold {threshold:.3g} for a "
                 f"rate of {self.rate:g}, expected a number within float32. Use a larger rate, or max-normal."
