@@ -82,9 +82,10 @@ def open_labelled(source: LabelledSource) -> LabelledImages:
 
     Args:
         source: A folder that holds `good/` with normal images and one folder a kind of anomaly, as MVTec AD's
-            `<category>/test` (the category's folder will do); masks lie in `ground_truth/<kind>/`, in it or beside it (but
-            beside a `test` they belong to that), with the image's name, `_mask` behind it or not. Or an `.npz` or a mapping of arrays `image`, `label` (N,),
-            `mask` (N,H,W), of which one of the last two may be missing; several inputs have an array each, by name.
+            `<category>/test` (the category's folder will do). Masks lie in `ground_truth/<kind>/`, in that folder or
+            beside it (but beside a `test` they belong to that), with the image's name, `_mask` behind it or not.
+            Or an `.npz` or a mapping of arrays `image`, `label` (N,), `mask` (N,H,W), of which one of the last two may
+            be missing; several inputs have an array each, by name.
 
     Returns:
         The images.
