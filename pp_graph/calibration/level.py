@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -89,8 +89,9 @@ def settle(plan: LevelPlan, counts: ScoreCounts, sketches: Mapping[type[Sketch],
         )
     unsettled = plan.range.candidates(counts)
     labelled = (counts.normal > 0) | (counts.anomalous > 0)
-    threshold, bound, candidates, warnings = _threshold(plan, counts.only(labelled), sketches, normalization)
-    unsettled[np.flatnonzero(labelled)[candidates]] = True
+    found = _find_threshold(plan, counts.only(labelled), sketches, normalization)
+    threshold, bound = found.threshold, found.bound
+    unsettled[np.flatnonzero(labelled)[found.candidates]] = True
     unsettled &= ~counts.exact
     exact = not unsettled.any()
     if bound is not None and not exact and plan.placement == "midpoint":
@@ -103,46 +104,71 @@ def settle(plan: LevelPlan, counts: ScoreCounts, sketches: Mapping[type[Sketch],
         split = counts.splits(to_key(cutoff))
         if split is not None:
             unsettled[split] = True
-    return Settlement(threshold, bound, *normalization, cutoff, exact, unsettled, warnings)
+    return Settlement(threshold, bound, *normalization, cutoff, exact, unsettled, found.warnings)
 
 
-_Threshold = tuple[float | None, tuple[float, float] | None, "Flags", tuple[str, ...]]
+@dataclass(frozen=True)
+class _Found:
+    """A threshold, its bound, the intervals it hangs on, and warnings."""
+
+    threshold: float | None
+    bound: tuple[float, float] | None
+    candidates: Flags
+    warnings: tuple[str, ...] = ()
 
 
-def _threshold(
+def _find_threshold(
     plan: LevelPlan,
     counts: ScoreCounts,
     sketches: Mapping[type[Sketch], Sketch],
     normalization: tuple[float, float],
-) -> _Threshold:
-    """Threshold, its bound, the intervals it hangs on, and warnings."""
+) -> _Found:
+    """The threshold of scores that all have labels."""
     estimator = plan.threshold
     nothing = np.zeros(len(counts), np.bool_)
     if not len(counts):
-        return None, None, nothing, ("no score has a label: there is no threshold",)
-    if not counts.normals and isinstance(estimator, ValueEstimator):
+        return _Found(None, None, nothing, ("no score has a label: there is no threshold",))
+    if counts.normals and estimator.needs_anomalous and not counts.anomalies:
+        warning = f"no score is anomalous, and '{estimator.name}' needs some: the threshold is the largest score"
+        return _cut_at(plan, counts, len(counts), nothing, normalization, (warning,))
+    if isinstance(estimator, ValueEstimator):
+        return _compute(estimator, counts, sketches)
+    assert isinstance(estimator, CutEstimator)
+    warnings = () if counts.normals else ("no score is normal: how often normal ones are flagged cannot be told",)
+    chosen, candidates = estimator.choose(counts), estimator.candidates(counts)
+    found = _cut_at(plan, counts, chosen, candidates, normalization, warnings)
+    if chosen < len(counts) or (found.candidates & ~counts.exact).any():
+        return found
+    flags_nothing = f"no threshold meets '{estimator.name}': it is the largest score, which flags nothing here"
+    return replace(found, warnings=(*warnings, flags_nothing))
+
+
+def _compute(estimator: ValueEstimator, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> _Found:
+    """The threshold of an estimator that computes it."""
+    if not counts.normals:
         raise CalibrationError(
             f"Estimator '{estimator.name}' works on normal scores, and none of {counts.anomalies:,} is normal. Give "
             "normal data."
         )
-    warnings: tuple[str, ...] = ()
-    if not counts.normals:
-        warnings = ("no score is normal: how often normal ones are flagged cannot be told",)
-    elif estimator.needs_anomalous and not counts.anomalies:
-        warning = f"no score is anomalous, and '{estimator.name}' needs some: the threshold is the largest score"
-        return _above_all(counts, nothing, (warning,))
-    candidates = estimator.candidates(counts)
-    if isinstance(estimator, ValueEstimator):
-        low, high = estimator.bounds(counts, sketches)
-        if max(abs(low), abs(high)) > _FLOAT32_MAX:
-            raise CalibrationError(
-                f"Estimator '{estimator.name}' gives the threshold {high:.3g}, expected a number within float32. Use "
-                "other parameters, or scale the model's scores down."
-            )
-        low, high = _rounded(low), _rounded(high)
-        return high, (low, high), candidates, warnings
-    assert isinstance(estimator, CutEstimator)
-    chosen = estimator.choose(counts)
+    low, high = estimator.bounds(counts, sketches)
+    if max(abs(low), abs(high)) > _FLOAT32_MAX:
+        raise CalibrationError(
+            f"Estimator '{estimator.name}' gives the threshold {high:.3g}, expected a number within float32. Use "
+            "other parameters, or scale the model's scores down."
+        )
+    low, high = _rounded(low), _rounded(high)
+    return _Found(high, (low, high), estimator.candidates(counts))
+
+
+def _cut_at(
+    plan: LevelPlan,
+    counts: ScoreCounts,
+    chosen: int,
+    candidates: Flags,
+    normalization: tuple[float, float],
+    warnings: tuple[str, ...],
+) -> _Found:
+    """The threshold that makes an interval and all above anomalous; behind the last one, nothing."""
     # The next lower score lies in the interval below.
     needed = with_interval_below(candidates)
     if chosen == len(counts):
@@ -152,19 +178,10 @@ def _threshold(
         below = counts.upper[chosen - 1] if chosen else None
         threshold = float(place(plan.placement, below, counts.lower[chosen], normalization))
     if not (needed & ~counts.exact).any():
-        if chosen == len(counts):
-            flags_nothing = f"no threshold meets '{estimator.name}': it is the largest score, which flags nothing here"
-            warnings = (*warnings, flags_nothing)
-        return threshold, (threshold, threshold), needed, warnings
+        return _Found(threshold, (threshold, threshold), needed, warnings)
     held = np.flatnonzero(needed)
     bound = (min(threshold, float(counts.lower[held[0]])), max(threshold, float(counts.upper[held[-1]])))
-    return threshold, bound, needed, warnings
-
-
-def _above_all(counts: ScoreCounts, candidates: Flags, warnings: tuple[str, ...]) -> _Threshold:
-    """The largest score, above which strictly there is none."""
-    lowest, highest = float(counts.lower[-1]), float(counts.upper[-1])
-    return highest, (lowest, highest), candidates | (np.arange(len(counts)) == len(counts) - 1), warnings
+    return _Found(threshold, bound, needed, warnings)
 
 
 def _rounded(value: float) -> float:
