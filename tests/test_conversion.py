@@ -14,7 +14,7 @@ from pp_graph.cli import run as run_cli
 from pp_graph.errors import AlreadyFusedError, DeviceError, OutputFileError, ProvenanceError, TargetError
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.targets import DEVICES, OpenVINOSession, available_devices, list_devices
-from pp_graph.targets.island import island_constants
+from pp_graph.targets.island_precision import island_constants
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, run
 from tests.test_saving import external

@@ -69,10 +69,13 @@ def check_batch(
     checked = None if scores is None else _scores(scores)
     images = len(checked_maps if checked is None else checked)  # type: ignore[arg-type]
     if checked_maps is not None and len(checked_maps) != images:
-        raise DataError(f"There are {images} scores and {len(checked_maps)} maps, expected one of each an image.")
+        raise DataError(
+            f"There are {images} scores and {len(checked_maps)} maps, expected one of each an image. Give "
+            "those of the same images."
+        )
     called = [f"image {first_index + index}" for index in range(images)] if names is None else names
     if len(called) != images:
-        raise DataError(f"There are {images} images and {len(called)} names, expected one an image.")
+        raise DataError(f"There are {images} images and {len(called)} names, expected one an image. Name all or none.")
     checked_labels = _labels(labels, images)
     checked_masks = _masks(masks, checked_labels, checked_maps, called)
     if labels is None and masks is not None:
@@ -121,7 +124,9 @@ def _labels(values: ArrayLike | None, images: int) -> npt.NDArray[np.int8]:
         return np.full(images, UNKNOWN, np.int8)
     flags = label_flags(values, "Labels")
     if len(flags) != images:
-        raise DataError(f"There are {images} images and {len(flags)} labels, expected one an image.")
+        raise DataError(
+            f"There are {images} images and {len(flags)} labels, expected one an image. Give those of the same images."
+        )
     return flags.astype(np.int8)
 
 

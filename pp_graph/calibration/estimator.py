@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pp_graph.calibration.sketches import Sketch
 
 Objective = npt.NDArray[np.floating[Any]]
-Sketches = dict[type["Sketch"], "Sketch"]
 
 
 class ThresholdEstimator(ABC):

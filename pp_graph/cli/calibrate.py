@@ -80,7 +80,9 @@ def calibrate(
     ships, on its device and in its precision, the thresholds fit what that computes. Instead, --scores takes what a
     model gave, and --stats numbers that exist already.
     """
-    _check_sources(model, data, scores, stats, output, retuned, reports)
+    _check_sources(
+        model, data, scores, stats, changes=bool(output or retuned), retunes=bool(retuned), plots=bool(reports)
+    )
     _refuse_unused(ctx, options, scores, stats)
     labelled = None
     if data is not None:
@@ -134,9 +136,10 @@ def _check_sources(
     data: Path | None,
     scores: Path | None,
     stats: Path | None,
-    output: Path | None,
-    retuned: Path | None,
-    reports: tuple[Path, ...],
+    *,
+    changes: bool,
+    retunes: bool,
+    plots: bool,
 ) -> None:
     given = [name for name, path in (("--data", data), ("--scores", scores), ("--stats", stats)) if path is not None]
     if len(given) != 1:
@@ -145,13 +148,13 @@ def _check_sources(
         )
     if data is not None and model is None:
         raise click.UsageError("--data needs the MODEL to run on its images.")
-    if retuned is not None and model is None:
+    if retunes and model is None:
         raise click.UsageError("--retune needs the MODEL to write the statistics into.")
-    if data is None and retuned is None and model is not None:
+    if data is None and not retunes and model is not None:
         raise click.UsageError(f"MODEL is not used with {given[0]}: leave it out, or give --retune as well.")
-    if stats is not None and output is None and retuned is None:
+    if stats is not None and not changes:
         raise click.UsageError("--stats alone changes nothing: give -o or --retune, or look with pp-graph stats show.")
-    if reports and stats is not None:
+    if plots and stats is not None:
         raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ class _DumpedArrays(DumpedPredictions):
             listing = ", ".join(f"'{self._names[what]}' {shape}" for what, shape in shapes.items())
             raise DataError(f"'{path}' holds {listing}, expected as many items in each, and at least one.")
         self._count = next(iter(counts.values()))
-        row = max(int(np.prod(shape[1:])) for shape in shapes.values())
+        row = max(math.prod(shape[1:]) for shape in shapes.values())
         self._batch = max(1, _BATCH_BYTES // (4 * max(row, 1)))
 
     def __len__(self) -> int:
@@ -204,7 +205,7 @@ def _header(stream: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def _rows(stream: Any, name: str, size: int) -> Iterator[Array]:
     """An array in an `.npz`, some rows at a time."""
     shape, dtype = _header(stream, name)
-    row = int(np.prod(shape[1:])) * dtype.itemsize
+    row = math.prod(shape[1:]) * dtype.itemsize
     for start in range(0, shape[0], size):
         count = min(size, shape[0] - start)
         data = stream.read(count * row)

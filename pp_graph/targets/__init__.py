@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pp_graph.targets.conversion import PRECISIONS, convert
 from pp_graph.targets.devices import DEVICES, DeviceInfo, DeviceProfile, available_devices, list_devices
-from pp_graph.targets.island import island_precisions
+from pp_graph.targets.island_precision import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
 from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession

@@ -92,7 +92,6 @@ def convert(
         converted = _with_f16_weights(converted)
     settings = {"device": device, "precision": precision, "openvino": _version()}
     provenance = msgspec.structs.replace(fused.provenance, conversion=settings, replaced=None)
-    converted.set_rt_info(provenance.to_json(), RT_INFO_PATH)
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
         converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)
@@ -100,7 +99,9 @@ def convert(
     inputs = [Path(tensor.path) for tensor in opened.external_tensors()]
     if opened.source is not None:
         inputs.append(opened.source)
-    return OpenVINOModel(converted, provenance, precision, None, tuple(dict.fromkeys(inputs)))
+    artifact = OpenVINOModel(converted, provenance, precision, None, tuple(dict.fromkeys(inputs)))
+    artifact.stamp()
+    return artifact
 
 
 def _version() -> str:

@@ -7,7 +7,7 @@ from Python has no effect), so the post-processing is cut out of the model, writ
 put in its place again. It is small; the network itself is never copied.
 
 Checked against OpenVINO 2026.4. The mark is lost where a transformation replaces its node, so
-`island_precisions` reads what the compiled model really runs.
+`island_precision.island_precisions` reads what the compiled model really runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.errors import TargetError
-from pp_graph.fusion.tail import NETWORK_SCOPE
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.targets.devices import openvino_core
 
@@ -160,11 +159,12 @@ def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str]) ->
 
 
 def _postprocessed_name(result: ov.op.Result) -> str | None:
+    """The name that a post-processed output has; None for another output."""
     return next(iter(result.output(0).get_names() & set(OUTPUT_NAMES)), None)
 
 
 def _is_postprocessed(result: ov.op.Result) -> bool:
-    return bool(result.output(0).get_names() & set(OUTPUT_NAMES))
+    return _postprocessed_name(result) is not None
 
 
 def _downstream(model: ov.Model, tail: Sequence[tuple[Sequence[str], str]]) -> set[int]:
@@ -359,55 +359,3 @@ def _mark(island: ov.Model) -> ov.Model:
                 layer.insert(0, info)
             ET.SubElement(info, "attribute", _MARK)
         return openvino_core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())
-
-
-def island_constants(model: ov.Model, prefix: str) -> dict[str, str]:
-    """Element types of the post-processing's floating-point constants, in memory or in a saved IR.
-
-    Args:
-        model: The model.
-        prefix: What the names of the post-processing's nodes begin with.
-
-    Returns:
-        Constant name to element type, such as `f32`.
-    """
-    types = {
-        node.get_friendly_name(): str(node.get_element_type().get_type_name())
-        for node in model.get_ops()
-        if node.get_type_name() == "Constant" and _in_island(node.get_friendly_name(), prefix)
-    }
-    return {name: kind for name, kind in types.items() if is_floating(kind)}
-
-
-def _in_island(name: str, prefix: str) -> bool:
-    return name.startswith(f"{prefix}/") and not name.startswith(f"{prefix}/{NETWORK_SCOPE}/")
-
-
-def is_floating(precision: str) -> bool:
-    """Whether OpenVINO's name of an element type, such as `bf16` or `u8`, is that of floating-point numbers."""
-    return precision.startswith(("f", "bf"))
-
-
-def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]:
-    """Precisions in which a compiled model really runs its post-processing.
-
-    Args:
-        compiled: The compiled model.
-        prefix: What the names of the post-processing's nodes begin with.
-
-    Returns:
-        Names of the original operators (several, joined by commas, where they were merged) to the
-        precision that their executed node computes in, such as `f32`.
-    """
-    precisions = {}
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        original = str(info["originalLayersNames"].value) if "originalLayersNames" in info else ""
-        ours = [name for name in original.split(",") if _in_island(name, prefix)]
-        if ours and "runtimePrecision" in info:
-            # That of the first input, which for Select is the condition; what is computed shows in the outputs.
-            kinds = [str(info["runtimePrecision"].value), *str(info["outputPrecisions"].value).split(",")]
-            floating = [kind for kind in kinds if is_floating(kind)]
-            narrow = [kind for kind in floating if kind != "f32"]
-            precisions[",".join(ours)] = (narrow or floating or kinds)[0]
-    return precisions

@@ -14,7 +14,7 @@ from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.targets.devices import openvino_core
-from pp_graph.targets.island import island_constants
+from pp_graph.targets.island_precision import island_constants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,8 @@ import numpy as np
 from pp_graph.errors import TargetError
 from pp_graph.model import ModelInput
 from pp_graph.targets.devices import openvino_core, require_device
-from pp_graph.targets.island import add_probes, island_precisions
+from pp_graph.targets.island import add_probes
+from pp_graph.targets.island_precision import island_precisions
 from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
 from pp_graph.targets.session import Array, Session
 
