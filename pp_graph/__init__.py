@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pp_graph.benchmark import BenchmarkReport, run_benchmark
     from pp_graph.calibration import CalibrationResult, Calibrator, calibrate, calibrate_scores
     from pp_graph.errors import PPGraphError
-    from pp_graph.fusion import FusedModel, Provenance, fuse, strip
+    from pp_graph.fusion import FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
@@ -51,6 +51,7 @@ _EXPORTS = {
     "calibrate": "pp_graph.calibration",
     "calibrate_scores": "pp_graph.calibration",
     "convert": "pp_graph.targets",
+    "cutoffs_for": "pp_graph.fusion",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
     "retune": "pp_graph.targets",
@@ -79,6 +80,7 @@ __all__ = [
     "calibrate",
     "calibrate_scores",
     "convert",
+    "cutoffs_for",
     "fuse",
     "inspect",
     "retune",

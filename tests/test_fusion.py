@@ -414,9 +414,9 @@ def test_nodes_form_one_block() -> None:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ("{}", "schema version 0, expected at most 2"),
+        ("{}", "schema version 0, expected at most 3"),
         ("nonsense", "is not pp_graph's provenance"),
-        ('{"schema_version": 99}', "schema version 99, expected at most 2. Upgrade pp_graph"),
+        ('{"schema_version": 99}', "schema version 99, expected at most 3. Upgrade pp_graph"),
     ],
 )
 def test_broken_provenance(metadata: str, message: str) -> None:

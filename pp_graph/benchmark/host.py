@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from pp_graph.errors import TargetError
-from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.steps import Compare, Keep, MaxOverMap, MinMaxNormalize
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.fusion.tail import NETWORK_SCOPE, TAIL_SCOPE, tail_names
 from pp_graph.model import RawModel
-from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.postprocessors import POSTPROCESSED_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,7 +80,7 @@ def _group_of_one(name: str, parts: Parts, provenance: Provenance | None) -> str
             return "network"
         if f"{prefix}{TAIL_SCOPE}/" in name:
             return "tail"
-        if prefix in name or re.split(r"[./]", name)[0] in OUTPUT_NAMES:
+        if prefix in name or re.split(r"[./]", name)[0] in POSTPROCESSED_NAMES:
             return "post-processing"
     if name in parts.tail:
         return "tail"

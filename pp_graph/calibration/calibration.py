@@ -10,7 +10,7 @@ from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.spill import SpilledMaps
 from pp_graph.data import DumpedPredictions, LabelledImages, choose_batch_size, open_labelled, open_predictions
 from pp_graph.data.labels import without_channel
-from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.targets import open_raw_values
 
 if TYPE_CHECKING:

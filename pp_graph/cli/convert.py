@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pp_graph.cli.fuse import describe, fields
-from pp_graph.cli.options import PATH, STATS_HELP, force_option, json_option, post_processing, post_processing_options
+from pp_graph.cli.options import (
+    FORM_OPTIONS,
+    PATH,
+    STATS_HELP,
+    force_option,
+    json_option,
+    post_processing,
+    post_processing_options,
+)
 from pp_graph.cli.output import note, print_fields, print_json
 
 if TYPE_CHECKING:
@@ -44,14 +52,23 @@ def convert(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Convert MODEL, a fused ONNX file, to OpenVINO. With --stats, MODEL is raw and is fused first."""
+    """Convert MODEL, a fused ONNX file, to OpenVINO. With --stats, MODEL is raw and is fused first.
+
+    Options about the form of the outputs and thresholds change the post-processing of a fused MODEL.
+    """
     shapes = parse_shapes(input_shapes)
     if stats is None:
         _refuse_unused(ctx, options)
 
     from pp_graph import fusion, targets
 
-    fused = fusion.FusedModel.load(model) if stats is None else post_processing(options).fuse(model, stats)
+    if stats is None:
+        fused = fusion.FusedModel.load(model)
+        changes = post_processing(options).form
+        if changes:
+            fused = fusion.fuse_anew(fused, fusion.renewed_post_processor(fused.provenance, None, changes))
+    else:
+        fused = post_processing(options).fuse(model, stats)
     artifact = targets.convert(fused, device=device, precision=precision, input_shape=shapes)
     artifact.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
     files = {"xml": output, "bin": output.with_suffix(".bin")}
@@ -94,7 +111,7 @@ def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:
 def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
     """Options of fusing without --stats would be dropped without a word."""
     for name, value in options.items():
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if name not in FORM_OPTIONS and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             raise click.UsageError(
                 f"{flag} belongs to fusing, and without --stats MODEL is taken as fused already. Add --stats FILE "

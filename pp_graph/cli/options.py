@@ -24,6 +24,9 @@ json_option = click.option(
 )
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists. Inputs are never replaced.")
 
+FORM_OPTIONS = ("outputs", "mask_dtype", "map_size", "pack", "thresholds")
+"""Options that change the form of a post-processing, and none of its numbers."""
+
 
 @dataclass(frozen=True)
 class PostProcessing:
@@ -44,6 +47,11 @@ class PostProcessing:
     tail: bool
     settings: dict[str, Any]
     given: frozenset[str]
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What was said about the form of the outputs and of the thresholds."""
+        return {name: self.settings[name] for name in FORM_OPTIONS if name in self.given}
 
     def fuse(self, raw: Path, stats: Path | None, *, replace: bool = False) -> FusedModel:
         """Fuse a raw model with the statistics of a file, and say what a person should know about it.
@@ -105,6 +113,14 @@ _OPTIONS = (
                  help="Take an unknown threshold from the other level, or do not."),
     click.option("--outputs", metavar="NAMES",
                  help="Write only these of pred_score,pred_label,anomaly_map,pred_mask; the rest is not computed."),
+    click.option("--mask-dtype", type=click.Choice(["bool", "u8", "u8_255", "f32"]), default="bool", show_default=True,
+                 help="Element type of pred_mask; u8_255 is 0 and 255."),
+    click.option("--map-size", metavar="HxW|input",
+                 help="Resize map and mask, to the size of the model's input for example."),
+    click.option("--pack", is_flag=True,
+                 help="Return one float32 tensor (N,H,W,4): map, score, label, mask along its last axis."),
+    click.option("--thresholds", type=click.Choice(["fixed", "runtime"]), default="fixed", show_default=True,
+                 help="Write the cutoffs as constants, or so that they can be changed while the model runs."),
     click.option("--no-tail", is_flag=True, help="Leave the raw model's own tail as it is, instead of rewriting it."),
     click.option("--keep-raw", is_flag=True, help="Keep the raw score and map as outputs too."),
 )  # fmt: skip
@@ -115,6 +131,17 @@ def post_processing_options(function: _Function) -> _Function:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def _map_size(text: str | None) -> tuple[int, int] | str | None:
+    if text is None or text == "input":
+        return text
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise click.BadParameter(
+            f"'{text}' is no size, expected height and width such as 256x256, or input.", param_hint="--map-size"
+        )
+    return int(height), int(width)
 
 
 def post_processing(options: dict[str, Any]) -> PostProcessing:
@@ -134,6 +161,10 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
             "match_thresholds": options["match_thresholds"],
             "on_nan": options["on_nan"],
             "outputs": None if options["outputs"] is None else tuple(map(str.strip, options["outputs"].split(","))),
+            "mask_dtype": options["mask_dtype"],
+            "map_size": _map_size(options["map_size"]),
+            "pack": options["pack"],
+            "thresholds": options["thresholds"],
         },
         given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
     )

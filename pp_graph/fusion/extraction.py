@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pp_graph.model import RawModel
 from pp_graph.model.names import all_values
-from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.postprocessors import POSTPROCESSED_NAMES
 
 if TYPE_CHECKING:
     import onnx
@@ -15,26 +15,27 @@ if TYPE_CHECKING:
 
 
 def extract_post_processing(fused: FusedModel) -> RawModel:
-    """Return the post-processing alone: raw score and map in, post-processed outputs out.
+    """Return the exact part of the post-processing alone: raw and inner values in, post-processed outputs out.
 
     Args:
         fused: The fused model; it is not changed.
 
     Returns:
-        A model whose inputs are the tensors that hold the raw score and the raw map, as far as there are any.
+        A model whose inputs are the tensors of `Provenance.tensors`.
     """
     from onnx import helper
 
     proto = fused.to_proto()
     dtypes = {value.name: value.dtype for value in all_values(fused.opened.model.graph)}
-    tensors = [record.tensor for record in fused.provenance.raw.read.values()]
+    tensors = list(fused.provenance.tensors.values())
     fed = {value.name for value in proto.graph.input}
     initializers = {tensor.name for tensor in proto.graph.initializer}
     reached = {
         # A raw output that was kept may have the name of a post-processed one that was not asked for.
         output.name: values
         for output in proto.graph.output
-        if output.name in OUTPUT_NAMES and not (values := _reached(proto, output.name, tensors)) & (fed - initializers)
+        if output.name in POSTPROCESSED_NAMES
+        and not (values := _reached(proto, output.name, tensors)) & (fed - initializers)
     }
     needed = set[str]().union(*reached.values())
     kept = [node for node in proto.graph.node if needed & set(node.output)]

@@ -21,8 +21,8 @@ from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, Role, find_outputs, format_shape
 from pp_graph.model.names import all_values, rename_values
-from pp_graph.postprocessors import OUTPUT_NAMES, PostProcessor, RawLayout
-from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors import POSTPROCESSED_NAMES, PostProcessor, RawLayout
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, channels_are_last, map_size_of
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     import onnx
     import onnx_ir as ir
+
+    from pp_graph.model import Shape
 
 PREFIX: Final = "pp_graph"
 # Raw models have scores and maps; only a post-processing has decisions.
@@ -95,16 +97,13 @@ def fuse(
     refuse_foreign_decisions(raw)
     found = find_outputs(raw, score_output=score_output, map_output=map_output)
     _check_batches(found.score, found.map)
-    layout = RawLayout(
-        score=found.score is not None,
-        map=found.map is not None,
-        map_rank=None if found.map is None or found.map.shape is None else len(found.map.shape),
-    )
+    layout = _layout(raw, found.score, found.map)
     if found.score is None and found.map is not None and found.map.shape is None:
         raise OutputRoleError(
             f"Output '{found.map.name}' has no known rank, expected 3 (N,H,W) or 4 (N,1,H,W) to reduce it to a score. "
             "Export the model with its output shapes, or name a score with score_output=..."
         )
+    post = post.bound(layout)
     # This refuses missing statistics before anything is built.
     sources = {step.source for step in post.steps(layout)}
     roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
@@ -128,11 +127,12 @@ def fuse(
     if opset_added:
         raw.model.opset_imports[""] = opset
     values = {role: _as_float32(op, outputs[info.name], info, role) for role, info in read.items()}
-    emitted = post.emit(op, values, layout)
+    computed = post.emit(op, values, layout)
+    emitted = {name: value for name, value in computed.items() if name in POSTPROCESSED_NAMES}
 
     kept = {info.name for info in roles.values() if info is not None} if keep_raw else set()
     # A raw value must not be taken for a post-processed one that was not asked for.
-    needed = set(emitted) | (kept & set(OUTPUT_NAMES))
+    needed = set(emitted) | (kept & set(POSTPROCESSED_NAMES))
     new_names = _free_output_names(graph, names, needed, rewritten.removed_names)
     for name, value in emitted.items():
         value.name = name
@@ -149,6 +149,8 @@ def fuse(
         statistics=post.statistics,
         cutoffs={name: cutoff_to_json(step.cutoff) for name, step in post.decisions(layout).items()},
         prefix=prefix,
+        inner={name: computed[name].name or "" for name in post.inner(layout)},
+        adjustable=[step.input_name for step in post.decisions(layout).values() if step.runtime],
         raw=RawRecord(
             sha256=raw.sha256,
             file=_file_name(raw) if earlier is None else earlier.raw.file,
@@ -194,6 +196,27 @@ def refuse_foreign_decisions(raw: RawModel) -> None:
                 "Anomalib's own exports do), and normalising twice would change every decision. Export the model raw, "
                 "without its post-processor."
             )
+
+
+def _layout(raw: RawModel, score: OutputInfo | None, anomaly_map: OutputInfo | None) -> RawLayout:
+    inputs = [each.shape for each in raw.inputs if each.shape is not None and len(each.shape) == 4]
+    map_shape = None if anomaly_map is None else anomaly_map.shape
+    return RawLayout(
+        score=score is not None,
+        map=anomaly_map is not None,
+        map_rank=None if map_shape is None else len(map_shape),
+        score_rank=None if score is None or score.shape is None else len(score.shape),
+        channels_last=channels_are_last(map_shape),
+        map_size=map_size_of(map_shape),
+        input_size=_image_size(inputs[0]) if len(inputs) == 1 else None,
+    )
+
+
+def _image_size(shape: Shape) -> tuple[int, int] | None:
+    """Height and width of images of a shape (N,C,H,W) or (N,H,W,C); None where they are not known."""
+    sizes = shape[1:3] if shape[3] in (1, 3) and shape[1] not in (1, 3) else shape[2:4]
+    height, width = sizes
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _check_batches(score: OutputInfo | None, anomaly_map: OutputInfo | None) -> None:
@@ -242,8 +265,8 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
     blocked = sorted(wanted & {name for name in inputs if name})
     if blocked:
         raise FusionError(
-            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(OUTPUT_NAMES)}), and inputs "
-            "keep their names. Export the model with another input name."
+            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(POSTPROCESSED_NAMES)}), and "
+            "inputs keep their names. Export the model with another input name."
         )
     taken = ({value.name for value in all_values(graph)} | removed) & wanted
     new_names = {old: names.fresh(f"raw_{old}") for old in sorted(name for name in taken if name)}
@@ -264,6 +287,7 @@ def _record(info: OutputInfo, value: ir.Value, raw: RawModel) -> RawOutputRecord
         name=info.name,
         tensor=info.name,
         rank=None if info.shape is None else len(info.shape),
+        channels_last=channels_are_last(info.shape),
         declaration=declaration,
         declared_inside=any(entry.name == info.name for entry in raw.value_info),
     )

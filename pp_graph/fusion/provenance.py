@@ -11,18 +11,18 @@ import numpy as np
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
-from pp_graph.postprocessors import POST_PROCESSORS, PostProcessor, RawLayout
-from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors import PACKED_NAME, POST_PROCESSORS, PostProcessor, RawLayout, unpack
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pp_graph.steps import Cutoff
+    from pp_graph.steps import Array, Cutoff
 
-SCHEMA_VERSION = 2
-_READABLE = (1, SCHEMA_VERSION)
-"""Version 1 knew no rewritten tails."""
+SCHEMA_VERSION = 3
+_READABLE = (1, 2, SCHEMA_VERSION)
+"""Version 1 knew no rewritten tails, version 2 no inner values, adjustable cutoffs and layouts."""
 
 
 class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,6 +32,7 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         name: Name in the raw model.
         tensor: Name of the same value in the fused model; another one where ours took the name.
         rank: Its rank, None where it is not known.
+        channels_last: Whether a map of rank 4 is (N,H,W,1).
         declaration: Its entry among the raw model's outputs, as a base64 ONNX ValueInfoProto.
         declared_inside: Whether the raw model declares it among its inner values as well.
     """
@@ -39,6 +40,7 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     name: str
     tensor: str
     rank: int | None = None
+    channels_last: bool = False
     declaration: str
     declared_inside: bool = False
 
@@ -85,6 +87,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         cutoffs: Output name to the smallest raw value that is anomalous: a float32, "inf", "-inf",
             or "never".
         prefix: What the names of all nodes and constants of the post-processing begin with.
+        inner: Values inside the post-processing that runtimes round differently and from which decisions follow, such
+            as a resized map: name of the step's result to that of its tensor.
+        adjustable: Names of the inputs (in OpenVINO: states) that hold cutoffs; empty where these are constants.
         raw: The raw model.
         tail: How the raw model's own tail was rewritten.
         replaced: What that replaced; None in an IR, and where nothing was.
@@ -98,6 +103,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     statistics: Statistics | None
     cutoffs: dict[str, float | str]
     prefix: str
+    inner: dict[str, str] = {}
+    adjustable: list[str] = []
     raw: RawRecord
     tail: list[TailRecord] = []
     replaced: ReplacedPart | None = None
@@ -165,7 +172,21 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             score=self.raw.score is not None,
             map=self.raw.map is not None,
             map_rank=None if self.raw.map is None else self.raw.map.rank,
+            score_rank=None if self.raw.score is None else self.raw.score.rank,
+            channels_last=self.raw.map is not None and self.raw.map.channels_last,
         )
+
+    @property
+    def tensors(self) -> dict[str, str]:
+        """Where the values lie from which decisions follow: names of raw and inner values to names of tensors."""
+        return {**{role: record.tensor for role, record in self.raw.read.items()}, **self.inner}
+
+    def unpacked(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """A model's outputs with all predictions under their own names, also where they come packed."""
+        found = dict(outputs)
+        if self.parameters.get("pack") and PACKED_NAME in found:
+            found |= unpack(found.pop(PACKED_NAME), self.layout)
+        return found
 
     def build_post_processor(self) -> PostProcessor:
         """Build the post-processor that was fused.

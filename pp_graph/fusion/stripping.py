@@ -12,10 +12,10 @@ from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
 from pp_graph.model import METADATA_KEY, RawModel
 from pp_graph.model.names import all_values, rename_values
-from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.postprocessors import POSTPROCESSED_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import onnx
@@ -58,10 +58,10 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     missing = [name for name in wanted if name not in values]
     if missing:
         raise _changed(f"value '{missing[0]}' of the raw model is not in the graph any more")
-    emitted: set[str | None] = {value.name for value in graph.outputs if value.name in OUTPUT_NAMES}
+    emitted: set[str | None] = {value.name for value in graph.outputs if value.name in POSTPROCESSED_NAMES}
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in wanted)
-    _remove_post_processing(graph, ours, emitted - set(wanted))
+    _remove_post_processing(graph, ours, emitted - set(wanted), provenance.adjustable)
     rename_values(graph, raw.renamed)
     for record in (*raw.read.values(), *raw.unread):
         declaration = onnx.ValueInfoProto.FromString(base64.b64decode(record.declaration))
@@ -73,7 +73,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     return dataclasses.replace(opened, sha256=raw.sha256, value_info=declared, edited=True)
 
 
-def _remove_post_processing(graph: ir.Graph, prefix: str, emitted: set[str | None]) -> None:
+def _remove_post_processing(graph: ir.Graph, prefix: str, emitted: set[str | None], adjustable: Sequence[str]) -> None:
     def is_ours(node: ir.Node) -> bool:
         names = [node.name or "", *(value.name or "" for value in node.outputs)]
         return any(name.startswith(prefix) for name in names) or any(value.name in emitted for value in node.outputs)
@@ -81,12 +81,16 @@ def _remove_post_processing(graph: ir.Graph, prefix: str, emitted: set[str | Non
     removed = [node for node in graph if is_ours(node)]
     outputs = {value for node in removed for value in node.outputs}
     constants = {value for name, value in graph.initializers.items() if name.startswith(prefix)}
+    fed = {graph.initializers[name] for name in adjustable if name in graph.initializers}
+    constants |= fed
     gone = set(removed)
     for node in graph.all_nodes():
         read = next((value for value in node.inputs if value in outputs | constants), None)
         if read is not None and node not in gone:
             raise _changed(f"operator '{node.name or node.op_type}' reads '{read.name}' of the post-processing")
     graph.remove(removed, safe=True)
+    for value in fed:
+        graph.inputs.remove(value)
     for constant in constants:
         del graph.initializers[constant.name or ""]
 

@@ -5,17 +5,24 @@ A new post-processor is one file and one entry in `POST_PROCESSORS`, by which pr
 
 from __future__ import annotations
 
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout
 from pp_graph.postprocessors.one_class import OneClassPostProcessor
-from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, PostProcessor, RawLayout
+from pp_graph.postprocessors.packing import PACKED_NAME, unpack
+from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, POSTPROCESSED_NAMES, PostProcessor
 from pp_graph.postprocessors.predictions import Predictions
 
 POST_PROCESSORS: tuple[type[PostProcessor], ...] = (OneClassPostProcessor,)
 
 __all__ = [
     "OUTPUT_NAMES",
+    "PACKED_NAME",
+    "POSTPROCESSED_NAMES",
     "POST_PROCESSORS",
+    "RAW_MAP",
+    "RAW_SCORE",
     "OneClassPostProcessor",
     "PostProcessor",
     "Predictions",
     "RawLayout",
+    "unpack",
 ]

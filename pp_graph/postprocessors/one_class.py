@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, SupportsFloat, get_args
+from typing import Any, Final, Literal, SupportsFloat, get_args
 
 import numpy as np
 
 from pp_graph.errors import PostProcessorError, StatisticsError
-from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, RAW_MAP, RAW_SCORE, PostProcessor, RawLayout
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout
+from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, PostProcessor
 from pp_graph.statistics import LevelStatistics, Statistics
-from pp_graph.steps import Compare, Keep, MaxOverMap, MinMaxNormalize, OnNaN, Step
+from pp_graph.steps import (
+    DECISION_VALUES,
+    Compare,
+    DecisionType,
+    Keep,
+    MapLayout,
+    MaxOverMap,
+    MinMaxNormalize,
+    OnNaN,
+    ResizeMap,
+    Step,
+)
+
+RESIZED_MAP: Final = "resized_map"
 
 _CALIBRATE = (
     "Calibrate on validation data: the threshold and the smallest and largest raw value of each level go "
@@ -42,9 +57,17 @@ class OneClassPostProcessor(PostProcessor):
             a bad part ship; Anomalib treats it as normal.
         outputs: Names of the outputs that are wanted, of `pred_score`, `pred_label`, `anomaly_map`,
             `pred_mask`; None for all. What only the others need is not computed.
+        mask_dtype: Element type of `pred_mask`: `bool`, `u8` (0 and 1), `u8_255` (0 and 255) or `f32` (0 and 1).
+        map_size: Height and width to resize the raw map to before it is normalised and compared; `input` for the
+            size of the images that the model takes. None leaves the map as it is. A score that is reduced from the
+            map is that of the map as it was.
+        pack: Return one tensor named `predictions`, float32, (N,H,W,4), instead of four: `[..., 0]` is the map,
+            `[..., 1]` the score, `[..., 2]` the label, `[..., 3]` the mask.
+        thresholds: `fixed` writes the cutoffs of label and mask into the model as constants; `runtime` makes them
+            inputs with defaults (in OpenVINO states), which can be changed while the model runs.
 
     Raises:
-        PostProcessorError: A parameter is outside its range, or a sensitivity is set with
+        PostProcessorError: A parameter is outside its range, two contradict each other, or a sensitivity is set with
             `normalize=False`, where it has no meaning.
     """
 
@@ -56,6 +79,10 @@ class OneClassPostProcessor(PostProcessor):
     match_thresholds: bool = True
     on_nan: OnNaN = "anomalous"
     outputs: tuple[str, ...] | None = None
+    mask_dtype: DecisionType = "bool"
+    map_size: tuple[int, int] | Literal["input"] | None = None
+    pack: bool = False
+    thresholds: Literal["fixed", "runtime"] = "fixed"
 
     def __post_init__(self) -> None:
         """Refuse parameters outside their ranges."""
@@ -64,7 +91,7 @@ class OneClassPostProcessor(PostProcessor):
                 f"statistics is {type(self.statistics).__name__}, expected Statistics. "
                 "Read a file with Statistics.load(path)."
             )
-        for name in ("normalize", "threshold", "match_thresholds"):
+        for name in ("normalize", "threshold", "match_thresholds", "pack"):
             flag = getattr(self, name)
             if not isinstance(flag, bool | np.bool_):
                 raise PostProcessorError(f"{name} is {flag!r}, expected True or False.")
@@ -85,6 +112,49 @@ class OneClassPostProcessor(PostProcessor):
             raise PostProcessorError(f"on_nan is {self.on_nan!r}, expected {' or '.join(map(repr, get_args(OnNaN)))}.")
         if self.outputs is not None:
             self._check_outputs()
+        self._check_form()
+
+    def _check_form(self) -> None:
+        if self.mask_dtype not in DECISION_VALUES:
+            raise PostProcessorError(
+                f"mask_dtype is {self.mask_dtype!r}, expected one of: {', '.join(DECISION_VALUES)}."
+            )
+        if self.thresholds not in ("fixed", "runtime"):
+            raise PostProcessorError(f"thresholds is {self.thresholds!r}, expected 'fixed' or 'runtime'.")
+        if self.map_size is not None and self.map_size != "input":
+            object.__setattr__(self, "map_size", _checked_size(self.map_size))
+        if self.mask_dtype != "bool" and not (self.threshold and self._wants("pred_mask")):
+            raise PostProcessorError(
+                f"mask_dtype is {self.mask_dtype!r}, and no pred_mask is written. Leave out one of both."
+            )
+        if self.map_size is not None and not self._wants("anomaly_map", "pred_mask"):
+            raise PostProcessorError("map_size is given, and neither map nor mask is written. Leave out one of both.")
+        if self.thresholds == "runtime" and not (self.threshold and self._wants("pred_label", "pred_mask")):
+            raise PostProcessorError(
+                "thresholds='runtime' is given, and neither label nor mask is written. Leave out one of both."
+            )
+        if self.pack and (self.outputs is not None or not self.threshold or self.mask_dtype != "bool"):
+            reason = (
+                "threshold=False" if not self.threshold else "outputs" if self.outputs is not None else "mask_dtype"
+            )
+            raise PostProcessorError(
+                f"pack is given together with {reason}, expected it alone: the packed tensor holds map, score, label "
+                "and mask, all float32. Leave out one of both."
+            )
+
+    def bound(self, layout: RawLayout) -> OneClassPostProcessor:
+        """This post-processor with `map_size` as numbers; None where the map has that size already."""
+        if self.map_size is None:
+            return self
+        if not layout.map:
+            raise PostProcessorError("map_size is given, and the raw model has no map. Leave it out.")
+        size = layout.input_size if self.map_size == "input" else self.map_size
+        if size is None:
+            raise PostProcessorError(
+                "map_size is 'input', and the height and width of the model's input are not known. Give numbers: "
+                "map_size=(256, 256) (--map-size 256x256), or export the model with a fixed input size."
+            )
+        return dataclasses.replace(self, map_size=None if size == layout.map_size else size)
 
     def _check_outputs(self) -> None:
         given: Any = self.outputs  # whatever a file said
@@ -116,6 +186,10 @@ class OneClassPostProcessor(PostProcessor):
             "match_thresholds": self.match_thresholds,
             "on_nan": self.on_nan,
             **({} if self.outputs is None else {"outputs": list(self.outputs)}),
+            **({} if self.mask_dtype == "bool" else {"mask_dtype": self.mask_dtype}),
+            **({} if self.map_size is None else {"map_size": _plain(self.map_size)}),
+            **({"pack": True} if self.pack else {}),
+            **({} if self.thresholds == "fixed" else {"thresholds": self.thresholds}),
         }
 
     def steps(self, layout: RawLayout) -> tuple[Step, ...]:
@@ -126,14 +200,30 @@ class OneClassPostProcessor(PostProcessor):
                 steps.append(MaxOverMap(RAW_MAP, RAW_SCORE, layout.map_rank or 4))
             steps += self._level("image", RAW_SCORE, "pred_score", "pred_label", self.image_sensitivity)
         if layout.map and self._wants("anomaly_map", "pred_mask"):
-            steps += self._level("pixel", RAW_MAP, "anomaly_map", "pred_mask", self.pixel_sensitivity)
-        wanted = [step for step in steps if self._wants(step.target) or step.target == RAW_SCORE]
+            source = RAW_MAP
+            if isinstance(self.map_size, tuple):
+                source = RESIZED_MAP
+                steps.append(ResizeMap(RAW_MAP, source, *self.map_size, self._map_layout(layout)))
+            steps += self._level("pixel", source, "anomaly_map", "pred_mask", self.pixel_sensitivity)
+        if self.pack and not layout.map:
+            raise PostProcessorError(
+                "pack is given, and the raw model has no map: the packed tensor has one value a pixel. Leave it out."
+            )
+        wanted = [step for step in steps if self._wants(step.target) or step.target in (RAW_SCORE, RESIZED_MAP)]
         if not wanted:
             raise PostProcessorError(
                 f"outputs holds {', '.join(self.outputs or ())} only, and the raw model has no map to compute "
                 "it from. Ask for pred_score or pred_label."
             )
         return tuple(wanted)
+
+    def _map_layout(self, layout: RawLayout) -> MapLayout:
+        if layout.map_layout is None:
+            raise PostProcessorError(
+                "map_size is given, and the rank of the map is not known. Export the model with its output shapes, or "
+                "leave out map_size (--map-size)."
+            )
+        return layout.map_layout
 
     def _wants(self, *names: str) -> bool:
         return self.outputs is None or any(name in self.outputs for name in names)
@@ -159,7 +249,9 @@ class OneClassPostProcessor(PostProcessor):
             if self.threshold:
                 cut = self._threshold(level)
         if self.threshold:
-            steps.append(Compare(source, decision, cut, normalizer, self.on_nan))
+            dtype: DecisionType = "f32" if self.pack else self.mask_dtype if decision == "pred_mask" else "bool"
+            runtime = self.thresholds == "runtime"
+            steps.append(Compare(source, decision, cut, normalizer, self.on_nan, dtype, runtime))
         return steps
 
     def _numbers(self, level: str) -> LevelStatistics:
@@ -191,3 +283,19 @@ class OneClassPostProcessor(PostProcessor):
                 f"The middle of '{level}.min' and '{level}.max' overflows float32. Give '{level}.threshold' itself."
             )
         return middle
+
+
+def _checked_size(given: Any) -> tuple[int, int]:
+    sizes = tuple(given) if isinstance(given, list | tuple) else ()
+    whole = all(isinstance(size, int | np.integer) and not isinstance(size, bool) and size > 0 for size in sizes)
+    if len(sizes) != 2 or not whole:
+        raise PostProcessorError(
+            f"map_size is {given!r}, expected height and width in pixels, such as (256, 256) (--map-size 256x256), or "
+            "'input'."
+        )
+    return int(sizes[0]), int(sizes[1])
+
+
+def _plain(size: tuple[int, int] | str) -> list[int] | str:
+    """A size as JSON holds it."""
+    return list(size) if isinstance(size, tuple) else size

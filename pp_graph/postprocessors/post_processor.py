@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout, layout_of
+from pp_graph.postprocessors.packing import PACKED_NAME, emit_packed
 from pp_graph.postprocessors.predictions import Predictions
 from pp_graph.steps import Array, Compare, Emitter, Step
 
@@ -20,26 +21,12 @@ if TYPE_CHECKING:
 
     from pp_graph.statistics import Statistics
 
-RAW_SCORE: Final = "raw_score"
-RAW_MAP: Final = "raw_map"
-
 OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 """Names of the outputs, in the order in which a fused model lists them."""
 
-
-@dataclass(frozen=True)
-class RawLayout:
-    """What a raw model gives to its post-processor.
-
-    Attributes:
-        score: Whether there is a raw score.
-        map: Whether there is a raw map.
-        map_rank: Rank of the map, 3 or 4; None where there is none or it is not known.
-    """
-
-    score: bool
-    map: bool
-    map_rank: int | None = None
+DECISION_NAMES: Final = ("pred_label", "pred_mask")
+POSTPROCESSED_NAMES: Final = (*OUTPUT_NAMES, PACKED_NAME)
+"""Every name that a post-processed output can have."""
 
 
 class PostProcessor(ABC):
@@ -50,9 +37,11 @@ class PostProcessor(ABC):
 
     Attributes:
         statistics: The calibrated numbers; None until they are known.
+        pack: Whether a fused model returns all predictions in one tensor, (N,H,W,4) (see `packing`).
     """
 
     statistics: Statistics | None
+    pack: bool = False
 
     @abstractmethod
     def steps(self, layout: RawLayout) -> tuple[Step, ...]:
@@ -76,6 +65,15 @@ class PostProcessor(ABC):
     def from_parameters(cls, statistics: Statistics | None, parameters: Mapping[str, Any]) -> Self:
         """Build a post-processor from what `parameters` returned."""
         return cls(statistics, **parameters)  # type: ignore[call-arg]
+
+    def bound(self, layout: RawLayout) -> Self:
+        """This post-processor with everything settled that depends on the raw model."""
+        del layout
+        return self
+
+    def inner(self, layout: RawLayout) -> tuple[str, ...]:
+        """Values that runtimes round differently and from which decisions follow; see `Step.exact`."""
+        return tuple(step.target for step in self.steps(layout) if not step.exact)
 
     def decisions(self, layout: RawLayout) -> dict[str, Compare]:
         """The steps that decide, by the name of their output."""
@@ -108,20 +106,44 @@ class PostProcessor(ABC):
                 "Give what the raw model returns."
             )
         values: dict[str, Array] = {}
-        rank = None
         if score is not None:
             values[RAW_SCORE] = _checked_score(score)
         if anomaly_map is not None:
             values[RAW_MAP] = _checked_map(anomaly_map)
-            rank = values[RAW_MAP].ndim
         if len(values) == 2 and len(values[RAW_SCORE]) != len(values[RAW_MAP]):
             raise PostProcessorError(
                 f"'pred_score' holds {len(values[RAW_SCORE])} images and 'anomaly_map' {len(values[RAW_MAP])}, "
                 "expected the same batch."
             )
-        for step in self.steps(RawLayout(score is not None, anomaly_map is not None, rank)):
-            values[step.target] = step.reference(values[step.source])
-        return Predictions(**{name: values[name] for name in OUTPUT_NAMES if name in values})
+        return self.predict(values)
+
+    def predict(self, values: Mapping[str, Array]) -> Predictions:
+        """Post-process raw values as a model returns them.
+
+        Args:
+            values: Float32 arrays under `raw_score` and `raw_map`, and under the names of `inner` where these are known
+                already; they are then not computed anew.
+
+        Returns:
+            The predictions.
+
+        Raises:
+            StatisticsError: A number that is needed is not known.
+        """
+        found = self.run(values)
+        if self.pack:
+            # Inside the packed tensor they are numbers.
+            found = {name: array > 0 if name in DECISION_NAMES else array for name, array in found.items()}
+        return Predictions(**{name: found[name] for name in OUTPUT_NAMES if name in found})
+
+    def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Every value that the steps compute, by name, and those given."""
+        layout = layout_of(values)
+        found = dict(values)
+        for step in self.bound(layout).steps(layout):
+            if step.target not in found:
+                found[step.target] = step.reference(found[step.source])
+        return found
 
     def emit(self, op: Emitter, raw: Mapping[str, ir.Value], layout: RawLayout) -> dict[str, ir.Value]:
         """Write the steps into a graph.
@@ -132,16 +154,22 @@ class PostProcessor(ABC):
             layout: What the raw model gives.
 
         Returns:
-            The outputs by name, in the order of `OUTPUT_NAMES`.
+            Every value by name, those given included; outputs are those named in `OUTPUT_NAMES`, in that order, or
+            with `pack` the one named `PACKED_NAME`.
 
         Raises:
             StatisticsError: A number that a step needs is not known.
+            PostProcessorError: The predictions cannot be packed.
         """
         values = dict(raw)
         for step in self.steps(layout):
             with op.scope(step.target):
                 values[step.target] = step.emit(op, values[step.source])
-        return {name: values[name] for name in OUTPUT_NAMES if name in values}
+        outputs: dict[str, ir.Value] = {name: values.pop(name) for name in OUTPUT_NAMES if name in values}
+        if self.pack:
+            with op.scope(PACKED_NAME):
+                outputs = {PACKED_NAME: emit_packed(op, outputs, layout)}
+        return {**outputs, **values}
 
 
 def _floating(value: ArrayLike, name: str) -> Array:

@@ -5,28 +5,33 @@ A new step is one file and one entry in `STEPS`; the tests compare the twins of 
 
 from __future__ import annotations
 
-from pp_graph.steps.compare import Compare
+from pp_graph.steps.compare import DECISION_VALUES, Compare, DecisionType
 from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.keep import Keep
 from pp_graph.steps.max_over_map import MaxOverMap
 from pp_graph.steps.normalize import MinMaxNormalize
+from pp_graph.steps.resize_map import MapLayout, ResizeMap
 from pp_graph.steps.step import Array, OnNaN, Step
 
-STEPS: tuple[type[Step], ...] = (MaxOverMap, MinMaxNormalize, Compare, Keep)
+STEPS: tuple[type[Step], ...] = (MaxOverMap, ResizeMap, MinMaxNormalize, Compare, Keep)
 
 __all__ = [
+    "DECISION_VALUES",
     "MINIMUM_OPSET",
     "NEVER",
     "STEPS",
     "Array",
     "Compare",
     "Cutoff",
+    "DecisionType",
     "Emitter",
     "Keep",
+    "MapLayout",
     "MaxOverMap",
     "MinMaxNormalize",
     "OnNaN",
+    "ResizeMap",
     "Step",
     "find_cutoff",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pp_graph.errors import OpsetError
+from pp_graph.errors import FusionError, OpsetError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,6 +22,10 @@ MINIMUM_OPSET = 9
 _CLIP_BOUNDS_ARE_INPUTS = 11
 _REDUCE_AXES_ARE_INPUTS = {"ReduceSum": 13, "ReduceMax": 18, "ReduceL2": 18}
 _SLICE_BOUNDS_ARE_INPUTS = 10
+_UNSQUEEZE_AXES_ARE_INPUTS = 13
+_LESS_OR_EQUAL = 12
+_RESIZE_TAKES_SIZES = 11
+_RESIZE_INPUTS_ARE_OPTIONAL = 13
 _INITIALIZERS_NEED_NO_INPUT = 4
 """IR version from which an initializer need not be a graph input as well."""
 
@@ -116,6 +120,29 @@ class Emitter:
                 self._constants[key] = constant
         return self._constants[key]
 
+    def adjustable(self, default: np.float32, name: str) -> ir.Value:
+        """A float32 scalar that a caller may feed, under exactly this name; an input of the graph with a default.
+
+        Raises:
+            FusionError: The name is taken.
+        """
+        import onnx_ir as ir
+
+        if self._names.fresh(name) != name:
+            raise FusionError(
+                f"The model has a value named '{name}', which the adjustable cutoff needs. Export the model with "
+                "another name, or leave thresholds fixed."
+            )
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(()),
+            type=ir.TensorType(ir.DataType.FLOAT),
+            const_value=ir.tensor(np.asarray(default), name=name),
+        )
+        self._graph.inputs.append(value)
+        self._graph.register_initializer(value)
+        return value
+
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a + b`; `b` broadcasts to `a`."""
         return self._node("Add", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
@@ -141,6 +168,15 @@ class Emitter:
         shape = self.shape_of(b) if a in self._constants.values() else self.shape_of(a)
         return self._node("Less", [a, b], {}, np.dtype(np.bool_), shape)
 
+    def less_or_equal(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a <= b`, false where either is NaN, of the shape of `b`; `a` is a scalar."""
+        dtype = np.dtype(np.bool_)
+        if self._opset >= _LESS_OR_EQUAL:
+            return self._node("LessOrEqual", [a, b], {}, dtype, self.shape_of(b))
+        not_above = self.logical_not(self._node("Less", [b, a], {}, dtype, self.shape_of(b)))
+        number = self.logical_not(self.is_nan(a))
+        return self.logical_and(self.logical_and(not_above, number), self.logical_not(self.is_nan(b)))
+
     def is_nan(self, a: ir.Value) -> ir.Value:
         """Whether each number is NaN."""
         return self._node("IsNaN", [a], {}, np.dtype(np.bool_), self.shape_of(a))
@@ -150,7 +186,7 @@ class Emitter:
         return self._node("Not", [a], {}, np.dtype(np.bool_), self.shape_of(a))
 
     def logical_and(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """`a and b`, of one shape."""
+        """`a and b`; `b` broadcasts to `a`."""
         return self._node("And", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
 
     def logical_or(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -158,8 +194,9 @@ class Emitter:
         return self._node("Or", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
 
     def where(self, condition: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
-        """`a` where the condition holds, else `b`; both broadcast to the condition."""
-        return self._node("Where", [condition, a, b], {}, np.dtype(np.float32), self.shape_of(condition))
+        """`a` where the condition holds, else `b`, of one element type; both broadcast to the condition."""
+        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        return self._node("Where", [condition, a, b], {}, dtype, self.shape_of(condition))
 
     def cast(self, a: ir.Value, dtype: np.dtype[np.generic]) -> ir.Value:
         """Convert to another element type."""
@@ -195,8 +232,13 @@ class Emitter:
         return self._node("MatMul", [a, b], {}, np.dtype(np.float32), None)
 
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
-        """Values one after the other along an axis; float32."""
-        return self._node("Concat", values, {"axis": axis}, np.dtype(np.float32), None)
+        """Values one after the other along an axis, of which the first shows all other sizes; float32."""
+        before = [self.shape_of(value) for value in values]
+        sizes = [None if shape is None else shape[axis] for shape in before]
+        total = sum(size for size in sizes if isinstance(size, int))
+        whole = total if all(isinstance(size, int) for size in sizes) else None
+        shape = None if before[0] is None else (*before[0][:axis], whole, *before[0][axis + 1 :])
+        return self._node("Concat", values, {"axis": axis}, np.dtype(np.float32), shape)
 
     def convolution(self, a: ir.Value, kernel: ir.Value, **attributes: int | list[int]) -> ir.Value:
         """A convolution over the last two axes; float32. Without attributes: no padding, stride 1, one group."""
@@ -212,7 +254,9 @@ class Emitter:
 
     def transpose(self, a: ir.Value, order: Sequence[int]) -> ir.Value:
         """The axes in another order; float32."""
-        return self._node("Transpose", [a], {"perm": list(order)}, np.dtype(np.float32), None)
+        before = self.shape_of(a)
+        shape = None if before is None else tuple(before[axis] for axis in order)
+        return self._node("Transpose", [a], {"perm": list(order)}, np.dtype(np.float32), shape)
 
     def slice(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> ir.Value:
         """A cut along some axes; float32."""
@@ -223,6 +267,52 @@ class Emitter:
             self.constant(tuple(each), name) for each, name in ((starts, "starts"), (stops, "ends"), (axes, "axes"))
         ]
         return self._node("Slice", [a, *bounds], {}, np.dtype(np.float32), None)
+
+    def unsqueeze(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """New axes of size 1 at these places of the result, in rising order; float32."""
+        before = self.shape_of(a)
+        shape: list[int | str | None] = list(before or ())
+        for axis in axes:
+            shape.insert(axis, 1)
+        return self._reshaped("Unsqueeze", a, axes, None if before is None else shape)
+
+    def squeeze(self, a: ir.Value, axis: int) -> ir.Value:
+        """Without an axis of size 1; float32."""
+        before = self.shape_of(a)
+        return self._reshaped("Squeeze", a, (axis,), before and [*before[:axis], *before[axis + 1 :]])
+
+    def _reshaped(
+        self, kind: str, a: ir.Value, axes: Sequence[int], shape: Sequence[int | str | None] | None
+    ) -> ir.Value:
+        known = None if shape is None else tuple(shape)
+        if self._opset < _UNSQUEEZE_AXES_ARE_INPUTS:
+            return self._node(kind, [a], {"axes": list(axes)}, np.dtype(np.float32), known)
+        return self._node(kind, [a, self.constant(tuple(axes), "axes")], {}, np.dtype(np.float32), known)
+
+    def resize(self, a: ir.Value, height: int, width: int) -> ir.Value:
+        """`a` of (N,C,H,W) with other sizes of H and W, bilinear between centres of pixels; float32.
+
+        Raises:
+            OpsetError: The opset has no such operator.
+        """
+        if self._opset < _RESIZE_TAKES_SIZES:
+            raise OpsetError(
+                f"The model is at opset {self._opset}, expected {_RESIZE_TAKES_SIZES} or later to resize its map. "
+                f"Export it again with opset_version={_RESIZE_TAKES_SIZES} or later, or leave out --map-size."
+            )
+        whole = self._node("Shape", [a], {}, np.dtype(np.int64), (4,))
+        bounds = [self.constant((number,), name) for number, name in ((0, "start"), (2, "end"), (0, "axis"))]
+        kept = self._node("Slice", [whole, *bounds], {}, np.dtype(np.int64), (2,))
+        size = self.constant((height, width), "size")
+        sizes = self._node("Concat", [kept, size], {"axis": 0}, np.dtype(np.int64), (4,))
+        # Between opsets 11 and 12 the region of interest must be there, and is not looked at.
+        roi = self.array(np.empty(0), "no_region")
+        scales = self.array(np.empty(0), "no_scales") if self._opset < _RESIZE_INPUTS_ARE_OPTIONAL else None
+        roi_or_none = roi if scales is not None else None
+        before = self.shape_of(a)
+        shape = None if before is None else (*before[:2], height, width)
+        attributes = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return self._node("Resize", [a, roi_or_none, scales, sizes], attributes, np.dtype(np.float32), shape)
 
     def rewired(self, node: ir.Node, inputs: Sequence[ir.Value | None], **attributes: int) -> ir.Value:
         """The first output of an operator like another one on other inputs, with its attributes or some replaced."""
@@ -245,8 +335,8 @@ class Emitter:
     def _node(
         self,
         op_type: str,
-        inputs: Sequence[ir.Value],
-        attributes: Mapping[str, ir.TensorProtocol | float | int | list[int]],
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, ir.TensorProtocol | float | int | str | list[int]],
         dtype: np.dtype[np.generic] | None,
         shape: Shape | None,
         name: str | None = None,

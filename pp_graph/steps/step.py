@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,11 @@ class Step(ABC):
     Attributes:
         source: Name of the value read.
         target: Name of the value written.
+        exact: Whether every runtime computes the same bits. What a decision reads from a step that is not is a raw
+            value of the runtime's own: `verify` makes it visible, and counts its difference as drift.
     """
 
+    exact: ClassVar[bool] = True
     source: str
     target: str
 

@@ -18,6 +18,7 @@ from pp_graph.model import RawModel, format_shape
 from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
 from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
+from pp_graph.targets.states import add_states
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -83,6 +84,7 @@ def convert(
         _reshape(converted, input_shape)
     if not profile.dynamic_shapes:
         _require_static(converted, device)
+    add_states(converted, fused.provenance.adjustable)
     isolate_island(
         converted,
         [record.tensor for record in fused.provenance.raw.read.values()],

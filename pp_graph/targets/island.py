@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.errors import TargetError
-from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.postprocessors import POSTPROCESSED_NAMES
 from pp_graph.targets.devices import openvino_core
+from pp_graph.targets.states import add_states, remove_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,15 +61,20 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
             fence = _unchanged(parameter)
             for consumer in consumers:
                 consumer.replace_source_output(fence.output(0))
-    own = ov.Model(ends, parameters, "island")
+    states = model.get_variables()
+    own = ov.Model(ends, model.get_sinks(), parameters, states, "island")
     for parameter in parameters:
         _drop_channel_axis(own, parameter)
+    _use_older_interpolation(own)
     island = _mark(own)
     _connect(island, sources)
     marked = dict(zip((id(end) for end in ends), island.get_results(), strict=True))
     for result in results:
         model.remove_result(result)
+    remove_states(model)
     model.add_results([marked.get(id(result), result) for result in results])
+    model.add_variables(island.get_variables())
+    model.add_sinks(island.get_sinks())
     model.validate_nodes_and_infer_types()
 
 
@@ -127,18 +133,19 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
         if _is_postprocessed(result) and not fed & _nodes_between(sources, [result])
     ]
     parameters = _detach(sources, ends, shapes)
-    island = ov.Model(ends, parameters, "island")
+    island = ov.Model(ends, copy.get_sinks(), parameters, copy.get_variables(), "island")
     island.validate_nodes_and_infer_types()
     return island
 
 
-def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str]) -> None:
+def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str], adjustable: Sequence[str] = ()) -> None:
     """Exchange the post-processing of a converted model for another. Changes both models in place.
 
     Args:
         model: The model.
         island: The new post-processing, with one input a tensor, in this order, and outputs of the same names.
         tensors: Names of the tensors that it reads.
+        adjustable: Names of its constants that are to be states.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -153,14 +160,16 @@ def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str]) ->
     renewed = [written.get(_postprocessed_name(result) or "", result) for result in results]
     for result in results:
         model.remove_result(result)
+    remove_states(model)
     model.add_results(renewed)
     model.validate_nodes_and_infer_types()
+    add_states(model, adjustable)
     isolate_island(model, tensors)
 
 
 def _postprocessed_name(result: ov.op.Result) -> str | None:
     """The name that a post-processed output has; None for another output."""
-    return next(iter(result.output(0).get_names() & set(OUTPUT_NAMES)), None)
+    return next(iter(result.output(0).get_names() & set(POSTPROCESSED_NAMES)), None)
 
 
 def _is_postprocessed(result: ov.op.Result) -> bool:
@@ -194,7 +203,9 @@ def _beginnings(ends: Iterable[ov.op.Result], raw: Sequence[ov.Output], inside: 
         seen.add(node.get_instance_id())
         for value in node.input_values():
             source = value.get_node()
-            if source.get_instance_id() in inside or _is_constant(source):
+            # A state is a constant that can be changed, and belongs to what reads it.
+            state = source.get_type_name() == "ReadValue"
+            if source.get_instance_id() in inside or state or _is_constant(source):
                 pending.append(source)
             elif _key(value) in raw_keys or node.get_instance_id() in inside:
                 found.setdefault(_key(value), value)
@@ -291,6 +302,37 @@ def _drop_channel_axis(island: ov.Model, parameter: ov.op.Parameter) -> None:
             whole.output(0).get_tensor().set_names(names)
             for target in outside:
                 target.replace_source_output(whole.output(0))
+
+
+def _use_older_interpolation(island: ov.Model) -> None:
+    """Replace Interpolate of opset 11 to given sizes by that of opset 4. Changes the island in place.
+
+    The CPU plugin (OpenVINO 2026.4) does the same when it compiles, and the mark does not survive it.
+    """
+    from openvino import opset10 as ops
+
+    for node in island.get_ordered_ops():
+        if node.get_type_name() != "Interpolate" or node.get_type_info().version_id != "opset11":
+            continue
+        settings = node.get_attributes()
+        if settings["shape_calculation_mode"] != "sizes":
+            continue
+        data, sizes = node.input_value(0), node.input_value(1)
+        count = sizes.get_shape()[0]
+        older = ops.interpolate(
+            data,
+            sizes,
+            ops.constant(np.ones(count, np.float32)),
+            settings["mode"],
+            "sizes",
+            axes=ops.constant(np.arange(count)),
+            coordinate_transformation_mode=settings["coordinate_transformation_mode"],
+            nearest_mode=settings["nearest_mode"],
+        )
+        older.set_friendly_name(node.get_friendly_name())
+        older.output(0).get_tensor().set_names(node.output(0).get_names())
+        for target in list(node.output(0).get_target_inputs()):
+            target.replace_source_output(older.output(0))
 
 
 def _unchanged(value: ov.Node) -> ov.Node:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 from pp_graph.fusion.tail import NETWORK_SCOPE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import openvino as ov
 
 
-def island_constants(model: ov.Model, prefix: str) -> dict[str, str]:
+def island_constants(model: ov.Model, prefix: str, adjustable: Sequence[str] = ()) -> dict[str, str]:
     """Element types of the post-processing's floating-point constants, in memory or in a saved IR.
 
     Args:
         model: The model.
         prefix: What the names of the post-processing's nodes begin with.
+        adjustable: Names of its constants that are defaults of states.
 
     Returns:
         Constant name to element type, such as `f32`.
@@ -23,7 +26,8 @@ def island_constants(model: ov.Model, prefix: str) -> dict[str, str]:
     types = {
         node.get_friendly_name(): str(node.get_element_type().get_type_name())
         for node in model.get_ops()
-        if node.get_type_name() == "Constant" and _in_island(node.get_friendly_name(), prefix)
+        if node.get_type_name() == "Constant"
+        and (_in_island(node.get_friendly_name(), prefix) or node.get_friendly_name() in adjustable)
     }
     return {name: kind for name, kind in types.items() if is_floating(kind)}
 

@@ -12,7 +12,7 @@ import numpy as np
 from pp_graph.errors import ProvenanceError, TargetError
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
-from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.postprocessors import POSTPROCESSED_NAMES
 from pp_graph.targets.devices import openvino_core
 from pp_graph.targets.island_precision import island_constants
 
@@ -100,7 +100,9 @@ class OpenVINOModel:
                 raise TargetError(
                     f"OpenVINO cannot save '{path}': {first_line(error)}. Is there room on the disk?"
                 ) from error
-            constants = island_constants(openvino_core().read_model(draft), self.provenance.prefix)
+            constants = island_constants(
+                openvino_core().read_model(draft), self.provenance.prefix, self.provenance.adjustable
+            )
             if not constants and any(cutoff != "never" for cutoff in self.provenance.cutoffs.values()):
                 raise TargetError(
                     f"No constant of the post-processing is found under '{self.provenance.prefix}/', expected its "
@@ -212,7 +214,7 @@ def _read_ir(path: Path) -> ov.Model:
 def port_name(port: ov.Output) -> str:
     """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several."""
     names: set[str] = port.get_names()
-    ours = names & set(OUTPUT_NAMES)
+    ours = names & set(POSTPROCESSED_NAMES)
     own = str(port.get_node().get_friendly_name())
     return min(ours) if ours else own if own in names or not names else min(names)
 

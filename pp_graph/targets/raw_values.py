@@ -13,7 +13,7 @@ from pp_graph.fusion import FusedModel, Provenance, fuse
 from pp_graph.fusion.injection import refuse_foreign_decisions
 from pp_graph.model import RawModel, find_outputs
 from pp_graph.postprocessors import OneClassPostProcessor
-from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.targets.conversion import convert
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
@@ -32,7 +32,8 @@ class RawValues:
 
     Attributes:
         session: The runtime.
-        tensors: Names of the tensors that hold them, under `raw_score` and `raw_map`, as far as the model has them.
+        tensors: Names of the tensors that hold them, under `raw_score` and `raw_map`, as far as the model has them, and
+            under the names of inner values from which decisions follow.
         device: Device it runs on.
         weights: Precision of the network's weights in an OpenVINO model; None in onnxruntime.
         file: The model's file, without folders; None for one in memory.
@@ -65,7 +66,8 @@ class RawValues:
             feeds: Input name to array, batch first.
 
         Returns:
-            Float32 values in the shapes that the model gives them, under `raw_score` and `raw_map`.
+            Float32 values in the shapes that the model gives them, under `raw_score`, `raw_map` and the names of inner
+            values.
 
         Raises:
             TargetError: The runtime fails on this batch.
@@ -144,4 +146,4 @@ def _fuse_nothing(raw: RawModel, score_output: str | None, map_output: str | Non
 
 
 def _tensors(provenance: Provenance) -> dict[str, str]:
-    return {role: record.tensor for role, record in provenance.raw.read.items()}
+    return provenance.tensors

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pp_graph.errors import PostProcessorError, ProvenanceError
-from pp_graph.fusion import FusedModel, Provenance, fuse
+from pp_graph.errors import PostProcessorError
+from pp_graph.fusion import FusedModel, Provenance, fuse, fuse_anew, renewed_post_processor
 from pp_graph.model import RawModel
-from pp_graph.postprocessors import POST_PROCESSORS
 from pp_graph.targets.devices import openvino_core
 from pp_graph.targets.island import find_tensor, replace_island
 from pp_graph.targets.openvino_model import OpenVINOModel, partial_shape
@@ -61,41 +60,20 @@ def retune(
     changes = {name: value for name, value in given.items() if value is not None}
     post = _post_processor(model.provenance, statistics, changes)
     if isinstance(model, FusedModel):
-        return _retune_onnx(model, post)
+        return fuse_anew(model, post)
     return _retune_ir(model, post)
 
 
 def _post_processor(
     provenance: Provenance, statistics: Statistics | None, changes: Mapping[str, float]
 ) -> PostProcessor:
-    kind = next((kind for kind in POST_PROCESSORS if kind.__name__ == provenance.post_processor), None)
-    if kind is None:
-        raise ProvenanceError(
-            f"Post-processor '{provenance.post_processor}' is not known, expected one of: "
-            f"{', '.join(kind.__name__ for kind in POST_PROCESSORS)}. Use the version of pp_graph that wrote the model."
-        )
     unknown = next((name for name in changes if name not in provenance.parameters), None)
     if unknown is not None:
         raise PostProcessorError(
             f"Post-processor '{provenance.post_processor}' has no {unknown}, expected one of: "
             f"{', '.join(provenance.parameters)}. Leave it out."
         )
-    kept = provenance.statistics if statistics is None else statistics
-    return kind.from_parameters(kept, {**provenance.parameters, **changes})
-
-
-def _retune_onnx(fused: FusedModel, post: PostProcessor) -> FusedModel:
-    raw = fused.provenance.raw
-    outputs = set(fused.output_names)
-    return fuse(
-        fused,
-        post,
-        score_output=None if raw.score is None else raw.score.name,
-        map_output=None if raw.map is None else raw.map.name,
-        keep_raw=any(record.tensor in outputs for record in raw.read.values()),
-        replace=True,
-        tail=bool(fused.provenance.tail),
-    )
+    return renewed_post_processor(provenance, statistics, changes)
 
 
 def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
@@ -109,21 +87,28 @@ def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
         map_output=None if provenance.raw.map is None else provenance.raw.map.tensor,
         tail=False,
     )
+    former = f"{alone.provenance.prefix}/"
+
+    def lasting(name: str) -> str:
+        """A name of the new post-processing as it is called in this model."""
+        return f"{provenance.prefix}/{name.removeprefix(former)}" if name.startswith(former) else name
+
     island = openvino_core().read_model(alone.to_proto().SerializeToString(), b"")
     for node in island.get_ops():
         if node.get_friendly_name().endswith(_IDENTITY):
             # Its output has the name of the tensor that the network computes.
             for target in list(node.output(0).get_target_inputs()):
                 target.replace_source_output(node.input_value(0))
-        own = node.get_friendly_name().removeprefix(f"{alone.provenance.prefix}/")
-        if own != node.get_friendly_name():
-            node.set_friendly_name(f"{provenance.prefix}/{own}")
-    replace_island(model, island, tensors)
+        for port in node.outputs():
+            port.get_tensor().set_names({lasting(name) for name in port.get_names()})
+        node.set_friendly_name(lasting(node.get_friendly_name()))
+    replace_island(model, island, tensors, provenance.adjustable)
     renewed = msgspec.structs.replace(
         provenance,
         statistics=alone.provenance.statistics,
         parameters=alone.provenance.parameters,
         cutoffs=alone.provenance.cutoffs,
+        inner={name: lasting(tensor) for name, tensor in alone.provenance.inner.items()},
         pp_graph_version=alone.provenance.pp_graph_version,
     )
     retuned = OpenVINOModel(model, renewed, artifact.precision, None, artifact.inputs)

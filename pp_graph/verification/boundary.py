@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.fusion import FusedModel, extract_post_processing
-from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
 from pp_graph.targets.island import extract_island
 
@@ -29,6 +29,7 @@ _STEPS = 257
 def boundary_values(provenance: Provenance, post: PostProcessor) -> npt.NDArray[np.float32]:
     """Raw values to decide about: finite and infinite, NaN last.
 
+    Subnormal numbers are left out where cutoffs are adjustable: OpenVINO takes such a cutoff for 0.
     -inf is left out where the score is the maximum of the map: a map that holds nothing else reduces to the lowest
     finite number in OpenVINO, which matters to nobody.
     """
@@ -46,6 +47,8 @@ def boundary_values(provenance: Provenance, post: PostProcessor) -> npt.NDArray[
     with np.errstate(over="ignore"):
         near = np.array(points).astype(np.float32)
     near = np.concatenate([near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))])
+    if provenance.adjustable:
+        near = near[(near == 0) | (np.abs(near) >= np.finfo(np.float32).smallest_normal)]
     ends = [np.inf, np.nan] if provenance.raw.score is None else [np.inf, -np.inf, np.nan]
     return np.concatenate([np.unique(near[np.isfinite(near)]), np.array(ends, np.float32)])
 
@@ -62,17 +65,18 @@ def run_boundary(
         inference_precision: Precision for an OpenVINO model; None for the device's own.
 
     Returns:
-        The raw values under `raw_score` and `raw_map`, and what the artifact makes of them, by output.
+        The values fed, by the names of `Provenance.tensors`, and what the artifact makes of them, by output.
     """
     provenance = artifact.provenance
     values = boundary_values(provenance, post)
     read = provenance.raw.read
-    # An unknown rank is fed as the usual one.
-    ranks = {role: record.rank or {RAW_SCORE: 2, RAW_MAP: 4}[role] for role, record in read.items()}
+    # An unknown rank is fed as the usual one; an inner value has that of the map.
+    ranks = {role: (read[role] if role in read else read[RAW_MAP]).rank for role in provenance.tensors}
+    ranks = {role: rank or (2 if role == RAW_SCORE else 4) for role, rank in ranks.items()}
     shapes = {role: (len(values), 1, 1, 1)[:rank] for role, rank in ranks.items()}
     session: Session
     if isinstance(artifact, OpenVINOModel):
-        island = extract_island(artifact.model, [record.tensor for record in read.values()], list(shapes.values()))
+        island = extract_island(artifact.model, list(provenance.tensors.values()), list(shapes.values()))
         alone = OpenVINOModel(island, provenance, artifact.precision)
         session = OpenVINOSession(alone, device=device, inference_precision=inference_precision)
     else:
@@ -80,8 +84,8 @@ def run_boundary(
     with np.errstate(over="ignore"):
         fed = {
             role: values.reshape(shapes[role]).astype(each.dtype or "float32")
-            for role, each in zip(read, session.inputs, strict=True)
+            for role, each in zip(shapes, session.inputs, strict=True)
         }
         raw = {role: array.astype(np.float32) for role, array in fed.items()}
-    feeds = {each.name: fed[role] for role, each in zip(read, session.inputs, strict=True)}
-    return raw, session.run(feeds)
+    feeds = {each.name: fed[role] for role, each in zip(shapes, session.inputs, strict=True)}
+    return raw, provenance.unpacked(session.run(feeds))

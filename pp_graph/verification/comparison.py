@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import TargetError
 from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
-from pp_graph.postprocessors.post_processor import RAW_MAP
+from pp_graph.postprocessors.layout import RAW_MAP
 from pp_graph.verification.report import BoundaryReport, DecisionReport, ErrorReport, Flips, VerificationReport
 
 if TYPE_CHECKING:
@@ -143,8 +143,9 @@ class Comparison:
         for role, values in reference.raw.items():
             self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
         for name, values in reference.passed_through.items():
-            # A kept output with the name of a role is that role's raw value, and compared above.
-            kept = name in shipped and name not in reference.raw
+            # A kept output with the name of a role is that role's raw value, and compared above; a prediction that came
+            # packed is no raw output of that name.
+            kept = name in shipped and name not in reference.raw and getattr(reference.predictions, name, None) is None
             if kept and isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
                 self._errors.setdefault(name, ErrorSum()).add(shipped[name], values)
         for name in OUTPUT_NAMES:
@@ -171,7 +172,7 @@ class Comparison:
     ) -> None:
         step = self._steps[name]
         self._total[name] += expected.size
-        self._positive[name] += int(expected.sum())
+        self._positive[name] += int(np.count_nonzero(expected))
         self._flips[name] += int((found != expected).sum())
         own_values = _decided_about(step, own_raw)
         reference_values = _decided_about(step, reference_raw)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from pp_graph.errors import DataError, ModelError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
-from pp_graph.postprocessors.post_processor import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors.post_processor import DECISION_NAMES
 from pp_graph.targets import (
     OnnxSession,
     OpenVINOModel,
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 """Called with the number of images just done."""
-
-_INPUT_NAMES: Final = {RAW_SCORE: "pred_score", RAW_MAP: "anomaly_map"}
 
 
 def verify(
@@ -120,7 +118,7 @@ def _verify_boundary(
         if wanted is None:
             continue
         check_form(name, found, wanted)
-        if wanted.dtype == np.bool_:
+        if name in DECISION_NAMES:
             flips += int((found[name] != wanted).sum())
         else:
             errors.add(found[name], wanted)
@@ -158,7 +156,9 @@ class _Reference:
 
     def __init__(self, raw: RawModel, provenance: Provenance) -> None:
         self.post = provenance.build_post_processor()
+        self.provenance = provenance
         self.session = OnnxSession(raw)
+        self._inner = tuple(provenance.inner)
         self._outputs = {role: record.name for role, record in provenance.raw.read.items()}
         present = {output.name for output in raw.model.graph.outputs}
         for name in self._outputs.values():
@@ -171,13 +171,15 @@ class _Reference:
         self._passed_through = {fused_names.get(name, name): name for name in provenance.raw.outputs if name in present}
 
     def run(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Raw values by role, and all outputs by the names they have in the artifact if they are kept there."""
+        """Raw and inner values by name, and all outputs by the names that they have in the artifact if kept there."""
         outputs = run_in_batches(self.session, feeds)
         raw = {role: outputs[name].astype(np.float32) for role, name in self._outputs.items()}
+        computed = self.post.run(raw)
+        raw |= {name: computed[name] for name in self._inner}
         return raw, {kept: outputs[name] for kept, name in self._passed_through.items()}
 
     def predict(self, raw: Mapping[str, Array]) -> Predictions:
-        return self.post({_INPUT_NAMES[role]: array for role, array in raw.items()})
+        return self.post.predict(raw)
 
 
 def _run_batch(
@@ -185,7 +187,7 @@ def _run_batch(
 ) -> tuple[Side, Side, dict[str, Array]]:
     feeds = images.read(start, stop, wanted)
     reference_raw, passed_through = reference.run(feeds)
-    shipped = run_in_batches(runs.shipped, feeds)
+    shipped = reference.provenance.unpacked(run_in_batches(runs.shipped, feeds))
     own_raw = runs.raw_values.run(feeds)
     return (
         Side(reference_raw, reference.predict(reference_raw), passed_through),

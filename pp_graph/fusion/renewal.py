@@ -1,0 +1,65 @@
+"""The post-processing of a fused model with other statistics or parameters; all else stays as it was fused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pp_graph.errors import PostProcessorError, ProvenanceError
+from pp_graph.fusion.injection import fuse
+from pp_graph.postprocessors import POST_PROCESSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.fusion.fused_model import FusedModel
+    from pp_graph.fusion.provenance import Provenance
+    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.statistics import Statistics
+
+
+def renewed_post_processor(
+    provenance: Provenance, statistics: Statistics | None, changes: Mapping[str, Any]
+) -> PostProcessor:
+    """The post-processor of a model, with some things changed.
+
+    Args:
+        provenance: What was fused.
+        statistics: Other statistics; None keeps those it has.
+        changes: Other values of some of its parameters.
+
+    Raises:
+        ProvenanceError: Its class is not known to this version.
+        PostProcessorError: It has no such parameter, or does not take the value.
+    """
+    kind = next((kind for kind in POST_PROCESSORS if kind.__name__ == provenance.post_processor), None)
+    if kind is None:
+        raise ProvenanceError(
+            f"Post-processor '{provenance.post_processor}' is not known, expected one of: "
+            f"{', '.join(kind.__name__ for kind in POST_PROCESSORS)}. Use the version of pp_graph that wrote the model."
+        )
+    kept = provenance.statistics if statistics is None else statistics
+    try:
+        return kind.from_parameters(kept, {**provenance.parameters, **changes})
+    except TypeError as error:
+        raise PostProcessorError(
+            f"Post-processor '{provenance.post_processor}' does not take {', '.join(changes)}: {error}. Leave it out."
+        ) from error
+
+
+def fuse_anew(fused: FusedModel, post: PostProcessor) -> FusedModel:
+    """Take the post-processing out of a model and write another in, with all other choices as they were.
+
+    Raises:
+        PPGraphError: See `fuse`.
+    """
+    raw = fused.provenance.raw
+    outputs = set(fused.output_names)
+    return fuse(
+        fused,
+        post,
+        score_output=None if raw.score is None else raw.score.name,
+        map_output=None if raw.map is None else raw.map.name,
+        keep_raw=any(record.tensor in outputs for record in raw.read.values()),
+        replace=True,
+        tail=bool(fused.provenance.tail),
+    )

@@ -1,0 +1,76 @@
+"""All predictions of a batch in one tensor, for deployments that index it: `results[..., 0]` is the map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.errors import PostProcessorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx_ir as ir
+
+    from pp_graph.postprocessors.layout import RawLayout
+    from pp_graph.steps import Array, Emitter
+
+PACKED_NAME: Final = "predictions"
+"""Name of the packed output, float32, (N,H,W,4)."""
+
+CHANNELS: Final = ("anomaly_map", "pred_score", "pred_label", "pred_mask")
+"""What lies along its last axis. Score and label are the same at every pixel, labels and masks are 0 or 1."""
+
+
+def emit_packed(op: Emitter, outputs: Mapping[str, ir.Value], layout: RawLayout) -> ir.Value:
+    """Write the packed tensor into a graph.
+
+    Args:
+        op: The vocabulary, at the graph's opset.
+        outputs: All four outputs; labels and masks as float32.
+        layout: What the raw model gives.
+
+    Raises:
+        PostProcessorError: The model has no map, or its shape is not known.
+    """
+    if layout.map_layout is None or layout.pred_score_rank is None:
+        raise PostProcessorError(
+            "The predictions cannot be packed: the ranks of score and map are not known. Export the model with its "
+            "output shapes, or leave out pack (--pack)."
+        )
+    anomaly_map, mask = (_channels_last(op, outputs[name], layout.map_layout) for name in ("anomaly_map", "pred_mask"))
+    axes = tuple(range(layout.pred_score_rank, 4))
+    spread = []
+    anywhere = op.less(op.constant(np.float32(-np.inf), "lowest"), mask)
+    for name in ("pred_score", "pred_label"):
+        single = op.unsqueeze(outputs[name], axes)
+        # Both branches are the same: what counts is the shape of the condition.
+        spread.append(op.where(anywhere, single, single))
+    return op.concat([anomaly_map, *spread, mask], axis=3)
+
+
+def unpack(packed: Array, layout: RawLayout) -> dict[str, Array]:
+    """Take a packed tensor apart again.
+
+    Args:
+        packed: What a packed model returns, float32, (N,H,W,4).
+        layout: What the raw model gives.
+
+    Returns:
+        The four outputs as a model without packing returns them: labels and masks bool.
+    """
+    anomaly_map, mask = (packed[..., channel] for channel in (0, 3))
+    channel_axis = {"NCHW": 1, "NHWC": 3}.get(layout.map_layout or "NHW")
+    if channel_axis is not None:
+        anomaly_map, mask = (np.expand_dims(each, channel_axis) for each in (anomaly_map, mask))
+    score, label = (packed[:, 0, 0, channel] for channel in (1, 2))
+    if layout.pred_score_rank == 2:
+        score, label = score[:, None], label[:, None]
+    return {"pred_score": score, "pred_label": label > 0, "anomaly_map": anomaly_map, "pred_mask": mask > 0}
+
+
+def _channels_last(op: Emitter, value: ir.Value, layout: str) -> ir.Value:
+    if layout == "NHW":
+        return op.unsqueeze(value, (3,))
+    return op.transpose(value, (0, 2, 3, 1)) if layout == "NCHW" else value
