@@ -10,10 +10,9 @@ import onnx
 import pytest
 
 import pp_graph as pp
-from pp_graph.cli import run as run_cli
-from pp_graph.errors import AlreadyFusedError, DeviceError, OutputFileError, ProvenanceError, TargetError
+from pp_graph.errors import AlreadyFusedError, OutputFileError, ProvenanceError, TargetError
 from pp_graph.postprocessors import OUTPUT_NAMES
-from pp_graph.targets import DEVICES, OpenVINOSession, available_devices, list_devices
+from pp_graph.targets import OpenVINOSession
 from pp_graph.targets.island_precision import island_constants
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, run
@@ -201,36 +200,8 @@ class TestShapes:
         assert list(artifact.model.output("anomaly_map").shape) == [1, 4, 5]
 
 
-def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    found = {each.name: each for each in list_devices()}
-    assert {profile.name for profile in DEVICES} <= {name.split(".")[0] for name in found}
-    assert {name for name, each in found.items() if each.here} == {*available_devices(), "AUTO"}
-    cpu = found["CPU"]
-    assert "FP32" in cpu.precisions
-    session = OpenVINOSession(pp.convert(pp.fuse(conv_model(), POST)), inference_precision=None)
-    assert cpu.default_precision == session.precision, "what OpenVINO runs unless told otherwise"
-    assert found["NPU"].dynamic_shapes is False
-    assert run_cli(["devices"]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in found)
-
-
-@pytest.mark.parametrize("profile", DEVICES, ids=lambda profile: profile.name)
-def test_converting_needs_no_device(profile: object, tmp_path: Path) -> None:
-    device = profile.name
-    artifact = pp.convert(pp.fuse(conv_model(), POST), device=device, input_shape=[1, 3, 9, 11])
-    path = artifact.save(tmp_path / "model.xml")
-    if device in (*available_devices(), "AUTO"):
-        assert pp.verify(pp.RawModel.open(conv_model()), path, IMAGE, device=device).passed
-    else:
-        with pytest.raises(DeviceError, match=f"Device '{device}' is not on this machine, expected one of: CPU, AUTO"):
-            pp.verify(pp.RawModel.open(conv_model()), path, IMAGE, device=device)
-
-
 def test_unknown_choices() -> None:
     fused = pp.fuse(conv_model(), POST)
-    with pytest.raises(DeviceError, match="Device 'TPU' is not known, expected one of: CPU, GPU, NPU, AUTO"):
-        pp.convert(fused, device="TPU")
     with pytest.raises(TargetError, match="Precision 'int4' is not known, expected one of: f32, f16"):
         pp.convert(fused, precision="int4")
     with pytest.raises(TargetError, match="Inference precision 'f64' is not known"):

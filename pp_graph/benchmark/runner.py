@@ -170,7 +170,7 @@ def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: flo
 
 
 def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
-    from pp_graph.targets.devices import available_devices, device_profile
+    from pp_graph.targets.devices import device_profile, runnable_devices
 
     if not devices:
         raise DataError("No device is given, expected some of those that pp_graph knows, such as CPU.")
@@ -184,8 +184,7 @@ def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
             absent.append(device)
     if not here:
         raise DeviceError(
-            f"None of the devices {', '.join(absent)} is on this machine, expected one of: "
-            f"{', '.join((*available_devices(), 'AUTO'))}."
+            f"None of the devices {', '.join(absent)} is on this machine, expected one of: {runnable_devices()}."
         )
     return here, absent
 

@@ -23,7 +23,7 @@ _STDOUT = "-"
 @click.command()
 @click.argument("models", nargs=-1, type=PATH, metavar="RAW ARTIFACT...")
 @click.option("--device", default="CPU", show_default=True, metavar="CPU,GPU,...",
-              help="Devices; those that are absent here are listed as absent.")  # fmt: skip
+              help="Devices, those with members last, as in CPU,HETERO:GPU,CPU; absent ones are listed.")  # fmt: skip
 @click.option("--inference-precision", default="f32,default", show_default=True, metavar="f32,bf16,f16,default",
               help="Precisions to run in; 'default' is what the device would choose.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N",
@@ -67,9 +67,10 @@ def benchmark(
 
     from pp_graph import benchmark as room
     from pp_graph.files import written_together
+    from pp_graph.targets.device_names import split_devices
 
     precisions = _split(options["inference_precision"])
-    devices = _split(options["device"])
+    devices = split_devices(options["device"])
     total = options["seconds"] * len(precisions) * len(devices)
     if not 0 < total < float("inf"):
         total = 1  # the room says what is wrong

@@ -31,7 +31,7 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("-o", "--output", type=PATH, metavar="STATS.json", help="Statistics JSON to write.")
 @click.option("--retune", "retuned", type=PATH, metavar="FILE.onnx|.xml",
               help="Write MODEL, a fused or converted one, with these statistics in it.")  # fmt: skip
-@click.option("--device", metavar="CPU|GPU|NPU|AUTO",
+@click.option("--device", metavar="CPU|GPU|NPU|AUTO|...",
               help="OpenVINO device. Without it an ONNX file runs in onnxruntime, and an IR on the CPU.")  # fmt: skip
 @click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
               show_default=True, help="Precision to run in; 'default' is what the device would choose.")  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pp_graph.cli.device_check import print_device_check, refuse_errors
 from pp_graph.cli.fuse import describe, fields
 from pp_graph.cli.options import (
     FORM_OPTIONS,
@@ -28,8 +30,9 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 @click.command()
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE.xml", help="OpenVINO IR to write.")
-@click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO",
-              help="Device to convert for; it need not be on this machine.")  # fmt: skip
+@click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...",
+              help="Device to convert for, also AUTO:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(4); it need not be on this "
+              "machine. What can be checked for it is reported.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["f32", "f16"]), default="f32", show_default=True,
               help="Precision of the saved weights; the post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
@@ -70,17 +73,23 @@ def convert(
     else:
         fused = post_processing(options).fuse(model, stats)
     artifact = targets.convert(fused, device=device, precision=precision, input_shape=shapes)
+    check = targets.check_for_device(artifact, device)
+    refuse_errors(check)
     artifact.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
     files = {"xml": output, "bin": output.with_suffix(".bin")}
     if as_json:
         sizes = {f"{kind}_bytes": file.stat().st_size for kind, file in files.items()}
-        print_json({"output": str(output), **artifact.conversion, **sizes, **describe(fused)})
+        print_json(
+            {"output": str(output), **artifact.conversion, **sizes, **describe(fused), "device_check": check.to_dict()}
+        )
         return
     size = files["bin"].stat().st_size / 2**20
     lines = {"device": device, "weights": f"{precision}, {size:,.1f} MiB", **fields(fused)}
     print_fields(f"Converted {model} -> {output}", lines)
+    print_device_check(check)
     raw = fused.provenance.raw.file or "RAW.onnx"
-    note(f"Next: pp-graph verify {model if stats is not None else raw} {output} --data IMAGES")
+    on = "" if device == "CPU" else f" --device {shlex.quote(device)}"
+    note(f"Next: pp-graph verify {model if stats is not None else raw} {output} --data IMAGES{on}")
 
 
 def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:

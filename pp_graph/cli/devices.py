@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pp_graph.cli.options import json_option
-from pp_graph.cli.output import print_json, print_table
+from pp_graph.cli.output import print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from pp_graph.targets import DeviceInfo
+
+_SHAPES = {True: "any", False: "static only, batch included", None: "not known"}
 
 
 @click.command()
+@click.argument("device", required=False)
 @json_option
-def devices(as_json: bool) -> None:
-    """List the devices of this machine, their precisions and what OpenVINO runs by default, and those not here."""
-    from dataclasses import asdict
+def devices(device: str | None, as_json: bool) -> None:
+    """List devices: those of this machine, those not here, and the meta devices that combine others.
 
-    from pp_graph.targets import list_devices
+    For each: its precisions, what OpenVINO runs unless told otherwise, and the properties to compile with. With DEVICE,
+    such as GPU or HETERO:GPU,CPU, all that is known of that one.
+    """
+    from pp_graph.targets import describe_device, list_devices
 
+    if device is not None:
+        info = describe_device(device)
+        if as_json:
+            print_json({"device": info.to_dict()})
+        else:
+            _print_one(info)
+        return
     found = list_devices()
     if as_json:
-        print_json({"devices": [asdict(each) for each in found]})
+        print_json({"devices": [each.to_dict() for each in found]})
         return
-    shapes = {True: "any", False: "static only, batch included", None: "not known"}
+    metas = [each for each in found if each.profile is not None and each.profile.members is not None]
+    plain = [each for each in found if each not in metas]
     print_table(
         "Devices",
         ("device", "here", "what it is", "precisions", "runs by default in", "input shapes"),
@@ -28,11 +46,62 @@ def devices(as_json: bool) -> None:
             (
                 each.name,
                 "yes" if each.here else "no",
-                each.full_name or ("chooses among the others" if each.name == "AUTO" else "-"),
-                ", ".join(each.precisions) or "-",
+                each.full_name or (each.profile.summary if each.profile else "-"),
+                ", ".join(each.precisions or (each.profile.precisions if each.profile else ())) or "-",
                 each.default_precision or "-",
-                shapes[each.dynamic_shapes],
+                _SHAPES[each.dynamic_shapes],
             )
-            for each in found
+            for each in plain
         ],
     )
+    print_table(
+        "Meta devices, of the devices above",
+        ("device", "what it does", "write"),
+        [
+            (each.name, each.profile.summary, " or ".join(each.profile.written))
+            for each in metas
+            if each.profile is not None
+        ],
+    )
+    print_table(
+        "Properties to compile with",
+        ("device", "latency", "throughput"),
+        [
+            (
+                str(each["example"]),
+                _properties(each["properties"]["latency"]),
+                _properties(each["properties"]["throughput"]),
+            )
+            for each in (info.to_dict() for info in found)
+            if each["profile"] is not None
+        ],
+    )
+    click.echo("pp-graph devices DEVICE shows all that is known of one.")
+
+
+def _properties(properties: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in properties.items())
+
+
+def _print_one(info: DeviceInfo) -> None:
+    known = info.to_dict()
+    profile = known["profile"] or {}
+    print_fields(
+        f"{info.name}",
+        {
+            "here": "yes" if info.here else "no",
+            "what it is": info.full_name or profile.get("summary", "-"),
+            "write": " or ".join(profile.get("written", [])) or "-",
+            "computes in": ", ".join(info.precisions) or "-",
+            "can be asked for": ", ".join(profile.get("precisions", [])) or "-",
+            "runs by default in": info.default_precision or "differs",
+            "input shapes": _SHAPES[info.dynamic_shapes],
+            "input layout": profile.get("input_layout") or "not known",
+            "states": "yes" if profile.get("states") else "no",
+            "lacks": ", ".join(profile.get("unsupported", [])) or "nothing that is known",
+            "for latency": _properties(known["properties"].get("latency", {})) or "-",
+            "for throughput": _properties(known["properties"].get("throughput", {})) or "-",
+        },
+    )
+    for remark in profile.get("remarks", []):
+        click.echo(f"- {remark}")

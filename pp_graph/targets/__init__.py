@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from pp_graph.targets.conversion import PRECISIONS, convert
-from pp_graph.targets.devices import DEVICES, DeviceInfo, DeviceProfile, available_devices, list_devices
+from pp_graph.targets.device_check import DeviceCheck, Finding, check_for_device
+from pp_graph.targets.device_profiles import DEVICES, DeviceProfile
+from pp_graph.targets.devices import (
+    DeviceInfo,
+    available_devices,
+    describe_device,
+    device_profile,
+    list_devices,
+    recommended_properties,
+)
 from pp_graph.targets.island_precision import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
@@ -16,18 +25,24 @@ __all__ = [
     "DEVICES",
     "INFERENCE_PRECISIONS",
     "PRECISIONS",
+    "DeviceCheck",
     "DeviceInfo",
     "DeviceProfile",
+    "Finding",
     "OnnxSession",
     "OpenVINOModel",
     "OpenVINOSession",
     "RawValues",
     "Session",
     "available_devices",
+    "check_for_device",
     "convert",
+    "describe_device",
+    "device_profile",
     "island_precisions",
     "list_devices",
     "open_raw_values",
+    "recommended_properties",
     "retune",
     "run_in_batches",
 ]

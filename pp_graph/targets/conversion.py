@@ -15,6 +15,7 @@ import msgspec
 from pp_graph.errors import TargetError
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
+from pp_graph.targets.device_check import require_static
 from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
 from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
@@ -49,7 +50,7 @@ def convert(
 
     Args:
         model: A fused model, or the path of one; with `post` the path of a raw model.
-        device: `CPU`, `GPU`, `NPU` or `AUTO`.
+        device: `CPU`, `GPU`, `NPU`, or a meta device such as `AUTO`, `HETERO:GPU,CPU` or `BATCH:GPU(4)`.
         precision: Precision in which the network's weights are saved: `f32` or `f16`.
         input_shape: Sizes to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
@@ -60,7 +61,7 @@ def convert(
     Raises:
         TargetError: OpenVINO cannot read the model, the input shape does not fit, or the device
             needs static shapes (NPU) and the model has dynamic ones.
-        DeviceError: No such device is known.
+        DeviceError: No such device is known, or it is written with members that it cannot have.
         ProvenanceError: The model carries no post-processing and none was given.
         OutputFileError: A temporary file cannot be written.
         PPGraphError: See `fuse`, when a raw model is fused first.
@@ -83,7 +84,7 @@ def convert(
     if input_shape is not None:
         _reshape(converted, input_shape)
     if not profile.dynamic_shapes:
-        _require_static(converted, device)
+        require_static(converted, device)
     add_states(converted, fused.provenance.adjustable)
     isolate_island(
         converted,
@@ -210,14 +211,3 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
         raise TargetError(
             f"The model cannot take the input shape {wanted}: {first_line(error)}. Use sizes it was trained for."
         ) from error
-
-
-def _require_static(model: ov.Model, device: str) -> None:
-    for node in model.inputs:
-        if node.get_partial_shape().is_dynamic:
-            shape = format_shape(partial_shape(node))
-            raise TargetError(
-                f"Input '{port_name(node)}' has the dynamic shape {shape}, expected a static one, batch included: "
-                f"{device} runs no other. Give every size with --input-shape (input_shape=...), for example "
-                "--input-shape 1,3,256,256."
-            )

@@ -138,6 +138,30 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
     return island
 
 
+def island_nodes(
+    model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[tuple[Sequence[str], str]] = ()
+) -> list[ov.Node]:
+    """What lies in a model's island, constants included, inputs and results not; see `isolate_island`.
+
+    Raises:
+        TargetError: A tensor is not in the model.
+    """
+    inside = _downstream(model, tail)
+    ends = [each for each in model.get_results() if _is_postprocessed(each) or each.get_instance_id() in inside]
+    sources = _beginnings(ends, [find_tensor(model, name) for name in raw_tensors], inside)
+    nodes = _nodes_between(sources, ends)
+    return [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_instance_id() in nodes and node.get_type_name() not in ("Parameter", "Result")
+    ]
+
+
+def is_marked(node: ov.Node) -> bool:
+    """Whether a node is marked to stay float32. Python sees that a mark is there, but not what it says."""
+    return any(str(key).startswith(_MARK["name"]) for key in node.get_rt_info())
+
+
 def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str], adjustable: Sequence[str] = ()) -> None:
     """Exchange the post-processing of a converted model for another. Changes both models in place.
 

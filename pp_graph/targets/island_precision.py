@@ -41,6 +41,16 @@ def is_floating(precision: str) -> bool:
     return precision.startswith(("f", "bf"))
 
 
+def executed_precision(compiled: ov.CompiledModel) -> str:
+    """The narrowest precision of floating-point numbers that a compiled model computes in, such as `bf16`."""
+    kinds = set()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if "runtimePrecision" in info and node.get_type_name() not in ("Parameter", "Result"):
+            kinds.add(str(info["runtimePrecision"].value))
+    return next((kind for kind in ("bf16", "f16") if kind in kinds), "f32")
+
+
 def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]:
     """Precisions in which a compiled model really runs its post-processing.
 

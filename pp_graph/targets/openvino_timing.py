@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import TargetError
-from pp_graph.targets.devices import openvino_core, require_device
+from pp_graph.targets.devices import MODES, openvino_core, recommended_properties, require_device
 from pp_graph.targets.openvino_model import first_line, partial_shape, port_name
 from pp_graph.targets.openvino_session import compile_for, running_precision
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-HINTS: Final = ("latency", "throughput")
+HINTS: Final = MODES
 _LEAST_IN_FLIGHT: Final = 2
+_HETERO_PART: Final = re.compile(r"^subgraph\d+: ")
 _IMMEDIATE: Final = ("Parameter", "Result", "Constant")
 
 
@@ -100,7 +102,7 @@ class TimedModel:
         self, model: ov.Model, *, device: str, inference_precision: str | None, hint: str, profile: bool = False
     ) -> None:
         require_device(device)
-        settings = {"PERFORMANCE_HINT": hint.upper(), "PERF_COUNT": profile}
+        settings = {**recommended_properties(device, hint, None), "PERF_COUNT": profile}
         start = time.perf_counter()
         self._compiled = compile_for(model, device, inference_precision, settings)
         self.compile_seconds = time.perf_counter() - start
@@ -198,7 +200,7 @@ class TimedModel:
             self.infer()
             for each in self._request.profiling_info:
                 if each.node_type not in _IMMEDIATE:
-                    key = (each.node_name, each.node_type, each.exec_type)
+                    key = (_HETERO_PART.sub("", each.node_name), each.node_type, each.exec_type)
                     times.setdefault(key, []).append(each.real_time.total_seconds() * 1e6)
         return [
             OperatorTime(original.get(name) or name, kind, implementation, statistics.median(each))
