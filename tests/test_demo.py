@@ -17,8 +17,10 @@ def test_demo_does_the_whole_job(tmp_path: Path) -> None:
         "fused.onnx",
         "model.xml",
         "model.bin",
+        "model.usage.md",
         "model_f16.xml",
         "model_f16.bin",
+        "model_f16.usage.md",
         "predictions.png",
         "inputs",
     }

@@ -202,11 +202,11 @@ def _check_outputs(
         check_ending(model, retuned)
         # Only what pp_graph has written can be retuned.
         from pp_graph.fusion import FusedModel
-        from pp_graph.targets import OpenVINOModel
+        from pp_graph.targets import OpenVINOModel, usage_path
 
         (OpenVINOModel if model.suffix.lower() == ".xml" else FusedModel).load(model)
         if retuned.suffix.lower() == ".xml":
-            outputs = [*outputs, retuned.with_suffix(".bin")]
+            outputs = [*outputs, retuned.with_suffix(".bin"), usage_path(retuned)]
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise click.UsageError("Two outputs have the same name, expected a file each.")
     check_targets(outputs, overwrite=force, inputs=inputs)

@@ -37,6 +37,9 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
               help="Precision of the saved weights; the post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes to fix for the input; ? for one that stays open. Once an input.")  # fmt: skip
+@click.option("--model-info", "entries", multiple=True, metavar="KEY=VALUE",
+              help="How Intel's Model API is to feed images, such as scale_values=255,255,255 and "
+              "reverse_input_channels=True (for a model that takes RGB). Once an entry.")  # fmt: skip
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first.")
 @post_processing_options
 @force_option
@@ -50,6 +53,7 @@ def convert(
     device: str,
     precision: str,
     input_shapes: tuple[str, ...],
+    entries: tuple[str, ...],
     stats: Path | None,
     force: bool,
     as_json: bool,
@@ -60,6 +64,7 @@ def convert(
     Options about the form of the outputs and thresholds change the post-processing of a fused MODEL.
     """
     shapes = parse_shapes(input_shapes)
+    model_info = _parse_entries(entries)
     if stats is None:
         _refuse_unused(ctx, options)
 
@@ -72,19 +77,27 @@ def convert(
             fused = fusion.fuse_anew(fused, fusion.renewed_post_processor(fused.provenance, None, changes))
     else:
         fused = post_processing(options).fuse(model, stats)
-    artifact = targets.convert(fused, device=device, precision=precision, input_shape=shapes)
+    artifact = targets.convert(fused, device=device, precision=precision, input_shape=shapes, model_info=model_info)
     check = targets.check_for_device(artifact, device)
     refuse_errors(check)
     artifact.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
     files = {"xml": output, "bin": output.with_suffix(".bin")}
+    usage = str(targets.usage_path(output))
     if as_json:
         sizes = {f"{kind}_bytes": file.stat().st_size for kind, file in files.items()}
         print_json(
-            {"output": str(output), **artifact.conversion, **sizes, **describe(fused), "device_check": check.to_dict()}
+            {
+                "output": str(output),
+                "usage": usage,
+                **artifact.conversion,
+                **sizes,
+                **describe(fused),
+                "device_check": check.to_dict(),
+            }
         )
         return
     size = files["bin"].stat().st_size / 2**20
-    lines = {"device": device, "weights": f"{precision}, {size:,.1f} MiB", **fields(fused)}
+    lines = {"device": device, "weights": f"{precision}, {size:,.1f} MiB", "usage": usage, **fields(fused)}
     print_fields(f"Converted {model} -> {output}", lines)
     print_device_check(check)
     raw = fused.provenance.raw.file or "RAW.onnx"
@@ -115,6 +128,22 @@ def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:
             raise click.BadParameter("several shapes need the name of their input each.", param_hint="--input-shape")
         return named[""]
     return named
+
+
+def _parse_entries(texts: tuple[str, ...]) -> dict[str, str] | None:
+    """Read what was given with --model-info; None where nothing was."""
+    entries: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or name in entries:
+            problem = "is not an entry" if not separator else "is given twice"
+            raise click.BadParameter(
+                f"'{text if not separator else name}' {problem}, expected KEY=VALUE such as scale_values=255,255,255, "
+                "once a key.",
+                param_hint="--model-info",
+            )
+        entries[name] = value
+    return entries or None
 
 
 def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:

@@ -90,7 +90,8 @@ def run_demo(folder: str | Path, *, overwrite: bool = False, say: Callable[[str]
         "picture": folder / "predictions.png",
         "inputs": folder / "inputs",
     }
-    for file in (*files.values(), *(files[name].with_suffix(".bin") for name in ("ir", "ir_f16"))):
+    beside = [files[name].with_suffix(ending) for name in ("ir", "ir_f16") for ending in (".bin", ".usage.md")]
+    for file in (*files.values(), *beside):
         if file.exists() and not overwrite:
             raise OutputFileError(f"Output '{file}' exists already. Use --force (overwrite=True) to replace it.")
         if file.is_dir() != (file == files["inputs"]) and file.exists():

@@ -15,7 +15,11 @@ _DEFAULTS: Final = {"image_threshold": 0.5, "pixel_threshold": 0.5, "normalizati
 """What Model API 0.4 takes where the file says nothing."""
 
 _LEVELS: Final = ("image", "pixel")
-_MODEL_TYPE: Final = "AnomalyDetection"
+MODEL_INFO: Final = "model_info"
+MODEL_TYPE: Final = "AnomalyDetection"
+OWN_KEY: Final = "post_processing"
+"""The entry by which pp_graph marks a `model_info` of its own, whose thresholds are on the scale of the outputs."""
+OWN_VALUE: Final = "pp_graph"
 
 
 class ModelAPI(StatisticsFormat):
@@ -29,10 +33,16 @@ class ModelAPI(StatisticsFormat):
 
     def read(self, file: StatisticsFile) -> Statistics:
         """Read thresholds and the one range that serves both levels."""
-        info = {names[-1]: text for names, text in (file.rt_info or {}).items() if names[:1] == ("model_info",)}
-        kind = info.get("model_type", _MODEL_TYPE)
-        if kind.lower() != _MODEL_TYPE.lower():
-            raise StatisticsError(f"its model_info is for a model of type '{kind}', expected '{_MODEL_TYPE}'.")
+        info = {names[-1]: text for names, text in (file.rt_info or {}).items() if names[:1] == (MODEL_INFO,)}
+        kind = info.get("model_type", MODEL_TYPE)
+        if kind.lower() != MODEL_TYPE.lower():
+            raise StatisticsError(f"its model_info is for a model of type '{kind}', expected '{MODEL_TYPE}'.")
+        if info.get(OWN_KEY) == OWN_VALUE:
+            # An IR that has kept its provenance is read by it, and does not come here.
+            raise StatisticsError(
+                "pp_graph wrote its model_info, whose thresholds are on the scale of the outputs, and its provenance, "
+                "which has the statistics, is gone. Take them from the model as pp-graph convert wrote it."
+            )
         if not _DEFAULTS.keys() & info.keys():
             raise StatisticsError(
                 f"the IR has no rt_info model_info with {', '.join(_DEFAULTS)}, and was not written by pp-graph. "

@@ -20,6 +20,7 @@ from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSess
 from pp_graph.targets.raw_values import RawValues, open_raw_values
 from pp_graph.targets.retuning import retune
 from pp_graph.targets.session import Session, run_in_batches
+from pp_graph.targets.usage import usage_path
 
 __all__ = [
     "DEVICES",
@@ -45,4 +46,5 @@ __all__ = [
     "recommended_properties",
     "retune",
     "run_in_batches",
+    "usage_path",
 ]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -18,6 +18,7 @@ from pp_graph.model import RawModel, format_shape
 from pp_graph.targets.device_check import require_static
 from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
+from pp_graph.targets.model_info import write_model_info
 from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
 from pp_graph.targets.states import add_states
 
@@ -41,6 +42,7 @@ def convert(
     precision: str = "f32",
     input_shape: InputShape | None = None,
     post: PostProcessor | None = None,
+    model_info: Mapping[str, Any] | None = None,
 ) -> OpenVINOModel:
     """Convert a fused model to OpenVINO.
 
@@ -54,13 +56,16 @@ def convert(
         precision: Precision in which the network's weights are saved: `f32` or `f16`.
         input_shape: Sizes to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
+        model_info: How Intel's Model API is to feed images, such as `{"reverse_input_channels": True, "scale_values":
+            (255, 255, 255)}` for a model that takes RGB in [0, 1]; see `write_model_info`. None where it is not known.
 
     Returns:
         The converted model. Nothing is written until `save`.
 
     Raises:
-        TargetError: OpenVINO cannot read the model, the input shape does not fit, or the device
-            needs static shapes (NPU) and the model has dynamic ones.
+        TargetError: OpenVINO cannot read the model, the input shape does not fit, the device needs static shapes (NPU)
+            and the model has dynamic ones, or `model_info` has an entry that is not known or that Model API would not
+            heed.
         DeviceError: No such device is known, or it is written with members that it cannot have.
         ProvenanceError: The model carries no post-processing and none was given.
         OutputFileError: A temporary file cannot be written.
@@ -104,6 +109,7 @@ def convert(
         inputs.append(opened.source)
     artifact = OpenVINOModel(converted, provenance, precision, None, tuple(dict.fromkeys(inputs)))
     artifact.stamp()
+    write_model_info(converted, provenance, model_info)
     return artifact
 
 

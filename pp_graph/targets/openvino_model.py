@@ -63,16 +63,16 @@ class OpenVINOModel:
                 f"IR '{path}' carries no pp_graph provenance, expected one written by pp-graph convert. "
                 "Fuse and convert the raw model."
             )
-        provenance = Provenance.from_json(_rt_text(model.get_rt_info(RT_INFO_PATH)))
+        provenance = Provenance.from_json(rt_text(model.get_rt_info(RT_INFO_PATH)))
         precision = (provenance.conversion or {}).get("precision", "f32")
         return cls(model, provenance, precision, path, (path, path.with_suffix(".bin")))
 
     def save(self, path: str | Path, *, overwrite: bool = True, inputs: Iterable[Path] = ()) -> Path:
-        """Write the IR, both files or neither.
+        """Write the IR and a text about using it, all three files or none.
 
         Args:
-            path: The `.xml` to write; the weights go into the `.bin` of the same name. The files
-                that the model was made from are never overwritten.
+            path: The `.xml` to write; the weights go into the `.bin` of the same name, and the text into
+                its `.usage.md`. The files that the model was made from are never overwritten.
             overwrite: Whether other files of these names may be replaced.
             inputs: Further files never to be overwritten.
 
@@ -86,6 +86,8 @@ class OpenVINOModel:
         """
         import openvino as ov
 
+        from pp_graph.targets.usage import usage_path, usage_text  # it reads ports by the functions below
+
         path = Path(path)
         if path.suffix.lower() != ".xml":
             raise TargetError(
@@ -93,7 +95,9 @@ class OpenVINOModel:
             )
         weights = path.with_suffix(".bin")
         protected = (*self.inputs, *inputs)
-        with written_together(weights, path, overwrite=overwrite, inputs=protected) as (_, draft):
+        usage = usage_path(path)
+        with written_together(weights, usage, path, overwrite=overwrite, inputs=protected) as (_, guide, draft):
+            guide.write_text(usage_text(self.model, self.provenance, path.name), encoding="utf-8")
             try:
                 ov.save_model(self.model, str(draft), compress_to_fp16=False)
             except RuntimeError as error:
@@ -127,7 +131,8 @@ class OpenVINOModel:
         return dict(self.provenance.conversion or {})
 
 
-def _rt_text(value: object) -> str:
+def rt_text(value: object) -> str:
+    """Text of an entry in a model's `rt_info`."""
     return str(value.value if hasattr(value, "value") else value)
 
 
@@ -185,12 +190,12 @@ def describe_ir(path: Path) -> IRDescription:
     ]
     provenance = None
     if model.has_rt_info(RT_INFO_PATH):
-        provenance = Provenance.from_json(_rt_text(model.get_rt_info(RT_INFO_PATH)))
+        provenance = Provenance.from_json(rt_text(model.get_rt_info(RT_INFO_PATH)))
     return IRDescription(
         inputs=ports[0],
         outputs=ports[1],
         version=int(ET.parse(path).getroot().get("version", "0")),  # noqa: S314 - OpenVINO has read it
-        producer=f"OpenVINO {_rt_text(model.get_rt_info('Runtime_version'))}"
+        producer=f"OpenVINO {rt_text(model.get_rt_info('Runtime_version'))}"
         if model.has_rt_info("Runtime_version")
         else "OpenVINO",
         nodes=sum(node.get_type_name() not in ("Constant", "Parameter", "Result") for node in model.get_ops()),

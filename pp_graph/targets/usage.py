@@ -1,0 +1,365 @@
+"""`model.usage.md`: a text beside a converted model that says what goes in, what comes out, and how to run it.
+
+Everything in it is read from the model's ports and its provenance. It names no threshold, range, cutoff or sensitivity,
+so that it stays true when the model is retuned; `renamed_usage` makes it that of a model of another name.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.targets.model_info import read_model_info, takes_frames
+from pp_graph.targets.openvino_model import partial_shape, port_name
+from pp_graph.targets.usage_code import cpp_block, model_api_block, python_block, string
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import openvino as ov
+
+    from pp_graph.fusion import Provenance
+    from pp_graph.model import Shape
+
+_ENDING: Final = ".usage.md"
+_CHANNELS: Final = (1, 3)
+_EXAMPLE_SIZES: Final = {"N": 1, "C": 3, "H": 256, "W": 256}
+_SIZES: Final = {"N": "number of images", "C": "channels", "H": "height", "W": "width"}
+_MAPS: Final = ("anomaly_map", "pred_mask")
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a model.
+
+    Attributes:
+        name: Name to feed or read it by.
+        dtype: NumPy name of the element type, such as `float32` or `bool`.
+        element: OpenVINO's name of it, such as `f32` or `boolean`.
+        shape: Sizes, None for an open one; None where the rank is open.
+        axes: What each axis is: `N` images, `C` channels, `H` height, `W` width, `?` where that is not known.
+    """
+
+    name: str
+    dtype: str
+    element: str
+    shape: Shape | None
+    axes: tuple[str, ...]
+
+    @property
+    def sizes(self) -> str:
+        """The sizes for people, with letters for open ones, such as `(N, 3, 256, 256)`."""
+        if self.shape is None:
+            return "(any rank)"
+        inner = ", ".join(axis if size is None else str(size) for axis, size in zip(self.axes, self.shape, strict=True))
+        return f"({inner},)" if len(self.shape) == 1 else f"({inner})"
+
+    @property
+    def example(self) -> tuple[int, ...]:
+        """Sizes that an example can use: one image where the batch is open."""
+        shape = (None,) * 4 if self.shape is None else self.shape
+        axes = self.axes or ("N", "C", "H", "W")
+        return tuple(
+            size if isinstance(size, int) else _EXAMPLE_SIZES.get(axis, 1)
+            for size, axis in zip(shape, axes, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the text is about.
+
+    Attributes:
+        file: Name of the `.xml`, without folders.
+        inputs: What goes in.
+        outputs: What comes out, in the model's order.
+        provenance: What was fused, and how it was converted.
+        model_info: What Model API reads.
+        frames: Whether the preprocessing is in the model.
+    """
+
+    file: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    provenance: Provenance
+    model_info: Mapping[str, str]
+    frames: bool
+
+    @property
+    def device(self) -> str:
+        """Device that the model was converted for."""
+        return (self.provenance.conversion or {}).get("device", "CPU")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return tuple(port.name for port in self.outputs)
+
+
+def usage_path(path: str | Path) -> Path:
+    """Where the text about a model lies: `model.xml` -> `model.usage.md`."""
+    return Path(path).with_suffix(_ENDING)
+
+
+def usage_text(model: ov.Model, provenance: Provenance, file: str) -> str:
+    """Write the text about a converted model.
+
+    Args:
+        model: The model.
+        provenance: What was fused, and how it was converted.
+        file: Name of its `.xml`, without folders.
+
+    Returns:
+        The text, in Markdown.
+    """
+    usage = Usage(
+        file=file,
+        inputs=tuple(_port(port, _input_axes) for port in model.inputs),
+        outputs=tuple(_port(port, _output_axes) for port in model.outputs),
+        provenance=provenance,
+        model_info=read_model_info(model),
+        frames=takes_frames(model),
+    )
+    sections = (_heading, _inputs, _outputs, _running, _model_api, _changing, _checking)
+    return "\n\n".join(text for section in sections if (text := section(usage))) + "\n"
+
+
+def renamed_usage(text: str, before: str, after: str) -> str:
+    """The text about a model, for a copy of it under another name.
+
+    Args:
+        text: What `usage_text` wrote.
+        before: Name of the `.xml` that it was written for, without folders.
+        after: The new name.
+    """
+    pairs = ((before, after), (Path(before).stem + ".bin", Path(after).stem + ".bin"))
+    # As they are written in prose, in programs and on a command line.
+    renamed = {quote(old): quote(new) for old, new in pairs for quote in (code, string, shlex.quote)}
+    known = "|".join(map(re.escape, sorted(renamed, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w.-])(?:{known})(?!\w)", lambda found: renamed[found[0]], text)
+
+
+def recommended_properties(device: str) -> dict[str, str]:
+    """Compile properties with which a model decides on a device as it was verified.
+
+    Args:
+        device: `CPU`, `GPU.1`, `AUTO` and the like.
+    """
+    # An NPU computes in f16 and has no other.
+    return {} if device.startswith("NPU") else {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+def code(text: str) -> str:
+    """A name as code in Markdown, also within a table."""
+    fence = "``" if "`" in text else "`"
+    space = " " if fence == "``" else ""
+    return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
+
+
+# --- what the ports are ---
+
+
+def _port(port: ov.Output, axes: Callable[[str, Shape, str], tuple[str, ...]]) -> Port:
+    from openvino import layout_helpers
+
+    shape, name = partial_shape(port), port_name(port)
+    element = str(port.get_element_type().get_type_name())
+    layout = layout_helpers.get_layout(port)
+    declared = "" if layout.empty else str(layout.to_string()).strip("[]").replace(",", "")
+    return Port(
+        name=name,
+        dtype=_dtype(element),
+        element=element,
+        shape=shape,
+        axes=() if shape is None else axes(name, shape, declared),
+    )
+
+
+_DTYPES: Final = {"f": "float", "bf": "bfloat", "u": "uint", "i": "int"}
+
+
+def _dtype(element: str) -> str:
+    """NumPy's name of an element type: `f32` -> `float32`."""
+    kind = element.rstrip("0123456789")
+    return "bool" if element == "boolean" else f"{_DTYPES.get(kind, kind)}{element.removeprefix(kind)}"
+
+
+def _input_axes(_: str, shape: Shape, layout: str) -> tuple[str, ...]:
+    if len(layout) == len(shape) and layout.isalpha():
+        return tuple(layout)
+    if len(shape) == 4:
+        last = shape[3] in _CHANNELS and shape[1] not in _CHANNELS
+        return ("N", "H", "W", "C") if last else ("N", "C", "H", "W")
+    return ("N", *"?" * (len(shape) - 1))[: len(shape)]
+
+
+def _output_axes(name: str, shape: Shape, _: str) -> tuple[str, ...]:
+    if len(shape) == 4:
+        last = shape[3] == 1 and shape[1] != 1
+        return ("N", "H", "W", "C") if last else ("N", "C", "H", "W")
+    if len(shape) == 3 and name in _MAPS:
+        return ("N", "H", "W")
+    return ("N", *"?" * (len(shape) - 1))[: len(shape)]
+
+
+# --- the sections ---
+
+
+def _heading(usage: Usage) -> str:
+    provenance, settings = usage.provenance, usage.provenance.conversion or {}
+    inside = "It decides by itself" if {"pred_label", "pred_mask"} & {*usage.names} else "Post-processing is in it"
+    raw = provenance.raw.file
+    origin = f"{code(raw)}, a raw model" if raw else "a raw model"
+    return (
+        f"# {code(usage.file)}\n\n"
+        f"An OpenVINO model. {inside}: the calibrated post-processing of `{provenance.post_processor}` is part of the "
+        f"graph, and no code around it compares or normalises anything. {code(Path(usage.file).stem + '.bin')} holds "
+        "its weights and belongs beside it.\n\n"
+        f"Made by pp_graph from {origin} (sha256 `{provenance.raw.sha256[:16]}…`), for the device "
+        f"{settings.get('device', 'CPU')}, with the network's weights in {settings.get('precision', 'f32')} and the "
+        f"post-processing in f32. Converted with OpenVINO {settings.get('openvino', '(version unknown)')}."
+    )
+
+
+def _inputs(usage: Usage) -> str:
+    rows = [(code(port.name), port.dtype, port.sizes, " ".join(port.axes)) for port in usage.inputs]
+    return f"## What goes in\n\n{_table(('input', 'dtype', 'shape', 'axes'), rows)}\n\n{_sizes(usage)} {_values(usage)}"
+
+
+def _values(usage: Usage) -> str:
+    if usage.frames:
+        return (
+            "The preprocessing is in the model: a frame goes in as a camera gives it, in the order of channels that "
+            "the model was converted for."
+        )
+    kinds = {port.dtype for port in usage.inputs if len(port.axes) == 4}
+    feeds = {"float": "RGB, divided by 255", "uint8": "RGB, as they are"}
+    ways = [way for kind, way in feeds.items() if any(each.startswith(kind) for each in kinds)]
+    own = f" pp-graph's own verbs feed 8-bit pictures as {ways[0]}." if ways else ""
+    return f"Values, order of channels and resizing are those that the raw model was trained with.{own}"
+
+
+def _sizes(usage: Usage) -> str:
+    open_axes = {
+        axis for port in usage.inputs for axis, size in zip(port.axes, port.shape or (), strict=True) if size is None
+    }
+    batches = sorted({port.shape[0] for port in usage.inputs if port.shape and isinstance(port.shape[0], int)})
+    lines = []
+    if "N" in open_axes:
+        lines.append("N is the number of images in a batch, any from 1.")
+    elif batches:
+        lines.append(f"N, the number of images in a batch, is fixed at {batches[0]}: fill up a smaller batch.")
+    others = [_SIZES[axis] for axis in ("C", "H", "W") if axis in open_axes]
+    if others:
+        lines.append(f"Open as well: {', '.join(others)}, as far as the raw model can take them.")
+    if "?" in open_axes or any(port.shape is None for port in usage.inputs):
+        lines.append("Other sizes that are open are those of the raw model.")
+    return " ".join(lines)
+
+
+def _outputs(usage: Usage) -> str:
+    rows = [(code(port.name), port.dtype, port.sizes, *_meaning(port, usage.provenance)) for port in usage.outputs]
+    table = _table(("output", "dtype", "shape", "range", "meaning"), rows)
+    notes = ["Outputs are found by name."]
+    parameters = usage.provenance.parameters
+    if {"pred_label", "pred_mask"} & {*usage.names}:
+        notes.append(
+            "Decisions are made in float32 on the raw values; use them as they are, since comparing a score or map "
+            "once more with a number may decide otherwise."
+        )
+        if parameters.get("on_nan") in ("anomalous", "normal"):
+            notes.append(f"NaN from the network counts as {parameters['on_nan']}.")
+    return f"## What comes out\n\n{table}\n\n{' '.join(notes)}"
+
+
+def _meaning(port: Port, provenance: Provenance) -> tuple[str, str]:
+    """Range and meaning of an output."""
+    read = {record.tensor: record.name for record in provenance.raw.read.values()}
+    if port.name in OUTPUT_NAMES:
+        of = "pixel" if port.name in _MAPS else "image"
+        if port.name in ("pred_label", "pred_mask"):
+            yes = "true" if port.dtype == "bool" else "not 0"
+            values = "true or false" if port.dtype == "bool" else "0, or another number"
+            return values, f"{yes} where {'the' if of == 'image' else 'a'} {of} is anomalous"
+        if provenance.parameters.get("normalize"):
+            return "0 to 1", f"anomaly score of each {of}, normalised: the calibrated threshold lies at 0.5"
+        return "that of the raw model", f"anomaly score of each {of} as the network gives it, not normalised"
+    if port.name in read:
+        return "that of the raw model", f"raw value, output {code(read[port.name])} of the raw model"
+    return "that of the raw model", "further output of the raw model, unchanged"
+
+
+_REASONS: Final = {
+    "CPU": "A CPU with bf16 runs the network in bf16 unless told otherwise",
+    "GPU": "A GPU runs the network in f16 unless told otherwise",
+}
+
+
+def _running(usage: Usage) -> str:
+    properties = recommended_properties(usage.device)
+    if properties:
+        reason = _REASONS.get(usage.device.split(".", 1)[0], "The device may run the network in bf16 or f16 otherwise")
+        listed = ", ".join(f"`{name}: {value}`" for name, value in properties.items())
+        advice = (
+            f"Compile it with {listed}. {reason}, and the rounding of its layers then moves raw values across the "
+            "threshold and flips decisions near it. The post-processing itself stays in f32 either way."
+        )
+    else:
+        advice = f"{usage.device} computes the network in f16, and there is nothing to choose; verify on the device."
+    return (
+        f"## Running it\n\n{advice}\n\n```python\n{python_block(usage, properties)}\n```\n\n"
+        f"In C++, with OpenVINO's headers:\n\n```cpp\n{cpp_block(usage, properties)}\n```"
+    )
+
+
+def _model_api(usage: Usage) -> str:
+    if "model_type" not in usage.model_info:
+        return ""
+    info = usage.model_info
+    known = usage.frames or {"scale_values", "reverse_input_channels", "input_dtype"} & info.keys()
+    feeding = "" if known else (
+        " The file does not say how the raw model wants its images: give it as `configuration=`, for example "
+        '`{"reverse_input_channels": True, "scale_values": [255, 255, 255]}` for a model that takes RGB in [0, 1], or '
+        "convert once more with `--model-info`."
+    )  # fmt: skip
+    properties = recommended_properties(usage.device)
+    return (
+        "## With Model API\n\nIntel's Model API (openvino-model-api 0.4) loads the file as it is. Score, label and "
+        f"mask are the model's own; its pictures of map and mask are resized to the image.{feeding}\n\n"
+        f"```python\n{model_api_block(usage, properties)}\n```"
+    )
+
+
+def _changing(usage: Usage) -> str:
+    parameters = usage.provenance.parameters
+    options = []
+    if parameters.get("normalize") and parameters.get("threshold"):
+        options += ["--image-sensitivity 0.6"] if "pred_label" in usage.names else []
+        options += ["--pixel-sensitivity 0.6"] if "pred_mask" in usage.names else []
+    commands = [f"pp-graph retune {shlex.quote(usage.file)} {option} -o retuned.xml" for option in options]
+    commands += [f"pp-graph retune {shlex.quote(usage.file)} --stats new.json -o retuned.xml"]
+    scale = " A sensitivity goes from 0, flags nothing, to 1, flags all that normalises above 0." if options else ""
+    return (
+        f"## Changing thresholds\n\nThe network is not touched; `new.json` holds other statistics.{scale}\n\n"
+        "```bash\n" + "\n".join(commands) + "\n```"
+    )
+
+
+def _checking(usage: Usage) -> str:
+    raw = shlex.quote(usage.provenance.raw.file or "raw.onnx")
+    device = "" if usage.device == "CPU" else f" --device {usage.device}"
+    return (
+        "## Checking it\n\nCounts every decision that differs from those of the raw model in float32, on your "
+        "images:\n\n"
+        f"```bash\npp-graph verify {raw} {shlex.quote(usage.file)} --data IMAGES{device}\npp-graph inspect "
+        f"{shlex.quote(usage.file)}\n```"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
