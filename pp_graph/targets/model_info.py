@@ -3,9 +3,9 @@
 Read from the source of openvino-model-api 0.4.7. It takes a model for an anomaly model whose outputs are `pred_score`,
 `pred_label`, `anomaly_map` and `pred_mask`, passes score, label and mask on as they are, and multiplies the map by 255
 for a picture; no threshold is read there, and nothing is normalised a second time. With one output it decides by
-itself about what it takes for a raw map, and any other number of outputs it refuses; the C++ library takes models of one
-output only. So `model_type` is written where all four outputs are there, and nothing else that `why_not` knows keeps
-Model API from running the model. A map alone gets none: Model API would run it, but label the image by the map's
+itself about what it takes for a raw map, and any other number of outputs it refuses; the C++ library takes models of
+one output only. So `model_type` is written where all four outputs are there, and nothing else that `why_not` knows
+keeps Model API from running the model. A map alone gets none: Model API would run it, but label the image by the map's
 maximum, and not by our score.
 
 The thresholds are written on the scale of the outputs: there the calibrated threshold is 0.5 and the range 1, whatever
