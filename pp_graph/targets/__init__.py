@@ -7,24 +7,28 @@ from pp_graph.targets.devices import DEVICES, DeviceInfo, DeviceProfile, availab
 from pp_graph.targets.island_precision import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
+from pp_graph.targets.openvino_requests import MODES, OpenVINORequests
 from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession
 from pp_graph.targets.raw_values import RawValues, open_raw_values
 from pp_graph.targets.retuning import retune
-from pp_graph.targets.session import Session, run_in_batches
+from pp_graph.targets.session import Session, cut_to_batch, run_in_batches
 
 __all__ = [
     "DEVICES",
     "INFERENCE_PRECISIONS",
+    "MODES",
     "PRECISIONS",
     "DeviceInfo",
     "DeviceProfile",
     "OnnxSession",
     "OpenVINOModel",
+    "OpenVINORequests",
     "OpenVINOSession",
     "RawValues",
     "Session",
     "available_devices",
     "convert",
+    "cut_to_batch",
     "island_precisions",
     "list_devices",
     "open_raw_values",

@@ -50,11 +50,7 @@ class OpenVINOSession(Session):
         probes: Sequence[str] = (),
     ) -> None:
         require_device(device)
-        if inference_precision is not None and inference_precision not in INFERENCE_PRECISIONS:
-            raise TargetError(
-                f"Inference precision '{inference_precision}' is not known, expected one of: "
-                f"{', '.join(INFERENCE_PRECISIONS)}."
-            )
+        require_inference_precision(inference_precision)
         model = artifact.model
         if probes:
             model = model.clone()
@@ -65,14 +61,7 @@ class OpenVINOSession(Session):
         count = len(artifact.model.outputs)
         self._outputs = {name: port for port in ports[:count] for name in port.get_names()}
         self._outputs.update(zip(probes, ports[count:], strict=True))
-        self.inputs = tuple(
-            ModelInput(
-                name=port_name(port),
-                dtype=np.dtype(port.get_element_type().to_dtype()).name,
-                shape=partial_shape(port),
-            )
-            for port in self._compiled.inputs
-        )
+        self.inputs = compiled_inputs(self._compiled)
         self.precision = running_precision(self._compiled, inference_precision)
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
         wish = inference_precision
@@ -88,6 +77,30 @@ class OpenVINOSession(Session):
                 f"OpenVINO failed on a batch: {first_line(error)}. Do the images have the size and layout of the model?"
             ) from error
         return {name: self._request.get_tensor(port).data.copy() for name, port in self._outputs.items()}
+
+
+def require_inference_precision(precision: str | None) -> None:
+    """Make sure that a precision to run in is one that is known; None leaves it to the device.
+
+    Raises:
+        TargetError: It is not.
+    """
+    if precision is not None and precision not in INFERENCE_PRECISIONS:
+        raise TargetError(
+            f"Inference precision '{precision}' is not known, expected one of: {', '.join(INFERENCE_PRECISIONS)}."
+        )
+
+
+def compiled_inputs(compiled: ov.CompiledModel) -> tuple[ModelInput, ...]:
+    """What to feed a compiled model."""
+    return tuple(
+        ModelInput(
+            name=port_name(port),
+            dtype=np.dtype(port.get_element_type().to_dtype()).name,
+            shape=partial_shape(port),
+        )
+        for port in compiled.inputs
+    )
 
 
 def compile_for(

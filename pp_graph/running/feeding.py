@@ -1,0 +1,100 @@
+"""What a model is fed, and what becomes of its outputs: the two places that know a model's form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.errors import DataError
+from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
+from pp_graph.running.sources import RunnerInput, Source, source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pp_graph.model import ModelInput
+    from pp_graph.targets.session import Array
+
+_DECISIONS: Final = frozenset({"pred_label", "pred_mask"})
+
+
+def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size: int | None = None) -> Source:
+    """Open images for a model; nothing is read yet.
+
+    Args:
+        given: See `Runner.__call__`.
+        inputs: The model's inputs.
+        batch_size: Images to run at a time; None for all of an array in memory, and a few of what is read from disk.
+
+    Raises:
+        DataError: Nothing is there, or it is of no kind that is known.
+    """
+    return source_of(given, inputs, batch_size)
+
+
+def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
+    """What to feed for some images of a source.
+
+    Args:
+        source: The images.
+        start: Index of the first image.
+        stop: Index behind the last image.
+        inputs: The model's inputs.
+
+    Returns:
+        Input name to array, batch first.
+
+    Raises:
+        DataError: The images do not fit an input, or cannot be read.
+    """
+    return source.images.read(start, stop, inputs)
+
+
+def predicted_fields(outputs: Sequence[str]) -> tuple[str, ...]:
+    """Fields of `Predictions` that a model with these outputs gives, in the order of `OUTPUT_NAMES`."""
+    return tuple(name for name in OUTPUT_NAMES if name in outputs)
+
+
+def to_predictions(outputs: Mapping[str, Array]) -> Predictions:
+    """Read a model's outputs.
+
+    Args:
+        outputs: Output name to array; raw values that were kept are passed over.
+
+    Returns:
+        The predictions: scores and maps in float32, labels and masks as bool.
+    """
+    return Predictions(
+        **{
+            name: outputs[name].astype(np.bool_ if name in _DECISIONS else np.float32, copy=False)
+            for name in predicted_fields(tuple(outputs))
+        }
+    )
+
+
+def join_predictions(parts: Sequence[tuple[Predictions, int]]) -> Predictions:
+    """Put the predictions of parts of a batch together.
+
+    Args:
+        parts: Predictions, and how many items of each count; what follows only filled the batch up.
+
+    Returns:
+        The predictions of the whole batch.
+
+    Raises:
+        DataError: Maps differ in size.
+    """
+    if len(parts) == 1 and all(array is None or len(array) == parts[0][1] for array in vars(parts[0][0]).values()):
+        return parts[0][0]
+    joined = {}
+    for name in OUTPUT_NAMES:
+        arrays = [getattr(part, name)[:count] for part, count in parts if getattr(part, name) is not None]
+        sizes = sorted({array.shape[1:] for array in arrays})
+        if len(sizes) > 1:
+            raise DataError(
+                f"Output '{name}' has different sizes for these images, such as {sizes[0]} and {sizes[1]}, expected "
+                "one: the model leaves the size of images open. Give them one by one to stream(...)."
+            )
+        joined[name] = np.concatenate(arrays) if arrays else None
+    return Predictions(**joined)
