@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pp_graph.errors import TargetError
 from pp_graph.targets.devices import require_device
-from pp_graph.targets.openvino_model import OpenVINOModel, first_line
+from pp_graph.targets.openvino_model import OpenVINOModel, first_line, port_name
 from pp_graph.targets.openvino_session import (
     compile_for,
     compiled_inputs,
@@ -18,16 +20,58 @@ from pp_graph.targets.openvino_session import (
 from pp_graph.targets.session import Array, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     import openvino as ov
-
-    Flight = tuple["Tag", ov.InferRequest]
 
 Tag = TypeVar("Tag")
 
 MODES: Final = ("latency", "throughput")
 _LEAST_IN_FLIGHT: Final = 2
+
+
+@dataclass(frozen=True)
+class _Compilation:
+    """A compiled model, with requests of it that nobody uses at the moment."""
+
+    compiled: ov.CompiledModel
+    idle: deque[ov.InferRequest]
+
+    def take(self) -> _Request:
+        try:
+            return _Request(self, self.idle.pop())
+        except IndexError:
+            return _Request(self, self.compiled.create_infer_request())
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request, and the compilation that it belongs to."""
+
+    compilation: _Compilation
+    request: ov.InferRequest
+
+    def start(self, feeds: Mapping[str, Array]) -> None:
+        self.request.start_async(dict(feeds))  # takes a copy
+
+    def outputs(self) -> dict[str, Array]:
+        """Wait for the outputs, and copy them."""
+        self.request.wait()
+        ports = self.compilation.compiled.outputs
+        return {name: self.request.get_tensor(port).data.copy() for port in ports for name in port.get_names()}
+
+    def feeds(self) -> dict[str, Array]:
+        """What it was started with; the caller's arrays may have changed since."""
+        return {port_name(port): self.request.get_tensor(port).data.copy() for port in self.compilation.compiled.inputs}
+
+    def is_done(self) -> bool:
+        try:
+            return bool(self.request.wait_for(0))
+        except RuntimeError:
+            return True  # it failed, and says so when its turn comes
+
+    def give_back(self) -> None:
+        self.compilation.idle.append(self.request)
 
 
 class OpenVINORequests(Session):
@@ -58,23 +102,21 @@ class OpenVINORequests(Session):
         require_device(device)
         require_inference_precision(inference_precision)
         settings = recommended_properties(device, mode, inference_precision)
-        self._compiled = compile_for(artifact.model, device, inference_precision, settings)
-        self._ports = {name: port for port in self._compiled.outputs for name in port.get_names()}
-        self.inputs = compiled_inputs(self._compiled)
-        self.outputs = tuple(self._ports)
-        self.precision = running_precision(self._compiled, inference_precision)
+        self._compile: Callable[[], ov.CompiledModel] = lambda: compile_for(
+            artifact.model, device, inference_precision, settings
+        )
+        compiled = self._compile()
+        self.inputs = compiled_inputs(compiled)
+        self.outputs = tuple(name for port in compiled.outputs for name in port.get_names())
+        self.precision = running_precision(compiled, inference_precision)
         self.description = f"OpenVINO on {device}, {self.precision}"
-        self.in_flight = max(_LEAST_IN_FLIGHT, int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
-        # Appending to and popping from a deque are atomic; one that is full forgets its oldest request.
-        self._idle: deque[ov.InferRequest] = deque(maxlen=self.in_flight)
+        self.in_flight = max(_LEAST_IN_FLIGHT, int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
+        self._lock = threading.Lock()
+        self._current: _Compilation | None = self._compilation(compiled)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch."""
-        request = self._take_request()
-        self._start(request, feeds)
-        outputs = self._finish(request)
-        self._idle.append(request)
-        return outputs
+        return self._finish(self._start(feeds))
 
     def stream(
         self, batches: Iterable[tuple[Tag, Mapping[str, Array]]]
@@ -96,7 +138,7 @@ class OpenVINORequests(Session):
             TargetError: The runtime fails on a batch; what came before it was yielded. Likewise for any error that
                 `batches` raises.
         """
-        flights: deque[Flight[Tag]] = deque()
+        flights: deque[tuple[Tag, _Request]] = deque()
         source = iter(batches)
         failure: Exception | None = None
         try:
@@ -109,16 +151,13 @@ class OpenVINORequests(Session):
                     failure = error
                     break
                 landed = self._land(flights) if len(flights) == self.in_flight else None
-                request = self._take_request()
                 try:
-                    self._start(request, feeds)
+                    flights.append((tag, self._start(feeds)))
                 except TargetError as error:
                     failure = error
-                else:
-                    flights.append((tag, request))
                 if landed is not None:
                     yield landed
-                while flights and _is_done(flights[0][1]):
+                while flights and flights[0][1].is_done():
                     yield self._land(flights)
             while flights:
                 yield self._land(flights)
@@ -127,33 +166,61 @@ class OpenVINORequests(Session):
         finally:
             for _, request in flights:
                 with contextlib.suppress(RuntimeError):
-                    request.wait()
-                    self._idle.append(request)
+                    request.request.wait()
+                    request.give_back()
 
-    def _land(self, flights: deque[Flight[Tag]]) -> tuple[Tag, dict[str, Array]]:
+    def _land(self, flights: deque[tuple[Tag, _Request]]) -> tuple[Tag, dict[str, Array]]:
         tag, request = flights.popleft()
-        outputs = self._finish(request)
-        self._idle.append(request)
-        return tag, outputs
+        return tag, self._finish(request)
 
-    def _take_request(self) -> ov.InferRequest:
+    def _start(self, feeds: Mapping[str, Array]) -> _Request:
+        request = self._take_request()
         try:
-            return self._idle.pop()
-        except IndexError:
-            return self._compiled.create_infer_request()
-
-    def _start(self, request: ov.InferRequest, feeds: Mapping[str, Array]) -> None:
-        try:
-            request.start_async(dict(feeds))  # takes a copy
+            request.start(feeds)
         except (RuntimeError, TypeError, ValueError) as error:
             raise _failed(error) from error
+        return request
 
-    def _finish(self, request: ov.InferRequest) -> dict[str, Array]:
+    def _finish(self, request: _Request) -> dict[str, Array]:
         try:
-            request.wait()
+            outputs = request.outputs()
+        except RuntimeError:
+            return self._run_alone(request)
+        request.give_back()
+        return outputs
+
+    def _run_alone(self, failed: _Request) -> dict[str, Array]:
+        """Run a batch that failed once more, in a compilation of its own.
+
+        With open sizes, OpenVINO 2026.4 on CPU remembers sizes that it failed on: batches that are good then fail with
+        the same error, those in flight included, until one of other sizes comes. So a compilation in which anything
+        failed is not used again, and a batch is only at fault if it fails alone.
+        """
+        with self._lock:
+            if self._current is failed.compilation:
+                self._current = None
+        alone = self._compilation(self._compile())
+        request = alone.take()
+        try:
+            request.start(failed.feeds())
+            outputs = request.outputs()
         except RuntimeError as error:
             raise _failed(error) from error
-        return {name: request.get_tensor(port).data.copy() for name, port in self._ports.items()}
+        request.give_back()
+        with self._lock:
+            if self._current is None:
+                self._current = alone
+        return outputs
+
+    def _take_request(self) -> _Request:
+        with self._lock:
+            if self._current is None:
+                self._current = self._compilation(self._compile())
+            return self._current.take()
+
+    def _compilation(self, compiled: ov.CompiledModel) -> _Compilation:
+        # Appending to a deque is atomic; one that is full forgets its oldest request.
+        return _Compilation(compiled, deque(maxlen=self.in_flight))
 
 
 def recommended_properties(device: str, mode: str, inference_precision: str | None) -> dict[str, object]:
@@ -165,13 +232,6 @@ def recommended_properties(device: str, mode: str, inference_precision: str | No
     if mode not in MODES:
         raise TargetError(f"Mode '{mode}' is not known, expected one of: {', '.join(MODES)}. Choose one.")
     return {"PERFORMANCE_HINT": mode.upper()}
-
-
-def _is_done(request: ov.InferRequest) -> bool:
-    try:
-        return bool(request.wait_for(0))
-    except RuntimeError:
-        return True  # it failed; `wait` says so in its turn
 
 
 def _failed(error: BaseException) -> TargetError:
