@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pp_graph.running.feeding import open_source
 from pp_graph.running.runner import Runner, load
-from pp_graph.running.sources import RunnerInput, Source
+from pp_graph.running.sources import RunnerInput, Source, open_source
 
 __all__ = ["Runner", "RunnerInput", "Source", "load", "open_source"]

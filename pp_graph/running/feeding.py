@@ -8,29 +8,15 @@ import numpy as np
 
 from pp_graph.errors import DataError
 from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
-from pp_graph.running.sources import RunnerInput, Source, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pp_graph.model import ModelInput
+    from pp_graph.running.sources import Source
     from pp_graph.targets.session import Array
 
 _DECISIONS: Final = frozenset({"pred_label", "pred_mask"})
-
-
-def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size: int | None = None) -> Source:
-    """Open images for a model; nothing is read yet.
-
-    Args:
-        given: See `Runner.__call__`.
-        inputs: The model's inputs.
-        batch_size: Images to run at a time; None for all of an array in memory, and a few of what is read from disk.
-
-    Raises:
-        DataError: Nothing is there, or it is of no kind that is known.
-    """
-    return source_of(given, inputs, batch_size)
 
 
 def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:

@@ -11,7 +11,8 @@ from pp_graph.data import Images
 from pp_graph.errors import DataError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model import format_shape
-from pp_graph.running.feeding import join_predictions, open_source, predicted_fields, read_feeds, to_predictions
+from pp_graph.running.feeding import join_predictions, predicted_fields, read_feeds, to_predictions
+from pp_graph.running.sources import open_source
 from pp_graph.targets import OpenVINOModel, OpenVINORequests, convert, cut_to_batch
 
 if TYPE_CHECKING:

@@ -67,8 +67,20 @@ class _Slice(Images):
         return self._whole.read(self._start + start, self._start + stop, inputs)
 
 
-def source_of(given: RunnerInput, inputs: Sequence[ModelInput], batch_size: int | None = None) -> Source:
-    """Open images for a model with these inputs; see `open_source`."""
+def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size: int | None = None) -> Source:
+    """Open images for a model; nothing is read yet.
+
+    Args:
+        given: See `Runner.__call__`.
+        inputs: The model's inputs.
+        batch_size: Images to run at a time; None for all of an array in memory, and a few of what is read from disk.
+
+    Returns:
+        The images.
+
+    Raises:
+        DataError: Nothing is there, or it is of no kind that is known.
+    """
     if isinstance(given, Source):
         return given
     if isinstance(given, Images):
