@@ -9,6 +9,7 @@
     artifact = pp.convert(fused, device="CPU", precision="f32")
     artifact.save("model.xml")
     report = pp.verify("raw.onnx", artifact, "images/")
+    predictions = pp.load("model.xml")("images/")
 
 Names are imported on first use, so that `import pp_graph` stays light.
 """
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
+    from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
     from pp_graph.targets import OpenVINOModel, convert, retune
     from pp_graph.verification import VerificationReport, verify
@@ -46,6 +48,7 @@ _EXPORTS = {
     "Predictions": "pp_graph.postprocessors",
     "Provenance": "pp_graph.fusion",
     "RawModel": "pp_graph.model",
+    "Runner": "pp_graph.running",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
     "calibrate": "pp_graph.calibration",
@@ -54,6 +57,7 @@ _EXPORTS = {
     "cutoffs_for": "pp_graph.fusion",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
+    "load": "pp_graph.running",
     "retune": "pp_graph.targets",
     "run_benchmark": "pp_graph.benchmark",
     "strip": "pp_graph.fusion",
@@ -74,6 +78,7 @@ __all__ = [
     "Predictions",
     "Provenance",
     "RawModel",
+    "Runner",
     "Statistics",
     "VerificationReport",
     "__version__",
@@ -83,6 +88,7 @@ __all__ = [
     "cutoffs_for",
     "fuse",
     "inspect",
+    "load",
     "retune",
     "run_benchmark",
     "strip",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pp_graph.errors import OutputFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 @contextlib.contextmanager
@@ -56,6 +56,93 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         _remove_empty(made)
+
+
+@contextlib.contextmanager
+def folder_filled(
+    folder: Path, names: Sequence[str], *, overwrite: bool, inputs: Iterable[Path] = (), stale: Sequence[str] = ()
+) -> Iterator[Path]:
+    """Write many files into a folder so that they appear when all of them are whole, or not at all.
+
+    Args:
+        folder: The folder, which is made if it is not there.
+        names: The files to write, as paths in the folder, in the order in which they are to appear.
+        overwrite: Whether the folder may hold anything already; files of other names are left as they are.
+        inputs: Files that must not be replaced whatever `overwrite` says.
+        stale: Files to remove before the first appears, as paths in the folder.
+
+    Yields:
+        A temporary folder, with the same folders in it, to write the files to.
+
+    Raises:
+        OutputFileError: The folder holds something and `overwrite` is off, a file is an input, or one cannot be
+            written.
+    """
+    check_folder(folder, [*names, *stale], overwrite=overwrite, inputs=inputs)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    scratch = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".pp_graph_", dir=folder))
+        for parent in dict.fromkeys(Path(name).parent for name in names):
+            (scratch / parent).mkdir(parents=True, exist_ok=True)
+        yield scratch
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / name).replace(folder / name)
+    except OSError as error:
+        if isinstance(error, OutputFileError):
+            raise
+        raise OutputFileError(
+            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Make room, or choose another one."
+        ) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        _remove_empty(made)
+
+
+def check_folder(folder: Path, names: Iterable[str], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Make sure that files may be written to a folder, before the work that they are to hold is done.
+
+    Raises:
+        OutputFileError: The folder is none, cannot be written, or holds something and `overwrite` is off; one of the
+            files is an input or a folder, or would lie outside.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputFileError(f"Output '{folder}' is a file, expected a folder. Choose another name.")
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputFileError(f"Output folder '{nearest}' cannot be written. Choose another folder.")
+    if nearest != folder.absolute():
+        return
+    if not overwrite and any(folder.iterdir()):
+        raise OutputFileError(
+            f"Output folder '{folder}' is not empty. Use --force (overwrite=True) to write to it, or choose another."
+        )
+    protected = {_identity(source) for source in inputs if source.exists()}
+    root = folder.resolve()
+    for parent in dict.fromkeys(parent for name in names for parent in (folder / name).parents):
+        if parent.exists() and not parent.is_dir():
+            raise OutputFileError(f"Output folder '{parent}' is a file, expected a folder. Move it away.")
+        if parent.is_relative_to(folder) and not parent.resolve().is_relative_to(root):
+            raise OutputFileError(f"Output folder '{parent}' is a link that leads out of '{folder}'. Remove it.")
+    for name in names:
+        target = folder / name
+        if target.is_dir():
+            raise OutputFileError(f"Output '{target}' is a folder, expected a file name. Move it away.")
+        if target.exists() and _identity(target) in protected:
+            raise OutputFileError(
+                f"Output '{target}' is an input of this command, and inputs are never overwritten. "
+                "Choose another output path."
+            )
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
 def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:

@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "calibration": {"targets", "data", "version"},
     "verification": {"targets", "data"},
     "benchmark": {"targets", "data"},
-    "report": {"verification", "calibration"},
+    "running": {"targets", "data"},
+    "report": {"verification", "calibration", "running", "version"},
     "inspection": {"targets"},
     "demo": {"report"},
     "cli": {"demo", "inspection", "benchmark", "version"},
@@ -101,7 +102,7 @@ def test_fusing_loads_no_runtime() -> None:
 
 
 def test_public_functions_are_documented() -> None:
-    for name in ("calibrate", "calibrate_scores", "convert", "fuse", "inspect", "retune", "strip", "verify"):
+    for name in ("calibrate", "calibrate_scores", "convert", "fuse", "inspect", "load", "retune", "strip", "verify"):
         doc = getattr(pp_graph, name).__doc__
         assert "Args:" in doc
         assert "Returns:" in doc

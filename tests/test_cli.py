@@ -87,6 +87,7 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
         ("fuse", "raw.onnx", "--stats", "stats.json", "-o", "fused.onnx"),
         ("convert", "fused.onnx", "-o", "model.xml", "--precision", "f16"),
         ("verify", "raw.onnx", "model.xml", "--data", "images.npz"),
+        ("run", "model.xml", "images", "-o", "predictions"),
         ("calibrate", "raw.onnx", "--data", "images", "-o", "own.json"),
         ("benchmark", "raw.onnx", "model.xml", "--seconds", "0.1", "--no-memory", "--against", "host-numpy"),
         ("retune", "model.xml", "--image-sensitivity", "0.6", "-o", "tuned.xml"),

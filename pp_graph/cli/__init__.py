@@ -17,6 +17,7 @@ from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
 from pp_graph.cli.output import pipe_tolerant_stdout, print_error
 from pp_graph.cli.retune import retune
+from pp_graph.cli.run import run_verb
 from pp_graph.cli.stats import stats
 from pp_graph.cli.strip import strip
 from pp_graph.cli.verify import verify
@@ -33,6 +34,7 @@ COMMANDS: tuple[click.Command, ...] = (
     fuse,
     convert,
     verify,
+    run_verb,
     benchmark,
     retune,
     strip,

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _GAP: Final = 8
 _CAPTION_HEIGHT: Final = 24
+_MOST_OPAQUE: Final = 0.7
+_OUTLINE: Final = 256
+"""Height or width of a picture for each pixel of an outline's width."""
 _MASK_COLOR: Final = np.array([255, 40, 40], np.float32)
 
 
@@ -31,13 +34,11 @@ def prediction_panel(
     Returns:
         The picture.
     """
-    from PIL import Image, ImageDraw, ImageFont, ImageOps
+    from PIL import Image, ImageDraw, ImageFont
 
     height, width = image.shape[:2]
-    gray = Image.fromarray(np.round(np.clip(anomaly_map, 0, 1) * 255).astype(np.uint8))
-    # Dark below the threshold, warm above it: 0.5 is where the decision lies.
-    heat = ImageOps.colorize(gray.resize((width, height)), "#10102e", "#fff7c0", mid="#d1495b", midpoint=128)
-    anomalous = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), 0)) > 0
+    heat = _heat(anomaly_map, (width, height))
+    anomalous = np.asarray(mask_picture(mask, (width, height))) > 0
     overlay = image.astype(np.float32)
     overlay[anomalous] = 0.45 * overlay[anomalous] + 0.55 * _MASK_COLOR
     parts = [Image.fromarray(image), heat, Image.fromarray(overlay.astype(np.uint8))]
@@ -46,6 +47,70 @@ def prediction_panel(
     for index, part in enumerate(parts):
         panel.paste(part, (index * (width + _GAP), _CAPTION_HEIGHT))
     return panel
+
+
+def mask_picture(mask: npt.NDArray[Any], size: tuple[int, int]) -> Image:
+    """Draw a mask, 255 where it is anomalous and 0 elsewhere.
+
+    Args:
+        mask: Anomalous pixels, bool, (H,W).
+        size: Width and height of the picture; pixels are repeated or left out, never mixed.
+
+    Returns:
+        The picture, 8 bits gray.
+    """
+    from PIL import Image
+
+    return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+
+
+def overlay_picture(
+    image: npt.NDArray[np.uint8], anomaly_map: npt.NDArray[Any] | None, mask: npt.NDArray[Any] | None
+) -> Image:
+    """Draw an anomaly map over its image, with the outline of the mask.
+
+    Args:
+        image: RGB, uint8, (H,W,3).
+        anomaly_map: Normalised map, in [0, 1], of any size: the more anomalous, the less of the image shows through.
+        mask: Anomalous pixels, bool, of any size.
+
+    Returns:
+        The picture, of the size of the image.
+    """
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    size = (width, height)
+    drawn = image.astype(np.float32)
+    if anomaly_map is not None:
+        opacity = np.asarray(_gray(anomaly_map).resize(size), np.float32)[..., None] * np.float32(_MOST_OPAQUE / 255)
+        drawn += opacity * (np.asarray(_heat(anomaly_map, size), np.float32) - drawn)
+    if mask is not None:
+        drawn[_outline(np.asarray(mask_picture(mask, size)) > 0)] = _MASK_COLOR
+    return Image.fromarray(np.round(drawn).astype(np.uint8))
+
+
+def _gray(anomaly_map: npt.NDArray[Any]) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(np.round(np.clip(np.nan_to_num(anomaly_map, nan=1.0), 0, 1) * 255).astype(np.uint8))
+
+
+def _heat(anomaly_map: npt.NDArray[Any], size: tuple[int, int]) -> Image:
+    """Dark below the threshold, warm above it: 0.5 is where the decision lies."""
+    from PIL import ImageOps
+
+    return ImageOps.colorize(_gray(anomaly_map).resize(size), "#10102e", "#fff7c0", mid="#d1495b", midpoint=128)
+
+
+def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask next to ones outside it, in a width that can be seen at the size of the picture."""
+    inside = mask
+    for _ in range(max(1, min(mask.shape) // _OUTLINE)):
+        padded = np.pad(inside, 1, mode="edge")
+        neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+        inside = np.logical_and.reduce([inside, *neighbours])
+    return mask & ~inside
 
 
 def stack_panels(panels: Sequence[Image]) -> Image:

@@ -6,6 +6,7 @@ from pp_graph.targets.conversion import PRECISIONS, convert
 from pp_graph.targets.device_check import DeviceCheck, Finding, check_for_device
 from pp_graph.targets.device_profiles import DEVICES, DeviceProfile
 from pp_graph.targets.devices import (
+    MODES,
     DeviceInfo,
     available_devices,
     describe_device,
@@ -16,15 +17,17 @@ from pp_graph.targets.devices import (
 from pp_graph.targets.island_precision import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
+from pp_graph.targets.openvino_requests import OpenVINORequests
 from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession
 from pp_graph.targets.raw_values import RawValues, open_raw_values
 from pp_graph.targets.retuning import retune
-from pp_graph.targets.session import Session, run_in_batches
+from pp_graph.targets.session import Session, cut_to_batch, run_in_batches
 from pp_graph.targets.usage import usage_path
 
 __all__ = [
     "DEVICES",
     "INFERENCE_PRECISIONS",
+    "MODES",
     "PRECISIONS",
     "DeviceCheck",
     "DeviceInfo",
@@ -32,12 +35,14 @@ __all__ = [
     "Finding",
     "OnnxSession",
     "OpenVINOModel",
+    "OpenVINORequests",
     "OpenVINOSession",
     "RawValues",
     "Session",
     "available_devices",
     "check_for_device",
     "convert",
+    "cut_to_batch",
     "describe_device",
     "device_profile",
     "island_precisions",

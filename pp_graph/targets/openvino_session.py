@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -54,11 +55,7 @@ class OpenVINOSession(Session):
         probes: Sequence[str] = (),
     ) -> None:
         require_device(device)
-        if inference_precision is not None and inference_precision not in INFERENCE_PRECISIONS:
-            raise TargetError(
-                f"Inference precision '{inference_precision}' is not known, expected one of: "
-                f"{', '.join(INFERENCE_PRECISIONS)}."
-            )
+        require_inference_precision(inference_precision)
         model = artifact.model
         if probes:
             model = model.clone()
@@ -71,14 +68,7 @@ class OpenVINOSession(Session):
         count = len(artifact.model.outputs)
         self._outputs = {name: port for port in ports[:count] for name in port.get_names()}
         self._outputs.update(zip(probes, ports[count:], strict=True))
-        self.inputs = tuple(
-            ModelInput(
-                name=port_name(port),
-                dtype=np.dtype(port.get_element_type().to_dtype()).name,
-                shape=self._fed(partial_shape(port)),
-            )
-            for port in self._compiled.inputs
-        )
+        self.inputs = tuple(replace(each, shape=self._fed(each.shape)) for each in compiled_inputs(self._compiled))
         self.precision = running_precision(self._compiled, inference_precision)
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
         wish = inference_precision
@@ -128,6 +118,30 @@ def _requests_in_batch(compiled: ov.CompiledModel, device: str) -> int:
     shapes = [partial_shape(port) for port in compiled.inputs]
     single = all(shape and shape[0] == 1 and None not in shape for shape in shapes)
     return min(name.batch or count, count) if single else 1
+
+
+def require_inference_precision(precision: str | None) -> None:
+    """Make sure that a precision to run in is one that is known; None leaves it to the device.
+
+    Raises:
+        TargetError: It is not.
+    """
+    if precision is not None and precision not in INFERENCE_PRECISIONS:
+        raise TargetError(
+            f"Inference precision '{precision}' is not known, expected one of: {', '.join(INFERENCE_PRECISIONS)}."
+        )
+
+
+def compiled_inputs(compiled: ov.CompiledModel) -> tuple[ModelInput, ...]:
+    """What to feed a compiled model."""
+    return tuple(
+        ModelInput(
+            name=port_name(port),
+            dtype=np.dtype(port.get_element_type().to_dtype()).name,
+            shape=partial_shape(port),
+        )
+        for port in compiled.inputs
+    )
 
 
 def compile_for(

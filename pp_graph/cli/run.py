@@ -1,0 +1,148 @@
+"""`pp-graph run`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pp_graph.cli.options import PATH, force_option, json_option
+from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pp_graph.report import WrittenPredictions
+    from pp_graph.report.prediction_table import ImagePrediction
+    from pp_graph.running import Runner
+
+_SHOWN = 10
+_NO_PICTURES = "none"
+
+
+@click.command("run")
+@click.argument("model", type=PATH)
+@click.argument("images", type=PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write to.")
+@click.option("--format", "form", type=click.Choice(["both", "csv", "json"]), default="both", show_default=True,
+              help="Tables to write: predictions.csv, predictions.json.")  # fmt: skip
+@click.option("--save", default="masks,overlays", show_default=True, metavar="masks,overlays,maps|none",
+              help="Pictures to write; maps are TIFF in float32.")  # fmt: skip
+@click.option("--device", default="CPU", show_default=True, help="Device to run on.")
+@click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
+              show_default=True, help="Precision to run in; 'default' is what the device would choose.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images a request.")
+@force_option
+@json_option
+def run_verb(
+    model: Path,
+    images: tuple[Path, ...],
+    output: Path,
+    form: str,
+    save: str,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run MODEL on IMAGES, and write labels, masks and overlays to a folder.
+
+    MODEL is an OpenVINO IR (.xml) or a fused .onnx. IMAGES is a folder, an .npz with an array 'image', or image files.
+    DIR gets predictions.csv, predictions.json, masks/ and overlays/, all at once when every image is done. With --force
+    it may hold something already: files of an earlier run are replaced, others left alone.
+    """
+    from pp_graph.report import write_predictions
+    from pp_graph.report.prediction_table import FORMATS
+    from pp_graph.running import load, open_source
+
+    precision = options["inference_precision"]
+    runner = load(
+        model,
+        device=options["device"],
+        inference_precision=None if precision == "default" else precision,
+        mode="throughput",
+    )
+    given = images[0] if len(images) == 1 else list(images)
+    source = open_source(given, runner.inputs, batch_size=options["batch"])
+    pictures = _pictures(save)
+    with progress_bar("Running", len(source)) as progress:
+        written = write_predictions(
+            runner,
+            source,
+            output,
+            save=pictures,
+            formats=FORMATS if form == "both" else (form,),
+            overwrite=force,
+            inputs=[*images, model, model.with_suffix(".bin")],
+            progress=progress,
+        )
+    for kind in pictures:
+        if kind not in written.pictures:
+            note(f"Note: the model gives nothing to draw {kind} from, so none are written.")
+    if as_json:
+        print_json(
+            {
+                "output": str(output),
+                "tables": [str(table) for table in written.tables],
+                "pictures": written.pictures,
+                **written.about,
+                "predictions": [row.to_dict() for row in written.predictions],
+            }
+        )
+        return
+    _print(runner, written)
+
+
+def _pictures(text: str) -> tuple[str, ...]:
+    from pp_graph.report.prediction_table import PICTURES
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == [_NO_PICTURES]:
+        return ()
+    for name in names:
+        if name not in PICTURES:
+            raise click.BadParameter(
+                f"'{name}' is not known, expected some of {','.join(PICTURES)}, or {_NO_PICTURES}.",
+                param_hint="--save",
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _print(runner: Runner, written: WrittenPredictions) -> None:
+    rows = written.predictions
+    flagged = written.about["anomalous_images"]
+    print_fields(
+        f"{len(rows):,} {'image' if len(rows) == 1 else 'images'}"
+        + ("" if flagged is None else f", {flagged:,} anomalous"),
+        {
+            "model": f"{runner.name}, {runner.description}",
+            **{f"{name} cutoff": str(cutoff) for name, cutoff in runner.provenance.cutoffs.items()},
+        },
+    )
+    shown = sorted(rows, key=_how_anomalous)[:_SHOWN]
+    print_table(
+        "Predictions" if len(shown) == len(rows) else f"The {len(shown)} most anomalous",
+        ("image", "score", "label", "anomalous pixels", "share"),
+        [_cells(row) for row in shown],
+    )
+    pictures = [f"{count:,} in {written.folder / kind}" for kind, count in written.pictures.items()]
+    click.echo(f"Wrote {', '.join([*map(str, written.tables), *pictures])}")
+
+
+def _how_anomalous(row: ImagePrediction) -> tuple[float, float, float]:
+    """What sorts the most anomalous first; NaN is as anomalous as can be."""
+    score = row.pred_score
+    known = float("-inf") if score is None else float("inf") if math.isnan(score) else score
+    return (-float(row.pred_label or 0), -known, -float(row.anomalous_pixels or 0))
+
+
+def _cells(row: ImagePrediction) -> tuple[str, ...]:
+    label = "-" if row.pred_label is None else "anomalous" if row.pred_label else "normal"
+    return (
+        # A name that is no Unicode cannot be printed as it is.
+        row.image.encode("utf-8", "replace").decode(),
+        "-" if row.pred_score is None else f"{row.pred_score:.4f}",
+        label,
+        "-" if row.anomalous_pixels is None else f"{row.anomalous_pixels:,}",
+        "-" if row.anomalous_share is None else f"{row.anomalous_share:.2%}",
+    )

@@ -1,0 +1,186 @@
+"""`load` and `Runner`: a model as it is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pp_graph.data import Images
+from pp_graph.errors import DataError
+from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.model import format_shape
+from pp_graph.running.feeding import join_predictions, predicted_fields, read_feeds, to_predictions
+from pp_graph.running.sources import open_source
+from pp_graph.targets import OpenVINOModel, OpenVINORequests, convert, cut_to_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from pp_graph.model import ModelInput
+    from pp_graph.postprocessors import Predictions
+    from pp_graph.running.sources import RunnerInput
+    from pp_graph.targets.session import Array
+
+
+def load(
+    model: str | Path | FusedModel | OpenVINOModel,
+    *,
+    device: str = "CPU",
+    inference_precision: str | None = "f32",
+    mode: str = "latency",
+) -> Runner:
+    """Load a model to run it.
+
+    Args:
+        model: An IR (`.xml`) or a fused `.onnx`, or one in memory. A fused ONNX model is converted in memory, with
+            weights in float32, so that it runs as its IR would.
+        device: OpenVINO device.
+        inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`; None leaves it to the device,
+            which on many CPUs is bf16, and flips pixels. The post-processing runs in float32 whatever is asked.
+        mode: `latency` for one image after the other, `throughput` for many in flight.
+
+    Returns:
+        The runner.
+
+    Raises:
+        ProvenanceError: The model was not made by pp_graph.
+        ModelError: The ONNX file cannot be used.
+        TargetError: OpenVINO cannot read or compile the model, or the precision or mode is not known; `DeviceError`
+            where the device is not known or not on this machine.
+    """
+    if isinstance(model, str | Path):
+        path = Path(model)
+        model = OpenVINOModel.load(path) if path.suffix.lower() == ".xml" else FusedModel.load(path)
+    name = _name(model)
+    if isinstance(model, FusedModel):
+        model = convert(model, device=device)
+    return Runner(model, device=device, inference_precision=inference_precision, mode=mode, name=name)
+
+
+class Runner:
+    """A model compiled for a device: call it with images, get predictions.
+
+    Safe to call and to stream from any number of threads at the same time; each call takes a request of its own. A
+    generator that `stream` returned belongs to one thread at a time, as any generator does. The runner must not be
+    carried over a fork.
+
+    Args:
+        artifact: The converted model.
+        device: OpenVINO device.
+        inference_precision: Precision to run the network in; None leaves it to the device.
+        mode: `latency` or `throughput`.
+        name: What to call the model; None for the name of its file.
+
+    Attributes:
+        name: What the model is called: its file, without folders.
+        description: Runtime, device and precision, for people.
+        inputs: What the model is fed: name, NumPy type and shape of each input, None for an open size.
+        outputs: Fields of `Predictions` that it gives; the others are None.
+        provenance: What was fused: statistics, parameters, cutoffs, the raw model's hash.
+        device: The device.
+        precision: Precision that the network runs in, which may not be the one asked for where the device lacks that.
+        mode: What it was compiled for.
+        in_flight: Requests that `stream` keeps busy.
+
+    Raises:
+        TargetError: OpenVINO cannot compile the model; `DeviceError` where the device is absent.
+    """
+
+    def __init__(
+        self,
+        artifact: OpenVINOModel,
+        *,
+        device: str = "CPU",
+        inference_precision: str | None = "f32",
+        mode: str = "latency",
+        name: str | None = None,
+    ) -> None:
+        self._session = OpenVINORequests(artifact, device=device, inference_precision=inference_precision, mode=mode)
+        self.name = _name(artifact) if name is None else name
+        self.inputs: tuple[ModelInput, ...] = self._session.inputs
+        self.outputs = predicted_fields(self._session.outputs)
+        self.provenance: Provenance = artifact.provenance
+        self.device = device
+        self.description = self._session.description
+        self.precision = self._session.precision
+        self.mode = mode
+        self.in_flight = self._session.in_flight
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{each.name} {format_shape(each.shape)} {each.dtype}" for each in self.inputs)
+        return f"<Runner {self.name}: {inputs} -> {', '.join(self.outputs)}; {self.description}, for {self.mode}>"
+
+    def __call__(self, images: RunnerInput) -> Predictions:
+        """Predict.
+
+        Args:
+            images: (N,C,H,W) or (N,H,W,C); one image, (C,H,W) or (H,W,C); an array an input by name, with or without
+                a batch axis; a folder, searched recursively in order of names; an `.npz` or `.npy`; an image file; or a
+                list of image files or of arrays. Floating point is used as it is, uint8 is scaled to [0,1] where the
+                input is floating point. Files are resized to the size that the input fixes; arrays must have it.
+                Any number of images may be given, also where the model fixes its batch.
+
+        Returns:
+            The predictions, batch first: a single image is a batch of one. They stay valid, whatever is run later. What
+            is read from disk is run a few images at a time, but all its maps are returned: use `stream` for more images
+            than memory holds maps of.
+
+        Raises:
+            DataError: There are no images, or they cannot be read or do not fit the model.
+            TargetError: The runtime fails.
+        """
+        with closing(self._stream([images])) as results:
+            return next(results)
+
+    def stream(self, items: Iterable[RunnerInput] | str | Path | Images) -> Generator[Predictions, None, None]:
+        """Predict for one item after the other, with several requests in flight.
+
+        Args:
+            items: Whatever the runner can be called with, one after the other and of any size each; may be endless. The
+                images of a folder or `.npz` that is given by itself are items of one image each. At most
+                `in_flight` + 1 items are read ahead of what was yielded.
+
+        Returns:
+            A generator of one `Predictions` an item, in the order given, equal to those of a call for each. Once an
+            item is read, results that are ready come before the next one is asked for. An error in the items or the
+            runtime is raised after the results of the items before it; the runner stays usable. Closing the generator
+            early waits for the requests in flight.
+
+        Raises:
+            DataError: An item cannot be read or does not fit the model; nothing that can be iterated was given.
+            TargetError: The runtime fails.
+        """
+        if isinstance(items, str | Path | Images):
+            items = open_source(items, self.inputs, batch_size=1).batches()
+        elif isinstance(items, Mapping) or not isinstance(items, Iterable):
+            raise DataError(
+                f"A stream is given as {type(items).__name__}, expected an iterable of images or batches. Give a list "
+                "of them, or call the runner."
+            )
+        return self._stream(items)
+
+    def _stream(self, items: Iterable[RunnerInput]) -> Generator[Predictions, None, None]:
+        parts: list[tuple[Predictions, int]] = []
+        with closing(self._session.stream(self._pieces(items))) as results:
+            for (count, ends_item), outputs in results:
+                parts.append((to_predictions(outputs, self.provenance), count))
+                if ends_item:
+                    joined, parts = join_predictions(parts), []
+                    yield joined
+
+    def _pieces(self, items: Iterable[RunnerInput]) -> Iterator[tuple[tuple[int, bool], Mapping[str, Array]]]:
+        """Items in pieces that the model can take: how many images of a piece count, and whether it ends its item."""
+        for item in items:
+            source = open_source(item, self.inputs)
+            missing = len(source)
+            for start, stop in source.spans():
+                for cut in cut_to_batch(self.inputs, read_feeds(source, start, stop, self.inputs)):
+                    missing -= cut.count
+                    yield (cut.count, missing == 0), cut.feeds
+
+
+def _name(model: FusedModel | OpenVINOModel) -> str:
+    source: Any = model.opened.source if isinstance(model, FusedModel) else model.source
+    return source.name if source is not None else model.provenance.raw.file or "(in memory)"

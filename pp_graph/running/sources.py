@@ -1,0 +1,164 @@
+"""Whatever a caller may give as images, opened as one kind of thing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
+from pp_graph.data.images import IMAGE_ENDINGS, Array, image_files, images_from_arrays, images_from_files
+from pp_graph.errors import DataError
+
+if TYPE_CHECKING:
+    from pp_graph.model import ModelInput
+
+RunnerInput = ImageSource | Sequence[str | Path] | Sequence[Array] | Any
+"""An array of images or one image, an array an input by name, a folder, an `.npz`, image files, or what NumPy takes
+for an array, such as a PIL image or a torch tensor."""
+
+_IMAGE_RANK = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images, and how they are to be run.
+
+    Attributes:
+        images: The images.
+        batch_size: Images to read and run at a time.
+        files: The file of each image; None for arrays.
+        folder: The folder that was named; None where none was.
+    """
+
+    images: Images
+    batch_size: int
+    files: tuple[Path, ...] | None = None
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First and last index, the last one not included, of each batch."""
+        for start in range(0, len(self), self.batch_size):
+            yield start, min(start + self.batch_size, len(self))
+
+    def batches(self) -> Iterator[Source]:
+        """Each batch as a source of its own; nothing is read yet."""
+        for start, stop in self.spans():
+            files = None if self.files is None else self.files[start:stop]
+            yield Source(_Slice(self.images, start, stop), stop - start, files)
+
+
+class _Slice(Images):
+    """Some of other images, in a row."""
+
+    def __init__(self, whole: Images, start: int, stop: int) -> None:
+        self._whole = whole
+        self._start = start
+        self.names = whole.names[start:stop]
+
+    def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
+        return self._whole.read(self._start + start, self._start + stop, inputs)
+
+
+def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size: int | None = None) -> Source:
+    """Open images for a model; nothing is read yet.
+
+    Args:
+        given: See `Runner.__call__`.
+        inputs: The model's inputs.
+        batch_size: Images to run at a time; None for all of an array in memory, and a few of what is read from disk.
+
+    Returns:
+        The images.
+
+    Raises:
+        DataError: Nothing is there, or it is of no kind that is known.
+    """
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, Images):
+        return Source(given, _size(inputs, batch_size))
+    if isinstance(given, str | Path):
+        return _from_path(Path(given), inputs, batch_size)
+    if isinstance(given, Mapping):
+        return _from_arrays({str(name): np.asarray(array) for name, array in given.items()}, inputs, batch_size)
+    if isinstance(given, list | tuple):
+        return _from_sequence(given, inputs, batch_size)
+    if isinstance(given, np.ndarray) or hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
+        return _from_arrays({"image": np.asarray(given)}, inputs, batch_size)
+    raise DataError(
+        f"Images are given as {type(given).__name__}, expected an array, a mapping of arrays, a path or a list of "
+        "image files. For an iterable of these there is stream(...)."
+    )
+
+
+def _size(inputs: Sequence[ModelInput], asked: int | None) -> int:
+    """Images to read at a time; unless a number is asked for, what fills the batch that the model may fix."""
+    size = choose_batch_size(inputs, asked)
+    fixed = next((each.shape[0] for each in inputs if each.shape and isinstance(each.shape[0], int)), 1)
+    return size if asked is not None else -(-size // fixed) * fixed
+
+
+def _from_path(path: Path, inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
+    size = _size(inputs, batch_size)
+    if path.is_dir():
+        images = open_images(path)
+        return Source(images, size, tuple(image_files(path)), path)
+    if path.suffix.lower() in IMAGE_ENDINGS:
+        return _from_files([path], inputs, batch_size)
+    return Source(open_images(path), size)
+
+
+def _from_files(paths: Sequence[Path], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
+    for path in paths:
+        if path.suffix.lower() not in IMAGE_ENDINGS or path.is_dir():
+            raise DataError(
+                f"'{path}' is in a list of images, expected image files ending in {', '.join(sorted(IMAGE_ENDINGS))}. "
+                "Give a folder or an .npz by itself."
+            )
+        if not path.is_file():
+            raise DataError(f"Image '{path}' does not exist, expected an image file. Check the path.")
+    files = tuple(Path(os.path.abspath(path)) for path in paths)  # noqa: PTH100 - links are not to be followed
+    above = Path(os.path.commonpath([file.parent for file in files]))
+    return Source(images_from_files(above, files), _size(inputs, batch_size), files)
+
+
+def _from_sequence(given: Sequence[Any], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
+    if not given:
+        raise DataError("No images in the list, expected at least one.")
+    if all(isinstance(each, str | Path) for each in given):
+        return _from_files([Path(each) for each in given], inputs, batch_size)
+    if any(isinstance(each, str | Path) for each in given):
+        raise DataError("Paths and arrays are mixed in a list of images, expected one or the other. Sort them out.")
+    arrays = [np.asarray(each) for each in given]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise DataError(
+            f"Images in a list have different shapes, such as {shapes[0]} and {shapes[1]}, expected one. Resize them, "
+            "or give them one by one to stream(...)."
+        )
+    return _from_arrays({"image": np.stack(arrays)}, inputs, batch_size)
+
+
+def _from_arrays(arrays: Mapping[str, Array], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
+    """Arrays in memory: one batch, as they are given, unless a size is asked for."""
+    if _holds_one(arrays, inputs):
+        arrays = {name: array[None] for name, array in arrays.items()}
+    images = images_from_arrays(arrays)
+    return Source(images, len(images) if batch_size is None else choose_batch_size(inputs, batch_size))
+
+
+def _holds_one(arrays: Mapping[str, Array], inputs: Sequence[ModelInput]) -> bool:
+    """Whether this is one item without a batch axis: every array has one axis less than its input."""
+    ranks = {each.name: _IMAGE_RANK if each.shape is None else len(each.shape) for each in inputs}
+    if len(inputs) == 1:
+        ranks.setdefault("image", next(iter(ranks.values())))
+    used = [(array, ranks[name]) for name, array in arrays.items() if name in ranks]
+    return bool(used) and all(array.ndim == rank - 1 for array, rank in used)
