@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
     from pp_graph.statistics import LevelStatistics, Statistics
-    from pp_graph.targets import OpenVINOModel, convert, retune
+    from pp_graph.targets import OpenVINOModel, convert, retune, retune_file
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {
@@ -54,6 +54,7 @@ _EXPORTS = {
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
     "retune": "pp_graph.targets",
+    "retune_file": "pp_graph.targets",
     "run_benchmark": "pp_graph.benchmark",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",
@@ -82,6 +83,7 @@ __all__ = [
     "fuse",
     "inspect",
     "retune",
+    "retune_file",
     "run_benchmark",
     "strip",
     "verify",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pp_graph.targets.conversion import PRECISIONS, convert
 from pp_graph.targets.devices import DEVICES, DeviceInfo, DeviceProfile, available_devices, list_devices
+from pp_graph.targets.file_retuning import RetunedFile, Retuning, prepare_retuning, retune_file
 from pp_graph.targets.island_precision import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
@@ -22,12 +23,16 @@ __all__ = [
     "OpenVINOModel",
     "OpenVINOSession",
     "RawValues",
+    "RetunedFile",
+    "Retuning",
     "Session",
     "available_devices",
     "convert",
     "island_precisions",
     "list_devices",
     "open_raw_values",
+    "prepare_retuning",
     "retune",
+    "retune_file",
     "run_in_batches",
 ]

@@ -9,11 +9,13 @@ import msgspec
 
 from pp_graph.errors import PostProcessorError, ProvenanceError
 from pp_graph.fusion import FusedModel, Provenance, fuse
+from pp_graph.fusion.provenance import SCHEMA_VERSION, cutoff_to_json
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import POST_PROCESSORS
 from pp_graph.targets.devices import openvino_core
 from pp_graph.targets.island import find_tensor, replace_island
 from pp_graph.targets.openvino_model import OpenVINOModel, partial_shape
+from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,15 +61,26 @@ def retune(
         model = OpenVINOModel.load(path) if path.suffix.lower() == ".xml" else FusedModel.load(path)
     given = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
     changes = {name: value for name, value in given.items() if value is not None}
-    post = _post_processor(model.provenance, statistics, changes)
+    post = post_processor(model.provenance, statistics, changes)
     if isinstance(model, FusedModel):
         return _retune_onnx(model, post)
     return _retune_ir(model, post)
 
 
-def _post_processor(
+def post_processor(
     provenance: Provenance, statistics: Statistics | None, changes: Mapping[str, float]
 ) -> PostProcessor:
+    """Build the post-processor of a fused model with other statistics or parameters.
+
+    Args:
+        provenance: What was fused.
+        statistics: The new statistics; None keeps those it has.
+        changes: Parameters to replace, by name.
+
+    Raises:
+        ProvenanceError: The post-processor is not known to this version.
+        PostProcessorError: A parameter is outside its range, or not one of this post-processor.
+    """
     kind = next((kind for kind in POST_PROCESSORS if kind.__name__ == provenance.post_processor), None)
     if kind is None:
         raise ProvenanceError(
@@ -81,7 +94,25 @@ def _post_processor(
             f"{', '.join(provenance.parameters)}. Leave it out."
         )
     kept = provenance.statistics if statistics is None else statistics
-    return kind.from_parameters(kept, {**provenance.parameters, **changes})
+    try:
+        return kind.from_parameters(kept, {**provenance.parameters, **changes})
+    except TypeError as error:
+        raise ProvenanceError(
+            f"Parameters of '{provenance.post_processor}' do not fit this version: {error}. They were written by "
+            f"pp_graph {provenance.pp_graph_version}: use that version, or fuse the raw model again."
+        ) from error
+
+
+def renewed(provenance: Provenance, post: PostProcessor) -> Provenance:
+    """The record of a fused model after its post-processor was exchanged for another of its class."""
+    return msgspec.structs.replace(
+        provenance,
+        schema_version=SCHEMA_VERSION,
+        pp_graph_version=__version__,
+        statistics=post.statistics,
+        parameters=post.parameters(),
+        cutoffs={name: cutoff_to_json(step.cutoff) for name, step in post.decisions(provenance.layout).items()},
+    )
 
 
 def _retune_onnx(fused: FusedModel, post: PostProcessor) -> FusedModel:
@@ -119,14 +150,7 @@ def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
         if own != node.get_friendly_name():
             node.set_friendly_name(f"{provenance.prefix}/{own}")
     replace_island(model, island, tensors)
-    renewed = msgspec.structs.replace(
-        provenance,
-        statistics=alone.provenance.statistics,
-        parameters=alone.provenance.parameters,
-        cutoffs=alone.provenance.cutoffs,
-        pp_graph_version=alone.provenance.pp_graph_version,
-    )
-    retuned = OpenVINOModel(model, renewed, artifact.precision, None, artifact.inputs)
+    retuned = OpenVINOModel(model, renewed(provenance, post), artifact.precision, None, artifact.inputs)
     retuned.stamp()
     return retuned
 
