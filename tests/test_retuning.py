@@ -223,10 +223,10 @@ def test_a_large_file_is_patched_where_it_lies(tmp_path: Path, demo_fused_path: 
         for place in ours.values():
             kept[place.start : place.stop] = untouched[place.start : place.stop]
         assert bytes(kept) == untouched[: entry.start]
-        anew = pp.retune(demo_fused_path, pp.FusedModel.load(path).provenance.statistics)
-        if "statistics" in change:
-            expected = constants(anew.to_proto())
-            assert all(np.array_equal(found, expected[name]) for name, found in constants(onnx.load(path)).items())
+        found = pp.FusedModel.load(path).provenance
+        sensitivities = {name: found.parameters[name] for name in ("image_sensitivity", "pixel_sensitivity")}
+        expected = constants(pp.retune(demo_fused_path, found.statistics, **sensitivities).to_proto())
+        assert all(np.array_equal(array, expected[name]) for name, array in constants(onnx.load(path)).items())
     assert path.stat().st_ino == node
     assert path.stat().st_mode & 0o777 == 0o640
     # Back at the first statistics: the same but for blanks behind the provenance.
@@ -272,6 +272,7 @@ def test_external_weights(tmp_path: Path) -> None:
     elsewhere = pp.retune_file(path, OTHERS, output=tmp_path / "b" / "tuned.onnx")
     assert (beside.way, elsewhere.way) == ("constants", "rewritten")
     assert {*files_in(tmp_path / "b")} == {"tuned.onnx", "tuned.onnx.data"}
+    assert pp.retune_file(path, OTHERS, output=beside.path, overwrite=True).way == "constants"
     assert pp.retune_file(path, OTHERS).way == "constants"
     assert (folder / "w.bin").read_bytes() == weights
     anew = run(str(pp.fuse(folder / "raw.onnx", pp.OneClassPostProcessor(OTHERS)).save(folder / "anew.onnx")), image)
@@ -506,6 +507,11 @@ def _written(name: str, content: bytes) -> Callable[[Path], Path]:
     return write
 
 
+def _short_weights(folder: Path) -> Path:
+    os.truncate(folder / "model.bin", 1000)
+    return folder / "model.xml"
+
+
 def _link(folder: Path) -> Path:
     (folder / "link.onnx").symlink_to(folder / "fused.onnx")
     return folder / "link.onnx"
@@ -530,6 +536,7 @@ def _edited_provenance(folder: Path) -> Path:
         (_written("noise.onnx", b"\x89PNG\r\n" + b"x" * 99), "(is not|Is this) an ONNX model"),
         (_written("cut.onnx", (DEMO / "raw.onnx").read_bytes()[:9999]), "is not an ONNX model"),
         (_written("model.xml", b"<net><layers>"), "is not an OpenVINO IR"),
+        (_short_weights, "is not an OpenVINO IR"),
         (_link, "is a link to '.*fused.onnx', and what is there may be used elsewhere"),
     ],
 )
@@ -650,7 +657,7 @@ def test_layout_agrees_with_onnx(demo_fused_path: Path) -> None:
     for tensor in floats:
         place = found[tensor.name]
         assert content[place.start : place.stop] == tensor.raw_data
-    assert not layout.refers_to_other_files()
+    assert not layout.refers_to_files()
 
 
 def test_layout_of_other_writers() -> None:
@@ -668,7 +675,10 @@ def test_layout_of_other_writers() -> None:
     attribute.data_location = TensorProto.EXTERNAL
     attribute.external_data.add(key="location", value="w.bin")
     model.graph.node.append(helper.make_node("Constant", [], ["c"], value=attribute))
-    assert OnnxLayout(model.SerializeToString()).refers_to_other_files()
+    layout = OnnxLayout(model.SerializeToString())
+    assert layout.refers_to_files()
+    assert layout.refers_to_files("w.bin")
+    assert not layout.refers_to_files("v.bin")
 
 
 def test_retuning_files_of_other_writers(tmp_path: Path) -> None:
@@ -701,7 +711,7 @@ def test_broken_layouts_are_recognised(demo_fused_path: Path) -> None:
         try:
             layout = OnnxLayout(bytes(noisy))
             layout.float_initializers(names)
-            layout.refers_to_other_files()
+            layout.refers_to_files()
         except LayoutError:
             continue
     for twice in (content + content, b"", content[:0] + b"\x00"):

@@ -6,7 +6,6 @@ bytes for each and jumps over the rest; a file of gigabytes that is mapped into 
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -111,18 +110,21 @@ class OnnxLayout:
                 found[wanted[name]] = place
         return found
 
-    def refers_to_other_files(self) -> bool:
+    def refers_to_files(self, name: str | None = None) -> bool:
         """Whether a tensor keeps its bytes in another file, as far as can be told; in doubt it does.
 
         Large constants inside nodes are searched, and so read.
+
+        Args:
+            name: Only look for a file of this name; None for any.
         """
+        wanted = _LOCATION_ENTRY if name is None else name.encode()
         for number, wire, _, span in _fields(self._data, self._graph):
-            if number == _INITIALIZER and wire == _LENGTH:
-                if self._tensor(span)[2]:
-                    return True
-            elif wire == _LENGTH and self._data.find(_LOCATION_ENTRY, *span) >= 0:
+            if wire != _LENGTH or (number == _INITIALIZER and not self._tensor(span)[2]):
+                continue
+            if self._data.find(wanted, *span) >= 0:
                 return True
-        return any(self._data.find(_LOCATION_ENTRY, *span) >= 0 for span in self._other)
+        return any(self._data.find(wanted, *span) >= 0 for span in self._other)
 
     def _opset(self, span: Span) -> tuple[str, int]:
         domain, version = "", 0
@@ -214,8 +216,3 @@ def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
 
 def _number(data: bytes | mmap.mmap, span: Span) -> int:
     return _varint(data, *span)[0]
-
-
-def as_float32(content: bytes) -> tuple[float, ...]:
-    """The little-endian float32 numbers in some bytes."""
-    return struct.unpack(f"<{len(content) // 4}f", content[: len(content) // 4 * 4])

@@ -80,8 +80,13 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def patch_draft(draft: Path, region: Region) -> None:
-    """Patch a copy that nobody reads yet; what it holds is on the disk afterwards.
+def patch_draft(draft: Path, region: Region, *, durable: bool) -> None:
+    """Patch a copy that nobody reads yet.
+
+    Args:
+        draft: The copy.
+        region: What to change.
+        durable: Wait until the copy is on the disk, because it is to take the place of the only other one.
 
     Raises:
         OutputFileError: The copy is not of the file that the region was made for.
@@ -91,7 +96,8 @@ def patch_draft(draft: Path, region: Region) -> None:
         length = os.fstat(stream.fileno()).st_size + len(region.after) - len(region.before)
         write_at(stream, region.start, region.after)
         stream.truncate(length)
-        os.fsync(stream.fileno())
+        if durable:
+            os.fsync(stream.fileno())
 
 
 def patch_in_place(path: Path, region: Region) -> None:

@@ -73,8 +73,7 @@ class IREdit:
             with drafts[0].open("r+b", buffering=0) as stream:
                 self._check_unchanged(stream)
                 write_at(stream, self.length, self.appended)
-                os.fsync(stream.fileno())
-            self._write_text(drafts[-1])
+            drafts[-1].write_bytes(self.after)
 
     def write_in_place(self) -> None:
         """Change the files themselves."""
@@ -117,7 +116,10 @@ def find_in_ir(path: Path, statistics: Statistics | None, changes: Mapping[str, 
             if constant.element_type != "f32":
                 return None
             stream.seek(constant.offset)
-            numbers.check(name, stream.read(constant.size), path)
+            content = stream.read(constant.size)
+            if len(content) < constant.size:
+                return None
+            numbers.check(name, content, path)
         if not numbers.only_numbers:
             return None
         # A constant that other operators read as well was merged with one of the same number.

@@ -46,16 +46,17 @@ class OnnxEdit:
 
     def fits(self, target: Path) -> bool:
         """Whether the model can be written to a file without a look at the files that it refers to."""
-        if target.parent.resolve() == self.path.parent.resolve() and not target.exists():
+        beside = target.parent.resolve() == self.path.parent.resolve()
+        if beside and not target.exists():
             return True
         with _mapped(self.path) as data:
-            return not OnnxLayout(data).refers_to_other_files()
+            return not OnnxLayout(data).refers_to_files(target.name if beside else None)
 
     def write(self, target: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
         """Write the changed model to another file."""
         with written_together(target, overwrite=overwrite, inputs=inputs) as (draft,):
             copy_file(self.path, draft)
-            patch_draft(draft, self.region)
+            patch_draft(draft, self.region, durable=False)
 
     def write_in_place(self) -> None:
         """Change the file itself."""
@@ -64,7 +65,7 @@ class OnnxEdit:
         if found.st_size <= _COPIED_AT_MOST or found.st_nlink > 1:
             with written_together(self.path, overwrite=True) as (draft,):
                 copy_file(self.path, draft)
-                patch_draft(draft, self.region)
+                patch_draft(draft, self.region, durable=True)
                 shutil.copymode(self.path, draft)
         else:
             patch_in_place(self.path, self.padded)
