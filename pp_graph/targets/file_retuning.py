@@ -73,9 +73,10 @@ def retune_file(
         statistics: The new statistics; None keeps those it has.
         image_sensitivity: The new sensitivity for images, in [0, 1]; None keeps the one it has.
         pixel_sensitivity: The same for pixels.
-        output: The file to write, of the same kind; None changes the model itself, in place. If that fails, or the
-            process ends in between, the old model is there. The one exception is an ONNX file above 16 MiB: a machine
-            that loses its power in the moment of writing may leave a mixture, which retuning and verifying recognise.
+        output: The file to write, of the same kind; None changes the model itself, in place. If anything fails, the old
+            model is there. Where the machine loses its power in the moment of writing, too, with two exceptions: an
+            ONNX file above 16 MiB is patched where it lies, and may be left as a mixture of both, which retuning and
+            verifying recognise; and of an IR whose operators change, the two files appear one after the other.
         overwrite: Whether another file of that name may be replaced.
         inputs: Further files never to be overwritten.
 
