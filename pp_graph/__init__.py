@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
-    from pp_graph.targets import OpenVINOModel, convert, retune
+    from pp_graph.targets import OpenVINOModel, convert, retune, retune_file
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {
@@ -59,6 +59,7 @@ _EXPORTS = {
     "inspect": "pp_graph.inspection",
     "load": "pp_graph.running",
     "retune": "pp_graph.targets",
+    "retune_file": "pp_graph.targets",
     "run_benchmark": "pp_graph.benchmark",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",
@@ -90,6 +91,7 @@ __all__ = [
     "inspect",
     "load",
     "retune",
+    "retune_file",
     "run_benchmark",
     "strip",
     "verify",

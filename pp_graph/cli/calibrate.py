@@ -8,7 +8,7 @@ import click
 
 from pp_graph.cli.options import PATH, force_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
-from pp_graph.cli.retune import check_ending, retune_with_notes
+from pp_graph.cli.retune import check_ending, prepare_with_notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,11 +103,11 @@ def calibrate(
         result = _run(model, labelled, scores, options)
         statistics = result.statistics
     # Built before anything is written: the statistics may lack what the model needs.
-    tuned = None if retuned is None or model is None else retune_with_notes(model, statistics)
+    tuned = None if retuned is None or model is None else prepare_with_notes(model, statistics)
     if output is not None:
         statistics.save(output, overwrite=force, inputs=inputs)
     if tuned is not None and retuned is not None:
-        tuned.save(retuned, overwrite=force, inputs=inputs)
+        tuned.write(retuned, overwrite=force, inputs=inputs)
         if options["device"] is not None and retuned.suffix.lower() != ".xml":
             note(
                 f"Note: these are the thresholds of the model converted for {options['device']}, as pp-graph convert "

@@ -12,9 +12,8 @@ from pp_graph.cli.output import note, print_fields, print_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pp_graph.fusion import FusedModel
     from pp_graph.statistics import Statistics
-    from pp_graph.targets import OpenVINOModel
+    from pp_graph.targets import Retuning
 
 
 @click.command()
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; without it MODEL keeps its own.")
 @click.option("--image-sensitivity", type=float, metavar="S", help="New sensitivity for images, from 0 to 1.")
 @click.option("--pixel-sensitivity", type=float, metavar="S", help="New sensitivity for pixels, from 0 to 1.")
-@click.option("-o", "--output", type=PATH, required=True, metavar="FILE.onnx|.xml", help="Model to write.")
+@click.option("-o", "--output", type=PATH, metavar="FILE.onnx|.xml",
+              help="Model to write; without it MODEL itself is changed.")  # fmt: skip
 @force_option
 @json_option
 def retune(
@@ -30,36 +30,54 @@ def retune(
     stats: Path | None,
     image_sensitivity: float | None,
     pixel_sensitivity: float | None,
-    output: Path,
+    output: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Change the statistics or the sensitivities in MODEL, a fused ONNX file or an IR that pp-graph wrote.
 
-    The network is not touched; decisions are those of the raw model fused anew.
+    The network is not touched; decisions are those of the raw model fused anew. Where no operator changes, only the
+    post-processing's numbers are written, in milliseconds for any size of model.
+
+    Without -o MODEL is changed in place. This is the one command that changes its input; if it fails, MODEL is as it
+    was. An IR's .bin then grows by the new numbers, 64 bytes at a time or so, because its old bytes are never changed.
     """
     if stats is None and image_sensitivity is None and pixel_sensitivity is None:
         raise click.UsageError("Nothing is to be changed: give --stats, --image-sensitivity or --pixel-sensitivity.")
+    if output is not None:
+        check_ending(model, output)
+        if output.exists() and model.exists() and output.samefile(model):
+            raise click.UsageError(
+                f"Output '{output}' is an input of this command, expected another file. Leave out -o to change MODEL "
+                "in place."
+            )
     statistics = None
     if stats is not None:
         from pp_graph.statistics import Statistics
 
         statistics = Statistics.load(stats)
-    check_ending(model, output)
-    tuned = retune_with_notes(model, statistics, image_sensitivity, pixel_sensitivity)
-    tuned.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
+    retuning = prepare_with_notes(model, statistics, image_sensitivity, pixel_sensitivity)
+    written = retuning.write(output, overwrite=force, inputs=[] if stats is None else [stats])
+    found = written.provenance
     if as_json:
         import msgspec
 
-        found = tuned.provenance
-        statistics_now = None if found.statistics is None else msgspec.to_builtins(found.statistics)
-        settings = {"cutoffs": dict(found.cutoffs), "parameters": dict(found.parameters)}
-        print_json({"output": str(output), **settings, "statistics": statistics_now})
+        print_json(
+            {
+                "output": str(written.path),
+                "path": written.way,
+                "bytes_changed": written.bytes_changed,
+                "cutoffs": dict(found.cutoffs),
+                "parameters": dict(found.parameters),
+                "statistics": None if found.statistics is None else msgspec.to_builtins(found.statistics),
+            }
+        )
         return
-    kept = {
-        key: line for key, line in tuned.provenance.summary().items() if not key.startswith(("raw", "tail", "conv"))
-    }
-    print_fields(f"Retuned {model} -> {output}", kept)
+    kept = {key: line for key, line in found.summary().items() if not key.startswith(("raw", "tail", "conv"))}
+    kept["written"] = f"{written.bytes_changed:,} bytes: " + (
+        "numbers of the post-processing and provenance" if written.way == "constants" else "the whole model"
+    )
+    print_fields(f"Retuned {model}" if output is None else f"Retuned {model} -> {output}", kept)
 
 
 def check_ending(model: Path, output: Path) -> None:
@@ -68,19 +86,21 @@ def check_ending(model: Path, output: Path) -> None:
         raise click.UsageError(f"'{output}' ends in '{output.suffix}', expected '{model.suffix}' as MODEL.")
 
 
-def retune_with_notes(
+def prepare_with_notes(
     model: Path,
     statistics: Statistics | None,
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
-) -> FusedModel | OpenVINOModel:
-    """Retune a model, and say which settings that come with the statistics it does not take."""
-    from pp_graph.targets import retune as run
+) -> Retuning:
+    """Find out what retuning a file takes, and say which settings that come with the statistics it does not take."""
+    from pp_graph.targets import prepare_retuning
 
-    tuned = run(model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity)
+    retuning = prepare_retuning(
+        model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
+    )
     provenance = None if statistics is None else statistics.provenance
     for name, value in ({} if provenance is None else provenance.settings).items():
-        kept = tuned.provenance.parameters.get(name)
+        kept = retuning.provenance.parameters.get(name)
         if kept != value:
             note(f"Note: the statistics come with {name}={value}, and the model has {name}={kept}.")
-    return tuned
+    return retuning

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pp_graph.errors import PostProcessorError, ProvenanceError
+from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.injection import fuse
 from pp_graph.postprocessors import POST_PROCESSORS
 
@@ -28,8 +28,8 @@ def renewed_post_processor(
         changes: Other values of some of its parameters.
 
     Raises:
-        ProvenanceError: Its class is not known to this version.
-        PostProcessorError: It has no such parameter, or does not take the value.
+        ProvenanceError: Its class or its parameters are not known to this version.
+        PostProcessorError: It does not take a value.
     """
     kind = next((kind for kind in POST_PROCESSORS if kind.__name__ == provenance.post_processor), None)
     if kind is None:
@@ -41,8 +41,9 @@ def renewed_post_processor(
     try:
         return kind.from_parameters(kept, {**provenance.parameters, **changes})
     except TypeError as error:
-        raise PostProcessorError(
-            f"Post-processor '{provenance.post_processor}' does not take {', '.join(changes)}: {error}. Leave it out."
+        raise ProvenanceError(
+            f"Parameters of '{provenance.post_processor}' do not fit this version: {error}. They were written by "
+            f"pp_graph {provenance.pp_graph_version}: use that version, or fuse the raw model again."
         ) from error
 
 

@@ -14,6 +14,7 @@ from pp_graph.targets.devices import (
     list_devices,
     recommended_properties,
 )
+from pp_graph.targets.file_retuning import RetunedFile, Retuning, prepare_retuning, retune_file
 from pp_graph.targets.island_precision import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
@@ -38,6 +39,8 @@ __all__ = [
     "OpenVINORequests",
     "OpenVINOSession",
     "RawValues",
+    "RetunedFile",
+    "Retuning",
     "Session",
     "available_devices",
     "check_for_device",
@@ -48,8 +51,10 @@ __all__ = [
     "island_precisions",
     "list_devices",
     "open_raw_values",
+    "prepare_retuning",
     "recommended_properties",
     "retune",
+    "retune_file",
     "run_in_batches",
     "usage_path",
 ]

@@ -9,10 +9,12 @@ import msgspec
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.fusion import FusedModel, Provenance, fuse, fuse_anew, renewed_post_processor
+from pp_graph.fusion.provenance import SCHEMA_VERSION, cutoff_to_json
 from pp_graph.model import RawModel
 from pp_graph.targets.devices import openvino_core
 from pp_graph.targets.island import find_tensor, replace_island
 from pp_graph.targets.openvino_model import OpenVINOModel, partial_shape
+from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,15 +60,26 @@ def retune(
         model = OpenVINOModel.load(path) if path.suffix.lower() == ".xml" else FusedModel.load(path)
     given = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
     changes = {name: value for name, value in given.items() if value is not None}
-    post = _post_processor(model.provenance, statistics, changes)
+    post = post_processor(model.provenance, statistics, changes)
     if isinstance(model, FusedModel):
         return fuse_anew(model, post)
     return _retune_ir(model, post)
 
 
-def _post_processor(
+def post_processor(
     provenance: Provenance, statistics: Statistics | None, changes: Mapping[str, float]
 ) -> PostProcessor:
+    """Build the post-processor of a fused model with other statistics or sensitivities.
+
+    Args:
+        provenance: What was fused.
+        statistics: The new statistics; None keeps those it has.
+        changes: Parameters to replace, by name.
+
+    Raises:
+        ProvenanceError: The post-processor is not known to this version.
+        PostProcessorError: A parameter is outside its range, or not one of this post-processor.
+    """
     unknown = next((name for name in changes if name not in provenance.parameters), None)
     if unknown is not None:
         raise PostProcessorError(
@@ -74,6 +87,18 @@ def _post_processor(
             f"{', '.join(provenance.parameters)}. Leave it out."
         )
     return renewed_post_processor(provenance, statistics, changes)
+
+
+def renewed(provenance: Provenance, post: PostProcessor) -> Provenance:
+    """The record of a fused model after its post-processor was exchanged for another of its class."""
+    return msgspec.structs.replace(
+        provenance,
+        schema_version=SCHEMA_VERSION,
+        pp_graph_version=__version__,
+        statistics=post.statistics,
+        parameters=post.parameters(),
+        cutoffs={name: cutoff_to_json(step.cutoff) for name, step in post.decisions(provenance.layout).items()},
+    )
 
 
 def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
@@ -103,15 +128,9 @@ def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
             port.get_tensor().set_names({lasting(name) for name in port.get_names()})
         node.set_friendly_name(lasting(node.get_friendly_name()))
     replace_island(model, island, tensors, provenance.adjustable)
-    renewed = msgspec.structs.replace(
-        provenance,
-        statistics=alone.provenance.statistics,
-        parameters=alone.provenance.parameters,
-        cutoffs=alone.provenance.cutoffs,
-        inner={name: lasting(tensor) for name, tensor in alone.provenance.inner.items()},
-        pp_graph_version=alone.provenance.pp_graph_version,
-    )
-    retuned = OpenVINOModel(model, renewed, artifact.precision, None, artifact.inputs)
+    inner = {name: lasting(tensor) for name, tensor in alone.provenance.inner.items()}
+    record = msgspec.structs.replace(renewed(provenance, post), inner=inner)
+    retuned = OpenVINOModel(model, record, artifact.precision, None, artifact.inputs)
     retuned.stamp()
     return retuned
 

@@ -1,0 +1,169 @@
+"""Time of retuning a file as the model grows: in place, to another file, and by loading and writing the model anew.
+
+    python benchmarks/retuning.py [--megabytes 10,1000] [--external 4000] [--runs 9] [--case FOLDER] [--json FILE]
+
+For each size an ONNX file with embedded weights (below the 2 GB that protobuf takes) and an IR, and one ONNX file with
+external weights; with `--case` also the raw.onnx and stats.json of a folder. Times are medians of runs in one process,
+after imports; each run sets another sensitivity, so that something changes. "anew" is `retune(...).save(...)`, the
+general path. Beside the copy stands what copying the bytes alone takes. Everything is made in a temporary folder
+(`--folder` says on which disk) and removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_LEVEL = {"threshold": 1.3, "min": 0.4, "max": 3.1}
+
+
+def make_raw(folder: Path, megabytes: int, *, external: bool) -> Path:
+    """Write a raw model of that size: matrix products and a score."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    side = 1024 if megabytes < 100 else 4096
+    size = side * side * 4
+    count = max(1, round(megabytes * 2**20 / size))
+    numbers = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
+    initializers, nodes, value = [], [], "features"
+    with (folder / "weights.bin").open("wb") if external else tempfile.TemporaryFile() as stream:
+        for index in range(count):
+            # No two alike: OpenVINO would keep only one.
+            block = (numbers * np.float32(1 + index / count)).tobytes()
+            tensor = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT, dims=[side, side])
+            if external:
+                stream.write(block)
+                tensor.data_location = TensorProto.EXTERNAL
+                for key, entry in (("location", "weights.bin"), ("offset", index * size), ("length", size)):
+                    tensor.external_data.add(key=key, value=str(entry))
+            else:
+                tensor.raw_data = block
+            initializers.append(tensor)
+            nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [f"h{index}"]))
+            value = f"h{index}"
+    nodes.append(helper.make_node("ReduceMax", [value], ["raw_score"], axes=[1], keepdims=1))
+    graph = helper.make_graph(
+        nodes,
+        "large",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", side])],
+        [helper.make_tensor_value_info("raw_score", TensorProto.FLOAT, ["N", 1])],
+        initializers,
+    )
+    path = folder / "raw.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def models(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Lay out one fused or converted model after the other, and remove each when the next is asked for."""
+    import pp_graph as pp
+
+    level = pp.LevelStatistics(**_LEVEL)
+    post = pp.OneClassPostProcessor(pp.Statistics(image=level, pixel=level))
+    if arguments.case is not None:
+        own = pp.OneClassPostProcessor(pp.Statistics.load(arguments.case / "stats.json"))
+        fused = pp.fuse(arguments.case / "raw.onnx", own).save(folder / "case.onnx")
+        yield f"{arguments.case.name}, ONNX", fused
+        yield f"{arguments.case.name}, IR", pp.convert(fused).save(folder / "case.xml")
+        fused.unlink()
+    for megabytes in arguments.megabytes:
+        raw = make_raw(folder, megabytes, external=False)
+        fused = pp.fuse(raw, post).save(folder / "fused.onnx")
+        raw.unlink()
+        yield f"{megabytes} MB embedded, ONNX", fused
+        pp.convert(fused).save(folder / "model.xml")
+        fused.unlink()
+        yield f"{megabytes} MB, IR", folder / "model.xml"
+        (folder / "model.bin").unlink()
+    for megabytes in arguments.external:
+        raw = make_raw(folder, megabytes, external=True)
+        yield f"{megabytes} MB external, ONNX", pp.fuse(raw, post).save(folder / "fused.onnx")
+
+
+def median_ms(run: Callable[[], Any], runs: int) -> float:
+    """Median time of some runs, in milliseconds."""
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
+
+
+def measure(path: Path, runs: int) -> dict[str, float]:
+    """Retune a file in every way."""
+    import pp_graph as pp
+
+    turns = itertools.cycle(np.linspace(0.31, 0.69, 20).tolist())
+    other = path.with_stem("other")
+    beside = [file for file in (path, path.with_suffix(".bin")) if file.exists()]
+
+    def in_place() -> None:
+        assert pp.retune_file(path, image_sensitivity=next(turns)).way == "constants"
+
+    def to_another() -> None:
+        assert pp.retune_file(path, image_sensitivity=next(turns), output=other, overwrite=True).way == "constants"
+
+    def copy() -> None:
+        for file in beside:
+            shutil.copyfile(file, file.with_stem("other"))
+
+    def anew() -> None:
+        pp.retune(path, image_sensitivity=next(turns)).save(other)
+
+    in_place()  # imports
+    found = {"in_place_ms": median_ms(in_place, runs)}
+    # Gigabytes are written here: fewer runs, and no file is written over another.
+    for name, run, times in (("to_another_ms", to_another, 3), ("copy_alone_ms", copy, 3), ("anew_ms", anew, 1)):
+        found[name] = median_ms(run, times)
+        for file in beside:
+            file.with_stem("other").unlink()
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+
+    def sizes(text: str) -> list[int]:
+        return [int(part) for part in text.split(",") if part]
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=sizes, default=[10, 1000])
+    parser.add_argument("--external", type=sizes, default=[4000])
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--case", type=Path)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    columns = ("in_place_ms", "to_another_ms", "copy_alone_ms", "anew_ms")
+    rows = []
+    print(f"{'model':28} {'MB on disk':>10} " + " ".join(f"{name:>14}" for name in columns))
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder))
+    try:
+        for name, path in models(arguments, folder):
+            parts = [path, path.with_suffix(".bin"), *([folder / "weights.bin"] if "external" in name else [])]
+            size = sum(file.stat().st_size for file in parts if file.exists()) / 1e6
+            row = {"model": name, "megabytes_on_disk": round(size, 1), **measure(path, arguments.runs)}
+            print(f"{name:28} {size:10.1f} " + " ".join(f"{row[column]:14.1f}" for column in columns), flush=True)
+            rows.append(row)
+    finally:
+        shutil.rmtree(folder)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Where the parts of an ONNX file lie: only lengths are read, so the weights need not be.
+
+An ONNX file is one protobuf message. Every field of it says how long it is, so a walk over the fields reads a few
+bytes for each and jumps over the rest; a file of gigabytes that is mapped into memory is walked in milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Collection, Iterator
+
+# Field numbers of onnx.proto, which no version of ONNX may change.
+_IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA = 1, 7, 8, 14
+_DOMAIN, _VERSION = 1, 2
+_KEY, _VALUE = 1, 2
+_INITIALIZER = 5
+_DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DATA_LOCATION = 2, 4, 8, 9, 14
+_FLOAT, _EXTERNAL = 1, 1
+_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_LOCATION_ENTRY: Final = b"\n\x08location"
+"""How an entry begins that says in which file a tensor has its bytes."""
+
+
+class LayoutError(ValueError):
+    """The bytes are no ONNX model, or one that is laid out in an unusual way."""
+
+
+class Span(NamedTuple):
+    """A range of bytes in a file, from `start` up to `stop`."""
+
+    start: int
+    stop: int
+
+
+class Entry(NamedTuple):
+    """An entry of the metadata: where all of it lies, and what it says."""
+
+    span: Span
+    value: str
+
+
+class OnnxLayout:
+    """The layout of an ONNX file.
+
+    Args:
+        data: The bytes of the file, best as a memory map; they must stay open while this is used.
+
+    Attributes:
+        ir_version: The model's IR version.
+        opset: Version of the default ONNX domain; 0 where it is not imported.
+        metadata: The model's metadata by key.
+
+    Raises:
+        LayoutError: It is no ONNX model, or one with two graphs or two entries of one key.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap) -> None:
+        self._data = data
+        self.ir_version = 0
+        self.metadata: dict[str, Entry] = {}
+        imports: dict[str, int] = {}
+        graph: Span | None = None
+        self._other: list[Span] = []
+        for number, wire, head, span in _fields(data, Span(0, len(data))):
+            if number == _IR_VERSION and wire == _VARINT:
+                self.ir_version = _number(data, span)
+            elif wire != _LENGTH:
+                continue
+            elif number == _GRAPH:
+                if graph is not None:
+                    raise LayoutError("it has two graphs")
+                graph = span
+            elif number == _OPSET_IMPORT:
+                domain, version = self._opset(span)
+                imports[domain] = version
+            elif number == _METADATA:
+                key, value = self._entry(span)
+                if key in self.metadata:
+                    raise LayoutError(f"it has two entries '{key}'")
+                self.metadata[key] = Entry(Span(head, span.stop), value)
+            else:
+                self._other.append(span)
+        if graph is None:
+            raise LayoutError("it has no graph")
+        self._graph = graph
+        self.opset = imports.get("") or imports.get("ai.onnx") or 0
+
+    def float_initializers(self, names: Collection[str]) -> dict[str, Span]:
+        """Where the main graph's float32 initializers of some names have their bytes, little-endian.
+
+        Those that are not there, or keep their bytes elsewhere, are left out.
+
+        Raises:
+            LayoutError: The graph is cut short, or has two initializers of one of the names.
+        """
+        wanted = {name.encode(): name for name in names}
+        found: dict[str, Span] = {}
+        for number, wire, _, span in _fields(self._data, self._graph):
+            if number != _INITIALIZER or wire != _LENGTH:
+                continue
+            name, place, _ = self._tensor(span)
+            if name not in wanted:
+                continue
+            if wanted[name] in found:
+                raise LayoutError(f"it has two initializers '{wanted[name]}'")
+            if place is not None:
+                found[wanted[name]] = place
+        return found
+
+    def refers_to_files(self, name: str | None = None) -> bool:
+        """Whether a tensor keeps its bytes in another file, as far as can be told; in doubt it does.
+
+        Large constants inside nodes are searched, and so read.
+
+        Args:
+            name: Only look for a file of this name; None for any.
+        """
+        wanted = _LOCATION_ENTRY if name is None else name.encode()
+        for number, wire, _, span in _fields(self._data, self._graph):
+            if wire != _LENGTH or (number == _INITIALIZER and not self._tensor(span)[2]):
+                continue
+            if self._data.find(wanted, *span) >= 0:
+                return True
+        return any(self._data.find(wanted, *span) >= 0 for span in self._other)
+
+    def _opset(self, span: Span) -> tuple[str, int]:
+        domain, version = "", 0
+        for number, wire, _, part in _fields(self._data, span):
+            if number == _DOMAIN and wire == _LENGTH:
+                domain = self._text(part)
+            elif number == _VERSION and wire == _VARINT:
+                version = _number(self._data, part)
+        return domain, version
+
+    def _entry(self, span: Span) -> tuple[str, str]:
+        parts = {number: part for number, wire, _, part in _fields(self._data, span) if wire == _LENGTH}
+        return tuple(self._text(parts[number]) if number in parts else "" for number in (_KEY, _VALUE))  # type: ignore[return-value]
+
+    def _tensor(self, span: Span) -> tuple[bytes, Span | None, bool]:
+        """Name of a tensor, where its float32 bytes are, and whether they are in another file."""
+        name, dtype, place, external = b"", 0, None, False
+        for number, wire, _, part in _fields(self._data, span):
+            if number == _NAME:
+                name = self._data[part.start : part.stop]
+            elif number == _DATA_TYPE:
+                dtype = _number(self._data, part)
+            elif number == _RAW_DATA or (number == _FLOAT_DATA and wire in (_LENGTH, _FOUR_BYTES)):
+                place = part
+            elif number == _DATA_LOCATION:
+                external = _number(self._data, part) == _EXTERNAL
+        return name, place if dtype == _FLOAT and not external else None, external
+
+    def _text(self, span: Span) -> str:
+        try:
+            return self._data[span.start : span.stop].decode()
+        except UnicodeDecodeError as error:
+            raise LayoutError(f"it holds text that is not UTF-8: {error}") from error
+
+
+def metadata_entry(key: str, value: str) -> bytes:
+    """An entry of a model's metadata, as it stands in the file."""
+    body = _delimited(_KEY, key.encode()) + _delimited(_VALUE, value.encode())
+    return _delimited(_METADATA, body)
+
+
+def _delimited(number: int, content: bytes) -> bytes:
+    return _encode(number << 3 | _LENGTH) + _encode(len(content)) + content
+
+
+def _encode(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int, Span]]:
+    """The fields of a message: number, wire type, where it begins, and where its content lies."""
+    at, stop = span
+    while at < stop:
+        head = at
+        tag, at = _varint(data, at, stop)
+        number, wire = tag >> 3, tag & 7
+        if wire == _LENGTH:
+            length, at = _varint(data, at, stop)
+            end = at + length
+        elif wire == _VARINT:
+            end = _varint(data, at, stop)[1]
+        elif wire in (_FOUR_BYTES, _EIGHT_BYTES):
+            end = at + (4 if wire == _FOUR_BYTES else 8)
+        else:
+            raise LayoutError(f"a field at byte {head} has wire type {wire}")
+        if end > stop or number == 0:
+            raise LayoutError(f"a field at byte {head} reaches past the end of what it is part of")
+        yield number, wire, head, Span(at, end)
+        at = end
+
+
+def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
+    """A number of variable length, and where what follows begins."""
+    number = shift = 0
+    while at < stop and shift < 70:
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+    raise LayoutError(f"a number before byte {at} does not end")
+
+
+def _number(data: bytes | mmap.mmap, span: Span) -> int:
+    return _varint(data, *span)[0]

@@ -1,0 +1,177 @@
+"""Change a few bytes of a large file, in a copy of it or where it lies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.errors import OutputFileError
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterator, Sequence
+    from io import FileIO
+    from pathlib import Path
+
+    from pp_graph.model.onnx_layout import Span
+
+_LARGEST_REGION: Final = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Bytes that take the place of others.
+
+    Attributes:
+        span: Where the others lie.
+        content: The new bytes, of any number.
+    """
+
+    span: Span
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Region:
+    """All that patches change, as one range of bytes.
+
+    Attributes:
+        start: Where it begins in the file.
+        before: What is there now; up to the end of the file where the patches change its length.
+        after: What is to be there.
+    """
+
+    start: int
+    before: bytes
+    after: bytes
+
+
+def region_of(data: bytes | mmap.mmap, patches: Sequence[Patch]) -> Region | None:
+    """Join patches to one region; None where that would hold more than 64 MiB.
+
+    Args:
+        data: The bytes of the file.
+        patches: At least one, which do not overlap.
+    """
+    patches = sorted(patches, key=lambda patch: patch.span)
+    grows = sum(len(patch.content) - (patch.span.stop - patch.span.start) for patch in patches)
+    start, stop = patches[0].span.start, len(data) if grows else patches[-1].span.stop
+    if stop - start > _LARGEST_REGION:
+        return None
+    parts, at = [], start
+    for patch in patches:
+        parts += [data[at : patch.span.start], patch.content]
+        at = patch.span.stop
+    parts.append(data[at:stop])
+    return Region(start, data[start:stop], b"".join(parts))
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file within the kernel, and without moving its bytes where the file system can share them."""
+    left = -1
+    with contextlib.suppress(OSError, AttributeError), source.open("rb") as from_, target.open("wb") as to:
+        left = os.fstat(from_.fileno()).st_size
+        while left > 0 and (copied := os.copy_file_range(from_.fileno(), to.fileno(), left)):
+            left -= copied
+    if left:
+        shutil.copyfile(source, target)
+
+
+def patch_draft(draft: Path, region: Region, *, durable: bool) -> None:
+    """Patch a copy that nobody reads yet.
+
+    Args:
+        draft: The copy.
+        region: What to change.
+        durable: Wait until the copy is on the disk, because it is to take the place of the only other one.
+
+    Raises:
+        OutputFileError: The copy is not of the file that the region was made for.
+    """
+    with draft.open("r+b", buffering=0) as stream:
+        _check_unchanged(stream, region, draft.name)
+        length = os.fstat(stream.fileno()).st_size + len(region.after) - len(region.before)
+        write_at(stream, region.start, region.after)
+        stream.truncate(length)
+        if durable:
+            os.fsync(stream.fileno())
+
+
+def patch_in_place(path: Path, region: Region) -> None:
+    """Patch a file where it lies, with one write; if anything is raised in between, the old bytes are put back.
+
+    The file must not become shorter: a file that was cut before it was written could not be put back.
+
+    Raises:
+        OutputFileError: The file cannot be changed, is being changed by another process, or was since it was read.
+    """
+    assert len(region.after) >= len(region.before), "a file that is patched in place must not become shorter"
+    with changing(path) as stream:
+        _check_unchanged(stream, region, path.name)
+        size = os.fstat(stream.fileno()).st_size
+        try:
+            write_at(stream, region.start, region.after)
+            os.fsync(stream.fileno())
+        except BaseException:
+            # Behind the place where even the old bytes cannot be written, no new ones were.
+            with contextlib.suppress(OSError):
+                write_at(stream, region.start, region.before)
+            stream.truncate(size)
+            os.fsync(stream.fileno())
+            raise
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[FileIO]:
+    """Open a file to be changed where it lies, for this process alone.
+
+    Raises:
+        OutputFileError: It cannot be changed, or another process does so now.
+    """
+    try:
+        with path.open("r+b", buffering=0) as stream:
+            _lock(stream, path)
+            yield stream
+    except OSError as error:
+        if isinstance(error, OutputFileError):
+            raise
+        raise OutputFileError(
+            f"File '{path}' cannot be changed: {error.strerror or error}. It is as it was; make room or allow writing, "
+            "or write to another file."
+        ) from error
+
+
+def write_at(stream: FileIO, start: int, content: bytes) -> None:
+    """Write bytes to a place in a file.
+
+    Raises:
+        OSError: Not all of them can be written.
+    """
+    stream.seek(start)
+    left = memoryview(content)
+    while left:
+        left = left[stream.write(left) :]
+
+
+def _lock(stream: FileIO, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows has no such locks
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputFileError(
+            f"File '{path}' is being changed by another process, expected one at a time. Try again."
+        ) from None
+    except OSError:
+        return  # a file system without locks
+
+
+def _check_unchanged(stream: FileIO, region: Region, name: str) -> None:
+    stream.seek(region.start)
+    if stream.read(len(region.before)) != region.before:
+        raise OutputFileError(f"File '{name}' was changed by somebody else meanwhile. Try again.")

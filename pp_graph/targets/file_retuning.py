@@ -1,0 +1,193 @@
+"""Retune a file: where only constants of the post-processing differ, only their bytes are written.
+
+The old and the new post-processing are written into an empty graph each. Where both are the same operators, the numbers
+that differ are looked up in the file by name, and are changed there together with the provenance; the weights are
+neither parsed nor touched, so the size of the model does not matter. Where the operators differ (a sensitivity of 0, a
+range of 0), or the file is laid out in another way than pp_graph and OpenVINO do it, the model is loaded, retuned and
+written anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pp_graph.errors import OutputFileError
+from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.model.onnx_layout import LayoutError
+from pp_graph.model.writing import write_onnx
+from pp_graph.targets.ir_edit import find_in_ir
+from pp_graph.targets.onnx_edit import find_in_onnx
+from pp_graph.targets.retuning import retune
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pp_graph.statistics import Statistics
+    from pp_graph.targets.ir_edit import IREdit
+    from pp_graph.targets.onnx_edit import OnnxEdit
+    from pp_graph.targets.openvino_model import OpenVINOModel
+
+Way = Literal["constants", "rewritten"]
+"""How a file was retuned: only constants and provenance were written, or all of the model was."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RetunedFile:
+    """A file that was retuned.
+
+    Attributes:
+        path: The file.
+        provenance: What it says about its post-processing now.
+        way: How it was written.
+        bytes_changed: Bytes of constants and provenance that are new; where the model was rewritten, of all files.
+    """
+
+    path: Path
+    provenance: Provenance
+    way: Way
+    bytes_changed: int
+
+
+def retune_file(
+    path: str | Path,
+    statistics: Statistics | None = None,
+    *,
+    image_sensitivity: float | None = None,
+    pixel_sensitivity: float | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    inputs: Iterable[Path] = (),
+) -> RetunedFile:
+    """Give a fused or converted model other statistics or sensitivities, from file to file.
+
+    Decisions and numbers are those of the raw model fused anew with these. Where no operator changes, this takes
+    milliseconds however large the model is; a copy for `output` takes as long as the file system needs.
+
+    Args:
+        path: An `.onnx` or `.xml` that pp_graph wrote.
+        statistics: The new statistics; None keeps those it has.
+        image_sensitivity: The new sensitivity for images, in [0, 1]; None keeps the one it has.
+        pixel_sensitivity: The same for pixels.
+        output: The file to write, of the same kind; None changes the model itself, in place. If anything fails, the old
+            model is there. Where the machine loses its power in the moment of writing, too, with two exceptions: an
+            ONNX file above 16 MiB is patched where it lies, and may be left as a mixture of both, which retuning and
+            verifying recognise; and of an IR whose operators change, the two files appear one after the other.
+        overwrite: Whether another file of that name may be replaced.
+        inputs: Further files never to be overwritten.
+
+    Returns:
+        What was written, and how.
+
+    Raises:
+        ProvenanceError: pp_graph did not write the model, or its constants were changed since.
+        StatisticsError: The statistics lack a number that the post-processing needs.
+        PostProcessorError: A sensitivity is outside its range, or has no meaning for this model.
+        ModelError: The file cannot be used.
+        TargetError: OpenVINO cannot read the model.
+        OutputFileError: The output, or the model in place, cannot be written.
+    """
+    retuning = prepare_retuning(
+        path, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
+    )
+    return retuning.write(output, overwrite=overwrite, inputs=inputs)
+
+
+def prepare_retuning(
+    path: str | Path,
+    statistics: Statistics | None = None,
+    *,
+    image_sensitivity: float | None = None,
+    pixel_sensitivity: float | None = None,
+) -> Retuning:
+    """Find out what retuning a file takes; nothing is written until `Retuning.write`.
+
+    Arguments and errors are those of `retune_file`.
+    """
+    path = Path(path)
+    given = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
+    changes = {name: value for name, value in given.items() if value is not None}
+    find = find_in_ir if path.suffix.lower() == ".xml" else find_in_onnx
+    anew = functools.partial(
+        retune, path, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
+    )
+    edit = None
+    # What is wrong with a file that cannot be walked, opening it says.
+    with contextlib.suppress(LayoutError, OSError):
+        edit = find(path, statistics, changes)
+    if edit is not None:
+        return Retuning(path, edit.provenance, edit, anew)
+    model = anew()
+    return Retuning(path, model.provenance, None, lambda: model)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retuning:
+    """A file that can be retuned, and what it will say then.
+
+    Attributes:
+        path: The file.
+        provenance: What the file will say about its post-processing.
+    """
+
+    path: Path
+    provenance: Provenance
+    _edit: OnnxEdit | IREdit | None
+    _anew: Callable[[], FusedModel | OpenVINOModel]
+
+    def write(
+        self, output: str | Path | None = None, *, overwrite: bool = False, inputs: Iterable[Path] = ()
+    ) -> RetunedFile:
+        """Write the file; arguments and errors are those of `retune_file`."""
+        inputs = tuple(inputs)
+        target = self.path if output is None else Path(output)
+        if output is None:
+            _check_changeable(self.path)
+        elif target.suffix.lower() != self.path.suffix.lower():
+            raise OutputFileError(
+                f"Output '{target}' ends in '{target.suffix}', expected '{self.path.suffix}' as '{self.path}'. Rename "
+                "it."
+            )
+        edit = self._edit
+        if edit is not None and (output is None or edit.fits(target)):
+            if output is None:
+                edit.write_in_place()
+            else:
+                edit.write(target, overwrite=overwrite, inputs=(self.path, *inputs))
+            return RetunedFile(target, self.provenance, "constants", edit.size)
+        model = self._anew()
+        if output is None:
+            _replace(self.path, model)
+        else:
+            model.save(target, overwrite=overwrite, inputs=(self.path, *inputs))
+        files = [target] if isinstance(model, FusedModel) else [target, target.with_suffix(".bin")]
+        return RetunedFile(target, self.provenance, "rewritten", sum(file.stat().st_size for file in files))
+
+
+def _check_changeable(path: Path) -> None:
+    for file in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
+        if file.is_symlink():
+            raise OutputFileError(
+                f"Model '{file}' is a link to '{file.readlink()}', and what is there may be used elsewhere too. Name "
+                "that file itself, or write to another file with output=... (-o)."
+            )
+        if not os.access(file, os.W_OK):
+            raise OutputFileError(
+                f"Model '{file}' is read-only, expected a file that may be changed. Allow writing, or write to another "
+                "file with output=... (-o)."
+            )
+
+
+def _replace(path: Path, model: FusedModel | OpenVINOModel) -> None:
+    """Write a model over the file that it was read from, whole or not at all."""
+    mode = path.stat().st_mode
+    if isinstance(model, FusedModel):
+        external = model.opened.external_tensors()
+        write_onnx(model.to_proto(), external, path, overwrite=True, copy_weights=False, inputs=())
+    else:
+        dataclasses.replace(model, inputs=()).save(path)
+    path.chmod(mode)

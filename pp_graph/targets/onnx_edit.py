@@ -1,0 +1,123 @@
+"""Change the post-processing's constants in an ONNX file, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.files import written_together
+from pp_graph.fusion import METADATA_KEY, Provenance
+from pp_graph.model.onnx_layout import LayoutError, OnnxLayout, metadata_entry
+from pp_graph.model.patching import Patch, Region, copy_file, patch_draft, patch_in_place, region_of
+from pp_graph.targets.emission import Numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from pp_graph.statistics import Statistics
+
+_COPIED_AT_MOST: Final = 16 * 2**20
+"""Files up to this size are changed in a copy that takes their place, which takes milliseconds and is atomic."""
+_LARGEST_ONNX: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class OnnxEdit:
+    """What to change in an ONNX file.
+
+    Attributes:
+        path: The file.
+        provenance: What it will say.
+        size: Bytes of constants and provenance that are new.
+        region: The change.
+        padded: The change with blanks behind the provenance, where the file would become shorter without.
+    """
+
+    path: Path
+    provenance: Provenance
+    size: int
+    region: Region
+    padded: Region
+
+    def fits(self, target: Path) -> bool:
+        """Whether the model can be written to a file without a look at the files that it refers to."""
+        beside = target.parent.resolve() == self.path.parent.resolve()
+        if beside and not target.exists():
+            return True
+        with _mapped(self.path) as data:
+            return not OnnxLayout(data).refers_to_files(target.name if beside else None)
+
+    def write(self, target: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
+        """Write the changed model to another file."""
+        with written_together(target, overwrite=overwrite, inputs=inputs) as (draft,):
+            copy_file(self.path, draft)
+            patch_draft(draft, self.region, durable=False)
+
+    def write_in_place(self) -> None:
+        """Change the file itself."""
+        found = self.path.stat()
+        # Another name of the same file must not change with it.
+        if found.st_size <= _COPIED_AT_MOST or found.st_nlink > 1:
+            with written_together(self.path, overwrite=True) as (draft,):
+                copy_file(self.path, draft)
+                patch_draft(draft, self.region, durable=True)
+                shutil.copymode(self.path, draft)
+        else:
+            patch_in_place(self.path, self.padded)
+
+
+def find_in_onnx(path: Path, statistics: Statistics | None, changes: Mapping[str, float]) -> OnnxEdit | None:
+    """Find out what to change in an ONNX file.
+
+    Args:
+        path: The file.
+        statistics: The new statistics; None keeps those it has.
+        changes: Parameters of the post-processor to replace, by name.
+
+    Returns:
+        The change; None where the model must be written anew, or is none that pp_graph wrote.
+
+    Raises:
+        LayoutError: The file cannot be walked.
+        OSError: It cannot be read.
+        PPGraphError: As `retune_file`.
+    """
+    if not path.is_file():
+        return None
+    with _mapped(path) as data:
+        layout = OnnxLayout(data)
+        entry = layout.metadata.get(METADATA_KEY)
+        if entry is None or not layout.opset:
+            return None
+        provenance = Provenance.from_json(entry.value)
+        numbers = Numbers.of(provenance, statistics, changes, opset=layout.opset, ir_version=layout.ir_version)
+        places = layout.float_initializers(numbers.old.constants)
+        for name, place in places.items():
+            numbers.check(name, data[place.start : place.stop], path)
+        if not numbers.only_numbers or len(places) < len(numbers.old.constants):
+            return None
+        text = numbers.provenance.to_json()
+        constants = [Patch(places[name], content) for name, content in numbers.changed.items()]
+        before = entry.span.stop - entry.span.start
+        missing = max(0, before - len(metadata_entry(METADATA_KEY, text)))
+        entries = [metadata_entry(METADATA_KEY, each) for each in (text, text + " " * missing)]
+        region, padded = (region_of(data, [*constants, Patch(entry.span, each)]) for each in entries)
+        too_large = len(data) - before + len(entries[1]) > _LARGEST_ONNX
+        if region is None or padded is None or too_large or len(entries[1]) < before:
+            return None
+        return OnnxEdit(path, numbers.provenance, numbers.size, region, padded)
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    """A file's bytes, read as far as they are looked at."""
+    with path.open("rb") as stream:
+        if not os.fstat(stream.fileno()).st_size:
+            raise LayoutError("it is empty")
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
