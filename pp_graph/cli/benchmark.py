@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pp_graph.cli.convert import parse_shapes
+from pp_graph.cli.frames import parse_frame_size
 from pp_graph.cli.options import PATH, force_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
@@ -37,6 +38,8 @@ _STDOUT = "-"
               help="Post-processing on the host, or another model; repeatable. Default: host-numpy, and host-torch "
               "where torch is installed.")  # fmt: skip
 @click.option("--data", type=PATH, metavar="FILE.npz|FOLDER", help="Images to run on. Default: random numbers.")
+@click.option("--frame-size", metavar="HxW",
+              help="Size of random frames for an artifact that resizes frames of any size.")  # fmt: skip
 @click.option("--seconds", type=float, default=10.0, show_default=True, metavar="T",
               help="How long to measure, for each device and precision.")  # fmt: skip
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory (one process a model).")
@@ -85,6 +88,7 @@ def benchmark(
             hint=options["hint"],
             against=options["against"] or None,
             data=options["data"],
+            frame_size=parse_frame_size(options["frame_size"]),
             seconds=options["seconds"],
             memory=not options["no_memory"],
             progress=advance,

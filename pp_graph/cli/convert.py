@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pp_graph.cli.frames import frame_options, take_preprocessing
 from pp_graph.cli.fuse import describe, fields
 from pp_graph.cli.options import PATH, STATS_HELP, force_option, json_option, post_processing, post_processing_options
 from pp_graph.cli.output import note, print_fields, print_json
@@ -25,7 +27,8 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 @click.option("--precision", type=click.Choice(["f32", "f16"]), default="f32", show_default=True,
               help="Precision of the saved weights; the post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
-              help="Sizes to fix for the input; ? for one that stays open. Once an input.")  # fmt: skip
+              help="Sizes to fix for the model's own input; ? for one that stays open. Once an input.")  # fmt: skip
+@frame_options
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first.")
 @post_processing_options
 @force_option
@@ -46,21 +49,28 @@ def convert(
 ) -> None:
     """Convert MODEL, a fused ONNX file, to OpenVINO. With --stats, MODEL is raw and is fused first."""
     shapes = parse_shapes(input_shapes)
+    preprocessing = take_preprocessing(options)
     if stats is None:
         _refuse_unused(ctx, options)
 
     from pp_graph import fusion, targets
 
     fused = fusion.FusedModel.load(model) if stats is None else post_processing(options).fuse(model, stats)
-    artifact = targets.convert(fused, device=device, precision=precision, input_shape=shapes)
+    artifact = targets.convert(
+        fused, device=device, precision=precision, input_shape=shapes, preprocessing=preprocessing
+    )
     artifact.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
     files = {"xml": output, "bin": output.with_suffix(".bin")}
     if as_json:
         sizes = {f"{kind}_bytes": file.stat().st_size for kind, file in files.items()}
-        print_json({"output": str(output), **artifact.conversion, **sizes, **describe(fused)})
+        frames = artifact.provenance.preprocessing
+        taken = {} if frames is None else {"preprocessing": dataclasses.asdict(frames)}
+        print_json({"output": str(output), **artifact.conversion, **taken, **sizes, **describe(fused)})
         return
     size = files["bin"].stat().st_size / 2**20
     lines = {"device": device, "weights": f"{precision}, {size:,.1f} MiB", **fields(fused)}
+    if artifact.provenance.preprocessing is not None:
+        lines["preprocessing"] = artifact.provenance.preprocessing.describe()
     print_fields(f"Converted {model} -> {output}", lines)
     raw = fused.provenance.raw.file or "RAW.onnx"
     note(f"Next: pp-graph verify {model if stats is not None else raw} {output} --data IMAGES")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pp_graph.fusion.tail import NETWORK_SCOPE
 
 if TYPE_CHECKING:
     import openvino as ov
+
+PREPROCESSING_SCOPE: Final = "preprocessing"
+"""Where, under the prefix, the operators stand that preprocess frames. They are marked as well, but the last of them
+may be merged with the network's first, which rounds its input anyway."""
 
 
 def island_constants(model: ov.Model, prefix: str) -> dict[str, str]:
@@ -29,7 +33,12 @@ def island_constants(model: ov.Model, prefix: str) -> dict[str, str]:
 
 
 def _in_island(name: str, prefix: str) -> bool:
-    return name.startswith(f"{prefix}/") and not name.startswith(f"{prefix}/{NETWORK_SCOPE}/")
+    return name.startswith(f"{prefix}/") and not name.startswith(
+        (
+            f"{prefix}/{NETWORK_SCOPE}/",
+            f"{prefix}/{PREPROCESSING_SCOPE}/",
+        )
+    )
 
 
 def is_floating(precision: str) -> bool:

@@ -12,6 +12,7 @@ from pp_graph.targets.devices import openvino_core, require_device
 from pp_graph.targets.island import add_probes
 from pp_graph.targets.island_precision import island_precisions
 from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
+from pp_graph.targets.preprocessing import frame_format
 from pp_graph.targets.session import Array, Session
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class OpenVINOSession(Session):
                 name=port_name(port),
                 dtype=np.dtype(port.get_element_type().to_dtype()).name,
                 shape=partial_shape(port),
+                frames=frame_format(artifact.provenance.preprocessing, port_name(port)),
             )
             for port in self._compiled.inputs
         )
