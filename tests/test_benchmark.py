@@ -57,7 +57,7 @@ def test_everything_is_measured(report: pp.BenchmarkReport, demo_ir_path: Path, 
     assert raw.peak_mib > 20
     assert host.peak_mib is None
     assert fused.peak_mib is None
-    assert set(ours.groups_us) == {"network", "tail", "post-processing", "preprocessing"}
+    assert set(ours.groups_us) == {"network", "tail", "post-processing"}
     assert ours.groups_us["network"] > 0
     assert ours.groups_us["tail"] > 0
     assert ours.groups_us["post-processing"] > 0

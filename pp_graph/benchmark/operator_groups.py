@@ -57,7 +57,8 @@ def group_times(
     Returns:
         Microseconds by group, none where they cannot be told, and the slowest operators: name, kernel, microseconds.
     """
-    groups = dict.fromkeys(GROUPS, 0.0)
+    takes_frames = provenance is not None and provenance.preprocessing is not None
+    groups = dict.fromkeys(GROUPS if takes_frames else GROUPS[:-1], 0.0)
     rows = []
     for each in times:
         if parts is not None:

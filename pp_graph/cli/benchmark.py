@@ -164,13 +164,14 @@ def print_report(report: BenchmarkReport) -> None:
             ),
             [_row(each) for each in rows],
         )
+        groups = list(dict.fromkeys(group for each in rows for group in each.groups_us))
         print_table(
             "Where the time goes, µs",
-            ("model", *(rows[0].groups_us), "slowest operator"),
+            ("model", *groups, "slowest operator"),
             [
                 (
                     each.name,
-                    *(f"{each.groups_us[group]:,.0f}" if each.groups_us else "-" for group in rows[0].groups_us),
+                    *(f"{each.groups_us[group]:,.0f}" if group in each.groups_us else "-" for group in groups),
                     f"{each.slowest[0][0]} {each.slowest[0][2]:,.0f}",
                 )
                 for each in rows

@@ -87,7 +87,7 @@ def _keys_kernel(distance: Array, a: float) -> Array:
 
 
 def _triangle(distance: Array) -> Array:
-    return np.maximum(0, 1 - np.abs(distance))
+    return np.asarray(np.maximum(0, 1 - np.abs(distance)))
 
 
 def _pillow(kernel: Callable[[Array], Array], reach: float) -> Callable[[int, int], _Taps]:
