@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
+    from pp_graph.preprocessing import Preprocessing
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
     from pp_graph.targets import OpenVINOModel, convert, retune, retune_file
@@ -46,6 +47,7 @@ _EXPORTS = {
     "PPGraphError": "pp_graph.errors",
     "PostProcessor": "pp_graph.postprocessors",
     "Predictions": "pp_graph.postprocessors",
+    "Preprocessing": "pp_graph.preprocessing",
     "Provenance": "pp_graph.fusion",
     "RawModel": "pp_graph.model",
     "Runner": "pp_graph.running",
@@ -77,6 +79,7 @@ __all__ = [
     "PPGraphError",
     "PostProcessor",
     "Predictions",
+    "Preprocessing",
     "Provenance",
     "RawModel",
     "Runner",

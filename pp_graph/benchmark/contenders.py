@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from pp_graph.model import RawModel
+    from pp_graph.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Contender:
     path: Path
     provenance: Provenance | None
     host: str | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What it does with frames; None where it takes what the raw model does."""
+        return None if self.provenance is None or self.host is not None else self.provenance.preprocessing
 
 
 def find_contenders(
@@ -112,6 +118,12 @@ def remarks_about(raw: RawModel, contenders: Sequence[Contender]) -> list[str]:
                 f"The raw model has no output '{missing[0]}', which the artifact was made from. Give the raw model "
                 "that was fused."
             )
+    remarks += [
+        f"'{each.name}' takes frames ({each.preprocessing.describe()}). Models that do not are fed what becomes of "
+        "them, and the time that takes does not count."
+        for each in made
+        if each.preprocessing is not None
+    ]
     if any(each.provenance is None and each.path.suffix == ".onnx" and each.name != "raw" for each in contenders):
         remarks.append(
             "What another program's .onnx does behind its last layer counts as tail, post-processing included."

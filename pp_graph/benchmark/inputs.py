@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy.typing as npt
 
 from pp_graph.data import ImageSource, open_images
 from pp_graph.errors import DataError
-from pp_graph.model import ModelInput, format_shape
+from pp_graph.model import FrameFormat, ModelInput, format_shape
+from pp_graph.preprocessing import Preprocessing, feed_by_hand
 
 if TYPE_CHECKING:
     from pp_graph.model import RawModel
@@ -52,24 +54,86 @@ def fixed_shapes(
     return shapes
 
 
+@dataclass(frozen=True)
+class Feeds:
+    """What models are fed: some as the raw model takes it, some frames that become the same.
+
+    Attributes:
+        by_hand: For the raw model, by input.
+        frames: For models that preprocess frames: their preprocessing, and what each of them is fed.
+    """
+
+    by_hand: dict[str, Array]
+    frames: list[tuple[Preprocessing, dict[str, Array]]]
+
+    def of(self, preprocessing: Preprocessing | None) -> dict[str, Array]:
+        """What a model with this preprocessing is fed."""
+        return next((fed for each, fed in self.frames if each == preprocessing), self.by_hand)
+
+
 def make_feeds(
-    raw: RawModel, shapes: Mapping[str, tuple[int, ...]], batch: int, data: ImageSource | None
-) -> dict[str, Array]:
-    """Images, or random numbers, for every input, by name.
+    raw: RawModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    batch: int,
+    data: ImageSource | None,
+    preprocessings: Sequence[Preprocessing] = (),
+    frame_size: tuple[int, int] | None = None,
+) -> Feeds:
+    """Images, or random numbers, for every input.
+
+    The raw model is fed the frames of the first preprocessing, preprocessed in NumPy.
 
     Raises:
-        DataError: There are too few images, or they do not fit.
+        DataError: There are too few images, they do not fit, or the size of frames stays open.
     """
-    if data is not None:
-        images = open_images(data)
-        if len(images) < batch:
-            raise DataError(f"There are {len(images)} images, expected at least {batch} for a batch of that size.")
-        wanted = [ModelInput(each.name, each.dtype, shapes[each.name]) for each in raw.inputs]
-        return images.read(0, batch, wanted)
+    images = None if data is None else open_images(data)
+    if images is not None and len(images) < batch:
+        raise DataError(f"There are {len(images)} images, expected at least {batch} for a batch of that size.")
+    plain = [ModelInput(each.name, each.dtype, shapes[each.name]) for each in raw.inputs]
     rng = np.random.default_rng(0)
+
+    def fill(wanted: Sequence[ModelInput]) -> dict[str, Array]:
+        return _random(wanted, rng) if images is None else images.read(0, batch, wanted)
+
+    frames: list[tuple[Preprocessing, dict[str, Array]]] = []
+    for each in preprocessings:
+        size = frame_size if frame_size is not None or images is not None else _known_size(each)
+        wanted = [_frames(one, each, size) if one.name == each.input else one for one in plain]
+        frames.append((each, fill(wanted)))
+    by_hand = feed_by_hand(frames[0][1], frames[0][0]) if frames else fill(plain)
+    for name, array in by_hand.items():
+        if array.shape != shapes[name]:
+            raise DataError(
+                f"Frames become {format_shape(array.shape)} for input '{name}', and the raw model is timed with "
+                f"{format_shape(shapes[name])}. Give --input-shape as the artifact was converted."
+            )
+    return Feeds(by_hand, frames)
+
+
+def _frames(model_input: ModelInput, preprocessing: Preprocessing, size: tuple[int, int] | None) -> ModelInput:
+    """The frames that become what an input takes."""
+    assert model_input.shape is not None
+    axes = dict(zip(preprocessing.model_layout or "NCHW", model_input.shape, strict=True))
+    if preprocessing.resize is not None:
+        axes["H"], axes["W"] = preprocessing.frame_size or size or (None, None)
+    shape = tuple(axes[axis] for axis in preprocessing.layout)
+    layout = FrameFormat(preprocessing.layout, preprocessing.channel_order)
+    return ModelInput(model_input.name, preprocessing.numpy_dtype, shape, layout)
+
+
+def _known_size(preprocessing: Preprocessing) -> tuple[int, int] | None:
+    if preprocessing.resize is not None and preprocessing.frame_size is None:
+        raise DataError(
+            "The artifact resizes frames of any size, expected one size to time it with. Give --frame-size 1080x1920 "
+            "(frame_size=...), or images with --data."
+        )
+    return preprocessing.frame_size
+
+
+def _random(wanted: Sequence[ModelInput], rng: np.random.Generator) -> dict[str, Array]:
     feeds = {}
-    for each in raw.inputs:
+    for each in wanted:
         dtype = np.dtype(each.dtype or "float32")
-        numbers = rng.random(shapes[each.name])
+        numbers = rng.random(tuple(size for size in each.shape or () if isinstance(size, int)))
         feeds[each.name] = (numbers * (255 if dtype.kind in "iu" else 1)).astype(dtype)
     return feeds

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pp_graph.fusion.tail import NETWORK_SCOPE, TAIL_SCOPE, tail_names
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
+from pp_graph.targets.island_precision import PREPROCESSING_SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import Provenance
     from pp_graph.targets.openvino_timing import OperatorTime
 
-GROUPS: Final = ("network", "tail", "post-processing")
+GROUPS: Final = ("network", "tail", "post-processing", PREPROCESSING_SCOPE)
 _SHOWN: Final = 8
 
 
@@ -56,7 +57,8 @@ def group_times(
     Returns:
         Microseconds by group, none where they cannot be told, and the slowest operators: name, kernel, microseconds.
     """
-    groups = dict.fromkeys(GROUPS, 0.0)
+    takes_frames = provenance is not None and provenance.preprocessing is not None
+    groups = dict.fromkeys(GROUPS if takes_frames else GROUPS[:-1], 0.0)
     rows = []
     for each in times:
         if parts is not None:
@@ -78,6 +80,8 @@ def _group_of_one(name: str, parts: Parts, provenance: Provenance | None) -> str
         # What the runtime puts in between is named by what is on both sides.
         if f"{prefix}{NETWORK_SCOPE}/" in name:
             return "network"
+        if f"{prefix}{PREPROCESSING_SCOPE}/" in name:
+            return PREPROCESSING_SCOPE
         if f"{prefix}{TAIL_SCOPE}/" in name:
             return "tail"
         if prefix in name or re.split(r"[./]", name)[0] in POSTPROCESSED_NAMES:

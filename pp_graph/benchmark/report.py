@@ -32,7 +32,8 @@ class ContenderReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         bytes_out: Bytes an image back.
         compile_seconds: Time to compile, in a process of its own where memory was measured.
         peak_mib: Peak memory of a process that reads, compiles and runs the model once; None if not measured.
-        groups_us: Median time of the operators of the network, its tail and the post-processing, microseconds.
+        groups_us: Median time of the operators of the network, its tail and the post-processing, microseconds; also of
+            preprocessing in a model that takes frames.
         slowest: The slowest operators: name, kernel, microseconds.
     """
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pp_graph.benchmark.contenders import Contender, find_contenders, read_contender, remarks_about
 from pp_graph.benchmark.host import host_post_processing
-from pp_graph.benchmark.inputs import fixed_shapes, make_feeds
+from pp_graph.benchmark.inputs import Feeds, fixed_shapes, make_feeds
 from pp_graph.benchmark.machine import describe_machine, describe_versions
 from pp_graph.benchmark.operator_groups import group_times, parts_of
 from pp_graph.benchmark.report import BenchmarkReport, ContenderReport
@@ -76,6 +76,7 @@ def run_benchmark(
     hint: str = "latency",
     against: Sequence[str | Path] | None = None,
     data: ImageSource | None = None,
+    frame_size: tuple[int, int] | None = None,
     seconds: float = 10.0,
     memory: bool = True,
     progress: Progress | None = None,
@@ -97,6 +98,7 @@ def run_benchmark(
         hint: `latency` or `throughput`.
         against: `host-numpy`, `host-torch` and paths of other models; None for NumPy, and torch if it is installed.
         data: Images to run on; None for random numbers.
+        frame_size: Height and width of the random frames that an artifact is fed that resizes frames of any size.
         seconds: How long to measure for each device and precision.
         memory: Measure peak memory and compile time, each model in a process of its own.
         progress: Called as time passes.
@@ -123,12 +125,13 @@ def run_benchmark(
     here, absent = _split_devices(devices)
     shapes = fixed_shapes(opened, batch, input_shape)
     batch = next(iter(shapes.values()))[0] if next(iter(shapes.values())) else 1
-    feeds = make_feeds(opened, shapes, batch, data)
+    taking_frames = list(dict.fromkeys(each.preprocessing for each in contenders if each.preprocessing is not None))
+    feeds = make_feeds(opened, shapes, batch, data, taking_frames, frame_size)
     results: list[ContenderReport] = []
     for device in here:
         for precision in inference_precisions:
             asked = None if precision == "default" else precision
-            setting = _Setting(device, asked, hint, not dynamic, shapes, feeds, batch)
+            setting = _Setting(device, asked, hint, not dynamic, feeds, batch)
             results += _run_setting(setting, contenders, seconds, notes, memory=memory, progress=progress)
     if any(each.runs < _ENOUGH_ROUNDS for each in results):
         notes.append(
@@ -195,18 +198,23 @@ class _Setting:
     precision: str | None
     hint: str
     static: bool
-    shapes: Mapping[str, tuple[int, ...]]
-    feeds: Mapping[str, Array]
+    feeds: Feeds
     batch: int
+
+    def fed(self, contender: Contender) -> dict[str, Array]:
+        return self.feeds.of(contender.preprocessing)
+
+    def shapes(self, contender: Contender) -> dict[str, tuple[int, ...]]:
+        return {name: array.shape for name, array in self.fed(contender).items()}
 
     def compiled(self, contender: Contender, *, profile: bool = False) -> TimedModel:
         model = read_contender(contender)
         if self.static:
-            fix_shapes(model, self.shapes)
+            fix_shapes(model, self.shapes(contender))
         timed = TimedModel(
             model, device=self.device, inference_precision=self.precision, hint=self.hint, profile=profile
         )
-        timed.feed(self.feeds)
+        timed.feed(self.fed(contender))
         return timed
 
 
@@ -305,7 +313,7 @@ def _measure_alone(setting: _Setting, contender: Contender, notes: list[str]) ->
         "precision": setting.precision,
         "hint": setting.hint,
         "static": setting.static,
-        "shapes": {name: list(sizes) for name, sizes in setting.shapes.items()},
+        "shapes": {name: list(sizes) for name, sizes in setting.shapes(contender).items()},
     }
     # Without -P, modules in the current folder would come before the installed ones.
     command = [sys.executable, "-P", "-m", "pp_graph.benchmark.child", json.dumps(asked)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pp_graph.cli.convert import parse_shapes
+from pp_graph.cli.frames import parse_frame_size
 from pp_graph.cli.options import PATH, force_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
@@ -37,6 +38,8 @@ _STDOUT = "-"
               help="Post-processing on the host, or another model; repeatable. Default: host-numpy, and host-torch "
               "where torch is installed.")  # fmt: skip
 @click.option("--data", type=PATH, metavar="FILE.npz|FOLDER", help="Images to run on. Default: random numbers.")
+@click.option("--frame-size", metavar="HxW",
+              help="Size of random frames for an artifact that resizes frames of any size.")  # fmt: skip
 @click.option("--seconds", type=float, default=10.0, show_default=True, metavar="T",
               help="How long to measure, for each device and precision.")  # fmt: skip
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory (one process a model).")
@@ -86,6 +89,7 @@ def benchmark(
             hint=options["hint"],
             against=options["against"] or None,
             data=options["data"],
+            frame_size=parse_frame_size(options["frame_size"]),
             seconds=options["seconds"],
             memory=not options["no_memory"],
             progress=advance,
@@ -161,13 +165,14 @@ def print_report(report: BenchmarkReport) -> None:
             ),
             [_row(each) for each in rows],
         )
+        groups = list(dict.fromkeys(group for each in rows for group in each.groups_us))
         print_table(
             "Where the time goes, µs",
-            ("model", *(rows[0].groups_us), "slowest operator"),
+            ("model", *groups, "slowest operator"),
             [
                 (
                     each.name,
-                    *(f"{each.groups_us[group]:,.0f}" if each.groups_us else "-" for group in rows[0].groups_us),
+                    *(f"{each.groups_us[group]:,.0f}" if group in each.groups_us else "-" for group in groups),
                     f"{each.slowest[0][0]} {each.slowest[0][2]:,.0f}",
                 )
                 for each in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pp_graph.cli.device_check import print_device_check, refuse_errors
+from pp_graph.cli.frames import frame_options, take_preprocessing
 from pp_graph.cli.fuse import describe, fields
 from pp_graph.cli.options import (
     FORM_OPTIONS,
@@ -36,10 +38,11 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 @click.option("--precision", type=click.Choice(["f32", "f16"]), default="f32", show_default=True,
               help="Precision of the saved weights; the post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
-              help="Sizes to fix for the input; ? for one that stays open. Once an input.")  # fmt: skip
+              help="Sizes to fix for the model's own input; ? for one that stays open. Once an input.")  # fmt: skip
 @click.option("--model-info", "entries", multiple=True, metavar="KEY=VALUE",
               help="How Intel's Model API is to feed images, such as scale_values=255,255,255 and "
               "reverse_input_channels=True (for a model that takes RGB). Once an entry.")  # fmt: skip
+@frame_options
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first.")
 @post_processing_options
 @force_option
@@ -65,6 +68,7 @@ def convert(
     """
     shapes = parse_shapes(input_shapes)
     model_info = _parse_entries(entries)
+    preprocessing = take_preprocessing(options)
     if stats is None:
         _refuse_unused(ctx, options)
 
@@ -77,7 +81,14 @@ def convert(
             fused = fusion.fuse_anew(fused, fusion.renewed_post_processor(fused.provenance, None, changes))
     else:
         fused = post_processing(options).fuse(model, stats)
-    artifact = targets.convert(fused, device=device, precision=precision, input_shape=shapes, model_info=model_info)
+    artifact = targets.convert(
+        fused,
+        device=device,
+        precision=precision,
+        input_shape=shapes,
+        preprocessing=preprocessing,
+        model_info=model_info,
+    )
     check = targets.check_for_device(artifact, device)
     refuse_errors(check)
     artifact.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
@@ -85,11 +96,13 @@ def convert(
     usage = str(targets.usage_path(output))
     if as_json:
         sizes = {f"{kind}_bytes": file.stat().st_size for kind, file in files.items()}
+        frames = artifact.provenance.preprocessing
         print_json(
             {
                 "output": str(output),
                 "usage": usage,
                 **artifact.conversion,
+                **({} if frames is None else {"preprocessing": dataclasses.asdict(frames)}),
                 **sizes,
                 **describe(fused),
                 "device_check": check.to_dict(),
@@ -98,6 +111,8 @@ def convert(
         return
     size = files["bin"].stat().st_size / 2**20
     lines = {"device": device, "weights": f"{precision}, {size:,.1f} MiB", "usage": usage, **fields(fused)}
+    if artifact.provenance.preprocessing is not None:
+        lines["preprocessing"] = artifact.provenance.preprocessing.describe()
     print_fields(f"Converted {model} -> {output}", lines)
     print_device_check(check)
     raw = fused.provenance.raw.file or "RAW.onnx"

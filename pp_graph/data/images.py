@@ -62,8 +62,9 @@ def open_images(source: ImageSource) -> Images:
     Args:
         source: A folder of image files (searched recursively, in order of their names); an `.npz`
             with an array `image`, or one array an input under the inputs' names; an `.npy`; or
-            arrays in memory. Arrays are (N,C,H,W) or (N,H,W,C): uint8 is scaled to [0,1], floating
-            point is used as it is.
+            arrays in memory. Arrays are (N,C,H,W) or (N,H,W,C), channels RGB: uint8 is scaled to [0,1], floating
+            point is used as it is. A model that preprocesses frames itself gets uint8 as it is, its
+            channels in the order it asks for.
 
     Returns:
         The images.
@@ -255,7 +256,11 @@ def _image_shape(wanted: ModelInput) -> tuple[int, int | None, int | None]:
             "folder. Give an .npz with arrays of that shape."
         )
     sizes = [size if isinstance(size, int) else None for size in shape]
-    if sizes[1] not in _CHANNELS and sizes[3] in _CHANNELS:
+    if wanted.frames is None:
+        channels_last = sizes[1] not in _CHANNELS and sizes[3] in _CHANNELS
+    else:
+        channels_last = wanted.frames.layout == "NHWC"
+    if channels_last:
         return sizes[3] or 3, sizes[1], sizes[2]
     return sizes[1] or 3, sizes[2], sizes[3]
 
@@ -268,7 +273,8 @@ def fit(array: Array, wanted: ModelInput) -> Array:
         wanted: The input.
 
     Returns:
-        The batch; (N,C,H,W) and (N,H,W,C) are exchanged where only the other one fits.
+        The batch; (N,C,H,W) and (N,H,W,C) are exchanged where only the other one fits. Frames are brought into the
+        order of channels that is asked for.
 
     Raises:
         DataError: Neither fits, or the element type cannot be used.
@@ -282,7 +288,22 @@ def fit(array: Array, wanted: ModelInput) -> Array:
             f"Images have shape {array.shape}, expected {format_shape(wanted.shape)} for input '{wanted.name}', "
             "as (N,C,H,W) or (N,H,W,C). Resize them to the model's input."
         )
+    if wanted.frames is not None:
+        return _as_frames(fitting[0], wanted, *wanted.frames)
     return np.ascontiguousarray(_as_dtype(_likeliest(fitting, wanted), wanted))
+
+
+def _as_frames(array: Array, wanted: ModelInput, layout: str, channel_order: str) -> Array:
+    """Images as a camera would give them: values as they are, channels in the order it gives them."""
+    target = np.dtype(wanted.dtype or "uint8")
+    if array.dtype != target and not (target.kind == "f" and array.dtype.kind in "fu"):
+        raise DataError(
+            f"Images hold {array.dtype}, expected {target}: the model preprocesses its input '{wanted.name}' itself. "
+            "Give them as they come from the camera, without scaling."
+        )
+    if channel_order == "BGR":
+        array = array[..., ::-1] if layout == "NHWC" else array[:, ::-1]
+    return np.ascontiguousarray(array, target)
 
 
 def _likeliest(fitting: Sequence[Array], wanted: ModelInput) -> Array:

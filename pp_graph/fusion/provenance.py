@@ -13,6 +13,7 @@ from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
 from pp_graph.postprocessors import PACKED_NAME, POST_PROCESSORS, PostProcessor, RawLayout, unpack
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
+from pp_graph.preprocessing import Preprocessing
 from pp_graph.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         tail: How the raw model's own tail was rewritten.
         replaced: What that replaced; None in an IR, and where nothing was.
         conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
+        preprocessing: What the converted model does with frames; None where it takes what the raw one does.
     """
 
     schema_version: int
@@ -109,6 +111,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     tail: list[TailRecord] = []
     replaced: ReplacedPart | None = None
     conversion: dict[str, str] | None = None
+    preprocessing: Preprocessing | None = None
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
@@ -163,6 +166,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             lines[f"tail, '{rewrite.target}'"] = rewrite.what
         if self.conversion:
             lines["conversion"] = ", ".join(f"{key} {value}" for key, value in self.conversion.items())
+        if self.preprocessing is not None:
+            lines["preprocessing"] = self.preprocessing.describe()
         return lines
 
     @property

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pp_graph.model.names import NameScope
 from pp_graph.model.outputs import OutputInfo, RawOutputs, Role, choose_outputs, describe_outputs, find_outputs
-from pp_graph.model.raw_model import METADATA_KEY, ModelInput, RawModel
+from pp_graph.model.raw_model import METADATA_KEY, FrameFormat, ModelInput, RawModel
 from pp_graph.model.shapes import Dimension, Shape, format_shape
 
 __all__ = [
     "METADATA_KEY",
     "Dimension",
+    "FrameFormat",
     "ModelInput",
     "NameScope",
     "OutputInfo",

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pp_graph.errors import ModelError
 from pp_graph.model import fidelity
@@ -24,6 +24,18 @@ METADATA_KEY = "pp_graph"
 """Entry of a model's metadata, and of an IR's `rt_info`, in which pp_graph says what it fused."""
 
 
+class FrameFormat(NamedTuple):
+    """How frames lie in memory.
+
+    Attributes:
+        layout: `NHWC` or `NCHW`.
+        channel_order: `RGB` or `BGR`.
+    """
+
+    layout: str
+    channel_order: str
+
+
 @dataclass(frozen=True)
 class ModelInput:
     """An input that the caller must feed.
@@ -32,11 +44,14 @@ class ModelInput:
         name: Name in the graph.
         dtype: NumPy name of the element type, such as `float32`; None where undeclared.
         shape: Declared shape, None where undeclared.
+        frames: Layout and channels where a camera's frames are fed as they are; None where the caller preprocesses
+            them, and values in [0,1] are the rule.
     """
 
     name: str
     dtype: str | None
     shape: Shape | None
+    frames: FrameFormat | None = None
 
 
 @dataclass(frozen=True)

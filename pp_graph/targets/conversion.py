@@ -20,12 +20,14 @@ from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
 from pp_graph.targets.model_info import write_model_info
 from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
+from pp_graph.targets.preprocessing import add_preprocessing
 from pp_graph.targets.states import add_states
 
 if TYPE_CHECKING:
     import openvino as ov
 
     from pp_graph.postprocessors import PostProcessor
+    from pp_graph.preprocessing import Preprocessing
 
 _ONNX_METADATA: Final = ["framework", METADATA_KEY]
 PRECISIONS: Final = ("f32", "f16")
@@ -42,6 +44,7 @@ def convert(
     precision: str = "f32",
     input_shape: InputShape | None = None,
     post: PostProcessor | None = None,
+    preprocessing: Preprocessing | None = None,
     model_info: Mapping[str, Any] | None = None,
 ) -> OpenVINOModel:
     """Convert a fused model to OpenVINO.
@@ -56,6 +59,8 @@ def convert(
         precision: Precision in which the network's weights are saved: `f32` or `f16`.
         input_shape: Sizes to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
+        preprocessing: What is done to a camera's frames, so that the model takes these; None leaves its input as it
+            is. `input_shape` is about the model's own input, behind the preprocessing.
         model_info: How Intel's Model API is to feed images, such as `{"reverse_input_channels": True, "scale_values":
             (255, 255, 255)}` for a model that takes RGB in [0, 1]; see `write_model_info`. None where it is not known.
 
@@ -63,9 +68,9 @@ def convert(
         The converted model. Nothing is written until `save`.
 
     Raises:
-        TargetError: OpenVINO cannot read the model, the input shape does not fit, the device needs static shapes (NPU)
-            and the model has dynamic ones, or `model_info` has an entry that is not known or that Model API would not
-            heed.
+        TargetError: OpenVINO cannot read the model, the input shape or the preprocessing does not fit, the device needs
+            static shapes (NPU) and the model has dynamic ones, or `model_info` has an entry that is not known or that
+            Model API would not heed.
         DeviceError: No such device is known, or it is written with members that it cannot have.
         ProvenanceError: The model carries no post-processing and none was given.
         OutputFileError: A temporary file cannot be written.
@@ -90,6 +95,11 @@ def convert(
         _reshape(converted, input_shape)
     if not profile.dynamic_shapes:
         require_static(converted, device)
+        if preprocessing is not None and preprocessing.resize is not None and preprocessing.frame_size is None:
+            raise TargetError(
+                f"Frames of any size are to be resized, expected one size: {device} runs static shapes only. Give it "
+                "with frame_size=... (--frame-size 1080x1920)."
+            )
     add_states(converted, fused.provenance.adjustable)
     isolate_island(
         converted,
@@ -98,8 +108,12 @@ def convert(
     )
     if precision == "f16":
         converted = _with_f16_weights(converted)
+    if preprocessing is not None:
+        preprocessing = add_preprocessing(converted, preprocessing, fused.provenance)
     settings = {"device": device, "precision": precision, "openvino": _version()}
-    provenance = msgspec.structs.replace(fused.provenance, conversion=settings, replaced=None)
+    provenance = msgspec.structs.replace(
+        fused.provenance, conversion=settings, replaced=None, preprocessing=preprocessing
+    )
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
         converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)

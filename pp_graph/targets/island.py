@@ -58,7 +58,7 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
     for parameter in parameters if fenced else ():
         if parameter.get_element_type() == ov.Type.f32:
             consumers = list(parameter.output(0).get_target_inputs())
-            fence = _unchanged(parameter)
+            fence = unchanged(parameter)
             for consumer in consumers:
                 consumer.replace_source_output(fence.output(0))
     states = model.get_variables()
@@ -66,7 +66,7 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
     for parameter in parameters:
         _drop_channel_axis(own, parameter)
     _use_older_interpolation(own)
-    island = _mark(own)
+    island = mark_float32(own)
     _connect(island, sources)
     marked = dict(zip((id(end) for end in ends), island.get_results(), strict=True))
     for result in results:
@@ -100,8 +100,8 @@ def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
         parameter = ops.parameter(source.get_partial_shape(), source.get_element_type(), name=f"island_{index}")
         parameters.append(parameter)
         value = parameter if source.get_element_type() == ov.Type.f32 else ops.convert(parameter, "f32")
-        results.append(ops.result(_unchanged(value)))
-    island = _mark(ov.Model(results, parameters, "probes"))
+        results.append(ops.result(unchanged(value)))
+    island = mark_float32(ov.Model(results, parameters, "probes"))
     _connect(island, sources)
     model.add_results(island.get_results())
     model.validate_nodes_and_infer_types()
@@ -359,7 +359,7 @@ def _use_older_interpolation(island: ov.Model) -> None:
             target.replace_source_output(older.output(0))
 
 
-def _unchanged(value: ov.Node) -> ov.Node:
+def unchanged(value: ov.Node) -> ov.Node:
     """An operator that changes nothing, not even NaN, and is not optimised away: both branches are the value."""
     import openvino as ov
     from openvino import opset13 as ops
@@ -404,7 +404,8 @@ def _nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set
     return seen
 
 
-def _mark(island: ov.Model) -> ov.Model:
+def mark_float32(island: ov.Model) -> ov.Model:
+    """A copy of a small model, each of whose operators stays float32."""
     import openvino as ov
 
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as folder:

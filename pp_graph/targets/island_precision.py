@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pp_graph.fusion.tail import NETWORK_SCOPE
 
@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import openvino as ov
+
+PREPROCESSING_SCOPE: Final = "preprocessing"
+"""Where, under the prefix, the operators stand that preprocess frames. They are marked as well, but the last of them
+may be merged with the network's first, which rounds its input anyway."""
 
 
 def island_constants(model: ov.Model, prefix: str, adjustable: Sequence[str] = ()) -> dict[str, str]:
@@ -33,7 +37,12 @@ def island_constants(model: ov.Model, prefix: str, adjustable: Sequence[str] = (
 
 
 def _in_island(name: str, prefix: str) -> bool:
-    return name.startswith(f"{prefix}/") and not name.startswith(f"{prefix}/{NETWORK_SCOPE}/")
+    return name.startswith(f"{prefix}/") and not name.startswith(
+        (
+            f"{prefix}/{NETWORK_SCOPE}/",
+            f"{prefix}/{PREPROCESSING_SCOPE}/",
+        )
+    )
 
 
 def is_floating(precision: str) -> bool:

@@ -105,7 +105,7 @@ class OpenVINORequests(Session):
             artifact.model, device, inference_precision, settings
         )
         compiled = self._compile()
-        self.inputs = compiled_inputs(compiled)
+        self.inputs = compiled_inputs(compiled, artifact.provenance)
         self.outputs = tuple(name for port in compiled.outputs for name in port.get_names())
         self.precision = running_precision(compiled, inference_precision)
         self.description = f"OpenVINO on {device}, {self.precision}"

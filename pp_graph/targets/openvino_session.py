@@ -14,6 +14,7 @@ from pp_graph.targets.devices import device_profile, openvino_core, precision_pr
 from pp_graph.targets.island import add_probes
 from pp_graph.targets.island_precision import executed_precision, island_precisions
 from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
+from pp_graph.targets.preprocessing import frame_format
 from pp_graph.targets.session import Array, Session
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
+    from pp_graph.fusion import Provenance
     from pp_graph.model import Shape
 
 INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
@@ -68,7 +70,8 @@ class OpenVINOSession(Session):
         count = len(artifact.model.outputs)
         self._outputs = {name: port for port in ports[:count] for name in port.get_names()}
         self._outputs.update(zip(probes, ports[count:], strict=True))
-        self.inputs = tuple(replace(each, shape=self._fed(each.shape)) for each in compiled_inputs(self._compiled))
+        inputs = compiled_inputs(self._compiled, artifact.provenance)
+        self.inputs = tuple(replace(each, shape=self._fed(each.shape)) for each in inputs)
         self.precision = running_precision(self._compiled, inference_precision)
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
         wish = inference_precision
@@ -132,13 +135,14 @@ def require_inference_precision(precision: str | None) -> None:
         )
 
 
-def compiled_inputs(compiled: ov.CompiledModel) -> tuple[ModelInput, ...]:
-    """What to feed a compiled model."""
+def compiled_inputs(compiled: ov.CompiledModel, provenance: Provenance) -> tuple[ModelInput, ...]:
+    """What to feed a compiled model; frames where it preprocesses them."""
     return tuple(
         ModelInput(
             name=port_name(port),
             dtype=np.dtype(port.get_element_type().to_dtype()).name,
             shape=partial_shape(port),
+            frames=frame_format(provenance.preprocessing, port_name(port)),
         )
         for port in compiled.inputs
     )

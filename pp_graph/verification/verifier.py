@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
 from pp_graph.postprocessors.post_processor import DECISION_NAMES
+from pp_graph.preprocessing import Preprocessing, feed_by_hand
 from pp_graph.targets import (
     OnnxSession,
     OpenVINOModel,
@@ -84,7 +85,7 @@ def verify(
     runs = _sessions(artifact, device, inference_precision)
     boundary = _verify_boundary(artifact, reference, device, inference_precision)
     comparison = Comparison(provenance, reference.post)
-    wanted = _joint_inputs(reference.session, runs.shipped)
+    wanted = _joint_inputs(reference.session, runs.shipped, provenance.preprocessing)
     size = choose_batch_size(wanted, batch_size)
     for start in range(0, len(images), size):
         stop = min(start + size, len(images))
@@ -152,9 +153,10 @@ def _sessions(artifact: OpenVINOModel | FusedModel, device: str, inference_preci
 
 
 class _Reference:
-    """The raw model in float32, and the post-processor in NumPy."""
+    """The raw model in float32, fed by hand where the artifact preprocesses, and the post-processor in NumPy."""
 
     def __init__(self, raw: RawModel, provenance: Provenance) -> None:
+        self._preprocessing = provenance.preprocessing
         self.post = provenance.build_post_processor()
         self.provenance = provenance
         self.session = OnnxSession(raw)
@@ -172,7 +174,7 @@ class _Reference:
 
     def run(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Raw and inner values by name, and all outputs by the names that they have in the artifact if kept there."""
-        outputs = run_in_batches(self.session, feeds)
+        outputs = run_in_batches(self.session, feed_by_hand(feeds, self._preprocessing))
         raw = {role: outputs[name].astype(np.float32) for role, name in self._outputs.items()}
         computed = self.post.run(raw)
         raw |= {name: computed[name] for name in self._inner}
@@ -196,8 +198,8 @@ def _run_batch(
     )
 
 
-def _joint_inputs(raw: Session, artifact: Session) -> tuple[ModelInput, ...]:
-    """The inputs of the raw model, with the sizes that the artifact fixed."""
+def _joint_inputs(raw: Session, artifact: Session, preprocessing: Preprocessing | None) -> tuple[ModelInput, ...]:
+    """The inputs of the raw model, with the sizes that the artifact fixed; frames where it takes these."""
     theirs = {each.name: each for each in artifact.inputs}
     joint = []
     for each in raw.inputs:
@@ -206,6 +208,11 @@ def _joint_inputs(raw: Session, artifact: Session) -> tuple[ModelInput, ...]:
                 f"Raw model has an input '{each.name}', the artifact has {', '.join(map(repr, theirs))}. "
                 "Give the raw model that was fused."
             )
+        if preprocessing is not None and preprocessing.input == each.name:
+            _joint_shape(each.shape, preprocessing.model_shape, each.name)
+            frames = theirs[each.name]
+            joint.append(replace(frames, shape=(None, *(frames.shape or ())[1:])))
+            continue
         joint.append(ModelInput(each.name, each.dtype, _joint_shape(each.shape, theirs[each.name].shape, each.name)))
     return tuple(joint)
 

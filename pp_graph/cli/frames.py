@@ -1,0 +1,99 @@
+"""Options about the frames that a converted model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from pp_graph.cli.output import note
+
+if TYPE_CHECKING:
+    from pp_graph.preprocessing import Preprocessing
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Option to field of Preprocessing. Values are checked there, so that Python and the command line refuse alike.
+_FIELDS: Final = {
+    "input_dtype": "dtype",
+    "input_layout": "layout",
+    "channel_order": "channel_order",
+    "model_channel_order": "model_channel_order",
+    "model_layout": "model_layout",
+    "mean": "mean",
+    "scale": "scale",
+    "resize": "resize",
+    "frame_size": "frame_size",
+    "image_input": "input",
+}
+_OPTIONS = (
+    click.option("--input-dtype", metavar="u8|u16|f32",
+                 help="Let the model take a camera's frames, of this type. This and the options up to --image-input "
+                 "write preprocessing into the model.  [default with any of them: u8]"),
+    click.option("--input-layout", metavar="NHWC|NCHW", help="Axes of the frames.  [default: NHWC]"),
+    click.option("--channel-order", metavar="RGB|BGR", help="Channels of the frames.  [default: RGB]"),
+    click.option("--model-channel-order", metavar="RGB|BGR",
+                 help="Channels that the model was trained on.  [default: RGB]"),
+    click.option("--model-layout", metavar="NHWC|NCHW", help="Axes of the model's input.  [default: by its sizes]"),
+    click.option("--mean", metavar="X|R,G,B",
+                 help="What to subtract, on the scale of the frames (0..255 for u8), in the model's channel order."),
+    click.option("--scale", metavar="X|R,G,B",
+                 help="What to divide by, after that. Models trained on [0,1] need 255 for u8."),
+    click.option("--resize", metavar="METHOD",
+                 help="Resize frames to the model's input: linear, cubic, nearest (as OpenCV), bilinear_pillow or "
+                 "bicubic_pillow (as Pillow, and torchvision with antialias)."),
+    click.option("--frame-size", metavar="HxW",
+                 help="Size of the frames, with --resize.  [default: any; NPU needs it]"),
+    click.option("--image-input", metavar="NAME", help="Input that takes the frames, of several."),
+)  # fmt: skip
+
+
+def frame_options(function: _Function) -> _Function:
+    """Add the options about frames to a verb."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def take_preprocessing(options: dict[str, Any]) -> Preprocessing | None:
+    """Take the options about frames out of all options; None where none was given."""
+    given = {field: value for name, field in _FIELDS.items() if (value := options.pop(name)) is not None}
+    if not given:
+        return None
+    from pp_graph.preprocessing import Preprocessing
+
+    for name in ("mean", "scale"):
+        if name in given:
+            given[name] = _numbers(given[name], f"--{name}")
+    if "frame_size" in given:
+        given["frame_size"] = parse_frame_size(given["frame_size"])
+    preprocessing = Preprocessing(**given)
+    if preprocessing.dtype != "f32" and not preprocessing.scale:
+        largest = {"u8": 255, "u16": 65535}[preprocessing.dtype]
+        note(
+            f"Note: values go into the model as 0..{largest}. One that was trained on [0,1] needs --scale {largest}"
+            + (", or what your camera's white is." if largest > 255 else ".")
+        )
+    return preprocessing
+
+
+def parse_frame_size(text: str | None) -> tuple[int, int] | None:
+    """`1080x1920` -> (1080, 1920)."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(
+            f"'{text}' is no size, expected height and width such as 1080x1920.", param_hint="--frame-size"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"'{text}' holds no numbers, expected one, or one a channel such as 123.7,116.3,103.5.", param_hint=option
+        ) from None

@@ -1,0 +1,8 @@
+"""What becomes of a camera's frame before the model sees it: described once, and computed in NumPy."""
+
+from __future__ import annotations
+
+from pp_graph.preprocessing.preprocessing import DTYPES, LAYOUTS, Preprocessing, feed_by_hand
+from pp_graph.preprocessing.resizing import RESIZES, resize
+
+__all__ = ["DTYPES", "LAYOUTS", "RESIZES", "Preprocessing", "feed_by_hand", "resize"]

@@ -1,0 +1,118 @@
+"""Resizing in NumPy, pixel for pixel as OpenVINO's `PrePostProcessor` does it.
+
+Every method is separable: each pixel of a row that comes out is a weighted sum of a few pixels of the row that went in,
+its taps, and the same holds for columns. Checked against OpenVINO 2026.4 on the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Array = npt.NDArray[Any]
+_Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""Indices of the pixels that each new pixel is made of, and their weights: both (size, taps)."""
+
+_CUBIC: Final = -0.75
+_PILLOW_CUBIC: Final = -0.5
+
+
+def resize(frames: Array, height: int, width: int, method: str) -> npt.NDArray[np.float32]:
+    """Resize a batch.
+
+    Args:
+        frames: Frames, (N,H,W,C), of any element type.
+        height: Height to bring them to.
+        width: Width to bring them to.
+        method: One of `RESIZES`.
+
+    Returns:
+        Frames, (N,height,width,C), not rounded to whole numbers.
+    """
+    taps = RESIZES[method]
+    resized = frames.astype(np.float64)
+    for axis, size in ((1, height), (2, width)):
+        resized = _weighted(resized, axis, *taps(resized.shape[axis], size))
+    return resized.astype(np.float32)
+
+
+def _weighted(array: Array, axis: int, indices: Array, weights: Array) -> Array:
+    total = np.zeros((*array.shape[:axis], len(indices), *array.shape[axis + 1 :]))
+    along = [1] * array.ndim
+    along[axis] = -1
+    for at in range(indices.shape[1]):
+        total += np.take(array, indices[:, at], axis) * weights[:, at].reshape(along)
+    return total
+
+
+def _positions(old: int, new: int) -> npt.NDArray[np.float32]:
+    """Where the centres of the new pixels lie among the old ones, in float32 as the plugin computes it."""
+    scale = np.float32(new) / np.float32(old)
+    return (np.arange(new, dtype=np.float32) + np.float32(0.5)) / scale - np.float32(0.5)
+
+
+def _nearest(old: int, new: int) -> _Taps:
+    at = _positions(old, new)
+    below = np.floor(at)
+    # Halfway between two pixels it is the lower one.
+    index = np.where(at - below == np.float32(0.5), below, np.rint(at)).astype(np.int64)
+    return index.clip(0, old - 1)[:, None], np.ones((new, 1))
+
+
+def _linear(old: int, new: int) -> _Taps:
+    at = _positions(old, new).clip(0, old - 1)
+    below = at.astype(np.int64)
+    part = (at - below).astype(np.float64)
+    return np.stack([below, (below + 1).clip(0, old - 1)], 1), np.stack([1 - part, part], 1)
+
+
+def _cubic(old: int, new: int) -> _Taps:
+    at = _positions(old, new)
+    below = np.floor(at)
+    near = np.arange(-1, 3)
+    weights = _keys_kernel((at - below).astype(np.float64)[:, None] - near, _CUBIC)
+    return (below.astype(np.int64)[:, None] + near).clip(0, old - 1), weights
+
+
+def _keys_kernel(distance: Array, a: float) -> Array:
+    x = np.abs(distance)
+    inner = ((a + 2) * x - (a + 3)) * x * x + 1
+    outer = (((x - 5) * x + 8) * x - 4) * a
+    return np.asarray(np.where(x <= 1, inner, np.where(x < 2, outer, 0)))
+
+
+def _triangle(distance: Array) -> Array:
+    return np.asarray(np.maximum(0, 1 - np.abs(distance)))
+
+
+def _pillow(kernel: Callable[[Array], Array], reach: float) -> Callable[[int, int], _Taps]:
+    """Pillow's resampling: a kernel as wide as the pixels that become one, so that nothing is skipped."""
+
+    def taps(old: int, new: int) -> _Taps:
+        scale = old / new
+        widening = max(scale, 1.0)
+        centers = (np.arange(new) + 0.5) * scale
+        first = (centers - reach * widening + 0.5).astype(np.int64).clip(0)
+        end = (centers + reach * widening + 0.5).astype(np.int64).clip(None, old)
+        indices = first[:, None] + np.arange((end - first).max())
+        weights = kernel((indices - centers[:, None] + 0.5) / widening)
+        weights[indices >= end[:, None]] = 0
+        return indices.clip(0, old - 1), weights / weights.sum(1, keepdims=True)
+
+    return taps
+
+
+RESIZES: Final[Mapping[str, Callable[[int, int], _Taps]]] = {
+    "linear": _linear,
+    "cubic": _cubic,
+    "nearest": _nearest,
+    "bilinear_pillow": _pillow(_triangle, 1.0),
+    "bicubic_pillow": _pillow(lambda x: _keys_kernel(x, _PILLOW_CUBIC), 2.0),
+}
+"""Methods by name. The first three look at the nearest pixels only and skip the rest when a frame shrinks, as
+OpenCV does; the last two average them, as Pillow and torchvision (`antialias=True`) do."""
