@@ -186,7 +186,8 @@ def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
         assert pp.retune_file(target, **again).way == "rewritten"
         assert pp.retune_file(target, image_sensitivity=0.7).way == "constants"
     assert {file.name for file in tmp_path.iterdir()} <= {
-        "fused.onnx", "model.xml", "model.bin", "tuned.onnx", "tuned.xml", "tuned.bin", "anew.onnx"
+        "fused.onnx", "model.xml", "model.bin", "model.usage.md", "tuned.onnx", "tuned.xml", "tuned.bin",
+        "tuned.usage.md", "anew.onnx",
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import pp_graph as pp
 from pp_graph.data import open_images
-from pp_graph.errors import FusionError, PostProcessorError, ProvenanceError
+from pp_graph.errors import FusionError, PostProcessorError, ProvenanceError, TargetError
 from tests.models import conv_model, score_and_map
 
 DEMO = Path(pp.__file__).parent / "demo/data"
@@ -108,6 +108,26 @@ def test_openvino_states(adjustable: Path, tmp_path: Path, precision: str) -> No
     anew.infer({"image": x})
     assert np.array_equal(label, anew.get_tensor("pred_label").data)
     assert np.array_equal(mask, anew.get_tensor("pred_mask").data)
+
+
+@pytest.mark.parametrize("file", ["fused.onnx", "model.xml"])
+def test_runner(adjustable: Path, file: str) -> None:
+    runner, x = pp.load(adjustable / file), images()
+    own = runner(x)
+    for sensitivity in SENSITIVITIES:
+        runner.set_thresholds(image_sensitivity=sensitivity, pixel_sensitivity=1 - sensitivity)
+        precision = "f32" if file == "fused.onnx" else "f16"
+        anew = pp.load(pp.convert(fixed(STATS, sensitivity, 1 - sensitivity), precision=precision))(x)
+        for found in (runner(x), *runner.stream([x, x, x])):
+            assert np.array_equal(found.pred_label, anew.pred_label)
+            assert np.array_equal(found.pred_mask, anew.pred_mask)
+    assert not np.array_equal(found.pred_mask, own.pred_mask)
+    runner.set_thresholds()
+    assert np.array_equal(runner(x).pred_mask, own.pred_mask)
+    with pytest.raises(TargetError, match=r"Device 'BATCH:CPU\(2\)' does not heed states"):
+        pp.load(adjustable / file, device="BATCH:CPU(2)").set_thresholds(image_sensitivity=0.3)
+    with pytest.raises(ProvenanceError, match="cutoffs are constants"):
+        pp.load(fixed(STATS, 0.5, 0.5)).set_thresholds(image_sensitivity=0.3)
 
 
 @pytest.mark.parametrize("on_nan", ["anomalous", "normal"])

@@ -30,8 +30,10 @@ _NO_PICTURES = "none"
 @click.option("--save", default="masks,overlays", show_default=True, metavar="masks,overlays,maps|none",
               help="Pictures to write; maps are TIFF in float32.")  # fmt: skip
 @click.option("--device", default="CPU", show_default=True, help="Device to run on.")
-@click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
-              show_default=True, help="Precision to run in; 'default' is what the device would choose.")  # fmt: skip
+@click.option("--inference-precision", default="recommended", show_default=True,
+              type=click.Choice(["recommended", "f32", "bf16", "f16", "default"]),
+              help="Precision to run in; f32 is recommended wherever the device has it, 'default' is what the device "
+              "would choose.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images a request.")
 @force_option
 @json_option

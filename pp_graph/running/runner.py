@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.data import Images
-from pp_graph.errors import DataError
-from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.errors import DataError, TargetError
+from pp_graph.fusion import FusedModel, Provenance, cutoffs_for
 from pp_graph.model import format_shape
 from pp_graph.running.feeding import join_predictions, predicted_fields, read_feeds, to_predictions
 from pp_graph.running.sources import open_source
-from pp_graph.targets import OpenVINOModel, OpenVINORequests, convert, cut_to_batch
+from pp_graph.targets import OpenVINOModel, OpenVINORequests, convert, cut_to_batch, device_profile
+from pp_graph.targets.devices import RECOMMENDED
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pp_graph.model import ModelInput
     from pp_graph.postprocessors import Predictions
     from pp_graph.running.sources import RunnerInput
+    from pp_graph.statistics import Statistics
     from pp_graph.targets.session import Array
 
 
@@ -28,7 +30,7 @@ def load(
     model: str | Path | FusedModel | OpenVINOModel,
     *,
     device: str = "CPU",
-    inference_precision: str | None = "f32",
+    inference_precision: str | None = RECOMMENDED,
     mode: str = "latency",
 ) -> Runner:
     """Load a model to run it.
@@ -37,8 +39,9 @@ def load(
         model: An IR (`.xml`) or a fused `.onnx`, or one in memory. A fused ONNX model is converted in memory, with
             weights in float32, so that it runs as its IR would.
         device: OpenVINO device.
-        inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`; None leaves it to the device,
-            which on many CPUs is bf16, and flips pixels. The post-processing runs in float32 whatever is asked.
+        inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`; `recommended` for f32 wherever
+            the device can be asked for it. None leaves it to the device, which on many CPUs is bf16, and flips pixels.
+            The post-processing runs in float32 whatever is asked.
         mode: `latency` for one image after the other, `throughput` for many in flight.
 
     Returns:
@@ -69,7 +72,7 @@ class Runner:
     Args:
         artifact: The converted model.
         device: OpenVINO device.
-        inference_precision: Precision to run the network in; None leaves it to the device.
+        inference_precision: Precision to run the network in; see `load`.
         mode: `latency` or `throughput`.
         name: What to call the model; None for the name of its file.
 
@@ -93,7 +96,7 @@ class Runner:
         artifact: OpenVINOModel,
         *,
         device: str = "CPU",
-        inference_precision: str | None = "f32",
+        inference_precision: str | None = RECOMMENDED,
         mode: str = "latency",
         name: str | None = None,
     ) -> None:
@@ -133,6 +136,42 @@ class Runner:
         """
         with closing(self._stream([images])) as results:
             return next(results)
+
+    def set_thresholds(
+        self,
+        *,
+        image_sensitivity: float | None = None,
+        pixel_sensitivity: float | None = None,
+        statistics: Statistics | None = None,
+    ) -> None:
+        """Decide by other sensitivities or statistics from the next image on; what is in flight is decided as before.
+
+        Labels and masks are those of the model fused anew with these. Scores and maps stay normalised with the
+        statistics in the model. Without arguments, the model's own thresholds hold again.
+
+        Args:
+            image_sensitivity: Sensitivity for images, in [0, 1]; None for the model's own.
+            pixel_sensitivity: The same for pixels.
+            statistics: Statistics to decide by; None for the model's own.
+
+        Raises:
+            ProvenanceError: The model's cutoffs are constants: it was not fused with `thresholds="runtime"`.
+            PostProcessorError: A sensitivity is outside its range, or has no meaning for this model.
+            TargetError: States cannot be set one by one on this device.
+        """
+        cutoffs = cutoffs_for(
+            self.provenance,
+            image_sensitivity=image_sensitivity,
+            pixel_sensitivity=pixel_sensitivity,
+            statistics=statistics,
+        )
+        if not device_profile(self.device).states:
+            raise TargetError(
+                f"Device '{self.device}' does not heed states that are set, expected one that does, such as CPU. Load "
+                "the model there, or change the file with pp-graph retune."
+            )
+        changed = not (image_sensitivity is None and pixel_sensitivity is None and statistics is None)
+        self._session.set_states(cutoffs if changed else {})
 
     def stream(self, items: Iterable[RunnerInput] | str | Path | Images) -> Generator[Predictions, None, None]:
         """Predict for one item after the other, with several requests in flight.

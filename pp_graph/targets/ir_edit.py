@@ -16,6 +16,7 @@ from pp_graph.fusion import Provenance
 from pp_graph.model.patching import changing, copy_file, write_at
 from pp_graph.targets.emission import Numbers
 from pp_graph.targets.ir_layout import IRLayout
+from pp_graph.targets.usage import renamed_usage, usage_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,13 +64,16 @@ class IREdit:
 
     def write(self, target: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
         """Write the changed model to other files."""
-        weights, usage = self.path.with_suffix(".bin"), self.path.with_suffix(".usage.md")
-        sources = [weights, *([usage] if usage.is_file() else [])]
-        targets = [target.with_suffix(source.name.removeprefix(self.path.stem)) for source in sources]
-        protected = (*inputs, *sources)
-        with written_together(*targets, target, overwrite=overwrite, inputs=protected) as drafts:
-            for source, draft in zip(sources, drafts, strict=False):
-                copy_file(source, draft)
+        weights, usage = self.path.with_suffix(".bin"), usage_path(self.path)
+        texts = [usage_path(target)] if usage.is_file() else []
+        targets = (target.with_suffix(".bin"), *texts, target)
+        protected = (*inputs, weights, *([usage] if texts else []))
+        with written_together(*targets, overwrite=overwrite, inputs=protected) as drafts:
+            copy_file(weights, drafts[0])
+            for draft in drafts[1:-1]:
+                # It names no number that retuning changes.
+                text = renamed_usage(usage.read_text(encoding="utf-8"), self.path.name, target.name)
+                draft.write_text(text, encoding="utf-8")
             with drafts[0].open("r+b", buffering=0) as stream:
                 self._check_unchanged(stream)
                 write_at(stream, self.length, self.appended)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pp_graph.errors import TargetError
-from pp_graph.targets.devices import recommended_properties, require_device
+from pp_graph.targets.devices import RECOMMENDED, recommended_properties, require_device
 from pp_graph.targets.openvino_model import OpenVINOModel, first_line, port_name
 from pp_graph.targets.openvino_session import (
     compile_for,
@@ -36,11 +36,14 @@ class _Compilation:
     compiled: ov.CompiledModel
     idle: deque[ov.InferRequest]
 
-    def take(self) -> _Request:
+    def take(self, states: Mapping[str, Array] | None) -> _Request:
         try:
-            return _Request(self, self.idle.pop())
+            request = self.idle.pop()
         except IndexError:
-            return _Request(self, self.compiled.create_infer_request())
+            request = self.compiled.create_infer_request()
+        if states is not None:
+            _set_states(request, states)
+        return _Request(self, request)
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ class OpenVINORequests(Session):
     Args:
         artifact: The model.
         device: Device to run on.
-        inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`. None leaves it to
-            the device, which may choose bf16 or f16 by itself.
+        inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`; `recommended` for f32 wherever
+            the device can be asked for it. None leaves it to the device, which may choose bf16 or f16 by itself.
         mode: What the device is asked to be good at: `latency` or `throughput`.
 
     Attributes:
@@ -99,8 +102,11 @@ class OpenVINORequests(Session):
         self, artifact: OpenVINOModel, *, device: str, inference_precision: str | None, mode: str = "latency"
     ) -> None:
         require_device(device)
-        require_inference_precision(inference_precision)
+        if inference_precision != RECOMMENDED:
+            require_inference_precision(inference_precision)
         settings = recommended_properties(device, mode, inference_precision)
+        if inference_precision == RECOMMENDED:
+            inference_precision = settings.get("INFERENCE_PRECISION_HINT")
         self._compile: Callable[[], ov.CompiledModel] = lambda: compile_for(
             artifact.model, device, inference_precision, settings
         )
@@ -111,7 +117,14 @@ class OpenVINORequests(Session):
         self.description = f"OpenVINO on {device}, {self.precision}"
         self.in_flight = max(_LEAST_IN_FLIGHT, int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
         self._lock = threading.Lock()
+        # None until a state was changed: what costs time with every request need not be done.
+        self._states: dict[str, Array] | None = None
         self._current: _Compilation | None = self._compilation(compiled)
+
+    def set_states(self, states: Mapping[str, Array]) -> None:
+        """Run with other values of the model's states from the next batch on; those not named get their defaults."""
+        with self._lock:
+            self._states = dict(states)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch."""
@@ -199,7 +212,7 @@ class OpenVINORequests(Session):
             if self._current is failed.compilation:
                 self._current = None
         alone = self._compilation(self._compile())
-        request = alone.take()
+        request = alone.take(self._states)
         try:
             request.start(failed.feeds())
             outputs = request.outputs()
@@ -215,11 +228,21 @@ class OpenVINORequests(Session):
         with self._lock:
             if self._current is None:
                 self._current = self._compilation(self._compile())
-            return self._current.take()
+            return self._current.take(self._states)
 
     def _compilation(self, compiled: ov.CompiledModel) -> _Compilation:
         # Appending to a deque is atomic; one that is full forgets its oldest request.
         return _Compilation(compiled, deque(maxlen=self.in_flight))
+
+
+def _set_states(request: ov.InferRequest, states: Mapping[str, Array]) -> None:
+    import openvino as ov
+
+    for state in request.query_state():
+        if state.name in states:
+            state.state = ov.Tensor(states[state.name])
+        else:
+            state.reset()
 
 
 def _failed(error: BaseException) -> TargetError:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME
+from pp_graph.steps import DECISION_VALUES
+from pp_graph.targets.devices import recommended_properties
 from pp_graph.targets.model_info import read_model_info, takes_frames
 from pp_graph.targets.openvino_model import partial_shape, port_name
 from pp_graph.targets.usage_code import cpp_block, model_api_block, python_block, string
@@ -143,16 +145,6 @@ def renamed_usage(text: str, before: str, after: str) -> str:
     return re.sub(rf"(?<![\w.-])(?:{known})(?!\w)", lambda found: renamed[found[0]], text)
 
 
-def recommended_properties(device: str) -> dict[str, str]:
-    """Compile properties with which a model decides on a device as it was verified.
-
-    Args:
-        device: `CPU`, `GPU.1`, `AUTO` and the like.
-    """
-    # An NPU computes in f16 and has no other.
-    return {} if device.startswith("NPU") else {"INFERENCE_PRECISION_HINT": "f32"}
-
-
 def code(text: str) -> str:
     """A name as code in Markdown, also within a table."""
     fence = "``" if "`" in text else "`"
@@ -198,6 +190,8 @@ def _input_axes(_: str, shape: Shape, layout: str) -> tuple[str, ...]:
 
 
 def _output_axes(name: str, shape: Shape, _: str) -> tuple[str, ...]:
+    if name == PACKED_NAME and len(shape) == 4:
+        return ("N", "H", "W", "C")
     if len(shape) == 4:
         last = shape[3] == 1 and shape[1] != 1
         return ("N", "H", "W", "C") if last else ("N", "C", "H", "W")
@@ -231,10 +225,10 @@ def _inputs(usage: Usage) -> str:
 
 
 def _values(usage: Usage) -> str:
-    if usage.frames:
+    preprocessing = usage.provenance.preprocessing
+    if preprocessing is not None:
         return (
-            "The preprocessing is in the model: a frame goes in as a camera gives it, in the order of channels that "
-            "the model was converted for."
+            f"The preprocessing is in the model, and a frame goes in as a camera gives it: {preprocessing.describe()}."
         )
     kinds = {port.dtype for port in usage.inputs if len(port.axes) == 4}
     feeds = {"float": "RGB, divided by 255", "uint8": "RGB, as they are"}
@@ -266,7 +260,7 @@ def _outputs(usage: Usage) -> str:
     table = _table(("output", "dtype", "shape", "range", "meaning"), rows)
     notes = ["Outputs are found by name."]
     parameters = usage.provenance.parameters
-    if {"pred_label", "pred_mask"} & {*usage.names}:
+    if {"pred_label", "pred_mask", PACKED_NAME} & {*usage.names}:
         notes.append(
             "Decisions are made in float32 on the raw values; use them as they are, since comparing a score or map "
             "once more with a number may decide otherwise."
@@ -283,11 +277,18 @@ def _meaning(port: Port, provenance: Provenance) -> tuple[str, str]:
         of = "pixel" if port.name in _MAPS else "image"
         if port.name in ("pred_label", "pred_mask"):
             yes = "true" if port.dtype == "bool" else "not 0"
-            values = "true or false" if port.dtype == "bool" else "0, or another number"
+            normal, anomalous = DECISION_VALUES[provenance.parameters.get("mask_dtype", "bool")]
+            values = "true or false" if port.dtype == "bool" else f"{normal:g} or {anomalous:g}"
             return values, f"{yes} where {'the' if of == 'image' else 'a'} {of} is anomalous"
         if provenance.parameters.get("normalize"):
             return "0 to 1", f"anomaly score of each {of}, normalised: the calibrated threshold lies at 0.5"
         return "that of the raw model", f"anomaly score of each {of} as the network gives it, not normalised"
+    if port.name == PACKED_NAME and provenance.parameters.get("pack"):
+        normalized = "0 to 1" if provenance.parameters.get("normalize") else "score and map: that of the raw model"
+        return normalized, (
+            "`[..., 0]` anomaly score of each pixel, `[..., 1]` that of the image, `[..., 2]` 1 where the image is "
+            "anomalous, `[..., 3]` 1 where the pixel is; what is of the image is the same at every pixel"
+        )
     if port.name in read:
         return "that of the raw model", f"raw value, output {code(read[port.name])} of the raw model"
     return "that of the raw model", "further output of the raw model, unchanged"
@@ -301,7 +302,7 @@ _REASONS: Final = {
 
 def _running(usage: Usage) -> str:
     properties = recommended_properties(usage.device)
-    if properties:
+    if any("INFERENCE_PRECISION_HINT" in name + value for name, value in properties.items()):
         reason = _REASONS.get(usage.device.split(".", 1)[0], "The device may run the network in bf16 or f16 otherwise")
         listed = ", ".join(f"`{name}: {value}`" for name, value in properties.items())
         advice = (
@@ -345,7 +346,28 @@ def _changing(usage: Usage) -> str:
     scale = " A sensitivity goes from 0, flags nothing, to 1, flags all that normalises above 0." if options else ""
     return (
         f"## Changing thresholds\n\nThe network is not touched; `new.json` holds other statistics.{scale}\n\n"
-        "```bash\n" + "\n".join(commands) + "\n```"
+        "```bash\n" + "\n".join(commands) + "\n```" + _states(usage)
+    )
+
+
+def _states(usage: Usage) -> str:
+    if not usage.provenance.adjustable:
+        return ""
+    names = ", ".join(map(code, usage.provenance.adjustable))
+    program = [
+        "import openvino as ov",
+        "import pp_graph as pp",
+        "",
+        f"artifact = pp.OpenVINOModel.load({string(usage.file)})",
+        "cutoffs = pp.cutoffs_for(artifact.provenance, image_sensitivity=0.6)",
+        "for state in request.query_state():",
+        "    state.state = ov.Tensor(cutoffs[state.name])  # state.reset() brings the default back",
+    ]
+    return (
+        f"\n\nWhile the model runs, its cutoffs are states ({names}): the smallest raw value that is anomalous, NaN "
+        "for none. Each request has its own. Before the first run a state reads 0, and its default counts all the "
+        "same.\n\n"
+        "```python\n" + "\n".join(program) + "\n```"
     )
 
 
