@@ -450,7 +450,7 @@ def test_every_verb_takes_frames(in_folder: Path, coloured: Path, capfd: pytest.
 
     assert run_cli(["inspect", "m.xml"]) == 0
     shown = capfd.readouterr().out
-    assert "u8 NHWC BGR frames of anyxany for input 'image', resized (bilinear_pillow) to 256x256" in shown
+    assert "u8 NHWC BGR frames of any size for input 'image', resized (bilinear_pillow) to 256x256" in shown
 
     timed = ["benchmark", RAW, "m.xml", "--seconds", "0.3", "--inference-precision", "f32", "--against", "host-numpy"]
     assert run_cli(timed) == 2

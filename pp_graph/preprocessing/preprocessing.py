@@ -167,18 +167,15 @@ class Preprocessing:
 
     def describe(self) -> str:
         """One line for people."""
-        size = "x".join("any" if each is None else str(each) for each in self.frame_size or self._size_without_resize())
-        parts = [f"{self.dtype} {self.layout} {self.channel_order} frames of {size} for input '{self.input}'"]
+        size = self.frame_size if self.resize is not None else self.model_size
+        parts = [f"{self.dtype} {self.layout} {self.channel_order} frames of {_size(size)} for input '{self.input}'"]
         if self.resize is not None:
-            parts.append(f"resized ({self.resize}) to {'x'.join(map(str, self.model_size or ()))}")
+            parts.append(f"resized ({self.resize}) to {_size(self.model_size)}")
         if self.reverses_channels:
             parts.append(f"channels to {self.model_channel_order}")
         parts += [f"minus {_listed(self.mean)}"] if self.mean else []
         parts += [f"divided by {_listed(self.scale)}"] if self.scale else []
         return ", ".join(parts)
-
-    def _size_without_resize(self) -> Sequence[int | None]:
-        return (None, None) if self.resize is not None or self.model_size is None else self.model_size
 
 
 def feed_by_hand(feeds: Mapping[str, Array], preprocessing: Preprocessing | None) -> dict[str, Array]:
@@ -208,6 +205,12 @@ def _checked(what: str, numbers: Sequence[Any], least: float | None) -> tuple[fl
             wanted = "a finite number" if least is None else "a finite number above 0"
             raise TargetError(f"{what} holds {number:g}, expected {wanted}. Correct --{what}.")
     return tuple(float(number) for number in numbers)
+
+
+def _size(size: tuple[int | None, ...] | None) -> str:
+    if size is None or None in size:
+        return "any size"
+    return "x".join(map(str, size))
 
 
 def _listed(numbers: Sequence[float]) -> str:
