@@ -73,12 +73,14 @@ def verify(
 
 def print_report(report: VerificationReport) -> None:
     """Write a report for people."""
+    distinct = report.distinct_map_values
     print_fields(
         f"Verified on {report.images} images",
         {
             "artifact": report.artifact,
             "reference": report.reference,
             **_island(report.island),
+            **({} if distinct is None else {"raw map": f"{distinct:,} different values an image, or more"}),
             **{key: line for key, line in report.provenance.summary().items() if not key.startswith("raw ")},
         },
     )

@@ -122,6 +122,7 @@ class Comparison:
         self._steps = post.decisions(provenance.layout)
         self._errors: dict[str, ErrorSum] = {}
         self._own_errors: dict[str, ErrorSum] = {}
+        self._distinct: int | None = None
         self._flips = dict.fromkeys(self._steps, 0)
         self._total = dict.fromkeys(self._steps, 0)
         self._positive = dict.fromkeys(self._steps, 0)
@@ -140,6 +141,9 @@ class Comparison:
         Raises:
             TargetError: An output is missing or of another form.
         """
+        for anomaly_map in own.raw.get(RAW_MAP, ()):
+            count = len(np.unique(anomaly_map))
+            self._distinct = count if self._distinct is None else min(self._distinct, count)
         for role, values in reference.raw.items():
             self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
         for name, values in reference.passed_through.items():
@@ -215,6 +219,7 @@ class Comparison:
             postprocessing_errors=tuple(error.report(name) for name, error in self._own_errors.items()),
             decisions=decisions,
             island=island,
+            distinct_map_values=self._distinct,
             raw_matches=raw_matches,
             max_flips=max_flips,
         )

@@ -146,6 +146,8 @@ class VerificationReport:
         boundary: The post-processing alone, at and around its cutoffs.
         island: Operators of the post-processing in the compiled model, and the precision each runs
             in; empty for ONNX.
+        distinct_map_values: The fewest different values that the artifact's raw map holds in an image: a few hundred
+            tell of a map that was quantised. None where there is no map.
         raw_matches: Whether the raw model is, byte for byte, the one that the artifact was made from.
         max_flips: Drift flips that are tolerated; None for any number.
     """
@@ -160,6 +162,7 @@ class VerificationReport:
     decisions: tuple[DecisionReport, ...]
     boundary: BoundaryReport
     island: dict[str, str] = field(repr=False)
+    distinct_map_values: int | None
     raw_matches: bool
     max_flips: int | None
 
@@ -217,6 +220,7 @@ class VerificationReport:
             "artifact": self.artifact,
             "reference": self.reference,
             "images": self.images,
+            "distinct_map_values": self.distinct_map_values,
             "raw_matches": self.raw_matches,
             "max_flips": self.max_flips,
             "postprocessing_flips": self.postprocessing_flips,
