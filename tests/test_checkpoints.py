@@ -265,6 +265,10 @@ def test_what_plain_pickles_hold_is_followed() -> None:
         assert follow(pickle.dumps(plain, protocol=protocol)) == plain
 
 
+def test_an_escape_that_python_does_not_know_is_no_warning() -> None:
+    assert follow(b"S'\\X'\n.") == "\\X"
+
+
 # --- what a file may lack ---
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 import pp_graph as pp
 from pp_graph.data import open_images
 from pp_graph.errors import DataError, DeviceError, ModelError, ProvenanceError, TargetError
-from pp_graph.running.feeding import join_predictions, to_predictions
+from pp_graph.running.feeding import join_predictions
 from pp_graph.targets import OpenVINOModel, OpenVINOSession, run_in_batches
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, identity_model, run, score_and_map
@@ -228,10 +228,20 @@ def test_raw_values_that_were_kept_do_not_disturb() -> None:
     np.testing.assert_allclose(found.pred_score, expected["pred_score"], atol=1e-5)
 
 
-def test_masks_of_other_types_become_bool() -> None:
-    found = to_predictions({"pred_mask": np.array([[[0, 255]]], np.uint8), "pred_label": np.array([1.0], np.float32)})
+@pytest.mark.parametrize(
+    "form", [{"pack": True}, {"mask_dtype": "u8_255"}, {"mask_dtype": "f32", "outputs": ("pred_label", "pred_mask")}]
+)
+def test_every_form_of_output_is_read_alike(form: dict, demo_images: np.ndarray) -> None:
+    data = Path(pp.__file__).parent / "demo/data"
+    statistics = pp.Statistics.load(data / "stats.json")
+    plain = pp.load(pp.fuse(data / "raw.onnx", pp.OneClassPostProcessor(statistics)))(demo_images)
+    runner = pp.load(pp.fuse(data / "raw.onnx", pp.OneClassPostProcessor(statistics, **form)))
+    found = runner(demo_images)
     assert found.pred_mask.dtype == found.pred_label.dtype == bool
-    assert found.pred_mask.tolist() == [[[False, True]]]
+    for name in runner.outputs:
+        assert np.allclose(getattr(found, name), getattr(plain, name), atol=1e-6)
+    assert np.array_equal(found.pred_mask, plain.pred_mask)
+    assert runner.outputs == tuple(form.get("outputs", NAMES))
 
 
 def test_results_stay_valid(runner: pp.Runner, demo_images: np.ndarray) -> None:

@@ -8,6 +8,7 @@ caller asks for them, so that the size of a checkpoint does not matter.
 from __future__ import annotations
 
 import pickletools
+import warnings
 import zipfile
 from collections import deque
 from dataclasses import dataclass, field
@@ -147,12 +148,15 @@ def follow(pickled: bytes) -> Any:
     """
     machine = _Machine()
     try:
-        for done, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
-            if done > _MOST_OPCODES:
-                raise StatisticsError(f"its pickle has more than {_MOST_OPCODES:,} operations, expected fewer.")
-            if opcode.name == "STOP":
-                return machine.pop()
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            # A text in a damaged pickle may hold an escape that Python does not know; it is read as it stands.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for done, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+                if done > _MOST_OPCODES:
+                    raise StatisticsError(f"its pickle has more than {_MOST_OPCODES:,} operations, expected fewer.")
+                if opcode.name == "STOP":
+                    return machine.pop()
+                machine.step(opcode.name, argument)
     except StatisticsError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
