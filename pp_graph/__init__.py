@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
     from pp_graph.statistics import LevelStatistics, Statistics
-    from pp_graph.targets import OpenVINOModel, convert, retune
+    from pp_graph.targets import OpenVINOModel, Quantization, convert, retune
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {
@@ -45,6 +45,7 @@ _EXPORTS = {
     "PostProcessor": "pp_graph.postprocessors",
     "Predictions": "pp_graph.postprocessors",
     "Provenance": "pp_graph.fusion",
+    "Quantization": "pp_graph.targets",
     "RawModel": "pp_graph.model",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
@@ -72,6 +73,7 @@ __all__ = [
     "PostProcessor",
     "Predictions",
     "Provenance",
+    "Quantization",
     "RawModel",
     "Statistics",
     "VerificationReport",

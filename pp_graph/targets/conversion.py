@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -18,6 +18,7 @@ from pp_graph.model import RawModel, format_shape
 from pp_graph.targets.devices import device_profile, openvino_core
 from pp_graph.targets.island import isolate_island
 from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
+from pp_graph.targets.quantization import Quantization, check_quantization, quantize_network
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors import PostProcessor
 
 _ONNX_METADATA: Final = ["framework", METADATA_KEY]
-PRECISIONS: Final = ("f32", "f16")
-"""Precisions in which the network's weights can be saved."""
+PRECISIONS: Final = ("f32", "f16", "int8")
+"""Precisions in which the network's weights can be saved; int8 ones are computed with, too."""
 
 InputShape = Sequence[int | None] | Mapping[str, Sequence[int | None]]
 """Sizes of the input, or of each input by name; None for a size that stays open."""
@@ -39,6 +40,7 @@ def convert(
     precision: str = "f32",
     input_shape: InputShape | None = None,
     post: PostProcessor | None = None,
+    quantization: Quantization | None = None,
 ) -> OpenVINOModel:
     """Convert a fused model to OpenVINO.
 
@@ -49,16 +51,21 @@ def convert(
     Args:
         model: A fused model, or the path of one; with `post` the path of a raw model.
         device: `CPU`, `GPU`, `NPU` or `AUTO`.
-        precision: Precision in which the network's weights are saved: `f32` or `f16`.
+        precision: Precision in which the network's weights are saved: `f32`, `f16`, or `int8`, in which its layers
+            are computed, too.
         input_shape: Sizes to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
+        quantization: How to quantise, with the images to do it with; for `int8`, and only for that.
 
     Returns:
         The converted model. Nothing is written until `save`.
 
     Raises:
         TargetError: OpenVINO cannot read the model, the input shape does not fit, or the device
-            needs static shapes (NPU) and the model has dynamic ones.
+            needs static shapes (NPU) and the model has dynamic ones. Or the network cannot be quantised;
+            `AccuracyError` where that would cost more right decisions than `quantization` allows.
+        DataError: Images to quantise with do not fit.
+        ExtraError: Quantising needs NNCF.
         DeviceError: No such device is known.
         ProvenanceError: The model carries no post-processing and none was given.
         OutputFileError: A temporary file cannot be written.
@@ -69,6 +76,7 @@ def convert(
         raise TargetError(
             f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}. Choose one."
         )
+    check_quantization(precision, quantization)
     if post is not None:
         if isinstance(model, FusedModel):
             raise TargetError(
@@ -83,6 +91,9 @@ def convert(
         _reshape(converted, input_shape)
     if not profile.dynamic_shapes:
         _require_static(converted, device)
+    settings: dict[str, Any] = {"device": device, "precision": precision, "openvino": _version()}
+    if quantization is not None:
+        settings["quantization"] = quantize_network(converted, fused.provenance, quantization, device)
     isolate_island(
         converted,
         [record.tensor for record in fused.provenance.raw.read.values()],
@@ -90,7 +101,6 @@ def convert(
     )
     if precision == "f16":
         converted = _with_f16_weights(converted)
-    settings = {"device": device, "precision": precision, "openvino": _version()}
     provenance = msgspec.structs.replace(fused.provenance, conversion=settings, replaced=None)
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
