@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pp_graph.preprocessing import Preprocessing
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
-    from pp_graph.targets import OpenVINOModel, convert, retune, retune_file
+    from pp_graph.targets import OpenVINOModel, Quantization, convert, retune, retune_file
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {
@@ -49,6 +49,7 @@ _EXPORTS = {
     "Predictions": "pp_graph.postprocessors",
     "Preprocessing": "pp_graph.preprocessing",
     "Provenance": "pp_graph.fusion",
+    "Quantization": "pp_graph.targets",
     "RawModel": "pp_graph.model",
     "Runner": "pp_graph.running",
     "Statistics": "pp_graph.statistics",
@@ -81,6 +82,7 @@ __all__ = [
     "Predictions",
     "Preprocessing",
     "Provenance",
+    "Quantization",
     "RawModel",
     "Runner",
     "Statistics",

@@ -11,7 +11,8 @@
     │   ├── AlreadyFusedError    the model already carries a post-processing
     │   └── ProvenanceError      pp_graph's metadata is absent or unreadable
     ├── TargetError              OpenVINO or onnxruntime cannot take the model
-    │   └── DeviceError          the device is not on this machine
+    │   ├── DeviceError          the device is not on this machine
+    │   └── AccuracyError        quantising costs more right decisions than was allowed
     ├── DataError                images or arrays do not fit the model
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          a result cannot be written where it was asked for
@@ -69,6 +70,10 @@ class TargetError(PPGraphError, RuntimeError):
 
 class DeviceError(TargetError):
     """The device is not on this machine."""
+
+
+class AccuracyError(TargetError):
+    """Quantising costs more right decisions than was allowed."""
 
 
 class DataError(PPGraphError, ValueError):

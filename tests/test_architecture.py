@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "steps": {"model"},
     "postprocessors": {"steps", "statistics"},
     "fusion": {"postprocessors", "preprocessing", "version"},
-    "targets": {"fusion"},
+    "targets": {"fusion", "data"},
     "data": {"model", "extras"},
     "calibration": {"targets", "data", "version"},
     "verification": {"targets", "data"},

@@ -21,7 +21,9 @@ from pp_graph.cli.options import (
     post_processing,
     post_processing_options,
 )
-from pp_graph.cli.output import note, print_fields, print_json
+from pp_graph.cli.output import note, print_error, print_fields, print_json
+from pp_graph.cli.quantization import NAMES, quantization, quantization_options
+from pp_graph.cli.quantization import fields as quantization_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +37,8 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...",
               help="Device to convert for, also AUTO:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(4); it need not be on this "
               "machine. What can be checked for it is reported.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["f32", "f16"]), default="f32", show_default=True,
-              help="Precision of the saved weights; the post-processing stays f32.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["f32", "f16", "int8"]), default="f32", show_default=True,
+              help="Precision of the weights, for int8 of the layers; the post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes to fix for the model's own input; ? for one that stays open. Once an input.")  # fmt: skip
 @click.option("--model-info", "entries", multiple=True, metavar="KEY=VALUE",
@@ -44,6 +46,7 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
               "reverse_input_channels=True (for a model that takes RGB). Once an entry.")  # fmt: skip
 @frame_options
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first.")
+@quantization_options
 @post_processing_options
 @force_option
 @json_option
@@ -69,11 +72,18 @@ def convert(
     shapes = parse_shapes(input_shapes)
     model_info = _parse_entries(entries)
     preprocessing = take_preprocessing(options)
+    quantising = {name: options.pop(name) for name in NAMES}
     if stats is None:
         _refuse_unused(ctx, options)
 
     from pp_graph import fusion, targets
+    from pp_graph.errors import AccuracyError
+    from pp_graph.files import check_targets
 
+    files = {"xml": output, "bin": output.with_suffix(".bin")}
+    usage = targets.usage_path(output)
+    inputs = [path for path in (model, stats, quantising["calibration_data"], quantising["labels"]) if path is not None]
+    check_targets((*files.values(), usage), overwrite=force, inputs=inputs)
     if stats is None:
         fused = fusion.FusedModel.load(model)
         changes = post_processing(options).form
@@ -81,26 +91,30 @@ def convert(
             fused = fusion.fuse_anew(fused, fusion.renewed_post_processor(fused.provenance, None, changes))
     else:
         fused = post_processing(options).fuse(model, stats)
-    artifact = targets.convert(
-        fused,
-        device=device,
-        precision=precision,
-        input_shape=shapes,
-        preprocessing=preprocessing,
-        model_info=model_info,
-    )
+    try:
+        with quantization(ctx, precision, quantising) as settings:
+            artifact = targets.convert(
+                fused,
+                device=device,
+                precision=precision,
+                input_shape=shapes,
+                quantization=settings,
+                preprocessing=preprocessing,
+                model_info=model_info,
+            )
+    except AccuracyError as error:
+        print_error(type(error).__name__, str(error), as_json=as_json)
+        raise click.exceptions.Exit(1) from error
     check = targets.check_for_device(artifact, device)
     refuse_errors(check)
-    artifact.save(output, overwrite=force, inputs=[model] if stats is None else [model, stats])
-    files = {"xml": output, "bin": output.with_suffix(".bin")}
-    usage = str(targets.usage_path(output))
+    artifact.save(output, overwrite=force, inputs=inputs)
     if as_json:
         sizes = {f"{kind}_bytes": file.stat().st_size for kind, file in files.items()}
         frames = artifact.provenance.preprocessing
         print_json(
             {
                 "output": str(output),
-                "usage": usage,
+                "usage": str(usage),
                 **artifact.conversion,
                 **({} if frames is None else {"preprocessing": dataclasses.asdict(frames)}),
                 **sizes,
@@ -110,7 +124,9 @@ def convert(
         )
         return
     size = files["bin"].stat().st_size / 2**20
-    lines = {"device": device, "weights": f"{precision}, {size:,.1f} MiB", "usage": usage, **fields(fused)}
+    quantised = quantization_fields(artifact.conversion["quantization"]) if settings is not None else {}
+    weights = f"{precision}, {size:,.1f} MiB"
+    lines = {"device": device, "weights": weights, **quantised, "usage": str(usage), **fields(fused)}
     if artifact.provenance.preprocessing is not None:
         lines["preprocessing"] = artifact.provenance.preprocessing.describe()
     print_fields(f"Converted {model} -> {output}", lines)

@@ -110,7 +110,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     raw: RawRecord
     tail: list[TailRecord] = []
     replaced: ReplacedPart | None = None
-    conversion: dict[str, str] | None = None
+    conversion: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
 
     @classmethod
@@ -165,7 +165,13 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for rewrite in self.tail:
             lines[f"tail, '{rewrite.target}'"] = rewrite.what
         if self.conversion:
-            lines["conversion"] = ", ".join(f"{key} {value}" for key, value in self.conversion.items())
+            flat = {key: value for key, value in self.conversion.items() if not isinstance(value, dict)}
+            lines["conversion"] = ", ".join(f"{key} {value}" for key, value in flat.items())
+            for key, record in self.conversion.items():
+                if isinstance(record, dict):
+                    lines[key] = ", ".join(
+                        f"{name} {value}" for name, value in record.items() if value not in (None, [])
+                    )
         if self.preprocessing is not None:
             lines["preprocessing"] = self.preprocessing.describe()
         return lines

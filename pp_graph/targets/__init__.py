@@ -20,6 +20,7 @@ from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
 from pp_graph.targets.openvino_requests import OpenVINORequests
 from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession
+from pp_graph.targets.quantization import PRESETS, Quantization
 from pp_graph.targets.raw_values import RawValues, open_raw_values
 from pp_graph.targets.retuning import retune
 from pp_graph.targets.session import Session, cut_to_batch, run_in_batches
@@ -30,6 +31,7 @@ __all__ = [
     "INFERENCE_PRECISIONS",
     "MODES",
     "PRECISIONS",
+    "PRESETS",
     "DeviceCheck",
     "DeviceInfo",
     "DeviceProfile",
@@ -38,6 +40,7 @@ __all__ = [
     "OpenVINOModel",
     "OpenVINORequests",
     "OpenVINOSession",
+    "Quantization",
     "RawValues",
     "RetunedFile",
     "Retuning",

@@ -21,6 +21,7 @@ from pp_graph.targets.island import isolate_island
 from pp_graph.targets.model_info import write_model_info
 from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
 from pp_graph.targets.preprocessing import add_preprocessing
+from pp_graph.targets.quantization import Quantization, check_quantization, quantize_network
 from pp_graph.targets.states import add_states
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from pp_graph.preprocessing import Preprocessing
 
 _ONNX_METADATA: Final = ["framework", METADATA_KEY]
-PRECISIONS: Final = ("f32", "f16")
-"""Precisions in which the network's weights can be saved."""
+PRECISIONS: Final = ("f32", "f16", "int8")
+"""Precisions in which the network's weights can be saved; int8 ones are computed with, too."""
 
 InputShape = Sequence[int | None] | Mapping[str, Sequence[int | None]]
 """Sizes of the input, or of each input by name; None for a size that stays open."""
@@ -44,6 +45,7 @@ def convert(
     precision: str = "f32",
     input_shape: InputShape | None = None,
     post: PostProcessor | None = None,
+    quantization: Quantization | None = None,
     preprocessing: Preprocessing | None = None,
     model_info: Mapping[str, Any] | None = None,
 ) -> OpenVINOModel:
@@ -56,9 +58,11 @@ def convert(
     Args:
         model: A fused model, or the path of one; with `post` the path of a raw model.
         device: `CPU`, `GPU`, `NPU`, or a meta device such as `AUTO`, `HETERO:GPU,CPU` or `BATCH:GPU(4)`.
-        precision: Precision in which the network's weights are saved: `f32` or `f16`.
+        precision: Precision in which the network's weights are saved: `f32`, `f16`, or `int8`, in which its layers
+            are computed, too.
         input_shape: Sizes to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
+        quantization: How to quantise, with the images to do it with; for `int8`, and only for that.
         preprocessing: What is done to a camera's frames, so that the model takes these; None leaves its input as it
             is. `input_shape` is about the model's own input, behind the preprocessing.
         model_info: How Intel's Model API is to feed images, such as `{"reverse_input_channels": True, "scale_values":
@@ -70,7 +74,10 @@ def convert(
     Raises:
         TargetError: OpenVINO cannot read the model, the input shape or the preprocessing does not fit, the device needs
             static shapes (NPU) and the model has dynamic ones, or `model_info` has an entry that is not known or that
-            Model API would not heed.
+            Model API would not heed. Or the network cannot be quantised; `AccuracyError` where that would cost more
+            right decisions than `quantization` allows.
+        DataError: Images to quantise with do not fit.
+        ExtraError: Quantising needs NNCF.
         DeviceError: No such device is known, or it is written with members that it cannot have.
         ProvenanceError: The model carries no post-processing and none was given.
         OutputFileError: A temporary file cannot be written.
@@ -81,6 +88,7 @@ def convert(
         raise TargetError(
             f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}. Choose one."
         )
+    check_quantization(precision, quantization)
     if post is not None:
         if isinstance(model, FusedModel):
             raise TargetError(
@@ -100,6 +108,9 @@ def convert(
                 f"Frames of any size are to be resized, expected one size: {device} runs static shapes only. Give it "
                 "with frame_size=... (--frame-size 1080x1920)."
             )
+    settings: dict[str, Any] = {"device": device, "precision": precision, "openvino": _version()}
+    if quantization is not None:
+        settings["quantization"] = quantize_network(converted, fused.provenance, quantization, device)
     add_states(converted, fused.provenance.adjustable)
     isolate_island(
         converted,
@@ -110,7 +121,6 @@ def convert(
         converted = _with_f16_weights(converted)
     if preprocessing is not None:
         preprocessing = add_preprocessing(converted, preprocessing, fused.provenance)
-    settings = {"device": device, "precision": precision, "openvino": _version()}
     provenance = msgspec.structs.replace(
         fused.provenance, conversion=settings, replaced=None, preprocessing=preprocessing
     )

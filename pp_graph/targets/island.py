@@ -51,10 +51,8 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
     # In a quantised network the CPU plugin may fold the dequantising scale into one consumer of a tensor and forget
     # the others (a convolution without bias, OpenVINO 2026.4). Behind a fence it has one consumer.
     fenced = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-    inside = _downstream(model, tail)
-    ends = [result for result in results if _is_postprocessed(result) or result.get_instance_id() in inside]
-    sources = _beginnings(ends, [find_tensor(model, name) for name in raw_tensors], inside)
-    parameters = _detach(sources, ends)
+    sources, ends = island_border(model, raw_tensors, tail)
+    parameters = detach(sources, ends)
     for parameter in parameters if fenced else ():
         if parameter.get_element_type() == ov.Type.f32:
             consumers = list(parameter.output(0).get_target_inputs())
@@ -76,6 +74,22 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
     model.add_variables(island.get_variables())
     model.add_sinks(island.get_sinks())
     model.validate_nodes_and_infer_types()
+
+
+def island_border(
+    model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[tuple[Sequence[str], str]] = ()
+) -> tuple[list[ov.Output], list[ov.op.Result]]:
+    """Where the part of a model begins and ends that stays float32; arguments are those of `isolate_island`.
+
+    Returns:
+        The tensors that lead into it, and the outputs that come out of it.
+
+    Raises:
+        TargetError: A tensor is not in the model.
+    """
+    inside = _downstream(model, tail)
+    ends = [result for result in model.get_results() if _is_postprocessed(result) or result.get_instance_id() in inside]
+    return _beginnings(ends, [find_tensor(model, name) for name in raw_tensors], inside), ends
 
 
 def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
@@ -130,9 +144,9 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
     ends = [
         result
         for result in copy.get_results()
-        if _is_postprocessed(result) and not fed & _nodes_between(sources, [result])
+        if _is_postprocessed(result) and not fed & nodes_between(sources, [result])
     ]
-    parameters = _detach(sources, ends, shapes)
+    parameters = detach(sources, ends, shapes)
     island = ov.Model(ends, copy.get_sinks(), parameters, copy.get_variables(), "island")
     island.validate_nodes_and_infer_types()
     return island
@@ -149,7 +163,7 @@ def island_nodes(
     inside = _downstream(model, tail)
     ends = [each for each in model.get_results() if _is_postprocessed(each) or each.get_instance_id() in inside]
     sources = _beginnings(ends, [find_tensor(model, name) for name in raw_tensors], inside)
-    nodes = _nodes_between(sources, ends)
+    nodes = nodes_between(sources, ends)
     return [
         node
         for node in model.get_ordered_ops()
@@ -205,7 +219,7 @@ def _downstream(model: ov.Model, tail: Sequence[tuple[Sequence[str], str]]) -> s
     inside: set[int] = set()
     for reads, target in tail:
         sources = [find_tensor(model, name) for name in reads]
-        inside |= _nodes_between(sources, [find_tensor(model, target).get_node()])
+        inside |= nodes_between(sources, [find_tensor(model, target).get_node()])
     for node in model.get_ordered_ops() if inside else ():
         if any(value.get_node().get_instance_id() in inside for value in node.input_values()):
             inside.add(node.get_instance_id())
@@ -214,11 +228,11 @@ def _downstream(model: ov.Model, tail: Sequence[tuple[Sequence[str], str]]) -> s
 
 def _beginnings(ends: Iterable[ov.op.Result], raw: Sequence[ov.Output], inside: set[int]) -> list[ov.Output]:
     """The tensors that lead from the rest of the network into the island."""
-    raw_keys = {_key(value) for value in raw}
+    raw_keys = {tensor_key(value) for value in raw}
     found: dict[tuple[int, int], ov.Output] = {}
     # A raw value that nothing reads, as where only labels of a score come out, still begins the island.
     if not inside:
-        found = {_key(value): value for value in raw}
+        found = {tensor_key(value): value for value in raw}
     pending, seen = list(ends), set()
     while pending:
         node = pending.pop()
@@ -229,20 +243,21 @@ def _beginnings(ends: Iterable[ov.op.Result], raw: Sequence[ov.Output], inside: 
             source = value.get_node()
             # A state is a constant that can be changed, and belongs to what reads it.
             state = source.get_type_name() == "ReadValue"
-            if source.get_instance_id() in inside or state or _is_constant(source):
+            if source.get_instance_id() in inside or state or is_constant(source):
                 pending.append(source)
-            elif _key(value) in raw_keys or node.get_instance_id() in inside:
-                found.setdefault(_key(value), value)
+            elif tensor_key(value) in raw_keys or node.get_instance_id() in inside:
+                found.setdefault(tensor_key(value), value)
             else:
                 pending.append(source)
     return list(found.values())
 
 
-def _key(value: ov.Output) -> tuple[int, int]:
+def tensor_key(value: ov.Output) -> tuple[int, int]:
+    """What tells a tensor from all others of its model."""
     return value.get_node().get_instance_id(), value.get_index()
 
 
-def _is_constant(node: ov.Node) -> bool:
+def is_constant(node: ov.Node) -> bool:
     """Whether nothing that is fed decides what a node computes."""
     pending, seen = [node], set()
     while pending:
@@ -255,7 +270,7 @@ def _is_constant(node: ov.Node) -> bool:
     return True
 
 
-def _detach(
+def detach(
     sources: Sequence[ov.Output], ends: Sequence[ov.op.Result], shapes: Sequence[Sequence[int]] | None = None
 ) -> list[ov.op.Parameter]:
     """Feed what lies between some tensors and some results from parameters instead. Changes the model in place.
@@ -265,7 +280,7 @@ def _detach(
     """
     from openvino import opset13 as ops
 
-    nodes = _nodes_between(sources, ends)
+    nodes = nodes_between(sources, ends)
     parameters = []
     for index, source in enumerate(sources):
         shape = source.get_partial_shape() if shapes is None else list(shapes[index])
@@ -391,8 +406,9 @@ def find_tensor(model: ov.Model, name: str) -> ov.Output:
     )
 
 
-def _nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set[int]:
-    starts = {_key(source) for source in sources}
+def nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set[int]:
+    """Ids of the nodes behind some tensors that lead to some ends, the ends included."""
+    starts = {tensor_key(source) for source in sources}
     pending = list(ends)
     seen: set[int] = set()
     while pending:
@@ -400,7 +416,7 @@ def _nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set
         if node.get_instance_id() in seen:
             continue
         seen.add(node.get_instance_id())
-        pending += [value.get_node() for value in node.input_values() if _key(value) not in starts]
+        pending += [value.get_node() for value in node.input_values() if tensor_key(value) not in starts]
     return seen
 
 

@@ -33,7 +33,7 @@ class OpenVINOModel:
     Attributes:
         model: The OpenVINO model.
         provenance: What was fused, and how it was converted.
-        precision: Precision of the network's weights, in memory as in the saved file: `f32` or `f16`.
+        precision: Precision of the network's weights, in memory as in the saved file: `f32`, `f16` or `int8`.
             The post-processing is in f32 always.
         source: The `.xml` it was loaded from; None for one that was just converted.
         inputs: Files it was made from, never to be overwritten by `save`.

@@ -94,7 +94,7 @@ class Usage:
     @property
     def device(self) -> str:
         """Device that the model was converted for."""
-        return (self.provenance.conversion or {}).get("device", "CPU")
+        return str((self.provenance.conversion or {}).get("device", "CPU"))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,0 +1,103 @@
+"""Options of `pp-graph convert --precision int8`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pp_graph.cli.options import PATH
+from pp_graph.cli.output import note, progress_bar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pp_graph.targets import Quantization
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+NAMES = ("calibration_data", "preset", "subset_size", "float_from", "max_drop", "labels")
+
+_OPTIONS = (
+    click.option("--calibration-data", type=PATH, metavar="FOLDER|FILE.npz",
+                 help="int8: images that show which values occur, anomalous ones among them."),
+    click.option("--preset", type=click.Choice(["performance", "mixed"]), default="performance", show_default=True,
+                 help="int8: symmetric activations, or asymmetric ones."),
+    click.option("--subset-size", type=int, default=300, show_default=True, metavar="N",
+                 help="int8: most images to use, taken evenly from all."),
+    click.option("--float-from", multiple=True, metavar="TENSOR",
+                 help="int8: tensor of the raw model from which on it stays float32, instead of behind its last layers."
+                 " May be given several times."),
+    click.option("--max-drop", type=float, metavar="D",
+                 help="int8: most that balanced accuracy of labels or F1 of masks may fall, such as 0.01; layers that "
+                 "cost too much stay float32. Needs --labels."),
+    click.option("--labels", type=PATH, metavar="FOLDER|FILE.npz",
+                 help="int8: labelled images for --max-drop, as pp-graph calibrate --data takes them."),
+)  # fmt: skip
+
+
+def quantization_options(function: _Function) -> _Function:
+    """Add the options of quantising to a verb."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@contextlib.contextmanager
+def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) -> Iterator[Quantization | None]:
+    """What the options say, with a progress bar while the model is converted; None where nothing is quantised."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in NAMES
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if precision != "int8":
+        if given:
+            raise click.UsageError(
+                f"{given[0]} belongs to quantising and would be ignored with precision {precision}. Add --precision "
+                f"int8, or leave out {given[0]}."
+            )
+        yield None
+        return
+    data: Path | None = options["calibration_data"]
+    if data is None:
+        raise click.UsageError(
+            "--precision int8 needs images that show which values occur. Give --calibration-data FOLDER|FILE.npz."
+        )
+    from pp_graph.data import open_images, open_labelled
+    from pp_graph.targets import Quantization
+
+    settings = {
+        "preset": options["preset"],
+        "subset_size": options["subset_size"],
+        "float_from": options["float_from"],
+        "max_drop": options["max_drop"],
+    }
+    # Settings are checked before files are opened.
+    Quantization(data, labelled=options["labels"], **settings)
+    images = open_images(data)
+    labelled = None if options["labels"] is None else open_labelled(options["labels"])
+    for remark in () if labelled is None else labelled.notes:
+        note(f"Note: {remark}")
+    # Labelled images are run in float32 and in int8; how often again, while layers are left out, nobody knows.
+    work = min(options["subset_size"], len(images)) + (0 if labelled is None else 3 * len(labelled))
+    with progress_bar("Quantising", work) as progress:
+        yield Quantization(data, labelled=labelled, progress=progress, **settings)
+
+
+def fields(record: dict[str, Any]) -> dict[str, str]:
+    """The record of a quantisation as lines for people."""
+    lines = {
+        "int8": f"{record['layers']}, preset {record['preset']}, {record['images']} images of {record['data']}",
+    }
+    if record["float_from"]:
+        lines["float32 from"] = ", ".join(record["float_from"])
+    if "drop" in record:
+        lines["right decisions"] = ", ".join(
+            f"{name.replace('_', ' ')} {before:.4f} in float32, {record['rates_int8'][name]:.4f} in int8"
+            for name, before in record["rates_f32"].items()
+        )
+        lines["worst drop"] = f"{record['drop']:.4f}, at most {record['max_drop']} allowed"
+    return lines
