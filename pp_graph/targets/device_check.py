@@ -11,7 +11,8 @@ from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
 from pp_graph.targets.device_names import DeviceName, parse_device
 from pp_graph.targets.devices import absent_members, device_profile, openvino_core
-from pp_graph.targets.island import is_marked, island_nodes
+from pp_graph.targets.float32_marks import is_marked
+from pp_graph.targets.island import island_nodes
 from pp_graph.targets.island_precision import is_floating, island_precisions
 from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
 from pp_graph.targets.openvino_session import compile_for, running_precision

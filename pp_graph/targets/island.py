@@ -1,36 +1,28 @@
 """The f32 island: keep the post-processing in float32 whatever happens to the network around it.
 
 OpenVINO compresses constants to f16 when saving, and runs in bf16 or f16 where a device prefers it. A
-cutoff of 13.60217 becomes 13.6015625, and masks flip. The runtime attribute `DisablePrecisionConversion`
-with the value `dynamic:bf16,f16` keeps a node out of both. It can only be read from an IR's XML (setting it
-from Python has no effect), so the post-processing is cut out of the model, written, marked, read back and
-put in its place again. It is small; the network itself is never copied.
+cutoff of 13.60217 becomes 13.6015625, and masks flip. A mark prevents both (see `float32_marks`), but it can
+only be read from a file: so the post-processing is cut out of the model, written, marked, read back and put
+in its place again. It is small; the network itself is never copied.
 
-Checked against OpenVINO 2026.4. The mark is lost where a transformation replaces its node, so
-`island_precision.island_precisions` reads what the compiled model really runs.
+The mark is lost where a transformation replaces its node, so `island_precision.island_precisions` reads what
+the compiled model really runs.
 """
 
 from __future__ import annotations
 
-import tempfile
-import xml.etree.ElementTree as ET
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pp_graph.errors import TargetError
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
-from pp_graph.targets.devices import openvino_core
+from pp_graph.targets.float32_marks import mark_float32
+from pp_graph.targets.island_rewrites import drop_channel_axis, unchanged, use_older_interpolation
 from pp_graph.targets.states import add_states, remove_states
+from pp_graph.targets.tensors import detach, find_tensor, is_constant, nodes_between, tensor_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import openvino as ov
-
-_MARK: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:bf16,f16"}
-_FLOATING_PRECISIONS: Final = frozenset({"FP32", "FP16", "BF16", "FP64"})
 
 
 def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[tuple[Sequence[str], str]] = ()) -> None:
@@ -62,8 +54,8 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
     states = model.get_variables()
     own = ov.Model(ends, model.get_sinks(), parameters, states, "island")
     for parameter in parameters:
-        _drop_channel_axis(own, parameter)
-    _use_older_interpolation(own)
+        drop_channel_axis(own, parameter)
+    use_older_interpolation(own)
     island = mark_float32(own)
     _connect(island, sources)
     marked = dict(zip((id(end) for end in ends), island.get_results(), strict=True))
@@ -171,11 +163,6 @@ def island_nodes(
     ]
 
 
-def is_marked(node: ov.Node) -> bool:
-    """Whether a node is marked to stay float32. Python sees that a mark is there, but not what it says."""
-    return any(str(key).startswith(_MARK["name"]) for key in node.get_rt_info())
-
-
 def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str], adjustable: Sequence[str] = ()) -> None:
     """Exchange the post-processing of a converted model for another. Changes both models in place.
 
@@ -252,193 +239,9 @@ def _beginnings(ends: Iterable[ov.op.Result], raw: Sequence[ov.Output], inside: 
     return list(found.values())
 
 
-def tensor_key(value: ov.Output) -> tuple[int, int]:
-    """What tells a tensor from all others of its model."""
-    return value.get_node().get_instance_id(), value.get_index()
-
-
-def is_constant(node: ov.Node) -> bool:
-    """Whether nothing that is fed decides what a node computes."""
-    pending, seen = [node], set()
-    while pending:
-        each = pending.pop()
-        if each.get_type_name() in ("Parameter", "ReadValue"):
-            return False
-        if each.get_instance_id() not in seen:
-            seen.add(each.get_instance_id())
-            pending += [value.get_node() for value in each.input_values()]
-    return True
-
-
-def detach(
-    sources: Sequence[ov.Output], ends: Sequence[ov.op.Result], shapes: Sequence[Sequence[int]] | None = None
-) -> list[ov.op.Parameter]:
-    """Feed what lies between some tensors and some results from parameters instead. Changes the model in place.
-
-    Returns:
-        A parameter for each tensor.
-    """
-    from openvino import opset13 as ops
-
-    nodes = nodes_between(sources, ends)
-    parameters = []
-    for index, source in enumerate(sources):
-        shape = source.get_partial_shape() if shapes is None else list(shapes[index])
-        parameter = ops.parameter(shape, source.get_element_type(), name=f"island_{index}")
-        # An output that is the raw value itself has its name on this tensor.
-        parameter.output(0).get_tensor().set_names(source.get_names())
-        parameters.append(parameter)
-        for target in list(source.get_target_inputs()):
-            if target.get_node().get_instance_id() in nodes:
-                target.replace_source_output(parameter.output(0))
-    return parameters
-
-
-_ELEMENTWISE: Final = frozenset({
-    "Add", "Clamp", "Convert", "Divide", "IsNaN", "Less", "LogicalAnd", "LogicalNot", "LogicalOr", "Maximum", "Minimum",
-    "Multiply", "Select", "Subtract",
-})  # fmt: skip
-
-
-def _drop_channel_axis(island: ov.Model, parameter: ov.op.Parameter) -> None:
-    """Compute elementwise operators on (N,H,W) instead of (N,1,H,W) or (N,H,W,1). Changes the island in place.
-
-    A convolution leaves its map with channels last, and where the batch is dynamic the CPU plugin (OpenVINO 2026.4)
-    walks over the single channel pixel by pixel: 1.3 ms for 256 x 256 pixels, instead of 0.1.
-    """
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    shape = parameter.get_partial_shape()
-    axis = next((axis for axis in (1, 3) if shape.rank.get_length() == 4 and shape[axis] == 1), None)
-    if axis is None or parameter.get_element_type() != ov.Type.f32:
-        return
-    region: dict[int, ov.Node] = {}
-    for node in island.get_ordered_ops():
-        others = [
-            source
-            for source in (value.get_node() for value in node.input_values())
-            if source.get_instance_id() not in {parameter.get_instance_id(), *region}
-        ]
-        scalars = all(source.get_type_name() == "Constant" and not source.get_shape() for source in others)
-        if node.get_type_name() in _ELEMENTWISE and scalars and len(others) < len(node.input_values()):
-            region[node.get_instance_id()] = node
-    if not region:
-        return
-    squeezed = ops.squeeze(parameter, ops.constant(np.array([axis])))
-    for target in list(parameter.output(0).get_target_inputs()):
-        if target.get_node().get_instance_id() in region:
-            target.replace_source_output(squeezed.output(0))
-    for node in region.values():
-        outside = [
-            each for each in node.output(0).get_target_inputs() if each.get_node().get_instance_id() not in region
-        ]
-        if outside:
-            whole = ops.unsqueeze(node, ops.constant(np.array([axis])))
-            whole.set_friendly_name(f"{node.get_friendly_name()}/whole")
-            names = node.output(0).get_names()
-            node.output(0).get_tensor().set_names(set())
-            whole.output(0).get_tensor().set_names(names)
-            for target in outside:
-                target.replace_source_output(whole.output(0))
-
-
-def _use_older_interpolation(island: ov.Model) -> None:
-    """Replace Interpolate of opset 11 to given sizes by that of opset 4. Changes the island in place.
-
-    The CPU plugin (OpenVINO 2026.4) does the same when it compiles, and the mark does not survive it.
-    """
-    from openvino import opset10 as ops
-
-    for node in island.get_ordered_ops():
-        if node.get_type_name() != "Interpolate" or node.get_type_info().version_id != "opset11":
-            continue
-        settings = node.get_attributes()
-        if settings["shape_calculation_mode"] != "sizes":
-            continue
-        data, sizes = node.input_value(0), node.input_value(1)
-        count = sizes.get_shape()[0]
-        older = ops.interpolate(
-            data,
-            sizes,
-            ops.constant(np.ones(count, np.float32)),
-            settings["mode"],
-            "sizes",
-            axes=ops.constant(np.arange(count)),
-            coordinate_transformation_mode=settings["coordinate_transformation_mode"],
-            nearest_mode=settings["nearest_mode"],
-        )
-        older.set_friendly_name(node.get_friendly_name())
-        older.output(0).get_tensor().set_names(node.output(0).get_names())
-        for target in list(node.output(0).get_target_inputs()):
-            target.replace_source_output(older.output(0))
-
-
-def unchanged(value: ov.Node) -> ov.Node:
-    """An operator that changes nothing, not even NaN, and is not optimised away: both branches are the value."""
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    return ops.select(ops.less(value, ops.constant(0.0, ov.Type.f32)), value, value)
-
-
 def _connect(island: ov.Model, sources: Sequence[ov.Output]) -> None:
     """Feed an island from the tensors that its parameters stand for."""
     by_name = {parameter.get_friendly_name(): parameter for parameter in island.get_parameters()}
     for index, source in enumerate(sources):
         for target in list(by_name[f"island_{index}"].output(0).get_target_inputs()):
             target.replace_source_output(source)
-
-
-def find_tensor(model: ov.Model, name: str) -> ov.Output:
-    """The output of a node that has a name, not one of the model's own results.
-
-    Raises:
-        TargetError: There is none.
-    """
-    for node in model.get_ordered_ops():
-        for output in node.outputs():
-            if name in output.get_names() and node.get_type_name() != "Result":
-                return output
-    raise TargetError(
-        f"Tensor '{name}' is not in the converted model, expected the raw value that post-processing reads. "
-        "The model was changed after it was fused: convert the fused model again."
-    )
-
-
-def nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set[int]:
-    """Ids of the nodes behind some tensors that lead to some ends, the ends included."""
-    starts = {tensor_key(source) for source in sources}
-    pending = list(ends)
-    seen: set[int] = set()
-    while pending:
-        node = pending.pop()
-        if node.get_instance_id() in seen:
-            continue
-        seen.add(node.get_instance_id())
-        pending += [value.get_node() for value in node.input_values() if tensor_key(value) not in starts]
-    return seen
-
-
-def mark_float32(island: ov.Model) -> ov.Model:
-    """A copy of a small model, each of whose operators stays float32."""
-    import openvino as ov
-
-    with tempfile.TemporaryDirectory(prefix="pp_graph_") as folder:
-        xml, weights = Path(folder) / "island.xml", Path(folder) / "island.bin"
-        ov.serialize(island, str(xml), str(weights))
-        tree = ET.parse(xml)  # noqa: S314 - written by OpenVINO a moment ago
-        for layer in tree.iter("layer"):
-            if layer.get("type") in ("Parameter", "Result"):
-                continue
-            # The mark breaks compilation on nodes without floating-point numbers, such as integer axes.
-            if not _FLOATING_PRECISIONS & {port.get("precision") for port in layer.iter("port")}:
-                continue
-            info = layer.find("rt_info")
-            if info is not None and any(entry.get("name") == _MARK["name"] for entry in info):
-                continue
-            if info is None:
-                info = ET.Element("rt_info")
-                layer.insert(0, info)
-            ET.SubElement(info, "attribute", _MARK)
-        return openvino_core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())

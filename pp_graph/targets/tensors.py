@@ -1,0 +1,84 @@
+"""Find one's way in an OpenVINO model: tensors by name, what lies between some of them, and cutting there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pp_graph.errors import TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import openvino as ov
+
+
+def find_tensor(model: ov.Model, name: str) -> ov.Output:
+    """The output of a node that has a name, not one of the model's own results.
+
+    Raises:
+        TargetError: There is none.
+    """
+    for node in model.get_ordered_ops():
+        for output in node.outputs():
+            if name in output.get_names() and node.get_type_name() != "Result":
+                return output
+    raise TargetError(
+        f"Tensor '{name}' is not in the converted model, expected the raw value that post-processing reads. "
+        "The model was changed after it was fused: convert the fused model again."
+    )
+
+
+def tensor_key(value: ov.Output) -> tuple[int, int]:
+    """What tells a tensor from all others of its model."""
+    return value.get_node().get_instance_id(), value.get_index()
+
+
+def is_constant(node: ov.Node) -> bool:
+    """Whether nothing that is fed decides what a node computes."""
+    pending, seen = [node], set()
+    while pending:
+        each = pending.pop()
+        if each.get_type_name() in ("Parameter", "ReadValue"):
+            return False
+        if each.get_instance_id() not in seen:
+            seen.add(each.get_instance_id())
+            pending += [value.get_node() for value in each.input_values()]
+    return True
+
+
+def nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set[int]:
+    """Ids of the nodes behind some tensors that lead to some ends, the ends included."""
+    starts = {tensor_key(source) for source in sources}
+    pending = list(ends)
+    seen: set[int] = set()
+    while pending:
+        node = pending.pop()
+        if node.get_instance_id() in seen:
+            continue
+        seen.add(node.get_instance_id())
+        pending += [value.get_node() for value in node.input_values() if tensor_key(value) not in starts]
+    return seen
+
+
+def detach(
+    sources: Sequence[ov.Output], ends: Sequence[ov.op.Result], shapes: Sequence[Sequence[int]] | None = None
+) -> list[ov.op.Parameter]:
+    """Feed what lies between some tensors and some results from parameters instead. Changes the model in place.
+
+    Returns:
+        A parameter for each tensor.
+    """
+    from openvino import opset13 as ops
+
+    nodes = nodes_between(sources, ends)
+    parameters = []
+    for index, source in enumerate(sources):
+        shape = source.get_partial_shape() if shapes is None else list(shapes[index])
+        parameter = ops.parameter(shape, source.get_element_type(), name=f"island_{index}")
+        # An output that is the raw value itself has its name on this tensor.
+        parameter.output(0).get_tensor().set_names(source.get_names())
+        parameters.append(parameter)
+        for target in list(source.get_target_inputs()):
+            if target.get_node().get_instance_id() in nodes:
+                target.replace_source_output(parameter.output(0))
+    return parameters
