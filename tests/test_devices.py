@@ -27,9 +27,9 @@ from pp_graph.targets import (
     open_raw_values,
     recommended_properties,
 )
-from pp_graph.targets.device_names import parse_device, split_devices
-from pp_graph.targets.devices import MODES, openvino_core, require_device
-from pp_graph.targets.island_precision import executed_precision
+from pp_graph.targets.devices.devices import MODES, openvino_core, require_device
+from pp_graph.targets.devices.names import parse_device, split_devices
+from pp_graph.targets.island.precision import executed_precision
 from pp_graph.targets.openvino_session import compile_for, running_precision
 from pp_graph.targets.openvino_timing import TimedModel
 from tests.conftest import DEMO

@@ -20,7 +20,7 @@ from pp_graph.errors import DataError, TargetError
 from pp_graph.model import FrameFormat, ModelInput
 from pp_graph.preprocessing import DTYPES, RESIZES, feed_by_hand, resize
 from pp_graph.targets import OpenVINOSession, open_raw_values
-from pp_graph.targets.island_precision import PREPROCESSING_SCOPE
+from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
 from pp_graph.targets.openvino_session import compile_for
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text

@@ -16,8 +16,8 @@ import pp_graph as pp
 from pp_graph.cli import run as run_cli
 from pp_graph.errors import AccuracyError, DataError, ExtraError, TargetError
 from pp_graph.targets import OpenVINOSession, open_raw_values
-from pp_graph.targets.decision_rates import ImageDecisions, rates, worst_drop
-from pp_graph.targets.island_precision import island_constants
+from pp_graph.targets.island.precision import island_constants
+from pp_graph.targets.quantization.decision_rates import ImageDecisions, rates, worst_drop
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model
 from tests.test_conversion import quantized
@@ -158,7 +158,7 @@ def plainly(fused: pp.FusedModel, images: np.ndarray) -> list[int]:
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_moc_transformations
 
-    from pp_graph.targets.nncf_calls import _quietly, open_nncf
+    from pp_graph.targets.quantization.nncf_calls import _quietly, open_nncf
 
     nncf = open_nncf()
     model = pp.convert(fused).model

@@ -194,7 +194,7 @@ def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat every ONNX file as one that is too large to be copied in milliseconds."""
-    monkeypatch.setattr("pp_graph.targets.onnx_edit._COPIED_AT_MOST", 0)
+    monkeypatch.setattr("pp_graph.targets.retuning.onnx_edit._COPIED_AT_MOST", 0)
 
 
 @pytest.mark.usefixtures("large")
@@ -594,7 +594,7 @@ def test_a_full_disk(work: Path, path: str, room: str, output: bool) -> None:
         "import os, resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from pp_graph.cli import run\n"
-        "import pp_graph.targets.file_retuning, pp_graph.targets.onnx_edit as edit\n"
+        "import pp_graph.targets.retuning.files, pp_graph.targets.retuning.onnx_edit as edit\n"
         f"edit._COPIED_AT_MOST = {0 if path == 'large' else 2**30}\n"
         f"room = {room}\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))\n"
@@ -616,7 +616,7 @@ def test_interrupted_between_the_two_files_of_an_ir(work: Path, monkeypatch: pyt
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pp_graph.targets.ir_edit.IREdit._write_text", fail)
+    monkeypatch.setattr("pp_graph.targets.retuning.ir_edit.IREdit._write_text", fail)
     with pytest.raises(KeyboardInterrupt):
         pp.retune_file("model.xml", DEMO_OTHERS)
     assert files_in(work) == before

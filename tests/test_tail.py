@@ -17,7 +17,7 @@ from pp_graph.fusion.tail.proof import disprove
 from pp_graph.fusion.tail.view import TailView
 from pp_graph.model import NameScope
 from pp_graph.targets import OpenVINOSession
-from pp_graph.targets.island_precision import island_constants
+from pp_graph.targets.island.precision import island_constants
 from tests.conftest import ROOT
 from tests.models import STATS, run, run_openvino
 

@@ -20,8 +20,8 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import OutputFileError
 from pp_graph.targets import OpenVINOModel, OpenVINOSession, retune, usage_path
-from pp_graph.targets.usage import recommended_properties, renamed_usage, usage_text
-from pp_graph.targets.usage_code import CPP_TYPES
+from pp_graph.targets.usage.programs import CPP_TYPES
+from pp_graph.targets.usage.text import recommended_properties, renamed_usage, usage_text
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, score_and_map
 

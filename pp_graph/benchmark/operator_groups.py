@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pp_graph.fusion.tail import NETWORK_SCOPE, TAIL_SCOPE, tail_names
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
-from pp_graph.targets.island_precision import PREPROCESSING_SCOPE
+from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -25,7 +25,7 @@ from pp_graph.errors import DataError, DeviceError
 from pp_graph.fusion import METADATA_KEY
 from pp_graph.model import RawModel, format_shape
 from pp_graph.targets import INFERENCE_PRECISIONS
-from pp_graph.targets.devices import require_device
+from pp_graph.targets.devices.devices import require_device
 from pp_graph.targets.openvino_timing import HINTS, TimedModel, fix_shapes
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: flo
 
 
 def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
-    from pp_graph.targets.devices import device_profile, runnable_devices
+    from pp_graph.targets.devices.devices import device_profile, runnable_devices
 
     if not devices:
         raise DataError("No device is given, expected some of those that pp_graph knows, such as CPU.")

@@ -70,7 +70,7 @@ def benchmark(
 
     from pp_graph import benchmark as room
     from pp_graph.files import written_together
-    from pp_graph.targets.device_names import split_devices
+    from pp_graph.targets.devices.names import split_devices
 
     precisions = _split(options["inference_precision"])
     devices = split_devices(options["device"])

@@ -14,7 +14,7 @@ from pp_graph.model import format_shape
 from pp_graph.running.feeding import join_predictions, predicted_fields, read_feeds, to_predictions
 from pp_graph.running.sources import open_source
 from pp_graph.targets import OpenVINOModel, OpenVINORequests, convert, cut_to_batch, device_profile
-from pp_graph.targets.devices import RECOMMENDED
+from pp_graph.targets.devices.devices import RECOMMENDED
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pp_graph.targets.conversion import PRECISIONS, convert
-from pp_graph.targets.device_check import DeviceCheck, Finding, check_for_device
-from pp_graph.targets.device_profiles import DEVICES, DeviceProfile
-from pp_graph.targets.devices import (
+from pp_graph.targets.devices.check import DeviceCheck, Finding, check_for_device
+from pp_graph.targets.devices.devices import (
     MODES,
     DeviceInfo,
     available_devices,
@@ -14,17 +13,18 @@ from pp_graph.targets.devices import (
     list_devices,
     recommended_properties,
 )
-from pp_graph.targets.file_retuning import RetunedFile, Retuning, prepare_retuning, retune_file
-from pp_graph.targets.island_precision import island_precisions
+from pp_graph.targets.devices.profiles import DEVICES, DeviceProfile
+from pp_graph.targets.island.precision import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
 from pp_graph.targets.openvino_requests import OpenVINORequests
 from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession
-from pp_graph.targets.quantization import PRESETS, Quantization
+from pp_graph.targets.quantization.quantization import PRESETS, Quantization
 from pp_graph.targets.raw_values import RawValues, open_raw_values
-from pp_graph.targets.retuning import retune
+from pp_graph.targets.retuning.files import RetunedFile, Retuning, prepare_retuning, retune_file
+from pp_graph.targets.retuning.retuning import retune
 from pp_graph.targets.session import Session, cut_to_batch, run_in_batches
-from pp_graph.targets.usage import usage_path
+from pp_graph.targets.usage.text import usage_path
 
 __all__ = [
     "DEVICES",

@@ -15,14 +15,14 @@ import msgspec
 from pp_graph.errors import TargetError
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
-from pp_graph.targets.device_check import require_static
-from pp_graph.targets.devices import device_profile, openvino_core
-from pp_graph.targets.island import isolate_island
+from pp_graph.targets.devices.check import require_static
+from pp_graph.targets.devices.devices import device_profile, openvino_core
+from pp_graph.targets.island.island import isolate_island
+from pp_graph.targets.island.states import add_states
 from pp_graph.targets.model_info import write_model_info
 from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
 from pp_graph.targets.preprocessing import add_preprocessing
-from pp_graph.targets.quantization import Quantization, check_quantization, quantize_network
-from pp_graph.targets.states import add_states
+from pp_graph.targets.quantization.quantization import Quantization, check_quantization, quantize_network
 
 if TYPE_CHECKING:
     import openvino as ov

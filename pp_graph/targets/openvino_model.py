@@ -13,8 +13,8 @@ from pp_graph.errors import ProvenanceError, TargetError
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
-from pp_graph.targets.devices import openvino_core
-from pp_graph.targets.island_precision import island_constants
+from pp_graph.targets.devices.devices import openvino_core
+from pp_graph.targets.island.precision import island_constants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,7 +86,7 @@ class OpenVINOModel:
         """
         import openvino as ov
 
-        from pp_graph.targets.usage import usage_path, usage_text  # it reads ports by the functions below
+        from pp_graph.targets.usage.text import usage_path, usage_text  # it reads ports by the functions below
 
         path = Path(path)
         if path.suffix.lower() != ".xml":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pp_graph.errors import TargetError
-from pp_graph.targets.devices import RECOMMENDED, recommended_properties, require_device
+from pp_graph.targets.devices.devices import RECOMMENDED, recommended_properties, require_device
 from pp_graph.targets.openvino_model import OpenVINOModel, first_line, port_name
 from pp_graph.targets.openvino_session import (
     compile_for,

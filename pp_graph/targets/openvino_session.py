@@ -9,10 +9,10 @@ import numpy as np
 
 from pp_graph.errors import TargetError
 from pp_graph.model import ModelInput
-from pp_graph.targets.device_names import parse_device
-from pp_graph.targets.devices import device_profile, openvino_core, precision_properties, require_device
-from pp_graph.targets.island import add_probes
-from pp_graph.targets.island_precision import executed_precision, island_precisions
+from pp_graph.targets.devices.devices import device_profile, openvino_core, precision_properties, require_device
+from pp_graph.targets.devices.names import parse_device
+from pp_graph.targets.island.island import add_probes
+from pp_graph.targets.island.precision import executed_precision, island_precisions
 from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
 from pp_graph.targets.preprocessing import frame_format
 from pp_graph.targets.session import Array, Session

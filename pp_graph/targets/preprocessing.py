@@ -16,9 +16,9 @@ import numpy as np
 from pp_graph.errors import TargetError
 from pp_graph.model import FrameFormat, format_shape
 from pp_graph.preprocessing import LAYOUTS
-from pp_graph.targets.float32_marks import mark_float32
-from pp_graph.targets.island_precision import PREPROCESSING_SCOPE
-from pp_graph.targets.island_rewrites import unchanged
+from pp_graph.targets.island.marks import mark_float32
+from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
+from pp_graph.targets.island.rewrites import unchanged
 from pp_graph.targets.openvino_model import partial_shape, port_name
 
 if TYPE_CHECKING:

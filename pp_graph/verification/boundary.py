@@ -14,7 +14,7 @@ import numpy as np
 from pp_graph.fusion import FusedModel, extract_post_processing
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
-from pp_graph.targets.island import extract_island
+from pp_graph.targets.island.island import extract_island
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.fusion.provenance import Provenance, cutoff_to_json
-from pp_graph.targets.island_precision import is_floating
+from pp_graph.targets.island.precision import is_floating
 
 TOLERANCE: Final = 1e-5
 """Error of the post-processing's numbers that is still rounding: thirty times the largest one measured, 3e-7 (see

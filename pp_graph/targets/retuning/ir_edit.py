@@ -14,9 +14,9 @@ from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
 from pp_graph.fusion import Provenance
 from pp_graph.model.patching import changing, copy_file, write_at
-from pp_graph.targets.emission import Numbers
-from pp_graph.targets.ir_layout import IRLayout
-from pp_graph.targets.usage import renamed_usage, usage_path
+from pp_graph.targets.retuning.emission import Numbers
+from pp_graph.targets.retuning.ir_layout import IRLayout
+from pp_graph.targets.usage.text import renamed_usage, usage_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

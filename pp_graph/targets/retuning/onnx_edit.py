@@ -13,7 +13,7 @@ from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout, metadata_entry
 from pp_graph.model.patching import Patch, Region, copy_file, patch_draft, patch_in_place, region_of
-from pp_graph.targets.emission import Numbers
+from pp_graph.targets.retuning.emission import Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import AccuracyError
-from pp_graph.targets.calibration_feeds import batch_size, read_some
-from pp_graph.targets.decision_rates import ImageDecisions, judge, rates, require_rates, worst_drop
-from pp_graph.targets.devices import openvino_core
+from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.openvino_model import port_name
+from pp_graph.targets.quantization.calibration_feeds import batch_size, read_some
+from pp_graph.targets.quantization.decision_rates import ImageDecisions, judge, rates, require_rates, worst_drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pp_graph.data import LabelledImages
     from pp_graph.fusion import Provenance
     from pp_graph.model import ModelInput
-    from pp_graph.targets.network_cut import CutModel
+    from pp_graph.targets.quantization.network_cut import CutModel
 
 
 class DecisionCheck:

@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.targets.devices import openvino_core
+from pp_graph.targets.devices.devices import openvino_core
 
 if TYPE_CHECKING:
     import openvino as ov

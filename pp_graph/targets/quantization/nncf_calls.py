@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from pp_graph.targets.calibration_feeds import CalibrationFeeds
+    from pp_graph.targets.quantization.calibration_feeds import CalibrationFeeds
 
 _EXTRA: Final = "quantize"
 _TELEMETRY: Final = "openvino_telemetry"

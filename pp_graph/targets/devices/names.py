@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pp_graph.errors import DeviceError
-from pp_graph.targets.device_profiles import DEVICES, DeviceProfile
+from pp_graph.targets.devices.profiles import DEVICES, DeviceProfile
 
 _PLAIN: Final = re.compile(r"(?P<kind>[A-Z]+)(?P<index>(\.\d+)*)")
 _WITH_BATCH: Final = re.compile(r"(?P<name>[^()]*)\((?P<batch>\d+)\)")

@@ -20,17 +20,17 @@ from pp_graph.errors import OutputFileError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model.onnx_layout import LayoutError
 from pp_graph.model.writing import write_onnx
-from pp_graph.targets.ir_edit import find_in_ir
-from pp_graph.targets.onnx_edit import find_in_onnx
-from pp_graph.targets.retuning import retune
+from pp_graph.targets.retuning.ir_edit import find_in_ir
+from pp_graph.targets.retuning.onnx_edit import find_in_onnx
+from pp_graph.targets.retuning.retuning import retune
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pp_graph.statistics import Statistics
-    from pp_graph.targets.ir_edit import IREdit
-    from pp_graph.targets.onnx_edit import OnnxEdit
     from pp_graph.targets.openvino_model import OpenVINOModel
+    from pp_graph.targets.retuning.ir_edit import IREdit
+    from pp_graph.targets.retuning.onnx_edit import OnnxEdit
 
 Way = Literal["constants", "rewritten"]
 """How a file was retuned: only constants and provenance were written, or all of the model was."""

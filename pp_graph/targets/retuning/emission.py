@@ -10,7 +10,7 @@ import numpy as np
 from pp_graph.errors import ProvenanceError
 from pp_graph.model import NameScope
 from pp_graph.steps import Emitter
-from pp_graph.targets.retuning import post_processor, renewed
+from pp_graph.targets.retuning.retuning import post_processor, renewed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
-from pp_graph.targets.float32_marks import mark_float32
-from pp_graph.targets.island_rewrites import drop_channel_axis, unchanged, use_older_interpolation
-from pp_graph.targets.states import add_states, remove_states
-from pp_graph.targets.tensors import detach, find_tensor, is_constant, nodes_between, tensor_key
+from pp_graph.targets.island.marks import mark_float32
+from pp_graph.targets.island.rewrites import drop_channel_axis, unchanged, use_older_interpolation
+from pp_graph.targets.island.states import add_states, remove_states
+from pp_graph.targets.island.tensors import detach, find_tensor, is_constant, nodes_between, tensor_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

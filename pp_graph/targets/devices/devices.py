@@ -11,8 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import DeviceError, TargetError
-from pp_graph.targets.device_names import DeviceName, parse_device
-from pp_graph.targets.device_profiles import DEVICES, DeviceProfile
+from pp_graph.targets.devices.names import DeviceName, parse_device
+from pp_graph.targets.devices.profiles import DEVICES, DeviceProfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

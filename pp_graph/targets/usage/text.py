@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME
 from pp_graph.steps import DECISION_VALUES
-from pp_graph.targets.devices import recommended_properties
+from pp_graph.targets.devices.devices import recommended_properties
 from pp_graph.targets.model_info import read_model_info, takes_frames
 from pp_graph.targets.openvino_model import partial_shape, port_name
-from pp_graph.targets.usage_code import cpp_block, model_api_block, python_block, string
+from pp_graph.targets.usage.programs import cpp_block, model_api_block, python_block, string
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

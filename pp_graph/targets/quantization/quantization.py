@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.data import ImageSource, LabelledSource, open_images, open_labelled
 from pp_graph.errors import AccuracyError, TargetError
-from pp_graph.targets.calibration_feeds import CalibrationFeeds, model_inputs
-from pp_graph.targets.decision_check import DecisionCheck
-from pp_graph.targets.network_cut import count_layers, count_quantised_layers, cut_behind_layers
-from pp_graph.targets.nncf_calls import open_nncf, quantize, quantize_within
 from pp_graph.targets.openvino_model import port_name
+from pp_graph.targets.quantization.calibration_feeds import CalibrationFeeds, model_inputs
+from pp_graph.targets.quantization.decision_check import DecisionCheck
+from pp_graph.targets.quantization.network_cut import count_layers, count_quantised_layers, cut_behind_layers
+from pp_graph.targets.quantization.nncf_calls import open_nncf, quantize, quantize_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
-from pp_graph.targets.device_names import DeviceName, parse_device
-from pp_graph.targets.devices import absent_members, device_profile, openvino_core
-from pp_graph.targets.float32_marks import is_marked
-from pp_graph.targets.island import island_nodes
-from pp_graph.targets.island_precision import is_floating, island_precisions
+from pp_graph.targets.devices.devices import absent_members, device_profile, openvino_core
+from pp_graph.targets.devices.names import DeviceName, parse_device
+from pp_graph.targets.island.island import island_nodes
+from pp_graph.targets.island.marks import is_marked
+from pp_graph.targets.island.precision import is_floating, island_precisions
 from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
 from pp_graph.targets.openvino_session import compile_for, running_precision
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from pp_graph.model import Shape
-    from pp_graph.targets.device_profiles import DeviceProfile
+    from pp_graph.targets.devices.profiles import DeviceProfile
 
 _NAMED_OPERATORS: Final = 3
 

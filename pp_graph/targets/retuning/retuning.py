@@ -11,10 +11,10 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.fusion import FusedModel, Provenance, fuse, fuse_anew, renewed_post_processor
 from pp_graph.fusion.provenance import SCHEMA_VERSION, cutoff_to_json
 from pp_graph.model import RawModel
-from pp_graph.targets.devices import openvino_core
-from pp_graph.targets.island import replace_island
+from pp_graph.targets.devices.devices import openvino_core
+from pp_graph.targets.island.island import replace_island
+from pp_graph.targets.island.tensors import find_tensor
 from pp_graph.targets.openvino_model import OpenVINOModel, partial_shape
-from pp_graph.targets.tensors import find_tensor
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Other statistics or sensitivities in an artifact: in memory, or in its files without touching a weight."""
