@@ -6,8 +6,8 @@ For weights in f32, f16 and int8, run in f32 and bf16: labels and mask pixels th
 their margins, flips by the post-processing, size of the files, and time as a ratio to the raw model. Where IMAGES hold
 labels, F1 of labels and of mask pixels before and after calibrating the artifact itself in that precision. PEER is an
 export of the same model that carries its own post-processing, with outputs of our names (Anomalib's own export, for
-example). It is saved by plain `openvino.save_model`, and quantised whole by plain `nncf.quantize`, as its users do. IMAGES
-serve for quantising as well, for both sides, so read the flips of int8 as drift on known images.
+example). It is saved by plain `openvino.save_model`, and quantised whole by plain `nncf.quantize`, as its users do.
+IMAGES serve for quantising as well, for both sides, so read the flips of int8 as drift on known images.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from large_models import make_chain
 
 _EMBEDDED_LIMIT = 2000
 
@@ -52,45 +52,6 @@ _IMPORTS = {
 _PEAK = """
 print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024)
 """
-
-
-def make_model(folder: Path, megabytes: int, *, external: bool) -> Path:
-    """Write a chain of matrix multiplications with that many bytes of weights, and a score."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    side = 1024 if megabytes < 100 else 4096
-    size = side * side * 4
-    count = max(1, round(megabytes * 2**20 / size))
-    rng = np.random.default_rng(0)
-    block = rng.standard_normal((side, side), dtype=np.float32).tobytes()
-    weights = folder / "weights.bin"
-    if external:
-        with weights.open("wb") as stream:
-            stream.truncate(count * size)
-    initializers, nodes, value = [], [], "features"
-    for index in range(count):
-        tensor = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT, dims=[side, side])
-        if external:
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, entry in (("location", weights.name), ("offset", index * size), ("length", size)):
-                tensor.external_data.add(key=key, value=str(entry))
-        else:
-            tensor.raw_data = block
-        initializers.append(tensor)
-        nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [f"h{index}"]))
-        value = f"h{index}"
-    nodes.append(helper.make_node("ReduceMax", [value], ["raw_score"], axes=[1], keepdims=1))
-    graph = helper.make_graph(
-        nodes,
-        "large",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", side])],
-        [helper.make_tensor_value_info("raw_score", TensorProto.FLOAT, ["N", 1])],
-        initializers,
-    )
-    path = folder / "raw.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
 
 
 def make_post_processing(folder: Path) -> Path:
@@ -142,7 +103,7 @@ def main() -> None:
                 continue
             folder = Path(tempfile.mkdtemp())
             try:
-                raw = make_model(folder, megabytes, external=where == "external")
+                raw = make_chain(folder, megabytes, external=where == "external", distinct=False)
                 post = make_post_processing(folder)
                 runs = {
                     "ours": measure(_OURS, str(raw), str(folder / "fused.onnx")),

@@ -22,49 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from large_models import make_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _LEVEL = {"threshold": 1.3, "min": 0.4, "max": 3.1}
-
-
-def make_raw(folder: Path, megabytes: int, *, external: bool) -> Path:
-    """Write a raw model of that size: matrix products and a score."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    side = 1024 if megabytes < 100 else 4096
-    size = side * side * 4
-    count = max(1, round(megabytes * 2**20 / size))
-    numbers = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
-    initializers, nodes, value = [], [], "features"
-    with (folder / "weights.bin").open("wb") if external else tempfile.TemporaryFile() as stream:
-        for index in range(count):
-            # No two alike: OpenVINO would keep only one.
-            block = (numbers * np.float32(1 + index / count)).tobytes()
-            tensor = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT, dims=[side, side])
-            if external:
-                stream.write(block)
-                tensor.data_location = TensorProto.EXTERNAL
-                for key, entry in (("location", "weights.bin"), ("offset", index * size), ("length", size)):
-                    tensor.external_data.add(key=key, value=str(entry))
-            else:
-                tensor.raw_data = block
-            initializers.append(tensor)
-            nodes.append(helper.make_node("MatMul", [value, f"w{index}"], [f"h{index}"]))
-            value = f"h{index}"
-    nodes.append(helper.make_node("ReduceMax", [value], ["raw_score"], axes=[1], keepdims=1))
-    graph = helper.make_graph(
-        nodes,
-        "large",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", side])],
-        [helper.make_tensor_value_info("raw_score", TensorProto.FLOAT, ["N", 1])],
-        initializers,
-    )
-    path = folder / "raw.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
 
 
 def models(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -80,7 +43,7 @@ def models(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, P
         yield f"{arguments.case.name}, IR", pp.convert(fused).save(folder / "case.xml")
         fused.unlink()
     for megabytes in arguments.megabytes:
-        raw = make_raw(folder, megabytes, external=False)
+        raw = make_chain(folder, megabytes, external=False, distinct=True)
         fused = pp.fuse(raw, post).save(folder / "fused.onnx")
         raw.unlink()
         yield f"{megabytes} MB embedded, ONNX", fused
@@ -89,7 +52,7 @@ def models(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, P
         yield f"{megabytes} MB, IR", folder / "model.xml"
         (folder / "model.bin").unlink()
     for megabytes in arguments.external:
-        raw = make_raw(folder, megabytes, external=True)
+        raw = make_chain(folder, megabytes, external=True, distinct=True)
         yield f"{megabytes} MB external, ONNX", pp.fuse(raw, post).save(folder / "fused.onnx")
 
 
