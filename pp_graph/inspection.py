@@ -13,6 +13,7 @@ from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
 from pp_graph.model import NameScope, OutputInfo, RawModel, Shape, choose_outputs, describe_outputs
+from pp_graph.postprocessors import PACKED_NAME
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _POSTPROCESSED = {
     "pred_label": "label: whether the image is anomalous",
     "anomaly_map": "post-processed map",
     "pred_mask": "mask: which pixels are anomalous",
+    PACKED_NAME: "map, score, label and mask along the last axis",
 }
 
 

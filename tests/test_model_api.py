@@ -21,7 +21,7 @@ from pp_graph.cli import run
 from pp_graph.errors import StatisticsError, TargetError
 from pp_graph.fusion import Provenance
 from pp_graph.targets import OpenVINOModel, OpenVINOSession, retune, usage_path
-from pp_graph.targets.model_info import read_model_info, takes_frames, why_not, write_model_info
+from pp_graph.targets.model_info import read_model_info, takes_frames, why_not
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, score_and_map
 
@@ -329,24 +329,14 @@ def test_command_line(demo_fused_path: Path, tmp_path: Path, capfd: pytest.Captu
 
 def test_preprocessing_in_the_model(demo_fused_path: Path, demo_images: np.ndarray, tmp_path: Path) -> None:
     """Model API then neither resizes nor scales: it runs the very graph that we run, bit for bit."""
-    from openvino.preprocess import ColorFormat, PrePostProcessor
-
-    artifact = pp.convert(demo_fused_path)
-    steps = PrePostProcessor(artifact.model)
-    tensor = steps.input().tensor()
-    tensor.set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_color_format(ColorFormat.BGR)
-    steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
-    steps.input().model().set_layout(ov.Layout("NCHW"))
-    model = steps.build()
-    write_model_info(model, artifact.provenance)
+    frames = pp.Preprocessing(channel_order="BGR", scale=(255.0,))
     with pytest.raises(TargetError, match="the preprocessing is in the model already"):
-        write_model_info(model, artifact.provenance, RGB_TO_1)
-    with_frames = OpenVINOModel(model, artifact.provenance, "f32")
-    path = with_frames.save(tmp_path / "model.xml")
+        pp.convert(demo_fused_path, preprocessing=frames, model_info=RGB_TO_1)
+    path = pp.convert(demo_fused_path, preprocessing=frames).save(tmp_path / "model.xml")
     assert takes_frames(OpenVINOModel.load(path).model)
     text = usage_path(path).read_text("utf-8")
     assert "| `image` | uint8 | (N, 256, 256, 3) | N H W C |" in text
-    assert "The preprocessing is in the model: a frame goes in" in text
+    assert "The preprocessing is in the model, and a frame goes in as a camera gives it: u8 NHWC BGR frames" in text
     info = load(path).params
     assert (info.embedded_processing, info.orig_height, info.orig_width) == (True, 256, 256)
     theirs, session = load(path), OpenVINOSession(OpenVINOModel.load(path))

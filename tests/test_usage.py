@@ -21,7 +21,7 @@ from pp_graph.cli import run
 from pp_graph.errors import OutputFileError
 from pp_graph.targets import OpenVINOModel, OpenVINOSession, retune, usage_path
 from pp_graph.targets.usage.programs import CPP_TYPES
-from pp_graph.targets.usage.text import recommended_properties, renamed_usage, usage_text
+from pp_graph.targets.usage.text import renamed_usage, usage_text
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, score_and_map
 
@@ -155,7 +155,7 @@ CASES: dict[str, Case] = {
     "for an NPU": Case(
         conv_model(),
         shapes("(1, 1)", "(1, 1, 64, 64)"),
-        ("NPU computes the network in f16, and there is nothing to choose", 'compile_model("model.xml", "NPU")'),
+        ("NPU computes the network in f16, and there is nothing to choose", 'compile_model("model.xml", "NPU", {"PERFORMANCE_HINT": "LATENCY"})'),
         converting={"device": "NPU", "input_shape": (1, 3, 64, 64)},
     ),
     "odd names": Case(
@@ -334,12 +334,6 @@ def test_retuning_leaves_the_text_true(name: str, written: dict[str, Path]) -> N
 def test_where_the_text_lies() -> None:
     for path, expected in {"a/m.xml": "a/m.usage.md", "m.v2.XML": "m.v2.usage.md"}.items():
         assert usage_path(path) == Path(expected)
-
-
-def test_recommended_properties() -> None:
-    for device in ("CPU", "GPU", "GPU.1", "AUTO"):
-        assert recommended_properties(device) == {"INFERENCE_PRECISION_HINT": "f32"}
-    assert recommended_properties("NPU") == {}
 
 
 # --- files ---

@@ -205,7 +205,11 @@ def _output_axes(name: str, shape: Shape, _: str) -> tuple[str, ...]:
 
 def _heading(usage: Usage) -> str:
     provenance, settings = usage.provenance, usage.provenance.conversion or {}
-    inside = "It decides by itself" if {"pred_label", "pred_mask"} & {*usage.names} else "Post-processing is in it"
+    inside = (
+        "It decides by itself"
+        if {"pred_label", "pred_mask", PACKED_NAME} & {*usage.names}
+        else "Post-processing is in it"
+    )
     raw = provenance.raw.file
     origin = f"{code(raw)}, a raw model" if raw else "a raw model"
     return (
@@ -339,8 +343,9 @@ def _changing(usage: Usage) -> str:
     parameters = usage.provenance.parameters
     options = []
     if parameters.get("normalize") and parameters.get("threshold"):
-        options += ["--image-sensitivity 0.6"] if "pred_label" in usage.names else []
-        options += ["--pixel-sensitivity 0.6"] if "pred_mask" in usage.names else []
+        packed = PACKED_NAME in usage.names
+        options += ["--image-sensitivity 0.6"] if packed or "pred_label" in usage.names else []
+        options += ["--pixel-sensitivity 0.6"] if packed or "pred_mask" in usage.names else []
     commands = [f"pp-graph retune {shlex.quote(usage.file)} {option} -o retuned.xml" for option in options]
     commands += [f"pp-graph retune {shlex.quote(usage.file)} --stats new.json -o retuned.xml"]
     scale = " A sensitivity goes from 0, flags nothing, to 1, flags all that normalises above 0." if options else ""
