@@ -764,3 +764,17 @@ def test_what_is_returned(work: Path) -> None:
         pp.retune_file("fused.onnx", DEMO_OTHERS, output="t.xml")
     with pytest.raises(OutputFileError, match="is an input of this command"):
         pp.retune_file("model.xml", DEMO_OTHERS, output="model.xml", overwrite=True)
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, demo_ir_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in (demo_ir_path, demo_ir_path.with_suffix(".bin")):
+        shutil.copy(file, tmp_path / file.name)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    path = tmp_path / demo_ir_path.name
+    assert run_cli(["retune", str(path), "--pixel-sensitivity", "0.7", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert run_cli(["retune", str(path), "--pixel-sensitivity", "0.7", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert told["cutoffs"] == done["cutoffs"] != pp.OpenVINOModel.load(demo_ir_path).provenance.cutoffs
+    assert told["output"] is None

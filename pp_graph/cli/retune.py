@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 @click.option("--pixel-sensitivity", type=float, metavar="S", help="New sensitivity for pixels, from 0 to 1.")
 @click.option("-o", "--output", type=PATH, metavar="FILE.onnx|.xml",
               help="Model to write; without it MODEL itself is changed.")  # fmt: skip
+@click.option(
+    "--dry-run", is_flag=True, help="Compute the cutoffs, for a program that sets them itself, and write nothing."
+)
 @force_option
 @json_option
 def retune(
@@ -31,6 +34,7 @@ def retune(
     image_sensitivity: float | None,
     pixel_sensitivity: float | None,
     output: Path | None,
+    dry_run: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -57,16 +61,18 @@ def retune(
 
         statistics = Statistics.load(stats)
     retuning = prepare_with_notes(model, statistics, image_sensitivity, pixel_sensitivity)
-    written = retuning.write(output, overwrite=force, inputs=[] if stats is None else [stats])
-    found = written.provenance
+    found = retuning.provenance
+    written = None
+    if not dry_run:
+        written = retuning.write(output, overwrite=force, inputs=[] if stats is None else [stats])
     if as_json:
         import msgspec
 
         print_json(
             {
-                "output": str(written.path),
-                "path": written.way,
-                "bytes_changed": written.bytes_changed,
+                "output": None if written is None else str(written.path),
+                "path": None if written is None else written.way,
+                "bytes_changed": 0 if written is None else written.bytes_changed,
                 "cutoffs": dict(found.cutoffs),
                 "parameters": dict(found.parameters),
                 "statistics": None if found.statistics is None else msgspec.to_builtins(found.statistics),
@@ -74,6 +80,9 @@ def retune(
         )
         return
     kept = {key: line for key, line in found.summary().items() if not key.startswith(("raw", "tail", "conv"))}
+    if written is None:
+        print_fields(f"Would retune {model}", kept)
+        return
     kept["written"] = f"{written.bytes_changed:,} bytes: " + (
         "numbers of the post-processing and provenance" if written.way == "constants" else "the whole model"
     )
