@@ -20,7 +20,8 @@ from pp_graph.targets.devices.devices import device_profile, openvino_core
 from pp_graph.targets.island.island import isolate_island
 from pp_graph.targets.island.states import add_states
 from pp_graph.targets.model_info import write_model_info
-from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel, first_line, partial_shape, port_name
+from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel
+from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name
 from pp_graph.targets.preprocessing import add_preprocessing
 from pp_graph.targets.quantization.quantization import Quantization, check_quantization, quantize_network
 

@@ -21,7 +21,7 @@ from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.statistics.model_api import MODEL_INFO, MODEL_TYPE, OWN_KEY, OWN_VALUE
-from pp_graph.targets.openvino_model import partial_shape, rt_text
+from pp_graph.targets.openvino_ports import partial_shape, rt_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

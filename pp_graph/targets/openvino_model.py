@@ -5,16 +5,17 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pp_graph.errors import ProvenanceError, TargetError
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
-from pp_graph.postprocessors import POSTPROCESSED_NAMES
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.island.precision import island_constants
+from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name, rt_text
+from pp_graph.targets.usage.text import usage_path, usage_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,8 +87,6 @@ class OpenVINOModel:
         """
         import openvino as ov
 
-        from pp_graph.targets.usage.text import usage_path, usage_text  # it reads ports by the functions below
-
         path = Path(path)
         if path.suffix.lower() != ".xml":
             raise TargetError(
@@ -129,22 +128,6 @@ class OpenVINOModel:
     def conversion(self) -> dict[str, Any]:
         """Settings of the conversion."""
         return dict(self.provenance.conversion or {})
-
-
-def rt_text(value: object) -> str:
-    """Text of an entry in a model's `rt_info`."""
-    return str(value.value if hasattr(value, "value") else value)
-
-
-_NOISE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully", "Summary:", "To facilitate")
-
-
-def first_line(error: BaseException) -> str:
-    """The informative part of an OpenVINO error, without the source positions around it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    findings = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
-    kept = [line for line in lines if not line.startswith(_NOISE)]
-    return "; ".join(findings or (kept or lines or [type(error).__name__])[-1:]).rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -214,19 +197,3 @@ def _read_ir(path: Path) -> ov.Model:
         raise TargetError(
             f"File '{path}' is not an OpenVINO IR: {first_line(error)}. Convert the model again."
         ) from error
-
-
-def port_name(port: ov.Output) -> str:
-    """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several."""
-    names: set[str] = port.get_names()
-    ours = names & set(POSTPROCESSED_NAMES)
-    own = str(port.get_node().get_friendly_name())
-    return min(ours) if ours else own if own in names or not names else min(names)
-
-
-def partial_shape(port: ov.Output) -> Shape | None:
-    """Sizes of an input or output; None for an open size, and for an open rank."""
-    shape = port.get_partial_shape()
-    if shape.rank.is_dynamic:
-        return None
-    return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from pp_graph.errors import TargetError
 from pp_graph.targets.devices.devices import RECOMMENDED, recommended_properties, require_device
-from pp_graph.targets.openvino_model import OpenVINOModel, first_line, port_name
+from pp_graph.targets.openvino_ports import first_line, port_name
 from pp_graph.targets.openvino_session import (
     compile_for,
     compiled_inputs,
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
     import openvino as ov
+
+    from pp_graph.targets.openvino_model import OpenVINOModel
 
 Tag = TypeVar("Tag")
 

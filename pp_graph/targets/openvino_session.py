@@ -13,7 +13,7 @@ from pp_graph.targets.devices.devices import device_profile, openvino_core, prec
 from pp_graph.targets.devices.names import parse_device
 from pp_graph.targets.island.island import add_probes
 from pp_graph.targets.island.precision import executed_precision, island_precisions
-from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
+from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name
 from pp_graph.targets.preprocessing import frame_format
 from pp_graph.targets.session import Array, Session
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pp_graph.fusion import Provenance
     from pp_graph.model import Shape
+    from pp_graph.targets.openvino_model import OpenVINOModel
 
 INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
 _HINT: Final = "INFERENCE_PRECISION_HINT"

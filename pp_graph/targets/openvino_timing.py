@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import TargetError
 from pp_graph.targets.devices.devices import MODES, openvino_core, recommended_properties, require_device
-from pp_graph.targets.openvino_model import first_line, partial_shape, port_name
+from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name
 from pp_graph.targets.openvino_session import compile_for, running_precision
 
 if TYPE_CHECKING:

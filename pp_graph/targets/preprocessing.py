@@ -19,7 +19,7 @@ from pp_graph.preprocessing import LAYOUTS
 from pp_graph.targets.island.marks import mark_float32
 from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
 from pp_graph.targets.island.rewrites import unchanged
-from pp_graph.targets.openvino_model import partial_shape, port_name
+from pp_graph.targets.openvino_ports import partial_shape, port_name
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -14,7 +14,7 @@ from pp_graph.targets.devices.names import DeviceName, parse_device
 from pp_graph.targets.island.island import island_nodes
 from pp_graph.targets.island.marks import is_marked
 from pp_graph.targets.island.precision import is_floating, island_precisions
-from pp_graph.targets.openvino_model import OpenVINOModel, first_line, partial_shape, port_name
+from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name
 from pp_graph.targets.openvino_session import compile_for, running_precision
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pp_graph.model import Shape
     from pp_graph.targets.devices.profiles import DeviceProfile
+    from pp_graph.targets.openvino_model import OpenVINOModel
 
 _NAMED_OPERATORS: Final = 3
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_graph.errors import DataError
 from pp_graph.model import ModelInput
-from pp_graph.targets.openvino_model import partial_shape, port_name
+from pp_graph.targets.openvino_ports import partial_shape, port_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

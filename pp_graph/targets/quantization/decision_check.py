@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import AccuracyError
 from pp_graph.targets.devices.devices import openvino_core
-from pp_graph.targets.openvino_model import port_name
+from pp_graph.targets.openvino_ports import port_name
 from pp_graph.targets.quantization.calibration_feeds import batch_size, read_some
 from pp_graph.targets.quantization.decision_rates import ImageDecisions, judge, rates, require_rates, worst_drop
 

@@ -17,7 +17,7 @@ import numpy as np
 from pp_graph.errors import TargetError
 from pp_graph.targets.island.island import island_border
 from pp_graph.targets.island.tensors import detach, find_tensor, is_constant, nodes_between, tensor_key
-from pp_graph.targets.openvino_model import port_name
+from pp_graph.targets.openvino_ports import port_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

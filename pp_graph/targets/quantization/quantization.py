@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.data import ImageSource, LabelledSource, open_images, open_labelled
 from pp_graph.errors import AccuracyError, TargetError
-from pp_graph.targets.openvino_model import port_name
+from pp_graph.targets.openvino_ports import port_name
 from pp_graph.targets.quantization.calibration_feeds import CalibrationFeeds, model_inputs
 from pp_graph.targets.quantization.decision_check import DecisionCheck
 from pp_graph.targets.quantization.network_cut import count_layers, count_quantised_layers, cut_behind_layers

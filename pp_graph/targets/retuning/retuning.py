@@ -14,7 +14,8 @@ from pp_graph.model import RawModel
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.island.island import replace_island
 from pp_graph.targets.island.tensors import find_tensor
-from pp_graph.targets.openvino_model import OpenVINOModel, partial_shape
+from pp_graph.targets.openvino_model import OpenVINOModel
+from pp_graph.targets.openvino_ports import partial_shape
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pp_graph.targets.usage.text import Port, Usage
+    from pp_graph.targets.usage.description import Port, Usage
 
 _SAME_IN_CPP: Final = {f"{sign}{bits}": f"{name}{bits}_t" for sign, name in (("u", "uint"), ("i", "int"))
                        for bits in (8, 16, 32, 64)}  # fmt: skip

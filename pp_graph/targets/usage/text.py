@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,11 +15,12 @@ from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME
 from pp_graph.steps import DECISION_VALUES
 from pp_graph.targets.devices.devices import recommended_properties
 from pp_graph.targets.model_info import read_model_info, takes_frames
-from pp_graph.targets.openvino_model import partial_shape, port_name
+from pp_graph.targets.openvino_ports import partial_shape, port_name
+from pp_graph.targets.usage.description import Port, Usage
 from pp_graph.targets.usage.programs import cpp_block, model_api_block, python_block, string
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import openvino as ov
 
@@ -29,77 +29,8 @@ if TYPE_CHECKING:
 
 _ENDING: Final = ".usage.md"
 _CHANNELS: Final = (1, 3)
-_EXAMPLE_SIZES: Final = {"N": 1, "C": 3, "H": 256, "W": 256}
 _SIZES: Final = {"N": "number of images", "C": "channels", "H": "height", "W": "width"}
 _MAPS: Final = ("anomaly_map", "pred_mask")
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a model.
-
-    Attributes:
-        name: Name to feed or read it by.
-        dtype: NumPy name of the element type, such as `float32` or `bool`.
-        element: OpenVINO's name of it, such as `f32` or `boolean`.
-        shape: Sizes, None for an open one; None where the rank is open.
-        axes: What each axis is: `N` images, `C` channels, `H` height, `W` width, `?` where that is not known.
-    """
-
-    name: str
-    dtype: str
-    element: str
-    shape: Shape | None
-    axes: tuple[str, ...]
-
-    @property
-    def sizes(self) -> str:
-        """The sizes for people, with letters for open ones, such as `(N, 3, 256, 256)`."""
-        if self.shape is None:
-            return "(any rank)"
-        inner = ", ".join(axis if size is None else str(size) for axis, size in zip(self.axes, self.shape, strict=True))
-        return f"({inner},)" if len(self.shape) == 1 else f"({inner})"
-
-    @property
-    def example(self) -> tuple[int, ...]:
-        """Sizes that an example can use: one image where the batch is open."""
-        shape = (None,) * 4 if self.shape is None else self.shape
-        axes = self.axes or ("N", "C", "H", "W")
-        return tuple(
-            size if isinstance(size, int) else _EXAMPLE_SIZES.get(axis, 1)
-            for size, axis in zip(shape, axes, strict=True)
-        )
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What the text is about.
-
-    Attributes:
-        file: Name of the `.xml`, without folders.
-        inputs: What goes in.
-        outputs: What comes out, in the model's order.
-        provenance: What was fused, and how it was converted.
-        model_info: What Model API reads.
-        frames: Whether the preprocessing is in the model.
-    """
-
-    file: str
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    provenance: Provenance
-    model_info: Mapping[str, str]
-    frames: bool
-
-    @property
-    def device(self) -> str:
-        """Device that the model was converted for."""
-        return str((self.provenance.conversion or {}).get("device", "CPU"))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the outputs."""
-        return tuple(port.name for port in self.outputs)
 
 
 def usage_path(path: str | Path) -> Path:

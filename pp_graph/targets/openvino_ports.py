@@ -1,0 +1,43 @@
+"""What OpenVINO's objects say of themselves, as plain values: names, sizes, metadata, errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.postprocessors import POSTPROCESSED_NAMES
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from pp_graph.model import Shape
+
+_NOISE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully", "Summary:", "To facilitate")
+
+
+def first_line(error: BaseException) -> str:
+    """The informative part of an OpenVINO error, without the source positions around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    findings = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    kept = [line for line in lines if not line.startswith(_NOISE)]
+    return "; ".join(findings or (kept or lines or [type(error).__name__])[-1:]).rstrip(".")
+
+
+def port_name(port: ov.Output) -> str:
+    """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several."""
+    names: set[str] = port.get_names()
+    ours = names & set(POSTPROCESSED_NAMES)
+    own = str(port.get_node().get_friendly_name())
+    return min(ours) if ours else own if own in names or not names else min(names)
+
+
+def partial_shape(port: ov.Output) -> Shape | None:
+    """Sizes of an input or output; None for an open size, and for an open rank."""
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return None
+    return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)
+
+
+def rt_text(value: object) -> str:
+    """Text of an entry in a model's `rt_info`."""
+    return str(value.value if hasattr(value, "value") else value)
