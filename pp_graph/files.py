@@ -186,3 +186,19 @@ def _remove_empty(folders: Iterable[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+@contextlib.contextmanager
+def writing_temporarily() -> Iterator[None]:
+    """Say that a temporary file cannot be written, where a library only says that something failed.
+
+    Raises:
+        OutputFileError: The library raised `RuntimeError`, or the system an error.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise OutputFileError(
+            f"A temporary file cannot be written in '{tempfile.gettempdir()}': {error}. Make room there, or name "
+            "another folder with the environment variable TMPDIR."
+        ) from error

@@ -64,6 +64,7 @@ class PostProcessing:
 
         statistics = None if stats is None else Statistics.load(stats)
         settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
+        self._refuse_ineffective(settings)
         fused = fuse(
             raw,
             OneClassPostProcessor(statistics, **settings),
@@ -76,6 +77,14 @@ class PostProcessing:
         for remark in fused.notes:
             note(f"Note: {remark}")
         return fused
+
+    def _refuse_ineffective(self, settings: dict[str, Any]) -> None:
+        wanted = settings["outputs"]
+        for name, decision in (("image_sensitivity", "pred_label"), ("pixel_sensitivity", "pred_mask")):
+            written = settings["threshold"] and (wanted is None or decision in wanted)
+            if name in self.given and not written:
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} moves {decision}, which is not written. Leave out one of both.")
 
     def _settings_with(self, statistics: Statistics, file: Path) -> dict[str, Any]:
         from pp_graph.errors import StatisticsError
@@ -117,7 +126,7 @@ _OPTIONS = (
                  help="Element type of pred_mask; u8_255 is 0 and 255."),
     click.option("--map-size", metavar="HxW|input",
                  help="Resize map and mask, to the size of the model's input for example."),
-    click.option("--pack", is_flag=True,
+    click.option("--pack/--no-pack", default=False,
                  help="Return one float32 tensor (N,H,W,4): map, score, label, mask along its last axis."),
     click.option("--thresholds", type=click.Choice(["fixed", "runtime"]), default="fixed", show_default=True,
                  help="Write the cutoffs as constants, or so that they can be changed while the model runs."),

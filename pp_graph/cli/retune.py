@@ -91,7 +91,7 @@ def retune(
 
 def check_ending(model: Path, output: Path) -> None:
     """Make sure that a model is written as the kind it is."""
-    if output.suffix.lower() != model.suffix.lower():
+    if model.suffix.lower() in (".onnx", ".xml") and output.suffix.lower() != model.suffix.lower():
         raise click.UsageError(f"'{output}' ends in '{output.suffix}', expected '{model.suffix}' as MODEL.")
 
 

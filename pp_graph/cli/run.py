@@ -101,6 +101,10 @@ def _pictures(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == [_NO_PICTURES]:
         return ()
+    if not names:
+        raise click.BadParameter(
+            f"is empty, expected some of {','.join(PICTURES)}, or {_NO_PICTURES}.", param_hint="--save"
+        )
     for name in names:
         if name not in PICTURES:
             raise click.BadParameter(

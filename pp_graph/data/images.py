@@ -238,6 +238,8 @@ class _FileImages(Images):
                 array = np.asarray(converted, np.uint8)
         except DataError:
             raise
+        except PermissionError as error:
+            raise DataError(f"Image '{file}' cannot be read: {error.strerror}. Allow reading it.") from error
         except Image.DecompressionBombError as error:
             raise DataError(f"Image '{file}' is too large: {error}. Cut it into parts.") from error
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
@@ -279,6 +281,11 @@ def fit(array: Array, wanted: ModelInput) -> Array:
     Raises:
         DataError: Neither fits, or the element type cannot be used.
     """
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise DataError(
+            f"Images for input '{wanted.name}' hold {array.dtype}, expected numbers. Give uint8 or floating-point "
+            "arrays."
+        )
     candidates = [array]
     if array.ndim == 4:
         candidates += [array.transpose(0, 3, 1, 2), array.transpose(0, 2, 3, 1)]
@@ -286,7 +293,7 @@ def fit(array: Array, wanted: ModelInput) -> Array:
     if not fitting:
         raise DataError(
             f"Images have shape {array.shape}, expected {format_shape(wanted.shape)} for input '{wanted.name}', "
-            "as (N,C,H,W) or (N,H,W,C). Resize them to the model's input."
+            "as (N,C,H,W) or (N,H,W,C). Bring them to the rank, channels and size of the model's input."
         )
     if wanted.frames is not None:
         return _as_frames(fitting[0], wanted, *wanted.frames)

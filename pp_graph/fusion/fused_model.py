@@ -45,7 +45,8 @@ class FusedModel:
         if provenance is None:
             raise ProvenanceError(
                 f"Model '{path}' carries no pp_graph provenance, expected a model written by pp_graph. "
-                "Fuse it first: pp-graph fuse MODEL --stats STATS.json -o FUSED.onnx."
+                "Fuse it first: pp-graph fuse MODEL --stats STATS.json -o FUSED.onnx, or give --stats to pp-graph "
+                "convert."
             )
         return cls(opened, provenance)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pp_graph.errors import ProvenanceError
+from pp_graph.errors import PostProcessorError, ProvenanceError
 from pp_graph.fusion.injection import fuse
 from pp_graph.postprocessors import POST_PROCESSORS
 
@@ -29,7 +29,7 @@ def renewed_post_processor(
 
     Raises:
         ProvenanceError: Its class or its parameters are not known to this version.
-        PostProcessorError: It does not take a value.
+        PostProcessorError: It does not take a value, or a sensitivity has nothing to move.
     """
     kind = next((kind for kind in POST_PROCESSORS if kind.__name__ == provenance.post_processor), None)
     if kind is None:
@@ -37,6 +37,11 @@ def renewed_post_processor(
             f"Post-processor '{provenance.post_processor}' is not known, expected one of: "
             f"{', '.join(kind.__name__ for kind in POST_PROCESSORS)}. Use the version of pp_graph that wrote the model."
         )
+    for parameter, decision in (("image_sensitivity", "pred_label"), ("pixel_sensitivity", "pred_mask")):
+        if parameter in changes and decision not in provenance.cutoffs:
+            raise PostProcessorError(
+                f"{parameter} is given, and the model writes no {decision}, which it would move. Leave it out."
+            )
     kept = provenance.statistics if statistics is None else statistics
     try:
         return kind.from_parameters(kept, {**provenance.parameters, **changes})

@@ -128,6 +128,10 @@ class RawModel:
             raise ModelError(f"Model file '{path}' does not exist. Check the path.")
         if path.is_dir():
             raise ModelError(f"Model '{path}' is a folder, expected an ONNX file. Name the .onnx file in it.")
+        if path.suffix.lower() == ".xml":
+            raise ModelError(
+                f"Model '{path}' is an OpenVINO IR by its name, expected an ONNX file. Name the .onnx file."
+            )
         if not path.is_file():
             raise ModelError(f"Model '{path}' is a device or pipe, expected an ONNX file. Save it first.")
         try:

@@ -27,6 +27,7 @@ from pp_graph.steps import (
 )
 
 RESIZED_MAP: Final = "resized_map"
+_MOST_PIXELS: Final = 2**27
 
 _CALIBRATE = (
     "Calibrate on validation data: the threshold and the smallest and largest raw value of each level go "
@@ -292,6 +293,11 @@ def _checked_size(given: Any) -> tuple[int, int]:
         raise PostProcessorError(
             f"map_size is {given!r}, expected height and width in pixels, such as (256, 256) (--map-size 256x256), or "
             "'input'."
+        )
+    if sizes[0] * sizes[1] > _MOST_PIXELS:
+        raise PostProcessorError(
+            f"map_size is {given!r}, {sizes[0] * sizes[1]:,} pixels, expected at most {_MOST_PIXELS:,}. Give a smaller "
+            "size."
         )
     return int(sizes[0]), int(sizes[1])
 

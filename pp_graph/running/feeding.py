@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,12 @@ def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInpu
     Raises:
         DataError: The images do not fit an input, or cannot be read.
     """
+    if source.frames:
+        # A camera's frames are not to be turned around, as pictures are.
+        inputs = [
+            each if each.frames is None else replace(each, frames=each.frames._replace(channel_order="RGB"))
+            for each in inputs
+        ]
     return source.images.read(start, stop, inputs)
 
 

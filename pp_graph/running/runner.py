@@ -123,7 +123,9 @@ class Runner:
                 a batch axis; a folder, searched recursively in order of names; an `.npz` or `.npy`; an image file; or a
                 list of image files or of arrays. Floating point is used as it is, uint8 is scaled to [0,1] where the
                 input is floating point. Files are resized to the size that the input fixes; arrays must have it.
-                Any number of images may be given, also where the model fixes its batch.
+                Any number of images may be given, also where the model fixes its batch. Where the model preprocesses
+                frames, arrays go in as they are, in the order of channels that the model takes; pictures, and what is
+                read from disk, are RGB and brought into that order.
 
         Returns:
             The predictions, batch first: a single image is a batch of one. They stay valid, whatever is run later. What

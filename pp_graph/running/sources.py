@@ -33,12 +33,15 @@ class Source:
         batch_size: Images to read and run at a time.
         files: The file of each image; None for arrays.
         folder: The folder that was named; None where none was.
+        frames: Whether these are arrays of the caller's own, whose channels come as the model takes them. Pictures, and
+            what is read from disk, are RGB.
     """
 
     images: Images
     batch_size: int
     files: tuple[Path, ...] | None = None
     folder: Path | None = None
+    frames: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,7 +55,7 @@ class Source:
         """Each batch as a source of its own; nothing is read yet."""
         for start, stop in self.spans():
             files = None if self.files is None else self.files[start:stop]
-            yield Source(_Slice(self.images, start, stop), stop - start, files)
+            yield Source(_Slice(self.images, start, stop), stop - start, files, frames=self.frames)
 
 
 class _Slice(Images):
@@ -92,7 +95,7 @@ def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size:
     if isinstance(given, list | tuple):
         return _from_sequence(given, inputs, batch_size)
     if isinstance(given, np.ndarray) or hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
-        return _from_arrays({"image": np.asarray(given)}, inputs, batch_size)
+        return _from_arrays({"image": np.asarray(given)}, inputs, batch_size, frames=not _is_picture(given))
     raise DataError(
         f"Images are given as {type(given).__name__}, expected an array, a mapping of arrays, a path or a list of "
         "image files. For an iterable of these there is stream(...)."
@@ -144,15 +147,24 @@ def _from_sequence(given: Sequence[Any], inputs: Sequence[ModelInput], batch_siz
             f"Images in a list have different shapes, such as {shapes[0]} and {shapes[1]}, expected one. Resize them, "
             "or give them one by one to stream(...)."
         )
-    return _from_arrays({"image": np.stack(arrays)}, inputs, batch_size)
+    frames = not any(_is_picture(each) for each in given)
+    return _from_arrays({"image": np.stack(arrays)}, inputs, batch_size, frames=frames)
 
 
-def _from_arrays(arrays: Mapping[str, Array], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
+def _is_picture(given: Any) -> bool:
+    """Whether this is an image of Pillow's, which knows its channels."""
+    return type(given).__module__.split(".", 1)[0] == "PIL"
+
+
+def _from_arrays(
+    arrays: Mapping[str, Array], inputs: Sequence[ModelInput], batch_size: int | None, *, frames: bool = True
+) -> Source:
     """Arrays in memory: one batch, as they are given, unless a size is asked for."""
     if _holds_one(arrays, inputs):
         arrays = {name: array[None] for name, array in arrays.items()}
     images = images_from_arrays(arrays)
-    return Source(images, len(images) if batch_size is None else choose_batch_size(inputs, batch_size))
+    size = len(images) if batch_size is None else choose_batch_size(inputs, batch_size)
+    return Source(images, size, frames=frames)
 
 
 def _holds_one(arrays: Mapping[str, Array], inputs: Sequence[ModelInput]) -> bool:

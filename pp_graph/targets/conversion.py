@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pp_graph.errors import TargetError
+from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
 from pp_graph.targets.devices.check import require_static
@@ -194,7 +195,8 @@ def _with_f16_weights(model: ov.Model) -> ov.Model:
 
     with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.xml"
-        ov.save_model(model, str(path), compress_to_fp16=True)
+        with writing_temporarily():
+            ov.save_model(model, str(path), compress_to_fp16=True)
         return openvino_core().read_model(path)
 
 

@@ -69,7 +69,7 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
                 f"Entries for Model API were given ({', '.join(feeding)}), but it cannot run this model: {reason}. "
                 "Leave them out."
             )
-        entries.update(_checked(feeding, model))
+        entries.update(_checked(feeding, model, provenance))
     for name, value in entries.items():
         model.set_rt_info(value, [MODEL_INFO, name])
 
@@ -91,6 +91,8 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
     shape = partial_shape(model.inputs[0])
     if shape is None or len(shape) != 4:
         return f"it feeds images, (N,C,H,W) or (N,H,W,C), and the input's shape is {format_shape(shape)}"
+    if provenance.preprocessing is not None and not takes_frames(model):
+        return "it feeds frames as u8 NHWC, and the preprocessing in the model takes others"
     if shape[0] not in (None, 1):
         return f"it runs one image at a time, and the batch is fixed at {shape[0]}"
     # Model API's own guess at the layout, where none is set.
@@ -130,7 +132,7 @@ def _has_map(model: ov.Model) -> bool:
     return any(port.get_names() & {"anomaly_map", "pred_mask"} for port in model.outputs)
 
 
-def _checked(feeding: Mapping[str, Any], model: ov.Model) -> dict[str, str]:
+def _checked(feeding: Mapping[str, Any], model: ov.Model, provenance: Provenance) -> dict[str, str]:
     unknown = [name for name in feeding if name not in _FEEDING]
     if unknown:
         raise TargetError(
@@ -139,7 +141,7 @@ def _checked(feeding: Mapping[str, Any], model: ov.Model) -> dict[str, str]:
         )
     shape = partial_shape(model.inputs[0]) or ()
     unheeded = [name for name in feeding if name != "labels"]
-    if unheeded and takes_frames(model):
+    if unheeded and provenance.preprocessing is not None:
         raise TargetError(
             f"Entry '{unheeded[0]}' for Model API was given, but the preprocessing is in the model already. Leave it "
             "out."

@@ -88,7 +88,7 @@ class OpenVINOModel:
         import openvino as ov
 
         path = Path(path)
-        if path.suffix.lower() != ".xml":
+        if path.suffix != ".xml":
             raise TargetError(
                 f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR. Rename it."
             )
@@ -178,13 +178,18 @@ def describe_ir(path: Path) -> IRDescription:
         inputs=ports[0],
         outputs=ports[1],
         version=int(ET.parse(path).getroot().get("version", "0")),  # noqa: S314 - OpenVINO has read it
-        producer=f"OpenVINO {rt_text(model.get_rt_info('Runtime_version'))}"
-        if model.has_rt_info("Runtime_version")
-        else "OpenVINO",
+        producer=_producer(model, provenance),
         nodes=sum(node.get_type_name() not in ("Constant", "Parameter", "Result") for node in model.get_ops()),
         weight_bytes=path.with_suffix(".bin").stat().st_size,
         provenance=provenance,
     )
+
+
+def _producer(model: ov.Model, provenance: Provenance | None) -> str:
+    version = (provenance.conversion or {}).get("openvino") if provenance is not None else None
+    if model.has_rt_info("Runtime_version"):
+        version = rt_text(model.get_rt_info("Runtime_version"))
+    return f"OpenVINO {version}" if version else "OpenVINO"
 
 
 def _read_ir(path: Path) -> ov.Model:
@@ -194,6 +199,10 @@ def _read_ir(path: Path) -> ov.Model:
     try:
         return openvino_core().read_model(path)
     except RuntimeError as error:
-        raise TargetError(
-            f"File '{path}' is not an OpenVINO IR: {first_line(error)}. Convert the model again."
-        ) from error
+        reason = first_line(error)
+        if "weights" in reason.lower() or "bin file" in reason.lower():
+            raise TargetError(
+                f"Weights file '{path.with_suffix('.bin')}' does not belong to '{path}', is cut short or cannot be "
+                f"read: {reason.rstrip('.!')}. Copy both files again, or convert the model again."
+            ) from error
+        raise TargetError(f"File '{path}' is not an OpenVINO IR: {reason}. Convert the model again.") from error

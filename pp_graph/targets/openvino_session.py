@@ -12,7 +12,7 @@ from pp_graph.model import ModelInput
 from pp_graph.targets.devices.devices import device_profile, openvino_core, precision_properties, require_device
 from pp_graph.targets.devices.names import parse_device
 from pp_graph.targets.island.island import add_probes
-from pp_graph.targets.island.precision import executed_precision, island_precisions
+from pp_graph.targets.island.precision import executed_precision, island_precisions, names_operators
 from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name
 from pp_graph.targets.preprocessing import frame_format
 from pp_graph.targets.session import Array, Session
@@ -75,6 +75,12 @@ class OpenVINOSession(Session):
         self.inputs = tuple(replace(each, shape=self._fed(each.shape)) for each in inputs)
         self.precision = running_precision(self._compiled, inference_precision)
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
+        if artifact.provenance.cutoffs and not self.island and names_operators(self._compiled):
+            raise TargetError(
+                f"No operator of the post-processing is found under '{artifact.provenance.prefix}/' in the compiled "
+                "model, expected those that decide, so nobody knows in which precision they run. The model was changed "
+                "after it was converted: convert the fused model again."
+            )
         wish = inference_precision
         unmet = wish is not None and wish != self.precision and " " not in self.precision
         self.description = f"OpenVINO on {device}, {self.precision}{f' ({wish} is not to be had)' if unmet else ''}"

@@ -104,7 +104,7 @@ def open_raw_values(
     if isinstance(model, str | Path) and Path(model).suffix.lower() == ".xml":
         model = OpenVINOModel.load(model)
     if isinstance(model, OpenVINOModel):
-        tensors = _tensors(model.provenance)
+        tensors = model.provenance.tensors
         session: Session = OpenVINOSession(
             model, device=device or "CPU", inference_precision=inference_precision, probes=list(tensors.values())
         )
@@ -129,7 +129,7 @@ def open_raw_values(
             "onnxruntime runs it, in float32. Name the OpenVINO device to run it on, with device=... (--device CPU)."
         )
     if provenance is not None:
-        tensors = _tensors(provenance)
+        tensors = provenance.tensors
         session = OnnxSession(opened, probes=list(tensors.values()))
         return RawValues(session, tensors, "CPU", None, file, provenance.raw.sha256, provenance)
     refuse_foreign_decisions(opened)
@@ -143,7 +143,3 @@ def _fuse_nothing(raw: RawModel, score_output: str | None, map_output: str | Non
     """The model with its tail as it ships, and a post-processing that leaves its values as they are."""
     post = OneClassPostProcessor(normalize=False, threshold=False)
     return fuse(raw, post, score_output=score_output, map_output=map_output)
-
-
-def _tensors(provenance: Provenance) -> dict[str, str]:
-    return provenance.tensors

@@ -1,11 +1,11 @@
 """The f32 island: keep the post-processing in float32 whatever happens to the network around it.
 
 OpenVINO compresses constants to f16 when saving, and runs in bf16 or f16 where a device prefers it. A
-cutoff of 13.60217 becomes 13.6015625, and masks flip. A mark prevents both (see `float32_marks`), but it can
+cutoff of 13.60217 becomes 13.6015625, and masks flip. A mark prevents both (see `marks`), but it can
 only be read from a file: so the post-processing is cut out of the model, written, marked, read back and put
 in its place again. It is small; the network itself is never copied.
 
-The mark is lost where a transformation replaces its node, so `island_precision.island_precisions` reads what
+The mark is lost where a transformation replaces its node, so `precision.island_precisions` reads what
 the compiled model really runs.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
 from pp_graph.targets.island.marks import mark_float32
-from pp_graph.targets.island.rewrites import drop_channel_axis, unchanged, use_older_interpolation
+from pp_graph.targets.island.rewrites import drop_channel_axis, fence, keep_resizing_marked, unchanged
 from pp_graph.targets.island.states import add_states, remove_states
 from pp_graph.targets.island.tensors import detach, find_tensor, is_constant, nodes_between, tensor_key
 
@@ -38,25 +38,32 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
         TargetError: A tensor is not in the model.
     """
     import openvino as ov
+    from openvino import opset13 as ops
 
     results = list(model.get_results())
+    sources, ends = island_border(model, raw_tensors, tail)
     # In a quantised network the CPU plugin may fold the dequantising scale into one consumer of a tensor and forget
     # the others (a convolution without bias, OpenVINO 2026.4). Behind a fence it has one consumer.
-    fenced = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-    sources, ends = island_border(model, raw_tensors, tail)
-    parameters = detach(sources, ends)
-    for parameter in parameters if fenced else ():
-        if parameter.get_element_type() == ov.Type.f32:
-            consumers = list(parameter.output(0).get_target_inputs())
-            fence = unchanged(parameter)
-            for consumer in consumers:
-                consumer.replace_source_output(fence.output(0))
-    states = model.get_variables()
-    own = ov.Model(ends, model.get_sinks(), parameters, states, "island")
-    for parameter in parameters:
-        drop_channel_axis(own, parameter)
-    use_older_interpolation(own)
+    quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+    fences = [fence(source) if quantised else None for source in sources]
+    fenced = [ops.result(each) for each in fences if each is not None]
+    inside = nodes_between(sources, [*ends, *fenced])
+    outside = [
+        [target for target in each.output(0).get_target_inputs() if target.get_node().get_instance_id() not in inside]
+        for each in fences
+        if each is not None
+    ]
+    parameters = detach(sources, [*ends, *fenced])
+    own = ov.Model([*ends, *fenced], model.get_sinks(), parameters, model.get_variables(), "island")
+    for parameter, behind in zip(parameters, fences, strict=True):
+        drop_channel_axis(own, parameter if behind is None else behind)
+    keep_resizing_marked(own)
     island = mark_float32(own)
+    for result, consumers in zip(island.get_results()[len(ends) :], outside, strict=True):
+        for consumer in consumers:
+            consumer.replace_source_output(result.input_value(0))
+    for result in island.get_results()[len(ends) :]:
+        island.remove_result(result)
     _connect(island, sources)
     marked = dict(zip((id(end) for end in ends), island.get_results(), strict=True))
     for result in results:

@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pp_graph.files import writing_temporarily
 from pp_graph.targets.devices.devices import openvino_core
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def mark_float32(island: ov.Model) -> ov.Model:
 
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as folder:
         xml, weights = Path(folder) / "island.xml", Path(folder) / "island.bin"
-        ov.serialize(island, str(xml), str(weights))
+        with writing_temporarily():
+            ov.serialize(island, str(xml), str(weights))
         tree = ET.parse(xml)  # noqa: S314 - written by OpenVINO a moment ago
         for layer in tree.iter("layer"):
             if layer.get("type") in ("Parameter", "Result"):

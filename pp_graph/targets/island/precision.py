@@ -60,6 +60,11 @@ def executed_precision(compiled: ov.CompiledModel) -> str:
     return next((kind for kind in ("bf16", "f16") if kind in kinds), "f32")
 
 
+def names_operators(compiled: ov.CompiledModel) -> bool:
+    """Whether a compiled model says which original operators its own stand for; not every device does."""
+    return any("originalLayersNames" in node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops())
+
+
 def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]:
     """Precisions in which a compiled model really runs its post-processing.
 

@@ -9,39 +9,34 @@ import numpy as np
 if TYPE_CHECKING:
     import openvino as ov
 
+_FENCE: Final = "/fence"
 _ELEMENTWISE: Final = frozenset({
-    "Add", "Clamp", "Convert", "Divide", "IsNaN", "Less", "LogicalAnd", "LogicalNot", "LogicalOr", "Maximum", "Minimum",
-    "Multiply", "Select", "Subtract",
+    "Add", "Clamp", "Convert", "Divide", "IsNaN", "Less", "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr",
+    "Maximum", "Minimum", "Multiply", "Select", "Subtract",
 })  # fmt: skip
 
 
-def drop_channel_axis(island: ov.Model, parameter: ov.op.Parameter) -> None:
+def drop_channel_axis(island: ov.Model, start: ov.Node) -> None:
     """Compute elementwise operators on (N,H,W) instead of (N,1,H,W) or (N,H,W,1). Changes the island in place.
 
     A convolution leaves its map with channels last, and where the batch is dynamic the CPU plugin (OpenVINO 2026.4)
     walks over the single channel pixel by pixel: 1.3 ms for 256 x 256 pixels, instead of 0.1.
+
+    Args:
+        island: The island.
+        start: What the operators read.
     """
     import openvino as ov
     from openvino import opset13 as ops
 
-    shape = parameter.get_partial_shape()
-    axis = next((axis for axis in (1, 3) if shape.rank.get_length() == 4 and shape[axis] == 1), None)
-    if axis is None or parameter.get_element_type() != ov.Type.f32:
+    axis = channel_axis(start.output(0))
+    if axis is None or start.get_output_element_type(0) != ov.Type.f32:
         return
-    region: dict[int, ov.Node] = {}
-    for node in island.get_ordered_ops():
-        others = [
-            source
-            for source in (value.get_node() for value in node.input_values())
-            if source.get_instance_id() not in {parameter.get_instance_id(), *region}
-        ]
-        scalars = all(source.get_type_name() == "Constant" and not source.get_shape() for source in others)
-        if node.get_type_name() in _ELEMENTWISE and scalars and len(others) < len(node.input_values()):
-            region[node.get_instance_id()] = node
+    region = _elementwise_behind(island, start)
     if not region:
         return
-    squeezed = ops.squeeze(parameter, ops.constant(np.array([axis])))
-    for target in list(parameter.output(0).get_target_inputs()):
+    squeezed = ops.squeeze(start, ops.constant(np.array([axis])))
+    for target in list(start.output(0).get_target_inputs()):
         if target.get_node().get_instance_id() in region:
             target.replace_source_output(squeezed.output(0))
     for node in region.values():
@@ -58,38 +53,123 @@ def drop_channel_axis(island: ov.Model, parameter: ov.op.Parameter) -> None:
                 target.replace_source_output(whole.output(0))
 
 
-def use_older_interpolation(island: ov.Model) -> None:
-    """Replace Interpolate of opset 11 to given sizes by that of opset 4. Changes the island in place.
+def channel_axis(value: ov.Output) -> int | None:
+    """Where the one channel of a map is; None where a tensor is no map of rank 4."""
+    shape = value.get_partial_shape()
+    if shape.rank.is_dynamic or shape.rank.get_length() != 4:
+        return None
+    return next((axis for axis in (1, 3) if shape[axis] == 1), None)
 
-    The CPU plugin (OpenVINO 2026.4) does the same when it compiles, and the mark does not survive it.
+
+def keep_resizing_marked(island: ov.Model) -> None:
+    """Resize maps with constant sizes, in a form whose mark survives. Changes the island in place.
+
+    The mark is lost where the CPU plugin (OpenVINO 2026.4) replaces an operator: Interpolate of opset 11 by that of
+    opset 4, and Transpose, Squeeze and Unsqueeze of an axis of size 1 by Reshape. What stands before an Interpolate
+    then runs in the network's precision. A ShapeOf beside it makes the network round the raw map itself.
     """
-    from openvino import opset10 as ops
+    from openvino import opset10, opset13
 
     for node in island.get_ordered_ops():
-        if node.get_type_name() != "Interpolate" or node.get_type_info().version_id != "opset11":
+        if not _resizes_a_map(node):
             continue
-        settings = node.get_attributes()
-        if settings["shape_calculation_mode"] != "sizes":
-            continue
-        data, sizes = node.input_value(0), node.input_value(1)
-        count = sizes.get_shape()[0]
-        older = ops.interpolate(
+        shape, settings = node.get_output_partial_shape(0), node.get_attributes()
+        layout, data, resized = _around(node)
+        if layout == "NHWC":
+            # A 0 keeps the size that is there.
+            data = opset13.reshape(data, opset13.constant(np.array([0, 0, 0])), special_zero=True).output(0)
+        marked = opset10.interpolate(
             data,
-            sizes,
-            ops.constant(np.ones(count, np.float32)),
+            opset13.constant(np.array([shape[axis].get_length() for axis in (2, 3)])),
+            opset13.constant(np.ones(2, np.float32)),
             settings["mode"],
             "sizes",
-            axes=ops.constant(np.arange(count)),
+            axes=opset13.constant(np.array([2, 3] if layout == "NCHW" else [1, 2])),
             coordinate_transformation_mode=settings["coordinate_transformation_mode"],
-            nearest_mode=settings["nearest_mode"],
         )
-        older.set_friendly_name(node.get_friendly_name())
-        older.output(0).get_tensor().set_names(node.output(0).get_names())
-        for target in list(node.output(0).get_target_inputs()):
-            target.replace_source_output(older.output(0))
+        marked.set_friendly_name(node.get_friendly_name())
+        whole = marked
+        if layout == "NHWC":
+            whole = opset13.unsqueeze(marked, opset13.constant(np.array([3])))
+            whole.set_friendly_name(f"{node.get_friendly_name()}/whole")
+        names, consumers = resized.get_names(), list(resized.get_target_inputs())
+        resized.get_tensor().set_names(set())
+        whole.output(0).get_tensor().set_names(names)
+        for target in consumers:
+            target.replace_source_output(whole.output(0))
 
 
-def unchanged(value: ov.Node) -> ov.Node:
+def _resizes_a_map(node: ov.Node) -> bool:
+    """Whether a node resizes (N,1,H,W) as post-processing does, to sizes that are known."""
+    if node.get_type_name() != "Interpolate":
+        return False
+    settings, shape = node.get_attributes(), node.get_output_partial_shape(0)
+    return (
+        (settings["mode"], settings["shape_calculation_mode"]) == ("linear_onnx", "sizes")
+        and shape.rank.is_static
+        and shape.rank.get_length() == 4
+        and shape[1] == 1
+        and shape[2].is_static
+        and shape[3].is_static
+        and not any(settings["pads_begin"])
+        and not any(settings["pads_end"])
+    )
+
+
+def _around(node: ov.Node) -> tuple[str, ov.Output, ov.Output]:
+    """The layout of a map that is resized, and the map before and behind what brings it into that of the operator."""
+    before, behind = node.input_value(0).get_node(), node.output(0).get_target_inputs()
+    after = next(iter(behind)).get_node() if len(behind) == 1 else None
+    for layout, moves, moves_back in (("NHWC", "Transpose", "Transpose"), ("NHW", "Unsqueeze", "Squeeze")):
+        if before.get_type_name() == moves and after is not None and after.get_type_name() == moves_back:
+            return layout, before.input_value(0), after.output(0)
+    return "NCHW", node.input_value(0), node.output(0)
+
+
+def _elementwise_behind(island: ov.Model, start: ov.Node) -> dict[int, ov.Node]:
+    """Elementwise operators on nothing but what a node gives, and scalars."""
+    region: dict[int, ov.Node] = {}
+    for node in island.get_ordered_ops():
+        others = [
+            source
+            for source in (value.get_node() for value in node.input_values())
+            if source.get_instance_id() not in {start.get_instance_id(), *region}
+        ]
+        scalars = all(_is_scalar(source) for source in others)
+        if node.get_type_name() in _ELEMENTWISE and scalars and len(others) < len(node.input_values()):
+            region[node.get_instance_id()] = node
+    return region
+
+
+def _is_scalar(node: ov.Node) -> bool:
+    return node.get_type_name() in ("Constant", "ReadValue") and node.get_output_partial_shape(0).rank == 0
+
+
+def fence(source: ov.Output) -> ov.Node | None:
+    """Put an operator that changes nothing between a tensor and all that reads it; None where there is one already.
+
+    The tensor's names go over to what is behind the fence.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    node, axis = source.get_node(), channel_axis(source)
+    if source.get_element_type() != ov.Type.f32 or node.get_friendly_name().endswith(_FENCE):
+        return None
+    consumers, names = list(source.get_target_inputs()), source.get_names()
+    place = ops.constant(np.array([axis])) if axis is not None else None
+    behind = unchanged(source if place is None else ops.squeeze(source, place))
+    if place is not None:
+        behind = ops.unsqueeze(behind, place)
+    behind.set_friendly_name(f"{node.get_friendly_name()}{_FENCE}")
+    for consumer in consumers:
+        consumer.replace_source_output(behind.output(0))
+    source.get_tensor().set_names(set())
+    behind.output(0).get_tensor().set_names(names)
+    return behind
+
+
+def unchanged(value: ov.Node | ov.Output) -> ov.Node:
     """An operator that changes nothing, not even NaN, and is not optimised away: both branches are the value."""
     import openvino as ov
     from openvino import opset13 as ops

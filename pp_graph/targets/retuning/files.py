@@ -175,10 +175,10 @@ def _check_changeable(path: Path) -> None:
                 f"Model '{file}' is a link to '{file.readlink()}', and what is there may be used elsewhere too. Name "
                 "that file itself, or write to another file with output=... (-o)."
             )
-        if not os.access(file, os.W_OK):
+        if not os.access(file, os.W_OK) or not os.access(file.absolute().parent, os.W_OK):
             raise OutputFileError(
-                f"Model '{file}' is read-only, expected a file that may be changed. Allow writing, or write to another "
-                "file with output=... (-o)."
+                f"Model '{file}' or its folder is read-only, expected a file that may be changed. Allow writing, or "
+                "write to another file with output=... (-o)."
             )
 
 

@@ -40,7 +40,7 @@ def python_block(usage: Usage, properties: Mapping[str, str]) -> str:
         usage: The model.
         properties: Properties to compile it with.
     """
-    inputs, outputs = _variables(usage.inputs), _variables(usage.outputs)
+    inputs, outputs = variables(usage.inputs), variables(usage.outputs)
     options = f", {json.dumps(dict(properties))}" if properties else ""
     lines = [
         "import numpy as np",
@@ -67,7 +67,7 @@ def cpp_block(usage: Usage, properties: Mapping[str, str]) -> str:
         usage: The model.
         properties: Properties to compile it with.
     """
-    inputs, outputs = _variables(usage.inputs), _variables(usage.outputs)
+    inputs, outputs = variables(usage.inputs), variables(usage.outputs)
     options = ", ".join(f"{{{string(name)}, {string(value)}}}" for name, value in properties.items())
     options = f", ov::AnyMap{{{options}}}" if options else ""
     lines = [
@@ -123,79 +123,27 @@ def model_api_block(usage: Usage, properties: Mapping[str, str]) -> str:
     )
 
 
-def _variables(ports: Sequence[Port]) -> dict[str, Port]:
+def variables(ports: Sequence[Port]) -> dict[str, Port]:
     """A variable for each port, named after it as far as a language lets it."""
-    variables: dict[str, Port] = {}
+    found: dict[str, Port] = {}
     for index, port in enumerate(ports):
         name = re.sub(r"\W", "_", port.name, flags=re.ASCII).strip("_")
-        if (
-            not name
-            or not name[0].isalpha()
-            or keyword.iskeyword(name)
-            or name in {*_TAKEN, *_CPP_KEYWORDS, *variables}
-        ):
+        if not name or not name[0].isalpha() or keyword.iskeyword(name) or name in {*_TAKEN, *_CPP_KEYWORDS, *found}:
             name = f"tensor_{index}"
-        variables[name] = port
-    return variables
+        found[name] = port
+    return found
 
 
 _CPP_KEYWORDS: Final = frozenset(
-    [
-        "auto",
-        "bool",
-        "case",
-        "catch",
-        "char",
-        "class",
-        "concept",
-        "const",
-        "constexpr",
-        "decltype",
-        "default",
-        "delete",
-        "do",
-        "double",
-        "enum",
-        "explicit",
-        "export",
-        "extern",
-        "final",
-        "float",
-        "friend",
-        "goto",
-        "inline",
-        "int",
-        "long",
-        "mutable",
-        "namespace",
-        "new",
-        "operator",
-        "override",
-        "private",
-        "protected",
-        "public",
-        "register",
-        "requires",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "template",
-        "this",
-        "throw",
-        "typedef",
-        "typeid",
-        "typename",
-        "union",
-        "unsigned",
-        "using",
-        "virtual",
-        "void",
-        "volatile",
-        "xor",
-    ]
+    re.findall(
+        r"\w+",
+        """
+        auto bool case catch char class concept const constexpr decltype default delete do double enum explicit
+        export extern final float friend goto inline int long mutable namespace new operator override private
+        protected public register requires short signed sizeof static struct switch template this throw typedef
+        typeid typename union unsigned using virtual void volatile xor
+        """,
+    )
 )
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME
 from pp_graph.steps import DECISION_VALUES
-from pp_graph.targets.devices.devices import recommended_properties
+from pp_graph.targets.devices.devices import device_profile, recommended_properties
 from pp_graph.targets.model_info import read_model_info, takes_frames
 from pp_graph.targets.openvino_ports import partial_shape, port_name
 from pp_graph.targets.usage.description import Port, Usage
-from pp_graph.targets.usage.programs import cpp_block, model_api_block, python_block, string
+from pp_graph.targets.usage.programs import cpp_block, model_api_block, python_block, string, variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,7 +150,7 @@ def _heading(usage: Usage) -> str:
         "its weights and belongs beside it.\n\n"
         f"Made by pp_graph from {origin} (sha256 `{provenance.raw.sha256[:16]}…`), for the device "
         f"{settings.get('device', 'CPU')}, with the network's weights in {settings.get('precision', 'f32')} and the "
-        f"post-processing in f32. Converted with OpenVINO {settings.get('openvino', '(version unknown)')}."
+        f"post-processing's in f32. Converted with OpenVINO {settings.get('openvino', '(version unknown)')}."
     )
 
 
@@ -197,8 +197,8 @@ def _outputs(usage: Usage) -> str:
     parameters = usage.provenance.parameters
     if {"pred_label", "pred_mask", PACKED_NAME} & {*usage.names}:
         notes.append(
-            "Decisions are made in float32 on the raw values; use them as they are, since comparing a score or map "
-            "once more with a number may decide otherwise."
+            "Decisions are made on the raw values; use them as they are, since comparing a score or map once more with "
+            "a number may decide otherwise."
         )
         if parameters.get("on_nan") in ("anomalous", "normal"):
             notes.append(f"NaN from the network counts as {parameters['on_nan']}.")
@@ -242,10 +242,15 @@ def _running(usage: Usage) -> str:
         listed = ", ".join(f"`{name}: {value}`" for name, value in properties.items())
         advice = (
             f"Compile it with {listed}. {reason}, and the rounding of its layers then moves raw values across the "
-            "threshold and flips decisions near it. The post-processing itself stays in f32 either way."
+            "threshold and flips decisions near it. The post-processing itself is marked to stay in f32 either way; "
+            "`pp-graph verify` on the device says what it runs in."
         )
     else:
-        advice = f"{usage.device} computes the network in f16, and there is nothing to choose; verify on the device."
+        listed = "".join(f"Compile it with `{name}: {value}`. " for name, value in properties.items())
+        advice = (
+            f"{listed}{usage.device} computes the network in f16, and there is nothing to choose. The post-processing "
+            "is marked to stay in f32; `pp-graph verify` on the device says what it runs in."
+        )
     return (
         f"## Running it\n\n{advice}\n\n```python\n{python_block(usage, properties)}\n```\n\n"
         f"In C++, with OpenVINO's headers:\n\n```cpp\n{cpp_block(usage, properties)}\n```"
@@ -282,22 +287,37 @@ def _changing(usage: Usage) -> str:
     scale = " A sensitivity goes from 0, flags nothing, to 1, flags all that normalises above 0." if options else ""
     return (
         f"## Changing thresholds\n\nThe network is not touched; `new.json` holds other statistics.{scale}\n\n"
-        "```bash\n" + "\n".join(commands) + "\n```" + _states(usage)
+        "```bash\n" + "\n".join(commands) + "\n```" + _calibrating(usage) + _states(usage)
+    )
+
+
+def _calibrating(usage: Usage) -> str:
+    if (usage.provenance.conversion or {}).get("precision") != "int8":
+        return ""
+    return (
+        "\n\nThe network computes in int8, so its raw values are not those that the thresholds were calibrated on. "
+        "Calibrate on the model itself, with labelled images:\n\n"
+        f"```bash\npp-graph calibrate {shlex.quote(usage.file)} --data IMAGES --retune calibrated.xml\n```"
     )
 
 
 def _states(usage: Usage) -> str:
-    if not usage.provenance.adjustable:
+    # Some devices do not heed a state that is set on a request.
+    if not usage.provenance.adjustable or not device_profile(usage.device).states:
         return ""
     names = ", ".join(map(code, usage.provenance.adjustable))
+    sensitivity = "image_sensitivity" if "pred_label" in usage.provenance.cutoffs else "pixel_sensitivity"
+    feeds = ", ".join(f"{string(port.name)}: {variable}" for variable, port in variables(usage.inputs).items())
     program = [
         "import openvino as ov",
         "import pp_graph as pp",
         "",
         f"artifact = pp.OpenVINOModel.load({string(usage.file)})",
-        "cutoffs = pp.cutoffs_for(artifact.provenance, image_sensitivity=0.6)",
+        f"cutoffs = pp.cutoffs_for(artifact.provenance, {sensitivity}=0.6)",
+        "request = model.create_infer_request()  # of the compiled model, as above",
         "for state in request.query_state():",
         "    state.state = ov.Tensor(cutoffs[state.name])  # state.reset() brings the default back",
+        f"results = request.infer({{{feeds}}})",
     ]
     return (
         f"\n\nWhile the model runs, its cutoffs are states ({names}): the smallest raw value that is anomalous, NaN "
@@ -309,7 +329,7 @@ def _states(usage: Usage) -> str:
 
 def _checking(usage: Usage) -> str:
     raw = shlex.quote(usage.provenance.raw.file or "raw.onnx")
-    device = "" if usage.device == "CPU" else f" --device {usage.device}"
+    device = "" if usage.device == "CPU" else f" --device {shlex.quote(usage.device)}"
     return (
         "## Checking it\n\nCounts every decision that differs from those of the raw model in float32, on your "
         "images:\n\n"
