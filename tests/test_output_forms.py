@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import pp_graph as pp
 from pp_graph.cli import run as pp_graph
 from pp_graph.errors import OpsetError, PostProcessorError
+from pp_graph.postprocessors import check_packed
 from tests.models import STATS, from_text, identity_model, run, run_openvino, score_and_map
 
 DEMO = Path(pp.__file__).parent / "demo/data"
@@ -242,3 +243,61 @@ def test_models_that_cannot_take_a_form() -> None:
         pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS, map_size="input"))
     with pytest.raises(OpsetError, match="opset 9, expected 11 or later to resize its map"):
         pp.fuse(score_and_map(opset=9), pp.OneClassPostProcessor(STATS, map_size=(5, 5)))
+
+
+@pytest.mark.parametrize("settings_", [{}, {"pack": True}, {"outputs": ("pred_mask",)}], ids=["all", "packed", "mask"])
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def test_resizing_is_in_float32_whatever_the_network_runs_in(shapes: dict[str, list], settings_: dict) -> None:
+    """Also where the map is the input itself, and nothing before it keeps the plugin from rounding."""
+    sized = {name: [{"H": 12, "W": 10}.get(size, size) for size in shape] for name, shape in shapes.items()}
+    model = identity_model(sized, opset=18)
+    artifact = pp.convert(pp.fuse(model, pp.OneClassPostProcessor(STATS, map_size=(37, 51), **settings_)))
+    rng = np.random.default_rng(0)
+    feeds = {
+        f"{name}_in": rng.normal(1, 1, [3 if size == "N" else size for size in shape]).astype(np.float32)
+        for name, shape in sized.items()
+    }
+    for precision in ("f32", "bf16", None):
+        report = pp.verify(pp.RawModel.open(model), artifact, feeds, inference_precision=precision)
+        assert report.passed, report.failures
+        assert set(report.island.values()) <= {"f32", "i32", "u8"}
+        assert report.drift_flips == 0
+
+
+def tampered(path: Path, old: str, new: str) -> Path:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_a_wrong_resize_fails(tmp_path: Path) -> None:
+    post = pp.OneClassPostProcessor(DEMO_STATS, map_size=(100, 64))
+    path = pp.convert(pp.fuse(DEMO / "raw.onnx", post)).save(tmp_path / "model.xml")
+    tampered(path, 'mode="linear_onnx"', 'mode="nearest"')
+    report = pp.verify(DEMO / "raw.onnx", path, DEMO / "images")
+    assert any("the post-processing's numbers are off by" in failure for failure in report.failures)
+
+
+@pytest.mark.parametrize(("name", "message"), [("pred_label", "Channel 2"), ("pred_mask", "Channel 3")])
+def test_all_that_is_packed_is_looked_at(name: str, message: str, tmp_path: Path) -> None:
+    fused = pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(DEMO_STATS, pack=True))
+    proto = fused.to_proto()
+    high = next(each for each in proto.graph.initializer if each.name.endswith(f"{name}/anomalous"))
+    high.CopyFrom(onnx.numpy_helper.from_array(np.float32(0.5).reshape(()), high.name))
+    onnx.save(proto, tmp_path / "off.onnx")
+    with pytest.raises(PostProcessorError, match=f"{message} of 'predictions' holds other numbers than 0 and 1"):
+        pp.verify(DEMO / "raw.onnx", tmp_path / "off.onnx", DEMO / "images")
+    packed = np.zeros((1, 2, 2, 4), np.float32)
+    packed[0, 1, 1, 1] = 0.25
+    with pytest.raises(PostProcessorError, match="Channel 1 of 'predictions' holds different values in an image"):
+        check_packed(packed)
+
+
+def test_a_sensitivity_that_moves_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fused = pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(DEMO_STATS, outputs=("pred_label",)))
+    with pytest.raises(PostProcessorError, match="pixel_sensitivity is given, and the model writes no pred_mask"):
+        pp.retune(fused, pixel_sensitivity=0.3)
+    words = ["fuse", str(DEMO / "raw.onnx"), "--stats", str(DEMO / "stats.json"), "-o", str(tmp_path / "x.onnx")]
+    assert pp_graph([*words, "--outputs", "pred_label", "--pixel-sensitivity", "0.3"]) == 2
+    assert "--pixel-sensitivity moves pred_mask, which is not written" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -495,3 +496,42 @@ def test_bad_command_lines(
     assert run_cli(["convert", RAW, "--stats", str(DEMO / "stats.json"), "-o", "m.xml", *options]) == 2
     assert message in capfd.readouterr().err
     assert not list(in_folder.iterdir())
+
+
+# --- what verify catches, and what a caller's own frames are ---
+
+
+def test_a_wrong_scale_fails(demo_fused_path: Path, coloured: Path, tmp_path: Path) -> None:
+    frames = pp.Preprocessing(channel_order="BGR", mean=(3.0,), scale=(255.0,))
+    path = pp.convert(demo_fused_path, preprocessing=frames).save(tmp_path / "model.xml")
+    right = pp.verify(DEMO / "raw.onnx", path, coloured)
+    assert right.passed
+    assert right.preprocessing_error < 1e-5
+    weights = path.with_suffix(".bin")
+    scale = np.full(3, np.float32(1 / 255)).tobytes()
+    assert weights.read_bytes().count(scale) == 1
+    weights.write_bytes(weights.read_bytes().replace(scale, np.full(3, np.float32(1.05 / 255)).tobytes()))
+    wrong = pp.verify(DEMO / "raw.onnx", path, coloured)
+    assert any("the preprocessing is off by 0.05" in failure for failure in wrong.failures)
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_a_callers_frames_go_in_as_they_are(order: str, demo_fused_path: Path, coloured: Path) -> None:
+    """Arrays are what a camera gives; pictures and files are RGB."""
+    artifact = pp.convert(demo_fused_path, preprocessing=pp.Preprocessing(channel_order=order, scale=(255.0,)))
+    files = sorted(coloured.rglob("*.png"))[:3]
+    rgb = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    frames = rgb[..., ::-1] if order == "BGR" else rgb
+    alone = ov.Core().compile_model(artifact.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(frames.copy())
+    runner = pp.load(artifact)
+    streamed = [each.pred_score for each in runner.stream(list(frames))]
+    pictures = [Image.open(file).convert("RGB") for file in files]
+    for score in (
+        runner(frames).pred_score,
+        runner({"image": frames}).pred_score,
+        np.concatenate(streamed),
+        runner(files).pred_score,
+        runner(pictures).pred_score,
+    ):
+        assert np.allclose(score, alone["pred_score"], atol=1e-6)
+    assert not np.allclose(runner(frames[..., ::-1]).pred_score, alone["pred_score"], atol=1e-6)

@@ -14,10 +14,11 @@ from onnx import numpy_helper
 
 import pp_graph as pp
 from pp_graph.cli import run as run_cli
+from pp_graph.data import open_labelled
 from pp_graph.errors import AccuracyError, DataError, ExtraError, TargetError
 from pp_graph.targets import OpenVINOSession, open_raw_values
 from pp_graph.targets.island.precision import island_constants
-from pp_graph.targets.quantization.decision_rates import ImageDecisions, rates, worst_drop
+from pp_graph.targets.quantization.decision_rates import ImageDecisions, judge, rates, worst_drop
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model
 from tests.test_conversion import quantized
@@ -625,3 +626,55 @@ class TestCommandLine:
         assert run_cli(["convert", str(demo_fused_path), "-o", "model.xml", *arguments]) == 2
         assert message in capsys.readouterr().err
         assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+# --- one tensor, several readers ---
+
+
+def ends_in_a_layer(second: str) -> onnx.ModelProto:
+    """A network whose map is a convolution without bias, and is read by something else as well."""
+    more, outputs = ("two = Concat<axis = 1>(heat, heat)", ", float[N,2,H,W] two") if second else ("", "")
+    return with_weights(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,3,H,W] image) => (float[N,1,H,W] heat{outputs}) {{
+            a = Conv <pads = [1, 1, 1, 1]> (image, w1)
+            b = Relu (a)
+            heat = Conv <pads = [1, 1, 1, 1]> (b, w2)
+            {more}
+        }}""",
+        w1=(4, 3, 3, 3),
+        w2=(1, 4, 3, 3),
+    )
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize(("keep_raw", "second"), [(False, ""), (True, ""), (False, "two")])
+def test_decisions_follow_from_the_raw_value_whoever_reads_it_too(
+    keep_raw: bool, second: str, precision: str, tmp_path: Path
+) -> None:
+    model = ends_in_a_layer(second)
+    artifact = int8(pp.fuse(model, POST, keep_raw=keep_raw))
+    path = artifact.save(tmp_path / "model.xml")
+    for tuned in (artifact, pp.retune(path, image_sensitivity=0.0)):
+        report = pp.verify(pp.RawModel.open(model), tuned, IMAGES, inference_precision=precision)
+        assert report.passed, report.failures
+        assert report.postprocessing_flips == report.boundary.flips == 0
+        assert 0 < report.decisions[1].positive < report.decisions[1].total
+        if keep_raw:
+            found = OpenVINOSession(tuned, inference_precision=precision).run({"image": IMAGES})
+            assert np.array_equal(found["pred_mask"], POST({"anomaly_map": found["heat"]}).pred_mask)
+
+
+def test_masks_of_numbers_are_judged_alike() -> None:
+    maps = RNG.normal(0.7, 1, (6, 1, 8, 8)).astype(np.float32)
+    images = {"image": IMAGES, "label": np.arange(6) % 2 > 0, "mask": RNG.random((6, 8, 8)) > 0.5}
+    images["mask"] &= images["label"][:, None, None]
+    labelled_ = open_labelled(images)
+    counts = [
+        judge(pp.OneClassPostProcessor(STATS, mask_dtype=dtype), {"raw_map": maps}, labelled_, range(6))
+        for dtype in ("bool", "u8", "u8_255", "f32")
+    ]
+    for others in counts[1:]:
+        for own, other in zip(counts[0], others, strict=True):
+            assert np.array_equal(own.label, other.label)
+            assert np.array_equal(own.mask, other.mask)

@@ -778,3 +778,18 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, demo_ir_path: Path, capsys: py
     done = json.loads(capsys.readouterr().out)
     assert told["cutoffs"] == done["cutoffs"] != pp.OpenVINOModel.load(demo_ir_path).provenance.cutoffs
     assert told["output"] is None
+
+
+def test_an_ir_whose_operators_change_fits_its_old_xml_all_the_time(tmp_path: Path) -> None:
+    """Whoever pulls the plug between the two files is left with the old model."""
+    raw, post = score_and_map(), pp.OneClassPostProcessor(STATS)
+    path = pp.convert(pp.fuse(raw, post)).save(tmp_path / "model.xml")
+    feeds = edges(post, changed(post, OPERATORS["flags nothing"]))
+    old_xml, old_bin = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    expected = OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds)
+    assert pp.retune_file(path, **OPERATORS["flags nothing"]).way == "rewritten"
+    assert path.with_suffix(".bin").read_bytes().startswith(old_bin)
+    new = OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds)
+    assert not np.array_equal(new["pred_label"], expected["pred_label"])
+    path.write_bytes(old_xml)
+    assert_same(OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds), expected)

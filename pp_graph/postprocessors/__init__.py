@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout
 from pp_graph.postprocessors.one_class import OneClassPostProcessor
-from pp_graph.postprocessors.packing import PACKED_NAME, unpack
+from pp_graph.postprocessors.packing import PACKED_NAME, check_packed, unpack
 from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, POSTPROCESSED_NAMES, PostProcessor
 from pp_graph.postprocessors.predictions import Predictions
 
@@ -24,5 +24,6 @@ __all__ = [
     "PostProcessor",
     "Predictions",
     "RawLayout",
+    "check_packed",
     "unpack",
 ]

@@ -70,6 +70,28 @@ def unpack(packed: Array, layout: RawLayout) -> dict[str, Array]:
     return {"pred_score": score, "pred_label": label > 0, "anomaly_map": anomaly_map, "pred_mask": mask > 0}
 
 
+def check_packed(packed: Array) -> None:
+    """Make sure that a packed tensor holds what it promises, at every pixel that somebody may index.
+
+    Raises:
+        PostProcessorError: Score or label are not the same at every pixel, or a label or mask is neither 0 nor 1.
+    """
+    for channel, name in enumerate(CHANNELS):
+        values = packed[..., channel]
+        first = values[:, :1, :1]
+        spread = name in ("pred_score", "pred_label")
+        if spread and not np.array_equal(np.broadcast_to(first, values.shape), values, equal_nan=True):
+            raise PostProcessorError(
+                f"Channel {channel} of '{PACKED_NAME}' holds different values in an image, expected {name} at every "
+                "pixel. The model was changed after it was written: convert the fused model again."
+            )
+        if name in ("pred_label", "pred_mask") and not np.isin(values, (0, 1)).all():
+            raise PostProcessorError(
+                f"Channel {channel} of '{PACKED_NAME}' holds other numbers than 0 and 1, expected {name}. The model "
+                "was changed after it was written: convert the fused model again."
+            )
+
+
 def _channels_last(op: Emitter, value: ir.Value, layout: str) -> ir.Value:
     if layout == "NHW":
         return op.unsqueeze(value, (3,))

@@ -25,7 +25,9 @@ def first_line(error: BaseException) -> str:
 def port_name(port: ov.Output) -> str:
     """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several."""
     names: set[str] = port.get_names()
-    ours = names & set(POSTPROCESSED_NAMES)
+    # An input that is passed on has the name of the output as well.
+    fed = port.get_node().get_type_name() == "Parameter"
+    ours = set() if fed else names & set(POSTPROCESSED_NAMES)
     own = str(port.get_node().get_friendly_name())
     return min(ours) if ours else own if own in names or not names else min(names)
 

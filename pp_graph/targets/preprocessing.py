@@ -19,6 +19,7 @@ from pp_graph.preprocessing import LAYOUTS
 from pp_graph.targets.island.marks import mark_float32
 from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
 from pp_graph.targets.island.rewrites import unchanged
+from pp_graph.targets.island.tensors import find_tensor
 from pp_graph.targets.openvino_ports import partial_shape, port_name
 
 if TYPE_CHECKING:
@@ -83,8 +84,35 @@ def add_preprocessing(model: ov.Model, preprocessing: Preprocessing, provenance:
     for node in small.get_ordered_ops():
         if node.get_type_name() not in ("Parameter", "Result"):
             node.set_friendly_name(f"{provenance.prefix}/{PREPROCESSING_SCOPE}/{node.get_friendly_name()}")
-    _connect(model, at, mark_float32(small))
+    _connect(model, at, mark_float32(small), _output_name(provenance))
     return fitted
+
+
+def extract_preprocessing(model: ov.Model, provenance: Provenance) -> ov.Model:
+    """Cut the preprocessing out of a converted model, to see what it makes of frames.
+
+    Args:
+        model: The model; it is not changed.
+        provenance: What it says of itself; it has a preprocessing.
+
+    Returns:
+        A model from frames to what the raw model is fed, an output of the name that this function looks for.
+
+    Raises:
+        TargetError: The preprocessing is not in the model.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    assert provenance.preprocessing is not None
+    copy = model.clone()
+    source = find_tensor(copy, _output_name(provenance))
+    (frames,) = (each for each in copy.get_parameters() if port_name(each.output(0)) == provenance.preprocessing.input)
+    return ov.Model([ops.result(source)], [frames], "preprocessing")
+
+
+def _output_name(provenance: Provenance) -> str:
+    return f"{provenance.prefix}/{PREPROCESSING_SCOPE}/output"
 
 
 def _find_input(model: ov.Model, preprocessing: Preprocessing) -> int:
@@ -192,12 +220,12 @@ def _keep_interpolate(small: ov.Model) -> None:
             target.replace_source_output(older.output(0))
 
 
-def _connect(model: ov.Model, at: int, small: ov.Model) -> None:
-    """Put a small model before an input of a large one."""
+def _connect(model: ov.Model, at: int, small: ov.Model, name: str) -> None:
+    """Put a small model before an input of a large one; what leads from one to the other gets a name."""
     old, new = model.get_parameters()[at], small.get_parameters()[0]
     value = small.get_results()[0].input_value(0)
     # Another value of the model may be the input itself, as where an Identity was removed.
-    value.get_tensor().set_names(old.output(0).get_names() - new.output(0).get_names())
+    value.get_tensor().set_names({name, *(old.output(0).get_names() - new.output(0).get_names())})
     for target in list(old.output(0).get_target_inputs()):
         target.replace_source_output(value)
     model.replace_parameter(at, new)

@@ -15,6 +15,7 @@ from pp_graph.fusion import FusedModel, extract_post_processing
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
 from pp_graph.targets.island.island import extract_island
+from pp_graph.verification.comparison import checked_predictions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -88,4 +89,4 @@ def run_boundary(
         }
         raw = {role: array.astype(np.float32) for role, array in fed.items()}
     feeds = {each.name: fed[role] for role, each in zip(shapes, session.inputs, strict=True)}
-    return raw, provenance.unpacked(session.run(feeds))
+    return raw, checked_predictions(provenance, session.run(feeds))

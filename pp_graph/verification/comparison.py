@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import TargetError
-from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
+from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME, Predictions, check_packed
 from pp_graph.postprocessors.layout import RAW_MAP
 from pp_graph.verification.report import BoundaryReport, DecisionReport, ErrorReport, Flips, VerificationReport
 
@@ -49,6 +49,17 @@ def check_form(name: str, found: Mapping[str, Array], expected: Array) -> None:
         )
 
 
+def checked_predictions(provenance: Provenance, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """An artifact's outputs under their own names; of a packed one, after a look at all that it holds.
+
+    Raises:
+        PostProcessorError: The packed tensor is not what it promises.
+    """
+    if provenance.parameters.get("pack") and PACKED_NAME in outputs:
+        check_packed(outputs[PACKED_NAME])
+    return provenance.unpacked(outputs)
+
+
 @dataclass
 class ErrorSum:
     """How far numbers are off, over batches; see `ErrorReport`."""
@@ -57,6 +68,17 @@ class ErrorSum:
     total: float = 0.0
     scaled: float = 0.0
     count: int = 0
+
+    def add_relative(self, found: Array, expected: Array) -> None:
+        """Count the differences of a batch as parts of its largest number; where one is not finite, none."""
+        both = np.isfinite(found) & np.isfinite(expected)
+        wanted = np.where(both, expected, 0).astype(np.float64)
+        difference = np.abs(np.where(both, found, 0).astype(np.float64) - wanted)
+        self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
+        largest = max(float(np.abs(wanted).max(initial=0.0)), float(np.finfo(np.float32).tiny))
+        self.scaled = max(self.scaled, float(difference.max(initial=0.0)) / largest)
+        self.total += float(difference.sum())
+        self.count += difference.size
 
     def add(self, found: Array, expected: Array) -> None:
         """Count the differences of a batch."""
@@ -123,11 +145,18 @@ class Comparison:
         self._errors: dict[str, ErrorSum] = {}
         self._own_errors: dict[str, ErrorSum] = {}
         self._distinct: int | None = None
+        self._post = post
+        self._preprocessing: ErrorSum | None = None
         self._flips = dict.fromkeys(self._steps, 0)
         self._total = dict.fromkeys(self._steps, 0)
         self._positive = dict.fromkeys(self._steps, 0)
         self._postprocessing = {name: _FlipLists() for name in self._steps}
         self._drift = {name: _FlipLists() for name in self._steps}
+
+    def add_preprocessed(self, found: Array, expected: Array) -> None:
+        """Count what the artifact's preprocessing makes of a batch of frames, against the same by hand."""
+        self._preprocessing = self._preprocessing or ErrorSum()
+        self._preprocessing.add_relative(found, expected)
 
     def add(self, reference: Side, own: Side, shipped: Mapping[str, Array], start: int) -> None:
         """Count a batch.
@@ -144,6 +173,11 @@ class Comparison:
         for anomaly_map in own.raw.get(RAW_MAP, ()):
             count = len(np.unique(anomaly_map))
             self._distinct = count if self._distinct is None else min(self._distinct, count)
+        if self._provenance.inner:
+            # What the artifact's own steps make of its own raw values, before anything is decided about it.
+            computed = self._post.run({role: own.raw[role] for role in self._provenance.raw.read})
+            for name in self._provenance.inner:
+                self._own_errors.setdefault(name, ErrorSum()).add_relative(own.raw[name], computed[name])
         for role, values in reference.raw.items():
             self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
         for name, values in reference.passed_through.items():
@@ -220,6 +254,7 @@ class Comparison:
             decisions=decisions,
             island=island,
             distinct_map_values=self._distinct,
+            preprocessing_error=None if self._preprocessing is None else self._preprocessing.scaled,
             raw_matches=raw_matches,
             max_flips=max_flips,
         )

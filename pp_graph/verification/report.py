@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pp_graph.fusion.provenance import Provenance, cutoff_to_json
 from pp_graph.targets.island.precision import is_floating
 
+PREPROCESSING_TOLERANCE: Final = 1e-4
 TOLERANCE: Final = 1e-5
 """Error of the post-processing's numbers that is still rounding: thirty times the largest one measured, 3e-7 (see
 `pp_graph.steps.normalize`), and far below what a wrong constant makes."""
@@ -148,6 +149,8 @@ class VerificationReport:
             in; empty for ONNX.
         distinct_map_values: The fewest different values that the artifact's raw map holds in an image: a few hundred
             tell of a map that was quantised. None where there is no map.
+        preprocessing_error: Largest difference between what the artifact's preprocessing makes of frames and the same
+            computed by hand, as a part of the largest number; None where there is no preprocessing.
         raw_matches: Whether the raw model is, byte for byte, the one that the artifact was made from.
         max_flips: Drift flips that are tolerated; None for any number.
     """
@@ -163,6 +166,7 @@ class VerificationReport:
     boundary: BoundaryReport
     island: dict[str, str] = field(repr=False)
     distinct_map_values: int | None
+    preprocessing_error: float | None
     raw_matches: bool
     max_flips: int | None
 
@@ -199,6 +203,13 @@ class VerificationReport:
                 self.boundary.max_scaled > TOLERANCE,
                 f"the post-processing alone is off by {self.boundary.max_scaled:.3g}, more than {TOLERANCE:g}",
             ),
+            (
+                (self.preprocessing_error or 0.0) > PREPROCESSING_TOLERANCE,
+                (
+                    f"the preprocessing is off by {self.preprocessing_error or 0:.3g} of what it gives, more than "
+                    f"{PREPROCESSING_TOLERANCE:g}"
+                ),
+            ),
             (narrow, f"{len(narrow)} operators of the post-processing do not run in f32"),
             (
                 self.max_flips is not None and self.drift_flips > self.max_flips,
@@ -221,6 +232,7 @@ class VerificationReport:
             "reference": self.reference,
             "images": self.images,
             "distinct_map_values": self.distinct_map_values,
+            "preprocessing_error": self.preprocessing_error,
             "raw_matches": self.raw_matches,
             "max_flips": self.max_flips,
             "postprocessing_flips": self.postprocessing_flips,

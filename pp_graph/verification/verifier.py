@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
-from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
+from pp_graph.data import ImageSource, choose_batch_size, open_images
 from pp_graph.errors import DataError, ModelError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, format_shape
@@ -25,8 +26,9 @@ from pp_graph.targets import (
     open_raw_values,
     run_in_batches,
 )
+from pp_graph.targets.preprocessing import extract_preprocessing
 from pp_graph.verification.boundary import run_boundary
-from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form
+from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form, checked_predictions
 from pp_graph.verification.report import BoundaryReport, VerificationReport
 
 if TYPE_CHECKING:
@@ -89,7 +91,12 @@ def verify(
     size = choose_batch_size(wanted, batch_size)
     for start in range(0, len(images), size):
         stop = min(start + size, len(images))
-        comparison.add(*_run_batch(images, start, stop, wanted, reference, runs), start)
+        feeds = images.read(start, stop, wanted)
+        comparison.add(*_run_batch(feeds, reference, runs), start)
+        if runs.preprocessing is not None:
+            name = runs.preprocessing.inputs[0].name
+            (preprocessed,) = run_in_batches(runs.preprocessing, {name: feeds[name]}).values()
+            comparison.add_preprocessed(preprocessed, feed_by_hand(feeds, provenance.preprocessing)[name])
         if progress is not None:
             progress(stop - start)
     return comparison.report(
@@ -136,6 +143,7 @@ class _Runs:
 
     shipped: Session
     raw_values: RawValues
+    preprocessing: Session | None = None
 
 
 def _sessions(artifact: OpenVINOModel | FusedModel, device: str, inference_precision: str | None) -> _Runs:
@@ -143,6 +151,7 @@ def _sessions(artifact: OpenVINOModel | FusedModel, device: str, inference_preci
         return _Runs(
             OpenVINOSession(artifact, device=device, inference_precision=inference_precision),
             open_raw_values(artifact, device=device, inference_precision=inference_precision),
+            _preprocessing_session(artifact, device, inference_precision),
         )
     if device != "CPU" or inference_precision not in (None, "f32"):
         raise TargetError(
@@ -150,6 +159,17 @@ def _sessions(artifact: OpenVINOModel | FusedModel, device: str, inference_preci
             "it is run by onnxruntime. Convert it to OpenVINO first."
         )
     return _Runs(OnnxSession(artifact.opened), open_raw_values(artifact))
+
+
+def _preprocessing_session(
+    artifact: OpenVINOModel, device: str, inference_precision: str | None
+) -> OpenVINOSession | None:
+    if artifact.provenance.preprocessing is None:
+        return None
+    model = extract_preprocessing(artifact.model, artifact.provenance)
+    # It decides nothing.
+    alone = OpenVINOModel(model, msgspec.structs.replace(artifact.provenance, cutoffs={}), artifact.precision)
+    return OpenVINOSession(alone, device=device, inference_precision=inference_precision)
 
 
 class _Reference:
@@ -184,12 +204,9 @@ class _Reference:
         return self.post.predict(raw)
 
 
-def _run_batch(
-    images: Images, start: int, stop: int, wanted: Sequence[ModelInput], reference: _Reference, runs: _Runs
-) -> tuple[Side, Side, dict[str, Array]]:
-    feeds = images.read(start, stop, wanted)
+def _run_batch(feeds: Mapping[str, Array], reference: _Reference, runs: _Runs) -> tuple[Side, Side, dict[str, Array]]:
     reference_raw, passed_through = reference.run(feeds)
-    shipped = reference.provenance.unpacked(run_in_batches(runs.shipped, feeds))
+    shipped = checked_predictions(reference.provenance, run_in_batches(runs.shipped, feeds))
     own_raw = runs.raw_values.run(feeds)
     return (
         Side(reference_raw, reference.predict(reference_raw), passed_through),

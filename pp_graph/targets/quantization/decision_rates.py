@@ -60,7 +60,8 @@ def judge(
         DataError: A mask cannot be read.
     """
     found = post({_INPUT_NAMES[role]: np.asarray(values, np.float32) for role, values in raw.items()})
-    pred_mask = None if found.pred_mask is None else without_channel(found.pred_mask, "Predicted masks")
+    # Masks may be numbers that stand for booleans.
+    pred_mask = None if found.pred_mask is None else without_channel(found.pred_mask, "Predicted masks") > 0
     decisions = []
     for at, index in enumerate(indices):
         size = None if pred_mask is None else (pred_mask.shape[1], pred_mask.shape[2])

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +21,7 @@ from pp_graph.errors import OutputFileError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model.onnx_layout import LayoutError
 from pp_graph.model.writing import write_onnx
-from pp_graph.targets.retuning.ir_edit import find_in_ir
+from pp_graph.targets.retuning.ir_edit import find_in_ir, replace_ir
 from pp_graph.targets.retuning.onnx_edit import find_in_onnx
 from pp_graph.targets.retuning.retuning import retune
 
@@ -74,9 +75,9 @@ def retune_file(
         image_sensitivity: The new sensitivity for images, in [0, 1]; None keeps the one it has.
         pixel_sensitivity: The same for pixels.
         output: The file to write, of the same kind; None changes the model itself, in place. If anything fails, the old
-            model is there. Where the machine loses its power in the moment of writing, too, with two exceptions: an
+            model is there. Where the machine loses its power in the moment of writing, too, with one exception: an
             ONNX file above 16 MiB is patched where it lies, and may be left as a mixture of both, which retuning and
-            verifying recognise; and of an IR whose operators change, the two files appear one after the other.
+            verifying recognise.
         overwrite: Whether another file of that name may be replaced.
         inputs: Further files never to be overwritten.
 
@@ -189,5 +190,9 @@ def _replace(path: Path, model: FusedModel | OpenVINOModel) -> None:
         external = model.opened.external_tensors()
         write_onnx(model.to_proto(), external, path, overwrite=True, copy_weights=False, inputs=())
     else:
-        dataclasses.replace(model, inputs=()).save(path)
+        with tempfile.TemporaryDirectory(prefix=".pp_graph_", dir=path.absolute().parent) as folder:
+            # What was read from the file is not an output of this model.
+            written = dataclasses.replace(model, inputs=()).save(Path(folder) / path.name)
+            edit = replace_ir(path, written, model.provenance)
+        edit.write_in_place()
     path.chmod(mode)

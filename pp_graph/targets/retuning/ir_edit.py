@@ -5,6 +5,7 @@ OpenVINO lets equal constants share bytes, those of the network included, so non
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pp_graph.files import written_together
 from pp_graph.fusion import Provenance
 from pp_graph.model.patching import changing, copy_file, write_at
 from pp_graph.targets.retuning.emission import Numbers
-from pp_graph.targets.retuning.ir_layout import IRLayout
+from pp_graph.targets.retuning.ir_layout import IRLayout, data_spans, with_offsets
 from pp_graph.targets.usage.text import renamed_usage, usage_path
 
 if TYPE_CHECKING:
@@ -146,6 +147,35 @@ def find_in_ir(path: Path, statistics: Statistics | None, changes: Mapping[str, 
         offsets[found[name].digits] = start + at
     after = layout.changed(offsets, numbers.provenance.to_json())
     return IREdit(path, numbers.provenance, numbers.size, text, after, length, appended)
+
+
+def replace_ir(path: Path, written: Path, provenance: Provenance) -> IREdit:
+    """Find out how an IR becomes another one of the same network, so that the old XML fits all the time.
+
+    What the new weights have in common with the old ones is read where it lies; the rest is appended.
+
+    Args:
+        path: The IR's `.xml`.
+        written: The `.xml` of the new one.
+        provenance: What it says.
+    """
+    before, after = path.read_bytes(), written.read_bytes()
+    old, new = path.with_suffix(".bin").read_bytes(), written.with_suffix(".bin").read_bytes()
+    places: dict[tuple[int, bytes], int] = {}
+    for _, offset, size in data_spans(before):
+        places.setdefault((size, hashlib.sha256(old[offset : offset + size]).digest()), offset)
+    appended = bytearray()
+    moved: dict[Span, int] = {}
+    for digits, offset, size in data_spans(after):
+        content = new[offset : offset + size]
+        key = (size, hashlib.sha256(content).digest())
+        if key not in places:
+            appended += bytes(-(len(old) + len(appended)) % _ALIGNMENT)
+            places[key] = len(old) + len(appended)
+            appended += content
+        moved[digits] = places[key]
+    text = with_offsets(after, moved)
+    return IREdit(path, provenance, len(text) + len(appended), before, text, len(old), bytes(appended))
 
 
 def _aligned_find(data: bytes, content: bytes) -> int:

@@ -16,10 +16,11 @@ from xml.sax.saxutils import escape
 from pp_graph.model.onnx_layout import LayoutError, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _TAG: Final = re.compile(rb'<([\w:.-]+)((?:\s+[\w:.-]+="[^"<]*")*)\s*/?>')
 _ATTRIBUTE: Final = re.compile(rb'\s([\w:.-]+)="([^"<]*)"')
+_DATA: Final = re.compile(rb'<data(?:\s+[\w:.-]+="[^"<]*")*\s*/?>')
 _PROVENANCE: Final = re.compile(rb'<pp_graph>\s*<provenance\s+value="([^"<]*)"\s*/>')
 _ENCODING: Final = re.compile(rb'^<\?xml[^>]*\sencoding="(?!utf-?8")', re.IGNORECASE)
 
@@ -108,12 +109,7 @@ class IRLayout:
     def changed(self, offsets: Mapping[Span, int], provenance: str) -> bytes:
         """The XML with other offsets, by the place of their digits, and another provenance; all else as it is."""
         patches = {place: str(offset).encode() for place, offset in offsets.items()}
-        patches[self._place] = _escaped(provenance)
-        parts, at = [], 0
-        for place in sorted(patches):
-            parts += [self._text[at : place.start], patches[place]]
-            at = place.stop
-        return b"".join([*parts, self._text[at:]])
+        return _patched(self._text, {**patches, self._place: _escaped(provenance)})
 
     def _tag(self, start: int) -> tuple[dict[str, str], int]:
         """Attributes of a tag that need no unescaping, and where it ends."""
@@ -121,6 +117,28 @@ class IRLayout:
         if found is None:
             raise LayoutError(f"its tag at byte {start} is not as OpenVINO writes it")
         return {key.decode(): value.decode() for key, value in _ATTRIBUTE.findall(found[0])}, found.end()
+
+
+def data_spans(text: bytes) -> Iterator[tuple[Span, int, int]]:
+    """Every constant of an IR's XML: where the digits of its offset stand, its offset and its size in bytes."""
+    for tag in _DATA.finditer(text):
+        attributes = {found[1]: found for found in _ATTRIBUTE.finditer(text, *tag.span())}
+        if b"offset" in attributes and b"size" in attributes:
+            offset, size = attributes[b"offset"], attributes[b"size"]
+            yield Span(*offset.span(2)), int(offset[2]), int(size[2])
+
+
+def with_offsets(text: bytes, offsets: Mapping[Span, int]) -> bytes:
+    """An IR's XML with other offsets, by the place of their digits."""
+    return _patched(text, {place: str(offset).encode() for place, offset in offsets.items()})
+
+
+def _patched(text: bytes, patches: Mapping[Span, bytes]) -> bytes:
+    parts, at = [], 0
+    for place in sorted(patches):
+        parts += [text[at : place.start], patches[place]]
+        at = place.stop
+    return b"".join([*parts, text[at:]])
 
 
 def _escaped(text: str) -> bytes:
