@@ -149,7 +149,7 @@ CASES: dict[str, Case] = {
     "for a GPU, f16": Case(
         conv_model(),
         shapes("(N, 1)", "(N, 1, H, W)"),
-        ("A GPU runs the network in f16", "network's weights in f16 and the post-processing in f32", "--device GPU.1"),
+        ("A GPU runs the network in f16", "network's weights in f16 and the post-processing's in f32", "--device GPU.1"),
         converting={"device": "GPU.1", "precision": "f16"},
     ),
     "for an NPU": Case(
@@ -322,7 +322,12 @@ def test_retuning_leaves_the_text_true(name: str, written: dict[str, Path]) -> N
         image=pp.LevelStatistics(threshold=7.25, min=1.5, max=13.0),
         pixel=pp.LevelStatistics(threshold=5.75, min=1.5, max=12.5),
     )
-    shift = {} if name == "not normalised" else {"image_sensitivity": 0.3, "pixel_sensitivity": 0.8}
+    moves = {"pred_label": {"image_sensitivity": 0.3}, "pred_mask": {"pixel_sensitivity": 0.8}}
+    shift = (
+        {}
+        if name == "not normalised"
+        else {key: value for decision in artifact.provenance.cutoffs for key, value in moves[decision].items()}
+    )
     tuned = retune(artifact, stats, **shift)
     text = usage_path(written[name]).read_text("utf-8")
     assert usage_text(tuned.model, tuned.provenance, written[name].name) == text

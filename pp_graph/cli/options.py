@@ -81,7 +81,7 @@ class PostProcessing:
     def _refuse_ineffective(self, settings: dict[str, Any]) -> None:
         wanted = settings["outputs"]
         for name, decision in (("image_sensitivity", "pred_label"), ("pixel_sensitivity", "pred_mask")):
-            written = settings["threshold"] and (wanted is None or decision in wanted)
+            written = settings["threshold"] and (not isinstance(wanted, list | tuple) or decision in wanted)
             if name in self.given and not written:
                 flag = f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"{flag} moves {decision}, which is not written. Leave out one of both.")

@@ -128,10 +128,6 @@ class RawModel:
             raise ModelError(f"Model file '{path}' does not exist. Check the path.")
         if path.is_dir():
             raise ModelError(f"Model '{path}' is a folder, expected an ONNX file. Name the .onnx file in it.")
-        if path.suffix.lower() == ".xml":
-            raise ModelError(
-                f"Model '{path}' is an OpenVINO IR by its name, expected an ONNX file. Name the .onnx file."
-            )
         if not path.is_file():
             raise ModelError(f"Model '{path}' is a device or pipe, expected an ONNX file. Save it first.")
         try:
@@ -142,6 +138,10 @@ class RawModel:
                 f"Model file '{path}' cannot be read: {error.strerror or error}. Check the path and its permissions."
             ) from error
         except Exception as error:
+            if path.suffix.lower() == ".xml":
+                raise ModelError(
+                    f"Model file '{path}' is an OpenVINO IR by its name, expected an ONNX model. Name the .onnx file."
+                ) from error
             raise ModelError(
                 f"Model file '{path}' is not an ONNX model ({type(error).__name__}: {error}). "
                 "Expected the protobuf that torch.onnx.export, tf2onnx and the like write."
