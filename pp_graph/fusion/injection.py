@@ -23,6 +23,7 @@ from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, Role, 
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import POSTPROCESSED_NAMES, PostProcessor, RawLayout
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, channels_are_last, map_size_of
+from pp_graph.postprocessors.post_processor import DECISION_NAMES
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from pp_graph.model import Shape
 
 PREFIX: Final = "pp_graph"
-# Raw models have scores and maps; only a post-processing has decisions.
-_DECISIONS: Final = ("pred_label", "pred_mask")
 
 
 def fuse(
@@ -190,7 +189,8 @@ def refuse_foreign_decisions(raw: RawModel) -> None:
         AlreadyFusedError: It has.
     """
     for output in raw.model.graph.outputs:
-        if output.name in _DECISIONS:
+        # Raw models have scores and maps; only a post-processing has decisions.
+        if output.name in DECISION_NAMES:
             raise AlreadyFusedError(
                 f"The model has an output '{output.name}', so it seems to carry a post-processing already (as "
                 "Anomalib's own exports do), and normalising twice would change every decision. Export the model raw, "
