@@ -22,8 +22,7 @@ from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, Role, find_outputs, format_shape
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import POSTPROCESSED_NAMES, PostProcessor, RawLayout
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, channels_are_last, map_size_of
-from pp_graph.postprocessors.post_processor import DECISION_NAMES
+from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE, channels_are_last, map_size_of
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 RAW_SCORE: Final = "raw_score"
 RAW_MAP: Final = "raw_map"
 
+DECISION_NAMES: Final = ("pred_label", "pred_mask")
+"""Outputs that say normal or anomalous; the others are numbers."""
+
 
 @dataclass(frozen=True)
 class RawLayout:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.postprocessors.layout import DECISION_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +86,7 @@ def check_packed(packed: Array) -> None:
                 f"Channel {channel} of '{PACKED_NAME}' holds different values in an image, expected {name} at every "
                 "pixel. The model was changed after it was written: convert the fused model again."
             )
-        if name in ("pred_label", "pred_mask") and not np.isin(values, (0, 1)).all():
+        if name in DECISION_NAMES and not np.isin(values, (0, 1)).all():
             raise PostProcessorError(
                 f"Channel {channel} of '{PACKED_NAME}' holds other numbers than 0 and 1, expected {name}. The model "
                 "was changed after it was written: convert the fused model again."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout, layout_of
+from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE, RawLayout, layout_of
 from pp_graph.postprocessors.packing import PACKED_NAME, emit_packed
 from pp_graph.postprocessors.predictions import Predictions
 from pp_graph.steps import Array, Compare, Emitter, Step
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 """Names of the outputs, in the order in which a fused model lists them."""
 
-DECISION_NAMES: Final = ("pred_label", "pred_mask")
 POSTPROCESSED_NAMES: Final = (*OUTPUT_NAMES, PACKED_NAME)
 """Every name that a post-processed output can have."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pp_graph.errors import DataError
 from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME, Predictions
-from pp_graph.postprocessors.post_processor import DECISION_NAMES
+from pp_graph.postprocessors.layout import DECISION_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

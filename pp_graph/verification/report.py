@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pp_graph.fusion.provenance import Provenance, cutoff_to_json
 from pp_graph.targets.island.precision import is_floating
 
+# Resizing as Pillow does differs most from its twin: by 3e-3 of 255 on noise, measured in OpenVINO 2026.4.
 PREPROCESSING_TOLERANCE: Final = 1e-4
 TOLERANCE: Final = 1e-5
 """Error of the post-processing's numbers that is still rounding: thirty times the largest one measured, 3e-7 (see

@@ -15,7 +15,7 @@ from pp_graph.errors import DataError, ModelError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, format_shape
 from pp_graph.postprocessors import OUTPUT_NAMES, Predictions
-from pp_graph.postprocessors.post_processor import DECISION_NAMES
+from pp_graph.postprocessors.layout import DECISION_NAMES
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
 from pp_graph.targets import (
     OnnxSession,

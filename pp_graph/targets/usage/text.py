@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME
+from pp_graph.postprocessors.layout import DECISION_NAMES
 from pp_graph.steps import DECISION_VALUES
 from pp_graph.targets.devices.devices import device_profile, recommended_properties
 from pp_graph.targets.model_info import read_model_info, takes_frames
@@ -210,7 +211,7 @@ def _meaning(port: Port, provenance: Provenance) -> tuple[str, str]:
     read = {record.tensor: record.name for record in provenance.raw.read.values()}
     if port.name in OUTPUT_NAMES:
         of = "pixel" if port.name in _MAPS else "image"
-        if port.name in ("pred_label", "pred_mask"):
+        if port.name in DECISION_NAMES:
             yes = "true" if port.dtype == "bool" else "not 0"
             normal, anomalous = DECISION_VALUES[provenance.parameters.get("mask_dtype", "bool")]
             values = "true or false" if port.dtype == "bool" else f"{normal:g} or {anomalous:g}"
