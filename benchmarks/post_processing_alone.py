@@ -5,8 +5,9 @@
 "The same bytes" are those that come out: the map in float32 and the mask in bytes; copying reads and writes as many.
 Everything is interleaved, and a figure is the median of ratios to the copy of the same round. The model gives map and
 score; its sizes are fixed, as they are on a device. OpenVINO's CPU plugin computes a mask in bytes and then converts it
-to its boolean type in a pass of its own, which takes longer than all the rest; `mask as u8` shows the same graph with
-that last conversion left out, and `map only` and `mask only` what is left when only that is asked for.
+to its boolean type in a pass of its own, which takes longer than all the rest; a mask of u8 (`--mask-dtype u8`) has
+none. `map only` and `mask only` show what is left when only that is asked for, `adjustable` what cutoffs cost that can
+be changed while the model runs (`--thresholds runtime`, on the u8 mask), and `packed` the one tensor of all (`--pack`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino as ov
 from onnx import TensorProto, helper
-from openvino import opset13 as ops
 
 import pp_graph as pp
 from pp_graph.targets import OnnxSession
@@ -51,15 +51,10 @@ def raw_model(side: int) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def in_openvino(side: int, feeds: dict[str, np.ndarray], outputs: tuple[str, ...] | None, *, bytes_mask: bool = False):
+def in_openvino(side: int, feeds: dict[str, np.ndarray], **form: Any) -> Callable[[], object]:
     """The fused model's post-processing, compiled."""
-    post = pp.OneClassPostProcessor(_STATISTICS, outputs=outputs)
+    post = pp.OneClassPostProcessor(_STATISTICS, **form)
     model = pp.convert(pp.fuse(raw_model(side), post)).model
-    if bytes_mask:
-        for result in list(model.get_results()):
-            if result.get_element_type() == ov.Type.boolean:
-                model.remove_result(result)
-                model.add_results([ops.result(ops.convert(result.input_value(0), "u8"))])
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
     for port in compiled.inputs:
@@ -85,11 +80,14 @@ def candidates(side: int) -> dict[str, Callable[[], object]]:
     session = OnnxSession(pp.fuse(raw_model(side), post).opened)
     found: dict[str, Callable[[], object]] = {
         "copy": copy,
-        "OpenVINO": in_openvino(side, feeds, None),
-        "OpenVINO, mask as u8": in_openvino(side, feeds, None, bytes_mask=True),
-        "OpenVINO, map only": in_openvino(side, feeds, ("anomaly_map",)),
-        "OpenVINO, mask only": in_openvino(side, feeds, ("pred_mask",)),
-        "OpenVINO, label only": in_openvino(side, feeds, ("pred_label",)),
+        "OpenVINO": in_openvino(side, feeds),
+        "OpenVINO, mask as u8": in_openvino(side, feeds, mask_dtype="u8"),
+        "OpenVINO, map only": in_openvino(side, feeds, outputs=("anomaly_map",)),
+        "OpenVINO, mask only": in_openvino(side, feeds, outputs=("pred_mask",)),
+        "OpenVINO, u8 mask only": in_openvino(side, feeds, outputs=("pred_mask",), mask_dtype="u8"),
+        "OpenVINO, adjustable": in_openvino(side, feeds, outputs=("pred_mask",), mask_dtype="u8", thresholds="runtime"),
+        "OpenVINO, packed": in_openvino(side, feeds, pack=True),
+        "OpenVINO, label only": in_openvino(side, feeds, outputs=("pred_label",)),
         "onnxruntime": lambda: session.run(feeds),
         "NumPy": lambda: post({"pred_score": feeds["level"], "anomaly_map": feeds["x"]}),
     }

@@ -40,7 +40,7 @@ def emit_packed(op: Emitter, outputs: Mapping[str, ir.Value], layout: RawLayout)
             "The predictions cannot be packed: the ranks of score and map are not known. Export the model with its "
             "output shapes, or leave out pack (--pack)."
         )
-    anomaly_map, mask = (_channels_last(op, outputs[name], layout.map_layout) for name in ("anomaly_map", "pred_mask"))
+    anomaly_map, mask = (_channel_first(op, outputs[name], layout.map_layout) for name in ("anomaly_map", "pred_mask"))
     axes = tuple(range(layout.pred_score_rank, 4))
     spread = []
     anywhere = op.less(op.constant(np.float32(-np.inf), "lowest"), mask)
@@ -48,7 +48,8 @@ def emit_packed(op: Emitter, outputs: Mapping[str, ir.Value], layout: RawLayout)
         single = op.unsqueeze(outputs[name], axes)
         # Both branches are the same: what counts is the shape of the condition.
         spread.append(op.where(anywhere, single, single))
-    return op.concat([anomaly_map, *spread, mask], axis=3)
+    # One Transpose of all is several times faster in OpenVINO than a Concat along the last axis.
+    return op.transpose(op.concat([anomaly_map, *spread, mask], axis=1), (0, 2, 3, 1))
 
 
 def unpack(packed: Array, layout: RawLayout) -> dict[str, Array]:
@@ -93,7 +94,7 @@ def check_packed(packed: Array) -> None:
             )
 
 
-def _channels_last(op: Emitter, value: ir.Value, layout: str) -> ir.Value:
+def _channel_first(op: Emitter, value: ir.Value, layout: str) -> ir.Value:
     if layout == "NHW":
-        return op.unsqueeze(value, (3,))
-    return op.transpose(value, (0, 2, 3, 1)) if layout == "NCHW" else value
+        return op.unsqueeze(value, (1,))
+    return op.transpose(value, (0, 3, 1, 2)) if layout == "NHWC" else value
