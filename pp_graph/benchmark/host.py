@@ -68,7 +68,8 @@ def _with_torch(provenance: Provenance, names: Mapping[str, str]) -> Callable[[M
             if isinstance(step, MinMaxNormalize):
                 values[step.target] = normalize(x, step)
             elif isinstance(step, Compare):
-                values[step.target] = (x if step.normalizer is None else normalize(x, step.normalizer)) > step.level
+                known = step.normalizer if isinstance(step.normalizer, MinMaxNormalize) else None
+                values[step.target] = (x if known is None else normalize(x, known)) > step.level
             elif isinstance(step, MaxOverMap):
                 values[step.target] = torch.amax(x, dim=tuple(range(1, x.ndim)))
             elif isinstance(step, Keep):

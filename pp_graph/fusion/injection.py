@@ -15,14 +15,16 @@ from pp_graph.fusion.provenance import (
     Provenance,
     RawOutputRecord,
     RawRecord,
-    cutoff_to_json,
+    adjustable_inputs,
+    cutoffs_to_json,
 )
 from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
-from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, Role, find_outputs, format_shape
+from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, RawOutputs, Role, find_outputs, format_shape
 from pp_graph.model.names import all_values, rename_values
+from pp_graph.model.shapes import channels_are_last, map_size_of
 from pp_graph.postprocessors import POSTPROCESSED_NAMES, PostProcessor, RawLayout
-from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE, channels_are_last, map_size_of
+from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
 
@@ -93,17 +95,13 @@ def fuse(
         earlier = Provenance.from_metadata(raw.model.metadata_props)
         raw = strip(raw)
     refuse_foreign_decisions(raw)
-    found = find_outputs(raw, score_output=score_output, map_output=map_output)
-    _check_batches(found.score, found.map)
+    found = find_outputs(raw, score_output=score_output, map_output=map_output, classes=post.takes_classes)
+    _check_outputs(found)
     layout = _layout(raw, found.score, found.map)
-    if found.score is None and found.map is not None and found.map.shape is None:
-        raise OutputRoleError(
-            f"Output '{found.map.name}' has no known rank, expected 3 (N,H,W) or 4 (N,1,H,W) to reduce it to a score. "
-            "Export the model with its output shapes, or name a score with score_output=..."
-        )
     post = post.bound(layout)
     # This refuses missing statistics before anything is built.
-    sources = {step.source for step in post.steps(layout)}
+    compiled = post.compiled(layout)
+    sources = {name for step in compiled.steps for name in step.reads}
     roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
     read = {role: info for role, info in roles.items() if info is not None and role in sources}
     layout = dataclasses.replace(layout, score=RAW_SCORE in read, map=RAW_MAP in read)
@@ -125,6 +123,7 @@ def fuse(
     if opset_added:
         raw.model.opset_imports[""] = opset
     values = {role: _as_float32(op, outputs[info.name], info, role) for role, info in read.items()}
+    compiled = post.compiled(layout)
     computed = post.emit(op, values, layout)
     emitted = {name: value for name, value in computed.items() if name in POSTPROCESSED_NAMES}
 
@@ -145,10 +144,10 @@ def fuse(
         post_processor=type(post).__name__,
         parameters=post.parameters(),
         statistics=post.statistics,
-        cutoffs={name: cutoff_to_json(step.cutoff) for name, step in post.decisions(layout).items()},
+        cutoffs=cutoffs_to_json(compiled),
         prefix=prefix,
-        inner={name: computed[name].name or "" for name in post.inner(layout)},
-        adjustable=[step.input_name for step in post.decisions(layout).values() if step.runtime],
+        inner={name: computed[name].name or "" for name in compiled.inner},
+        adjustable=adjustable_inputs(compiled),
         raw=RawRecord(
             sha256=raw.sha256,
             file=_file_name(raw) if earlier is None else earlier.raw.file,
@@ -157,6 +156,7 @@ def fuse(
             outputs=list(outputs),
             renamed={new: old for old, new in new_names.items()},
             opset_added=opset_added,
+            input_size=layout.input_size,
             unread=[_renamed(record, outputs) for record in unread.values()],
         ),
         tail=rewritten.records(),
@@ -208,6 +208,8 @@ def _layout(raw: RawModel, score: OutputInfo | None, anomaly_map: OutputInfo | N
         channels_last=channels_are_last(map_shape),
         map_size=map_size_of(map_shape),
         input_size=_image_size(inputs[0]) if len(inputs) == 1 else None,
+        score_classes=1 if score is None else score.classes,
+        map_classes=1 if anomaly_map is None else anomaly_map.classes,
     )
 
 
@@ -218,7 +220,14 @@ def _image_size(shape: Shape) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def _check_batches(score: OutputInfo | None, anomaly_map: OutputInfo | None) -> None:
+def _check_outputs(found: RawOutputs) -> None:
+    score, anomaly_map = found.score, found.map
+    if score is None and anomaly_map is not None and anomaly_map.shape is None:
+        raise OutputRoleError(
+            f"Output '{anomaly_map.name}' has no known rank, expected 3 (N,H,W) or 4 (N,1,H,W) to reduce it to a "
+            "score. "
+            "Export the model with its output shapes, or name a score with score_output=..."
+        )
     if score is None or anomaly_map is None or not score.shape or not anomaly_map.shape:
         return
     first, second = score.shape[0], anomaly_map.shape[0]
@@ -287,6 +296,8 @@ def _record(info: OutputInfo, value: ir.Value, raw: RawModel) -> RawOutputRecord
         tensor=info.name,
         rank=None if info.shape is None else len(info.shape),
         channels_last=channels_are_last(info.shape),
+        classes=info.classes,
+        size=map_size_of(info.shape),
         declaration=declaration,
         declared_inside=any(entry.name == info.name for entry in raw.value_info),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
-from pp_graph.postprocessors import PACKED_NAME, POST_PROCESSORS, PostProcessor, RawLayout, unpack
+from pp_graph.postprocessors import PACKED_NAME, POST_PROCESSORS, CompiledSteps, PostProcessor, RawLayout, unpack
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.preprocessing import Preprocessing
 from pp_graph.statistics import Statistics
+from pp_graph.steps import Compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array, Cutoff
 
 SCHEMA_VERSION = 3
+_LISTED_CUTOFFS = 1024
+"""Cutoffs up to which those of a comparison are listed one by one."""
 _READABLE = (1, 2, SCHEMA_VERSION)
 """Version 1 knew no rewritten tails, version 2 no inner values, adjustable cutoffs and layouts."""
 
@@ -34,6 +38,8 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         tensor: Name of the same value in the fused model; another one where ours took the name.
         rank: Its rank, None where it is not known.
         channels_last: Whether a map of rank 4 is (N,H,W,1).
+        classes: Size of its axis of classes, 1 where it has none; None where it is not known.
+        size: Height and width of a map; None where they are not known.
         declaration: Its entry among the raw model's outputs, as a base64 ONNX ValueInfoProto.
         declared_inside: Whether the raw model declares it among its inner values as well.
     """
@@ -42,6 +48,8 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     tensor: str
     rank: int | None = None
     channels_last: bool = False
+    classes: int | None = 1
+    size: tuple[int, int] | None = None
     declaration: str
     declared_inside: bool = False
 
@@ -57,6 +65,7 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         outputs: Names of all its outputs, in order.
         renamed: New name to name in the raw model, for inner values whose name an output needed.
         opset_added: Whether the raw model did not import the default domain itself.
+        input_size: Height and width of the images that the model takes; None where they are not known.
         unread: A score or map that is neither read nor kept, because only other outputs were asked for.
     """
 
@@ -67,6 +76,7 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     outputs: list[str]
     renamed: dict[str, str]
     opset_added: bool = False
+    input_size: tuple[int, int] | None = None
     unread: list[RawOutputRecord] = []
 
     @property
@@ -85,8 +95,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         post_processor: Class name of the post-processor.
         parameters: Its parameters, without the statistics.
         statistics: The calibrated numbers.
-        cutoffs: Output name to the smallest raw value that is anomalous: a float32, "inf", "-inf",
-            or "never".
+        cutoffs: What a comparison writes, to the smallest value that is anomalous: a float32, "inf", "-inf", or
+            "never"; a list of these for one cutoff a class, and a hash for one a pixel.
         prefix: What the names of all nodes and constants of the post-processing begin with.
         inner: Values inside the post-processing that runtimes round differently and from which decisions follow, such
             as a resized map: name of the step's result to that of its tensor.
@@ -103,7 +113,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     post_processor: str
     parameters: dict[str, Any]
     statistics: Statistics | None
-    cutoffs: dict[str, float | str]
+    cutoffs: dict[str, float | str | list[float | str]]
     prefix: str
     inner: dict[str, str] = {}
     adjustable: list[str] = []
@@ -185,6 +195,10 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             map_rank=None if self.raw.map is None else self.raw.map.rank,
             score_rank=None if self.raw.score is None else self.raw.score.rank,
             channels_last=self.raw.map is not None and self.raw.map.channels_last,
+            map_size=None if self.raw.map is None else self.raw.map.size,
+            input_size=self.raw.input_size,
+            score_classes=1 if self.raw.score is None else self.raw.score.classes,
+            map_classes=1 if self.raw.map is None else self.raw.map.classes,
         )
 
     @property
@@ -219,7 +233,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"Parameters of '{self.post_processor}' do not fit this version: {error}. They were written by "
                 f"pp_graph {self.pp_graph_version}: use that version, or fuse the raw model again."
             ) from error
-        cutoffs = {name: cutoff_to_json(step.cutoff) for name, step in post.decisions(self.layout).items()}
+        cutoffs = cutoffs_to_json(post.compiled(self.layout))
         if cutoffs != self.cutoffs:
             raise ProvenanceError(
                 f"Provenance names the cutoffs {self.cutoffs}, but its statistics and parameters give {cutoffs}. It "
@@ -237,6 +251,26 @@ def cutoff_to_json(cutoff: Cutoff) -> float | str:
     if cutoff is None:
         return "never"
     return float(cutoff) if math.isfinite(cutoff) else str(np.float32(cutoff))
+
+
+def cutoffs_to_json(compiled: CompiledSteps) -> dict[str, float | str | list[float | str]]:
+    """The cutoffs of all comparisons, by what each writes."""
+    found: dict[str, float | str | list[float | str]] = {}
+    for name, step in compiled.compares.items():
+        cutoffs = step.cutoffs
+        each = [cutoff_to_json(None if np.isnan(cutoff) else cutoff) for cutoff in cutoffs.ravel()[:_LISTED_CUTOFFS]]
+        if cutoffs.size == 1:
+            found[name] = each[0]
+        elif cutoffs.size <= _LISTED_CUTOFFS:
+            found[name] = each
+        else:
+            found[name] = f"{cutoffs.size} cutoffs, sha256 {hashlib.sha256(cutoffs.tobytes()).hexdigest()}"
+    return found
+
+
+def adjustable_inputs(compiled: CompiledSteps) -> list[str]:
+    """Names of the inputs that hold cutoffs which can be changed while the model runs."""
+    return [step.input_name for step in compiled.compares.values() if isinstance(step, Compare) and step.runtime]
 
 
 def _number(value: float | None) -> str:

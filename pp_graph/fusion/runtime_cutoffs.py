@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.renewal import renewed_post_processor
+from pp_graph.steps import Compare
 
 if TYPE_CHECKING:
     from pp_graph.fusion.provenance import Provenance
@@ -51,5 +52,6 @@ def cutoffs_for(
     post = renewed_post_processor(provenance, statistics, changes)
     return {
         step.input_name: np.array(step.runtime_cutoff, np.float32)
-        for step in post.decisions(provenance.layout).values()
+        for step in post.compiled(provenance.layout).compares.values()
+        if isinstance(step, Compare) and step.runtime
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pp_graph.errors import OutputRoleError
 from pp_graph.model.shapes import (
     Shape,
+    classes_of,
     declared_shape,
     format_shape,
     infer_values,
@@ -77,6 +78,11 @@ class OutputInfo:
     role: Role | None
     why: str
 
+    @property
+    def classes(self) -> int | None:
+        """Size of the axis of classes, 1 where it has none; None where it is not known."""
+        return classes_of(self.shape)
+
 
 @dataclass(frozen=True)
 class RawOutputs:
@@ -91,7 +97,9 @@ class RawOutputs:
     map: OutputInfo | None
 
 
-def _read_score(shape: Shape) -> tuple[bool, bool, str]:
+def _read_score(shape: Shape, classes: bool) -> tuple[bool, bool, str]:
+    if classes and len(shape) == 2:
+        return True, True, "rank 2, one number an image and class, (N,C)"
     if len(shape) == 1:
         return True, True, "rank 1, one number an image"
     if len(shape) == 2 and shape[1] == 1:
@@ -101,7 +109,9 @@ def _read_score(shape: Shape) -> tuple[bool, bool, str]:
     return False, False, ""
 
 
-def _read_map(shape: Shape) -> tuple[bool, bool, str]:
+def _read_map(shape: Shape, classes: bool) -> tuple[bool, bool, str]:
+    if classes and len(shape) == 4 and shape[1:].count(1) < 3:
+        return True, True, "rank 4, one number a pixel and class, (N,C,H,W)"
     if len(shape) == 3 and 1 not in shape[1:]:
         return True, True, "rank 3, (N,H,W)"
     if len(shape) != 4 or shape[1:].count(1) == 3:
@@ -141,11 +151,12 @@ def _other_batch(shape: Shape, input_shape: Shape | None) -> bool:
     return shape[0] != input_shape[0] and (isinstance(input_shape[0], int) or shape[0] != 1)
 
 
-def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
+def describe_outputs(raw: RawModel, *, classes: bool = False) -> tuple[OutputInfo, ...]:
     """Describe every output of a model with the readings its shape allows; roles are not chosen yet.
 
     Args:
         raw: The opened model.
+        classes: Whether scores (N,C) and maps (N,C,H,W), with one number a class, are taken.
 
     Returns:
         One description an output, in the order of the graph.
@@ -172,7 +183,7 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         else:
             why = f"shape {format_shape(shape)} is neither one number an image nor a one-channel map"
             for role, reader in _READERS.items():
-                fits, sure, reason = reader(shape)
+                fits, sure, reason = reader(shape, classes)
                 if fits:
                     readings.add(role)
                     certain, why = sure, reason
@@ -180,13 +191,16 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     return tuple(described)
 
 
-def find_outputs(raw: RawModel, *, score_output: str | None = None, map_output: str | None = None) -> RawOutputs:
+def find_outputs(
+    raw: RawModel, *, score_output: str | None = None, map_output: str | None = None, classes: bool = False
+) -> RawOutputs:
     """Find the outputs that hold the raw score and the raw map.
 
     Args:
         raw: The opened model.
         score_output: Name of the score, where the caller knows it.
         map_output: Name of the map, where the caller knows it.
+        classes: Whether scores (N,C) and maps (N,C,H,W), with one number a class, are taken.
 
     Returns:
         The score, the map, or both.
@@ -196,7 +210,7 @@ def find_outputs(raw: RawModel, *, score_output: str | None = None, map_output: 
             can be read as either; or more than one reading is possible, in which case the message
             lists the candidates.
     """
-    return choose_outputs(describe_outputs(raw), score_output=score_output, map_output=map_output)
+    return choose_outputs(describe_outputs(raw, classes=classes), score_output=score_output, map_output=map_output)
 
 
 def choose_outputs(
@@ -243,7 +257,7 @@ def _take_named(outputs: Sequence[OutputInfo], role: Role, name: str) -> OutputI
             f"Name another output with {flag}=..."
         )
     if info.shape is not None and role not in info.readings:
-        fits, _, _ = _READERS[role](info.shape)
+        fits, _, _ = _READERS[role](info.shape, False)
         if not fits:
             raise OutputRoleError(
                 f"Output '{name}' has rank {len(info.shape)} and shape {format_shape(info.shape)}, expected "

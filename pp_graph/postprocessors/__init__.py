@@ -5,10 +5,11 @@ A new post-processor is one file and one entry in `POST_PROCESSORS`, by which pr
 
 from __future__ import annotations
 
+from pp_graph.postprocessors.compilation import OUTPUT_NAMES, CompiledSteps, compile_steps
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout
 from pp_graph.postprocessors.one_class import OneClassPostProcessor
 from pp_graph.postprocessors.packing import PACKED_NAME, check_packed, unpack
-from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, POSTPROCESSED_NAMES, PostProcessor
+from pp_graph.postprocessors.post_processor import POSTPROCESSED_NAMES, PostProcessor
 from pp_graph.postprocessors.predictions import Predictions
 
 POST_PROCESSORS: tuple[type[PostProcessor], ...] = (OneClassPostProcessor,)
@@ -20,10 +21,12 @@ __all__ = [
     "POST_PROCESSORS",
     "RAW_MAP",
     "RAW_SCORE",
+    "CompiledSteps",
     "OneClassPostProcessor",
     "PostProcessor",
     "Predictions",
     "RawLayout",
     "check_packed",
+    "compile_steps",
     "unpack",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
+
+from pp_graph.model.shapes import channels_are_last, classes_of, map_size_of
+from pp_graph.steps import Form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pp_graph.steps import Array, MapLayout
+    from pp_graph.steps import Array, MapAxes
 
 RAW_SCORE: Final = "raw_score"
 RAW_MAP: Final = "raw_map"
@@ -29,6 +32,8 @@ class RawLayout:
         channels_last: Whether a map of rank 4 is (N,H,W,1).
         map_size: Height and width of the map; None where they are not known.
         input_size: Height and width of the images that the model takes; None where they are not known.
+        score_classes: Numbers an image of the score, (N,C); 1 for a score of its own, None where they are not known.
+        map_classes: Numbers a pixel of the map, (N,C,H,W).
     """
 
     score: bool
@@ -38,9 +43,11 @@ class RawLayout:
     channels_last: bool = False
     map_size: tuple[int, int] | None = None
     input_size: tuple[int, int] | None = None
+    score_classes: int | None = 1
+    map_classes: int | None = 1
 
     @property
-    def map_layout(self) -> MapLayout | None:
+    def map_layout(self) -> MapAxes | None:
         """Axes of the map; None where they are not known."""
         if self.map_rank == 3:
             return "NHW"
@@ -49,22 +56,20 @@ class RawLayout:
         return None
 
     @property
+    def forms(self) -> dict[str, Form]:
+        """What is known of the raw values, by name."""
+        forms = {}
+        if self.score:
+            axes: dict[int | None, Literal["N", "NC"]] = {1: "N", 2: "NC"}
+            forms[RAW_SCORE] = Form("image", axes=axes.get(self.score_rank), classes=self.score_classes)
+        if self.map:
+            forms[RAW_MAP] = Form("pixel", axes=self.map_layout, classes=self.map_classes, size=self.map_size)
+        return forms
+
+    @property
     def pred_score_rank(self) -> int | None:
         """Rank of the post-processed score; one that is reduced from a map of rank 4 keeps an axis."""
         return self.score_rank if self.score else {3: 1, 4: 2}.get(self.map_rank or 0)
-
-
-def channels_are_last(shape: tuple[object, ...] | None) -> bool:
-    """Whether a map of this shape is (N,H,W,1)."""
-    return shape is not None and len(shape) == 4 and shape[3] == 1 and shape[1] != 1
-
-
-def map_size_of(shape: tuple[object, ...] | None) -> tuple[int, int] | None:
-    """Height and width of a map; None where they are not known."""
-    if shape is None or len(shape) not in (3, 4):
-        return None
-    height, width = shape[1:3] if len(shape) == 3 or channels_are_last(shape) else shape[2:4]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def layout_of(values: Mapping[str, Array]) -> RawLayout:
@@ -78,4 +83,6 @@ def layout_of(values: Mapping[str, Array]) -> RawLayout:
         score_rank=None if score is None else score.ndim,
         channels_last=channels_are_last(shape),
         map_size=map_size_of(shape),
+        score_classes=1 if score is None else classes_of(score.shape),
+        map_classes=1 if shape is None else classes_of(shape),
     )

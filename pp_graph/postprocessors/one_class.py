@@ -10,15 +10,15 @@ from typing import Any, Final, Literal, SupportsFloat, get_args
 import numpy as np
 
 from pp_graph.errors import PostProcessorError, StatisticsError
+from pp_graph.postprocessors.compilation import OUTPUT_NAMES
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout
-from pp_graph.postprocessors.post_processor import OUTPUT_NAMES, PostProcessor
+from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.steps import (
     DECISION_VALUES,
     Compare,
     DecisionType,
     Keep,
-    MapLayout,
     MaxOverMap,
     MinMaxNormalize,
     OnNaN,
@@ -198,13 +198,13 @@ class OneClassPostProcessor(PostProcessor):
         steps: list[Step] = []
         if self._wants("pred_score", "pred_label"):
             if not layout.score:
-                steps.append(MaxOverMap(RAW_MAP, RAW_SCORE, layout.map_rank or 4))
+                steps.append(MaxOverMap(RAW_MAP, RAW_SCORE))
             steps += self._level("image", RAW_SCORE, "pred_score", "pred_label", self.image_sensitivity)
         if layout.map and self._wants("anomaly_map", "pred_mask"):
             source = RAW_MAP
             if isinstance(self.map_size, tuple):
                 source = RESIZED_MAP
-                steps.append(ResizeMap(RAW_MAP, source, *self.map_size, self._map_layout(layout)))
+                steps.append(ResizeMap(RAW_MAP, source, *self.map_size))
             steps += self._level("pixel", source, "anomaly_map", "pred_mask", self.pixel_sensitivity)
         if self.pack and not layout.map:
             raise PostProcessorError(
@@ -217,14 +217,6 @@ class OneClassPostProcessor(PostProcessor):
                 "it from. Ask for pred_score or pred_label."
             )
         return tuple(wanted)
-
-    def _map_layout(self, layout: RawLayout) -> MapLayout:
-        if layout.map_layout is None:
-            raise PostProcessorError(
-                "map_size is given, and the rank of the map is not known. Export the model with its output shapes, or "
-                "leave out map_size (--map-size)."
-            )
-        return layout.map_layout
 
     def _wants(self, *names: str) -> bool:
         return self.outputs is None or any(name in self.outputs for name in names)

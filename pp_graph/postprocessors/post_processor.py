@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import numpy as np
-
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE, RawLayout, layout_of
+from pp_graph.postprocessors.compilation import OUTPUT_NAMES, CompiledSteps, compile_steps
+from pp_graph.postprocessors.layout import DECISION_NAMES, RawLayout, layout_of
 from pp_graph.postprocessors.packing import PACKED_NAME, emit_packed
 from pp_graph.postprocessors.predictions import Predictions
-from pp_graph.steps import Array, Compare, Emitter, Step
+from pp_graph.postprocessors.raw_values import checked_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
     from numpy.typing import ArrayLike
 
     from pp_graph.statistics import Statistics
-
-OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
-"""Names of the outputs, in the order in which a fused model lists them."""
+    from pp_graph.steps import Array, DecidingStep, Emitter, Step
 
 POSTPROCESSED_NAMES: Final = (*OUTPUT_NAMES, PACKED_NAME)
 """Every name that a post-processed output can have."""
@@ -31,23 +29,26 @@ POSTPROCESSED_NAMES: Final = (*OUTPUT_NAMES, PACKED_NAME)
 class PostProcessor(ABC):
     """Turns raw scores and maps into predictions.
 
-    Subclasses say which steps to take; this class runs them, eagerly (`post(raw)`) or as ONNX
-    operators (`pp_graph.fuse`). Both see the same steps, so they cannot drift apart.
+    Subclasses say which steps to take; this class checks them, compiles their decisions to cutoffs and runs them,
+    eagerly (`post(raw)`) or as ONNX operators (`pp_graph.fuse`). Both see the same steps, so they cannot drift apart.
+    A subclass is a frozen dataclass whose first field is `statistics`; its other fields hold plain JSON values, from
+    which it is built again when a model is verified or retuned.
 
     Attributes:
         statistics: The calibrated numbers; None until they are known.
         pack: Whether a fused model returns all predictions in one tensor, (N,H,W,4) (see `packing`).
+        takes_classes: Whether scores (N,C) and maps (N,C,H,W) are taken.
     """
 
     statistics: Statistics | None
     pack: bool = False
+    takes_classes: bool = False
 
     @abstractmethod
-    def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+    def steps(self, layout: RawLayout) -> Sequence[Step]:
         """Steps to take, in order.
 
-        Each reads `raw_score`, `raw_map` or an earlier step's target. Targets named in
-        `OUTPUT_NAMES` become outputs.
+        Each reads `raw_score`, `raw_map` or earlier steps' targets. Targets named in `OUTPUT_NAMES` become outputs.
 
         Args:
             layout: What the raw model gives.
@@ -56,34 +57,57 @@ class PostProcessor(ABC):
             StatisticsError: A number that a step needs is not known.
         """
 
-    @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """Everything but the statistics that is needed to build this post-processor again; plain JSON values."""
+        """Everything but the statistics that is needed to build this post-processor again; plain JSON values.
+
+        Raises:
+            PostProcessorError: The class is no dataclass, so that its parameters cannot be told.
+        """
+        described: object = self
+        if not dataclasses.is_dataclass(described):
+            raise PostProcessorError(
+                f"{type(self).__name__} is no dataclass, expected one, or a method parameters() that returns all but "
+                "the statistics. Write @dataclass(frozen=True) above it."
+            )
+        names = [field.name for field in dataclasses.fields(described) if field.init and field.name != "statistics"]
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_parameters(cls, statistics: Statistics | None, parameters: Mapping[str, Any]) -> Self:
         """Build a post-processor from what `parameters` returned."""
-        return cls(statistics, **parameters)  # type: ignore[call-arg]
+        return cls(statistics=statistics, **parameters)  # type: ignore[call-arg]
+
+    def with_statistics(self, statistics: Statistics | None) -> Self:
+        """The same post-processor with other calibrated numbers."""
+        return self.from_parameters(statistics, self.parameters())
 
     def bound(self, layout: RawLayout) -> Self:
         """This post-processor with everything settled that depends on the raw model."""
         del layout
         return self
 
-    def inner(self, layout: RawLayout) -> tuple[str, ...]:
-        """Values that runtimes round differently and from which decisions follow; see `Step.exact`."""
-        return tuple(step.target for step in self.steps(layout) if not step.exact)
+    def compiled(self, layout: RawLayout) -> CompiledSteps:
+        """The steps, checked against the raw model, with decisions compiled.
 
-    def decisions(self, layout: RawLayout) -> dict[str, Compare]:
-        """The steps that decide, by the name of their output."""
-        return {step.target: step for step in self.steps(layout) if isinstance(step, Compare)}
+        Args:
+            layout: What the raw model gives.
 
-    def __call__(self, raw: Mapping[str, ArrayLike | None]) -> Predictions:
+        Raises:
+            StatisticsError: A number that a step needs is not known.
+            PostProcessorError: The steps do not fit each other or the raw model.
+        """
+        return compile_steps(self.steps(layout), layout)
+
+    def decisions(self, layout: RawLayout) -> dict[str, DecidingStep | None]:
+        """The outputs that decide; see `CompiledSteps.decisions`."""
+        return self.compiled(layout).decisions
+
+    def __call__(self, raw: Mapping[str, ArrayLike | None] | object) -> Predictions:
         """Post-process the raw outputs of a batch in NumPy, float32 throughout.
 
         Args:
             raw: `pred_score` of shape (N,) or (N,1), `anomaly_map` of shape (N,H,W), (N,1,H,W) or
-                (N,H,W,1), or both; floating point.
+                (N,H,W,1), or both; floating point. A mapping, or an object with attributes of these names.
 
         Returns:
             The predictions.
@@ -92,36 +116,15 @@ class PostProcessor(ABC):
             ValueError: Neither is given, or one has another shape or element type.
             StatisticsError: A number that is needed is not known.
         """
-        unknown = set(raw) - {"pred_score", "anomaly_map"}
-        if unknown:
-            raise PostProcessorError(
-                f"Raw outputs hold {', '.join(sorted(map(repr, unknown)))}, expected 'pred_score' and 'anomaly_map'. "
-                "Rename or leave out the others."
-            )
-        score, anomaly_map = raw.get("pred_score"), raw.get("anomaly_map")
-        if score is None and anomaly_map is None:
-            raise PostProcessorError(
-                "Raw outputs hold neither 'pred_score' nor 'anomaly_map', expected at least one of them. "
-                "Give what the raw model returns."
-            )
-        values: dict[str, Array] = {}
-        if score is not None:
-            values[RAW_SCORE] = _checked_score(score)
-        if anomaly_map is not None:
-            values[RAW_MAP] = _checked_map(anomaly_map)
-        if len(values) == 2 and len(values[RAW_SCORE]) != len(values[RAW_MAP]):
-            raise PostProcessorError(
-                f"'pred_score' holds {len(values[RAW_SCORE])} images and 'anomaly_map' {len(values[RAW_MAP])}, "
-                "expected the same batch."
-            )
-        return self.predict(values)
+        return self.predict(checked_values(raw, classes=self.takes_classes))
 
-    def predict(self, values: Mapping[str, Array]) -> Predictions:
+    def predict(self, values: Mapping[str, Array], layout: RawLayout | None = None) -> Predictions:
         """Post-process raw values as a model returns them.
 
         Args:
-            values: Float32 arrays under `raw_score` and `raw_map`, and under the names of `inner` where these are known
-                already; they are then not computed anew.
+            values: Float32 arrays under `raw_score` and `raw_map`, and under the names of inner values where these are
+                known already; they are then not computed anew.
+            layout: What the raw model gives; None to tell from the values.
 
         Returns:
             The predictions.
@@ -129,19 +132,23 @@ class PostProcessor(ABC):
         Raises:
             StatisticsError: A number that is needed is not known.
         """
-        found = self.run(values)
+        return self.predictions(self.run(values, layout))
+
+    def predictions(self, values: Mapping[str, Array]) -> Predictions:
+        """The outputs among the values that `run` returned."""
+        found = {name: values[name] for name in OUTPUT_NAMES if name in values}
         if self.pack:
             # Inside the packed tensor they are numbers.
             found = {name: array > 0 if name in DECISION_NAMES else array for name, array in found.items()}
-        return Predictions(**{name: found[name] for name in OUTPUT_NAMES if name in found})
+        return Predictions(**found)
 
-    def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Every value that the steps compute, by name, and those given."""
-        layout = layout_of(values)
+    def run(self, values: Mapping[str, Array], layout: RawLayout | None = None) -> dict[str, Array]:
+        """Every value that is needed for the outputs, by name, and those given; arguments as of `predict`."""
+        layout = layout_of(values) if layout is None else layout
+        compiled = self.bound(layout).compiled(layout)
         found = dict(values)
-        for step in self.bound(layout).steps(layout):
-            if step.target not in found:
-                found[step.target] = step.reference(found[step.source])
+        for step in compiled.needed(OUTPUT_NAMES, values):
+            found[step.target] = step.reference(*(found[name] for name in step.reads))
         return found
 
     def emit(self, op: Emitter, raw: Mapping[str, ir.Value], layout: RawLayout) -> dict[str, ir.Value]:
@@ -158,44 +165,14 @@ class PostProcessor(ABC):
 
         Raises:
             StatisticsError: A number that a step needs is not known.
-            PostProcessorError: The predictions cannot be packed.
+            PostProcessorError: The steps do not fit, or the predictions cannot be packed.
         """
         values = dict(raw)
-        for step in self.steps(layout):
+        for step in self.compiled(layout).steps:
             with op.scope(step.target):
-                values[step.target] = step.emit(op, values[step.source])
+                values[step.target] = step.emit(op, *(values[name] for name in step.reads))
         outputs: dict[str, ir.Value] = {name: values.pop(name) for name in OUTPUT_NAMES if name in values}
         if self.pack:
             with op.scope(PACKED_NAME):
                 outputs = {PACKED_NAME: emit_packed(op, outputs, layout)}
         return {**outputs, **values}
-
-
-def _floating(value: ArrayLike, name: str) -> Array:
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-        raise PostProcessorError(
-            f"'{name}' holds {array.dtype}, expected floating-point numbers. Give the raw output of the model."
-        )
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
-
-
-def _checked_score(value: ArrayLike) -> Array:
-    array = _floating(value, "pred_score")
-    if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
-        return array
-    raise PostProcessorError(
-        f"'pred_score' has rank {array.ndim} and shape {array.shape}, expected (N,) or (N,1): one number an image."
-    )
-
-
-def _checked_map(value: ArrayLike) -> Array:
-    array = _floating(value, "anomaly_map")
-    one_channel = array.ndim == 3 or (array.ndim == 4 and 1 in (array.shape[1], array.shape[3]))
-    if one_channel and 0 not in array.shape[1:]:
-        return array
-    raise PostProcessorError(
-        f"'anomaly_map' has rank {array.ndim} and shape {array.shape}, expected (N,H,W), (N,1,H,W) or (N,H,W,1) "
-        "with at least one pixel."
-    )

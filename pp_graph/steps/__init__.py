@@ -5,31 +5,42 @@ A new step is one file and one entry in `STEPS`; the tests compare the twins of 
 
 from __future__ import annotations
 
-from pp_graph.steps.compare import DECISION_VALUES, Compare, DecisionType
+from pp_graph.steps.compare import DECISION_VALUES, Compare, DecidingStep, DecisionType
 from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
+from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, MapAxes
 from pp_graph.steps.keep import Keep
 from pp_graph.steps.max_over_map import MaxOverMap
+from pp_graph.steps.monotone_chain import MonotoneChain
 from pp_graph.steps.normalize import MinMaxNormalize
-from pp_graph.steps.resize_map import MapLayout, ResizeMap
-from pp_graph.steps.step import Array, OnNaN, Step
+from pp_graph.steps.resize_map import ResizeMap
+from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step
 
 STEPS: tuple[type[Step], ...] = (MaxOverMap, ResizeMap, MinMaxNormalize, Compare, Keep)
 
 __all__ = [
+    "DECISION",
     "DECISION_VALUES",
+    "MAP",
+    "MASK",
     "MINIMUM_OPSET",
     "NEVER",
+    "NUMBERS",
     "STEPS",
+    "Accepts",
     "Array",
     "Compare",
     "Cutoff",
+    "DecidingStep",
     "DecisionType",
     "Emitter",
+    "Form",
     "Keep",
-    "MapLayout",
+    "MapAxes",
     "MaxOverMap",
     "MinMaxNormalize",
+    "MonotoneChain",
+    "MonotoneStep",
     "OnNaN",
     "ResizeMap",
     "Step",

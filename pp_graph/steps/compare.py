@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.cutoff import Cutoff, find_cutoff
-from pp_graph.steps.step import Array, OnNaN, Step, as_float32
+from pp_graph.steps.form import NUMBERS, Accepts, Form
+from pp_graph.steps.monotone_chain import MonotoneChain
+from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step, as_float32
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
-    from pp_graph.steps.normalize import MinMaxNormalize
 
 DecisionType = Literal["bool", "u8", "u8_255", "f32"]
 """Element type of a decision: booleans, or numbers that stand for them."""
@@ -30,13 +33,74 @@ DECISION_VALUES: Final[dict[str, tuple[np.generic, np.generic]]] = {
 """What stands for normal and for anomalous in each."""
 
 
-@dataclass(frozen=True)
-class Compare(Step):
-    """Decide whether a raw value is anomalous: `normalized > level`, or `raw > level` without a normaliser.
+class DecidingStep(Step):
+    """A step that decides about numbers, each on its own: `normalized > level`.
 
-    The reference computes exactly that. The graph compares the raw value with the compiled cutoff
-    instead (see `pp_graph.steps.cutoff`), so its decisions do not depend on how a runtime rounds
-    the normalisation.
+    The reference computes exactly that. The graph compares what it reads with compiled cutoffs instead (see
+    `pp_graph.steps.cutoff`), so its decisions do not depend on how a runtime rounds the normalisation.
+
+    Attributes:
+        normalizer: Monotone step to apply before comparing; None to compare what is read.
+        on_nan: What NaN counts as.
+    """
+
+    accepts: ClassVar[tuple[Accepts, ...]] = (NUMBERS,)
+    normalizer: MonotoneStep | None
+    on_nan: OnNaN
+
+    @property
+    @abstractmethod
+    def cutoffs(self) -> Array:
+        """The smallest float32 that is anomalous, NaN where none is; of a shape that broadcasts to what is read."""
+
+    @property
+    @abstractmethod
+    def levels(self) -> Array:
+        """What is compared with, float32; of the shape of `cutoffs`."""
+
+    @property
+    def scale(self) -> float:
+        """What margins are divided by: the range of the normalisation, 1 where there is none."""
+        span = 0.0 if self.normalizer is None else self.normalizer.span
+        return span if span > 0 else 1.0
+
+    def behind(self, normalizer: MonotoneStep) -> Self:
+        """The same decision about what a monotone step reads, instead of what it computes."""
+        own = self.normalizer
+        # What NaN becomes before this step sees it decides what it counts as.
+        nan = normalizer.reference(np.array([np.nan], np.float32))
+        on_nan = self.on_nan
+        if not np.isnan(nan[0]):
+            decisions = np.unique(self._decide(nan))
+            if len(decisions) != 1:
+                return self
+            on_nan = "anomalous" if decisions[0] else "normal"
+        chain = normalizer if own is None else MonotoneChain(normalizer.source, self.target, (normalizer, own))
+        return dataclasses.replace(  # type: ignore[type-var]
+            self, source=normalizer.source, normalizer=chain, on_nan=on_nan
+        )
+
+    def _decide(self, array: Array) -> Array:
+        x = np.asarray(array, np.float32)
+        value = x if self.normalizer is None else self.normalizer.reference(x)
+        decision: Array = value > self.levels
+        return decision
+
+    def form(self, form: Form) -> Form:
+        """Decisions of the form of the numbers."""
+        return dataclasses.replace(form, dtype="bool")
+
+    def _anomalous(self, array: Array) -> Array:
+        return np.where(np.isnan(array), self.on_nan == "anomalous", self._decide(array))
+
+    def reference(self, array: Array) -> Array:
+        """Decide for an array; float32 to bool of that shape."""
+        return self._anomalous(array)
+
+
+@dataclass(frozen=True)
+class Compare(DecidingStep):
+    """Decide whether a raw value is anomalous: `normalized > level`, or `raw > level` without a normaliser.
 
     Attributes:
         source: Name of the raw value; any shape, float32.
@@ -55,7 +119,7 @@ class Compare(Step):
     source: str
     target: str
     level: float
-    normalizer: MinMaxNormalize | None = None
+    normalizer: MonotoneStep | None = None
     on_nan: OnNaN = "anomalous"
     dtype: DecisionType = "bool"
     runtime: bool = False
@@ -89,17 +153,24 @@ class Compare(Step):
         """The smallest raw float32 that is anomalous; None where none is."""
         return find_cutoff(self._decide)
 
-    def _decide(self, array: Array) -> Array:
-        x = np.asarray(array, np.float32)
-        value = x if self.normalizer is None else self.normalizer.reference(x)
-        decision: Array = value > np.float32(self.level)
-        return decision
+    @property
+    def cutoffs(self) -> Array:
+        """The cutoff as an array of no axes, NaN where nothing is anomalous."""
+        return np.array(np.nan if self.cutoff is None else self.cutoff, np.float32)
+
+    @property
+    def levels(self) -> Array:
+        """The level, as an array of no axes."""
+        return np.array(self.level, np.float32)
+
+    def form(self, form: Form) -> Form:
+        """Decisions of the form of the numbers, in the element type asked for."""
+        return dataclasses.replace(form, dtype=DECISION_VALUES[self.dtype][0].dtype.name)
 
     def reference(self, array: Array) -> Array:
         """Decide for an array; float32 of any shape to `dtype` of that shape."""
-        anomalous = np.where(np.isnan(array), self.on_nan == "anomalous", self._decide(array))
         normal_value, anomalous_value = DECISION_VALUES[self.dtype]
-        return np.where(anomalous, anomalous_value, normal_value)
+        return np.where(self._anomalous(array), anomalous_value, normal_value)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write the comparison, and the values that stand for its outcome."""

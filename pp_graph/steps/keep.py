@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pp_graph.steps.step import Array, Step
+from pp_graph.steps.step import Array, MonotoneStep
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Keep(Step):
+class Keep(MonotoneStep):
     """Give a raw value an output of its own, unchanged; NaN stays NaN.
 
     Attributes:
@@ -24,6 +24,7 @@ class Keep(Step):
         target: Name of the output; same shape and dtype.
     """
 
+    exact: ClassVar[bool] = True
     source: str
     target: str
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from pp_graph.errors import PostProcessorError
+from pp_graph.steps.form import Accepts, Form, MapAxes
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
@@ -26,28 +26,24 @@ class MaxOverMap(Step):
     Attributes:
         source: Name of the map, float32: (N,H,W), (N,1,H,W) or (N,H,W,1).
         target: Name of the score, float32: (N,) for a map of rank 3, (N,1) for rank 4.
-        rank: Rank of the map, 3 or 4.
-
-    Raises:
-        PostProcessorError: `rank` is something else.
+        axes: Axes of the map; those of rank 4 where they are not known.
     """
 
+    pointwise: ClassVar[bool] = False
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(level="pixel"),)
     source: str
     target: str
-    rank: int = 4
+    axes: MapAxes | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse a rank that no map has."""
-        if self.rank not in (3, 4):
-            raise PostProcessorError(
-                f"rank of '{self.target}' is {self.rank}, expected 3 for (N,H,W), or 4 for (N,1,H,W) or (N,H,W,1)."
-            )
+    def form(self, form: Form) -> Form:
+        """One number an image."""
+        return Form("image", axes="N" if self.axes == "NHW" else "NC")
 
     def reference(self, array: Array) -> Array:
         """Reduce an array; NumPy's max already spreads NaN."""
         x = np.asarray(array, np.float32)
         maximum: Array = x.reshape(len(x), -1).max(axis=1)
-        return maximum if self.rank == 3 else maximum[:, None]
+        return maximum if x.ndim == 3 else maximum[:, None]
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write ReduceMax, and carry NaN past it: what ReduceMax makes of NaN depends on the runtime.
@@ -64,7 +60,7 @@ class MaxOverMap(Step):
         return op.where(numbers, self._reduce(op, value, "ReduceMax"), magnitudes)
 
     def _reduce(self, op: Emitter, value: ir.Value, kind: Literal["ReduceMax", "ReduceL2"]) -> ir.Value:
-        if self.rank == 3:
+        if self.axes == "NHW":
             return op.reduce(kind, value, (1, 2))
         # Two of the three axes disappear, whichever of them is the channel.
         return op.reduce(kind, op.reduce(kind, value, (2, 3)), (1,), keepdims=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.cutoff import find_cutoff
-from pp_graph.steps.step import Array, OnNaN, Step, as_float32
+from pp_graph.steps.step import Array, MonotoneStep, OnNaN, as_float32
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,7 +25,7 @@ _FOLDING_COSTS_DIGITS = 4
 
 
 @dataclass(frozen=True)
-class MinMaxNormalize(Step):
+class MinMaxNormalize(MonotoneStep):
     """Map raw values to [0, 1] with the threshold at 0.5.
 
     `clip((x - threshold) / (max - min) + 0.5, 0, 1)`, in exactly this order of float32 operations.
@@ -69,6 +69,16 @@ class MinMaxNormalize(Step):
         """`maximum - minimum`, subtracted in float32."""
         with np.errstate(over="ignore"):
             return np.float32(self.maximum) - np.float32(self.minimum)
+
+    @property
+    def span(self) -> float:
+        """The calibrated range."""
+        return float(self.range)
+
+    @property
+    def bends(self) -> tuple[float, ...]:
+        """Threshold and range of the calibration."""
+        return (self.threshold, self.minimum, self.maximum)
 
     @cached_property
     def _saturation(self) -> np.float32:

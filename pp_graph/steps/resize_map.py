@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.form import MAP, Accepts, Form, MapAxes
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
 
     from pp_graph.steps.emitter import Emitter
 
-MapLayout = Literal["NHW", "NCHW", "NHWC"]
-"""Axes of a map; C is 1."""
+_MOST_PIXELS: Final = 2**27
 
 
 @dataclass(frozen=True)
@@ -33,39 +34,49 @@ class ResizeMap(Step):
         target: Name of the resized map, float32, of the same layout.
         height: New height in pixels.
         width: New width in pixels.
-        layout: Axes of the map.
+        axes: Axes of the map; None until it is known.
 
     Raises:
-        PostProcessorError: A size is below 1, or the layout is not known.
+        PostProcessorError: A size is no whole number above 0, or together they are too large.
     """
 
     exact: ClassVar[bool] = False
+    pointwise: ClassVar[bool] = False
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAP,)
     source: str
     target: str
     height: int
     width: int
-    layout: MapLayout = "NCHW"
+    axes: MapAxes | None = None
 
     def __post_init__(self) -> None:
-        """Refuse sizes and layouts that do not exist."""
-        if self.height < 1 or self.width < 1:
+        """Refuse sizes that do not exist."""
+        for name in ("height", "width"):
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+                raise PostProcessorError(
+                    f"{name} of '{self.target}' is {size!r}, expected a whole number of pixels above 0."
+                )
+        if self.height * self.width > _MOST_PIXELS:
             raise PostProcessorError(
-                f"Size of '{self.target}' is {self.height}x{self.width}, expected at least one pixel each way."
+                f"Size of '{self.target}' is {self.height}x{self.width}, expected at most {_MOST_PIXELS:,} pixels."
             )
-        if self.layout not in ("NHW", "NCHW", "NHWC"):
-            raise PostProcessorError(f"layout of '{self.target}' is {self.layout!r}, expected NHW, NCHW or NHWC.")
+
+    def form(self, form: Form) -> Form:
+        """A map of the new size."""
+        return dataclasses.replace(form, size=(self.height, self.width))
 
     def reference(self, array: Array) -> Array:
         """Resize an array."""
         x = np.asarray(array, np.float32)
-        rows, columns = (1, 2) if self.layout in ("NHW", "NHWC") else (2, 3)
+        rows, columns = (1, 2) if self.axes in ("NHW", "NHWC") else (2, 3)
         return _along(_along(x, rows, self.height), columns, self.width)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write Resize, on (N,1,H,W)."""
-        if self.layout == "NHW":
+        if self.axes == "NHW":
             return op.squeeze(op.resize(op.unsqueeze(value, (1,)), self.height, self.width), 1)
-        if self.layout == "NCHW":
+        if self.axes != "NHWC":
             return op.resize(value, self.height, self.width)
         resized = op.resize(op.transpose(value, (0, 3, 1, 2)), self.height, self.width)
         return op.transpose(resized, (0, 2, 3, 1))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.fusion import FusedModel, extract_post_processing
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.steps import DecidingStep, MonotoneStep
 from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
 from pp_graph.targets.island.island import extract_island
 from pp_graph.verification.comparison import checked_predictions
@@ -21,37 +22,83 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pp_graph.fusion import Provenance
-    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.postprocessors import CompiledSteps, PostProcessor
     from pp_graph.steps import Array
 
 _STEPS = 257
+_SIDE = 12
+"""Height and width of a map on which steps over neighbours are tried out, where nothing asks for another."""
 
 
-def boundary_values(provenance: Provenance, post: PostProcessor) -> npt.NDArray[np.float32]:
-    """Raw values to decide about: finite and infinite, NaN last.
+def boundary_values(provenance: Provenance, compiled: CompiledSteps) -> npt.NDArray[np.float32]:
+    """Values to decide about: finite and infinite, NaN last.
 
     Subnormal numbers are left out where cutoffs are adjustable: OpenVINO takes such a cutoff for 0.
-    -inf is left out where the score is the maximum of the map: a map that holds nothing else reduces to the lowest
-    finite number in OpenVINO, which matters to nobody.
+    -inf is left out where values are reduced or compared with neighbours: a map that holds nothing else reduces to the
+    lowest finite number in OpenVINO, which matters to nobody.
     """
     points = [0.0, 1.0, -1.0]
-    for step in post.decisions(provenance.layout).values():
-        points += [] if step.cutoff is None else [float(step.cutoff)]
-        points.append(step.level)
+    spans = []
+    for compare in compiled.compares.values():
+        if compare.cutoffs.ndim <= 1:
+            points += [float(cutoff) for cutoff in compare.cutoffs.ravel() if not np.isnan(cutoff)]
+            points += [float(level) for level in compare.levels.ravel()]
+    # Where each pixel has a cutoff, every value is an image of the model's own size.
+    count = 3 if _sized(compiled) else _STEPS
+    for step in compiled.steps:
+        normalizer = step.normalizer if isinstance(step, DecidingStep) else step
+        if isinstance(normalizer, MonotoneStep) and normalizer.bends:
+            spans.append(list(normalizer.bends))
     if provenance.statistics is not None:
-        for level in (provenance.statistics.image, provenance.statistics.pixel):
-            numbers = [number for number in (level.threshold, level.min, level.max) if number is not None]
-            points += numbers
-            if numbers:
-                low, high = min(numbers), max(numbers)
-                points += list(np.linspace(low - (high - low) / 2, high + (high - low) / 2, _STEPS))
+        levels = (provenance.statistics.image, provenance.statistics.pixel)
+        spans += [[each for each in (level.threshold, level.min, level.max) if each is not None] for level in levels]
+    for numbers in spans:
+        points += numbers
+        if numbers:
+            low, high = min(numbers), max(numbers)
+            points += list(np.linspace(low - (high - low) / 2, high + (high - low) / 2, count))
     with np.errstate(over="ignore"):
         near = np.array(points).astype(np.float32)
     near = np.concatenate([near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))])
     if provenance.adjustable:
         near = near[(near == 0) | (np.abs(near) >= np.finfo(np.float32).smallest_normal)]
-    ends = [np.inf, np.nan] if provenance.raw.score is None else [np.inf, -np.inf, np.nan]
+    pointwise = provenance.raw.score is not None and all(step.pointwise for step in compiled.steps)
+    ends = [np.inf, -np.inf, np.nan] if pointwise else [np.inf, np.nan]
     return np.concatenate([np.unique(near[np.isfinite(near)]), np.array(ends, np.float32)])
+
+
+def _sized(compiled: CompiledSteps) -> list[DecidingStep]:
+    """Comparisons with a cutoff for each pixel."""
+    return [step for step in compiled.compares.values() if step.cutoffs.ndim > 1]
+
+
+def boundary_arrays(provenance: Provenance, compiled: CompiledSteps) -> dict[str, Array]:
+    """Values to feed for each of the tensors where the exact part of the post-processing begins, float32."""
+    values = boundary_values(provenance, compiled)
+    forms = {role: compiled.forms[role] for role in provenance.tensors}
+    needed = compiled.needed(OUTPUT_NAMES, provenance.tensors)
+    sized = _sized(compiled)
+    side = max(_SIDE, *(2 * step.least_size for step in needed)) if any(not s.pointwise for s in needed) else 1
+    count = len(values)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for role, form in forms.items():
+        # An unknown rank is fed as the usual one.
+        axes = form.axes or ("NC" if form.level == "image" else "NCHW")
+        height, width = form.size if sized and form.size is not None else (side, side)
+        sizes = {"C": form.classes or 1, "H": height, "W": width}
+        shapes[role] = tuple(sizes[axis] for axis in axes[1:])
+    arrays = {}
+    for role, shape in shapes.items():
+        inside = int(np.prod(shape))
+        # Each image begins at another value, so that every value meets every place.
+        places = np.arange(count)[:, None] + (np.arange(inside) if inside > 1 else np.zeros(1, np.int64))
+        arrays[role] = values[places % count].reshape(count, *shape)
+    for step in sized:
+        if step.source in arrays:
+            cutoffs = np.broadcast_to(step.cutoffs, arrays[step.source].shape[1:])
+            for turn, each in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
+                arrays[step.source][turn] = each
+    return arrays
 
 
 def run_boundary(
@@ -69,24 +116,20 @@ def run_boundary(
         The values fed, by the names of `Provenance.tensors`, and what the artifact makes of them, by output.
     """
     provenance = artifact.provenance
-    values = boundary_values(provenance, post)
-    read = provenance.raw.read
-    # An unknown rank is fed as the usual one; an inner value has that of the map.
-    ranks = {role: (read[role] if role in read else read[RAW_MAP]).rank for role in provenance.tensors}
-    ranks = {role: rank or (2 if role == RAW_SCORE else 4) for role, rank in ranks.items()}
-    shapes = {role: (len(values), 1, 1, 1)[:rank] for role, rank in ranks.items()}
+    values = boundary_arrays(provenance, post.compiled(provenance.layout))
     session: Session
     if isinstance(artifact, OpenVINOModel):
-        island = extract_island(artifact.model, list(provenance.tensors.values()), list(shapes.values()))
+        shapes = [array.shape for array in values.values()]
+        island = extract_island(artifact.model, list(provenance.tensors.values()), shapes)
         alone = OpenVINOModel(island, provenance, artifact.precision)
         session = OpenVINOSession(alone, device=device, inference_precision=inference_precision)
     else:
         session = OnnxSession(extract_post_processing(artifact))
     with np.errstate(over="ignore"):
         fed = {
-            role: values.reshape(shapes[role]).astype(each.dtype or "float32")
-            for role, each in zip(shapes, session.inputs, strict=True)
+            role: array.astype(each.dtype or "float32")
+            for (role, array), each in zip(values.items(), session.inputs, strict=True)
         }
         raw = {role: array.astype(np.float32) for role, array in fed.items()}
-    feeds = {each.name: fed[role] for role, each in zip(shapes, session.inputs, strict=True)}
+    feeds = {each.name: fed[role] for role, each in zip(values, session.inputs, strict=True)}
     return raw, checked_predictions(provenance, session.run(feeds))

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
     from pp_graph.fusion import Provenance
     from pp_graph.postprocessors import PostProcessor
-    from pp_graph.steps import Array, Compare
+    from pp_graph.steps import Array, DecidingStep
 
 
 @dataclass(frozen=True)
 class Side:
-    """Raw values, what the reference makes of them, and outputs that post-processing leaves alone."""
+    """Raw and inner values, all that the reference makes of them, and outputs that post-processing leaves alone."""
 
     raw: dict[str, Array]
+    values: dict[str, Array]
     predictions: Predictions
     passed_through: dict[str, Array]
 
@@ -105,14 +106,19 @@ class _FlipLists:
     raw_value: list[npt.NDArray[np.float32]] = field(default_factory=list)
     margin: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
-    def add(self, flipped: Array, raw_value: Array, step: Compare, start: int) -> None:
+    def add(self, flipped: Array, values: Mapping[str, Array], step: DecidingStep | None, start: int) -> None:
         flat = flipped.reshape(len(flipped), -1)
         image, pixel = np.nonzero(flat)
-        values = raw_value.reshape(len(flipped), -1)[image, pixel]
+        decided = None if step is None else values[step.source]
+        if step is None or decided is None or decided.shape != flipped.shape:
+            raw_value = margin = np.full(len(image), np.nan)
+        else:
+            raw_value = decided.reshape(flat.shape)[image, pixel]
+            margin = _margins(decided, step).reshape(flat.shape)[image, pixel]
         self.image.append(image + start)
         self.pixel.append(pixel)
-        self.raw_value.append(values)
-        self.margin.append(_margin(values, step))
+        self.raw_value.append(raw_value.astype(np.float32))
+        self.margin.append(margin)
 
     def report(self) -> Flips:
         return Flips(
@@ -123,17 +129,18 @@ class _FlipLists:
         )
 
 
-def _scale(step: Compare) -> float:
-    span = 0.0 if step.normalizer is None else float(step.normalizer.range)
-    return span if span > 0 else 1.0
-
-
-def _margin(values: Array, step: Compare) -> npt.NDArray[np.float64]:
-    if step.cutoff is None:
-        return np.full(values.shape, np.inf)
+def _margins(values: Array, step: DecidingStep) -> npt.NDArray[np.float64]:
+    """Distance of each value from its cutoff; infinite where nothing is anomalous."""
+    cutoffs = step.cutoffs.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        margin: npt.NDArray[np.float64] = np.abs(values.astype(np.float64) - float(step.cutoff)) / _scale(step)
-    return margin
+        margins: npt.NDArray[np.float64] = np.abs(values.astype(np.float64) - cutoffs) / step.scale
+    return np.where(np.isnan(cutoffs), np.inf, margins)
+
+
+def _only_cutoff(step: DecidingStep | None) -> float | None:
+    if step is None or step.cutoffs.size != 1 or np.isnan(step.cutoffs).all():
+        return None
+    return float(step.cutoffs.ravel()[0])
 
 
 class Comparison:
@@ -141,11 +148,11 @@ class Comparison:
 
     def __init__(self, provenance: Provenance, post: PostProcessor) -> None:
         self._provenance = provenance
-        self._steps = post.decisions(provenance.layout)
+        self._compiled = post.compiled(provenance.layout)
+        self._steps = self._compiled.decisions
         self._errors: dict[str, ErrorSum] = {}
         self._own_errors: dict[str, ErrorSum] = {}
         self._distinct: int | None = None
-        self._post = post
         self._preprocessing: ErrorSum | None = None
         self._flips = dict.fromkeys(self._steps, 0)
         self._total = dict.fromkeys(self._steps, 0)
@@ -173,11 +180,11 @@ class Comparison:
         for anomaly_map in own.raw.get(RAW_MAP, ()):
             count = len(np.unique(anomaly_map))
             self._distinct = count if self._distinct is None else min(self._distinct, count)
-        if self._provenance.inner:
-            # What the artifact's own steps make of its own raw values, before anything is decided about it.
-            computed = self._post.run({role: own.raw[role] for role in self._provenance.raw.read})
-            for name in self._provenance.inner:
-                self._own_errors.setdefault(name, ErrorSum()).add_relative(own.raw[name], computed[name])
+        for step in self._compiled.steps:
+            if step.target in self._provenance.inner:
+                # What the artifact's own step makes of its own values, before anything is decided about it.
+                computed = step.reference(*(own.values[name] for name in step.reads))
+                self._own_errors.setdefault(step.target, ErrorSum()).add_relative(own.raw[step.target], computed)
         for role, values in reference.raw.items():
             self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
         for name, values in reference.passed_through.items():
@@ -193,7 +200,7 @@ class Comparison:
             check_form(name, shipped, expected)
             found = shipped[name]
             if name in self._steps:
-                self._add_decisions(name, found, expected, on_own, reference.raw, own.raw, start)
+                self._add_decisions(name, found, expected, on_own, reference.values, own.values, start)
             else:
                 self._errors.setdefault(name, ErrorSum()).add(found, expected)
                 self._own_errors.setdefault(name, ErrorSum()).add(found, on_own)
@@ -204,16 +211,14 @@ class Comparison:
         found: Array,
         expected: Array,
         on_own: Array,
-        reference_raw: Mapping[str, Array],
-        own_raw: Mapping[str, Array],
+        reference_values: Mapping[str, Array],
+        own_values: Mapping[str, Array],
         start: int,
     ) -> None:
         step = self._steps[name]
         self._total[name] += expected.size
         self._positive[name] += int(np.count_nonzero(expected))
         self._flips[name] += int((found != expected).sum())
-        own_values = _decided_about(step, own_raw)
-        reference_values = _decided_about(step, reference_raw)
         self._postprocessing[name].add(found != on_own, own_values, step, start)
         self._drift[name].add(on_own != expected, reference_values, step, start)
 
@@ -234,8 +239,9 @@ class Comparison:
                 name=name,
                 total=self._total[name],
                 positive=self._positive[name],
-                cutoff=None if step.cutoff is None else float(step.cutoff),
-                scale=_scale(step),
+                compare=None if step is None else step.target,
+                cutoff=_only_cutoff(step),
+                scale=1.0 if step is None else step.scale,
                 flips=self._flips[name],
                 postprocessing=self._postprocessing[name].report(),
                 drift=self._drift[name].report(),
@@ -258,12 +264,3 @@ class Comparison:
             raw_matches=raw_matches,
             max_flips=max_flips,
         )
-
-
-def _decided_about(step: Compare, raw: Mapping[str, Array]) -> Array:
-    """The raw values a decision is about; for a score that comes from the map, the map's maximum."""
-    if step.source in raw:
-        return raw[step.source]
-    anomaly_map = raw[RAW_MAP]
-    maximum: Array = anomaly_map.reshape(len(anomaly_map), -1).max(axis=1)
-    return maximum

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.fusion.provenance import Provenance, cutoff_to_json
 from pp_graph.targets.island.precision import is_floating
+
+if TYPE_CHECKING:
+    from pp_graph.fusion.provenance import Provenance
 
 # Resizing as Pillow does differs most from its twin: by 3e-3 of 255 on noise, measured in OpenVINO 2026.4.
 PREPROCESSING_TOLERANCE: Final = 1e-4
@@ -67,7 +69,7 @@ class Flips:
         pixel: Index of each within its image, flattened; 0 for labels.
         raw_value: The raw value that was decided about.
         margin: Distance of the raw value from the cutoff, divided by the calibrated range where
-            there is one. NaN where the raw value is NaN.
+            there is one. NaN where the raw value is NaN, or no comparison was made at that place.
     """
 
     image: npt.NDArray[np.int64]
@@ -112,7 +114,8 @@ class DecisionReport:
         name: `pred_label` or `pred_mask`.
         total: Decisions compared.
         positive: Of these, how many the reference calls anomalous.
-        cutoff: Smallest raw value that is anomalous; None where none is.
+        compare: Name of the comparison by which margins are measured; None where there is none.
+        cutoff: The smallest value that this calls anomalous; None where none is, or where there are several.
         scale: What margins are divided by: `max - min` of the level, 1 where there is none.
         flips: Decisions of the artifact that differ from the float32 reference, whatever the cause.
         postprocessing: Flips by the post-processing: the artifact's decision differs from the
@@ -124,6 +127,7 @@ class DecisionReport:
     name: str
     total: int
     positive: int
+    compare: str | None
     cutoff: float | None
     scale: float
     flips: int
@@ -245,7 +249,8 @@ class VerificationReport:
                     "name": each.name,
                     "total": each.total,
                     "positive": each.positive,
-                    "cutoff": cutoff_to_json(None if each.cutoff is None else np.float32(each.cutoff)),
+                    "compare": each.compare,
+                    "cutoff": None if each.compare is None else self.provenance.cutoffs.get(each.compare),
                     "scale": each.scale,
                     "flips": each.flips,
                     "postprocessing": {

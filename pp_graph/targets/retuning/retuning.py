@@ -9,7 +9,7 @@ import msgspec
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.fusion import FusedModel, Provenance, fuse, fuse_anew, renewed_post_processor
-from pp_graph.fusion.provenance import SCHEMA_VERSION, cutoff_to_json
+from pp_graph.fusion.provenance import SCHEMA_VERSION, cutoffs_to_json
 from pp_graph.model import RawModel
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.island.island import replace_island
@@ -99,7 +99,7 @@ def renewed(provenance: Provenance, post: PostProcessor) -> Provenance:
         pp_graph_version=__version__,
         statistics=post.statistics,
         parameters=post.parameters(),
-        cutoffs={name: cutoff_to_json(step.cutoff) for name, step in post.decisions(provenance.layout).items()},
+        cutoffs=cutoffs_to_json(post.compiled(provenance.layout)),
     )
 
 

@@ -1,0 +1,1 @@
+"""The operators in which steps are written, a file a kind; `Emitter` has them all."""

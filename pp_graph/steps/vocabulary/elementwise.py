@@ -1,0 +1,90 @@
+"""Operators that look at one place at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pp_graph.steps.vocabulary.writer import Writer
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+_CLIP_BOUNDS_ARE_INPUTS = 11
+_LESS_OR_EQUAL = 12
+
+
+class Elementwise(Writer):
+    """Arithmetic, comparison and choice."""
+
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a + b`; `b` broadcasts to `a`."""
+        return self.node("Add", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a - b`; `b` broadcasts to `a`."""
+        return self.node("Sub", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def mul(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a * b`; `b` broadcasts to `a`."""
+        return self.node("Mul", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def div(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a / b`; `b` broadcasts to `a`."""
+        return self.node("Div", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def clip(self, a: ir.Value, low: float, high: float) -> ir.Value:
+        """Limit `a` to [low, high]. What NaN becomes depends on the runtime."""
+        dtype = np.dtype(np.float32)
+        if self.opset < _CLIP_BOUNDS_ARE_INPUTS:
+            return self.node("Clip", [a], {"min": low, "max": high}, dtype, self.shape_of(a))
+        bounds = [self.constant(np.float32(low), "low"), self.constant(np.float32(high), "high")]
+        return self.node("Clip", [a, *bounds], {}, dtype, self.shape_of(a))
+
+    def less(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a < b`, false for NaN if `b` is a constant; the constant of the two broadcasts."""
+        shape = self.shape_of(b if self.is_constant(a) else a)
+        return self.node("Less", [a, b], {}, np.dtype(np.bool_), shape)
+
+    def less_or_equal(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a <= b`, false where either is NaN, of the shape of `b`; `a` is a scalar."""
+        dtype = np.dtype(np.bool_)
+        if self.opset >= _LESS_OR_EQUAL:
+            return self.node("LessOrEqual", [a, b], {}, dtype, self.shape_of(b))
+        not_above = self.logical_not(self.node("Less", [b, a], {}, dtype, self.shape_of(b)))
+        number = self.logical_not(self.is_nan(a))
+        return self.logical_and(self.logical_and(not_above, number), self.logical_not(self.is_nan(b)))
+
+    def is_nan(self, a: ir.Value) -> ir.Value:
+        """Whether each number is NaN."""
+        return self.node("IsNaN", [a], {}, np.dtype(np.bool_), self.shape_of(a))
+
+    def logical_not(self, a: ir.Value) -> ir.Value:
+        """`not a`."""
+        return self.node("Not", [a], {}, np.dtype(np.bool_), self.shape_of(a))
+
+    def logical_and(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a and b`; `b` broadcasts to `a`."""
+        return self.node("And", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
+
+    def logical_or(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a or b`, of one shape."""
+        return self.node("Or", [a, b], {}, np.dtype(np.bool_), self.shape_of(a))
+
+    def where(self, condition: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a` where the condition holds, else `b`, of one element type; both broadcast to the condition."""
+        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        return self.node("Where", [condition, a, b], {}, dtype, self.shape_of(condition))
+
+    def cast(self, a: ir.Value, dtype: np.dtype[np.generic]) -> ir.Value:
+        """Convert to another element type."""
+        import onnx_ir as ir
+
+        to = ir.DataType.from_numpy(dtype)
+        return self.node("Cast", [a], {"to": to.value}, dtype, self.shape_of(a))
+
+    def identity(self, a: ir.Value) -> ir.Value:
+        """`a` under a name of its own; float32."""
+        return self.node("Identity", [a], {}, np.dtype(np.float32), self.shape_of(a))

@@ -1,0 +1,193 @@
+"""Where operators and constants go: into a graph, under fresh names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pp_graph.errors import FusionError, OpsetError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+    from pp_graph.model import NameScope, Shape
+
+MINIMUM_OPSET = 9
+"""Where and IsNaN first take float32 here; everything else is older."""
+
+_INITIALIZERS_NEED_NO_INPUT = 4
+"""IR version from which an initializer need not be a graph input as well."""
+
+
+class Writer:
+    """Writes operators at the end of a graph; every name is fresh and lies under one prefix.
+
+    Attributes:
+        opset: The graph's opset; operators are written in the form it asks for.
+
+    Args:
+        graph: The graph to write into.
+        opset: The graph's opset; operators are written in the form it asks for.
+        ir_version: The model's IR version. Before 4 an initializer must also be an input, so
+            constants are written as Constant nodes there, and the inputs stay as they are.
+        names: The names taken in the graph.
+        prefix: What every name begins with.
+
+    Raises:
+        OpsetError: The opset is below `MINIMUM_OPSET`.
+    """
+
+    def __init__(self, graph: ir.Graph, *, opset: int, ir_version: int, names: NameScope, prefix: str) -> None:
+        if opset < MINIMUM_OPSET:
+            raise OpsetError(
+                f"The model is at opset {opset}, expected {MINIMUM_OPSET} or later for the post-processing's "
+                f"operators (Where, IsNaN). Export it again with opset_version={MINIMUM_OPSET} or later."
+            )
+        self._graph = graph
+        self.opset = opset
+        self._ir_version = ir_version
+        self._names = names
+        self._prefix = prefix
+        self._scope = ""
+        self._constants: dict[tuple[str, bytes], ir.Value] = {}
+        self._trusted: dict[ir.Value, Shape | None] = {}
+        self._before: ir.Node | None = None
+
+    @contextlib.contextmanager
+    def before(self, node: ir.Node) -> Iterator[None]:
+        """Write before a node, instead of at the end of the graph."""
+        self._before = node
+        try:
+            yield
+        finally:
+            self._before = None
+
+    def trust(self, value: ir.Value, shape: Shape | None) -> None:
+        """Take `shape` for that of a value of the raw model, which declares only what is proven of it."""
+        self._trusted[value] = shape
+
+    def shape_of(self, value: ir.Value) -> Shape | None:
+        """Shape of a value, as far as it is known."""
+        if value in self._trusted:
+            return self._trusted[value]
+        if value.shape is None:
+            return None
+        return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Name everything written inside `<prefix>/<name>/...`."""
+        self._scope = name
+        self._constants = {}
+        try:
+            yield
+        finally:
+            self._scope = ""
+
+    def constant(self, value: np.generic | Sequence[int], name: str) -> ir.Value:
+        """A named constant: a float32 scalar, or int64 numbers. One value a scope is written once."""
+        return self._constant(np.asarray(value, np.int64 if isinstance(value, Sequence) else None), name)
+
+    def array(self, value: npt.NDArray[np.floating], name: str) -> ir.Value:
+        """A named constant array, rounded to float32."""
+        return self._constant(np.ascontiguousarray(value, np.float32), name)
+
+    def _constant(self, array: npt.NDArray[Any], name: str) -> ir.Value:
+        import onnx_ir as ir
+
+        key = (f"{array.dtype} {array.shape}", array.tobytes())
+        if key not in self._constants:
+            full = self._fresh(name)
+            tensor = ir.tensor(array, name=full)
+            if self._ir_version < _INITIALIZERS_NEED_NO_INPUT:
+                self._constants[key] = self.node("Constant", [], {"value": tensor}, array.dtype, array.shape, full)
+            else:
+                constant = ir.Value(
+                    name=full,
+                    shape=ir.Shape(array.shape),
+                    type=ir.TensorType(tensor.dtype),
+                    const_value=tensor,
+                )
+                self._graph.register_initializer(constant)
+                self._constants[key] = constant
+        return self._constants[key]
+
+    def is_constant(self, value: ir.Value) -> bool:
+        """Whether a value is a constant that was written in this scope."""
+        return any(value is constant for constant in self._constants.values())
+
+    def adjustable(self, default: np.float32, name: str) -> ir.Value:
+        """A float32 scalar that a caller may feed, under exactly this name; an input of the graph with a default.
+
+        Raises:
+            FusionError: The name is taken.
+        """
+        import onnx_ir as ir
+
+        if self._names.fresh(name) != name:
+            raise FusionError(
+                f"The model has a value named '{name}', which the adjustable cutoff needs. Export the model with "
+                "another name, or leave thresholds fixed."
+            )
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(()),
+            type=ir.TensorType(ir.DataType.FLOAT),
+            const_value=ir.tensor(np.asarray(default), name=name),
+        )
+        self._graph.inputs.append(value)
+        self._graph.register_initializer(value)
+        return value
+
+    def _fresh(self, name: str) -> str:
+        return self._names.fresh("/".join(part for part in (self._prefix, self._scope, name) if part))
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, ir.TensorProtocol | float | int | str | list[int]],
+        dtype: np.dtype[np.generic] | None,
+        shape: Shape | None,
+        name: str | None = None,
+    ) -> ir.Value:
+        """Write one operator of the default domain, for which the vocabulary has no word.
+
+        Args:
+            op_type: Name of the operator, such as `Exp`.
+            inputs: What it reads; None for an optional input that is left out.
+            attributes: Its attributes.
+            dtype: Element type of its first output; None where it is not known.
+            shape: Shape of its first output; None where it is not known.
+            name: Name of the output; None for a fresh one.
+
+        Raises:
+            OpsetError: The graph's opset has no such operator.
+        """
+        import onnx
+        import onnx_ir as ir
+
+        if not onnx.defs.has(op_type, self.opset, ""):
+            raise OpsetError(
+                f"Operator {op_type} does not exist at opset {self.opset} of the model. Export the model with a later "
+                "opset_version, or write the step with operators that it has."
+            )
+
+        output = ir.Value(
+            name=name or self._fresh(f"{op_type}_output"),
+            shape=None if shape is None else ir.Shape(shape),
+            type=None if dtype is None else ir.TensorType(ir.DataType.from_numpy(dtype)),
+        )
+        node = ir.node(op_type, inputs, attributes, outputs=[output], name=self._fresh(op_type))
+        self._write(node)
+        return output
+
+    def _write(self, node: ir.Node) -> None:
+        if self._before is None:
+            self._graph.append(node)
+        else:
+            self._graph.insert_before(self._before, node)
