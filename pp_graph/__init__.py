@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
-    from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions
+    from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions, RecipePostProcessor
     from pp_graph.preprocessing import Preprocessing
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
@@ -51,6 +51,7 @@ _EXPORTS = {
     "Provenance": "pp_graph.fusion",
     "Quantization": "pp_graph.targets",
     "RawModel": "pp_graph.model",
+    "RecipePostProcessor": "pp_graph.postprocessors",
     "Runner": "pp_graph.running",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
@@ -84,6 +85,7 @@ __all__ = [
     "Provenance",
     "Quantization",
     "RawModel",
+    "RecipePostProcessor",
     "Runner",
     "Statistics",
     "VerificationReport",

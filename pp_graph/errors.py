@@ -7,6 +7,7 @@
     ├── StatisticsError          a statistics file or value is missing, malformed or impossible
     ├── CalibrationError         scores and labels do not give the statistics that were asked for
     ├── PostProcessorError       a post-processor's parameters or inputs do not fit
+    │   └── RecipeError          a recipe names a step or a field that is not there or does not fit
     ├── FusionError              the post-processing cannot be written into this graph
     │   ├── AlreadyFusedError    the model already carries a post-processing
     │   └── ProvenanceError      pp_graph's metadata is absent or unreadable
@@ -50,6 +51,24 @@ class CalibrationError(PPGraphError, ValueError):
 
 class PostProcessorError(PPGraphError, ValueError):
     """A post-processor's parameters or inputs do not fit."""
+
+
+class RecipeError(PostProcessorError):
+    """A recipe names a step or a field that is not there, or does not fit.
+
+    Attributes:
+        problem: What is wrong.
+        field: The field that it is about; None where it is about a whole step.
+        index: Index of the step; None where it is about the whole recipe.
+    """
+
+    def __init__(self, problem: str, *, field: str | None = None, index: int | None = None) -> None:
+        self.problem = problem
+        self.field = field
+        self.index = index
+        where = [] if index is None else [f"Step {index + 1}"]
+        where += [] if field is None or index is None else [f"field '{field}'"]
+        super().__init__(": ".join([*([", ".join(where)] if where else []), problem]))
 
 
 class FusionError(PPGraphError, ValueError):

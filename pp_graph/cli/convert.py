@@ -45,7 +45,7 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
               help="How Intel's Model API is to feed images, such as scale_values=255,255,255 and "
               "reverse_input_channels=True (for a model that takes RGB). Once an entry.")  # fmt: skip
 @frame_options
-@click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first.")
+@click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first, as --recipe does.")
 @quantization_options
 @post_processing_options
 @force_option
@@ -65,7 +65,7 @@ def convert(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Convert MODEL, a fused ONNX file, to OpenVINO. With --stats, MODEL is raw and is fused first.
+    """Convert MODEL, a fused ONNX file, to OpenVINO. With --stats or --recipe, MODEL is raw and is fused first.
 
     Options about the form of the outputs and thresholds change the post-processing of a fused MODEL.
     """
@@ -73,7 +73,8 @@ def convert(
     model_info = _parse_entries(entries)
     preprocessing = take_preprocessing(options)
     quantising = {name: options.pop(name) for name in NAMES}
-    if stats is None:
+    is_raw = stats is not None or options["recipe"] is not None
+    if not is_raw:
         _refuse_unused(ctx, options)
 
     from pp_graph import fusion, targets
@@ -82,9 +83,10 @@ def convert(
 
     files = {"xml": output, "bin": output.with_suffix(".bin")}
     usage = targets.usage_path(output)
-    inputs = [path for path in (model, stats, quantising["calibration_data"], quantising["labels"]) if path is not None]
+    read = (model, stats, options["recipe"], quantising["calibration_data"], quantising["labels"])
+    inputs = [path for path in read if path is not None]
     check_targets((*files.values(), usage), overwrite=force, inputs=inputs)
-    if stats is None:
+    if not is_raw:
         fused = fusion.FusedModel.load(model)
         changes = post_processing(options).form
         if changes:
@@ -133,7 +135,7 @@ def convert(
     print_device_check(check)
     raw = fused.provenance.raw.file or "RAW.onnx"
     on = "" if device == "CPU" else f" --device {shlex.quote(device)}"
-    note(f"Next: pp-graph verify {model if stats is not None else raw} {output} --data IMAGES{on}")
+    note(f"Next: pp-graph verify {model if is_raw else raw} {output} --data IMAGES{on}")
 
 
 def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:

@@ -36,7 +36,7 @@ def fuse(
 ) -> None:
     """Write post-processing into RAW, a raw ONNX export, so that it returns labels and masks."""
     fused = post_processing(options).fuse(raw, stats, replace=replace)
-    inputs = [raw] if stats is None else [raw, stats]
+    inputs = [path for path in (raw, stats, options["recipe"]) if path is not None]
     fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)
     if as_json:
         print_json({"output": str(output), **describe(fused)})

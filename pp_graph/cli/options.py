@@ -13,6 +13,7 @@ from pp_graph.cli.output import note
 
 if TYPE_CHECKING:
     from pp_graph.fusion import FusedModel
+    from pp_graph.postprocessors import PostProcessor
     from pp_graph.statistics import Statistics
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -33,6 +34,7 @@ class PostProcessing:
     """What the options of `post_processing_options` say.
 
     Attributes:
+        recipe: File that lists the steps; None for the one-class post-processor.
         score_output: Name of the raw score.
         map_output: Name of the raw map.
         keep_raw: Keep the raw outputs as well.
@@ -41,6 +43,7 @@ class PostProcessing:
         given: Those of them that were said, and not left to their defaults.
     """
 
+    recipe: Path | None
     score_output: str | None
     map_output: str | None
     keep_raw: bool
@@ -59,15 +62,21 @@ class PostProcessing:
         Settings that came with the statistics hold where no option says otherwise.
         """
         from pp_graph.fusion import fuse
-        from pp_graph.postprocessors import OneClassPostProcessor
+        from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
         from pp_graph.statistics import Statistics
 
         statistics = None if stats is None else Statistics.load(stats)
-        settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
-        self._refuse_ineffective(settings)
+        post: PostProcessor
+        if self.recipe is None:
+            settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
+            self._refuse_ineffective(settings)
+            post = OneClassPostProcessor(statistics, **settings)
+        else:
+            self._refuse_settings()
+            post = RecipePostProcessor.load(self.recipe, statistics)
         fused = fuse(
             raw,
-            OneClassPostProcessor(statistics, **settings),
+            post,
             score_output=self.score_output,
             map_output=self.map_output,
             keep_raw=self.keep_raw,
@@ -77,6 +86,15 @@ class PostProcessing:
         for remark in fused.notes:
             note(f"Note: {remark}")
         return fused
+
+    def _refuse_settings(self) -> None:
+        given = next((name for name in self.settings if name in self.given), None)
+        if given is not None:
+            flag = f"--{given.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} belongs to the one-class post-processor, and --recipe lists other steps. Leave out {flag}, or "
+                "write what it does into the recipe."
+            )
 
     def _refuse_ineffective(self, settings: dict[str, Any]) -> None:
         wanted = settings["outputs"]
@@ -107,6 +125,9 @@ class PostProcessing:
 
 
 _OPTIONS = (
+    click.option("--recipe", type=PATH, metavar="FILE.yaml",
+                 help="Take the steps that this file lists, or the class it names, instead of the one-class "
+                 "post-processor."),
     click.option("--image-sensitivity", type=float, metavar="S", default=0.5, show_default=True,
                  help="0 flags no image, 0.5 those above the threshold, 1 all that normalise above 0."),
     click.option("--pixel-sensitivity", type=float, metavar="S", default=0.5, show_default=True,
@@ -158,6 +179,7 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
+        recipe=options["recipe"],
         score_output=options["score_output"],
         map_output=options["map_output"],
         keep_raw=options["keep_raw"],

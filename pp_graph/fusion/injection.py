@@ -23,7 +23,7 @@ from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, RawOutputs, Role, find_outputs, format_shape
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.model.shapes import channels_are_last, map_size_of
-from pp_graph.postprocessors import POSTPROCESSED_NAMES, PostProcessor, RawLayout
+from pp_graph.postprocessors import POSTPROCESSED_NAMES, PostProcessor, RawLayout, class_name
 from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
@@ -84,6 +84,7 @@ def fuse(
             f"The post-processor is {type(post).__name__}, expected a PostProcessor such as "
             "OneClassPostProcessor(Statistics.load('stats.json'))."
         )
+    _check_parameters(post)
     raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     earlier = None
     if METADATA_KEY in raw.model.metadata_props:
@@ -141,7 +142,7 @@ def fuse(
     provenance = Provenance(
         schema_version=SCHEMA_VERSION,
         pp_graph_version=__version__,
-        post_processor=type(post).__name__,
+        post_processor=class_name(type(post)),
         parameters=post.parameters(),
         statistics=post.statistics,
         cutoffs=cutoffs_to_json(compiled),
@@ -218,6 +219,17 @@ def _image_size(shape: Shape) -> tuple[int, int] | None:
     sizes = shape[1:3] if shape[3] in (1, 3) and shape[1] not in (1, 3) else shape[2:4]
     height, width = sizes
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _check_parameters(post: PostProcessor) -> None:
+    """Make sure that the post-processor can be noted in the model, and built again from what is noted."""
+    try:
+        msgspec.json.encode(post.parameters())
+    except TypeError as error:
+        raise PostProcessorError(
+            f"Parameters of {type(post).__name__} hold what is no plain value ({error}), expected numbers, text and "
+            "lists of these: they are noted in the model. Build steps from them in steps(), or override parameters()."
+        ) from error
 
 
 def _check_outputs(found: RawOutputs) -> None:

@@ -12,7 +12,15 @@ import numpy as np
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
-from pp_graph.postprocessors import PACKED_NAME, POST_PROCESSORS, CompiledSteps, PostProcessor, RawLayout, unpack
+from pp_graph.postprocessors import (
+    PACKED_NAME,
+    CompiledSteps,
+    PostProcessor,
+    RawLayout,
+    find_post_processor,
+    post_processor_names,
+    unpack,
+)
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.preprocessing import Preprocessing
 from pp_graph.statistics import Statistics
@@ -92,7 +100,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         schema_version: Version of this record.
         pp_graph_version: Version that wrote it.
-        post_processor: Class name of the post-processor.
+        post_processor: Class of the post-processor; with its module where it is not one of pp_graph.
         parameters: Its parameters, without the statistics.
         statistics: The calibrated numbers.
         cutoffs: What a comparison writes, to the smallest value that is anomalous: a float32, "inf", "-inf", or
@@ -220,19 +228,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             ProvenanceError: Its class is not known to this version, or it does not decide by the cutoffs
                 that were written into the model.
         """
-        known = {kind.__name__: kind for kind in POST_PROCESSORS}
-        if self.post_processor not in known:
-            raise ProvenanceError(
-                f"Post-processor '{self.post_processor}' is not known, expected one of: {', '.join(known)}. "
-                f"It was written by pp_graph {self.pp_graph_version}: use that version or a later one."
-            )
-        try:
-            post = known[self.post_processor].from_parameters(self.statistics, self.parameters)
-        except TypeError as error:
-            raise ProvenanceError(
-                f"Parameters of '{self.post_processor}' do not fit this version: {error}. They were written by "
-                f"pp_graph {self.pp_graph_version}: use that version, or fuse the raw model again."
-            ) from error
+        post = self.renewed_post_processor(self.statistics, {})
         cutoffs = cutoffs_to_json(post.compiled(self.layout))
         if cutoffs != self.cutoffs:
             raise ProvenanceError(
@@ -240,6 +236,28 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 "was edited, or written by a version that decides otherwise: fuse the raw model again."
             )
         return post
+
+    def renewed_post_processor(self, statistics: Statistics | None, changes: Mapping[str, Any]) -> PostProcessor:
+        """Build the post-processor that was fused with other statistics, or with other values of some parameters.
+
+        Raises:
+            ProvenanceError: Its class is not known, or does not take its parameters.
+            PostProcessorError: It does not take a value.
+        """
+        kind = find_post_processor(self.post_processor)
+        if kind is None:
+            raise ProvenanceError(
+                f"Post-processor '{self.post_processor}' is not known, expected one of: "
+                f"{', '.join(post_processor_names())}. Import the module that defines it first (pp-graph --plugin "
+                f"FILE.py); if it is one of pp_graph, use version {self.pp_graph_version} or a later one."
+            )
+        try:
+            return kind.from_parameters(statistics, {**self.parameters, **changes})
+        except TypeError as error:
+            raise ProvenanceError(
+                f"Parameters of '{self.post_processor}' do not fit this version: {error}. They were written by "
+                f"pp_graph {self.pp_graph_version}: use that version, or fuse the raw model again."
+            ) from error
 
 
 class _Versioned(msgspec.Struct):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pp_graph.errors import PostProcessorError, ProvenanceError
+from pp_graph.errors import PostProcessorError
 from pp_graph.fusion.injection import fuse
-from pp_graph.postprocessors import POST_PROCESSORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,25 +30,13 @@ def renewed_post_processor(
         ProvenanceError: Its class or its parameters are not known to this version.
         PostProcessorError: It does not take a value, or a sensitivity has nothing to move.
     """
-    kind = next((kind for kind in POST_PROCESSORS if kind.__name__ == provenance.post_processor), None)
-    if kind is None:
-        raise ProvenanceError(
-            f"Post-processor '{provenance.post_processor}' is not known, expected one of: "
-            f"{', '.join(kind.__name__ for kind in POST_PROCESSORS)}. Use the version of pp_graph that wrote the model."
-        )
     for parameter, decision in (("image_sensitivity", "pred_label"), ("pixel_sensitivity", "pred_mask")):
         if parameter in changes and decision not in provenance.cutoffs:
             raise PostProcessorError(
                 f"{parameter} is given, and the model writes no {decision}, which it would move. Leave it out."
             )
     kept = provenance.statistics if statistics is None else statistics
-    try:
-        return kind.from_parameters(kept, {**provenance.parameters, **changes})
-    except TypeError as error:
-        raise ProvenanceError(
-            f"Parameters of '{provenance.post_processor}' do not fit this version: {error}. They were written by "
-            f"pp_graph {provenance.pp_graph_version}: use that version, or fuse the raw model again."
-        ) from error
+    return provenance.renewed_post_processor(kept, changes)
 
 
 def fuse_anew(fused: FusedModel, post: PostProcessor) -> FusedModel:

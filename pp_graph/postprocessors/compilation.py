@@ -6,14 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors.layout import DECISION_NAMES
+from pp_graph.errors import PostProcessorError, StatisticsError
+from pp_graph.postprocessors.layout import DECISION_NAMES, RawLayout
 from pp_graph.steps import DecidingStep, Form, MonotoneStep, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from pp_graph.postprocessors.layout import RawLayout
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 """Names of the outputs, in the order in which a fused model lists them."""
@@ -111,6 +109,32 @@ def compile_steps(steps: Sequence[Step], layout: RawLayout) -> CompiledSteps:
         )
     compiled = CompiledSteps(tuple(_pulled_back(bound)), forms)
     return dataclasses.replace(compiled, steps=tuple(compiled.needed(written, layout.forms)))
+
+
+def check_steps(steps_for: Callable[[RawLayout], Sequence[Step]], *, classes: bool) -> None:
+    """Make sure that steps fit some raw model: one with a score and a map, or with either.
+
+    Args:
+        steps_for: Gives the steps for what a raw model gives.
+        classes: Whether scores and maps with classes are taken.
+
+    Raises:
+        PostProcessorError: They fit none; the error is that of a model with both.
+    """
+    one: int | None = None if classes else 1
+    both = RawLayout(True, True, map_rank=4, score_rank=2, input_size=(256, 256), score_classes=one, map_classes=one)
+    refusals = []
+    for layout in (both, dataclasses.replace(both, score=False), dataclasses.replace(both, map=False)):
+        try:
+            compile_steps(steps_for(layout), layout)
+        except StatisticsError:
+            # Numbers may come later; the names they are read by cannot be checked without them.
+            return
+        except PostProcessorError as error:
+            refusals.append(error)
+            continue
+        return
+    raise refusals[0]
 
 
 def _named(step: Step) -> str:

@@ -6,8 +6,10 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import numpy as np
+
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors.compilation import OUTPUT_NAMES, CompiledSteps, compile_steps
+from pp_graph.postprocessors.compilation import OUTPUT_NAMES, CompiledSteps, check_steps, compile_steps
 from pp_graph.postprocessors.layout import DECISION_NAMES, RawLayout, layout_of
 from pp_graph.postprocessors.packing import PACKED_NAME, emit_packed
 from pp_graph.postprocessors.predictions import Predictions
@@ -43,6 +45,14 @@ class PostProcessor(ABC):
     statistics: Statistics | None
     pack: bool = False
     takes_classes: bool = False
+
+    def __post_init__(self) -> None:
+        """Try the steps out on raw models that could come, so that what does not fit shows now.
+
+        Raises:
+            PostProcessorError: The steps fit no raw model: one reads what is not there or does not fit.
+        """
+        check_steps(self.steps, classes=self.takes_classes)
 
     @abstractmethod
     def steps(self, layout: RawLayout) -> Sequence[Step]:
@@ -174,5 +184,13 @@ class PostProcessor(ABC):
         outputs: dict[str, ir.Value] = {name: values.pop(name) for name in OUTPUT_NAMES if name in values}
         if self.pack:
             with op.scope(PACKED_NAME):
+                outputs = {name: _as_number(op, value) for name, value in outputs.items()}
                 outputs = {PACKED_NAME: emit_packed(op, outputs, layout)}
         return {**outputs, **values}
+
+
+def _as_number(op: Emitter, value: ir.Value) -> ir.Value:
+    """A decision as 0 or 1; numbers stay what they are."""
+    if value.dtype is None or value.dtype.numpy() != np.bool_:
+        return value
+    return op.where(value, op.constant(np.float32(1), "anomalous"), op.constant(np.float32(0), "normal"))

@@ -63,12 +63,14 @@ class Accepts:
         dtypes: Element types, of which it must have one.
         classes: Whether an axis of classes is taken; otherwise there must be one value an image or pixel.
         known_axes: Whether its axes must be known.
+        classes_only: Whether the step is meant for values with classes, so that a recipe with it takes these.
     """
 
     level: Level | None = None
     dtypes: tuple[str, ...] = ("float32",)
     classes: bool = False
     known_axes: bool = False
+    classes_only: bool = False
 
     def refusal(self, form: Form) -> str | None:
         """What was expected of a value of this form instead; None where it fits."""

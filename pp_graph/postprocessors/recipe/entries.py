@@ -1,0 +1,192 @@
+"""Entries of a recipe: a step's name and its fields, of which some refer to statistics or to sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pp_graph.errors import PostProcessorError, RecipeError, StatisticsError
+from pp_graph.postprocessors.lookup import find_steps, step_name
+from pp_graph.steps import Step
+
+if TYPE_CHECKING:
+    from pp_graph.postprocessors.layout import RawLayout
+    from pp_graph.statistics import Statistics
+
+REFERENCES: Final = (
+    *(f"${level}.{number}" for level in ("image", "pixel") for number in ("threshold", "min", "max")),
+    "$input.height",
+    "$input.width",
+)
+"""What a field may refer to instead of giving a number."""
+
+_SETTLED: Final = frozenset({"axes", "normalizer"})
+"""Fields that are filled in when a recipe meets a model."""
+
+_NAMED_FIELD: Final = re.compile(r"(\w+)\b")
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A step of a recipe.
+
+    Attributes:
+        kind: The step's class.
+        fields: Its fields, as plain JSON values; lists are tuples.
+    """
+
+    kind: type[Step]
+    fields: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain values, as a file has it."""
+        return {"step": step_name(self.kind), **self.fields}
+
+    def references(self) -> dict[str, str]:
+        """Fields that refer to something, and to what."""
+        return {name: value for name, value in self.fields.items() if isinstance(value, str) and value.startswith("$")}
+
+    def build(self, statistics: Statistics | None, layout: RawLayout) -> Step:
+        """The step, with what its fields refer to.
+
+        Raises:
+            StatisticsError: A number that it refers to is not known.
+            PostProcessorError: A field does not fit.
+        """
+        resolved = {name: self._resolve(name, to, statistics, layout) for name, to in self.references().items()}
+        return self._construct(resolved)
+
+    def try_out(self) -> Step:
+        """The step with numbers that could be those that it refers to.
+
+        Raises:
+            RecipeError: A field does not fit; `field` says which.
+        """
+        likely = {"threshold": 0.5, "min": 0.0, "max": 1.0, "height": 256, "width": 256}
+        try:
+            return self._construct({name: likely[to.rpartition(".")[2]] for name, to in self.references().items()})
+        except PostProcessorError as error:
+            named = _NAMED_FIELD.match(str(error))
+            field = named.group(1) if named is not None and named.group(1) in self.fields else None
+            raise RecipeError(str(error), field=field) from error
+
+    def _construct(self, resolved: Mapping[str, Any]) -> Step:
+        try:
+            return self.kind(**{**self.fields, **resolved})
+        except (TypeError, ValueError) as error:
+            if isinstance(error, PostProcessorError):
+                raise
+            raise PostProcessorError(f"Fields of step '{step_name(self.kind)}' do not fit: {error}.") from error
+
+    def _resolve(self, field: str, to: str, statistics: Statistics | None, layout: RawLayout) -> float:
+        place, _, name = to[1:].partition(".")
+        where = f"field '{field}' of step '{self.fields['target']}' refers to"
+        if place == "input":
+            if layout.input_size is None:
+                raise PostProcessorError(
+                    f"The height and width of the model's input are not known, and {where} {to}. Write numbers "
+                    "instead, or export the model with a fixed input size."
+                )
+            return layout.input_size[0 if name == "height" else 1]
+        if statistics is None:
+            raise StatisticsError(
+                f"The recipe has no statistics, and {where} {to}. Pass --stats FILE, or "
+                "statistics=Statistics.load(...)."
+            )
+        number: float | None = getattr(getattr(statistics, place), name)
+        if number is None:
+            raise StatisticsError(
+                f"Statistics lack '{to[1:]}', and {where} it. Calibrate on validation data, or write a number instead."
+            )
+        return number
+
+
+def parse_entry(given: object) -> Entry:
+    """Read an entry: a mapping as a file has it, or a step itself.
+
+    Raises:
+        RecipeError: It is not an entry; `field` says which field is wrong, where it is one.
+    """
+    if isinstance(given, Step):
+        given = _described(given)
+    if not isinstance(given, Mapping):
+        raise RecipeError(
+            f"A step is {given!r}, expected a mapping such as {{step: sigmoid, source: raw_score, target: pred_score}}."
+        )
+    known = find_steps()
+    name = given.get("step")
+    if not isinstance(name, str) or name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        found = "is missing" if name is None else f"is {name!r}"
+        raise RecipeError(f"step {found}, expected one of: {', '.join(sorted(known))}.{hint}", field="step")
+    kind = known[name]
+    hints = _hints(kind)
+    allowed = [each for each in _fields(kind) if each.name not in _SETTLED]
+    names = [each.name for each in allowed]
+    for field, value in given.items():
+        if field == "step":
+            continue
+        if field not in names:
+            close = difflib.get_close_matches(str(field), names, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise RecipeError(
+                f"step '{name}' has no such field, expected some of: {', '.join(names)}.{hint}", field=field
+            )
+        _check_value(field, value, hints)
+    for each in allowed:
+        optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
+        if each.name not in given and not optional:
+            raise RecipeError(f"step '{name}' lacks the field '{each.name}'. Add it.", field="step")
+    return Entry(kind, {str(field): _plain(value) for field, value in given.items() if field != "step"})
+
+
+def _fields(kind: type[Step]) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(field for field in dataclasses.fields(kind) if field.init)  # type: ignore[arg-type]
+
+
+def _described(step: Step) -> dict[str, Any]:
+    found: dict[str, Any] = {"step": step_name(type(step))}
+    for field in _fields(type(step)):
+        value = getattr(step, field.name)
+        if field.name not in _SETTLED and (value != field.default or field.default is dataclasses.MISSING):
+            found[field.name] = value
+        elif field.name == "normalizer" and value is not None:
+            raise RecipeError(
+                f"Step '{step.target}' has a normalizer, expected none in a recipe: let an earlier step normalise, and "
+                "compare what it writes."
+            )
+    return found
+
+
+def _check_value(field: str, value: object, hints: Mapping[str, Any]) -> None:
+    if isinstance(value, str) and value.startswith("$"):
+        if value not in REFERENCES:
+            raise RecipeError(f"{value} refers to nothing, expected one of: {', '.join(REFERENCES)}.", field=field)
+        return
+    if field not in hints:
+        return
+    try:
+        msgspec.convert(_plain(value), hints[field])
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{value!r} does not fit: {error}.", field=field) from error
+    except TypeError:
+        # A type that only the step itself can check.
+        return
+
+
+def _hints(kind: type[Step]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind)
+    except NameError:
+        # Types that are imported for type checkers alone; the step checks its fields itself.
+        return {}
+
+
+def _plain(value: object) -> Any:
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
