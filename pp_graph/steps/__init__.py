@@ -8,6 +8,7 @@ from __future__ import annotations
 from pp_graph.steps.compare import DECISION_VALUES, Compare, DecidingStep, DecisionType
 from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
+from pp_graph.steps.encode_decision import EncodeDecision
 from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, MapAxes
 from pp_graph.steps.keep import Keep
 from pp_graph.steps.max_over_map import MaxOverMap
@@ -16,7 +17,7 @@ from pp_graph.steps.normalize import MinMaxNormalize
 from pp_graph.steps.resize_map import ResizeMap
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step
 
-STEPS: tuple[type[Step], ...] = (MaxOverMap, ResizeMap, MinMaxNormalize, Compare, Keep)
+STEPS: tuple[type[Step], ...] = (MaxOverMap, ResizeMap, MinMaxNormalize, Compare, Keep, EncodeDecision)
 
 __all__ = [
     "DECISION",
@@ -34,6 +35,7 @@ __all__ = [
     "DecidingStep",
     "DecisionType",
     "Emitter",
+    "EncodeDecision",
     "Form",
     "Keep",
     "MapAxes",
