@@ -256,3 +256,79 @@ class TestCommandLine:
         assert status == 2
         assert recipe.read_bytes() == before
         capsys.readouterr()
+
+
+class TestCalibration:
+    STEPS = """\
+steps:
+  - {step: resize_map, source: raw_map, target: small, height: 32, width: 32}
+  - {step: max_over_map, source: small, target: peak}
+  - {step: compare, source: peak, target: pred_label, level: $image.threshold}
+  - step: min_max_normalize
+    source: small
+    target: anomaly_map
+    threshold: $pixel.threshold
+    minimum: $pixel.min
+    maximum: $pixel.max
+"""
+
+    def test_what_the_steps_compare_is_calibrated(self, tmp_path: Path) -> None:
+        (tmp_path / "post.yaml").write_text(self.STEPS)
+        post = pp.RecipePostProcessor.load(tmp_path / "post.yaml")
+        raw, images = DEMO / "raw.onnx", DEMO / "images"
+        plain = pp.calibrate(raw, images, pixel="quantile", resamples=0).statistics
+        found = pp.calibrate(raw, images, post=post, pixel="quantile", resamples=0).statistics
+        assert found.pixel.max < plain.pixel.max
+        assert found.image.max == found.pixel.max
+        fused = pp.fuse(raw, post.with_statistics(found))
+        again = pp.calibrate(fused, images, pixel="quantile", resamples=0).statistics
+        # Behind the rewritten tail, and resized by onnxruntime.
+        for level in ("image", "pixel"):
+            for number in ("threshold", "min", "max"):
+                expected = getattr(getattr(found, level), number)
+                assert getattr(getattr(again, level), number) == pytest.approx(expected, rel=1e-5)
+        labels = pp.verify(raw, fused, images).decisions[0]
+        assert 0 < labels.positive < labels.total
+
+    def test_a_fused_model_has_a_post_processor_of_its_own(self, demo_fused_path: Path) -> None:
+        post = pp.RecipePostProcessor(None, (Keep("raw_map", "anomaly_map"),))
+        with pytest.raises(pp.PPGraphError, match="given for a model that is fused already"):
+            pp.calibrate(demo_fused_path, DEMO / "images", post=post)
+
+    @pytest.mark.parametrize(
+        ("extra", "message"),
+        [
+            (
+                "  - {step: compare, source: raw_map, target: pred_mask, level: $pixel.threshold}\n",
+                "Steps refer to .pixel that read 'small' and 'raw_map', expected one value",
+            ),
+            (
+                (
+                    "  - {step: max_over_map, source: anomaly_map, target: top}\n"
+                    "  - {step: keep, source: top, target: pred_score}\n"
+                    "  - {step: compare, source: peak, target: b, level: $image.min}\n"
+                ),
+                None,
+            ),
+        ],
+    )
+    def test_references_that_contradict(self, tmp_path: Path, extra: str, message: str | None) -> None:
+        (tmp_path / "post.yaml").write_text(self.STEPS + extra)
+        post = pp.RecipePostProcessor.load(tmp_path / "post.yaml")
+        if message is None:
+            pp.calibrate(DEMO / "raw.onnx", DEMO / "images", post=post, pixel="quantile", resamples=0)
+            return
+        with pytest.raises(PostProcessorError, match=message):
+            pp.calibrate(DEMO / "raw.onnx", DEMO / "images", post=post, pixel="quantile", resamples=0)
+
+    def test_what_follows_from_statistics_is_not_calibrated(self, tmp_path: Path) -> None:
+        (tmp_path / "post.yaml").write_text(
+            "steps:\n"
+            "  - {step: min_max_normalize, source: raw_map, target: anomaly_map, threshold: $pixel.threshold,\n"
+            "     minimum: $pixel.min, maximum: $pixel.max}\n"
+            "  - {step: max_over_map, source: anomaly_map, target: top}\n"
+            "  - {step: compare, source: top, target: pred_label, level: $image.threshold}\n"
+        )
+        post = pp.RecipePostProcessor.load(tmp_path / "post.yaml")
+        with pytest.raises(PostProcessorError, match="Step 'anomaly_map' refers to statistics"):
+            pp.calibrate(DEMO / "raw.onnx", DEMO / "images", post=post, resamples=0)
