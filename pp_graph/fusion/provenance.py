@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from pp_graph.errors import ProvenanceError
+from pp_graph.errors import PostProcessorError, ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
 from pp_graph.postprocessors import (
@@ -250,6 +251,13 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"Post-processor '{self.post_processor}' is not known, expected one of: "
                 f"{', '.join(post_processor_names())}. Import the module that defines it first (pp-graph --plugin "
                 f"FILE.py); if it is one of pp_graph, use version {self.pp_graph_version} or a later one."
+            )
+        known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(changes)
+        unknown = next((name for name in changes if name not in known), None)
+        if unknown is not None:
+            raise PostProcessorError(
+                f"Post-processor '{self.post_processor}' has no {unknown} (--{unknown.replace('_', '-')}), expected one "
+                f"of: {', '.join(sorted(known - {'statistics'}))}. Leave it out."
             )
         try:
             return kind.from_parameters(statistics, {**self.parameters, **changes})
