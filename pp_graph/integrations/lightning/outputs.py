@@ -146,7 +146,9 @@ def write_predictions(outputs: object, predictions: Predictions, step: str) -> N
 
 
 def to_numpy(value: Any) -> Any:
-    """A tensor as NumPy array, exactly; anything else as it is."""
+    """A tensor as NumPy array, exactly, and so each of a list; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [to_numpy(each) for each in value]
     if not isinstance(value, torch.Tensor):
         return value
     tensor = value.detach().cpu()
@@ -163,7 +165,7 @@ def _masks(value: Any) -> list[npt.NDArray[np.bool_] | None]:
     if not isinstance(value, Sequence):
         raise DataError(f"Masks are {_described(value)}, expected (N,H,W) or (N,1,H,W), or a list with one an image.")
     return [
-        None if mask is None else mask_flags(to_numpy(mask), f"The mask of image {index} of the batch")
+        None if mask is None else mask_flags(mask, f"The mask of image {index} of the batch")
         for index, mask in enumerate(value)
     ]
 
