@@ -89,6 +89,16 @@ def replaying_module(pl: Any, outputs: Callable[[Any], Any]) -> Any:
     """A module whose steps return what a function makes of the batch."""
 
     class Replaying(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            return self.weight.sum()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
         def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> Any:
             return outputs(batch)
 
