@@ -252,7 +252,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"{', '.join(post_processor_names())}. Import the module that defines it first (pp-graph --plugin "
                 f"FILE.py); if it is one of pp_graph, use version {self.pp_graph_version} or a later one."
             )
-        known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(changes)
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else None
+        known = set(changes) if fields is None else {field.name for field in fields}
         unknown = next((name for name in changes if name not in known), None)
         if unknown is not None:
             raise PostProcessorError(

@@ -140,7 +140,7 @@ class PostProcessorCallback(_Callback):
         del pl_module
         self._close()
         if not trainer.sanity_checking:
-            self._validation = Validation(trainer, self._keys, self._settings, one_pass=self._one_pass)
+            self._validation = Validation(trainer, self._post, self._keys, self._settings, one_pass=self._one_pass)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int | None = None

@@ -9,8 +9,13 @@ import torch
 
 from pp_graph.integrations.lightning.collector import Collector
 from pp_graph.integrations.lightning.duplicates import Duplicates
+from pp_graph.postprocessors import PostProcessor
+from pp_graph.postprocessors.layout import layout_of
+from pp_graph.postprocessors.raw_values import checked_values
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pp_graph.calibration import CalibrationResult
     from pp_graph.calibration.calibration import CalibratorSettings
     from pp_graph.integrations.lightning.outputs import Keys
@@ -23,12 +28,16 @@ class Validation:
 
     Args:
         trainer: The trainer that validates.
+        post: Says which values are calibrated; see `PostProcessor.values_to_calibrate`.
         keys: Where scores, maps, labels and masks are.
         settings: Keyword arguments of `Calibrator`.
         one_pass: See `Collector`.
     """
 
-    def __init__(self, trainer: Any, keys: Keys, settings: CalibratorSettings, *, one_pass: bool) -> None:
+    def __init__(
+        self, trainer: Any, post: PostProcessor, keys: Keys, settings: CalibratorSettings, *, one_pass: bool
+    ) -> None:
+        self._post = post
         self._keys = keys
         self._collector = Collector(settings, one_pass=one_pass, processes=trainer.world_size)
         self._duplicates = Duplicates(trainer)
@@ -50,13 +59,21 @@ class Validation:
         first = next(iter(raw.values()))
         images = len(first) if np.ndim(first) else 0
         repeated = self._duplicates.in_batch(images, batch_idx, dataloader_idx)
-        scores, maps = raw.get("pred_score"), raw.get("anomaly_map")
+        scores, maps = self._to_calibrate(raw)
         if repeated:
             kept = slice(images - repeated)
             scores, maps, labels, masks = (
                 None if each is None else each[kept] for each in (scores, maps, labels, masks)
             )
         self._collector.add(scores=scores, maps=maps, labels=labels, masks=masks)
+
+    def _to_calibrate(self, raw: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Scores and maps whose threshold and range the statistics are; raw ones are checked by the collector."""
+        if type(self._post).values_to_calibrate is PostProcessor.values_to_calibrate:
+            return raw.get("pred_score"), raw.get("anomaly_map")
+        values = checked_values(raw, classes=self._post.takes_classes)
+        found = self._post.values_to_calibrate(values, layout_of(values))
+        return found.get("image"), found.get("pixel")
 
     def result(self, *, resamples: int) -> CalibrationResult:
         """What was found, the same on every process; see `Collector.result`."""
