@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from pp_graph.targets.torch_eager.graph import OPSET, TorchGraph, compile_post_processor
 from pp_graph.targets.torch_eager.table import OPERATORS
-from pp_graph.targets.torch_eager.tracing import is_exporting, is_traced, known_sizes, without_trace_warnings
+from pp_graph.targets.torch_eager.tracing import (
+    is_exporting,
+    is_jit_traced,
+    is_traced,
+    known_sizes,
+    without_trace_warnings,
+)
 
 __all__ = [
     "OPERATORS",
@@ -15,6 +21,7 @@ __all__ = [
     "TorchGraph",
     "compile_post_processor",
     "is_exporting",
+    "is_jit_traced",
     "is_traced",
     "known_sizes",
     "without_trace_warnings",

@@ -1,0 +1,1 @@
+"""Other libraries: torch. Each needs an extra, and is imported only when it is asked for by its own name."""
