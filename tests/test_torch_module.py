@@ -16,13 +16,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed; it is optional")
 
 import pp_graph as pp  # noqa: E402
-from pp_graph.errors import ModelError, PostProcessorError, StatisticsError, TargetError  # noqa: E402
+from pp_graph.errors import PostProcessorError, StatisticsError, TargetError  # noqa: E402
 from pp_graph.integrations.torch import (  # noqa: E402
     InferenceBatch,
     OneClassPostProcessor,
     PostProcessor,
     PostProcessorModule,
 )
+from pp_graph.postprocessors import RawLayout  # noqa: E402
 from tests.models import STATS, run, score_and_map  # noqa: E402
 
 F32 = np.float32
@@ -33,7 +34,10 @@ def raw_values(post: pp.OneClassPostProcessor, seed: int = 0, side: int = 24) ->
     rng = np.random.default_rng(seed)
     anomaly_map = rng.normal(0.9, 0.7, (4, 1, side, side)).astype(F32)
     special = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1e-45, 3e38], F32)
-    cuts = [F32(float(cut)) for cut in pp.cutoffs_for(post).values() if not isinstance(cut, str)] if post else []
+    layout = RawLayout(score=True, map=True, map_rank=4, score_rank=2, map_size=(side, side))
+    cuts = [
+        F32(step.cutoffs) for step in post.bound(layout).compiled(layout).compares.values() if step.cutoffs < np.inf
+    ]
     near = [np.nextafter(cut, F32(side)) for cut in cuts for side in (-np.inf, np.inf)]
     values = np.concatenate([special, np.array(cuts + near, F32)])
     anomaly_map[0].ravel()[: len(values)] = values
@@ -177,7 +181,9 @@ def test_decisions_of_the_brick_are_anomalibs(brick: Path) -> None:
 
 
 def test_anomalibs_own_post_processor_takes_the_state() -> None:
-    post_processing = pytest.importorskip("anomalib.post_processing", reason="Anomalib is not installed; it is optional")
+    post_processing = pytest.importorskip(
+        "anomalib.post_processing", reason="Anomalib is not installed; it is optional"
+    )
     theirs = post_processing.PostProcessor()
     theirs.load_state_dict(OneClassPostProcessor(statistics=STATS).state_dict(), strict=True)
     ours = OneClassPostProcessor()
@@ -190,7 +196,9 @@ WRITES = {
     "copied": lambda module: module._image_threshold.copy_(torch.tensor(2.5)),
     "assigned": lambda module: setattr(module, "_image_threshold", torch.tensor(2.5)),
     "as statistics": lambda module: setattr(
-        module, "statistics", pp.Statistics(image=pp.LevelStatistics(threshold=2.5, min=0.5, max=3.0), pixel=STATS.pixel)
+        module,
+        "statistics",
+        pp.Statistics(image=pp.LevelStatistics(threshold=2.5, min=0.5, max=3.0), pixel=STATS.pixel),
     ),
     "state dict": lambda module: module.load_state_dict({**module.state_dict(), "_image_threshold": torch.tensor(2.5)}),
     "state dict, assigned": lambda module: module.load_state_dict(
@@ -206,7 +214,7 @@ def test_decisions_follow_the_buffers(way: str, copied: bool) -> None:
     score = torch.tensor([1.5, 2.0, 2.4, 2.6])
     assert module(score).pred_label.tolist() == [True] * 4
     if copied:
-        module = pickle.loads(pickle.dumps(copy.deepcopy(module)))  # noqa: S301
+        module = pickle.loads(pickle.dumps(copy.deepcopy(module)))
     WRITES[way](module)
     assert module(score).pred_label.tolist() == [False, False, False, True]
     assert module.statistics.image.threshold == 2.5
@@ -400,7 +408,21 @@ def test_a_loop_runs_in_torch_and_is_refused_when_traced(monkeypatch: pytest.Mon
     module = PostProcessorModule(pp.OneClassPostProcessor(STATS, normalize=False))
     anomaly_map = torch.rand(2, 1, 4, 4)
     assert torch.equal(module(anomaly_map=anomaly_map).pred_score, anomaly_map.amax((1, 2, 3)) * 8)
-    message = r"Step 'raw_score', operator Loop branches on the data, which torch cannot write down.*export\(model, post"
-    with pytest.raises(TargetError, match=message), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.trace(module, (anomaly_map.amax((2, 3)) * 0 + 1, anomaly_map)[1:], strict=False)
+    message = (
+        r"Step 'raw_score', operator Loop branches on the data, which torch cannot write down.*export\(model, post"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated
+        with pytest.raises(TargetError, match=message):
+            torch.jit.trace(MapAlone(module), anomaly_map)
+    with pytest.raises(Exception, match="branches on the data, which torch cannot write down"):
+        onnx_of(MapAlone(module), (anomaly_map,), ["map"], OUTPUTS)
+
+
+class MapAlone(torch.nn.Module):
+    def __init__(self, post_processor: PostProcessorModule) -> None:
+        super().__init__()
+        self.post_processor = post_processor
+
+    def forward(self, anomaly_map: torch.Tensor) -> InferenceBatch:
+        return self.post_processor(anomaly_map=anomaly_map)

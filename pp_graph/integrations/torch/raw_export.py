@@ -36,6 +36,11 @@ def named_inputs(model: nn.Module, example: Example) -> dict[str, torch.Tensor]:
     """
     parameters = inspect.signature(model.forward).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    if not isinstance(example, torch.Tensor | Mapping | tuple | list):
+        raise DataError(
+            f"The example is {type(example).__name__}, expected a torch.Tensor, several in a tuple, or a mapping of "
+            "them. Convert it first, such as with torch.from_numpy."
+        )
     if isinstance(example, Mapping):
         given = dict(example)
         unknown = [name for name in given if name not in names]
@@ -140,12 +145,23 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def run_model(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, Array]:
-    """Run a model as it is deployed; outputs by name, as arrays."""
+    """Run a model as it is deployed; outputs by name, as arrays.
+
+    Raises:
+        DataError: The model does not take the inputs.
+        ModelError: It returns something else than tensors.
+    """
     device = device_of(model)
     flat = _Flat(model, list(inputs))
     with as_deployed(model):
         arguments = [tensor.to(device) for tensor in inputs.values()]
-        found = model(**dict(zip(inputs, arguments, strict=True))) if flat._by_name else model(*arguments)
+        try:
+            found = model(**dict(zip(inputs, arguments, strict=True))) if flat._by_name else model(*arguments)
+        except (RuntimeError, TypeError, ValueError) as error:
+            shapes = ", ".join(f"'{name}' {tuple(tensor.shape)}" for name, tensor in inputs.items())
+            raise DataError(
+                f"{type(model).__name__} does not take {shapes}: {_reason(error)}. Give other images."
+            ) from error
         outputs = named_outputs(found, model)
         return {name: tensor.detach().float().cpu().numpy() for name, tensor in outputs.items()}
 

@@ -5,8 +5,9 @@ Needs torch, which is optional; nothing else in this room imports it.
 
 from __future__ import annotations
 
-from pp_graph.targets.torch_eager.graph import OPSET, TorchGraph, compile_post_processor
-from pp_graph.targets.torch_eager.table import OPERATORS
+from pp_graph.targets.torch_eager.graph import TorchGraph
+from pp_graph.targets.torch_eager.post_processor import compile_post_processor
+from pp_graph.targets.torch_eager.table import OPERATORS, OPSET
 from pp_graph.targets.torch_eager.tracing import (
     is_exporting,
     is_jit_traced,

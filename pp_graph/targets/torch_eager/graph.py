@@ -10,33 +10,25 @@ import numpy as np
 import torch
 
 from pp_graph.errors import TargetError
-from pp_graph.model import NameScope
-from pp_graph.postprocessors import POSTPROCESSED_NAMES
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
-from pp_graph.steps import Emitter
 from pp_graph.targets.torch_eager.table import (
     HOST_INPUTS,
     HOST_OPERATORS,
     NEEDS_DEVICE,
     OPERATORS,
+    OPSET,
     VALUES_ALONE,
     Function,
 )
-from pp_graph.targets.torch_eager.tracing import is_exporting, is_traced, without_trace_warnings
+from pp_graph.targets.torch_eager.tracing import is_traced, without_trace_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
-    from pp_graph.model import Shape
-    from pp_graph.postprocessors import PostProcessor, RawLayout
+PREFIX: Final = "pp_graph"
+"""What the names of operators begin with, before the name of their step."""
 
-OPSET: Final = 18
-"""Opset at which post-processors are written to be run in torch; the table's functions are those of this opset."""
-
-_IR_VERSION: Final = 10
-_PREFIX: Final = "pp_graph"
 _CONTROL: Final = ("If", "Loop")
 
 Values = dict["ir.Value", Any]
@@ -151,7 +143,7 @@ class TorchGraph:
         """A value as a tensor; constants are moved to a device once."""
         if isinstance(found, torch.Tensor):
             return found
-        if is_exporting() or value not in self._constants:
+        if is_traced() or value not in self._constants:
             return _as_tensor(found, device)
         key = (value, device)
         if key not in self._on_device:
@@ -167,7 +159,8 @@ def _as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tenso
             for each in array.ravel()
         ]
         return torch.stack(numbers).reshape(array.shape).to(device)
-    return torch.from_numpy(np.array(array)).to(device)
+    tensor = torch.from_numpy(np.array(array))
+    return tensor if device.type == "cpu" else tensor.to(device)
 
 
 def _is_size(value: Any) -> bool:
@@ -244,7 +237,7 @@ def _plain(attribute: ir.Attr) -> Any:
 
 def _step_of(node: ir.Node) -> str:
     parts = (node.name or "").split("/")
-    return f"Step '{parts[1]}', " if len(parts) > 2 and parts[0] == _PREFIX else ""
+    return f"Step '{parts[1]}', " if len(parts) > 2 and parts[0] == PREFIX else ""
 
 
 def _controlled(instruction: _Instruction, values: Values, device: torch.device) -> Sequence[Any]:
@@ -278,55 +271,3 @@ def _looped(instruction: _Instruction, values: Values, device: torch.device) -> 
     if scanned and not done:
         raise TargetError(f"{instruction.where} collects what its body gives, and the body never ran.")
     return [*carried, *(torch.stack(kept) for kept in scanned)]
-
-
-def compile_post_processor(post: PostProcessor, layout: RawLayout) -> TorchGraph:
-    """Write a post-processor as `pp_graph.fuse` does, and make it ready for torch.
-
-    Args:
-        post: The post-processor, with statistics.
-        layout: What the raw model gives.
-
-    Returns:
-        A graph that reads `raw_score` and `raw_map`, float32, as far as `layout` has them, and writes the outputs in
-        their order.
-
-    Raises:
-        StatisticsError: A number that a step needs is not known.
-        PostProcessorError: The steps do not fit.
-        TargetError: An operator is not in the table.
-    """
-    import onnx_ir as ir
-
-    post = post.bound(layout)
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="post_processing")
-    for name, shape in _raw_shapes(layout).items():
-        value = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
-        value.shape = None if shape is None else ir.Shape(shape)
-        graph.inputs.append(value)
-    op = Emitter(graph, opset=OPSET, ir_version=_IR_VERSION, names=NameScope(graph), prefix=_PREFIX)
-    # The inputs now; adjustable cutoffs become further ones, with defaults.
-    raw = {value.name or "": value for value in graph.inputs}
-    emitted = post.emit(op, raw, layout)
-    for name, value in emitted.items():
-        if name in POSTPROCESSED_NAMES:
-            value.name = name
-            graph.outputs.append(value)
-    return TorchGraph(graph)
-
-
-def _raw_shapes(layout: RawLayout) -> dict[str, Shape | None]:
-    shapes: dict[str, Shape | None] = {}
-    if layout.score:
-        ranks: dict[int | None, Shape] = {1: (None,), 2: (None, layout.score_classes)}
-        shapes[RAW_SCORE] = ranks.get(layout.score_rank)
-    if layout.map:
-        height, width = layout.map_size or (None, None)
-        classes = layout.map_classes
-        forms: dict[str | None, Shape] = {
-            "NHW": (None, height, width),
-            "NCHW": (None, classes, height, width),
-            "NHWC": (None, height, width, classes),
-        }
-        shapes[RAW_MAP] = forms.get(layout.map_layout)
-    return shapes

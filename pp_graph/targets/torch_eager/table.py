@@ -17,6 +17,9 @@ from pp_graph.targets.torch_eager import elementwise, reductions, shaping, spati
 
 Function = Callable[..., Any]
 
+OPSET: Final = 18
+"""Opset at which post-processors are written to be run in torch; the table's functions are those of this opset."""
+
 OPERATORS: Final[Mapping[str, Function]] = {
     "Abs": torch.abs,
     "Add": torch.add,
