@@ -100,6 +100,19 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
     assert pp.OpenVINOModel.load(tmp_path / "model.xml").model.input(0).get_partial_shape().is_static
 
 
+def test_an_artifact_that_takes_frames(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
+    asked = pp.Preprocessing(channel_order="BGR", scale=(255,))
+    with pytest.raises(DataError, match="preprocessing is given, and no inputs"):
+        export(Network(), POST, IMAGES, tmp_path / "model.xml", preprocessing=asked)
+    exported = export(
+        Network(), POST, IMAGES, tmp_path / "model.xml", preprocessing=asked, input_shape=(None, 3, 20, 24),
+        inputs={"image": frames},
+    )  # fmt: skip
+    assert exported.report is exported.images_report
+    assert exported.report.preprocessing_error < 1e-4
+
+
 def test_nothing_is_written_unless_everything_agrees(tmp_path: Path) -> None:
     message = r"Output 'output' of the ONNX export differs from the torch model's on the example.*Is something.*random"
     with pytest.raises(VerificationError, match=message):

@@ -25,7 +25,7 @@ from pp_graph.integrations.torch.raw_export import (
 )
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import PostProcessor
-from pp_graph.targets import OnnxSession, OpenVINOModel, Quantization, convert, run_in_batches, usage_path
+from pp_graph.targets import OnnxSession, OpenVINOModel, Quantization, Session, convert, run_in_batches, usage_path
 from pp_graph.verification import VerificationReport, verify
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Exported:
     Attributes:
         artifact: The converted model, saved.
         path: Where its `.xml` is.
-        report: Verification on the example: the raw ONNX export with the NumPy reference against the artifact.
+        report: Verification on the example: the raw ONNX export with the NumPy reference against the artifact. Where
+            that preprocesses frames, on `inputs`.
         images_report: The same on `inputs`; None where none were given.
         raw_errors: The raw ONNX export against the torch model: by output, the largest difference as a part of the
             largest number.
@@ -95,7 +96,8 @@ def export(
         path: The `.xml` to write; the `.bin` and `.usage.md` of the same name go beside it.
         device: Device to convert for; see `pp_graph.convert`.
         precision: Precision of the weights: `f32`, `f16` or `int8`.
-        inputs: Further images to verify with; see `pp_graph.data.open_images`.
+        inputs: Further images to verify with; see `pp_graph.data.open_images`. With `preprocessing` they are frames,
+            and must be given.
         raw: Where to write the raw ONNX export as well, for `pp-graph verify` later on; None not to keep it.
         opset: Opset of the raw export.
         dynamic_batch: Whether the batch stays open.
@@ -131,6 +133,12 @@ def export(
             f"The post-processor is {type(post).__name__}, expected a pp_graph.PostProcessor, or a PostProcessorModule "
             "of one. Describe it in steps: a torch module alone cannot be fused."
         )
+    frames = conversion.get("preprocessing") is not None
+    if frames and inputs is None:
+        raise DataError(
+            "preprocessing is given, and no inputs, expected frames to verify with: the example is what the model "
+            "takes behind the preprocessing. Give frames with inputs=..."
+        )
     path = Path(path)
     kept = None if raw is None else Path(raw)
     files = [path, path.with_suffix(".bin"), usage_path(path), *([] if kept is None else [kept])]
@@ -150,22 +158,31 @@ def export(
         settings: dict[str, Any] = {
             "device": verify_device or device, "inference_precision": inference_precision, "max_flips": max_flips,
         }  # fmt: skip
-        report = _passed(verify(opened, artifact, arrays, **settings), "the example")
         images_report = None
         if inputs is not None:
-            images = open_images(inputs)
-            size = choose_batch_size(session.inputs, None)
-            if "preprocessing" not in conversion:
-                for start in range(0, len(images), size):
-                    feeds = images.read(start, min(start + size, len(images)), session.inputs)
-                    wanted = run_model(model, {name: torch.from_numpy(array) for name, array in feeds.items()})
-                    found = _compare(wanted, run_in_batches(session, feeds), "the images", raw_tolerance)
-                    errors = {name: max(error, found[name]) for name, error in errors.items()}
+            if not frames:
+                found = _compare_images(model, session, inputs, raw_tolerance)
+                errors = {name: max(error, found[name]) for name, error in errors.items()}
             images_report = _passed(verify(opened, artifact, inputs, **settings), "the images")
+        # The example is what the model itself takes; an artifact that preprocesses takes frames.
+        report = images_report if frames else _passed(verify(opened, artifact, arrays, **settings), "the example")
+        assert report is not None
         if kept is not None:
             opened.save(kept, overwrite=overwrite)
         saved = artifact.save(path, overwrite=overwrite)
     return Exported(artifact, saved, report, images_report, errors)
+
+
+def _compare_images(model: nn.Module, session: Session, source: ImageSource, tolerance: float) -> dict[str, float]:
+    images = open_images(source)
+    size = choose_batch_size(session.inputs, None)
+    errors: dict[str, float] = {}
+    for start in range(0, len(images), size):
+        feeds = images.read(start, min(start + size, len(images)), session.inputs)
+        wanted = run_model(model, {name: torch.from_numpy(array) for name, array in feeds.items()})
+        found = _compare(wanted, run_in_batches(session, feeds), "the images", tolerance)
+        errors = {name: max(error, errors.get(name, 0.0)) for name, error in found.items()}
+    return errors
 
 
 def _check_inputs(raw: RawModel, given: Mapping[str, torch.Tensor]) -> None:

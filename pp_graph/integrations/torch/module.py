@@ -265,5 +265,7 @@ def _in_float32(device: torch.device) -> Iterator[None]:
         if torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            cudnn: Any = torch.backends.cudnn
+            kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+            stack.enter_context(cudnn.flags(**kept, allow_tf32=False))
         yield
