@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"verification", "calibration", "running", "version"},
     "inspection": {"targets"},
     "demo": {"report"},
-    "integrations": {"demo", "inspection", "benchmark"},
+    "integrations": {"demo", "inspection", "benchmark", "preprocessing"},
     "cli": {"demo", "inspection", "benchmark", "version"},
 }
 

@@ -257,8 +257,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         unknown = next((name for name in changes if name not in known), None)
         if unknown is not None:
             raise PostProcessorError(
-                f"Post-processor '{self.post_processor}' has no {unknown} (--{unknown.replace('_', '-')}), expected one "
-                f"of: {', '.join(sorted(known - {'statistics'}))}. Leave it out."
+                f"Post-processor '{self.post_processor}' has no {unknown} (--{unknown.replace('_', '-')}), expected "
+                f"one of: {', '.join(sorted(known - {'statistics'}))}. Leave it out."
             )
         try:
             return kind.from_parameters(statistics, {**self.parameters, **changes})

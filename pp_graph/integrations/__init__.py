@@ -1,1 +1,1 @@
-"""What other libraries call: optional dependencies, imported late."""
+"""Other libraries: torch, Lightning, Anomalib, onnxscript. Each needs an extra and is imported only by name."""
