@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 _FENCE: Final = "/fence"
 _ELEMENTWISE: Final = frozenset({
-    "Add", "Clamp", "Convert", "Divide", "IsNaN", "Less", "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr",
-    "Maximum", "Minimum", "Multiply", "Select", "Subtract",
+    "Abs", "Add", "Clamp", "Convert", "Divide", "Exp", "IsNaN", "Less", "LessEqual", "LogicalAnd", "LogicalNot",
+    "LogicalOr", "Maximum", "Minimum", "Multiply", "Select", "Subtract",
 })  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def _around(node: ov.Node) -> tuple[str, ov.Output, ov.Output]:
 
 
 def _elementwise_behind(island: ov.Model, start: ov.Node) -> dict[int, ov.Node]:
-    """Elementwise operators on nothing but what a node gives, and scalars."""
+    """Elementwise operators on nothing but what a node gives, and scalars; also such that look up each number."""
     region: dict[int, ov.Node] = {}
     for node in island.get_ordered_ops():
         others = [
@@ -135,6 +135,8 @@ def _elementwise_behind(island: ov.Model, start: ov.Node) -> dict[int, ov.Node]:
             for source in (value.get_node() for value in node.input_values())
             if source.get_instance_id() not in {start.get_instance_id(), *region}
         ]
+        if _looks_up(node) and node.input_value(1).get_node().get_instance_id() in region:
+            region[node.get_instance_id()] = node
         scalars = all(_is_scalar(source) for source in others)
         if node.get_type_name() in _ELEMENTWISE and scalars and len(others) < len(node.input_values()):
             region[node.get_instance_id()] = node
@@ -143,6 +145,15 @@ def _elementwise_behind(island: ov.Model, start: ov.Node) -> dict[int, ov.Node]:
 
 def _is_scalar(node: ov.Node) -> bool:
     return node.get_type_name() in ("Constant", "ReadValue") and node.get_output_partial_shape(0).rank == 0
+
+
+def _looks_up(node: ov.Node) -> bool:
+    """Whether a node gives for each index what a constant of one axis holds there."""
+    if node.get_type_name() != "Gather":
+        return False
+    return bool(
+        node.input_value(0).get_node().get_type_name() == "Constant" and node.get_input_partial_shape(0).rank == 1
+    )
 
 
 def fence(source: ov.Output) -> ov.Node | None:
