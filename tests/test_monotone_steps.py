@@ -17,8 +17,8 @@ from onnx import helper
 
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError
-from pp_graph.fusion import provenance
-from pp_graph.postprocessors import PostProcessor, RawLayout
+from pp_graph.fusion import provenance, renewal
+from pp_graph.postprocessors import POST_PROCESSORS, PostProcessor, RawLayout
 from pp_graph.steps import (
     Compare,
     GaussianCDF,
@@ -40,6 +40,9 @@ F32 = np.float32
 AB = ("a", "b")
 STATS = pp.Statistics(
     image=pp.LevelStatistics(threshold=0.9, min=0.1, max=2.5), pixel=pp.LevelStatistics(threshold=0.6, min=-0.5, max=2)
+)
+OTHER_STATS = pp.Statistics(
+    image=pp.LevelStatistics(threshold=1.1, min=0, max=2.6), pixel=pp.LevelStatistics(threshold=0.4, min=-0.6, max=2.2)
 )
 any_step = st.one_of(list(MONOTONE_STRATEGIES.values()))
 
@@ -235,23 +238,20 @@ class Normalised(PostProcessor):
                 continue
             low, high, middle = level.min, level.max, level.threshold
             width = high - low
-            chain: dict[str, list[MonotoneStep]] = {
-                "PlainMinMax": [PlainMinMax(source, value, low, high)],
-                "ZScore": [ZScore(source, value, middle, width / 50)],
-                "Sigmoid": [Temperature(source, f"{value}_soft", 0.3), Sigmoid(f"{value}_soft", value)],
-                "PlattScaling": [PlattScaling(source, value, 500, -500 * middle)],
-                "GaussianCDF": [
-                    ZScore(source, f"{value}_z", middle, width),
-                    GaussianCDF(f"{value}_z", value, 0.1, 0.3),
-                ],
-                "PiecewiseLinear": [PiecewiseLinear(source, value, _spread(low, high, 9), _spread(0, 1, 9))],
-                "QuantileMap": [QuantileMap(source, value, _spread(low, high, 257))],
+            soft, z = f"{value}_soft", f"{value}_z"
+            chains: dict[str, tuple[MonotoneStep, ...]] = {
+                "PlainMinMax": (PlainMinMax(source, value, low, high),),
+                "ZScore": (ZScore(source, value, middle, width / 50),),
+                "Sigmoid": (Temperature(source, soft, 0.3), Sigmoid(soft, value)),
+                "PlattScaling": (PlattScaling(source, value, 500, -500 * middle),),
+                "GaussianCDF": (ZScore(source, z, middle, width), GaussianCDF(z, value, 0.1, 0.3)),
+                "PiecewiseLinear": (PiecewiseLinear(source, value, _spread(low, high, 9), _spread(0, 1, 9)),),
+                "QuantileMap": (QuantileMap(source, value, _spread(low, high, 257)),),
             }
-            found += chain[self.kind]
-            cut = float(found[-1].reference(chain["ZScore"][0].reference(np.zeros(1, F32)) * 0 + F32(0.7))[0])
-            if len(chain[self.kind]) == 1:
-                cut = float(found[-1].reference(np.array([middle], F32))[0])
-            found.append(Compare(value, decision, cut))
+            number = np.array([middle], F32)
+            for step in chains[self.kind]:
+                number = step.reference(number)
+            found += [*chains[self.kind], Compare(value, decision, float(number[0]))]
         return found
 
 
@@ -273,16 +273,19 @@ def network(layout: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_end_to_end(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = [*provenance.POST_PROCESSORS, Normalised]
-    monkeypatch.setattr(provenance, "POST_PROCESSORS", tuple(known))
+    for module in (provenance, renewal):
+        monkeypatch.setattr(module, "POST_PROCESSORS", (*POST_PROCESSORS, Normalised))
     images = np.random.default_rng(0).normal(0, 1, (3, 3, 24, 20)).astype(F32)
-    layout = {"QuantileMap": "NHWC", "GaussianCDF": "NHW"}.get(kind, "NCHW")
-    onnx.save(network(layout), tmp_path / "raw.onnx")
-    fused = pp.fuse(tmp_path / "raw.onnx", Normalised(STATS, kind))
-    for precision, inference in (("f32", None), ("f16", "bf16")):
-        report = pp.verify(
-            tmp_path / "raw.onnx", pp.convert(fused, precision=precision), images, inference_precision=inference
-        )
-        assert report.passed, report
-        assert all(len(decision.postprocessing.image) == 0 for decision in report.decisions)
-        assert all(0 < decision.positive < decision.total for decision in report.decisions if decision.total > 100)
+    raw = tmp_path / "raw.onnx"
+    onnx.save(network({"QuantileMap": "NHWC", "GaussianCDF": "NHW"}.get(kind, "NCHW")), raw)
+    fused = pp.fuse(raw, Normalised(STATS, kind))
+    plain, narrow = pp.convert(fused), pp.convert(fused, precision="f16")
+    retuned = pp.retune(plain, OTHER_STATS)
+    for artifact, precision in ((plain, None), (plain, "f32"), (narrow, "bf16"), (retuned, "bf16"), (fused, None)):
+        report = pp.verify(raw, artifact, images, inference_precision=precision)
+        assert report.failures == ()
+        assert report.postprocessing_flips == 0
+        assert report.postprocessing_error < 2e-6
+        assert all(0 < each.positive < each.total for each in report.decisions if each.name == "pred_mask")
+    pp.strip(fused).save(tmp_path / "stripped.onnx")
+    assert (tmp_path / "stripped.onnx").read_bytes() == raw.read_bytes()
