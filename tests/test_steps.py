@@ -22,11 +22,13 @@ from pp_graph.steps import (
     Keep,
     MaxOverMap,
     MinMaxNormalize,
+    MonotoneStep,
     ResizeMap,
     Step,
     find_cutoff,
 )
 from tests.models import run, run_openvino
+from tests.steps_monotone import MONOTONE_STRATEGIES
 
 OPSETS = (9, 11, 13, 17, 18, 21)
 RUNTIMES = {"onnxruntime": run, "openvino": run_openvino}
@@ -75,7 +77,7 @@ STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
         st.sampled_from(list(AXES)),
     ),
     MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from(list(AXES))),
-}
+} | MONOTONE_STRATEGIES
 
 
 def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
@@ -84,6 +86,8 @@ def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
     normalizer = step.normalizer if isinstance(step, Compare) else step
     if isinstance(normalizer, MinMaxNormalize):
         points += [normalizer.threshold, normalizer.minimum, normalizer.maximum, float(normalizer._saturation)]
+    elif isinstance(normalizer, MonotoneStep) and normalizer.bends:
+        points += [*normalizer.bends, *np.linspace(2 * min(normalizer.bends), 2 * max(normalizer.bends), 65)]
     if isinstance(step, Compare):
         points += [step.level] + ([float(step.cutoff)] if step.cutoff is not None else [])
     near = [F32(point) for point in points]
@@ -139,7 +143,10 @@ def same(found: np.ndarray, expected: np.ndarray, *, exact: bool) -> bool:
     assert found.dtype == expected.dtype
     if exact:
         return np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
-    return bool(np.all((np.abs(found - expected) <= 5e-6) | (found == expected)))
+    scale = np.maximum(1, np.abs(np.nan_to_num(expected, nan=1, posinf=1, neginf=1)))
+    both_nan = np.isnan(found) & np.isnan(expected)
+    with np.errstate(invalid="ignore"):
+        return bool(np.all((np.abs(found - expected) <= 5e-6 * scale) | (found == expected) | both_nan))
 
 
 def test_every_step_is_tested() -> None:

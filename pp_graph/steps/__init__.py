@@ -10,14 +10,37 @@ from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.encode_decision import EncodeDecision
 from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, MapAxes
+from pp_graph.steps.gaussian_cdf import GaussianCDF
 from pp_graph.steps.keep import Keep
 from pp_graph.steps.max_over_map import MaxOverMap
 from pp_graph.steps.monotone_chain import MonotoneChain
 from pp_graph.steps.normalize import MinMaxNormalize
+from pp_graph.steps.piecewise_linear import PiecewiseLinear
+from pp_graph.steps.plain_min_max import PlainMinMax
+from pp_graph.steps.platt_scaling import PlattScaling
+from pp_graph.steps.quantile_map import QuantileMap
 from pp_graph.steps.resize_map import ResizeMap
+from pp_graph.steps.sigmoid import Sigmoid
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step
+from pp_graph.steps.temperature import Temperature
+from pp_graph.steps.z_score import ZScore
 
-STEPS: tuple[type[Step], ...] = (MaxOverMap, ResizeMap, MinMaxNormalize, Compare, Keep, EncodeDecision)
+STEPS: tuple[type[Step], ...] = (
+    MaxOverMap,
+    ResizeMap,
+    MinMaxNormalize,
+    PlainMinMax,
+    ZScore,
+    Sigmoid,
+    Temperature,
+    PlattScaling,
+    GaussianCDF,
+    PiecewiseLinear,
+    QuantileMap,
+    Compare,
+    Keep,
+    EncodeDecision,
+)
 
 __all__ = [
     "DECISION",
@@ -37,6 +60,7 @@ __all__ = [
     "Emitter",
     "EncodeDecision",
     "Form",
+    "GaussianCDF",
     "Keep",
     "MapAxes",
     "MaxOverMap",
@@ -44,7 +68,14 @@ __all__ = [
     "MonotoneChain",
     "MonotoneStep",
     "OnNaN",
+    "PiecewiseLinear",
+    "PlainMinMax",
+    "PlattScaling",
+    "QuantileMap",
     "ResizeMap",
+    "Sigmoid",
     "Step",
+    "Temperature",
+    "ZScore",
     "find_cutoff",
 ]

@@ -20,8 +20,9 @@ class Elementwise(Writer):
     """Arithmetic, comparison and choice."""
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """`a + b`; `b` broadcasts to `a`."""
-        return self.node("Add", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+        """`a + b`, of one element type; `b` broadcasts to `a`."""
+        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        return self.node("Add", [a, b], {}, dtype, self.shape_of(a))
 
     def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a - b`; `b` broadcasts to `a`."""

@@ -34,6 +34,11 @@ class Shaping(Writer):
         """What lies at some places along an axis, which takes the shape of `index`."""
         return self.node("Gather", [a, index], {"axis": axis}, None, None)
 
+    def look_up(self, table: ir.Value, index: ir.Value) -> ir.Value:
+        """What a constant of one axis holds at each index, an int64; of the shape of `index`."""
+        dtype = np.dtype(np.float32) if table.dtype is None else table.dtype.numpy()
+        return self.node("Gather", [table, index], {"axis": 0}, dtype, self.shape_of(index))
+
     def transpose(self, a: ir.Value, order: Sequence[int]) -> ir.Value:
         """The axes in another order; float32."""
         before = self.shape_of(a)
