@@ -26,6 +26,7 @@ from pp_graph.steps import (
     find_cutoff,
 )
 from tests.models import run, run_openvino
+from tests.steps_spatial import SPATIAL_INPUTS, SPATIAL_STRATEGIES
 
 OPSETS = (9, 11, 13, 17, 18, 21)
 RUNTIMES = {"onnxruntime": run, "openvino": run_openvino}
@@ -71,7 +72,7 @@ STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
         st.sampled_from(list(AXES)),
     ),
     MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from(list(AXES))),
-}
+} | SPATIAL_STRATEGIES
 
 
 def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
@@ -115,6 +116,8 @@ def has_subnormals(step: Step) -> bool:
 
 
 def inputs_of(step: Step, rng: np.random.Generator) -> np.ndarray:
+    if type(step) in SPATIAL_INPUTS:
+        return SPATIAL_INPUTS[type(step)](step, rng)
     if isinstance(step, ResizeMap):
         return rng.normal(0, 3, AXES[step.axes]).astype(F32)
     if not isinstance(step, MaxOverMap):
