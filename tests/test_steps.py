@@ -29,6 +29,7 @@ from pp_graph.steps import (
 )
 from tests.models import run, run_openvino
 from tests.steps_monotone import MONOTONE_STRATEGIES
+from tests.steps_spatial import SPATIAL_INPUTS, SPATIAL_STRATEGIES
 
 OPSETS = (9, 11, 13, 17, 18, 21)
 RUNTIMES = {"onnxruntime": run, "openvino": run_openvino}
@@ -61,23 +62,27 @@ def compares(draw: st.DrawFn) -> Compare:
 AXES = {"NHW": (3, 5, 6), "NCHW": (3, 1, 5, 6), "NHWC": (3, 5, 6, 1)}
 
 
-STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
-    MinMaxNormalize: normalizers(),
-    Compare: compares(),
-    Keep: st.just(Keep("raw_score", "pred_score")),
-    EncodeDecision: st.builds(
-        EncodeDecision, st.just("above"), st.just("pred_mask"), st.sampled_from(["u8", "u8_255", "f32"])
-    ),
-    ResizeMap: st.builds(
-        ResizeMap,
-        st.just("raw_map"),
-        st.just("resized_map"),
-        st.integers(1, 17),
-        st.integers(1, 17),
-        st.sampled_from(list(AXES)),
-    ),
-    MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from(list(AXES))),
-} | MONOTONE_STRATEGIES
+STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = (
+    {
+        MinMaxNormalize: normalizers(),
+        Compare: compares(),
+        Keep: st.just(Keep("raw_score", "pred_score")),
+        EncodeDecision: st.builds(
+            EncodeDecision, st.just("above"), st.just("pred_mask"), st.sampled_from(["u8", "u8_255", "f32"])
+        ),
+        ResizeMap: st.builds(
+            ResizeMap,
+            st.just("raw_map"),
+            st.just("resized_map"),
+            st.integers(1, 17),
+            st.integers(1, 17),
+            st.sampled_from(list(AXES)),
+        ),
+        MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from(list(AXES))),
+    }
+    | MONOTONE_STRATEGIES
+    | SPATIAL_STRATEGIES
+)
 
 
 def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
@@ -126,6 +131,8 @@ def has_subnormals(step: Step) -> bool:
 def inputs_of(step: Step, rng: np.random.Generator) -> np.ndarray:
     if isinstance(step, EncodeDecision):
         return rng.random((3, 1, 4, 5)) < 0.5
+    if type(step) in SPATIAL_INPUTS:
+        return SPATIAL_INPUTS[type(step)](step, rng)
     if isinstance(step, ResizeMap):
         return rng.normal(0, 3, AXES[step.axes]).astype(F32)
     if not isinstance(step, MaxOverMap):

@@ -6,13 +6,16 @@ A new step is one file and one entry in `STEPS`; the tests compare the twins of 
 from __future__ import annotations
 
 from pp_graph.steps.compare import DECISION_VALUES, Compare, DecidingStep, DecisionType
+from pp_graph.steps.crop_border import CropBorder
 from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.encode_decision import EncodeDecision
 from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, MapAxes
+from pp_graph.steps.gaussian_blur import GaussianBlur
 from pp_graph.steps.gaussian_cdf import GaussianCDF
 from pp_graph.steps.keep import Keep
 from pp_graph.steps.max_over_map import MaxOverMap
+from pp_graph.steps.median_filter import MedianFilter
 from pp_graph.steps.monotone_chain import MonotoneChain
 from pp_graph.steps.normalize import MinMaxNormalize
 from pp_graph.steps.piecewise_linear import PiecewiseLinear
@@ -28,6 +31,9 @@ from pp_graph.steps.z_score import ZScore
 STEPS: tuple[type[Step], ...] = (
     MaxOverMap,
     ResizeMap,
+    GaussianBlur,
+    MedianFilter,
+    CropBorder,
     MinMaxNormalize,
     PlainMinMax,
     ZScore,
@@ -54,16 +60,19 @@ __all__ = [
     "Accepts",
     "Array",
     "Compare",
+    "CropBorder",
     "Cutoff",
     "DecidingStep",
     "DecisionType",
     "Emitter",
     "EncodeDecision",
     "Form",
+    "GaussianBlur",
     "GaussianCDF",
     "Keep",
     "MapAxes",
     "MaxOverMap",
+    "MedianFilter",
     "MinMaxNormalize",
     "MonotoneChain",
     "MonotoneStep",

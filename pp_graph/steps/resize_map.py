@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import MAP, Accepts, Form, MapAxes
+from pp_graph.steps.form import MAP, Accepts, Form, MapAxes, spatial_axes
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ResizeMap(Step):
     def reference(self, array: Array) -> Array:
         """Resize an array."""
         x = np.asarray(array, np.float32)
-        rows, columns = (1, 2) if self.axes in ("NHW", "NHWC") else (2, 3)
+        rows, columns = spatial_axes(self.axes)
         return _along(_along(x, rows, self.height), columns, self.width)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:

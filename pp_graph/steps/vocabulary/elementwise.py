@@ -44,6 +44,14 @@ class Elementwise(Writer):
         bounds = [self.constant(np.float32(low), "low"), self.constant(np.float32(high), "high")]
         return self.node("Clip", [a, *bounds], {}, dtype, self.shape_of(a))
 
+    def minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The smaller of each two, of one shape. What NaN becomes depends on the runtime."""
+        return self.node("Min", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger of each two, of one shape. What NaN becomes depends on the runtime."""
+        return self.node("Max", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
     def less(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a < b`, false for NaN if `b` is a constant; the constant of the two broadcasts."""
         shape = self.shape_of(b if self.is_constant(a) else a)

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
 from pp_graph.targets.island.marks import mark_float32
-from pp_graph.targets.island.rewrites import drop_channel_axis, fence, keep_resizing_marked, unchanged
+from pp_graph.targets.island.rewrites import (
+    drop_channel_axis,
+    fence,
+    keep_padding_marked,
+    keep_resizing_marked,
+    unchanged,
+)
 from pp_graph.targets.island.states import add_states, remove_states
 from pp_graph.targets.island.tensors import detach, find_tensor, is_constant, nodes_between, tensor_key
 
@@ -63,6 +69,7 @@ def isolate_island(
     own = ov.Model([*ends, *fenced], model.get_sinks(), parameters, model.get_variables(), "island")
     for parameter, behind in zip(parameters, fences, strict=True):
         drop_channel_axis(own, parameter if behind is None else behind, inner)
+    keep_padding_marked(own)
     keep_resizing_marked(own)
     island = mark_float32(own)
     for result, consumers in zip(island.get_results()[len(ends) :], outside, strict=True):

@@ -60,8 +60,8 @@ def drop_channel_axis(island: ov.Model, start: ov.Node, shown: Collection[str] =
                 target.replace_source_output(whole.output(0))
             if shows:
                 wholes.append(whole)
-    if wholes:
-        island.validate_nodes_and_infer_types()
+    # What is rewritten next looks at ranks.
+    island.validate_nodes_and_infer_types()
     for whole in wholes:
         drop_channel_axis(island, whole, shown)
 
@@ -110,6 +110,25 @@ def keep_resizing_marked(island: ov.Model) -> None:
         whole.output(0).get_tensor().set_names(names)
         for target in consumers:
             target.replace_source_output(whole.output(0))
+
+
+def keep_padding_marked(island: ov.Model) -> None:
+    """Pad in a form whose mark survives. Changes the island in place.
+
+    The mark is lost where the CPU plugin (OpenVINO 2026.4) replaces Pad of opset 12 by that of opset 1; before a
+    resized map, the Pad would then round to the network's precision. The two differ in negative pads only.
+    """
+    from openvino import opset1
+
+    for node in island.get_ordered_ops():
+        if node.get_type_name() != "Pad" or node.get_type_info().version_id == "opset1":
+            continue
+        data, before, behind, *value = node.input_values()
+        marked = opset1.pad(data, before, behind, node.get_attributes()["pad_mode"], *value)
+        marked.set_friendly_name(node.get_friendly_name())
+        marked.output(0).get_tensor().set_names(node.output(0).get_names())
+        for target in list(node.output(0).get_target_inputs()):
+            target.replace_source_output(marked.output(0))
 
 
 def _resizes_a_map(node: ov.Node) -> bool:
