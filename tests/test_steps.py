@@ -26,6 +26,7 @@ from pp_graph.steps import (
     find_cutoff,
 )
 from tests.models import run, run_openvino
+from tests.steps_classes import CLASS_INPUTS, CLASS_STRATEGIES
 
 OPSETS = (9, 11, 13, 17, 18, 21)
 RUNTIMES = {"onnxruntime": run, "openvino": run_openvino}
@@ -71,7 +72,7 @@ STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
         st.sampled_from(list(AXES)),
     ),
     MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from(list(AXES))),
-}
+} | CLASS_STRATEGIES
 
 
 def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
@@ -115,6 +116,8 @@ def has_subnormals(step: Step) -> bool:
 
 
 def inputs_of(step: Step, rng: np.random.Generator) -> np.ndarray:
+    if type(step) in CLASS_INPUTS:
+        return CLASS_INPUTS[type(step)](step, rng)
     if isinstance(step, ResizeMap):
         return rng.normal(0, 3, AXES[step.axes]).astype(F32)
     if not isinstance(step, MaxOverMap):
@@ -132,7 +135,9 @@ def same(found: np.ndarray, expected: np.ndarray, *, exact: bool) -> bool:
     assert found.dtype == expected.dtype
     if exact:
         return np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
-    return bool(np.all((np.abs(found - expected) <= 5e-6) | (found == expected)))
+    with np.errstate(invalid="ignore"):
+        close = np.abs(found - expected) <= 5e-6 * np.maximum(1, np.abs(expected))
+    return bool(np.all(close | (found == expected) | (np.isnan(found) & np.isnan(expected))))
 
 
 def test_every_step_is_tested() -> None:

@@ -6,17 +6,37 @@ A new step is one file and one entry in `STEPS`; the tests compare the twins of 
 from __future__ import annotations
 
 from pp_graph.steps.compare import DECISION_VALUES, Compare, DecidingStep, DecisionType
-from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff
+from pp_graph.steps.compare_per_class import ComparePerClass
+from pp_graph.steps.compare_per_pixel import ComparePerPixel, levels_as_text
+from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff, find_cutoffs
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, MapAxes
 from pp_graph.steps.keep import Keep
 from pp_graph.steps.max_over_map import MaxOverMap
+from pp_graph.steps.mean_over_map import MeanOverMap
 from pp_graph.steps.monotone_chain import MonotoneChain
 from pp_graph.steps.normalize import MinMaxNormalize
+from pp_graph.steps.per_image_min_max import PerImageMinMax
 from pp_graph.steps.resize_map import ResizeMap
+from pp_graph.steps.select_class import SelectClass
+from pp_graph.steps.softmax import Softmax
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step
+from pp_graph.steps.top_k_mean import TopKMean
 
-STEPS: tuple[type[Step], ...] = (MaxOverMap, ResizeMap, MinMaxNormalize, Compare, Keep)
+STEPS: tuple[type[Step], ...] = (
+    MaxOverMap,
+    ResizeMap,
+    MinMaxNormalize,
+    Compare,
+    Keep,
+    PerImageMinMax,
+    Softmax,
+    SelectClass,
+    MeanOverMap,
+    TopKMean,
+    ComparePerClass,
+    ComparePerPixel,
+)
 
 __all__ = [
     "DECISION",
@@ -30,6 +50,8 @@ __all__ = [
     "Accepts",
     "Array",
     "Compare",
+    "ComparePerClass",
+    "ComparePerPixel",
     "Cutoff",
     "DecidingStep",
     "DecisionType",
@@ -38,11 +60,18 @@ __all__ = [
     "Keep",
     "MapAxes",
     "MaxOverMap",
+    "MeanOverMap",
     "MinMaxNormalize",
     "MonotoneChain",
     "MonotoneStep",
     "OnNaN",
+    "PerImageMinMax",
     "ResizeMap",
+    "SelectClass",
+    "Softmax",
     "Step",
+    "TopKMean",
     "find_cutoff",
+    "find_cutoffs",
+    "levels_as_text",
 ]

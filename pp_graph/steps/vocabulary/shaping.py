@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from pp_graph.model import Shape
+
 
 _SLICE_BOUNDS_ARE_INPUTS = 10
 _UNSQUEEZE_AXES_ARE_INPUTS = 13
@@ -42,13 +44,32 @@ class Shaping(Writer):
 
     def slice(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> ir.Value:
         """A cut along some axes; float32."""
+        shape = self._sliced(a, starts, stops, axes)
         if self.opset < _SLICE_BOUNDS_ARE_INPUTS:
             attributes = {"starts": list(starts), "ends": list(stops), "axes": list(axes)}
-            return self.node("Slice", [a], attributes, np.dtype(np.float32), None)
+            return self.node("Slice", [a], attributes, np.dtype(np.float32), shape)
         bounds = [
             self.constant(tuple(each), name) for each, name in ((starts, "starts"), (stops, "ends"), (axes, "axes"))
         ]
-        return self.node("Slice", [a, *bounds], {}, np.dtype(np.float32), None)
+        return self.node("Slice", [a, *bounds], {}, np.dtype(np.float32), shape)
+
+    def _sliced(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> Shape | None:
+        """Shape of a cut, as far as it is known."""
+        before = self.shape_of(a)
+        if before is None:
+            return None
+        sizes = list(before)
+        for start, stop, axis in zip(starts, stops, axes, strict=True):
+            size = before[axis]
+            sizes[axis] = len(range(*slice(start, stop).indices(size))) if isinstance(size, int) else None
+        return tuple(sizes)
+
+    def reshape(self, a: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """The numbers in another shape, where 0 keeps the size that is there and -1 is what is left; float32."""
+        before = self.shape_of(a)
+        sizes = [before[axis] if before is not None and not size else size for axis, size in enumerate(shape)]
+        known = tuple(None if size in (-1, 0) else size for size in sizes)
+        return self.node("Reshape", [a, self.constant(tuple(shape), "shape")], {}, np.dtype(np.float32), known)
 
     def unsqueeze(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
         """New axes of size 1 at these places of the result, in rising order; float32."""
