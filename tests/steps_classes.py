@@ -35,7 +35,9 @@ WITH_CLASSES = st.sampled_from(["NC", "NCHW", "NHWC"])
 on_nan = st.sampled_from(["anomalous", "normal"])
 # 1 lies at the top of the normaliser below, so nothing is above it; 0 gives a cutoff that is no normal number.
 levels = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-2, 2, width=32, allow_subnormal=False))
-normalizers = st.sampled_from([None, MinMaxNormalize("x", "y", 0.5, 0.0, 1.0), MinMaxNormalize("x", "y", 0.0, 0.0, 0.0)])
+normalizers = st.sampled_from(
+    [None, MinMaxNormalize("x", "y", 0.5, 0.0, 1.0), MinMaxNormalize("x", "y", 0.0, 0.0, 0.0)]
+)
 
 
 def form_of(axes: str) -> Form:

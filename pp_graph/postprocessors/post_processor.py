@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.compilation import OUTPUT_NAMES, CompiledSteps, compile_steps
 from pp_graph.postprocessors.layout import DECISION_NAMES, RawLayout, layout_of
-from pp_graph.postprocessors.packing import PACKED_NAME, emit_packed
+from pp_graph.postprocessors.packing import PACKED_NAME, check_packable, emit_packed
 from pp_graph.postprocessors.predictions import Predictions
 from pp_graph.postprocessors.raw_values import checked_values
 
@@ -168,11 +168,13 @@ class PostProcessor(ABC):
             PostProcessorError: The steps do not fit, or the predictions cannot be packed.
         """
         values = dict(raw)
-        for step in self.compiled(layout).steps:
+        compiled = self.compiled(layout)
+        for step in compiled.steps:
             with op.scope(step.target):
                 values[step.target] = step.emit(op, *(values[name] for name in step.reads))
         outputs: dict[str, ir.Value] = {name: values.pop(name) for name in OUTPUT_NAMES if name in values}
         if self.pack:
+            check_packable(compiled.forms)
             with op.scope(PACKED_NAME):
                 outputs = {PACKED_NAME: emit_packed(op, outputs, layout)}
         return {**outputs, **values}
