@@ -32,6 +32,7 @@ from pp_graph.steps import (
     levels_as_text,
 )
 from pp_graph.targets import open_raw_values
+from pp_graph.targets.retuning.files import retune_file
 from pp_graph.verification.boundary import boundary_arrays
 from tests.models import run
 
@@ -145,8 +146,25 @@ class Spread(pp.PostProcessor):
         )
 
 
+@dataclass(frozen=True)
+class Calibrated(pp.PostProcessor):
+    """Thresholds a class and a pixel that follow from the statistics."""
+
+    statistics: pp.Statistics | None = None
+    takes_classes = True
+
+    def steps(self, layout: RawLayout) -> Sequence[Step]:
+        assert self.statistics is not None
+        image, pixel = self.statistics.image.threshold, self.statistics.pixel.threshold
+        levels = np.linspace(pixel - 1, pixel + 1, SIDE * SIDE).reshape(SIDE, SIDE)
+        return (
+            ComparePerClass(RAW_SCORE, "pred_label", tuple(image + each for each in range(CLASSES))),
+            ComparePerPixel(RAW_MAP, "pred_mask", levels),
+        )
+
+
 LEVELS = levels_as_text(np.random.default_rng(5).uniform(0.3, 0.7, (SIDE, SIDE)))
-KINDS = (Probabilities, Logits, OneOfMany, Spread)
+KINDS = (Calibrated, Probabilities, Logits, OneOfMany, Spread)
 POSTS = [Probabilities(), Logits(), OneOfMany(levels=LEVELS), Spread(levels=LEVELS)]
 
 
@@ -213,7 +231,9 @@ def test_deployed(post: pp.PostProcessor, images: np.ndarray, tmp_path: Path) ->
         assert got.shape == array.shape, name
         assert got.dtype == array.dtype, name
         assert np.allclose(got, array, atol=1e-5) if array.dtype == F32 else np.array_equal(got, array), name
-    assert len(xml.with_suffix(".usage.md").read_text()) < 20_000
+    usage = xml.with_suffix(".usage.md").read_text()
+    assert len(usage) < 20_000
+    assert ("true where a pixel and class is anomalous" in usage) == (found.pred_mask.shape[1] == CLASSES)
     assert all(len(line) < 1000 for line in pp.OpenVINOModel.load(xml).provenance.summary().values())
 
 
@@ -230,6 +250,25 @@ def test_stripped_and_retuned(post: pp.PostProcessor, images: np.ndarray, tmp_pa
         artifact = pp.retune(model, statistics=statistics)
         assert artifact.provenance.statistics == statistics
         assert pp.verify(raw, artifact, images).passed
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_files_are_retuned_in_place_of_their_numbers(suffix: str, images: np.ndarray, tmp_path: Path) -> None:
+    def statistics(threshold: float) -> pp.Statistics:
+        level = pp.LevelStatistics(threshold=threshold, min=-5.0, max=5.0)
+        return pp.Statistics(image=level, pixel=level)
+
+    raw, xml = deployed(class_model(), Calibrated(statistics(0.5)), tmp_path)
+    fused = pp.fuse(raw, Calibrated(statistics(0.5))).save(tmp_path / "fused.onnx")
+    target = tmp_path / f"retuned{suffix}"
+    source = xml if suffix == ".xml" else fused
+    retuned = retune_file(source, statistics(0.125), output=target)
+    assert retuned.way == "constants"
+    report = pp.verify(raw, target, images)
+    assert report.passed
+    outputs = run(onnx.load(raw), {"image": images})
+    expected = Calibrated(statistics(0.125))({"pred_score": outputs["logits"], "anomaly_map": outputs["heat"]})
+    assert [each.positive for each in report.decisions] == [expected.pred_label.sum(), expected.pred_mask.sum()]
 
 
 def test_pictures_show_the_most_anomalous_class(images: np.ndarray, tmp_path: Path) -> None:
