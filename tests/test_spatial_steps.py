@@ -67,13 +67,6 @@ class Chain(PostProcessor):
         ]
 
 
-@pytest.fixture(autouse=True)
-def known_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("provenance", "renewal"):
-        known = (pp.OneClassPostProcessor, Chain, CroppedMask)
-        monkeypatch.setattr(f"pp_graph.fusion.{room}.POST_PROCESSORS", known, raising=False)
-
-
 def map_model(axes: MapAxes, opset: int = 17, size: tuple[int | str, int | str] = ("H", "W")) -> onnx.ModelProto:
     """A network with convolutions, whose only output is a map."""
     model = conv_model(opset)

@@ -28,6 +28,7 @@ from pp_graph.steps import (
     find_cutoff,
 )
 from tests.models import run, run_openvino
+from tests.steps_classes import CLASS_INPUTS, CLASS_STRATEGIES
 from tests.steps_monotone import MONOTONE_STRATEGIES
 from tests.steps_spatial import SPATIAL_INPUTS, SPATIAL_STRATEGIES
 
@@ -82,6 +83,7 @@ STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = (
     }
     | MONOTONE_STRATEGIES
     | SPATIAL_STRATEGIES
+    | CLASS_STRATEGIES
 )
 
 
@@ -133,6 +135,8 @@ def inputs_of(step: Step, rng: np.random.Generator) -> np.ndarray:
         return rng.random((3, 1, 4, 5)) < 0.5
     if type(step) in SPATIAL_INPUTS:
         return SPATIAL_INPUTS[type(step)](step, rng)
+    if type(step) in CLASS_INPUTS:
+        return CLASS_INPUTS[type(step)](step, rng)
     if isinstance(step, ResizeMap):
         return rng.normal(0, 3, AXES[step.axes]).astype(F32)
     if not isinstance(step, MaxOverMap):

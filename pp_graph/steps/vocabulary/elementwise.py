@@ -36,6 +36,10 @@ class Elementwise(Writer):
         """`a / b`; `b` broadcasts to `a`."""
         return self.node("Div", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
 
+    def exp(self, a: ir.Value) -> ir.Value:
+        """`e` to the power of `a`. What NaN becomes depends on the runtime."""
+        return self.node("Exp", [a], {}, np.dtype(np.float32), self.shape_of(a))
+
     def clip(self, a: ir.Value, low: float, high: float) -> ir.Value:
         """Limit `a` to [low, high]. What NaN becomes depends on the runtime."""
         dtype = np.dtype(np.float32)

@@ -61,6 +61,7 @@ class Shaping(Writer):
     ) -> ir.Value:
         """A cut along some axes; negative places count from the end. `shape` is that of the cut, where it is known."""
         dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        shape = self._sliced(a, starts, stops, axes) if shape is None else shape
         if self.opset < _SLICE_BOUNDS_ARE_INPUTS:
             attributes = {"starts": list(starts), "ends": list(stops), "axes": list(axes)}
             return self.node("Slice", [a], attributes, dtype, shape)
@@ -98,6 +99,24 @@ class Shaping(Writer):
         if self.opset < _PADS_ARE_INPUTS:
             return self.node("Pad", [a], {"mode": mode, "pads": pads}, dtype, sizes)
         return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": mode}, dtype, sizes)
+
+    def _sliced(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> Shape | None:
+        """Shape of a cut, as far as it is known."""
+        before = self.shape_of(a)
+        if before is None:
+            return None
+        sizes = list(before)
+        for start, stop, axis in zip(starts, stops, axes, strict=True):
+            size = before[axis]
+            sizes[axis] = len(range(*slice(start, stop).indices(size))) if isinstance(size, int) else None
+        return tuple(sizes)
+
+    def reshape(self, a: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """The numbers in another shape, where 0 keeps the size that is there and -1 is what is left; float32."""
+        before = self.shape_of(a)
+        sizes = [before[axis] if before is not None and not size else size for axis, size in enumerate(shape)]
+        known = tuple(None if size in (-1, 0) else size for size in sizes)
+        return self.node("Reshape", [a, self.constant(tuple(shape), "shape")], {}, np.dtype(np.float32), known)
 
     def unsqueeze(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
         """New axes of size 1 at these places of the result, in rising order; float32."""

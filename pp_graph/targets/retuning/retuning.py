@@ -113,6 +113,8 @@ def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
         score_output=None if provenance.raw.score is None else provenance.raw.score.tensor,
         map_output=None if provenance.raw.map is None else provenance.raw.map.tensor,
         tail=False,
+        # The tensors of the IR say less: sizes may be open, and the image's is not among them.
+        layout=provenance.layout,
     )
     former = f"{alone.provenance.prefix}/"
 
