@@ -162,7 +162,6 @@ class Calibrated(pp.PostProcessor):
 
 
 LEVELS = levels_as_text(np.random.default_rng(5).uniform(0.3, 0.7, (SIDE, SIDE)))
-KINDS = (Calibrated, Probabilities, Logits, OneOfMany, Spread)
 POSTS = [Probabilities(), Logits(), OneOfMany(levels=LEVELS), Spread(levels=LEVELS)]
 
 
