@@ -36,9 +36,9 @@ class Shaping(Writer):
         shape = None if before[0] is None else (*before[0][:axis], whole, *before[0][axis + 1 :])
         return self.node("Concat", values, {"axis": axis}, np.dtype(np.float32), shape)
 
-    def gather(self, a: ir.Value, index: ir.Value, axis: int) -> ir.Value:
-        """What lies at some places along an axis, which takes the shape of `index`."""
-        return self.node("Gather", [a, index], {"axis": axis}, None, None)
+    def gather(self, a: ir.Value, index: ir.Value, axis: int, shape: Shape | None = None) -> ir.Value:
+        """What lies at some places along an axis, which takes the shape of `index`; `shape` where it is known."""
+        return self.node("Gather", [a, index], {"axis": axis}, None if a.dtype is None else a.dtype.numpy(), shape)
 
     def look_up(self, table: ir.Value, index: ir.Value) -> ir.Value:
         """What a constant of one axis holds at each index, an int64; of the shape of `index`."""
