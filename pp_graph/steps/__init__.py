@@ -15,6 +15,7 @@ from pp_graph.steps.encode_decision import EncodeDecision
 from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, MapAxes
 from pp_graph.steps.gaussian_blur import GaussianBlur
 from pp_graph.steps.gaussian_cdf import GaussianCDF
+from pp_graph.steps.graph_step import GraphStep
 from pp_graph.steps.keep import Keep
 from pp_graph.steps.max_over_map import MaxOverMap
 from pp_graph.steps.mean_over_map import MeanOverMap
@@ -85,6 +86,7 @@ __all__ = [
     "Form",
     "GaussianBlur",
     "GaussianCDF",
+    "GraphStep",
     "Keep",
     "MapAxes",
     "MaxOverMap",

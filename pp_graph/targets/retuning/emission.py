@@ -90,6 +90,11 @@ def emit_alone(post: PostProcessor, provenance: Provenance, *, opset: int, ir_ve
 
 def _plain(value: Any) -> object:
     """An attribute or a tensor as something that compares by all that it holds."""
+    import onnx_ir as ir
+
+    if isinstance(value, ir.Graph):
+        # Numbers inside the body of an If are not looked up by name, so they are part of the structure.
+        return ir.to_proto(value).SerializeToString(deterministic=True)
     if hasattr(value, "numpy"):
         array = value.numpy()
         return str(array.dtype), array.shape, array.tobytes()
