@@ -1,0 +1,1 @@
+"""Other libraries' models and training loops; each of these libraries is optional and imported late."""
