@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"verification", "calibration", "running", "version"},
     "inspection": {"targets"},
     "demo": {"report"},
-    "cli": {"demo", "inspection", "benchmark", "version"},
+    "integrations": {"demo", "inspection", "benchmark", "preprocessing"},
+    "cli": {"integrations", "demo", "inspection", "benchmark", "version"},
 }
 
 

@@ -1,1 +1,1 @@
-"""Other libraries' models and training loops; each of these libraries is optional and imported late."""
+"""Other libraries: torch, Anomalib. Each needs an extra, and is imported only when it is asked for by its own name."""

@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 
 from pp_graph.data import ImageSource, open_images
-from pp_graph.errors import ModelError, PostProcessorError, StatisticsError, TargetError
+from pp_graph.errors import ModelError, PostProcessorError, StatisticsError, TargetError, VerificationError
 from pp_graph.files import check_targets
 from pp_graph.fusion import FusedModel, fuse
 from pp_graph.integrations.anomalib.comparison import EXPORT_TOLERANCE, ModelComparison, compare_with_model
 from pp_graph.integrations.anomalib.loading import load_model
 from pp_graph.integrations.anomalib.raw_export import evaluating, export_raw, own_size, raw_form, resizes_smoothly
-from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_processor
+from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_processor, settings_of
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor
 from pp_graph.statistics import Statistics
@@ -72,9 +72,12 @@ class ExportResult:
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.comparison.images} images compared with the model in torch"]
         for each in self.comparison.decisions:
-            line = f"  {each.name}: {each.flips:,} of {each.total:,} decisions differ"
             largest = each.drift.summary()["margin_max"]
-            lines.append(line if largest is None else f"{line}, at most {largest:.2g} of the range from the cutoff")
+            at = "" if largest is None else f", at most {largest:.2g} of the range from the cutoff"
+            lines.append(
+                f"  {each.name}: {each.flips:,} of {each.total:,} decisions differ; {len(each.rules or ()):,} by other "
+                f"settings, {len(each.drift):,} by drift{at}"
+            )
         lines += [f"  {each.name}: largest error {each.max_abs:.2g}" for each in self.comparison.errors]
         return "\n".join([*lines, *(f"  Note: {note}" for note in self.notes)])
 
@@ -145,9 +148,10 @@ def export(
         ExtraError: Anomalib is needed for a checkpoint, and not installed.
         ModelError: This is no Anomalib model, the checkpoint is not of that class, or it cannot be exported.
         StatisticsError: There are no statistics yet.
-        PostProcessorError: A setting is out of range, or the model's own post-processor has other rules.
+        PostProcessorError: A setting is out of range.
+        VerificationError: The artifact decides otherwise than the raw export or the model, or computes something else.
         DataError: The images do not fit.
-        TargetError: The artifact decides otherwise than the raw export, or computes something else than the model.
+        TargetError: OpenVINO cannot take the model, or the device is not there.
         OutputFileError: A file cannot be written there.
         PPGraphError: See `pp_graph.fuse` and `pp_graph.convert`.
     """
@@ -228,34 +232,40 @@ def _post_processor(
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(statistics, str | Path):
         statistics = Statistics.load(statistics)
-    module = model.post_processor
-    own = None
-    if module is not None:
-        try:
-            own = read_post_processor(module)
-        except StatisticsError:
-            if statistics is None and (post is None or post.statistics is None):
-                raise
-    if own is not None and own.provenance is not None and checkpoint is not None:
-        provenance = msgspec.structs.replace(
-            own.provenance, source=own.provenance.source.replace("in memory", "in a checkpoint"), file=checkpoint.name
-        )
-        own = msgspec.structs.replace(own, provenance=provenance)
     if post is not None:
         if given or (statistics is not None and post.statistics is not None):
             raise PostProcessorError(
                 "A post-processor was given together with statistics or sensitivities, expected one or the other. Set "
                 "them in the post-processor."
             )
-        return post if post.statistics is not None else post.with_statistics(statistics or own)
-    if statistics is None and own is None:
+        if post.statistics is not None:
+            return post
+        return post.with_statistics(statistics or _own(model.post_processor, None, checkpoint).statistics)
+    own = _own(model.post_processor, statistics, checkpoint)
+    return own.from_parameters(own.statistics, {**own.parameters(), **given})
+
+
+def _own(module: Any, statistics: Statistics | None, checkpoint: Path | None) -> PostProcessor:
+    """What a model's own post-processor says, with other statistics if there are any."""
+    described = getattr(module, "post", None)
+    if isinstance(described, PostProcessor):
+        # One of ours, as a torch module.
+        if statistics is None and described.statistics is None:
+            raise StatisticsError(f"The post-processor of the model has no statistics yet. {NOT_VALIDATED}")
+        return described if statistics is None else described.with_statistics(statistics)
+    if statistics is not None:
+        return OneClassPostProcessor(statistics, **settings_of(module)[0])
+    if module is None:
         raise StatisticsError(
             f"The model has no post-processor to take statistics from, expected one. {NOT_VALIDATED}"
         )
-    settings = {} if own is None or own.provenance is None else dict(own.provenance.settings)
-    if hasattr(module, "on_nan"):
-        settings["on_nan"] = module.on_nan
-    return OneClassPostProcessor(statistics or own, **{**settings, **given})
+    found = read_post_processor(module)
+    assert found.provenance is not None, "it was just written"
+    if checkpoint is not None:
+        source = found.provenance.source.replace("in memory", "in a checkpoint")
+        provenance = msgspec.structs.replace(found.provenance, source=source, file=checkpoint.name)
+        found = msgspec.structs.replace(found, provenance=provenance)
+    return OneClassPostProcessor(found, **found.provenance.settings)
 
 
 def _input_size(
@@ -298,7 +308,7 @@ def _refuse(
 ) -> None:
     """Refuse an artifact that decides otherwise for another reason than rounding of the network."""
     if not comparison.export_error <= EXPORT_TOLERANCE:
-        raise TargetError(
+        raise VerificationError(
             f"The raw ONNX export of {type(model).__name__} differs from the model in torch by "
             f"{comparison.export_error:.1e} of its largest value, expected at most {EXPORT_TOLERANCE:g}. Nothing was "
             "written. The exporter made another model of it: try another torch version."
@@ -309,11 +319,11 @@ def _refuse(
             f"{comparison.drift_flips:,} decisions differ from the model in torch by drift, more than {max_flips}"
         )
     if failures:
-        raise TargetError(f"The artifact did not pass: {'; '.join(failures)}. Nothing was written.")
+        raise VerificationError(f"The artifact did not pass: {'; '.join(failures)}. Nothing was written.")
     if required and comparison.rule_flips:
         flips = {each.name: len(each.rules) for each in comparison.decisions if each.rules}
         listed = " and ".join(f"{count:,} of {name}" for name, count in flips.items())
-        raise PostProcessorError(
+        raise VerificationError(
             f"The model's own post-processor {type(model.post_processor).__name__} has other rules than ours: with the "
             f"same raw values and statistics {listed} differ. Nothing was written. Write it as a PostProcessor of "
             "pp_graph and pass post=..., or accept ours with match_model=False."

@@ -51,9 +51,7 @@ def read_post_processor(module: Any) -> Statistics:
             f"The model has no statistics yet: every threshold and range of its post-processor {kind} is unknown. "
             f"{NOT_VALIDATED}"
         )
-    # MEBinPostProcessor has two more, by which it is known.
-    names = (*SETTINGS, "sample_rate", "min_interval_len")
-    settings, notes = read_settings({name: getattr(module, name) for name in names if hasattr(module, name)})
+    settings, notes = settings_of(module)
     try:
         image, pixel = (LevelStatistics(**levels[level]) for level in ("image", "pixel"))
     except StatisticsError as error:
@@ -65,3 +63,14 @@ def read_post_processor(module: Any) -> Statistics:
             source=f"Anomalib's {kind} in memory", pp_graph_version=__version__, settings=settings, notes=notes
         ),
     )
+
+
+def settings_of(module: Any) -> tuple[dict[str, Any], list[str]]:
+    """An Anomalib post-processor's settings as keyword arguments of `OneClassPostProcessor`, and notes about them.
+
+    Raises:
+        StatisticsError: One is of the wrong type.
+    """
+    # MEBinPostProcessor has two more, by which it is known.
+    names = (*SETTINGS, "sample_rate", "min_interval_len")
+    return read_settings({name: getattr(module, name) for name in names if hasattr(module, name)})
