@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pp_graph.extras import check_extra
 from pp_graph.integrations.anomalib.comparison import ModelComparison, ModelDecision
 from pp_graph.integrations.anomalib.exporting import ExportResult, export
 from pp_graph.integrations.anomalib.settings import read_post_processor
@@ -34,6 +35,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "OneClassPostProcessor":
         # It inherits from Anomalib's own class.
+        for library in ("anomalib", "torch"):
+            check_extra(library, "anomalib", "a post-processor for Anomalib's models")
         from pp_graph.integrations.anomalib.post_processor import OneClassPostProcessor
 
         return OneClassPostProcessor

@@ -12,7 +12,6 @@ from pp_graph.integrations.anomalib.raw_export import evaluating, raw_form
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, open_raw_values, run_in_batches
 from pp_graph.verification.comparison import ErrorSum, FlipLists
-from pp_graph.verification.report import ErrorReport, Flips
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import FusedModel, Provenance
     from pp_graph.model import RawModel
     from pp_graph.steps import Array, DecidingStep
+    from pp_graph.verification.report import ErrorReport, Flips
 
 EXPORT_TOLERANCE: Final = 1e-2
 """Error of the raw export, as a part of the largest value, above which it is another function than the model. Measured
@@ -94,12 +94,12 @@ class ModelComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain JSON values; numbers that are not finite become None."""
-        finite = {name: lambda each, name=name: _finite(getattr(each, name)) for name in ("max_abs", "max_scaled")}
         return {
             "images": self.images,
             "export_error": _finite(self.export_error),
             "errors": [
-                {"name": each.name, **{name: read(each) for name, read in finite.items()}} for each in self.errors
+                {"name": each.name, "max_abs": _finite(each.max_abs), "max_scaled": _finite(each.max_scaled)}
+                for each in self.errors
             ],
             "decisions": [each.to_dict() for each in self.decisions],
             "incomparable": list(self.incomparable),

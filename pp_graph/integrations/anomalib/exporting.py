@@ -160,9 +160,7 @@ def export(
     checkpoint = Path(model) if isinstance(model, str | Path) else None
     _check_outputs(output, raw_output, overwrite, [] if checkpoint is None else [checkpoint])
     if checkpoint is not None:
-        model = load_model(
-            checkpoint, model_class, weights_only=weights_only, arguments=dict(model_arguments or {})
-        )
+        model = load_model(checkpoint, model_class, weights_only=weights_only, arguments=dict(model_arguments or {}))
     _check_model(model)
     changed = statistics is not None or post is not None or (image_sensitivity, pixel_sensitivity) != (None, None)
     post = _post_processor(model, statistics, image_sensitivity, pixel_sensitivity, post, checkpoint)
@@ -256,16 +254,15 @@ def _own(module: Any, statistics: Statistics | None, checkpoint: Path | None) ->
     if statistics is not None:
         return OneClassPostProcessor(statistics, **settings_of(module)[0])
     if module is None:
-        raise StatisticsError(
-            f"The model has no post-processor to take statistics from, expected one. {NOT_VALIDATED}"
-        )
+        raise StatisticsError(f"The model has no post-processor to take statistics from, expected one. {NOT_VALIDATED}")
     found = read_post_processor(module)
-    assert found.provenance is not None, "it was just written"
+    provenance = found.provenance
+    assert provenance is not None, "it was just written"
     if checkpoint is not None:
-        source = found.provenance.source.replace("in memory", "in a checkpoint")
-        provenance = msgspec.structs.replace(found.provenance, source=source, file=checkpoint.name)
+        source = provenance.source.replace("in memory", "in a checkpoint")
+        provenance = msgspec.structs.replace(provenance, source=source, file=checkpoint.name)
         found = msgspec.structs.replace(found, provenance=provenance)
-    return OneClassPostProcessor(found, **found.provenance.settings)
+    return OneClassPostProcessor(found, **provenance.settings)
 
 
 def _input_size(

@@ -41,7 +41,9 @@ def read_post_processor(module: Any) -> Statistics:
         try:
             number = float(state[name]) if name in state else None
         except (TypeError, ValueError, RuntimeError):
-            raise StatisticsError(f"Buffer '{name}' of post-processor {kind} is not a tensor with one number.") from None
+            raise StatisticsError(
+                f"Buffer '{name}' of post-processor {kind} is not a tensor with one number."
+            ) from None
         try:
             levels[level][end] = as_number(name, number)
         except StatisticsError as error:
