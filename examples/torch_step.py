@@ -19,7 +19,7 @@ from torch import nn
 
 import pp_graph as pp
 from pp_graph.demo import IMAGES, RAW, STATISTICS
-from pp_graph.integrations.torch_step import ModuleStep
+from pp_graph.integrations.torch.module_step import ModuleStep
 from pp_graph.steps import Compare, MaxOverMap, MinMaxNormalize, Step
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 import pp_graph as pp
 from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.integrations.onnxscript import OnnxScriptStep
-from pp_graph.integrations.torch_step import ModuleStep
+from pp_graph.integrations.torch.module_step import ModuleStep
 from pp_graph.model import NameScope
 from pp_graph.postprocessors import RawLayout
 from pp_graph.steps import Array, Compare, Emitter, Form, GraphStep, Keep, MaxOverMap, MinMaxNormalize, Step

@@ -23,7 +23,7 @@ BUFFERS: Final = {
 }  # fmt: skip
 _PREFIX: Final = "post_processor."
 _CONFIG: Final = "anomalib_post_processor_config"
-_SETTINGS: Final = {
+SETTINGS: Final = {
     "enable_normalization": "normalize", "enable_thresholding": "threshold",
     "enable_threshold_matching": "match_thresholds", "image_sensitivity": "image_sensitivity",
     "pixel_sensitivity": "pixel_sensitivity",
@@ -152,7 +152,7 @@ def read_settings(config: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]
     """Anomalib's settings as ours."""
     settings: dict[str, Any] = {}
     notes: list[str] = []
-    for theirs, ours in _SETTINGS.items():
+    for theirs, ours in SETTINGS.items():
         value = config.get(theirs)
         if value is None:
             continue

@@ -47,6 +47,7 @@ class DecidingStep(Step):
 
     per_pixel: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (NUMBERS,)
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "normalizer"})
     normalizer: MonotoneStep | None
     on_nan: OnNaN
 

@@ -44,6 +44,7 @@ class ResizeMap(Step):
     exact: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (MAP,)
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "from_size"})
     source: str
     target: str
     height: int

@@ -36,11 +36,13 @@ class Step(ABC):
             value of the runtime's own: `verify` makes it visible, and counts its difference as drift.
         pointwise: Whether each number follows from what stands at the same place alone.
         accepts: What it takes for each value that it reads, in the order of `reads`.
+        settled: Fields that `bound` fills in, and no user.
     """
 
     exact: ClassVar[bool] = True
     pointwise: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (NUMBERS,)
+    settled: ClassVar[frozenset[str]] = frozenset({"axes"})
     source: str
     target: str
 

@@ -43,6 +43,7 @@ class TopKMean(Step):
     exact: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(level="pixel", classes=True, known_axes=True),)
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "size", "classes"})
     source: str
     target: str
     k: int | None = None

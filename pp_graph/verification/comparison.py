@@ -100,13 +100,16 @@ class ErrorSum:
 
 
 @dataclass
-class _FlipLists:
+class FlipLists:
+    """Decisions that came out differently, over batches; see `Flips`."""
+
     image: list[npt.NDArray[np.int64]] = field(default_factory=list)
     pixel: list[npt.NDArray[np.int64]] = field(default_factory=list)
     raw_value: list[npt.NDArray[np.float32]] = field(default_factory=list)
     margin: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, flipped: Array, values: Mapping[str, Array], step: DecidingStep | None, start: int) -> None:
+        """Note where decisions of a batch differ, and the values that they were about."""
         flat = flipped.reshape(len(flipped), -1)
         image, pixel = np.nonzero(flat)
         decided = None if step is None else values[step.source]
@@ -121,6 +124,7 @@ class _FlipLists:
         self.margin.append(margin)
 
     def report(self) -> Flips:
+        """All that were noted."""
         return Flips(
             np.concatenate(self.image or [np.empty(0, np.int64)]),
             np.concatenate(self.pixel or [np.empty(0, np.int64)]),
@@ -157,8 +161,8 @@ class Comparison:
         self._flips = dict.fromkeys(self._steps, 0)
         self._total = dict.fromkeys(self._steps, 0)
         self._positive = dict.fromkeys(self._steps, 0)
-        self._postprocessing = {name: _FlipLists() for name in self._steps}
-        self._drift = {name: _FlipLists() for name in self._steps}
+        self._postprocessing = {name: FlipLists() for name in self._steps}
+        self._drift = {name: FlipLists() for name in self._steps}
 
     def add_preprocessed(self, found: Array, expected: Array) -> None:
         """Count what the artifact's preprocessing makes of a batch of frames, against the same by hand."""

@@ -16,11 +16,13 @@ check_extra("torch", "torch", "post-processing in torch")
 from pp_graph.integrations.torch.batch import InferenceBatch  # noqa: E402
 from pp_graph.integrations.torch.exporting import Exported, export  # noqa: E402
 from pp_graph.integrations.torch.module import PostProcessor, PostProcessorModule  # noqa: E402
+from pp_graph.integrations.torch.module_step import ModuleStep  # noqa: E402
 from pp_graph.integrations.torch.one_class import OneClassPostProcessor  # noqa: E402
 
 __all__ = [
     "Exported",
     "InferenceBatch",
+    "ModuleStep",
     "OneClassPostProcessor",
     "PostProcessor",
     "PostProcessorModule",

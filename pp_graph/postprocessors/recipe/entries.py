@@ -28,9 +28,6 @@ REFERENCES: Final = (
 )
 """What a field may refer to instead of giving a number."""
 
-_SETTLED: Final = frozenset({"axes", "from_size", "normalizer"})
-"""Fields that are filled in when a recipe meets a model."""
-
 _NAMED_FIELD: Final = re.compile(r"(\w+)\b")
 
 
@@ -134,7 +131,7 @@ def parse_entry(given: object) -> Entry:
         raise RecipeError(f"step {found}, expected one of: {', '.join(sorted(known))}.{hint}", field="step")
     kind = known[name]
     hints = _hints(kind)
-    allowed = [each for each in _fields(kind) if each.name not in _SETTLED]
+    allowed = [each for each in _fields(kind) if each.name not in kind.settled]
     names = [each.name for each in allowed]
     for field, value in given.items():
         if field == "step":
@@ -161,7 +158,7 @@ def _described(step: Step) -> dict[str, Any]:
     found: dict[str, Any] = {"step": step_name(type(step))}
     for field in _fields(type(step)):
         value = getattr(step, field.name)
-        if field.name not in _SETTLED and (value != field.default or field.default is dataclasses.MISSING):
+        if field.name not in step.settled and (value != field.default or field.default is dataclasses.MISSING):
             found[field.name] = value
         elif field.name == "normalizer" and value is not None:
             raise RecipeError(

@@ -1,0 +1,43 @@
+"""Anomalib 2.x: its models exported in one call, and post-processing of ours inside its models.
+
+    from pp_graph.integrations.anomalib import OneClassPostProcessor, export
+
+    result = export("model.ckpt", "model.xml", model_class="Padim", images="images/")
+    print(result)
+
+    model = Patchcore(post_processor=OneClassPostProcessor(image_sensitivity=0.6))
+
+Importing this module needs neither Anomalib nor torch; `OneClassPostProcessor` and checkpoints do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pp_graph.extras import check_extra
+from pp_graph.integrations.anomalib.comparison import ModelComparison, ModelDecision
+from pp_graph.integrations.anomalib.exporting import ExportResult, export
+from pp_graph.integrations.anomalib.settings import read_post_processor
+
+if TYPE_CHECKING:
+    from pp_graph.integrations.anomalib.post_processor import OneClassPostProcessor
+
+__all__ = [
+    "ExportResult",
+    "ModelComparison",
+    "ModelDecision",
+    "OneClassPostProcessor",
+    "export",
+    "read_post_processor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "OneClassPostProcessor":
+        # It inherits from Anomalib's own class.
+        for library in ("anomalib", "torch"):
+            check_extra(library, "anomalib", "a post-processor for Anomalib's models")
+        from pp_graph.integrations.anomalib.post_processor import OneClassPostProcessor
+
+        return OneClassPostProcessor
+    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
