@@ -23,6 +23,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     assert run(["demo"]) == 0
     monkeypatch.chdir(tmp_path / "pp_graph_demo" / "inputs")
+    for code in blocks("yaml"):
+        Path(code.splitlines()[0].removeprefix("# ")).write_text(code)
     return tmp_path / "pp_graph_demo" / "inputs"
 
 
