@@ -11,7 +11,7 @@ from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
 from pp_graph.model import METADATA_KEY, RawModel
-from pp_graph.model.names import all_values, rename_values
+from pp_graph.model.names import all_values, bodies_of, rename_values
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
 
 if TYPE_CHECKING:
@@ -83,11 +83,16 @@ def _remove_post_processing(graph: ir.Graph, prefix: str, emitted: set[str | Non
     constants = {value for name, value in graph.initializers.items() if name.startswith(prefix)}
     fed = {graph.initializers[name] for name in adjustable if name in graph.initializers}
     constants |= fed
-    gone = set(removed)
+    inside = [inner for node in removed for body in bodies_of(node) for inner in body.all_nodes()]
+    gone = {*removed, *inside}
     for node in graph.all_nodes():
         read = next((value for value in node.inputs if value in outputs | constants), None)
         if read is not None and node not in gone:
             raise _changed(f"operator '{node.name or node.op_type}' reads '{read.name}' of the post-processing")
+    for node in inside:
+        # They go with the operator that holds them, and must not read from others by then.
+        for place in range(len(node.inputs)):
+            node.replace_input_with(place, None)
     graph.remove(removed, safe=True)
     for value in fed:
         graph.inputs.remove(value)

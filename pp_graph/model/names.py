@@ -21,6 +21,17 @@ def all_values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
+def bodies_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs that an operator such as If holds."""
+    import onnx_ir as ir
+
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
 def rename_values(graph: ir.Graph, new_names: Mapping[str, str]) -> None:
     """Rename values, old name to new, and keep the order of the initializers, which renaming would change."""
     order = list(graph.initializers.values())

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import onnx_ir as ir
+
     from pp_graph.fusion import Provenance
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.statistics import Statistics
@@ -72,7 +74,15 @@ def emit_alone(post: PostProcessor, provenance: Provenance, *, opset: int, ir_ve
             others.append((name, array.shape))
         else:
             others.append((name, _plain(value.const_value)))
-    operators = [
+    operators = _operators(graph)
+    named = [(name, value.name) for name, value in outputs.items()]
+    inputs = [value.name for value in graph.inputs]
+    readers = {name: len(graph.initializers[name].uses()) for name in constants}
+    return Emission((inputs, others, operators, named), constants, readers)
+
+
+def _operators(graph: ir.Graph) -> list[object]:
+    return [
         (
             node.domain,
             node.op_type,
@@ -82,14 +92,16 @@ def emit_alone(post: PostProcessor, provenance: Provenance, *, opset: int, ir_ve
         )
         for node in graph
     ]
-    named = [(name, value.name) for name, value in outputs.items()]
-    inputs = [value.name for value in graph.inputs]
-    readers = {name: len(graph.initializers[name].uses()) for name in constants}
-    return Emission((inputs, others, operators, named), constants, readers)
 
 
 def _plain(value: Any) -> object:
     """An attribute or a tensor as something that compares by all that it holds."""
+    import onnx_ir as ir
+
+    if isinstance(value, ir.Graph):
+        ends = [each.name for each in (*value.inputs, *value.outputs)]
+        constants = [(name, _plain(each.const_value)) for name, each in value.initializers.items()]
+        return ends, constants, _operators(value)
     if hasattr(value, "numpy"):
         array = value.numpy()
         return str(array.dtype), array.shape, array.tobytes()
