@@ -18,6 +18,7 @@ from pp_graph.steps import (
     STEPS,
     Compare,
     Emitter,
+    EncodeDecision,
     Keep,
     MaxOverMap,
     MinMaxNormalize,
@@ -62,6 +63,9 @@ STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
     MinMaxNormalize: normalizers(),
     Compare: compares(),
     Keep: st.just(Keep("raw_score", "pred_score")),
+    EncodeDecision: st.builds(
+        EncodeDecision, st.just("above"), st.just("pred_mask"), st.sampled_from(["u8", "u8_255", "f32"])
+    ),
     ResizeMap: st.builds(
         ResizeMap,
         st.just("raw_map"),
@@ -92,7 +96,8 @@ def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
 
 
 def emit(step: Step, shape: tuple[int, ...], opset: int, ir_version: int) -> onnx.ModelProto:
-    source = ir.Value(name="x", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+    reads = ir.DataType.FLOAT if "float32" in step.accepts[0].dtypes else ir.DataType.BOOL
+    source = ir.Value(name="x", shape=ir.Shape(shape), type=ir.TensorType(reads))
     graph = ir.Graph([source], [], nodes=[], opset_imports={"": opset}, name="step")
     names = NameScope(graph)
     op = Emitter(graph, opset=opset, ir_version=ir_version, names=names, prefix="pp_graph")
@@ -115,6 +120,8 @@ def has_subnormals(step: Step) -> bool:
 
 
 def inputs_of(step: Step, rng: np.random.Generator) -> np.ndarray:
+    if isinstance(step, EncodeDecision):
+        return rng.random((3, 1, 4, 5)) < 0.5
     if isinstance(step, ResizeMap):
         return rng.normal(0, 3, AXES[step.axes]).astype(F32)
     if not isinstance(step, MaxOverMap):

@@ -10,10 +10,13 @@ from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.spill import SpilledMaps
 from pp_graph.data import DumpedPredictions, LabelledImages, choose_batch_size, open_labelled, open_predictions
 from pp_graph.data.labels import without_channel
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
+from pp_graph.errors import CalibrationError
+from pp_graph.postprocessors import OneClassPostProcessor
+from pp_graph.postprocessors.layout import layout_of
 from pp_graph.targets import open_raw_values
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from pp_graph.data import LabelledSource
     from pp_graph.fusion import FusedModel, Provenance
     from pp_graph.model import RawModel
+    from pp_graph.postprocessors import PostProcessor, RawLayout
+    from pp_graph.steps import Array
     from pp_graph.targets import OpenVINOModel, RawValues
 
 Progress = Callable[[int], None]
@@ -46,6 +51,7 @@ def calibrate(
     model: str | Path | RawModel | FusedModel | OpenVINOModel,
     data: LabelledSource,
     *,
+    post: PostProcessor | None = None,
     device: str | None = None,
     inference_precision: str | None = "f32",
     score_output: str | None = None,
@@ -63,6 +69,8 @@ def calibrate(
     Args:
         model: A raw ONNX model, a fused one or a converted one.
         data: Labelled images; see `pp_graph.data.open_labelled`.
+        post: Post-processor for a raw model, where it decides about other values than the raw ones, as a recipe that
+            smooths the map first does; see `PostProcessor.values_to_calibrate`. A fused model has its own.
         device: OpenVINO device. None runs an ONNX model in onnxruntime, in float32, and a converted one on the CPU.
         inference_precision: Precision to run in OpenVINO: `f32`, `bf16`, `f16`; None leaves it to the device.
         score_output: Name of the raw score, where shapes leave a choice.
@@ -93,16 +101,19 @@ def calibrate(
         inference_precision=inference_precision,
         score_output=score_output,
         map_output=map_output,
+        classes=post is not None and post.takes_classes,
     )
+    post = _post_processor(values, post)
     size = choose_batch_size(values.inputs, batch_size)
     with SpilledMaps() as spilled:
         for start in range(0, len(labelled), size):
             stop = min(start + size, len(labelled))
             raw = values.run(labelled.images.read(start, stop, values.inputs))
-            maps = None if RAW_MAP not in raw else without_channel(raw[RAW_MAP], "Maps")
+            found = post.values_to_calibrate(raw, _layout(values, raw))
+            maps = None if "pixel" not in found else without_channel(found["pixel"], "Maps")
             if maps is not None and not one_pass:
                 spilled.write(maps)
-            _update(calibrator, labelled, start, stop, maps=maps, scores=raw.get(RAW_SCORE))
+            _update(calibrator, labelled, start, stop, maps=maps, scores=found.get("image"))
             if progress is not None:
                 progress(stop - start)
         while not one_pass and (further := calibrator.refine()) is not None:
@@ -112,6 +123,22 @@ def calibrate(
                 start += len(maps)
             calibrator = further
     return _with_model(calibrator.result(resamples=resamples), values, labelled)
+
+
+def _post_processor(values: RawValues, post: PostProcessor | None) -> PostProcessor:
+    """The post-processor that says what is calibrated."""
+    if values.provenance is None:
+        return OneClassPostProcessor() if post is None else post
+    if post is not None:
+        raise CalibrationError(
+            "A post-processor was given for a model that is fused already, expected a raw model. Leave it out: the "
+            "model has its own."
+        )
+    return values.provenance.build_post_processor()
+
+
+def _layout(values: RawValues, raw: Mapping[str, Array]) -> RawLayout:
+    return layout_of(raw) if values.provenance is None else values.provenance.layout
 
 
 def _update(

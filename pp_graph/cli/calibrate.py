@@ -50,6 +50,9 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--ignore-nonfinite", is_flag=True, help="Leave out NaN and infinite values instead of stopping.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True, metavar="N",
               help="Draws for the confidence intervals; 0 for none.")  # fmt: skip
+@click.option("--recipe", type=PATH, metavar="FILE.yaml",
+              help="Steps that a raw MODEL is to be fused with: what they compare is calibrated, such as a map that "
+              "they smooth.")  # fmt: skip
 @click.option("--score-output", metavar="NAME", help="Output of a raw MODEL that holds the score.")
 @click.option("--map-output", metavar="NAME", help="Output of a raw MODEL that holds the map.")
 @click.option(
@@ -89,7 +92,7 @@ def calibrate(
         from pp_graph.data import open_labelled
 
         labelled = open_labelled(data)
-    inputs = [path for path in (model, scores, stats) if path is not None]
+    inputs = [path for path in (model, scores, stats, options["recipe"]) if path is not None]
     inputs += () if labelled is None else labelled.files
     inputs += () if model is None else _further_files(model)
     outputs = [path for path in (output, retuned, *reports) if path is not None]
@@ -158,7 +161,7 @@ def _check_sources(
         raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
 
 
-_OF_MODELS = ("device", "inference_precision", "score_output", "map_output", "batch")
+_OF_MODELS = ("recipe", "device", "inference_precision", "score_output", "map_output", "batch")
 
 
 def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | None, stats: Path | None) -> None:
@@ -218,6 +221,7 @@ def _run(
     from pp_graph.calibration import calibrate as run
     from pp_graph.calibration import calibrate_scores, range_estimator, threshold_estimator
     from pp_graph.data import open_predictions
+    from pp_graph.postprocessors import RecipePostProcessor
 
     settings: dict[str, Any] = {
         "image": threshold_estimator(*_parsed("--image-method", options["image_method"])),
@@ -236,10 +240,12 @@ def _run(
     assert model is not None
     assert labelled is not None
     precision = options["inference_precision"]
+    recipe = options["recipe"]
     with progress_bar("Calibrating", len(labelled)) as progress:
         return run(
             model,
             labelled,
+            post=None if recipe is None else RecipePostProcessor.load(recipe),
             device=options["device"],
             inference_precision=None if precision == "default" else precision,
             score_output=options["score_output"],

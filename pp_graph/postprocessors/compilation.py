@@ -74,12 +74,13 @@ class CompiledSteps:
         return kept[::-1]
 
 
-def compile_steps(steps: Sequence[Step], layout: RawLayout) -> CompiledSteps:
+def compile_steps(steps: Sequence[Step], layout: RawLayout, *, wanted: Sequence[str] | None = None) -> CompiledSteps:
     """Check steps, bind them to what they read, and move decisions in front of monotone steps.
 
     Args:
         steps: The steps, in order.
         layout: What the raw model gives.
+        wanted: Names of the values to compute; None for the outputs.
 
     Raises:
         PostProcessorError: A step reads what is not there or does not fit, two steps write the same, or nothing is
@@ -100,8 +101,8 @@ def compile_steps(steps: Sequence[Step], layout: RawLayout) -> CompiledSteps:
             raise PostProcessorError(f"{_named(step)} does not fit what it reads: {error}") from error
         forms[step.target] = bound[-1].form(*read)
         _check_output(step, forms[step.target])
-    written = [step.target for step in bound if step.target in OUTPUT_NAMES]
-    if not written:
+    written = [step.target for step in bound if step.target in OUTPUT_NAMES] if wanted is None else wanted
+    if not written and wanted is None:
         listed = ", ".join(f"'{step.target}'" for step in bound) or "none"
         raise PostProcessorError(
             f"The steps write {listed}, expected some of {', '.join(OUTPUT_NAMES)}: only these come out of the model. "

@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.compilation import OUTPUT_NAMES, CompiledSteps, check_steps, compile_steps
-from pp_graph.postprocessors.layout import DECISION_NAMES, RawLayout, layout_of
+from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE, RawLayout, layout_of
 from pp_graph.postprocessors.packing import PACKED_NAME, emit_packed
 from pp_graph.postprocessors.predictions import Predictions
 from pp_graph.postprocessors.raw_values import checked_values
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pp_graph.statistics import Statistics
     from pp_graph.steps import Array, DecidingStep, Emitter, Step
+    from pp_graph.steps.form import Level
 
 POSTPROCESSED_NAMES: Final = (*OUTPUT_NAMES, PACKED_NAME)
 """Every name that a post-processed output can have."""
@@ -107,6 +108,20 @@ class PostProcessor(ABC):
             PostProcessorError: The steps do not fit each other or the raw model.
         """
         return compile_steps(self.steps(layout), layout)
+
+    def values_to_calibrate(self, values: Mapping[str, Array], layout: RawLayout) -> dict[Level, Array]:
+        """The values whose threshold and range the statistics of each level are; raw ones, unless a subclass says else.
+
+        Args:
+            values: Float32 arrays under `raw_score` and `raw_map`, and under the names of inner values.
+            layout: What the raw model gives.
+
+        Returns:
+            Arrays under `image` and `pixel`, as far as there are such values.
+        """
+        del layout
+        names: tuple[tuple[Level, str], ...] = (("image", RAW_SCORE), ("pixel", RAW_MAP))
+        return {level: values[name] for level, name in names if name in values}
 
     def decisions(self, layout: RawLayout) -> dict[str, DecidingStep | None]:
         """The outputs that decide; see `CompiledSteps.decisions`."""

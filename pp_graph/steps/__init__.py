@@ -8,6 +8,7 @@ from __future__ import annotations
 from pp_graph.steps.compare import DECISION_VALUES, Compare, DecidingStep, DecisionType
 from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
+from pp_graph.steps.encode_decision import EncodeDecision
 from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, MapAxes
 from pp_graph.steps.hysteresis import Hysteresis
 from pp_graph.steps.keep import Keep
@@ -26,6 +27,7 @@ STEPS: tuple[type[Step], ...] = (
     MinMaxNormalize,
     Compare,
     Keep,
+    EncodeDecision,
     MaskByLabel,
     ErodeMask,
     DilateMask,

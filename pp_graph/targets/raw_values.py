@@ -84,6 +84,7 @@ def open_raw_values(
     inference_precision: str | None = "f32",
     score_output: str | None = None,
     map_output: str | None = None,
+    classes: bool = False,
 ) -> RawValues:
     """Load a model to read its raw scores and maps.
 
@@ -94,6 +95,7 @@ def open_raw_values(
         inference_precision: Precision to run an OpenVINO model in: `f32`, `bf16`, `f16`; None leaves it to the device.
         score_output: Name of the raw score of a raw model, where shapes leave a choice.
         map_output: Name of its raw map.
+        classes: Whether scores (N,C) and maps (N,C,H,W) of a raw model are taken.
 
     Raises:
         ModelError: The model cannot be used; `OutputRoleError` where score and map cannot be told apart.
@@ -133,7 +135,7 @@ def open_raw_values(
         session = OnnxSession(opened, probes=list(tensors.values()))
         return RawValues(session, tensors, "CPU", None, file, provenance.raw.sha256, provenance)
     refuse_foreign_decisions(opened)
-    found = find_outputs(opened, score_output=score_output, map_output=map_output)
+    found = find_outputs(opened, score_output=score_output, map_output=map_output, classes=classes)
     roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
     tensors = {role: info.name for role, info in roles.items() if info is not None}
     return RawValues(OnnxSession(opened), tensors, "CPU", None, file, opened.sha256, None)

@@ -18,9 +18,11 @@ from pp_graph.steps import Step
 if TYPE_CHECKING:
     from pp_graph.postprocessors.layout import RawLayout
     from pp_graph.statistics import Statistics
+    from pp_graph.steps.form import Level
 
+LEVELS: Final[tuple[Level, ...]] = ("image", "pixel")
 REFERENCES: Final = (
-    *(f"${level}.{number}" for level in ("image", "pixel") for number in ("threshold", "min", "max")),
+    *(f"${level}.{number}" for level in LEVELS for number in ("threshold", "min", "max")),
     "$input.height",
     "$input.width",
 )
@@ -50,6 +52,11 @@ class Entry(msgspec.Struct, frozen=True):
     def references(self) -> dict[str, str]:
         """Fields that refer to something, and to what."""
         return {name: value for name, value in self.fields.items() if isinstance(value, str) and value.startswith("$")}
+
+    def levels(self) -> set[Level]:
+        """Levels to whose statistics the entry refers."""
+        places = {to[1:].partition(".")[0] for to in self.references().values()}
+        return {level for level in LEVELS if level in places}
 
     def build(self, statistics: Statistics | None, layout: RawLayout) -> Step:
         """The step, with what its fields refer to.

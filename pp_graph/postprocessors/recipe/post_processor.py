@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pp_graph.errors import RecipeError
-from pp_graph.postprocessors.compilation import check_steps
+from pp_graph.errors import PostProcessorError, RecipeError
+from pp_graph.postprocessors.compilation import check_steps, compile_steps
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe.entries import Entry, parse_entry
+from pp_graph.statistics import LevelStatistics, Statistics
+from pp_graph.steps import Keep, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pp_graph.postprocessors.layout import RawLayout
-    from pp_graph.statistics import Statistics
-    from pp_graph.steps import Step
+    from pp_graph.steps import Array
+    from pp_graph.steps.form import Level
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,6 @@ class RecipePostProcessor(PostProcessor):
         if not entries:
             raise RecipeError("The recipe lists no steps, expected at least one.", field="steps")
         object.__setattr__(self, "recipe", tuple(entry.to_json() for entry in entries))
-        object.__setattr__(self, "_entries", tuple(entries))
         classes = any(accepts.classes_only for entry in entries for accepts in entry.kind.accepts)
         object.__setattr__(self, "takes_classes", classes)
         # Numbers that are referred to may come later.
@@ -72,8 +74,49 @@ class RecipePostProcessor(PostProcessor):
 
     def steps(self, layout: RawLayout) -> tuple[Step, ...]:
         """The steps, with what their fields refer to."""
-        entries: tuple[Entry, ...] = self._entries  # type: ignore[attr-defined]
-        return tuple(entry.build(self.statistics, layout) for entry in entries)
+        return tuple(entry.build(self.statistics, layout) for entry in self._entries)
+
+    def values_to_calibrate(self, values: Mapping[str, Array], layout: RawLayout) -> dict[Level, Array]:
+        """What the steps read that refer to statistics; raw values of a level to which none refers.
+
+        Raises:
+            PostProcessorError: Steps that read different values refer to one level, or what they read follows from
+                statistics itself.
+        """
+        names = self._calibrated()
+        known = LevelStatistics(threshold=0.5, min=0.0, max=1.0)
+        likely = dataclasses.replace(self, statistics=Statistics(image=known, pixel=known))
+        bound = compile_steps((*likely.steps(layout),), layout, wanted=tuple(names.values()))
+        found = dict(values)
+        referring = {entry.fields["target"] for entry in self._entries if entry.levels()}
+        for step in bound.needed(names.values(), values):
+            if step.target in referring:
+                raise PostProcessorError(
+                    f"Step '{step.target}' refers to statistics, and what is to be calibrated follows from it. "
+                    "Calibrate what comes before it first, and write those numbers into the recipe."
+                )
+            found[step.target] = step.reference(*(found[name] for name in step.reads))
+        return {**super().values_to_calibrate(values, layout), **{level: found[name] for level, name in names.items()}}
+
+    def _calibrated(self) -> dict[Level, str]:
+        """Names of the values that steps read that refer to statistics, by level."""
+        kept = {entry.fields["target"]: entry.fields["source"] for entry in self._entries if entry.kind is Keep}
+        found: dict[Level, str] = {}
+        for entry in self._entries:
+            source = entry.fields.get("source", "")
+            while source in kept:
+                source = kept[source]
+            for level in entry.levels():
+                if found.setdefault(level, source) != source:
+                    raise PostProcessorError(
+                        f"Steps refer to ${level} that read '{found[level]}' and '{source}', expected one value to "
+                        "calibrate. Write the numbers of one of them into the recipe."
+                    )
+        return found
+
+    @property
+    def _entries(self) -> tuple[Entry, ...]:
+        return tuple(map(parse_entry, self.recipe))
 
     def parameters(self) -> dict[str, Any]:
         """The steps as data."""

@@ -213,10 +213,11 @@ def _meaning(port: Port, provenance: Provenance) -> tuple[str, str]:
         of = "pixel" if port.name in _MAPS else "image"
         if port.name in DECISION_NAMES:
             yes = "true" if port.dtype == "bool" else "not 0"
-            normal, anomalous = DECISION_VALUES[provenance.parameters.get("mask_dtype", "bool")]
-            values = "true or false" if port.dtype == "bool" else f"{normal:g} or {anomalous:g}"
+            values = "true or false" if port.dtype == "bool" else _coded(provenance)
             return values, f"{yes} where {'the' if of == 'image' else 'a'} {of} is anomalous"
-        if provenance.parameters.get("normalize"):
+        if "normalize" not in provenance.parameters:
+            return "as the steps give it", f"number of each {of}, as the post-processing computes it"
+        if provenance.parameters["normalize"]:
             return "0 to 1", f"anomaly score of each {of}, normalised: the calibrated threshold lies at 0.5"
         return "that of the raw model", f"anomaly score of each {of} as the network gives it, not normalised"
     if port.name == PACKED_NAME and provenance.parameters.get("pack"):
@@ -228,6 +229,15 @@ def _meaning(port: Port, provenance: Provenance) -> tuple[str, str]:
     if port.name in read:
         return "that of the raw model", f"raw value, output {code(read[port.name])} of the raw model"
     return "that of the raw model", "further output of the raw model, unchanged"
+
+
+def _coded(provenance: Provenance) -> str:
+    """The two numbers that stand for a decision; 0 and another where the parameters do not say which."""
+    dtype = provenance.parameters.get("mask_dtype")
+    if dtype is None:
+        return "0, or not 0"
+    normal, anomalous = DECISION_VALUES[dtype]
+    return f"{normal:g} or {anomalous:g}"
 
 
 _REASONS: Final = {
