@@ -26,9 +26,9 @@ class Hysteresis(Step):
     Both masks come from steps that compare, so both thresholds are compiled to cutoffs. A strong pixel outside of the
     weak mask counts for nothing.
 
-    Source: `skimage.filters.apply_hysteresis_threshold` (with 4 neighbours), and the last stage of Canny's edge detector
-    (with 8). How the graph finds regions, and why it always ends: see `pp_graph.steps.labelling`. It needs opset 12, and
-    is faster from 18 on.
+    Source: `skimage.filters.apply_hysteresis_threshold` (with 4 neighbours), and the last stage of Canny's edge
+    detector (with 8). How the graph finds regions, and why it always ends: see `pp_graph.steps.labelling`. It needs
+    opset 12, and is faster from 18 on.
 
     Attributes:
         source: Name of the weak mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1); a batch has less than 2**30 pixels.

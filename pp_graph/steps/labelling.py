@@ -8,24 +8,25 @@ with f[p] <= p; a root has f[p] = p; pixels outside of the mask are roots of the
              f[f[p]] = least m of all pixels with that parent: roots hook onto the least root that they touch
              compress: f = f[f] until nothing changes
 
-The rounds end when one changes nothing. Then neighbours have the same parent, so every pixel of a region has: its first.
+The rounds end when one changes nothing. Then neighbours have the same parent, so every pixel of a region has: its
+first.
 
-**The number of rounds is bounded, whatever is in the mask.** At the start, f[p] <= p and f[p] is in the region of p, and
-each change takes the least of such numbers, or a parent's parent. So parents form a forest, and no f ever grows.
+**The number of rounds is bounded, whatever is in the mask.** At the start, f[p] <= p and f[p] is in the region of p,
+and each change takes the least of such numbers, or a parent's parent. So parents form a forest, and no f ever grows.
 
-1. Compressing: after j times f[p] is the ancestor that was 2^j steps away. A path is shorter than 2^30, so 30 times end
-   it. A trip of the loop does it twice; 32 trips are more than it takes.
-2. Rounds: after compressing, each tree is a root with leaves. Take the k roots of one region, and call two neighbours if
-   pixels of their trees touch; all k are connected. While k > 1, two rounds leave at most k/2 of them. For let r be a
-   root that is left after both. In the first of them r did not hook, so all its neighbours were greater; let s be one.
-   It has a smaller neighbour, r, so it hooks onto its least neighbour t <= r. If t < r, the tree with s has a root below
-   r after the first round, and touches that of r: then r hooks in the second round, and is not left. So t = r: each root
-   that is left has taken in another, which hooked onto no other root, and at least half of the k are gone.
+1. Compressing: after j times f[p] is the ancestor that was 2^j steps away. A path is shorter than 2^30, so 30 times
+   end it. A trip of the loop does it twice; 32 trips are more than it takes.
+2. Rounds: after compressing, each tree is a root with leaves. Take the k roots of one region, and call two neighbours
+   if pixels of their trees touch; all k are connected. While k > 1, two rounds leave at most k/2 of them. For let r be
+   a root that is left after both. In the first of them r did not hook, so all its neighbours were greater; let s be
+   one. It has a smaller neighbour, r, so it hooks onto its least neighbour t <= r. If t < r, the tree with s has a root
+   below r after the first round, and touches that of r: then r hooks in the second round, and is not left. So t = r:
+   each root that is left has taken in another, which hooked onto no other root, and at least half of the k are gone.
    With k < 2^30, sixty rounds leave one root, and one more sees that nothing changes: 62 trips are enough.
 
-Numbers by place, least first, exist from opset 18. Before, proposals are sorted by root and the first for each is taken,
-which need not be the least: every root with a smaller neighbour still hooks, so an unfinished region loses at least one
-root a round, and as many rounds as there are pixels are enough (ten were the most seen).
+Numbers by place, least first, exist from opset 18. Before, proposals are sorted by root and the first for each is
+taken, which need not be the least: every root with a smaller neighbour still hooks, so an unfinished region loses at
+least one root a round, and as many rounds as there are pixels are enough (ten were the most seen).
 
 Source of the idea: Shiloach and Vishkin, "An O(log n) parallel connectivity algorithm", J. Algorithms 3 (1982).
 """

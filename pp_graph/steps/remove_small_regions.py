@@ -24,9 +24,9 @@ _LARGEST: Final = 2**30 - 1
 class RemoveSmallRegions(Step):
     """Keep the regions of a mask that have at least so many pixels, and no others.
 
-    Source: `skimage.morphology.remove_small_objects` with `min_size` (`max_size = min_area - 1` from scikit-image 0.26),
-    and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. How the graph finds regions, and why it always
-    ends: see `pp_graph.steps.labelling`. It needs opset 12, and is faster from 18 on.
+    Source: `skimage.morphology.remove_small_objects` with `min_size` (`max_size = min_area - 1` from scikit-image 0.26
+    on), and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. How the graph finds regions, and why it
+    always ends: see `pp_graph.steps.labelling`. It needs opset 12, and is faster from 18 on.
 
     Attributes:
         source: Name of the mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1); a batch has less than 2**30 pixels.

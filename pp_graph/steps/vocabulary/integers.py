@@ -1,7 +1,7 @@
 """Operators on whole numbers: counting, looking up, sorting and putting into place.
 
-All numbers are int32, below 2**30. OpenVINO's CPU plugin (2026.4) compares integers as float32, and the value with which
-it pads goes through float32 as well: a difference is exact and has an exact sign, and a power of two is exact.
+All numbers are int32, below 2**30. OpenVINO's CPU plugin (2026.4) compares integers as float32, and the value with
+which it pads goes through float32 as well: a difference is exact and has an exact sign, and a power of two is exact.
 """
 
 from __future__ import annotations
