@@ -144,7 +144,7 @@ def same(found: np.ndarray, expected: np.ndarray, *, exact: bool) -> bool:
 
 
 def test_every_step_is_tested() -> None:
-    assert set(STRATEGIES) | set(MASK_STEPS) == set(STEPS)  # the latter in test_mask_steps.py
+    assert set(STRATEGIES) | set(MASK_STEPS) == set(STEPS)  # the latter: test_mask_steps.py
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
