@@ -13,7 +13,8 @@
     │   └── ProvenanceError      pp_graph's metadata is absent or unreadable
     ├── TargetError              OpenVINO or onnxruntime cannot take the model
     │   ├── DeviceError          the device is not on this machine
-    │   └── AccuracyError        quantising costs more right decisions than was allowed
+    │   ├── AccuracyError        quantising costs more right decisions than was allowed
+    │   └── VerificationError    a converted model decides otherwise than what it was made from
     ├── DataError                images or arrays do not fit the model
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          a result cannot be written where it was asked for
@@ -93,6 +94,10 @@ class DeviceError(TargetError):
 
 class AccuracyError(TargetError):
     """Quantising costs more right decisions than was allowed."""
+
+
+class VerificationError(TargetError):
+    """A converted model decides otherwise than what it was made from."""
 
 
 class DataError(PPGraphError, ValueError):

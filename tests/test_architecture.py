@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"verification", "calibration", "running", "version"},
     "inspection": {"targets"},
     "demo": {"report"},
+    "integrations": {"demo", "inspection", "benchmark", "preprocessing"},
     "cli": {"demo", "inspection", "benchmark", "version"},
 }
 

@@ -332,3 +332,20 @@ steps:
         post = pp.RecipePostProcessor.load(tmp_path / "post.yaml")
         with pytest.raises(PostProcessorError, match="Step 'anomaly_map' refers to statistics"):
             pp.calibrate(DEMO / "raw.onnx", DEMO / "images", post=post, resamples=0)
+
+
+def test_form_options_on_a_model_fused_with_a_recipe(
+    recipe: Path, stats: pp.Statistics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fused = pp.fuse(DEMO / "raw.onnx", pp.RecipePostProcessor.load(recipe, stats)).save(tmp_path / "fused.onnx")
+    assert run(["convert", str(fused), "--mask-dtype", "u8", "-o", str(tmp_path / "model.xml")]) == 2
+    assert (
+        "'RecipePostProcessor' has no mask_dtype (--mask-dtype), expected one of: pack, recipe"
+        in capsys.readouterr().err
+    )
+    assert run(["convert", str(fused), "--pack", "-o", str(tmp_path / "model.xml")]) == 0
+    assert (
+        run(["verify", str(DEMO / "raw.onnx"), str(tmp_path / "model.xml"), "--data", str(DEMO / "images/good")]) == 0
+    )
+    assert run(["retune", str(fused), "--image-sensitivity", "0.7"]) == 2
+    assert "no image_sensitivity" in capsys.readouterr().err

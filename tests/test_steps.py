@@ -22,12 +22,16 @@ from pp_graph.steps import (
     Keep,
     MaxOverMap,
     MinMaxNormalize,
+    MonotoneStep,
     ResizeMap,
     Step,
     find_cutoff,
 )
 from tests.models import run, run_openvino
+from tests.steps_classes import CLASS_INPUTS, CLASS_STRATEGIES
 from tests.steps_masks import MASK_STEPS
+from tests.steps_monotone import MONOTONE_STRATEGIES
+from tests.steps_spatial import SPATIAL_INPUTS, SPATIAL_STRATEGIES
 
 OPSETS = (9, 11, 13, 17, 18, 21)
 RUNTIMES = {"onnxruntime": run, "openvino": run_openvino}
@@ -60,23 +64,28 @@ def compares(draw: st.DrawFn) -> Compare:
 AXES = {"NHW": (3, 5, 6), "NCHW": (3, 1, 5, 6), "NHWC": (3, 5, 6, 1)}
 
 
-STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
-    MinMaxNormalize: normalizers(),
-    Compare: compares(),
-    Keep: st.just(Keep("raw_score", "pred_score")),
-    EncodeDecision: st.builds(
-        EncodeDecision, st.just("above"), st.just("pred_mask"), st.sampled_from(["u8", "u8_255", "f32"])
-    ),
-    ResizeMap: st.builds(
-        ResizeMap,
-        st.just("raw_map"),
-        st.just("resized_map"),
-        st.integers(1, 17),
-        st.integers(1, 17),
-        st.sampled_from(list(AXES)),
-    ),
-    MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from(list(AXES))),
-}
+STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = (
+    {
+        MinMaxNormalize: normalizers(),
+        Compare: compares(),
+        Keep: st.just(Keep("raw_score", "pred_score")),
+        EncodeDecision: st.builds(
+            EncodeDecision, st.just("above"), st.just("pred_mask"), st.sampled_from(["u8", "u8_255", "f32"])
+        ),
+        ResizeMap: st.builds(
+            ResizeMap,
+            st.just("raw_map"),
+            st.just("resized_map"),
+            st.integers(1, 17),
+            st.integers(1, 17),
+            st.sampled_from(list(AXES)),
+        ),
+        MaxOverMap: st.builds(MaxOverMap, st.just("raw_map"), st.just("raw_score"), st.sampled_from(list(AXES))),
+    }
+    | MONOTONE_STRATEGIES
+    | SPATIAL_STRATEGIES
+    | CLASS_STRATEGIES
+)
 
 
 def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
@@ -85,6 +94,8 @@ def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
     normalizer = step.normalizer if isinstance(step, Compare) else step
     if isinstance(normalizer, MinMaxNormalize):
         points += [normalizer.threshold, normalizer.minimum, normalizer.maximum, float(normalizer._saturation)]
+    elif isinstance(normalizer, MonotoneStep) and normalizer.bends:
+        points += [*normalizer.bends, *np.linspace(2 * min(normalizer.bends), 2 * max(normalizer.bends), 65)]
     if isinstance(step, Compare):
         points += [step.level] + ([float(step.cutoff)] if step.cutoff is not None else [])
     near = [F32(point) for point in points]
@@ -123,6 +134,10 @@ def has_subnormals(step: Step) -> bool:
 def inputs_of(step: Step, rng: np.random.Generator) -> np.ndarray:
     if isinstance(step, EncodeDecision):
         return rng.random((3, 1, 4, 5)) < 0.5
+    if type(step) in SPATIAL_INPUTS:
+        return SPATIAL_INPUTS[type(step)](step, rng)
+    if type(step) in CLASS_INPUTS:
+        return CLASS_INPUTS[type(step)](step, rng)
     if isinstance(step, ResizeMap):
         return rng.normal(0, 3, AXES[step.axes]).astype(F32)
     if not isinstance(step, MaxOverMap):
@@ -140,7 +155,10 @@ def same(found: np.ndarray, expected: np.ndarray, *, exact: bool) -> bool:
     assert found.dtype == expected.dtype
     if exact:
         return np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
-    return bool(np.all((np.abs(found - expected) <= 5e-6) | (found == expected)))
+    scale = np.maximum(1, np.abs(np.nan_to_num(expected, nan=1, posinf=1, neginf=1)))
+    both_nan = np.isnan(found) & np.isnan(expected)
+    with np.errstate(invalid="ignore"):
+        return bool(np.all((np.abs(found - expected) <= 5e-6 * scale) | (found == expected) | both_nan))
 
 
 def test_every_step_is_tested() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-Maps = npt.NDArray[np.float32]
+Maps = npt.NDArray[Any]
 
 
 class SpilledMaps:
-    """Batches of maps on disk, float32, read back in the order in which they were written."""
+    """Batches of maps, or of their masks, on disk; read back in the order in which they were written.
 
-    def __init__(self) -> None:
+    Args:
+        dtype: Their element type.
+    """
+
+    def __init__(self, dtype: npt.DTypeLike = np.float32) -> None:
+        self._dtype = np.dtype(dtype)
         self._file = tempfile.TemporaryFile(prefix="pp_graph_")  # noqa: SIM115 - closed by __exit__
         self._shapes: list[tuple[int, ...]] = []
 
@@ -33,7 +38,7 @@ class SpilledMaps:
         self._file.close()
 
     def write(self, maps: Maps) -> None:
-        """Add a batch.
+        """Add a batch of that element type.
 
         Raises:
             OutputFileError: There is no room.
@@ -44,7 +49,8 @@ class SpilledMaps:
         except OSError as error:
             raise OutputFileError(
                 f"The maps for a second pass cannot be kept in '{tempfile.gettempdir()}': {error.strerror or error}. "
-                "Make room, set TMPDIR to another folder, or take a bound instead of the exact answer with --one-pass."
+                "Make room, set TMPDIR to another folder, or take a bound instead of the exact answer with --one-pass "
+                "(one_pass=True)."
             ) from error
         self._shapes.append(maps.shape)
 
@@ -52,5 +58,5 @@ class SpilledMaps:
         """Read all batches."""
         self._file.seek(0)
         for shape in self._shapes:
-            data = self._file.read(int(np.prod(shape)) * np.dtype(np.float32).itemsize)
-            yield np.frombuffer(data, np.float32).reshape(shape)
+            data = self._file.read(int(np.prod(shape)) * self._dtype.itemsize)
+            yield np.frombuffer(data, self._dtype).reshape(shape)

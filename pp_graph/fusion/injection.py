@@ -49,6 +49,7 @@ def fuse(
     keep_raw: bool = False,
     replace: bool = False,
     tail: bool = True,
+    layout: RawLayout | None = None,
 ) -> FusedModel:
     """Write a post-processor into a raw model.
 
@@ -67,6 +68,7 @@ def fuse(
         tail: Rewrite the raw model's own tail where that saves time (see `pp_graph.fusion.tail`): raw
             values differ by rounding, at most 1e-5 of the largest, and the rewritten part stays in
             float32 in OpenVINO.
+        layout: What the raw model gives, where that is known from elsewhere; None to tell from the model.
 
     Returns:
         The fused model. Nothing is written until `save`.
@@ -98,7 +100,7 @@ def fuse(
     refuse_foreign_decisions(raw)
     found = find_outputs(raw, score_output=score_output, map_output=map_output, classes=post.takes_classes)
     _check_outputs(found)
-    layout = _layout(raw, found.score, found.map)
+    layout = _layout(raw, found.score, found.map) if layout is None else layout
     post = post.bound(layout)
     # This refuses missing statistics before anything is built.
     compiled = post.compiled(layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from pp_graph.errors import ProvenanceError
+from pp_graph.errors import PostProcessorError, ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
 from pp_graph.postprocessors import (
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 3
 _LISTED_CUTOFFS = 1024
 """Cutoffs up to which those of a comparison are listed one by one."""
+_LONGEST = 100
+"""Characters of a parameter that are shown to people."""
 _READABLE = (1, 2, SCHEMA_VERSION)
 """Version 1 knew no rewritten tails, version 2 no inner values, adjustable cutoffs and layouts."""
 
@@ -166,7 +169,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         raw = self.raw
         lines = {
             "post-processor": f"{self.post_processor}, written by pp_graph {self.pp_graph_version}",
-            "parameters": ", ".join(f"{key}={value}" for key, value in self.parameters.items()),
+            "parameters": ", ".join(f"{key}={_brief(value)}" for key, value in self.parameters.items()),
         }
         if self.statistics is not None:
             for level in ("image", "pixel"):
@@ -175,7 +178,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                     f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
                 )
         for name, cutoff in self.cutoffs.items():
-            lines[f"{name} cutoff"] = "never anomalous" if cutoff == "never" else f"raw value of {cutoff} and above"
+            lines[f"{name} cutoff"] = _cutoff_line(cutoff)
         lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
         for role, record in raw.read.items():
             here = f", here '{record.tensor}'" if record.tensor != record.name else ""
@@ -232,7 +235,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         cutoffs = cutoffs_to_json(post.compiled(self.layout))
         if cutoffs != self.cutoffs:
             raise ProvenanceError(
-                f"Provenance names the cutoffs {self.cutoffs}, but its statistics and parameters give {cutoffs}. It "
+                f"Provenance names the cutoffs {_brief(self.cutoffs)}, but its statistics and parameters give "
+                f"{_brief(cutoffs)}. It "
                 "was edited, or written by a version that decides otherwise: fuse the raw model again."
             )
         return post
@@ -250,6 +254,14 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"Post-processor '{self.post_processor}' is not known, expected one of: "
                 f"{', '.join(post_processor_names())}. Import the module that defines it first (pp-graph --plugin "
                 f"FILE.py); if it is one of pp_graph, use version {self.pp_graph_version} or a later one."
+            )
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else None
+        known = set(changes) if fields is None else {field.name for field in fields}
+        unknown = next((name for name in changes if name not in known), None)
+        if unknown is not None:
+            raise PostProcessorError(
+                f"Post-processor '{self.post_processor}' has no {unknown} (--{unknown.replace('_', '-')}), expected "
+                f"one of: {', '.join(sorted(known - {'statistics'}))}. Leave it out."
             )
         try:
             return kind.from_parameters(statistics, {**self.parameters, **changes})
@@ -289,6 +301,21 @@ def cutoffs_to_json(compiled: CompiledSteps) -> dict[str, float | str | list[flo
 def adjustable_inputs(compiled: CompiledSteps) -> list[str]:
     """Names of the inputs that hold cutoffs which can be changed while the model runs."""
     return [step.input_name for step in compiled.compares.values() if isinstance(step, Compare) and step.runtime]
+
+
+def _cutoff_line(cutoff: float | str | list[float | str]) -> str:
+    """What a comparison calls anomalous, for people."""
+    if isinstance(cutoff, list):
+        return f"raw value of each class or pixel: {_brief(cutoff)} and above"
+    if isinstance(cutoff, str) and "sha256" in cutoff:
+        return cutoff
+    return "never anomalous" if cutoff == "never" else f"raw value of {cutoff} and above"
+
+
+def _brief(value: object) -> str:
+    """A parameter for people: a map of levels is a very long text."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
 
 
 def _number(value: float | None) -> str:

@@ -138,13 +138,21 @@ def symbols_of(shapes: Sequence[Shape | None]) -> set[str]:
 
 
 def channels_are_last(shape: tuple[object, ...] | None) -> bool:
-    """Whether a map of this shape has its channels last: (N,H,W,1), or (N,H,W,C) with fewer classes than rows."""
+    """Whether a map of this shape has its channels last: (N,H,W,1), or (N,H,W,C).
+
+    Of several classes it is told by a square map, where two neighbouring sizes agree, and else by there being fewer
+    classes than rows and columns.
+    """
     if shape is None or len(shape) != 4 or shape[1] == 1:
         return False
     if shape[3] == 1:
         return True
-    second, last = shape[1], shape[3]
-    return isinstance(second, int) and isinstance(last, int) and last < second
+    second, third, last = shape[1:]
+    if not isinstance(second, int) or not isinstance(last, int):
+        return False
+    if (second == third) != (third == last):
+        return second == third
+    return last < second
 
 
 def classes_of(shape: tuple[object, ...] | None) -> int | None:

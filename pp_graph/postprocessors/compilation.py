@@ -19,6 +19,10 @@ OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 _LEVELS: Final = {"pred_score": "image", "pred_label": "image", "anomaly_map": "pixel", "pred_mask": "pixel"}
 
 
+class _UnboundError(PostProcessorError):
+    """A step takes such values, but not of these sizes."""
+
+
 @dataclass(frozen=True)
 class CompiledSteps:
     """Steps that fit each other and the raw model.
@@ -98,7 +102,7 @@ def compile_steps(steps: Sequence[Step], layout: RawLayout, *, wanted: Sequence[
         try:
             bound.append(step.bound(*read))
         except PostProcessorError as error:
-            raise PostProcessorError(f"{_named(step)} does not fit what it reads: {error}") from error
+            raise _UnboundError(f"{_named(step)} does not fit what it reads: {error}") from error
         forms[step.target] = bound[-1].form(*read)
         _check_output(step, forms[step.target])
     written = [step.target for step in bound if step.target in OUTPUT_NAMES] if wanted is None else wanted
@@ -128,8 +132,8 @@ def check_steps(steps_for: Callable[[RawLayout], Sequence[Step]], *, classes: bo
     for layout in (both, dataclasses.replace(both, score=False), dataclasses.replace(both, map=False)):
         try:
             compile_steps(steps_for(layout), layout)
-        except StatisticsError:
-            # Numbers may come later; the names they are read by cannot be checked without them.
+        except (StatisticsError, _UnboundError):
+            # Numbers may come later, and so do the sizes and classes that some steps have to know.
             return
         except PostProcessorError as error:
             refusals.append(error)

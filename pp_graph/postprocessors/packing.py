@@ -15,13 +15,28 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.postprocessors.layout import RawLayout
-    from pp_graph.steps import Array, Emitter
+    from pp_graph.steps import Array, Emitter, Form
 
 PACKED_NAME: Final = "predictions"
 """Name of the packed output, float32, (N,H,W,4)."""
 
 CHANNELS: Final = ("anomaly_map", "pred_score", "pred_label", "pred_mask")
 """What lies along its last axis. Score and label are the same at every pixel, labels and masks are 0 or 1."""
+
+
+def check_packable(forms: Mapping[str, Form]) -> None:
+    """Make sure that each prediction is one number an image or pixel.
+
+    Raises:
+        PostProcessorError: One has several classes, or a number of them that is not known.
+    """
+    for name in CHANNELS:
+        if name in forms and forms[name].classes != 1:
+            raise PostProcessorError(
+                f"The predictions cannot be packed: {name} is {forms[name]}, expected one number "
+                f"{'a pixel' if forms[name].level == 'pixel' else 'an image'}. Choose a class first, with SelectClass, "
+                "or leave out pack (--pack)."
+            )
 
 
 def emit_packed(op: Emitter, outputs: Mapping[str, ir.Value], layout: RawLayout) -> ir.Value:

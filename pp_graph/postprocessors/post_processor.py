@@ -11,7 +11,7 @@ import numpy as np
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.compilation import OUTPUT_NAMES, CompiledSteps, check_steps, compile_steps
 from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE, RawLayout, layout_of
-from pp_graph.postprocessors.packing import PACKED_NAME, emit_packed
+from pp_graph.postprocessors.packing import PACKED_NAME, check_packable, emit_packed
 from pp_graph.postprocessors.predictions import Predictions
 from pp_graph.postprocessors.raw_values import checked_values
 
@@ -193,11 +193,13 @@ class PostProcessor(ABC):
             PostProcessorError: The steps do not fit, or the predictions cannot be packed.
         """
         values = dict(raw)
-        for step in self.compiled(layout).steps:
+        compiled = self.compiled(layout)
+        for step in compiled.steps:
             with op.scope(step.target):
                 values[step.target] = step.emit(op, *(values[name] for name in step.reads))
         outputs: dict[str, ir.Value] = {name: values.pop(name) for name in OUTPUT_NAMES if name in values}
         if self.pack:
+            check_packable(compiled.forms)
             with op.scope(PACKED_NAME):
                 outputs = {name: _as_number(op, value) for name, value in outputs.items()}
                 outputs = {PACKED_NAME: emit_packed(op, outputs, layout)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.model.shapes import format_shape
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 
 if TYPE_CHECKING:
@@ -26,6 +27,25 @@ def checked_values(raw: Mapping[str, ArrayLike | None] | object, *, classes: boo
     Raises:
         PostProcessorError: Neither is given, or one has another shape or element type.
     """
+    given = given_values(raw)
+    values: dict[str, Array] = {}
+    if given.get("pred_score") is not None:
+        values[RAW_SCORE] = _floating(given["pred_score"], "pred_score")
+        check_score_shape(values[RAW_SCORE].shape, classes)
+    if given.get("anomaly_map") is not None:
+        values[RAW_MAP] = _floating(given["anomaly_map"], "anomaly_map")
+        check_map_shape(values[RAW_MAP].shape, classes)
+    if len(values) == 2:
+        check_same_batch(len(values[RAW_SCORE]), len(values[RAW_MAP]))
+    return values
+
+
+def given_values(raw: Mapping[str, Any] | object) -> Mapping[str, Any]:
+    """What was given as `pred_score` and `anomaly_map`, in whatever kind of array.
+
+    Raises:
+        PostProcessorError: Neither is given, or something else is.
+    """
     given: Mapping[str, Any] = raw if isinstance(raw, Mapping) else _attributes(raw)
     unknown = set(given) - {"pred_score", "anomaly_map"}
     if unknown:
@@ -33,23 +53,24 @@ def checked_values(raw: Mapping[str, ArrayLike | None] | object, *, classes: boo
             f"Raw outputs hold {', '.join(sorted(map(repr, unknown)))}, expected 'pred_score' and 'anomaly_map'. "
             "Rename or leave out the others."
         )
-    score, anomaly_map = given.get("pred_score"), given.get("anomaly_map")
-    if score is None and anomaly_map is None:
+    if given.get("pred_score") is None and given.get("anomaly_map") is None:
         raise PostProcessorError(
             "Raw outputs hold neither 'pred_score' nor 'anomaly_map', expected at least one of them. "
             "Give what the raw model returns."
         )
-    values: dict[str, Array] = {}
-    if score is not None:
-        values[RAW_SCORE] = _checked_score(score, classes)
-    if anomaly_map is not None:
-        values[RAW_MAP] = _checked_map(anomaly_map, classes)
-    if len(values) == 2 and len(values[RAW_SCORE]) != len(values[RAW_MAP]):
+    return given
+
+
+def check_same_batch(scores: int, maps: int) -> None:
+    """Make sure that scores and maps belong together.
+
+    Raises:
+        PostProcessorError: There are more of one than of the other.
+    """
+    if scores != maps:
         raise PostProcessorError(
-            f"'pred_score' holds {len(values[RAW_SCORE])} images and 'anomaly_map' {len(values[RAW_MAP])}, "
-            "expected the same batch."
+            f"'pred_score' holds {scores} images and 'anomaly_map' {maps}, expected the same batch."
         )
-    return values
 
 
 def _attributes(raw: object) -> dict[str, Any]:
@@ -74,21 +95,38 @@ def _floating(value: ArrayLike, name: str) -> Array:
         return array.astype(np.float32, copy=False)
 
 
-def _checked_score(value: ArrayLike, classes: bool) -> Array:
-    array = _floating(value, "pred_score")
-    if array.ndim == 1 or (array.ndim == 2 and (array.shape[1] == 1 or (classes and array.shape[1]))):
-        return array
+def check_score_shape(shape: Sequence[int | None], classes: bool) -> None:
+    """Make sure that scores have one number an image.
+
+    Args:
+        shape: Their shape; None for a size that is not known.
+        classes: Whether (N,C) is taken.
+
+    Raises:
+        PostProcessorError: They have another shape.
+    """
+    if len(shape) == 1 or (len(shape) == 2 and (shape[1] == 1 or (classes and shape[1] != 0))):
+        return
     raise PostProcessorError(
-        f"'pred_score' has rank {array.ndim} and shape {array.shape}, expected (N,) or (N,1): one number an image."
+        f"'pred_score' has rank {len(shape)} and shape {format_shape(tuple(shape))}, expected (N,) or (N,1): one "
+        "number an image."
     )
 
 
-def _checked_map(value: ArrayLike, classes: bool) -> Array:
-    array = _floating(value, "anomaly_map")
-    one_channel = array.ndim == 3 or (array.ndim == 4 and (classes or 1 in (array.shape[1], array.shape[3])))
-    if one_channel and 0 not in array.shape[1:]:
-        return array
+def check_map_shape(shape: Sequence[int | None], classes: bool) -> None:
+    """Make sure that maps have one channel.
+
+    Args:
+        shape: Their shape; None for a size that is not known.
+        classes: Whether (N,C,H,W) is taken.
+
+    Raises:
+        PostProcessorError: They have another shape.
+    """
+    one_channel = len(shape) == 3 or (len(shape) == 4 and (classes or 1 in (shape[1], shape[3])))
+    if one_channel and 0 not in shape[1:]:
+        return
     raise PostProcessorError(
-        f"'anomaly_map' has rank {array.ndim} and shape {array.shape}, expected (N,H,W), (N,1,H,W) or (N,H,W,1) "
-        "with at least one pixel."
+        f"'anomaly_map' has rank {len(shape)} and shape {format_shape(tuple(shape))}, expected (N,H,W), (N,1,H,W) or "
+        "(N,H,W,1) with at least one pixel."
     )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
+from pp_graph.model.shapes import channels_are_last
 from pp_graph.report.pictures import mask_picture, overlay_picture
 from pp_graph.report.prediction_table import (
     FORMATS,
@@ -162,16 +163,19 @@ def _run(
 
 
 def _of_image(predictions: Predictions, index: int) -> dict[str, Any]:
-    """What is said about one image of a batch: numbers, and maps as (H,W)."""
+    """What is said about one image of a batch: numbers, and maps as (H,W).
+
+    Of several classes it is what holds of any: the largest number, and whether one of them is anomalous.
+    """
     found: dict[str, Any] = {}
     for name, array in vars(predictions).items():
         if array is None:
             found[name] = None
         elif name in ("anomaly_map", "pred_mask"):
             own = array[index]
-            found[name] = own if own.ndim == 2 else own[0] if own.shape[0] == 1 else own[..., 0]
+            found[name] = own if own.ndim == 2 else own.max(axis=2 if channels_are_last(array.shape) else 0)
         else:
-            found[name] = array[index].reshape(-1)[0]
+            found[name] = array[index].max()
     return found
 
 

@@ -42,8 +42,10 @@ class DecidingStep(Step):
     Attributes:
         normalizer: Monotone step to apply before comparing; None to compare what is read.
         on_nan: What NaN counts as.
+        per_pixel: Whether there is a cutoff for each pixel, so that only maps of one size are taken.
     """
 
+    per_pixel: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (NUMBERS,)
     normalizer: MonotoneStep | None
     on_nan: OnNaN

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.steps.float_keys import HIGHEST_KEY, LOWEST_KEY, from_key
+from pp_graph.steps.float_keys import HIGHEST_KEY, LOWEST_KEY, from_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy.typing as npt
 
     from pp_graph.steps.step import Array
 
@@ -35,19 +37,27 @@ def find_cutoff(decide: Callable[[Array], Array]) -> Cutoff:
     Returns:
         The cutoff, which may be an infinity, or `NEVER`.
     """
+    cutoff = find_cutoffs(decide, (1,))[0]
+    return NEVER if np.isnan(cutoff) else np.float32(cutoff)
 
-    def holds(key: int) -> bool:
-        return bool(decide(np.array([from_key(key)], np.float32))[0])
 
-    if not holds(HIGHEST_KEY):
-        return NEVER
-    if holds(LOWEST_KEY):
-        return np.float32(-np.inf)
-    below, above = LOWEST_KEY, HIGHEST_KEY
-    while above - below > 1:
+def find_cutoffs(decide: Callable[[Array], Array], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Find a cutoff for each of several monotone decisions at once.
+
+    Args:
+        decide: Takes a float32 array of `shape`, returns booleans of that shape: what each decision makes of the
+            number at its place. See `find_cutoff`.
+        shape: As many decisions as an array of this shape has places.
+
+    Returns:
+        The cutoffs, float32 of `shape`; NaN where a decision is never true.
+    """
+    below = np.full(shape, LOWEST_KEY, np.int64)
+    above = np.full(shape, HIGHEST_KEY, np.int64)
+    never, always = ~decide(from_keys(above)), decide(from_keys(below))
+    while np.any(above - below > 1):
         middle = (below + above) // 2
-        if holds(middle):
-            above = middle
-        else:
-            below = middle
-    return from_key(above)
+        holds = decide(from_keys(middle))
+        above, below = np.where(holds, middle, above), np.where(holds, below, middle)
+    cutoffs = np.where(always, np.float32(-np.inf), from_keys(above))
+    return np.where(never, np.float32(np.nan), cutoffs).astype(np.float32)

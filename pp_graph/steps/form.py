@@ -16,6 +16,16 @@ DTYPES = ("float32", "bool", "uint8")
 """Element types of values: numbers, decisions, and decisions as a byte."""
 
 
+def spatial_axes(axes: MapAxes | None) -> tuple[int, int]:
+    """Where height and width are; those of (N,C,H,W) where the axes are not known."""
+    return (1, 2) if axes in ("NHW", "NHWC") else (2, 3)
+
+
+def rank_of(axes: MapAxes | None) -> int:
+    """Rank of a map; that of (N,C,H,W) where the axes are not known."""
+    return len(axes or "NCHW")
+
+
 @dataclass(frozen=True)
 class Form:
     """What is known of a value before it is computed.
@@ -42,7 +52,7 @@ class Form:
     @property
     def spatial_axes(self) -> tuple[int, int]:
         """Where height and width are; those of (N,C,H,W) where the axes are not known."""
-        return (1, 2) if self.axes in ("NHW", "NHWC") else (2, 3)
+        return spatial_axes(self.map_axes)
 
     def __str__(self) -> str:
         """The form for a message, such as `float32 (N,1,H,W)`."""

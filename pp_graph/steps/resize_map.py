@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import MAP, Accepts, Form, MapAxes
+from pp_graph.steps.form import MAP, Accepts, Form, MapAxes, spatial_axes
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class ResizeMap(Step):
         height: New height in pixels.
         width: New width in pixels.
         axes: Axes of the map; None until it is known.
+        from_size: Height and width of the map that is read; None where they are not known.
 
     Raises:
         PostProcessorError: A size is no whole number above 0, or together they are too large.
@@ -48,6 +49,7 @@ class ResizeMap(Step):
     height: int
     width: int
     axes: MapAxes | None = None
+    from_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not exist."""
@@ -62,6 +64,10 @@ class ResizeMap(Step):
                 f"Size of '{self.target}' is {self.height}x{self.width}, expected at most {_MOST_PIXELS:,} pixels."
             )
 
+    def bound(self, form: Form) -> ResizeMap:
+        """This step for a map of known axes, and of a known size where there is one."""
+        return dataclasses.replace(self, axes=form.map_axes, from_size=form.size)
+
     def form(self, form: Form) -> Form:
         """A map of the new size."""
         return dataclasses.replace(form, size=(self.height, self.width))
@@ -69,11 +75,17 @@ class ResizeMap(Step):
     def reference(self, array: Array) -> Array:
         """Resize an array."""
         x = np.asarray(array, np.float32)
-        rows, columns = (1, 2) if self.axes in ("NHW", "NHWC") else (2, 3)
+        rows, columns = spatial_axes(self.axes)
         return _along(_along(x, rows, self.height), columns, self.width)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write Resize, on (N,1,H,W)."""
+        """Write what the reference does, or where the map's own size is open Resize, on (N,1,H,W).
+
+        OpenVINO runs what stands before a Resize in bf16 where it prefers that, and little keeps it from doing so.
+        """
+        if self.from_size is not None:
+            rows, columns = (1, 2) if self.axes in ("NHW", "NHWC") else (2, 3)
+            return self._emit_along(op, self._emit_along(op, value, rows, 0), columns, 1)
         if self.axes == "NHW":
             return op.squeeze(op.resize(op.unsqueeze(value, (1,)), self.height, self.width), 1)
         if self.axes != "NHWC":
@@ -81,16 +93,40 @@ class ResizeMap(Step):
         resized = op.resize(op.transpose(value, (0, 3, 1, 2)), self.height, self.width)
         return op.transpose(resized, (0, 2, 3, 1))
 
+    def _emit_along(self, op: Emitter, value: ir.Value, axis: int, which: int) -> ir.Value:
+        """Resize along one axis, as `_along` does."""
+        assert self.from_size is not None
+        has, size = self.from_size[which], (self.height, self.width)[which]
+        if has == size:
+            return value
+        below, above, weight = _places(has, size)
+        shape = [1] * len(self.axes or "NCHW")
+        shape[axis] = size
+        before = op.shape_of(value)
+        after = None if before is None else (*before[:axis], size, *before[axis + 1 :])
+        low = op.gather(value, op.constant(tuple(below.tolist()), f"below_{which}"), axis, after)
+        high = op.gather(value, op.constant(tuple(above.tolist()), f"above_{which}"), axis, after)
+        complement = (np.float32(1) - weight).reshape(shape)
+        return op.add(
+            op.mul(low, op.array(complement, f"complement_{which}")),
+            op.mul(high, op.array(weight.reshape(shape), f"weight_{which}")),
+        )
+
+
+def _places(has: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For each new place the two old ones that it lies between, and the weight of the latter."""
+    position = np.clip((np.arange(size) + 0.5) * (has / size) - 0.5, 0, has - 1)
+    below = np.floor(position).astype(np.int64)
+    return below, np.minimum(below + 1, has - 1), (position - below).astype(np.float32)
+
 
 def _along(x: npt.NDArray[np.float32], axis: int, size: int) -> npt.NDArray[np.float32]:
     """Resize along one axis."""
     has = x.shape[axis]
-    position = np.clip((np.arange(size) + 0.5) * (has / size) - 0.5, 0, has - 1)
-    below = np.floor(position).astype(np.int64)
-    above = np.minimum(below + 1, has - 1)
+    below, above, weight = _places(has, size)
     shape = [1] * x.ndim
     shape[axis] = size
-    weight = (position - below).astype(np.float32).reshape(shape)
+    weight = weight.reshape(shape)
     one = np.float32(1)
     with np.errstate(invalid="ignore", over="ignore"):
         result: npt.NDArray[Any] = np.take(x, below, axis) * (one - weight) + np.take(x, above, axis) * weight

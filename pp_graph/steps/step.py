@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -138,3 +138,15 @@ def as_float32(number: float, what: str) -> np.float32:
     if not np.isfinite(rounded):
         raise PostProcessorError(f"{what} is {number}, expected a number that is finite in float32.")
     return rounded
+
+
+def checked_on_nan(on_nan: object, target: str) -> None:
+    """Refuse what is no meaning of NaN.
+
+    Raises:
+        PostProcessorError: It is none.
+    """
+    if on_nan not in get_args(OnNaN):
+        raise PostProcessorError(
+            f"on_nan of '{target}' is {on_nan!r}, expected {' or '.join(map(repr, get_args(OnNaN)))}."
+        )

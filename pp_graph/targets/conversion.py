@@ -118,6 +118,7 @@ def convert(
         converted,
         [record.tensor for record in fused.provenance.raw.read.values()],
         [(record.reads, record.target) for record in fused.provenance.tail if record.float32],
+        list(fused.provenance.inner.values()),
     )
     if precision == "f16":
         converted = _with_f16_weights(converted)

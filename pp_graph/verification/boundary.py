@@ -19,11 +19,13 @@ from pp_graph.targets.island.island import extract_island
 from pp_graph.verification.comparison import checked_predictions
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     import numpy.typing as npt
 
     from pp_graph.fusion import Provenance
     from pp_graph.postprocessors import CompiledSteps, PostProcessor
-    from pp_graph.steps import Array
+    from pp_graph.steps import Array, Step
 
 _STEPS = 257
 _SIDE = 12
@@ -40,7 +42,7 @@ def boundary_values(provenance: Provenance, compiled: CompiledSteps) -> npt.NDAr
     points = [0.0, 1.0, -1.0]
     spans = []
     for compare in compiled.compares.values():
-        if compare.cutoffs.ndim <= 1:
+        if not compare.per_pixel:
             points += [float(cutoff) for cutoff in compare.cutoffs.ravel() if not np.isnan(cutoff)]
             points += [float(level) for level in compare.levels.ravel()]
     # Where each pixel has a cutoff, every value is an image of the model's own size.
@@ -69,7 +71,16 @@ def boundary_values(provenance: Provenance, compiled: CompiledSteps) -> npt.NDAr
 
 def _sized(compiled: CompiledSteps) -> list[DecidingStep]:
     """Comparisons with a cutoff for each pixel."""
-    return [step for step in compiled.compares.values() if step.cutoffs.ndim > 1]
+    return [step for step in compiled.compares.values() if step.per_pixel]
+
+
+def _fed(step: Step, compiled: CompiledSteps, roles: Container[str]) -> str | None:
+    """The value among those that are fed from which the pixels come that a step reads."""
+    writes = {each.target: each for each in compiled.steps}
+    name = step.source
+    while name not in roles and name in writes:
+        name = writes[name].source
+    return name if name in roles else None
 
 
 def boundary_arrays(provenance: Provenance, compiled: CompiledSteps) -> dict[str, Array]:
@@ -93,12 +104,19 @@ def boundary_arrays(provenance: Provenance, compiled: CompiledSteps) -> dict[str
         # Each image begins at another value, so that every value meets every place.
         places = np.arange(count)[:, None] + (np.arange(inside) if inside > 1 else np.zeros(1, np.int64))
         arrays[role] = values[places % count].reshape(count, *shape)
-    for step in sized:
-        if step.source in arrays:
-            cutoffs = np.broadcast_to(step.cutoffs, arrays[step.source].shape[1:])
-            for turn, each in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
-                arrays[step.source][turn] = each
+    for index, step in enumerate(sized):
+        fed = _fed(step, compiled, arrays)
+        if fed is None or not _fits(step.cutoffs.shape, arrays[fed].shape[1:]):
+            continue
+        cutoffs = np.broadcast_to(step.cutoffs, arrays[fed].shape[1:])
+        for turn, each in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
+            arrays[fed][3 * index + turn] = each
     return arrays
+
+
+def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether an array of a shape can be repeated to another shape."""
+    return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(shape[::-1], whole[::-1], strict=False))
 
 
 def run_boundary(

@@ -28,7 +28,7 @@ REFERENCES: Final = (
 )
 """What a field may refer to instead of giving a number."""
 
-_SETTLED: Final = frozenset({"axes", "normalizer"})
+_SETTLED: Final = frozenset({"axes", "from_size", "normalizer"})
 """Fields that are filled in when a recipe meets a model."""
 
 _NAMED_FIELD: Final = re.compile(r"(\w+)\b")

@@ -20,8 +20,9 @@ class Elementwise(Writer):
     """Arithmetic, comparison and choice."""
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """`a + b`; `b` broadcasts to `a`."""
-        return self.node("Add", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+        """`a + b`, of one element type; `b` broadcasts to `a`."""
+        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        return self.node("Add", [a, b], {}, dtype, self.shape_of(a))
 
     def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a - b`; `b` broadcasts to `a`."""
@@ -35,6 +36,10 @@ class Elementwise(Writer):
         """`a / b`; `b` broadcasts to `a`."""
         return self.node("Div", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
 
+    def exp(self, a: ir.Value) -> ir.Value:
+        """`e` to the power of `a`. What NaN becomes depends on the runtime."""
+        return self.node("Exp", [a], {}, np.dtype(np.float32), self.shape_of(a))
+
     def clip(self, a: ir.Value, low: float, high: float) -> ir.Value:
         """Limit `a` to [low, high]. What NaN becomes depends on the runtime."""
         dtype = np.dtype(np.float32)
@@ -42,6 +47,14 @@ class Elementwise(Writer):
             return self.node("Clip", [a], {"min": low, "max": high}, dtype, self.shape_of(a))
         bounds = [self.constant(np.float32(low), "low"), self.constant(np.float32(high), "high")]
         return self.node("Clip", [a, *bounds], {}, dtype, self.shape_of(a))
+
+    def minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The smaller of each two, of one shape. What NaN becomes depends on the runtime."""
+        return self.node("Min", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
+
+    def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger of each two, of one shape. What NaN becomes depends on the runtime."""
+        return self.node("Max", [a, b], {}, np.dtype(np.float32), self.shape_of(a))
 
     def less(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a < b`, false for NaN if `b` is a constant; the constant of the two broadcasts."""

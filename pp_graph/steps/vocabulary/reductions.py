@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-_REDUCE_AXES_ARE_INPUTS = {"ReduceSum": 13, "ReduceMax": 18, "ReduceL2": 18}
+_REDUCE_AXES_ARE_INPUTS = {"ReduceSum": 13, "ReduceMax": 18, "ReduceMin": 18, "ReduceMean": 18, "ReduceL2": 18}
+_TOP_K_COUNT_IS_INPUT = 10
 
 
 class Reductions(Writer):
@@ -22,15 +23,15 @@ class Reductions(Writer):
 
     def reduce(
         self,
-        kind: Literal["ReduceMax", "ReduceL2", "ReduceSum"],
+        kind: Literal["ReduceMax", "ReduceMin", "ReduceL2", "ReduceSum", "ReduceMean"],
         a: ir.Value,
         axes: Sequence[int],
         *,
         keepdims: bool = False,
     ) -> ir.Value:
-        """Maximum, root of the sum of squares, or sum over some axes, which disappear or keep size 1.
+        """Maximum, minimum, root of the sum of squares, sum or mean over some axes, which disappear or keep size 1.
 
-        What ReduceMax makes of NaN depends on the runtime; the sums spread it.
+        What ReduceMax and ReduceMin make of NaN depends on the runtime; the sums spread it.
         """
         shape = self.shape_of(a)
         left = None
@@ -41,6 +42,15 @@ class Reductions(Writer):
         if self.opset < _REDUCE_AXES_ARE_INPUTS[kind]:
             return self.node(kind, [a], {"axes": list(axes), **attributes}, dtype, left)
         return self.node(kind, [a, self.constant(tuple(axes), "axes")], attributes, dtype, left)
+
+    def top_k(self, a: ir.Value, k: int, axis: int) -> ir.Value:
+        """The `k` largest numbers along an axis, in falling order; where NaN goes depends on the runtime."""
+        before = self.shape_of(a)
+        shape = None if before is None else (*before[:axis], k, *before[axis + 1 :])
+        if self.opset < _TOP_K_COUNT_IS_INPUT:
+            return self.node("TopK", [a], {"k": k, "axis": axis}, np.dtype(np.float32), shape)
+        count = self.constant((k,), "k")
+        return self.node("TopK", [a, count], {"axis": axis}, np.dtype(np.float32), shape)
 
     def matmul(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a @ b`, over the last two axes; float32."""

@@ -22,6 +22,9 @@ MINIMUM_OPSET = 9
 NODES_FOR_CONSTANTS_BELOW = 4
 """IR version below which an initializer must be a graph input as well."""
 
+_OUTPUTS = {"TopK": 2}
+"""Operators with more than one output, of which the first is read."""
+
 
 class Writer:
     """Writes operators at the end of a graph; every name is fresh and lies under one prefix.
@@ -93,9 +96,9 @@ class Writer:
         """A named constant: a scalar, or int64 numbers. One value a scope is written once."""
         return self._constant(np.asarray(value, np.int64 if isinstance(value, Sequence) else None), name)
 
-    def array(self, value: npt.NDArray[np.floating], name: str) -> ir.Value:
-        """A named constant array, rounded to float32."""
-        return self._constant(np.ascontiguousarray(value, np.float32), name)
+    def array(self, value: npt.NDArray[np.floating] | npt.NDArray[np.bool_], name: str) -> ir.Value:
+        """A named constant array: booleans, or numbers rounded to float32."""
+        return self._constant(np.ascontiguousarray(value, None if value.dtype == np.bool_ else np.float32), name)
 
     def _constant(self, array: npt.NDArray[Any], name: str) -> ir.Value:
         import onnx_ir as ir
@@ -183,7 +186,8 @@ class Writer:
             shape=None if shape is None else ir.Shape(shape),
             type=None if dtype is None else ir.TensorType(ir.DataType.from_numpy(dtype)),
         )
-        node = ir.node(op_type, inputs, attributes, outputs=[output], name=self._fresh(op_type))
+        unread = [ir.Value(name=self._fresh(f"{op_type}_unread")) for _ in range(_OUTPUTS.get(op_type, 1) - 1)]
+        node = ir.node(op_type, inputs, attributes, outputs=[output, *unread], name=self._fresh(op_type))
         self._write(node)
         return output
 

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from pp_graph.postprocessors import POSTPROCESSED_NAMES
 from pp_graph.targets.island.marks import mark_float32
-from pp_graph.targets.island.rewrites import drop_channel_axis, fence, keep_resizing_marked, unchanged
+from pp_graph.targets.island.rewrites import (
+    drop_channel_axis,
+    fence,
+    keep_padding_marked,
+    keep_resizing_marked,
+    unchanged,
+)
 from pp_graph.targets.island.states import add_states, remove_states
 from pp_graph.targets.island.tensors import detach, find_tensor, is_constant, nodes_between, tensor_key
 
@@ -25,7 +31,12 @@ if TYPE_CHECKING:
     import openvino as ov
 
 
-def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[tuple[Sequence[str], str]] = ()) -> None:
+def isolate_island(
+    model: ov.Model,
+    raw_tensors: Sequence[str],
+    tail: Sequence[tuple[Sequence[str], str]] = (),
+    inner: Sequence[str] = (),
+) -> None:
     """Mark everything between some tensors and the post-processed outputs to stay float32. Changes the model in place.
 
     Args:
@@ -33,6 +44,7 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
         raw_tensors: Names of the tensors where the post-processing begins.
         tail: Rewritten parts of the network that stay float32 as well, with all that follows from them: names of the
             tensors that each reads, and of the one that it computes.
+        inner: Names of tensors inside the post-processing that are read or fed on their own.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -56,7 +68,8 @@ def isolate_island(model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[t
     parameters = detach(sources, [*ends, *fenced])
     own = ov.Model([*ends, *fenced], model.get_sinks(), parameters, model.get_variables(), "island")
     for parameter, behind in zip(parameters, fences, strict=True):
-        drop_channel_axis(own, parameter if behind is None else behind)
+        drop_channel_axis(own, parameter if behind is None else behind, inner)
+    keep_padding_marked(own)
     keep_resizing_marked(own)
     island = mark_float32(own)
     for result, consumers in zip(island.get_results()[len(ends) :], outside, strict=True):
@@ -170,7 +183,13 @@ def island_nodes(
     ]
 
 
-def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str], adjustable: Sequence[str] = ()) -> None:
+def replace_island(
+    model: ov.Model,
+    island: ov.Model,
+    tensors: Sequence[str],
+    adjustable: Sequence[str] = (),
+    inner: Sequence[str] = (),
+) -> None:
     """Exchange the post-processing of a converted model for another. Changes both models in place.
 
     Args:
@@ -178,6 +197,7 @@ def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str], ad
         island: The new post-processing, with one input a tensor, in this order, and outputs of the same names.
         tensors: Names of the tensors that it reads.
         adjustable: Names of its constants that are to be states.
+        inner: Names of its tensors that are read or fed on their own.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -196,7 +216,7 @@ def replace_island(model: ov.Model, island: ov.Model, tensors: Sequence[str], ad
     model.add_results(renewed)
     model.validate_nodes_and_infer_types()
     add_states(model, adjustable)
-    isolate_island(model, tensors)
+    isolate_island(model, tensors, inner=inner)
 
 
 def _postprocessed_name(result: ov.op.Result) -> str | None:

@@ -81,7 +81,8 @@ def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]
         info = node.get_rt_info()
         original = str(info["originalLayersNames"].value) if "originalLayersNames" in info else ""
         ours = [name for name in original.split(",") if _in_island(name, prefix)]
-        if ours and "runtimePrecision" in info:
+        # What asks for a shape only reads no number.
+        if ours and "runtimePrecision" in info and str(info["layerType"].value) != "ShapeOf":
             # That of the first input, which for Select is the condition; what is computed shows in the outputs.
             kinds = [str(info["runtimePrecision"].value), *str(info["outputPrecisions"].value).split(",")]
             floating = [kind for kind in kinds if is_floating(kind)]

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import openvino as ov
 
 _FENCE: Final = "/fence"
 _ELEMENTWISE: Final = frozenset({
-    "Add", "Clamp", "Convert", "Divide", "IsNaN", "Less", "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr",
-    "Maximum", "Minimum", "Multiply", "Select", "Subtract",
+    "Abs", "Add", "Clamp", "Convert", "Divide", "Exp", "IsNaN", "Less", "LessEqual", "LogicalAnd", "LogicalNot",
+    "LogicalOr", "Maximum", "Minimum", "Multiply", "Select", "Subtract",
 })  # fmt: skip
 
 
-def drop_channel_axis(island: ov.Model, start: ov.Node) -> None:
+def drop_channel_axis(island: ov.Model, start: ov.Node, shown: Collection[str] = ()) -> None:
     """Compute elementwise operators on (N,H,W) instead of (N,1,H,W) or (N,H,W,1). Changes the island in place.
 
     A convolution leaves its map with channels last, and where the batch is dynamic the CPU plugin (OpenVINO 2026.4)
@@ -25,6 +27,7 @@ def drop_channel_axis(island: ov.Model, start: ov.Node) -> None:
     Args:
         island: The island.
         start: What the operators read.
+        shown: Names of tensors that keep their shape, as they can be read and fed.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -32,16 +35,20 @@ def drop_channel_axis(island: ov.Model, start: ov.Node) -> None:
     axis = channel_axis(start.output(0))
     if axis is None or start.get_output_element_type(0) != ov.Type.f32:
         return
-    region = _elementwise_behind(island, start)
+    region = _elementwise_behind(island, start, shown)
     if not region:
         return
     squeezed = ops.squeeze(start, ops.constant(np.array([axis])))
     for target in list(start.output(0).get_target_inputs()):
         if target.get_node().get_instance_id() in region:
             target.replace_source_output(squeezed.output(0))
+    wholes = []
     for node in region.values():
+        shows = bool(node.output(0).get_names() & set(shown))
         outside = [
-            each for each in node.output(0).get_target_inputs() if each.get_node().get_instance_id() not in region
+            each
+            for each in node.output(0).get_target_inputs()
+            if shows or each.get_node().get_instance_id() not in region
         ]
         if outside:
             whole = ops.unsqueeze(node, ops.constant(np.array([axis])))
@@ -51,6 +58,12 @@ def drop_channel_axis(island: ov.Model, start: ov.Node) -> None:
             whole.output(0).get_tensor().set_names(names)
             for target in outside:
                 target.replace_source_output(whole.output(0))
+            if shows:
+                wholes.append(whole)
+    # What is rewritten next looks at ranks.
+    island.validate_nodes_and_infer_types()
+    for whole in wholes:
+        drop_channel_axis(island, whole, shown)
 
 
 def channel_axis(value: ov.Output) -> int | None:
@@ -99,6 +112,25 @@ def keep_resizing_marked(island: ov.Model) -> None:
             target.replace_source_output(whole.output(0))
 
 
+def keep_padding_marked(island: ov.Model) -> None:
+    """Pad in a form whose mark survives. Changes the island in place.
+
+    The mark is lost where the CPU plugin (OpenVINO 2026.4) replaces Pad of opset 12 by that of opset 1; before a
+    resized map, the Pad would then round to the network's precision. The two differ in negative pads only.
+    """
+    from openvino import opset1
+
+    for node in island.get_ordered_ops():
+        if node.get_type_name() != "Pad" or node.get_type_info().version_id == "opset1":
+            continue
+        data, before, behind, *value = node.input_values()
+        marked = opset1.pad(data, before, behind, node.get_attributes()["pad_mode"], *value)
+        marked.set_friendly_name(node.get_friendly_name())
+        marked.output(0).get_tensor().set_names(node.output(0).get_names())
+        for target in list(node.output(0).get_target_inputs()):
+            target.replace_source_output(marked.output(0))
+
+
 def _resizes_a_map(node: ov.Node) -> bool:
     """Whether a node resizes (N,1,H,W) as post-processing does, to sizes that are known."""
     if node.get_type_name() != "Interpolate":
@@ -126,23 +158,39 @@ def _around(node: ov.Node) -> tuple[str, ov.Output, ov.Output]:
     return "NCHW", node.input_value(0), node.output(0)
 
 
-def _elementwise_behind(island: ov.Model, start: ov.Node) -> dict[int, ov.Node]:
-    """Elementwise operators on nothing but what a node gives, and scalars."""
+def _elementwise_behind(island: ov.Model, start: ov.Node, shown: Collection[str]) -> dict[int, ov.Node]:
+    """Elementwise operators on nothing but what a node gives, and scalars, up to tensors that are shown.
+
+    What looks up each number in a table counts as one.
+    """
     region: dict[int, ov.Node] = {}
+    inside = {start.get_instance_id()}
     for node in island.get_ordered_ops():
         others = [
             source
             for source in (value.get_node() for value in node.input_values())
-            if source.get_instance_id() not in {start.get_instance_id(), *region}
+            if source.get_instance_id() not in inside
         ]
         scalars = all(_is_scalar(source) for source in others)
-        if node.get_type_name() in _ELEMENTWISE and scalars and len(others) < len(node.input_values()):
+        elementwise = node.get_type_name() in _ELEMENTWISE and scalars and len(others) < len(node.input_values())
+        if elementwise or (_looks_up(node) and node.input_value(1).get_node().get_instance_id() in inside):
             region[node.get_instance_id()] = node
+            if not node.output(0).get_names() & set(shown):
+                inside.add(node.get_instance_id())
     return region
 
 
 def _is_scalar(node: ov.Node) -> bool:
     return node.get_type_name() in ("Constant", "ReadValue") and node.get_output_partial_shape(0).rank == 0
+
+
+def _looks_up(node: ov.Node) -> bool:
+    """Whether a node gives for each index what a constant of one axis holds there."""
+    if node.get_type_name() != "Gather":
+        return False
+    return bool(
+        node.input_value(0).get_node().get_type_name() == "Constant" and node.get_input_partial_shape(0).rank == 1
+    )
 
 
 def fence(source: ov.Output) -> ov.Node | None:

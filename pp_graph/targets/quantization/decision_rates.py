@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import DataError
+from pp_graph.model.shapes import channels_are_last
 from pp_graph.postprocessors import RAW_MAP, RAW_SCORE
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def judge(
     """
     found = post({_INPUT_NAMES[role]: np.asarray(values, np.float32) for role, values in raw.items()})
     # Masks may be numbers that stand for booleans.
-    pred_mask = None if found.pred_mask is None else without_channel(found.pred_mask, "Predicted masks") > 0
+    pred_mask = None if found.pred_mask is None else _without_classes(found.pred_mask)
     decisions = []
     for at, index in enumerate(indices):
         size = None if pred_mask is None else (pred_mask.shape[1], pred_mask.shape[2])
@@ -72,7 +73,7 @@ def judge(
             anomalous = None if truth is None else bool(truth.any())
         label = mask = np.zeros(4, np.int64)
         if found.pred_label is not None and anomalous is not None:
-            label = _count(np.ravel(found.pred_label[at]), np.array([anomalous]))
+            label = _count(np.any(found.pred_label[at], keepdims=True).reshape(1), np.array([anomalous]))
         if pred_mask is not None:
             if truth is None and anomalous is False:
                 truth = np.zeros(pred_mask.shape[1:], np.bool_)
@@ -80,6 +81,15 @@ def judge(
                 mask = _count(pred_mask[at], truth)
         decisions.append(ImageDecisions(label, mask))
     return decisions
+
+
+def _without_classes(masks: Array) -> npt.NDArray[np.bool_]:
+    """Masks as (N,H,W); of several classes, where any of them is anomalous."""
+    found = masks > 0
+    if found.ndim == 4 and 1 not in (found.shape[1], found.shape[3]):
+        return np.asarray(found.any(axis=3 if channels_are_last(found.shape) else 1))
+    flags: npt.NDArray[np.bool_] = without_channel(found, "Predicted masks")
+    return flags
 
 
 def rates(decisions: Sequence[ImageDecisions]) -> dict[str, float]:

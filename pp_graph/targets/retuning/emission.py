@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import onnx_ir as ir
-
     from pp_graph.fusion import Provenance
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.statistics import Statistics
@@ -74,15 +72,7 @@ def emit_alone(post: PostProcessor, provenance: Provenance, *, opset: int, ir_ve
             others.append((name, array.shape))
         else:
             others.append((name, _plain(value.const_value)))
-    operators = _operators(graph)
-    named = [(name, value.name) for name, value in outputs.items()]
-    inputs = [value.name for value in graph.inputs]
-    readers = {name: len(graph.initializers[name].uses()) for name in constants}
-    return Emission((inputs, others, operators, named), constants, readers)
-
-
-def _operators(graph: ir.Graph) -> list[object]:
-    return [
+    operators = [
         (
             node.domain,
             node.op_type,
@@ -92,6 +82,10 @@ def _operators(graph: ir.Graph) -> list[object]:
         )
         for node in graph
     ]
+    named = [(name, value.name) for name, value in outputs.items()]
+    inputs = [value.name for value in graph.inputs]
+    readers = {name: len(graph.initializers[name].uses()) for name in constants}
+    return Emission((inputs, others, operators, named), constants, readers)
 
 
 def _plain(value: Any) -> object:
@@ -99,9 +93,8 @@ def _plain(value: Any) -> object:
     import onnx_ir as ir
 
     if isinstance(value, ir.Graph):
-        ends = [each.name for each in (*value.inputs, *value.outputs)]
-        constants = [(name, _plain(each.const_value)) for name, each in value.initializers.items()]
-        return ends, constants, _operators(value)
+        # Numbers inside the body of an If are not looked up by name, so they are part of the structure.
+        return ir.to_proto(value).SerializeToString(deterministic=True)
     if hasattr(value, "numpy"):
         array = value.numpy()
         return str(array.dtype), array.shape, array.tobytes()

@@ -113,6 +113,8 @@ def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
         score_output=None if provenance.raw.score is None else provenance.raw.score.tensor,
         map_output=None if provenance.raw.map is None else provenance.raw.map.tensor,
         tail=False,
+        # The tensors of the IR say less: sizes may be open, and the image's is not among them.
+        layout=provenance.layout,
     )
     former = f"{alone.provenance.prefix}/"
 
@@ -129,8 +131,8 @@ def _retune_ir(artifact: OpenVINOModel, post: PostProcessor) -> OpenVINOModel:
         for port in node.outputs():
             port.get_tensor().set_names({lasting(name) for name in port.get_names()})
         node.set_friendly_name(lasting(node.get_friendly_name()))
-    replace_island(model, island, tensors, provenance.adjustable)
     inner = {name: lasting(tensor) for name, tensor in alone.provenance.inner.items()}
+    replace_island(model, island, tensors, provenance.adjustable, list(inner.values()))
     record = msgspec.structs.replace(renewed(provenance, post), inner=inner)
     retuned = OpenVINOModel(model, record, artifact.precision, None, artifact.inputs)
     retuned.stamp()

@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pp_graph.model.shapes import channels_are_last
 from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME
 from pp_graph.postprocessors.layout import DECISION_NAMES
 from pp_graph.steps import DECISION_VALUES
@@ -125,10 +126,11 @@ def _output_axes(name: str, shape: Shape, _: str) -> tuple[str, ...]:
     if name == PACKED_NAME and len(shape) == 4:
         return ("N", "H", "W", "C")
     if len(shape) == 4:
-        last = shape[3] == 1 and shape[1] != 1
-        return ("N", "H", "W", "C") if last else ("N", "C", "H", "W")
+        return ("N", "H", "W", "C") if channels_are_last(shape) else ("N", "C", "H", "W")
     if len(shape) == 3 and name in _MAPS:
         return ("N", "H", "W")
+    if len(shape) == 2 and shape[1] != 1 and name in OUTPUT_NAMES:
+        return ("N", "C")
     return ("N", *"?" * (len(shape) - 1))[: len(shape)]
 
 
@@ -211,12 +213,13 @@ def _meaning(port: Port, provenance: Provenance) -> tuple[str, str]:
     read = {record.tensor: record.name for record in provenance.raw.read.values()}
     if port.name in OUTPUT_NAMES:
         of = "pixel" if port.name in _MAPS else "image"
+        of += " and class" if _has_classes(port) else ""
         if port.name in DECISION_NAMES:
             yes = "true" if port.dtype == "bool" else "not 0"
             values = "true or false" if port.dtype == "bool" else _coded(provenance)
             return values, f"{yes} where {'the' if of == 'image' else 'a'} {of} is anomalous"
         if "normalize" not in provenance.parameters:
-            return "as the steps give it", f"number of each {of}, as the post-processing computes it"
+            return "as the steps give it", f"score of each {of}, as `{provenance.post_processor}` computes it"
         if provenance.parameters["normalize"]:
             return "0 to 1", f"anomaly score of each {of}, normalised: the calibrated threshold lies at 0.5"
         return "that of the raw model", f"anomaly score of each {of} as the network gives it, not normalised"
@@ -238,6 +241,10 @@ def _coded(provenance: Provenance) -> str:
         return "0, or not 0"
     normal, anomalous = DECISION_VALUES[dtype]
     return f"{normal:g} or {anomalous:g}"
+
+
+def _has_classes(port: Port) -> bool:
+    return "C" in port.axes and (port.shape or ())[port.axes.index("C")] != 1
 
 
 _REASONS: Final = {

@@ -1,0 +1,82 @@
+"""Export a trained module with its post-processor."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pp_graph.errors import PostProcessorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pp_graph.postprocessors import PostProcessor
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """What to export of a Lightning module, and how.
+
+    Attributes:
+        example: Example input; None for the module's `example_input_array`.
+        submodule: Dotted name of the submodule to export; None for the module itself.
+        options: Further keyword arguments of `pp_graph.integrations.torch.export`.
+    """
+
+    example: Any
+    submodule: str | None
+    options: Mapping[str, Any]
+
+    def parts(self, pl_module: Any) -> tuple[torch.nn.Module, Any]:
+        """The module to export and an example of its input.
+
+        Raises:
+            PostProcessorError: There is no example, or no such submodule.
+        """
+        module = pl_module
+        if self.submodule is not None:
+            try:
+                module = attrgetter(self.submodule)(pl_module)
+            except AttributeError as error:
+                names = ", ".join(f"'{name}'" for name, _ in pl_module.named_children())
+                raise PostProcessorError(
+                    f"export_module is '{self.submodule}', and {type(pl_module).__name__} has no such submodule, "
+                    f"expected one of: {names}."
+                ) from error
+        example = getattr(pl_module, "example_input_array", None) if self.example is None else self.example
+        if example is None:
+            raise PostProcessorError(
+                "export_to is given, and no example input, expected one to trace the model with. Pass example=, a "
+                "tensor as the model takes it, or set the module's example_input_array."
+            )
+        return module, example
+
+    def export(self, pl_module: Any, post: PostProcessor, path: str | Path) -> Any:
+        """Export in evaluation mode; the module's modes are then as they were.
+
+        Raises:
+            PostProcessorError: See `parts`.
+            PPGraphError: See `pp_graph.integrations.torch.export`.
+        """
+        from pp_graph.integrations.torch import export
+
+        module, example = self.parts(pl_module)
+        with _evaluating(module):
+            return export(module, post, example, path, **self.options)
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -1,0 +1,219 @@
+"""Read scores, maps, labels and masks from what a step returned and was given, and write predictions back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from pp_graph.data.labels import mask_flags, without_channel
+from pp_graph.errors import DataError
+from pp_graph.postprocessors import OUTPUT_NAMES
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pp_graph.postprocessors import Predictions
+
+Key = str | int
+"""Where a value is: its name in the outputs or in the batch, or its position in a batch that is a tuple or list."""
+
+_SCORE_NAMES: Final = ("pred_score",)
+_MAP_NAMES: Final = ("anomaly_map",)
+_LABEL_NAMES: Final = ("label", "gt_label")
+_MASK_NAMES: Final = ("mask", "gt_mask")
+_MOST_LISTED: Final = 20
+_NUMPY_FLOATS: Final = (torch.float16, torch.float32, torch.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Where to find what; None looks for the names that are usual.
+
+    Attributes:
+        score: Name of the raw score in the outputs.
+        map: Name of the raw map in the outputs.
+        label: Name of the labels in the outputs or the batch, or position in the batch.
+        mask: The same for masks.
+    """
+
+    score: str | None = None
+    map: str | None = None
+    label: Key | None = None
+    mask: Key | None = None
+
+    def raw(self, outputs: object, step: str) -> dict[str, Any]:
+        """Raw values in a step's outputs, under `pred_score` and `anomaly_map` as far as they are there.
+
+        Args:
+            outputs: What the step returned.
+            step: Name of the step, for errors.
+
+        Returns:
+            NumPy arrays, or whatever else was not a tensor.
+
+        Raises:
+            DataError: There are none, or one that was asked for by its name is not there.
+        """
+        found = {}
+        for target, key, usual in (("pred_score", self.score, _SCORE_NAMES), ("anomaly_map", self.map, _MAP_NAMES)):
+            value = _first(outputs, usual if key is None else (key,))
+            if value is not None:
+                found[target] = to_numpy(value)
+            elif key is not None:
+                raise DataError(
+                    f"{step} returned {_described(outputs)}, expected '{key}' among it. Return it there, or name what "
+                    f"holds it with {'score' if target == 'pred_score' else 'map'}_key=."
+                )
+        if not found:
+            raise DataError(
+                f"{step} returned {_described(outputs)}, expected 'pred_score' or 'anomaly_map' among it, the raw "
+                "values of the model. Return a dict with at least one of them, or say how they are called with "
+                "score_key= and map_key=."
+            )
+        return found
+
+    def truth(self, outputs: object, batch: object, step: str) -> tuple[Any, list[npt.NDArray[np.bool_] | None] | None]:
+        """Labels and masks, from the outputs or else from the batch; None for what is not there.
+
+        Args:
+            outputs: What the step returned.
+            batch: What the step was given.
+            step: Name of the step, for errors.
+
+        Returns:
+            Labels (N,), and a mask (H,W) an image, None where an image has none.
+
+        Raises:
+            DataError: What was asked for by its key is not there, or a mask holds something else.
+        """
+        label = self._true(self.label, _LABEL_NAMES, outputs, batch, step, "label_key")
+        mask = self._true(self.mask, _MASK_NAMES, outputs, batch, step, "mask_key")
+        return None if label is None else to_numpy(label), None if mask is None else _masks(mask)
+
+    @staticmethod
+    def _true(key: Key | None, usual: Sequence[str], outputs: object, batch: object, step: str, option: str) -> Any:
+        if isinstance(key, int):
+            if isinstance(batch, Sequence) and -len(batch) <= key < len(batch):
+                return batch[key]
+            raise DataError(
+                f"The batch is {_described(batch)}, expected a tuple or list with something at position {key} "
+                f"({option}={key}). Give the position that holds it, or a name."
+            )
+        names = usual if key is None else (key,)
+        value = _first(outputs, names)
+        if value is None:
+            value = _first(batch, names)
+        if value is None and key is not None:
+            raise DataError(
+                f"{step} returned {_described(outputs)}, and the batch is {_described(batch)}, expected '{key}' in one "
+                f"of them. Return it, or say where it is with {option}=, a name or a position in the batch."
+            )
+        return value
+
+
+def write_predictions(outputs: object, predictions: Predictions, step: str) -> None:
+    """Put predictions into a step's outputs, as tensors on the device of what is there.
+
+    Args:
+        outputs: What the step returned: a mapping or an object that can be changed.
+        predictions: The predictions.
+        step: Name of the step, for errors.
+
+    Raises:
+        DataError: The outputs cannot be changed.
+    """
+    device = _device(outputs)
+    for name in OUTPUT_NAMES:
+        array = getattr(predictions, name)
+        if array is None:
+            continue
+        value = torch.from_numpy(np.array(array)).to(device)
+        try:
+            if isinstance(outputs, MutableMapping):
+                outputs[name] = value
+            else:
+                setattr(outputs, name, value)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{step} returned {_described(outputs)}, in which '{name}' cannot be set, expected a dict or an object "
+                "whose fields can be: Lightning gives a callback no way to hand back another one. Return a "
+                "dict (of a NamedTuple, outputs._asdict())."
+            ) from error
+
+
+def to_numpy(value: Any) -> Any:
+    """A tensor as NumPy array, exactly, and so each of a list; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [to_numpy(each) for each in value]
+    if not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().cpu()
+    if tensor.is_floating_point() and tensor.dtype not in _NUMPY_FLOATS:
+        # NumPy has no bfloat16; float32 holds all of its numbers.
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+def _masks(value: Any) -> list[npt.NDArray[np.bool_] | None]:
+    value = to_numpy(value)
+    if isinstance(value, np.ndarray):
+        return list(mask_flags(without_channel(value, "Masks"), "Masks"))
+    if not isinstance(value, Sequence):
+        raise DataError(f"Masks are {_described(value)}, expected (N,H,W) or (N,1,H,W), or a list with one an image.")
+    return [
+        None if mask is None else mask_flags(mask, f"The mask of image {index} of the batch")
+        for index, mask in enumerate(value)
+    ]
+
+
+def _first(source: object, names: Sequence[str]) -> Any:
+    """The first of some names that is there and is not None."""
+    for name in names:
+        if isinstance(source, Mapping):
+            value = source.get(name)
+        else:
+            # A tensor has attributes of its own, which are no values of ours.
+            value = None if isinstance(source, torch.Tensor) else getattr(source, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _names(source: object) -> list[str] | None:
+    if isinstance(source, Mapping):
+        return [str(name) for name in source]
+    fields = getattr(source, "_fields", None)
+    if isinstance(fields, tuple):
+        return [str(name) for name in fields]
+    if dataclasses.is_dataclass(source):
+        return [field.name for field in dataclasses.fields(source)]
+    if isinstance(source, torch.Tensor) or not hasattr(source, "__dict__"):
+        return None
+    return [name for name in vars(source) if not name.startswith("_")]
+
+
+def _described(source: object) -> str:
+    """What something is, in words."""
+    if source is None:
+        return "None"
+    if isinstance(source, torch.Tensor):
+        return f"a tensor of shape {tuple(source.shape)}"
+    kind = type(source).__name__
+    names = _names(source)
+    if names is not None:
+        held = ", ".join(repr(name) for name in names[:_MOST_LISTED]) or "nothing in it"
+        return f"a {kind} with {held}{' and more' if len(names) > _MOST_LISTED else ''}"
+    return f"a {kind} of {len(source)}" if isinstance(source, tuple | list) else f"a {kind}"
+
+
+def _device(outputs: object) -> torch.device:
+    names = _names(outputs) or []
+    for name in names:
+        value = _first(outputs, (name,))
+        if isinstance(value, torch.Tensor):
+            return value.device
+    return torch.device("cpu")

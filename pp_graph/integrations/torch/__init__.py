@@ -1,0 +1,28 @@
+"""Post-processors as torch modules, and the way from a torch model to a verified OpenVINO model.
+
+from pp_graph.integrations.torch import OneClassPostProcessor, export
+
+post_processor = OneClassPostProcessor(image_sensitivity=0.5, statistics=pp.Statistics.load("stats.json"))
+predictions = post_processor(model(images))
+exported = export(model, post_processor, images, "model.xml")
+"""
+
+from __future__ import annotations
+
+from pp_graph.extras import check_extra
+
+check_extra("torch", "torch", "post-processing in torch")
+
+from pp_graph.integrations.torch.batch import InferenceBatch  # noqa: E402
+from pp_graph.integrations.torch.exporting import Exported, export  # noqa: E402
+from pp_graph.integrations.torch.module import PostProcessor, PostProcessorModule  # noqa: E402
+from pp_graph.integrations.torch.one_class import OneClassPostProcessor  # noqa: E402
+
+__all__ = [
+    "Exported",
+    "InferenceBatch",
+    "OneClassPostProcessor",
+    "PostProcessor",
+    "PostProcessorModule",
+    "export",
+]

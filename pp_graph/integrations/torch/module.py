@@ -1,0 +1,271 @@
+"""Post-processors as torch modules."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from pp_graph.errors import PostProcessorError
+from pp_graph.integrations.torch.batch import InferenceBatch, layout_of_tensors, raw_tensors
+from pp_graph.postprocessors import PACKED_NAME, RawLayout
+from pp_graph.postprocessors import PostProcessor as Described
+from pp_graph.statistics import LevelStatistics, Statistics
+from pp_graph.statistics.anomalib_checkpoint import BUFFERS
+from pp_graph.targets.torch_eager import (
+    TorchGraph,
+    compile_post_processor,
+    is_exporting,
+    is_jit_traced,
+    without_trace_warnings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_KEPT_GRAPHS: Final = 16
+"""Layouts of raw values for which the operators are kept ready."""
+
+Numbers = dict[str, float | None]
+"""Calibrated numbers by the name of their buffer; None for unknown."""
+
+
+class PostProcessor(nn.Module, ABC):
+    """A post-processor as a torch module: raw scores and maps in, predictions out.
+
+    To write one of your own, inherit from it and implement `forward`; or describe it in steps (inherit from
+    `pp_graph.PostProcessor`) and wrap it in `PostProcessorModule`, and it can be fused, converted and verified as well.
+    """
+
+    @abstractmethod
+    def forward(self, predictions: Any) -> Any:
+        """Post-process a batch.
+
+        Args:
+            predictions: What the model returned: an object or a mapping with `pred_score` and `anomaly_map`.
+
+        Returns:
+            An `InferenceBatch`, or what has its fields.
+        """
+
+
+class PostProcessorModule(PostProcessor):
+    """Runs a `pp_graph.PostProcessor` in torch.
+
+    It runs the operators that `pp_graph.fuse` writes, so its decisions on CPU are, bit for bit, those of the fused
+    graph. The calibrated numbers are buffers with the names and shapes of Anomalib 2.x's `PostProcessor`
+    (`_image_threshold`, `image_min`, …; NaN for unknown), so state dicts load both ways; decisions follow the buffers.
+    Sensitivities are, as there, no part of the state dict. Training mode makes no difference, half-precision values are
+    taken as float32, and no gradients are kept.
+
+    Args:
+        post: The post-processor.
+        input_size: Height and width of the model's images, for `map_size="input"`; None where they are not known.
+
+    Raises:
+        PostProcessorError: `post` is no post-processor.
+    """
+
+    _post: Described | None
+    _post_numbers: Numbers
+    _graphs: dict[RawLayout, TorchGraph]
+    _read: dict[str, torch.Tensor]
+    _read_versions: list[int | None]
+    _read_numbers: Numbers
+
+    def __init__(self, post: Described, *, input_size: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        if not isinstance(post, Described):
+            raise PostProcessorError(
+                f"The post-processor is {type(post).__name__}, expected a pp_graph.PostProcessor such as "
+                "pp_graph.OneClassPostProcessor(pp_graph.Statistics.load('stats.json'))."
+            )
+        self._input_size = input_size
+        self._given = post
+        for name, number in _numbers_of(post.statistics).items():
+            self.register_buffer(name, torch.tensor(math.nan if number is None else number, dtype=torch.float32))
+        self._forget()
+        self._refresh()
+
+    @property
+    def post(self) -> Described:
+        """The post-processor with the numbers that the buffers hold now.
+
+        Raises:
+            StatisticsError: The buffers hold numbers that no calibration can have produced.
+        """
+        numbers = self._numbers()
+        if self._post is None or numbers != self._post_numbers:
+            post = self._given
+            # Numbers that the buffers only round are kept as they were given.
+            if numbers != _numbers_of(post.statistics):
+                post = post.with_statistics(_statistics_from(numbers))
+            self._post, self._post_numbers = post, numbers
+            self._graphs = {}
+        return self._post
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """The calibrated numbers; assigning others writes them into the buffers."""
+        return self.post.statistics
+
+    @statistics.setter
+    def statistics(self, statistics: Statistics | None) -> None:
+        self._given = self._given.with_statistics(statistics)
+        with torch.no_grad():
+            for name, number in _numbers_of(statistics).items():
+                getattr(self, name).fill_(math.nan if number is None else number)
+        self._post = None
+        self._refresh()
+
+    def forward(self, pred_score: Any = None, anomaly_map: torch.Tensor | None = None) -> Any:
+        """Post-process the raw outputs of a batch.
+
+        Args:
+            pred_score: Scores, (N,) or (N,1); or everything at once: a mapping, or an object with attributes,
+                `pred_score` and `anomaly_map`, such as Anomalib's `InferenceBatch`.
+            anomaly_map: Maps, (N,H,W), (N,1,H,W) or (N,H,W,1).
+
+        Returns:
+            An `InferenceBatch`, with None for what there is not. With `pack` one tensor, (N,H,W,4). While
+            `torch.jit.trace` is looking, a tuple of those predictions that there are, in the same order: it takes no
+            None.
+
+        Raises:
+            ValueError: Neither is given, or one has another shape or element type.
+            StatisticsError: A number that is needed is not known.
+            TargetError: An operator cannot run in torch, or cannot be exported from it.
+        """
+        post = self.post
+        values = raw_tensors(pred_score, anomaly_map, classes=post.takes_classes)
+        graph = self._graph(layout_of_tensors(values, self._input_size))
+        device = next(iter(values.values())).device
+        with _in_float32(device):
+            found = graph(values)
+        if PACKED_NAME in found:
+            return found[PACKED_NAME]
+        return tuple(found.values()) if is_jit_traced() else InferenceBatch(**found)
+
+    def _graph(self, layout: RawLayout) -> TorchGraph:
+        if layout not in self._graphs:
+            if len(self._graphs) == _KEPT_GRAPHS:
+                self._graphs.clear()
+            self._graphs[layout] = compile_post_processor(self.post, layout)
+        return self._graphs[layout]
+
+    def _forget(self) -> None:
+        """Start without anything that follows from the buffers."""
+        self._post = None
+        self._post_numbers = {}
+        self._graphs = {}
+        self._read = {}
+        self._read_versions = []
+        self._read_numbers = {}
+
+    def _numbers(self) -> Numbers:
+        """The numbers in the buffers, read anew if they were written to since they were read."""
+        if is_exporting():
+            # The buffers hold no numbers now; those that they held when they were read may have been written to.
+            if [_version(buffer) for buffer in self._read.values()] != self._read_versions:
+                raise PostProcessorError(
+                    "The statistics of the post-processor were written to since it last ran, expected numbers that are "
+                    "known before the export. Assign module.statistics, or call the module once, and export again."
+                )
+            return self._read_numbers
+        buffers = {name: self._buffers[name] for name in BUFFERS}
+        same = all(buffers[name] is self._read.get(name) for name in BUFFERS)
+        versions = [_version(buffer) for buffer in self._read.values()]
+        if not same or versions != self._read_versions or None in versions:
+            self._refresh()
+        return self._read_numbers
+
+    def _refresh(self) -> None:
+        """Read the buffers, in one transfer."""
+        buffers = {name: self._buffers[name] for name in BUFFERS}
+        found = [buffer for buffer in buffers.values() if buffer is not None]
+        if len(found) < len(BUFFERS) or any(buffer.is_meta or type(buffer) is not torch.Tensor for buffer in found):
+            return  # there is nothing to read, as on the device "meta"
+        with torch.no_grad(), without_trace_warnings():
+            numbers = torch.stack([buffer.float().reshape(()) for buffer in found]).tolist()
+        self._read = dict(zip(BUFFERS, found, strict=True))
+        self._read_versions = [_version(buffer) for buffer in found]
+        self._read_numbers = {
+            name: None if math.isnan(number) else number for name, number in zip(BUFFERS, numbers, strict=True)
+        }
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in BUFFERS and "_read" in self.__dict__:
+            self._refresh()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._refresh()
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move the buffers to another device; in another precision, decisions would flip."""
+        before = {name: self._buffers[name] for name in BUFFERS}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            moved = self._buffers[name]
+            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(moved.device)
+        self._refresh()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy gets buffers of its own, so nothing that was read from these.
+        return {name: value for name, value in self.__dict__.items() if name not in _FORGOTTEN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._forget()
+        self._refresh()
+
+
+_FORGOTTEN: Final = ("_post", "_post_numbers", "_graphs", "_read", "_read_versions", "_read_numbers")
+
+
+def _version(buffer: torch.Tensor) -> int | None:
+    """How often a tensor was written to; None where torch does not count."""
+    return None if buffer.is_inference() else buffer._version
+
+
+def _numbers_of(statistics: Statistics | None) -> Numbers:
+    """Calibrated numbers, rounded to float32 as the buffers hold them."""
+    numbers: Numbers = {}
+    for buffer, (level, end) in BUFFERS.items():
+        number = None if statistics is None else getattr(getattr(statistics, level), end)
+        numbers[buffer] = None if number is None else float(np.float32(number))
+    return numbers
+
+
+def _statistics_from(numbers: Numbers) -> Statistics | None:
+    levels: dict[str, dict[str, float | None]] = {"image": {}, "pixel": {}}
+    for buffer, (level, end) in BUFFERS.items():
+        levels[level][end] = numbers[buffer]
+    if all(number is None for number in numbers.values()):
+        return None
+    return Statistics(image=LevelStatistics(**levels["image"]), pixel=LevelStatistics(**levels["pixel"]))
+
+
+@contextlib.contextmanager
+def _in_float32(device: torch.device) -> Iterator[None]:
+    """Keep torch from computing in less than float32, which autocast and TensorFloat32 would."""
+    if is_exporting() or is_jit_traced():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            cudnn: Any = torch.backends.cudnn
+            kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+            stack.enter_context(cudnn.flags(**kept, allow_tf32=False))
+        yield

@@ -1,0 +1,29 @@
+"""Run the operators of a post-processing in torch: the same graph that is fused into a model, one operator at a time.
+
+Needs torch, which is optional; nothing else in this room imports it.
+"""
+
+from __future__ import annotations
+
+from pp_graph.targets.torch_eager.graph import TorchGraph
+from pp_graph.targets.torch_eager.post_processor import compile_post_processor
+from pp_graph.targets.torch_eager.table import OPERATORS, OPSET
+from pp_graph.targets.torch_eager.tracing import (
+    is_exporting,
+    is_jit_traced,
+    is_traced,
+    known_sizes,
+    without_trace_warnings,
+)
+
+__all__ = [
+    "OPERATORS",
+    "OPSET",
+    "TorchGraph",
+    "compile_post_processor",
+    "is_exporting",
+    "is_jit_traced",
+    "is_traced",
+    "known_sizes",
+    "without_trace_warnings",
+]

@@ -1,0 +1,50 @@
+"""Whether torch runs, or only writes down what would be run."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+_JIT: Final[Any] = torch.jit  # without types of its own
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def is_exporting() -> bool:
+    """Whether `torch.export` or `torch.compile` is looking: tensors have no numbers then."""
+    return torch.compiler.is_compiling()
+
+
+def is_jit_traced() -> bool:
+    """Whether `torch.jit.trace` is looking."""
+    return bool(_JIT.is_tracing())
+
+
+def is_traced() -> bool:
+    """Whether what is run is written down, by `torch.export` or by `torch.jit.trace`."""
+    return is_exporting() or is_jit_traced()
+
+
+@contextlib.contextmanager
+def without_trace_warnings() -> Iterator[None]:
+    """Make constants of what does not follow from the data, without a warning from `torch.jit.trace`."""
+    if not is_jit_traced():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", _JIT.TracerWarning)
+        yield
+
+
+def known_sizes(tensor: torch.Tensor) -> tuple[int | None, ...]:
+    """Sizes of a tensor; None for the batch and for those that an export leaves open."""
+    with without_trace_warnings():
+        if is_jit_traced():
+            sizes: tuple[int | None, ...] = tuple(int(size) for size in tensor.shape)
+        else:
+            sizes = tuple(size if isinstance(size, int) else None for size in tensor.shape)
+    return (None, *sizes[1:]) if sizes else ()

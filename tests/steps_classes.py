@@ -1,0 +1,107 @@
+"""Steps over classes and over whole maps, drawn at random, and numbers where each could go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from pp_graph.steps import (
+    ComparePerClass,
+    ComparePerPixel,
+    Form,
+    MeanOverMap,
+    MinMaxNormalize,
+    PerImageMinMax,
+    SelectClass,
+    Softmax,
+    Step,
+    TopKMean,
+)
+
+F32 = np.float32
+CLASSES, HEIGHT, WIDTH = 3, 5, 6
+SHAPES = {
+    "NC": (8, CLASSES),
+    "NHW": (8, HEIGHT, WIDTH),
+    "NCHW": (8, CLASSES, HEIGHT, WIDTH),
+    "NHWC": (8, HEIGHT, WIDTH, CLASSES),
+}
+TINY = [0.0, 1e-45, 1.1754942e-38, 1.1754944e-38]
+MAPS = st.sampled_from(["NHW", "NCHW", "NHWC"])
+WITH_CLASSES = st.sampled_from(["NC", "NCHW", "NHWC"])
+on_nan = st.sampled_from(["anomalous", "normal"])
+# 1 lies at the top of the normaliser below, so nothing is above it; 0 gives a cutoff that is no normal number.
+levels = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-2, 2, width=32, allow_subnormal=False))
+normalizers = st.sampled_from(
+    [None, MinMaxNormalize("x", "y", 0.5, 0.0, 1.0), MinMaxNormalize("x", "y", 0.0, 0.0, 0.0)]
+)
+
+
+def form_of(axes: str) -> Form:
+    size = None if axes == "NC" else (HEIGHT, WIDTH)
+    return Form("image" if axes == "NC" else "pixel", axes=axes, classes=CLASSES if "C" in axes else 1, size=size)
+
+
+def _bound(build: Callable[..., Step], axes: st.SearchStrategy[str], **fields: Any) -> st.SearchStrategy[Step]:
+    fixed = st.builds(dict, source=st.just("x"), target=st.just("y"), **fields)
+    return st.tuples(fixed, axes).map(lambda drawn: build(**drawn[0]).bound(form_of(drawn[1])))
+
+
+CLASS_STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
+    PerImageMinMax: _bound(PerImageMinMax, MAPS, on_nan=on_nan),
+    Softmax: _bound(Softmax, WITH_CLASSES),
+    SelectClass: _bound(SelectClass, WITH_CLASSES, index=st.integers(0, CLASSES - 1)),
+    MeanOverMap: _bound(MeanOverMap, MAPS),
+    TopKMean: st.one_of(
+        _bound(TopKMean, MAPS, k=st.integers(1, HEIGHT * WIDTH)),
+        _bound(TopKMean, MAPS, fraction=st.floats(0, 1, exclude_min=True, allow_subnormal=False)),
+    ),
+    ComparePerClass: _bound(
+        ComparePerClass,
+        WITH_CLASSES,
+        class_levels=st.lists(levels, min_size=CLASSES, max_size=CLASSES),
+        normalizer=normalizers,
+        on_nan=on_nan,
+    ),
+    ComparePerPixel: _bound(
+        ComparePerPixel,
+        MAPS,
+        pixel_levels=st.lists(st.lists(levels, min_size=WIDTH, max_size=WIDTH), min_size=HEIGHT, max_size=HEIGHT),
+        normalizer=normalizers,
+        on_nan=on_nan,
+    ),
+}
+
+
+def _shape(step: Any) -> tuple[int, ...]:
+    return SHAPES[step.axes]
+
+
+def ordinary(step: Any, rng: np.random.Generator) -> np.ndarray:
+    """Numbers all over, with a few images that hold special ones."""
+    x = rng.normal(0, 3, _shape(step)).astype(F32)
+    for image, number in enumerate([np.nan, np.inf, -np.inf, 1e-45]):
+        # The first place in one image, and another in the next.
+        x[image].reshape(-1)[image % CLASSES] = number
+    x[4] = 2.5
+    x[5] = np.nan
+    x[6] *= F32(1e30)
+    return x
+
+
+def around_cutoffs(step: Any, rng: np.random.Generator) -> np.ndarray:
+    """Each cutoff at its own place, its neighbours, special numbers, and numbers all over."""
+    x = rng.normal(0, 1, _shape(step)).astype(F32)
+    cutoffs = np.broadcast_to(np.nan_to_num(step.cutoffs, nan=1.0, posinf=np.inf, neginf=-np.inf), x.shape[1:])
+    x[0], x[1], x[2] = cutoffs, np.nextafter(cutoffs, F32(-np.inf)), np.nextafter(cutoffs, F32(np.inf))
+    x[3], x[4], x[5] = np.nan, np.inf, -np.inf
+    x[6] = rng.choice(np.array(TINY, F32), x.shape[1:])
+    return x
+
+
+CLASS_INPUTS: dict[type[Step], Callable[[Any, np.random.Generator], np.ndarray]] = dict.fromkeys(
+    CLASS_STRATEGIES, ordinary
+) | {ComparePerClass: around_cutoffs, ComparePerPixel: around_cutoffs}

@@ -1,0 +1,54 @@
+"""The examples of steps of one's own run as they are written."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(found: dict) -> None:
+    assert found["verified"] is True
+    assert found["retuned"] is True
+    assert found["way"] == "constants"
+    assert set(found["milliseconds"]) == {"raw", "model.xml"}
+    assert all(time > 0 for time in found["milliseconds"].values())
+
+
+def test_custom_step(tmp_path: Path) -> None:
+    found = load("custom_step").main(tmp_path)
+    check(found)
+    # Monotone, so labels and masks are decided at the raw thresholds, but for the rounding of the logarithm.
+    assert found["cutoffs"]["pred_label"] == pytest.approx(14.975105, rel=1e-5)
+    assert found["cutoffs"]["pred_mask"] == pytest.approx(12.617207, rel=1e-5)
+    assert found["retuned_cutoffs"]["pred_label"] == found["cutoffs"]["pred_label"]
+    assert found["retuned_cutoffs"]["pred_mask"] > found["cutoffs"]["pred_mask"]
+
+
+def test_onnxscript_step(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    found = load("onnxscript_step").main(tmp_path)
+    check(found)
+    assert set(found["errors"]) == {"calmed_map", "pred_score", "anomaly_map"}
+
+
+def test_torch_step(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    found = load("torch_step").main(tmp_path)
+    check(found)
+    assert {"contrast", "highest"} & set(found["errors"])
