@@ -39,7 +39,7 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
     }
     needed = set[str]().union(*reached.values())
     kept = [node for node in proto.graph.node if needed & set(node.output)]
-    read = {name for node in kept for name in node.input}
+    read = {name for node in kept for name in _read_by(node)}
     graph = helper.make_graph(
         kept,
         "post_processing",
@@ -62,5 +62,15 @@ def _reached(proto: onnx.ModelProto, output: str, tensors: list[str]) -> set[str
             continue
         reached.add(name)
         if name in producers:
-            pending += producers[name].input
+            pending += _read_by(producers[name])
     return reached
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """Names that an operator reads, and the bodies that it holds; with names of their own."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            names |= {output.name for output in body.output}
+            names = names.union(*map(_read_by, body.node))
+    return names

@@ -31,12 +31,20 @@ def renewed_post_processor(
         PostProcessorError: It does not take a value, or a sensitivity has nothing to move.
     """
     for parameter, decision in (("image_sensitivity", "pred_label"), ("pixel_sensitivity", "pred_mask")):
-        if parameter in changes and decision not in provenance.cutoffs:
+        if parameter in changes and not _writes(provenance, decision):
             raise PostProcessorError(
                 f"{parameter} is given, and the model writes no {decision}, which it would move. Leave it out."
             )
     kept = provenance.statistics if statistics is None else statistics
     return provenance.renewed_post_processor(kept, changes)
+
+
+def _writes(provenance: Provenance, decision: str) -> bool:
+    """Whether a model has an output that decides, be it that a later step changes what a comparison writes."""
+    if decision in provenance.cutoffs:
+        return True
+    post = provenance.renewed_post_processor(provenance.statistics, {}).bound(provenance.layout)
+    return decision in post.decisions(provenance.layout)
 
 
 def fuse_anew(fused: FusedModel, post: PostProcessor) -> FusedModel:

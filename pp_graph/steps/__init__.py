@@ -16,17 +16,21 @@ from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, Map
 from pp_graph.steps.gaussian_blur import GaussianBlur
 from pp_graph.steps.gaussian_cdf import GaussianCDF
 from pp_graph.steps.graph_step import GraphStep
+from pp_graph.steps.hysteresis import Hysteresis
 from pp_graph.steps.keep import Keep
+from pp_graph.steps.mask_by_label import MaskByLabel
 from pp_graph.steps.max_over_map import MaxOverMap
 from pp_graph.steps.mean_over_map import MeanOverMap
 from pp_graph.steps.median_filter import MedianFilter
 from pp_graph.steps.monotone_chain import MonotoneChain
+from pp_graph.steps.morphology import CloseMask, DilateMask, ErodeMask, OpenMask
 from pp_graph.steps.normalize import MinMaxNormalize
 from pp_graph.steps.per_image_min_max import PerImageMinMax
 from pp_graph.steps.piecewise_linear import PiecewiseLinear
 from pp_graph.steps.plain_min_max import PlainMinMax
 from pp_graph.steps.platt_scaling import PlattScaling
 from pp_graph.steps.quantile_map import QuantileMap
+from pp_graph.steps.remove_small_regions import RemoveSmallRegions
 from pp_graph.steps.resize_map import ResizeMap
 from pp_graph.steps.select_class import SelectClass
 from pp_graph.steps.sigmoid import Sigmoid
@@ -61,6 +65,13 @@ STEPS: tuple[type[Step], ...] = (
     ComparePerPixel,
     Keep,
     EncodeDecision,
+    MaskByLabel,
+    ErodeMask,
+    DilateMask,
+    OpenMask,
+    CloseMask,
+    RemoveSmallRegions,
+    Hysteresis,
 )
 
 __all__ = [
@@ -74,6 +85,7 @@ __all__ = [
     "STEPS",
     "Accepts",
     "Array",
+    "CloseMask",
     "Compare",
     "ComparePerClass",
     "ComparePerPixel",
@@ -81,14 +93,17 @@ __all__ = [
     "Cutoff",
     "DecidingStep",
     "DecisionType",
+    "DilateMask",
     "Emitter",
-    "EncodeDecision",
+    "ErodeMask",
     "Form",
     "GaussianBlur",
     "GaussianCDF",
     "GraphStep",
+    "Hysteresis",
     "Keep",
     "MapAxes",
+    "MaskByLabel",
     "MaxOverMap",
     "MeanOverMap",
     "MedianFilter",
@@ -96,11 +111,13 @@ __all__ = [
     "MonotoneChain",
     "MonotoneStep",
     "OnNaN",
+    "OpenMask",
     "PerImageMinMax",
     "PiecewiseLinear",
     "PlainMinMax",
     "PlattScaling",
     "QuantileMap",
+    "RemoveSmallRegions",
     "ResizeMap",
     "SelectClass",
     "Sigmoid",

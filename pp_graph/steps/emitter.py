@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from pp_graph.steps.vocabulary.elementwise import Elementwise
 from pp_graph.steps.vocabulary.inlining import Inlining
+from pp_graph.steps.vocabulary.integers import Integers
+from pp_graph.steps.vocabulary.loops import Loops
 from pp_graph.steps.vocabulary.reductions import Reductions
 from pp_graph.steps.vocabulary.spatial import Spatial
 from pp_graph.steps.vocabulary.writer import MINIMUM_OPSET
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MINIMUM_OPSET", "Emitter"]
 
 
-class Emitter(Elementwise, Reductions, Spatial, Inlining):
+class Emitter(Elementwise, Reductions, Spatial, Integers, Loops, Inlining):
     """Writes operators at the end of a graph, or before a node; see `Writer` for its arguments."""
 
     def rewired(self, node: ir.Node, inputs: Sequence[ir.Value | None], **attributes: int) -> ir.Value:

@@ -119,7 +119,7 @@ class Shaping(Writer):
         return self.node("Reshape", [a, self.constant(tuple(shape), "shape")], {}, np.dtype(np.float32), known)
 
     def unsqueeze(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """New axes of size 1 at these places of the result, in rising order; float32."""
+        """New axes of size 1 at these places of the result, in rising order."""
         before = self.shape_of(a)
         shape: list[int | str | None] = list(before or ())
         for axis in axes:
@@ -127,7 +127,7 @@ class Shaping(Writer):
         return self._reshaped("Unsqueeze", a, axes, None if before is None else shape)
 
     def squeeze(self, a: ir.Value, axis: int) -> ir.Value:
-        """Without an axis of size 1; float32."""
+        """Without an axis of size 1."""
         before = self.shape_of(a)
         return self._reshaped("Squeeze", a, (axis,), before and [*before[:axis], *before[axis + 1 :]])
 
@@ -135,9 +135,10 @@ class Shaping(Writer):
         self, kind: str, a: ir.Value, axes: Sequence[int], shape: Sequence[int | str | None] | None
     ) -> ir.Value:
         known = None if shape is None else tuple(shape)
+        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
         if self.opset < _UNSQUEEZE_AXES_ARE_INPUTS:
-            return self.node(kind, [a], {"axes": list(axes)}, np.dtype(np.float32), known)
-        return self.node(kind, [a, self.constant(tuple(axes), "axes")], {}, np.dtype(np.float32), known)
+            return self.node(kind, [a], {"axes": list(axes)}, dtype, known)
+        return self.node(kind, [a, self.constant(tuple(axes), "axes")], {}, dtype, known)
 
 
 def _longer(dim: int | str | None, places: int) -> int | None:

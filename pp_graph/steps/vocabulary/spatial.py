@@ -24,6 +24,15 @@ class Spatial(Shaping):
         """A convolution over the last two axes; float32. Without attributes: no padding, stride 1, one group."""
         return self.node("Conv", [a, kernel], attributes, np.dtype(np.float32), None)
 
+    def greatest_around(self, a: ir.Value, height: int, width: int) -> ir.Value:
+        """The greatest number in a window around each place of (N,C,H,W), where nothing lies outside; float32.
+
+        Both sizes of the window are odd. What it makes of NaN depends on the runtime.
+        """
+        sides = [height // 2, width // 2]
+        attributes = {"kernel_shape": [height, width], "pads": [*sides, *sides], "strides": [1, 1]}
+        return self.node("MaxPool", [a], attributes, np.dtype(np.float32), self.shape_of(a))
+
     def resize(self, a: ir.Value, height: int, width: int) -> ir.Value:
         """`a` of (N,C,H,W) with other sizes of H and W, bilinear between centres of pixels; float32.
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MINIMUM_OPSET = 9
 """Where and IsNaN first take float32 here; everything else is older."""
 
-_INITIALIZERS_NEED_NO_INPUT = 4
-"""IR version from which an initializer need not be a graph input as well."""
+NODES_FOR_CONSTANTS_BELOW = 4
+"""IR version below which an initializer must be a graph input as well."""
 
 _OUTPUTS = {"TopK": 2}
 """Operators with more than one output, of which the first is read."""
@@ -59,6 +59,7 @@ class Writer:
         self._constants: dict[tuple[str, bytes], ir.Value] = {}
         self._trusted: dict[ir.Value, Shape | None] = {}
         self._before: ir.Node | None = None
+        self._body: list[ir.Node] | None = None
 
     @contextlib.contextmanager
     def before(self, node: ir.Node) -> Iterator[None]:
@@ -92,7 +93,7 @@ class Writer:
             self._scope = ""
 
     def constant(self, value: np.generic | Sequence[int], name: str) -> ir.Value:
-        """A named constant: a float32 scalar, or int64 numbers. One value a scope is written once."""
+        """A named constant: a scalar, or int64 numbers. One value a scope is written once."""
         return self._constant(np.asarray(value, np.int64 if isinstance(value, Sequence) else None), name)
 
     def array(self, value: npt.NDArray[np.floating] | npt.NDArray[np.bool_], name: str) -> ir.Value:
@@ -106,7 +107,7 @@ class Writer:
         if key not in self._constants:
             full = self._fresh(name)
             tensor = ir.tensor(array, name=full)
-            if self._ir_version < _INITIALIZERS_NEED_NO_INPUT:
+            if self._ir_version < NODES_FOR_CONSTANTS_BELOW:
                 self._constants[key] = self.node("Constant", [], {"value": tensor}, array.dtype, array.shape, full)
             else:
                 constant = ir.Value(
@@ -191,7 +192,9 @@ class Writer:
         return output
 
     def _write(self, node: ir.Node) -> None:
-        if self._before is None:
+        if self._body is not None:
+            self._body.append(node)
+        elif self._before is None:
             self._graph.append(node)
         else:
             self._graph.insert_before(self._before, node)
