@@ -180,10 +180,10 @@ def test_rounds_stay_within_the_bound(opset: int) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ErodeMask("a", "b", 4), "size of 'b' is 4, expected an odd whole number of pixels from 1 to 255"),
+        (lambda: ErodeMask("a", "b", 4), "size of 'b' is 4, expected an odd whole number from 1 to 255"),
         (lambda: OpenMask("a", "b", 3.0), "size of 'b' is 3.0, expected an odd whole number"),
         (lambda: CloseMask("a", "b", 3, "star"), "shape of 'b' is 'star', expected 'square' or 'cross' or 'disk'"),
-        (lambda: RemoveSmallRegions("a", "b", 0), "min_area of 'b' is 0, expected a whole number of pixels from 1"),
+        (lambda: RemoveSmallRegions("a", "b", 0), "min_area of 'b' is 0, expected a whole number from 1"),
         (lambda: RemoveSmallRegions("a", "b", True), "min_area of 'b' is True"),
         (lambda: RemoveSmallRegions("a", "b", 3, 6), "connectivity of 'b' is 6, expected 4 or 8"),
         (lambda: Hysteresis("a", "s", "b", "8"), "connectivity of 'b' is '8', expected 4 or 8"),

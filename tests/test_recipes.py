@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import PostProcessorError, RecipeError, StatisticsError
 from pp_graph.postprocessors import RawLayout
-from pp_graph.steps import Compare, Keep, MaxOverMap, MinMaxNormalize
-from tests.conftest import DEMO
+from pp_graph.postprocessors.lookup import step_name
+from pp_graph.steps import STEPS, Compare, Keep, MaxOverMap, MinMaxNormalize
+from tests.conftest import DEMO, ROOT
 from tests.models import run as run_onnx
 
 ONE_CLASS = """\
@@ -349,3 +351,22 @@ def test_form_options_on_a_model_fused_with_a_recipe(
     )
     assert run(["retune", str(fused), "--image-sensitivity", "0.7"]) == 2
     assert "no image_sensitivity" in capsys.readouterr().err
+
+
+def test_every_step_and_field_is_in_the_docs() -> None:
+    rows = {
+        line.split("|")[1].strip(" `"): line
+        for line in (ROOT / "docs" / "steps.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    }
+    assert set(rows) == {step_name(kind) for kind in STEPS}
+    for kind in STEPS:
+        fields = [field.name for field in dataclasses.fields(kind) if field.name not in kind.settled]
+        missing = [
+            name
+            for name in fields
+            if name not in ("source", "target")
+            and f"`{name}`" not in rows[step_name(kind)]
+            and f"`{name}` =" not in rows[step_name(kind)]
+        ]
+        assert not missing, f"{step_name(kind)} lacks {missing}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -50,11 +50,6 @@ class BoundedStep(MonotoneStep):
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             computed = self._compute(np.where(nan, np.float32(0), x)).astype(np.float32)
         return np.where(nan, np.float32(self.bounds[self.on_nan == "anomalous"]), computed)
-
-    def _check_on_nan(self) -> None:
-        if self.on_nan not in get_args(OnNaN):
-            expected = " or ".join(map(repr, get_args(OnNaN)))
-            raise PostProcessorError(f"on_nan of '{self.target}' is {self.on_nan!r}, expected {expected}.")
 
     def _emit_settled(self, op: Emitter, value: ir.Value) -> ir.Value:
         """What is read, with a number far out for NaN: runtimes disagree on what Clip makes of NaN."""

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def require_whole(number: object, what: str, most: int, *, odd: bool = False) -> None:
-    """Refuse a parameter that is no whole number from 1 to `most`.
+def require_whole(number: object, what: str, least: int, most: int, *, odd: bool = False) -> None:
+    """Refuse a parameter that is no whole number within limits.
 
     Raises:
         PostProcessorError: It is none.
     """
     whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    if not whole or not 1 <= number <= most or (odd and number % 2 == 0):  # type: ignore[operator]
+    if not whole or not least <= number <= most or (odd and number % 2 == 0):  # type: ignore[operator]
         kind = "an odd whole number" if odd else "a whole number"
-        raise PostProcessorError(f"{what} is {number!r}, expected {kind} of pixels from 1 to {most}.")
+        raise PostProcessorError(f"{what} is {number!r}, expected {kind} from {least} to {most}.")
 
 
 def require_one_of(value: object, what: str, allowed: Sequence[object]) -> None:

@@ -14,7 +14,7 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.steps.cutoff import Cutoff, find_cutoff
 from pp_graph.steps.form import NUMBERS, Accepts, Form
 from pp_graph.steps.monotone_chain import MonotoneChain
-from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step, as_float32
+from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step, as_float32, checked_on_nan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -130,6 +130,7 @@ class Compare(DecidingStep):
     def __post_init__(self) -> None:
         """Refuse a level that float32 cannot hold."""
         as_float32(self.level, f"level of '{self.target}'")
+        checked_on_nan(self.on_nan, self.target)
         if self.dtype not in DECISION_VALUES:
             raise PostProcessorError(
                 f"dtype of '{self.target}' is {self.dtype!r}, expected one of: {', '.join(DECISION_VALUES)}."

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.checks import require_whole
 from pp_graph.steps.form import Accepts, Form, MapAxes, rank_of, spatial_axes
-from pp_graph.steps.neighbourhood import MAPS_AND_MASKS, require_array_size, require_size, whole_number
+from pp_graph.steps.neighbourhood import MAPS_AND_MASKS, require_array_size, require_size
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class CropBorder(Step):
                 "left, right."
             )
         for side, pixels in zip(("top", "bottom", "left", "right"), self._sides, strict=True):
-            whole_number(pixels, f"border of '{self.target}' at the {side}", 0, _WIDEST)
+            require_whole(pixels, f"border of '{self.target}' at the {side}", 0, _WIDEST)
 
     @property
     def _sides(self) -> tuple[int, int, int, int]:

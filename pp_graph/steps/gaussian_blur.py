@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.checks import require_whole
 from pp_graph.steps.form import Accepts, Form, MapAxes, rank_of, spatial_axes
-from pp_graph.steps.neighbourhood import MAPS, require_array_size, require_size, whole_number
+from pp_graph.steps.neighbourhood import MAPS, require_array_size, require_size
 from pp_graph.steps.step import Array, Step, as_float32
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class GaussianBlur(Step):
         if as_float32(self.sigma, f"sigma of '{self.target}'") <= 0:
             raise PostProcessorError(f"sigma of '{self.target}' is {self.sigma}, expected a number above 0.")
         if self.kernel_size is not None:
-            whole_number(self.kernel_size, f"kernel_size of '{self.target}'", 1, _LARGEST_KERNEL, odd=True)
+            require_whole(self.kernel_size, f"kernel_size of '{self.target}'", 1, _LARGEST_KERNEL, odd=True)
         elif self._size > _LARGEST_KERNEL:
             raise PostProcessorError(
                 f"sigma of '{self.target}' is {self.sigma}, which asks for a kernel of {self._size} pixels, expected "

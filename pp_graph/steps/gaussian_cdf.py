@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.steps.bounded import BoundedStep, as_location, as_width
+from pp_graph.steps.step import checked_on_nan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,7 +56,7 @@ class GaussianCDF(BoundedStep):
 
     def __post_init__(self) -> None:
         """Refuse a deviation that cannot be divided by."""
-        self._check_on_nan()
+        checked_on_nan(self.on_nan, self.target)
         as_location(self.mean, f"mean of '{self.target}'")
         as_width(self.std, f"std of '{self.target}'")
 

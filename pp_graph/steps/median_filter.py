@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
+from pp_graph.steps.checks import require_whole
 from pp_graph.steps.form import Accepts, MapAxes, rank_of, spatial_axes
-from pp_graph.steps.neighbourhood import MAPS, whole_number
+from pp_graph.steps.neighbourhood import MAPS
 from pp_graph.steps.selection_network import Node, median_network
 from pp_graph.steps.step import Array, Step
 
@@ -52,7 +53,7 @@ class MedianFilter(Step):
 
     def __post_init__(self) -> None:
         """Refuse a window without a middle, or one that would take too long."""
-        whole_number(self.size, f"size of '{self.target}'", 3, _LARGEST_WINDOW, odd=True)
+        require_whole(self.size, f"size of '{self.target}'", 3, _LARGEST_WINDOW, odd=True)
 
     @property
     def least_size(self) -> int:

@@ -66,7 +66,7 @@ class MorphologyStep(Step):
 
     def __post_init__(self) -> None:
         """Refuse neighbourhoods that have no middle."""
-        require_whole(self.size, f"size of '{self.target}'", _LARGEST, odd=True)
+        require_whole(self.size, f"size of '{self.target}'", 1, _LARGEST, odd=True)
         require_one_of(self.shape, f"shape of '{self.target}'", get_args(NeighbourhoodShape))
 
     @abstractmethod

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.form import DTYPES, Accepts
 
@@ -47,15 +45,3 @@ def require_array_size(array: Array, axes: tuple[int, int], least: tuple[int, in
         raise PostProcessorError(
             f"What '{what}' is computed from has {size[0]}x{size[1]} pixels, expected at least {least[0]}x{least[1]}."
         )
-
-
-def whole_number(number: object, what: str, least: int, most: int, *, odd: bool = False) -> None:
-    """Refuse a parameter that is no whole number within limits.
-
-    Raises:
-        PostProcessorError: It is none.
-    """
-    whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    if not whole or not least <= number <= most or (odd and number % 2 == 0):  # type: ignore[operator]
-        kind = "an odd whole number" if odd else "a whole number"
-        raise PostProcessorError(f"{what} is {number!r}, expected {kind} from {least} to {most}.")

@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.cutoff import find_cutoff
-from pp_graph.steps.step import Array, MonotoneStep, OnNaN, as_float32
+from pp_graph.steps.step import Array, MonotoneStep, OnNaN, as_float32, checked_on_nan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -56,6 +56,7 @@ class MinMaxNormalize(MonotoneStep):
 
     def __post_init__(self) -> None:
         """Refuse a range that float32 cannot hold."""
+        checked_on_nan(self.on_nan, self.target)
         for name in ("threshold", "minimum", "maximum"):
             as_float32(getattr(self, name), f"{name} of '{self.target}'")
         if self.minimum > self.maximum:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.knots import Knots, KnotStep
+from pp_graph.steps.step import checked_on_nan
 
 if TYPE_CHECKING:
     from pp_graph.steps.step import OnNaN
@@ -42,7 +43,7 @@ class PiecewiseLinear(KnotStep):
 
     def __post_init__(self) -> None:
         """Refuse knots that are no function that rises."""
-        self._check_on_nan()
+        checked_on_nan(self.on_nan, self.target)
         self._settle_numbers("inputs")
         self._settle_numbers("outputs")
         if len(self.inputs) != len(self.outputs):

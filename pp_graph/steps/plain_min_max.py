@@ -9,6 +9,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.bounded import BoundedStep, as_location, as_width
+from pp_graph.steps.step import checked_on_nan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -43,7 +44,7 @@ class PlainMinMax(BoundedStep):
 
     def __post_init__(self) -> None:
         """Refuse a range that cannot be divided by."""
-        self._check_on_nan()
+        checked_on_nan(self.on_nan, self.target)
         for name in ("minimum", "maximum"):
             as_location(getattr(self, name), f"{name} of '{self.target}'")
         if np.float32(self.minimum) >= np.float32(self.maximum):

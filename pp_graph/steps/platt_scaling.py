@@ -9,6 +9,7 @@ import numpy as np
 
 from pp_graph.steps.bounded import BoundedStep, as_location, as_width
 from pp_graph.steps.sigmoid import emit_logistic, logistic
+from pp_graph.steps.step import checked_on_nan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,7 +48,7 @@ class PlattScaling(BoundedStep):
 
     def __post_init__(self) -> None:
         """Refuse a slope that would turn the order around."""
-        self._check_on_nan()
+        checked_on_nan(self.on_nan, self.target)
         as_width(self.slope, f"slope of '{self.target}'")
         as_location(self.intercept, f"intercept of '{self.target}'")
         as_location(self._center, f"-intercept / slope of '{self.target}'")

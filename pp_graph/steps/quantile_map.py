@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.steps.knots import Knots, KnotStep
+from pp_graph.steps.step import checked_on_nan
 
 if TYPE_CHECKING:
     from pp_graph.steps.step import OnNaN
@@ -44,7 +45,7 @@ class QuantileMap(KnotStep):
 
     def __post_init__(self) -> None:
         """Refuse quantiles that fall."""
-        self._check_on_nan()
+        checked_on_nan(self.on_nan, self.target)
         self._settle_numbers("quantiles")
 
     @cached_property

@@ -49,7 +49,7 @@ class RemoveSmallRegions(Step):
 
     def __post_init__(self) -> None:
         """Refuse parameters without a meaning."""
-        require_whole(self.min_area, f"min_area of '{self.target}'", _LARGEST)
+        require_whole(self.min_area, f"min_area of '{self.target}'", 1, _LARGEST)
         require_one_of(self.connectivity, f"connectivity of '{self.target}'", CONNECTIVITIES)
 
     def reference(self, mask: Mask) -> Mask:

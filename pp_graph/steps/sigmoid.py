@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.steps.bounded import BoundedStep
+from pp_graph.steps.step import checked_on_nan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,7 +38,7 @@ class Sigmoid(BoundedStep):
 
     def __post_init__(self) -> None:
         """Refuse an unknown `on_nan`."""
-        self._check_on_nan()
+        checked_on_nan(self.on_nan, self.target)
 
     @property
     def span(self) -> float:
