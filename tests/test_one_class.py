@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError, StatisticsError
 from pp_graph.postprocessors import POST_PROCESSORS, RawLayout
+from pp_graph.steps import Keep
 from tests.models import STATS
 
 F32 = np.float32
@@ -206,7 +207,10 @@ def test_abstract_base() -> None:
         pp.PostProcessor()
 
 
+NEEDED: dict[type[pp.PostProcessor], dict] = {pp.RecipePostProcessor: {"recipe": (Keep("raw_score", "pred_score"),)}}
+
+
 @pytest.mark.parametrize("kind", POST_PROCESSORS)
 def test_builds_again_from_its_parameters(kind: type[pp.PostProcessor]) -> None:
-    post = kind(STATS)
+    post = kind(STATS, **NEEDED.get(kind, {}))
     assert kind.from_parameters(STATS, post.parameters()) == post

@@ -14,15 +14,34 @@ import pp_graph as pp  # noqa: E402
 from pp_graph.errors import TargetError  # noqa: E402
 from pp_graph.steps import STEPS, Step  # noqa: E402
 from pp_graph.targets.torch_eager import OPSET, TorchGraph  # noqa: E402
+from tests import test_mask_steps as mask_twins  # noqa: E402
 from tests import test_steps as twins  # noqa: E402
 from tests.models import run  # noqa: E402
+from tests.steps_masks import MASK_STEPS, OPEN_SIZES, mask_inputs  # noqa: E402
 
 
 def torch_graph(step: Step, shape: tuple[int, ...]) -> TorchGraph:
     return TorchGraph(ir.from_proto(twins.emit(step, shape, OPSET, ir_version=8)).graph)
 
 
-@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+def test_every_step_is_tested() -> None:
+    assert set(twins.STRATEGIES) | set(MASK_STEPS) == set(STEPS)
+
+
+@pytest.mark.parametrize("kind", MASK_STEPS, ids=lambda kind: kind.__name__)
+def test_torch_decides_about_masks_as_the_reference_does(kind: type[Step]) -> None:
+    rng = np.random.default_rng(0)
+    for axes in OPEN_SIZES:
+        for fields in MASK_STEPS[kind]:
+            step = kind(source="a", target="t", axes=axes, **fields)
+            inputs = mask_inputs(step, rng.random((3, 19, 23)) < 0.4, rng)
+            graph = TorchGraph(ir.from_proto(mask_twins.graph_of(step, OPSET)).graph)
+            names = [value.name for value in mask_twins.graph_of(step, OPSET).graph.input]
+            found = graph({name: torch.from_numpy(array) for name, array in zip(names, inputs, strict=True)})
+            assert np.array_equal(next(iter(found.values())).numpy(), step.reference(*inputs))
+
+
+@pytest.mark.parametrize("kind", twins.STRATEGIES, ids=lambda kind: kind.__name__)
 def test_torch_computes_what_the_reference_does(kind: type[Step]) -> None:
     @settings(max_examples=25)
     @given(twins.STRATEGIES[kind], st.integers(0, 2**32 - 1))
@@ -35,7 +54,7 @@ def test_torch_computes_what_the_reference_does(kind: type[Step]) -> None:
     check()
 
 
-def graph_of(text: str) -> ir.Model:
+def parsed(text: str) -> ir.Model:
     return ir.from_onnx_text(text)
 
 

@@ -239,8 +239,7 @@ def _check_outputs(found: RawOutputs) -> None:
     if score is None and anomaly_map is not None and anomaly_map.shape is None:
         raise OutputRoleError(
             f"Output '{anomaly_map.name}' has no known rank, expected 3 (N,H,W) or 4 (N,1,H,W) to reduce it to a "
-            "score. "
-            "Export the model with its output shapes, or name a score with score_output=..."
+            "score. Export the model with its output shapes, or name a score with score_output=..."
         )
     if score is None or anomaly_map is None or not score.shape or not anomaly_map.shape:
         return

@@ -236,8 +236,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if cutoffs != self.cutoffs:
             raise ProvenanceError(
                 f"Provenance names the cutoffs {_brief(self.cutoffs)}, but its statistics and parameters give "
-                f"{_brief(cutoffs)}. It "
-                "was edited, or written by a version that decides otherwise: fuse the raw model again."
+                f"{_brief(cutoffs)}. It was edited, or written by a version that decides otherwise: fuse the raw model "
+                "again."
             )
         return post
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 _KEYS: Final = ("schema_version", "steps", "pack", "post_processor", "parameters")
+_DEEPEST: Final = 20
 _LARGEST: Final = 16 * 2**20
 
 
@@ -120,7 +121,11 @@ class _Document:
         self.lines: dict[tuple[str | int, ...], int] = {}
         try:
             # References to parts of a document could make it grow without bound, and lines would be ambiguous.
+            depth = 0
             for event in yaml.parse(text, yaml.SafeLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if depth > _DEEPEST:
+                    raise self._error(_line(event), "is nested too deeply. Flatten it.")
                 if isinstance(event, yaml.AliasEvent):
                     raise self._error(_line(event), "aliases (*name) are not supported. Write it out.")
             node = yaml.compose(text, yaml.SafeLoader)
@@ -129,8 +134,6 @@ class _Document:
             raise self._error(line, f"is no YAML: {error.problem}.") from error
         except yaml.YAMLError as error:
             raise self._error(1, f"is no YAML: {error}.") from error
-        except RecursionError as error:
-            raise self._error(1, "is nested too deeply. Flatten it.") from error
         found = None if node is None else self._value(node, ())
         if not isinstance(found, dict):
             raise self._error(1, "expected a mapping with 'steps'. See pp-graph fuse --help.")
