@@ -13,7 +13,7 @@ import pytest
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError, ProvenanceError
 from pp_graph.postprocessors import RawLayout, class_name, find_post_processor
-from pp_graph.steps import Compare, Keep, MaxOverMap, Step
+from pp_graph.steps import Compare, CropBorder, Form, Keep, MaxOverMap, MonotoneStep, Step
 from tests.conftest import DEMO, ROOT
 
 PLUGIN = """
@@ -157,3 +157,156 @@ def test_edited_provenance_is_refused() -> None:
     record = fused.provenance.to_json().replace('"limit":13.0', '"limit":14.0')
     with pytest.raises(ProvenanceError, match="Provenance names the cutoffs"):
         type(fused.provenance).from_json(record).build_post_processor()
+
+
+@dataclass(frozen=True)
+class Sigmoid(MonotoneStep):
+    """A class with the name of one of ours, and other numbers."""
+
+    source: str
+    target: str
+
+    def emit(self, op, value):
+        return op.mul(value, op.constant(np.float32(2), "two"))
+
+    def reference(self, array):
+        return np.asarray(array, np.float32) * np.float32(2)
+
+
+def test_own_step_is_not_taken_for_ours_of_that_name() -> None:
+    with pytest.raises(PostProcessorError, match="'sigmoid' means another step, expected a name of its own"):
+        pp.RecipePostProcessor(None, (Sigmoid("raw_score", "pred_score"),))
+
+
+@dataclass(frozen=True)
+class Falling(MonotoneStep):
+    source: str
+    target: str
+
+    def emit(self, op, value):
+        return op.sub(op.constant(np.float32(1), "one"), value)
+
+    def reference(self, array):
+        return np.float32(1) - np.asarray(array, np.float32)
+
+
+@dataclass(frozen=True)
+class HandedOn(Step):
+    source: str
+    target: str
+
+    def emit(self, op, value):
+        return value
+
+    def reference(self, array):
+        return np.asarray(array, np.float32)
+
+
+@dataclass(frozen=True)
+class Misdeclared(Step):
+    source: str
+    target: str
+
+    def form(self, form: Form) -> Form:
+        return Form("image", axes="N")
+
+    def emit(self, op, value):
+        return value
+
+    def reference(self, array):
+        return np.asarray(array, np.float32)
+
+
+def composed(*steps: Step) -> pp.RecipePostProcessor:
+    return pp.RecipePostProcessor(None, steps)
+
+
+def test_monotone_step_that_falls_is_refused() -> None:
+    with pytest.raises(PostProcessorError, match="Step 'pred_score' .Falling. is a MonotoneStep and falls"):
+        composed(Falling("raw_score", "pred_score"), Compare("pred_score", "pred_label", -2.0))
+
+
+def test_step_that_hands_its_input_on_leaves_the_raw_value_its_name() -> None:
+    fused = pp.fuse(DEMO / "raw.onnx", composed(HandedOn("raw_map", "anomaly_map")))
+    assert pp.strip(fused).sha256 == fused.provenance.raw.sha256
+
+
+def test_step_whose_numbers_are_not_of_the_form_it_says() -> None:
+    post = composed(Misdeclared("raw_map", "pred_score"))
+    with pytest.raises(
+        PostProcessorError, match="Step 'pred_score' .Misdeclared.: its reference returned float32 of shape"
+    ):
+        post({"anomaly_map": np.zeros((2, 3, 3), np.float32)})
+
+
+def test_number_is_no_decision() -> None:
+    with pytest.raises(
+        PostProcessorError, match="Step 'pred_label' .Keep. writes float32 .*expected one value an image, bool"
+    ):
+        composed(Keep("raw_score", "pred_label"))
+
+
+@pytest.mark.parametrize("limit", [float("nan"), float("inf")])
+def test_parameters_that_json_cannot_hold(limit: float) -> None:
+    @dataclass(frozen=True)
+    class Limited(pp.PostProcessor):
+        statistics: pp.Statistics | None = None
+        unused: float = 0.0
+
+        def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+            return (Keep("raw_map", "anomaly_map"),)
+
+    with pytest.raises(PostProcessorError, match="Limited has other parameters when it is built again"):
+        pp.fuse(DEMO / "raw.onnx", Limited(unused=limit))
+
+
+def test_decision_that_is_never_made_verifies(demo_images: np.ndarray, tmp_path: Path) -> None:
+    stats = pp.Statistics.load(DEMO / "stats.json")
+    post = pp.OneClassPostProcessor(stats, pixel_sensitivity=0, outputs=("pred_mask",))
+    path = pp.convert(pp.fuse(DEMO / "raw.onnx", post)).save(tmp_path / "model.xml")
+    assert pp.verify(DEMO / "raw.onnx", path, demo_images[:2]).passed
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((Keep("raw_map", "anomaly_map"),), "pred_score, pred_label, pred_mask are missing"),
+        (
+            (
+                MaxOverMap("raw_map", "pred_score"),
+                Compare("pred_score", "pred_label", 1.0, dtype="u8_255"),
+                Keep("raw_map", "anomaly_map"),
+                Compare("raw_map", "pred_mask", 1.0),
+            ),
+            "pred_label is uint8 .*expected float32 or bool",
+        ),
+        (
+            (
+                MaxOverMap("raw_map", "pred_score"),
+                Compare("pred_score", "pred_label", 1.0),
+                CropBorder("raw_map", "anomaly_map", 3),
+                Compare("raw_map", "pred_mask", 1.0),
+            ),
+            "of one size",
+        ),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(steps: tuple[Step, ...], message: str) -> None:
+    with pytest.raises(PostProcessorError, match=message):
+        pp.fuse(DEMO / "raw.onnx", pp.RecipePostProcessor(None, steps, pack=True))
+
+
+@pytest.mark.parametrize(("content", "status"), [("import sys\nsys.exit(0)", 2), ("print('hello')", 0)])
+def test_plugin_that_exits_or_prints(tmp_path: Path, content: str, status: int) -> None:
+    (tmp_path / "own.py").write_text(content)
+    done = call("--plugin", "own.py", "devices", "--json", folder=tmp_path)
+    assert done.returncode == status
+    assert "hello" not in done.stdout
+
+
+def test_plugin_with_the_name_of_a_library(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "scipy.py").write_text("")
+    done = call("--plugin", "own/scipy.py", "devices", folder=tmp_path)
+    assert done.returncode == 2
+    assert "has the name of another module, 'scipy'" in done.stderr.replace("\n", " ").replace("  ", " ")

@@ -370,3 +370,12 @@ def test_every_step_and_field_is_in_the_docs() -> None:
             and f"`{name}` =" not in rows[step_name(kind)]
         ]
         assert not missing, f"{step_name(kind)} lacks {missing}"
+
+
+def test_numbers_beside_references_are_tried_out_with_what_could_come() -> None:
+    steps = (
+        {"step": "plain_min_max", "source": "raw_score", "target": "pred_score", "minimum": 2, "maximum": "$image.max"},
+    )
+    stats = pp.Statistics(image=pp.LevelStatistics(threshold=5.0, min=0.0, max=10.0))
+    found = pp.RecipePostProcessor(stats, steps)({"pred_score": np.array([6.0], np.float32)})
+    assert found.pred_score[0] == np.float32(0.5)

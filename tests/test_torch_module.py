@@ -426,3 +426,32 @@ class MapAlone(torch.nn.Module):
 
     def forward(self, anomaly_map: torch.Tensor) -> InferenceBatch:
         return self.post_processor(anomaly_map=anomaly_map)
+
+
+def test_numbers_written_behind_torchs_back_decide() -> None:
+    """As DistributedDataParallel does when it hands out buffers."""
+    statistics = pp.Statistics(image=pp.LevelStatistics(threshold=1.25, min=0.0, max=4.0))
+    module = OneClassPostProcessor(statistics=statistics)
+    scores = torch.tensor([1.5, 2.4, 2.6])
+    assert module(scores).pred_label.tolist() == [True, True, True]
+    module._image_threshold.data.fill_(2.5)
+    assert module(scores).pred_label.tolist() == [False, False, True]
+    module._image_threshold.data.fill_(2.0)
+    with pytest.raises(PostProcessorError, match="were written to since it last ran"):
+        torch.export.export(module, (scores,))
+    assert torch.compile(module, backend="eager")(scores).pred_label.tolist() == [False, True, True]
+
+
+def test_trace_resizes_maps_of_any_size() -> None:
+    statistics = pp.Statistics(
+        image=pp.LevelStatistics(threshold=1.0, min=0.0, max=3.0),
+        pixel=pp.LevelStatistics(threshold=1.0, min=0.0, max=3.0),
+    )
+    module = PostProcessorModule(pp.OneClassPostProcessor(statistics, map_size=(11, 40)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.trace(module, (torch.rand(1, 1), torch.rand(1, 1, 24, 24)), check_trace=False)
+    generator = torch.Generator().manual_seed(0)
+    scores, maps = torch.rand(5, 1, generator=generator), torch.rand(5, 1, 30, 31, generator=generator) * 3
+    for found, expected in zip(traced(scores, maps), module(scores, maps), strict=True):
+        assert torch.equal(found, expected) if found.dtype == torch.bool else torch.allclose(found, expected, atol=1e-5)

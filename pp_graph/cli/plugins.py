@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -35,20 +36,41 @@ def import_plugin(name: str) -> None:
         raise click.BadParameter(
             f"File '{name}' has the name of another module, '{module}'. Rename it.", param_hint="--plugin"
         )
+    if is_file and _is_another(module, path):
+        raise click.BadParameter(
+            f"File '{name}' has the name of another module, '{module}'. Rename it.", param_hint="--plugin"
+        )
     try:
-        if not is_file:
-            importlib.import_module(module)
-            return
-        spec = importlib.util.spec_from_file_location(module, path)
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = importlib.util.module_from_spec(spec)
-        sys.modules[module] = loaded
-        spec.loader.exec_module(loaded)
-    except Exception as error:
+        # What it prints must not get into a result on standard output.
+        with contextlib.redirect_stdout(sys.stderr):
+            _import(module, path if is_file else None)
+    except (Exception, SystemExit) as error:
         sys.modules.pop(module, None)
         raise click.BadParameter(
             f"'{name}' cannot be imported: {type(error).__name__}: {error}. It must be a Python file or an installed "
             "module that can be imported on its own.",
             param_hint="--plugin",
         ) from error
+
+
+def _is_another(module: str, path: Path) -> bool:
+    """Whether Python knows another module of that name."""
+    if module in sys.modules:
+        return False
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and (spec.origin is None or Path(spec.origin).resolve() != path.resolve())
+
+
+def _import(module: str, path: Path | None) -> None:
+    if path is None:
+        importlib.import_module(module)
+        return
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[module] = loaded
+    spec.loader.exec_module(loaded)

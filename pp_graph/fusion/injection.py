@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -226,12 +227,33 @@ def _image_size(shape: Shape) -> tuple[int, int] | None:
 def _check_parameters(post: PostProcessor) -> None:
     """Make sure that the post-processor can be noted in the model, and built again from what is noted."""
     try:
-        msgspec.json.encode(post.parameters())
+        noted = msgspec.json.encode(post.parameters())
     except TypeError as error:
         raise PostProcessorError(
             f"Parameters of {type(post).__name__} hold what is no plain value ({error}), expected numbers, text and "
             "lists of these: they are noted in the model. Build steps from them in steps(), or override parameters()."
         ) from error
+    try:
+        again = msgspec.json.encode(post.from_parameters(post.statistics, msgspec.json.decode(noted)).parameters())
+    except (PostProcessorError, TypeError, ValueError) as error:
+        raise PostProcessorError(
+            f"{type(post).__name__} cannot be built again from the parameters that are noted in the model: {error}. "
+            "Take what JSON can hold (a tuple comes back as a list, and NaN not at all)."
+        ) from error
+    if again != noted or (b"null" in noted and _not_finite(post.parameters())):
+        raise PostProcessorError(
+            f"{type(post).__name__} has other parameters when it is built again from those that are noted in the "
+            "model, expected the same. Keep them as they are given, finite numbers, text and lists."
+        )
+
+
+def _not_finite(value: object) -> bool:
+    """Whether a number somewhere in a parameter is NaN or infinite, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return any(map(_not_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_not_finite, value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _check_outputs(found: RawOutputs) -> None:

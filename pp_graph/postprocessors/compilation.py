@@ -6,9 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from pp_graph.errors import PostProcessorError, StatisticsError
 from pp_graph.postprocessors.layout import DECISION_NAMES, RawLayout
-from pp_graph.steps import DecidingStep, Form, MonotoneStep, Step
+from pp_graph.steps import DecidingStep, EncodeDecision, Form, MonotoneStep, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -98,11 +100,11 @@ def compile_steps(steps: Sequence[Step], layout: RawLayout, *, wanted: Sequence[
         for name, form, accepts in zip(step.reads, read, step.accepts, strict=True):
             refusal = accepts.refusal(form)
             if refusal is not None:
-                raise PostProcessorError(f"{_named(step)} reads '{name}', which is {form}, expected {refusal}.")
+                raise PostProcessorError(f"{named(step)} reads '{name}', which is {form}, expected {refusal}.")
         try:
             bound.append(step.bound(*read))
         except PostProcessorError as error:
-            raise _UnboundError(f"{_named(step)} does not fit what it reads: {error}") from error
+            raise _UnboundError(f"{named(step)} does not fit what it reads: {error}") from error
         forms[step.target] = bound[-1].form(*read)
         _check_output(step, forms[step.target])
     written = [step.target for step in bound if step.target in OUTPUT_NAMES] if wanted is None else wanted
@@ -142,7 +144,22 @@ def check_steps(steps_for: Callable[[RawLayout], Sequence[Step]], *, classes: bo
     raise refusals[0]
 
 
-def _named(step: Step) -> str:
+def check_result(step: Step, found: object, form: Form) -> None:
+    """Make sure that a reference returned what the step said it would.
+
+    Raises:
+        PostProcessorError: It is no array, or of another element type or rank.
+    """
+    rank = None if form.axes is None else len(form.axes)
+    if not isinstance(found, np.ndarray) or found.dtype != form.dtype or (rank is not None and found.ndim != rank):
+        what = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+        raise PostProcessorError(
+            f"{named(step)}: its reference returned {what}, expected {form}. Let the step's form() say what it writes."
+        )
+
+
+def named(step: Step) -> str:
+    """A step for a message."""
     return f"Step '{step.target}' ({type(step).__name__})"
 
 
@@ -152,14 +169,14 @@ def _check_names(step: Step, forms: Mapping[str, Form], layout: RawLayout) -> No
     for name in step.reads:
         if name not in forms:
             raise PostProcessorError(
-                f"{_named(step)} reads '{name}', which is not there; there are "
+                f"{named(step)} reads '{name}', which is not there; there are "
                 f"{', '.join(map(repr, forms)) or 'none'}. "
                 "Read one of these, or let an earlier step write it."
             )
     if step.target in layout.forms:
-        raise PostProcessorError(f"{_named(step)} writes '{step.target}', which the raw model gives. Rename it.")
+        raise PostProcessorError(f"{named(step)} writes '{step.target}', which the raw model gives. Rename it.")
     if step.target in forms:
-        raise PostProcessorError(f"{_named(step)} writes '{step.target}', which an earlier step writes. Rename one.")
+        raise PostProcessorError(f"{named(step)} writes '{step.target}', which an earlier step writes. Rename one.")
 
 
 def _check_output(step: Step, form: Form) -> None:
@@ -168,11 +185,12 @@ def _check_output(step: Step, form: Form) -> None:
         return
     decides = step.target in DECISION_NAMES
     number = form.dtype == "float32"
-    # A decision may come as numbers 0 and 1.
-    if form.level != level or (not decides and not number):
+    # A decision may come as numbers 0 and 1, from a step that decides.
+    fits = not number or isinstance(step, DecidingStep | EncodeDecision) if decides else number
+    if form.level != level or not fits:
         what = "one value an image" if level == "image" else "a map, one value a pixel"
         raise PostProcessorError(
-            f"{_named(step)} writes {form}, one value {'an' if form.level == 'image' else 'a'} {form.level}, expected "
+            f"{named(step)} writes {form}, one value {'an' if form.level == 'image' else 'a'} {form.level}, expected "
             f"{what}, {'bool' if decides else 'float32'}. Give it another target."
         )
 

@@ -24,18 +24,42 @@ CHANNELS: Final = ("anomaly_map", "pred_score", "pred_label", "pred_mask")
 """What lies along its last axis. Score and label are the same at every pixel, labels and masks are 0 or 1."""
 
 
-def check_packable(forms: Mapping[str, Form]) -> None:
-    """Make sure that each prediction is one number an image or pixel.
+def check_packable(forms: Mapping[str, Form], layout: RawLayout) -> None:
+    """Make sure that all predictions fit into one tensor.
+
+    Args:
+        forms: What is known of each value.
+        layout: What the raw model gives.
 
     Raises:
-        PostProcessorError: One has several classes, or a number of them that is not known.
+        PostProcessorError: One is missing, has several classes or a number of them that is not known, or is of other
+            axes, another size or element type than the rest.
     """
+    missing = [name for name in CHANNELS if name not in forms]
+    if missing:
+        raise PostProcessorError(
+            f"The predictions cannot be packed: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, "
+            f"expected {', '.join(CHANNELS)}. Write them, or leave out pack (--pack)."
+        )
     for name in CHANNELS:
-        if name in forms and forms[name].classes != 1:
+        form = forms[name]
+        if form.classes != 1:
             raise PostProcessorError(
-                f"The predictions cannot be packed: {name} is {forms[name]}, expected one number "
-                f"{'a pixel' if forms[name].level == 'pixel' else 'an image'}. Choose a class first, with SelectClass, "
+                f"The predictions cannot be packed: {name} is {form}, expected one number "
+                f"{'a pixel' if form.level == 'pixel' else 'an image'}. Choose a class first, with SelectClass, "
                 "or leave out pack (--pack)."
+            )
+        rank = layout.pred_score_rank if form.level == "image" else None
+        same_axes = (
+            form.axes == layout.map_layout
+            if form.level == "pixel"
+            else form.axes in (None, {1: "N", 2: "NC"}.get(rank or 0))
+        )
+        same_size = form.level == "image" or form.size == forms["anomaly_map"].size
+        if not same_axes or not same_size or form.dtype not in ("float32", "bool"):
+            raise PostProcessorError(
+                f"The predictions cannot be packed: {name} is {form}, expected float32 or bool, of the axes of the raw "
+                "values and, for map and mask, of one size. Leave out pack (--pack)."
             )
 
 

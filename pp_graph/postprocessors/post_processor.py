@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors.compilation import OUTPUT_NAMES, CompiledSteps, check_steps, compile_steps
+from pp_graph.postprocessors.compilation import (
+    OUTPUT_NAMES,
+    CompiledSteps,
+    check_result,
+    check_steps,
+    compile_steps,
+    named,
+)
 from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE, RawLayout, layout_of
 from pp_graph.postprocessors.packing import PACKED_NAME, check_packable, emit_packed
 from pp_graph.postprocessors.predictions import Predictions
@@ -174,6 +181,7 @@ class PostProcessor(ABC):
         found = dict(values)
         for step in compiled.needed(OUTPUT_NAMES, values):
             found[step.target] = step.reference(*(found[name] for name in step.reads))
+            check_result(step, found[step.target], compiled.forms[step.target])
         return found
 
     def emit(self, op: Emitter, raw: Mapping[str, ir.Value], layout: RawLayout) -> dict[str, ir.Value]:
@@ -195,11 +203,16 @@ class PostProcessor(ABC):
         values = dict(raw)
         compiled = self.compiled(layout)
         for step in compiled.steps:
+            read = [values[name] for name in step.reads]
             with op.scope(step.target):
-                values[step.target] = step.emit(op, *(values[name] for name in step.reads))
+                emitted = step.emit(op, *read)
+                if emitted is None:
+                    raise PostProcessorError(f"{named(step)} emits nothing, expected emit() to return a value.")
+                # A value that is handed on needs a name of its own: that of the raw model must survive.
+                values[step.target] = op.unchanged(emitted) if any(emitted is each for each in read) else emitted
         outputs: dict[str, ir.Value] = {name: values.pop(name) for name in OUTPUT_NAMES if name in values}
         if self.pack:
-            check_packable(compiled.forms)
+            check_packable(compiled.forms, layout)
             with op.scope(PACKED_NAME):
                 outputs = {name: _as_number(op, value) for name, value in outputs.items()}
                 outputs = {PACKED_NAME: emit_packed(op, outputs, layout)}

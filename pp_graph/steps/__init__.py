@@ -95,6 +95,7 @@ __all__ = [
     "DecisionType",
     "DilateMask",
     "Emitter",
+    "EncodeDecision",
     "ErodeMask",
     "Form",
     "GaussianBlur",

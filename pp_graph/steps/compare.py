@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.cutoff import Cutoff, find_cutoff
+from pp_graph.steps.float_keys import HIGHEST_KEY, LOWEST_KEY, from_key
 from pp_graph.steps.form import NUMBERS, Accepts, Form
 from pp_graph.steps.monotone_chain import MonotoneChain
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step, as_float32, checked_on_nan
@@ -31,6 +33,28 @@ DECISION_VALUES: Final[dict[str, tuple[np.generic, np.generic]]] = {
     "f32": (np.float32(0), np.float32(1)),
 }
 """What stands for normal and for anomalous in each."""
+
+
+@functools.lru_cache(maxsize=256)
+def _require_rising(step: MonotoneStep) -> None:
+    """Try out on numbers all over float32 whether a step never falls.
+
+    Raises:
+        PostProcessorError: It does, or it changes the shape of what it reads.
+    """
+    # Far apart and close together: around 0, around 1, and near what the step says of itself.
+    keys = np.linspace(LOWEST_KEY, HIGHEST_KEY, 2049).astype(np.int64)
+    near = [point for bend in step.bends for point in (0.5 * bend, bend, 1.5 * bend)]
+    values = np.array([*(from_key(int(key)) for key in keys), *np.linspace(-8, 8, 257), *near], np.float32)
+    with np.errstate(all="ignore"):
+        found = step.reference(np.sort(values))
+        falls = found.shape == values.shape and bool((np.diff(found[~np.isnan(found)].astype(np.float64)) < 0).any())
+    if found.shape != values.shape or falls:
+        raise PostProcessorError(
+            f"Step '{step.target}' ({type(step).__name__}) is a MonotoneStep and "
+            f"{'falls' if falls else 'changes the shape of what it reads'}, expected numbers that never fall, one for "
+            "each that is read. Inherit from Step, or turn the sign in the model."
+        )
 
 
 class DecidingStep(Step):
@@ -70,6 +94,7 @@ class DecidingStep(Step):
     def behind(self, normalizer: MonotoneStep) -> Self:
         """The same decision about what a monotone step reads, instead of what it computes."""
         own = self.normalizer
+        _require_rising(normalizer)
         # What NaN becomes before this step sees it decides what it counts as.
         nan = normalizer.reference(np.array([np.nan], np.float32))
         on_nan = self.on_nan

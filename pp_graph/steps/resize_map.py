@@ -124,6 +124,8 @@ def _places(has: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
 def _along(x: npt.NDArray[np.float32], axis: int, size: int) -> npt.NDArray[np.float32]:
     """Resize along one axis."""
     has = x.shape[axis]
+    if has == size:
+        return x
     below, above, weight = _places(has, size)
     shape = [1] * x.ndim
     shape[axis] = size

@@ -75,7 +75,9 @@ class OpenVINOSession(Session):
         self.inputs = tuple(replace(each, shape=self._fed(each.shape)) for each in inputs)
         self.precision = running_precision(self._compiled, inference_precision)
         self.island = island_precisions(self._compiled, artifact.provenance.prefix)
-        if artifact.provenance.cutoffs and not self.island and names_operators(self._compiled):
+        # A decision that is never made may have no operator left.
+        decides = any(cutoff != "never" for cutoff in artifact.provenance.cutoffs.values())
+        if decides and not self.island and names_operators(self._compiled):
             raise TargetError(
                 f"No operator of the post-processing is found under '{artifact.provenance.prefix}/' in the compiled "
                 "model, expected those that decide, so nobody knows in which precision they run. The model was changed "

@@ -9,6 +9,7 @@ import torch
 from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
 
+from pp_graph.errors import PostProcessorError
 from pp_graph.integrations.torch import PostProcessorModule
 from pp_graph.postprocessors import OneClassPostProcessor as Described
 from pp_graph.statistics.anomalib_checkpoint import BUFFERS, SETTINGS
@@ -133,9 +134,15 @@ class OneClassPostProcessor(PostProcessor):  # type: ignore[misc]
         self._settle()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        decides = name in _SETTINGS and "_inner" in self.__dict__
+        before = getattr(self, name) if decides else None
         super().__setattr__(name, value)
-        if name in _SETTINGS and "_inner" in self.__dict__:
-            self._take_over(self.post)
+        if decides:
+            try:
+                self._take_over(self.post)
+            except PostProcessorError:
+                super().__setattr__(name, before)
+                raise
 
     def _take_over(self, post: Described) -> None:
         """Decide by the settings of now; what is out of range is refused."""

@@ -119,6 +119,12 @@ class PostProcessorCallback(_Callback):
         self.result: CalibrationResult | None = None
 
     @property
+    def state_key(self) -> str:
+        """Name in checkpoints; callbacks that read other outputs have other names, so that a trainer takes several."""
+        keys = [key for key in (self._keys.score, self._keys.map) if key is not None]
+        return type(self).__qualname__ + (f"{{{', '.join(map(repr, keys))}}}" if keys else "")
+
+    @property
     def post(self) -> PostProcessor:
         """The post-processor, with the statistics found last; `post(raw)` applies it."""
         return self._post

@@ -11,7 +11,7 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.model.shapes import channels_are_last, classes_of, map_size_of
 from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout
 from pp_graph.postprocessors.raw_values import check_map_shape, check_same_batch, check_score_shape, given_values
-from pp_graph.targets.torch_eager import is_traced, known_sizes
+from pp_graph.targets.torch_eager import is_jit_traced, is_traced, known_sizes
 
 
 class InferenceBatch(NamedTuple):
@@ -87,7 +87,8 @@ def layout_of_tensors(values: Mapping[str, torch.Tensor], input_size: tuple[int,
         map_rank=None if anomaly_map is None else len(anomaly_map),
         score_rank=None if score is None else len(score),
         channels_last=channels_are_last(anomaly_map),
-        map_size=map_size_of(anomaly_map),
+        # What torch.jit.trace writes down is run on maps of any size, and no size in it is checked.
+        map_size=None if is_jit_traced() else map_size_of(anomaly_map),
         input_size=input_size,
         score_classes=1 if score is None else classes_of(score),
         map_classes=1 if anomaly_map is None else classes_of(anomaly_map),

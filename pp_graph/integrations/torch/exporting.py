@@ -144,6 +144,7 @@ def export(
     files = [path, path.with_suffix(".bin"), usage_path(path), *([] if kept is None else [kept])]
     check_targets(files, overwrite=overwrite)
     given = named_inputs(model, example)
+    _check_dtypes(given)
     expected = run_model(model, given)
     with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder:
         draft = Path(folder) / ("raw.onnx" if kept is None else kept.name)
@@ -171,6 +172,15 @@ def export(
             opened.save(kept, overwrite=overwrite)
         saved = artifact.save(path, overwrite=overwrite)
     return Exported(artifact, saved, report, images_report, errors)
+
+
+def _check_dtypes(given: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in given.items():
+        if tensor.dtype in (torch.bfloat16, torch.float64):
+            raise DataError(
+                f"Example input '{name}' is {tensor.dtype}, expected float32: runtimes compute in it, and the precision "
+                "is chosen by converting. Export model.float() with an example in float32."
+            )
 
 
 def _compare_images(model: nn.Module, session: Session, source: ImageSource, tolerance: float) -> dict[str, float]:

@@ -76,6 +76,7 @@ class PostProcessorModule(PostProcessor):
     _graphs: dict[RawLayout, TorchGraph]
     _read: dict[str, torch.Tensor]
     _read_versions: list[int | None]
+    _views: list[Any]
     _read_numbers: Numbers
 
     def __init__(self, post: Described, *, input_size: tuple[int, int] | None = None) -> None:
@@ -123,6 +124,7 @@ class PostProcessorModule(PostProcessor):
         self._post = None
         self._refresh()
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, pred_score: Any = None, anomaly_map: torch.Tensor | None = None) -> Any:
         """Post-process the raw outputs of a batch.
 
@@ -165,24 +167,30 @@ class PostProcessorModule(PostProcessor):
         self._graphs = {}
         self._read = {}
         self._read_versions = []
+        self._views = []
         self._read_numbers = {}
 
     def _numbers(self) -> Numbers:
         """The numbers in the buffers, read anew if they were written to since they were read."""
         if is_exporting():
             # The buffers hold no numbers now; those that they held when they were read may have been written to.
-            if [_version(buffer) for buffer in self._read.values()] != self._read_versions:
+            written = [_version(buffer) for buffer in self._read.values()] != self._read_versions
+            if written or not self._seen_as_read():
                 raise PostProcessorError(
                     "The statistics of the post-processor were written to since it last ran, expected numbers that are "
                     "known before the export. Assign module.statistics, or call the module once, and export again."
                 )
             return self._read_numbers
-        buffers = {name: self._buffers[name] for name in BUFFERS}
-        same = all(buffers[name] is self._read.get(name) for name in BUFFERS)
-        versions = [_version(buffer) for buffer in self._read.values()]
-        if not same or versions != self._read_versions or None in versions:
-            self._refresh()
+        # What writes through .data, as DistributedDataParallel does, leaves no trace but the numbers.
+        self._refresh()
         return self._read_numbers
+
+    def _seen_as_read(self) -> bool:
+        """Whether the memory of the buffers still holds the numbers that were read; true where it cannot be seen."""
+        return all(
+            np.array_equal(view, np.float32(np.nan if number is None else number), equal_nan=True)
+            for view, number in zip(self._views, self._read_numbers.values(), strict=False)
+        )
 
     def _refresh(self) -> None:
         """Read the buffers, in one transfer."""
@@ -192,6 +200,8 @@ class PostProcessorModule(PostProcessor):
             return  # there is nothing to read, as on the device "meta"
         with torch.no_grad(), without_trace_warnings():
             numbers = torch.stack([buffer.float().reshape(()) for buffer in found]).tolist()
+            on_cpu = all(buffer.device.type == "cpu" and buffer.dtype == torch.float32 for buffer in found)
+            self._views = [buffer.detach().numpy() for buffer in found] if on_cpu else []
         self._read = dict(zip(BUFFERS, found, strict=True))
         self._read_versions = [_version(buffer) for buffer in found]
         self._read_numbers = {
@@ -228,7 +238,7 @@ class PostProcessorModule(PostProcessor):
         self._refresh()
 
 
-_FORGOTTEN: Final = ("_post", "_post_numbers", "_graphs", "_read", "_read_versions", "_read_numbers")
+_FORGOTTEN: Final = ("_post", "_post_numbers", "_graphs", "_read", "_read_versions", "_read_numbers", "_views")
 
 
 def _version(buffer: torch.Tensor) -> int | None:

@@ -157,7 +157,7 @@ def run_model(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str,
         arguments = [tensor.to(device) for tensor in inputs.values()]
         try:
             found = model(**dict(zip(inputs, arguments, strict=True))) if flat._by_name else model(*arguments)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:
             shapes = ", ".join(f"'{name}' {tuple(tensor.shape)}" for name, tensor in inputs.items())
             raise DataError(
                 f"{type(model).__name__} does not take {shapes}: {_reason(error)}. Give other images."

@@ -28,6 +28,8 @@ REFERENCES: Final = (
 )
 """What a field may refer to instead of giving a number."""
 
+_LIKELY: Final = ((0.5, 0.0, 1.0), (5.0, 4.0, 6.0), (50.0, 10.0, 100.0), (-5.0, -10.0, -1.0), (5e3, 1e3, 1e4))
+"""Thresholds and ranges that could be calibrated, to try a step out with."""
 _NAMED_FIELD: Final = re.compile(r"(\w+)\b")
 
 
@@ -71,13 +73,20 @@ class Entry(msgspec.Struct, frozen=True):
         Raises:
             RecipeError: A field does not fit; `field` says which.
         """
-        likely = {"threshold": 0.5, "min": 0.0, "max": 1.0, "height": 256, "width": 256}
-        try:
-            return self._construct({name: likely[to.rpartition(".")[2]] for name, to in self.references().items()})
-        except PostProcessorError as error:
-            named = _NAMED_FIELD.match(str(error))
-            field = named.group(1) if named is not None and named.group(1) in self.fields else None
-            raise RecipeError(str(error), field=field) from error
+        refusals = []
+        for threshold, low, high in _LIKELY if self.references() else _LIKELY[:1]:
+            likely = {"threshold": threshold, "min": low, "max": high, "height": 256, "width": 256}
+            try:
+                step = self._construct({name: likely[to.rpartition(".")[2]] for name, to in self.references().items()})
+            except PostProcessorError as error:
+                refusals.append(error)
+                continue
+            if not all(isinstance(name, str) for name in step.reads):
+                raise RecipeError(f"step '{step_name(self.kind)}' reads what is no name: {step.reads}.")
+            return step
+        named = _NAMED_FIELD.match(str(refusals[0]))
+        field = named.group(1) if named is not None and named.group(1) in self.fields else None
+        raise RecipeError(str(refusals[0]), field=field) from refusals[0]
 
     def _construct(self, resolved: Mapping[str, Any]) -> Step:
         try:
@@ -117,6 +126,12 @@ def parse_entry(given: object) -> Entry:
         RecipeError: It is not an entry; `field` says which field is wrong, where it is one.
     """
     if isinstance(given, Step):
+        kind = type(given)
+        if find_steps().get(step_name(kind)) is not kind:
+            raise RecipeError(
+                f"Step '{given.target}' is a {kind.__module__}.{kind.__qualname__}, and the name '{step_name(kind)}' "
+                "means another step, expected a name of its own. Rename the class."
+            )
         given = _described(given)
     if not isinstance(given, Mapping):
         raise RecipeError(
@@ -143,6 +158,10 @@ def parse_entry(given: object) -> Entry:
                 f"step '{name}' has no such field, expected some of: {', '.join(names)}.{hint}", field=field
             )
         _check_value(field, value, hints)
+    for field in ("source", "target"):
+        name_given = given.get(field, field)
+        if not isinstance(name_given, str) or not name_given or name_given.startswith("$"):
+            raise RecipeError(f"{name_given!r} is no name of a value, expected a word such as raw_map.", field=field)
     for each in allowed:
         optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
         if each.name not in given and not optional:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,13 @@ from pp_graph.errors import PostProcessorError, RecipeError
 from pp_graph.postprocessors.compilation import check_steps, compile_steps
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe.entries import Entry, parse_entry
-from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.steps import Keep, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pp_graph.postprocessors.layout import RawLayout
+    from pp_graph.statistics import Statistics
     from pp_graph.steps import Array
     from pp_graph.steps.form import Level
 
@@ -84,9 +83,9 @@ class RecipePostProcessor(PostProcessor):
                 statistics itself.
         """
         names = self._calibrated()
-        known = LevelStatistics(threshold=0.5, min=0.0, max=1.0)
-        likely = dataclasses.replace(self, statistics=Statistics(image=known, pixel=known))
-        bound = compile_steps((*likely.steps(layout),), layout, wanted=tuple(names.values()))
+        # What is computed here refers to no statistics.
+        steps = [entry.try_out() if entry.levels() else entry.build(None, layout) for entry in self._entries]
+        bound = compile_steps(steps, layout, wanted=tuple(names.values()))
         found = dict(values)
         referring = {entry.fields["target"] for entry in self._entries if entry.levels()}
         for step in bound.needed(names.values(), values):

@@ -98,6 +98,10 @@ class Elementwise(Writer):
         to = ir.DataType.from_numpy(dtype)
         return self.node("Cast", [a], {"to": to.value}, dtype, self.shape_of(a))
 
+    def unchanged(self, a: ir.Value) -> ir.Value:
+        """`a` under a name of its own, of any element type."""
+        return self.node("Identity", [a], {}, None if a.dtype is None else a.dtype.numpy(), self.shape_of(a))
+
     def identity(self, a: ir.Value) -> ir.Value:
         """`a` under a name of its own; float32."""
         return self.node("Identity", [a], {}, np.dtype(np.float32), self.shape_of(a))

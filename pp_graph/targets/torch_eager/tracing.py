@@ -41,7 +41,10 @@ def without_trace_warnings() -> Iterator[None]:
 
 
 def known_sizes(tensor: torch.Tensor) -> tuple[int | None, ...]:
-    """Sizes of a tensor; None for the batch and for those that an export leaves open."""
+    """Sizes of a tensor; None for the batch and for those that an export leaves open.
+
+    `torch.jit.trace` leaves height and width open without saying so: what is written down is run on maps of any size.
+    """
     with without_trace_warnings():
         if is_jit_traced():
             sizes: tuple[int | None, ...] = tuple(int(size) for size in tensor.shape)
