@@ -178,8 +178,8 @@ def _check_dtypes(given: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in given.items():
         if tensor.dtype in (torch.bfloat16, torch.float64):
             raise DataError(
-                f"Example input '{name}' is {tensor.dtype}, expected float32: runtimes compute in it, and the precision "
-                "is chosen by converting. Export model.float() with an example in float32."
+                f"Example input '{name}' is {tensor.dtype}, expected float32: the precision is chosen when converting. "
+                "Export model.float() with an example in float32."
             )
 
 
