@@ -87,7 +87,6 @@ def fuse(
             f"The post-processor is {type(post).__name__}, expected a PostProcessor such as "
             "OneClassPostProcessor(Statistics.load('stats.json'))."
         )
-    _check_parameters(post)
     raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
     earlier = None
     if METADATA_KEY in raw.model.metadata_props:
@@ -105,6 +104,7 @@ def fuse(
     post = post.bound(layout)
     # This refuses missing statistics before anything is built.
     compiled = post.compiled(layout)
+    _check_parameters(post)
     sources = {name for step in compiled.steps for name in step.reads}
     roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
     read = {role: info for role, info in roles.items() if info is not None and role in sources}
