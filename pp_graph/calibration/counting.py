@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pp_graph.calibration.score_counts import Counts, Flags, ScoreCounts, Scores
 from pp_graph.errors import DataError
-from pp_graph.steps.float_keys import Keys, from_key, to_keys
+from pp_graph.values.float_keys import Keys, from_key, to_keys
 
 if TYPE_CHECKING:
     from typing import Self

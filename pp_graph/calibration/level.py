@@ -16,7 +16,7 @@ from pp_graph.calibration.estimator import (
 )
 from pp_graph.calibration.placement import Placement, decision_cutoff, place
 from pp_graph.errors import CalibrationError
-from pp_graph.steps.float_keys import to_key
+from pp_graph.values.float_keys import to_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.steps.float_keys import to_key
+from pp_graph.values.float_keys import to_key
 
 if TYPE_CHECKING:
     from pp_graph.calibration.score_counts import ScoreCounts

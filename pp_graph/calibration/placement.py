@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pp_graph.steps import Compare, MinMaxNormalize
-from pp_graph.steps.float_keys import LOWEST_KEY, from_key, to_key
+from pp_graph.values.float_keys import LOWEST_KEY, from_key, to_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable

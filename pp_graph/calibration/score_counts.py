@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.steps.float_keys import Keys, from_keys, to_keys
+from pp_graph.values.float_keys import Keys, from_keys, to_keys
 
 Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -24,7 +24,7 @@ class ScoreCounts:
     lie in it. Whatever is computed from counts is therefore either exact or a proven bound.
 
     Attributes:
-        low: Key of the smallest number of each interval; see `pp_graph.steps.float_keys`.
+        low: Key of the smallest number of each interval; see `pp_graph.values.float_keys`.
         high: Key of the largest.
         normal: Normal scores in each.
         anomalous: Anomalous scores in each.

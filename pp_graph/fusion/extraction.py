@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pp_graph.model import RawModel
 from pp_graph.model.names import all_values
-from pp_graph.postprocessors import POSTPROCESSED_NAMES
 
 if TYPE_CHECKING:
     import onnx
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def extract_post_processing(fused: FusedModel) -> RawModel:
-    """Return the exact part of the post-processing alone: raw and inner values in, post-processed outputs out.
+    """Return the exact part of the post-processing alone: raw values and intermediates in, post-processed outputs out.
 
     Args:
         fused: The fused model; it is not changed.
@@ -26,7 +25,7 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
     from onnx import helper
 
     proto = fused.to_proto()
-    dtypes = {value.name: value.dtype for value in all_values(fused.opened.model.graph)}
+    dtypes = {value.name: value.dtype for value in all_values(fused.network.model.graph)}
     tensors = list(fused.provenance.tensors.values())
     fed = {value.name for value in proto.graph.input}
     initializers = {tensor.name for tensor in proto.graph.initializer}
@@ -34,7 +33,7 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
         # A raw output that was kept may have the name of a post-processed one that was not asked for.
         output.name: values
         for output in proto.graph.output
-        if output.name in POSTPROCESSED_NAMES
+        if output.name in fused.provenance.output_names
         and not (values := _reached(proto, output.name, tensors)) & (fed - initializers)
     }
     needed = set[str]().union(*reached.values())

@@ -1,36 +1,42 @@
-"""`FusedModel`: a raw model with its post-processing written in."""
+"""`FusedModel`: a raw ONNX model with its post-processing written in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import ProvenanceError
+from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.model import RawModel
+from pp_graph.sessions import OnnxSession, require_onnxruntime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import onnx
 
+    from pp_graph.program import Program
+
 
 @dataclass(frozen=True)
-class FusedModel:
-    """A model that returns predictions, not raw scores.
+class FusedModel(Artifact):
+    """An ONNX model that returns predictions, not raw scores.
 
     Attributes:
-        opened: The graph, with external weights still on disk. Its `source` is the file that the
+        network: The graph, with external weights still on disk. Its `source` is the file that the
             weights belong to: the raw model right after fusing, the fused file after loading.
         provenance: What was fused.
         notes: What a person should know about how the raw model was read: a size that was left open
             and taken as 1, a declaration that contradicts the graph. Empty after loading.
     """
 
-    opened: RawModel
+    network: RawModel
     provenance: Provenance
     notes: tuple[str, ...] = ()
+    _program: Program | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> FusedModel:
@@ -51,21 +57,57 @@ class FusedModel:
         return cls(opened, provenance)
 
     @property
+    def file(self) -> Path | None:
+        """The file it was read from; None for one in memory."""
+        return None if self.network.edited else self.network.source
+
+    @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in order."""
-        return tuple(output.name or "" for output in self.opened.model.graph.outputs)
+        """Names of all outputs, in order."""
+        return tuple(output.name or "" for output in self.network.model.graph.outputs)
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as protobuf; external weights stay references."""
-        return self.opened.to_proto()
+        return self.network.to_proto()
 
     def save(
         self,
         path: str | Path,
         *,
-        overwrite: bool = True,
+        overwrite: bool = False,
         copy_weights: bool = False,
         inputs: Iterable[Path] = (),
     ) -> Path:
         """Write the model to a file, whole or not at all; arguments and errors are those of `RawModel.save`."""
-        return self.opened.save(path, overwrite=overwrite, copy_weights=copy_weights, inputs=inputs)
+        return self.network.save(path, overwrite=overwrite, copy_weights=copy_weights, inputs=inputs)
+
+    def session(self, device: str = "CPU", *, precision: str | None = "f32", probes: Sequence[str] = ()) -> OnnxSession:
+        """Load the model into onnxruntime, which runs it on the CPU in float32.
+
+        Raises:
+            TargetError: Another device or precision was asked for, or onnxruntime cannot load the model.
+        """
+        require_onnxruntime(device, precision)
+        return OnnxSession(self.network, probes=probes)
+
+    def with_program(self, program: Program) -> FusedModel:
+        """The same raw model with another program of the same post-processor; all other choices stay as they were.
+
+        Raises:
+            ProvenanceError: The post-processing in the model is not what its provenance says.
+        """
+        from pp_graph.fusion.injection import write_program
+        from pp_graph.fusion.stripping import strip
+
+        record = self.provenance.raw
+        raw = strip(self)
+        named = {role: output.name for role, output in record.read.items()}
+        matched = dataclasses.replace(program, signature=program.signature.matched_to(raw, program.post.roles, named))
+        outputs = set(self.output_names)
+        return write_program(
+            raw,
+            matched,
+            keep_raw=any(output.tensor in outputs for output in record.read.values()),
+            tail=bool(self.provenance.tail),
+            file=record.file,
+        )

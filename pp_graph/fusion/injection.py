@@ -9,23 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pp_graph.errors import AlreadyFusedError, FusionError, OutputRoleError, PostProcessorError
+from pp_graph.errors import AlreadyFusedError, FusionError, PostProcessorError
+from pp_graph.fusion.emission import emission_record
 from pp_graph.fusion.fused_model import FusedModel
-from pp_graph.fusion.provenance import (
-    SCHEMA_VERSION,
-    Provenance,
-    RawOutputRecord,
-    RawRecord,
-    adjustable_inputs,
-    cutoffs_to_json,
-)
+from pp_graph.fusion.provenance import SCHEMA_VERSION, Provenance, RawOutputRecord, RawRecord
 from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
-from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, RawOutputs, Role, find_outputs, format_shape
+from pp_graph.model import METADATA_KEY, NameScope, RawModel
 from pp_graph.model.names import all_values, rename_values
-from pp_graph.model.shapes import channels_are_last, map_size_of
-from pp_graph.postprocessors import POSTPROCESSED_NAMES, PostProcessor, RawLayout, class_name
-from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
+from pp_graph.program import RoleMatch, merged_roles
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
 
@@ -36,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    from pp_graph.model import Shape
+    from pp_graph.program import Program
 
 PREFIX: Final = "pp_graph"
 
@@ -45,37 +38,38 @@ def fuse(
     model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
     post: PostProcessor,
     *,
+    roles: Mapping[str, str] | None = None,
     score_output: str | None = None,
     map_output: str | None = None,
     keep_raw: bool = False,
     replace: bool = False,
     tail: bool = True,
-    layout: RawLayout | None = None,
 ) -> FusedModel:
     """Write a post-processor into a raw model.
 
-    The post-processed outputs come first: `pred_score` float32, `pred_label` bool, `anomaly_map`
+    The post-processed outputs come first: of an anomaly model `pred_score` float32, `pred_label` bool, `anomaly_map`
     float32, `pred_mask` bool, as far as the model and the settings give them. Outputs that
-    post-processing does not read follow under their own names.
+    post-processing does not read follow under their own names, or as `raw_<name>` where a post-processed output has
+    that name.
 
     Args:
         model: Path of a raw ONNX export, or a model in memory. It is never modified.
         post: The post-processor, with statistics.
-        score_output: Name of the raw score, where shapes leave a choice.
-        map_output: Name of the raw map, where shapes leave a choice.
-        keep_raw: Also keep the raw score and map as outputs, under their own names, or
+        roles: Names of outputs by the role that the post-processor reads them in, where axes and sizes leave a choice.
+        score_output: Short form of `roles={"raw_score": ...}`.
+        map_output: Short form of `roles={"raw_map": ...}`.
+        keep_raw: Also keep the raw values that are read as outputs, under their own names, or
             `raw_<name>` where that is one of a post-processed output.
         replace: If the model is fused already, take the old post-processing out first.
         tail: Rewrite the raw model's own tail where that saves time (see `pp_graph.fusion.tail`): raw
             values differ by rounding, at most 1e-5 of the largest, and the rewritten part stays in
             float32 in OpenVINO.
-        layout: What the raw model gives, where that is known from elsewhere; None to tell from the model.
 
     Returns:
         The fused model. Nothing is written until `save`.
 
     Raises:
-        ModelError: The model cannot be used; `OutputRoleError` where score and map cannot be told
+        ModelError: The model cannot be used; `OutputRoleError` where roles cannot be told
             apart, `OpsetError` where its opset is too old.
         StatisticsError: The post-processor lacks a number that it needs.
         PostProcessorError: `post` is no post-processor.
@@ -87,7 +81,7 @@ def fuse(
             f"The post-processor is {type(post).__name__}, expected a PostProcessor such as "
             "OneClassPostProcessor(Statistics.load('stats.json'))."
         )
-    raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
+    raw = RawModel.open(model.network if isinstance(model, FusedModel) else model)
     earlier = None
     if METADATA_KEY in raw.model.metadata_props:
         if not replace:
@@ -98,17 +92,31 @@ def fuse(
         earlier = Provenance.from_metadata(raw.model.metadata_props)
         raw = strip(raw)
     refuse_foreign_decisions(raw)
-    found = find_outputs(raw, score_output=score_output, map_output=map_output, classes=post.takes_classes)
-    _check_outputs(found)
-    layout = _layout(raw, found.score, found.map) if layout is None else layout
-    post = post.bound(layout)
     # This refuses missing statistics before anything is built.
-    compiled = post.compiled(layout)
-    _check_parameters(post)
-    sources = {name for step in compiled.steps for name in step.reads}
-    roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
-    read = {role: info for role, info in roles.items() if info is not None and role in sources}
-    layout = dataclasses.replace(layout, score=RAW_SCORE in read, map=RAW_MAP in read)
+    program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
+    return write_program(
+        raw, program, keep_raw=keep_raw, tail=tail, file=_file_name(raw) if earlier is None else earlier.raw.file
+    )
+
+
+def write_program(raw: RawModel, program: Program, *, keep_raw: bool, tail: bool, file: str | None) -> FusedModel:
+    """Write a program into the raw model that it was bound to.
+
+    Args:
+        raw: The raw model. Changed in place.
+        program: The program.
+        keep_raw: Also keep the raw values that are read as outputs.
+        tail: Rewrite the raw model's own tail where that saves time.
+        file: Name of the raw model's file; None for one in memory.
+    """
+    _check_parameters(program.post)
+    matches = {role: match for role, match in program.signature.matches.items() if role in program.signature}
+    ignored = {role: match for role, match in program.signature.matches.items() if role in program.ignored}
+    dropped = {
+        role: match
+        for role, match in ignored.items()
+        if program.post.replaces_unread and match.certain and not keep_raw
+    }
 
     graph = raw.model.graph
     names = NameScope(graph)
@@ -117,68 +125,64 @@ def fuse(
     outputs = {output.name or "": output for output in graph.outputs}
     opset = raw.opset or _opset_for(raw)
     op = Emitter(graph, opset=opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
-    records = {role: _record(info, outputs[info.name], raw) for role, info in read.items()}
-    unread = {
-        role: _record(info, outputs[info.name], raw)
-        for role, info in roles.items()
-        if info is not None and role not in read and not keep_raw
-    }
+    records = {role: _record(match, outputs[match.output.name], raw) for role, match in matches.items()}
+    unread = {role: _record(match, outputs[match.output.name], raw) for role, match in dropped.items()}
     opset_added = raw.opset == 0
     if opset_added:
         raw.model.opset_imports[""] = opset
-    values = {role: _as_float32(op, outputs[info.name], info, role) for role, info in read.items()}
-    compiled = post.compiled(layout)
-    computed = post.emit(op, values, layout)
-    emitted = {name: value for name, value in computed.items() if name in POSTPROCESSED_NAMES}
+    values = {role: _as_read(op, outputs[match.output.name], match) for role, match in matches.items()}
+    computed = program.emit(op, values)
+    emitted = {output.name: computed[output.name] for output in program.outputs}
 
-    kept = {info.name for info in roles.values() if info is not None} if keep_raw else set()
+    read = {match.output.name for match in (*matches.values(), *dropped.values())}
+    others = [output for name, output in outputs.items() if keep_raw or name not in read]
     # A raw value must not be taken for a post-processed one that was not asked for.
-    needed = set(emitted) | (kept & set(POSTPROCESSED_NAMES))
+    ours = {output.name for output in program.post.declared_outputs} | set(emitted)
+    needed = set(emitted) | ({output.name or "" for output in others} & ours)
     new_names = _free_output_names(graph, names, needed, rewritten.removed_names)
     for name, value in emitted.items():
         value.name = name
-    taken = {info.name for info in roles.values() if info is not None}
-    others = [output for name, output in outputs.items() if keep_raw or name not in taken]
     graph.outputs.clear()
     graph.outputs.extend([*emitted.values(), *others])
     records = {role: _renamed(record, outputs) for role, record in records.items()}
+    tensors = {role: record.tensor for role, record in records.items()}
     provenance = Provenance(
         schema_version=SCHEMA_VERSION,
         pp_graph_version=__version__,
-        post_processor=class_name(type(post)),
-        parameters=post.parameters(),
-        statistics=post.statistics,
-        cutoffs=cutoffs_to_json(compiled),
+        post_processor=class_name(type(program.post)),
+        parameters=program.post.parameters(),
+        statistics=program.statistics,
+        cutoffs=program.cutoffs,
         prefix=prefix,
-        inner={name: computed[name].name or "" for name in compiled.inner},
-        adjustable=adjustable_inputs(compiled),
+        outputs=list(program.outputs),
+        intermediates={name: computed[name].name or "" for name in program.intermediates},
+        adjustable=program.adjustable,
         raw=RawRecord(
             sha256=raw.sha256,
-            file=_file_name(raw) if earlier is None else earlier.raw.file,
-            score=records.get(RAW_SCORE),
-            map=records.get(RAW_MAP),
+            file=file,
+            read=records,
             outputs=list(outputs),
             renamed={new: old for old, new in new_names.items()},
             opset_added=opset_added,
-            input_size=layout.input_size,
+            input_size=program.signature.input_size,
             unread=[_renamed(record, outputs) for record in unread.values()],
         ),
         tail=rewritten.records(),
         replaced=rewritten.replaced,
+        emission=emission_record(program, tensors, prefix, opset=opset, ir_version=raw.model.ir_version),
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
     declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread.values())])
-    notes = tuple(_notes(read.values()))
-    return FusedModel(dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes)
+    notes = tuple(_notes(matches.values()))
+    return FusedModel(dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes, program)
 
 
-def _notes(read: Iterable[OutputInfo]) -> Iterator[str]:
-    for info in read:
-        if not info.certain and not info.why.startswith("named by"):
-            meaning = "score" if info.role is Role.SCORE else "map"
-            yield f"Output '{info.name}' {format_shape(info.shape)} is taken for the {meaning}: {info.why}."
-        if info.note is not None:
-            yield f"Output '{info.name}' is {info.note}; the computed shape is used."
+def _notes(read: Iterable[RoleMatch]) -> Iterator[str]:
+    for match in read:
+        if match.note is not None:
+            yield match.note
+        if match.output.note is not None:
+            yield f"Output '{match.output.name}' is {match.output.note}; the computed shape is used."
 
 
 def _file_name(raw: RawModel) -> str | None:
@@ -199,29 +203,6 @@ def refuse_foreign_decisions(raw: RawModel) -> None:
                 "Anomalib's own exports do), and normalising twice would change every decision. Export the model raw, "
                 "without its post-processor."
             )
-
-
-def _layout(raw: RawModel, score: OutputInfo | None, anomaly_map: OutputInfo | None) -> RawLayout:
-    inputs = [each.shape for each in raw.inputs if each.shape is not None and len(each.shape) == 4]
-    map_shape = None if anomaly_map is None else anomaly_map.shape
-    return RawLayout(
-        score=score is not None,
-        map=anomaly_map is not None,
-        map_rank=None if map_shape is None else len(map_shape),
-        score_rank=None if score is None or score.shape is None else len(score.shape),
-        channels_last=channels_are_last(map_shape),
-        map_size=map_size_of(map_shape),
-        input_size=_image_size(inputs[0]) if len(inputs) == 1 else None,
-        score_classes=1 if score is None else score.classes,
-        map_classes=1 if anomaly_map is None else anomaly_map.classes,
-    )
-
-
-def _image_size(shape: Shape) -> tuple[int, int] | None:
-    """Height and width of images of a shape (N,C,H,W) or (N,H,W,C); None where they are not known."""
-    sizes = shape[1:3] if shape[3] in (1, 3) and shape[1] not in (1, 3) else shape[2:4]
-    height, width = sizes
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _check_parameters(post: PostProcessor) -> None:
@@ -256,23 +237,6 @@ def _not_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _check_outputs(found: RawOutputs) -> None:
-    score, anomaly_map = found.score, found.map
-    if score is None and anomaly_map is not None and anomaly_map.shape is None:
-        raise OutputRoleError(
-            f"Output '{anomaly_map.name}' has no known rank, expected 3 (N,H,W) or 4 (N,1,H,W) to reduce it to a "
-            "score. Export the model with its output shapes, or name a score with score_output=..."
-        )
-    if score is None or anomaly_map is None or not score.shape or not anomaly_map.shape:
-        return
-    first, second = score.shape[0], anomaly_map.shape[0]
-    if isinstance(first, int) and isinstance(second, int) and first != second:
-        raise OutputRoleError(
-            f"Score '{score.name}' holds {first} images and map '{anomaly_map.name}' {second}, expected the same "
-            "batch. Name the right outputs with score_output=... and map_output=..."
-        )
-
-
 def _opset_for(raw: RawModel) -> int:
     """Opset to import into a model that has only custom domains.
 
@@ -285,14 +249,16 @@ def _opset_for(raw: RawModel) -> int:
     return max(used) if used else max([MINIMUM_OPSET, *fitting])
 
 
-def _as_float32(op: Emitter, value: ir.Value, info: OutputInfo, role: str) -> ir.Value:
+def _as_read(op: Emitter, value: ir.Value, match: RoleMatch) -> ir.Value:
+    """A raw value in the element type in which the steps read it."""
     import numpy as np
 
-    op.trust(value, info.shape)
-    if info.dtype == "FLOAT":
+    op.trust(value, match.output.shape)
+    dtype = np.dtype(match.role.dtype)
+    if value.dtype is not None and value.dtype.numpy() == dtype:
         return value
-    with op.scope(role):
-        return op.cast(value, np.dtype(np.float32))
+    with op.scope(match.role.name):
+        return op.cast(value, dtype)
 
 
 def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], removed: frozenset[str]) -> dict[str, str]:
@@ -308,7 +274,7 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
     blocked = sorted(wanted & {name for name in inputs if name})
     if blocked:
         raise FusionError(
-            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(POSTPROCESSED_NAMES)}), and "
+            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(sorted(needed))}), and "
             "inputs keep their names. Export the model with another input name."
         )
     taken = ({value.name for value in all_values(graph)} | removed) & wanted
@@ -317,22 +283,23 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
     return new_names
 
 
-def _record(info: OutputInfo, value: ir.Value, raw: RawModel) -> RawOutputRecord:
+def _record(match: RoleMatch, value: ir.Value, raw: RawModel) -> RawOutputRecord:
     """Note how the raw model declares an output, and leave of that what is proven.
 
     The value is read by more than one operator from now on, and a runtime may reuse memory by declared sizes.
     """
     import onnx_ir as ir
 
+    info = match.output
     declaration = base64.b64encode(ir.to_proto(value).SerializeToString(deterministic=True)).decode()
     value.shape = None if info.proven is None else ir.Shape(info.proven)
     return RawOutputRecord(
         name=info.name,
         tensor=info.name,
-        rank=None if info.shape is None else len(info.shape),
-        channels_last=channels_are_last(info.shape),
-        classes=info.classes,
-        size=map_size_of(info.shape),
+        axes=match.type.axes,
+        sizes=match.type.sizes,
+        dtype=match.type.dtype,
+        rank_known=match.type.rank_known,
         declaration=declaration,
         declared_inside=any(entry.name == info.name for entry in raw.value_info),
     )

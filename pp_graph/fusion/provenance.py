@@ -2,67 +2,60 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import numpy as np
 
-from pp_graph.errors import PostProcessorError, ProvenanceError
+from pp_graph.errors import PPGraphError, ProvenanceError
+from pp_graph.fusion.earlier_schemas import from_earlier
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
-from pp_graph.postprocessors import (
-    PACKED_NAME,
-    CompiledSteps,
-    PostProcessor,
-    RawLayout,
-    find_post_processor,
-    post_processor_names,
-    unpack,
-)
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors import OUTPUTS, find_post_processor, post_processor_names
 from pp_graph.preprocessing import Preprocessing
+from pp_graph.program import OutputDescription, Program, Signature, unpacked
 from pp_graph.statistics import Statistics
-from pp_graph.steps import Compare
+from pp_graph.values import ValueType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pp_graph.steps import Array, Cutoff
+    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.steps import Array
 
-SCHEMA_VERSION = 3
-_LISTED_CUTOFFS = 1024
-"""Cutoffs up to which those of a comparison are listed one by one."""
-_LONGEST = 100
+SCHEMA_VERSION: Final = 4
+_READABLE: Final = (1, 2, 3, SCHEMA_VERSION)
+_LONGEST: Final = 100
 """Characters of a parameter that are shown to people."""
-_READABLE = (1, 2, SCHEMA_VERSION)
-"""Version 1 knew no rewritten tails, version 2 no inner values, adjustable cutoffs and layouts."""
 
 
 class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An output of the raw model that post-processing reads.
+    """An output of the raw model that has a role.
 
     Attributes:
         name: Name in the raw model.
         tensor: Name of the same value in the fused model; another one where ours took the name.
-        rank: Its rank, None where it is not known.
-        channels_last: Whether a map of rank 4 is (N,H,W,1).
-        classes: Size of its axis of classes, 1 where it has none; None where it is not known.
-        size: Height and width of a map; None where they are not known.
+        axes: A letter for each axis, such as `NCHW`; the usual ones where the rank is not known.
+        sizes: Size of each axis, None for an open one.
+        dtype: Element type in which the steps read it.
+        rank_known: Whether its rank is known.
         declaration: Its entry among the raw model's outputs, as a base64 ONNX ValueInfoProto.
         declared_inside: Whether the raw model declares it among its inner values as well.
     """
 
     name: str
     tensor: str
-    rank: int | None = None
-    channels_last: bool = False
-    classes: int | None = 1
-    size: tuple[int, int] | None = None
+    axes: str
+    sizes: tuple[int | None, ...]
+    dtype: str = "float32"
+    rank_known: bool = True
     declaration: str
     declared_inside: bool = False
+
+    @property
+    def type(self) -> ValueType:
+        """What the steps read."""
+        return ValueType(self.axes, self.sizes, self.dtype, self.rank_known)  # type: ignore[arg-type]
 
 
 class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -71,30 +64,38 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     Attributes:
         sha256: Hash of the raw `.onnx` file.
         file: Its name, without folders; None for a model that was in memory.
-        score: The raw score; None where the model has none.
-        map: The raw map; None where the model has none.
+        read: The outputs that post-processing reads, by role.
         outputs: Names of all its outputs, in order.
         renamed: New name to name in the raw model, for inner values whose name an output needed.
         opset_added: Whether the raw model did not import the default domain itself.
         input_size: Height and width of the images that the model takes; None where they are not known.
-        unread: A score or map that is neither read nor kept, because only other outputs were asked for.
+        unread: Outputs that have a role and are neither read nor kept, because only other outputs were asked for.
     """
 
     sha256: str
     file: str | None
-    score: RawOutputRecord | None
-    map: RawOutputRecord | None
+    read: dict[str, RawOutputRecord]
     outputs: list[str]
     renamed: dict[str, str]
     opset_added: bool = False
     input_size: tuple[int, int] | None = None
     unread: list[RawOutputRecord] = []
 
-    @property
-    def read(self) -> dict[str, RawOutputRecord]:
-        """The outputs that post-processing reads, by role: `raw_score`, `raw_map`."""
-        records = {RAW_SCORE: self.score, RAW_MAP: self.map}
-        return {role: record for role, record in records.items() if record is not None}
+
+class EmissionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The operators and constants of the post-processing as they were written.
+
+    Attributes:
+        opset: Opset at which it was written.
+        ir_version: IR version at which it was written.
+        structure: Hash of everything but the float32 constants' numbers.
+        constants: Bytes of each float32 constant in hexadecimal, by name; of a large one `sha256:` and their hash.
+    """
+
+    opset: int
+    ir_version: int
+    structure: str
+    constants: dict[str, str]
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -109,14 +110,17 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         cutoffs: What a comparison writes, to the smallest value that is anomalous: a float32, "inf", "-inf", or
             "never"; a list of these for one cutoff a class, and a hash for one a pixel.
         prefix: What the names of all nodes and constants of the post-processing begin with.
-        inner: Values inside the post-processing that runtimes round differently and from which decisions follow, such
-            as a resized map: name of the step's result to that of its tensor.
+        outputs: What comes out of the post-processing, in order.
+        intermediates: Values inside the post-processing that runtimes round differently and from which decisions
+            follow, such as a resized map: name of the step's result to that of its tensor.
         adjustable: Names of the inputs (in OpenVINO: states) that hold cutoffs; empty where these are constants.
         raw: The raw model.
         tail: How the raw model's own tail was rewritten.
         replaced: What that replaced; None in an IR, and where nothing was.
         conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
         preprocessing: What the converted model does with frames; None where it takes what the raw one does.
+        emission: How the post-processing was written; None in records before version 4.
+        digest: Hash of all the rest, which tells whether the record was edited; empty while it is in memory only.
     """
 
     schema_version: int
@@ -126,13 +130,16 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     statistics: Statistics | None
     cutoffs: dict[str, float | str | list[float | str]]
     prefix: str
-    inner: dict[str, str] = {}
+    outputs: list[OutputDescription] = []
+    intermediates: dict[str, str] = {}
     adjustable: list[str] = []
     raw: RawRecord
     tail: list[TailRecord] = []
     replaced: ReplacedPart | None = None
     conversion: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
+    emission: EmissionRecord | None = None
+    digest: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
@@ -148,8 +155,10 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                     f"Provenance has schema version {version}, expected at most {SCHEMA_VERSION}. "
                     "Upgrade pp_graph, or fuse the raw model again."
                 )
+            if version < SCHEMA_VERSION:
+                return _with_outputs(msgspec.convert(from_earlier(msgspec.json.decode(text)), type=cls))
             return msgspec.json.decode(text, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise ProvenanceError(
                 f"Metadata '{METADATA_KEY}' is not pp_graph's provenance: {error}. Fuse the raw model again."
             ) from error
@@ -162,7 +171,27 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def to_json(self) -> str:
         """Write the record as one line of JSON."""
-        return msgspec.json.encode(self).decode()
+        return msgspec.json.encode(msgspec.structs.replace(self, digest=self._digest())).decode()
+
+    def _digest(self) -> str:
+        bare = msgspec.json.encode(msgspec.structs.replace(self, digest=""))
+        return hashlib.sha256(bare).hexdigest()[:32]
+
+    def revised(self, **changes: Any) -> Provenance:
+        """The record with some things changed."""
+        return msgspec.structs.replace(self, digest="", **changes)
+
+    def check_unedited(self) -> None:
+        """Make sure that a record which was read is as it was written.
+
+        Raises:
+            ProvenanceError: It was edited.
+        """
+        if self.digest and self.digest != self._digest():
+            raise ProvenanceError(
+                "Provenance in the model was edited after it was written, so nobody knows what its constants should "
+                "be. Fuse the raw model again."
+            )
 
     def summary(self) -> dict[str, str]:
         """The record as lines for people: what to what."""
@@ -198,51 +227,35 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return lines
 
     @property
-    def layout(self) -> RawLayout:
-        """What the raw model gives to its post-processor."""
-        return RawLayout(
-            score=self.raw.score is not None,
-            map=self.raw.map is not None,
-            map_rank=None if self.raw.map is None else self.raw.map.rank,
-            score_rank=None if self.raw.score is None else self.raw.score.rank,
-            channels_last=self.raw.map is not None and self.raw.map.channels_last,
-            map_size=None if self.raw.map is None else self.raw.map.size,
-            input_size=self.raw.input_size,
-            score_classes=1 if self.raw.score is None else self.raw.score.classes,
-            map_classes=1 if self.raw.map is None else self.raw.map.classes,
-        )
+    def signature(self) -> Signature:
+        """What the raw model gives to its post-processor, as far as that reads it."""
+        return Signature({role: record.type for role, record in self.raw.read.items()}, self.raw.input_size)
 
     @property
     def tensors(self) -> dict[str, str]:
-        """Where the values lie from which decisions follow: names of raw and inner values to names of tensors."""
-        return {**{role: record.tensor for role, record in self.raw.read.items()}, **self.inner}
+        """Where the values lie from which decisions follow: names of raw values and intermediates to tensors."""
+        return {**{role: record.tensor for role, record in self.raw.read.items()}, **self.intermediates}
+
+    @property
+    def predicted(self) -> dict[str, OutputDescription]:
+        """The post-processed outputs one by one, also where they come packed, by name."""
+        return {each.name: each for output in self.outputs for each in (output.channels or (output,))}
+
+    @property
+    def output_names(self) -> frozenset[str]:
+        """Names of the outputs that the post-processing writes."""
+        return frozenset(output.name for output in self.outputs)
 
     def unpacked(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """A model's outputs with all predictions under their own names, also where they come packed."""
         found = dict(outputs)
-        if self.parameters.get("pack") and PACKED_NAME in found:
-            found |= unpack(found.pop(PACKED_NAME), self.layout)
+        for output in self.outputs:
+            if output.channels and output.name in found:
+                found |= unpacked(found.pop(output.name), output)
         return found
 
-    def build_post_processor(self) -> PostProcessor:
-        """Build the post-processor that was fused.
-
-        Raises:
-            ProvenanceError: Its class is not known to this version, or it does not decide by the cutoffs
-                that were written into the model.
-        """
-        post = self.renewed_post_processor(self.statistics, {})
-        cutoffs = cutoffs_to_json(post.compiled(self.layout))
-        if cutoffs != self.cutoffs:
-            raise ProvenanceError(
-                f"Provenance names the cutoffs {_brief(self.cutoffs)}, but its statistics and parameters give "
-                f"{_brief(cutoffs)}. It was edited, or written by a version that decides otherwise: fuse the raw model "
-                "again."
-            )
-        return post
-
-    def renewed_post_processor(self, statistics: Statistics | None, changes: Mapping[str, Any]) -> PostProcessor:
-        """Build the post-processor that was fused with other statistics, or with other values of some parameters.
+    def build_post_processor(self, statistics: Statistics | None, changes: Mapping[str, Any]) -> PostProcessor:
+        """The post-processor that was fused, with other statistics or other values of some parameters.
 
         Raises:
             ProvenanceError: Its class is not known, or does not take its parameters.
@@ -255,52 +268,44 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"{', '.join(post_processor_names())}. Import the module that defines it first (pp-graph --plugin "
                 f"FILE.py); if it is one of pp_graph, use version {self.pp_graph_version} or a later one."
             )
-        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else None
-        known = set(changes) if fields is None else {field.name for field in fields}
-        unknown = next((name for name in changes if name not in known), None)
-        if unknown is not None:
-            raise PostProcessorError(
-                f"Post-processor '{self.post_processor}' has no {unknown} (--{unknown.replace('_', '-')}), expected "
-                f"one of: {', '.join(sorted(known - {'statistics'}))}. Leave it out."
-            )
         try:
-            return kind.from_parameters(statistics, {**self.parameters, **changes})
+            post = kind.from_parameters(statistics, self.parameters)
         except TypeError as error:
             raise ProvenanceError(
                 f"Parameters of '{self.post_processor}' do not fit this version: {error}. They were written by "
                 f"pp_graph {self.pp_graph_version}: use that version, or fuse the raw model again."
             ) from error
+        return post.changed(statistics, changes) if changes else post
+
+    def bind(self) -> Program:
+        """The program that was fused.
+
+        Raises:
+            ProvenanceError: The class of its post-processor is not known to this version, or it does not decide by the
+                cutoffs that were written into the model.
+        """
+        program = self.build_post_processor(self.statistics, {}).bind(self.signature)
+        if program.cutoffs != self.cutoffs:
+            raise ProvenanceError(
+                f"Provenance names the cutoffs {_brief(self.cutoffs)}, but its statistics and parameters give "
+                f"{_brief(program.cutoffs)}. It was edited, or written by a version that decides otherwise: fuse the "
+                "raw model again."
+            )
+        return program
+
+
+def _with_outputs(record: Provenance) -> Provenance:
+    """A record of an earlier version, with the descriptions of outputs that it did not hold."""
+    try:
+        outputs = record.build_post_processor(record.statistics, {}).bind(record.signature).outputs
+    except (PPGraphError, ValueError):
+        # A class of somebody's own that was not imported: the outputs are known by name alone.
+        outputs = tuple(OutputDescription(name=each.name, meaning=each.meaning or "number") for each in OUTPUTS)
+    return record.revised(outputs=list(outputs))
 
 
 class _Versioned(msgspec.Struct):
     schema_version: int = 0
-
-
-def cutoff_to_json(cutoff: Cutoff) -> float | str:
-    """A cutoff as JSON can hold it; float32 numbers survive exactly."""
-    if cutoff is None:
-        return "never"
-    return float(cutoff) if math.isfinite(cutoff) else str(np.float32(cutoff))
-
-
-def cutoffs_to_json(compiled: CompiledSteps) -> dict[str, float | str | list[float | str]]:
-    """The cutoffs of all comparisons, by what each writes."""
-    found: dict[str, float | str | list[float | str]] = {}
-    for name, step in compiled.compares.items():
-        cutoffs = step.cutoffs
-        each = [cutoff_to_json(None if np.isnan(cutoff) else cutoff) for cutoff in cutoffs.ravel()[:_LISTED_CUTOFFS]]
-        if cutoffs.size == 1:
-            found[name] = each[0]
-        elif cutoffs.size <= _LISTED_CUTOFFS:
-            found[name] = each
-        else:
-            found[name] = f"{cutoffs.size} cutoffs, sha256 {hashlib.sha256(cutoffs.tobytes()).hexdigest()}"
-    return found
-
-
-def adjustable_inputs(compiled: CompiledSteps) -> list[str]:
-    """Names of the inputs that hold cutoffs which can be changed while the model runs."""
-    return [step.input_name for step in compiled.compares.values() if isinstance(step, Compare) and step.runtime]
 
 
 def _cutoff_line(cutoff: float | str | list[float | str]) -> str:

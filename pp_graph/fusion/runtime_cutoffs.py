@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from pp_graph.errors import ProvenanceError
-from pp_graph.fusion.renewal import renewed_post_processor
-from pp_graph.steps import Compare
+from pp_graph.errors import PostProcessorError, ProvenanceError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
     from pp_graph.fusion.provenance import Provenance
+    from pp_graph.program import Program
     from pp_graph.statistics import Statistics
 
 
@@ -47,11 +48,34 @@ def cutoffs_for(
             "The model's cutoffs are constants, expected a model fused with thresholds='runtime' "
             "(--thresholds runtime). Fuse it so, or change the file with pp-graph retune."
         )
-    given: dict[str, Any] = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
-    changes = {name: value for name, value in given.items() if value is not None}
-    post = renewed_post_processor(provenance, statistics, changes)
-    return {
-        step.input_name: np.array(step.runtime_cutoff, np.float32)
-        for step in post.compiled(provenance.layout).compares.values()
-        if isinstance(step, Compare) and step.runtime
-    }
+    changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
+    return retuned_program(provenance, statistics, changes).runtime_cutoffs
+
+
+def sensitivities(*, image: float | None, pixel: float | None) -> dict[str, float]:
+    """The sensitivities that are given, by the name of their parameter."""
+    given = {"image_sensitivity": image, "pixel_sensitivity": pixel}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def retuned_program(provenance: Provenance, statistics: Statistics | None, changes: Mapping[str, Any]) -> Program:
+    """The program of a model, with other statistics or other values of some parameters.
+
+    Args:
+        provenance: What was fused.
+        statistics: Other statistics; None keeps those it has.
+        changes: Other values of some of its parameters.
+
+    Raises:
+        ProvenanceError: Its class or its parameters are not known to this version, or the record was edited.
+        PostProcessorError: It does not take a value, or a sensitivity has nothing to move.
+        StatisticsError: The statistics lack a number.
+    """
+    for parameter, decision in (("image_sensitivity", "pred_label"), ("pixel_sensitivity", "pred_mask")):
+        if parameter in changes and decision not in provenance.predicted:
+            raise PostProcessorError(
+                f"{parameter} is given, and the model writes no {decision}, which it would move. Leave it out."
+            )
+    provenance.check_unedited()
+    kept = provenance.statistics if statistics is None else statistics
+    return provenance.build_post_processor(kept, changes).bind(provenance.signature)

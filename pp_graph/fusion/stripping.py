@@ -7,12 +7,11 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import ProvenanceError
-from pp_graph.fusion.fused_model import FusedModel
+from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
 from pp_graph.model import METADATA_KEY, RawModel
 from pp_graph.model.names import all_values, bodies_of, rename_values
-from pp_graph.postprocessors import POSTPROCESSED_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
     import onnx
     import onnx_ir as ir
+
+    from pp_graph.fusion.fused_model import FusedModel
 
 
 def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel) -> RawModel:
@@ -40,7 +41,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     import onnx
     import onnx_ir as ir
 
-    opened = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
+    opened = RawModel.open(model.network if isinstance(model, Artifact) else model)
     provenance = Provenance.from_metadata(opened.model.metadata_props)
     if provenance is None:
         raise ProvenanceError(
@@ -58,7 +59,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     missing = [name for name in wanted if name not in values]
     if missing:
         raise _changed(f"value '{missing[0]}' of the raw model is not in the graph any more")
-    emitted: set[str | None] = {value.name for value in graph.outputs if value.name in POSTPROCESSED_NAMES}
+    emitted: set[str | None] = {value.name for value in graph.outputs if value.name in provenance.output_names}
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in wanted)
     _remove_post_processing(graph, ours, emitted - set(wanted), provenance.adjustable)

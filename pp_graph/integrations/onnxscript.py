@@ -9,12 +9,14 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.extras import require_extra
-from pp_graph.steps import Array, Form, GraphStep
+from pp_graph.steps import Array, GraphStep
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     import onnx
+
+    from pp_graph.values import ValueType
 
 _DOMAIN = "pp_graph.step"
 
@@ -91,11 +93,11 @@ class OnnxScriptStep(GraphStep):
             )
         return np.asarray(result)
 
-    def model(self, forms: Sequence[Form], example: tuple[Array, ...]) -> onnx.ModelProto:
+    def model(self, types: Sequence[ValueType], example: tuple[Array, ...]) -> onnx.ModelProto:
         """The function, called by a model with the attributes that were given."""
         from onnx import TensorProto, helper
 
-        del forms, example
+        del types, example
         called = [each.to_function_proto() for each in _called(self.function)]
         function = self.function.to_function_proto()
         function.domain = _DOMAIN

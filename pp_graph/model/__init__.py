@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pp_graph.model.names import NameScope
-from pp_graph.model.outputs import OutputInfo, RawOutputs, Role, choose_outputs, describe_outputs, find_outputs
+from pp_graph.model.outputs import OutputInfo, describe_outputs
 from pp_graph.model.raw_model import METADATA_KEY, FrameFormat, ModelInput, RawModel
 from pp_graph.model.shapes import Dimension, Shape, format_shape
 
@@ -15,11 +15,7 @@ __all__ = [
     "NameScope",
     "OutputInfo",
     "RawModel",
-    "RawOutputs",
-    "Role",
     "Shape",
-    "choose_outputs",
     "describe_outputs",
-    "find_outputs",
     "format_shape",
 ]

@@ -135,39 +135,3 @@ def reconcile(
 def symbols_of(shapes: Sequence[Shape | None]) -> set[str]:
     """Names of all symbolic sizes in some shapes."""
     return {dim for shape in shapes if shape is not None for dim in shape if isinstance(dim, str)}
-
-
-def channels_are_last(shape: tuple[object, ...] | None) -> bool:
-    """Whether a map of this shape has its channels last: (N,H,W,1), or (N,H,W,C).
-
-    Of several classes it is told by a square map, where two neighbouring sizes agree, and else by there being fewer
-    classes than rows and columns.
-    """
-    if shape is None or len(shape) != 4 or shape[1] == 1:
-        return False
-    if shape[3] == 1:
-        return True
-    second, third, last = shape[1:]
-    if not isinstance(second, int) or not isinstance(last, int):
-        return False
-    if (second == third) != (third == last):
-        return second == third
-    return last < second
-
-
-def classes_of(shape: tuple[object, ...] | None) -> int | None:
-    """Size of the axis of classes of a score or a map, 1 where it has none; None where it is not known."""
-    if shape is None:
-        return None
-    if len(shape) in (1, 3):
-        return 1
-    size = shape[-1] if len(shape) == 2 or channels_are_last(shape) else shape[1]
-    return size if isinstance(size, int) else None
-
-
-def map_size_of(shape: tuple[object, ...] | None) -> tuple[int, int] | None:
-    """Height and width of a map; None where they are not known."""
-    if shape is None or len(shape) not in (3, 4):
-        return None
-    height, width = shape[1:3] if len(shape) == 3 or channels_are_last(shape) else shape[2:4]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None

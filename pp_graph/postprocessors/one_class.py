@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, SupportsFloat, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, SupportsFloat, get_args
 
 import numpy as np
 
-from pp_graph.errors import PostProcessorError, StatisticsError
-from pp_graph.postprocessors.compilation import OUTPUT_NAMES
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout
+from pp_graph.errors import OutputRoleError, PostProcessorError, StatisticsError
+from pp_graph.postprocessors.anomaly import OUTPUT_NAMES, RAW_MAP, RAW_SCORE
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.steps import (
@@ -25,6 +24,9 @@ from pp_graph.steps import (
     ResizeMap,
     Step,
 )
+
+if TYPE_CHECKING:
+    from pp_graph.program import Signature
 
 RESIZED_MAP: Final = "resized_map"
 _MOST_PIXELS: Final = 2**27
@@ -72,6 +74,7 @@ class OneClassPostProcessor(PostProcessor):
             `normalize=False`, where it has no meaning.
     """
 
+    replaces_unread: ClassVar[bool] = True
     statistics: Statistics | None = None
     image_sensitivity: float = 0.5
     pixel_sensitivity: float = 0.5
@@ -143,19 +146,19 @@ class OneClassPostProcessor(PostProcessor):
                 "and mask, all float32. Leave out one of both."
             )
 
-    def bound(self, layout: RawLayout) -> OneClassPostProcessor:
+    def settled(self, raw: Signature) -> OneClassPostProcessor:
         """This post-processor with `map_size` as numbers; None where the map has that size already."""
         if self.map_size is None:
             return self
-        if not layout.map:
+        if RAW_MAP not in raw:
             raise PostProcessorError("map_size is given, and the raw model has no map. Leave it out.")
-        size = layout.input_size if self.map_size == "input" else self.map_size
+        size = raw.input_size if self.map_size == "input" else self.map_size
         if size is None:
             raise PostProcessorError(
                 "map_size is 'input', and the height and width of the model's input are not known. Give numbers: "
                 "map_size=(256, 256) (--map-size 256x256), or export the model with a fixed input size."
             )
-        return dataclasses.replace(self, map_size=None if size == layout.map_size else size)
+        return dataclasses.replace(self, map_size=None if size == raw[RAW_MAP].map_size else size)
 
     def _check_outputs(self) -> None:
         given: Any = self.outputs  # whatever a file said
@@ -193,20 +196,21 @@ class OneClassPostProcessor(PostProcessor):
             **({} if self.thresholds == "fixed" else {"thresholds": self.thresholds}),
         }
 
-    def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+    def steps(self, raw: Signature) -> tuple[Step, ...]:
         """Reduce the map if there is no score, then normalise and compare each level, as far as it is wanted."""
         steps: list[Step] = []
         if self._wants("pred_score", "pred_label"):
-            if not layout.score:
+            if RAW_SCORE not in raw:
+                _check_rank(raw)
                 steps.append(MaxOverMap(RAW_MAP, RAW_SCORE))
             steps += self._level("image", RAW_SCORE, "pred_score", "pred_label", self.image_sensitivity)
-        if layout.map and self._wants("anomaly_map", "pred_mask"):
+        if RAW_MAP in raw and self._wants("anomaly_map", "pred_mask"):
             source = RAW_MAP
             if isinstance(self.map_size, tuple):
                 source = RESIZED_MAP
                 steps.append(ResizeMap(RAW_MAP, source, *self.map_size))
             steps += self._level("pixel", source, "anomaly_map", "pred_mask", self.pixel_sensitivity)
-        if self.pack and not layout.map:
+        if self.pack and RAW_MAP not in raw:
             raise PostProcessorError(
                 "pack is given, and the raw model has no map: the packed tensor has one value a pixel. Leave it out."
             )
@@ -276,6 +280,16 @@ class OneClassPostProcessor(PostProcessor):
                 f"The middle of '{level}.min' and '{level}.max' overflows float32. Give '{level}.threshold' itself."
             )
         return middle
+
+
+def _check_rank(raw: Signature) -> None:
+    """Refuse to reduce a map of unknown rank to a score."""
+    match = raw.matches.get(RAW_MAP)
+    if match is not None and not match.type.rank_known:
+        raise OutputRoleError(
+            f"Output '{match.output.name}' has no known rank, expected 3 (N,H,W) or 4 (N,1,H,W) to reduce it to a "
+            "score. Export the model with its output shapes, or name a score with score_output=..."
+        )
 
 
 def _checked_size(given: Any) -> tuple[int, int]:

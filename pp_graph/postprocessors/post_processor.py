@@ -1,58 +1,52 @@
-"""`PostProcessor`: the abstract base that composes steps, eagerly in NumPy or as an ONNX subgraph."""
+"""`PostProcessor`: the abstract base that composes steps, run in NumPy or written as an ONNX subgraph."""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors.compilation import (
-    OUTPUT_NAMES,
-    CompiledSteps,
-    check_result,
-    check_steps,
-    compile_steps,
-    named,
-)
-from pp_graph.postprocessors.layout import DECISION_NAMES, RAW_MAP, RAW_SCORE, RawLayout, layout_of
-from pp_graph.postprocessors.packing import PACKED_NAME, check_packable, emit_packed
-from pp_graph.postprocessors.predictions import Predictions
+from pp_graph.postprocessors.anomaly import OUTPUTS, RAW_MAP, RAW_SCORE, ROLES
 from pp_graph.postprocessors.raw_values import checked_values
+from pp_graph.program import Output, Program, Role, Signature
+from pp_graph.program.compilation import CompiledSteps, check_steps, compile_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import onnx_ir as ir
     from numpy.typing import ArrayLike
 
-    from pp_graph.statistics import Statistics
-    from pp_graph.steps import Array, DecidingStep, Emitter, Step
-    from pp_graph.steps.form import Level
-
-POSTPROCESSED_NAMES: Final = (*OUTPUT_NAMES, PACKED_NAME)
-"""Every name that a post-processed output can have."""
+    from pp_graph.model import RawModel
+    from pp_graph.program import Predictions
+    from pp_graph.statistics import Level, Statistics
+    from pp_graph.steps import Array, Step
 
 
 class PostProcessor(ABC):
-    """Turns raw scores and maps into predictions.
+    """Turns the outputs of a raw model into predictions.
 
-    Subclasses say which steps to take; this class checks them, compiles their decisions to cutoffs and runs them,
-    eagerly (`post(raw)`) or as ONNX operators (`pp_graph.fuse`). Both see the same steps, so they cannot drift apart.
+    Subclasses say which steps to take. `bind` meets them with a raw model: it checks the steps and compiles their
+    decisions to cutoffs, and the `Program` that comes of it runs in NumPy or is written into the model
+    (`pp_graph.fuse`). Both see the same steps, so they cannot drift apart.
     A subclass is a frozen dataclass whose first field is `statistics`; its other fields hold plain JSON values, from
     which it is built again when a model is verified or retuned.
 
     Attributes:
+        roles: The outputs of a raw model that the steps may read; the score and map of an anomaly model unless a
+            subclass says else.
+        declared_outputs: What may come out, in order; a step whose target has the name of one writes it.
+        replaces_unread: Whether an output that has a role and is not read is left out of the fused model all the same,
+            as where only labels are wanted of a score and a map.
         statistics: The calibrated numbers; None until they are known.
-        pack: Whether a fused model returns all predictions in one tensor, (N,H,W,4) (see `packing`).
-        takes_classes: Whether scores (N,C) and maps (N,C,H,W) are taken.
+        pack: Whether a fused model returns all predictions in one tensor, (N,H,W,4) (see `pp_graph.program.packing`).
     """
 
+    roles: tuple[Role, ...] = ROLES
+    declared_outputs: tuple[Output, ...] = OUTPUTS
+    replaces_unread: ClassVar[bool] = False
     statistics: Statistics | None
     pack: bool = False
-    takes_classes: bool = False
 
     def __post_init__(self) -> None:
         """Try the steps out on raw models that could come, so that what does not fit shows now.
@@ -60,16 +54,16 @@ class PostProcessor(ABC):
         Raises:
             PostProcessorError: The steps fit no raw model: one reads what is not there or does not fit.
         """
-        check_steps(self.steps, classes=self.takes_classes)
+        check_steps(self.steps, self.roles, self.declared_outputs)
 
     @abstractmethod
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         """Steps to take, in order.
 
-        Each reads `raw_score`, `raw_map` or earlier steps' targets. Targets named in `OUTPUT_NAMES` become outputs.
+        Each reads raw values, by role, or earlier steps' targets.
 
         Args:
-            layout: What the raw model gives.
+            raw: What the raw model gives: the type of each value, by role.
 
         Raises:
             StatisticsError: A number that a step needs is not known.
@@ -99,40 +93,64 @@ class PostProcessor(ABC):
         """The same post-processor with other calibrated numbers."""
         return self.from_parameters(statistics, self.parameters())
 
-    def bound(self, layout: RawLayout) -> Self:
-        """This post-processor with everything settled that depends on the raw model."""
-        del layout
-        return self
-
-    def compiled(self, layout: RawLayout) -> CompiledSteps:
-        """The steps, checked against the raw model, with decisions compiled.
-
-        Args:
-            layout: What the raw model gives.
+    def changed(self, statistics: Statistics | None, changes: Mapping[str, Any]) -> Self:
+        """The same post-processor with other calibrated numbers and other values of some parameters.
 
         Raises:
+            PostProcessorError: It has no such parameter, or does not take the value.
+        """
+        kind: Any = type(self)
+        known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(changes)
+        unknown = next((name for name in changes if name not in known), None)
+        if unknown is not None:
+            raise PostProcessorError(
+                f"Post-processor '{type(self).__name__}' has no {unknown} (--{unknown.replace('_', '-')}), expected "
+                f"one of: {', '.join(sorted(known - {'statistics'}))}. Leave it out."
+            )
+        return self.from_parameters(statistics, {**self.parameters(), **changes})
+
+    def settled(self, raw: Signature) -> Self:
+        """This post-processor with parameters settled that depend on the raw model."""
+        del raw
+        return self
+
+    def bind(self, raw: RawModel | Signature, roles: Mapping[str, str] | None = None) -> Program:
+        """Meet the outputs of a raw model: find the roles, check the steps and compile their decisions.
+
+        Args:
+            raw: The raw model, or what it gives where that is known already.
+            roles: Names of outputs by role, where axes and sizes leave a choice.
+
+        Returns:
+            The program: everything that fusing, verifying and retuning need to know.
+
+        Raises:
+            OutputRoleError: Roles cannot be told apart, or nothing can be read.
             StatisticsError: A number that a step needs is not known.
             PostProcessorError: The steps do not fit each other or the raw model.
         """
-        return compile_steps(self.steps(layout), layout)
+        signature = raw if isinstance(raw, Signature) else Signature.of_model(raw, self.roles, roles)
+        return Program.compile(self.settled(signature), signature)
 
-    def values_to_calibrate(self, values: Mapping[str, Array], layout: RawLayout) -> dict[Level, Array]:
-        """The values whose threshold and range the statistics of each level are; raw ones, unless a subclass says else.
+    def calibrated_names(self, raw: Signature) -> dict[Level, str]:
+        """Names of the values whose threshold and range the statistics of each level are.
 
         Args:
-            values: Float32 arrays under `raw_score` and `raw_map`, and under the names of inner values.
-            layout: What the raw model gives.
+            raw: What the raw model gives.
 
         Returns:
-            Arrays under `image` and `pixel`, as far as there are such values.
+            Names under `image` and `pixel`; those of the raw values unless a subclass says else.
         """
-        del layout
-        names: tuple[tuple[Level, str], ...] = (("image", RAW_SCORE), ("pixel", RAW_MAP))
-        return {level: values[name] for level, name in names if name in values}
+        names: dict[Level, str] = {"image": RAW_SCORE, "pixel": RAW_MAP}
+        return {level: name for level, name in names.items() if name in raw}
 
-    def decisions(self, layout: RawLayout) -> dict[str, DecidingStep | None]:
-        """The outputs that decide; see `CompiledSteps.decisions`."""
-        return self.compiled(layout).decisions
+    def bind_calibration(self, raw: Signature) -> CompiledSteps:
+        """The steps that compute the values which are calibrated, before any statistics are known.
+
+        Args:
+            raw: What the raw model gives.
+        """
+        return compile_steps((), raw, wanted=())
 
     def __call__(self, raw: Mapping[str, ArrayLike | None] | object) -> Predictions:
         """Post-process the raw outputs of a batch in NumPy, float32 throughout.
@@ -148,79 +166,13 @@ class PostProcessor(ABC):
             ValueError: Neither is given, or one has another shape or element type.
             StatisticsError: A number that is needed is not known.
         """
-        return self.predict(checked_values(raw, classes=self.takes_classes))
+        return self.predict(checked_values(raw, self.roles))
 
-    def predict(self, values: Mapping[str, Array], layout: RawLayout | None = None) -> Predictions:
-        """Post-process raw values as a model returns them.
-
-        Args:
-            values: Float32 arrays under `raw_score` and `raw_map`, and under the names of inner values where these are
-                known already; they are then not computed anew.
-            layout: What the raw model gives; None to tell from the values.
-
-        Returns:
-            The predictions.
+    def predict(self, values: Mapping[str, Array]) -> Predictions:
+        """Post-process raw values, by role; see `Program.run`.
 
         Raises:
             StatisticsError: A number that is needed is not known.
         """
-        return self.predictions(self.run(values, layout))
-
-    def predictions(self, values: Mapping[str, Array]) -> Predictions:
-        """The outputs among the values that `run` returned."""
-        found = {name: values[name] for name in OUTPUT_NAMES if name in values}
-        if self.pack:
-            # Inside the packed tensor they are numbers.
-            found = {name: array > 0 if name in DECISION_NAMES else array for name, array in found.items()}
-        return Predictions(**found)
-
-    def run(self, values: Mapping[str, Array], layout: RawLayout | None = None) -> dict[str, Array]:
-        """Every value that is needed for the outputs, by name, and those given; arguments as of `predict`."""
-        layout = layout_of(values) if layout is None else layout
-        compiled = self.bound(layout).compiled(layout)
-        found = dict(values)
-        for step in compiled.needed(OUTPUT_NAMES, values):
-            found[step.target] = step.reference(*(found[name] for name in step.reads))
-            check_result(step, found[step.target], compiled.forms[step.target])
-        return found
-
-    def emit(self, op: Emitter, raw: Mapping[str, ir.Value], layout: RawLayout) -> dict[str, ir.Value]:
-        """Write the steps into a graph.
-
-        Args:
-            op: The vocabulary, at the graph's opset.
-            raw: Float32 values of the graph under `raw_score` and `raw_map`, as far as `layout` has them.
-            layout: What the raw model gives.
-
-        Returns:
-            Every value by name, those given included; outputs are those named in `OUTPUT_NAMES`, in that order, or
-            with `pack` the one named `PACKED_NAME`.
-
-        Raises:
-            StatisticsError: A number that a step needs is not known.
-            PostProcessorError: The steps do not fit, or the predictions cannot be packed.
-        """
-        values = dict(raw)
-        compiled = self.compiled(layout)
-        for step in compiled.steps:
-            read = [values[name] for name in step.reads]
-            with op.scope(step.target):
-                emitted = step.emit(op, *read)
-                if emitted is None:
-                    raise PostProcessorError(f"{named(step)} emits nothing, expected emit() to return a value.")
-                # A value that is handed on needs a name of its own: that of the raw model must survive.
-                values[step.target] = op.unchanged(emitted) if any(emitted is each for each in read) else emitted
-        outputs: dict[str, ir.Value] = {name: values.pop(name) for name in OUTPUT_NAMES if name in values}
-        if self.pack:
-            check_packable(compiled.forms, layout)
-            with op.scope(PACKED_NAME):
-                outputs = {name: _as_number(op, value) for name, value in outputs.items()}
-                outputs = {PACKED_NAME: emit_packed(op, outputs, layout)}
-        return {**outputs, **values}
-
-
-def _as_number(op: Emitter, value: ir.Value) -> ir.Value:
-    """A decision as 0 or 1; numbers stay what they are."""
-    if value.dtype is None or value.dtype.numpy() != np.bool_:
-        return value
-    return op.where(value, op.constant(np.float32(1), "anomalous"), op.constant(np.float32(0), "normal"))
+        program = self.bind(Signature.of_values(values, self.roles))
+        return program.predictions(program.run(values))

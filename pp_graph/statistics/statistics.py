@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsFloat
+from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import msgspec
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _FLOAT32_MAX = 3.4028234663852886e38
 _FIELDS = "threshold, min, max (numbers or null)"
+
+Level = Literal["image", "pixel"]
+"""Whether numbers are of image scores or of the pixels of maps."""
 
 
 class LevelStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -5,6 +5,7 @@ A new step is one file and one entry in `STEPS`; the tests compare the twins of 
 
 from __future__ import annotations
 
+from pp_graph.steps.accepts import CLASSES, DECISION, MAP, MAPS, MASK, NUMBERS, Accepts
 from pp_graph.steps.compare import DECISION_VALUES, Compare, DecidingStep, DecisionType
 from pp_graph.steps.compare_per_class import ComparePerClass
 from pp_graph.steps.compare_per_pixel import ComparePerPixel, levels_as_text
@@ -12,7 +13,6 @@ from pp_graph.steps.crop_border import CropBorder
 from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff, find_cutoffs
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.encode_decision import EncodeDecision
-from pp_graph.steps.form import DECISION, MAP, MASK, NUMBERS, Accepts, Form, MapAxes
 from pp_graph.steps.gaussian_blur import GaussianBlur
 from pp_graph.steps.gaussian_cdf import GaussianCDF
 from pp_graph.steps.graph_step import GraphStep
@@ -39,6 +39,7 @@ from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step
 from pp_graph.steps.temperature import Temperature
 from pp_graph.steps.top_k_mean import TopKMean
 from pp_graph.steps.z_score import ZScore
+from pp_graph.values import ValueType
 
 STEPS: tuple[type[Step], ...] = (
     MaxOverMap,
@@ -75,9 +76,11 @@ STEPS: tuple[type[Step], ...] = (
 )
 
 __all__ = [
+    "CLASSES",
     "DECISION",
     "DECISION_VALUES",
     "MAP",
+    "MAPS",
     "MASK",
     "MINIMUM_OPSET",
     "NEVER",
@@ -97,13 +100,11 @@ __all__ = [
     "Emitter",
     "EncodeDecision",
     "ErodeMask",
-    "Form",
     "GaussianBlur",
     "GaussianCDF",
     "GraphStep",
     "Hysteresis",
     "Keep",
-    "MapAxes",
     "MaskByLabel",
     "MaxOverMap",
     "MeanOverMap",
@@ -126,6 +127,7 @@ __all__ = [
     "Step",
     "Temperature",
     "TopKMean",
+    "ValueType",
     "ZScore",
     "find_cutoff",
     "find_cutoffs",

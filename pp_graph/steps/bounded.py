@@ -9,6 +9,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, as_float32
+from pp_graph.values import Scale
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,6 +43,11 @@ class BoundedStep(MonotoneStep):
     @abstractmethod
     def _compute(self, x: Array) -> Array:
         """The step on float32 numbers of which none is NaN, in float32 or float64."""
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """Between the bounds."""
+        del scales
+        return Scale(*self.bounds)
 
     def reference(self, array: Array) -> Array:
         """Compute the step; float32 of any shape to float32 of that shape, without NaN."""

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.accepts import NUMBERS, Accepts
 from pp_graph.steps.cutoff import Cutoff, find_cutoff
-from pp_graph.steps.float_keys import HIGHEST_KEY, LOWEST_KEY, from_key
-from pp_graph.steps.form import NUMBERS, Accepts, Form
 from pp_graph.steps.monotone_chain import MonotoneChain
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step, as_float32, checked_on_nan
+from pp_graph.values.float_keys import HIGHEST_KEY, LOWEST_KEY, from_key
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import ValueType
 
 DecisionType = Literal["bool", "u8", "u8_255", "f32"]
 """Element type of a decision: booleans, or numbers that stand for them."""
@@ -91,7 +92,7 @@ class DecidingStep(Step):
         span = 0.0 if self.normalizer is None else self.normalizer.span
         return span if span > 0 else 1.0
 
-    def behind(self, normalizer: MonotoneStep) -> Self:
+    def pulled_back(self, normalizer: MonotoneStep) -> Self:
         """The same decision about what a monotone step reads, instead of what it computes."""
         own = self.normalizer
         _require_rising(normalizer)
@@ -114,9 +115,9 @@ class DecidingStep(Step):
         decision: Array = value > self.levels
         return decision
 
-    def form(self, form: Form) -> Form:
-        """Decisions of the form of the numbers."""
-        return dataclasses.replace(form, dtype="bool")
+    def output_type(self, value: ValueType) -> ValueType:
+        """Decisions on the axes of the numbers."""
+        return value.as_dtype("bool")
 
     def _anomalous(self, array: Array) -> Array:
         return np.where(np.isnan(array), self.on_nan == "anomalous", self._decide(array))
@@ -192,9 +193,9 @@ class Compare(DecidingStep):
         """The level, as an array of no axes."""
         return np.array(self.level, np.float32)
 
-    def form(self, form: Form) -> Form:
-        """Decisions of the form of the numbers, in the element type asked for."""
-        return dataclasses.replace(form, dtype=DECISION_VALUES[self.dtype][0].dtype.name)
+    def output_type(self, value: ValueType) -> ValueType:
+        """Decisions on the axes of the numbers, in the element type asked for."""
+        return value.as_dtype(DECISION_VALUES[self.dtype][0].dtype.name)
 
     def reference(self, array: Array) -> Array:
         """Decide for an array; float32 of any shape to `dtype` of that shape."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import NUMBERS, Accepts, Form, ImageAxes, MapAxes
+from pp_graph.steps.accepts import CLASSES, Accepts
 from pp_graph.steps.several_cutoffs import SeveralCutoffs
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, as_float32, checked_on_nan
+
+if TYPE_CHECKING:
+    from pp_graph.values import ValueType
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class ComparePerClass(SeveralCutoffs):
         PostProcessorError: There are no levels, or one is not finite in float32.
     """
 
-    accepts: ClassVar[tuple[Accepts, ...]] = (dataclasses.replace(NUMBERS, known_axes=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (CLASSES,)
     source: str
     target: str
     class_levels: tuple[float, ...]
     normalizer: MonotoneStep | None = None
     on_nan: OnNaN = "anomalous"
-    axes: ImageAxes | MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse levels that float32 cannot hold."""
@@ -57,36 +60,36 @@ class ComparePerClass(SeveralCutoffs):
         )
         object.__setattr__(self, "class_levels", levels)
 
-    def bound(self, form: Form) -> Self:
+    def bind(self, value: ValueType) -> Self:
         """The step with its axes.
 
         Raises:
             PostProcessorError: There are not as many classes as levels.
         """
-        check_class_axis(form)
-        if form.classes != len(self.class_levels):
+        check_class_count(value)
+        classes = value.size("C")
+        if classes != len(self.class_levels):
             raise PostProcessorError(
-                f"there are {len(self.class_levels)} class_levels for {form.classes} classes, {form}, expected one "
+                f"there are {len(self.class_levels)} class_levels for {classes} classes, {value}, expected one "
                 "each. Give a level a class."
             )
-        return dataclasses.replace(self, axes=form.axes)
+        return dataclasses.replace(self, axes=value.known_axes)
 
     @property
     def levels(self) -> Array:
-        """(C,), or (C,1,1) for (N,C,H,W)."""
-        levels = np.array(self.class_levels, np.float32)
-        return levels[:, None, None] if self.axes == "NCHW" else levels
+        """(C,), with an axis of size 1 for each one behind the classes: (C,1,1) for (N,C,H,W)."""
+        axes = self.axes or "NC"
+        behind = len(axes) - 1 - axes.index("C")
+        return np.array(self.class_levels, np.float32).reshape(-1, *(1,) * behind)
 
 
-def check_class_axis(form: Form) -> None:
-    """Make sure that a value has an axis of classes whose size is known.
+def check_class_count(value: ValueType) -> None:
+    """Make sure that the number of classes is known.
 
     Raises:
-        PostProcessorError: It has none, or its size is open.
+        PostProcessorError: It is open.
     """
-    if form.axes in ("N", "NHW"):
-        raise PostProcessorError(f"{form} has no axis of classes, expected (N,C), (N,C,H,W) or (N,H,W,C).")
-    if form.classes is None:
+    if value.size("C") is None:
         raise PostProcessorError(
-            f"the number of classes of {form} is open, expected a known one. Export the model with its output shapes."
+            f"the number of classes of {value} is open, expected a known one. Export the model with its output shapes."
         )

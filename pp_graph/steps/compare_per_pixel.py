@@ -8,15 +8,18 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import Accepts, Form, MapAxes
+from pp_graph.steps.accepts import MAPS, Accepts
 from pp_graph.steps.several_cutoffs import SeveralCutoffs
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, checked_on_nan
+
+if TYPE_CHECKING:
+    from pp_graph.values import ValueType
 
 _TEXT: Final = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8}):([A-Za-z0-9+/=]*)", re.ASCII)
 _EXPECTED: Final = "rows of numbers, or their text as levels_as_text(array) writes it"
@@ -98,14 +101,14 @@ class ComparePerPixel(SeveralCutoffs):
         PostProcessorError: The levels are no map of numbers that are finite in float32.
     """
 
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(level="pixel", classes=True, known_axes=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
     per_pixel: ClassVar[bool] = True
     source: str
     target: str
     pixel_levels: str | tuple[tuple[float, ...], ...]
     normalizer: MonotoneStep | None = None
     on_nan: OnNaN = "anomalous"
-    axes: MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse levels that float32 cannot hold."""
@@ -117,20 +120,20 @@ class ComparePerPixel(SeveralCutoffs):
         except PostProcessorError as error:
             raise PostProcessorError(f"pixel_levels of '{self.target}': {error}") from error
 
-    def bound(self, form: Form) -> Self:
+    def bind(self, value: ValueType) -> Self:
         """The step with its axes.
 
         Raises:
             PostProcessorError: The map has not the size of the levels, or an open one.
         """
         height, width = self._map.shape
-        if form.size != (height, width):
-            found = "an open size" if form.size is None else f"{form.size[0]}x{form.size[1]} pixels"
+        if value.map_size != (height, width):
+            found = "an open size" if value.map_size is None else f"{value.map_size[0]}x{value.map_size[1]} pixels"
             raise PostProcessorError(
-                f"the map, {form}, has {found}, expected {height}x{width} as pixel_levels has. Give levels of the "
+                f"the map, {value}, has {found}, expected {height}x{width} as pixel_levels has. Give levels of the "
                 "map's size, export the model with a fixed size, or resize the map first, with ResizeMap."
             )
-        return dataclasses.replace(self, axes=form.map_axes)
+        return dataclasses.replace(self, axes=value.known_axes)
 
     @cached_property
     def _map(self) -> npt.NDArray[np.float32]:

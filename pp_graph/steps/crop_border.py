@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.accepts import MAPS_AND_MASKS, Accepts
 from pp_graph.steps.checks import require_whole
-from pp_graph.steps.form import Accepts, Form, MapAxes, rank_of, spatial_axes
-from pp_graph.steps.neighbourhood import MAPS_AND_MASKS, require_array_size, require_size
+from pp_graph.steps.neighbourhood import require_array_size, require_size
 from pp_graph.steps.step import Array, Step
+from pp_graph.values import ValueType, spatial_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale
 
 _WIDEST: Final = 2**16
 
@@ -46,7 +47,7 @@ class CropBorder(Step):
     source: str
     target: str
     border: int | Sequence[int]
-    axes: MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no number of pixels."""
@@ -77,17 +78,22 @@ class CropBorder(Step):
         """One pixel more than are cut off."""
         return max(self._least)
 
-    def bound(self, form: Form) -> Self:
+    def bind(self, value: ValueType) -> Self:
         """The crop of a map of known axes, of which something is left if its size is known."""
-        require_size(form, self._least, "for one to be left")
-        return super().bound(form)
+        require_size(value, self._least, "for one to be left")
+        return super().bind(value)
 
-    def form(self, form: Form) -> Form:
+    def output_type(self, value: ValueType) -> ValueType:
         """A map of what is left."""
-        if form.size is None:
-            return form
+        if value.map_size is None:
+            return value
         top, bottom, left, right = self._sides
-        return dataclasses.replace(form, size=(form.size[0] - top - bottom, form.size[1] - left - right))
+        height, width = value.map_size
+        return value.resized(H=height - top - bottom, W=width - left - right)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
 
     def reference(self, array: Array) -> Array:
         """Cut an array; its element type stays."""
@@ -119,7 +125,7 @@ class CropBorder(Step):
         for place, axis in enumerate(axes):
             lost = before[place] + behind[place]
             if lost and axis in open_axes:
-                cut = op.pad(cut, (axis,), lost, "reflect", rank=rank_of(self.axes))
+                cut = op.pad(cut, (axis,), lost, "reflect", rank=len(self.axes or "NCHW"))
                 before[place] += lost
                 behind[place] += lost
         cut = op.shortened(cut, axes, before, behind)

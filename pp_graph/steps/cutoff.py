@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.steps.float_keys import HIGHEST_KEY, LOWEST_KEY, from_keys
+from pp_graph.values.float_keys import HIGHEST_KEY, LOWEST_KEY, from_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.accepts import DECISION, Accepts
 from pp_graph.steps.compare import DECISION_VALUES, DecisionType
-from pp_graph.steps.form import Accepts, Form
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import ValueType
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class EncodeDecision(Step):
         PostProcessorError: `dtype` is something else.
     """
 
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(dtypes=("bool",), classes=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (DECISION,)
     source: str
     target: str
     dtype: DecisionType = "u8"
@@ -42,9 +42,9 @@ class EncodeDecision(Step):
         if self.dtype not in DECISION_VALUES or self.dtype == "bool":
             raise PostProcessorError(f"dtype of '{self.target}' is {self.dtype!r}, expected u8, u8_255 or f32.")
 
-    def form(self, form: Form) -> Form:
+    def output_type(self, value: ValueType) -> ValueType:
         """The same in the other element type."""
-        return dataclasses.replace(form, dtype=DECISION_VALUES[self.dtype][0].dtype.name)
+        return value.as_dtype(DECISION_VALUES[self.dtype][0].dtype.name)
 
     def reference(self, array: Array) -> Array:
         """Encode an array."""

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.accepts import MAPS
 from pp_graph.steps.checks import require_whole
-from pp_graph.steps.form import Accepts, Form, MapAxes, rank_of, spatial_axes
-from pp_graph.steps.neighbourhood import MAPS, require_array_size, require_size
+from pp_graph.steps.neighbourhood import require_array_size, require_size
 from pp_graph.steps.step import Array, Step, as_float32
+from pp_graph.values import ValueType, spatial_axes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from pp_graph.steps.accepts import Accepts
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale
 
 _LARGEST_KERNEL: Final = 255
 
@@ -54,7 +57,7 @@ class GaussianBlur(Step):
     target: str
     sigma: float
     kernel_size: int | None = None
-    axes: MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a kernel that does not exist, or that would take too long."""
@@ -91,10 +94,14 @@ class GaussianBlur(Step):
         """One pixel more than are mirrored."""
         return self._radius + 1
 
-    def bound(self, form: Form) -> Self:
+    def bind(self, value: ValueType) -> Self:
         """The blur of a map of known axes, which is large enough if its size is known."""
-        require_size(form, (self.least_size, self.least_size), f"to be mirrored by {self._radius}")
-        return super().bound(form)
+        require_size(value, (self.least_size, self.least_size), f"to be mirrored by {self._radius}")
+        return super().bind(value)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
 
     def reference(self, array: Array) -> Array:
         """Smooth an array."""
@@ -124,7 +131,7 @@ class GaussianBlur(Step):
         shape = op.shape_of(value)
         radius = self._radius
         for axis in spatial_axes(self.axes):
-            padded = op.pad(value, (axis,), radius, "reflect", rank=rank_of(self.axes)) if radius else value
+            padded = op.pad(value, (axis,), radius, "reflect", rank=len(self.axes or "NCHW")) if radius else value
             total = None
             for k, weight in enumerate(self._weights):
                 cuts = [

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import Accepts, Form
+from pp_graph.steps.accepts import Accepts
 from pp_graph.steps.opset_adaptation import Trials, adapted, opset_of, run_model
 from pp_graph.steps.step import Array, Step
+from pp_graph.values import DType, ValueType, spatial_axes
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pp_graph.model import Shape
     from pp_graph.steps.emitter import Emitter
 
-_TAKES: Final = Accepts(dtypes=("float32", "bool"), classes=True, known_axes=True)
+_TAKES: Final = Accepts(dtypes=("float32", "bool"), known_rank=True)
 _GIVES: Final = ("float32", "bool")
 _BATCHES: Final = (3, 1)
 _OPEN_SIZES: Final = ((48, 40), (64, 56))
@@ -40,7 +41,7 @@ class GraphStep(Step):
     """A step whose ONNX operators come as a model of their own.
 
     A subclass says where the model comes from (`model`), and what computes the same in NumPy (`reference`). When the
-    step is bound, both are run on a few arrays of the form that it reads: from what comes out follows whether it
+    step is bound, both are run on a few arrays of the type that it reads: from what comes out follows whether it
     computes a score (N,), (N,1) or (N,C), or a map (N,H,W), (N,1,H,W), (N,H,W,1) or (N,C,H,W), and whether it does so
     for any batch. The model is then written at the opset of the raw one, tried out again, and inlined under fresh
     names.
@@ -50,7 +51,7 @@ class GraphStep(Step):
         target: Name of the value written, float32 or bool.
         others: Names of further values to read, behind `source`.
         exact: Whether every runtime computes the same bits; see `Step`.
-        forms: What is known of the values that are read; filled in.
+        types: Types of the values that are read; filled in.
 
     Raises:
         PostProcessorError: A name is no text.
@@ -62,7 +63,7 @@ class GraphStep(Step):
     _: KW_ONLY
     others: tuple[str, ...] = ()
     exact: bool = False  # type: ignore[misc]
-    forms: tuple[Form, ...] | None = field(default=None, repr=False)
+    types: tuple[ValueType, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Take one further name for a list of one."""
@@ -87,12 +88,12 @@ class GraphStep(Step):
         return tuple(_TAKES for _ in self.reads)
 
     @abstractmethod
-    def model(self, forms: Sequence[Form], example: tuple[Array, ...]) -> onnx.ModelProto:
-        """The step as a model of one output, which reads values of some forms in the order of `reads`.
+    def model(self, types: Sequence[ValueType], example: tuple[Array, ...]) -> onnx.ModelProto:
+        """The step as a model of one output, which reads values of some types in the order of `reads`.
 
         Args:
-            forms: What is known of them.
-            example: Arrays of such forms.
+            types: Their types.
+            example: Arrays of these types.
 
         Returns:
             The model, at an opset of its own; local functions are inlined later.
@@ -105,20 +106,20 @@ class GraphStep(Step):
         """What decides what `model` returns, so that it is asked once; None to ask each time."""
         return None
 
-    def bound(self, *forms: Form) -> Self:
-        """This step with its model, for values of these forms.
+    def bind(self, *types: ValueType) -> Self:
+        """This step with its model, for values of these types.
 
         Raises:
             PostProcessorError: Model or reference do not take them, or return what is no score and no map.
         """
-        step = dataclasses.replace(self, forms=forms)
+        step = dataclasses.replace(self, types=types)
         step._built  # noqa: B018 - refuse here what cannot be built
         return step
 
-    def form(self, *forms: Form) -> Form:
+    def output_type(self, *types: ValueType) -> ValueType:
         """What the reference was seen to return."""
-        del forms
-        return self._built.form
+        del types
+        return self._built.type
 
     def emit(self, op: Emitter, *values: ir.Value) -> ir.Value:
         """Write the model's operators at the graph's opset.
@@ -131,21 +132,21 @@ class GraphStep(Step):
         model = adapted(built.model, op.opset, built.trials, what)
         before = op.shape_of(values[0])
         batch = None if not before else before[0]
-        return op.inline(model, values, _shape(built.form, batch))
+        return op.inline(model, values, _shape(built.type, batch))
 
     @cached_property
     def _built(self) -> _Built:
-        if self.forms is None:
+        if self.types is None:
             raise PostProcessorError(
                 f"{type(self).__name__} of '{self.target}' does not know yet what it reads. Let a PostProcessor return "
-                "it among its steps, or call bound(...) with the forms."
+                "it among its steps, or call bind(...) with the types."
             )
         content = self.content()
         if content is None:
-            return _build(self, self.forms)
-        key = (type(self), content, self.forms)
+            return _build(self, self.types)
+        key = (type(self), content, self.types)
         if key not in _kept:
-            _kept[key] = _build(self, self.forms)
+            _kept[key] = _build(self, self.types)
             if len(_kept) > _KEPT:
                 _kept.popitem(last=False)
         return _kept[key]
@@ -153,21 +154,21 @@ class GraphStep(Step):
 
 @dataclass(frozen=True)
 class _Built:
-    """A model at its own opset, the form of what it computes, and what to try it out with."""
+    """A model at its own opset, the type of what it computes, and what to try it out with."""
 
     model: onnx.ModelProto
-    form: Form
+    value: ValueType
     trials: Trials
 
 
 _kept: OrderedDict[Hashable, _Built] = OrderedDict()
 
 
-def _build(step: GraphStep, forms: tuple[Form, ...]) -> _Built:
-    trials = Trials(forms, _trial_arrays(forms))
+def _build(step: GraphStep, types: tuple[ValueType, ...]) -> _Built:
+    trials = Trials(types, _trial_arrays(types))
     results = [_reference(step, arrays) for arrays in trials.arrays]
-    form = _form_of(forms, trials.arrays, results)
-    model = _typed(step.model(forms, trials.arrays[-1]), forms, form)
+    written = _type_of(types, trials.arrays, results)
+    model = _typed(step.model(types, trials.arrays[-1]), types, written)
     for arrays, expected in zip(trials.arrays, results, strict=True):
         try:
             found = run_model(model, arrays)
@@ -182,26 +183,26 @@ def _build(step: GraphStep, forms: tuple[Form, ...]) -> _Built:
                 f"its model returns {found.dtype} {found.shape}, expected {expected.dtype} {expected.shape} as its "
                 "reference. Make both compute the same."
             )
-    return _Built(model, form, trials)
+    return _Built(model, written, trials)
 
 
-def _trial_arrays(forms: Sequence[Form]) -> list[tuple[Array, ...]]:
-    """Arrays of some forms: several batches, and sizes where these are open; the last is the best example."""
+def _trial_arrays(types: Sequence[ValueType]) -> list[tuple[Array, ...]]:
+    """Arrays of some types: several batches, and sizes where these are open; the last is the best example."""
     rng = np.random.default_rng(0)
-    open_size = any(form.level == "pixel" and form.size is None for form in forms)
+    open_size = any(value.per_pixel and value.map_size is None for value in types)
     cases = [(batch, _OPEN_SIZES[0]) for batch in _BATCHES] + ([(2, _OPEN_SIZES[1])] if open_size else [])
     # An example of batch 1 would make an exporter take that for fixed.
     cases = [case for case in cases if case[0] == 1] + [case for case in cases if case[0] != 1]
     trials = []
     for turn, (batch, size) in enumerate(cases):
         arrays: list[Array] = []
-        for form in forms:
-            height, width = form.size or size
-            sizes = {"N": batch, "C": form.classes or _OPEN_CLASSES, "H": height, "W": width}
-            shape = [sizes[axis] for axis in form.axes or "N"]
+        for value in types:
+            height, width = value.map_size or size
+            sized = value.resized(H=height, W=width) if value.per_pixel else value
+            shape = sized.example_shape(batch=batch, C=_OPEN_CLASSES)
             # Raw values lie around zero, or far above.
             numbers = rng.normal(20.0 * turn, 3.0 + 3.0 * turn, shape).astype(np.float32)
-            arrays.append(numbers > 0 if form.dtype == "bool" else numbers)
+            arrays.append(numbers > 0 if value.dtype == "bool" else numbers)
         trials.append(tuple(arrays))
     return trials
 
@@ -228,7 +229,7 @@ def _reference(step: GraphStep, arrays: tuple[Array, ...]) -> Array:
     return result
 
 
-def _form_of(forms: Sequence[Form], trials: Sequence[tuple[Array, ...]], results: Sequence[Array]) -> Form:
+def _type_of(types: Sequence[ValueType], trials: Sequence[tuple[Array, ...]], results: Sequence[Array]) -> ValueType:
     """What is known of a value, from what came out for some arrays."""
     first = results[0]
     if len({(result.ndim, result.dtype) for result in results}) > 1:
@@ -239,30 +240,32 @@ def _form_of(forms: Sequence[Form], trials: Sequence[tuple[Array, ...]], results
             f"its reference returns {seen}, expected one rank for any batch. Keep the axis of the batch: squeeze named "
             "axes only."
         )
-    dtype = first.dtype.name
-    open_classes = any(form.classes is None for form in forms)
+    dtype: DType = "bool" if first.dtype == np.bool_ else "float32"
+    open_classes = any(value.size("C") is None for value in types)
     if first.ndim <= 2:
-        count = first.shape[1] if first.ndim == 2 else 1
-        classes = None if open_classes and count == _OPEN_CLASSES else count
-        return Form("image", dtype, "N" if first.ndim == 1 else "NC", classes)
-    if first.ndim == 3:
-        return Form("pixel", dtype, "NHW", 1, _size(results, (1, 2)))
-    last = forms[0].axes == "NHWC" and first.shape[3] == (forms[0].classes or _OPEN_CLASSES)
-    if first.shape[1] != 1 and (last or first.shape[3] == 1):
-        count, axes = first.shape[3], (1, 2)
+        axes = "NC"[: first.ndim]
+    elif first.ndim == 3:
+        axes = "NHW"
     else:
-        count, axes = first.shape[1], (2, 3)
-    classes = None if open_classes and count == _OPEN_CLASSES else count
-    return Form("pixel", dtype, "NHWC" if axes == (1, 2) else "NCHW", classes, _size(results, axes))
+        last = types[0].axes == "NHWC" and first.shape[3] == (types[0].size("C") or _OPEN_CLASSES)
+        axes = "NHWC" if first.shape[1] != 1 and (last or first.shape[3] == 1) else "NCHW"
+    written = ValueType(axes, dtype=dtype)
+    if "C" in axes:
+        count = first.shape[axes.index("C")]
+        written = written.resized(C=None if open_classes and count == _OPEN_CLASSES else count)
+    if written.per_pixel:
+        height, width = _size(results, spatial_axes(axes))
+        written = written.resized(H=height, W=width)
+    return written
 
 
-def _size(results: Sequence[Array], axes: tuple[int, int]) -> tuple[int, int] | None:
+def _size(results: Sequence[Array], axes: tuple[int, int]) -> tuple[int | None, int | None]:
     """Height and width, where they are the same whatever was read."""
     sizes = {(result.shape[axes[0]], result.shape[axes[1]]) for result in results}
-    return sizes.pop() if len(sizes) == 1 else None
+    return sizes.pop() if len(sizes) == 1 else (None, None)
 
 
-def _typed(model: onnx.ModelProto, forms: Sequence[Form], form: Form) -> onnx.ModelProto:
+def _typed(model: onnx.ModelProto, types: Sequence[ValueType], written: ValueType) -> onnx.ModelProto:
     """A step's model without local functions, its inputs and output declared as they are."""
     import onnx
     from onnx import helper, inliner
@@ -270,12 +273,12 @@ def _typed(model: onnx.ModelProto, forms: Sequence[Form], form: Form) -> onnx.Mo
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [each for each in graph.input if each.name not in initializers]
-    if len(inputs) != len(forms) or len(graph.output) != 1:
+    if len(inputs) != len(types) or len(graph.output) != 1:
         raise PostProcessorError(
-            f"its model has {len(inputs)} inputs and {len(graph.output)} outputs, expected {len(forms)} and 1. List "
+            f"its model has {len(inputs)} inputs and {len(graph.output)} outputs, expected {len(types)} and 1. List "
             "what it reads as source and others=(...), and return one value."
         )
-    for each, given in zip(inputs, forms, strict=True):
+    for each, given in zip(inputs, types, strict=True):
         declared, wanted = each.type.tensor_type.elem_type, _element_type(given.dtype)
         if declared not in (0, wanted):
             raise PostProcessorError(
@@ -283,11 +286,10 @@ def _typed(model: onnx.ModelProto, forms: Sequence[Form], form: Form) -> onnx.Mo
                 f"{onnx.TensorProto.DataType.Name(wanted)}. Cast it inside."
             )
     declared_inputs = [
-        helper.make_tensor_value_info(each.name, _element_type(given.dtype), [None] * len(given.axes or ""))
-        for each, given in zip(inputs, forms, strict=True)
+        helper.make_tensor_value_info(each.name, _element_type(given.dtype), [None] * given.rank)
+        for each, given in zip(inputs, types, strict=True)
     ]
-    rank = len(form.axes or "")
-    output = helper.make_tensor_value_info(graph.output[0].name, _element_type(form.dtype), [None] * rank)
+    output = helper.make_tensor_value_info(graph.output[0].name, _element_type(written.dtype), [None] * written.rank)
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     for entries, new in ((typed.graph.input, declared_inputs), (typed.graph.output, [output])):
@@ -337,7 +339,5 @@ def _element_type(dtype: str) -> int:
     return int(onnx.TensorProto.BOOL if dtype == "bool" else onnx.TensorProto.FLOAT)
 
 
-def _shape(form: Form, batch: Any) -> Shape:
-    height, width = form.size or (None, None)
-    sizes = {"N": batch, "C": form.classes, "H": height, "W": width}
-    return tuple(sizes[axis] for axis in form.axes or "")
+def _shape(value: ValueType, batch: Any) -> Shape:
+    return tuple(batch if axis == "N" else size for axis, size in zip(value.axes, value.sizes, strict=True))

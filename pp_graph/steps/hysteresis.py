@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.accepts import MASK, Accepts
 from pp_graph.steps.checks import require_one_of
-from pp_graph.steps.form import MASK, Accepts, Form, MapAxes
 from pp_graph.steps.labelling import CONNECTIVITIES, Connectivity, emit_regions, emit_totals, require_opset
 from pp_graph.steps.one_channel import Mask, emit_with_channel, emit_without_channel, like, without_channel
 from pp_graph.steps.runs import Runs
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import ValueType
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Hysteresis(Step):
     strong: str
     target: str
     connectivity: Connectivity = 8
-    axes: MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse parameters without a meaning."""
@@ -58,13 +59,14 @@ class Hysteresis(Step):
         """The weak mask, and the strong one."""
         return (self.source, self.strong)
 
-    def bound(self, weak: Form, strong: Form) -> Self:
+    def bind(self, weak: ValueType, strong: ValueType) -> Self:
         """This step on masks of these axes."""
-        if weak.axes != strong.axes or (weak.size and strong.size and weak.size != strong.size):
+        sizes = {value.map_size for value in (weak, strong) if value.map_size is not None}
+        if weak.axes != strong.axes or len(sizes) > 1:
             raise PostProcessorError(
                 f"'{self.source}' is {weak} and '{self.strong}' is {strong}, expected two masks of one shape."
             )
-        return replace(self, axes=weak.map_axes)
+        return replace(self, axes=weak.known_axes)
 
     def reference(self, weak: Mask, strong: Mask) -> Mask:
         """Find the regions of an array, and keep those with a strong pixel."""

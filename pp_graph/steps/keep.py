@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Keep(MonotoneStep):
     exact: ClassVar[bool] = True
     source: str
     target: str
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
 
     def reference(self, array: Array) -> Array:
         """Return the array as float32."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from pp_graph.steps.form import MASK, Accepts, MapAxes
+from pp_graph.steps.accepts import MASK, Accepts
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pp_graph.steps.emitter import Emitter
 
-_LABEL: Final = Accepts(level="image", dtypes=("bool",))
+_LABEL: Final = Accepts(dtypes=("bool",), lacks="HW", single="C")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MaskByLabel(Step):
     source: str
     label: str
     target: str
-    axes: MapAxes | None = None
+    axes: str | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:

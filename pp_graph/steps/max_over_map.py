@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from pp_graph.steps.form import Accepts, Form, MapAxes
+from pp_graph.steps.accepts import Accepts
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale, ValueType
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,18 @@ class MaxOverMap(Step):
     """
 
     pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(level="pixel"),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(needs="HW"),)
     source: str
     target: str
-    axes: MapAxes | None = None
+    axes: str | None = None
 
-    def form(self, form: Form) -> Form:
+    def output_type(self, value: ValueType) -> ValueType:
         """One number an image."""
-        return Form("image", axes="N" if self.axes == "NHW" else "NC")
+        return value.reduced("HW").resized(C=1)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
 
     def reference(self, array: Array) -> Array:
         """Reduce an array; NumPy's max already spreads NaN."""

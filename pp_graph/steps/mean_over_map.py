@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pp_graph.steps.form import Accepts, Form, MapAxes
+from pp_graph.steps.accepts import MAPS, Accepts
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale, ValueType
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,22 @@ class MeanOverMap(Step):
 
     exact: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(level="pixel", classes=True, known_axes=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
     source: str
     target: str
-    axes: MapAxes | None = None
+    axes: str | None = None
 
-    def form(self, form: Form) -> Form:
+    def output_type(self, value: ValueType) -> ValueType:
         """One number an image and class."""
-        return Form("image", axes="N" if form.axes == "NHW" else "NC", classes=form.classes)
+        return value.reduced("HW")
 
     @property
     def _spatial(self) -> tuple[int, int]:
         return (2, 3) if self.axes == "NCHW" else (1, 2)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
 
     def reference(self, array: Array) -> Array:
         """Reduce an array: in float64, rounded once."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
 
 import numpy as np
 
+from pp_graph.steps.accepts import MASK, Accepts
 from pp_graph.steps.checks import require_one_of, require_whole
-from pp_graph.steps.form import MASK, Accepts, MapAxes
 from pp_graph.steps.one_channel import Mask, emit_with_channel, emit_without_channel, like, without_channel
 from pp_graph.steps.step import Step
 
@@ -62,7 +62,7 @@ class MorphologyStep(Step):
     target: str
     size: int = 3
     shape: NeighbourhoodShape = "square"
-    axes: MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse neighbourhoods that have no middle."""

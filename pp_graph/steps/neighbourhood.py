@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import DTYPES, Accepts
 
 if TYPE_CHECKING:
-    from pp_graph.steps.form import Form
     from pp_graph.steps.step import Array
-
-MAPS: Final = Accepts(level="pixel", classes=True, known_axes=True)
-"""Maps of one channel or of several, each treated by itself."""
-MAPS_AND_MASKS: Final = Accepts(level="pixel", dtypes=DTYPES, classes=True, known_axes=True)
-"""The same, and masks."""
+    from pp_graph.values import ValueType
 
 
-def require_size(form: Form, least: tuple[int, int], why: str) -> None:
+def require_size(value: ValueType, least: tuple[int, int], why: str) -> None:
     """Refuse a map whose size is known and too small.
 
     Args:
-        form: What is known of the map.
+        value: The map.
         least: Height and width that it must have at least.
         why: What needs them.
 
     Raises:
         PostProcessorError: It is too small.
     """
-    if form.size is not None and (form.size[0] < least[0] or form.size[1] < least[1]):
+    size = value.map_size
+    if size is not None and (size[0] < least[0] or size[1] < least[1]):
         raise PostProcessorError(
-            f"the map has {form.size[0]}x{form.size[1]} pixels, expected at least {least[0]}x{least[1]} {why}."
+            f"the map has {size[0]}x{size[1]} pixels, expected at least {least[0]}x{least[1]} {why}."
         )
 
 

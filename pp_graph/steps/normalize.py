@@ -11,6 +11,7 @@ import numpy as np
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.cutoff import find_cutoff
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, as_float32, checked_on_nan
+from pp_graph.values import Scale
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -87,6 +88,11 @@ class MinMaxNormalize(MonotoneStep):
         cutoff = find_cutoff(lambda x: self.reference(x) >= _ONE)
         assert cutoff is not None, "infinity maps to 1"
         return cutoff
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """0 to 1, with the calibrated threshold at 0.5."""
+        del scales
+        return Scale(0.0, 1.0, threshold=0.5)
 
     def reference(self, array: Array) -> Array:
         """Normalise an array; float32 of any shape to float32 of that shape."""

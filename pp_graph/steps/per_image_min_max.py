@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from pp_graph.steps.form import Accepts, MapAxes
+from pp_graph.steps.accepts import MAPS, Accepts
 from pp_graph.steps.step import Array, OnNaN, Step, checked_on_nan
+from pp_graph.values import Scale
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -43,11 +44,11 @@ class PerImageMinMax(Step):
 
     exact: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(level="pixel", classes=True, known_axes=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
     source: str
     target: str
     on_nan: OnNaN = "anomalous"
-    axes: MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse another meaning of NaN."""
@@ -60,6 +61,11 @@ class PerImageMinMax(Step):
     @property
     def _nan(self) -> np.float32:
         return np.float32(1 if self.on_nan == "anomalous" else 0)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """0 to 1."""
+        del scales
+        return Scale(0.0, 1.0)
 
     def reference(self, array: Array) -> Array:
         """Spread an array."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from pp_graph.steps.accepts import MASK, Accepts
 from pp_graph.steps.checks import require_one_of, require_whole
-from pp_graph.steps.form import MASK, Accepts, MapAxes
 from pp_graph.steps.labelling import CONNECTIVITIES, Connectivity, emit_regions, emit_totals, require_opset
 from pp_graph.steps.one_channel import Mask, emit_with_channel, emit_without_channel, like, without_channel
 from pp_graph.steps.runs import Runs
@@ -45,7 +45,7 @@ class RemoveSmallRegions(Step):
     target: str
     min_area: int
     connectivity: Connectivity = 8
-    axes: MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse parameters without a meaning."""

@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import MAP, Accepts, Form, MapAxes, spatial_axes
+from pp_graph.steps.accepts import MAP, Accepts
 from pp_graph.steps.step import Array, Step
+from pp_graph.values import ValueType, spatial_axes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale
 
 _MOST_PIXELS: Final = 2**27
 
@@ -49,7 +51,7 @@ class ResizeMap(Step):
     target: str
     height: int
     width: int
-    axes: MapAxes | None = None
+    axes: str | None = None
     from_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -65,13 +67,17 @@ class ResizeMap(Step):
                 f"Size of '{self.target}' is {self.height}x{self.width}, expected at most {_MOST_PIXELS:,} pixels."
             )
 
-    def bound(self, form: Form) -> ResizeMap:
+    def bind(self, value: ValueType) -> ResizeMap:
         """This step for a map of known axes, and of a known size where there is one."""
-        return dataclasses.replace(self, axes=form.map_axes, from_size=form.size)
+        return dataclasses.replace(self, axes=value.known_axes, from_size=value.map_size)
 
-    def form(self, form: Form) -> Form:
+    def output_type(self, value: ValueType) -> ValueType:
         """A map of the new size."""
-        return dataclasses.replace(form, size=(self.height, self.width))
+        return value.resized(H=self.height, W=self.width)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
 
     def reference(self, array: Array) -> Array:
         """Resize an array."""

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.compare_per_class import check_class_axis
-from pp_graph.steps.form import NUMBERS, Accepts, Form, ImageAxes, MapAxes
+from pp_graph.steps.accepts import CLASSES, Accepts
+from pp_graph.steps.compare_per_class import check_class_count
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale, ValueType
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class SelectClass(Step):
         PostProcessorError: `index` is no whole number from 0.
     """
 
-    accepts: ClassVar[tuple[Accepts, ...]] = (dataclasses.replace(NUMBERS, known_axes=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (CLASSES,)
     source: str
     target: str
     index: int
-    axes: ImageAxes | MapAxes | None = None
+    axes: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no index."""
@@ -47,27 +48,32 @@ class SelectClass(Step):
             raise PostProcessorError(f"index of '{self.target}' is {self.index!r}, expected a whole number from 0.")
         object.__setattr__(self, "index", int(self.index))
 
-    def bound(self, form: Form) -> Self:
+    def bind(self, value: ValueType) -> Self:
         """The step with its axes.
 
         Raises:
             PostProcessorError: There is no such class.
         """
-        check_class_axis(form)
-        if form.classes is not None and self.index >= form.classes:
+        check_class_count(value)
+        classes = value.size("C")
+        if classes is not None and self.index >= classes:
             raise PostProcessorError(
-                f"index is {self.index}, and {form} has {form.classes} classes, expected at most {form.classes - 1}. "
+                f"index is {self.index}, and {value} has {classes} classes, expected at most {classes - 1}. "
                 "Classes are counted from 0."
             )
-        return dataclasses.replace(self, axes=form.axes)
+        return dataclasses.replace(self, axes=value.known_axes)
 
-    def form(self, form: Form) -> Form:
+    def output_type(self, value: ValueType) -> ValueType:
         """The same with one class."""
-        return dataclasses.replace(form, classes=1)
+        return value.resized(C=1)
 
     @property
     def _axis(self) -> int:
-        return 3 if self.axes == "NHWC" else 1
+        return (self.axes or "NC").index("C")
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
 
     def reference(self, array: Array) -> Array:
         """Cut the class out of an array."""

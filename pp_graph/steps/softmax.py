@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import NUMBERS, Accepts, Form, ImageAxes, MapAxes
+from pp_graph.steps.accepts import CLASSES, Accepts
 from pp_graph.steps.step import Array, Step
+from pp_graph.values import Scale, ValueType
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -36,27 +37,32 @@ class Softmax(Step):
     """
 
     exact: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (dataclasses.replace(NUMBERS, known_axes=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (CLASSES,)
     source: str
     target: str
-    axes: ImageAxes | MapAxes | None = None
+    axes: str | None = None
 
-    def bound(self, form: Form) -> Self:
+    def bind(self, value: ValueType) -> Self:
         """The step with its axes.
 
         Raises:
             PostProcessorError: There are no classes.
         """
-        if form.axes in ("N", "NHW") or form.classes == 1:
+        if value.size("C") == 1:
             raise PostProcessorError(
-                f"{form} has no classes, expected several, (N,C), (N,C,H,W) or (N,H,W,C): of one class the probability "
+                f"{value} has no classes, expected several, (N,C), (N,C,H,W) or (N,H,W,C): of one the probability "
                 "is 1 everywhere. Take a sigmoid instead."
             )
-        return dataclasses.replace(self, axes=form.axes)
+        return dataclasses.replace(self, axes=value.known_axes)
 
     @property
     def _axis(self) -> int:
-        return 3 if self.axes == "NHWC" else 1
+        return (self.axes or "NC").index("C")
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """0 to 1."""
+        del scales
+        return Scale(0.0, 1.0)
 
     def reference(self, array: Array) -> Array:
         """Compute the probabilities in float64, and round them once."""

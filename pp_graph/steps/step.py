@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import NUMBERS, Accepts, Form
+from pp_graph.steps.accepts import NUMBERS, Accepts
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale, ValueType
 
 Array = npt.NDArray[Any]
 
@@ -27,7 +28,7 @@ class Step(ABC):
     """One step of a post-processing: reads named values, writes another.
 
     Subclasses are frozen dataclasses whose fields are the step's parameters; every step has the two fields `source`
-    and `target`. A field `axes: MapAxes | None = None` is filled in with the axes of the map that is read.
+    and `target`. A field `axes: str | None = None` is filled in with the axes of what is read.
 
     Attributes:
         source: Name of the value read.
@@ -36,7 +37,7 @@ class Step(ABC):
             value of the runtime's own: `verify` makes it visible, and counts its difference as drift.
         pointwise: Whether each number follows from what stands at the same place alone.
         accepts: What it takes for each value that it reads, in the order of `reads`.
-        settled: Fields that `bound` fills in, and no user.
+        settled: Fields that `bind` fills in, and no user.
     """
 
     exact: ClassVar[bool] = True
@@ -56,27 +57,36 @@ class Step(ABC):
         """Names of the values read, in the order in which `emit` and `reference` take them."""
         return (self.source,)
 
-    def bound(self, *forms: Any) -> Self:
+    def bind(self, *values: Any) -> Self:
         """This step with everything settled that depends on what it reads.
 
         Args:
-            forms: What is known of each value that it reads, a `Form` each; as `accepts` asks for.
+            values: A `ValueType` for each value that it reads, as `accepts` asks for.
 
         Raises:
             PostProcessorError: What it reads does not fit; the message begins with what was found.
         """
         if any(field.name == "axes" for field in dataclasses.fields(self)):  # type: ignore[arg-type]
-            return dataclasses.replace(self, axes=forms[0].map_axes)  # type: ignore[type-var]
+            return dataclasses.replace(self, axes=values[0].known_axes)  # type: ignore[type-var]
         return self
 
-    def form(self, *forms: Any) -> Form:
-        """What is known of the value that it writes.
+    def output_type(self, *values: Any) -> ValueType:
+        """Type of the value that it writes: that of the first one it reads, unless a step says else.
 
         Args:
-            forms: What is known of each value that it reads, a `Form` each.
+            values: A `ValueType` for each value that it reads.
         """
-        form: Form = forms[0]
-        return form
+        kept: ValueType = values[0]
+        return kept
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """Range of the numbers that it writes; None where it is not bounded or not known.
+
+        Args:
+            scales: That of each value that it reads.
+        """
+        del scales
+        return None
 
     @abstractmethod
     def emit(self, op: Emitter, *values: Any) -> ir.Value:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.form import Accepts, Form, MapAxes
+from pp_graph.steps.accepts import MAPS, Accepts
 from pp_graph.steps.step import Array, Step, as_float32
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
+    from pp_graph.values import Scale, ValueType
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class TopKMean(Step):
 
     exact: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(level="pixel", classes=True, known_axes=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "size", "classes"})
     source: str
     target: str
     k: int | None = None
     fraction: float | None = None
-    axes: MapAxes | None = None
+    axes: str | None = None
     size: tuple[int, int] | None = None
     classes: int | None = None
 
@@ -68,25 +69,26 @@ class TopKMean(Step):
                     f"fraction of '{self.target}' is {self.fraction!r}, expected a number above 0 and at most 1."
                 )
 
-    def bound(self, form: Form) -> Self:
+    def bind(self, value: ValueType) -> Self:
         """The step with the axes and size of the map.
 
         Raises:
             PostProcessorError: The size is open, or the map has fewer pixels than `k`.
         """
-        if form.size is None:
+        size = value.map_size
+        if size is None:
             raise PostProcessorError(
-                f"the size of the map, {form}, is open, expected a known one. Export the model with a fixed size, or "
+                f"the size of the map, {value}, is open, expected a known one. Export the model with a fixed size, or "
                 "resize the map first, with ResizeMap."
             )
-        pixels = form.size[0] * form.size[1]
+        pixels = size[0] * size[1]
         if self.k is not None and self.k > pixels:
-            raise PostProcessorError(f"k is {self.k}, and {form} has {pixels} pixels, expected at most as many.")
-        return dataclasses.replace(self, axes=form.map_axes, size=form.size, classes=form.classes)
+            raise PostProcessorError(f"k is {self.k}, and {value} has {pixels} pixels, expected at most as many.")
+        return dataclasses.replace(self, axes=value.known_axes, size=size, classes=value.size("C"))
 
-    def form(self, form: Form) -> Form:
+    def output_type(self, value: ValueType) -> ValueType:
         """One number an image and class."""
-        return Form("image", axes="N" if form.axes == "NHW" else "NC", classes=form.classes)
+        return value.reduced("HW")
 
     def _count(self, height: int, width: int) -> int:
         if self.k is not None:
@@ -94,6 +96,10 @@ class TopKMean(Step):
         assert self.fraction is not None
         # 0.29 of 100 pixels are 28.999999999999996 in floating point.
         return max(1, math.floor(self.fraction * height * width + 1e-6))
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
 
     def reference(self, array: Array) -> Array:
         """Reduce an array: in float64, rounded once."""

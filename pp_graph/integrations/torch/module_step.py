@@ -15,12 +15,14 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.extras import require_extra
-from pp_graph.steps import Array, Form, GraphStep
+from pp_graph.steps import Array, GraphStep
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     import onnx
+
+    from pp_graph.values import ValueType
 
 _OPSET: Final = 18
 """Opset at which torch writes its operators; other ones are made of that."""
@@ -77,7 +79,7 @@ class ModuleStep(GraphStep):
             )
         return np.asarray(result.numpy())
 
-    def model(self, forms: Sequence[Form], example: tuple[Array, ...]) -> onnx.ModelProto:
+    def model(self, types: Sequence[ValueType], example: tuple[Array, ...]) -> onnx.ModelProto:
         """The module as torch exports it, with an open batch, and open heights and widths where they are not known.
 
         Raises:
@@ -87,7 +89,7 @@ class ModuleStep(GraphStep):
         import torch
 
         require_extra("onnxscript", "torch", "exporting a torch module")
-        dynamic = tuple(_open_axes(form) for form in forms)
+        dynamic = tuple(_open_axes(value) for value in types)
         logger = logging.getLogger("torch.onnx")
         level = logger.level
         logger.setLevel(logging.ERROR)
@@ -99,7 +101,7 @@ class ModuleStep(GraphStep):
                     tuple(map(_tensor, example)),
                     dynamo=True,
                     opset_version=_OPSET,
-                    input_names=[f"input_{place}" for place in range(len(forms))],
+                    input_names=[f"input_{place}" for place in range(len(types))],
                     output_names=["output"],
                     dynamic_shapes=dynamic,
                     external_data=False,
@@ -119,12 +121,14 @@ class ModuleStep(GraphStep):
         return model
 
 
-def _open_axes(form: Form) -> dict[int, Any]:
+def _open_axes(value: ValueType) -> dict[int, Any]:
     import torch
 
-    open_names = {"N"} | ({"H", "W"} if form.size is None else set()) | ({"C"} if form.classes is None else set())
-    axes = form.axes or ""
-    return {place: torch.export.Dim.AUTO for place, axis in enumerate(axes) if axis in open_names}
+    places = range(value.rank)
+    is_open = {place: value.axes[place] == "N" or value.sizes[place] is None for place in places}
+    # A map of which one side is open has no known size.
+    sides = set() if value.map_size is not None else {value.axes.find("H"), value.axes.find("W")}
+    return {place: torch.export.Dim.AUTO for place in places if is_open[place] or place in sides}
 
 
 def _tensor(array: Array) -> Any:

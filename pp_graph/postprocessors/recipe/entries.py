@@ -16,9 +16,8 @@ from pp_graph.postprocessors.lookup import find_steps, step_name
 from pp_graph.steps import Step
 
 if TYPE_CHECKING:
-    from pp_graph.postprocessors.layout import RawLayout
-    from pp_graph.statistics import Statistics
-    from pp_graph.steps.form import Level
+    from pp_graph.program import Signature
+    from pp_graph.statistics import Level, Statistics
 
 LEVELS: Final[tuple[Level, ...]] = ("image", "pixel")
 REFERENCES: Final = (
@@ -57,14 +56,14 @@ class Entry(msgspec.Struct, frozen=True):
         places = {to[1:].partition(".")[0] for to in self.references().values()}
         return {level for level in LEVELS if level in places}
 
-    def build(self, statistics: Statistics | None, layout: RawLayout) -> Step:
+    def build(self, statistics: Statistics | None, raw: Signature) -> Step:
         """The step, with what its fields refer to.
 
         Raises:
             StatisticsError: A number that it refers to is not known.
             PostProcessorError: A field does not fit.
         """
-        resolved = {name: self._resolve(name, to, statistics, layout) for name, to in self.references().items()}
+        resolved = {name: self._resolve(name, to, statistics, raw) for name, to in self.references().items()}
         return self._construct(resolved)
 
     def try_out(self) -> Step:
@@ -96,16 +95,16 @@ class Entry(msgspec.Struct, frozen=True):
                 raise
             raise PostProcessorError(f"Fields of step '{step_name(self.kind)}' do not fit: {error}.") from error
 
-    def _resolve(self, field: str, to: str, statistics: Statistics | None, layout: RawLayout) -> float:
+    def _resolve(self, field: str, to: str, statistics: Statistics | None, raw: Signature) -> float:
         place, _, name = to[1:].partition(".")
         where = f"field '{field}' of step '{self.fields['target']}' refers to"
         if place == "input":
-            if layout.input_size is None:
+            if raw.input_size is None:
                 raise PostProcessorError(
                     f"The height and width of the model's input are not known, and {where} {to}. Write numbers "
                     "instead, or export the model with a fixed input size."
                 )
-            return layout.input_size[0 if name == "height" else 1]
+            return raw.input_size[0 if name == "height" else 1]
         if statistics is None:
             raise StatisticsError(
                 f"The recipe has no statistics, and {where} {to}. Pass --stats FILE, or "

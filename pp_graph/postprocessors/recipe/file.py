@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pp_graph.statistics import Statistics
 
 SCHEMA_VERSION: Final = 1
-_KEYS: Final = ("schema_version", "steps", "pack", "post_processor", "parameters")
+_KEYS: Final = ("schema_version", "roles", "steps", "outputs", "pack", "post_processor", "parameters")
 _DEEPEST: Final = 20
 _LARGEST: Final = 16 * 2**20
 
@@ -63,7 +63,13 @@ def read_recipe(path: str | Path, statistics: Statistics | None = None) -> PostP
     if not isinstance(root["steps"], list):
         raise document.error(("steps",), f"is {root['steps']!r}, expected a list: one '- step: ...' a step.")
     try:
-        return RecipePostProcessor(statistics, tuple(root["steps"]), root.get("pack", False))
+        return RecipePostProcessor(
+            statistics,
+            tuple(root["steps"]),
+            root.get("pack", False),
+            root.get("roles") or (),
+            root.get("outputs") or (),
+        )
     except RecipeError as error:
         place: tuple[str | int, ...] = () if error.index is None else ("steps", error.index)
         if error.field is not None and (*place, error.field) in document.lines:
@@ -86,10 +92,11 @@ def _of_class(document: _Document, statistics: Statistics | None) -> PostProcess
             f"is {name!r}, expected one of: {', '.join(post_processor_names())}. Import the module of your own class "
             "first: pp-graph --plugin FILE.py.",
         )
-    if "pack" in root:
-        raise document.error(
-            ("pack",), "belongs to 'steps'. Give it among the 'parameters' of the class, if it has it."
-        )
+    for key in ("pack", "roles", "outputs"):
+        if key in root:
+            raise document.error(
+                (key,), "belongs to 'steps'. Give it among the 'parameters' of the class, if it has it."
+            )
     if not isinstance(parameters, dict):
         raise document.error(("parameters",), f"is {parameters!r}, expected a mapping of names to values.")
     try:

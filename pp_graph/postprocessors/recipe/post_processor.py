@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import PostProcessorError, RecipeError
-from pp_graph.postprocessors.compilation import check_steps, compile_steps
+from pp_graph.postprocessors.anomaly import CLASS_ROLES, OUTPUTS, ROLES
 from pp_graph.postprocessors.post_processor import PostProcessor
+from pp_graph.postprocessors.recipe.declarations import outputs_to_json, read_outputs, read_roles, roles_to_json
 from pp_graph.postprocessors.recipe.entries import Entry, parse_entry
+from pp_graph.program.compilation import CompiledSteps, check_steps, compile_steps
 from pp_graph.steps import Keep, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pp_graph.postprocessors.layout import RawLayout
-    from pp_graph.statistics import Statistics
-    from pp_graph.steps import Array
-    from pp_graph.steps.form import Level
+    from pp_graph.program import Output, Role, Signature
+    from pp_graph.statistics import Level, Statistics
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class RecipePostProcessor(PostProcessor):
         statistics: The calibrated numbers; may be None where no step refers to them.
         recipe: The steps in order: mappings with the step's name under `step` and its fields, or steps themselves.
         pack: Return one tensor named `predictions`, float32, (N,H,W,4), instead of four.
+        roles: The raw values that the steps read, where these are others than an anomaly model's score and map:
+            `Role`s, or mappings with `name`, `axes` and, as far as needed, the other fields of one. Of those of an
+            anomaly model, the steps decide which are looked for, and whether with classes.
+        declared_outputs: What comes out, where that is something else than the four outputs of an anomaly model:
+            `Output`s, names, or mappings with the fields of one.
 
     Raises:
         RecipeError: A step or a field is not known or does not fit; `index` and `field` say which.
@@ -42,6 +47,8 @@ class RecipePostProcessor(PostProcessor):
     statistics: Statistics | None = None
     recipe: tuple[Mapping[str, Any] | Step, ...] = ()
     pack: bool = False
+    roles: tuple[Role, ...] = ()
+    declared_outputs: tuple[Output, ...] = ()
 
     def __post_init__(self) -> None:
         """Read and try out each step, then all together."""
@@ -59,10 +66,21 @@ class RecipePostProcessor(PostProcessor):
         if not entries:
             raise RecipeError("The recipe lists no steps, expected at least one.", field="steps")
         object.__setattr__(self, "recipe", tuple(entry.to_json() for entry in entries))
-        classes = any(accepts.classes_only for entry in entries for accepts in entry.kind.accepts)
-        object.__setattr__(self, "takes_classes", classes)
+        own_roles, own_outputs = read_roles(self.roles), read_outputs(self.declared_outputs)
+        classes = _reads_classes(entries)
+        roles = own_roles or tuple(
+            with_classes if with_classes.name in classes else one
+            for one, with_classes in zip(ROLES, CLASS_ROLES, strict=True)
+        )
+        outputs = own_outputs or OUTPUTS
         # Numbers that are referred to may come later.
-        check_steps(lambda _: [entry.try_out() for entry in entries], classes=classes)
+        check_steps(lambda _: [entry.try_out() for entry in entries], roles, outputs)
+        read = {name for entry in entries for name in entry.try_out().reads}
+        object.__setattr__(self, "_own_roles", own_roles)
+        object.__setattr__(self, "_own_outputs", own_outputs)
+        # An output that no step reads is none of the recipe's, whatever it looks like.
+        object.__setattr__(self, "roles", tuple(role for role in roles if role.name in read))
+        object.__setattr__(self, "declared_outputs", outputs)
 
     @classmethod
     def load(cls, path: str | Path, statistics: Statistics | None = None) -> PostProcessor:
@@ -71,31 +89,36 @@ class RecipePostProcessor(PostProcessor):
 
         return read_recipe(path, statistics)
 
-    def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+    def steps(self, raw: Signature) -> tuple[Step, ...]:
         """The steps, with what their fields refer to."""
-        return tuple(entry.build(self.statistics, layout) for entry in self._entries)
+        return tuple(entry.build(self.statistics, raw) for entry in self._entries)
 
-    def values_to_calibrate(self, values: Mapping[str, Array], layout: RawLayout) -> dict[Level, Array]:
+    def calibrated_names(self, raw: Signature) -> dict[Level, str]:
         """What the steps read that refer to statistics; raw values of a level to which none refers.
 
         Raises:
-            PostProcessorError: Steps that read different values refer to one level, or what they read follows from
-                statistics itself.
+            PostProcessorError: Steps that read different values refer to one level.
         """
-        names = self._calibrated()
+        return {**super().calibrated_names(raw), **self._calibrated()}
+
+    def bind_calibration(self, raw: Signature) -> CompiledSteps:
+        """The steps before those that refer to statistics.
+
+        Raises:
+            PostProcessorError: What is to be calibrated follows from statistics itself.
+        """
+        names = tuple(self._calibrated().values())
         # What is computed here refers to no statistics.
-        steps = [entry.try_out() if entry.levels() else entry.build(None, layout) for entry in self._entries]
-        bound = compile_steps(steps, layout, wanted=tuple(names.values()))
-        found = dict(values)
+        steps = [entry.try_out() if entry.levels() else entry.build(None, raw) for entry in self._entries]
+        compiled = compile_steps(steps, raw, wanted=names)
         referring = {entry.fields["target"] for entry in self._entries if entry.levels()}
-        for step in bound.needed(names.values(), values):
+        for step in compiled.steps:
             if step.target in referring:
                 raise PostProcessorError(
                     f"Step '{step.target}' refers to statistics, and what is to be calibrated follows from it. "
                     "Calibrate what comes before it first, and write those numbers into the recipe."
                 )
-            found[step.target] = step.reference(*(found[name] for name in step.reads))
-        return {**super().values_to_calibrate(values, layout), **{level: found[name] for level, name in names.items()}}
+        return compiled
 
     def _calibrated(self) -> dict[Level, str]:
         """Names of the values that steps read that refer to statistics, by level."""
@@ -118,5 +141,32 @@ class RecipePostProcessor(PostProcessor):
         return tuple(map(parse_entry, self.recipe))
 
     def parameters(self) -> dict[str, Any]:
-        """The steps as data."""
-        return {"recipe": list(self.recipe), **({"pack": True} if self.pack else {})}
+        """The steps, roles and outputs as data."""
+        own: Any = self.__dict__
+        return {
+            "recipe": list(self.recipe),
+            **({"pack": True} if self.pack else {}),
+            **({"roles": roles_to_json(own["_own_roles"])} if own["_own_roles"] else {}),
+            **({"declared_outputs": outputs_to_json(own["_own_outputs"])} if own["_own_outputs"] else {}),
+        }
+
+
+def _reads_classes(entries: Iterable[Entry]) -> set[str]:
+    """Names of the values from which steps follow that need an axis of classes."""
+    entries = list(entries)
+    writes = {entry.fields["target"]: entry for entry in entries}
+    found: set[str] = set()
+    pending = [entry.fields["source"] for entry in entries if any("C" in accepts.needs for accepts in _accepts(entry))]
+    while pending:
+        name = pending.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name in writes:
+            pending.append(writes[name].fields["source"])
+    return found
+
+
+def _accepts(entry: Entry) -> Iterable[Any]:
+    accepts: Any = entry.kind.accepts
+    return accepts if isinstance(accepts, tuple) else ()

@@ -1,0 +1,56 @@
+"""What anomaly models give and what comes out of them: the roles and outputs of this family."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from pp_graph.program import Output, Role
+
+RAW_SCORE: Final = "raw_score"
+RAW_MAP: Final = "raw_map"
+
+_IMAGE_AXES: Final = ("NC", "N")
+_MAP_AXES: Final = ("NCHW", "NHW", "NHWC")
+
+SCORE: Final = Role(
+    RAW_SCORE,
+    _IMAGE_AXES,
+    sizes={"C": 1},
+    names=frozenset({"pred_score", "pred_scores", "anomaly_score", "anomaly_scores", "image_score", "score", "scores"}),
+    noun="score",
+    meaning="one number an image",
+    option="score_output",
+)
+"""One number an image: (N,) or (N,1)."""
+
+MAP: Final = Role(
+    RAW_MAP,
+    _MAP_AXES,
+    sizes={"C": 1},
+    names=frozenset({"anomaly_map", "anomaly_maps", "heatmap", "heat_map", "score_map", "pred_map", "map", "maps"}),
+    noun="map",
+    meaning="one number a pixel",
+    option="map_output",
+)
+"""One number a pixel: (N,H,W), (N,1,H,W) or (N,H,W,1)."""
+
+SCORES: Final = dataclasses.replace(SCORE, sizes={}, meaning="one number an image and class")
+"""One number an image and class: (N,C)."""
+MAPS: Final = dataclasses.replace(MAP, sizes={}, meaning="one number a pixel and class")
+"""One number a pixel and class: (N,C,H,W) or (N,H,W,C)."""
+
+ROLES: Final = (SCORE, MAP)
+CLASS_ROLES: Final = (SCORES, MAPS)
+
+OUTPUTS: Final = (
+    Output("pred_score", _IMAGE_AXES, "number", "anomaly score of each image"),
+    Output("pred_label", _IMAGE_AXES, "decision", "whether the image is anomalous"),
+    Output("anomaly_map", _MAP_AXES, "number", "anomaly score of each pixel"),
+    Output("pred_mask", _MAP_AXES, "decision", "whether the pixel is anomalous"),
+)
+"""The outputs, in the order in which a fused model lists them."""
+
+OUTPUT_NAMES: Final = tuple(output.name for output in OUTPUTS)
+DECISION_NAMES: Final = tuple(output.name for output in OUTPUTS if output.meaning == "decision")
+"""Outputs that say normal or anomalous: no raw model has them."""

@@ -1,0 +1,149 @@
+"""Roles and outputs that a recipe declares under names of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from pp_graph.errors import RecipeError
+from pp_graph.postprocessors.anomaly import OUTPUTS, ROLES
+from pp_graph.program import Meaning, Output, Role
+from pp_graph.values import AXES, DType
+
+
+class _RoleEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    axes: str | tuple[str, ...]
+    sizes: dict[str, int] = {}
+    dtype: DType = "float32"
+    required: bool = True
+    names: tuple[str, ...] = ()
+
+
+class _OutputEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    axes: str | tuple[str, ...] = ()
+    meaning: Meaning | None = None
+    description: str = ""
+
+
+def read_roles(given: object) -> tuple[Role, ...]:
+    """Roles as a recipe lists them: mappings with `name`, `axes` and, as far as needed, the other fields of `Role`.
+
+    Raises:
+        RecipeError: An entry does not fit.
+    """
+    roles = []
+    for entry in _entries(given, "roles"):
+        if isinstance(entry, Role):
+            roles.append(entry)
+            continue
+        known = next((role for role in ROLES if role.name == entry or entry == {"name": role.name}), None)
+        if known is not None:
+            roles.append(known)
+            continue
+        read = _converted(entry, _RoleEntry, "roles", "{name: heat, axes: NCHW, sizes: {C: 1}}")
+        axes = _axes(read.axes, "roles")
+        unknown = set(read.sizes) - set("".join(axes))
+        if unknown:
+            raise RecipeError(
+                f"role '{read.name}' has a size for the axis {sorted(unknown)[0]!r}, expected one of "
+                f"{', '.join(axes)}. Leave it out.",
+                field="roles",
+            )
+        roles.append(
+            Role(
+                read.name,
+                axes,
+                read.sizes,
+                read.dtype,
+                read.required,
+                frozenset(name.lower() for name in read.names),
+            )
+        )
+    _check_unique([role.name for role in roles], "roles")
+    return tuple(roles)
+
+
+def read_outputs(given: object) -> tuple[Output, ...]:
+    """Outputs as a recipe lists them: names, or mappings with the fields of `Output`.
+
+    Raises:
+        RecipeError: An entry does not fit.
+    """
+    outputs = []
+    for entry in _entries(given, "outputs"):
+        if isinstance(entry, Output):
+            outputs.append(entry)
+            continue
+        if isinstance(entry, str):
+            known = {output.name: output for output in OUTPUTS}
+            outputs.append(known.get(entry, Output(entry)))
+            continue
+        read = _converted(entry, _OutputEntry, "outputs", "{name: defects, meaning: decision}")
+        axes = _axes(read.axes, "outputs") if read.axes else ()
+        outputs.append(Output(read.name, axes, read.meaning, read.description))
+    _check_unique([output.name for output in outputs], "outputs")
+    return tuple(outputs)
+
+
+def roles_to_json(roles: Iterable[Role]) -> list[dict[str, Any]]:
+    """Roles as `read_roles` reads them."""
+    return [
+        {
+            "name": role.name,
+            "axes": list(role.axes),
+            "sizes": dict(role.sizes),
+            "dtype": role.dtype,
+            "required": role.required,
+            "names": sorted(role.names),
+        }
+        for role in roles
+    ]
+
+
+def outputs_to_json(outputs: Iterable[Output]) -> list[dict[str, Any]]:
+    """Outputs as `read_outputs` reads them."""
+    return [
+        {
+            "name": output.name,
+            **({"axes": list(output.axes)} if output.axes else {}),
+            **({} if output.meaning is None else {"meaning": output.meaning}),
+            **({"description": output.description} if output.description else {}),
+        }
+        for output in outputs
+    ]
+
+
+def _entries(given: object, field: str) -> list[Any]:
+    if not isinstance(given, Iterable) or isinstance(given, str | Mapping):
+        raise RecipeError(f"{field} is {given!r}, expected a list.", field=field)
+    return list(given)
+
+
+def _converted(entry: object, kind: Any, field: str, example: str) -> Any:
+    try:
+        return msgspec.convert(entry, kind)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{field} holds {entry!r}: {error}. Write it as {example}.", field=field) from error
+
+
+def _axes(given: str | tuple[str, ...], field: str) -> tuple[str, ...]:
+    axes = (given,) if isinstance(given, str) else tuple(given)
+    for each in axes:
+        if not each or set(each) - set(AXES) or len(set(each)) != len(each):
+            raise RecipeError(
+                f"{field} has the axes {each!r}, expected some of {', '.join(AXES)}, each once, such as NCHW.",
+                field=field,
+            )
+    if not axes:
+        raise RecipeError(f"{field} has an entry without axes, expected some, such as NCHW.", field=field)
+    return axes
+
+
+def _check_unique(names: list[str], field: str) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RecipeError(f"{field} lists '{twice}' twice, expected each name once.", field=field)

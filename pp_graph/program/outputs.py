@@ -1,0 +1,161 @@
+"""Outputs: what a post-processor declares, and what is known of each once it is bound to a raw model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from pp_graph.errors import PostProcessorError
+from pp_graph.steps import DECISION_VALUES, Compare, DecidingStep, EncodeDecision, Keep
+from pp_graph.values import Scale, ValueType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pp_graph.steps import Step
+    from pp_graph.values import DType
+
+Meaning = Literal["number", "decision", "class", "box", "count", "picture"]
+"""What an output tells: a score, whether something is so, the index of a class, places, how many, or an image."""
+MEANINGS: Final[tuple[Meaning, ...]] = ("number", "decision", "class", "box", "count", "picture")
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output that a post-processor declares.
+
+    Attributes:
+        name: Its name in the fused model.
+        axes: Axes that it can have; `()` for any.
+        meaning: What it tells; None to tell by the step that writes it: a decision or a number.
+        description: The same for people, such as `anomaly score of each image`.
+    """
+
+    name: str
+    axes: tuple[str, ...] = ()
+    meaning: Meaning | None = None
+    description: str = ""
+
+
+class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is known of an output of a program.
+
+    Attributes:
+        name: Its name in the fused model.
+        dtype: Element type.
+        axes: A letter for each axis; None where the rank is not known.
+        sizes: Size of each axis, None for an open one.
+        meaning: What it tells.
+        description: The same for people.
+        scale: Lowest and highest number, and where the calibrated threshold lies; None where numbers are not bounded.
+        unchanged: The role whose raw value it is, where nothing was done to that.
+        decision_values: The numbers that stand for normal and anomalous in a decision that is not bool; None where
+            that is not known.
+        channels: What lies along the last axis of a packed tensor; empty for another output.
+    """
+
+    name: str
+    dtype: str = "float32"
+    axes: str | None = None
+    sizes: tuple[int | None, ...] = ()
+    meaning: Meaning = "number"
+    description: str = ""
+    scale: Scale | None = None
+    unchanged: str | None = None
+    decision_values: tuple[float, float] | None = None
+    channels: tuple[OutputDescription, ...] = ()
+
+    @property
+    def type(self) -> ValueType | None:
+        """Element type, axes and sizes; None where the rank is not known."""
+        return None if self.axes is None else ValueType(self.axes, self.sizes, self.dtype)  # type: ignore[arg-type]
+
+    @property
+    def decides(self) -> bool:
+        """Whether it is a decision."""
+        return self.meaning == "decision"
+
+    @property
+    def per_pixel(self) -> bool:
+        """Whether there is a value for each pixel."""
+        return self.axes is not None and "H" in self.axes
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its numbers lie in [0, 1]."""
+        return self.scale is not None and (self.scale.low, self.scale.high) == (0.0, 1.0)
+
+
+def check_output(step: Step, declared: Output, value: ValueType) -> None:
+    """Make sure that a step writes what its output is declared as.
+
+    Raises:
+        PostProcessorError: Axes or element type are others.
+    """
+    decides = declared.meaning == "decision"
+    number = value.dtype == "float32"
+    # A decision may come as numbers 0 and 1, from a step that decides.
+    fits = not number or isinstance(step, DecidingStep | EncodeDecision) if decides else number
+    if declared.meaning not in ("decision", "number"):
+        fits = True
+    if (declared.axes and value.axes not in declared.axes) or not fits:
+        kind = "a map, one value a pixel" if "H" in "".join(declared.axes) else "one value an image"
+        own = "pixel" if value.per_pixel else "image"
+        raise PostProcessorError(
+            f"Step '{step.target}' ({type(step).__name__}) writes {value}, one value {'a' if value.per_pixel else 'an'} "
+            f"{own}, expected {kind}, {'bool' if decides else 'float32'}. Give it another target."
+        )
+
+
+def describe(
+    declared: Sequence[Output], steps: Sequence[Step], types: Mapping[str, ValueType], raw: Sequence[str]
+) -> tuple[OutputDescription, ...]:
+    """Describe the outputs that steps write.
+
+    Args:
+        declared: What the post-processor declares, in the order of the outputs.
+        steps: All steps, in order.
+        types: Type of each value, by name.
+        raw: Names of the raw values.
+    """
+    scales: dict[str, Scale | None] = dict.fromkeys(raw)
+    unchanged: dict[str, str] = {name: name for name in raw}
+    values: dict[str, tuple[float, float]] = {}
+    writes = {step.target: step for step in steps}
+    for step in steps:
+        scales[step.target] = step.output_scale(*(scales.get(name) for name in step.reads))
+        if isinstance(step, Keep) and step.source in unchanged:
+            unchanged[step.target] = unchanged[step.source]
+        if isinstance(step, Compare | EncodeDecision) and step.dtype != "bool":
+            normal, anomalous = DECISION_VALUES[step.dtype]
+            values[step.target] = float(normal), float(anomalous)
+    described = []
+    for output in declared:
+        step = writes.get(output.name)
+        if step is None:
+            continue
+        value = types[output.name]
+        decides = isinstance(step, DecidingStep | EncodeDecision) or value.dtype == "bool"
+        described.append(
+            OutputDescription(
+                name=output.name,
+                dtype=value.dtype,
+                axes=value.known_axes,
+                sizes=value.sizes if value.rank_known else (),
+                meaning=output.meaning or ("decision" if decides else "number"),
+                description=output.description,
+                scale=scales[output.name],
+                unchanged=unchanged.get(output.name),
+                decision_values=values.get(output.name),
+            )
+        )
+    return tuple(described)
+
+
+def as_float32(output: OutputDescription) -> OutputDescription:
+    """An output as it lies in a packed tensor: a decision as 0 or 1."""
+    dtype: DType = "float32"
+    numbers = (0.0, 1.0) if output.decides else None
+    return msgspec.structs.replace(output, dtype=dtype, decision_values=numbers)

@@ -1,0 +1,334 @@
+"""Roles: which outputs of a raw model a post-processor reads; by axes and sizes first, by name second."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.errors import OutputRoleError
+from pp_graph.model import format_shape
+from pp_graph.values import ValueType
+from pp_graph.values.value_type import axes_of_shape, pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pp_graph.model import OutputInfo, Shape
+    from pp_graph.values import DType
+
+_ONNX_TYPES: Final[dict[str, frozenset[str]]] = {
+    "float32": frozenset({"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"}),
+    "bool": frozenset({"BOOL"}),
+    "uint8": frozenset({"UINT8"}),
+    "int64": frozenset({"INT64", "INT32"}),
+}
+_NAMES: Final = {"float32": "floating-point numbers", "bool": "BOOL", "uint8": "UINT8", "int64": "INT64"}
+
+
+@dataclass(frozen=True)
+class Role:
+    """An output of a raw model that a post-processor reads.
+
+    Attributes:
+        name: Name under which its steps read it, such as `raw_score`.
+        axes: Axes that it can have, the usual ones first, such as `("NC", "N")`.
+        sizes: Axes whose size is given, and that size: `{"C": 1}` for one channel.
+        dtype: Element type in which the steps read it; `float32` takes any floating-point output.
+        required: Whether a raw model without it is refused.
+        names: Names by which exporters call such outputs, without folders and in lower case; they choose where axes
+            and sizes leave a choice.
+        noun: What it is called in messages, such as `score`.
+        meaning: What one number is of, such as `one number an image`.
+        option: Short form of the option that names the output, such as `score_output`; None for `roles` alone.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    dtype: DType = "float32"
+    required: bool = False
+    names: frozenset[str] = frozenset()
+    noun: str = ""
+    meaning: str = ""
+    option: str | None = None
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return self.noun or f"role '{self.name}'"
+
+    @property
+    def expected(self) -> str:
+        """The shapes that it can have, for messages: `rank 1 (N,) or 2 (N,1)`."""
+        return " or ".join(f"rank {len(axes)} {self.pattern(axes)}" for axes in sorted(self.axes, key=len))
+
+    @property
+    def patterns(self) -> str:
+        """The same without ranks: `(N,) or (N,1)`."""
+        found = [self.pattern(axes) for axes in sorted(self.axes, key=len)]
+        return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+
+    @property
+    def flag(self) -> str:
+        """How to name the output, in Python."""
+        return f"{self.option}=..." if self.option else f"roles={{'{self.name}': ...}}"
+
+    @property
+    def flags(self) -> str:
+        """How to name the output, in Python and on the command line."""
+        line = f"--{self.option.replace('_', '-')}" if self.option else f"--role {self.name}=NAME"
+        return f"{self.flag} ({line})"
+
+    def pattern(self, axes: str) -> str:
+        """Axes with the sizes that are given: `(N,1,H,W)`."""
+        return pattern(axes, [self.sizes.get(axis) for axis in axes])
+
+    def example(self) -> ValueType:
+        """The type of such an output in a usual raw model."""
+        axes = self.axes[0]
+        return ValueType(axes, tuple(self.sizes.get(axis) for axis in axes), self.dtype)
+
+    def takes(self, dtype: str | None) -> bool:
+        """Whether an output of an ONNX element type can be read; None for an unknown one."""
+        return dtype is None or dtype in _ONNX_TYPES[self.dtype]
+
+    def read(self, shape: Shape) -> tuple[ValueType, bool, str] | None:
+        """Read a shape as this role.
+
+        Args:
+            shape: The shape.
+
+        Returns:
+            The type, whether that rests on no size that is open, and why; None where it cannot be read so.
+        """
+        open_reading = None
+        for axes in self._in_order(shape):
+            sizes = dict(zip(axes, shape, strict=True))
+            given = {axis: sizes[axis] for axis in self.sizes if axis in sizes}
+            if any(isinstance(found, int) and found != self.sizes[axis] for axis, found in given.items()):
+                continue
+            if not _can_be_map(axes, shape):
+                continue
+            known = tuple(size if isinstance(size, int) and axis != "N" else None for axis, size in sizes.items())
+            value = ValueType(axes, known, self.dtype)
+            missing = [axis for axis, found in given.items() if not isinstance(found, int)]
+            if not missing:
+                return value, True, f"rank {len(axes)}, {self.meaning}, {self.pattern(axes)}"
+            if open_reading is None:
+                places = ", ".join(f"size {axes.index(axis) + 1}" for axis in missing)
+                taken = " and ".join(str(self.sizes[axis]) for axis in missing)
+                open_reading = value, False, f"rank {len(axes)}; {places} is open and taken as {taken}"
+        return open_reading
+
+    def _in_order(self, shape: Shape) -> list[str]:
+        fitting = [axes for axes in self.axes if len(axes) == len(shape)]
+        if "C" in self.sizes or len(fitting) < 2:
+            return fitting
+        likely = axes_of_shape(shape, fitting)
+        return sorted(fitting, key=lambda axes: axes != likely)
+
+
+def _can_be_map(axes: str, shape: Shape) -> bool:
+    """Whether height and width are there, if there are such axes: a map of one pixel is none."""
+    if "H" not in axes or "W" not in axes:
+        return True
+    if "C" not in axes:
+        return 1 not in (shape[axes.index("H")], shape[axes.index("W")])
+    return shape[1:].count(1) < len(shape) - 1
+
+
+@dataclass(frozen=True)
+class RoleMatch:
+    """An output of a raw model in its role.
+
+    Attributes:
+        role: The role.
+        output: The output.
+        type: What the steps read.
+        certain: The reading does not rest on a size that the file leaves open.
+        why: The reason for it.
+    """
+
+    role: Role
+    output: OutputInfo
+    type: ValueType
+    certain: bool
+    why: str
+
+    @property
+    def note(self) -> str | None:
+        """What a person should know about the reading; None where there is nothing."""
+        if self.certain:
+            return None
+        name, shape = self.output.name, format_shape(self.output.shape)
+        return f"Output '{name}' {shape} is taken for the {self.role.called}: {self.why}."
+
+
+def find_roles(
+    outputs: Sequence[OutputInfo], roles: Sequence[Role], named: Mapping[str, str] | None = None
+) -> dict[str, RoleMatch]:
+    """Find the outputs that a post-processor reads.
+
+    Args:
+        outputs: The outputs of the raw model.
+        roles: The roles that the post-processor declares.
+        named: Names of outputs by the name of their role, where the caller knows them.
+
+    Returns:
+        Matches by the name of their role, in the order of the roles.
+
+    Raises:
+        OutputRoleError: A named output does not exist or cannot be what it is named as; no output can be read; a
+            required one is missing; or more than one reading is possible, in which case the message lists them.
+    """
+    named = dict(named or {})
+    by_name = {role.name: role for role in roles}
+    unknown = next((name for name in named if name not in by_name), None)
+    if unknown is not None:
+        raise OutputRoleError(
+            f"Role '{unknown}' is not known, expected one of: {', '.join(by_name)}. Name one of these, or leave it out."
+        )
+    chosen: dict[str, RoleMatch] = {}
+    for name, output in named.items():
+        first = next((other for other, match in chosen.items() if match.output.name == output), None)
+        if first is not None:
+            raise OutputRoleError(
+                f"Output '{output}' is named both as the {by_name[first].called} and as the {by_name[name].called}, "
+                "expected two different outputs. Leave out one of the two."
+            )
+        chosen[name] = _take_named(outputs, by_name[name], output)
+    taken = {match.output.name for match in chosen.values()}
+    for role in roles:
+        if role.name not in chosen:
+            match = _choose([info for info in outputs if info.name not in taken], role)
+            if match is not None:
+                chosen[role.name] = match
+    _check_found(outputs, roles, chosen)
+    return {role.name: chosen[role.name] for role in roles if role.name in chosen}
+
+
+def merged_roles(
+    roles: Mapping[str, str] | None, *, score_output: str | None = None, map_output: str | None = None
+) -> dict[str, str]:
+    """Names of outputs by role, with those of the short forms.
+
+    Raises:
+        OutputRoleError: A role is named twice, differently.
+    """
+    found = dict(roles or {})
+    for role, short, name in (
+        ("raw_score", "score_output", score_output),
+        ("raw_map", "map_output", map_output),
+    ):
+        if name is None:
+            continue
+        if found.setdefault(role, name) != name:
+            raise OutputRoleError(
+                f"Role '{role}' is given as '{found[role]}' and {short} as '{name}', expected one of them. Leave out "
+                f"{short} (--{short.replace('_', '-')})."
+            )
+    return found
+
+
+def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
+    """Why an output has no role."""
+    if all(not role.takes(info.dtype) for role in roles):
+        expected = " or ".join(dict.fromkeys(_NAMES[role.dtype] for role in roles))
+        return f"holds {info.dtype}, expected {expected}"
+    if info.shape is None:
+        return "its rank is unknown"
+    if info.other_batch:
+        return f"its first size is {info.shape[0]}, which is not the batch of the input"
+    readings = [found for role in roles if (found := role.read(info.shape)) is not None]
+    if readings:
+        return readings[0][2]
+    kinds = " nor ".join(f"{role.meaning or role.called} {role.patterns}" for role in roles)
+    return f"shape {format_shape(info.shape)} is neither {kinds}"
+
+
+def _readings(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
+    found = []
+    for info in outputs:
+        if info.shape is None or info.other_batch or not role.takes(info.dtype) or info.dtype is None:
+            continue
+        reading = role.read(info.shape)
+        if reading is not None:
+            found.append(RoleMatch(role, info, *reading))
+    return found
+
+
+def _choose(outputs: Sequence[OutputInfo], role: Role) -> RoleMatch | None:
+    fitting = _readings(outputs, role)
+    candidates = [match for match in fitting if match.certain] or fitting
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    known = [match for match in candidates if _bare_name(match.output.name) in role.names]
+    if len(known) == 1:
+        match = known[0]
+        why = f"{match.why}; chosen among {len(candidates)} by its name"
+        return RoleMatch(role, match.output, match.type, match.certain, why)
+    listing = "\n".join(
+        f"  '{match.output.name}' {format_shape(match.output.shape)}: {match.why}" for match in candidates
+    )
+    raise OutputRoleError(
+        f"{len(candidates)} outputs can be read as the {role.called}:\n{listing}\nChoose one with {role.flags}."
+    )
+
+
+def _take_named(outputs: Sequence[OutputInfo], role: Role, name: str) -> RoleMatch:
+    by_name = {info.name: info for info in outputs}
+    if name not in by_name:
+        close = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)
+        raise OutputRoleError(
+            f"Output '{name}' given as {role.option or role.name} does not exist. The outputs are: "
+            f"{', '.join(map(repr, by_name))}. Did you mean {close[0]!r}?"
+        )
+    info = by_name[name]
+    if not role.takes(info.dtype):
+        raise OutputRoleError(
+            f"Output '{name}' holds {info.dtype}, expected {_NAMES[role.dtype]} for a {role.called}. "
+            f"Name another output with {role.flag}."
+        )
+    why = f"named by {role.option or 'roles'}"
+    if info.shape is None:
+        usual = role.example()
+        return RoleMatch(role, info, ValueType(usual.axes, usual.sizes, role.dtype, rank_known=False), True, why)
+    reading = role.read(info.shape)
+    if reading is None:
+        raise OutputRoleError(
+            f"Output '{name}' has rank {len(info.shape)} and shape {format_shape(info.shape)}, expected "
+            f"{role.expected}. Name the {role.called} with {role.flag}."
+        )
+    return RoleMatch(role, info, reading[0], True, why)
+
+
+def _check_found(outputs: Sequence[OutputInfo], roles: Sequence[Role], chosen: Mapping[str, RoleMatch]) -> None:
+    listing = "\n".join(f"  '{info.name}' {format_shape(info.shape)}: {why_none(info, roles)}" for info in outputs)
+    missing = [role for role in roles if role.required and role.name not in chosen]
+    if missing or not chosen:
+        wanted = missing or roles
+        kinds = ", or as a ".join(f"{role.called}, {role.patterns}" for role in wanted)
+        flags = " or ".join(role.flag for role in wanted)
+        lines = ", ".join(role.flags.partition("(")[2].rstrip(")") for role in wanted)
+        raise OutputRoleError(
+            f"No output can be read as a {kinds}. The outputs are:\n{listing}\nExport what the post-processing reads, "
+            f"or name it with {flags} ({lines})."
+        )
+    batches = [
+        (match, match.output.shape[0])
+        for match in chosen.values()
+        if match.output.shape and match.type.axes[:1] == "N" and isinstance(match.output.shape[0], int)
+    ]
+    for (one, first), (other, second) in zip(batches, batches[1:], strict=False):
+        if first != second:
+            raise OutputRoleError(
+                f"{one.role.called.capitalize()} '{one.output.name}' holds {first} images and {other.role.called} "
+                f"'{other.output.name}' {second}, expected the same batch. Name the right outputs with "
+                f"{one.role.flag} and {other.role.flag}."
+            )
+
+
+def _bare_name(name: str) -> str:
+    """`model/anomaly_map:0` -> `anomaly_map`."""
+    return name.rsplit("/", 1)[-1].split(":", 1)[0].lower()

@@ -1,0 +1,104 @@
+"""`Signature`: what a raw model gives to its post-processor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pp_graph.model import describe_outputs
+from pp_graph.program.roles import Role, RoleMatch, find_roles
+from pp_graph.values import ValueType, axes_of_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from pp_graph.model import RawModel, Shape
+    from pp_graph.steps import Array
+
+
+@dataclass(frozen=True)
+class Signature(Mapping[str, ValueType]):
+    """What a raw model gives to its post-processor: the type of each value, by the name of its role.
+
+    Attributes:
+        values: The types.
+        input_size: Height and width of the images that the model takes; None where they are not known.
+        matches: The outputs of the raw model, by role; empty where there is no raw model at hand.
+    """
+
+    values: Mapping[str, ValueType]
+    input_size: tuple[int, int] | None = None
+    matches: Mapping[str, RoleMatch] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of_model(cls, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str] | None = None) -> Signature:
+        """Find the roles among the outputs of a raw model; arguments and errors are those of `find_roles`."""
+        matches = find_roles(describe_outputs(raw), roles, named)
+        images = [each.shape for each in raw.inputs if each.shape is not None and len(each.shape) == 4]
+        size = _image_size(images[0]) if len(images) == 1 else None
+        return cls({role: match.type for role, match in matches.items()}, size, matches)
+
+    @classmethod
+    def of_values(
+        cls,
+        values: Mapping[str, Array],
+        roles: Sequence[Role],
+        *,
+        input_size: tuple[int, int] | None = None,
+    ) -> Signature:
+        """The signature of a batch of values, by role."""
+        shapes = {role: tuple(array.shape) for role, array in values.items()}
+        return cls.of_shapes(shapes, roles, input_size=input_size)
+
+    @classmethod
+    def of_shapes(
+        cls,
+        shapes: Mapping[str, Sequence[int | None]],
+        roles: Sequence[Role],
+        *,
+        input_size: tuple[int, int] | None = None,
+    ) -> Signature:
+        """The signature of values of some shapes, by role; None stands for an open size."""
+        known = {role.name: role for role in roles}
+        types = {}
+        for name, shape in shapes.items():
+            role = known[name]
+            reading = role.read(tuple(shape))
+            axes = axes_of_shape(shape, role.axes) if reading is None else reading[0].axes
+            if axes is None:
+                axes = role.axes[0]
+                types[name] = ValueType(axes, dtype=role.dtype, rank_known=False)
+                continue
+            sizes = tuple(None if axis == "N" else size for axis, size in zip(axes, shape, strict=True))
+            types[name] = ValueType(axes, sizes, role.dtype)
+        return cls(types, input_size)
+
+    def limited(self, roles: Collection[str]) -> Signature:
+        """The same with some roles only."""
+        return dataclasses.replace(self, values={role: value for role, value in self.values.items() if role in roles})
+
+    def matched_to(self, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str]) -> Signature:
+        """The same with the outputs of a raw model in these roles; what else the model gives has none."""
+        found = find_roles(describe_outputs(raw), [role for role in roles if role.name in named], named)
+        return dataclasses.replace(self, matches=found)
+
+    def __getitem__(self, role: str) -> ValueType:
+        """Type of the value in a role."""
+        return self.values[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.values.items()), self.input_size))
+
+
+def _image_size(shape: Shape) -> tuple[int, int] | None:
+    """Height and width of images of a shape (N,C,H,W) or (N,H,W,C); None where they are not known."""
+    height, width = shape[1:3] if shape[3] in (1, 3) and shape[1] not in (1, 3) else shape[2:4]
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
