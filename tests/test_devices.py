@@ -230,9 +230,11 @@ def test_images_of_a_batch_are_not_mixed_up(static: pp.OpenVINOModel) -> None:
     assert session.inputs[0].shape == (None, 3, 9, 11), "it takes any number of images"
     together = session.run({"image": IMAGE})
     alone = static.session(device="CPU")
-    for index in range(len(IMAGE)):
+    streamed = session.stream((index, {"image": IMAGE[index : index + 1]}) for index in range(len(IMAGE)))
+    for index, found in streamed:
         for name, values in alone.run({"image": IMAGE[index : index + 1]}).items():
             np.testing.assert_allclose(together[name][index : index + 1], values, atol=1e-6)
+            np.testing.assert_allclose(found[name], values, atol=1e-6)
 
 
 @pytest.mark.parametrize("device", WRITTEN)
