@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 import pp_graph as pp
 from pp_graph.data import open_images
 from pp_graph.demo import IMAGES, RAW, STATISTICS
-from pp_graph.targets import OnnxSession, OpenVINOSession
+from pp_graph.targets import OnnxSession
 
 _SIDE, _GAP, _TOP = 220, 14, 62
 _INK, _SOFT = "#1d1d35", "#6b6b80"
@@ -31,7 +31,7 @@ def main() -> None:
     feeds = images.read(index, index + 1, raw.inputs)
     before = OnnxSession(raw).run(feeds)
     artifact = pp.convert(pp.fuse(RAW, pp.OneClassPostProcessor(pp.Statistics.load(STATISTICS))))
-    after = OpenVINOSession(artifact).run(feeds)
+    after = artifact.session().run(feeds)
 
     photograph = np.round(feeds["image"][0].transpose(1, 2, 0) * 255).astype(np.uint8)
     raw_map = before["anomaly_map"][0, 0]

@@ -15,7 +15,7 @@ from pp_graph.benchmark.host import has_torch, host_post_processing
 from pp_graph.benchmark.operator_groups import Parts, group_times
 from pp_graph.benchmark.timing import ratio_of_medians
 from pp_graph.cli import run as run_cli
-from pp_graph.targets.openvino_timing import OperatorTime
+from pp_graph.targets.openvino_compiling import OperatorTime
 from tests.conftest import DEMO
 
 RAW = DEMO / "raw.onnx"
@@ -257,11 +257,12 @@ def test_models_that_do_not_belong_together_are_named(
 
 
 def test_a_failing_callback_ends_the_run(demo_ir_path: Path) -> None:
-    from pp_graph.targets.openvino_timing import TimedModel, fix_shapes, read_openvino
+    from pp_graph.benchmark.contenders import fix_shapes, read_openvino
+    from pp_graph.targets import OpenVINOSession
 
     model = read_openvino(demo_ir_path)
     fix_shapes(model, {"image": [1, 3, 256, 256]})
-    timed = TimedModel(model, device="CPU", inference_precision="f32", hint="latency")
+    timed = OpenVINOSession(model, mode="latency")
     timed.feed({"image": np.zeros((1, 3, 256, 256), np.float32)})
 
     def fail(_: object) -> None:

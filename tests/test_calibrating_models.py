@@ -19,7 +19,7 @@ from pp_graph.cli import run
 from pp_graph.data import open_labelled, open_predictions
 from pp_graph.data.masks import read_mask, resized
 from pp_graph.errors import AlreadyFusedError, DataError, ProvenanceError, StatisticsError
-from pp_graph.targets import OpenVINOSession, retune
+from pp_graph.targets import retune
 from tests.conftest import DEMO
 from tests.models import conv_model, identity_model
 from tests.models import run as run_onnx
@@ -66,7 +66,7 @@ def test_midpoint_finds_the_anomaly_that_anomalib_calls_normal(brick: Path, tmp_
     for placement in ("observed", "midpoint"):
         result = calibrate(brick / "raw.onnx", brick / "images.npz", placement=placement, resamples=0)
         artifact = pp.convert(pp.fuse(brick / "raw.onnx", pp.OneClassPostProcessor(result.statistics)))
-        labels = OpenVINOSession(artifact).run({"input": images})["pred_label"].ravel()
+        labels = artifact.session().run({"input": images})["pred_label"].ravel()
         scores[placement] = 2 * (labels & truth).sum() / (labels.sum() + truth.sum())
         assert result.image.metrics.f1 == pytest.approx(scores[placement])
     assert scores["observed"] == pytest.approx(78 / 79)  # 0.987
@@ -331,7 +331,7 @@ def test_artifact_is_calibrated_in_the_precision_it_runs_in(demo_ir_path: Path, 
         calibrate(DEMO / "raw.onnx", arrays, resamples=0).statistics.image.threshold, rel=1e-4
     )
     artifact = pp.OpenVINOModel.load(demo_ir_path)
-    session = OpenVINOSession(artifact, inference_precision="bf16", probes=[artifact.provenance.raw.map.tensor])
+    session = artifact.session(precision="bf16", probes=[artifact.provenance.raw.map.tensor])
     assert in_bf16.record.precision == session.precision
     raw = session.run({session.inputs[0].name: arrays["image"]})[artifact.provenance.raw.map.tensor]
     assert in_bf16.statistics.pixel.max == raw.max()
@@ -383,8 +383,8 @@ def test_retuned_equals_fused_anew(statistics: pp.Statistics, settings: dict, tm
         retune(tmp_path / "model.xml", statistics).save(tmp_path / "retuned.xml")
         assert (tmp_path / "model.xml").read_bytes() == untouched
         changed = pp.OpenVINOModel.load(tmp_path / "retuned.xml")
-        session = OpenVINOSession(changed, inference_precision="bf16")
-        expected = OpenVINOSession(pp.convert(anew, precision=precision), inference_precision="bf16")
+        session = changed.session(precision="bf16")
+        expected = pp.convert(anew, precision=precision).session(precision="bf16")
         feeds = {session.inputs[0].name: arrays["image"]}
         found, wanted = session.run(feeds), expected.run(feeds)
         assert found.keys() == wanted.keys()
@@ -411,8 +411,8 @@ def test_retuned_as_it_was_fused(tmp_path: Path) -> None:
     retuned = retune(tmp_path / "model.xml", statistics)
     assert retuned.provenance.prefix != "pp_graph"
     retuned.save(tmp_path / "retuned.xml")
-    found = OpenVINOSession(pp.OpenVINOModel.load(tmp_path / "retuned.xml"))
-    wanted = OpenVINOSession(pp.convert(pp.fuse(proto, changed))).run(feeds)
+    found = pp.OpenVINOModel.load(tmp_path / "retuned.xml").session()
+    wanted = pp.convert(pp.fuse(proto, changed)).session().run(feeds)
     assert found.island
     for name, array in found.run(feeds).items():
         assert np.array_equal(array, wanted[name]), name
@@ -424,7 +424,7 @@ def test_retuned_as_it_was_fused(tmp_path: Path) -> None:
 
 def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str], arrays: dict) -> None:
     post = pp.OneClassPostProcessor(pp.Statistics.load("stats.json"), image_sensitivity=0.3, pixel_sensitivity=0.8)
-    expected = OpenVINOSession(pp.convert(pp.fuse("raw.onnx", post))).run({"image": arrays["image"]})
+    expected = pp.convert(pp.fuse("raw.onnx", post)).session().run({"image": arrays["image"]})
     assert run(["fuse", "raw.onnx", "--stats", "stats.json", "-o", "fused.onnx"]) == 0
     for model in ("model.xml", "fused.onnx"):
         output = f"tuned{Path(model).suffix}"
@@ -432,7 +432,7 @@ def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str]
         assert run(["retune", model, *arguments]) == 0
         assert "image_sensitivity=0.3" in capfd.readouterr().out
         tuned = pp.OpenVINOModel.load(output) if model == "model.xml" else pp.convert(output)
-        found = OpenVINOSession(tuned).run({"image": arrays["image"]})
+        found = tuned.session().run({"image": arrays["image"]})
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
         assert tuned.provenance.parameters["pixel_sensitivity"] == 0.8
     assert run(["verify", "raw.onnx", "tuned.xml", "--data", "images"]) == 0
@@ -457,7 +457,7 @@ def test_raw_values_are_kept_beside_few_outputs(outputs: tuple[str, ...]) -> Non
     proto = conv_model()
     fused = pp.fuse(proto, pp.OneClassPostProcessor(OTHERS, outputs=outputs), keep_raw=True)
     assert set(fused.output_names) == {*outputs, "raw_pred_score", "raw_anomaly_map"}
-    session = OpenVINOSession(pp.convert(fused))
+    session = pp.convert(fused).session()
     image = np.random.default_rng(0).random((2, 3, 8, 8)).astype(np.float32)
     kept, expected = session.run({"image": image}), run_onnx(proto, {"image": image})
     assert np.allclose(kept["raw_anomaly_map"], expected["anomaly_map"], atol=1e-4)
@@ -471,12 +471,12 @@ def test_retuned_model_without_a_score(tmp_path: Path, arrays: dict) -> None:
     calibrated = calibrate(pp.RawModel.open(proto), arrays, resamples=0).statistics
     pp.convert(pp.fuse(proto, pp.OneClassPostProcessor(OTHERS))).save(tmp_path / "model.xml")
     retune(tmp_path / "model.xml", calibrated).save(tmp_path / "retuned.xml")
-    labels = OpenVINOSession(pp.OpenVINOModel.load(tmp_path / "retuned.xml")).run({"image": arrays["image"]})[
-        "pred_label"
-    ]
-    anew = OpenVINOSession(pp.convert(pp.fuse(proto, pp.OneClassPostProcessor(calibrated)))).run(
-        {"image": arrays["image"]}
-    )["pred_label"]
+    labels = pp.OpenVINOModel.load(tmp_path / "retuned.xml").session().run({"image": arrays["image"]})["pred_label"]
+    anew = (
+        pp.convert(pp.fuse(proto, pp.OneClassPostProcessor(calibrated)))
+        .session()
+        .run({"image": arrays["image"]})["pred_label"]
+    )
     assert np.array_equal(labels, anew)
 
 

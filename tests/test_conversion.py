@@ -12,7 +12,6 @@ import pytest
 import pp_graph as pp
 from pp_graph.errors import AlreadyFusedError, OutputFileError, ProvenanceError, TargetError
 from pp_graph.postprocessors import OUTPUT_NAMES
-from pp_graph.targets import OpenVINOSession
 from pp_graph.targets.island.precision import island_constants
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, run
@@ -48,7 +47,7 @@ def test_post_processing_runs_in_f32_and_flips_nothing(
     tmp_path: Path, demo_fused_path: Path, demo_images: np.ndarray, weights: str, execution: str
 ) -> None:
     path = pp.convert(demo_fused_path, precision=weights).save(tmp_path / "model.xml")
-    session = OpenVINOSession(pp.OpenVINOModel.load(path), inference_precision=execution)
+    session = pp.OpenVINOModel.load(path).session(precision=execution)
     assert session.island
     assert set(session.island.values()) == {"f32"}
     report = pp.verify(DEMO / "raw.onnx", path, demo_images, inference_precision=execution)
@@ -58,7 +57,7 @@ def test_post_processing_runs_in_f32_and_flips_nothing(
 
 
 def test_names_and_dynamic_batch_are_kept(demo_ir_path: Path, demo_images: np.ndarray) -> None:
-    session = OpenVINOSession(pp.OpenVINOModel.load(demo_ir_path))
+    session = pp.OpenVINOModel.load(demo_ir_path).session()
     assert [(each.name, each.shape) for each in session.inputs] == [("image", (None, 3, 256, 256))]
     for count in (1, 3):
         outputs = session.run({"image": demo_images[:count]})
@@ -205,7 +204,7 @@ def test_unknown_choices() -> None:
     with pytest.raises(TargetError, match="Precision 'int4' is not known, expected one of: f32, f16"):
         pp.convert(fused, precision="int4")
     with pytest.raises(TargetError, match="Inference precision 'f64' is not known"):
-        OpenVINOSession(pp.convert(fused), inference_precision="f64")
+        pp.convert(fused).session(precision="f64")
 
 
 def test_raw_models(tmp_path: Path) -> None:
@@ -282,7 +281,7 @@ def test_island_is_f32_without_a_score_too(tmp_path: Path) -> None:
     raw = conv_model()
     del raw.graph.output[0], raw.graph.node[3]
     path = pp.convert(pp.fuse(raw, POST), precision="f16").save(tmp_path / "model.xml")
-    session = OpenVINOSession(pp.OpenVINOModel.load(path), inference_precision="bf16")
+    session = pp.OpenVINOModel.load(path).session(precision="bf16")
     assert {kind for kind in session.island.values() if kind.startswith(("f", "bf"))} == {"f32"}
     assert session.island["pp_graph/raw_score/Where"] == "f32"
 
@@ -294,7 +293,7 @@ def test_one_record_of_provenance(demo_ir_path: Path) -> None:
 
 def test_fused_onnx_and_ir_agree(demo_fused_path: Path, demo_ir_path: Path, demo_images: np.ndarray) -> None:
     by_onnx = run(str(demo_fused_path), {"image": demo_images[:2]})
-    by_openvino = OpenVINOSession(pp.OpenVINOModel.load(demo_ir_path)).run({"image": demo_images[:2]})
+    by_openvino = pp.OpenVINOModel.load(demo_ir_path).session().run({"image": demo_images[:2]})
     for name in ("pred_score", "anomaly_map"):
         np.testing.assert_allclose(by_openvino[name], by_onnx[name], atol=1e-5)
     assert np.array_equal(by_openvino["pred_label"], by_onnx["pred_label"])

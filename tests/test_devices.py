@@ -17,7 +17,6 @@ from pp_graph.errors import DeviceError, TargetError
 from pp_graph.targets import (
     DEVICES,
     DeviceCheck,
-    OpenVINOSession,
     available_devices,
     check_for_device,
     describe_device,
@@ -30,8 +29,8 @@ from pp_graph.targets import (
 from pp_graph.targets.devices.devices import MODES, openvino_core, require_device
 from pp_graph.targets.devices.names import parse_device, split_devices
 from pp_graph.targets.island.precision import executed_precision
-from pp_graph.targets.openvino_session import compile_for, running_precision
-from pp_graph.targets.openvino_timing import TimedModel
+from pp_graph.targets.openvino_compiling import compile_for, running_precision
+from pp_graph.targets.openvino_session import OpenVINOSession
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model
 
@@ -194,7 +193,7 @@ class TestRunning:
 
     @pytest.mark.parametrize("hint", MODES)
     def test_timed(self, device: str, hint: str, static: pp.OpenVINOModel) -> None:
-        timed = TimedModel(static.model, device=device, inference_precision="f32", hint=hint, profile=True)
+        timed = OpenVINOSession(static.model, device=device, mode=hint, profile=True)
         timed.feed({"image": IMAGE[:1]})
         timed.infer()
         assert timed.precision == "f32"
@@ -227,13 +226,15 @@ def test_batched_requests_run_as_a_batch() -> None:
 
 
 def test_images_of_a_batch_are_not_mixed_up(static: pp.OpenVINOModel) -> None:
-    session = OpenVINOSession(static, device="BATCH:CPU(4)")
+    session = static.session(device="BATCH:CPU(4)")
     assert session.inputs[0].shape == (None, 3, 9, 11), "it takes any number of images"
     together = session.run({"image": IMAGE})
-    alone = OpenVINOSession(static, device="CPU")
-    for index in range(len(IMAGE)):
+    alone = static.session(device="CPU")
+    streamed = session.stream((index, {"image": IMAGE[index : index + 1]}) for index in range(len(IMAGE)))
+    for index, found in streamed:
         for name, values in alone.run({"image": IMAGE[index : index + 1]}).items():
             np.testing.assert_allclose(together[name][index : index + 1], values, atol=1e-6)
+            np.testing.assert_allclose(found[name], values, atol=1e-6)
 
 
 @pytest.mark.parametrize("device", WRITTEN)
@@ -398,7 +399,7 @@ def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert {name for name, each in found.items() if each.here} == {*available_devices(), *metas}
     cpu = found["CPU"]
     assert "FP32" in cpu.precisions
-    session = OpenVINOSession(pp.convert(pp.fuse(conv_model(), POST)), inference_precision=None)
+    session = pp.convert(pp.fuse(conv_model(), POST)).session(precision=None)
     assert cpu.default_precision == session.precision, "what OpenVINO runs unless told otherwise"
     assert found["NPU"].dynamic_shapes is False
     assert run_cli(["devices"]) == 0

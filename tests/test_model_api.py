@@ -20,7 +20,7 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import StatisticsError, TargetError
 from pp_graph.fusion import Provenance
-from pp_graph.targets import OpenVINOModel, OpenVINOSession, retune, usage_path
+from pp_graph.targets import OpenVINOModel, retune, usage_path
 from pp_graph.targets.model_info import read_model_info, takes_frames, why_not
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, score_and_map
@@ -62,7 +62,7 @@ def check_images(path: Path, images: np.ndarray, *, as_bytes: bool, **configurat
     model = load(path, **configuration)
     assert type(model) is AnomalyDetection
     same = ov.Core().compile_model(model.inference_adapter.get_model(), "CPU", F32)
-    session = OpenVINOSession(OpenVINOModel.load(path))
+    session = OpenVINOModel.load(path).session()
     labels = []
     for image in images:
         fed = image.transpose(1, 2, 0)
@@ -143,7 +143,7 @@ def test_models_that_model_api_runs(name: str, tmp_path: Path) -> None:
     assert why_not(artifact.model, artifact.provenance) is None
     model = load(artifact.save(tmp_path / "model.xml"))
     same = ov.Core().compile_model(model.inference_adapter.get_model(), "CPU", F32)
-    session = OpenVINOSession(OpenVINOModel.load(tmp_path / "model.xml"))
+    session = OpenVINOModel.load(tmp_path / "model.xml").session()
     rng = np.random.default_rng(0)
     labels = set()
     for level in (0.1, 0.6, 1.1, 1.6):
@@ -160,7 +160,7 @@ def test_sizes_that_are_open(tmp_path: Path) -> None:
     """There Model API feeds an image as it is, uint8 divided by 255, and heeds neither scale nor channel order."""
     artifact = pp.convert(pp.fuse(small("N,3,H,W"), POST))
     model = load(artifact.save(tmp_path / "model.xml"))
-    session = OpenVINOSession(artifact)
+    session = artifact.session()
     for size in ((12, 16), (9, 7)):
         fed = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
         image = (fed.astype(np.float32) / 255).transpose(2, 0, 1)[None]
@@ -339,7 +339,7 @@ def test_preprocessing_in_the_model(demo_fused_path: Path, demo_images: np.ndarr
     assert "The preprocessing is in the model, and a frame goes in as a camera gives it: u8 NHWC BGR frames" in text
     info = load(path).params
     assert (info.embedded_processing, info.orig_height, info.orig_width) == (True, 256, 256)
-    theirs, session = load(path), OpenVINOSession(OpenVINOModel.load(path))
+    theirs, session = load(path), OpenVINOModel.load(path).session()
     for image in demo_images[::3]:
         frame = np.ascontiguousarray(np.round(image.transpose(1, 2, 0) * 255).astype(np.uint8)[..., ::-1])
         check_one_image(theirs(frame), session.run({"image": frame[None]}), exact=True)

@@ -20,9 +20,9 @@ from pp_graph.data import open_images
 from pp_graph.errors import DataError, TargetError
 from pp_graph.model import FrameFormat, ModelInput
 from pp_graph.preprocessing import DTYPES, RESIZES, feed_by_hand, resize
-from pp_graph.targets import OpenVINOSession, open_raw_values
+from pp_graph.targets import open_raw_values
 from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
-from pp_graph.targets.openvino_session import compile_for
+from pp_graph.targets.openvino_compiling import compile_for
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text
 
@@ -103,7 +103,7 @@ def test_graph_computes_what_the_twin_does(data: st.DataObject, channels: int, c
     assert fitted is not None
     frames = frames_for(fitted, size or (height, width), channels)
     expected = fitted.reference(frames)
-    found = OpenVINOSession(artifact).run({"image": frames})
+    found = artifact.session().run({"image": frames})
     assert found["pixels"].dtype == expected.dtype == np.float32
     assert found["pixels"].shape == expected.shape
     if not asked.mean and not asked.scale and asked.resize in (None, "nearest"):
@@ -121,7 +121,7 @@ def test_arithmetic_that_is_exact_stays_exact(divisor: float) -> None:
     artifact = pp.convert(pp.fuse(shows_its_input(), POST, map_output="heat"), preprocessing=asked)
     frames = RNG.integers(0, 256, (2, 7, 5, 3), np.uint8)
     by_hand = ((frames[..., ::-1] - np.array([3, 128, 250], np.float32)) / np.float32(divisor)).transpose(0, 3, 1, 2)
-    assert np.array_equal(OpenVINOSession(artifact).run({"image": frames})["pixels"], by_hand)
+    assert np.array_equal(artifact.session().run({"image": frames})["pixels"], by_hand)
     fitted = artifact.provenance.preprocessing
     assert fitted is not None
     assert np.array_equal(fitted.reference(frames), by_hand)
@@ -171,8 +171,8 @@ def same_decisions(artifact: pp.OpenVINOModel, plain: pp.OpenVINOModel, frames: 
     fitted = artifact.provenance.preprocessing
     assert fitted is not None
     feeds = {str(fitted.input): frames}
-    fed = OpenVINOSession(artifact, inference_precision=precision).run(feeds)
-    by_hand = OpenVINOSession(plain, inference_precision=precision).run(feed_by_hand(feeds, fitted))
+    fed = artifact.session(precision=precision).run(feeds)
+    by_hand = plain.session(precision=precision).run(feed_by_hand(feeds, fitted))
     for name in ("pred_label", "pred_mask"):
         assert np.array_equal(fed[name], by_hand[name]), name
     np.testing.assert_allclose(fed["anomaly_map"], by_hand["anomaly_map"], atol=3e-6)
@@ -186,7 +186,7 @@ def test_decisions_on_the_model_of_the_package(
     asked = pp.Preprocessing(channel_order="BGR", scale=(255,))
     path = pp.convert(demo_fused_path, precision=weights, preprocessing=asked).save(tmp_path / "model.xml")
     artifact = pp.OpenVINOModel.load(path)
-    session = OpenVINOSession(artifact)
+    session = artifact.session()
     images = open_images(coloured)
     frames = images.read(0, len(images), session.inputs)["image"]
     assert frames.dtype == np.uint8
@@ -219,9 +219,9 @@ def test_resized_frames_are_verified(method: str, demo_fused_path: Path, tmp_pat
     assert {error.name: error.max_scaled < 1e-4 for error in report.errors}["raw_map"]
     # One of them fed by hand, as somebody would who does not use any of this.
     assert artifact.provenance.preprocessing is not None
-    alone = OpenVINOSession(artifact).run({"image": frames[:1]})
+    alone = artifact.session().run({"image": frames[:1]})
     by_hand = (resize(frames[:1], 256, 256, method) / np.float32(255)).transpose(0, 3, 1, 2)
-    expected = OpenVINOSession(pp.convert(demo_fused_path)).run({"image": np.ascontiguousarray(by_hand)})
+    expected = pp.convert(demo_fused_path).session().run({"image": np.ascontiguousarray(by_hand)})
     np.testing.assert_allclose(alone["pred_score"], expected["pred_score"], atol=1e-4)
 
 
@@ -229,7 +229,7 @@ def test_a_wrong_order_of_channels_shows(demo_fused_path: Path, coloured: Path) 
     """Were frames and twin to agree on a mistake, verification could not find one."""
     artifact = pp.convert(demo_fused_path, preprocessing=pp.Preprocessing(channel_order="BGR", scale=(255,)))
     images = open_images(coloured)
-    frames = images.read(0, 2, OpenVINOSession(artifact).inputs)["image"]
+    frames = images.read(0, 2, artifact.session().inputs)["image"]
     plain = images.read(0, 2, [ModelInput("image", "float32", (None, 3, 256, 256))])
     found = open_raw_values(artifact)
     expected = open_raw_values(DEMO / "raw.onnx").run(plain)["raw_map"]
@@ -255,7 +255,7 @@ def test_other_inputs_are_fed_as_they_are() -> None:
     report = pp.verify(model, artifact, arrays)
     assert report.passed
     assert report.drift_flips == 0
-    inputs = OpenVINOSession(artifact).inputs
+    inputs = artifact.session().inputs
     assert [(each.name, each.dtype, each.frames) for each in inputs] == [
         ("image", "uint8", FrameFormat("NHWC", "RGB")),
         ("level", "float32", None),
@@ -270,7 +270,7 @@ def test_a_map_that_is_the_input_itself() -> None:
     report = pp.verify(shows_its_input(1), artifact, frames)
     assert report.passed
     assert report.drift_flips == 0
-    assert OpenVINOSession(artifact).run({"image": frames})["pred_mask"].any()
+    assert artifact.session().run({"image": frames})["pred_mask"].any()
 
 
 def test_what_was_saved_before_can_be_read() -> None:
@@ -290,7 +290,7 @@ def test_retuning_keeps_it(tmp_path: Path) -> None:
     frames = RNG.integers(0, 256, (2, 3, 20, 15), np.uint8)
     report = pp.verify(conv_model(), again, frames)
     assert report.passed
-    found, before = (OpenVINOSession(each).run({"image": frames}) for each in (again, artifact))
+    found, before = (each.session().run({"image": frames}) for each in (again, artifact))
     assert np.array_equal(found["anomaly_map"], before["anomaly_map"])
     assert found["pred_mask"].sum() > before["pred_mask"].sum()
 

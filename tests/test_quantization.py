@@ -16,7 +16,7 @@ import pp_graph as pp
 from pp_graph.cli import run as run_cli
 from pp_graph.data import open_labelled
 from pp_graph.errors import AccuracyError, DataError, ExtraError, TargetError
-from pp_graph.targets import OpenVINOSession, open_raw_values
+from pp_graph.targets import open_raw_values
 from pp_graph.targets.island.precision import island_constants
 from pp_graph.targets.quantization.decision_rates import ImageDecisions, judge, rates, worst_drop
 from tests.conftest import DEMO
@@ -190,8 +190,8 @@ class TestWhatIsQuantised:
         """OpenVINO on CPU may forget the scale of such a layer for all readers but one."""
         raw = distance_model(features=True)
         artifact = int8(pp.fuse(raw, POST, keep_raw=True))
-        expected = OpenVINOSession(pp.convert(pp.fuse(raw, POST, keep_raw=True))).run({"image": IMAGES})
-        found = OpenVINOSession(artifact).run({"image": IMAGES})
+        expected = pp.convert(pp.fuse(raw, POST, keep_raw=True)).session().run({"image": IMAGES})
+        found = artifact.session().run({"image": IMAGES})
         assert {"features", "heat", "score", "pred_mask"} <= set(found)
         for name in ("features", "heat", "score"):
             scale = np.abs(expected[name]).mean()
@@ -506,7 +506,7 @@ class TestMaxDrop:
         assert record["drop"] <= 0.05
         assert any(layers(artifact).values())
         # the same rates, counted by hand from what the artifact itself says
-        found = OpenVINOSession(artifact).run({"image": data["image"]})
+        found = artifact.session().run({"image": data["image"]})
         right = [(found["pred_label"].ravel() == data["label"])[data["label"] == kind].mean() for kind in (True, False)]
         assert record["rates_int8"]["label_balanced_accuracy"] == pytest.approx(np.mean(right))
         mask, truth = found["pred_mask"][:, 0], data["mask"]
@@ -517,7 +517,7 @@ class TestMaxDrop:
         """The second layer is fed by one channel that dwarfs the others, whose sum decides: eight bits lose it."""
         model, data = hard_to_quantise()
         fused = tuned(model, data)
-        free = OpenVINOSession(int8(fused, data["image"])).run({"image": data["image"]})
+        free = int8(fused, data["image"]).session().run({"image": data["image"]})
         mask, truth = free["pred_mask"][:, 0], data["mask"]
         lost = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
         artifact = int8(fused, data["image"], max_drop=0.02, labelled=data)
@@ -661,7 +661,7 @@ def test_decisions_follow_from_the_raw_value_whoever_reads_it_too(
         assert report.postprocessing_flips == report.boundary.flips == 0
         assert 0 < report.decisions[1].positive < report.decisions[1].total
         if keep_raw:
-            found = OpenVINOSession(tuned, inference_precision=precision).run({"image": IMAGES})
+            found = tuned.session(precision=precision).run({"image": IMAGES})
             assert np.array_equal(found["pred_mask"], POST({"anomaly_map": found["heat"]}).pred_mask)
 
 

@@ -21,7 +21,7 @@ import pp_graph as pp
 from pp_graph.cli import run as run_cli
 from pp_graph.errors import OutputFileError, PostProcessorError, PPGraphError, ProvenanceError, StatisticsError
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout
-from pp_graph.targets import OpenVINOSession, RetunedFile
+from pp_graph.targets import RetunedFile
 from tests.conftest import DEMO
 from tests.models import conv_model, run, run_openvino, score_and_map
 
@@ -134,8 +134,8 @@ def test_settings_survive(tmp_path: Path, settings: dict, options: dict) -> None
     assert path.read_bytes() == anew.save(tmp_path / "anew.onnx").read_bytes()
     assert pp.retune_file(tmp_path / "model.xml", **change).way == "constants"
     feeds = edges(before, after)
-    found = OpenVINOSession(pp.OpenVINOModel.load(tmp_path / "model.xml")).run(feeds)
-    assert_same(found, OpenVINOSession(pp.convert(anew)).run(feeds))
+    found = pp.OpenVINOModel.load(tmp_path / "model.xml").session().run(feeds)
+    assert_same(found, pp.convert(anew).session().run(feeds))
 
 
 def test_another_prefix_and_other_types(tmp_path: Path) -> None:
@@ -184,8 +184,8 @@ def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
         if path == first:
             assert target.read_bytes() == anew.save(tmp_path / "anew.onnx").read_bytes()
         else:
-            found = OpenVINOSession(pp.OpenVINOModel.load(target)).run(feeds)
-            assert_same(found, OpenVINOSession(pp.convert(anew)).run(feeds))
+            found = pp.OpenVINOModel.load(target).session().run(feeds)
+            assert_same(found, pp.convert(anew).session().run(feeds))
         again = {"statistics": STATS, "image_sensitivity": 0.5}
         assert pp.retune_file(target, **again).way == "rewritten"
         assert pp.retune_file(target, image_sensitivity=0.7).way == "constants"
@@ -334,9 +334,9 @@ def test_ir_equals_fused_anew(
     assert loaded.provenance == done.provenance
     assert loaded.provenance.cutoffs == anew.provenance.cutoffs
     for inference in ("f32", "bf16"):
-        session = OpenVINOSession(loaded, inference_precision=inference)
+        session = loaded.session(precision=inference)
         feeds = {"image": demo_images}
-        assert_same(session.run(feeds), OpenVINOSession(anew, inference_precision=inference).run(feeds))
+        assert_same(session.run(feeds), anew.session(precision=inference).run(feeds))
         assert set(session.island.values()) <= {"f32", "u8", "boolean"}
     assert pp.verify(DEMO / "raw.onnx", target, demo_images[:2]).postprocessing_flips == 0
 
@@ -365,15 +365,15 @@ def test_ir_of_an_old_opset(tmp_path: Path) -> None:
     oldest = pp.convert(pp.fuse(score_and_map(opset=10, ir_version=3), before)).save(tmp_path / "oldest.xml")
     assert [pp.retune_file(oldest, **CHANGES[name]).way for name in ("all", "pixel")] == ["rewritten", "constants"]
     feeds = edges(before, after)
-    found = OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds)
-    assert_same(found, OpenVINOSession(pp.convert(pp.fuse(raw, after))).run(feeds))
+    found = pp.OpenVINOModel.load(path).session().run(feeds)
+    assert_same(found, pp.convert(pp.fuse(raw, after)).session().run(feeds))
     narrow = [pp.LevelStatistics(threshold=9, min=8.99, max=9), pp.LevelStatistics(threshold=9, min=8.98, max=9)]
     posts = [pp.OneClassPostProcessor(pp.Statistics(image=each, pixel=STATS.pixel)) for each in narrow]
     path = pp.convert(pp.fuse(raw, posts[0])).save(tmp_path / "narrow.xml")
     assert pp.retune_file(path, posts[1].statistics).way == "rewritten"
     feeds = edges(*posts)
-    found = OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds)
-    assert_same(found, OpenVINOSession(pp.convert(pp.fuse(raw, posts[1]))).run(feeds))
+    found = pp.OpenVINOModel.load(path).session().run(feeds)
+    assert_same(found, pp.convert(pp.fuse(raw, posts[1])).session().run(feeds))
 
 
 def test_merged_constants_are_recognised(tmp_path: Path) -> None:
@@ -389,8 +389,8 @@ def test_merged_constants_are_recognised(tmp_path: Path) -> None:
     assert pp.retune_file(path, image_sensitivity=0.2).way == "rewritten"
     after = pp.OneClassPostProcessor(same, image_sensitivity=0.2)
     feeds = edges(pp.OneClassPostProcessor(same), after)
-    found = OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds)
-    assert_same(found, OpenVINOSession(pp.convert(pp.fuse(score_and_map(), after))).run(feeds))
+    found = pp.OpenVINOModel.load(path).session().run(feeds)
+    assert_same(found, pp.convert(pp.fuse(score_and_map(), after)).session().run(feeds))
 
 
 def test_odd_names_and_odd_lengths(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_odd_names_and_odd_lengths(tmp_path: Path) -> None:
     feeds = edges(pp.OneClassPostProcessor(STATS), after)
     loaded = pp.OpenVINOModel.load(path)
     assert loaded.provenance.raw.score.name == 'sc"<&>é'
-    assert_same(OpenVINOSession(loaded).run(feeds), OpenVINOSession(pp.convert(pp.fuse(raw, after))).run(feeds))
+    assert_same(loaded.session().run(feeds), pp.convert(pp.fuse(raw, after)).session().run(feeds))
 
 
 def test_a_usage_text_goes_along(tmp_path: Path, demo_ir_path: Path) -> None:
@@ -435,8 +435,8 @@ def test_brick(tmp_path: Path, brick: Path) -> None:
         assert pp.retune_file(file, image_sensitivity=0.45, pixel_sensitivity=0.6).way == "constants"
     assert path.read_bytes() == anew.save(tmp_path / "anew.onnx").read_bytes()
     feeds = {"input": images}
-    found = OpenVINOSession(pp.OpenVINOModel.load(tmp_path / "model.xml")).run(feeds)
-    assert_same(found, OpenVINOSession(pp.convert(anew)).run(feeds))
+    found = pp.OpenVINOModel.load(tmp_path / "model.xml").session().run(feeds)
+    assert_same(found, pp.convert(anew).session().run(feeds))
     assert pp.strip(path).save(tmp_path / "raw.onnx").read_bytes() == (brick / "raw.onnx").read_bytes()
 
 
@@ -790,10 +790,10 @@ def test_an_ir_whose_operators_change_fits_its_old_xml_all_the_time(tmp_path: Pa
     path = pp.convert(pp.fuse(raw, post)).save(tmp_path / "model.xml")
     feeds = edges(post, changed(post, OPERATORS["flags nothing"]))
     old_xml, old_bin = path.read_bytes(), path.with_suffix(".bin").read_bytes()
-    expected = OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds)
+    expected = pp.OpenVINOModel.load(path).session().run(feeds)
     assert pp.retune_file(path, **OPERATORS["flags nothing"]).way == "rewritten"
     assert path.with_suffix(".bin").read_bytes().startswith(old_bin)
-    new = OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds)
+    new = pp.OpenVINOModel.load(path).session().run(feeds)
     assert not np.array_equal(new["pred_label"], expected["pred_label"])
     path.write_bytes(old_xml)
-    assert_same(OpenVINOSession(pp.OpenVINOModel.load(path)).run(feeds), expected)
+    assert_same(pp.OpenVINOModel.load(path).session().run(feeds), expected)

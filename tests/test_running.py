@@ -16,7 +16,7 @@ import pp_graph as pp
 from pp_graph.data import open_images
 from pp_graph.errors import DataError, DeviceError, ModelError, ProvenanceError, TargetError
 from pp_graph.running.feeding import join_predictions
-from pp_graph.targets import OpenVINOModel, OpenVINOSession, run_in_batches
+from pp_graph.targets import OpenVINOModel, run_in_batches
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, identity_model, run, score_and_map
 
@@ -51,7 +51,7 @@ def same(found: pp.Predictions, expected: pp.Predictions) -> bool:
 def test_decides_as_the_session_that_verify_runs(
     demo_ir_path: Path, runner: pp.Runner, demo_images: np.ndarray
 ) -> None:
-    session = OpenVINOSession(OpenVINOModel.load(demo_ir_path))
+    session = OpenVINOModel.load(demo_ir_path).session()
     expected = run_in_batches(session, {"image": demo_images})
     found = runner(demo_images)
     for name in NAMES:
@@ -378,7 +378,7 @@ def test_other_precisions_drift_as_their_session_does(
     demo_ir_path: Path, demo_images: np.ndarray, precision: str | None
 ) -> None:
     runner = pp.load(demo_ir_path, inference_precision=precision)
-    session = OpenVINOSession(OpenVINOModel.load(demo_ir_path), inference_precision=precision)
+    session = OpenVINOModel.load(demo_ir_path).session(precision=precision)
     assert runner.precision == session.precision
     assert np.array_equal(runner(demo_images).pred_mask, session.run({"image": demo_images})["pred_mask"])
 

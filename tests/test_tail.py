@@ -16,7 +16,6 @@ from pp_graph.fusion.tail import NETWORK_SCOPE, RULES, Match, Miss, RewrittenTai
 from pp_graph.fusion.tail.proof import disprove
 from pp_graph.fusion.tail.view import TailView
 from pp_graph.model import NameScope
-from pp_graph.targets import OpenVINOSession
 from pp_graph.targets.island.precision import island_constants
 from tests.conftest import ROOT
 from tests.models import STATS, run, run_openvino
@@ -396,7 +395,7 @@ def test_the_tail_is_saved_in_f32_and_the_network_is_not() -> None:
     assert any("/tail/" in name for name in constants)
     assert set(constants.values()) == {"f32"}
     assert artifact.provenance.replaced is None
-    session = OpenVINOSession(artifact, inference_precision="bf16")
+    session = artifact.session(precision="bf16")
     assert set(session.island.values()) == {"f32"}
 
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import OutputFileError
-from pp_graph.targets import OpenVINOModel, OpenVINOSession, retune, usage_path
+from pp_graph.targets import OpenVINOModel, retune, usage_path
 from pp_graph.targets.usage.programs import CPP_TYPES
 from pp_graph.targets.usage.text import renamed_usage, usage_text
 from tests.conftest import DEMO
@@ -217,7 +217,7 @@ def test_python_program(name: str, written: dict[str, Path], tmp_path: Path) -> 
     assert len(program.splitlines()) <= 18
     shutil.copy(path, tmp_path / path.name)
     shutil.copy(path.with_suffix(".bin"), tmp_path / f"{path.stem}.bin")
-    session = OpenVINOSession(OpenVINOModel.load(path))
+    session = OpenVINOModel.load(path).session()
     made = re.findall(r"^(\w+) = (np\.zeros\(\((.*?)\), np\.(\w+)\))", program, re.MULTILINE)
     rng = np.random.default_rng(0)
     feeds = {}
@@ -284,7 +284,7 @@ def test_cpp_program_runs(name: str, written: dict[str, Path], tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     done = execute(str(tmp_path / "main"), cwd=path.parent)
     assert done.returncode == 0, done.stderr
-    session = OpenVINOSession(OpenVINOModel.load(path))
+    session = OpenVINOModel.load(path).session()
     sizes = [
         re.search(r"np\.zeros\((\(.*?\)),", line) for line in blocks(path, "python")[0].splitlines() if "zeros" in line
     ]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pp_graph.targets.openvino_timing import TimedModel, fix_shapes, read_openvino
+from pp_graph.benchmark.contenders import fix_shapes, read_openvino
+from pp_graph.targets import OpenVINOSession
 
 
 def peak_mib() -> float:
@@ -31,10 +32,10 @@ def main() -> None:
     model = read_openvino(Path(asked["model"]))
     if asked["static"]:
         fix_shapes(model, asked["shapes"])
-    timed = TimedModel(model, device=asked["device"], inference_precision=asked["precision"], hint=asked["hint"])
-    timed.feed({name: np.zeros(asked["shapes"][name], dtype) for name, dtype, _ in timed.inputs})
-    timed.infer()
-    sys.stdout.write(json.dumps({"compile_seconds": timed.compile_seconds, "peak_mib": peak_mib()}))
+    session = OpenVINOSession(model, device=asked["device"], precision=asked["precision"], mode=asked["hint"])
+    session.feed({each.name: np.zeros(asked["shapes"][each.name], each.dtype) for each in session.inputs})
+    session.infer()
+    sys.stdout.write(json.dumps({"compile_seconds": session.compile_seconds, "peak_mib": peak_mib()}))
 
 
 if __name__ == "__main__":

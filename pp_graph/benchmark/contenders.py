@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pp_graph.benchmark.host import HOSTS, has_torch
-from pp_graph.errors import DataError, PPGraphError
+from pp_graph.errors import DataError, PPGraphError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.targets import OpenVINOModel, convert
-from pp_graph.targets.openvino_timing import read_openvino
+from pp_graph.targets.devices.devices import openvino_core
+from pp_graph.targets.openvino_ports import first_line, port_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import openvino as ov
 
@@ -142,3 +143,33 @@ def read_contender(contender: Contender) -> ov.Model:
     if contender.path.suffix.lower() == ".xml":
         return OpenVINOModel.load(contender.path).model
     return convert(contender.path).model
+
+
+def read_openvino(path: Path) -> ov.Model:
+    """Read an ONNX file or an IR as anybody would.
+
+    Raises:
+        TargetError: OpenVINO cannot read it.
+    """
+    if not path.is_file():
+        raise TargetError(f"Model '{path}' does not exist, expected an .onnx file or an IR (.xml). Check the path.")
+    try:
+        return openvino_core().read_model(path)
+    except RuntimeError as error:
+        raise TargetError(f"OpenVINO cannot read '{path}': {first_line(error)}. Is it an .onnx or an .xml?") from error
+
+
+def fix_shapes(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give every input the sizes it is run with. Changes the model in place.
+
+    Raises:
+        TargetError: The model cannot take them.
+    """
+    try:
+        model.reshape({port_name(port): list(shapes[port_name(port)]) for port in model.inputs})
+    except (KeyError, RuntimeError) as error:
+        wanted = ", ".join(f"{name} {tuple(sizes)}" for name, sizes in shapes.items())
+        reason = f"it has no such input {error}" if isinstance(error, KeyError) else first_line(error)
+        raise TargetError(
+            f"The model cannot take the shapes {wanted}: {reason}. All models compared need the same inputs."
+        ) from error

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pp_graph.fusion import Provenance
-    from pp_graph.targets.openvino_timing import OperatorTime
+    from pp_graph.targets.openvino_compiling import OperatorTime
 
 GROUPS: Final = ("network", "tail", "post-processing", PREPROCESSING_SCOPE)
 _SHOWN: Final = 8

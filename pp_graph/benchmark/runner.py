@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.benchmark.contenders import Contender, find_contenders, read_contender, remarks_about
+from pp_graph.benchmark.contenders import Contender, find_contenders, fix_shapes, read_contender, remarks_about
 from pp_graph.benchmark.host import host_post_processing
 from pp_graph.benchmark.inputs import Feeds, fixed_shapes, make_feeds
 from pp_graph.benchmark.machine import describe_machine, describe_versions
@@ -24,9 +24,8 @@ from pp_graph.benchmark.timing import ratio_of_medians
 from pp_graph.errors import DataError, DeviceError
 from pp_graph.fusion import METADATA_KEY
 from pp_graph.model import RawModel, format_shape
-from pp_graph.targets import INFERENCE_PRECISIONS
+from pp_graph.targets import INFERENCE_PRECISIONS, MODES, OpenVINOSession
 from pp_graph.targets.devices.devices import require_device
-from pp_graph.targets.openvino_timing import HINTS, TimedModel, fix_shapes
 
 if TYPE_CHECKING:
     from pp_graph.data import ImageSource
@@ -49,18 +48,17 @@ class _Entry:
     """A contender, compiled."""
 
     contender: Contender
-    timed: TimedModel
+    session: OpenVINOSession
     after: Callable[[Mapping[str, Array]], object] | None
     times: list[float]
     finished: int = 0
     busy: float = 0.0
-    in_flight: int = 0
 
     def run(self) -> float:
         start = time.perf_counter()
-        self.timed.infer()
+        self.session.infer()
         if self.after is not None:
-            self.after(self.timed.outputs())
+            self.after(self.session.inferred())
         return time.perf_counter() - start
 
 
@@ -166,8 +164,8 @@ def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: flo
         raise DataError(f"No inference precision is given, expected some of: {', '.join(known)}.")
     if batch is not None and batch < 1:
         raise DataError(f"Batch is {batch}, expected at least 1.")
-    if hint not in HINTS:
-        raise DataError(f"Hint '{hint}' is not known, expected one of: {', '.join(HINTS)}.")
+    if hint not in MODES:
+        raise DataError(f"Hint '{hint}' is not known, expected one of: {', '.join(MODES)}.")
     if not 0 < seconds < float("inf"):
         raise DataError(f"Seconds are {seconds:g}, expected a positive number. A few for each device and precision.")
 
@@ -207,15 +205,13 @@ class _Setting:
     def shapes(self, contender: Contender) -> dict[str, tuple[int, ...]]:
         return {name: array.shape for name, array in self.fed(contender).items()}
 
-    def compiled(self, contender: Contender, *, profile: bool = False) -> TimedModel:
+    def compiled(self, contender: Contender, *, profile: bool = False) -> OpenVINOSession:
         model = read_contender(contender)
         if self.static:
             fix_shapes(model, self.shapes(contender))
-        timed = TimedModel(
-            model, device=self.device, inference_precision=self.precision, hint=self.hint, profile=profile
-        )
-        timed.feed(self.fed(contender))
-        return timed
+        session = OpenVINOSession(model, device=self.device, precision=self.precision, mode=self.hint, profile=profile)
+        session.feed(self.fed(contender))
+        return session
 
 
 def _run_setting(
@@ -259,7 +255,7 @@ def _measure_throughput(entries: Sequence[_Entry], seconds: float, tell: Progres
     turn = seconds / (_BLOCKS * len(entries))
     for _ in range(_BLOCKS):
         for entry in entries:
-            done, busy, entry.in_flight = entry.timed.run_in_flight(turn, entry.after)
+            done, busy = entry.session.run_in_flight(turn, entry.after)
             entry.finished += done
             entry.busy += busy
             tell(busy)
@@ -269,7 +265,7 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
     contender = entry.contender
     times = np.array(entry.times) * 1e3
     ratio, low, high = ratio_of_medians(times, np.array(reference.times) * 1e3)
-    sent, returned = entry.timed.border_bytes()
+    sent, returned = entry.session.border_bytes()
     alone = _measure_alone(setting, contender, notes) if memory and contender.host is None else None
     if contender.host is not None:
         groups: dict[str, float] = {}
@@ -284,7 +280,7 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
         name=contender.name,
         device=setting.device,
         asked_precision=setting.precision or "default",
-        precision=entry.timed.precision,
+        precision=entry.session.precision,
         runs=len(times),
         median_ms=float(np.median(times)),
         p90_ms=float(np.quantile(times, 0.9)),
@@ -293,10 +289,10 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
         ratio_low=low,
         ratio_high=high,
         throughput=entry.finished * setting.batch / entry.busy,
-        in_flight=entry.in_flight,
+        in_flight=entry.session.in_flight,
         bytes_in=sent / setting.batch,
         bytes_out=returned / setting.batch,
-        compile_seconds=entry.timed.compile_seconds if alone is None else alone["compile_seconds"],
+        compile_seconds=entry.session.compile_seconds if alone is None else alone["compile_seconds"],
         peak_mib=None if alone is None else round(alone["peak_mib"], 1),
         groups_us=groups,
         slowest=slowest,

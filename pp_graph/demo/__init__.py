@@ -15,7 +15,7 @@ from pp_graph.fusion import FusedModel, fuse
 from pp_graph.postprocessors import OneClassPostProcessor
 from pp_graph.report import prediction_panel, stack_panels
 from pp_graph.statistics import Statistics
-from pp_graph.targets import OpenVINOModel, OpenVINOSession, convert
+from pp_graph.targets import OpenVINOModel, convert
 from pp_graph.verification import VerificationReport, verify
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _copy_inputs(folder: Path, *, overwrite: bool) -> None:
 
 
 def _draw(artifact: OpenVINOModel, images: Images, picture: Path) -> tuple[ImageResult, ...]:
-    session = OpenVINOSession(artifact)
+    session = artifact.session()
     name_of_input = session.inputs[0].name
     panels, results = [], []
     for index, name in enumerate(images.names):

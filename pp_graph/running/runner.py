@@ -13,7 +13,7 @@ from pp_graph.fusion import FusedModel, Provenance, cutoffs_for
 from pp_graph.model import format_shape
 from pp_graph.running.feeding import join_predictions, predicted_fields, read_feeds, to_predictions
 from pp_graph.running.sources import open_source
-from pp_graph.targets import OpenVINOModel, OpenVINORequests, convert, cut_to_batch, device_profile
+from pp_graph.targets import OpenVINOModel, OpenVINOSession, convert, cut_to_batch, device_profile
 from pp_graph.targets.devices.devices import RECOMMENDED
 
 if TYPE_CHECKING:
@@ -100,7 +100,13 @@ class Runner:
         mode: str = "latency",
         name: str | None = None,
     ) -> None:
-        self._session = OpenVINORequests(artifact, device=device, inference_precision=inference_precision, mode=mode)
+        self._session = OpenVINOSession(
+            artifact.model,
+            device=device,
+            precision=inference_precision,
+            mode=mode,
+            preprocessing=artifact.provenance.preprocessing,
+        )
         self.name = _name(artifact) if name is None else name
         self.inputs: tuple[ModelInput, ...] = self._session.inputs
         self.outputs = predicted_fields(self._session.outputs)

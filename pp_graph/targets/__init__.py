@@ -16,9 +16,9 @@ from pp_graph.targets.devices.devices import (
 from pp_graph.targets.devices.profiles import DEVICES, DeviceProfile
 from pp_graph.targets.island.precision import island_precisions
 from pp_graph.targets.onnxruntime_session import OnnxSession
+from pp_graph.targets.openvino_compiling import INFERENCE_PRECISIONS
 from pp_graph.targets.openvino_model import OpenVINOModel
-from pp_graph.targets.openvino_requests import OpenVINORequests
-from pp_graph.targets.openvino_session import INFERENCE_PRECISIONS, OpenVINOSession
+from pp_graph.targets.openvino_session import OpenVINOSession
 from pp_graph.targets.quantization.quantization import PRESETS, Quantization
 from pp_graph.targets.raw_values import RawValues, open_raw_values
 from pp_graph.targets.retuning.files import RetunedFile, Retuning, prepare_retuning, retune_file
@@ -38,7 +38,6 @@ __all__ = [
     "Finding",
     "OnnxSession",
     "OpenVINOModel",
-    "OpenVINORequests",
     "OpenVINOSession",
     "Quantization",
     "RawValues",

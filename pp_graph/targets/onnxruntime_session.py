@@ -62,13 +62,15 @@ class OnnxSession(Session):
             )
             for node in self._session.get_inputs()
         )
-        self._names = [node.name for node in self._session.get_outputs()]
-        self.description = "onnxruntime on CPU, f32"
+        self.outputs = tuple(node.name for node in self._session.get_outputs())
+        self.precision = "f32"
+        self.description = f"onnxruntime on CPU, {self.precision}"
+        self.island = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch."""
         try:
-            return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+            return dict(zip(self.outputs, self._session.run(self.outputs, dict(feeds)), strict=True))
         except Exception as error:
             raise TargetError(
                 f"onnxruntime failed on a batch: {_reason(error)}. Do the images have the size and layout of the model?"

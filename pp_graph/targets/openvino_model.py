@@ -15,10 +15,11 @@ from pp_graph.fusion import METADATA_KEY, Provenance
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.island.precision import island_constants
 from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name, rt_text
+from pp_graph.targets.openvino_session import OpenVINOSession
 from pp_graph.targets.usage.text import usage_path, usage_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import openvino as ov
 
@@ -106,7 +107,7 @@ class OpenVINOModel:
             constants = island_constants(
                 openvino_core().read_model(draft), self.provenance.prefix, self.provenance.adjustable
             )
-            if not constants and any(cutoff != "never" for cutoff in self.provenance.cutoffs.values()):
+            if not constants and self._decides:
                 raise TargetError(
                     f"No constant of the post-processing is found under '{self.provenance.prefix}/', expected its "
                     "cutoffs. The model was changed after it was converted: convert the fused model again."
@@ -123,6 +124,35 @@ class OpenVINOModel:
     def stamp(self) -> None:
         """Write the provenance into the model in memory, from where `save` takes it."""
         self.model.set_rt_info(self.provenance.to_json(), RT_INFO_PATH)
+
+    def session(
+        self, device: str = "CPU", *, precision: str | None = "f32", probes: Sequence[str] = ()
+    ) -> OpenVINOSession:
+        """Compile the model for a device, to run it and to see in which precision the post-processing runs.
+
+        Args:
+            device: Device to run on.
+            precision: Precision to run the network in: `f32`, `bf16` or `f16`; None leaves it to the device.
+            probes: Names of inner tensors to return as well.
+
+        Raises:
+            DeviceError: The device is not on this machine.
+            TargetError: OpenVINO cannot compile the model, or its post-processing is not found in what was compiled.
+        """
+        return OpenVINOSession(
+            self.model,
+            device=device,
+            precision=precision,
+            probes=probes,
+            preprocessing=self.provenance.preprocessing,
+            island=self.provenance.prefix,
+            decides=self._decides,
+        )
+
+    @property
+    def _decides(self) -> bool:
+        # A decision that is never made may have no operator left.
+        return any(cutoff != "never" for cutoff in self.provenance.cutoffs.values())
 
     @property
     def conversion(self) -> dict[str, Any]:

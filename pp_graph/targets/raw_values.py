@@ -17,7 +17,6 @@ from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 from pp_graph.targets.conversion import convert
 from pp_graph.targets.onnxruntime_session import OnnxSession
 from pp_graph.targets.openvino_model import OpenVINOModel
-from pp_graph.targets.openvino_session import OpenVINOSession
 from pp_graph.targets.session import Array, Session, run_in_batches
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class RawValues:
     @property
     def precision(self) -> str:
         """Precision that the network runs in."""
-        return self.session.precision if isinstance(self.session, OpenVINOSession) else "f32"
+        return self.session.precision
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run a batch of any size.
@@ -107,9 +106,7 @@ def open_raw_values(
         model = OpenVINOModel.load(model)
     if isinstance(model, OpenVINOModel):
         tensors = model.provenance.tensors
-        session: Session = OpenVINOSession(
-            model, device=device or "CPU", inference_precision=inference_precision, probes=list(tensors.values())
-        )
+        session: Session = model.session(device or "CPU", precision=inference_precision, probes=list(tensors.values()))
         file = model.source.name if model.source is not None else model.provenance.raw.file
         return RawValues(
             session, tensors, device or "CPU", model.precision, file, model.provenance.raw.sha256, model.provenance

@@ -22,11 +22,17 @@ class Session(ABC):
 
     Attributes:
         inputs: What to feed.
+        outputs: Names of what it returns, each under every name it has.
         description: Runtime, device and precision, for people.
+        precision: The precision that the network runs in, which may not be the one asked for.
+        island: Precision of each operator of the post-processing, where the runtime was asked for it.
     """
 
     inputs: tuple[ModelInput, ...]
+    outputs: tuple[str, ...]
     description: str
+    precision: str
+    island: dict[str, str]
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

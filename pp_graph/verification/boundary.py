@@ -142,8 +142,7 @@ def run_boundary(
     if isinstance(artifact, OpenVINOModel):
         shapes = [array.shape for array in values.values()]
         island = extract_island(artifact.model, list(provenance.tensors.values()), shapes)
-        alone = OpenVINOModel(island, provenance, artifact.precision)
-        session = OpenVINOSession(alone, device=device, inference_precision=inference_precision)
+        session = OpenVINOSession(island, device=device, precision=inference_precision)
     else:
         session = OnnxSession(extract_post_processing(artifact))
     with np.errstate(over="ignore"):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from pp_graph.data import ImageSource, choose_batch_size, open_images
@@ -104,7 +103,7 @@ def verify(
         artifact=runs.shipped.description,
         reference=f"{reference.session.description} and the NumPy reference",
         names=images.names,
-        island=runs.shipped.island if isinstance(runs.shipped, OpenVINOSession) else {},
+        island=runs.shipped.island,
         raw_matches=opened.sha256 == provenance.raw.sha256,
         max_flips=max_flips,
     )
@@ -152,7 +151,7 @@ class _Runs:
 def _sessions(artifact: OpenVINOModel | FusedModel, device: str, inference_precision: str | None) -> _Runs:
     if isinstance(artifact, OpenVINOModel):
         return _Runs(
-            OpenVINOSession(artifact, device=device, inference_precision=inference_precision),
+            artifact.session(device, precision=inference_precision),
             open_raw_values(artifact, device=device, inference_precision=inference_precision),
             _preprocessing_session(artifact, device, inference_precision),
         )
@@ -170,9 +169,7 @@ def _preprocessing_session(
     if artifact.provenance.preprocessing is None:
         return None
     model = extract_preprocessing(artifact.model, artifact.provenance)
-    # It decides nothing.
-    alone = OpenVINOModel(model, msgspec.structs.replace(artifact.provenance, cutoffs={}), artifact.precision)
-    return OpenVINOSession(alone, device=device, inference_precision=inference_precision)
+    return OpenVINOSession(model, device=device, precision=inference_precision)
 
 
 class _Reference:

@@ -10,7 +10,7 @@ import numpy as np
 from pp_graph.data import choose_batch_size
 from pp_graph.integrations.anomalib.raw_export import evaluating, raw_form
 from pp_graph.postprocessors import OUTPUT_NAMES
-from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, open_raw_values, run_in_batches
+from pp_graph.targets import OnnxSession, OpenVINOModel, open_raw_values, run_in_batches
 from pp_graph.verification.comparison import ErrorSum, FlipLists
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def compare_with_model(
         TargetError: A runtime cannot load or run a model.
     """
     if isinstance(artifact, OpenVINOModel):
-        shipped: Any = OpenVINOSession(artifact, device=device, inference_precision=inference_precision)
+        shipped: Any = artifact.session(device, precision=inference_precision)
         inner = open_raw_values(artifact, device=device, inference_precision=inference_precision)
     else:
         shipped, inner = OnnxSession(artifact.opened), open_raw_values(artifact)

@@ -14,8 +14,8 @@ from pp_graph.targets.devices.names import DeviceName, parse_device
 from pp_graph.targets.island.island import island_nodes
 from pp_graph.targets.island.marks import is_marked
 from pp_graph.targets.island.precision import is_floating, island_precisions
+from pp_graph.targets.openvino_compiling import compile_for, running_precision
 from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name
-from pp_graph.targets.openvino_session import compile_for, running_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
