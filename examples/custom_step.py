@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from pp_graph.postprocessors import RawLayout
+    from pp_graph.program import Signature
     from pp_graph.steps import Emitter
 
 
@@ -82,13 +82,13 @@ class LogPostProcessor(pp.PostProcessor):
     image_sensitivity: float = 0.5
     pixel_sensitivity: float = 0.5
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         """Logarithm, normalisation and comparison of each level that the raw model has."""
         steps: list[Step] = []
-        if not layout.score:
+        if "raw_score" not in raw:
             steps.append(MaxOverMap("raw_map", "raw_score"))
         steps += self._level("image", "raw_score", "pred_score", "pred_label", self.image_sensitivity)
-        if layout.map:
+        if "raw_map" in raw:
             steps += self._level("pixel", "raw_map", "anomaly_map", "pred_mask", self.pixel_sensitivity)
         return steps
 
@@ -125,7 +125,7 @@ def main(folder: Path, inference_precision: str | None = "f32") -> dict[str, obj
     verified = pp.verify(RAW, model, IMAGES, inference_precision=inference_precision)
 
     # A cutoff is a constant in the file: no new conversion, and the network is not touched.
-    retuned = pp.retune_file(model, pixel_sensitivity=0.4, output=folder / "retuned.xml")
+    retuned = pp.retune(model, pixel_sensitivity=0.4, output=folder / "retuned.xml")
     verified_again = pp.verify(RAW, retuned.path, IMAGES, inference_precision=inference_precision)
 
     timed = pp.run_benchmark(RAW, [model], inference_precisions=["f32"], against=[], seconds=0.3, memory=False)

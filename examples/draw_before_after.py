@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 import pp_graph as pp
 from pp_graph.data import open_images
 from pp_graph.demo import IMAGES, RAW, STATISTICS
-from pp_graph.targets import OnnxSession
+from pp_graph.sessions import OnnxSession
 
 _SIDE, _GAP, _TOP = 220, 14, 62
 _INK, _SOFT = "#1d1d35", "#6b6b80"

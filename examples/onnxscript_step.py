@@ -25,7 +25,7 @@ from pp_graph.steps import Compare, MinMaxNormalize, Step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pp_graph.postprocessors import RawLayout
+    from pp_graph.program import Signature
 
 
 # onnxscript takes tensors without annotations, and numbers with a type for attributes.
@@ -44,9 +44,9 @@ class CalmPostProcessor(pp.PostProcessor):
     statistics: pp.Statistics | None = None
     pixel_sensitivity: float = 0.5
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         """The onnxscript step reads map and score; the rest are steps of pp_graph."""
-        del layout
+        del raw
         image, pixel = self.statistics.image, self.statistics.pixel
         return [
             OnnxScriptStep(
@@ -66,7 +66,7 @@ def main(folder: Path, inference_precision: str | None = "f32") -> dict[str, obj
     fused.save(folder / "fused.onnx")
     model = pp.convert(fused).save(folder / "model.xml")
     verified = pp.verify(RAW, model, IMAGES, inference_precision=inference_precision)
-    retuned = pp.retune_file(model, pixel_sensitivity=0.4, output=folder / "retuned.xml")
+    retuned = pp.retune(model, pixel_sensitivity=0.4, output=folder / "retuned.xml")
     verified_again = pp.verify(RAW, retuned.path, IMAGES, inference_precision=inference_precision)
     timed = pp.run_benchmark(RAW, [model], inference_precisions=["f32"], against=[], seconds=0.3, memory=False)
     return {

@@ -25,7 +25,7 @@ from pp_graph.steps import Compare, MaxOverMap, MinMaxNormalize, Step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pp_graph.postprocessors import RawLayout
+    from pp_graph.program import Signature
 
 
 class LocalContrast(nn.Module):
@@ -58,9 +58,9 @@ class ContrastPostProcessor(pp.PostProcessor):
     background: float = 0.25
     pixel_sensitivity: float = 0.5
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         """The torch step reads the map; the rest are steps of pp_graph."""
-        del layout
+        del raw
         pixel = self.statistics.pixel
         keeps = 1 - self.background
         low, middle, high = (keeps * number for number in (pixel.min, pixel.threshold, pixel.max))
@@ -81,7 +81,7 @@ def main(folder: Path, inference_precision: str | None = "f32") -> dict[str, obj
     fused.save(folder / "fused.onnx")
     model = pp.convert(fused).save(folder / "model.xml")
     verified = pp.verify(RAW, model, IMAGES, inference_precision=inference_precision)
-    retuned = pp.retune_file(model, pixel_sensitivity=0.4, output=folder / "retuned.xml")
+    retuned = pp.retune(model, pixel_sensitivity=0.4, output=folder / "retuned.xml")
     verified_again = pp.verify(RAW, retuned.path, IMAGES, inference_precision=inference_precision)
     timed = pp.run_benchmark(RAW, [model], inference_precisions=["f32"], against=[], seconds=0.3, memory=False)
     return {

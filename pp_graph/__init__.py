@@ -25,17 +25,20 @@ if TYPE_CHECKING:
     from pp_graph.benchmark import BenchmarkReport, run_benchmark
     from pp_graph.calibration import CalibrationResult, Calibrator, calibrate, calibrate_scores
     from pp_graph.errors import PPGraphError
-    from pp_graph.fusion import FusedModel, Provenance, cutoffs_for, fuse, strip
+    from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
-    from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, Predictions, RecipePostProcessor
+    from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, RecipePostProcessor
+    from pp_graph.program import Output, OutputDescription, Predictions, Program, Role, Signature
     from pp_graph.preprocessing import Preprocessing
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
-    from pp_graph.targets import OpenVINOModel, Quantization, convert, retune, retune_file
+    from pp_graph.targets import OpenVINOModel, Quantization, convert, retune
+    from pp_graph.targets import open_artifact as open
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {
+    "Artifact": "pp_graph.fusion",
     "BenchmarkReport": "pp_graph.benchmark",
     "CalibrationResult": "pp_graph.calibration",
     "Calibrator": "pp_graph.calibration",
@@ -44,15 +47,20 @@ _EXPORTS = {
     "LevelStatistics": "pp_graph.statistics",
     "OneClassPostProcessor": "pp_graph.postprocessors",
     "OpenVINOModel": "pp_graph.targets",
+    "Output": "pp_graph.program",
+    "OutputDescription": "pp_graph.program",
     "PPGraphError": "pp_graph.errors",
     "PostProcessor": "pp_graph.postprocessors",
-    "Predictions": "pp_graph.postprocessors",
+    "Predictions": "pp_graph.program",
     "Preprocessing": "pp_graph.preprocessing",
+    "Program": "pp_graph.program",
     "Provenance": "pp_graph.fusion",
     "Quantization": "pp_graph.targets",
     "RawModel": "pp_graph.model",
     "RecipePostProcessor": "pp_graph.postprocessors",
+    "Role": "pp_graph.program",
     "Runner": "pp_graph.running",
+    "Signature": "pp_graph.program",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
     "calibrate": "pp_graph.calibration",
@@ -62,14 +70,18 @@ _EXPORTS = {
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
     "load": "pp_graph.running",
+    "open": "pp_graph.targets",
     "retune": "pp_graph.targets",
-    "retune_file": "pp_graph.targets",
     "run_benchmark": "pp_graph.benchmark",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",
 }
 
+_NAMES_THERE = {"open": "open_artifact"}
+"""Names that mean something else inside a package."""
+
 __all__ = [
+    "Artifact",
     "BenchmarkReport",
     "CalibrationResult",
     "Calibrator",
@@ -78,15 +90,20 @@ __all__ = [
     "LevelStatistics",
     "OneClassPostProcessor",
     "OpenVINOModel",
+    "Output",
+    "OutputDescription",
     "PPGraphError",
     "PostProcessor",
     "Predictions",
     "Preprocessing",
+    "Program",
     "Provenance",
     "Quantization",
     "RawModel",
     "RecipePostProcessor",
+    "Role",
     "Runner",
+    "Signature",
     "Statistics",
     "VerificationReport",
     "__version__",
@@ -97,8 +114,8 @@ __all__ = [
     "fuse",
     "inspect",
     "load",
+    "open",
     "retune",
-    "retune_file",
     "run_benchmark",
     "strip",
     "verify",
@@ -107,7 +124,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
-        value = getattr(importlib.import_module(_EXPORTS[name]), name)
+        value = getattr(importlib.import_module(_EXPORTS[name]), _NAMES_THERE.get(name, name))
         globals()[name] = value
         return value
     raise AttributeError(f"module 'pp_graph' has no attribute {name!r}")

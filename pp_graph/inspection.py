@@ -12,21 +12,20 @@ from pp_graph.errors import AlreadyFusedError, OutputRoleError, StatisticsError
 from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
-from pp_graph.model import NameScope, OutputInfo, RawModel, Shape, choose_outputs, describe_outputs
-from pp_graph.postprocessors import PACKED_NAME
+from pp_graph.model import NameScope, RawModel, Shape, describe_outputs
+from pp_graph.postprocessors import ROLES
+from pp_graph.program import find_roles, merged_roles
+from pp_graph.program.roles import why_none
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
+from pp_graph.targets.opening import kind_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx
     import onnx_ir as ir
 
-_POSTPROCESSED = {
-    "pred_score": "post-processed score",
-    "pred_label": "label: whether the image is anomalous",
-    "anomaly_map": "post-processed map",
-    "pred_mask": "mask: which pixels are anomalous",
-    PACKED_NAME: "map, score, label and mask along the last axis",
-}
+    from pp_graph.program import OutputDescription, RoleMatch
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Port:
         dtype: Element type; None where unknown.
         shape: Sizes; None where even the rank is unknown.
         role: For an output, `score` or `map` for what post-processing would read, None for neither.
-        why: The reason for the role, or for having none.
+        why: The reason for the role, or for having none; of a post-processed output, what it tells.
         note: A contradiction between the declared and the computed shape.
     """
 
@@ -132,6 +131,7 @@ class Inspection:
 def inspect(
     model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
     *,
+    roles: Mapping[str, str] | None = None,
     score_output: str | None = None,
     map_output: str | None = None,
     tail: bool = False,
@@ -140,8 +140,9 @@ def inspect(
 
     Args:
         model: Path of an ONNX file or of an OpenVINO IR (`.xml`), or an ONNX model in memory.
-        score_output: Name of the raw score, to see the roles that follow from it.
-        map_output: Name of the raw map, likewise.
+        roles: Names of outputs by role, such as `raw_score`, to see the roles that follow from them.
+        score_output: Short form of `roles={"raw_score": ...}`.
+        map_output: Short form of `roles={"raw_map": ...}`.
         tail: Work out what fusing would rewrite in the raw model's tail; this reads its small weights, and runs parts
             of it on random numbers.
 
@@ -153,17 +154,20 @@ def inspect(
         TargetError: The IR cannot be read.
         OutputRoleError: An output named here does not exist or cannot have that role.
     """
-    if isinstance(model, str | Path) and Path(model).suffix.lower() == ".xml":
+    named = merged_roles(roles, score_output=score_output, map_output=map_output)
+    if isinstance(model, str | Path) and kind_of(model) == "ir":
         return _inspect_ir(Path(model), tail=tail)
-    raw = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
+    raw = RawModel.open(model.network if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(raw.model.metadata_props)
     problem = foreign = None
     if provenance is not None:
-        outputs = tuple(_fused_port(info) for info in describe_outputs(raw))
+        outputs = tuple(
+            Port(each.name, _dtype(each.dtype), each.shape, None, _told_by(each.name, provenance), each.note)
+            for each in describe_outputs(raw)
+        )
     else:
         foreign = _foreign_post_processing(raw)
-        named = {"score_output": score_output, "map_output": map_output}
-        outputs, problem = _raw_ports(raw, {key: name for key, name in named.items() if name is not None})
+        outputs, problem = _raw_ports(raw, named)
     imports = {domain or "ai.onnx": version for domain, version in raw.model.opset_imports.items()}
     return Inspection(
         path=str(model) if isinstance(model, str | Path) else None if raw.source is None else str(raw.source),
@@ -203,28 +207,45 @@ def _inspect_tail(raw: RawModel, provenance: Provenance | None) -> TailInspectio
     return TailInspection(tuple(rewritten.records()), tuple(missed))
 
 
-def _raw_ports(raw: RawModel, named: dict[str, str]) -> tuple[tuple[Port, ...], str | None]:
+def _raw_ports(raw: RawModel, named: Mapping[str, str]) -> tuple[tuple[Port, ...], str | None]:
     problem = None
     described = describe_outputs(raw)
-    roles: dict[str, OutputInfo] = {}
+    found: dict[str, RoleMatch] = {}
     try:
         refuse_foreign_decisions(raw)
-        found = choose_outputs(described, **named)
-        roles = {info.name: info for info in (found.score, found.map) if info is not None}
+        found = {match.output.name: match for match in find_roles(described, ROLES, named).values()}
     except (OutputRoleError, AlreadyFusedError) as error:
         if named:
             raise
         problem = str(error)
     ports = []
-    for info in (roles.get(each.name, each) for each in described):
-        role = None if info.role is None else info.role.value
-        ports.append(Port(info.name, _dtype(info.dtype), info.shape, role, info.why, info.note))
+    for info in described:
+        match = found.get(info.name)
+        role, why = (None, why_none(info, ROLES)) if match is None else (match.role.noun, match.why)
+        ports.append(Port(info.name, _dtype(info.dtype), info.shape, role, why, info.note))
     return tuple(ports), problem
 
 
-def _fused_port(info: OutputInfo) -> Port:
-    why = _POSTPROCESSED.get(info.name, "passed through from the raw model")
-    return Port(info.name, _dtype(info.dtype), info.shape, None, why, info.note)
+def _told_by(name: str, provenance: Provenance) -> str:
+    """What an output of a fused or converted model tells."""
+    output = next((each for each in provenance.outputs if each.name == name), None)
+    return "passed through from the raw model" if output is None else _meaning(output)
+
+
+def _meaning(output: OutputDescription) -> str:
+    """What a post-processed output tells, for people."""
+    parts = [output.description or output.meaning]
+    if output.channels:
+        parts.append(f"{', '.join(each.name for each in output.channels)} along the last axis")
+    if output.unchanged is not None:
+        parts.append("raw value, unchanged")
+    if output.scale is not None:
+        low, high, threshold = output.scale
+        parts.append(f"{low:g} to {high:g}" + ("" if threshold is None else f", threshold at {threshold:g}"))
+    if output.decision_values is not None:
+        normal, anomalous = output.decision_values
+        parts.append(f"{normal:g} for no, {anomalous:g} for yes")
+    return "; ".join(parts)
 
 
 def _dtype(onnx_name: str | None) -> str | None:
@@ -241,24 +262,14 @@ def _inspect_ir(path: Path, *, tail: bool) -> Inspection:
 
     described = describe_ir(path)
     provenance = described.provenance
-    ports = {
-        kind: tuple(
-            Port(
-                name,
-                dtype,
-                shape,
-                None,
-                _POSTPROCESSED.get(name, "") if provenance and kind == "outputs" else "",
-            )
-            for name, dtype, shape in getattr(described, kind)
-        )
-        for kind in ("inputs", "outputs")
-    }
     return Inspection(
         path=str(path),
         kind="OpenVINO IR",
-        inputs=ports["inputs"],
-        outputs=ports["outputs"],
+        inputs=tuple(Port(*each) for each in described.inputs),
+        outputs=tuple(
+            Port(*each, role=None, why="" if provenance is None else _told_by(each[0], provenance))
+            for each in described.outputs
+        ),
         problem=None,
         opset=None,
         domains={},

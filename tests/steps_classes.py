@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pp_graph.steps import (
     ComparePerClass,
     ComparePerPixel,
-    Form,
     MeanOverMap,
     MinMaxNormalize,
     PerImageMinMax,
@@ -19,6 +18,7 @@ from pp_graph.steps import (
     Softmax,
     Step,
     TopKMean,
+    ValueType,
 )
 
 F32 = np.float32
@@ -40,14 +40,13 @@ normalizers = st.sampled_from(
 )
 
 
-def form_of(axes: str) -> Form:
-    size = None if axes == "NC" else (HEIGHT, WIDTH)
-    return Form("image" if axes == "NC" else "pixel", axes=axes, classes=CLASSES if "C" in axes else 1, size=size)
+def type_of(axes: str) -> ValueType:
+    return ValueType(axes).resized(C=CLASSES, H=HEIGHT, W=WIDTH)
 
 
 def _bound(build: Callable[..., Step], axes: st.SearchStrategy[str], **fields: Any) -> st.SearchStrategy[Step]:
     fixed = st.builds(dict, source=st.just("x"), target=st.just("y"), **fields)
-    return st.tuples(fixed, axes).map(lambda drawn: build(**drawn[0]).bound(form_of(drawn[1])))
+    return st.tuples(fixed, axes).map(lambda drawn: build(**drawn[0]).bind(type_of(drawn[1])))
 
 
 CLASS_STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {

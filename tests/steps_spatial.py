@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from pp_graph.steps import CropBorder, GaussianBlur, MapAxes, MedianFilter, Step
+from pp_graph.steps import CropBorder, GaussianBlur, MedianFilter, Step
 
 F32 = np.float32
-SHAPES: dict[MapAxes, tuple[int, ...]] = {"NHW": (3, 9, 11), "NCHW": (3, 2, 9, 11), "NHWC": (3, 9, 11, 1)}
+SHAPES: dict[str, tuple[int, ...]] = {"NHW": (3, 9, 11), "NCHW": (3, 2, 9, 11), "NHWC": (3, 9, 11, 1)}
 
 axes = st.sampled_from(list(SHAPES))
 sources = {"source": st.just("raw_map"), "target": st.just("smooth"), "axes": axes}

@@ -14,8 +14,9 @@ import pp_graph as pp
 from pp_graph.integrations.anomalib import export, read_post_processor
 from pp_graph.integrations.anomalib.comparison import ModelComparison, ModelTotals
 from pp_graph.model import RawModel
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
-from pp_graph.targets import OnnxSession, open_raw_values, run_in_batches
+from pp_graph.postprocessors import RAW_MAP, RAW_SCORE
+from pp_graph.sessions import OnnxSession, run_in_batches
+from pp_graph.targets import open_raw_values
 
 BUFFERS = ("_image_threshold", "image_min", "image_max", "_pixel_threshold", "pixel_min", "pixel_max")
 
@@ -152,11 +153,11 @@ def compare(raw: dict, fused: pp.FusedModel, **changes: object) -> ModelComparis
         "own": raw["own"],
         "own_raw": raw["raw"],
         "exported": raw["raw"],
-        "shipped": run_in_batches(OnnxSession(fused.opened), feeds),
+        "shipped": run_in_batches(OnnxSession(fused.network), feeds),
         "shipped_raw": open_raw_values(fused).run(feeds),
     }
     values |= changes
-    totals = ModelTotals(fused.provenance)
+    totals = ModelTotals(fused)
     for part in (slice(0, 5), slice(5, 16)):
         totals.add(**{name: {key: array[part] for key, array in value.items()} for name, value in values.items()})
     return totals.report()
@@ -191,7 +192,7 @@ def test_other_rules_are_told_from_drift(raw: dict, fused: pp.FusedModel) -> Non
     # As if the network had computed something else in torch, and Anomalib had decided about that.
     shifted = {name: array.copy() for name, array in raw["raw"].items()}
     name = fused.provenance.raw.read[RAW_SCORE].name
-    cutoff = pp.Statistics.load(Path(str(fused.opened.source)).parent / "stats.json").image.threshold
+    cutoff = pp.Statistics.load(Path(str(fused.network.source)).parent / "stats.json").image.threshold
     shifted[name][3] = 2 * cutoff - shifted[name][3]
     found = compare(raw, fused, own={**raw["own"], "pred_label": label}, own_raw=shifted)
     assert (found.rule_flips, found.decisions[0].flips, len(found.decisions[0].drift)) == (0, 1, 1)

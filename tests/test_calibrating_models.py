@@ -331,9 +331,9 @@ def test_artifact_is_calibrated_in_the_precision_it_runs_in(demo_ir_path: Path, 
         calibrate(DEMO / "raw.onnx", arrays, resamples=0).statistics.image.threshold, rel=1e-4
     )
     artifact = pp.OpenVINOModel.load(demo_ir_path)
-    session = artifact.session(precision="bf16", probes=[artifact.provenance.raw.map.tensor])
+    session = artifact.session(precision="bf16", probes=[artifact.provenance.tensors["raw_map"]])
     assert in_bf16.record.precision == session.precision
-    raw = session.run({session.inputs[0].name: arrays["image"]})[artifact.provenance.raw.map.tensor]
+    raw = session.run({session.inputs[0].name: arrays["image"]})[artifact.provenance.tensors["raw_map"]]
     assert in_bf16.statistics.pixel.max == raw.max()
     if session.precision == "bf16":
         assert in_bf16.statistics != in_f32.statistics
@@ -373,14 +373,14 @@ def test_retuned_equals_fused_anew(statistics: pp.Statistics, settings: dict, tm
     after = pp.OneClassPostProcessor(statistics, pixel_sensitivity=0.4, **post)
     pp.fuse(DEMO / "raw.onnx", before, **keep).save(tmp_path / "fused.onnx")
     anew = pp.fuse(DEMO / "raw.onnx", after, **keep)
-    retuned = retune(tmp_path / "fused.onnx", statistics)
+    retuned = retune(pp.open(tmp_path / "fused.onnx"), statistics)
     assert retuned.to_proto().SerializeToString(deterministic=True) == anew.to_proto().SerializeToString(
         deterministic=True
     )
     for precision in ("f32", "f16"):
-        pp.convert(tmp_path / "fused.onnx", precision=precision).save(tmp_path / "model.xml")
+        pp.convert(tmp_path / "fused.onnx", precision=precision).save(tmp_path / "model.xml", overwrite=True)
         untouched = (tmp_path / "model.xml").read_bytes()
-        retune(tmp_path / "model.xml", statistics).save(tmp_path / "retuned.xml")
+        retune(pp.open(tmp_path / "model.xml"), statistics).save(tmp_path / "retuned.xml", overwrite=True)
         assert (tmp_path / "model.xml").read_bytes() == untouched
         changed = pp.OpenVINOModel.load(tmp_path / "retuned.xml")
         session = changed.session(precision="bf16")
@@ -408,7 +408,7 @@ def test_retuned_as_it_was_fused(tmp_path: Path) -> None:
         "heat_in": rng.uniform(8, 14, (50, 1, 4, 4)).astype(np.float16),
     }
     pp.convert(pp.fuse(proto, post)).save(tmp_path / "model.xml")
-    retuned = retune(tmp_path / "model.xml", statistics)
+    retuned = retune(pp.open(tmp_path / "model.xml"), statistics)
     assert retuned.provenance.prefix != "pp_graph"
     retuned.save(tmp_path / "retuned.xml")
     found = pp.OpenVINOModel.load(tmp_path / "retuned.xml").session()
@@ -470,7 +470,7 @@ def test_retuned_model_without_a_score(tmp_path: Path, arrays: dict) -> None:
     assert [output.name for output in proto.graph.output] == ["anomaly_map"]
     calibrated = calibrate(pp.RawModel.open(proto), arrays, resamples=0).statistics
     pp.convert(pp.fuse(proto, pp.OneClassPostProcessor(OTHERS))).save(tmp_path / "model.xml")
-    retune(tmp_path / "model.xml", calibrated).save(tmp_path / "retuned.xml")
+    retune(pp.open(tmp_path / "model.xml"), calibrated).save(tmp_path / "retuned.xml")
     labels = pp.OpenVINOModel.load(tmp_path / "retuned.xml").session().run({"image": arrays["image"]})["pred_label"]
     anew = (
         pp.convert(pp.fuse(proto, pp.OneClassPostProcessor(calibrated)))

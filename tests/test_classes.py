@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors import RAW_MAP, RAW_SCORE, RawLayout
+from pp_graph.postprocessors import CLASS_ROLES, RAW_MAP, RAW_SCORE
+from pp_graph.program import Signature
 from pp_graph.steps import (
     Compare,
     ComparePerClass,
@@ -30,7 +31,6 @@ from pp_graph.steps import (
     levels_as_text,
 )
 from pp_graph.targets import open_raw_values
-from pp_graph.targets.retuning.files import retune_file
 from pp_graph.verification.boundary import boundary_arrays
 from tests.models import run
 
@@ -80,9 +80,9 @@ class Probabilities(pp.PostProcessor):
 
     statistics: pp.Statistics | None = None
     thresholds: tuple[float, ...] = (0.2, 0.25, 0.3, 0.35)
-    takes_classes = True
+    roles = CLASS_ROLES
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         return (
             Softmax(RAW_SCORE, "pred_score"),
             ComparePerClass("pred_score", "pred_label", self.thresholds),
@@ -97,9 +97,9 @@ class Logits(pp.PostProcessor):
 
     statistics: pp.Statistics | None = None
     thresholds: tuple[float, ...] = (-0.5, 0.0, 0.25, 1.0)
-    takes_classes = True
+    roles = CLASS_ROLES
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         return (
             Keep(RAW_SCORE, "pred_score"),
             ComparePerClass("pred_score", "pred_label", self.thresholds, on_nan="normal"),
@@ -115,9 +115,9 @@ class OneOfMany(pp.PostProcessor):
     statistics: pp.Statistics | None = None
     levels: str = ""
     index: int = 2
-    takes_classes = True
+    roles = CLASS_ROLES
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         return (
             SelectClass(RAW_MAP, "anomaly_map", self.index),
             ComparePerPixel("anomaly_map", "pred_mask", self.levels),
@@ -134,7 +134,7 @@ class Spread(pp.PostProcessor):
     levels: str = ""
     k: int = 7
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         return (
             PerImageMinMax(RAW_MAP, "anomaly_map"),
             ComparePerPixel("anomaly_map", "pred_mask", self.levels),
@@ -149,9 +149,9 @@ class Calibrated(pp.PostProcessor):
     """Thresholds a class and a pixel that follow from the statistics."""
 
     statistics: pp.Statistics | None = None
-    takes_classes = True
+    roles = CLASS_ROLES
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         assert self.statistics is not None
         image, pixel = self.statistics.image.threshold, self.statistics.pixel.threshold
         levels = np.linspace(pixel - 1, pixel + 1, SIDE * SIDE).reshape(SIDE, SIDE)
@@ -172,11 +172,11 @@ def images() -> np.ndarray:
 
 
 def raw_model(post: pp.PostProcessor, layout: str) -> onnx.ModelProto:
-    return class_model(layout, classes=CLASSES if post.takes_classes else 1)
+    return class_model(layout, classes=CLASSES if post.roles is CLASS_ROLES else 1)
 
 
 def layouts_of(post: pp.PostProcessor) -> tuple[str, ...]:
-    return ("NCHW", "NHWC") if post.takes_classes else ("NHW", "NCHW", "NHWC")
+    return ("NCHW", "NHWC") if post.roles is CLASS_ROLES else ("NHW", "NCHW", "NHWC")
 
 
 CASES = [(post, layout) for post in POSTS for layout in layouts_of(post)]
@@ -216,8 +216,8 @@ def test_deployed(post: pp.PostProcessor, images: np.ndarray, tmp_path: Path) ->
     found = pp.load(xml)(images)
     outputs = run(onnx.load(raw), {"image": images})
     expected = post({"pred_score": outputs["logits"], "anomaly_map": outputs["heat"]})
-    for name, array in vars(expected).items():
-        got = getattr(found, name)
+    for name, array in expected.items():
+        got = found[name]
         assert got.shape == array.shape, name
         assert got.dtype == array.dtype, name
         assert np.allclose(got, array, atol=1e-5) if array.dtype == F32 else np.array_equal(got, array), name
@@ -252,7 +252,7 @@ def test_files_are_retuned_in_place_of_their_numbers(suffix: str, images: np.nda
     fused = pp.fuse(raw, Calibrated(statistics(0.5))).save(tmp_path / "fused.onnx")
     target = tmp_path / f"retuned{suffix}"
     source = xml if suffix == ".xml" else fused
-    retuned = retune_file(source, statistics(0.125), output=target)
+    retuned = pp.retune(source, statistics(0.125), output=target)
     assert retuned.way == "constants"
     report = pp.verify(raw, target, images)
     assert report.passed
@@ -278,9 +278,8 @@ def test_pictures_show_the_most_anomalous_class(images: np.ndarray, tmp_path: Pa
 
 
 def boundary_of(post: pp.PostProcessor, layout: str) -> tuple[dict[str, np.ndarray], dict]:
-    provenance = pp.fuse(raw_model(post, layout), post).provenance
-    compiled = post.compiled(provenance.layout)
-    return boundary_arrays(provenance, compiled), compiled.compares
+    fused = pp.fuse(raw_model(post, layout), post)
+    return boundary_arrays(fused.provenance, fused.program), fused.program.comparisons
 
 
 def sides(cutoffs: np.ndarray) -> list[np.ndarray]:
@@ -331,9 +330,9 @@ class Listed(pp.PostProcessor):
 
     statistics: pp.Statistics | None = None
     listed: tuple[Step, ...] = ()
-    takes_classes = True
+    roles = CLASS_ROLES
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         return self.listed
 
 

@@ -37,7 +37,7 @@ def test_constants_of_the_post_processing_are_saved_in_f32(
     assert (sizes["bin"] < 0.6 * weights) == (precision == "f16"), "only the network is compressed"
     # the cutoff that ships, read from the saved bytes, is the one that was compiled
     by_name = {node.get_friendly_name(): node for node in saved.get_ops() if node.get_type_name() == "Constant"}
-    for name, step in demo_post.decisions(pp.OpenVINOModel.load(path).provenance.layout).items():
+    for name, step in pp.open(path).program.decisions.items():
         assert by_name[f"pp_graph/{name}/cutoff"].data.ravel()[0] == step.cutoff
 
 
@@ -69,14 +69,14 @@ def test_names_and_dynamic_batch_are_kept(demo_ir_path: Path, demo_images: np.nd
         }
         assert outputs["pred_label"].dtype == bool
         assert outputs["pred_mask"].dtype == bool
-    model = pp.OpenVINOModel.load(demo_ir_path).model
+    model = pp.OpenVINOModel.load(demo_ir_path).network
     assert [next(iter(port.get_names())) for port in model.outputs] == list(OUTPUT_NAMES)
 
 
 def test_awkward_output_names(tmp_path: Path) -> None:
     fused = pp.fuse(identity_model({"Identity:0": ["N", 1], "537": ["N", 1, "H", "W"]}), POST, keep_raw=True)
     path = pp.convert(fused).save(tmp_path / "model.xml")
-    outputs = [port.get_names() for port in pp.OpenVINOModel.load(path).model.outputs]
+    outputs = [port.get_names() for port in pp.OpenVINOModel.load(path).network.outputs]
     assert [names & {*OUTPUT_NAMES, "Identity:0", "537"} for names in outputs] == [
         {name} for name in (*OUTPUT_NAMES, "Identity:0", "537")
     ]
@@ -166,12 +166,12 @@ class TestShapes:
 
     def test_fixed(self) -> None:
         artifact = pp.convert(self.fused, device="NPU", input_shape=[1, 3, 32, 48])
-        assert list(artifact.model.input("image").shape) == [1, 3, 32, 48]
-        assert list(artifact.model.output("pred_mask").shape) == [1, 1, 32, 48]
+        assert list(artifact.network.input("image").shape) == [1, 3, 32, 48]
+        assert list(artifact.network.output("pred_mask").shape) == [1, 1, 32, 48]
 
     def test_partly_open(self) -> None:
         artifact = pp.convert(self.fused, input_shape={"image": [None, 3, 32, 48]})
-        assert str(artifact.model.output("pred_mask").partial_shape) == "[?,1,32,48]"
+        assert str(artifact.network.output("pred_mask").partial_shape) == "[?,1,32,48]"
 
     def test_npu_needs_all_of_them(self) -> None:
         for shape in (None, [None, 3, 32, 48]):
@@ -196,7 +196,7 @@ class TestShapes:
         with pytest.raises(TargetError, match="the model has 2 inputs: s_in, m_in"):
             pp.convert(fused, input_shape=[1])
         artifact = pp.convert(fused, device="NPU", input_shape={"s_in": [1], "m_in": [1, 4, 5]})
-        assert list(artifact.model.output("anomaly_map").shape) == [1, 4, 5]
+        assert list(artifact.network.output("anomaly_map").shape) == [1, 4, 5]
 
 
 def test_unknown_choices() -> None:

@@ -152,24 +152,24 @@ class TestProfiles:
 class TestRunning:
     @pytest.mark.parametrize("mode", MODES)
     def test_recommended_properties_are_taken(self, device: str, mode: str, static: pp.OpenVINOModel) -> None:
-        compiled = openvino_core().compile_model(static.model, device, recommended_properties(device, mode))
+        compiled = openvino_core().compile_model(static.network, device, recommended_properties(device, mode))
         assert executed_precision(compiled) == "f32"
         assert running_precision(compiled, None) == "f32"
 
     def test_f32_is_f32(self, device: str, static: pp.OpenVINOModel) -> None:
-        compiled = compile_for(static.model, device, "f32", {})
+        compiled = compile_for(static.network, device, "f32", {})
         assert executed_precision(compiled) == "f32"
         assert running_precision(compiled, "f32") == "f32"
         assert set(island_precisions(compiled, "pp_graph").values()) == {"f32"}
-        by_default = compile_for(static.model, device, None, {})
+        by_default = compile_for(static.network, device, None, {})
         assert running_precision(by_default, None) == describe_device("CPU").default_precision
         assert running_precision(by_default, None) == executed_precision(by_default)
         mode = {"EXECUTION_MODE_HINT": "ACCURACY"}
-        assert running_precision(compile_for(static.model, device, None, mode), None) == "f32"
+        assert running_precision(compile_for(static.network, device, None, mode), None) == "f32"
 
     @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bf16")
     def test_bf16_spares_the_post_processing(self, device: str, static: pp.OpenVINOModel) -> None:
-        compiled = compile_for(static.model, device, "bf16", {})
+        compiled = compile_for(static.network, device, "bf16", {})
         assert running_precision(compiled, "bf16") == executed_precision(compiled) == "bf16"
         assert set(island_precisions(compiled, "pp_graph").values()) == {"f32"}
 
@@ -193,7 +193,7 @@ class TestRunning:
 
     @pytest.mark.parametrize("hint", MODES)
     def test_timed(self, device: str, hint: str, static: pp.OpenVINOModel) -> None:
-        timed = OpenVINOSession(static.model, device=device, mode=hint, profile=True)
+        timed = OpenVINOSession(static.network, device=device, mode=hint, profile=True)
         timed.feed({"image": IMAGE[:1]})
         timed.infer()
         assert timed.precision == "f32"
@@ -346,7 +346,7 @@ class TestChecks:
         assert "NPU cannot be asked for f32 and runs in f16" in warnings(check_for_device(static, "NPU"))["precision"]
         assert "precision" not in warnings(check_for_device(static, "GPU"))
         with pytest.raises(TargetError, match="'NPU' cannot be asked to run in f32, expected one of: f16"):
-            compile_for(static.model, "NPU", "f32", {})
+            compile_for(static.network, "NPU", "f32", {})
 
     def test_marks_and_constants(self, fused: pp.FusedModel, tmp_path: Path) -> None:
         for precision in ("f32", "f16"):
@@ -380,7 +380,7 @@ class TestChecks:
     def test_states(self, static: pp.OpenVINOModel) -> None:
         from openvino import opset13 as ops
 
-        model = static.model.clone()
+        model = static.network.clone()
         cutoff = next(node for node in model.get_ops() if node.get_friendly_name() == "pp_graph/pred_mask/cutoff")
         readers = list(cutoff.output(0).get_target_inputs())
         state = ops.read_value(cutoff, "cutoff", ov.Type.f32, list(cutoff.get_output_shape(0)))

@@ -134,7 +134,7 @@ def test_score_from_the_map(shape: list, on_nan: str) -> None:
     x = RNG.normal(0.0, 0.4, [sizes.get(size, size) for size in shape]).astype(np.float32)
     x[1].ravel()[5] = np.nan
     fused = assert_fuses(model, {"m_in": x}, None, "m", post=pp.OneClassPostProcessor(STATS, on_nan=on_nan))
-    assert fused.provenance.raw.score is None
+    assert list(fused.provenance.raw.read) == ["raw_map"]
 
 
 def test_score_only() -> None:
@@ -176,7 +176,7 @@ def test_output_names(names: tuple[str, str]) -> None:
     model = identity_model({score: ["N", 1], anomaly_map: ["N", 1, "H", "W"]})
     feeds = {f"{score}_in": LEVELS["level"], f"{anomaly_map}_in": LEVELS["image"]}
     fused = assert_fuses(model, feeds, score, anomaly_map)
-    assert fused.provenance.raw.score.tensor == score, "a name that nobody needs is kept"
+    assert fused.provenance.raw.read["raw_score"].tensor == score, "a name that nobody needs is kept"
 
 
 def test_names_of_the_raw_model_are_neither_reused_nor_replaced() -> None:
@@ -398,8 +398,9 @@ def test_provenance() -> None:
     assert read.pp_graph_version == pp.__version__
     assert read.raw.file == "raw.onnx"
     assert read.raw.sha256 == pp.RawModel.open(DEMO / "raw.onnx").sha256
-    assert read.build_post_processor() == POST
-    for name, step in POST.decisions(read.layout).items():
+    program = read.bind()
+    assert program.post == POST
+    for name, step in program.decisions.items():
         assert np.float32(read.cutoffs[name]) == step.cutoff
 
 
@@ -414,9 +415,9 @@ def test_nodes_form_one_block() -> None:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ("{}", "schema version 0, expected at most 3"),
+        ("{}", "schema version 0, expected at most 4"),
         ("nonsense", "is not pp_graph's provenance"),
-        ('{"schema_version": 99}', "schema version 99, expected at most 3. Upgrade pp_graph"),
+        ('{"schema_version": 99}', "schema version 99, expected at most 4. Upgrade pp_graph"),
     ],
 )
 def test_broken_provenance(metadata: str, message: str) -> None:
@@ -527,7 +528,7 @@ def test_default_domain_agrees_with_local_functions() -> None:
         <domain: "local", opset_import: ["": 13]> f (x) => (m) { k = Relu(x) m = Relu(k) }"""
     )
     fused = assert_fuses(model, {"x": FINITE}, None, "m", openvino=False)
-    assert fused.opened.opset == 13
+    assert fused.network.opset == 13
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 5, 7), (3, 5, 7, 1)], ids=str)
@@ -535,7 +536,7 @@ def test_open_channel_in_either_place(shape: tuple[int, ...]) -> None:
     model = identity_model({"m": ["N", "A", "B", "C"]})
     fused = assert_fuses(model, {"m_in": RNG.normal(0.5, 1, shape).astype(np.float32)}, None, "m")
     assert fused.notes == (
-        "Output 'm' (N, A, B, C) is taken for the map: rank 4; its channel count is open and taken as 1.",
+        "Output 'm' (N, A, B, C) is taken for the map: rank 4; size 2 is open and taken as 1.",
     )
 
 

@@ -21,8 +21,8 @@ from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.integrations.onnxscript import OnnxScriptStep
 from pp_graph.integrations.torch.module_step import ModuleStep
 from pp_graph.model import NameScope
-from pp_graph.postprocessors import RawLayout
-from pp_graph.steps import Array, Compare, Emitter, Form, GraphStep, Keep, MaxOverMap, MinMaxNormalize, Step
+from pp_graph.program import Signature
+from pp_graph.steps import Array, Compare, Emitter, GraphStep, Keep, MaxOverMap, MinMaxNormalize, Step, ValueType
 from pp_graph.steps.opset_adaptation import Trials, _difference
 from tests.conftest import ROOT
 from tests.models import STATS, conv_model, from_text, run, score_and_map
@@ -107,7 +107,7 @@ class Calming(pp.PostProcessor):
     kind: str = "script"
     pixel_sensitivity: float = 0.5
 
-    def steps(self, layout: RawLayout) -> list[Step]:
+    def steps(self, raw: Signature) -> list[Step]:
         pixel = self.statistics.pixel
         step: Step
         if self.kind == "script":
@@ -159,11 +159,11 @@ def test_retuned_files(kind: str, tmp_path: Path) -> None:
     fused = pp.fuse(raw, Calming(STATS, kind))
     other = msgspec.structs.replace(STATS, pixel=pp.LevelStatistics(threshold=0.6, min=-1.0, max=2.0))
     for path in (fused.save(tmp_path / "fused.onnx"), pp.convert(fused).save(tmp_path / "model.xml")):
-        assert pp.retune_file(path, pixel_sensitivity=0.3).way == "constants"
+        assert pp.retune(path, pixel_sensitivity=0.3).way == "constants"
         assert pp.verify(raw, path, {"image": IMAGES}).passed
         # The number of a body is part of the operators, so the model is written anew.
         ways = {"script": {"rewritten"}, "module": {"constants", "rewritten"}}
-        assert pp.retune_file(path, other).way in ways[kind]
+        assert pp.retune(path, other).way in ways[kind]
         report = pp.verify(raw, path, {"image": IMAGES})
         assert report.passed
         assert report.provenance.statistics == other
@@ -198,7 +198,7 @@ def test_maps_of_any_layout(shape: tuple) -> None:
     class Masked(pp.PostProcessor):
         statistics: pp.Statistics | None = None
 
-        def steps(self, layout: RawLayout) -> list[Step]:
+        def steps(self, raw: Signature) -> list[Step]:
             return [
                 OnnxScriptStep("raw_map", "pred_mask", above, {"level": 0.5}),
                 MaxOverMap("raw_map", "pred_score"),
@@ -228,7 +228,7 @@ def test_a_step_that_runtimes_decide_differently_is_found() -> None:
     class Careless(pp.PostProcessor):
         statistics: pp.Statistics | None = None
 
-        def steps(self, layout: RawLayout) -> list[Step]:
+        def steps(self, raw: Signature) -> list[Step]:
             return [
                 OnnxScriptStep("raw_map", "pred_mask", above_or_nan, {"level": 0.5}),
                 Keep("raw_score", "pred_score"),
@@ -251,7 +251,7 @@ def test_a_decision_that_another_step_reads() -> None:
     class GrownMask(pp.PostProcessor):
         statistics: pp.Statistics | None = None
 
-        def steps(self, layout: RawLayout) -> list[Step]:
+        def steps(self, raw: Signature) -> list[Step]:
             return [
                 OnnxScriptStep("raw_map", "hot", above, {"level": 0.5}),
                 ModuleStep("hot", "pred_mask", Grown()),
@@ -264,12 +264,12 @@ def test_a_decision_that_another_step_reads() -> None:
     assert [decision.name for decision in report.decisions] == ["pred_mask"]
 
 
-MAP = Form("pixel", axes="NCHW", size=(8, 8))
-SCORE = Form("image", axes="NC")
+MAP = ValueType("NCHW", (None, 1, 8, 8))
+SCORE = ValueType("NC", (None, 1))
 
 
 @pytest.mark.parametrize(
-    ("build", "forms", "message"),
+    ("build", "types", "message"),
     [
         (lambda: OnnxScriptStep("a", "b", above), (MAP,), "attributes of 'b' lack 'level', which the function takes"),
         (lambda: OnnxScriptStep("a", "b", above, {"cut": 1}), (MAP,), "'cut', expected some of: level"),
@@ -282,9 +282,9 @@ SCORE = Form("image", axes="NC")
         (lambda: ModuleStep("a", "b", print), (MAP,), "expected a torch.nn.Module. Give an instance"),
     ],
 )
-def test_what_does_not_fit(build: Callable[[], GraphStep], forms: tuple, message: str) -> None:
+def test_what_does_not_fit(build: Callable[[], GraphStep], types: tuple, message: str) -> None:
     with pytest.raises(PostProcessorError, match=message):
-        build().bound(*forms)
+        build().bind(*types)
 
 
 def test_errors_name_the_step() -> None:
@@ -293,7 +293,7 @@ def test_errors_name_the_step() -> None:
         statistics: pp.Statistics | None = None
         source: str = "raw_map"
 
-        def steps(self, layout: RawLayout) -> list[Step]:
+        def steps(self, raw: Signature) -> list[Step]:
             return [OnnxScriptStep(self.source, "pred_score", number)]
 
     with pytest.raises(
@@ -309,7 +309,7 @@ def test_an_operator_without_a_form_there() -> None:
     class Summed(pp.PostProcessor):
         statistics: pp.Statistics | None = None
 
-        def steps(self, layout: RawLayout) -> list[Step]:
+        def steps(self, raw: Signature) -> list[Step]:
             return [OnnxScriptStep("raw_map", "anomaly_map", cumulated)]
 
     message = (
@@ -333,7 +333,7 @@ def test_an_operator_that_means_something_else_there() -> None:
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 11}, name="empty")
     emitter = Emitter(graph, opset=11, ir_version=8, names=NameScope(graph), prefix="pp_graph")
     value = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([2, 1, 8, 8]))
-    step = Doubled("a", "b", text=text(1, "Softmax")).bound(MAP)
+    step = Doubled("a", "b", text=text(1, "Softmax")).bind(MAP)
     with pytest.raises(OpsetError, match="opset 11, that of the raw model: Softmax over another axis than the last"):
         step.emit(emitter, value)
     softmax, log_softmax = (from_text(text(-1, kind)) for kind in ("Softmax", "LogSoftmax"))
@@ -353,7 +353,7 @@ class Own(GraphStep):
 
     text: str = ""
 
-    def model(self, forms: Any, example: Any) -> onnx.ModelProto:
+    def model(self, types: Any, example: Any) -> onnx.ModelProto:
         return from_text(self.text)
 
     def reference(self, array: Array) -> Array:
@@ -377,10 +377,10 @@ class Own(GraphStep):
 def test_a_model_from_elsewhere(text: str, message: str | None) -> None:
     step = Own("a", "b", text=f"<ir_version: 8, opset_import: {text.replace('] >', ']>', 1)}")
     if message is None:
-        assert step.bound(MAP).form(MAP) == Form("pixel", axes="NCHW", size=(8, 8))
+        assert step.bind(MAP).output_type(MAP) == MAP
         return
     with pytest.raises(PostProcessorError, match=message):
-        step.bound(MAP)
+        step.bind(MAP)
 
 
 @needs_torch
@@ -408,7 +408,7 @@ def test_modules_that_do_not_fit() -> None:
         (Branching(), "torch.onnx.export refuses module Branching"),
     ):
         with pytest.raises(PostProcessorError, match=message):
-            ModuleStep("a", "b", module).bound(MAP)
+            ModuleStep("a", "b", module).bind(MAP)
 
 
 @needs_torch
@@ -416,15 +416,15 @@ def test_modules_are_exported_once_and_never_changed(monkeypatch: pytest.MonkeyP
     exported: list[int] = []
     export = torch.onnx.export
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: exported.append(1) or export(*args, **kwargs))
-    form = Form("pixel", axes="NCHW", size=(11, 9))
+    large = ValueType("NCHW", (None, 1, 11, 9))
     first = Blur(0.123)
     same = Blur(0.123)
-    steps = [ModuleStep("a", "b", each, others=("c",)).bound(form, SCORE) for each in (first, first, same)]
+    steps = [ModuleStep("a", "b", each, others=("c",)).bind(large, SCORE) for each in (first, first, same)]
     assert len(exported) == 1
     assert first.training
     with torch.no_grad():
         first.conv.weight.mul_(2)
-    changed = ModuleStep("a", "b", first, others=("c",)).bound(form, SCORE)
+    changed = ModuleStep("a", "b", first, others=("c",)).bind(large, SCORE)
     assert len(exported) == 2
     x, score = np.ones((1, 1, 11, 9), F32), np.ones((1, 1), F32)
     assert not np.array_equal(changed.reference(x, score), steps[2].reference(x, score))

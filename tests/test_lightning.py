@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pl = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 
 import pp_graph as pp  # noqa: E402 - what is optional first
-from pp_graph.errors import DataError, PostProcessorError, StatisticsError  # noqa: E402
+from pp_graph.errors import DataError, OutputFileError, PostProcessorError, StatisticsError  # noqa: E402
 from pp_graph.integrations.lightning import PostProcessorCallback  # noqa: E402
 from pp_graph.integrations.lightning.collector import Collector  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
@@ -218,9 +218,10 @@ def test_predictions_are_those_of_the_reference(arrays: dict, kind: type, fn: st
         results = running.predict(module, data)
     for start, result in zip(range(0, 11, 4), results, strict=True):
         reference = callback.post({name: arrays[name][start : start + 4] for name in RAW})
-        for field in dataclasses.fields(reference):
-            value = result[field.name] if kind is dict else getattr(result, field.name)
-            wanted = torch.from_numpy(getattr(reference, field.name))
+        assert len(reference) == 4
+        for name, array in reference.items():
+            value = result[name] if kind is dict else getattr(result, name)
+            wanted = torch.from_numpy(array)
             assert value.dtype == wanted.dtype
             assert torch.equal(value, wanted)
 
@@ -302,6 +303,51 @@ def test_names_and_positions_are_a_matter_of_choice(arrays: dict, tmp_path: Path
 def test_settings_are_those_of_calibrating(arrays: dict, tmp_path: Path, settings: dict) -> None:
     found = validated(PostProcessorCallback(**settings), replayed(**arrays))
     assert numbers(found) == numbers(expected(tmp_path, arrays, **settings))
+
+
+def test_what_a_recipe_decides_about_is_calibrated(
+    arrays: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = pp.RecipePostProcessor(
+        recipe=(
+            {"step": "gaussian-blur", "source": "raw_map", "target": "smooth_map", "sigma": 1.0},
+            {"step": "max-over-map", "source": "smooth_map", "target": "highest"},
+            {"step": "compare", "source": "highest", "target": "pred_label", "level": "$image.threshold"},
+            {"step": "compare", "source": "smooth_map", "target": "pred_mask", "level": "$pixel.threshold"},
+        )
+    )
+    bound, bind = [], pp.RecipePostProcessor.bind_calibration
+    monkeypatch.setattr(
+        pp.RecipePostProcessor, "bind_calibration", lambda post, raw: bound.append(raw) or bind(post, raw)
+    )
+    found = validated(PostProcessorCallback(recipe), replayed(**arrays))
+    # Three batches, of which the last is smaller.
+    (signature,) = bound
+    smooth = bind(recipe, signature).compute({"raw_map": arrays["anomaly_map"]}, ("smooth_map", "highest"))
+    wanted = {**arrays, "pred_score": smooth["highest"], "anomaly_map": smooth["smooth_map"]}
+    assert numbers(found) == numbers(expected(tmp_path, wanted))
+    (result,) = trainer(pl, PostProcessorCallback(recipe.with_statistics(found))).predict(
+        replaying_module(pl, dict), replayed(11, **{name: arrays[name] for name in RAW})
+    )
+    assert torch.equal(result["pred_mask"], torch.from_numpy(smooth["smooth_map"] >= np.float32(found.pixel.threshold)))
+    assert torch.equal(result["pred_score"], torch.from_numpy(arrays["pred_score"])), "it is not read, and stays"
+
+
+def test_roles_and_outputs_of_other_names(arrays: dict, tmp_path: Path) -> None:
+    post = pp.RecipePostProcessor(
+        roles=({"name": "heat", "axes": "NCHW", "sizes": {"C": 1}},),
+        declared_outputs=({"name": "defects", "meaning": "decision"},),
+        recipe=({"step": "compare", "source": "heat", "target": "defects", "level": "$pixel.threshold"},),
+    )
+    callback = PostProcessorCallback(post)
+    heat = {"heat": arrays["anomaly_map"], "label": arrays["label"], "mask": arrays["mask"]}
+    found = validated(callback, replayed(**heat), lambda batch: {"heat": batch["heat"]})
+    maps = {"anomaly_map": heat["heat"], "label": arrays["label"], "mask": arrays["mask"]}
+    assert numbers(found) == numbers(expected(tmp_path, maps))
+    (result,) = trainer(pl, callback).predict(replaying_module(pl, dict), replayed(11, heat=heat["heat"]))
+    assert torch.equal(result["defects"], torch.from_numpy(heat["heat"] > np.float32(found.pixel.threshold)))
+    with pytest.raises(DataError, match="a dict with 'pred_score', .*expected 'heat' among it, the raw values of"):
+        validated(PostProcessorCallback(post), replayed(**arrays))
 
 
 def test_all_validation_loaders_count(arrays: dict, tmp_path: Path) -> None:
@@ -460,6 +506,17 @@ def test_the_example_finds_its_anomalies_and_exports(exporting: None, tmp_path: 
     images = np.stack([example.Stripes(20_000, 40, anomalous=True)[index]["image"].numpy() for index in range(40)])
     exported = pp.load(tmp_path / "model.xml")(images)
     assert np.array_equal(np.asarray(exported.pred_label).ravel(), labels.numpy().ravel())
+
+
+def test_files_that_are_there_stop_training_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_text("mine")
+    settings = {"export_to": tmp_path / "model.xml", "export_module": "model"}
+    with pytest.raises(OutputFileError, match="model.bin' exists already"):
+        trainer(pl, PostProcessorCallback(**settings), max_epochs=1).fit(training_module(pl), loader(), loader())
+    assert [file.name for file in tmp_path.iterdir()] == ["model.bin"]
+    again = PostProcessorCallback(**settings, export_options={"overwrite": True})
+    trainer(pl, again, max_epochs=1).fit(training_module(pl), loader(), loader())
+    assert (tmp_path / "model.xml").exists()
 
 
 def test_a_fast_dev_run_exports_nothing(tmp_path: Path) -> None:

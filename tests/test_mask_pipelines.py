@@ -14,8 +14,8 @@ from scipy import ndimage
 
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors import RawLayout
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors import RAW_MAP, RAW_SCORE, ROLES
+from pp_graph.program import Signature, compile_steps
 from pp_graph.steps import (
     MAP,
     Compare,
@@ -40,7 +40,7 @@ class Cleaned(pp.PostProcessor):
     runtime: bool = False
     pack: bool = False
 
-    def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+    def steps(self, raw: Signature) -> tuple[Step, ...]:
         assert self.statistics is not None
         level = self.statistics.pixel.threshold
         return (
@@ -142,11 +142,11 @@ def test_masks_are_stripped_and_retuned(tmp_path: Path) -> None:
     assert statistics is not None
     higher = pp.Statistics(image=statistics.image, pixel=pp.LevelStatistics(threshold=3.5, min=0.0, max=10.0))
     for change in ({"statistics": higher}, {"pixel_sensitivity": 0.9}):
-        retuned = pp.retune(tmp_path / "fused.onnx", **change)
+        retuned = pp.retune(pp.open(tmp_path / "fused.onnx"), **change)
         assert isinstance(retuned, pp.FusedModel)
         assert not np.array_equal(run(retuned, {"image": images})["pred_mask"], before)
         assert pp.verify(raw, retuned, images).passed
-        again = pp.retune(tmp_path / "model.xml", **change)
+        again = pp.retune(pp.open(tmp_path / "model.xml"), **change)
         report = pp.verify(raw, again, images, inference_precision="bf16")
         assert report.passed, report
 
@@ -156,7 +156,7 @@ def test_cutoffs_in_front_of_loops_are_changed_in_the_file(tmp_path: Path, name:
     raw, fused = fused_network("NCHW", 18)
     path = tmp_path / name
     (fused if name.endswith(".onnx") else pp.convert(fused)).save(path)
-    retuned = pp.retune_file(path, output=tmp_path / f"other_{name}", pixel_sensitivity=0.9)
+    retuned = pp.retune(path, output=tmp_path / f"other_{name}", pixel_sensitivity=0.9)
     assert retuned.way == "constants"
     kind = pp.FusedModel if name.endswith(".onnx") else pp.OpenVINOModel
     assert pp.verify(raw, kind.load(tmp_path / f"other_{name}"), pictures()).passed
@@ -190,7 +190,7 @@ class RaisedMap(pp.PostProcessor):
     statistics: pp.Statistics | None = None
     pack: bool = False
 
-    def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+    def steps(self, raw: Signature) -> tuple[Step, ...]:
         return (Raised(RAW_MAP, "anomaly_map"), Compare("anomaly_map", "pred_mask", 5.0))
 
 
@@ -218,7 +218,7 @@ def test_a_recipe_has_steps_on_masks() -> None:
 
 
 def test_masks_of_other_sizes_do_not_meet() -> None:
-    layout = RawLayout(True, True, map_rank=4, score_rank=2, map_size=(8, 8))
+    signature = Signature.of_shapes({RAW_SCORE: (None, 1), RAW_MAP: (None, 1, 8, 8)}, ROLES)
     steps = (
         Compare(RAW_MAP, "weak", 1.0),
         pp.steps.ResizeMap(RAW_MAP, "large", 16, 16),
@@ -226,7 +226,7 @@ def test_masks_of_other_sizes_do_not_meet() -> None:
         Hysteresis("weak", "strong", "pred_mask"),
     )
     with pytest.raises(PostProcessorError, match=r"'weak' is bool \(N,1,8,8\) and 'strong' is bool \(N,1,16,16\)"):
-        pp.postprocessors.compilation.compile_steps(steps, layout)
+        compile_steps(steps, signature)
 
 
 def test_a_sensitivity_moves_a_mask_that_a_later_step_writes() -> None:
@@ -239,13 +239,13 @@ def test_a_sensitivity_moves_a_mask_that_a_later_step_writes() -> None:
 
 def test_loops_with_the_same_operators_are_told_apart() -> None:
     """Retuning compares what an old and a new post-processing write, bodies of loops included."""
-    from pp_graph.targets.retuning.emission import emit_alone
+    from pp_graph.fusion.emission import emit_alone
 
     _, fused = fused_network("NCHW", 18)
-    post = Cleaned(fused.provenance.statistics)
+    program, provenance = fused.program, fused.provenance
     one, same, other = (
-        emit_alone(each, fused.provenance, opset=opset, ir_version=8)
-        for each, opset in ((post, 18), (Cleaned(post.statistics, 0.9), 18), (post, 17))
+        emit_alone(each, provenance.tensors, provenance.prefix, opset=opset, ir_version=8)[0]
+        for each, opset in ((program, 18), (program.replace(pixel_sensitivity=0.9), 18), (program, 17))
     )
     assert one.structure == same.structure
     assert one.constants != same.constants

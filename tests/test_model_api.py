@@ -98,9 +98,9 @@ def test_retuning_keeps_what_model_api_reads(demo_fused_path: Path, demo_images:
     path = pp.convert(demo_fused_path, model_info=RGB_TO_1).save(tmp_path / "model.xml")
     masks = {}
     for sensitivity in (0.3, 0.7):
-        tuned = retune(path, image_sensitivity=sensitivity, pixel_sensitivity=sensitivity)
+        tuned = retune(pp.open(path), image_sensitivity=sensitivity, pixel_sensitivity=sensitivity)
         again = tuned.save(tmp_path / f"{sensitivity}.xml")
-        assert read_model_info(OpenVINOModel.load(again).model) == read_model_info(OpenVINOModel.load(path).model)
+        assert read_model_info(OpenVINOModel.load(again).network) == read_model_info(OpenVINOModel.load(path).network)
         check_images(again, demo_images[4:8], as_bytes=True)
         masks[sensitivity] = load(again)(np.round(demo_images[6].transpose(1, 2, 0)[..., ::-1] * 255).astype(np.uint8))
     # Were a threshold of Model API's read, both would decide alike.
@@ -140,7 +140,7 @@ RUNNING: dict[str, Callable[[], tuple[onnx.ModelProto, dict[str, Any]]]] = {
 def test_models_that_model_api_runs(name: str, tmp_path: Path) -> None:
     raw, settings = RUNNING[name]()
     artifact = pp.convert(pp.fuse(raw, POST), model_info=FLOATS, **settings)
-    assert why_not(artifact.model, artifact.provenance) is None
+    assert why_not(artifact.network, artifact.provenance) is None
     model = load(artifact.save(tmp_path / "model.xml"))
     same = ov.Core().compile_model(model.inference_adapter.get_model(), "CPU", F32)
     session = OpenVINOModel.load(tmp_path / "model.xml").session()
@@ -201,10 +201,10 @@ def test_models_that_model_api_cannot_run(
     fused = pp.fuse(raw, post, **settings)
     artifact = pp.convert(fused)
     path = artifact.save(tmp_path / "model.xml")
-    info = read_model_info(OpenVINOModel.load(path).model)
+    info = read_model_info(OpenVINOModel.load(path).network)
     assert "model_type" not in info
     assert info["labels"] == "Normal Anomaly"
-    assert re.search(reason, why_not(artifact.model, artifact.provenance) or "")
+    assert re.search(reason, why_not(artifact.network, artifact.provenance) or "")
     with pytest.raises(
         TargetError, match=r"Entries for Model API were given \(labels\), but it cannot run this model: "
     ):
@@ -218,7 +218,7 @@ def test_models_that_model_api_cannot_run(
 def test_the_map_alone_would_be_decided_by_model_api_itself(tmp_path: Path) -> None:
     """It runs there when told to, but the image's label would come from the map's maximum, not from our score."""
     artifact = pp.convert(pp.fuse(small(), without("pred_score", "pred_label", "pred_mask")))
-    assert "model_type" not in read_model_info(artifact.model)
+    assert "model_type" not in read_model_info(artifact.network)
     path = artifact.save(tmp_path / "model.xml")
     with pytest.raises(Exception, match="no model with name uknown"):
         load(path)
@@ -227,10 +227,10 @@ def test_the_map_alone_would_be_decided_by_model_api_itself(tmp_path: Path) -> N
 
 def test_a_map_that_is_not_normalised_is_no_picture(tmp_path: Path) -> None:
     artifact = pp.convert(pp.fuse(small(), pp.OneClassPostProcessor(STATS, normalize=False)))
-    info = read_model_info(artifact.model)
+    info = read_model_info(artifact.network)
     assert "model_type" not in info
     assert "image_threshold" not in info
-    assert why_not(artifact.model, artifact.provenance) == (
+    assert why_not(artifact.network, artifact.provenance) == (
         "it takes the map for one in [0, 1], and this one is not normalised"
     )
 
@@ -239,7 +239,7 @@ def test_a_map_that_is_not_normalised_is_no_picture(tmp_path: Path) -> None:
 
 
 def test_entries(demo_fused_path: Path, tmp_path: Path) -> None:
-    plain = read_model_info(pp.convert(demo_fused_path).model)
+    plain = read_model_info(pp.convert(demo_fused_path).network)
     assert plain == {
         "post_processing": "pp_graph",
         "model_type": "AnomalyDetection",
@@ -333,7 +333,7 @@ def test_preprocessing_in_the_model(demo_fused_path: Path, demo_images: np.ndarr
     with pytest.raises(TargetError, match="the preprocessing is in the model already"):
         pp.convert(demo_fused_path, preprocessing=frames, model_info=RGB_TO_1)
     path = pp.convert(demo_fused_path, preprocessing=frames).save(tmp_path / "model.xml")
-    assert takes_frames(OpenVINOModel.load(path).model)
+    assert takes_frames(OpenVINOModel.load(path).network)
     text = usage_path(path).read_text("utf-8")
     assert "| `image` | uint8 | (N, 256, 256, 3) | N H W C |" in text
     assert "The preprocessing is in the model, and a frame goes in as a camera gives it: u8 NHWC BGR frames" in text

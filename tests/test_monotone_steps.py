@@ -17,7 +17,8 @@ from onnx import helper
 
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors import PostProcessor, RawLayout
+from pp_graph.postprocessors import PostProcessor
+from pp_graph.program import Signature
 from pp_graph.steps import (
     Compare,
     GaussianCDF,
@@ -89,7 +90,7 @@ def test_decisions_about_any_chain_are_one_cutoff(
     level = float(finite[int(place * (len(finite) - 1))])
     compare = Compare("b", "c", level, None, on_nan)
     for step in reversed(steps):
-        compare = compare.behind(step)
+        compare = compare.pulled_back(step)
     expected = np.where(np.isnan(value), on_nan == "anomalous", value > F32(level))
     assert compare.source == steps[0].source
     assert np.array_equal(compare.reference(x), expected)
@@ -227,13 +228,13 @@ class Normalised(PostProcessor):
     statistics: pp.Statistics | None = None
     kind: str = "Sigmoid"
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
+    def steps(self, raw: Signature) -> Sequence[Step]:
         found: list[Step] = []
         for source, value, decision, level in (
             ("raw_score", "pred_score", "pred_label", self.statistics.image),
             ("raw_map", "anomaly_map", "pred_mask", self.statistics.pixel),
         ):
-            if source == "raw_score" and not layout.score:
+            if source not in raw:
                 continue
             low, high, middle = level.min, level.max, level.threshold
             width = high - low

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError, StatisticsError
-from pp_graph.postprocessors import POST_PROCESSORS, RawLayout
+from pp_graph.postprocessors import POST_PROCESSORS, ROLES
+from pp_graph.program import Signature
 from pp_graph.steps import Keep
 from tests.models import STATS
 
@@ -119,7 +120,8 @@ class TestThresholdMatching:
 
     def cutoffs(self, image: pp.LevelStatistics, pixel: pp.LevelStatistics, *, match: bool) -> list[float]:
         post = pp.OneClassPostProcessor(pp.Statistics(image=image, pixel=pixel), match_thresholds=match)
-        return [float(step.cutoff) for step in post.decisions(RawLayout(True, True, 4)).values()]
+        raw = Signature({role.name: role.example() for role in ROLES})
+        return [float(step.cutoff) for step in post.bind(raw).decisions.values()]
 
     def test_takes_the_other_levels(self) -> None:
         assert self.cutoffs(self.image, self.unknown, match=True) == pytest.approx([1.0, 1.0], rel=1e-5)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import pp_graph as pp
 from pp_graph.cli import run as pp_graph
 from pp_graph.errors import OpsetError, PostProcessorError
-from pp_graph.postprocessors import check_packed
+from pp_graph.program import check_packed
 from tests.models import STATS, from_text, identity_model, run, run_openvino, score_and_map
 
 DEMO = Path(pp.__file__).parent / "demo/data"
@@ -160,7 +160,7 @@ def test_every_form_is_verified(settings_: dict, precision: str, tmp_path: Path)
     if precision == "f32":
         assert report.drift_flips <= 2
         assert pp.verify(DEMO / "raw.onnx", fused, DEMO / "images").passed
-    tuned = pp.retune(path, image_sensitivity=0.6, pixel_sensitivity=0.4)
+    tuned = pp.retune(pp.open(path), image_sensitivity=0.6, pixel_sensitivity=0.4)
     again = pp.verify(DEMO / "raw.onnx", tuned, DEMO / "images", inference_precision=precision)
     assert again.passed
     assert again.provenance.parameters["pixel_sensitivity"] == 0.4
@@ -195,13 +195,13 @@ def test_cli_changes_the_form_of_a_fused_model(tmp_path: Path, capsys: pytest.Ca
     artifact = pp.OpenVINOModel.load(xml)
     assert artifact.provenance.parameters["map_size"] == [64, 48]
     assert artifact.provenance.adjustable
-    assert [next(iter(port.get_names())) for port in artifact.model.outputs] == ["predictions"]
+    assert [next(iter(port.get_names())) for port in artifact.network.outputs] == ["predictions"]
     whole = tmp_path / "whole.xml"
     assert pp_graph(["convert", str(DEMO / "raw.onnx"), *stats, "-o", str(whole), *form]) == 0
     assert pp.OpenVINOModel.load(whole).provenance.cutoffs == artifact.provenance.cutoffs
     outputs = ["--outputs", "pred_mask", "--mask-dtype", "u8_255"]
     assert pp_graph(["convert", str(fused), "-o", str(tmp_path / "mask.xml"), *outputs]) == 0
-    assert len(pp.OpenVINOModel.load(tmp_path / "mask.xml").model.outputs) == 1
+    assert len(pp.OpenVINOModel.load(tmp_path / "mask.xml").network.outputs) == 1
     capsys.readouterr()
     for words, message in (
         (["--map-size", "64"], "'64' is no size, expected height and width such as 256x256, or input"),
@@ -290,7 +290,7 @@ def test_all_that_is_packed_is_looked_at(name: str, message: str, tmp_path: Path
     packed = np.zeros((1, 2, 2, 4), np.float32)
     packed[0, 1, 1, 1] = 0.25
     with pytest.raises(PostProcessorError, match="Channel 1 of 'predictions' holds different values in an image"):
-        check_packed(packed)
+        check_packed(packed, fused.provenance.outputs[0])
 
 
 def test_a_sensitivity_that_moves_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

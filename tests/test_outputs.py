@@ -7,13 +7,19 @@ import pytest
 from onnx import TensorProto, helper
 
 from pp_graph.errors import OutputRoleError
-from pp_graph.model import RawModel, describe_outputs, find_outputs
+from pp_graph.model import RawModel, describe_outputs
+from pp_graph.postprocessors import ROLES
+from pp_graph.program import RoleMatch, find_roles, merged_roles
 from tests.models import conv_model, from_text, identity_model
 
 
+def find(model: onnx.ModelProto | RawModel, **named: str) -> dict[str, RoleMatch]:
+    return find_roles(describe_outputs(RawModel.open(model)), ROLES, merged_roles(None, **named))
+
+
 def roles(shapes: dict[str, list], **named: str) -> tuple[str | None, str | None]:
-    found = find_outputs(RawModel.open(identity_model(shapes)), **named)
-    return found.score and found.score.name, found.map and found.map.name
+    found = {role: match.output.name for role, match in find(identity_model(shapes), **named).items()}
+    return found.get("raw_score"), found.get("raw_map")
 
 
 @pytest.mark.parametrize("score", [["N"], ["N", 1], [1], [1, 1], [None], [None, 1]], ids=str)
@@ -73,9 +79,9 @@ def test_named_by_the_caller() -> None:
         (
             {"map": ["N", 5]},
             {"map_output": "map"},
-            r"Output 'map' has rank 2 and shape \(N, 5\), expected rank 3 \(N,H,W\) or 4",
+            r"Output 'map' has rank 2 and shape \(N, 5\), expected rank 3 \(N,H,W\) or rank 4",
         ),
-        ({"m": ["N", 1, 8, 8]}, {"score_output": "m"}, r"Output 'm' has rank 4.*expected rank 1 \(N,\) or 2"),
+        ({"m": ["N", 1, 8, 8]}, {"score_output": "m"}, r"Output 'm' has rank 4.*expected rank 1 \(N,\) or rank 2"),
         ({"a": ["N"]}, {"score_output": "a", "map_output": "a"}, "named both as the score and as the map"),
     ],
 )
@@ -87,9 +93,9 @@ def test_errors_list_candidates_and_flags(shapes: dict[str, list], named: dict[s
 def test_integers_are_no_scores() -> None:
     model = identity_model({"label": ["N"]}, dtype=TensorProto.INT64)
     with pytest.raises(OutputRoleError, match="'label' .*holds INT64, expected floating-point"):
-        find_outputs(RawModel.open(model))
+        find(model)
     with pytest.raises(OutputRoleError, match="Output 'label' holds INT64, expected floating-point numbers"):
-        find_outputs(RawModel.open(model), score_output="label")
+        find(model, score_output="label")
 
 
 def test_class_vector_without_batch_is_no_score() -> None:
@@ -100,7 +106,7 @@ def test_class_vector_without_batch_is_no_score() -> None:
         }"""
     )
     with pytest.raises(OutputRoleError, match="its first size is 1000, which is not the batch"):
-        find_outputs(RawModel.open(model))
+        find(model)
 
 
 def declare(model: onnx.ModelProto, name: str, shape: list | None) -> onnx.ModelProto:
@@ -112,29 +118,30 @@ def declare(model: onnx.ModelProto, name: str, shape: list | None) -> onnx.Model
 
 @pytest.mark.parametrize("declared", [None, [-1, -1, -1, -1], ["?", "?", "?", "?"], [0, 0, 0, 0]], ids=str)
 def test_missing_shapes_are_inferred(declared: list | None) -> None:
-    found = find_outputs(RawModel.open(declare(conv_model(), "anomaly_map", declared)))
-    assert found.map.name == "anomaly_map"
-    assert found.map.shape[1] == 1
+    found = find(declare(conv_model(), "anomaly_map", declared))["raw_map"]
+    assert found.output.name == "anomaly_map"
+    assert found.type.size("C") == 1
 
 
 @pytest.mark.parametrize("declared", [[1, 1, 64, 64], ["N", 5], ["N", 3, "H", "W"]], ids=str)
 def test_wrong_declarations_are_corrected_and_noted(declared: list) -> None:
     raw = RawModel.open(declare(conv_model(), "anomaly_map", declared))
-    found = find_outputs(raw)
-    assert found.map.name == "anomaly_map"
-    assert found.map.shape[:2] == ("N", 1)
-    assert "declared as" in found.map.note
+    found = find(raw)["raw_map"].output
+    assert found.name == "anomaly_map"
+    assert found.shape[:2] == ("N", 1)
+    assert "declared as" in found.note
     # the declaration in the graph itself is left as it is
     dims = raw.to_proto().graph.output[1].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in dims] == declared
 
 
 def test_channels_last() -> None:
-    found = find_outputs(RawModel.open(conv_model(channels_last=True)))
-    assert found.map.why == "one channel last, (N,H,W,1)"
+    found = find(conv_model(channels_last=True))["raw_map"]
+    assert found.why == "rank 4, one number a pixel, (N,H,W,1)"
+    assert found.type.axes == "NHWC"
 
 
 def test_describe_gives_every_output() -> None:
     described = describe_outputs(RawModel.open(conv_model()))
     assert [info.name for info in described] == ["pred_score", "anomaly_map"]
-    assert all(info.role is None for info in described)
+    assert [info.dtype for info in described] == ["FLOAT", "FLOAT"]

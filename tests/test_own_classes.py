@@ -12,8 +12,9 @@ import pytest
 
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError, ProvenanceError
-from pp_graph.postprocessors import RawLayout, class_name, find_post_processor
-from pp_graph.steps import Compare, CropBorder, Form, Keep, MaxOverMap, MonotoneStep, Step
+from pp_graph.postprocessors import class_name, find_post_processor
+from pp_graph.program import Signature
+from pp_graph.steps import Compare, CropBorder, Keep, MaxOverMap, MonotoneStep, Step, ValueType
 from tests.conftest import DEMO, ROOT
 
 PLUGIN = """
@@ -28,7 +29,7 @@ class WeldPostProcessor(pp.PostProcessor):
     statistics: pp.Statistics | None = None
     limit: float = 1.0
 
-    def steps(self, layout):
+    def steps(self, raw):
         return (
             MaxOverMap("raw_map", "pred_score"),
             Compare("pred_score", "pred_label", self.limit),
@@ -42,7 +43,7 @@ class PeakPostProcessor(pp.PostProcessor):
     statistics: pp.Statistics | None = None
     limit: float = 12.0
 
-    def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+    def steps(self, raw: Signature) -> tuple[Step, ...]:
         return (MaxOverMap("raw_map", "pred_score"), Compare("pred_score", "pred_label", self.limit))
 
 
@@ -53,7 +54,7 @@ def test_own_post_processor_all_the_way(demo_images: np.ndarray, tmp_path: Path)
     for precision in ("f32", "bf16"):
         report = pp.verify(DEMO / "raw.onnx", path, demo_images[:4], inference_precision=precision)
         assert report.passed, report.failures
-    assert isinstance(pp.load(path).provenance.build_post_processor(), PeakPostProcessor)
+    assert isinstance(pp.load(path).provenance.bind().post, PeakPostProcessor)
     assert pp.strip(fused).sha256 == fused.provenance.raw.sha256
 
 
@@ -71,7 +72,7 @@ def test_own_class_cannot_take_the_name_of_ours() -> None:
     class OneClassPostProcessor(pp.PostProcessor):
         statistics = None
 
-        def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+        def steps(self, raw: Signature) -> tuple[Step, ...]:
             return (Keep("raw_score", "pred_score"),)
 
     assert find_post_processor("OneClassPostProcessor") is pp.OneClassPostProcessor
@@ -123,7 +124,7 @@ def test_steps_are_tried_out_when_a_post_processor_is_built() -> None:
     class Wrong(pp.PostProcessor):
         statistics: pp.Statistics | None = None
 
-        def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+        def steps(self, raw: Signature) -> tuple[Step, ...]:
             return (Keep("raw_scores", "pred_score"),)
 
     with pytest.raises(PostProcessorError, match="Step 'pred_score' .Keep. reads 'raw_scores', which is not there"):
@@ -136,7 +137,7 @@ def test_parameters_that_cannot_be_noted() -> None:
         statistics: pp.Statistics | None = None
         held: object = None
 
-        def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+        def steps(self, raw: Signature) -> tuple[Step, ...]:
             return (Keep("raw_map", "anomaly_map"),)
 
     with pytest.raises(PostProcessorError, match="Parameters of Holding hold what is no plain value"):
@@ -145,7 +146,7 @@ def test_parameters_that_cannot_be_noted() -> None:
     class Plain(pp.PostProcessor):
         statistics = None
 
-        def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+        def steps(self, raw: Signature) -> tuple[Step, ...]:
             return (Keep("raw_map", "anomaly_map"),)
 
     with pytest.raises(PostProcessorError, match="Plain is no dataclass"):
@@ -156,7 +157,7 @@ def test_edited_provenance_is_refused() -> None:
     fused = pp.fuse(DEMO / "raw.onnx", PeakPostProcessor(limit=13.0))
     record = fused.provenance.to_json().replace('"limit":13.0', '"limit":14.0')
     with pytest.raises(ProvenanceError, match="Provenance names the cutoffs"):
-        type(fused.provenance).from_json(record).build_post_processor()
+        type(fused.provenance).from_json(record).bind()
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ class Misdeclared(Step):
     source: str
     target: str
 
-    def form(self, form: Form) -> Form:
-        return Form("image", axes="N")
+    def output_type(self, value: ValueType) -> ValueType:
+        return ValueType("N")
 
     def emit(self, op, value):
         return value
@@ -253,7 +254,7 @@ def test_parameters_that_json_cannot_hold(limit: float) -> None:
         statistics: pp.Statistics | None = None
         unused: float = 0.0
 
-        def steps(self, layout: RawLayout) -> tuple[Step, ...]:
+        def steps(self, raw: Signature) -> tuple[Step, ...]:
             return (Keep("raw_map", "anomaly_map"),)
 
     with pytest.raises(PostProcessorError, match="Limited has other parameters when it is built again"):

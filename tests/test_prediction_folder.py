@@ -280,7 +280,7 @@ def test_inputs_are_never_overwritten(work: Path, cli) -> None:
 
 
 BAD = [
-    (("nowhere.xml", "images", "-o", "out"), "IR file 'nowhere.xml' does not exist"),
+    (("nowhere.xml", "images", "-o", "out"), "Model file 'nowhere.xml' "),
     (("images/good/00.png", "images", "-o", "out"), "is not an ONNX model"),
     (("raw.onnx", "images", "-o", "out"), "carries no pp_graph provenance"),
     (("model.xml", "nowhere", "-o", "out"), "Image data 'nowhere' does not exist"),

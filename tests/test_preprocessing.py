@@ -155,7 +155,7 @@ def test_resizing_as_pillow(method: str, resample: int, old: tuple[int, int], ne
 def test_preprocessing_is_not_rounded_to_the_networks_precision(dtype: str, method: str | None, order: str) -> None:
     asked = pp.Preprocessing(dtype=dtype, channel_order=order, mean=(120,), scale=(50, 51, 52), resize=method)
     artifact = pp.convert(pp.fuse(conv_model(), POST), input_shape=(None, 3, 16, 16), preprocessing=asked)
-    compiled = compile_for(artifact.model, "CPU", "bf16", {})
+    compiled = compile_for(artifact.network, "CPU", "bf16", {})
     found = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = {key: str(value.value) for key, value in node.get_rt_info().items()}
@@ -283,7 +283,7 @@ def test_retuning_keeps_it(tmp_path: Path) -> None:
     asked = pp.Preprocessing(layout="NCHW", mean=(1, 2, 3), scale=(200,), resize="cubic")
     artifact = pp.convert(pp.fuse(conv_model(), POST), input_shape=(None, 3, 12, 12), preprocessing=asked)
     path = artifact.save(tmp_path / "model.xml")
-    retuned = pp.retune(path, pixel_sensitivity=0.7)
+    retuned = pp.retune(pp.open(path), pixel_sensitivity=0.7)
     assert isinstance(retuned, pp.OpenVINOModel)
     assert retuned.provenance.preprocessing == artifact.provenance.preprocessing
     again = pp.OpenVINOModel.load(retuned.save(tmp_path / "retuned.xml"))
@@ -397,7 +397,7 @@ def test_inputs_that_are_no_image_in_float32() -> None:
 def test_static_for_npu() -> None:
     asked = pp.Preprocessing(resize="linear", frame_size=(40, 50))
     artifact = pp.convert(pp.fuse(conv_model(), POST), device="NPU", input_shape=(1, 3, 16, 16), preprocessing=asked)
-    assert [list(port.get_shape()) for port in artifact.model.inputs] == [[1, 40, 50, 3]]
+    assert [list(port.get_shape()) for port in artifact.network.inputs] == [[1, 40, 50, 3]]
 
 
 def test_frames_of_another_type_are_refused(demo_fused_path: Path, demo_images: np.ndarray) -> None:
@@ -522,7 +522,7 @@ def test_a_callers_frames_go_in_as_they_are(order: str, demo_fused_path: Path, c
     files = sorted(coloured.rglob("*.png"))[:3]
     rgb = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     frames = rgb[..., ::-1] if order == "BGR" else rgb
-    alone = ov.Core().compile_model(artifact.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(frames.copy())
+    alone = ov.Core().compile_model(artifact.network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(frames.copy())
     runner = pp.load(artifact)
     streamed = [each.pred_score for each in runner.stream(list(frames))]
     pictures = [Image.open(file).convert("RGB") for file in files]

@@ -126,7 +126,7 @@ def weight_type(node: object) -> str | None:
 def layers(artifact: pp.OpenVINOModel) -> dict[str, bool]:
     """Operator type and sizes of the weights of every layer before the island, and whether they are integers."""
     found = {}
-    for node in artifact.model.get_ordered_ops():
+    for node in artifact.network.get_ordered_ops():
         if node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul") and weight_type(node):
             sizes = sorted(size for size in node.input_value(1).get_shape())
             found[f"{node.get_type_name()} {sizes}"] = weight_type(node) in ("i8", "u8")
@@ -136,7 +136,7 @@ def layers(artifact: pp.OpenVINOModel) -> dict[str, bool]:
 def quantizers_behind_the_layers(artifact: pp.OpenVINOModel) -> list[str]:
     """FakeQuantize from which no layer with integer weights follows."""
     before_layer, found = set(), []
-    for node in reversed(artifact.model.get_ordered_ops()):
+    for node in reversed(artifact.network.get_ordered_ops()):
         kind, own = node.get_type_name(), node.get_instance_id()
         layer = kind in ("Convolution", "GroupConvolution", "MatMul") and weight_type(node) in ("i8", "u8")
         if layer or own in before_layer:
@@ -162,7 +162,7 @@ def plainly(fused: pp.FusedModel, images: np.ndarray) -> list[int]:
     from pp_graph.targets.quantization.nncf_calls import _quietly, open_nncf
 
     nncf = open_nncf()
-    model = pp.convert(fused).model
+    model = pp.convert(fused).network
     apply_moc_transformations(model, cf=False)
     with _quietly():
         feeds = nncf.Dataset([{0: image[None]} for image in images])
@@ -287,7 +287,7 @@ class TestArtifact:
         assert record["layers"] == "15 of 15 in int8"
         assert record["nncf"].startswith("3.")
         assert "quantization" in loaded.provenance.summary()
-        constants = island_constants(loaded.model, "pp_graph")
+        constants = island_constants(loaded.network, "pp_graph")
         assert constants
         assert set(constants.values()) == {"f32"}
         assert saved.with_suffix(".bin").stat().st_size < demo_ir_path.with_suffix(".bin").stat().st_size
@@ -304,7 +304,7 @@ class TestArtifact:
     def test_layers_really_run_in_int8(self, saved: Path) -> None:
         import openvino as ov
 
-        compiled = ov.Core().compile_model(pp.OpenVINOModel.load(saved).model, "CPU")
+        compiled = ov.Core().compile_model(pp.OpenVINOModel.load(saved).network, "CPU")
         precisions = [
             str(node.get_rt_info()["runtimePrecision"].value)
             for node in compiled.get_runtime_model().get_ordered_ops()
@@ -313,7 +313,7 @@ class TestArtifact:
         assert sum(precision in ("u8", "i8") for precision in precisions) >= 14
 
     def test_is_retuned(self, saved: Path, demo_images: np.ndarray, tmp_path: Path) -> None:
-        retuned = pp.retune(saved, pixel_sensitivity=0.6)
+        retuned = pp.retune(pp.open(saved), pixel_sensitivity=0.6)
         assert isinstance(retuned, pp.OpenVINOModel)
         path = retuned.save(tmp_path / "retuned.xml")
         assert quantizers_behind_the_layers(pp.OpenVINOModel.load(path)) == []
@@ -655,7 +655,7 @@ def test_decisions_follow_from_the_raw_value_whoever_reads_it_too(
     model = ends_in_a_layer(second)
     artifact = int8(pp.fuse(model, POST, keep_raw=keep_raw))
     path = artifact.save(tmp_path / "model.xml")
-    for tuned in (artifact, pp.retune(path, image_sensitivity=0.0)):
+    for tuned in (artifact, pp.retune(pp.open(path), image_sensitivity=0.0)):
         report = pp.verify(pp.RawModel.open(model), tuned, IMAGES, inference_precision=precision)
         assert report.passed, report.failures
         assert report.postprocessing_flips == report.boundary.flips == 0

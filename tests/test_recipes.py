@@ -12,9 +12,9 @@ import pytest
 import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import PostProcessorError, RecipeError, StatisticsError
-from pp_graph.postprocessors import RawLayout
 from pp_graph.postprocessors.lookup import step_name
-from pp_graph.steps import STEPS, Compare, Keep, MaxOverMap, MinMaxNormalize
+from pp_graph.program import Signature
+from pp_graph.steps import STEPS, Compare, Keep, MaxOverMap, MinMaxNormalize, ValueType
 from tests.conftest import DEMO, ROOT
 from tests.models import run as run_onnx
 
@@ -59,7 +59,8 @@ def test_recipe_decides_as_the_one_class_post_processor(
     fused = pp.fuse(DEMO / "raw.onnx", pp.RecipePostProcessor.load(recipe, stats))
     ours = run_onnx(fused, {"image": demo_images[-6:]})
     theirs = run_onnx(str(demo_fused_path), {"image": demo_images[-6:]})
-    assert list(ours) == list(theirs)
+    # The score that the model gives is read by no step, so it stays an output.
+    assert list(ours) == [*theirs, "raw_pred_score"]
     assert theirs["pred_mask"].any()
     for name, array in theirs.items():
         np.testing.assert_array_equal(ours[name], array)
@@ -77,11 +78,11 @@ def test_recipe_is_converted_verified_and_retuned(
         image=pp.LevelStatistics(threshold=(stats.image.threshold or 0) + 1, min=stats.image.min, max=stats.image.max),
         pixel=stats.pixel,
     )
-    pp.retune_file(path, moved)
+    pp.retune(path, moved)
     report = pp.verify(DEMO / "raw.onnx", path, demo_images[:4], inference_precision=precision)
     assert report.passed
     assert (
-        report.provenance.cutoffs["pred_label"] > post.compiled(report.provenance.layout).compares["pred_label"].cutoff
+        report.provenance.cutoffs["pred_label"] > post.bind(report.provenance.signature).cutoffs["pred_label"]
     )
 
 
@@ -107,21 +108,21 @@ def test_decisions_move_in_front_of_monotone_steps() -> None:
             Compare("pred_score", "pred_label", 0.5),
         ),
     )
-    layout = RawLayout(score=True, map=False, score_rank=1)
-    (compare,) = post.compiled(layout).compares.values()
+    program = post.bind(Signature({"raw_score": ValueType("N")}))
+    (compare,) = program.comparisons.values()
     assert compare.source == "raw_score"
     x = np.linspace(-1, 11, 4001, dtype=np.float32)
     found = post({"pred_score": x})
     assert np.array_equal(found.pred_label, found.pred_score > 0.5)
     assert np.array_equal(found.pred_label, ~(x < compare.cutoff))
-    assert post.compiled(layout).inner == ("half",)
+    assert program.intermediates == ("half",)
 
 
 def test_what_no_output_needs_is_not_computed() -> None:
     steps = (Keep("raw_score", "pred_score"), Keep("raw_map", "unused"), MaxOverMap("raw_map", "peak"))
     post = pp.RecipePostProcessor(None, steps)
-    both = RawLayout(score=True, map=True, score_rank=1, map_rank=3)
-    assert [step.target for step in post.compiled(both).steps] == ["pred_score"]
+    both = Signature({"raw_score": ValueType("N"), "raw_map": ValueType("NHW")})
+    assert [step.target for step in post.bind(both).steps] == ["pred_score"]
 
 
 def test_nan_counts_as_the_normaliser_says() -> None:
@@ -218,7 +219,7 @@ def test_numbers_that_are_not_known_yet(recipe: Path) -> None:
 
 def test_step_that_does_not_fit_the_model_at_hand() -> None:
     post = pp.RecipePostProcessor(None, (MaxOverMap("raw_map", "pred_score"),))
-    with pytest.raises(PostProcessorError, match="reads 'raw_map', which is not there; there are 'raw_score'"):
+    with pytest.raises(PostProcessorError, match="Raw outputs hold no 'anomaly_map', expected it"):
         post({"pred_score": np.zeros(2, np.float32)})
 
 
@@ -342,7 +343,7 @@ def test_form_options_on_a_model_fused_with_a_recipe(
     fused = pp.fuse(DEMO / "raw.onnx", pp.RecipePostProcessor.load(recipe, stats)).save(tmp_path / "fused.onnx")
     assert run(["convert", str(fused), "--mask-dtype", "u8", "-o", str(tmp_path / "model.xml")]) == 2
     assert (
-        "'RecipePostProcessor' has no mask_dtype (--mask-dtype), expected one of: pack, recipe"
+        "'RecipePostProcessor' has no mask_dtype (--mask-dtype), expected one of: declared_outputs, pack, recipe, roles"
         in capsys.readouterr().err
     )
     assert run(["convert", str(fused), "--pack", "-o", str(tmp_path / "model.xml")]) == 0

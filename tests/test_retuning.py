@@ -21,6 +21,7 @@ import pp_graph as pp
 from pp_graph.cli import run as run_cli
 from pp_graph.errors import OutputFileError, PostProcessorError, PPGraphError, ProvenanceError, StatisticsError
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout
+from pp_graph.postprocessors import ROLES
 from pp_graph.targets import RetunedFile
 from tests.conftest import DEMO
 from tests.models import conv_model, run, run_openvino, score_and_map
@@ -53,11 +54,10 @@ def changed(post: pp.OneClassPostProcessor, change: dict) -> pp.OneClassPostProc
 
 def edges(*posts: pp.OneClassPostProcessor) -> dict[str, np.ndarray]:
     """Raw values at and around every cutoff of some post-processors, and those that are no numbers."""
-    from pp_graph.postprocessors import RawLayout
-
+    signature = pp.Signature({role.name: role.example() for role in ROLES})
     found: list[np.float32] = [np.float32(x) for x in (0, -np.inf, np.inf, np.nan, -1e30, 1e30)]
     for post in posts:
-        for step in post.decisions(RawLayout(score=True, map=True, map_rank=4)).values():
+        for step in post.bind(signature).decisions.values():
             if step.cutoff is not None:
                 near = [np.nextafter(step.cutoff, np.float32(end)) for end in (-np.inf, np.inf)]
                 found += [step.cutoff, *near]
@@ -92,7 +92,7 @@ def test_onnx_equals_fused_anew(tmp_path: Path, change: dict, in_place: bool, op
     untouched = path.read_bytes()
     after = changed(before, change)
     target = path if in_place else tmp_path / "tuned.onnx"
-    done = pp.retune_file(path, **change, output=None if in_place else target)
+    done = pp.retune(path, **change, output=None if in_place else target)
     assert done.path == target
     # Below IR version 4, constants are operators.
     assert done.way == ("rewritten" if ir_version < 4 else "constants")
@@ -130,9 +130,9 @@ def test_settings_survive(tmp_path: Path, settings: dict, options: dict) -> None
     }
     after = changed(before, change)
     anew = pp.fuse(raw, after, **options)
-    assert pp.retune_file(path, **change).way == "constants"
+    assert pp.retune(path, **change).way == "constants"
     assert path.read_bytes() == anew.save(tmp_path / "anew.onnx").read_bytes()
-    assert pp.retune_file(tmp_path / "model.xml", **change).way == "constants"
+    assert pp.retune(tmp_path / "model.xml", **change).way == "constants"
     feeds = edges(before, after)
     found = pp.OpenVINOModel.load(tmp_path / "model.xml").session().run(feeds)
     assert_same(found, pp.convert(anew).session().run(feeds))
@@ -145,11 +145,11 @@ def test_another_prefix_and_other_types(tmp_path: Path) -> None:
     )
     raw.graph.node[1].input[0] = "pp_graph/in"
     path = pp.fuse(raw, pp.OneClassPostProcessor(STATS)).save(tmp_path / "fused.onnx")
-    done = pp.retune_file(path, OTHERS)
+    done = pp.retune(path, OTHERS)
     assert (done.way, done.provenance.prefix) == ("constants", "pp_graph_1")
     assert path.read_bytes() == pp.fuse(raw, pp.OneClassPostProcessor(OTHERS)).save(tmp_path / "a.onnx").read_bytes()
     pp.convert(path).save(tmp_path / "model.xml")
-    assert pp.retune_file(tmp_path / "model.xml", STATS).way == "constants"
+    assert pp.retune(tmp_path / "model.xml", STATS).way == "constants"
 
 
 OPERATORS = {
@@ -178,7 +178,7 @@ def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
     anew, feeds = pp.fuse(raw, after), edges(before, after)
     for path in (first, tmp_path / "model.xml"):
         target = path if in_place else path.with_stem("tuned")
-        done = pp.retune_file(path, **change, output=None if in_place else target)
+        done = pp.retune(path, **change, output=None if in_place else target)
         assert done.way == "rewritten"
         assert done.provenance.cutoffs == anew.provenance.cutoffs
         if path == first:
@@ -187,8 +187,8 @@ def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
             found = pp.OpenVINOModel.load(target).session().run(feeds)
             assert_same(found, pp.convert(anew).session().run(feeds))
         again = {"statistics": STATS, "image_sensitivity": 0.5}
-        assert pp.retune_file(target, **again).way == "rewritten"
-        assert pp.retune_file(target, image_sensitivity=0.7).way == "constants"
+        assert pp.retune(target, **again).way == "rewritten"
+        assert pp.retune(target, image_sensitivity=0.7).way == "constants"
     assert {file.name for file in tmp_path.iterdir()} <= {
         "fused.onnx", "model.xml", "model.bin", "model.usage.md", "tuned.onnx", "tuned.xml", "tuned.bin",
         "tuned.usage.md", "anew.onnx",
@@ -219,7 +219,7 @@ def test_a_large_file_is_patched_where_it_lies(tmp_path: Path, demo_fused_path: 
         {"image_sensitivity": 0.5, "pixel_sensitivity": 0.5},
         {"statistics": pp.Statistics.load(DEMO / "stats.json")},
     ):
-        assert pp.retune_file(path, **change).way == "constants"
+        assert pp.retune(path, **change).way == "constants"
         now = path.read_bytes()
         sizes.add(len(now))
         assert len(now) >= len(untouched)
@@ -230,7 +230,7 @@ def test_a_large_file_is_patched_where_it_lies(tmp_path: Path, demo_fused_path: 
         assert bytes(kept) == untouched[: entry.start]
         found = pp.FusedModel.load(path).provenance
         sensitivities = {name: found.parameters[name] for name in ("image_sensitivity", "pixel_sensitivity")}
-        expected = constants(pp.retune(demo_fused_path, found.statistics, **sensitivities).to_proto())
+        expected = constants(pp.retune(pp.open(demo_fused_path), found.statistics, **sensitivities).to_proto())
         assert all(np.array_equal(array, expected[name]) for name, array in constants(onnx.load(path)).items())
     assert path.stat().st_ino == node
     assert path.stat().st_mode & 0o777 == 0o640
@@ -242,7 +242,7 @@ def test_a_large_file_is_patched_where_it_lies(tmp_path: Path, demo_fused_path: 
     assert pp.strip(path).save(tmp_path / "raw.onnx").read_bytes() == (DEMO / "raw.onnx").read_bytes()
     onnx.checker.check_model(str(path), full_check=True)
     # Copied to another file, the blanks are gone.
-    copied = pp.retune_file(path, output=tmp_path / "copy.onnx", image_sensitivity=0.5)
+    copied = pp.retune(path, output=tmp_path / "copy.onnx", image_sensitivity=0.5)
     assert copied.path.read_bytes() == untouched
 
 
@@ -252,10 +252,10 @@ def test_small_files_are_replaced(tmp_path: Path, demo_fused_path: Path) -> None
     os.link(path, tmp_path / "other.onnx")
     untouched = path.read_bytes()
     path.chmod(0o604)
-    assert pp.retune_file(path, DEMO_OTHERS).way == "constants"
+    assert pp.retune(path, DEMO_OTHERS).way == "constants"
     assert (tmp_path / "other.onnx").read_bytes() == untouched, "another name of the file keeps what it had"
     assert path.stat().st_mode & 0o777 == 0o604
-    pp.retune_file(path, pp.Statistics.load(DEMO / "stats.json"))
+    pp.retune(path, pp.Statistics.load(DEMO / "stats.json"))
     assert path.read_bytes() == untouched
 
 
@@ -263,7 +263,7 @@ def test_small_files_are_replaced(tmp_path: Path, demo_fused_path: Path) -> None
 def test_linked_files_are_replaced(tmp_path: Path, demo_fused_path: Path) -> None:
     shutil.copy(demo_fused_path, tmp_path / "fused.onnx")
     os.link(tmp_path / "fused.onnx", tmp_path / "other.onnx")
-    pp.retune_file(tmp_path / "fused.onnx", DEMO_OTHERS)
+    pp.retune(tmp_path / "fused.onnx", DEMO_OTHERS)
     assert (tmp_path / "other.onnx").read_bytes() == demo_fused_path.read_bytes()
 
 
@@ -274,18 +274,18 @@ def test_external_weights(tmp_path: Path) -> None:
     path = pp.fuse(folder / "raw.onnx", pp.OneClassPostProcessor(STATS)).save(folder / "fused.onnx")
     weights = (folder / "w.bin").read_bytes()
     image = {"image": np.random.default_rng(0).normal(0, 1, (2, 3, 9, 11)).astype(np.float32)}
-    beside = pp.retune_file(path, OTHERS, output=folder / "tuned.onnx")
-    elsewhere = pp.retune_file(path, OTHERS, output=tmp_path / "b" / "tuned.onnx")
+    beside = pp.retune(path, OTHERS, output=folder / "tuned.onnx")
+    elsewhere = pp.retune(path, OTHERS, output=tmp_path / "b" / "tuned.onnx")
     assert (beside.way, elsewhere.way) == ("constants", "rewritten")
     assert {*files_in(tmp_path / "b")} == {"tuned.onnx", "tuned.onnx.data"}
-    assert pp.retune_file(path, OTHERS, output=beside.path, overwrite=True).way == "constants"
-    assert pp.retune_file(path, OTHERS).way == "constants"
+    assert pp.retune(path, OTHERS, output=beside.path, overwrite=True).way == "constants"
+    assert pp.retune(path, OTHERS).way == "constants"
     assert (folder / "w.bin").read_bytes() == weights
     anew = run(str(pp.fuse(folder / "raw.onnx", pp.OneClassPostProcessor(OTHERS)).save(folder / "anew.onnx")), image)
     for model in (beside.path, elsewhere.path, path):
         assert_same(run(str(model), image), anew)
     # Operators change: the weights stay where they are.
-    assert pp.retune_file(path, image_sensitivity=0.0).way == "rewritten"
+    assert pp.retune(path, image_sensitivity=0.0).way == "rewritten"
     assert {*files_in(folder)} == {"raw.onnx", "w.bin", "fused.onnx", "tuned.onnx", "anew.onnx"}
     assert (folder / "w.bin").read_bytes() == weights
 
@@ -295,7 +295,7 @@ def test_weights_are_never_an_output(tmp_path: Path) -> None:
     path = pp.fuse(tmp_path / "raw.onnx", pp.OneClassPostProcessor(STATS)).save(tmp_path / "fused.onnx")
     before = files_in(tmp_path)
     with pytest.raises(OutputFileError, match="is an input of this command"):
-        pp.retune_file(path, OTHERS, output=tmp_path / "w.onnx", overwrite=True)
+        pp.retune(path, OTHERS, output=tmp_path / "w.onnx", overwrite=True)
     assert files_in(tmp_path) == before
 
 
@@ -318,7 +318,7 @@ def test_ir_equals_fused_anew(
     before = files_in(tmp_path)
     target = path if in_place else tmp_path / "out" / "tuned.xml"
     for change in ({"statistics": DEMO_OTHERS}, {"image_sensitivity": 0.3}, {"pixel_sensitivity": 0.8}):
-        done = pp.retune_file(path if target == path or not target.exists() else target, **change,
+        done = pp.retune(path if target == path or not target.exists() else target, **change,
                               output=None if in_place or target.exists() else target)  # fmt: skip
         assert done.way == "constants"
     now = {file.suffix: file.read_bytes() for file in (target, target.with_suffix(".bin"))}
@@ -349,7 +349,7 @@ def test_back_and_forth(tmp_path: Path, demo_ir_path: Path) -> None:
     first, sizes = pp.Statistics.load(DEMO / "stats.json"), []
     for _ in range(3):
         for statistics in (DEMO_OTHERS, first):
-            assert pp.retune_file(path, statistics).way == "constants"
+            assert pp.retune(path, statistics).way == "constants"
             sizes.append(path.with_suffix(".bin").stat().st_size)
     assert len(set(sizes)) == 1
     assert pp.OpenVINOModel.load(path).provenance == pp.OpenVINOModel.load(demo_ir_path).provenance
@@ -360,17 +360,17 @@ def test_ir_of_an_old_opset(tmp_path: Path) -> None:
     raw, before = score_and_map(opset=10, ir_version=5), pp.OneClassPostProcessor(STATS)
     path = pp.convert(pp.fuse(raw, before)).save(tmp_path / "model.xml")
     after = changed(before, CHANGES["all"])
-    assert pp.retune_file(path, **CHANGES["all"]).way == "constants"
+    assert pp.retune(path, **CHANGES["all"]).way == "constants"
     # At IR version 3 constants are operators, and have other names in OpenVINO.
     oldest = pp.convert(pp.fuse(score_and_map(opset=10, ir_version=3), before)).save(tmp_path / "oldest.xml")
-    assert [pp.retune_file(oldest, **CHANGES[name]).way for name in ("all", "pixel")] == ["rewritten", "constants"]
+    assert [pp.retune(oldest, **CHANGES[name]).way for name in ("all", "pixel")] == ["rewritten", "constants"]
     feeds = edges(before, after)
     found = pp.OpenVINOModel.load(path).session().run(feeds)
     assert_same(found, pp.convert(pp.fuse(raw, after)).session().run(feeds))
     narrow = [pp.LevelStatistics(threshold=9, min=8.99, max=9), pp.LevelStatistics(threshold=9, min=8.98, max=9)]
     posts = [pp.OneClassPostProcessor(pp.Statistics(image=each, pixel=STATS.pixel)) for each in narrow]
     path = pp.convert(pp.fuse(raw, posts[0])).save(tmp_path / "narrow.xml")
-    assert pp.retune_file(path, posts[1].statistics).way == "rewritten"
+    assert pp.retune(path, posts[1].statistics).way == "rewritten"
     feeds = edges(*posts)
     found = pp.OpenVINOModel.load(path).session().run(feeds)
     assert_same(found, pp.convert(pp.fuse(raw, posts[1])).session().run(feeds))
@@ -386,7 +386,7 @@ def test_merged_constants_are_recognised(tmp_path: Path) -> None:
     )
     assert f'from-layer="{mask}"' in xml
     path.write_text(xml.replace(f'from-layer="{mask}"', f'from-layer="{label}"'))
-    assert pp.retune_file(path, image_sensitivity=0.2).way == "rewritten"
+    assert pp.retune(path, image_sensitivity=0.2).way == "rewritten"
     after = pp.OneClassPostProcessor(same, image_sensitivity=0.2)
     feeds = edges(pp.OneClassPostProcessor(same), after)
     found = pp.OpenVINOModel.load(path).session().run(feeds)
@@ -403,11 +403,11 @@ def test_odd_names_and_odd_lengths(tmp_path: Path) -> None:
     path = pp.convert(pp.fuse(raw, pp.OneClassPostProcessor(STATS))).save(tmp_path / "möd<el.xml")
     with path.with_suffix(".bin").open("ab") as stream:
         stream.write(b"odd")
-    assert pp.retune_file(path, OTHERS).way == "constants"
+    assert pp.retune(path, OTHERS).way == "constants"
     after = pp.OneClassPostProcessor(OTHERS)
     feeds = edges(pp.OneClassPostProcessor(STATS), after)
     loaded = pp.OpenVINOModel.load(path)
-    assert loaded.provenance.raw.score.name == 'sc"<&>é'
+    assert loaded.provenance.raw.read["raw_score"].name == 'sc"<&>é'
     assert_same(loaded.session().run(feeds), pp.convert(pp.fuse(raw, after)).session().run(feeds))
 
 
@@ -415,8 +415,8 @@ def test_a_usage_text_goes_along(tmp_path: Path, demo_ir_path: Path) -> None:
     for file in (demo_ir_path, demo_ir_path.with_suffix(".bin")):
         shutil.copy(file, tmp_path / file.name)
     (tmp_path / "model.usage.md").write_text("how to run it")
-    pp.retune_file(tmp_path / "model.xml", DEMO_OTHERS)
-    pp.retune_file(tmp_path / "model.xml", DEMO_OTHERS, output=tmp_path / "b" / "tuned.xml")
+    pp.retune(tmp_path / "model.xml", DEMO_OTHERS)
+    pp.retune(tmp_path / "model.xml", DEMO_OTHERS, output=tmp_path / "b" / "tuned.xml")
     assert {*files_in(tmp_path)} == {
         "model.xml", "model.bin", "model.usage.md", "b/tuned.xml", "b/tuned.bin", "b/tuned.usage.md"
     }  # fmt: skip
@@ -432,7 +432,7 @@ def test_brick(tmp_path: Path, brick: Path) -> None:
     after = pp.OneClassPostProcessor(stats, image_sensitivity=0.45, pixel_sensitivity=0.6)
     anew = pp.fuse(brick / "raw.onnx", after)
     for file in (path, tmp_path / "model.xml"):
-        assert pp.retune_file(file, image_sensitivity=0.45, pixel_sensitivity=0.6).way == "constants"
+        assert pp.retune(file, image_sensitivity=0.45, pixel_sensitivity=0.6).way == "constants"
     assert path.read_bytes() == anew.save(tmp_path / "anew.onnx").read_bytes()
     feeds = {"input": images}
     found = pp.OpenVINOModel.load(tmp_path / "model.xml").session().run(feeds)
@@ -470,7 +470,7 @@ def test_tampered_constants(work: Path) -> None:
     for change in ({"image_sensitivity": 0.4}, {"pixel_sensitivity": 0.4}, {"image_sensitivity": 0.0}):
         for path in ("fused.onnx", "model.xml"):
             with pytest.raises(ProvenanceError, match=rf"Constant '{name}' of '{path}' is 12.5, expected 12\.6172"):
-                pp.retune_file(path, **change)
+                pp.retune(path, **change)
     assert files_in(work) == before
 
 
@@ -489,7 +489,7 @@ def test_bad_changes(work: Path, change: dict, error: type[PPGraphError], messag
     before = files_in(work)
     for path in ("fused.onnx", "model.xml"):
         with pytest.raises(error, match=message):
-            pp.retune_file(path, **change)
+            pp.retune(path, **change)
     assert files_in(work) == before
 
 
@@ -622,7 +622,7 @@ def test_interrupted_between_the_two_files_of_an_ir(work: Path, monkeypatch: pyt
 
     monkeypatch.setattr("pp_graph.targets.retuning.ir_edit.IREdit._write_text", fail)
     with pytest.raises(KeyboardInterrupt):
-        pp.retune_file("model.xml", DEMO_OTHERS)
+        pp.retune("model.xml", DEMO_OTHERS)
     assert files_in(work) == before
 
 
@@ -632,7 +632,7 @@ def test_changed_meanwhile(work: Path) -> None:
 
     for path, other in (("fused.onnx", "fused.onnx"), ("model.xml", "model.xml")):
         retuning = prepare_retuning(path, DEMO_OTHERS)
-        pp.retune_file(other, image_sensitivity=0.3)
+        pp.retune(other, image_sensitivity=0.3)
         before = files_in(work)
         for output in (None, f"out{Path(path).suffix}"):
             with pytest.raises(OutputFileError, match="was changed by somebody else meanwhile"):
@@ -642,7 +642,7 @@ def test_changed_meanwhile(work: Path) -> None:
         with Path(held).open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             with pytest.raises(OutputFileError, match="is being changed by another process"):
-                pp.retune_file(path, DEMO_OTHERS)
+                pp.retune(path, DEMO_OTHERS)
     assert files_in(work) == before
 
 
@@ -695,7 +695,7 @@ def test_retuning_files_of_other_writers(tmp_path: Path) -> None:
         tensor.ClearField("raw_data")
         tensor.float_data.append(number)
     onnx.save(model, path)
-    assert pp.retune_file(path, OTHERS).way == "constants"
+    assert pp.retune(path, OTHERS).way == "constants"
     expected = constants(pp.fuse(score_and_map(), pp.OneClassPostProcessor(OTHERS)).to_proto())
     assert constants(onnx.load(path)) == expected
 
@@ -732,14 +732,14 @@ def test_command_line(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for path in ("fused.onnx", "model.xml"):
         assert run_cli(["retune", path, "--image-sensitivity", "0.4", "--json"]) == 0
         found = json.loads(capfd.readouterr().out)
-        assert (found["output"], found["path"]) == (path, "constants")
+        assert (found["path"], found["way"]) == (path, "constants")
         assert 0 < found["bytes_changed"] < 10_000
         kind = pp.OpenVINOModel if path == "model.xml" else pp.FusedModel
         assert found["cutoffs"] == kind.load(path).provenance.cutoffs
         assert found["parameters"]["image_sensitivity"] == 0.4
         assert run_cli(["retune", path, "--image-sensitivity", "0", "--json"]) == 0
         found = json.loads(capfd.readouterr().out)
-        assert (found["path"], found["cutoffs"]["pred_label"]) == ("rewritten", "never")
+        assert (found["way"], found["cutoffs"]["pred_label"]) == ("rewritten", "never")
         assert found["bytes_changed"] > 1_000_000
         assert run_cli(["retune", path, "--stats", "stats.json", "--image-sensitivity", "0.6"]) == 0
         assert f"Retuned {path}\n" in capfd.readouterr().out
@@ -761,13 +761,13 @@ def test_command_line(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_returned(work: Path) -> None:
-    done = pp.retune_file("fused.onnx", DEMO_OTHERS, output="sub/t.onnx", inputs=[Path("stats.json")])
+    done = pp.retune("fused.onnx", DEMO_OTHERS, output="sub/t.onnx", inputs=[Path("stats.json")])
     assert isinstance(done, RetunedFile)
     assert done.provenance.statistics == DEMO_OTHERS
     with pytest.raises(OutputFileError, match=r"ends in '\.xml', expected '\.onnx'"):
-        pp.retune_file("fused.onnx", DEMO_OTHERS, output="t.xml")
+        pp.retune("fused.onnx", DEMO_OTHERS, output="t.xml")
     with pytest.raises(OutputFileError, match="is an input of this command"):
-        pp.retune_file("model.xml", DEMO_OTHERS, output="model.xml", overwrite=True)
+        pp.retune("model.xml", DEMO_OTHERS, output="model.xml", overwrite=True)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, demo_ir_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -791,7 +791,7 @@ def test_an_ir_whose_operators_change_fits_its_old_xml_all_the_time(tmp_path: Pa
     feeds = edges(post, changed(post, OPERATORS["flags nothing"]))
     old_xml, old_bin = path.read_bytes(), path.with_suffix(".bin").read_bytes()
     expected = pp.OpenVINOModel.load(path).session().run(feeds)
-    assert pp.retune_file(path, **OPERATORS["flags nothing"]).way == "rewritten"
+    assert pp.retune(path, **OPERATORS["flags nothing"]).way == "rewritten"
     assert path.with_suffix(".bin").read_bytes().startswith(old_bin)
     new = pp.OpenVINOModel.load(path).session().run(feeds)
     assert not np.array_equal(new["pred_label"], expected["pred_label"])

@@ -149,7 +149,7 @@ def test_numbers_that_are_not_finite(opset: int, on_nan: str, tmp_path: Path) ->
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_retuned_defaults(adjustable: Path, tmp_path: Path, suffix: str) -> None:
     source = adjustable / ("fused.onnx" if suffix == ".onnx" else "model.xml")
-    tuned = pp.retune(source, OTHER, pixel_sensitivity=0.7)
+    tuned = pp.retune(pp.open(source), OTHER, pixel_sensitivity=0.7)
     path = tuned.save(tmp_path / f"tuned{suffix}")
     assert tuned.provenance.adjustable == ["pred_label_cutoff", "pred_mask_cutoff"]
     report = pp.verify(DEMO / "raw.onnx", path, DEMO / "images")

@@ -141,9 +141,9 @@ def test_existing_files_need_leave(tmp_path: Path) -> None:
     target.write_text("precious")
     fused = pp.fuse(conv_model(), POST)
     with pytest.raises(OutputFileError, match=r"exists already\. Use --force"):
-        fused.save(target, overwrite=False)
+        fused.save(target)
     assert target.read_text() == "precious"
-    fused.save(target)
+    fused.save(target, overwrite=True)
     onnx.checker.check_model(str(target))
 
 

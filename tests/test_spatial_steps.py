@@ -13,19 +13,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors import PostProcessor, RawLayout
+from pp_graph.postprocessors import PostProcessor
+from pp_graph.program import Signature
 from pp_graph.statistics import Statistics
 from pp_graph.steps import (
     Compare,
     CropBorder,
-    Form,
     GaussianBlur,
-    MapAxes,
     MaxOverMap,
     MedianFilter,
     MinMaxNormalize,
     ResizeMap,
     Step,
+    ValueType,
 )
 from pp_graph.targets.island.precision import island_constants
 from tests.models import STATS, conv_model, run, run_openvino
@@ -43,8 +43,8 @@ class Chain(PostProcessor):
     statistics: Statistics | None = None
     names: str = "blur"
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
-        del layout
+    def steps(self, raw: Signature) -> Sequence[Step]:
+        del raw
         image, pixel = self.statistics.image, self.statistics.pixel
         steps: list[Step] = []
         source = "raw_map"
@@ -67,7 +67,7 @@ class Chain(PostProcessor):
         ]
 
 
-def map_model(axes: MapAxes, opset: int = 17, size: tuple[int | str, int | str] = ("H", "W")) -> onnx.ModelProto:
+def map_model(axes: str, opset: int = 17, size: tuple[int | str, int | str] = ("H", "W")) -> onnx.ModelProto:
     """A network with convolutions, whose only output is a map."""
     model = conv_model(opset)
     graph = model.graph
@@ -95,7 +95,7 @@ def statistics_of(raw: onnx.ModelProto) -> Statistics:
     return Statistics(image=pp.LevelStatistics(threshold=float(scores[1]), min=0.0, max=1.0), pixel=level)
 
 
-def per_channel(axes: MapAxes, x: np.ndarray, compute) -> np.ndarray:
+def per_channel(axes: str, x: np.ndarray, compute) -> np.ndarray:
     """What SciPy makes of each channel of each image."""
     last = np.moveaxis(x, 3, 1) if axes == "NHWC" else x
     flat = last.reshape(-1, *last.shape[-2:])
@@ -105,7 +105,7 @@ def per_channel(axes: MapAxes, x: np.ndarray, compute) -> np.ndarray:
 
 @pytest.mark.parametrize("axes", SHAPES)
 @pytest.mark.parametrize("sigma", [0.4, 1.0, 2.0])
-def test_blur_is_that_of_scipy(axes: MapAxes, sigma: float) -> None:
+def test_blur_is_that_of_scipy(axes: str, sigma: float) -> None:
     x = np.random.default_rng(0).normal(0, 3, SHAPES[axes]).astype(F32)
     found = GaussianBlur("a", "b", sigma, axes=axes).reference(x)
     expected = per_channel(
@@ -152,7 +152,7 @@ def test_a_nan_reaches_every_window_that_holds_it() -> None:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("axes", SHAPES)
-def test_blur_spreads_broken_numbers_alike(axes: MapAxes, runtime: str) -> None:
+def test_blur_spreads_broken_numbers_alike(axes: str, runtime: str) -> None:
     step = GaussianBlur("a", "b", 0.5, axes=axes)
     x = np.random.default_rng(0).normal(0, 3, SHAPES[axes]).astype(F32)
     for image, numbers in enumerate(([np.nan], [np.inf], [np.inf, -np.inf])):
@@ -186,16 +186,16 @@ def test_a_map_that_is_too_small_fails(step: Step, height: int, opset: int, runt
 
 def test_a_known_size_that_is_too_small_is_refused_before_anything_runs() -> None:
     blur = GaussianBlur("raw_map", "b", 4.0)
-    small, large = (Form("pixel", axes="NHW", size=(40, width)) for width in (16, 17))
-    assert blur.bound(large).axes == "NHW"
+    small, large = (ValueType("NHW", (None, 40, width)) for width in (16, 17))
+    assert blur.bind(large).axes == "NHW"
     with pytest.raises(PostProcessorError, match="has 40x16 pixels, expected at least 17x17 to be mirrored by 16"):
-        blur.bound(small)
+        blur.bind(small)
     with pytest.raises(PostProcessorError, match="expected at least 3x17 for one to be left"):
-        CropBorder("a", "b", (1, 1, 8, 8)).bound(small)
+        CropBorder("a", "b", (1, 1, 8, 8)).bind(small)
     with pytest.raises(PostProcessorError, match=r"Step 'blur_map' \(GaussianBlur\) does not fit .* 4x48 pixels"):
         pp.fuse(map_model("NCHW", size=(4, 48)), Chain(STATS, "blur"))
-    assert CropBorder("a", "b", (1, 2, 3, 4)).form(large).size == (37, 10)
-    assert CropBorder("a", "b", 2).form(Form("pixel", axes="NHW")).size is None
+    assert CropBorder("a", "b", (1, 2, 3, 4)).output_type(large).map_size == (37, 10)
+    assert CropBorder("a", "b", 2).output_type(ValueType("NHW")).map_size is None
 
 
 @pytest.mark.parametrize(("build", "message"), [
@@ -229,8 +229,8 @@ class CroppedMask(PostProcessor):
     statistics: Statistics | None = None
     dtype: str = "bool"
 
-    def steps(self, layout: RawLayout) -> Sequence[Step]:
-        del layout
+    def steps(self, raw: Signature) -> Sequence[Step]:
+        del raw
         return [Compare("raw_map", "whole", 0.2, dtype=self.dtype), CropBorder("whole", "pred_mask", 3)]
 
 
@@ -255,13 +255,13 @@ def test_cropped_masks(dtype: str, size: tuple[int | str, int | str]) -> None:
     ("resize+median+crop", "NHW", ("H", "W"), None),
     ("crop+blur+resize", "NHWC", ("H", "W"), (3, 3, 40, 48)),
 ])  # fmt: skip
-def test_in_whole_models(names: str, axes: MapAxes, size, input_shape) -> None:
+def test_in_whole_models(names: str, axes: str, size, input_shape) -> None:
     raw = map_model(axes, size=size)
     fused = pp.fuse(raw, Chain(statistics_of(raw), names))
     assert pp.verify(raw, fused, IMAGES).passed
     for weights in ("f32", "f16"):
         artifact = pp.convert(fused, precision=weights, input_shape=input_shape)
-        assert set(island_constants(artifact.model, artifact.provenance.prefix).values()) == {"f32"}
+        assert set(island_constants(artifact.network, artifact.provenance.prefix).values()) == {"f32"}
         for precision in ("f32", "bf16"):
             report = pp.verify(raw, artifact, IMAGES, inference_precision=precision)
             assert report.passed
@@ -295,7 +295,7 @@ def test_the_models_own_blur_is_rewritten_and_ours_is_not() -> None:
     fused = pp.fuse(raw, Chain(STATS, "blur"))
     assert alone
     assert [record.rule for record in fused.provenance.tail] == alone
-    ours = [node.op_type for node in fused.opened.model.graph if (node.name or "").startswith("pp_graph/blur_map/")]
+    ours = [node.op_type for node in fused.network.model.graph if (node.name or "").startswith("pp_graph/blur_map/")]
     assert ours.count("Pad") == 2
     x = np.random.default_rng(0).random((2, 1, 64, 64), dtype=F32) * 3
     for precision in ("f32", "bf16"):

@@ -27,7 +27,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
     assert pp.Statistics.load(tmp_path / "stats.json") == stats
     assert json.loads((tmp_path / "stats.json").read_text())["pixel"]["threshold"] == float(np.float32(0.1))
     with pytest.raises(OutputFileError, match="exists already"):
-        stats.save(tmp_path / "stats.json", overwrite=False)
+        stats.save(tmp_path / "stats.json")
     assert [file.name for file in tmp_path.iterdir()] == ["stats.json"]
 
 

@@ -17,6 +17,7 @@ from pp_graph.steps import (
     DECISION_VALUES,
     STEPS,
     Compare,
+    DecidingStep,
     Emitter,
     EncodeDecision,
     Keep,
@@ -128,6 +129,11 @@ def has_subnormals(step: Step) -> bool:
     found: list[float] = [step.level] if isinstance(step, Compare) else []
     if isinstance(normalizer, MinMaxNormalize):
         found += [normalizer.threshold, float(normalizer.range)]
+    elif isinstance(normalizer, MonotoneStep) and normalizer.bends:
+        found += normalizer.bends
+    if isinstance(step, DecidingStep):
+        # Right above the negative normal number that is next to 0 lies a subnormal one.
+        found += [cutoff for cutoff in step.cutoffs.ravel().tolist() if cutoff < 0]
     return any(0 < abs(number) < np.finfo(F32).smallest_normal for number in found)
 
 

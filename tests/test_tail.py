@@ -76,7 +76,7 @@ def test_real_exports(path: Path, tmp_path: Path) -> None:
     """Tails as both exporters of torch write them: rewritten, equal, proven in OpenVINO, and undone."""
     fused = pp.fuse(path, POST, keep_raw=True)
     assert "separable linear collapse" in {record.rule for record in fused.provenance.tail}
-    operators = [node.op_type for node in fused.opened.model.graph]
+    operators = [node.op_type for node in fused.network.model.graph]
     assert not {"Resize", "Pad"} & {op for op in operators if "selected" not in path.stem}
     onnx.checker.check_model(fused.to_proto(), full_check=True)
     raw = run(str(path), {"input": IMAGES})
@@ -98,7 +98,7 @@ def test_tail_can_be_left_alone(path: Path) -> None:
     assert fused.provenance.tail == []
     assert fused.provenance.replaced is None
     raw = [(node.op_type, node.name) for node in pp.RawModel.open(path).model.graph]
-    assert [(node.op_type, node.name) for node in fused.opened.model.graph][: len(raw)] == raw
+    assert [(node.op_type, node.name) for node in fused.network.model.graph][: len(raw)] == raw
 
 
 @st.composite
@@ -391,7 +391,7 @@ def test_misses_say_why() -> None:
 def test_the_tail_is_saved_in_f32_and_the_network_is_not() -> None:
     path = next(path for path in TAILS if path.stem == "selected_channels")
     artifact = pp.convert(pp.fuse(path, POST), precision="f16")
-    constants = island_constants(artifact.model, artifact.provenance.prefix)
+    constants = island_constants(artifact.network, artifact.provenance.prefix)
     assert any("/tail/" in name for name in constants)
     assert set(constants.values()) == {"f32"}
     assert artifact.provenance.replaced is None
@@ -636,7 +636,7 @@ def test_only_what_is_asked_for(tmp_path: Path, outputs: tuple[str, ...], keep_r
     fused = pp.fuse(path, post, keep_raw=keep_raw)
     assert fused.output_names[: len(outputs)] == outputs
     written = {
-        node.name.split("/")[1] for node in fused.opened.model.graph if (node.name or "").startswith("pp_graph/")
+        node.name.split("/")[1] for node in fused.network.model.graph if (node.name or "").startswith("pp_graph/")
     }
     assert written - {"tail"} == set(outputs)
     found = run(fused, {"input": IMAGES})

@@ -63,7 +63,7 @@ def test_a_model_becomes_a_verified_file(tmp_path: Path) -> None:
     module = OneClassPostProcessor(pixel_sensitivity=0.6, statistics=STATS)
     more = torch.rand(5, 3, 20, 24, generator=torch.Generator().manual_seed(2))
     path, raw = tmp_path / "out" / "model.xml", tmp_path / "out" / "network.onnx"
-    exported = export(network, module, IMAGES, path, inputs={"image": more.numpy()}, raw=raw)
+    exported = export(network, module, IMAGES, path, images={"image": more.numpy()}, raw=raw)
     # The model is left as it was, down to each module's mode.
     assert [each.training for each in network.modules()] == [True, True, True, False, True, True]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -97,17 +97,17 @@ def test_a_single_image_and_half_weights(tmp_path: Path) -> None:
 
 def test_a_fixed_batch(tmp_path: Path) -> None:
     export(Network("tuple"), POST, {"image": IMAGES}, tmp_path / "model.xml", dynamic_batch=False, opset=20)
-    assert pp.OpenVINOModel.load(tmp_path / "model.xml").model.input(0).get_partial_shape().is_static
+    assert pp.OpenVINOModel.load(tmp_path / "model.xml").network.input(0).get_partial_shape().is_static
 
 
 def test_an_artifact_that_takes_frames(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
     asked = pp.Preprocessing(channel_order="BGR", scale=(255,))
-    with pytest.raises(DataError, match="preprocessing is given, and no inputs"):
+    with pytest.raises(DataError, match="preprocessing is given, and no images"):
         export(Network(), POST, IMAGES, tmp_path / "model.xml", preprocessing=asked)
     exported = export(
         Network(), POST, IMAGES, tmp_path / "model.xml", preprocessing=asked, input_shape=(None, 3, 20, 24),
-        inputs={"image": frames},
+        images={"image": frames},
     )  # fmt: skip
     assert exported.report is exported.images_report
     assert exported.report.preprocessing_error < 1e-4
@@ -212,4 +212,4 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     said = capsys.readouterr().out
     assert "0 of 16 images' decisions differ" in said
     assert "16 of 16 bad images are found, in torch and in OpenVINO alike: True" in said
-    assert pp.OpenVINOModel.load(tmp_path / "model.xml").provenance.raw.score.name == "pred_score"
+    assert pp.OpenVINOModel.load(tmp_path / "model.xml").provenance.raw.read["raw_score"].name == "pred_score"

@@ -223,11 +223,12 @@ def test_what_is_not_written_for_torch(body: str, message: str) -> None:
 
 
 def test_a_missing_operator_is_named_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pp_graph.postprocessors import RawLayout
+    from pp_graph.postprocessors import ROLES
     from pp_graph.targets.torch_eager import compile_post_processor, graph
     from tests.models import STATS
 
     kept = {name: function for name, function in graph.OPERATORS.items() if name != "Less"}
     monkeypatch.setattr(graph, "OPERATORS", kept)
+    program = pp.OneClassPostProcessor(STATS).bind(pp.Signature.of_shapes({"raw_score": (None,)}, ROLES))
     with pytest.raises(TargetError, match=r"Step 'pred_score', operator Less is not written.*torch\.export\(model"):
-        compile_post_processor(pp.OneClassPostProcessor(STATS), RawLayout(True, False, score_rank=1))
+        compile_post_processor(program)

@@ -23,8 +23,9 @@ from pp_graph.integrations.torch import (  # noqa: E402
     PostProcessor,
     PostProcessorModule,
 )
-from pp_graph.postprocessors import RawLayout  # noqa: E402
-from tests.models import STATS, run, score_and_map  # noqa: E402
+from pp_graph.postprocessors import ROLES  # noqa: E402
+from pp_graph.steps import Compare, MaxOverMap, Step  # noqa: E402
+from tests.models import STATS, identity_model, run, score_and_map  # noqa: E402
 
 F32 = np.float32
 
@@ -34,10 +35,8 @@ def raw_values(post: pp.OneClassPostProcessor, seed: int = 0, side: int = 24) ->
     rng = np.random.default_rng(seed)
     anomaly_map = rng.normal(0.9, 0.7, (4, 1, side, side)).astype(F32)
     special = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1e-45, 3e38], F32)
-    layout = RawLayout(score=True, map=True, map_rank=4, score_rank=2, map_size=(side, side))
-    cuts = [
-        F32(step.cutoffs) for step in post.bound(layout).compiled(layout).compares.values() if step.cutoffs < np.inf
-    ]
+    signature = pp.Signature.of_shapes({"raw_score": (None, 1), "raw_map": (None, 1, side, side)}, ROLES)
+    cuts = [F32(step.cutoffs) for step in post.bind(signature).comparisons.values() if step.cutoffs < np.inf]
     near = [np.nextafter(cut, F32(side)) for cut in cuts for side in (-np.inf, np.inf)]
     values = np.concatenate([special, np.array(cuts + near, F32)])
     anomaly_map[0].ravel()[: len(values)] = values
@@ -128,6 +127,76 @@ def test_what_does_not_fit(given: tuple, message: str) -> None:
     with pytest.raises(PostProcessorError, match=message):
         OneClassPostProcessor(statistics=STATS)(*given)
     assert issubclass(PostProcessorError, ValueError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Defects(pp.PostProcessor):
+    """Reads `heat` and writes outputs of its own names."""
+
+    roles = (pp.Role("heat", ("NCHW",), {"C": 1}, required=True),)
+    declared_outputs = (pp.Output("worst", ("NC",)), pp.Output("defects", ("NCHW",), "decision"))
+    statistics: pp.Statistics | None = None
+    limit: float = 0.5
+
+    def steps(self, raw: pp.Signature) -> tuple[Step, ...]:
+        del raw
+        return MaxOverMap("heat", "worst"), Compare("heat", "defects", self.limit)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_outputs_of_other_names_come_as_a_dict() -> None:
+    import onnx
+
+    heat = np.random.default_rng(0).normal(0.5, 0.3, (3, 1, 5, 6)).astype(F32)
+    heat[0, 0, 0, :3] = (0.5, np.nextafter(F32(0.5), F32(1)), np.nan)
+    expected = run(pp.fuse(identity_model({"heat": ["N", 1, "H", "W"]}), Defects()), {"heat_in": heat})
+    module, given = PostProcessorModule(Defects()), torch.from_numpy(heat)
+    for found in (
+        module(given),
+        module(heat=given),
+        module({"heat": given}),
+        module(types.SimpleNamespace(heat=given)),
+    ):
+        assert type(found) is dict
+        assert list(found) == list(expected) == ["worst", "defects"]
+        for name, value in expected.items():
+            assert np.array_equal(found[name].numpy(), value, equal_nan=value.dtype.kind == "f")
+            assert found[name].numpy().dtype == value.dtype
+    # A trace takes maps of any size.
+    traced = torch.jit.trace(module, (torch.zeros(1, 1, 4, 4),))
+    for found, value in zip(traced(given), expected.values(), strict=True):
+        assert np.array_equal(found.numpy(), value, equal_nan=value.dtype.kind == "f")
+    model = onnx_of(module, (torch.zeros(2, 1, 5, 6),), ["heat"], list(expected))
+    assert np.array_equal(run(onnx.load_from_string(model), {"heat": heat})["defects"], expected["defects"])
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "message"),
+    [
+        ((), {}, "Raw outputs hold no 'heat', expected it"),
+        ((), {"other": torch.zeros(2)}, "Raw outputs hold 'other', expected 'heat'"),
+        ((torch.zeros(2, 1, 4, 4), torch.zeros(2)), {}, "Two tensors are given, expected one, 'heat'"),
+        ((torch.zeros(2, 1, 4, 4),), {"heat": torch.zeros(2, 1, 4, 4)}, "'heat' is given by position and by name"),
+        ((torch.zeros(2, 3, 4, 4),), {}, r"'heat' has rank 4 and shape .*, expected \(N,1,H,W\)"),
+        ((torch.zeros(2, 1, 4, 4) > 0,), {}, "'heat' holds torch.bool, expected floating-point numbers"),
+    ],
+)
+def test_what_does_not_fit_other_roles(given: tuple, named: dict, message: str) -> None:
+    with pytest.raises(PostProcessorError, match=message):
+        PostProcessorModule(Defects())(*given, **named)
+
+
+def test_what_no_step_reads_may_be_given() -> None:
+    """A model returns a score and a map, and the post-processor looks at the map alone."""
+    post = pp.RecipePostProcessor(None, [Compare("raw_map", "pred_mask", 0.5)])
+    anomaly_map = torch.rand(2, 1, 4, 4)
+    for given in (
+        (None, anomaly_map),
+        (torch.ones(2), anomaly_map),
+        (InferenceBatch(torch.ones(2), None, anomaly_map),),
+    ):
+        found = PostProcessorModule(post)(*given)
+        assert torch.equal(found.pred_mask, anomaly_map > 0.5)
 
 
 def test_the_abstract_class_must_be_written_out() -> None:

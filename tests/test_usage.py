@@ -330,10 +330,10 @@ def test_retuning_leaves_the_text_true(name: str, written: dict[str, Path]) -> N
     )
     tuned = retune(artifact, stats, **shift)
     text = usage_path(written[name]).read_text("utf-8")
-    assert usage_text(tuned.model, tuned.provenance, written[name].name) == text
+    assert usage_text(tuned.network, tuned.provenance, written[name].name) == text
     # And that of a model of another name is this text with the other name.
     for other in ("line 3.xml", "retuned.xml", "x-model.xml"):
-        assert renamed_usage(text, written[name].name, other) == usage_text(tuned.model, tuned.provenance, other)
+        assert renamed_usage(text, written[name].name, other) == usage_text(tuned.network, tuned.provenance, other)
 
 
 def test_where_the_text_lies() -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pp_graph.benchmark.host import HOSTS, has_torch
+from pp_graph.benchmark.host import HOSTS, AfterRun, has_torch, host_post_processing
 from pp_graph.errors import DataError, PPGraphError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
-from pp_graph.targets import OpenVINOModel, convert
+from pp_graph.targets import convert, kind_of, open_artifact
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.openvino_ports import first_line, port_name
 
@@ -30,18 +30,18 @@ class Contender:
         name: What it is called in the report.
         path: Its file.
         provenance: What pp_graph fused into it, or for post-processing on the host, what is done there; else None.
-        host: `host-numpy` or `host-torch` where that counts as well.
+        after: What is done on the host with the outputs of each run, where that counts as well.
     """
 
     name: str
     path: Path
     provenance: Provenance | None
-    host: str | None = None
+    after: AfterRun | None = None
 
     @property
     def preprocessing(self) -> Preprocessing | None:
         """What it does with frames; None where it takes what the raw model does."""
-        return None if self.provenance is None or self.host is not None else self.provenance.preprocessing
+        return None if self.provenance is None or self.after is not None else self.provenance.preprocessing
 
 
 def find_contenders(
@@ -52,6 +52,7 @@ def find_contenders(
     Raises:
         DataError: There is no artifact, or a model is given twice.
         ProvenanceError: An artifact was not made by pp_graph; `ModelError` or `TargetError` where it cannot be read.
+        TargetError: torch is to post-process and is not installed.
     """
     if not artifacts:
         raise DataError("No artifact is given, expected an IR (.xml) or a fused .onnx to compare with the raw model.")
@@ -66,7 +67,8 @@ def find_contenders(
     found = [Contender("raw", raw, None)]
     for each in against:
         if str(each) in HOSTS:
-            found.append(Contender(f"raw + {each}", raw, provenance, host=str(each)))
+            after = host_post_processing(str(each), provenance)
+            found.append(Contender(f"raw + {each}", raw, provenance, after))
         else:
             found.append(Contender(str(each), Path(each), _foreign_provenance(Path(each))))
     found += ours
@@ -78,9 +80,7 @@ def find_contenders(
 
 
 def _provenance(path: Path) -> Provenance:
-    if path.suffix.lower() == ".xml":
-        return OpenVINOModel.load(path).provenance
-    return FusedModel.load(path).provenance
+    return open_artifact(path).provenance
 
 
 def _foreign_provenance(path: Path) -> Provenance | None:
@@ -97,13 +97,13 @@ def remarks_about(raw: RawModel, contenders: Sequence[Contender]) -> list[str]:
     Raises:
         DataError: The raw model lacks an output that post-processing on the host would read.
     """
-    made = [each for each in contenders if each.provenance is not None and each.host is None]
+    made = [each for each in contenders if each.provenance is not None and each.after is None]
     remarks = [
         f"'{each.name}' was not made from this raw model, byte for byte."
         for each in made
         if each.provenance is not None and each.provenance.raw.sha256 != raw.sha256
     ]
-    hosts = [each for each in contenders if each.host is not None]
+    hosts = [each for each in contenders if each.after is not None]
     kinds = {each.provenance and str(each.provenance.parameters) + str(each.provenance.statistics) for each in made}
     if hosts and len(kinds) > 1:
         remarks.append(f"Post-processing on the host is that of '{made[0].name}'; another artifact has another.")
@@ -125,7 +125,8 @@ def remarks_about(raw: RawModel, contenders: Sequence[Contender]) -> list[str]:
         for each in made
         if each.preprocessing is not None
     ]
-    if any(each.provenance is None and each.path.suffix == ".onnx" and each.name != "raw" for each in contenders):
+    foreign = [each.path for each in contenders if each.provenance is None and each.name != "raw"]
+    if any(path.is_file() and kind_of(path) == "onnx" for path in foreign):
         remarks.append(
             "What another program's .onnx does behind its last layer counts as tail, post-processing included."
         )
@@ -138,11 +139,10 @@ def read_contender(contender: Contender) -> ov.Model:
     Raises:
         TargetError: OpenVINO cannot read it.
     """
-    if contender.provenance is None or contender.host is not None:
+    if contender.provenance is None or contender.after is not None:
         return read_openvino(contender.path)
-    if contender.path.suffix.lower() == ".xml":
-        return OpenVINOModel.load(contender.path).model
-    return convert(contender.path).model
+    artifact = open_artifact(contender.path)
+    return (convert(artifact) if isinstance(artifact, FusedModel) else artifact).network
 
 
 def read_openvino(path: Path) -> ov.Model:

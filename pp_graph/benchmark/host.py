@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from pp_graph.errors import TargetError
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from pp_graph.fusion import Provenance
+    from pp_graph.program import Program
 
 Array = npt.NDArray[Any]
+AfterRun = Callable[[Mapping[str, Array]], object]
+"""Work on the host with a model's outputs, by name."""
 
 HOSTS = ("host-numpy", "host-torch")
 
@@ -26,7 +27,7 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def host_post_processing(kind: str, provenance: Provenance) -> Callable[[Mapping[str, Array]], object]:
+def host_post_processing(kind: str, provenance: Provenance) -> AfterRun:
     """Make a function that post-processes the raw model's outputs on the host.
 
     Args:
@@ -37,19 +38,24 @@ def host_post_processing(kind: str, provenance: Provenance) -> Callable[[Mapping
         A function of the raw model's outputs by name.
 
     Raises:
+        ProvenanceError: The class of the post-processor is not known.
         TargetError: torch is not installed.
     """
-    names = {role: record.name for role, record in provenance.raw.read.items()}
+    # Bound once, as a deployment would; what is timed is the work alone.
+    program = provenance.bind()
+    read = {role: (record.name, record.dtype) for role, record in provenance.raw.read.items()}
+
+    def values(outputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {role: outputs[name].astype(dtype, copy=False) for role, (name, dtype) in read.items()}
+
     if kind == "host-numpy":
-        post = provenance.build_post_processor()
-        keys = {RAW_SCORE: "pred_score", RAW_MAP: "anomaly_map"}
-        return lambda outputs: post({keys[role]: outputs[name] for role, name in names.items()})
+        return lambda outputs: program.predictions(program.run(values(outputs)))
     if not has_torch():
         raise TargetError("--against host-torch needs torch, which is not installed. Install it: pip install torch.")
-    return _with_torch(provenance, names)
+    return _with_torch(program, values)
 
 
-def _with_torch(provenance: Provenance, names: Mapping[str, str]) -> Callable[[Mapping[str, Array]], object]:
+def _with_torch(program: Program, values: Callable[[Mapping[str, Array]], dict[str, Array]]) -> AfterRun:
     # Threads that wait by spinning would take the cores from what is measured next.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
@@ -57,10 +63,5 @@ def _with_torch(provenance: Provenance, names: Mapping[str, str]) -> Callable[[M
 
     from pp_graph.targets.torch_eager import compile_post_processor
 
-    # Written once, as a deployment would; what is timed is the operators alone.
-    graph = compile_post_processor(provenance.build_post_processor(), provenance.layout)
-
-    def run(outputs: Mapping[str, Array]) -> object:
-        return graph({role: torch.from_numpy(outputs[name]).float() for role, name in names.items()})
-
-    return run
+    graph = compile_post_processor(program)
+    return lambda outputs: graph({role: torch.from_numpy(array) for role, array in values(outputs).items()})

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.fusion.tail import NETWORK_SCOPE, TAIL_SCOPE, tail_names
 from pp_graph.model import RawModel
-from pp_graph.postprocessors import POSTPROCESSED_NAMES
 from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def _group_of_one(name: str, parts: Parts, provenance: Provenance | None) -> str
             return PREPROCESSING_SCOPE
         if f"{prefix}{TAIL_SCOPE}/" in name:
             return "tail"
-        if prefix in name or re.split(r"[./]", name)[0] in POSTPROCESSED_NAMES:
+        if prefix in name or re.split(r"[./]", name)[0] in provenance.output_names:
             return "post-processing"
     if name in parts.tail:
         return "tail"

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.benchmark.contenders import Contender, find_contenders, fix_shapes, read_contender, remarks_about
-from pp_graph.benchmark.host import host_post_processing
 from pp_graph.benchmark.inputs import Feeds, fixed_shapes, make_feeds
 from pp_graph.benchmark.machine import describe_machine, describe_versions
 from pp_graph.benchmark.operator_groups import group_times, parts_of
@@ -24,7 +23,7 @@ from pp_graph.benchmark.timing import ratio_of_medians
 from pp_graph.errors import DataError, DeviceError
 from pp_graph.fusion import METADATA_KEY
 from pp_graph.model import RawModel, format_shape
-from pp_graph.targets import INFERENCE_PRECISIONS, MODES, OpenVINOSession
+from pp_graph.targets import INFERENCE_PRECISIONS, MODES, OpenVINOSession, kind_of
 from pp_graph.targets.devices.devices import require_device
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ class _Entry:
 
     contender: Contender
     session: OpenVINOSession
-    after: Callable[[Mapping[str, Array]], object] | None
     times: list[float]
     finished: int = 0
     busy: float = 0.0
@@ -57,8 +55,8 @@ class _Entry:
     def run(self) -> float:
         start = time.perf_counter()
         self.session.infer()
-        if self.after is not None:
-            self.after(self.session.inferred())
+        if self.contender.after is not None:
+            self.contender.after(self.session.inferred())
         return time.perf_counter() - start
 
 
@@ -223,13 +221,7 @@ def _run_setting(
     memory: bool,
     progress: Progress | None,
 ) -> list[ContenderReport]:
-    entries = []
-    for contender in contenders:
-        after = None
-        if contender.host is not None:
-            assert contender.provenance is not None
-            after = host_post_processing(contender.host, contender.provenance)
-        entries.append(_Entry(contender, setting.compiled(contender), after, []))
+    entries = [_Entry(contender, setting.compiled(contender), []) for contender in contenders]
     for entry in entries:
         for _ in range(_WARM_UP_RUNS):
             entry.run()
@@ -255,7 +247,7 @@ def _measure_throughput(entries: Sequence[_Entry], seconds: float, tell: Progres
     turn = seconds / (_BLOCKS * len(entries))
     for _ in range(_BLOCKS):
         for entry in entries:
-            done, busy = entry.session.run_in_flight(turn, entry.after)
+            done, busy = entry.session.run_in_flight(turn, entry.contender.after)
             entry.finished += done
             entry.busy += busy
             tell(busy)
@@ -266,15 +258,15 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
     times = np.array(entry.times) * 1e3
     ratio, low, high = ratio_of_medians(times, np.array(reference.times) * 1e3)
     sent, returned = entry.session.border_bytes()
-    alone = _measure_alone(setting, contender, notes) if memory and contender.host is None else None
-    if contender.host is not None:
+    alone = _measure_alone(setting, contender, notes) if memory and contender.after is None else None
+    if contender.after is not None:
         groups: dict[str, float] = {}
         slowest: list[tuple[str, str, float]] = []
     else:
         profiled = setting.compiled(contender, profile=True)
         own = contender.provenance
         named = contender.path if own is None else reference.contender.path
-        parts = None if named.suffix.lower() == ".xml" else parts_of(named)
+        parts = None if kind_of(named) == "ir" else parts_of(named)
         groups, slowest = group_times(profiled.operator_times(_PROFILED_RUNS), parts, own)
     return ContenderReport(
         name=contender.name,
@@ -301,7 +293,7 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
 
 def _measure_alone(setting: _Setting, contender: Contender, notes: list[str]) -> dict[str, float] | None:
     """Peak memory and compile time in a fresh process; None where that fails, or the file is not what is run."""
-    if contender.provenance is not None and contender.path.suffix.lower() != ".xml":
+    if contender.provenance is not None and kind_of(contender.path) == "onnx":
         return None  # converted in memory
     asked = {
         "model": str(contender.path),

@@ -11,8 +11,8 @@ from pp_graph.calibration.spill import SpilledMaps
 from pp_graph.data import DumpedPredictions, LabelledImages, choose_batch_size, open_labelled, open_predictions
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import CalibrationError
-from pp_graph.postprocessors import OneClassPostProcessor
-from pp_graph.postprocessors.layout import layout_of
+from pp_graph.postprocessors import ROLES, OneClassPostProcessor
+from pp_graph.program import merged_roles
 from pp_graph.targets import open_raw_values
 
 if TYPE_CHECKING:
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from pp_graph.calibration.placement import Placement
     from pp_graph.calibration.result import CalibrationResult
     from pp_graph.data import LabelledSource
-    from pp_graph.fusion import FusedModel, Provenance
+    from pp_graph.fusion import Artifact, Provenance
     from pp_graph.model import RawModel
-    from pp_graph.postprocessors import PostProcessor, RawLayout
-    from pp_graph.steps import Array
-    from pp_graph.targets import OpenVINOModel, RawValues
+    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.targets import RawValues
 
 Progress = Callable[[int], None]
 """Called with the number of images just done."""
@@ -48,12 +47,13 @@ class CalibratorSettings(TypedDict, total=False):
 
 
 def calibrate(
-    model: str | Path | RawModel | FusedModel | OpenVINOModel,
+    model: str | Path | RawModel | Artifact,
     data: LabelledSource,
     *,
     post: PostProcessor | None = None,
     device: str | None = None,
     inference_precision: str | None = "f32",
+    roles: Mapping[str, str] | None = None,
     score_output: str | None = None,
     map_output: str | None = None,
     batch_size: int | None = None,
@@ -62,7 +62,7 @@ def calibrate(
     progress: Progress | None = None,
     **settings: Unpack[CalibratorSettings],
 ) -> CalibrationResult:
-    """Run a model on labelled images and calibrate on its raw scores and maps.
+    """Run a model on labelled images and calibrate on its raw scores and maps, or on what is decided about instead.
 
     Run on the artifact that ships, on its device and in its precision, thresholds fit what that computes.
 
@@ -70,11 +70,12 @@ def calibrate(
         model: A raw ONNX model, a fused one or a converted one.
         data: Labelled images; see `pp_graph.data.open_labelled`.
         post: Post-processor for a raw model, where it decides about other values than the raw ones, as a recipe that
-            smooths the map first does; see `PostProcessor.values_to_calibrate`. A fused model has its own.
+            smooths the map first does; see `PostProcessor.calibrated_names`. A fused model has its own.
         device: OpenVINO device. None runs an ONNX model in onnxruntime, in float32, and a converted one on the CPU.
         inference_precision: Precision to run in OpenVINO: `f32`, `bf16`, `f16`; None leaves it to the device.
-        score_output: Name of the raw score, where shapes leave a choice.
-        map_output: Name of the raw map, where shapes leave a choice.
+        roles: Names of a raw model's outputs by role, such as `raw_score`, where axes and sizes leave a choice.
+        score_output: Short form of `roles={"raw_score": ...}`.
+        map_output: Short form of `roles={"raw_map": ...}`.
         batch_size: Images a batch, where the model leaves it open.
         one_pass: Take the pixel level's answer after one pass, with its bound, instead of keeping the maps in a
             temporary file for a second.
@@ -99,21 +100,29 @@ def calibrate(
         model,
         device=device,
         inference_precision=inference_precision,
-        score_output=score_output,
-        map_output=map_output,
-        classes=post is not None and post.takes_classes,
+        roles=merged_roles(roles, score_output=score_output, map_output=map_output),
+        declared=ROLES if post is None else post.roles,
     )
-    post = _post_processor(values, post)
+    calibrated = _post_processor(values, post)
+    names = calibrated.calibrated_names(values.signature)
+    if not names:
+        raise CalibrationError(
+            f"{type(calibrated).__name__} reads {' and '.join(values.signature)}, and nothing that it does with these "
+            "refers to statistics, expected a raw score or map, or steps that refer to $image or $pixel. There is "
+            "nothing to calibrate."
+        )
+    compiled = calibrated.bind_calibration(values.signature)
     size = choose_batch_size(values.inputs, batch_size)
     with SpilledMaps() as spilled:
         for start in range(0, len(labelled), size):
             stop = min(start + size, len(labelled))
             raw = values.run(labelled.images.read(start, stop, values.inputs))
-            found = post.values_to_calibrate(raw, _layout(values, raw))
-            maps = None if "pixel" not in found else without_channel(found["pixel"], "Maps")
+            found = compiled.compute(raw, names.values())
+            maps = None if "pixel" not in names else without_channel(found[names["pixel"]], "Maps")
             if maps is not None and not one_pass:
                 spilled.write(maps)
-            _update(calibrator, labelled, start, stop, maps=maps, scores=found.get("image"))
+            scores = None if "image" not in names else found[names["image"]]
+            _update(calibrator, labelled, start, stop, maps=maps, scores=scores)
             if progress is not None:
                 progress(stop - start)
         while not one_pass and (further := calibrator.refine()) is not None:
@@ -134,11 +143,7 @@ def _post_processor(values: RawValues, post: PostProcessor | None) -> PostProces
             "A post-processor was given for a model that is fused already, expected a raw model. Leave it out: the "
             "model has its own."
         )
-    return values.provenance.build_post_processor()
-
-
-def _layout(values: RawValues, raw: Mapping[str, Array]) -> RawLayout:
-    return layout_of(raw) if values.provenance is None else values.provenance.layout
+    return values.provenance.build_post_processor(values.provenance.statistics, {})
 
 
 def _update(

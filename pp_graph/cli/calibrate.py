@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, json_option
+from pp_graph.cli.options import PATH, force_option, json_option, named_roles, role_options
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 from pp_graph.cli.retune import check_ending, prepare_with_notes
 
@@ -53,8 +53,7 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--recipe", type=PATH, metavar="FILE.yaml",
               help="Steps that a raw MODEL is to be fused with: what they compare is calibrated, such as a map that "
               "they smooth.")  # fmt: skip
-@click.option("--score-output", metavar="NAME", help="Output of a raw MODEL that holds the score.")
-@click.option("--map-output", metavar="NAME", help="Output of a raw MODEL that holds the map.")
+@role_options
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="N", help="Images a batch, where the model leaves it open."
 )
@@ -87,6 +86,7 @@ def calibrate(
         model, data, scores, stats, changes=bool(output or retuned), retunes=bool(retuned), plots=bool(reports)
     )
     _refuse_unused(ctx, options, scores, stats)
+    roles = named_roles(options)
     labelled = None
     if data is not None:
         from pp_graph.data import open_labelled
@@ -103,15 +103,17 @@ def calibrate(
 
         statistics = Statistics.load(stats)
     else:
-        result = _run(model, labelled, scores, options)
+        result = _run(model, labelled, scores, roles, options)
         statistics = result.statistics
     # Built before anything is written: the statistics may lack what the model needs.
     tuned = None if retuned is None or model is None else prepare_with_notes(model, statistics)
     if output is not None:
         statistics.save(output, overwrite=force, inputs=inputs)
-    if tuned is not None and retuned is not None:
+    if tuned is not None and retuned is not None and model is not None:
+        from pp_graph.targets import kind_of
+
         tuned.write(retuned, overwrite=force, inputs=inputs)
-        if options["device"] is not None and retuned.suffix.lower() != ".xml":
+        if options["device"] is not None and kind_of(model) == "onnx":
             note(
                 f"Note: these are the thresholds of the model converted for {options['device']}, as pp-graph convert "
                 f"does; convert {retuned} likewise to run it."
@@ -161,7 +163,7 @@ def _check_sources(
         raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
 
 
-_OF_MODELS = ("recipe", "device", "inference_precision", "score_output", "map_output", "batch")
+_OF_MODELS = ("recipe", "device", "inference_precision", "score_output", "map_output", "role", "batch")
 
 
 def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | None, stats: Path | None) -> None:
@@ -175,12 +177,13 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | N
 
 def _further_files(model: Path) -> list[Path]:
     """Files beside a model that belong to it."""
-    if model.suffix.lower() == ".xml":
-        return [model.with_suffix(".bin")]
     from pathlib import Path
 
     from pp_graph.model import RawModel
+    from pp_graph.targets import kind_of
 
+    if kind_of(model) == "ir":
+        return [model.with_suffix(".bin")]
     return [Path(tensor.path) for tensor in RawModel.open(model).external_tensors()]
 
 
@@ -204,11 +207,9 @@ def _check_outputs(
         assert model is not None
         check_ending(model, retuned)
         # Only what pp_graph has written can be retuned.
-        from pp_graph.fusion import FusedModel
-        from pp_graph.targets import OpenVINOModel, usage_path
+        from pp_graph.targets import OpenVINOModel, open_artifact, usage_path
 
-        (OpenVINOModel if model.suffix.lower() == ".xml" else FusedModel).load(model)
-        if retuned.suffix.lower() == ".xml":
+        if isinstance(open_artifact(model), OpenVINOModel):
             outputs = [*outputs, retuned.with_suffix(".bin"), usage_path(retuned)]
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise click.UsageError("Two outputs have the same name, expected a file each.")
@@ -216,7 +217,11 @@ def _check_outputs(
 
 
 def _run(
-    model: Path | None, labelled: LabelledImages | None, scores: Path | None, options: dict[str, Any]
+    model: Path | None,
+    labelled: LabelledImages | None,
+    scores: Path | None,
+    roles: dict[str, str],
+    options: dict[str, Any],
 ) -> CalibrationResult:
     from pp_graph.calibration import calibrate as run
     from pp_graph.calibration import calibrate_scores, range_estimator, threshold_estimator
@@ -248,8 +253,7 @@ def _run(
             post=None if recipe is None else RecipePostProcessor.load(recipe),
             device=options["device"],
             inference_precision=None if precision == "default" else precision,
-            score_output=options["score_output"],
-            map_output=options["map_output"],
+            roles=roles,
             batch_size=options["batch"],
             progress=progress,
             **settings,

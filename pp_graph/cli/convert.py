@@ -90,7 +90,7 @@ def convert(
         fused = fusion.FusedModel.load(model)
         changes = post_processing(options).form
         if changes:
-            fused = fusion.fuse_anew(fused, fusion.renewed_post_processor(fused.provenance, None, changes))
+            fused = fused.with_program(fusion.retuned_program(fused.provenance, None, changes))
     else:
         fused = post_processing(options).fuse(model, stats)
     try:

@@ -49,11 +49,12 @@ def describe(fused: FusedModel) -> dict[str, Any]:
     """What was fused, as JSON values."""
     import msgspec
 
-    raw = fused.provenance.raw
+    read = {role: output.name for role, output in fused.provenance.raw.read.items()}
     return {
         "outputs": list(fused.output_names),
-        "raw_score": None if raw.score is None else raw.score.name,
-        "raw_map": None if raw.map is None else raw.map.name,
+        "raw_score": read.get("raw_score"),
+        "raw_map": read.get("raw_map"),
+        "roles": read,
         "cutoffs": dict(fused.provenance.cutoffs),
         "notes": list(fused.notes),
         "tail": [msgspec.to_builtins(record) for record in fused.provenance.tail],
@@ -62,10 +63,8 @@ def describe(fused: FusedModel) -> dict[str, Any]:
 
 def fields(fused: FusedModel) -> dict[str, str]:
     """What was fused, for people."""
-    raw = fused.provenance.raw
-    score = f"'{raw.score.name}'" if raw.score is not None else "maximum of the map"
-    anomaly_map = f"'{raw.map.name}'" if raw.map is not None else "none"
-    lines = {"raw score": score, "raw map": anomaly_map, "outputs": ", ".join(fused.output_names)}
+    lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
+    lines["outputs"] = ", ".join(fused.output_names)
     for name, cutoff in fused.provenance.cutoffs.items():
         lines[name] = "never" if cutoff == "never" else f"anomalous from a raw value of {cutoff}"
     for index, record in enumerate(fused.provenance.tail):

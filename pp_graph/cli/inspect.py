@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, json_option
+from pp_graph.cli.options import PATH, json_option, named_roles, role_options
 from pp_graph.cli.output import note, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.option("--score-output", metavar="NAME", help="Output that holds the raw score.")
-@click.option("--map-output", metavar="NAME", help="Output that holds the raw map.")
+@role_options
 @click.option("--tail", is_flag=True, help="Show what fusing would rewrite in the raw model's tail, and why.")
 @json_option
-def inspect(model: Path, score_output: str | None, map_output: str | None, tail: bool, as_json: bool) -> None:
+def inspect(model: Path, tail: bool, as_json: bool, **options: Any) -> None:
     """Show a model's inputs, outputs and what they mean, and any post-processing in it.
 
     MODEL is an ONNX file, raw or fused, or an OpenVINO IR (.xml).
     """
+    roles = named_roles(options)
+
     from pp_graph import inspection
 
-    found = inspection.inspect(model, score_output=score_output, map_output=map_output, tail=tail)
+    found = inspection.inspect(model, roles=roles, tail=tail)
     if as_json:
         print_json(found.to_dict())
         return

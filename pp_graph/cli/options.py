@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,8 +35,7 @@ class PostProcessing:
 
     Attributes:
         recipe: File that lists the steps; None for the one-class post-processor.
-        score_output: Name of the raw score.
-        map_output: Name of the raw map.
+        roles: Names of outputs by role.
         keep_raw: Keep the raw outputs as well.
         tail: Rewrite the raw model's own tail.
         settings: Keyword arguments of `OneClassPostProcessor`.
@@ -44,8 +43,7 @@ class PostProcessing:
     """
 
     recipe: Path | None
-    score_output: str | None
-    map_output: str | None
+    roles: dict[str, str]
     keep_raw: bool
     tail: bool
     settings: dict[str, Any]
@@ -77,8 +75,7 @@ class PostProcessing:
         fused = fuse(
             raw,
             post,
-            score_output=self.score_output,
-            map_output=self.map_output,
+            roles=self.roles,
             keep_raw=self.keep_raw,
             replace=replace,
             tail=self.tail,
@@ -124,6 +121,45 @@ class PostProcessing:
         return settings
 
 
+_ROLE_OPTIONS = (
+    click.option("--score-output", metavar="NAME", help="Output that holds the raw score."),
+    click.option("--map-output", metavar="NAME", help="Output that holds the raw map."),
+    click.option("--role", multiple=True, metavar="ROLE=NAME",
+                 help="Output that is read in a role, such as raw_score=logits or one that a recipe declares. "
+                 "Once a role."),
+)  # fmt: skip
+
+
+def role_options(function: _Function) -> _Function:
+    """Add the options that name outputs to a verb."""
+    for option in reversed(_ROLE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def named_roles(options: Mapping[str, Any]) -> dict[str, str]:
+    """Names of outputs by role, as the options that `role_options` adds say.
+
+    Raises:
+        click.BadParameter: An entry is no ROLE=NAME, or a role is given twice.
+        OutputRoleError: A role is given by two options, differently.
+    """
+    roles: dict[str, str] = {}
+    for text in options["role"]:
+        role, _, name = text.partition("=")
+        if not role or not name or role in roles:
+            problem = f"'{role}' is given twice" if role in roles else f"'{text}' is no role with its output"
+            raise click.BadParameter(
+                f"{problem}, expected ROLE=NAME such as raw_score=logits, once a role.", param_hint="--role"
+            )
+        roles[role] = name
+    if options["score_output"] is None and options["map_output"] is None:
+        return roles
+    from pp_graph.program import merged_roles
+
+    return merged_roles(roles, score_output=options["score_output"], map_output=options["map_output"])
+
+
 _OPTIONS = (
     click.option("--recipe", type=PATH, metavar="FILE.yaml",
                  help="Take the steps that this file lists, or the class it names, instead of the one-class "
@@ -132,8 +168,7 @@ _OPTIONS = (
                  help="0 flags no image, 0.5 those above the threshold, 1 all that normalise above 0."),
     click.option("--pixel-sensitivity", type=float, metavar="S", default=0.5, show_default=True,
                  help="The same for pixels."),
-    click.option("--score-output", metavar="NAME", help="Output that holds the raw score."),
-    click.option("--map-output", metavar="NAME", help="Output that holds the raw map."),
+    role_options,
     click.option("--on-nan", type=click.Choice(["anomalous", "normal"]), default="anomalous", show_default=True,
                  help="What NaN counts as."),
     click.option("--normalize/--no-normalize", default=True,
@@ -152,7 +187,7 @@ _OPTIONS = (
     click.option("--thresholds", type=click.Choice(["fixed", "runtime"]), default="fixed", show_default=True,
                  help="Write the cutoffs as constants, or so that they can be changed while the model runs."),
     click.option("--no-tail", is_flag=True, help="Leave the raw model's own tail as it is, instead of rewriting it."),
-    click.option("--keep-raw", is_flag=True, help="Keep the raw score and map as outputs too."),
+    click.option("--keep-raw", is_flag=True, help="Keep the raw values that are read as outputs too."),
 )  # fmt: skip
 
 
@@ -180,8 +215,7 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
         recipe=options["recipe"],
-        score_output=options["score_output"],
-        map_output=options["map_output"],
+        roles=named_roles(options),
         keep_raw=options["keep_raw"],
         tail=not options["no_tail"],
         settings={

@@ -71,7 +71,8 @@ def retune(
         print_json(
             {
                 "output": None if written is None else str(written.path),
-                "path": None if written is None else written.way,
+                "path": None if written is None else str(written.path),
+                "way": None if written is None else written.way,
                 "bytes_changed": 0 if written is None else written.bytes_changed,
                 "cutoffs": dict(found.cutoffs),
                 "parameters": dict(found.parameters),

@@ -49,7 +49,7 @@ def run_verb(
 ) -> None:
     """Run MODEL on IMAGES, and write labels, masks and overlays to a folder.
 
-    MODEL is an OpenVINO IR (.xml) or a fused .onnx. IMAGES is a folder, an .npz with an array 'image', or image files.
+    MODEL is an OpenVINO IR or a fused ONNX file. IMAGES is a folder, an .npz with an array 'image', or image files.
     DIR gets predictions.csv, predictions.json, masks/ and overlays/, all at once when every image is done. With --force
     it may hold something already: files of an earlier run are replaced, others left alone.
     """
@@ -115,6 +115,8 @@ def _pictures(text: str) -> tuple[str, ...]:
 
 
 def _print(runner: Runner, written: WrittenPredictions) -> None:
+    from pp_graph.report.prediction_table import COLUMNS, columns_of
+
     rows = written.predictions
     flagged = written.about["anomalous_images"]
     print_fields(
@@ -126,10 +128,11 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
         },
     )
     shown = sorted(rows, key=_how_anomalous)[:_SHOWN]
+    further = [name for name in columns_of(rows)[len(COLUMNS) :] if not isinstance(rows[0].further.get(name), str)]
     print_table(
         "Predictions" if len(shown) == len(rows) else f"The {len(shown)} most anomalous",
-        ("image", "score", "label", "anomalous pixels", "share"),
-        [_cells(row) for row in shown],
+        ("image", "score", "label", "anomalous pixels", "share", *further),
+        [(*_cells(row), *(_cell(row.further.get(name)) for name in further)) for row in shown],
     )
     pictures = [f"{count:,} in {written.folder / kind}" for kind, count in written.pictures.items()]
     click.echo(f"Wrote {', '.join([*map(str, written.tables), *pictures])}")
@@ -152,3 +155,10 @@ def _cells(row: ImagePrediction) -> tuple[str, ...]:
         "-" if row.anomalous_pixels is None else f"{row.anomalous_pixels:,}",
         "-" if row.anomalous_share is None else f"{row.anomalous_share:.2%}",
     )
+
+
+def _cell(value: object) -> str:
+    """What an output without a column of its own says."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -33,15 +33,23 @@ class Emission:
             those numbers only.
         constants: Bytes of each float32 constant, little-endian, by name.
         readers: How many operators read each.
+        tensors: Name in the graph of each value that was written, by name.
     """
 
     structure: tuple[object, ...]
     constants: Mapping[str, bytes]
     readers: Mapping[str, int]
+    tensors: Mapping[str, str]
 
 
 def emit_alone(
-    program: Program, tensors: Mapping[str, str], prefix: str, *, opset: int, ir_version: int
+    program: Program,
+    tensors: Mapping[str, str],
+    prefix: str,
+    *,
+    opset: int,
+    ir_version: int,
+    dtypes: Mapping[str, ir.DataType] | None = None,
 ) -> tuple[Emission, ir.Graph]:
     """Write a program into an empty graph, under the names that it has in a fused model.
 
@@ -51,6 +59,7 @@ def emit_alone(
         prefix: What the names of its operators and constants begin with.
         opset: Opset at which to write.
         ir_version: IR version; before 4, constants are operators and part of the structure.
+        dtypes: Element types of the raw values in the fused model, by role; None where they are as the steps read them.
 
     Returns:
         What was written, and the graph, whose outputs are those of the program.
@@ -58,13 +67,18 @@ def emit_alone(
     import onnx_ir as ir
 
     raw = {}
-    for role, value in program.signature.items():
-        shape = ir.Shape([None] * value.rank) if value.rank_known else None
-        dtype = ir.DataType.from_numpy(np.dtype(value.dtype))
+    for role, kind in program.signature.items():
+        shape = ir.Shape([None] * kind.rank) if kind.rank_known else None
+        dtype = (dtypes or {}).get(role, ir.DataType.from_numpy(np.dtype(kind.dtype)))
         raw[role] = ir.Value(name=tensors[role], shape=shape, type=ir.TensorType(dtype))
     graph = ir.Graph(list(raw.values()), [], nodes=[], opset_imports={"": opset}, name="post_processing")
     op = Emitter(graph, opset=opset, ir_version=ir_version, names=NameScope(graph), prefix=prefix)
-    written = program.emit(op, raw)
+    read = {}
+    for role, value in raw.items():
+        with op.scope(role):
+            wanted = np.dtype(program.signature[role].dtype)
+            read[role] = value if value.dtype is not None and value.dtype.numpy() == wanted else op.cast(value, wanted)
+    written = program.emit(op, read)
     constants: dict[str, bytes] = {}
     others: list[tuple[str, object]] = []
     for name, value in graph.initializers.items():
@@ -91,7 +105,8 @@ def emit_alone(
     for output in program.outputs:
         written[output.name].name = output.name
         graph.outputs.append(written[output.name])
-    return Emission((inputs, others, operators, named), constants, readers), graph
+    tensors_of = {name: value.name or "" for name, value in written.items()}
+    return Emission((inputs, others, operators, named), constants, readers, tensors_of), graph
 
 
 def _plain(value: Any) -> object:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.provenance import Provenance
-from pp_graph.model import RawModel
+from pp_graph.model import METADATA_KEY, RawModel
 from pp_graph.sessions import OnnxSession, require_onnxruntime
 
 if TYPE_CHECKING:
@@ -93,12 +93,23 @@ class FusedModel(Artifact):
     def with_program(self, program: Program) -> FusedModel:
         """The same raw model with another program of the same post-processor; all other choices stay as they were.
 
+        Where the operators are the same, only constants differ; else the program is written into the raw model anew.
+
         Raises:
             ProvenanceError: The post-processing in the model is not what its provenance says.
         """
         from pp_graph.fusion.injection import write_program
+        from pp_graph.fusion.numbers import Numbers
         from pp_graph.fusion.stripping import strip
 
+        network = RawModel.open(self.network)
+        opset, ir_version = network.opset, network.model.ir_version
+        numbers = Numbers.of(self.provenance, program, opset=opset, ir_version=ir_version)
+        written_so = (numbers.old.opset, numbers.old.ir_version) == (opset, ir_version)
+        if written_so and numbers.only_numbers and numbers.exchange(network.model.graph):
+            network.model.metadata_props[METADATA_KEY] = numbers.provenance.to_json()
+            changed = dataclasses.replace(network, edited=True)
+            return FusedModel(changed, numbers.provenance, self.notes, program)
         record = self.provenance.raw
         raw = strip(self)
         named = {role: output.name for role, output in record.read.items()}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 4
 _READABLE: Final = (1, 2, 3, SCHEMA_VERSION)
+_DIGEST: Final = "digest"
 _LONGEST: Final = 100
 """Characters of a parameter that are shown to people."""
 
@@ -120,7 +121,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
         preprocessing: What the converted model does with frames; None where it takes what the raw one does.
         emission: How the post-processing was written; None in records before version 4.
-        digest: Hash of all the rest, which tells whether the record was edited; empty while it is in memory only.
+        edited: Whether it was edited after it was written.
     """
 
     schema_version: int
@@ -139,7 +140,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     conversion: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
     emission: EmissionRecord | None = None
-    digest: str = ""
+    edited: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
@@ -155,9 +156,11 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                     f"Provenance has schema version {version}, expected at most {SCHEMA_VERSION}. "
                     "Upgrade pp_graph, or fuse the raw model again."
                 )
+            record = msgspec.json.decode(text)
             if version < SCHEMA_VERSION:
-                return _with_outputs(msgspec.convert(from_earlier(msgspec.json.decode(text)), type=cls))
-            return msgspec.json.decode(text, type=cls)
+                return _with_outputs(msgspec.convert(from_earlier(record), type=cls))
+            digest = record.pop(_DIGEST, None)
+            return msgspec.convert({**record, "edited": digest != _digest(record)}, type=cls)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise ProvenanceError(
                 f"Metadata '{METADATA_KEY}' is not pp_graph's provenance: {error}. Fuse the raw model again."
@@ -170,16 +173,14 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return None if text is None else cls.from_json(text)
 
     def to_json(self) -> str:
-        """Write the record as one line of JSON."""
-        return msgspec.json.encode(msgspec.structs.replace(self, digest=self._digest())).decode()
-
-    def _digest(self) -> str:
-        bare = msgspec.json.encode(msgspec.structs.replace(self, digest=""))
-        return hashlib.sha256(bare).hexdigest()[:32]
+        """Write the record as one line of JSON, with a digest that tells whether it was edited."""
+        record = msgspec.to_builtins(self)
+        del record["edited"]
+        return msgspec.json.encode({**record, _DIGEST: _digest(record)}).decode()
 
     def revised(self, **changes: Any) -> Provenance:
         """The record with some things changed."""
-        return msgspec.structs.replace(self, digest="", **changes)
+        return msgspec.structs.replace(self, **changes)
 
     def check_unedited(self) -> None:
         """Make sure that a record which was read is as it was written.
@@ -187,7 +188,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         Raises:
             ProvenanceError: It was edited.
         """
-        if self.digest and self.digest != self._digest():
+        if self.edited:
             raise ProvenanceError(
                 "Provenance in the model was edited after it was written, so nobody knows what its constants should "
                 "be. Fuse the raw model again."
@@ -229,7 +230,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     @property
     def signature(self) -> Signature:
         """What the raw model gives to its post-processor, as far as that reads it."""
-        return Signature({role: record.type for role, record in self.raw.read.items()}, self.raw.input_size)
+        read = self.raw.read
+        outputs = {role: record.name for role, record in read.items()}
+        return Signature({role: record.type for role, record in read.items()}, self.raw.input_size, outputs=outputs)
 
     @property
     def tensors(self) -> dict[str, str]:
@@ -302,6 +305,10 @@ def _with_outputs(record: Provenance) -> Provenance:
         # A class of somebody's own that was not imported: the outputs are known by name alone.
         outputs = tuple(OutputDescription(name=each.name, meaning=each.meaning or "number") for each in OUTPUTS)
     return record.revised(outputs=list(outputs))
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(record)).hexdigest()[:32]
 
 
 class _Versioned(msgspec.Struct):

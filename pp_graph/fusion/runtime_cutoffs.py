@@ -76,6 +76,7 @@ def retuned_program(provenance: Provenance, statistics: Statistics | None, chang
             raise PostProcessorError(
                 f"{parameter} is given, and the model writes no {decision}, which it would move. Leave it out."
             )
-    provenance.check_unedited()
     kept = provenance.statistics if statistics is None else statistics
-    return provenance.build_post_processor(kept, changes).bind(provenance.signature)
+    post = provenance.build_post_processor(kept, changes)
+    provenance.check_unedited()
+    return post.bind(provenance.signature)

@@ -242,7 +242,7 @@ class RawModel:
         return proto
 
     def save(
-        self, path: str | Path, *, overwrite: bool = True, copy_weights: bool = False, inputs: Iterable[Path] = ()
+        self, path: str | Path, *, overwrite: bool = False, copy_weights: bool = False, inputs: Iterable[Path] = ()
     ) -> Path:
         """Write the model to a file, whole or not at all.
 

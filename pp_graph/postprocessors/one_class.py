@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, SupportsFloat, get_args
 
@@ -195,6 +195,12 @@ class OneClassPostProcessor(PostProcessor):
             **({"pack": True} if self.pack else {}),
             **({} if self.thresholds == "fixed" else {"thresholds": self.thresholds}),
         }
+
+    @property
+    def sensitivities(self) -> Mapping[str, str]:
+        """Those of images and pixels, where scores are normalised and decided about."""
+        moved = {"image_sensitivity": "pred_label", "pixel_sensitivity": "pred_mask"}
+        return moved if self.normalize and self.threshold else {}
 
     def steps(self, raw: Signature) -> tuple[Step, ...]:
         """Reduce the map if there is no score, then normalise and compare each level, as far as it is wanted."""

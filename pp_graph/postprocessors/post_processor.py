@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pp_graph.errors import PostProcessorError
+from pp_graph.errors import PostProcessorError, StatisticsError
 from pp_graph.postprocessors.anomaly import OUTPUTS, RAW_MAP, RAW_SCORE, ROLES
 from pp_graph.postprocessors.raw_values import checked_values
 from pp_graph.program import Output, Program, Role, Signature
 from pp_graph.program.compilation import CompiledSteps, check_steps, compile_steps
+from pp_graph.statistics import LevelStatistics, Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
     from pp_graph.model import RawModel
     from pp_graph.program import Predictions
-    from pp_graph.statistics import Level, Statistics
+    from pp_graph.statistics import Level
     from pp_graph.steps import Array, Step
+
+_RAW: Final[Mapping[Level, str]] = {"image": RAW_SCORE, "pixel": RAW_MAP}
+_LIKELY: Final = LevelStatistics(threshold=5.0, min=4.0, max=6.0)
+_OTHERS: Final = LevelStatistics(threshold=50.0, min=10.0, max=100.0)
+"""Statistics that could be calibrated; steps that differ between the two follow from statistics."""
 
 
 class PostProcessor(ABC):
@@ -109,6 +115,11 @@ class PostProcessor(ABC):
             )
         return self.from_parameters(statistics, {**self.parameters(), **changes})
 
+    @property
+    def sensitivities(self) -> Mapping[str, str]:
+        """Parameters in [0, 1] that move a decision, and the output that each moves."""
+        return {}
+
     def settled(self, raw: Signature) -> Self:
         """This post-processor with parameters settled that depend on the raw model."""
         del raw
@@ -139,18 +150,55 @@ class PostProcessor(ABC):
             raw: What the raw model gives.
 
         Returns:
-            Names under `image` and `pixel`; those of the raw values unless a subclass says else.
+            Names under `image` and `pixel`; those of the raw values unless a subclass says else. Where one has several
+            classes, it is what the first step reads that follows from the statistics, if that is one number an image
+            or pixel.
         """
-        names: dict[Level, str] = {"image": RAW_SCORE, "pixel": RAW_MAP}
-        return {level: name for level, name in names.items() if name in raw}
+        names = {level: name for level, name in _RAW.items() if name in raw}
+        single = {role.name for role in self.roles if "C" in role.sizes}
+        for level, name in names.items():
+            if name not in single and raw[name].size("C") != 1:
+                names[level] = self._compared(raw, level) or name
+        return names
 
     def bind_calibration(self, raw: Signature) -> CompiledSteps:
         """The steps that compute the values which are calibrated, before any statistics are known.
 
         Args:
             raw: What the raw model gives.
+
+        Raises:
+            PostProcessorError: What is to be calibrated follows from statistics itself.
         """
-        return compile_steps((), raw, wanted=())
+        names = tuple(self.calibrated_names(raw).values())
+        if all(name in raw for name in names):
+            return compile_steps((), raw, wanted=())
+        settled = self.settled(raw)
+        steps, others = (settled.with_statistics(Statistics(image=each, pixel=each)) for each in (_LIKELY, _OTHERS))
+        compiled = compile_steps(steps.steps(raw), raw, wanted=names)
+        for step, other in zip(compiled.steps, compile_steps(others.steps(raw), raw, wanted=names).steps, strict=False):
+            if step != other:
+                raise PostProcessorError(
+                    f"Step '{step.target}' of {type(self).__name__} follows from statistics, and what is to be "
+                    f"calibrated ({', '.join(names)}) from it, expected steps before it that need none. Calibrate what "
+                    "comes before it first, and write those numbers into the steps."
+                )
+        return compiled
+
+    def _compared(self, raw: Signature, level: Level) -> str | None:
+        """What the first step reads that follows from the statistics of a level; None where that cannot be told."""
+        image, pixel = (_OTHERS if each == level else _LIKELY for each in _RAW)
+        try:
+            settled = self.settled(raw)
+            steps = settled.with_statistics(Statistics(image=_LIKELY, pixel=_LIKELY)).steps(raw)
+            others = settled.with_statistics(Statistics(image=image, pixel=pixel)).steps(raw)
+            types = compile_steps(steps, raw, wanted=()).types
+        except (PostProcessorError, StatisticsError):
+            return None
+        name = next((step.reads[0] for step, other in zip(steps, others, strict=False) if step != other), None)
+        if name is None or types[name].size("C") != 1 or types[name].per_pixel != (level == "pixel"):
+            return None
+        return name
 
     def __call__(self, raw: Mapping[str, ArrayLike | None] | object) -> Predictions:
         """Post-process the raw outputs of a batch in NumPy, float32 throughout.

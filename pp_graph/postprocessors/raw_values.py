@@ -57,16 +57,18 @@ def given_values(raw: Mapping[str, Any] | object, roles: Sequence[Role]) -> Mapp
     names = [given_as(role) for role in roles]
     listed = " and ".join(map(repr, names))
     given: Mapping[str, Any] = raw if isinstance(raw, Mapping) else _attributes(raw, names)
-    unknown = set(given) - set(names)
+    # What models of this family return is no mistake where no step reads it.
+    unknown = set(given) - set(names) - set(_GIVEN_AS.values())
     if unknown:
         raise PostProcessorError(
             f"Raw outputs hold {', '.join(sorted(map(repr, unknown)))}, expected {listed}. "
             "Rename or leave out the others."
         )
     if all(given.get(name) is None for name in names):
-        neither = " nor ".join(map(repr, names))
+        none = f"neither {' nor '.join(map(repr, names))}" if len(names) > 1 else f"no {listed}"
         raise PostProcessorError(
-            f"Raw outputs hold neither {neither}, expected at least one of them. Give what the raw model returns."
+            f"Raw outputs hold {none}, expected {'at least one of them' if len(names) > 1 else 'it'}. Give what the "
+            "raw model returns."
         )
     return given
 

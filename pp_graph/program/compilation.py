@@ -85,16 +85,28 @@ class CompiledSteps:
         """
         found = dict(values)
         for name, array in values.items():
-            value = self.types.get(name)
-            if value is not None and value.rank_known and array.ndim != value.rank:
-                raise PostProcessorError(
-                    f"'{name}' has rank {array.ndim}, {array.dtype} of shape {array.shape}, and the file declares rank "
-                    f"{value.rank}, {value}. Export the model with the shapes that it returns."
-                )
+            if name in self.types:
+                self._check_given(name, array)
         for step in self.needed(wanted, values):
             found[step.target] = step.reference(*(found[name] for name in step.reads))
             check_result(step, found[step.target], self.types[step.target])
         return found
+
+    def _check_given(self, name: str, array: Array) -> None:
+        value = self.types[name]
+        if value.rank_known and array.ndim != value.rank:
+            raise PostProcessorError(
+                f"{self._called(name)} has rank {array.ndim}, {array.dtype} of shape {array.shape}, and the file "
+                f"declares rank {value.rank}, {value}. Export the model with the shapes that it returns."
+            )
+        if value.per_pixel and 0 in array.shape[1:]:
+            raise PostProcessorError(
+                f"{self._called(name)} has shape {array.shape}, expected at least one pixel. Give larger images."
+            )
+
+    def _called(self, name: str) -> str:
+        """What messages call a value."""
+        return f"'{name}'"
 
 
 def compile_steps(

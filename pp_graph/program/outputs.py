@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps import DECISION_VALUES, Compare, DecidingStep, EncodeDecision, Keep
+from pp_graph.steps import DECISION_VALUES, Compare, DecidingStep, EncodeDecision, Keep, OnNaN
 from pp_graph.values import Scale, ValueType
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         unchanged: The role whose raw value it is, where nothing was done to that.
         decision_values: The numbers that stand for normal and anomalous in a decision that is not bool; None where
             that is not known.
+        on_nan: What NaN counts as where a comparison decides; None where none does.
+        sensitivity: The parameter of the post-processor that moves the decision; None where there is none.
         channels: What lies along the last axis of a packed tensor; empty for another output.
     """
 
@@ -65,6 +67,8 @@ class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     scale: Scale | None = None
     unchanged: str | None = None
     decision_values: tuple[float, float] | None = None
+    on_nan: OnNaN | None = None
+    sensitivity: str | None = None
     channels: tuple[OutputDescription, ...] = ()
 
     @property
@@ -104,13 +108,17 @@ def check_output(step: Step, declared: Output, value: ValueType) -> None:
         kind = "a map, one value a pixel" if "H" in "".join(declared.axes) else "one value an image"
         own = "pixel" if value.per_pixel else "image"
         raise PostProcessorError(
-            f"Step '{step.target}' ({type(step).__name__}) writes {value}, one value {'a' if value.per_pixel else 'an'} "
-            f"{own}, expected {kind}, {'bool' if decides else 'float32'}. Give it another target."
+            f"Step '{step.target}' ({type(step).__name__}) writes {value}, one value "
+            f"{'a' if value.per_pixel else 'an'} {own}, expected {kind}, {'bool' if decides else 'float32'}. Give it another target."
         )
 
 
 def describe(
-    declared: Sequence[Output], steps: Sequence[Step], types: Mapping[str, ValueType], raw: Sequence[str]
+    declared: Sequence[Output],
+    steps: Sequence[Step],
+    types: Mapping[str, ValueType],
+    raw: Sequence[str],
+    sensitivities: Mapping[str, str],
 ) -> tuple[OutputDescription, ...]:
     """Describe the outputs that steps write.
 
@@ -119,7 +127,9 @@ def describe(
         steps: All steps, in order.
         types: Type of each value, by name.
         raw: Names of the raw values.
+        sensitivities: Parameters that move decisions, and the output that each moves.
     """
+    moved_by = {output: parameter for parameter, output in sensitivities.items()}
     scales: dict[str, Scale | None] = dict.fromkeys(raw)
     unchanged: dict[str, str] = {name: name for name in raw}
     values: dict[str, tuple[float, float]] = {}
@@ -133,9 +143,9 @@ def describe(
             values[step.target] = float(normal), float(anomalous)
     described = []
     for output in declared:
-        step = writes.get(output.name)
-        if step is None:
+        if output.name not in writes:
             continue
+        step = writes[output.name]
         value = types[output.name]
         decides = isinstance(step, DecidingStep | EncodeDecision) or value.dtype == "bool"
         described.append(
@@ -149,6 +159,8 @@ def describe(
                 scale=scales[output.name],
                 unchanged=unchanged.get(output.name),
                 decision_values=values.get(output.name),
+                on_nan=step.on_nan if isinstance(step, DecidingStep) else None,
+                sensitivity=moved_by.get(output.name),
             )
         )
     return tuple(described)

@@ -54,8 +54,8 @@ def packed_output(outputs: Sequence[OutputDescription], types: Mapping[str, Valu
         same = not value.per_pixel or (value.axes == whole.axes and value.map_size == whole.map_size)
         if not same or value.dtype not in ("float32", "bool"):
             raise PostProcessorError(
-                f"The predictions cannot be packed: {name} is {value}, expected float32 or bool, of the axes of the raw "
-                "values and, for map and mask, of one size. Leave out pack (--pack)."
+                f"The predictions cannot be packed: {name} is {value}, expected float32 or bool, of the axes of the "
+                "raw values and, for map and mask, of one size. Leave out pack (--pack)."
             )
         if not value.rank_known:
             raise PostProcessorError(

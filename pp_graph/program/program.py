@@ -56,7 +56,7 @@ class Program(CompiledSteps):
         """Compile a post-processor; see `PostProcessor.bind`."""
         declared = post.declared_outputs
         compiled = compile_steps(post.steps(signature), signature, outputs=declared)
-        outputs = describe(declared, compiled.steps, compiled.types, list(signature))
+        outputs = describe(declared, compiled.steps, compiled.types, list(signature), post.sensitivities)
         if post.pack:
             outputs = (packed_output(outputs, compiled.types),)
         read = {name for step in compiled.steps for name in step.reads}
@@ -68,6 +68,10 @@ class Program(CompiledSteps):
             outputs,
             signature.limited(set(signature) - read),
         )
+
+    def _called(self, name: str) -> str:
+        output = self.signature.outputs.get(name)
+        return super()._called(name) if output is None else f"Output '{output}', read as '{name}',"
 
     @property
     def statistics(self) -> Statistics | None:

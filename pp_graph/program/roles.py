@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -320,7 +321,7 @@ def _check_found(outputs: Sequence[OutputInfo], roles: Sequence[Role], chosen: M
         for match in chosen.values()
         if match.output.shape and match.type.axes[:1] == "N" and isinstance(match.output.shape[0], int)
     ]
-    for (one, first), (other, second) in zip(batches, batches[1:], strict=False):
+    for (one, first), (other, second) in itertools.pairwise(batches):
         if first != second:
             raise OutputRoleError(
                 f"{one.role.called.capitalize()} '{one.output.name}' holds {first} images and {other.role.called} "

@@ -23,14 +23,16 @@ class Signature(Mapping[str, ValueType]):
     """What a raw model gives to its post-processor: the type of each value, by the name of its role.
 
     Attributes:
-        values: The types.
+        types: The types.
         input_size: Height and width of the images that the model takes; None where they are not known.
         matches: The outputs of the raw model, by role; empty where there is no raw model at hand.
+        outputs: Names of these outputs, by role, for messages; empty where they are not known.
     """
 
-    values: Mapping[str, ValueType]
+    types: Mapping[str, ValueType]
     input_size: tuple[int, int] | None = None
     matches: Mapping[str, RoleMatch] = field(default_factory=dict, compare=False, repr=False)
+    outputs: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of_model(cls, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str] | None = None) -> Signature:
@@ -38,7 +40,8 @@ class Signature(Mapping[str, ValueType]):
         matches = find_roles(describe_outputs(raw), roles, named)
         images = [each.shape for each in raw.inputs if each.shape is not None and len(each.shape) == 4]
         size = _image_size(images[0]) if len(images) == 1 else None
-        return cls({role: match.type for role, match in matches.items()}, size, matches)
+        outputs = {role: match.output.name for role, match in matches.items()}
+        return cls({role: match.type for role, match in matches.items()}, size, matches, outputs)
 
     @classmethod
     def of_values(
@@ -77,7 +80,7 @@ class Signature(Mapping[str, ValueType]):
 
     def limited(self, roles: Collection[str]) -> Signature:
         """The same with some roles only."""
-        return dataclasses.replace(self, values={role: value for role, value in self.values.items() if role in roles})
+        return dataclasses.replace(self, types={role: value for role, value in self.types.items() if role in roles})
 
     def matched_to(self, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str]) -> Signature:
         """The same with the outputs of a raw model in these roles; what else the model gives has none."""
@@ -86,16 +89,16 @@ class Signature(Mapping[str, ValueType]):
 
     def __getitem__(self, role: str) -> ValueType:
         """Type of the value in a role."""
-        return self.values[role]
+        return self.types[role]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values)
+        return iter(self.types)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.types)
 
     def __hash__(self) -> int:
-        return hash((tuple(self.values.items()), self.input_size))
+        return hash((tuple(self.types.items()), self.input_size))
 
 
 def _image_size(shape: Shape) -> tuple[int, int] | None:

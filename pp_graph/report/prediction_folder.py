@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
-from pp_graph.model.shapes import channels_are_last
+from pp_graph.report.drawn_outputs import DrawnOutputs, plain
 from pp_graph.report.pictures import mask_picture, overlay_picture
 from pp_graph.report.prediction_table import (
     FORMATS,
@@ -33,12 +33,10 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from pp_graph.fusion import Provenance
-    from pp_graph.postprocessors import Predictions
+    from pp_graph.report.drawn_outputs import Picture
     from pp_graph.running import Runner, RunnerInput, Source
 
 Array = npt.NDArray[Any]
-_FIELDS = {"masks": "pred_mask", "overlays": "anomaly_map", "maps": "anomaly_map"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,9 @@ def write_predictions(
 
     Pictures have the names of the images, in their folders. Masks (0 and 255) and overlays have the size of the image
     file, or of the model's input where arrays were given; maps are TIFF in float32 of the model's own size. What the
-    model does not give is not written. Nothing appears in the folder until everything is there.
+    model does not give is not written. Of several outputs that are drawn alike, `pred_mask` or `anomaly_map`, else the
+    first, is the mask or map; others have folders with their name in it. Nothing appears in the folder until everything
+    is there.
 
     Args:
         runner: The model.
@@ -105,15 +105,16 @@ def write_predictions(
             raise DataError(f"{what} '{unknown[0]}' are not known, expected some of: {', '.join(known)}.")
     folder = Path(folder)
     source = open_source(images, runner.inputs, batch_size=batch_size)
-    kinds = [kind for kind in PICTURES if kind in save and _can_draw(kind, runner)]
-    _refuse_folder_among_images(folder, source, kinds)
-    plan = _plan(source.images.names, kinds)
+    drawn = DrawnOutputs.of(runner)
+    folders = drawn.folders(save)
+    _refuse_folder_among_images(folder, source, folders)
+    plan = _plan(source.images.names, folders)
     tables = [table_name(form) for form in FORMATS if form in formats]
-    names = [files[kind] for files in plan for kind in kinds] + tables
+    names = [file for files in plan for file in files.values()] + tables
     protected = [*inputs, *(source.files or ())]
     check_folder(folder, names, overwrite=overwrite, inputs=protected)
     with folder_filled(folder, names, overwrite=overwrite, inputs=protected, stale=earlier_files(folder)) as draft:
-        rows = _run(runner, source, plan, draft, progress)
+        rows = _run(runner, source, drawn, folders, plan, draft, progress)
         about = _about(runner, rows)
         for table in tables:
             if table == table_name("csv"):
@@ -121,30 +122,31 @@ def write_predictions(
             else:
                 write_json(draft / table, about, rows)
     return WrittenPredictions(
-        folder, rows, tuple(folder / table for table in tables), dict.fromkeys(kinds, len(rows)), about
+        folder, rows, tuple(folder / table for table in tables), dict.fromkeys(folders, len(rows)), about
     )
 
 
-def _can_draw(kind: str, runner: Runner) -> bool:
-    return _FIELDS[kind] in runner.outputs or (kind == "overlays" and "pred_mask" in runner.outputs)
-
-
-def _refuse_folder_among_images(folder: Path, source: Source, kinds: Sequence[str]) -> None:
-    if kinds and source.folder is not None and folder.resolve().is_relative_to(source.folder.resolve()):
+def _refuse_folder_among_images(folder: Path, source: Source, pictures: Iterable[str]) -> None:
+    if any(pictures) and source.folder is not None and folder.resolve().is_relative_to(source.folder.resolve()):
         raise OutputFileError(
             f"Output folder '{folder}' lies in the folder of images '{source.folder}', expected another place: the "
             "next run would take its pictures for images. Choose a folder outside."
         )
 
 
-def _plan(names: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
-    """For each image, the file of each kind of picture."""
-    return [{kind: f"{kind}/{stem}{PICTURES[kind]}" for kind in kinds} for stem in picture_stems(names)]
+def _plan(names: Sequence[str], folders: dict[str, Picture]) -> list[dict[str, str]]:
+    """For each image, the file of each picture by its folder."""
+    return [
+        {folder: f"{folder}/{stem}{PICTURES[picture.kind]}" for folder, picture in folders.items()}
+        for stem in picture_stems(names)
+    ]
 
 
 def _run(
     runner: Runner,
     source: Source,
+    drawn: DrawnOutputs,
+    folders: dict[str, Picture],
     plan: Sequence[dict[str, str]],
     draft: Path,
     progress: Callable[[int], None] | None,
@@ -153,62 +155,61 @@ def _run(
     with closing(runner.stream(source.batches())) as results:
         for (start, stop), predictions in zip(source.spans(), results, strict=True):
             for index in range(start, stop):
-                found = _of_image(predictions, index - start)
+                found = drawn.of_image(predictions, index - start, stop - start)
                 files = plan[index]
-                _draw(runner, source, index, found, {kind: draft / name for kind, name in files.items()})
-                rows.append(_row(source.images.names[index], found, files))
+                pictures = {draft / file: folders[folder] for folder, file in files.items()}
+                _draw(runner, source, index, found, drawn, pictures)
+                further = drawn.further(
+                    found, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
+                )
+                rows.append(_row(source.images.names[index], found, drawn, files, further))
             if progress is not None:
                 progress(stop - start)
     return tuple(rows)
 
 
-def _of_image(predictions: Predictions, index: int) -> dict[str, Any]:
-    """What is said about one image of a batch: numbers, and maps as (H,W).
-
-    Of several classes it is what holds of any: the largest number, and whether one of them is anomalous.
-    """
-    found: dict[str, Any] = {}
-    for name, array in vars(predictions).items():
-        if array is None:
-            found[name] = None
-        elif name in ("anomaly_map", "pred_mask"):
-            own = array[index]
-            found[name] = own if own.ndim == 2 else own.max(axis=2 if channels_are_last(array.shape) else 0)
-        else:
-            found[name] = array[index].max()
-    return found
-
-
-def _row(name: str, found: dict[str, Any], files: dict[str, str]) -> ImagePrediction:
-    score, label, mask = found["pred_score"], found["pred_label"], found["pred_mask"]
+def _row(
+    name: str, found: dict[str, Array], drawn: DrawnOutputs, files: dict[str, str], further: dict[str, Any]
+) -> ImagePrediction:
+    score, label = found.get("pred_score"), found.get("pred_label")
+    mask = None if drawn.mask is None else found.get(drawn.mask)
     pixels = None if mask is None else int(mask.sum())
     return ImagePrediction(
         image=name,
-        # The shortest decimal that is this float32 number, and not its digits as a double.
-        pred_score=None if score is None else float(str(score)),
-        pred_label=None if label is None else bool(label),
+        # Of several classes it is what holds of any.
+        pred_score=None if score is None else plain(np.asarray(score.max())),
+        pred_label=None if label is None else bool(label.any()),
         anomalous_pixels=pixels,
-        anomalous_share=None if pixels is None else round(pixels / mask.size, 9),
+        anomalous_share=None if mask is None or pixels is None else round(pixels / mask.size, 9),
         mask=files.get("masks"),
         overlay=files.get("overlays"),
         map=files.get("maps"),
+        further=further,
     )
 
 
-def _draw(runner: Runner, source: Source, index: int, found: dict[str, Any], files: dict[str, Path]) -> None:
+def _draw(
+    runner: Runner,
+    source: Source,
+    index: int,
+    found: dict[str, Array],
+    drawn: DrawnOutputs,
+    pictures: dict[Path, Picture],
+) -> None:
     from PIL import Image
 
-    mask, anomaly_map = found["pred_mask"], found["anomaly_map"]
-    if "maps" in files:
-        Image.fromarray(np.ascontiguousarray(anomaly_map)).save(files["maps"])
-    picture = None
-    if "overlays" in files:
-        picture = _picture(runner, source, index)
-        shown = None if anomaly_map is None else _normalised(anomaly_map, runner.provenance)
-        overlay_picture(np.asarray(picture), shown, mask).save(files["overlays"])
-    if "masks" in files:
-        size = picture.size if picture is not None else _size(runner, source, index)
-        mask_picture(mask, size).save(files["masks"])
+    overlays = any(picture.kind == "overlays" for picture in pictures.values())
+    shown = _picture(runner, source, index) if overlays else None
+    size = None if shown is None else shown.size
+    for file, (kind, name) in pictures.items():
+        if shown is not None and kind == "overlays":
+            mask = None if drawn.mask is None else found[drawn.mask]
+            overlay_picture(np.asarray(shown), drawn.shown_map(found, runner.provenance), mask).save(file)
+        elif name is not None and kind == "maps":
+            Image.fromarray(np.ascontiguousarray(found[name], np.float32)).save(file)
+        elif name is not None:
+            size = size or _size(runner, source, index)
+            mask_picture(found[name], size).save(file)
 
 
 def _size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
@@ -246,19 +247,6 @@ def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:
             values = (values - low) / max(high - low, 1e-12)
         array = np.round(values * 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
-
-
-def _normalised(anomaly_map: Array, provenance: Provenance) -> Array:
-    """A map in [0, 1] with the decision at 0.5, to be shown; a raw one by its statistics, else by its own range."""
-    if provenance.parameters.get("normalize", True):
-        return anomaly_map
-    cutoff = provenance.cutoffs.get("pred_mask")
-    level = None if provenance.statistics is None else provenance.statistics.pixel
-    if isinstance(cutoff, float) and level is not None and level.min is not None and level.max is not None:
-        return (anomaly_map - np.float32(cutoff)) / np.float32(max(level.max - level.min, 1e-12)) + np.float32(0.5)
-    finite = anomaly_map[np.isfinite(anomaly_map)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
-    return (anomaly_map - low) / np.float32(max(high - low, 1e-12))
 
 
 def _about(runner: Runner, rows: Sequence[ImagePrediction]) -> dict[str, Any]:

@@ -6,16 +6,19 @@ import csv
 import json
 import math
 import unicodedata
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 FORMATS: Final = ("csv", "json")
 PICTURES: Final = {"masks": ".png", "overlays": ".png", "maps": ".tiff"}
-"""Folders of pictures that can be written, and what the names of the files in them end in."""
+"""Folders of pictures that can be written, and what the names of the files in them end in.
+
+Of several outputs that are drawn alike, the first has such a folder, and each other one `<folder>_<output>`.
+"""
 _TABLE: Final = "predictions"
 
 
@@ -32,6 +35,7 @@ class ImagePrediction:
         mask: File of the mask, as a path in the output folder; None where none is written.
         overlay: The same for the image with map and mask drawn over it.
         map: The same for the anomaly map.
+        further: Outputs of other names, by their columns: a number, lists of numbers, or the file of a picture.
     """
 
     image: str
@@ -42,16 +46,34 @@ class ImagePrediction:
     mask: str | None = None
     overlay: str | None = None
     map: str | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> dict[str, Any]:
+        """All that is said, by column."""
+        return {**{name: getattr(self, name) for name in COLUMNS}, **self.further}
 
     def to_dict(self) -> dict[str, Any]:
         """The row for JSON, which has no NaN and no infinities: null."""
-        row = asdict(self)
-        if self.pred_score is not None and not math.isfinite(self.pred_score):
-            row["pred_score"] = None
-        return row
+        return {name: _finite(value) for name, value in self.cells.items()}
 
 
-COLUMNS: Final = tuple(field.name for field in fields(ImagePrediction))
+COLUMNS: Final = tuple(each.name for each in fields(ImagePrediction) if each.name != "further")
+"""Columns of every table; those of further outputs follow."""
+_PICTURE_COLUMNS: Final = ("mask", "overlay", "map")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def columns_of(rows: Sequence[ImagePrediction]) -> tuple[str, ...]:
+    """The columns of a flat table: lists of numbers have none."""
+    further = dict.fromkeys(name for row in rows for name in row.further)
+    flat = [name for name in further if not any(isinstance(row.further.get(name), list) for row in rows)]
+    return (*COLUMNS, *flat)
 
 
 def table_name(form: str) -> str:
@@ -59,14 +81,16 @@ def table_name(form: str) -> str:
     return f"{_TABLE}.{form}"
 
 
-def write_csv(file: Path, rows: Iterable[ImagePrediction]) -> None:
+def write_csv(file: Path, rows: Sequence[ImagePrediction]) -> None:
     """Write a table as CSV: `true` and `false`, and nothing where there is nothing to say."""
+    columns = columns_of(rows)
     # A file's name need not be Unicode on every system; its bytes are kept.
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(columns)
         for row in rows:
-            writer.writerow([_cell(value) for value in asdict(row).values()])
+            cells = row.cells
+            writer.writerow([_cell(cells.get(name)) for name in columns])
 
 
 def _cell(value: object) -> str:
@@ -89,31 +113,38 @@ def earlier_files(folder: Path) -> list[str]:
             continue  # not there, or not ours
         found[table_name(form)] = None
         for row in rows:
-            for kind in ("mask", "overlay", "map"):
-                if isinstance(row.get(kind), str) and _is_ours(row[kind]):
-                    found[row[kind]] = None
+            for name, cell in row.items():
+                picture = name in _PICTURE_COLUMNS or name not in COLUMNS
+                if picture and isinstance(cell, str) and _is_ours(cell):
+                    found[cell] = None
     return [name for name in found if (folder / name).is_file()]
 
 
 def _read_csv(file: Path) -> list[dict[str, Any]]:
     with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
         reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if not _has_columns(reader.fieldnames or ()):
             raise ValueError
         return list(reader)
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
     rows = json.loads(file.read_text(encoding="utf-8"))["predictions"]
-    if any(tuple(row) != COLUMNS for row in rows):
+    if not all(_has_columns(row) for row in rows):
         raise ValueError
     return list(rows)
+
+
+def _has_columns(names: Iterable[str]) -> bool:
+    return tuple(names)[: len(COLUMNS)] == COLUMNS
 
 
 def _is_ours(name: str) -> bool:
     """Whether a path that a table names is one that this module could have given."""
     path = PurePosixPath(name)
-    return len(path.parts) > 1 and PICTURES.get(path.parts[0]) == path.suffix and ".." not in path.parts
+    if len(path.parts) < 2 or ".." in path.parts:
+        return False
+    return PICTURES.get(path.parts[0].partition("_")[0]) == path.suffix
 
 
 def picture_stems(names: Sequence[str]) -> list[str]:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.errors import DataError
-from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME, Predictions
-from pp_graph.postprocessors.layout import DECISION_NAMES
+from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.program import Predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pp_graph.fusion import Provenance
     from pp_graph.model import ModelInput
     from pp_graph.running.sources import Source
-    from pp_graph.targets.session import Array
+    from pp_graph.sessions.session import Array
 
 
 def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
@@ -44,52 +44,99 @@ def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInpu
     return source.images.read(start, stop, inputs)
 
 
-def predicted_fields(outputs: Sequence[str]) -> tuple[str, ...]:
-    """Fields of `Predictions` that a model with these outputs gives, in the order of `OUTPUT_NAMES`."""
-    return tuple(name for name in OUTPUT_NAMES if name in outputs or PACKED_NAME in outputs)
+def predicted_fields(outputs: Collection[str], provenance: Provenance) -> tuple[str, ...]:
+    """Names of the post-processed outputs, in order, also where they come packed.
+
+    Args:
+        outputs: Names of all that comes out.
+        provenance: What was fused.
+    """
+    written = [each for each in provenance.outputs if each.name in outputs]
+    names = [each.name for output in written for each in (output.channels or (output,))]
+    # In a packed tensor they lie in an order of its own.
+    packed = any(output.channels for output in written)
+    return tuple(sorted(names, key=OUTPUT_NAMES.index) if packed else names)
+
+
+def raw_fields(outputs: Collection[str], provenance: Provenance) -> tuple[str, ...]:
+    """Names of the raw model's outputs that come out as well, in its order.
+
+    Args:
+        outputs: Names of all that comes out; an output may have several.
+        provenance: What was fused.
+    """
+    renamed = {old: new for new, old in provenance.raw.renamed.items()}
+    written = {*provenance.output_names, *provenance.predicted}
+    present = (renamed.get(name, name) for name in provenance.raw.outputs)
+    return tuple(name for name in present if name in outputs and name not in written)
 
 
 def to_predictions(outputs: Mapping[str, Array], provenance: Provenance) -> Predictions:
     """Read a model's outputs.
 
     Args:
-        outputs: Output name to array, packed or not; raw values that were kept are passed over.
+        outputs: Output name to array, packed or not.
         provenance: What was fused into the model.
 
     Returns:
-        The predictions: scores and maps in float32, labels and masks as bool.
+        The post-processed outputs by name, decisions as bool whatever stands for them; then the outputs of the raw
+        model, as they are.
     """
     found = provenance.unpacked(outputs)
-    return Predictions(
-        **{
-            name: found[name].astype(np.bool_ if name in DECISION_NAMES else np.float32, copy=False)
-            for name in predicted_fields(tuple(found))
-        }
-    )
+    described = provenance.predicted
+    read = {
+        name: found[name].astype(np.bool_ if described[name].decides else described[name].dtype, copy=False)
+        for name in predicted_fields(outputs.keys(), provenance)
+    }
+    return Predictions({**read, **{name: found[name] for name in raw_fields(found.keys(), provenance)}})
 
 
-def join_predictions(parts: Sequence[tuple[Predictions, int]]) -> Predictions:
+def first_of(predictions: Predictions, count: int, fed: int) -> Predictions:
+    """The predictions of the first items of a batch.
+
+    Args:
+        predictions: Those of the whole batch.
+        count: How many items to keep.
+        fed: How many there are. Outputs that have not that many rows are not of single items: these are kept whole.
+    """
+    if count == fed:
+        return predictions
+    return Predictions({name: array[:count] if _rows(array) == fed else array for name, array in predictions.items()})
+
+
+def join_predictions(
+    parts: Sequence[tuple[Predictions, int]], *, optional: Collection[str] = frozenset()
+) -> Predictions:
     """Put the predictions of parts of a batch together.
 
     Args:
-        parts: Predictions, and how many items of each count; what follows only filled the batch up.
+        parts: Predictions, and how many items each is of.
+        optional: Outputs that are left out where they cannot be put together.
 
     Returns:
-        The predictions of the whole batch.
+        The predictions of the whole batch. An output that is not of single items, such as a state, is left out where
+        there is more than one part.
 
     Raises:
-        DataError: Maps differ in size.
+        DataError: Arrays differ in size.
     """
-    if len(parts) == 1 and all(array is None or len(array) == parts[0][1] for array in vars(parts[0][0]).values()):
+    if len(parts) == 1:
         return parts[0][0]
     joined = {}
-    for name in OUTPUT_NAMES:
-        arrays = [getattr(part, name)[:count] for part, count in parts if getattr(part, name) is not None]
+    for name in parts[0][0]:
+        arrays = [part[name] for part, _ in parts]
+        if any(_rows(array) != count for array, (_, count) in zip(arrays, parts, strict=True)):
+            continue
         sizes = sorted({array.shape[1:] for array in arrays})
-        if len(sizes) > 1:
+        if len(sizes) > 1 and name not in optional:
             raise DataError(
                 f"Output '{name}' has different sizes for these images, such as {sizes[0]} and {sizes[1]}, expected "
                 "one: the model leaves the size of images open. Give them one by one to stream(...)."
             )
-        joined[name] = np.concatenate(arrays) if arrays else None
-    return Predictions(**joined)
+        if len(sizes) == 1:
+            joined[name] = np.concatenate(arrays)
+    return Predictions(joined)
+
+
+def _rows(array: Array) -> int | None:
+    return array.shape[0] if array.ndim else None

@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pp_graph.data import Images
 from pp_graph.errors import DataError, TargetError
 from pp_graph.fusion import FusedModel, Provenance, cutoffs_for
 from pp_graph.model import format_shape
-from pp_graph.running.feeding import join_predictions, predicted_fields, read_feeds, to_predictions
+from pp_graph.running.feeding import (
+    first_of,
+    join_predictions,
+    predicted_fields,
+    raw_fields,
+    read_feeds,
+    to_predictions,
+)
 from pp_graph.running.sources import open_source
-from pp_graph.targets import OpenVINOModel, OpenVINOSession, convert, cut_to_batch, device_profile
+from pp_graph.sessions import cut_to_batch
+from pp_graph.targets import OpenVINOModel, OpenVINOSession, convert, device_profile, open_artifact
 from pp_graph.targets.devices.devices import RECOMMENDED
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from pp_graph.fusion import Artifact
     from pp_graph.model import ModelInput
-    from pp_graph.postprocessors import Predictions
+    from pp_graph.program import Predictions
     from pp_graph.running.sources import RunnerInput
+    from pp_graph.sessions.session import Array
     from pp_graph.statistics import Statistics
-    from pp_graph.targets.session import Array
 
 
 def load(
-    model: str | Path | FusedModel | OpenVINOModel,
+    model: str | Path | Artifact,
     *,
     device: str = "CPU",
     inference_precision: str | None = RECOMMENDED,
@@ -36,7 +45,7 @@ def load(
     """Load a model to run it.
 
     Args:
-        model: An IR (`.xml`) or a fused `.onnx`, or one in memory. A fused ONNX model is converted in memory, with
+        model: An IR or a fused ONNX file, or one in memory. A fused ONNX model is converted in memory, with
             weights in float32, so that it runs as its IR would.
         device: OpenVINO device.
         inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`; `recommended` for f32 wherever
@@ -54,11 +63,11 @@ def load(
             where the device is not known or not on this machine.
     """
     if isinstance(model, str | Path):
-        path = Path(model)
-        model = OpenVINOModel.load(path) if path.suffix.lower() == ".xml" else FusedModel.load(path)
+        model = open_artifact(model)
     name = _name(model)
     if isinstance(model, FusedModel):
         model = convert(model, device=device)
+    assert isinstance(model, OpenVINOModel)
     return Runner(model, device=device, inference_precision=inference_precision, mode=mode, name=name)
 
 
@@ -79,8 +88,11 @@ class Runner:
     Attributes:
         name: What the model is called: its file, without folders.
         description: Runtime, device and precision, for people.
-        inputs: What the model is fed: name, NumPy type and shape of each input, None for an open size.
-        outputs: Fields of `Predictions` that it gives; the others are None.
+        inputs: What a call feeds the model: name, NumPy type and shape of each input, None for an open size. Those that
+            are fixed are not among them.
+        outputs: Names of the post-processed outputs, in order.
+        raw_outputs: Names of the raw model's outputs that come out as well: values that were kept, and outputs that
+            post-processing does not read, such as states. `Predictions` hold them, too.
         provenance: What was fused: statistics, parameters, cutoffs, the raw model's hash.
         device: The device.
         precision: Precision that the network runs in, which may not be the one asked for where the device lacks that.
@@ -101,7 +113,7 @@ class Runner:
         name: str | None = None,
     ) -> None:
         self._session = OpenVINOSession(
-            artifact.model,
+            artifact.network,
             device=device,
             precision=inference_precision,
             mode=mode,
@@ -109,7 +121,8 @@ class Runner:
         )
         self.name = _name(artifact) if name is None else name
         self.inputs: tuple[ModelInput, ...] = self._session.inputs
-        self.outputs = predicted_fields(self._session.outputs)
+        self.outputs = predicted_fields(self._session.outputs, artifact.provenance)
+        self.raw_outputs = raw_fields(self._session.outputs, artifact.provenance)
         self.provenance: Provenance = artifact.provenance
         self.device = device
         self.description = self._session.description
@@ -119,24 +132,26 @@ class Runner:
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{each.name} {format_shape(each.shape)} {each.dtype}" for each in self.inputs)
-        return f"<Runner {self.name}: {inputs} -> {', '.join(self.outputs)}; {self.description}, for {self.mode}>"
+        outputs = ", ".join([*self.outputs, *self.raw_outputs])
+        return f"<Runner {self.name}: {inputs} -> {outputs}; {self.description}, for {self.mode}>"
 
     def __call__(self, images: RunnerInput) -> Predictions:
         """Predict.
 
         Args:
-            images: (N,C,H,W) or (N,H,W,C); one image, (C,H,W) or (H,W,C); an array an input by name, with or without
-                a batch axis; a folder, searched recursively in order of names; an `.npz` or `.npy`; an image file; or a
-                list of image files or of arrays. Floating point is used as it is, uint8 is scaled to [0,1] where the
-                input is floating point. Files are resized to the size that the input fixes; arrays must have it.
-                Any number of images may be given, also where the model fixes its batch. Where the model preprocesses
-                frames, arrays go in as they are, in the order of channels that the model takes; pictures, and what is
-                read from disk, are RGB and brought into that order.
+            images: (N,C,H,W) or (N,H,W,C); one image, (C,H,W) or (H,W,C); an array an input by name, with or without a
+                batch axis, where the input has one; a folder, searched recursively in order of names; an `.npz` or
+                `.npy`; an image file; or a list of image files or of arrays. Floating point is used as it is, uint8 is
+                scaled to [0,1] where the input is floating point. Files are resized to the size that the input fixes;
+                arrays must have it. Any number of images may be given, also where the model fixes its batch. Where the
+                model preprocesses frames, arrays go in as they are, in the order of channels that the model takes;
+                pictures, and what is read from disk, are RGB and brought into that order.
 
         Returns:
             The predictions, batch first: a single image is a batch of one. They stay valid, whatever is run later. What
             is read from disk is run a few images at a time, but all its maps are returned: use `stream` for more images
-            than memory holds maps of.
+            than memory holds maps of. Where the images are run in more than one go, an output of the raw model that is
+            not of single images, such as a state, is left out.
 
         Raises:
             DataError: There are no images, or they cannot be read or do not fit the model.
@@ -211,23 +226,23 @@ class Runner:
     def _stream(self, items: Iterable[RunnerInput]) -> Generator[Predictions, None, None]:
         parts: list[tuple[Predictions, int]] = []
         with closing(self._session.stream(self._pieces(items))) as results:
-            for (count, ends_item), outputs in results:
-                parts.append((to_predictions(outputs, self.provenance), count))
+            for (count, fed, ends_item), outputs in results:
+                parts.append((first_of(to_predictions(outputs, self.provenance), count, fed), count))
                 if ends_item:
-                    joined, parts = join_predictions(parts), []
+                    joined, parts = join_predictions(parts, optional=self.raw_outputs), []
                     yield joined
 
-    def _pieces(self, items: Iterable[RunnerInput]) -> Iterator[tuple[tuple[int, bool], Mapping[str, Array]]]:
-        """Items in pieces that the model can take: how many images of a piece count, and whether it ends its item."""
+    def _pieces(self, items: Iterable[RunnerInput]) -> Iterator[tuple[tuple[int, int, bool], Mapping[str, Array]]]:
+        """Items in pieces that the model can take: how many images count and were fed, and whether it ends its item."""
         for item in items:
             source = open_source(item, self.inputs)
             missing = len(source)
             for start, stop in source.spans():
                 for cut in cut_to_batch(self.inputs, read_feeds(source, start, stop, self.inputs)):
                     missing -= cut.count
-                    yield (cut.count, missing == 0), cut.feeds
+                    fed = len(next(iter(cut.feeds.values()))) if cut.filled else cut.count
+                    yield (cut.count, fed, missing == 0), cut.feeds
 
 
-def _name(model: FusedModel | OpenVINOModel) -> str:
-    source: Any = model.opened.source if isinstance(model, FusedModel) else model.source
-    return source.name if source is not None else model.provenance.raw.file or "(in memory)"
+def _name(model: Artifact) -> str:
+    return model.file.name if model.file is not None else model.provenance.raw.file or "(in memory)"

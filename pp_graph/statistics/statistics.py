@@ -151,7 +151,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             del fields["provenance"]
         return msgspec.json.format(msgspec.json.encode(fields), indent=1).decode() + "\n"
 
-    def save(self, path: str | Path, *, overwrite: bool = True, inputs: Iterable[Path] = ()) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
         """Write statistics to a JSON file, whole or not at all.
 
         Args:

@@ -157,7 +157,7 @@ class _Built:
     """A model at its own opset, the type of what it computes, and what to try it out with."""
 
     model: onnx.ModelProto
-    value: ValueType
+    type: ValueType
     trials: Trials
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from pp_graph.errors import PostProcessorError
 from pp_graph.steps.accepts import Accepts
 from pp_graph.steps.step import Array, Step
 
@@ -31,7 +32,7 @@ class MaxOverMap(Step):
     """
 
     pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(needs="HW"),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(needs="HW", single="C"),)
     source: str
     target: str
     axes: str | None = None
@@ -45,9 +46,17 @@ class MaxOverMap(Step):
         return scales[0]
 
     def reference(self, array: Array) -> Array:
-        """Reduce an array; NumPy's max already spreads NaN."""
+        """Reduce an array; NumPy's max already spreads NaN.
+
+        Raises:
+            PostProcessorError: The map has no pixels.
+        """
         x = np.asarray(array, np.float32)
-        maximum: Array = x.reshape(len(x), -1).max(axis=1)
+        if 0 in x.shape[1:]:
+            raise PostProcessorError(
+                f"What '{self.target}' is computed from has shape {x.shape}, expected at least one pixel."
+            )
+        maximum: Array = x.max(axis=tuple(range(1, x.ndim)))
         return maximum if x.ndim == 3 else maximum[:, None]
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:

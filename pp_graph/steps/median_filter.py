@@ -79,7 +79,7 @@ class MedianFilter(Step):
         at_once = max(1, _MOST_NUMBERS * rows // max(1, windows.size))
         for start in range(0, rows, at_once):
             strip = (*(slice(None),) * axes[0], slice(start, start + at_once))
-            each = windows[strip].reshape(*windows[strip].shape[:-2], -1)
+            each = windows[strip].reshape(*windows[strip].shape[:-2], self.size**2)
             median = np.partition(each, middle, axis=-1)[..., middle]
             found[strip] = np.where(np.isnan(each).any(axis=-1), np.float32(np.nan), median)
         return found

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from pp_graph.errors import TargetError
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
@@ -50,6 +48,9 @@ def convert(
     quantization: Quantization | None = None,
     preprocessing: Preprocessing | None = None,
     model_info: Mapping[str, Any] | None = None,
+    roles: Mapping[str, str] | None = None,
+    score_output: str | None = None,
+    map_output: str | None = None,
 ) -> OpenVINOModel:
     """Convert a fused model to OpenVINO.
 
@@ -69,6 +70,9 @@ def convert(
             is. `input_shape` is about the model's own input, behind the preprocessing.
         model_info: How Intel's Model API is to feed images, such as `{"reverse_input_channels": True, "scale_values":
             (255, 255, 255)}` for a model that takes RGB in [0, 1]; see `write_model_info`. None where it is not known.
+        roles: Names of a raw model's outputs by role, with `post`; see `fuse`.
+        score_output: Short form of `roles={"raw_score": ...}`.
+        map_output: Short form of `roles={"raw_map": ...}`.
 
     Returns:
         The converted model. Nothing is written until `save`.
@@ -97,7 +101,7 @@ def convert(
                 "A fused model was given together with a post-processor, expected one or the other. Leave out post, or "
                 "fuse again with fuse(..., replace=True)."
             )
-        fused = fuse(model, post)
+        fused = fuse(model, post, roles=roles, score_output=score_output, map_output=map_output)
     else:
         fused = model if isinstance(model, FusedModel) else FusedModel.load(model)
     converted = _read(fused)
@@ -114,27 +118,20 @@ def convert(
     if quantization is not None:
         settings["quantization"] = quantize_network(converted, fused.provenance, quantization, device)
     add_states(converted, fused.provenance.adjustable)
-    isolate_island(
-        converted,
-        [record.tensor for record in fused.provenance.raw.read.values()],
-        [(record.reads, record.target) for record in fused.provenance.tail if record.float32],
-        list(fused.provenance.inner.values()),
-    )
+    isolate_island(converted, fused.provenance)
     if precision == "f16":
         converted = _with_f16_weights(converted)
     if preprocessing is not None:
         preprocessing = add_preprocessing(converted, preprocessing, fused.provenance)
-    provenance = msgspec.structs.replace(
-        fused.provenance, conversion=settings, replaced=None, preprocessing=preprocessing
-    )
+    provenance = fused.provenance.revised(conversion=settings, replaced=None, preprocessing=preprocessing)
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
         converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)
-    opened = fused.opened
+    opened = fused.network
     inputs = [Path(tensor.path) for tensor in opened.external_tensors()]
     if opened.source is not None:
         inputs.append(opened.source)
-    artifact = OpenVINOModel(converted, provenance, precision, None, tuple(dict.fromkeys(inputs)))
+    artifact = OpenVINOModel(converted, provenance, precision, None, tuple(dict.fromkeys(inputs)), fused._program)
     artifact.stamp()
     write_model_info(converted, provenance, model_info)
     return artifact
@@ -150,7 +147,7 @@ def _read(fused: FusedModel) -> ov.Model:
     """Read a fused model into OpenVINO; external weights are mapped from where they lie."""
     core = openvino_core()
     fused = _without_functions(fused)
-    opened = fused.opened
+    opened = fused.network
     try:
         if not opened.external_tensors():
             return core.read_model(fused.to_proto().SerializeToString(), b"")
@@ -177,14 +174,14 @@ def _written_beside_its_weights(fused: FusedModel) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as elsewhere:
         try:
             handle, name = tempfile.mkstemp(
-                prefix=".pp_graph_", suffix=".onnx", dir=fused.opened.external_tensors()[0].base_dir
+                prefix=".pp_graph_", suffix=".onnx", dir=fused.network.external_tensors()[0].base_dir
             )
             os.close(handle)
             path = Path(name)
         except OSError:
             path = Path(elsewhere) / "fused.onnx"
         try:
-            yield fused.save(path)
+            yield fused.save(path, overwrite=True)
         finally:
             for file in (path, path.with_name(f"{path.name}.data")):
                 file.unlink(missing_ok=True)
@@ -203,11 +200,11 @@ def _with_f16_weights(model: ov.Model) -> ov.Model:
 
 def _without_functions(fused: FusedModel) -> FusedModel:
     """Write local functions out where they are called: OpenVINO knows none."""
-    if not fused.opened.model.functions:
+    if not fused.network.model.functions:
         return fused
     from onnx_ir.passes import common
 
-    opened = RawModel.open(replace(fused.opened, edited=True))
+    opened = RawModel.open(replace(fused.network, edited=True))
     return FusedModel(replace(opened, model=common.InlinePass()(opened.model).model), fused.provenance)
 
 

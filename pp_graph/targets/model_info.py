@@ -53,7 +53,7 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
         TargetError: An entry is not known or impossible, or Model API would not heed it for this model.
     """
     entries = {OWN_KEY: OWN_VALUE, "labels": _LABELS, "task": "segmentation" if _has_map(model) else "classification"}
-    if provenance.parameters.get("normalize"):
+    if _normalised(provenance):
         entries.update(_ON_THE_OUTPUTS_SCALE)
     reason = why_not(model, provenance)
     if reason is None:
@@ -84,7 +84,7 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
     names = sorted(port.get_any_name() for port in model.outputs if port.get_names())
     if names != sorted(OUTPUT_NAMES):
         return f"it needs the outputs {', '.join(OUTPUT_NAMES)} and no other, and these are {', '.join(names)}"
-    if not provenance.parameters.get("normalize"):
+    if not provenance.predicted["anomaly_map"].bounded:
         return "it takes the map for one in [0, 1], and this one is not normalised"
     if len(model.inputs) != 1:
         return f"it feeds one input, and there are {len(model.inputs)}"
@@ -101,6 +101,12 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
     if channels != _CHANNELS:
         return f"it feeds three channels, and the input has {'an open number' if channels is None else channels}"
     return None
+
+
+def _normalised(provenance: Provenance) -> bool:
+    """Whether the calibrated threshold lies at 0.5 in all numbers that come out."""
+    scales = [output.scale for output in provenance.predicted.values() if not output.decides]
+    return bool(scales) and all(scale is not None and scale.threshold == 0.5 for scale in scales)
 
 
 def takes_frames(model: ov.Model) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from pp_graph.targets.session import Array
+    from pp_graph.sessions.session import Array
 
 INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
 _HINT: Final = "INFERENCE_PRECISION_HINT"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from pp_graph.errors import ProvenanceError, TargetError
 from pp_graph.files import written_together
-from pp_graph.fusion import METADATA_KEY, Provenance
+from pp_graph.fusion import METADATA_KEY, Artifact, Provenance
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.island.precision import island_constants
 from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name, rt_text
 from pp_graph.targets.openvino_session import OpenVINOSession
+from pp_graph.targets.retuning.programs import with_other_program
 from pp_graph.targets.usage.text import usage_path, usage_text
 
 if TYPE_CHECKING:
@@ -24,28 +25,30 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from pp_graph.model import Shape
+    from pp_graph.program import Program
 
 RT_INFO_PATH = [METADATA_KEY, "provenance"]
 
 
 @dataclass(frozen=True)
-class OpenVINOModel:
+class OpenVINOModel(Artifact):
     """A converted model, in memory until it is saved.
 
     Attributes:
-        model: The OpenVINO model.
+        network: The OpenVINO model.
         provenance: What was fused, and how it was converted.
         precision: Precision of the network's weights, in memory as in the saved file: `f32`, `f16` or `int8`.
             The post-processing is in f32 always.
-        source: The `.xml` it was loaded from; None for one that was just converted.
+        file: The `.xml` it was loaded from; None for one that was just converted.
         inputs: Files it was made from, never to be overwritten by `save`.
     """
 
-    model: ov.Model
+    network: ov.Model
     provenance: Provenance
     precision: str
-    source: Path | None = None
+    file: Path | None = None
     inputs: tuple[Path, ...] = ()
+    _program: Program | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> OpenVINOModel:
@@ -69,7 +72,7 @@ class OpenVINOModel:
         precision = (provenance.conversion or {}).get("precision", "f32")
         return cls(model, provenance, precision, path, (path, path.with_suffix(".bin")))
 
-    def save(self, path: str | Path, *, overwrite: bool = True, inputs: Iterable[Path] = ()) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
         """Write the IR and a text about using it, all three files or none.
 
         Args:
@@ -97,9 +100,9 @@ class OpenVINOModel:
         protected = (*self.inputs, *inputs)
         usage = usage_path(path)
         with written_together(weights, usage, path, overwrite=overwrite, inputs=protected) as (_, guide, draft):
-            guide.write_text(usage_text(self.model, self.provenance, path.name), encoding="utf-8")
+            guide.write_text(usage_text(self.network, self.provenance, path.name), encoding="utf-8")
             try:
-                ov.save_model(self.model, str(draft), compress_to_fp16=False)
+                ov.save_model(self.network, str(draft), compress_to_fp16=False)
             except RuntimeError as error:
                 raise TargetError(
                     f"OpenVINO cannot save '{path}': {first_line(error)}. Is there room on the disk?"
@@ -123,7 +126,7 @@ class OpenVINOModel:
 
     def stamp(self) -> None:
         """Write the provenance into the model in memory, from where `save` takes it."""
-        self.model.set_rt_info(self.provenance.to_json(), RT_INFO_PATH)
+        self.network.set_rt_info(self.provenance.to_json(), RT_INFO_PATH)
 
     def session(
         self, device: str = "CPU", *, precision: str | None = "f32", probes: Sequence[str] = ()
@@ -140,7 +143,7 @@ class OpenVINOModel:
             TargetError: OpenVINO cannot compile the model, or its post-processing is not found in what was compiled.
         """
         return OpenVINOSession(
-            self.model,
+            self.network,
             device=device,
             precision=precision,
             probes=probes,
@@ -148,6 +151,17 @@ class OpenVINOModel:
             island=self.provenance.prefix,
             decides=self._decides,
         )
+
+    def with_program(self, program: Program) -> OpenVINOModel:
+        """The same network with another program of the same post-processor.
+
+        Raises:
+            ProvenanceError: A constant in the model is not what its provenance says.
+        """
+        network, provenance = with_other_program(self.network, self.provenance, program)
+        changed = OpenVINOModel(network, provenance, self.precision, None, self.inputs, program)
+        changed.stamp()
+        return changed
 
     @property
     def _decides(self) -> bool:
@@ -190,10 +204,14 @@ def describe_ir(path: Path) -> IRDescription:
         TargetError: The files are missing or no IR.
     """
     model = _read_ir(path)
+    provenance = None
+    if model.has_rt_info(RT_INFO_PATH):
+        provenance = Provenance.from_json(rt_text(model.get_rt_info(RT_INFO_PATH)))
+    written = () if provenance is None else provenance.output_names
     ports = [
         tuple(
             (
-                port_name(port),
+                port_name(port, written),
                 str(np.dtype(port.get_element_type().to_dtype())),
                 partial_shape(port),
             )
@@ -201,9 +219,6 @@ def describe_ir(path: Path) -> IRDescription:
         )
         for side in (model.inputs, model.outputs)
     ]
-    provenance = None
-    if model.has_rt_info(RT_INFO_PATH):
-        provenance = Provenance.from_json(rt_text(model.get_rt_info(RT_INFO_PATH)))
     return IRDescription(
         inputs=ports[0],
         outputs=ports[1],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.postprocessors import POSTPROCESSED_NAMES
-
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import openvino as ov
 
     from pp_graph.model import Shape
@@ -22,12 +22,17 @@ def first_line(error: BaseException) -> str:
     return "; ".join(findings or (kept or lines or [type(error).__name__])[-1:]).rstrip(".")
 
 
-def port_name(port: ov.Output) -> str:
-    """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several."""
+def port_name(port: ov.Output, written: Collection[str] = ()) -> str:
+    """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several.
+
+    Args:
+        port: The input or output.
+        written: Names of outputs that post-processing writes, which go before others.
+    """
     names: set[str] = port.get_names()
     # An input that is passed on has the name of the output as well.
     fed = port.get_node().get_type_name() == "Parameter"
-    ours = set() if fed else names & set(POSTPROCESSED_NAMES)
+    ours = set() if fed else names & set(written)
     own = str(port.get_node().get_friendly_name())
     return min(ours) if ours else own if own in names or not names else min(names)
 

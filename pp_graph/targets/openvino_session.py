@@ -13,6 +13,7 @@ import numpy as np
 
 from pp_graph.errors import TargetError
 from pp_graph.model import ModelInput
+from pp_graph.sessions.session import Array, Session
 from pp_graph.targets.devices.devices import (
     RECOMMENDED,
     precision_properties,
@@ -34,7 +35,6 @@ from pp_graph.targets.openvino_compiling import (
 )
 from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name
 from pp_graph.targets.preprocessing import frame_format
-from pp_graph.targets.session import Array, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence

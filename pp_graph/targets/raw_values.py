@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.errors import TargetError
-from pp_graph.fusion import FusedModel, Provenance, fuse
+from pp_graph.fusion import Artifact, FusedModel, Provenance, fuse
 from pp_graph.fusion.injection import refuse_foreign_decisions
-from pp_graph.model import RawModel, find_outputs
-from pp_graph.postprocessors import OneClassPostProcessor
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE
+from pp_graph.model import RawModel
+from pp_graph.postprocessors import ROLES, RecipePostProcessor
+from pp_graph.program import Output, Signature
+from pp_graph.sessions import OnnxSession, run_in_batches
+from pp_graph.steps import Keep
 from pp_graph.targets.conversion import convert
-from pp_graph.targets.onnxruntime_session import OnnxSession
+from pp_graph.targets.opening import kind_of
 from pp_graph.targets.openvino_model import OpenVINOModel
-from pp_graph.targets.session import Array, Session, run_in_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pp_graph.model import ModelInput
+    from pp_graph.program import Role
+    from pp_graph.sessions import Session
+    from pp_graph.steps import Array
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class RawValues:
         file: The model's file, without folders; None for one in memory.
         raw_sha256: Hash of the raw `.onnx` in it.
         provenance: What is fused into the model; None for a raw one.
+        signature: What the model gives, by role.
     """
 
     session: Session
@@ -47,6 +52,7 @@ class RawValues:
     file: str | None
     raw_sha256: str
     provenance: Provenance | None
+    signature: Signature
 
     @property
     def inputs(self) -> tuple[ModelInput, ...]:
@@ -65,80 +71,92 @@ class RawValues:
             feeds: Input name to array, batch first.
 
         Returns:
-            Float32 values in the shapes that the model gives them, under `raw_score`, `raw_map` and the names of inner
-            values.
+            Values in the shapes that the model gives them and in the element types in which the steps read them, by
+            role and by the names of intermediates.
 
         Raises:
             TargetError: The runtime fails on this batch.
         """
         outputs = run_in_batches(self.session, feeds)
         with np.errstate(over="ignore"):
-            return {role: outputs[tensor].astype(np.float32) for role, tensor in self.tensors.items()}
+            return {
+                role: outputs[tensor].astype(self.signature[role].dtype if role in self.signature else np.float32)
+                for role, tensor in self.tensors.items()
+            }
 
 
 def open_raw_values(
-    model: str | Path | RawModel | FusedModel | OpenVINOModel,
+    model: str | Path | RawModel | Artifact,
     *,
     device: str | None = None,
     inference_precision: str | None = "f32",
-    score_output: str | None = None,
-    map_output: str | None = None,
-    classes: bool = False,
+    roles: Mapping[str, str] | None = None,
+    declared: Sequence[Role] = ROLES,
 ) -> RawValues:
-    """Load a model to read its raw scores and maps.
+    """Load a model to read its raw values.
 
     Args:
-        model: A raw model, a fused one or a converted one, or the path of an `.onnx` or `.xml`.
+        model: A raw model, a fused one or a converted one, or the path of one.
         device: OpenVINO device. An ONNX model is then converted as it would ship, its tail rewritten, with weights in
             float32. None runs an ONNX model as it is in onnxruntime, in float32, and a converted one on the CPU.
         inference_precision: Precision to run an OpenVINO model in: `f32`, `bf16`, `f16`; None leaves it to the device.
-        score_output: Name of the raw score of a raw model, where shapes leave a choice.
-        map_output: Name of its raw map.
-        classes: Whether scores (N,C) and maps (N,C,H,W) of a raw model are taken.
+        roles: Names of a raw model's outputs by role, where axes and sizes leave a choice.
+        declared: Roles to look for among the outputs of a raw model.
 
     Raises:
-        ModelError: The model cannot be used; `OutputRoleError` where score and map cannot be told apart.
+        ModelError: The model cannot be used; `OutputRoleError` where roles cannot be told apart.
         AlreadyFusedError: The model carries another tool's post-processing.
-        ProvenanceError: An `.xml` was not written by pp_graph.
+        ProvenanceError: An IR was not written by pp_graph.
         TargetError: A runtime cannot load the model; `DeviceError` where the device is absent.
     """
-    if isinstance(model, str | Path) and Path(model).suffix.lower() == ".xml":
+    if isinstance(model, str | Path) and kind_of(model) == "ir":
         model = OpenVINOModel.load(model)
     if isinstance(model, OpenVINOModel):
-        tensors = model.provenance.tensors
-        session: Session = model.session(device or "CPU", precision=inference_precision, probes=list(tensors.values()))
-        file = model.source.name if model.source is not None else model.provenance.raw.file
-        return RawValues(
-            session, tensors, device or "CPU", model.precision, file, model.provenance.raw.sha256, model.provenance
+        session = model.session(
+            device or "CPU", precision=inference_precision, probes=list(model.provenance.tensors.values())
         )
-    opened = RawModel.open(model.opened if isinstance(model, FusedModel) else model)
+        return _of_artifact(model, session, device or "CPU", model.precision)
+    opened = RawModel.open(model.network if isinstance(model, Artifact) else model)
     provenance = Provenance.from_metadata(opened.model.metadata_props)
-    file = None if opened.source is None else opened.source.name
+    fused = None if provenance is None else FusedModel(opened, provenance)
     if device is not None:
-        fused = (
-            _fuse_nothing(opened, score_output, map_output) if provenance is None else FusedModel(opened, provenance)
-        )
         converted = open_raw_values(
-            convert(fused, device=device), device=device, inference_precision=inference_precision
+            convert(fused or _fuse_nothing(opened, roles, declared), device=device),
+            device=device,
+            inference_precision=inference_precision,
         )
-        return replace(converted, provenance=provenance, file=file)
+        return replace(converted, provenance=provenance, file=_name(opened.source))
     if inference_precision not in (None, "f32"):
         raise TargetError(
             f"Inference precision {inference_precision} was asked for an ONNX file without a device, expected f32: "
             "onnxruntime runs it, in float32. Name the OpenVINO device to run it on, with device=... (--device CPU)."
         )
-    if provenance is not None:
-        tensors = provenance.tensors
-        session = OnnxSession(opened, probes=list(tensors.values()))
-        return RawValues(session, tensors, "CPU", None, file, provenance.raw.sha256, provenance)
+    if fused is not None:
+        return _of_artifact(fused, fused.session(probes=list(fused.provenance.tensors.values())), "CPU", None)
     refuse_foreign_decisions(opened)
-    found = find_outputs(opened, score_output=score_output, map_output=map_output, classes=classes)
-    roles = {RAW_SCORE: found.score, RAW_MAP: found.map}
-    tensors = {role: info.name for role, info in roles.items() if info is not None}
-    return RawValues(OnnxSession(opened), tensors, "CPU", None, file, opened.sha256, None)
+    signature = Signature.of_model(opened, declared, roles)
+    tensors = {role: match.output.name for role, match in signature.matches.items()}
+    return RawValues(OnnxSession(opened), tensors, "CPU", None, _name(opened.source), opened.sha256, None, signature)
 
 
-def _fuse_nothing(raw: RawModel, score_output: str | None, map_output: str | None) -> FusedModel:
+def _of_artifact(artifact: Artifact, session: Session, device: str, weights: str | None) -> RawValues:
+    provenance = artifact.provenance
+    file = _name(artifact.file) or (provenance.raw.file if isinstance(artifact, OpenVINOModel) else None)
+    return RawValues(
+        session, provenance.tensors, device, weights, file, provenance.raw.sha256, provenance, provenance.signature
+    )
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else path.name
+
+
+def _fuse_nothing(raw: RawModel, roles: Mapping[str, str] | None, declared: Sequence[Role]) -> FusedModel:
     """The model with its tail as it ships, and a post-processing that leaves its values as they are."""
-    post = OneClassPostProcessor(normalize=False, threshold=False)
-    return fuse(raw, post, score_output=score_output, map_output=map_output)
+    refuse_foreign_decisions(raw)
+    found = Signature.of_model(raw, declared, roles)
+    kept = [role for role in declared if role.name in found]
+    steps = tuple(Keep(role.name, f"{role.name}_kept") for role in kept)
+    outputs = tuple(Output(step.target) for step in steps)
+    post = RecipePostProcessor(recipe=steps, roles=tuple(kept), declared_outputs=outputs)
+    return fuse(raw, post, roles={role: match.output.name for role, match in found.matches.items()})

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.fusion import FusedModel, extract_post_processing
-from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.steps import DecidingStep, MonotoneStep
-from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
+from pp_graph.sessions import OnnxSession
+from pp_graph.targets import OpenVINOModel, OpenVINOSession
 from pp_graph.targets.island.island import extract_island
 from pp_graph.verification.comparison import checked_predictions
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pp_graph.fusion import Provenance
-    from pp_graph.postprocessors import CompiledSteps, PostProcessor
+    from pp_graph.fusion import Artifact, Provenance
+    from pp_graph.program import Program
+    from pp_graph.sessions import Session
     from pp_graph.steps import Array, Step
 
 _STEPS = 257
@@ -32,7 +33,7 @@ _SIDE = 12
 """Height and width of a map on which steps over neighbours are tried out, where nothing asks for another."""
 
 
-def boundary_values(provenance: Provenance, compiled: CompiledSteps) -> npt.NDArray[np.float32]:
+def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.float32]:
     """Values to decide about: finite and infinite, NaN last.
 
     Subnormal numbers are left out where cutoffs are adjustable: OpenVINO takes such a cutoff for 0.
@@ -41,13 +42,13 @@ def boundary_values(provenance: Provenance, compiled: CompiledSteps) -> npt.NDAr
     """
     points = [0.0, 1.0, -1.0]
     spans = []
-    for compare in compiled.compares.values():
+    for compare in program.comparisons.values():
         if not compare.per_pixel:
             points += [float(cutoff) for cutoff in compare.cutoffs.ravel() if not np.isnan(cutoff)]
             points += [float(level) for level in compare.levels.ravel()]
     # Where each pixel has a cutoff, every value is an image of the model's own size.
-    count = 3 if _sized(compiled) else _STEPS
-    for step in compiled.steps:
+    count = 3 if _sized(program) else _STEPS
+    for step in program.steps:
         normalizer = step.normalizer if isinstance(step, DecidingStep) else step
         if isinstance(normalizer, MonotoneStep) and normalizer.bends:
             spans.append(list(normalizer.bends))
@@ -64,57 +65,65 @@ def boundary_values(provenance: Provenance, compiled: CompiledSteps) -> npt.NDAr
     near = np.concatenate([near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))])
     if provenance.adjustable:
         near = near[(near == 0) | (np.abs(near) >= np.finfo(np.float32).smallest_normal)]
-    pointwise = provenance.raw.score is not None and all(step.pointwise for step in compiled.steps)
+    pointwise = all(step.pointwise for step in program.steps)
     ends = [np.inf, -np.inf, np.nan] if pointwise else [np.inf, np.nan]
     return np.concatenate([np.unique(near[np.isfinite(near)]), np.array(ends, np.float32)])
 
 
-def _sized(compiled: CompiledSteps) -> list[DecidingStep]:
+def _sized(program: Program) -> list[DecidingStep]:
     """Comparisons with a cutoff for each pixel."""
-    return [step for step in compiled.compares.values() if step.per_pixel]
+    return [step for step in program.comparisons.values() if step.per_pixel]
 
 
-def _fed(step: Step, compiled: CompiledSteps, roles: Container[str]) -> str | None:
+def _fed(step: Step, program: Program, roles: Container[str]) -> str | None:
     """The value among those that are fed from which the pixels come that a step reads."""
-    writes = {each.target: each for each in compiled.steps}
+    writes = {each.target: each for each in program.steps}
     name = step.source
     while name not in roles and name in writes:
         name = writes[name].source
     return name if name in roles else None
 
 
-def boundary_arrays(provenance: Provenance, compiled: CompiledSteps) -> dict[str, Array]:
+def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array]:
     """Values to feed for each of the tensors where the exact part of the post-processing begins, float32."""
-    values = boundary_values(provenance, compiled)
-    forms = {role: compiled.forms[role] for role in provenance.tensors}
-    needed = compiled.needed(OUTPUT_NAMES, provenance.tensors)
-    sized = _sized(compiled)
+    values = boundary_values(provenance, program)
+    types = {name: program.types[name] for name in provenance.tensors}
+    needed = program.needed([output.name for output in program.predicted], provenance.tensors)
+    sized = _sized(program)
     side = max(_SIDE, *(2 * step.least_size for step in needed)) if any(not s.pointwise for s in needed) else 1
     if side > 1:
         # Neighbours that are close in value would rarely be decided about differently.
         values = np.random.default_rng(0).permutation(values)
     count = len(values)
     shapes: dict[str, tuple[int, ...]] = {}
-    for role, form in forms.items():
+    for name, value in types.items():
         # An unknown rank is fed as the usual one.
-        axes = form.axes or ("NC" if form.level == "image" else "NCHW")
-        height, width = form.size if sized and form.size is not None else (side, side)
-        sizes = {"C": form.classes or 1, "H": height, "W": width}
-        shapes[role] = tuple(sizes[axis] for axis in axes[1:])
+        height, width = value.map_size if sized and value.map_size is not None else (side, side)
+        fed = value.resized(H=height, W=width) if value.per_pixel else value
+        shapes[name] = fed.example_shape()[1:]
     arrays = {}
     for role, shape in shapes.items():
         inside = int(np.prod(shape))
         # Each image begins at another value, so that every value meets every place.
         places = np.arange(count)[:, None] + (np.arange(inside) if inside > 1 else np.zeros(1, np.int64))
-        arrays[role] = values[places % count].reshape(count, *shape)
+        arrays[role] = _as_dtype(values[places % count].reshape(count, *shape), types[role].dtype)
     for index, step in enumerate(sized):
-        fed = _fed(step, compiled, arrays)
-        if fed is None or not _fits(step.cutoffs.shape, arrays[fed].shape[1:]):
+        origin = _fed(step, program, arrays)
+        if origin is None or not _fits(step.cutoffs.shape, arrays[origin].shape[1:]):
             continue
-        cutoffs = np.broadcast_to(step.cutoffs, arrays[fed].shape[1:])
+        cutoffs = np.broadcast_to(step.cutoffs, arrays[origin].shape[1:])
         for turn, each in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
-            arrays[fed][3 * index + turn] = each
+            arrays[origin][3 * index + turn] = each
     return arrays
+
+
+def _as_dtype(values: Array, dtype: str) -> Array:
+    """Numbers in the element type of a value; the nearest ones where it holds whole numbers only."""
+    if dtype == "float32":
+        return values
+    limits = (0, 1) if dtype == "bool" else (0, 255) if dtype == "uint8" else (-(2**31), 2**31)
+    whole: Array = np.clip(np.nan_to_num(values), *limits).astype(dtype)
+    return whole
 
 
 def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
@@ -122,34 +131,31 @@ def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(shape[::-1], whole[::-1], strict=False))
 
 
-def run_boundary(
-    artifact: OpenVINOModel | FusedModel, post: PostProcessor, device: str, inference_precision: str | None
-) -> tuple[dict[str, Array], dict[str, Array]]:
+def run_boundary(artifact: Artifact, device: str, precision: str | None) -> tuple[dict[str, Array], dict[str, Array]]:
     """Run an artifact's post-processing on boundary values.
 
     Args:
         artifact: The artifact.
-        post: The post-processor it should contain.
         device: Device for an OpenVINO model.
-        inference_precision: Precision for an OpenVINO model; None for the device's own.
+        precision: Precision for an OpenVINO model; None for the device's own.
 
     Returns:
         The values fed, by the names of `Provenance.tensors`, and what the artifact makes of them, by output.
     """
-    provenance = artifact.provenance
-    values = boundary_arrays(provenance, post.compiled(provenance.layout))
+    provenance, program = artifact.provenance, artifact.program
+    values = boundary_arrays(provenance, program)
     session: Session
     if isinstance(artifact, OpenVINOModel):
-        shapes = [array.shape for array in values.values()]
-        island = extract_island(artifact.model, list(provenance.tensors.values()), shapes)
-        session = OpenVINOSession(island, device=device, precision=inference_precision)
+        island = extract_island(artifact.network, provenance, [array.shape for array in values.values()])
+        session = OpenVINOSession(island, device=device, precision=precision)
     else:
+        assert isinstance(artifact, FusedModel)
         session = OnnxSession(extract_post_processing(artifact))
     with np.errstate(over="ignore"):
         fed = {
-            role: array.astype(each.dtype or "float32")
-            for (role, array), each in zip(values.items(), session.inputs, strict=True)
+            name: array.astype(each.dtype or array.dtype)
+            for (name, array), each in zip(values.items(), session.inputs, strict=True)
         }
-        raw = {role: array.astype(np.float32) for role, array in fed.items()}
-    feeds = {each.name: fed[role] for role, each in zip(values, session.inputs, strict=True)}
+        raw = {name: array.astype(program.types[name].dtype) for name, array in fed.items()}
+    feeds = {each.name: fed[name] for name, each in zip(values, session.inputs, strict=True)}
     return raw, checked_predictions(provenance, session.run(feeds))

@@ -9,21 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import TargetError
-from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME, Predictions, check_packed
-from pp_graph.postprocessors.layout import RAW_MAP
+from pp_graph.program import check_packed
 from pp_graph.verification.report import BoundaryReport, DecisionReport, ErrorReport, Flips, VerificationReport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pp_graph.fusion import Provenance
-    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.program import Predictions, Program
     from pp_graph.steps import Array, DecidingStep
 
 
 @dataclass(frozen=True)
 class Side:
-    """Raw and inner values, all that the reference makes of them, and outputs that post-processing leaves alone."""
+    """Raw values and intermediates, all that the reference makes of them, and outputs that nothing was done to."""
 
     raw: dict[str, Array]
     values: dict[str, Array]
@@ -56,8 +55,9 @@ def checked_predictions(provenance: Provenance, outputs: Mapping[str, Array]) ->
     Raises:
         PostProcessorError: The packed tensor is not what it promises.
     """
-    if provenance.parameters.get("pack") and PACKED_NAME in outputs:
-        check_packed(outputs[PACKED_NAME])
+    for output in provenance.outputs:
+        if output.channels and output.name in outputs:
+            check_packed(outputs[output.name], output)
     return provenance.unpacked(outputs)
 
 
@@ -83,16 +83,23 @@ class ErrorSum:
 
     def add(self, found: Array, expected: Array) -> None:
         """Count the differences of a batch."""
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-        same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-        difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
+        self.count += found.size
+        if np.array_equal(found, expected):
+            return
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = np.subtract(found, expected, dtype=np.float64)
+            np.abs(difference, out=difference)
+            total = float(difference.sum())
+        if not np.isfinite(total):
+            same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+            difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
+            total = float(difference.sum())
+            expected = np.nan_to_num(expected.astype(np.float64), nan=1.0)
         self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
+        self.total += total
         with np.errstate(invalid="ignore"):
-            scaled = difference / np.maximum(1.0, np.abs(np.nan_to_num(expected.astype(np.float64), nan=1.0)))
+            scaled = difference / np.maximum(1.0, np.abs(expected))
         self.scaled = max(self.scaled, float(np.nan_to_num(scaled, nan=np.inf).max(initial=0.0)))
-        self.total += float(difference.sum())
-        self.count += difference.size
 
     def report(self, name: str) -> ErrorReport:
         """The totals, under the name of an output."""
@@ -112,6 +119,8 @@ class FlipLists:
         """Note where decisions of a batch differ, and the values that they were about."""
         flat = flipped.reshape(len(flipped), -1)
         image, pixel = np.nonzero(flat)
+        if not len(image):
+            return
         decided = None if step is None else values[step.source]
         if step is None or decided is None or decided.shape != flipped.shape:
             raw_value = margin = np.full(len(image), np.nan)
@@ -150,10 +159,12 @@ def _only_cutoff(step: DecidingStep | None) -> float | None:
 class Comparison:
     """Running totals over batches."""
 
-    def __init__(self, provenance: Provenance, post: PostProcessor) -> None:
+    def __init__(self, provenance: Provenance, program: Program) -> None:
         self._provenance = provenance
-        self._compiled = post.compiled(provenance.layout)
-        self._steps = self._compiled.decisions
+        self._program = program
+        self._steps = program.decisions
+        maps = [role for role, value in program.signature.items() if value.per_pixel]
+        self._map = maps[0] if maps else None
         self._errors: dict[str, ErrorSum] = {}
         self._own_errors: dict[str, ErrorSum] = {}
         self._distinct: int | None = None
@@ -181,11 +192,12 @@ class Comparison:
         Raises:
             TargetError: An output is missing or of another form.
         """
-        for anomaly_map in own.raw.get(RAW_MAP, ()):
-            count = len(np.unique(anomaly_map))
+        if self._map is not None:
+            # One image of a batch tells a map that was quantised; sorting all would take longer than the model.
+            count = len(np.unique(own.raw[self._map][:1]))
             self._distinct = count if self._distinct is None else min(self._distinct, count)
-        for step in self._compiled.steps:
-            if step.target in self._provenance.inner:
+        for step in self._program.steps:
+            if step.target in self._provenance.intermediates:
                 # What the artifact's own step makes of its own values, before anything is decided about it.
                 computed = step.reference(*(own.values[name] for name in step.reads))
                 self._own_errors.setdefault(step.target, ErrorSum()).add_relative(own.raw[step.target], computed)
@@ -194,13 +206,11 @@ class Comparison:
         for name, values in reference.passed_through.items():
             # A kept output with the name of a role is that role's raw value, and compared above; a prediction that came
             # packed is no raw output of that name.
-            kept = name in shipped and name not in reference.raw and getattr(reference.predictions, name, None) is None
+            kept = name in shipped and name not in reference.raw and name not in reference.predictions
             if kept and isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
                 self._errors.setdefault(name, ErrorSum()).add(shipped[name], values)
-        for name in OUTPUT_NAMES:
-            expected, on_own = getattr(reference.predictions, name), getattr(own.predictions, name)
-            if expected is None:
-                continue
+        for name, expected in reference.predictions.items():
+            on_own = own.predictions[name]
             check_form(name, shipped, expected)
             found = shipped[name]
             if name in self._steps:

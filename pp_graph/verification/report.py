@@ -152,8 +152,8 @@ class VerificationReport:
         boundary: The post-processing alone, at and around its cutoffs.
         island: Operators of the post-processing in the compiled model, and the precision each runs
             in; empty for ONNX.
-        distinct_map_values: The fewest different values that the artifact's raw map holds in an image: a few hundred
-            tell of a map that was quantised. None where there is no map.
+        distinct_map_values: The fewest different values that the artifact's raw map holds in the first image of a
+            batch: a few hundred tell of a map that was quantised. None where there is no map.
         preprocessing_error: Largest difference between what the artifact's preprocessing makes of frames and the same
             computed by hand, as a part of the largest number; None where there is no preprocessing.
         raw_matches: Whether the raw model is, byte for byte, the one that the artifact was made from.

@@ -7,30 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pp_graph.data import ImageSource, choose_batch_size, open_images
-from pp_graph.errors import DataError, ModelError, TargetError
-from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.errors import DataError, ModelError
 from pp_graph.model import ModelInput, RawModel, Shape, format_shape
-from pp_graph.postprocessors import OUTPUT_NAMES
-from pp_graph.postprocessors.layout import DECISION_NAMES
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
-from pp_graph.targets import (
-    OnnxSession,
-    OpenVINOModel,
-    OpenVINOSession,
-    RawValues,
-    Session,
-    open_raw_values,
-    run_in_batches,
-)
+from pp_graph.sessions import OnnxSession, Session, run_in_batches
+from pp_graph.targets import OpenVINOModel, OpenVINOSession, RawValues, open_artifact, open_raw_values
 from pp_graph.targets.preprocessing import extract_preprocessing
 from pp_graph.verification.boundary import run_boundary
 from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form, checked_predictions
 from pp_graph.verification.report import BoundaryReport, VerificationReport
 
 if TYPE_CHECKING:
+    from pp_graph.fusion import Artifact
     from pp_graph.steps import Array
 
 Progress = Callable[[int], None]
@@ -39,8 +28,8 @@ Progress = Callable[[int], None]
 
 def verify(
     raw: str | Path | RawModel,
-    artifact: OpenVINOModel | FusedModel | str | Path,
-    inputs: ImageSource,
+    artifact: Artifact | str | Path,
+    images: ImageSource,
     *,
     device: str = "CPU",
     inference_precision: str | None = "f32",
@@ -56,8 +45,8 @@ def verify(
 
     Args:
         raw: The raw ONNX model.
-        artifact: A converted model, a fused one, or the path of an `.xml` or `.onnx` file.
-        inputs: Images: a folder, an `.npz`, or arrays; see `pp_graph.data.open_images`.
+        artifact: A converted model, a fused one, or the path of one.
+        images: Images: a folder, an `.npz`, or arrays; see `pp_graph.data.open_images`.
         device: Device to run an OpenVINO model on.
         inference_precision: Precision to run an OpenVINO model in: `f32`, `bf16`, `f16`; None leaves
             it to the device.
@@ -77,21 +66,28 @@ def verify(
     """
     opened = RawModel.open(raw)
     if isinstance(artifact, str | Path):
-        artifact = _open_artifact(Path(artifact))
+        artifact = open_artifact(artifact)
     if max_flips is not None and max_flips < 0:
         raise DataError(f"max_flips is {max_flips}, expected at least 0. Leave it out to tolerate any number.")
-    images = open_images(inputs)
+    source = open_images(images)
     provenance = artifact.provenance
-    reference = _Reference(opened, provenance)
-    runs = _sessions(artifact, device, inference_precision)
-    boundary = _verify_boundary(artifact, reference, device, inference_precision)
-    comparison = Comparison(provenance, reference.post)
+    reference = _Reference(opened, artifact)
+    runs = _Runs(
+        artifact.session(device, precision=inference_precision),
+        open_raw_values(artifact, device=device, inference_precision=inference_precision)
+        if isinstance(artifact, OpenVINOModel)
+        else open_raw_values(artifact),
+        _preprocessing_session(artifact, device, inference_precision),
+    )
+    boundary = _verify_boundary(artifact, device, inference_precision)
+    comparison = Comparison(provenance, artifact.program)
     wanted = _joint_inputs(reference.session, runs.shipped, provenance.preprocessing)
     size = choose_batch_size(wanted, batch_size)
-    for start in range(0, len(images), size):
-        stop = min(start + size, len(images))
-        feeds = images.read(start, stop, wanted)
-        comparison.add(*_run_batch(feeds, reference, runs), start)
+    for start in range(0, len(source), size):
+        stop = min(start + size, len(source))
+        feeds = source.read(start, stop, wanted)
+        shipped = checked_predictions(provenance, run_in_batches(runs.shipped, feeds))
+        comparison.add(reference.run(feeds), reference.side(runs.raw_values.run(feeds)), shipped, start)
         if runs.preprocessing is not None:
             name = runs.preprocessing.inputs[0].name
             (preprocessed,) = run_in_batches(runs.preprocessing, {name: feeds[name]}).values()
@@ -102,32 +98,23 @@ def verify(
         boundary=boundary,
         artifact=runs.shipped.description,
         reference=f"{reference.session.description} and the NumPy reference",
-        names=images.names,
+        names=source.names,
         island=runs.shipped.island,
         raw_matches=opened.sha256 == provenance.raw.sha256,
         max_flips=max_flips,
     )
 
 
-def _open_artifact(path: Path) -> OpenVINOModel | FusedModel:
-    return OpenVINOModel.load(path) if path.suffix.lower() == ".xml" else FusedModel.load(path)
-
-
-def _verify_boundary(
-    artifact: OpenVINOModel | FusedModel, reference: _Reference, device: str, inference_precision: str | None
-) -> BoundaryReport:
-    provenance = artifact.provenance
-    raw, found = run_boundary(artifact, reference.post, device, inference_precision)
-    expected = reference.post.predictions(reference.values(raw))
-    steps = {step.target: step for step in reference.post.compiled(provenance.layout).steps}
+def _verify_boundary(artifact: Artifact, device: str, precision: str | None) -> BoundaryReport:
+    program = artifact.program
+    raw, found = run_boundary(artifact, device, precision)
+    expected = program.predictions(program.run(raw))
+    steps = {step.target: step for step in program.steps}
     flips = 0
     errors = ErrorSum()
-    for name in OUTPUT_NAMES:
-        wanted = getattr(expected, name)
-        if wanted is None:
-            continue
+    for name, wanted in expected.items():
         check_form(name, found, wanted)
-        if name in DECISION_NAMES:
+        if name in program.decisions:
             flips += int((found[name] != wanted).sum())
         elif steps[name].exact or steps[name].pointwise:
             # Sums over neighbours that are NaN or infinite differ between runtimes; images are compared for these.
@@ -139,48 +126,35 @@ def _verify_boundary(
 class _Runs:
     """The artifact as it ships, and once more with its raw values made visible.
 
-    Both are run: what counts are the decisions of the former, and showing inner values must not be
+    Both are run: what counts are the decisions of the former, and showing values inside must not be
     able to hide a flip.
     """
 
     shipped: Session
     raw_values: RawValues
-    preprocessing: Session | None = None
+    preprocessing: Session | None
 
 
-def _sessions(artifact: OpenVINOModel | FusedModel, device: str, inference_precision: str | None) -> _Runs:
-    if isinstance(artifact, OpenVINOModel):
-        return _Runs(
-            artifact.session(device, precision=inference_precision),
-            open_raw_values(artifact, device=device, inference_precision=inference_precision),
-            _preprocessing_session(artifact, device, inference_precision),
-        )
-    if device != "CPU" or inference_precision not in (None, "f32"):
-        raise TargetError(
-            f"An ONNX file was given with device {device} and precision {inference_precision}, expected CPU and f32: "
-            "it is run by onnxruntime. Convert it to OpenVINO first."
-        )
-    return _Runs(OnnxSession(artifact.opened), open_raw_values(artifact))
-
-
-def _preprocessing_session(
-    artifact: OpenVINOModel, device: str, inference_precision: str | None
-) -> OpenVINOSession | None:
-    if artifact.provenance.preprocessing is None:
+def _preprocessing_session(artifact: Artifact, device: str, precision: str | None) -> OpenVINOSession | None:
+    provenance = artifact.provenance
+    if provenance.preprocessing is None or not isinstance(artifact, OpenVINOModel):
         return None
-    model = extract_preprocessing(artifact.model, artifact.provenance)
-    return OpenVINOSession(model, device=device, precision=inference_precision)
+    return OpenVINOSession(
+        extract_preprocessing(artifact.network, provenance),
+        device=device,
+        precision=precision,
+        preprocessing=provenance.preprocessing,
+    )
 
 
 class _Reference:
     """The raw model in float32, fed by hand where the artifact preprocesses, and the post-processor in NumPy."""
 
-    def __init__(self, raw: RawModel, provenance: Provenance) -> None:
+    def __init__(self, raw: RawModel, artifact: Artifact) -> None:
+        provenance = artifact.provenance
         self._preprocessing = provenance.preprocessing
-        self.post = provenance.build_post_processor()
-        self.provenance = provenance
+        self._program = artifact.program
         self.session = OnnxSession(raw)
-        self._inner = tuple(provenance.inner)
         self._outputs = {role: record.name for role, record in provenance.raw.read.items()}
         present = {output.name for output in raw.model.graph.outputs}
         for name in self._outputs.values():
@@ -191,37 +165,25 @@ class _Reference:
                 )
         fused_names = {old: new for new, old in provenance.raw.renamed.items()}
         self._passed_through = {fused_names.get(name, name): name for name in provenance.raw.outputs if name in present}
+        # What an intermediate follows from is compared as well.
+        behind = [step for step in self._program.steps if step.target in provenance.intermediates]
+        self._wanted = {output.name for output in self._program.predicted} | set(provenance.intermediates)
+        self._wanted |= {name for step in behind for name in step.reads}
 
-    def run(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Raw and inner values by name, and all outputs by the names that they have in the artifact if kept there."""
+    def run(self, feeds: Mapping[str, Array]) -> Side:
+        """What the raw model gives, and what the reference makes of it."""
         outputs = run_in_batches(self.session, feed_by_hand(feeds, self._preprocessing))
-        raw = {role: outputs[name].astype(np.float32) for role, name in self._outputs.items()}
-        computed = self.values(raw)
-        raw |= {name: computed[name] for name in self._inner}
-        return raw, {kept: outputs[name] for kept, name in self._passed_through.items()}
+        types = self._program.signature
+        raw = {role: outputs[name].astype(types[role].dtype) for role, name in self._outputs.items()}
+        side = self.side(raw)
+        side.raw.update({name: side.values[name] for name in self._program.intermediates})
+        side.passed_through.update({kept: outputs[name] for kept, name in self._passed_through.items()})
+        return side
 
-    def values(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """All that follows from raw values, and from inner ones where these are given."""
-        return self.post.run(raw, self.provenance.layout)
-
-    def side(self, raw: dict[str, Array], passed_through: dict[str, Array]) -> Side:
-        """What the reference makes of raw and inner values."""
-        values = self.values(raw)
-        if self._inner:
-            # What an inner value follows from is compared as well.
-            values = {**self.values({role: raw[role] for role in self._outputs}), **values}
-        return Side(raw, values, self.post.predictions(values), passed_through)
-
-
-def _run_batch(feeds: Mapping[str, Array], reference: _Reference, runs: _Runs) -> tuple[Side, Side, dict[str, Array]]:
-    reference_raw, passed_through = reference.run(feeds)
-    shipped = checked_predictions(reference.provenance, run_in_batches(runs.shipped, feeds))
-    own_raw = runs.raw_values.run(feeds)
-    return (
-        reference.side(reference_raw, passed_through),
-        reference.side(own_raw, {}),
-        shipped,
-    )
+    def side(self, raw: dict[str, Array]) -> Side:
+        """What the reference makes of raw values, and of intermediates where these are known."""
+        values = self._program.compute(raw, self._wanted)
+        return Side(raw, values, self._program.predictions(values), {})
 
 
 def _joint_inputs(raw: Session, artifact: Session, preprocessing: Preprocessing | None) -> tuple[ModelInput, ...]:

@@ -10,14 +10,15 @@ import numpy as np
 from pp_graph.data import choose_batch_size
 from pp_graph.integrations.anomalib.raw_export import evaluating, raw_form
 from pp_graph.postprocessors import OUTPUT_NAMES
-from pp_graph.targets import OnnxSession, OpenVINOModel, open_raw_values, run_in_batches
+from pp_graph.sessions import OnnxSession, run_in_batches
+from pp_graph.targets import OpenVINOModel, open_raw_values
 from pp_graph.verification.comparison import ErrorSum, FlipLists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pp_graph.data import Images
-    from pp_graph.fusion import FusedModel, Provenance
+    from pp_graph.fusion import Artifact
     from pp_graph.model import RawModel
     from pp_graph.steps import Array, DecidingStep
     from pp_graph.verification.report import ErrorReport, Flips
@@ -33,7 +34,7 @@ class ModelDecision:
     """How the decisions of one output compare with those of the model itself.
 
     Attributes:
-        name: `pred_label` or `pred_mask`.
+        name: Name of the output, such as `pred_label`.
         total: Decisions compared.
         positive: Of these, how many the model calls anomalous.
         flips: Decisions of the artifact that differ from the model's, whatever the cause.
@@ -109,7 +110,7 @@ class ModelComparison:
 def compare_with_model(
     model: Any,
     raw: RawModel,
-    artifact: OpenVINOModel | FusedModel,
+    artifact: Artifact,
     images: Images,
     *,
     device: str,
@@ -131,13 +132,12 @@ def compare_with_model(
         DataError: The images do not fit.
         TargetError: A runtime cannot load or run a model.
     """
-    if isinstance(artifact, OpenVINOModel):
-        shipped: Any = artifact.session(device, precision=inference_precision)
-        inner = open_raw_values(artifact, device=device, inference_precision=inference_precision)
-    else:
-        shipped, inner = OnnxSession(artifact.opened), open_raw_values(artifact)
+    shipped = artifact.session(device, precision=inference_precision)
+    # onnxruntime runs an ONNX file; with a device, that would be converted first.
+    where: Any = {"device": device, "inference_precision": inference_precision}
+    inside = open_raw_values(artifact, **(where if isinstance(artifact, OpenVINOModel) else {}))
     exported = OnnxSession(raw)
-    totals = ModelTotals(artifact.provenance)
+    totals = ModelTotals(artifact)
     size = choose_batch_size(exported.inputs, batch_size)
     with evaluating(model):
         for start in range(0, len(images), size):
@@ -151,7 +151,7 @@ def compare_with_model(
                 own_raw=raw_values,
                 exported=run_in_batches(exported, feeds),
                 shipped=run_in_batches(shipped, feeds),
-                shipped_raw=inner.run(feeds),
+                shipped_raw=inside.run(feeds),
             )
     return totals.report()
 
@@ -185,15 +185,14 @@ class ModelTotals:
     """Running totals over batches.
 
     Args:
-        provenance: That of the artifact.
+        artifact: What is compared with the model.
     """
 
-    def __init__(self, provenance: Provenance) -> None:
-        self._provenance = provenance
-        self._post = provenance.build_post_processor()
-        self._decided = {
-            name: _Decided(step) for name, step in self._post.compiled(provenance.layout).decisions.items()
-        }
+    def __init__(self, artifact: Artifact) -> None:
+        self._provenance = artifact.provenance
+        self._program = artifact.program
+        self._names = [output.name for output in self._program.predicted]
+        self._decided = {name: _Decided(step) for name, step in self._program.decisions.items()}
         self._errors: dict[str, ErrorSum] = {}
         self._export: dict[str, ErrorSum] = {}
         self._largest: dict[str, float] = {}
@@ -216,7 +215,7 @@ class ModelTotals:
             own_raw: What it returns without its post-processor.
             exported: What the raw export returns, by the names of its outputs.
             shipped: What the artifact returns.
-            shipped_raw: The artifact's raw values, under `raw_score` and `raw_map`.
+            shipped_raw: The artifact's raw values, by role.
         """
         records = self._provenance.raw.read
         raw = {}
@@ -228,12 +227,12 @@ class ModelTotals:
             finite = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values))
             self._largest[role] = max(self._largest.get(role, 0.0), float(finite.max(initial=0.0)))
             self._errors.setdefault(role, ErrorSum()).add(shipped_raw[role], values)
-        on_own = self._post.run(raw, self._provenance.layout)
-        on_shipped = self._post.run({role: shipped_raw[role] for role in records}, self._provenance.layout)
+        on_own = self._program.run(raw)
+        on_shipped = self._program.run({role: shipped_raw[role] for role in records})
         found = self._provenance.unpacked(shipped)
         start, self._images = self._images, self._images + len(next(iter(raw.values())))
-        for name in OUTPUT_NAMES:
-            if name not in on_own or name not in found:
+        for name in self._names:
+            if name not in found:
                 continue
             theirs = own.get(name)
             if theirs is not None and theirs.size == found[name].size:
@@ -288,7 +287,7 @@ class ModelTotals:
             export_error=max(
                 (error.maximum / (self._largest[role] or 1.0) for role, error in self._export.items()), default=0.0
             ),
-            incomparable=tuple(name for name in OUTPUT_NAMES if name in self._incomparable),
+            incomparable=tuple(name for name in self._names if name in self._incomparable),
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from pp_graph.data import ImageSource, open_images
 from pp_graph.errors import ModelError, PostProcessorError, StatisticsError, TargetError, VerificationError
 from pp_graph.files import check_targets
-from pp_graph.fusion import FusedModel, fuse
+from pp_graph.fusion import fuse
 from pp_graph.integrations.anomalib.comparison import EXPORT_TOLERANCE, ModelComparison, compare_with_model
 from pp_graph.integrations.anomalib.loading import load_model
 from pp_graph.integrations.anomalib.raw_export import evaluating, export_raw, own_size, raw_form, resizes_smoothly
@@ -22,12 +22,13 @@ from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_pro
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor
 from pp_graph.statistics import Statistics
-from pp_graph.targets import OpenVINOModel, convert, usage_path
+from pp_graph.targets import convert, open_artifact, usage_path
 from pp_graph.verification import VerificationReport, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pp_graph.fusion import Artifact
     from pp_graph.targets import Quantization
 
 _NOISE_IMAGES: Final = 8
@@ -47,7 +48,7 @@ class ExportResult:
     """
 
     path: Path
-    artifact: OpenVINOModel | FusedModel
+    artifact: Artifact
     raw_path: Path | None
     verification: VerificationReport
     comparison: ModelComparison
@@ -104,7 +105,7 @@ def export(
     batch_size: int | None = None,
     weights_only: bool = True,
     model_arguments: Mapping[str, Any] | None = None,
-    overwrite: bool = True,
+    overwrite: bool = False,
 ) -> ExportResult:
     """Export an Anomalib 2.x model: raw to ONNX, post-processing fused in, converted, and verified.
 
@@ -170,7 +171,7 @@ def export(
             raw_file = export_raw(model, Path(folder), size)
         raw = RawModel.open(raw_file)
         fused = fuse(raw, post)
-        artifact: OpenVINOModel | FusedModel = fused
+        artifact: Artifact = fused
         if output.suffix.lower() == ".xml":
             artifact = convert(fused, device=device, precision=precision, quantization=quantization)
         notes = [*_notes_of(post), *fused.notes, *notes]
@@ -187,8 +188,9 @@ def export(
         if raw_output is not None:
             raw_output = raw.save(raw_output, overwrite=overwrite)
         artifact.save(output, overwrite=overwrite, inputs=[] if checkpoint is None else [checkpoint])
-    artifact = OpenVINOModel.load(output) if isinstance(artifact, OpenVINOModel) else FusedModel.load(output)
-    return ExportResult(output, artifact, raw_output, verification, comparison, tuple(dict.fromkeys(notes)))
+    return ExportResult(
+        output, open_artifact(output), raw_output, verification, comparison, tuple(dict.fromkeys(notes))
+    )
 
 
 def _check_outputs(output: Path, raw_output: Path | None, overwrite: bool, inputs: list[Path]) -> None:

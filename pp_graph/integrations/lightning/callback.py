@@ -45,9 +45,10 @@ class PostProcessorCallback(_Callback):
     Statistics go into every checkpoint, as plain types, and come back with it. Training on after a validation makes
     them those of older weights; test and predict then warn, and an export is refused.
 
-    In test and predict, what the step returned gets `pred_score`, `pred_label`, `anomaly_map` and `pred_mask`, as far
-    as the post-processor gives them, in place; raw values of these names are replaced. Steps return a dict, or an
-    object whose fields can be set: a NamedTuple can be read in validation, but not changed.
+    In test and predict, what the step returned gets the outputs of the post-processor in place, `pred_score`,
+    `pred_label`, `anomaly_map` and `pred_mask` of an anomaly model; raw values of these names are replaced. Steps
+    return a dict, or an object whose fields can be set: a NamedTuple can be read in validation, but not changed. A
+    post-processor that reads other values than a score and a map finds them in the outputs by the names of its roles.
 
     Args:
         post: The post-processor; None for `OneClassPostProcessor()`. Statistics that it comes with hold until the first
@@ -63,11 +64,12 @@ class PostProcessorCallback(_Callback):
         resamples: Draws for the image level's confidence intervals in `result`; 0 for none. They take a second or so
             each validation, and no statistic depends on them.
         export_to: The `.xml` to export the model and the post-processor to at the end of training; None for no export.
+            Training does not begin where the file is there already, unless `export_options` say `overwrite=True`.
         example: Example input for the export, such as a tensor (N,3,H,W); None for the module's `example_input_array`.
         export_module: Dotted name of the submodule to export, such as `model`; None for the Lightning module itself.
             Its `forward` returns the raw score, the raw map or both.
         export_options: Further keyword arguments of `pp_graph.integrations.torch.export`, such as `device`,
-            `precision`, `inputs`.
+            `precision`, `images`.
         **settings: Keyword arguments of `pp_graph.Calibrator`: `image`, `pixel`, `image_range`, `pixel_range`,
             `placement`, `ignore_nonfinite`.
 
@@ -254,7 +256,7 @@ class PostProcessorCallback(_Callback):
             PostProcessorError: A raw value has another shape or element type.
         """
         try:
-            predictions = self._post(self._keys.raw(outputs, step))
+            predictions = self._post(self._keys.raw(outputs, self._post.roles, step))
         except StatisticsError as error:
             if self.statistics is None:
                 raise StatisticsError(NO_STATISTICS) from error
@@ -272,10 +274,12 @@ class PostProcessorCallback(_Callback):
 
         Raises:
             PostProcessorError: There is no example input, or no such submodule.
+            OutputFileError: A file is there already, and may not be replaced.
         """
-        del trainer
         if stage == "fit" and self._export_to is not None:
             self._exporter.parts(pl_module)
+            if not trainer.fast_dev_run:
+                self._exporter.check_files(self._export_to)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Export, on the first process; not in a `fast_dev_run`."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.files import check_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from pp_graph.postprocessors import PostProcessor
 
@@ -55,6 +56,18 @@ class Exporter:
                 "tensor as the model takes it, or set the module's example_input_array."
             )
         return module, example
+
+    def check_files(self, path: Path) -> None:
+        """Refuse before training what could not be written after it.
+
+        Raises:
+            OutputFileError: A file is there already, and `options` do not say `overwrite=True`.
+        """
+        from pp_graph.integrations.torch.exporting import files_of
+
+        raw = self.options.get("raw")
+        files = files_of(path, None if raw is None else Path(raw))
+        check_targets(files, overwrite=bool(self.options.get("overwrite")))
 
     def export(self, pl_module: Any, post: PostProcessor, path: str | Path) -> Any:
         """Export in evaluation mode; the module's modes are then as they were.

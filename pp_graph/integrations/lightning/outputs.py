@@ -11,18 +11,18 @@ import torch
 
 from pp_graph.data.labels import mask_flags, without_channel
 from pp_graph.errors import DataError
-from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.postprocessors.raw_values import given_as
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pp_graph.postprocessors import Predictions
+    from pp_graph.program import Predictions, Role
 
 Key = str | int
 """Where a value is: its name in the outputs or in the batch, or its position in a batch that is a tuple or list."""
 
-_SCORE_NAMES: Final = ("pred_score",)
-_MAP_NAMES: Final = ("anomaly_map",)
+_OPTIONS: Final = {"pred_score": "score_key=", "anomaly_map": "map_key="}
+"""How to say what raw values are called, by their usual name."""
 _LABEL_NAMES: Final = ("label", "gt_label")
 _MASK_NAMES: Final = ("mask", "gt_mask")
 _MOST_LISTED: Final = 20
@@ -34,8 +34,8 @@ class Keys:
     """Where to find what; None looks for the names that are usual.
 
     Attributes:
-        score: Name of the raw score in the outputs.
-        map: Name of the raw map in the outputs.
+        score: Name of the raw score in the outputs, where the post-processor reads one.
+        map: Name of the raw map in the outputs, where the post-processor reads one.
         label: Name of the labels in the outputs or the batch, or position in the batch.
         mask: The same for masks.
     """
@@ -45,11 +45,12 @@ class Keys:
     label: Key | None = None
     mask: Key | None = None
 
-    def raw(self, outputs: object, step: str) -> dict[str, Any]:
-        """Raw values in a step's outputs, under `pred_score` and `anomaly_map` as far as they are there.
+    def raw(self, outputs: object, roles: Sequence[Role], step: str) -> dict[str, Any]:
+        """Raw values in a step's outputs, by the names under which a post-processor takes them, as far as there are.
 
         Args:
             outputs: What the step returned.
+            roles: What the post-processor reads.
             step: Name of the step, for errors.
 
         Returns:
@@ -58,21 +59,25 @@ class Keys:
         Raises:
             DataError: There are none, or one that was asked for by its name is not there.
         """
+        keys = {"pred_score": self.score, "anomaly_map": self.map}
+        names = [given_as(role) for role in roles]
         found = {}
-        for target, key, usual in (("pred_score", self.score, _SCORE_NAMES), ("anomaly_map", self.map, _MAP_NAMES)):
-            value = _first(outputs, usual if key is None else (key,))
+        for name in names:
+            key = keys.get(name)
+            value = _first(outputs, (name if key is None else key,))
             if value is not None:
-                found[target] = to_numpy(value)
+                found[name] = to_numpy(value)
             elif key is not None:
                 raise DataError(
                     f"{step} returned {_described(outputs)}, expected '{key}' among it. Return it there, or name what "
-                    f"holds it with {'score' if target == 'pred_score' else 'map'}_key=."
+                    f"holds it with {_OPTIONS[name]}."
                 )
         if not found:
+            options = " and ".join(_OPTIONS[name] for name in names if name in _OPTIONS)
             raise DataError(
-                f"{step} returned {_described(outputs)}, expected 'pred_score' or 'anomaly_map' among it, the raw "
-                "values of the model. Return a dict with at least one of them, or say how they are called with "
-                "score_key= and map_key=."
+                f"{step} returned {_described(outputs)}, expected {' or '.join(map(repr, names))} among it, the raw "
+                "values of the model. Return a dict with at least one of them"
+                f"{f', or say how they are called with {options}' if options else ''}."
             )
         return found
 
@@ -127,10 +132,7 @@ def write_predictions(outputs: object, predictions: Predictions, step: str) -> N
         DataError: The outputs cannot be changed.
     """
     device = _device(outputs)
-    for name in OUTPUT_NAMES:
-        array = getattr(predictions, name)
-        if array is None:
-            continue
+    for name, array in predictions.items():
         value = torch.from_numpy(np.array(array)).to(device)
         try:
             if isinstance(outputs, MutableMapping):

@@ -9,9 +9,8 @@ import torch
 
 from pp_graph.integrations.lightning.collector import Collector
 from pp_graph.integrations.lightning.duplicates import Duplicates
-from pp_graph.postprocessors import PostProcessor
-from pp_graph.postprocessors.layout import layout_of
-from pp_graph.postprocessors.raw_values import checked_values
+from pp_graph.postprocessors.raw_values import checked_values, given_as
+from pp_graph.program import Signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from pp_graph.calibration import CalibrationResult
     from pp_graph.calibration.calibration import CalibratorSettings
     from pp_graph.integrations.lightning.outputs import Keys
+    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.program import CompiledSteps
+    from pp_graph.statistics import Level
 
 _STEP = "validation_step"
 
@@ -28,7 +30,7 @@ class Validation:
 
     Args:
         trainer: The trainer that validates.
-        post: Says which values are calibrated; see `PostProcessor.values_to_calibrate`.
+        post: Says which values are calibrated; see `PostProcessor.calibrated_names`.
         keys: Where scores, maps, labels and masks are.
         settings: Keyword arguments of `Calibrator`.
         one_pass: See `Collector`.
@@ -39,6 +41,8 @@ class Validation:
     ) -> None:
         self._post = post
         self._keys = keys
+        self._names: dict[Signature, dict[Level, str]] = {}
+        self._compiled: dict[Signature, CompiledSteps] = {}
         self._collector = Collector(settings, one_pass=one_pass, processes=trainer.world_size)
         self._duplicates = Duplicates(trainer)
         self._record = {
@@ -54,7 +58,7 @@ class Validation:
             DataError: It lacks what is needed, or it does not fit together.
             OutputFileError: There is no room for the maps.
         """
-        raw = self._keys.raw(outputs, _STEP)
+        raw = self._keys.raw(outputs, self._post.roles, _STEP)
         labels, masks = self._keys.truth(outputs, batch, _STEP)
         first = next(iter(raw.values()))
         images = len(first) if np.ndim(first) else 0
@@ -69,11 +73,19 @@ class Validation:
 
     def _to_calibrate(self, raw: Mapping[str, Any]) -> tuple[Any, Any]:
         """Scores and maps whose threshold and range the statistics are; raw ones are checked by the collector."""
-        if type(self._post).values_to_calibrate is PostProcessor.values_to_calibrate:
-            return raw.get("pred_score"), raw.get("anomaly_map")
-        values = checked_values(raw, classes=self._post.takes_classes)
-        found = self._post.values_to_calibrate(values, layout_of(values))
-        return found.get("image"), found.get("pixel")
+        roles = self._post.roles
+        found = {role.name: raw[given_as(role)] for role in roles if given_as(role) in raw}
+        signature = Signature.of_values({name: np.asarray(value) for name, value in found.items()}, roles)
+        if signature not in self._names:
+            self._names[signature] = self._post.calibrated_names(signature)
+        names = self._names[signature]
+        if not set(names.values()) <= set(found):
+            values = checked_values(raw, roles)
+            if signature not in self._compiled:
+                self._compiled[signature] = self._post.bind_calibration(signature)
+            found = self._compiled[signature].compute(values, names.values())
+        image, pixel = names.get("image"), names.get("pixel")
+        return None if image is None else found[image], None if pixel is None else found[pixel]
 
     def result(self, *, resamples: int) -> CalibrationResult:
         """What was found, the same on every process; see `Collector.result`."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.model.shapes import channels_are_last, classes_of, map_size_of
-from pp_graph.postprocessors.layout import RAW_MAP, RAW_SCORE, RawLayout
-from pp_graph.postprocessors.raw_values import check_map_shape, check_same_batch, check_score_shape, given_values
+from pp_graph.postprocessors import ROLES
+from pp_graph.postprocessors.raw_values import check_same_batch, check_shape, given_as, given_values
+from pp_graph.program import Signature
 from pp_graph.targets.torch_eager import is_jit_traced, is_traced, known_sizes
+
+if TYPE_CHECKING:
+    from pp_graph.program import Role
+    from pp_graph.values import ValueType
+
+_ANOMALY: Final = tuple(given_as(role) for role in ROLES)
+"""Names under which anomaly models return what they found, in the order of `PostProcessorModule.forward`."""
+_TAKEN: Final = {"float32": "fiu", "bool": "b", "uint8": "u", "int64": "iu"}
+"""Kinds of numbers that are taken for each element type in which steps read."""
 
 
 class InferenceBatch(NamedTuple):
@@ -30,66 +39,88 @@ class InferenceBatch(NamedTuple):
     pred_mask: torch.Tensor | None = None
 
 
-def raw_tensors(score: object, anomaly_map: torch.Tensor | None, *, classes: bool) -> dict[str, torch.Tensor]:
-    """Raw outputs of a batch as float32 tensors without gradients, under `raw_score` and `raw_map`.
+def raw_tensors(
+    first: object, second: torch.Tensor | None, named: Mapping[str, torch.Tensor | None], roles: Sequence[Role]
+) -> dict[str, torch.Tensor]:
+    """Raw outputs of a batch without gradients, by role, in the element type in which the steps read them.
 
     Args:
-        score: The scores; or a mapping, or an object with attributes, with `pred_score` and `anomaly_map`.
-        anomaly_map: The map.
-        classes: Whether (N,C) and (N,C,H,W) are taken.
+        first: The scores, or the value of the first role; or everything: a mapping, or an object with attributes.
+        second: The map, or the value of the second role.
+        named: Further values, by name.
+        roles: What the post-processor reads.
 
     Raises:
-        PostProcessorError: Neither is given, or one has another shape or element type.
+        PostProcessorError: None is given, or one has another shape or element type.
     """
-    if score is not None and not isinstance(score, torch.Tensor):
-        if anomaly_map is not None:
-            raise PostProcessorError(
-                f"pred_score is {type(score).__name__}, expected a tensor next to anomaly_map. Give both as tensors, "
-                "or one object that holds both."
-            )
-        given = given_values(_without_labels(score))
-    else:
-        given = given_values({"pred_score": score, "anomaly_map": anomaly_map})
-    values: dict[str, torch.Tensor] = {}
-    for name, role, check in (("pred_score", RAW_SCORE, check_score_shape), ("anomaly_map", RAW_MAP, check_map_shape)):
-        if given.get(name) is not None:
-            values[role] = _number_tensor(given[name], name)
-            check(known_sizes(values[role]), classes)
-    if len(values) == 2 and not is_traced():
-        check_same_batch(len(values[RAW_SCORE]), len(values[RAW_MAP]))
+    given = given_values(_by_name(first, second, named, [given_as(role) for role in roles]), roles)
+    values = {role.name: _typed(given[given_as(role)], role) for role in roles if given.get(given_as(role)) is not None}
+    for role in roles:
+        if role.name in values:
+            check_shape(known_sizes(values[role.name]), role)
+    if not is_traced():
+        check_same_batch({name: len(value) for name, value in values.items()}, roles)
     return values
 
 
-def _without_labels(batch: object) -> object:
-    """A mapping without what post-processing writes, and with what it does not know left for the error."""
-    if not isinstance(batch, Mapping):
-        return batch
-    return {name: value for name, value in batch.items() if value is not None or name in ("pred_score", "anomaly_map")}
+def signature_of_tensors(
+    values: Mapping[str, torch.Tensor], roles: Sequence[Role], input_size: tuple[int, int] | None
+) -> Signature:
+    """The signature of a batch of raw values, by role; sizes that an export leaves open are not known."""
+    shapes = {name: known_sizes(value) for name, value in values.items()}
+    signature = Signature.of_shapes(shapes, roles, input_size=input_size)
+    if not is_jit_traced():
+        return signature
+    # What torch.jit.trace writes down is run on values of any size, and no size in it is checked.
+    return Signature({name: _open(value) for name, value in signature.items()}, input_size)
 
 
-def _number_tensor(value: object, name: str) -> torch.Tensor:
+def _open(value: ValueType) -> ValueType:
+    return value.resized(H=None, W=None, K=None, T=None)
+
+
+def _by_name(
+    first: object, second: torch.Tensor | None, named: Mapping[str, torch.Tensor | None], names: Sequence[str]
+) -> object:
+    """What was given as a mapping, without what is None; what is not known is left for the error."""
+    # A map is the second argument, also where it is the only value that is read.
+    places = _ANOMALY if set(names) & set(_ANOMALY) else names
+    if first is not None and not isinstance(first, torch.Tensor):
+        if second is not None or named:
+            other = next(iter(named), places[-1])
+            raise PostProcessorError(
+                f"{places[0]} is {type(first).__name__}, expected a tensor next to {other}. Give both as tensors, or "
+                "one object that holds both."
+            )
+        given: Any = first
+    else:
+        if second is not None and len(places) < 2:
+            raise PostProcessorError(f"Two tensors are given, expected one, '{places[0]}'. Leave the second out.")
+        given = dict(zip(places, (first, second), strict=False))
+        twice = next((name for name in named if given.get(name) is not None), None)
+        if twice is not None:
+            raise PostProcessorError(f"'{twice}' is given by position and by name, expected it once. Leave one out.")
+        given |= named
+    if not isinstance(given, Mapping):
+        return given
+    return {name: value for name, value in given.items() if name in names or value is not None}
+
+
+def _typed(value: object, role: Role) -> torch.Tensor:
+    name = given_as(role)
     if not isinstance(value, torch.Tensor):
         raise PostProcessorError(f"'{name}' is {type(value).__name__}, expected a torch.Tensor. Convert it first.")
-    if value.dtype == torch.bool or value.is_complex():
+    if _kind(value.dtype) not in _TAKEN[role.dtype]:
+        expected = "floating-point numbers" if role.dtype == "float32" else role.dtype
         raise PostProcessorError(
-            f"'{name}' holds {value.dtype}, expected floating-point numbers. Give the raw output of the model."
+            f"'{name}' holds {value.dtype}, expected {expected}. Give the raw output of the model."
         )
-    return value.detach().to(torch.float32)
+    dtype: Any = getattr(torch, role.dtype)
+    return value.detach().to(dtype)
 
 
-def layout_of_tensors(values: Mapping[str, torch.Tensor], input_size: tuple[int, int] | None) -> RawLayout:
-    """The layout of a batch of raw values; sizes that an export leaves open are not known."""
-    score = known_sizes(values[RAW_SCORE]) if RAW_SCORE in values else None
-    anomaly_map = known_sizes(values[RAW_MAP]) if RAW_MAP in values else None
-    return RawLayout(
-        score=score is not None,
-        map=anomaly_map is not None,
-        map_rank=None if anomaly_map is None else len(anomaly_map),
-        score_rank=None if score is None else len(score),
-        channels_last=channels_are_last(anomaly_map),
-        # What torch.jit.trace writes down is run on maps of any size, and no size in it is checked.
-        map_size=None if is_jit_traced() else map_size_of(anomaly_map),
-        input_size=input_size,
-        score_classes=1 if score is None else classes_of(score),
-        map_classes=1 if anomaly_map is None else classes_of(anomaly_map),
-    )
+def _kind(dtype: torch.dtype) -> str:
+    """Kind of numbers, as NumPy calls it."""
+    if dtype == torch.bool or dtype.is_complex:
+        return "b" if dtype == torch.bool else "c"
+    return "f" if dtype.is_floating_point else "i" if dtype.is_signed else "u"

@@ -25,7 +25,8 @@ from pp_graph.integrations.torch.raw_export import (
 )
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import PostProcessor
-from pp_graph.targets import OnnxSession, OpenVINOModel, Quantization, Session, convert, run_in_batches, usage_path
+from pp_graph.sessions import OnnxSession, Session, run_in_batches
+from pp_graph.targets import OpenVINOModel, Quantization, convert, usage_path
 from pp_graph.verification import VerificationReport, verify
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Exported:
         artifact: The converted model, saved.
         path: Where its `.xml` is.
         report: Verification on the example: the raw ONNX export with the NumPy reference against the artifact. Where
-            that preprocesses frames, on `inputs`.
-        images_report: The same on `inputs`; None where none were given.
+            that preprocesses frames, on `images`.
+        images_report: The same on `images`; None where none were given.
         raw_errors: The raw ONNX export against the torch model: by output, the largest difference as a part of the
             largest number.
     """
@@ -67,17 +68,18 @@ def export(
     *,
     device: str = "CPU",
     precision: str = "f32",
-    inputs: ImageSource | None = None,
+    images: ImageSource | None = None,
     raw: str | Path | None = None,
     opset: int = OPSET,
     dynamic_batch: bool = True,
+    roles: Mapping[str, str] | None = None,
     score_output: str | None = None,
     map_output: str | None = None,
     raw_tolerance: float = RAW_TOLERANCE,
     verify_device: str | None = None,
     inference_precision: str | None = "f32",
     max_flips: int | None = None,
-    overwrite: bool = True,
+    overwrite: bool = False,
     quantization: Quantization | None = None,
     **conversion: Any,
 ) -> Exported:
@@ -88,21 +90,23 @@ def export(
     left as it was.
 
     Args:
-        model: A model that returns raw scores, maps or both: a tensor, or a tuple, dict, dataclass or named tuple of
-            tensors, whose names become those of the ONNX outputs.
+        model: A model that returns what the post-processor reads, such as raw scores, maps or both: a tensor, or a
+            tuple, dict, dataclass or named tuple of tensors, whose names become those of the ONNX outputs.
         post: The post-processor, with statistics.
         example: The model's inputs, with at least one image: a tensor, several in order, or by name. Real images prove
             more than noise.
         path: The `.xml` to write; the `.bin` and `.usage.md` of the same name go beside it.
         device: Device to convert for; see `pp_graph.convert`.
         precision: Precision of the weights: `f32`, `f16` or `int8`.
-        inputs: Further images to verify with; see `pp_graph.data.open_images`. With `preprocessing` they are frames,
+        images: Further images to verify with; see `pp_graph.data.open_images`. With `preprocessing` they are frames,
             and must be given.
         raw: Where to write the raw ONNX export as well, for `pp-graph verify` later on; None not to keep it.
         opset: Opset of the raw export.
         dynamic_batch: Whether the batch stays open.
-        score_output: Name of the raw score, where shapes leave a choice.
-        map_output: Name of the raw map, where shapes leave a choice.
+        roles: Names of the model's outputs by the role that the post-processor reads them in, where axes and sizes
+            leave a choice.
+        score_output: Short form of `roles={"raw_score": ...}`.
+        map_output: Short form of `roles={"raw_map": ...}`.
         raw_tolerance: Difference between torch and its ONNX export to tolerate, as a part of the largest number.
         verify_device: Device to verify on, where `device` is not on this machine; None for `device`.
         inference_precision: Precision to verify in; see `pp_graph.verify`.
@@ -116,7 +120,7 @@ def export(
 
     Raises:
         VerificationError: The export computes other numbers than the model, or the artifact decides otherwise.
-        ModelError: The model returns something else, torch cannot export it, or score and map cannot be told apart.
+        ModelError: The model returns something else, torch cannot export it, or roles cannot be told apart.
         DataError: The example or the images do not fit the model.
         StatisticsError: The post-processor lacks a number that it needs.
         PostProcessorError: `post` is no post-processor.
@@ -134,15 +138,14 @@ def export(
             "of one. Describe it in steps: a torch module alone cannot be fused."
         )
     frames = conversion.get("preprocessing") is not None
-    if frames and inputs is None:
+    if frames and images is None:
         raise DataError(
-            "preprocessing is given, and no inputs, expected frames to verify with: the example is what the model "
-            "takes behind the preprocessing. Give frames with inputs=..."
+            "preprocessing is given, and no images, expected frames to verify with: the example is what the model "
+            "takes behind the preprocessing. Give frames with images=..."
         )
     path = Path(path)
     kept = None if raw is None else Path(raw)
-    files = [path, path.with_suffix(".bin"), usage_path(path), *([] if kept is None else [kept])]
-    check_targets(files, overwrite=overwrite)
+    check_targets(files_of(path, kept), overwrite=overwrite)
     given = named_inputs(model, example)
     _check_dtypes(given)
     expected = run_model(model, given)
@@ -154,17 +157,17 @@ def export(
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in given.items()}
         session = OnnxSession(opened)
         errors = _compare(expected, run_in_batches(session, arrays), "the example", raw_tolerance)
-        fused = fuse(opened, described, score_output=score_output, map_output=map_output)
+        fused = fuse(opened, described, roles=roles, score_output=score_output, map_output=map_output)
         artifact = convert(fused, device=device, precision=precision, quantization=quantization, **conversion)
         settings: dict[str, Any] = {
             "device": verify_device or device, "inference_precision": inference_precision, "max_flips": max_flips,
         }  # fmt: skip
         images_report = None
-        if inputs is not None:
+        if images is not None:
             if not frames:
-                found = _compare_images(model, session, inputs, raw_tolerance)
+                found = _compare_images(model, session, images, raw_tolerance)
                 errors = {name: max(error, found[name]) for name, error in errors.items()}
-            images_report = _passed(verify(opened, artifact, inputs, **settings), "the images")
+            images_report = _passed(verify(opened, artifact, images, **settings), "the images")
         # The example is what the model itself takes; an artifact that preprocesses takes frames.
         report = images_report if frames else _passed(verify(opened, artifact, arrays, **settings), "the example")
         assert report is not None
@@ -181,6 +184,11 @@ def _check_dtypes(given: Mapping[str, torch.Tensor]) -> None:
                 f"Example input '{name}' is {tensor.dtype}, expected float32: the precision is chosen when converting. "
                 "Export model.float() with an example in float32."
             )
+
+
+def files_of(path: Path, raw: Path | None) -> list[Path]:
+    """The files that `export` writes."""
+    return [path, path.with_suffix(".bin"), usage_path(path), *([] if raw is None else [raw])]
 
 
 def _compare_images(model: nn.Module, session: Session, source: ImageSource, tolerance: float) -> dict[str, float]:

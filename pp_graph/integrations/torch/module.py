@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.integrations.torch.batch import InferenceBatch, layout_of_tensors, raw_tensors
-from pp_graph.postprocessors import PACKED_NAME, RawLayout
+from pp_graph.integrations.torch.batch import InferenceBatch, raw_tensors, signature_of_tensors
 from pp_graph.postprocessors import PostProcessor as Described
 from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.statistics.anomalib_checkpoint import BUFFERS
@@ -28,15 +27,17 @@ from pp_graph.targets.torch_eager import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pp_graph.program import Signature
+
 _KEPT_GRAPHS: Final = 16
-"""Layouts of raw values for which the operators are kept ready."""
+"""Signatures of raw values for which the operators are kept ready."""
 
 Numbers = dict[str, float | None]
 """Calibrated numbers by the name of their buffer; None for unknown."""
 
 
 class PostProcessor(nn.Module, ABC):
-    """A post-processor as a torch module: raw scores and maps in, predictions out.
+    """A post-processor as a torch module: what a model returned in, predictions out.
 
     To write one of your own, inherit from it and implement `forward`; or describe it in steps (inherit from
     `pp_graph.PostProcessor`) and wrap it in `PostProcessorModule`, and it can be fused, converted and verified as well.
@@ -47,10 +48,11 @@ class PostProcessor(nn.Module, ABC):
         """Post-process a batch.
 
         Args:
-            predictions: What the model returned: an object or a mapping with `pred_score` and `anomaly_map`.
+            predictions: What the model returned: an object or a mapping with `pred_score` and `anomaly_map`, or
+                whatever is read.
 
         Returns:
-            An `InferenceBatch`, or what has its fields.
+            An `InferenceBatch`, or what has its fields; a dict where the outputs have other names.
         """
 
 
@@ -73,7 +75,7 @@ class PostProcessorModule(PostProcessor):
 
     _post: Described | None
     _post_numbers: Numbers
-    _graphs: dict[RawLayout, TorchGraph]
+    _graphs: dict[Signature, TorchGraph]
     _read: dict[str, torch.Tensor]
     _read_versions: list[int | None]
     _views: list[Any]
@@ -125,40 +127,50 @@ class PostProcessorModule(PostProcessor):
         self._refresh()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, pred_score: Any = None, anomaly_map: torch.Tensor | None = None) -> Any:
+    def forward(
+        self, pred_score: Any = None, anomaly_map: torch.Tensor | None = None, **values: torch.Tensor | None
+    ) -> Any:
         """Post-process the raw outputs of a batch.
 
         Args:
             pred_score: Scores, (N,) or (N,1); or everything at once: a mapping, or an object with attributes,
                 `pred_score` and `anomaly_map`, such as Anomalib's `InferenceBatch`.
             anomaly_map: Maps, (N,H,W), (N,1,H,W) or (N,H,W,1).
+            values: Values of other roles, by name. A post-processor that reads neither score nor map takes the values
+                of its first two roles by position as well.
 
         Returns:
-            An `InferenceBatch`, with None for what there is not. With `pack` one tensor, (N,H,W,4). While
+            An `InferenceBatch`, with None for what there is not. Where the post-processor declares outputs of other
+            names, a dict: a tensor for each output, by name, in their order. With `pack` one tensor, (N,H,W,4). While
             `torch.jit.trace` is looking, a tuple of those predictions that there are, in the same order: it takes no
             None.
 
         Raises:
-            ValueError: Neither is given, or one has another shape or element type.
+            ValueError: None is given, or one has another shape or element type.
             StatisticsError: A number that is needed is not known.
             TargetError: An operator cannot run in torch, or cannot be exported from it.
         """
         post = self.post
-        values = raw_tensors(pred_score, anomaly_map, classes=post.takes_classes)
-        graph = self._graph(layout_of_tensors(values, self._input_size))
-        device = next(iter(values.values())).device
+        raw = raw_tensors(pred_score, anomaly_map, values, post.roles)
+        graph = self._graph(post, signature_of_tensors(raw, post.roles, self._input_size))
+        device = next(iter(raw.values())).device
         with _in_float32(device):
-            found = graph(values)
-        if PACKED_NAME in found:
-            return found[PACKED_NAME]
-        return tuple(found.values()) if is_jit_traced() else InferenceBatch(**found)
+            found = graph(raw)
+        if post.pack:
+            (packed,) = found.values()
+            return packed
+        if is_jit_traced():
+            return tuple(found.values())
+        # What is declared decides, so that a post-processor always returns the same kind.
+        usual = {output.name for output in post.declared_outputs} <= set(InferenceBatch._fields)
+        return InferenceBatch(**found) if usual else found
 
-    def _graph(self, layout: RawLayout) -> TorchGraph:
-        if layout not in self._graphs:
+    def _graph(self, post: Described, signature: Signature) -> TorchGraph:
+        if signature not in self._graphs:
             if len(self._graphs) == _KEPT_GRAPHS:
                 self._graphs.clear()
-            self._graphs[layout] = compile_post_processor(self.post, layout)
-        return self._graphs[layout]
+            self._graphs[signature] = compile_post_processor(post.bind(signature))
+        return self._graphs[signature]
 
     def _forget(self) -> None:
         """Start without anything that follows from the buffers."""

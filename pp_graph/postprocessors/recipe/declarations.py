@@ -40,7 +40,7 @@ def read_roles(given: object) -> tuple[Role, ...]:
         if isinstance(entry, Role):
             roles.append(entry)
             continue
-        known = next((role for role in ROLES if role.name == entry or entry == {"name": role.name}), None)
+        known = next((role for role in ROLES if entry in (role.name, {"name": role.name})), None)
         if known is not None:
             roles.append(known)
             continue
@@ -49,7 +49,7 @@ def read_roles(given: object) -> tuple[Role, ...]:
         unknown = set(read.sizes) - set("".join(axes))
         if unknown:
             raise RecipeError(
-                f"role '{read.name}' has a size for the axis {sorted(unknown)[0]!r}, expected one of "
+                f"role '{read.name}' has a size for the axis {min(unknown)!r}, expected one of "
                 f"{', '.join(axes)}. Leave it out.",
                 field="roles",
             )

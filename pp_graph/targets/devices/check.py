@@ -99,14 +99,14 @@ def check_for_device(artifact: OpenVINOModel, device: str) -> DeviceCheck:
     passed: list[str] = []
     findings: list[Finding] = []
     checks = [
-        *_shapes(artifact.model, name, profile),
-        *_operators(artifact.model, device, profile),
+        *_shapes(artifact.network, name, profile),
+        *_operators(artifact.network, device, profile),
         *_precision(device, profile),
         *_island(artifact),
-        *_states(artifact.model, device, profile),
+        *_states(artifact.network, device, profile),
     ]
     if here:
-        checks += [*_queried(artifact.model, name), *_compiled(artifact, device, profile)]
+        checks += [*_queried(artifact.network, name), *_compiled(artifact, device, profile)]
     for each in checks:
         if isinstance(each, Finding):
             findings.append(each)
@@ -259,11 +259,7 @@ def _precision(device: str, profile: DeviceProfile) -> Iterator[str | Finding]:
 
 def _island(artifact: OpenVINOModel) -> Iterator[str | Finding]:
     provenance = artifact.provenance
-    nodes = island_nodes(
-        artifact.model,
-        [record.tensor for record in provenance.raw.read.values()],
-        [(record.reads, record.target) for record in provenance.tail if record.float32],
-    )
+    nodes = island_nodes(artifact.network, provenance)
     floating = [node for node in nodes if any(is_floating(kind) for kind in _types(node))]
     bare = [node for node in floating if not is_marked(node)]
     if bare:
@@ -327,7 +323,7 @@ def _queried(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
 def _compiled(artifact: OpenVINOModel, device: str, profile: DeviceProfile) -> Iterator[str | Finding]:
     asked = "f32" if "f32" in profile.precisions else None
     try:
-        compiled = compile_for(artifact.model, device, asked, {})
+        compiled = compile_for(artifact.network, device, asked, {})
         precisions = island_precisions(compiled, artifact.provenance.prefix)
     except (TargetError, RuntimeError) as error:
         message = str(error) if isinstance(error, TargetError) else first_line(error)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pp_graph.postprocessors import POSTPROCESSED_NAMES
 from pp_graph.targets.island.marks import mark_float32
 from pp_graph.targets.island.rewrites import (
     drop_channel_axis,
@@ -30,21 +29,16 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
+    from pp_graph.fusion import Provenance
 
-def isolate_island(
-    model: ov.Model,
-    raw_tensors: Sequence[str],
-    tail: Sequence[tuple[Sequence[str], str]] = (),
-    inner: Sequence[str] = (),
-) -> None:
+
+def isolate_island(model: ov.Model, provenance: Provenance, *, tail: bool = True) -> None:
     """Mark everything between some tensors and the post-processed outputs to stay float32. Changes the model in place.
 
     Args:
         model: The model.
-        raw_tensors: Names of the tensors where the post-processing begins.
-        tail: Rewritten parts of the network that stay float32 as well, with all that follows from them: names of the
-            tensors that each reads, and of the one that it computes.
-        inner: Names of tensors inside the post-processing that are read or fed on their own.
+        provenance: What is fused into it.
+        tail: Whether rewritten parts of the network stay float32 as well, with all that follows from them.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -53,7 +47,7 @@ def isolate_island(
     from openvino import opset13 as ops
 
     results = list(model.get_results())
-    sources, ends = island_border(model, raw_tensors, tail)
+    sources, ends = island_border(model, provenance, tail=tail)
     # In a quantised network the CPU plugin may fold the dequantising scale into one consumer of a tensor and forget
     # the others (a convolution without bias, OpenVINO 2026.4). Behind a fence it has one consumer.
     quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
@@ -68,7 +62,7 @@ def isolate_island(
     parameters = detach(sources, [*ends, *fenced])
     own = ov.Model([*ends, *fenced], model.get_sinks(), parameters, model.get_variables(), "island")
     for parameter, behind in zip(parameters, fences, strict=True):
-        drop_channel_axis(own, parameter if behind is None else behind, inner)
+        drop_channel_axis(own, parameter if behind is None else behind, list(provenance.intermediates.values()))
     keep_padding_marked(own)
     keep_resizing_marked(own)
     island = mark_float32(own)
@@ -89,7 +83,7 @@ def isolate_island(
 
 
 def island_border(
-    model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[tuple[Sequence[str], str]] = ()
+    model: ov.Model, provenance: Provenance, *, tail: bool = True
 ) -> tuple[list[ov.Output], list[ov.op.Result]]:
     """Where the part of a model begins and ends that stays float32; arguments are those of `isolate_island`.
 
@@ -99,9 +93,11 @@ def island_border(
     Raises:
         TargetError: A tensor is not in the model.
     """
-    inside = _downstream(model, tail)
-    ends = [result for result in model.get_results() if _is_postprocessed(result) or result.get_instance_id() in inside]
-    return _beginnings(ends, [find_tensor(model, name) for name in raw_tensors], inside), ends
+    inside = _downstream(model, provenance) if tail else set()
+    written = provenance.output_names
+    ends = [each for each in model.get_results() if _names(each) & written or each.get_instance_id() in inside]
+    raw = [find_tensor(model, record.tensor) for record in provenance.raw.read.values()]
+    return _beginnings(ends, raw, inside), ends
 
 
 def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
@@ -133,13 +129,13 @@ def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Sequence[int]]) -> ov.Model:
+def extract_island(model: ov.Model, provenance: Provenance, shapes: Sequence[Sequence[int]]) -> ov.Model:
     """Cut the post-processing out of a converted model, to run it on raw values of one's own.
 
     Args:
         model: The model; it is not changed.
-        tensors: Names of the tensors where the post-processing begins.
-        shapes: Shape to feed for each.
+        provenance: What is fused into it.
+        shapes: Shape to feed for each of `Provenance.tensors`.
 
     Returns:
         A model with one input a tensor, in this order, and the post-processed outputs.
@@ -150,13 +146,13 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
     import openvino as ov
 
     copy = model.clone()
-    sources = [find_tensor(copy, name) for name in tensors]
+    sources = [find_tensor(copy, name) for name in provenance.tensors.values()]
     fed = {node.get_instance_id() for node in copy.get_parameters()}
     # A raw output that was kept may have the name of a post-processed one that was not asked for.
     ends = [
         result
         for result in copy.get_results()
-        if _is_postprocessed(result) and not fed & nodes_between(sources, [result])
+        if _names(result) & provenance.output_names and not fed & nodes_between(sources, [result])
     ]
     parameters = detach(sources, ends, shapes)
     island = ov.Model(ends, copy.get_sinks(), parameters, copy.get_variables(), "island")
@@ -164,18 +160,13 @@ def extract_island(model: ov.Model, tensors: Sequence[str], shapes: Sequence[Seq
     return island
 
 
-def island_nodes(
-    model: ov.Model, raw_tensors: Sequence[str], tail: Sequence[tuple[Sequence[str], str]] = ()
-) -> list[ov.Node]:
+def island_nodes(model: ov.Model, provenance: Provenance) -> list[ov.Node]:
     """What lies in a model's island, constants included, inputs and results not; see `isolate_island`.
 
     Raises:
         TargetError: A tensor is not in the model.
     """
-    inside = _downstream(model, tail)
-    ends = [each for each in model.get_results() if _is_postprocessed(each) or each.get_instance_id() in inside]
-    sources = _beginnings(ends, [find_tensor(model, name) for name in raw_tensors], inside)
-    nodes = nodes_between(sources, ends)
+    nodes = nodes_between(*island_border(model, provenance))
     return [
         node
         for node in model.get_ordered_ops()
@@ -183,57 +174,48 @@ def island_nodes(
     ]
 
 
-def replace_island(
-    model: ov.Model,
-    island: ov.Model,
-    tensors: Sequence[str],
-    adjustable: Sequence[str] = (),
-    inner: Sequence[str] = (),
-) -> None:
+def replace_island(model: ov.Model, island: ov.Model, provenance: Provenance) -> None:
     """Exchange the post-processing of a converted model for another. Changes both models in place.
 
     Args:
         model: The model.
-        island: The new post-processing, with one input a tensor, in this order, and outputs of the same names.
-        tensors: Names of the tensors that it reads.
-        adjustable: Names of its constants that are to be states.
-        inner: Names of its tensors that are read or fed on their own.
+        island: The new post-processing, with one input for each raw value, in this order, and outputs of the same
+            names.
+        provenance: What it is.
 
     Raises:
         TargetError: A tensor is not in the model.
     """
-    sources = [find_tensor(model, name) for name in tensors]
+    sources = [find_tensor(model, record.tensor) for record in provenance.raw.read.values()]
     for parameter, source in zip(island.get_parameters(), sources, strict=True):
         for target in list(parameter.output(0).get_target_inputs()):
             target.replace_source_output(source)
     written = {name: result for result in island.get_results() for name in result.output(0).get_names()}
     results = list(model.get_results())
     # A raw output that was kept keeps its name, too.
-    renewed = [written.get(_postprocessed_name(result) or "", result) for result in results]
+    ours = provenance.output_names
+    renewed = [written.get(next(iter(_names(result) & ours), ""), result) for result in results]
     for result in results:
         model.remove_result(result)
     remove_states(model)
     model.add_results(renewed)
     model.validate_nodes_and_infer_types()
-    add_states(model, adjustable)
-    isolate_island(model, tensors, inner=inner)
+    add_states(model, provenance.adjustable)
+    isolate_island(model, provenance, tail=False)
 
 
-def _postprocessed_name(result: ov.op.Result) -> str | None:
-    """The name that a post-processed output has; None for another output."""
-    return next(iter(result.output(0).get_names() & set(POSTPROCESSED_NAMES)), None)
+def _names(result: ov.op.Result) -> set[str]:
+    names: set[str] = result.output(0).get_names()
+    return names
 
 
-def _is_postprocessed(result: ov.op.Result) -> bool:
-    return _postprocessed_name(result) is not None
-
-
-def _downstream(model: ov.Model, tail: Sequence[tuple[Sequence[str], str]]) -> set[int]:
-    """Rewritten parts of the network, and everything that is computed from them."""
+def _downstream(model: ov.Model, provenance: Provenance) -> set[int]:
+    """Rewritten parts of the network that stay float32, and everything that is computed from them."""
     inside: set[int] = set()
-    for reads, target in tail:
-        sources = [find_tensor(model, name) for name in reads]
-        inside |= nodes_between(sources, [find_tensor(model, target).get_node()])
+    for record in provenance.tail:
+        if record.float32:
+            sources = [find_tensor(model, name) for name in record.reads]
+            inside |= nodes_between(sources, [find_tensor(model, record.target).get_node()])
     for node in model.get_ordered_ops() if inside else ():
         if any(value.get_node().get_instance_id() in inside for value in node.input_values()):
             inside.add(node.get_instance_id())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from pp_graph.data import Images
-    from pp_graph.targets.session import Array
+    from pp_graph.sessions.session import Array
 
 
 class CalibrationFeeds:

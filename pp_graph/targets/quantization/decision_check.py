@@ -47,7 +47,7 @@ class DecisionCheck:
         self._inputs = inputs
         self._batch = batch_size(inputs)
         self._progress = progress
-        self._post = provenance.build_post_processor()
+        self._program = provenance.bind()
         self._roles = {role: record.tensor for role, record in provenance.raw.read.items()}
         self._fed = [port_name(port) for port in cut.layers.inputs]
         self._tail = _compiled(cut.tail(list(self._roles.values())))
@@ -89,7 +89,7 @@ class DecisionCheck:
             joints = [outputs[port] for port in compiled.outputs]
             raw = self._tail([*joints, *(feeds[each.name] for each in self._inputs)])
             values = {role: raw[index][: len(some)] for index, role in enumerate(self._roles)}
-            found += judge(self._post, values, self._labelled, some)
+            found += judge(self._program, values, self._labelled, some)
             if self._progress is not None:
                 self._progress(len(some))
         return found

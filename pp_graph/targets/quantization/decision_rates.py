@@ -10,21 +10,18 @@ import numpy.typing as npt
 
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import DataError
-from pp_graph.model.shapes import channels_are_last
-from pp_graph.postprocessors import RAW_MAP, RAW_SCORE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pp_graph.data import LabelledImages
-    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.program import Program
 
 Array = npt.NDArray[Any]
 Counts = npt.NDArray[np.int64]
 
 LABELS: Final = "label_balanced_accuracy"
 MASKS: Final = "mask_f1"
-_INPUT_NAMES: Final = {RAW_SCORE: "pred_score", RAW_MAP: "anomaly_map"}
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,12 @@ class ImageDecisions:
 
 
 def judge(
-    post: PostProcessor, raw: Mapping[str, Array], labelled: LabelledImages, indices: Sequence[int]
+    program: Program, raw: Mapping[str, Array], labelled: LabelledImages, indices: Sequence[int]
 ) -> list[ImageDecisions]:
     """Count right and wrong decisions.
 
     Args:
-        post: The post-processor, which decides in float32.
+        program: What decides, in float32.
         raw: Raw values of the images by role, batch first.
         labelled: The images, with labels and masks.
         indices: Which of the images these are.
@@ -60,9 +57,10 @@ def judge(
     Raises:
         DataError: A mask cannot be read.
     """
-    found = post({_INPUT_NAMES[role]: np.asarray(values, np.float32) for role, values in raw.items()})
+    values = {role: np.asarray(array, program.signature[role].dtype) for role, array in raw.items()}
+    found = program.predictions(program.run(values))
     # Masks may be numbers that stand for booleans.
-    pred_mask = None if found.pred_mask is None else _without_classes(found.pred_mask)
+    pred_mask = None if found.pred_mask is None else _without_classes(found.pred_mask, program.types["pred_mask"].axes)
     decisions = []
     for at, index in enumerate(indices):
         size = None if pred_mask is None else (pred_mask.shape[1], pred_mask.shape[2])
@@ -83,11 +81,11 @@ def judge(
     return decisions
 
 
-def _without_classes(masks: Array) -> npt.NDArray[np.bool_]:
+def _without_classes(masks: Array, axes: str) -> npt.NDArray[np.bool_]:
     """Masks as (N,H,W); of several classes, where any of them is anomalous."""
     found = masks > 0
     if found.ndim == 4 and 1 not in (found.shape[1], found.shape[3]):
-        return np.asarray(found.any(axis=3 if channels_are_last(found.shape) else 1))
+        return np.asarray(found.any(axis=axes.index("C")))
     flags: npt.NDArray[np.bool_] = without_channel(found, "Predicted masks")
     return flags
 

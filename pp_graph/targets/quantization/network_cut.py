@@ -178,9 +178,7 @@ def _simplify(model: ov.Model, provenance: Provenance, float_from: Sequence[str]
 
 def _border(model: ov.Model, provenance: Provenance) -> list[ov.Output]:
     """Tensors that lead from the raw part into the island, and to other outputs."""
-    raw = [record.tensor for record in provenance.raw.read.values()]
-    tail = [(record.reads, record.target) for record in provenance.tail if record.float32]
-    begins, ends = island_border(model, raw, tail)
+    begins, ends = island_border(model, provenance)
     inside = {result.get_instance_id() for result in ends}
     begins += [result.input_value(0) for result in model.get_results() if result.get_instance_id() not in inside]
     return list({tensor_key(value): value for value in begins if not _is_input(value.get_node())}.values())

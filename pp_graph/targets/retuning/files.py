@@ -11,27 +11,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from pp_graph.errors import OutputFileError
-from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.fusion import Artifact, FusedModel, Provenance, retuned_program, sensitivities
 from pp_graph.model.onnx_layout import LayoutError
 from pp_graph.model.writing import write_onnx
+from pp_graph.targets.opening import kind_of, open_artifact
+from pp_graph.targets.openvino_model import OpenVINOModel
 from pp_graph.targets.retuning.ir_edit import find_in_ir, replace_ir
 from pp_graph.targets.retuning.onnx_edit import find_in_onnx
-from pp_graph.targets.retuning.retuning import retune
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pp_graph.program import Program
     from pp_graph.statistics import Statistics
-    from pp_graph.targets.openvino_model import OpenVINOModel
     from pp_graph.targets.retuning.ir_edit import IREdit
     from pp_graph.targets.retuning.onnx_edit import OnnxEdit
+
+AnyArtifact = TypeVar("AnyArtifact", bound=Artifact)
 
 Way = Literal["constants", "rewritten"]
 """How a file was retuned: only constants and provenance were written, or all of the model was."""
@@ -54,8 +56,31 @@ class RetunedFile:
     bytes_changed: int
 
 
-def retune_file(
-    path: str | Path,
+@overload
+def retune(
+    model: str | Path,
+    statistics: Statistics | None = ...,
+    *,
+    image_sensitivity: float | None = ...,
+    pixel_sensitivity: float | None = ...,
+    output: str | Path | None = ...,
+    overwrite: bool = ...,
+    inputs: Iterable[Path] = ...,
+) -> RetunedFile: ...
+
+
+@overload
+def retune(
+    model: AnyArtifact,
+    statistics: Statistics | None = ...,
+    *,
+    image_sensitivity: float | None = ...,
+    pixel_sensitivity: float | None = ...,
+) -> AnyArtifact: ...
+
+
+def retune(
+    model: str | Path | Artifact,
     statistics: Statistics | None = None,
     *,
     image_sensitivity: float | None = None,
@@ -63,14 +88,16 @@ def retune_file(
     output: str | Path | None = None,
     overwrite: bool = False,
     inputs: Iterable[Path] = (),
-) -> RetunedFile:
-    """Give a fused or converted model other statistics or sensitivities, from file to file.
+) -> RetunedFile | Artifact:
+    """Give a fused or converted model other statistics or sensitivities; all else stays as it is.
 
-    Decisions and numbers are those of the raw model fused anew with these. Where no operator changes, this takes
-    milliseconds however large the model is; a copy for `output` takes as long as the file system needs.
+    Decisions and numbers are those of the raw model fused anew with these. From file to file, where no operator
+    changes, this takes milliseconds however large the model is; a copy for `output` takes as long as the file system
+    needs.
 
     Args:
-        path: An `.onnx` or `.xml` that pp_graph wrote.
+        model: Path of a model that pp_graph wrote, which is changed in place or written to `output`; or an artifact in
+            memory, which is not changed.
         statistics: The new statistics; None keeps those it has.
         image_sensitivity: The new sensitivity for images, in [0, 1]; None keeps the one it has.
         pixel_sensitivity: The same for pixels.
@@ -82,7 +109,7 @@ def retune_file(
         inputs: Further files never to be overwritten.
 
     Returns:
-        What was written, and how.
+        For a path what was written, and how; for an artifact another one of its kind, which `save` writes.
 
     Raises:
         ProvenanceError: pp_graph did not write the model, or its constants were changed since.
@@ -90,10 +117,18 @@ def retune_file(
         PostProcessorError: A sensitivity is outside its range, or has no meaning for this model.
         ModelError: The file cannot be used.
         TargetError: OpenVINO cannot read the model.
-        OutputFileError: The output, or the model in place, cannot be written.
+        OutputFileError: The output, or the model in place, cannot be written; or one is given for a model in memory.
     """
+    if isinstance(model, Artifact):
+        if output is not None or overwrite:
+            raise OutputFileError(
+                "An output was given for a model in memory, expected none: what comes back is a model in memory, too. "
+                "Leave it out, and save the result."
+            )
+        changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
+        return model.with_program(retuned_program(model.provenance, statistics, changes))
     retuning = prepare_retuning(
-        path, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
+        model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
     )
     return retuning.write(output, overwrite=overwrite, inputs=inputs)
 
@@ -107,19 +142,26 @@ def prepare_retuning(
 ) -> Retuning:
     """Find out what retuning a file takes; nothing is written until `Retuning.write`.
 
-    Arguments and errors are those of `retune_file`.
+    Arguments and errors are those of `retune`.
     """
     path = Path(path)
-    given = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
-    changes = {name: value for name, value in given.items() if value is not None}
-    find = find_in_ir if path.suffix.lower() == ".xml" else find_in_onnx
-    anew = functools.partial(
-        retune, path, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
-    )
+    changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
+    bound: list[Program] = []
+
+    def program_for(provenance: Provenance) -> Program:
+        if not bound:
+            bound.append(retuned_program(provenance, statistics, changes))
+        return bound[0]
+
+    def anew() -> Artifact:
+        artifact = open_artifact(path)
+        return artifact.with_program(program_for(artifact.provenance))
+
+    find = find_in_ir if kind_of(path) == "ir" else find_in_onnx
     edit = None
     # What is wrong with a file that cannot be walked, opening it says.
     with contextlib.suppress(LayoutError, OSError):
-        edit = find(path, statistics, changes)
+        edit = find(path, program_for)
     if edit is not None:
         return Retuning(path, edit.provenance, edit, anew)
     model = anew()
@@ -138,12 +180,12 @@ class Retuning:
     path: Path
     provenance: Provenance
     _edit: OnnxEdit | IREdit | None
-    _anew: Callable[[], FusedModel | OpenVINOModel]
+    _anew: Callable[[], Artifact]
 
     def write(
         self, output: str | Path | None = None, *, overwrite: bool = False, inputs: Iterable[Path] = ()
     ) -> RetunedFile:
-        """Write the file; arguments and errors are those of `retune_file`."""
+        """Write the file; arguments and errors are those of `retune`."""
         inputs = tuple(inputs)
         target = self.path if output is None else Path(output)
         if output is None:
@@ -183,15 +225,16 @@ def _check_changeable(path: Path) -> None:
             )
 
 
-def _replace(path: Path, model: FusedModel | OpenVINOModel) -> None:
+def _replace(path: Path, model: Artifact) -> None:
     """Write a model over the file that it was read from, whole or not at all."""
     mode = path.stat().st_mode
     if isinstance(model, FusedModel):
-        external = model.opened.external_tensors()
+        external = model.network.external_tensors()
         write_onnx(model.to_proto(), external, path, overwrite=True, copy_weights=False, inputs=())
     else:
         with tempfile.TemporaryDirectory(prefix=".pp_graph_", dir=path.absolute().parent) as folder:
             # What was read from the file is not an output of this model.
+            assert isinstance(model, OpenVINOModel)
             written = dataclasses.replace(model, inputs=()).save(Path(folder) / path.name)
             edit = replace_ir(path, written, model.provenance)
         edit.write_in_place()

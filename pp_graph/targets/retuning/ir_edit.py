@@ -15,24 +15,23 @@ from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
 from pp_graph.fusion import Provenance
 from pp_graph.model.patching import changing, copy_file, write_at
-from pp_graph.targets.retuning.emission import Numbers
 from pp_graph.targets.retuning.ir_layout import IRLayout, data_spans, with_offsets
+from pp_graph.fusion.numbers import Numbers
+from pp_graph.targets.retuning.programs import IR_VERSION, OPSET
 from pp_graph.targets.usage.text import renamed_usage, usage_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from io import FileIO
     from pathlib import Path
 
     from pp_graph.model.onnx_layout import Span
-    from pp_graph.statistics import Statistics
+    from pp_graph.program import Program
 
 _ALIGNMENT: Final = 64
 """What constants are aligned to when they are appended; runtimes map the file into memory."""
 _SEARCHED: Final = 4096
 """Bytes at the end of the weights in which a number is looked for before it is appended."""
-# It is not known at which opset the ONNX model was. At this one, the bounds of Clip are constants.
-_OPSET, _IR_VERSION = 18, 8
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class IREdit:
             os.fsync(stream.fileno())
 
 
-def find_in_ir(path: Path, statistics: Statistics | None, changes: Mapping[str, float]) -> IREdit | None:
+def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREdit | None:
     """Find out what to change in an IR; arguments, result and errors are those of `find_in_onnx`."""
     weights = path.with_suffix(".bin")
     if not path.is_file() or not weights.is_file():
@@ -114,7 +113,7 @@ def find_in_ir(path: Path, statistics: Statistics | None, changes: Mapping[str, 
     text = path.read_bytes()
     layout = IRLayout(text)
     provenance = Provenance.from_json(layout.provenance)
-    numbers = Numbers.of(provenance, statistics, changes, opset=_OPSET, ir_version=_IR_VERSION)
+    numbers = Numbers.of(provenance, program_for(provenance), opset=OPSET, ir_version=IR_VERSION)
     found = {name: each for name in numbers.old.constants if (each := layout.constant(name)) is not None}
     with weights.open("rb") as stream:
         for name, constant in found.items():
@@ -129,7 +128,7 @@ def find_in_ir(path: Path, statistics: Statistics | None, changes: Mapping[str, 
             return None
         # A constant that other operators read as well was merged with one of the same number.
         for name in numbers.changed:
-            if name not in found or found[name].readers != numbers.old.readers[name]:
+            if name not in found or found[name].readers != numbers.new.readers[name]:
                 return None
         length = stream.seek(0, os.SEEK_END)
         start = max(0, length - _SEARCHED) // 4 * 4

@@ -13,13 +13,13 @@ from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout, metadata_entry
 from pp_graph.model.patching import Patch, Region, copy_file, patch_draft, patch_in_place, region_of
-from pp_graph.targets.retuning.emission import Numbers
+from pp_graph.fusion.numbers import Numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from pp_graph.statistics import Statistics
+    from pp_graph.program import Program
 
 _COPIED_AT_MOST: Final = 16 * 2**20
 """Files up to this size are changed in a copy that takes their place, which takes milliseconds and is atomic."""
@@ -71,13 +71,12 @@ class OnnxEdit:
             patch_in_place(self.path, self.padded)
 
 
-def find_in_onnx(path: Path, statistics: Statistics | None, changes: Mapping[str, float]) -> OnnxEdit | None:
+def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> OnnxEdit | None:
     """Find out what to change in an ONNX file.
 
     Args:
         path: The file.
-        statistics: The new statistics; None keeps those it has.
-        changes: Parameters of the post-processor to replace, by name.
+        program_for: Gives the new program for the provenance of the file.
 
     Returns:
         The change; None where the model must be written anew, or is none that pp_graph wrote.
@@ -95,7 +94,9 @@ def find_in_onnx(path: Path, statistics: Statistics | None, changes: Mapping[str
         if entry is None or not layout.opset:
             return None
         provenance = Provenance.from_json(entry.value)
-        numbers = Numbers.of(provenance, statistics, changes, opset=layout.opset, ir_version=layout.ir_version)
+        numbers = Numbers.of(provenance, program_for(provenance), opset=layout.opset, ir_version=layout.ir_version)
+        if (numbers.old.opset, numbers.old.ir_version) != (layout.opset, layout.ir_version):
+            return None
         places = layout.float_initializers(numbers.old.constants)
         for name, place in places.items():
             numbers.check(name, data[place.start : place.stop], path)

@@ -77,6 +77,11 @@ class Usage:
         return str((self.provenance.conversion or {}).get("device", "CPU"))
 
     @property
+    def decides(self) -> bool:
+        """Whether a decision comes out."""
+        return any(output.decides for output in self.provenance.predicted.values())
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return tuple(port.name for port in self.outputs)

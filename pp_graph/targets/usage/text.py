@@ -11,10 +11,6 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.model.shapes import channels_are_last
-from pp_graph.postprocessors import OUTPUT_NAMES, PACKED_NAME
-from pp_graph.postprocessors.layout import DECISION_NAMES
-from pp_graph.steps import DECISION_VALUES
 from pp_graph.targets.devices.devices import device_profile, recommended_properties
 from pp_graph.targets.model_info import read_model_info, takes_frames
 from pp_graph.targets.openvino_ports import partial_shape, port_name
@@ -22,17 +18,17 @@ from pp_graph.targets.usage.description import Port, Usage
 from pp_graph.targets.usage.programs import cpp_block, model_api_block, python_block, string, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     import openvino as ov
 
     from pp_graph.fusion import Provenance
     from pp_graph.model import Shape
+    from pp_graph.program import OutputDescription
 
 _ENDING: Final = ".usage.md"
 _CHANNELS: Final = (1, 3)
 _SIZES: Final = {"N": "number of images", "C": "channels", "H": "height", "W": "width"}
-_MAPS: Final = ("anomaly_map", "pred_mask")
 
 
 def usage_path(path: str | Path) -> Path:
@@ -54,7 +50,7 @@ def usage_text(model: ov.Model, provenance: Provenance, file: str) -> str:
     usage = Usage(
         file=file,
         inputs=tuple(_port(port, _input_axes) for port in model.inputs),
-        outputs=tuple(_port(port, _output_axes) for port in model.outputs),
+        outputs=tuple(_output_port(port, provenance) for port in model.outputs),
         provenance=provenance,
         model_info=read_model_info(model),
         frames=takes_frames(model),
@@ -88,10 +84,21 @@ def code(text: str) -> str:
 # --- what the ports are ---
 
 
-def _port(port: ov.Output, axes: Callable[[str, Shape, str], tuple[str, ...]]) -> Port:
+def _output_port(port: ov.Output, provenance: Provenance) -> Port:
+    written = {output.name: output.axes for output in provenance.outputs}
+    kept = {record.tensor: record.axes for record in provenance.raw.read.values() if record.rank_known}
+
+    def axes(name: str, shape: Shape, _: str) -> tuple[str, ...]:
+        known = written.get(name) or kept.get(name) or ""
+        return tuple(known) if len(known) == len(shape) else ("N", *"?" * (len(shape) - 1))[: len(shape)]
+
+    return _port(port, axes, provenance.output_names)
+
+
+def _port(port: ov.Output, axes: Callable[[str, Shape, str], tuple[str, ...]], written: Collection[str] = ()) -> Port:
     from openvino import layout_helpers
 
-    shape, name = partial_shape(port), port_name(port)
+    shape, name = partial_shape(port), port_name(port, written)
     element = str(port.get_element_type().get_type_name())
     layout = layout_helpers.get_layout(port)
     declared = "" if layout.empty else str(layout.to_string()).strip("[]").replace(",", "")
@@ -122,28 +129,12 @@ def _input_axes(_: str, shape: Shape, layout: str) -> tuple[str, ...]:
     return ("N", *"?" * (len(shape) - 1))[: len(shape)]
 
 
-def _output_axes(name: str, shape: Shape, _: str) -> tuple[str, ...]:
-    if name == PACKED_NAME and len(shape) == 4:
-        return ("N", "H", "W", "C")
-    if len(shape) == 4:
-        return ("N", "H", "W", "C") if channels_are_last(shape) else ("N", "C", "H", "W")
-    if len(shape) == 3 and name in _MAPS:
-        return ("N", "H", "W")
-    if len(shape) == 2 and shape[1] != 1 and name in OUTPUT_NAMES:
-        return ("N", "C")
-    return ("N", *"?" * (len(shape) - 1))[: len(shape)]
-
-
 # --- the sections ---
 
 
 def _heading(usage: Usage) -> str:
     provenance, settings = usage.provenance, usage.provenance.conversion or {}
-    inside = (
-        "It decides by itself"
-        if {"pred_label", "pred_mask", PACKED_NAME} & {*usage.names}
-        else "Post-processing is in it"
-    )
+    inside = "It decides by itself" if usage.decides else "Post-processing is in it"
     raw = provenance.raw.file
     origin = f"{code(raw)}, a raw model" if raw else "a raw model"
     return (
@@ -197,54 +188,55 @@ def _outputs(usage: Usage) -> str:
     rows = [(code(port.name), port.dtype, port.sizes, *_meaning(port, usage.provenance)) for port in usage.outputs]
     table = _table(("output", "dtype", "shape", "range", "meaning"), rows)
     notes = ["Outputs are found by name."]
-    parameters = usage.provenance.parameters
-    if {"pred_label", "pred_mask", PACKED_NAME} & {*usage.names}:
+    if usage.decides:
         notes.append(
             "Decisions are made on the raw values; use them as they are, since comparing a score or map once more with "
             "a number may decide otherwise."
         )
-        if parameters.get("on_nan") in ("anomalous", "normal"):
-            notes.append(f"NaN from the network counts as {parameters['on_nan']}.")
+        on_nan = {output.on_nan for output in usage.provenance.predicted.values() if output.decides}
+        if len(on_nan) == 1 and None not in on_nan:
+            notes.append(f"NaN from the network counts as {on_nan.pop()}.")
     return f"## What comes out\n\n{table}\n\n{' '.join(notes)}"
 
 
 def _meaning(port: Port, provenance: Provenance) -> tuple[str, str]:
     """Range and meaning of an output."""
     read = {record.tensor: record.name for record in provenance.raw.read.values()}
-    if port.name in OUTPUT_NAMES:
-        of = "pixel" if port.name in _MAPS else "image"
-        of += " and class" if _has_classes(port) else ""
-        if port.name in DECISION_NAMES:
-            yes = "true" if port.dtype == "bool" else "not 0"
-            values = "true or false" if port.dtype == "bool" else _coded(provenance)
-            return values, f"{yes} where {'the' if of == 'image' else 'a'} {of} is anomalous"
-        if "normalize" not in provenance.parameters:
-            return "as the steps give it", f"score of each {of}, as `{provenance.post_processor}` computes it"
-        if provenance.parameters["normalize"]:
-            return "0 to 1", f"anomaly score of each {of}, normalised: the calibrated threshold lies at 0.5"
-        return "that of the raw model", f"anomaly score of each {of} as the network gives it, not normalised"
-    if port.name == PACKED_NAME and provenance.parameters.get("pack"):
-        normalized = "0 to 1" if provenance.parameters.get("normalize") else "score and map: that of the raw model"
-        return normalized, (
-            "`[..., 0]` anomaly score of each pixel, `[..., 1]` that of the image, `[..., 2]` 1 where the image is "
-            "anomalous, `[..., 3]` 1 where the pixel is; what is of the image is the same at every pixel"
-        )
+    written = {output.name: output for output in provenance.outputs}
+    if port.name in written:
+        return _written(written[port.name])
     if port.name in read:
         return "that of the raw model", f"raw value, output {code(read[port.name])} of the raw model"
     return "that of the raw model", "further output of the raw model, unchanged"
 
 
-def _coded(provenance: Provenance) -> str:
-    """The two numbers that stand for a decision; 0 and another where the parameters do not say which."""
-    dtype = provenance.parameters.get("mask_dtype")
-    if dtype is None:
-        return "0, or not 0"
-    normal, anomalous = DECISION_VALUES[dtype]
-    return f"{normal:g} or {anomalous:g}"
+def _written(output: OutputDescription) -> tuple[str, str]:
+    """Range and meaning of an output that post-processing writes."""
+    if output.channels:
+        numbers = {_range(channel) for channel in output.channels if not channel.decides}
+        what = "; ".join(f"`[..., {place}]` {_written(each)[1]}" for place, each in enumerate(output.channels))
+        spread = "what is of the image is the same at every pixel, and decisions are 0 or 1"
+        return numbers.pop() if len(numbers) == 1 else "see the meaning", f"{what}; {spread}"
+    description = output.description or f"`{output.name}`"
+    if (output.type is not None) and output.type.size("C") != 1:
+        description = f"{description} and class"
+    if output.decides:
+        if output.dtype == "bool":
+            return "true or false", f"true where this holds: {description}"
+        values = output.decision_values
+        coded = "0, or not 0" if values is None else f"{values[0]:g} or {values[1]:g}"
+        return coded, f"not 0 where this holds: {description}"
+    if output.scale is not None and output.scale.threshold is not None:
+        return _range(output), f"{description}, normalised: the calibrated threshold lies at {output.scale.threshold:g}"
+    if output.unchanged is not None:
+        return _range(output), f"{description} as the network gives it, not normalised"
+    return _range(output), description
 
 
-def _has_classes(port: Port) -> bool:
-    return "C" in port.axes and (port.shape or ())[port.axes.index("C")] != 1
+def _range(output: OutputDescription) -> str:
+    if output.scale is not None:
+        return f"{output.scale.low:g} to {output.scale.high:g}"
+    return "that of the raw model" if output.unchanged is not None else "not bounded"
 
 
 _REASONS: Final = {
@@ -294,12 +286,8 @@ def _model_api(usage: Usage) -> str:
 
 
 def _changing(usage: Usage) -> str:
-    parameters = usage.provenance.parameters
-    options = []
-    if parameters.get("normalize") and parameters.get("threshold"):
-        packed = PACKED_NAME in usage.names
-        options += ["--image-sensitivity 0.6"] if packed or "pred_label" in usage.names else []
-        options += ["--pixel-sensitivity 0.6"] if packed or "pred_mask" in usage.names else []
+    moved_by = [output.sensitivity for output in usage.provenance.predicted.values()]
+    options = [f"--{parameter.replace('_', '-')} 0.6" for parameter in moved_by if parameter is not None]
     commands = [f"pp-graph retune {shlex.quote(usage.file)} {option} -o retuned.xml" for option in options]
     commands += [f"pp-graph retune {shlex.quote(usage.file)} --stats new.json -o retuned.xml"]
     scale = " A sensitivity goes from 0, flags nothing, to 1, flags all that normalises above 0." if options else ""
@@ -324,14 +312,16 @@ def _states(usage: Usage) -> str:
     if not usage.provenance.adjustable or not device_profile(usage.device).states:
         return ""
     names = ", ".join(map(code, usage.provenance.adjustable))
-    sensitivity = "image_sensitivity" if "pred_label" in usage.provenance.cutoffs else "pixel_sensitivity"
+    moved_by = [output.sensitivity for output in usage.provenance.predicted.values()]
+    sensitivity = next((parameter for parameter in moved_by if parameter is not None), None)
+    changes = 'statistics=pp.Statistics.load("new.json")' if sensitivity is None else f"{sensitivity}=0.6"
     feeds = ", ".join(f"{string(port.name)}: {variable}" for variable, port in variables(usage.inputs).items())
     program = [
         "import openvino as ov",
         "import pp_graph as pp",
         "",
-        f"artifact = pp.OpenVINOModel.load({string(usage.file)})",
-        f"cutoffs = pp.cutoffs_for(artifact.provenance, {sensitivity}=0.6)",
+        f"artifact = pp.open({string(usage.file)})",
+        f"cutoffs = pp.cutoffs_for(artifact.provenance, {changes})",
         "request = model.create_infer_request()  # of the compiled model, as above",
         "for state in request.query_state():",
         "    state.state = ov.Tensor(cutoffs[state.name])  # state.reset() brings the default back",

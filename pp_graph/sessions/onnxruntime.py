@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import TargetError
 from pp_graph.model import ModelInput, RawModel
-from pp_graph.targets.session import Array, Session
+from pp_graph.sessions.session import Array, Session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +75,19 @@ class OnnxSession(Session):
             raise TargetError(
                 f"onnxruntime failed on a batch: {_reason(error)}. Do the images have the size and layout of the model?"
             ) from error
+
+
+def require_onnxruntime(device: str, precision: str | None) -> None:
+    """Make sure that onnxruntime can run a model as it is asked to.
+
+    Raises:
+        TargetError: Another device or precision was asked for.
+    """
+    if device != "CPU" or precision not in (None, "f32"):
+        raise TargetError(
+            f"An ONNX file was given with device {device} and precision {precision}, expected CPU and f32: "
+            "it is run by onnxruntime. Convert it to OpenVINO first."
+        )
 
 
 def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOptions) -> str | bytes:
