@@ -13,7 +13,7 @@ import numpy as np
 
 from pp_graph.fusion import FusedModel, extract_post_processing
 from pp_graph.postprocessors import OUTPUT_NAMES
-from pp_graph.steps import DecidingStep, MonotoneStep
+from pp_graph.steps import DecidingStep, MonotoneStep, is_blurred, is_subnormal
 from pp_graph.targets import OnnxSession, OpenVINOModel, OpenVINOSession, Session
 from pp_graph.targets.island.island import extract_island
 from pp_graph.verification.comparison import checked_predictions
@@ -35,7 +35,7 @@ _SIDE = 12
 def boundary_values(provenance: Provenance, compiled: CompiledSteps) -> npt.NDArray[np.float32]:
     """Values to decide about: finite and infinite, NaN last.
 
-    Subnormal numbers are left out where cutoffs are adjustable: OpenVINO takes such a cutoff for 0.
+    Subnormal numbers are left out where graphs may decide about them otherwise; see `pp_graph.steps.cutoff`.
     -inf is left out where values are reduced or compared with neighbours: a map that holds nothing else reduces to the
     lowest finite number in OpenVINO, which matters to nobody.
     """
@@ -62,8 +62,8 @@ def boundary_values(provenance: Provenance, compiled: CompiledSteps) -> npt.NDAr
     with np.errstate(over="ignore"):
         near = np.array(points).astype(np.float32)
     near = np.concatenate([near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))])
-    if provenance.adjustable:
-        near = near[(near == 0) | (np.abs(near) >= np.finfo(np.float32).smallest_normal)]
+    if provenance.adjustable or any(is_blurred(compare.cutoffs).any() for compare in compiled.compares.values()):
+        near = near[~is_subnormal(near)]
     pointwise = provenance.raw.score is not None and all(step.pointwise for step in compiled.steps)
     ends = [np.inf, -np.inf, np.nan] if pointwise else [np.inf, np.nan]
     return np.concatenate([np.unique(near[np.isfinite(near)]), np.array(ends, np.float32)])
@@ -113,7 +113,8 @@ def boundary_arrays(provenance: Provenance, compiled: CompiledSteps) -> dict[str
             continue
         cutoffs = np.broadcast_to(step.cutoffs, arrays[fed].shape[1:])
         for turn, each in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
-            arrays[fed][3 * index + turn] = each
+            unsure = is_blurred(cutoffs) & is_subnormal(each)
+            arrays[fed][3 * index + turn] = np.where(unsure, np.float32(0), each)
     return arrays
 
 
