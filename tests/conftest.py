@@ -1,23 +1,39 @@
 from __future__ import annotations
 
+import copy
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 import pp_graph as pp
 
-# Runtimes compile a model an example, so time says nothing here; CI must not meet other examples than a desk.
-settings.register_profile(
-    "default", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("default")
+# Runtimes compile a model an example, so time says nothing here.
+COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Whoever runs the tests meets the same examples. A sweep looks for others, and prints how to replay what it finds.
+settings.register_profile("default", COMMON, derandomize=True)
+settings.register_profile("sweep", COMMON, derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+# Hypothesis also draws numbers that stand in modules of ours, as far as they are loaded: examples would follow which
+# tests ran before in the same process.
+providers.is_local_module_file = lambda path: False
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "pp_graph" / "demo" / "data"
 BRICK = Path(os.environ.get("PP_GRAPH_CASES", ROOT.parent / "shared" / "cases")) / "brick_padim16"
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test draws does not follow which tests ran before it in the same process."""
+    if hasattr(request.module, "RNG"):
+        monkeypatch.setattr(request.module, "RNG", copy.deepcopy(request.module.RNG))
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,10 @@ def plain_min_max(draw: st.DrawFn) -> PlainMinMax:
 
 @st.composite
 def platt_scaling(draw: st.DrawFn) -> PlattScaling:
-    slope, center = 1 / draw(widths), draw(locations)
+    slope = 1 / draw(widths)
+    # Of a larger intercept, float64 itself does not hold what is left of it near the center.
+    furthest = 2.0**32 / slope
+    center = min(max(draw(locations), -furthest), furthest)
     return PlattScaling(*NAMES, slope, -slope * center, draw(on_nan))
 
 

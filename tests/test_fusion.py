@@ -535,9 +535,7 @@ def test_default_domain_agrees_with_local_functions() -> None:
 def test_open_channel_in_either_place(shape: tuple[int, ...]) -> None:
     model = identity_model({"m": ["N", "A", "B", "C"]})
     fused = assert_fuses(model, {"m_in": RNG.normal(0.5, 1, shape).astype(np.float32)}, None, "m")
-    assert fused.notes == (
-        "Output 'm' (N, A, B, C) is taken for the map: rank 4; size 2 is open and taken as 1.",
-    )
+    assert fused.notes == ("Output 'm' (N, A, B, C) is taken for the map: rank 4; size 2 is open and taken as 1.",)
 
 
 def test_strip_keeps_every_declaration() -> None:

@@ -310,8 +310,8 @@ def test_what_a_recipe_decides_about_is_calibrated(
 ) -> None:
     recipe = pp.RecipePostProcessor(
         recipe=(
-            {"step": "gaussian-blur", "source": "raw_map", "target": "smooth_map", "sigma": 1.0},
-            {"step": "max-over-map", "source": "smooth_map", "target": "highest"},
+            {"step": "gaussian_blur", "source": "raw_map", "target": "smooth_map", "sigma": 1.0},
+            {"step": "max_over_map", "source": "smooth_map", "target": "highest"},
             {"step": "compare", "source": "highest", "target": "pred_label", "level": "$image.threshold"},
             {"step": "compare", "source": "smooth_map", "target": "pred_mask", "level": "$pixel.threshold"},
         )
@@ -329,7 +329,7 @@ def test_what_a_recipe_decides_about_is_calibrated(
     (result,) = trainer(pl, PostProcessorCallback(recipe.with_statistics(found))).predict(
         replaying_module(pl, dict), replayed(11, **{name: arrays[name] for name in RAW})
     )
-    assert torch.equal(result["pred_mask"], torch.from_numpy(smooth["smooth_map"] >= np.float32(found.pixel.threshold)))
+    assert torch.equal(result["pred_mask"], torch.from_numpy(smooth["smooth_map"] > np.float32(found.pixel.threshold)))
     assert torch.equal(result["pred_score"], torch.from_numpy(arrays["pred_score"])), "it is not read, and stays"
 
 

@@ -84,6 +84,7 @@ def test_mask_dtypes(dtype: str, opset: int, runtime: str) -> None:
     assert np.array_equal(post({"anomaly_map": feeds["image"]}).pred_mask, found["pred_mask"])
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_resized(shapes: dict[str, list], runtime: str) -> None:

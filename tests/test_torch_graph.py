@@ -41,6 +41,7 @@ def test_torch_decides_about_masks_as_the_reference_does(kind: type[Step]) -> No
             assert np.array_equal(next(iter(found.values())).numpy(), step.reference(*inputs))
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("kind", twins.STRATEGIES, ids=lambda kind: kind.__name__)
 def test_torch_computes_what_the_reference_does(kind: type[Step]) -> None:
     @settings(max_examples=25)

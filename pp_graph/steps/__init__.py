@@ -10,7 +10,7 @@ from pp_graph.steps.compare import DECISION_VALUES, Compare, DecidingStep, Decis
 from pp_graph.steps.compare_per_class import ComparePerClass
 from pp_graph.steps.compare_per_pixel import ComparePerPixel, levels_as_text
 from pp_graph.steps.crop_border import CropBorder
-from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff, find_cutoffs
+from pp_graph.steps.cutoff import NEVER, Cutoff, find_cutoff, find_cutoffs, is_blurred, is_subnormal
 from pp_graph.steps.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.encode_decision import EncodeDecision
 from pp_graph.steps.gaussian_blur import GaussianBlur
@@ -131,5 +131,7 @@ __all__ = [
     "ZScore",
     "find_cutoff",
     "find_cutoffs",
+    "is_blurred",
+    "is_subnormal",
     "levels_as_text",
 ]

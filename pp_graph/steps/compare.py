@@ -13,7 +13,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.accepts import NUMBERS, Accepts
-from pp_graph.steps.cutoff import Cutoff, find_cutoff
+from pp_graph.steps.cutoff import SMALLEST_NORMAL, Cutoff, find_cutoff, highest_below, is_subnormal
 from pp_graph.steps.monotone_chain import MonotoneChain
 from pp_graph.steps.step import Array, MonotoneStep, OnNaN, Step, as_float32, checked_on_nan
 from pp_graph.values.float_keys import HIGHEST_KEY, LOWEST_KEY, from_key
@@ -171,12 +171,13 @@ class Compare(DecidingStep):
     def runtime_cutoff(self) -> np.float32:
         """The cutoff as the graph's input holds it: NaN where nothing is anomalous.
 
-        OpenVINO takes a subnormal number for 0, so one above 0 becomes the smallest normal number.
+        A subnormal one becomes the next number above that is not: the smallest normal number, or 0.
         """
         if self.cutoff is None:
             return np.float32(np.nan)
-        smallest = np.finfo(np.float32).smallest_normal
-        return smallest if 0 < self.cutoff < smallest else self.cutoff
+        if is_subnormal(self.cutoff):
+            return SMALLEST_NORMAL if self.cutoff > 0 else np.float32(0)
+        return self.cutoff
 
     @cached_property
     def cutoff(self) -> Cutoff:
@@ -226,9 +227,9 @@ class Compare(DecidingStep):
             if self.on_nan == "anomalous":
                 return op.is_nan(value)
             return op.less(value, op.constant(np.float32(-np.inf), "never"))
-        if 0 < self.cutoff < np.finfo(np.float32).smallest_normal:
-            # OpenVINO takes a subnormal constant for 0, and then 0 itself would not lie below it.
-            below = np.nextafter(self.cutoff, np.float32(0))
+        if is_subnormal(self.cutoff):
+            # Runtimes may take it for 0, and 0 itself would not lie below that.
+            below = np.float32(highest_below(self.cutoff))
             anomalous = op.less(op.constant(below, "highest_normal_value"), value)
             if self.on_nan == "anomalous":
                 return op.logical_or(anomalous, op.is_nan(value))

@@ -4,6 +4,10 @@ Where `f` is monotone in float32, the decision `f(x) > level` is false up to som
 there on. That x, the cutoff, is found by bisection over the float32 numbers in their order. A
 comparison of raw values with it needs none of the arithmetic of `f`, so no runtime can round it
 differently.
+
+A subnormal cutoff is not written into a graph: OpenVINO takes such a constant for 0 in some graphs, and devices may
+take such a raw value for 0. The nearest number that is not subnormal is written instead. It decides the same about
+every raw value that is not subnormal either.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ Cutoff = np.float32 | None
 """The smallest float32 for which a decision is true; None where it is never true."""
 
 NEVER: Final = None
+
+SMALLEST_NORMAL: Final = np.finfo(np.float32).smallest_normal
 
 
 def find_cutoff(decide: Callable[[Array], Array]) -> Cutoff:
@@ -61,3 +67,20 @@ def find_cutoffs(decide: Callable[[Array], Array], shape: tuple[int, ...]) -> np
         above, below = np.where(holds, middle, above), np.where(holds, below, middle)
     cutoffs = np.where(always, np.float32(-np.inf), from_keys(above))
     return np.where(never, np.float32(np.nan), cutoffs).astype(np.float32)
+
+
+def is_subnormal(numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which float32 numbers are nearer to 0 than every normal one, and not 0."""
+    magnitudes = np.abs(np.asarray(numbers, np.float32))
+    return (magnitudes > 0) & (magnitudes < SMALLEST_NORMAL)
+
+
+def highest_below(subnormal_cutoffs: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """The highest number below each of some subnormal cutoffs that is not subnormal itself."""
+    return np.where(np.asarray(subnormal_cutoffs) > 0, np.float32(0), -SMALLEST_NORMAL)
+
+
+def is_blurred(cutoffs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which cutoffs have subnormal numbers between `highest_below` and them, which graphs decide about otherwise."""
+    apart: npt.NDArray[np.bool_] = np.nextafter(highest_below(cutoffs), np.float32(np.inf)) != np.asarray(cutoffs)
+    return is_subnormal(cutoffs) & apart

@@ -9,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.steps.compare import DecidingStep
-from pp_graph.steps.cutoff import find_cutoffs
+from pp_graph.steps.cutoff import find_cutoffs, highest_below, is_subnormal
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
     from pp_graph.steps.step import Array
-
-_SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
 
 
 class SeveralCutoffs(DecidingStep):
@@ -31,17 +29,16 @@ class SeveralCutoffs(DecidingStep):
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write `Not(Less(raw, cutoffs))`, which is true for NaN in every runtime; see `Compare`.
 
-        Where a cutoff is no number, or one that OpenVINO takes for 0, its place is settled by a second operator.
+        Where a cutoff is no number, or one that runtimes may take for 0, its place is settled by a second operator.
         """
         cutoffs: npt.NDArray[np.float32] = self.cutoffs.astype(np.float32)
         never = np.isnan(cutoffs)
-        subnormal = (cutoffs > 0) & (cutoffs < _SMALLEST_NORMAL)
+        subnormal = is_subnormal(cutoffs)
         # Infinity and NaN alone are not below infinity. At a subnormal cutoff infinity is anomalous anyway.
         kept = np.where(never | subnormal, np.float32(np.inf), cutoffs)
         anomalous = op.logical_not(op.less(value, op.array(kept, "cutoffs")))
         if subnormal.any():
-            # OpenVINO takes a subnormal constant for 0, and then 0 itself would not lie below it.
-            below = np.where(subnormal, np.nextafter(cutoffs, np.float32(0)), np.float32(np.inf))
+            below = np.where(subnormal, highest_below(cutoffs), np.float32(np.inf))
             anomalous = op.logical_or(anomalous, op.less(op.array(below, "highest_normal_values"), value))
         if never.any():
             anomalous = op.logical_and(anomalous, op.array(~never, "ever_anomalous"))

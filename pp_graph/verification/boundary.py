@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.fusion import FusedModel, extract_post_processing
-from pp_graph.steps import DecidingStep, MonotoneStep
 from pp_graph.sessions import OnnxSession
+from pp_graph.steps import DecidingStep, MonotoneStep, is_blurred, is_subnormal
 from pp_graph.targets import OpenVINOModel, OpenVINOSession
 from pp_graph.targets.island.island import extract_island
 from pp_graph.verification.comparison import checked_predictions
@@ -36,7 +36,7 @@ _SIDE = 12
 def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.float32]:
     """Values to decide about: finite and infinite, NaN last.
 
-    Subnormal numbers are left out where cutoffs are adjustable: OpenVINO takes such a cutoff for 0.
+    Subnormal numbers are left out where graphs may decide about them otherwise; see `pp_graph.steps.cutoff`.
     -inf is left out where values are reduced or compared with neighbours: a map that holds nothing else reduces to the
     lowest finite number in OpenVINO, which matters to nobody.
     """
@@ -63,8 +63,8 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
     with np.errstate(over="ignore"):
         near = np.array(points).astype(np.float32)
     near = np.concatenate([near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))])
-    if provenance.adjustable:
-        near = near[(near == 0) | (np.abs(near) >= np.finfo(np.float32).smallest_normal)]
+    if provenance.adjustable or any(is_blurred(compare.cutoffs).any() for compare in program.comparisons.values()):
+        near = near[~is_subnormal(near)]
     pointwise = all(step.pointwise for step in program.steps)
     ends = [np.inf, -np.inf, np.nan] if pointwise else [np.inf, np.nan]
     return np.concatenate([np.unique(near[np.isfinite(near)]), np.array(ends, np.float32)])
@@ -113,7 +113,8 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
             continue
         cutoffs = np.broadcast_to(step.cutoffs, arrays[origin].shape[1:])
         for turn, each in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
-            arrays[origin][3 * index + turn] = each
+            unsure = is_blurred(cutoffs) & is_subnormal(each)
+            arrays[origin][3 * index + turn] = np.where(unsure, np.float32(0), each)
     return arrays
 
 
