@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 from pp_graph.calibration.bootstrap import RESAMPLES
 from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.spill import SpilledMaps
-from pp_graph.data import DumpedPredictions, LabelledImages, choose_batch_size, open_labelled, open_predictions
+from pp_graph.data import (
+    DumpedPredictions,
+    LabelledImages,
+    choose_batch_size,
+    feed_model,
+    open_labelled,
+    open_predictions,
+)
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import CalibrationError
 from pp_graph.postprocessors import OneClassPostProcessor
 from pp_graph.postprocessors.layout import layout_of
 from pp_graph.targets import open_raw_values
+from pp_graph.targets.session import with_batch_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +65,7 @@ def calibrate(
     score_output: str | None = None,
     map_output: str | None = None,
     batch_size: int | None = None,
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     one_pass: bool = False,
     resamples: int = RESAMPLES,
     progress: Progress | None = None,
@@ -76,6 +85,8 @@ def calibrate(
         score_output: Name of the raw score, where shapes leave a choice.
         map_output: Name of the raw map, where shapes leave a choice.
         batch_size: Images a batch, where the model leaves it open.
+        fixed_inputs: Values for inputs that are no images and not in the data, such as `{"sr": 16000}`; see
+            `pp_graph.data.fix_inputs`.
         one_pass: Take the pixel level's answer after one pass, with its bound, instead of keeping the maps in a
             temporary file for a second.
         resamples: Draws for the image level's confidence intervals; 0 for none.
@@ -104,11 +115,13 @@ def calibrate(
         classes=post is not None and post.takes_classes,
     )
     post = _post_processor(values, post)
+    values.session.inputs = with_batch_axes(values.inputs, values.provenance)
+    images = feed_model(labelled.images, values.inputs, fixed_inputs)
     size = choose_batch_size(values.inputs, batch_size)
     with SpilledMaps() as spilled:
         for start in range(0, len(labelled), size):
             stop = min(start + size, len(labelled))
-            raw = values.run(labelled.images.read(start, stop, values.inputs))
+            raw = values.run(images.read(start, stop, values.inputs))
             found = post.values_to_calibrate(raw, _layout(values, raw))
             maps = None if "pixel" not in found else without_channel(found["pixel"], "Maps")
             if maps is not None and not one_pass:

@@ -7,17 +7,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pp_graph.data import Images
+from pp_graph.data import Images, fix_inputs
+from pp_graph.data.fixed_inputs import refuse_twice
 from pp_graph.errors import DataError, TargetError
 from pp_graph.fusion import FusedModel, Provenance, cutoffs_for
-from pp_graph.model import format_shape
+from pp_graph.model import fixed_batch, format_shape
 from pp_graph.running.feeding import join_predictions, predicted_fields, read_feeds, to_predictions
 from pp_graph.running.sources import open_source
 from pp_graph.targets import OpenVINOModel, OpenVINORequests, convert, cut_to_batch, device_profile
 from pp_graph.targets.devices.devices import RECOMMENDED
+from pp_graph.targets.session import with_batch_axes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    import numpy.typing as npt
 
     from pp_graph.model import ModelInput
     from pp_graph.postprocessors import Predictions
@@ -32,6 +36,7 @@ def load(
     device: str = "CPU",
     inference_precision: str | None = RECOMMENDED,
     mode: str = "latency",
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Runner:
     """Load a model to run it.
 
@@ -43,6 +48,8 @@ def load(
             the device can be asked for it. None leaves it to the device, which on many CPUs is bf16, and flips pixels.
             The post-processing runs in float32 whatever is asked.
         mode: `latency` for one image after the other, `throughput` for many in flight.
+        fixed_inputs: Values for inputs that are no images, such as `{"sr": 16000}`, with which every image is run; see
+            `pp_graph.data.fix_inputs`.
 
     Returns:
         The runner.
@@ -52,6 +59,7 @@ def load(
         ModelError: The ONNX file cannot be used.
         TargetError: OpenVINO cannot read or compile the model, or the precision or mode is not known; `DeviceError`
             where the device is not known or not on this machine.
+        DataError: A fixed input does not exist, or its value does not fit.
     """
     if isinstance(model, str | Path):
         path = Path(model)
@@ -59,7 +67,14 @@ def load(
     name = _name(model)
     if isinstance(model, FusedModel):
         model = convert(model, device=device)
-    return Runner(model, device=device, inference_precision=inference_precision, mode=mode, name=name)
+    return Runner(
+        model,
+        device=device,
+        inference_precision=inference_precision,
+        mode=mode,
+        name=name,
+        fixed_inputs=fixed_inputs,
+    )
 
 
 class Runner:
@@ -75,11 +90,13 @@ class Runner:
         inference_precision: Precision to run the network in; see `load`.
         mode: `latency` or `throughput`.
         name: What to call the model; None for the name of its file.
+        fixed_inputs: Values for inputs that are no images; see `load`.
 
     Attributes:
         name: What the model is called: its file, without folders.
         description: Runtime, device and precision, for people.
-        inputs: What the model is fed: name, NumPy type and shape of each input, None for an open size.
+        inputs: What a call feeds the model: name, NumPy type and shape of each input, None for an open size. Those that
+            are fixed are not among them.
         outputs: Fields of `Predictions` that it gives; the others are None.
         provenance: What was fused: statistics, parameters, cutoffs, the raw model's hash.
         device: The device.
@@ -99,10 +116,12 @@ class Runner:
         inference_precision: str | None = RECOMMENDED,
         mode: str = "latency",
         name: str | None = None,
+        fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         self._session = OpenVINORequests(artifact, device=device, inference_precision=inference_precision, mode=mode)
         self.name = _name(artifact) if name is None else name
-        self.inputs: tuple[ModelInput, ...] = self._session.inputs
+        self._fixed = fix_inputs(fixed_inputs, with_batch_axes(self._session.inputs, artifact.provenance))
+        self.inputs: tuple[ModelInput, ...] = self._fixed.rest
         self.outputs = predicted_fields(self._session.outputs)
         self.provenance: Provenance = artifact.provenance
         self.device = device
@@ -120,12 +139,12 @@ class Runner:
 
         Args:
             images: (N,C,H,W) or (N,H,W,C); one image, (C,H,W) or (H,W,C); an array an input by name, with or without
-                a batch axis; a folder, searched recursively in order of names; an `.npz` or `.npy`; an image file; or a
-                list of image files or of arrays. Floating point is used as it is, uint8 is scaled to [0,1] where the
-                input is floating point. Files are resized to the size that the input fixes; arrays must have it.
-                Any number of images may be given, also where the model fixes its batch. Where the model preprocesses
-                frames, arrays go in as they are, in the order of channels that the model takes; pictures, and what is
-                read from disk, are RGB and brought into that order.
+                a batch axis where the input has one; a folder, searched recursively in order of names; an `.npz` or
+                `.npy`; an image file; or a list of image files or of arrays. Floating point is used as it is, uint8 is
+                scaled to [0,1] where the input is floating point. Files are resized to the size that the input fixes;
+                arrays must have it. Any number of images may be given, also where the model fixes its batch. Where the
+                model preprocesses frames, arrays go in as they are, in the order of channels that the model takes;
+                pictures, and what is read from disk, are RGB and brought into that order.
 
         Returns:
             The predictions, batch first: a single image is a batch of one. They stay valid, whatever is run later. What
@@ -215,11 +234,13 @@ class Runner:
         """Items in pieces that the model can take: how many images of a piece count, and whether it ends its item."""
         for item in items:
             source = open_source(item, self.inputs)
+            refuse_twice(source.images, self._fixed)
             missing = len(source)
             for start, stop in source.spans():
                 for cut in cut_to_batch(self.inputs, read_feeds(source, start, stop, self.inputs)):
                     missing -= cut.count
-                    yield (cut.count, missing == 0), cut.feeds
+                    fixed = self._fixed.arrays(fixed_batch(self.inputs) or cut.count)
+                    yield (cut.count, missing == 0), {**cut.feeds, **fixed}
 
 
 def _name(model: FusedModel | OpenVINOModel) -> str:

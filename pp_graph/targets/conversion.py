@@ -25,6 +25,7 @@ from pp_graph.targets.openvino_model import RT_INFO_PATH, OpenVINOModel
 from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name
 from pp_graph.targets.preprocessing import add_preprocessing
 from pp_graph.targets.quantization.quantization import Quantization, check_quantization, quantize_network
+from pp_graph.targets.session import noted_axes
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -110,9 +111,16 @@ def convert(
                 f"Frames of any size are to be resized, expected one size: {device} runs static shapes only. Give it "
                 "with frame_size=... (--frame-size 1080x1920)."
             )
-    settings: dict[str, Any] = {"device": device, "precision": precision, "openvino": _version()}
+    settings: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "openvino": _version(),
+        **noted_axes(fused.opened.inputs),
+    }
     if quantization is not None:
-        settings["quantization"] = quantize_network(converted, fused.provenance, quantization, device)
+        settings["quantization"] = quantize_network(
+            converted, fused.provenance, quantization, device, fused.opened.inputs
+        )
     add_states(converted, fused.provenance.adjustable)
     isolate_island(
         converted,
