@@ -355,6 +355,7 @@ def test_the_input_of_the_images(shapes: dict, name: str | None) -> None:
         ((1, 3, 8, 8), (1, 1, 8), (0, 1), False),
         ((4, 3, 8, 8), (None, 4), (0, 1), False),
         (("N", 3, 8, 8), None, (0,), False),
+        ((3, 3, 8, 8), (3, 3, 8, 8), (0,), False),
     ],
 )
 def test_the_axis_of_the_batch(image: tuple, other: tuple | None, axes: tuple, certain: bool) -> None:
@@ -538,6 +539,17 @@ def test_int8_is_calibrated_with_all_inputs(tmp_path: Path) -> None:
     done = command_line([*arguments[:-2], "--input", "sr=2", "--force"])
     assert done.exit_code == 2
     assert "--input belongs to quantising" in done.stderr
+
+
+def test_frames_and_another_input(tmp_path: Path) -> None:
+    onnx.save(SCALAR, tmp_path / "raw.onnx")
+    fused = pp.fuse(tmp_path / "raw.onnx", POST)
+    path = pp.convert(fused, preprocessing=pp.Preprocessing(scale=(255,), input="image")).save(tmp_path / "model.xml")
+    frames = RNG.integers(0, 256, (COUNT, 8, 8, 3)).astype(np.uint8)
+    assert pp.verify(tmp_path / "raw.onnx", path, {"image": frames, "sr": np.array(24000)}).passed
+    assert pp.verify(tmp_path / "raw.onnx", path, frames, fixed_inputs={"sr": 24000}, batch_size=2).passed
+    values = (frames.astype(np.float32) / 255).transpose(0, 3, 1, 2)
+    check(pp.load(path, fixed_inputs={"sr": 24000})(frames), SCALAR, {"image": values, "sr": 24000})
 
 
 def test_benchmarks_states(tmp_path: Path) -> None:

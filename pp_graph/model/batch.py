@@ -148,7 +148,8 @@ def _place(each: ModelInput, main: ModelInput) -> BatchPlace:
     certain = not fixed and len(opened) == 1 and None in (batch, shape[opened[0]])
     if named is not None:
         axes, certain = (named,), True
-    return BatchPlace(each, axes, certain, images=len(shape) == _IMAGE_RANK and axes[:1] == (0,))
+    images = len(shape) == _IMAGE_RANK and axes[:1] == (0,)
+    return BatchPlace(each, axes[:1] if images else axes, certain, images)
 
 
 def batch_axes_of(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, int]:

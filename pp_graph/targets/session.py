@@ -58,10 +58,11 @@ def noted_axes(inputs: Sequence[ModelInput]) -> dict[str, Any]:
 
 def with_batch_axes(inputs: Sequence[ModelInput], provenance: Provenance | None) -> tuple[ModelInput, ...]:
     """A converted model's inputs, with the axes of the batch that its conversion noted."""
-    noted = ((provenance and provenance.conversion) or {}).get(_BATCH_AXES, {})
+    noted = ((provenance and provenance.conversion) or {}).get(_BATCH_AXES)
+    axes = noted if isinstance(noted, dict) else {}
     return tuple(
-        replace(each, batch_axis=noted[each.name])
-        if each.name in noted and (each.shape is None or noted[each.name] in range(len(each.shape)))
+        replace(each, batch_axis=axes[each.name])
+        if each.shape is not None and axes.get(each.name) in range(len(each.shape))
         else each
         for each in inputs
     )
