@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, RecipePostProcessor
-    from pp_graph.program import Output, OutputDescription, Predictions, Program, Role, Signature
     from pp_graph.preprocessing import Preprocessing
+    from pp_graph.program import Output, OutputDescription, Predictions, Program, Role, Signature
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
     from pp_graph.targets import OpenVINOModel, Quantization, convert, retune
-    from pp_graph.targets import open_artifact as open
+    from pp_graph.targets import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {

@@ -6,6 +6,8 @@ import contextlib
 import csv
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,9 @@ from pp_graph.calibration import calibrate, calibrate_scores
 from pp_graph.cli import run
 from pp_graph.data import open_labelled, open_predictions
 from pp_graph.data.masks import read_mask, resized
-from pp_graph.errors import AlreadyFusedError, DataError, ProvenanceError, StatisticsError
+from pp_graph.errors import AlreadyFusedError, CalibrationError, DataError, ProvenanceError, StatisticsError
+from pp_graph.postprocessors import CLASS_ROLES
+from pp_graph.steps import Compare, MinMaxNormalize, SelectClass, Sigmoid, Step
 from pp_graph.targets import retune
 from tests.conftest import DEMO
 from tests.models import conv_model, identity_model
@@ -485,6 +489,69 @@ def test_retuning_with_too_little(demo_fused_path: Path, tmp_path: Path) -> None
         retune(demo_fused_path, pp.Statistics(image=pp.LevelStatistics(threshold=1.0)))
     with pytest.raises(ProvenanceError, match="carries no pp_graph provenance"):
         retune(DEMO / "raw.onnx", OTHERS)
+
+
+# --- one class of several --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OfSecondClass(pp.PostProcessor):
+    """Compares the second class, as it is, normalised or through a sigmoid."""
+
+    roles = CLASS_ROLES
+    statistics: pp.Statistics | None = None
+    way: str = "plain"
+
+    def steps(self, raw: pp.Signature) -> Sequence[Step]:
+        if self.statistics is None:
+            raise StatisticsError("There are no statistics, expected some.")
+        known = self.statistics.image
+        select = SelectClass("raw_score", "chosen", 1)
+        if self.way == "normalized":
+            shown = MinMaxNormalize("chosen", "pred_score", known.threshold, known.min, known.max)
+            return select, shown, Compare("pred_score", "pred_label", 0.5)
+        if self.way == "sigmoid":
+            return select, Sigmoid("chosen", "pred_score"), Compare("pred_score", "pred_label", known.threshold)
+        return select, Compare("chosen", "pred_label", known.threshold)
+
+
+@pytest.mark.parametrize("way", ["plain", "normalized", "sigmoid"])
+def test_what_is_compared_is_calibrated(way: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2 == 1
+    logits = np.stack([rng.normal(0, 1, 40), rng.normal(0, 1, 40) + 3 * labels, rng.normal(9, 1, 40)], 1)
+    data = {"logits_in": logits.astype(np.float32), "label": labels}
+    proto = identity_model({"logits": ["N", 3]})
+    expected = logits[:, 1].astype(np.float32)
+    if way == "sigmoid":
+        expected = Sigmoid("x", "y").reference(expected)
+    found = calibrate(pp.RawModel.open(proto), data, post=OfSecondClass(way=way), resamples=0)
+    assert (found.image.statistics.min, found.image.statistics.max) == (expected.min(), expected.max())
+    fused = pp.fuse(proto, OfSecondClass(found.statistics, way))
+    assert run_onnx(fused, {"logits_in": data["logits_in"]})["pred_label"].mean() == pytest.approx(0.5, abs=0.1)
+    # A fused model knows its own post-processor, and gives the same.
+    for model in (fused.save(tmp_path / "f.onnx"), pp.convert(fused).save(tmp_path / "f.xml")):
+        assert calibrate(model, data, resamples=0).statistics.image == found.statistics.image
+
+
+def test_roles_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    proto = identity_model({"a": ["N"], "b": ["N"]})
+    data = {"a_in": np.arange(8, dtype=np.float32), "b_in": -np.arange(8, dtype=np.float32), "label": np.arange(8) > 3}
+    found = calibrate(pp.RawModel.open(proto), data, roles={"raw_score": "b"}, resamples=0)
+    assert found.image.statistics.min == -7
+    onnx.save(proto, "two.onnx")
+    np.savez("data.npz", **data)
+    assert run(["calibrate", "two.onnx", "--data", "data.npz", "--role", "raw_score=b", "-o", "s.json"]) == 0
+    assert pp.Statistics.load("s.json").image == found.statistics.image
+
+
+def test_steps_that_refer_to_no_statistics() -> None:
+    recipe = [{"step": "compare", "source": "heat", "target": "bad", "level": 0.5}]
+    post = pp.RecipePostProcessor(recipe=recipe, roles=[{"name": "heat", "axes": "NC"}], declared_outputs=["bad"])
+    data = {"h_in": np.ones((2, 3), np.float32), "label": [0, 1]}
+    with pytest.raises(CalibrationError, match="reads heat, and nothing that it does with these refers to statistics"):
+        calibrate(pp.RawModel.open(identity_model({"h": ["N", 3]})), data, post=post)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

@@ -132,6 +132,14 @@ BAD = [
     (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--on-nan", "maybe"), "'maybe' is not one of"),
     (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--score-output", "x"), "Output 'x' given as score"),
     (("fuse", "raw.onnx", "--stats", "stats.json"), "Missing option '-o'"),
+    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--role", "x"), "'x' is no role with its output"),
+    (("inspect", "raw.onnx", "--role", "raw_map=x", "--role", "raw_map=y"), "'raw_map' is given twice, expected ROLE="),
+    (("inspect", "raw.onnx", "--role", "heat=x"), "Role 'heat' is not known, expected one of: raw_score, raw_map"),
+    (
+        ("inspect", "raw.onnx", "--role", "raw_map=x", "--map-output", "y"),
+        "Role 'raw_map' is given as 'x' and map_output",
+    ),
+    (("convert", "ready.onnx", "-o", "m.xml", "--role", "raw_map=x"), "--role belongs to fusing"),
     (("convert", "raw.onnx", "-o", "m.xml"), "carries no pp_graph provenance"),
     (("convert", "raw.onnx", "-o", "m.xml", "--keep-raw"), "--keep-raw belongs to fusing"),
     (("convert", "raw.onnx", "-o", "m.xml", "--no-normalize"), "--no-normalize belongs to fusing"),
@@ -174,6 +182,13 @@ def test_bad_input(work: Path, cli, arguments: tuple[str, ...], message: str, as
     else:
         assert done.out == ""
     assert {file: file.read_bytes() for file in work.rglob("*") if file.is_file()} == before
+
+
+def test_retune_says_what_it_wrote_and_how(work: Path, cli) -> None:
+    done = cli("retune", "ready.onnx", "--image-sensitivity", "0.6", "-o", "tuned.onnx", "--json")
+    assert (done.json["output"], done.json["path"], done.json["way"]) == ("tuned.onnx", "tuned.onnx", "constants")
+    done = cli("retune", "ready.onnx", "--image-sensitivity", "0.6", "--dry-run", "--json")
+    assert done.json["path"] is done.json["way"] is None
 
 
 def test_existing_output_needs_force(work: Path, cli) -> None:
@@ -219,6 +234,10 @@ def test_options_reach_the_model(work: Path, cli) -> None:
     assert done.status == 0
     assert done.json["raw_map"] == "b"
     assert done.json["raw_score"] == "c"
+    assert done.json["roles"] == {"raw_score": "c", "raw_map": "b"}
+    by_role = [option if option != "--map-output" else "--role" for option in command]
+    by_role[by_role.index("b")] = "raw_map=b"
+    assert cli(*by_role, *options, "--keep-raw", "--force").json == done.json
     assert done.json["outputs"] == ["pred_score", "pred_label", "anomaly_map", "pred_mask", "a", "b", "c"]
     assert cli("inspect", "f.onnx", "--json").json["provenance"]["parameters"] == {
         "image_sensitivity": 0.7,

@@ -44,9 +44,9 @@ def test_ambiguity_is_no_error_here(tmp_path: Path) -> None:
     found = pp.inspect(model)
     assert "2 outputs can be read as the score" in found.problem
     assert [port.role for port in found.outputs] == [None] * 3
-    named = pp.inspect(model, score_output="b")
-    assert named.problem is None
-    assert [port.role for port in named.outputs] == [None, "score", None]
+    for named in (pp.inspect(model, score_output="b"), pp.inspect(model, roles={"raw_score": "b"})):
+        assert named.problem is None
+        assert [port.role for port in named.outputs] == [None, "score", None]
     with pytest.raises(OutputRoleError, match="does not exist"):
         pp.inspect(model, score_output="z")
 
@@ -71,6 +71,7 @@ def test_fused_and_converted(kind: str, demo_fused_path: Path, demo_ir_path: Pat
     assert found.kind == kind
     assert [port.name for port in found.outputs] == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
     assert [port.dtype for port in found.outputs] == ["float32", "bool", "float32", "bool"]
+    assert found.outputs[2].why == "anomaly score of each pixel; 0 to 1, threshold at 0.5"
     assert found.provenance.raw.file == "raw.onnx"
     assert (found.provenance.conversion is None) == (kind == "fused ONNX")
     json.dumps(found.to_dict(), allow_nan=False)

@@ -18,6 +18,7 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.report import overlay_picture, write_predictions
+from pp_graph.report.drawn_outputs import DrawnOutputs
 from pp_graph.report.prediction_table import picture_stems
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, identity_model, score_and_map
@@ -203,6 +204,60 @@ def test_only_a_mask(tmp_path: Path) -> None:
     assert written.pictures == {"masks": 1, "overlays": 1}
     assert written.predictions[0].pred_score is written.predictions[0].pred_label is None
     assert written.about["anomalous_images"] is None
+
+
+def test_any_outputs(tmp_path: Path) -> None:
+    """Outputs of other names are drawn by what they tell, and stand in the tables."""
+    outputs = ["each", "most", "bad", "defects", {"name": "mask", "meaning": "decision"}, "heat_out", "second"]
+    recipe = [
+        {"step": "keep", "source": "probs", "target": "each"},
+        {"step": "select_class", "source": "probs", "index": 1, "target": "most"},
+        {"step": "compare", "source": "most", "target": "bad", "level": 0.5},
+        {"step": "select_class", "source": "heat", "index": 0, "target": "first"},
+        {"step": "compare", "source": "first", "target": "defects", "level": 0.5},
+        {"step": "sigmoid", "source": "first", "target": "heat_out"},
+        {"step": "select_class", "source": "heat", "index": 1, "target": "second"},
+        {"step": "compare", "source": "second", "target": "mask", "level": 0.7},
+    ]
+    roles = [{"name": "heat", "axes": "NCHW"}, {"name": "probs", "axes": "NC"}]
+    post = pp.RecipePostProcessor(recipe=recipe, roles=roles, declared_outputs=outputs)
+    runner = pp.load(pp.fuse(identity_model({"heat": ["N", 2, 6, 7], "probs": ["N", 3]}), post))
+    heat = RNG.random((2, 2, 6, 7)).astype(np.float32)
+    feeds = {"heat_in": heat, "probs_in": np.array([[0.1, 0.9, 0], [np.nan, 0.2, 0.5]], np.float32)}
+    out = tmp_path / "out"
+    written = write_predictions(runner, feeds, out, save=("masks", "overlays", "maps"))
+    assert written.pictures == dict.fromkeys(("masks", "masks_mask", "overlays", "maps", "maps_second"), 2)
+    assert np.array_equal(pixels_of(out / "masks/0.png") > 0, heat[0, 0] > 0.5)
+    assert np.array_equal(pixels_of(out / "masks_mask/1.png") > 0, heat[1, 1] > np.float32(0.7))
+    assert np.array_equal(pixels_of(out / "maps_second/1.tiff"), heat[1, 1])
+    rows = json.loads((out / "predictions.json").read_text())["predictions"]
+    assert rows[0]["anomalous_pixels"] == (heat[0, 0] > 0.5).sum()
+    assert [row["bad"] for row in rows] == [True, False]
+    assert [row["each"] for row in rows] == [[0.1, 0.9, 0.0], [None, 0.2, 0.5]]
+    assert rows[1]["output_mask"] == "masks_mask/1.png"
+    with (out / "predictions.csv").open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        assert reader.fieldnames == [*COLUMNS, "most", "bad", "output_mask", "second"]
+        assert [row["most"] for row in reader] == ["0.9", "0.2"]
+    # A later run knows these pictures for ours.
+    write_predictions(runner, feeds, out, save=(), overwrite=True)
+    assert files_in(out) == {"predictions.csv", "predictions.json"}
+
+
+def test_a_map_is_shown_by_what_it_tells() -> None:
+    def shown(post: pp.PostProcessor, values: list[float]) -> list[float]:
+        provenance = pp.fuse(identity_model({"map": ["N", 1, "H", "W"]}), post).provenance
+        drawn = DrawnOutputs(provenance.predicted, ("pred_mask",), ("anomaly_map",))
+        return drawn.shown_map({"anomaly_map": np.array([values], np.float32)}, provenance)[0].tolist()
+
+    pixel = STATS.pixel
+    raw = [pixel.threshold, pixel.threshold + (pixel.max - pixel.min) / 2]
+    assert shown(pp.OneClassPostProcessor(STATS), [0.2, 0.7]) == pytest.approx([0.2, 0.7])
+    assert shown(pp.OneClassPostProcessor(STATS, normalize=False), raw) == pytest.approx([0.5, 1], abs=1e-6)
+    steps = [{"step": "sigmoid", "source": "raw_map", "target": "anomaly_map"}]
+    assert shown(pp.RecipePostProcessor(recipe=steps), [0.2, 0.7]) == pytest.approx([0.2, 0.7])
+    steps = [{"step": "keep", "source": "raw_map", "target": "anomaly_map"}]
+    assert shown(pp.RecipePostProcessor(recipe=steps), [3, 5, 4]) == pytest.approx([0, 1, 0.5])
 
 
 def test_names_neither_collide_nor_leave() -> None:

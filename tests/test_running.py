@@ -15,7 +15,7 @@ from PIL import Image
 import pp_graph as pp
 from pp_graph.data import open_images
 from pp_graph.errors import DataError, DeviceError, ModelError, ProvenanceError, TargetError
-from pp_graph.running.feeding import join_predictions
+from pp_graph.running.feeding import first_of, join_predictions, to_predictions
 from pp_graph.sessions import run_in_batches
 from pp_graph.targets import OpenVINOModel
 from tests.conftest import DEMO
@@ -227,6 +227,41 @@ def test_raw_values_that_were_kept_do_not_disturb() -> None:
     assert found.pred_mask.any()
     assert np.array_equal(found.pred_mask, expected["pred_mask"])
     np.testing.assert_allclose(found.pred_score, expected["pred_score"], atol=1e-5)
+
+
+def test_outputs_of_the_raw_model_come_too() -> None:
+    """What nobody post-processes, such as the state of a recurrent model, is there under its name."""
+    recipe = ({"step": "compare", "source": "raw_score", "target": "pred_label", "level": 0.5},)
+    proto = identity_model({"score": ["N"], "state": ["N", 2, 3], "grid": [2, "K"]})
+    fused = pp.fuse(proto, pp.RecipePostProcessor(recipe=recipe), keep_raw=True)
+    feeds = {
+        "score_in": np.array([0, 1, 2], np.float32),
+        "state_in": RNG.normal(size=(3, 2, 3)).astype(np.float32),
+        "grid_in": np.ones((2, 5), np.float32),
+    }
+    runner = pp.load(fused)
+    assert runner.outputs == ("pred_label",)
+    assert runner.raw_outputs == ("score", "state", "grid")
+    outputs = {"pred_label": np.array([False, True, True]), "score": feeds["score_in"], "state": feeds["state_in"]}
+    found = to_predictions({**outputs, "grid": feeds["grid_in"]}, fused.provenance)
+    assert list(found) == ["pred_label", "score", "state", "grid"]
+    assert all(np.array_equal(found[name], array) for name, array in outputs.items())
+    first = first_of(found, 1, 3)
+    assert first["state"].shape == (1, 2, 3)
+    assert first["grid"] is found["grid"]
+    # What is not of single images cannot be put together.
+    joined = join_predictions([(found, 3), (first, 1)])
+    assert joined["state"].shape == (4, 2, 3)
+    assert "grid" not in joined
+
+
+def test_a_state_is_handed_on() -> None:
+    recipe = ({"step": "compare", "source": "raw_score", "target": "pred_label", "level": 0.5},)
+    fused = pp.fuse(identity_model({"score": ["N"], "state": ["N", 2, 3]}), pp.RecipePostProcessor(recipe=recipe))
+    state = RNG.normal(size=(3, 2, 3)).astype(np.float32)
+    found = pp.load(fused)({"score_in": np.array([0, 1, 2], np.float32), "state_in": state})
+    assert np.array_equal(found["state"], state)
+    assert found.pred_label.tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.data import ImageSource, open_images
+from pp_graph.data import ImageSource, feed_model, fix_inputs, open_images
 from pp_graph.errors import DataError
-from pp_graph.model import FrameFormat, ModelInput, format_shape
+from pp_graph.model import FrameFormat, ModelInput, batch_places, format_shape, image_input
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
 
 if TYPE_CHECKING:
+    from pp_graph.data import FixedInputs
     from pp_graph.model import RawModel
 
 Array = npt.NDArray[Any]
 
 
 def fixed_shapes(
-    raw: RawModel, batch: int | None, asked: Mapping[str, Sequence[int]] | Sequence[int] | None
+    raw: RawModel,
+    batch: int | None,
+    asked: Mapping[str, Sequence[int]] | Sequence[int] | None,
+    fixed: FixedInputs | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Sizes to run every input with, by name.
+
+    Args:
+        raw: The raw model.
+        batch: Images a run; None for what the model or `asked` fixes, and else 1.
+        asked: Sizes of the images' input, or of each input by name.
+        fixed: Values of inputs that are no images, which have sizes of their own.
 
     Raises:
         DataError: A size stays open, an input does not exist, or the batch is another one.
     """
-    by_name = asked if isinstance(asked, Mapping) else {} if asked is None else {raw.inputs[0].name: asked}
+    main = image_input(raw.inputs) or raw.inputs[0]
+    by_name = asked if isinstance(asked, Mapping) else {} if asked is None else {main.name: asked}
+    first = (by_name.get(main.name) or main.shape or (None,))[0]
+    number = batch or (first if isinstance(first, int) else 1)
+    if fixed is not None:
+        by_name = {**{name: array.shape for name, array in fixed.arrays(number).items()}, **by_name}
+    places = batch_places(raw.inputs)
     names = [each.name for each in raw.inputs]
     for name in by_name:
         if name not in names:
@@ -39,8 +55,12 @@ def fixed_shapes(
         declared = each.shape if given is None else tuple(given)
         if declared is None:
             raise DataError(f"Input '{each.name}' has no known rank. Give its sizes with --input-shape.")
-        sizes = [(batch or 1) if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(declared)]
-        if batch is not None and sizes and isinstance(sizes[0], int) and sizes[0] != batch:
+        # An open size that may be the batch is: random numbers must fit each other.
+        place = places.get(each.name)
+        axis = place.axes[0] if place is not None and place.axes else None
+        sizes = [number if at == axis and not isinstance(dim, int) else dim for at, dim in enumerate(declared)]
+        other = axis is not None and axis < len(sizes) and sizes[axis] != batch
+        if batch is not None and other and place is not None and place.certain:
             raise DataError(
                 f"Batch is {batch}, but input '{each.name}' is {format_shape(tuple(sizes))}. Leave out --batch, or "
                 "give a model or --input-shape with that batch."
@@ -78,22 +98,36 @@ def make_feeds(
     data: ImageSource | None,
     preprocessings: Sequence[Preprocessing] = (),
     frame_size: tuple[int, int] | None = None,
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Feeds:
     """Images, or random numbers, for every input.
 
     The raw model is fed the frames of the first preprocessing, preprocessed in NumPy.
 
+    Args:
+        raw: The raw model.
+        shapes: Sizes of its inputs.
+        batch: Images a run.
+        data: Images; None for random numbers.
+        preprocessings: Those of models that take frames.
+        frame_size: Height and width of random frames, where they are resized.
+        fixed_inputs: Values for inputs that are no images.
+
     Raises:
         DataError: There are too few images, they do not fit, or the size of frames stays open.
     """
-    images = None if data is None else open_images(data)
+    plain = [ModelInput(each.name, each.dtype, shapes[each.name]) for each in raw.inputs]
+    named = [_with_open_batch(each, raw) for each in plain]
+    fixed = fix_inputs(fixed_inputs, named)
+    images = None if data is None else feed_model(open_images(data), named, fixed_inputs)
     if images is not None and len(images) < batch:
         raise DataError(f"There are {len(images)} images, expected at least {batch} for a batch of that size.")
-    plain = [ModelInput(each.name, each.dtype, shapes[each.name]) for each in raw.inputs]
     rng = np.random.default_rng(0)
 
     def fill(wanted: Sequence[ModelInput]) -> dict[str, Array]:
-        return _random(wanted, rng) if images is None else images.read(0, batch, wanted)
+        if images is None:
+            return {**_random(wanted, rng), **fixed.arrays(batch)}
+        return images.read(0, batch, [_with_open_batch(each, raw) for each in wanted])
 
     frames: list[tuple[Preprocessing, dict[str, Array]]] = []
     for each in preprocessings:
@@ -108,6 +142,16 @@ def make_feeds(
                 f"{format_shape(shapes[name])}. Give --input-shape as the artifact was converted."
             )
     return Feeds(by_hand, frames)
+
+
+def _with_open_batch(model_input: ModelInput, raw: RawModel) -> ModelInput:
+    """An input with the raw model's own batch, so that what has one image each is told from what is for all."""
+    declared = {each.name: each.shape for each in raw.inputs}[model_input.name]
+    shape = model_input.shape
+    if declared is None or shape is None:
+        return model_input
+    axes = batch_places(raw.inputs)[model_input.name].axes
+    return replace(model_input, shape=tuple(declared[at] if at in axes else size for at, size in enumerate(shape)))
 
 
 def _frames(model_input: ModelInput, preprocessing: Preprocessing, size: tuple[int, int] | None) -> ModelInput:

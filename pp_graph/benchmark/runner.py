@@ -20,9 +20,10 @@ from pp_graph.benchmark.machine import describe_machine, describe_versions
 from pp_graph.benchmark.operator_groups import group_times, parts_of
 from pp_graph.benchmark.report import BenchmarkReport, ContenderReport
 from pp_graph.benchmark.timing import ratio_of_medians
+from pp_graph.data import fix_inputs
 from pp_graph.errors import DataError, DeviceError
 from pp_graph.fusion import METADATA_KEY
-from pp_graph.model import RawModel, format_shape
+from pp_graph.model import RawModel, format_shape, image_input
 from pp_graph.targets import INFERENCE_PRECISIONS, MODES, OpenVINOSession, kind_of
 from pp_graph.targets.devices.devices import require_device
 
@@ -73,6 +74,7 @@ def run_benchmark(
     against: Sequence[str | Path] | None = None,
     data: ImageSource | None = None,
     frame_size: tuple[int, int] | None = None,
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     seconds: float = 10.0,
     memory: bool = True,
     progress: Progress | None = None,
@@ -95,6 +97,7 @@ def run_benchmark(
         against: `host-numpy`, `host-torch` and paths of other models; None for NumPy, and torch if it is installed.
         data: Images to run on; None for random numbers.
         frame_size: Height and width of the random frames that an artifact is fed that resizes frames of any size.
+        fixed_inputs: Values for inputs that are no images, such as `{"sr": 16000}`; see `pp_graph.data.fix_inputs`.
         seconds: How long to measure for each device and precision.
         memory: Measure peak memory and compile time, each model in a process of its own.
         progress: Called as time passes.
@@ -119,10 +122,11 @@ def run_benchmark(
     contenders, notes = find_contenders(raw, [Path(path) for path in artifacts], against)
     notes += remarks_about(opened, contenders)
     here, absent = _split_devices(devices)
-    shapes = fixed_shapes(opened, batch, input_shape)
-    batch = next(iter(shapes.values()))[0] if next(iter(shapes.values())) else 1
+    shapes = fixed_shapes(opened, batch, input_shape, fix_inputs(fixed_inputs, opened.inputs))
+    images = image_input(opened.inputs)
+    batch = 1 if images is None else shapes[images.name][0]
     taking_frames = list(dict.fromkeys(each.preprocessing for each in contenders if each.preprocessing is not None))
-    feeds = make_feeds(opened, shapes, batch, data, taking_frames, frame_size)
+    feeds = make_feeds(opened, shapes, batch, data, taking_frames, frame_size, fixed_inputs)
     results: list[ContenderReport] = []
     for device in here:
         for precision in inference_precisions:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 from pp_graph.calibration.bootstrap import RESAMPLES
 from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.spill import SpilledMaps
-from pp_graph.data import DumpedPredictions, LabelledImages, choose_batch_size, open_labelled, open_predictions
+from pp_graph.data import (
+    DumpedPredictions,
+    LabelledImages,
+    choose_batch_size,
+    feed_model,
+    open_labelled,
+    open_predictions,
+)
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import CalibrationError
 from pp_graph.postprocessors import ROLES, OneClassPostProcessor
@@ -57,6 +64,7 @@ def calibrate(
     score_output: str | None = None,
     map_output: str | None = None,
     batch_size: int | None = None,
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     one_pass: bool = False,
     resamples: int = RESAMPLES,
     progress: Progress | None = None,
@@ -77,6 +85,8 @@ def calibrate(
         score_output: Short form of `roles={"raw_score": ...}`.
         map_output: Short form of `roles={"raw_map": ...}`.
         batch_size: Images a batch, where the model leaves it open.
+        fixed_inputs: Values for inputs that are no images and not in the data, such as `{"sr": 16000}`; see
+            `pp_graph.data.fix_inputs`.
         one_pass: Take the pixel level's answer after one pass, with its bound, instead of keeping the maps in a
             temporary file for a second.
         resamples: Draws for the image level's confidence intervals; 0 for none.
@@ -112,11 +122,12 @@ def calibrate(
             "nothing to calibrate."
         )
     compiled = calibrated.bind_calibration(values.signature)
+    images = feed_model(labelled.images, values.inputs, fixed_inputs)
     size = choose_batch_size(values.inputs, batch_size)
     with SpilledMaps() as spilled:
         for start in range(0, len(labelled), size):
             stop = min(start + size, len(labelled))
-            raw = values.run(labelled.images.read(start, stop, values.inputs))
+            raw = values.run(images.read(start, stop, values.inputs))
             found = compiled.compute(raw, names.values())
             maps = None if "pixel" not in names else without_channel(found[names["pixel"]], "Maps")
             if maps is not None and not one_pass:

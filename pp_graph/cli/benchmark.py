@@ -9,7 +9,7 @@ import click
 
 from pp_graph.cli.convert import parse_shapes
 from pp_graph.cli.frames import parse_frame_size
-from pp_graph.cli.options import PATH, force_option
+from pp_graph.cli.options import PATH, force_option, input_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _STDOUT = "-"
               help="Post-processing on the host, or another model; repeatable. Default: host-numpy, and host-torch "
               "where torch is installed.")  # fmt: skip
 @click.option("--data", type=PATH, metavar="FILE.npz|FOLDER", help="Images to run on. Default: random numbers.")
+@input_option
 @click.option("--frame-size", metavar="HxW",
               help="Size of random frames for an artifact that resizes frames of any size.")  # fmt: skip
 @click.option("--seconds", type=float, default=10.0, show_default=True, metavar="T",
@@ -90,6 +91,7 @@ def benchmark(
             against=options["against"] or None,
             data=options["data"],
             frame_size=parse_frame_size(options["frame_size"]),
+            fixed_inputs=options["fixed_inputs"],
             seconds=options["seconds"],
             memory=not options["no_memory"],
             progress=advance,

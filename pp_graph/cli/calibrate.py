@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, json_option, named_roles, role_options
+from pp_graph.cli.options import PATH, force_option, input_option, json_option, named_roles, role_options
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 from pp_graph.cli.retune import check_ending, prepare_with_notes
 
@@ -57,6 +57,7 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="N", help="Images a batch, where the model leaves it open."
 )
+@input_option
 @click.option("--report", "reports", type=PATH, multiple=True, metavar="FILE.html|.png",
               help="Histograms and curves to write, as a page or a picture; needs the extra 'report'.")  # fmt: skip
 @force_option
@@ -163,7 +164,9 @@ def _check_sources(
         raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
 
 
-_OF_MODELS = ("recipe", "device", "inference_precision", "score_output", "map_output", "role", "batch")
+_OF_MODELS = (
+    "recipe", "device", "inference_precision", "score_output", "map_output", "role", "batch", "fixed_inputs",
+)  # fmt: skip
 
 
 def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | None, stats: Path | None) -> None:
@@ -172,7 +175,8 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | N
     for name in unused:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             source = "--scores" if scores is not None else "--stats"
-            raise click.UsageError(f"--{name.replace('_', '-')} has no meaning with {source}. Leave it out.")
+            flag = "input" if name == "fixed_inputs" else name.replace("_", "-")
+            raise click.UsageError(f"--{flag} has no meaning with {source}. Leave it out.")
 
 
 def _further_files(model: Path) -> list[Path]:
@@ -255,6 +259,7 @@ def _run(
             inference_precision=None if precision == "default" else precision,
             roles=roles,
             batch_size=options["batch"],
+            fixed_inputs=options["fixed_inputs"],
             progress=progress,
             **settings,
         )

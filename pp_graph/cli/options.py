@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,65 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Write one JSON object to stdout, all else to stderr."
 )
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists. Inputs are never replaced.")
+
+
+def input_option(function: _Function) -> _Function:
+    """Add the option for inputs that are no images, as `fixed_inputs`."""
+    option = click.option(
+        "--input", "fixed_inputs", multiple=True, metavar="NAME=VALUE",
+        callback=lambda _, __, texts: parse_inputs(texts),
+        help="Value of an input that is no image and not in the data: a number, numbers with commas, true, false, or "
+        "an .npy file. Once an input.",
+    )  # fmt: skip
+    return option(function)
+
+
+def parse_inputs(texts: Sequence[str]) -> dict[str, Any] | None:
+    """Read what was given with --input: `sr=16000`, `gain=0.5,1`, `flip=true`, `state=zeros.npy`; None for nothing."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name or not value.strip() or name in found:
+            problem = "is given twice" if name in found and separator else "is not an input with its value"
+            raise click.BadParameter(
+                f"'{name if name in found else text}' {problem}, expected NAME=VALUE such as sr=16000, once an input.",
+                param_hint="--input",
+            )
+        if value.lower().endswith(".npy"):
+            found[name] = _load_array(value)
+            continue
+        numbers = [_number(part.strip(), text) for part in value.split(",")]
+        found[name] = numbers if "," in value else numbers[0]
+    return found or None
+
+
+def _number(text: str, whole: str) -> bool | int | float:
+    words = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            if "_" not in text:
+                return kind(text)
+        except ValueError:
+            continue
+    raise click.BadParameter(
+        f"'{whole}' has the value '{text}', expected a number, true, false, or an .npy file. Write an array to "
+        "one with numpy.save.",
+        param_hint="--input",
+    )
+
+
+def _load_array(path: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise click.BadParameter(
+            f"'{path}' cannot be read: {error}. Expected an array written by numpy.save.", param_hint="--input"
+        ) from error
+
 
 FORM_OPTIONS = ("outputs", "mask_dtype", "map_size", "pack", "thresholds")
 """Options that change the form of a post-processing, and none of its numbers."""

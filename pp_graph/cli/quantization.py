@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pp_graph.cli.options import PATH
+from pp_graph.cli.options import PATH, input_option
 from pp_graph.cli.output import note, progress_bar
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-NAMES = ("calibration_data", "preset", "subset_size", "float_from", "max_drop", "labels")
+NAMES = ("calibration_data", "preset", "subset_size", "float_from", "max_drop", "labels", "fixed_inputs")
 
 _OPTIONS = (
     click.option("--calibration-data", type=PATH, metavar="FOLDER|FILE.npz",
@@ -42,14 +42,14 @@ def quantization_options(function: _Function) -> _Function:
     """Add the options of quantising to a verb."""
     for option in reversed(_OPTIONS):
         function = option(function)
-    return function
+    return input_option(function)
 
 
 @contextlib.contextmanager
 def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) -> Iterator[Quantization | None]:
     """What the options say, with a progress bar while the model is converted; None where nothing is quantised."""
     given = [
-        f"--{name.replace('_', '-')}"
+        "--input" if name == "fixed_inputs" else f"--{name.replace('_', '-')}"
         for name in NAMES
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
@@ -74,6 +74,7 @@ def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) ->
         "subset_size": options["subset_size"],
         "float_from": options["float_from"],
         "max_drop": options["max_drop"],
+        "fixed_inputs": options["fixed_inputs"],
     }
     # Settings are checked before files are opened.
     Quantization(data, labelled=options["labels"], **settings)

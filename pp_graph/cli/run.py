@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, json_option
+from pp_graph.cli.options import PATH, force_option, input_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _NO_PICTURES = "none"
               help="Precision to run in; f32 is recommended wherever the device has it, 'default' is what the device "
               "would choose.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images a request.")
+@input_option
 @force_option
 @json_option
 def run_verb(
@@ -63,6 +64,7 @@ def run_verb(
         device=options["device"],
         inference_precision=None if precision == "default" else precision,
         mode="throughput",
+        fixed_inputs=options["fixed_inputs"],
     )
     given = images[0] if len(images) == 1 else list(images)
     source = open_source(given, runner.inputs, batch_size=options["batch"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, json_option
+from pp_graph.cli.options import PATH, input_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @click.argument("raw", type=PATH)
 @click.argument("artifact", type=PATH)
 @click.option("--data", type=PATH, required=True, metavar="FILE.npz|FOLDER",
-              help="Images: an .npz with an array 'image' (N,C,H,W or N,H,W,C), or a folder of images.")  # fmt: skip
+              help="Images: an .npz with an array 'image' (N,C,H,W or N,H,W,C), or a folder of images. For several "
+              "inputs, an .npz with an array each, by name.")  # fmt: skip
 @click.option("--device", default="CPU", show_default=True, help="Device to run the artifact on.")
 @click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
               show_default=True, help="Precision to run in; 'default' is what the device would choose.")  # fmt: skip
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="N", help="Images a batch, where the model leaves it open."
 )
+@input_option
 @json_option
 def verify(
     raw: Path,
@@ -39,6 +41,7 @@ def verify(
     inference_precision: str,
     max_flips: int | None,
     batch: int | None,
+    fixed_inputs: dict[str, Any] | None,
     as_json: bool,
 ) -> None:
     """Prove that ARTIFACT decides as RAW and its statistics do.
@@ -61,6 +64,7 @@ def verify(
             inference_precision=None if inference_precision == "default" else inference_precision,
             max_flips=max_flips,
             batch_size=batch,
+            fixed_inputs=fixed_inputs,
             progress=progress,
         )
     if as_json:

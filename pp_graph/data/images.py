@@ -11,8 +11,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.data.numbers import as_element_type, is_numeric
 from pp_graph.errors import DataError
-from pp_graph.model import ModelInput, format_shape
+from pp_graph.model import BatchPlace, ModelInput, batch_places, format_shape, image_input
+from pp_graph.model.batch import describe_inputs
 
 Array = npt.NDArray[Any]
 
@@ -28,12 +30,24 @@ class Images(ABC):
 
     Attributes:
         names: A name an image, for people: the file, or the index.
+        arrays: Names of the arrays that they come from; empty where they come from files.
+        where: Where they come from, for errors.
     """
 
     names: tuple[str, ...]
+    arrays: tuple[str, ...] = ()
+    where: str = "the data"
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def for_model(self, inputs: Sequence[ModelInput]) -> Images:
+        """The same images, counted as a model with these inputs takes them."""
+        return self
+
+    def feeds(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> bool:
+        """Whether there is something for one of these inputs of a model."""
+        return True
 
     @abstractmethod
     def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
@@ -45,7 +59,7 @@ class Images(ABC):
             inputs: The model's inputs.
 
         Returns:
-            Input name to array, with the batch first.
+            Input name to array: a batch where `batch_places` says that the input has one, else what is for all images.
 
         Raises:
             DataError: The images do not fit an input, or cannot be read.
@@ -64,7 +78,8 @@ def open_images(source: ImageSource) -> Images:
             with an array `image`, or one array an input under the inputs' names; an `.npy`; or
             arrays in memory. Arrays are (N,C,H,W) or (N,H,W,C), channels RGB: uint8 is scaled to [0,1], floating
             point is used as it is. A model that preprocesses frames itself gets uint8 as it is, its
-            channels in the order it asks for.
+            channels in the order it asks for. What is no image is fed as it is: numbers are not scaled, states have
+            their batch where the model has it, and an input without a batch is fed the whole array with every batch.
 
     Returns:
         The images.
@@ -117,9 +132,18 @@ def read_arrays(path: Path) -> dict[str, Array]:
         ) from error
 
 
-def images_from_arrays(arrays: Mapping[str, Array], where: str = "the data") -> Images:
-    """Images from an array `image`, or one array an input by name; `where` they come from, for errors."""
-    return _ArrayImages(arrays, where)
+def images_from_arrays(arrays: Mapping[str, Array], where: str = "the data", count: int | None = None) -> Images:
+    """Images from an array `image`, or one array an input by name.
+
+    Args:
+        arrays: The arrays.
+        where: Where they come from, for errors.
+        count: Number of images; None for what the arrays say.
+
+    Raises:
+        DataError: There are none.
+    """
+    return _ArrayImages(arrays, where, count)
 
 
 def images_from_files(folder: Path, files: Sequence[Path]) -> Images:
@@ -168,34 +192,77 @@ def _is_shown(name: str) -> bool:
 
 
 class _ArrayImages(Images):
-    def __init__(self, arrays: Mapping[str, Array], where: str = "the data") -> None:
+    def __init__(self, arrays: Mapping[str, Array], where: str, count: int | None) -> None:
         self._arrays = arrays
-        self._where = where
-        main = arrays.get("image")
-        first = main if main is not None else next((each for each in arrays.values() if each.ndim), None)
-        if first is None or first.ndim == 0 or len(first) == 0:
+        self.where = where
+        self.arrays = tuple(arrays)
+        self._guessed = count is None
+        if count is None:
+            count = _count(arrays)
+        if not count:
             raise DataError(f"No images in {where}, expected an array 'image' with at least one.")
-        self.names = tuple(str(index) for index in range(len(first)))
+        self.names = tuple(str(index) for index in range(count))
+
+    def for_model(self, inputs: Sequence[ModelInput]) -> Images:
+        main = image_input(inputs)
+        array = None if main is None else self._array(main, main)
+        if array is None or not array.ndim or not self._guessed:
+            return self
+        return _ArrayImages(self._arrays, self.where, len(array))
+
+    def feeds(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> bool:
+        return self._array(wanted, image_input(inputs)) is not None
 
     def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
-        return {each.name: fit(self._array(each, inputs)[start:stop], each) for each in inputs}
+        main = image_input(inputs)
+        places = batch_places(inputs)
+        found = {}
+        for each in inputs:
+            array = self._array(each, main)
+            if array is None:
+                raise unfed([each], inputs, self)
+            place = places.get(each.name, BatchPlace(each, (), certain=False, images=False))
+            axis = place.axis_of(array.shape, len(self))
+            if axis is not None:
+                array = array[(slice(None),) * axis + (slice(start, stop),)]
+            # An array for a scalar must not become one item long, as np.ascontiguousarray would make it.
+            found[each.name] = fit(array, each) if place.images else np.asarray(as_element_type(array, each), order="C")
+        return found
 
-    def _array(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> Array:
+    def _array(self, wanted: ModelInput, main: ModelInput | None) -> Array | None:
+        """The array of an input; that of the images may be called so."""
         array = self._arrays.get(wanted.name)
-        if array is None and len(inputs) == 1:
-            array = self._arrays.get("image")
-        if array is None:
-            names = " and ".join(f"'{each.name}'" for each in inputs)
-            raise DataError(
-                f"Found arrays {', '.join(map(repr, self._arrays))} in {self._where}, expected "
-                f"{'image' if len(inputs) == 1 else 'one an input'} ({names})."
-            )
-        count = len(array) if array.ndim else 0
-        if count != len(self):
-            raise DataError(
-                f"Array for input '{wanted.name}' holds {count} items, expected {len(self)} as in the others."
-            )
-        return array
+        return self._arrays.get("image") if array is None and wanted is main else array
+
+
+def _count(arrays: Mapping[str, Array]) -> int:
+    """How many images arrays hold, as far as this shows without a model.
+
+    Of arrays of which some have the batch on another axis, as states do, most have the number of images somewhere.
+    """
+    main = arrays.get("image")
+    if main is not None:
+        return len(main) if main.ndim else 0
+    firsts = [len(each) for each in arrays.values() if each.ndim]
+    return max(firsts, key=lambda size: sum(size in each.shape for each in arrays.values()), default=0)
+
+
+def unfed(missing: Sequence[ModelInput], inputs: Sequence[ModelInput], images: Images) -> DataError:
+    """What to say where nothing feeds some inputs."""
+    main = image_input(inputs)
+    held = f"arrays {', '.join(map(repr, images.arrays))} in {images.where}" if images.arrays else "a folder of images"
+    if len(inputs) == 1:
+        return DataError(
+            f"Found {held}, expected image: the model's input is {describe_inputs(inputs)}. Rename the "
+            "array of the images."
+        )
+    named = " and ".join(repr(each.name) for each in missing)
+    other = next((each.name for each in missing if each is not main), None)
+    fixed = f", or give a value for all images with --input {other}=VALUE (fixed_inputs={{{other!r}: ...}})"
+    return DataError(
+        f"Found {held}, expected one an input ({describe_inputs(inputs)}): nothing feeds {named}. Give the "
+        f"data as an .npz with an array of that name (--data FILE.npz){fixed if other is not None else ''}."
+    )
 
 
 class _FileImages(Images):
@@ -204,13 +271,13 @@ class _FileImages(Images):
         self._files = files
         self.names = tuple(file.relative_to(folder).as_posix() for file in files)
 
+    def feeds(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> bool:
+        return wanted is image_input(inputs)
+
     def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
-        if len(inputs) != 1:
-            names = ", ".join(f"'{each.name}'" for each in inputs)
-            raise DataError(
-                f"The model has {len(inputs)} inputs ({names}), and a folder of images can feed one only. "
-                "Give an .npz with an array an input."
-            )
+        missing = [each for each in inputs if not self.feeds(each, inputs)]
+        if missing:
+            raise unfed(missing, inputs, self)
         channels, height, width = _image_shape(inputs[0])
         images = [self._load(file, channels, height, width) for file in self._files[start:stop]]
         sizes = {image.shape for image in images}
@@ -281,7 +348,7 @@ def fit(array: Array, wanted: ModelInput) -> Array:
     Raises:
         DataError: Neither fits, or the element type cannot be used.
     """
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+    if not is_numeric(array):
         raise DataError(
             f"Images for input '{wanted.name}' hold {array.dtype}, expected numbers. Give uint8 or floating-point "
             "arrays."
@@ -355,5 +422,9 @@ def choose_batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
         if asked < 1:
             raise DataError(f"Batch size is {asked}, expected at least 1. Leave it out for the default.")
         return asked
-    sizes_open = any(each.shape is None or any(not isinstance(size, int) for size in each.shape[1:]) for each in inputs)
-    return 1 if sizes_open else _BATCH
+    open_sizes = any(
+        place.input.shape is None or any(not isinstance(size, int) for size in place.input.shape[1:])
+        for place in batch_places(inputs).values()
+        if place.images
+    )
+    return 1 if open_sizes else _BATCH

@@ -110,20 +110,24 @@ class _LabelledArrays(LabelledImages):
         self.files = () if path is None else (path,)
         label, self._mask = arrays.get("label"), arrays.get("mask")
         inputs = {name: array for name, array in arrays.items() if name not in ("label", "mask")}
-        self.images = images_from_arrays(inputs, where)
+        count = len(images_from_arrays(inputs, where))
         self._arrays = arrays
         if label is None and self._mask is None:
             raise DataError(
                 f"Found arrays {', '.join(map(repr, arrays))} in {where}, expected 'label' (N,) or 'mask' (N,H,W) "
                 "beside the images. Add which images are anomalous."
             )
-        count = len(self.images)
+        truth = label if label is not None else self._mask
+        if "image" not in inputs and truth is not None and truth.ndim:
+            # The first axis of an array need not be the batch, as that of a state is not; labels have no other.
+            count = next((len(truth) for each in inputs.values() if len(truth) in each.shape), count)
         for name in ("label", "mask"):
             array = arrays.get(name)
             if array is not None and (array.ndim == 0 or len(array) != count):
                 raise DataError(
                     f"Array '{name}' in {where} has shape {array.shape}, expected {count} items, one an image."
                 )
+        self.images = images_from_arrays(inputs, where, count)
         self.labels = None if label is None else label_flags(label, f"Labels in {where}")
 
     def masks(self, start: int, stop: int, size: tuple[int, int] | None) -> list[Mask]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pp_graph.model.batch import BatchPlace, batch_places, fixed_batch, image_input
 from pp_graph.model.names import NameScope
 from pp_graph.model.outputs import OutputInfo, describe_outputs
 from pp_graph.model.raw_model import METADATA_KEY, FrameFormat, ModelInput, RawModel
@@ -9,6 +10,7 @@ from pp_graph.model.shapes import Dimension, Shape, format_shape
 
 __all__ = [
     "METADATA_KEY",
+    "BatchPlace",
     "Dimension",
     "FrameFormat",
     "ModelInput",
@@ -16,6 +18,9 @@ __all__ = [
     "OutputInfo",
     "RawModel",
     "Shape",
+    "batch_places",
     "describe_outputs",
+    "fixed_batch",
     "format_shape",
+    "image_input",
 ]

@@ -46,12 +46,14 @@ class ModelInput:
         shape: Declared shape, None where undeclared.
         frames: Layout and channels where a camera's frames are fed as they are; None where the caller preprocesses
             them, and values in [0,1] are the rule.
+        batch_axis: Axis of the images of a batch, where more is known than `shape` tells; see `batch_places`.
     """
 
     name: str
     dtype: str | None
     shape: Shape | None
     frames: FrameFormat | None = None
+    batch_axis: int | None = None
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def check_output(step: Step, declared: Output, value: ValueType) -> None:
         own = "pixel" if value.per_pixel else "image"
         raise PostProcessorError(
             f"Step '{step.target}' ({type(step).__name__}) writes {value}, one value "
-            f"{'a' if value.per_pixel else 'an'} {own}, expected {kind}, {'bool' if decides else 'float32'}. Give it another target."
+            f"{'a' if value.per_pixel else 'an'} {own}, expected {kind}, "
+            f"{'bool' if decides else 'float32'}. Give it another target."
         )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
+from pp_graph.model import image_input
 from pp_graph.report.drawn_outputs import DrawnOutputs, plain
 from pp_graph.report.pictures import mask_picture, overlay_picture
 from pp_graph.report.prediction_table import (
@@ -228,8 +229,9 @@ def _picture(runner: Runner, source: Source, index: int) -> Image:
     if source.files is not None:
         with Image.open(source.files[index]) as image:
             return image.convert("RGB")
-    fed = [array[0] for array in read_feeds(source, index, index + 1, runner.inputs).values()]
-    return Image.fromarray(_as_rgb(next((array for array in fed if array.ndim == 3), fed[0])))
+    images = image_input(runner.inputs)
+    assert images is not None
+    return Image.fromarray(_as_rgb(read_feeds(source, index, index + 1, runner.inputs)[images.name][0]))
 
 
 def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:

@@ -30,7 +30,7 @@ def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInpu
         inputs: The model's inputs.
 
     Returns:
-        Input name to array, batch first.
+        Input name to array.
 
     Raises:
         DataError: The images do not fit an input, or cannot be read.

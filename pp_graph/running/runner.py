@@ -7,10 +7,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pp_graph.data import Images
+from pp_graph.data import Images, fix_inputs
+from pp_graph.data.fixed_inputs import refuse_twice
 from pp_graph.errors import DataError, TargetError
 from pp_graph.fusion import FusedModel, Provenance, cutoffs_for
-from pp_graph.model import format_shape
+from pp_graph.model import fixed_batch, format_shape
 from pp_graph.running.feeding import (
     first_of,
     join_predictions,
@@ -21,11 +22,14 @@ from pp_graph.running.feeding import (
 )
 from pp_graph.running.sources import open_source
 from pp_graph.sessions import cut_to_batch
+from pp_graph.sessions.session import with_batch_axes
 from pp_graph.targets import OpenVINOModel, OpenVINOSession, convert, device_profile, open_artifact
 from pp_graph.targets.devices.devices import RECOMMENDED
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    import numpy.typing as npt
 
     from pp_graph.fusion import Artifact
     from pp_graph.model import ModelInput
@@ -41,6 +45,7 @@ def load(
     device: str = "CPU",
     inference_precision: str | None = RECOMMENDED,
     mode: str = "latency",
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Runner:
     """Load a model to run it.
 
@@ -52,6 +57,8 @@ def load(
             the device can be asked for it. None leaves it to the device, which on many CPUs is bf16, and flips pixels.
             The post-processing runs in float32 whatever is asked.
         mode: `latency` for one image after the other, `throughput` for many in flight.
+        fixed_inputs: Values for inputs that are no images, such as `{"sr": 16000}`, with which every image is run; see
+            `pp_graph.data.fix_inputs`.
 
     Returns:
         The runner.
@@ -61,6 +68,7 @@ def load(
         ModelError: The ONNX file cannot be used.
         TargetError: OpenVINO cannot read or compile the model, or the precision or mode is not known; `DeviceError`
             where the device is not known or not on this machine.
+        DataError: A fixed input does not exist, or its value does not fit.
     """
     if isinstance(model, str | Path):
         model = open_artifact(model)
@@ -68,7 +76,14 @@ def load(
     if isinstance(model, FusedModel):
         model = convert(model, device=device)
     assert isinstance(model, OpenVINOModel)
-    return Runner(model, device=device, inference_precision=inference_precision, mode=mode, name=name)
+    return Runner(
+        model,
+        device=device,
+        inference_precision=inference_precision,
+        mode=mode,
+        name=name,
+        fixed_inputs=fixed_inputs,
+    )
 
 
 class Runner:
@@ -84,6 +99,7 @@ class Runner:
         inference_precision: Precision to run the network in; see `load`.
         mode: `latency` or `throughput`.
         name: What to call the model; None for the name of its file.
+        fixed_inputs: Values for inputs that are no images; see `load`.
 
     Attributes:
         name: What the model is called: its file, without folders.
@@ -111,6 +127,7 @@ class Runner:
         inference_precision: str | None = RECOMMENDED,
         mode: str = "latency",
         name: str | None = None,
+        fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         self._session = OpenVINOSession(
             artifact.network,
@@ -120,7 +137,8 @@ class Runner:
             preprocessing=artifact.provenance.preprocessing,
         )
         self.name = _name(artifact) if name is None else name
-        self.inputs: tuple[ModelInput, ...] = self._session.inputs
+        self._fixed = fix_inputs(fixed_inputs, with_batch_axes(self._session.inputs, artifact.provenance.conversion))
+        self.inputs: tuple[ModelInput, ...] = self._fixed.rest
         self.outputs = predicted_fields(self._session.outputs, artifact.provenance)
         self.raw_outputs = raw_fields(self._session.outputs, artifact.provenance)
         self.provenance: Provenance = artifact.provenance
@@ -236,12 +254,13 @@ class Runner:
         """Items in pieces that the model can take: how many images count and were fed, and whether it ends its item."""
         for item in items:
             source = open_source(item, self.inputs)
+            refuse_twice(source.images, self._fixed)
             missing = len(source)
             for start, stop in source.spans():
                 for cut in cut_to_batch(self.inputs, read_feeds(source, start, stop, self.inputs)):
                     missing -= cut.count
-                    fed = len(next(iter(cut.feeds.values()))) if cut.filled else cut.count
-                    yield (cut.count, fed, missing == 0), cut.feeds
+                    fed = fixed_batch(self.inputs) or cut.count
+                    yield (cut.count, fed, missing == 0), {**cut.feeds, **self._fixed.arrays(fed)}
 
 
 def _name(model: Artifact) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
 from pp_graph.data.images import IMAGE_ENDINGS, Array, image_files, images_from_arrays, images_from_files
 from pp_graph.errors import DataError
+from pp_graph.model import batch_places, fixed_batch, image_input
 
 if TYPE_CHECKING:
     from pp_graph.model import ModelInput
@@ -65,6 +66,8 @@ class _Slice(Images):
         self._whole = whole
         self._start = start
         self.names = whole.names[start:stop]
+        self.arrays = whole.arrays
+        self.where = whole.where
 
     def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
         return self._whole.read(self._start + start, self._start + stop, inputs)
@@ -87,7 +90,7 @@ def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size:
     if isinstance(given, Source):
         return given
     if isinstance(given, Images):
-        return Source(given, _size(inputs, batch_size))
+        return Source(given.for_model(inputs), _size(inputs, batch_size))
     if isinstance(given, str | Path):
         return _from_path(Path(given), inputs, batch_size)
     if isinstance(given, Mapping):
@@ -105,7 +108,7 @@ def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size:
 def _size(inputs: Sequence[ModelInput], asked: int | None) -> int:
     """Images to read at a time; unless a number is asked for, what fills the batch that the model may fix."""
     size = choose_batch_size(inputs, asked)
-    fixed = next((each.shape[0] for each in inputs if each.shape and isinstance(each.shape[0], int)), 1)
+    fixed = fixed_batch(inputs) or 1
     return size if asked is not None else -(-size // fixed) * fixed
 
 
@@ -116,7 +119,7 @@ def _from_path(path: Path, inputs: Sequence[ModelInput], batch_size: int | None)
         return Source(images, size, tuple(image_files(path)), path)
     if path.suffix.lower() in IMAGE_ENDINGS:
         return _from_files([path], inputs, batch_size)
-    return Source(open_images(path), size)
+    return Source(open_images(path).for_model(inputs), size)
 
 
 def _from_files(paths: Sequence[Path], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
@@ -160,17 +163,27 @@ def _from_arrays(
     arrays: Mapping[str, Array], inputs: Sequence[ModelInput], batch_size: int | None, *, frames: bool = True
 ) -> Source:
     """Arrays in memory: one batch, as they are given, unless a size is asked for."""
-    if _holds_one(arrays, inputs):
-        arrays = {name: array[None] for name, array in arrays.items()}
-    images = images_from_arrays(arrays)
+    images = images_from_arrays(_with_batch(arrays, inputs)).for_model(inputs)
     size = len(images) if batch_size is None else choose_batch_size(inputs, batch_size)
     return Source(images, size, frames=frames)
 
 
-def _holds_one(arrays: Mapping[str, Array], inputs: Sequence[ModelInput]) -> bool:
-    """Whether this is one item without a batch axis: every array has one axis less than its input."""
-    ranks = {each.name: _IMAGE_RANK if each.shape is None else len(each.shape) for each in inputs}
-    if len(inputs) == 1:
-        ranks.setdefault("image", next(iter(ranks.values())))
-    used = [(array, ranks[name]) for name, array in arrays.items() if name in ranks]
-    return bool(used) and all(array.ndim == rank - 1 for array, rank in used)
+def _with_batch(arrays: Mapping[str, Array], inputs: Sequence[ModelInput]) -> Mapping[str, Array]:
+    """Arrays with their batch: those of one item may have been given without it, as an image (C,H,W) is."""
+    main = image_input(inputs)
+    if main is None:
+        return arrays
+    # The images may be called so, whatever the input's name is.
+    own = main.name if main.name in arrays else "image"
+    if own not in arrays or arrays[own].ndim != _rank(main) - 1:
+        return arrays
+    found = dict(arrays)
+    for name, place in batch_places(inputs).items():
+        given = own if place.input is main else name
+        if place.axes and given in arrays and arrays[given].ndim == _rank(place.input) - 1:
+            found[given] = np.expand_dims(arrays[given], place.axes[0])
+    return found
+
+
+def _rank(model_input: ModelInput) -> int:
+    return _IMAGE_RANK if model_input.shape is None else len(model_input.shape)

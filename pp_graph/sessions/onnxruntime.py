@@ -19,7 +19,11 @@ _DTYPES: Final = {
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
     "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
     "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
@@ -53,13 +57,10 @@ class OnnxSession(Session):
                 f"onnxruntime cannot load {name}: {_reason(error)}. Does it use custom operators, or an opset newer "
                 f"than onnxruntime {ort.__version__} knows?"
             ) from error
+        # onnxruntime gives an unknown rank as rank 0.
+        declared = {each.name: each.shape for each in model.inputs}
         self.inputs = tuple(
-            ModelInput(
-                name=node.name,
-                dtype=_DTYPES.get(node.type),
-                # onnxruntime gives an unknown rank as rank 0.
-                shape=tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in node.shape) or None,
-            )
+            ModelInput(name=node.name, dtype=_DTYPES.get(node.type), shape=declared.get(node.name))
             for node in self._session.get_inputs()
         )
         self.outputs = tuple(node.name for node in self._session.get_outputs())

@@ -14,6 +14,7 @@ from pp_graph.errors import TargetError
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
+from pp_graph.sessions.session import noted_axes
 from pp_graph.targets.devices.check import require_static
 from pp_graph.targets.devices.devices import device_profile, openvino_core
 from pp_graph.targets.island.island import isolate_island
@@ -114,9 +115,16 @@ def convert(
                 f"Frames of any size are to be resized, expected one size: {device} runs static shapes only. Give it "
                 "with frame_size=... (--frame-size 1080x1920)."
             )
-    settings: dict[str, Any] = {"device": device, "precision": precision, "openvino": _version()}
+    settings: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "openvino": _version(),
+        **noted_axes(fused.network.inputs),
+    }
     if quantization is not None:
-        settings["quantization"] = quantize_network(converted, fused.provenance, quantization, device)
+        settings["quantization"] = quantize_network(
+            converted, fused.provenance, quantization, device, fused.network.inputs
+        )
     add_states(converted, fused.provenance.adjustable)
     isolate_island(converted, fused.provenance)
     if precision == "f16":

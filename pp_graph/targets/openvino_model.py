@@ -12,6 +12,7 @@ import numpy as np
 from pp_graph.errors import ProvenanceError, TargetError
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Artifact, Provenance
+from pp_graph.sessions.session import with_batch_axes
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.island.precision import island_constants
 from pp_graph.targets.openvino_ports import first_line, partial_shape, port_name, rt_text
@@ -142,7 +143,7 @@ class OpenVINOModel(Artifact):
             DeviceError: The device is not on this machine.
             TargetError: OpenVINO cannot compile the model, or its post-processing is not found in what was compiled.
         """
-        return OpenVINOSession(
+        session = OpenVINOSession(
             self.network,
             device=device,
             precision=precision,
@@ -151,6 +152,8 @@ class OpenVINOModel(Artifact):
             island=self.provenance.prefix,
             decides=self._decides,
         )
+        session.inputs = with_batch_axes(session.inputs, self.provenance.conversion)
+        return session
 
     def with_program(self, program: Program) -> OpenVINOModel:
         """The same network with another program of the same post-processor.

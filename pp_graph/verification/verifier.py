@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pp_graph.data import ImageSource, choose_batch_size, open_images
+from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images
 from pp_graph.errors import DataError, ModelError
-from pp_graph.model import ModelInput, RawModel, Shape, format_shape
+from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
+from pp_graph.model.batch import batch_axes_of
+from pp_graph.model.shapes import declared_shape
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
 from pp_graph.targets import OpenVINOModel, OpenVINOSession, RawValues, open_artifact, open_raw_values
@@ -19,6 +21,8 @@ from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_f
 from pp_graph.verification.report import BoundaryReport, VerificationReport
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pp_graph.fusion import Artifact
     from pp_graph.steps import Array
 
@@ -35,6 +39,7 @@ def verify(
     inference_precision: str | None = "f32",
     max_flips: int | None = None,
     batch_size: int | None = None,
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     progress: Progress | None = None,
 ) -> VerificationReport:
     """Compare an artifact's decisions with those of the raw model and its statistics in float32.
@@ -52,6 +57,8 @@ def verify(
             it to the device.
         max_flips: Drift flips to tolerate; None for any number.
         batch_size: Images a batch, where the model leaves it open.
+        fixed_inputs: Values for inputs that are no images and not in the data, such as `{"sr": 16000}`; see
+            `pp_graph.data.fix_inputs`.
         progress: Called after each batch.
 
     Returns:
@@ -69,7 +76,7 @@ def verify(
         artifact = open_artifact(artifact)
     if max_flips is not None and max_flips < 0:
         raise DataError(f"max_flips is {max_flips}, expected at least 0. Leave it out to tolerate any number.")
-    source = open_images(images)
+    opened_images = open_images(images)
     provenance = artifact.provenance
     reference = _Reference(opened, artifact)
     runs = _Runs(
@@ -82,11 +89,12 @@ def verify(
     boundary = _verify_boundary(artifact, device, inference_precision)
     comparison = Comparison(provenance, artifact.program)
     wanted = _joint_inputs(reference.session, runs.shipped, provenance.preprocessing)
+    source = feed_model(opened_images, wanted, fixed_inputs)
     size = choose_batch_size(wanted, batch_size)
     for start in range(0, len(source), size):
         stop = min(start + size, len(source))
         feeds = source.read(start, stop, wanted)
-        shipped = checked_predictions(provenance, run_in_batches(runs.shipped, feeds))
+        shipped = checked_predictions(provenance, run_in_batches(runs.shipped, feeds, reference.output_axes))
         comparison.add(reference.run(feeds), reference.side(runs.raw_values.run(feeds)), shipped, start)
         if runs.preprocessing is not None:
             name = runs.preprocessing.inputs[0].name
@@ -163,12 +171,15 @@ class _Reference:
                     f"The raw model has no output '{name}', which the artifact was made from; it has "
                     f"{', '.join(repr(each) for each in present)}. Give the raw model that was fused."
                 )
+        declared = {output.name or "": declared_shape(output) for output in raw.model.graph.outputs}
+        axes = batch_axes_of(raw.inputs, declared)
         fused_names = {old: new for new, old in provenance.raw.renamed.items()}
         self._passed_through = {fused_names.get(name, name): name for name in provenance.raw.outputs if name in present}
         # What an intermediate follows from is compared as well.
         behind = [step for step in self._program.steps if step.target in provenance.intermediates]
         self._wanted = {output.name for output in self._program.predicted} | set(provenance.intermediates)
         self._wanted |= {name for step in behind for name in step.reads}
+        self.output_axes = {kept: axes[name] for kept, name in self._passed_through.items() if name in axes}
 
     def run(self, feeds: Mapping[str, Array]) -> Side:
         """What the raw model gives, and what the reference makes of it."""
@@ -187,8 +198,13 @@ class _Reference:
 
 
 def _joint_inputs(raw: Session, artifact: Session, preprocessing: Preprocessing | None) -> tuple[ModelInput, ...]:
-    """The inputs of the raw model, with the sizes that the artifact fixed; frames where it takes these."""
+    """The inputs of the raw model, with the sizes that the artifact fixed; frames where it takes these.
+
+    Either may fix the batch, and `run_in_batches` cuts to it: it stays that of the raw model, whose names say where
+    each input has it.
+    """
     theirs = {each.name: each for each in artifact.inputs}
+    places = batch_places(raw.inputs)
     joint = []
     for each in raw.inputs:
         if each.name not in theirs:
@@ -196,23 +212,28 @@ def _joint_inputs(raw: Session, artifact: Session, preprocessing: Preprocessing 
                 f"Raw model has an input '{each.name}', the artifact has {', '.join(map(repr, theirs))}. "
                 "Give the raw model that was fused."
             )
+        batch = places[each.name].axes if each.name in places else ()
         if preprocessing is not None and preprocessing.input == each.name:
-            _joint_shape(each.shape, preprocessing.model_shape, each.name)
+            _joint_shape(each.shape, preprocessing.model_shape, batch, each.name)
             frames = theirs[each.name]
-            joint.append(replace(frames, shape=(None, *(frames.shape or ())[1:])))
+            joint.append(replace(frames, shape=((each.shape or (None,))[0], *(frames.shape or ())[1:])))
             continue
-        joint.append(ModelInput(each.name, each.dtype, _joint_shape(each.shape, theirs[each.name].shape, each.name)))
+        shape = _joint_shape(each.shape, theirs[each.name].shape, batch, each.name)
+        joint.append(ModelInput(each.name, each.dtype, shape))
     return tuple(joint)
 
 
-def _joint_shape(raw: Shape | None, artifact: Shape | None, name: str) -> Shape | None:
+def _joint_shape(raw: Shape | None, artifact: Shape | None, batch: Sequence[int], name: str) -> Shape | None:
     if raw is None or artifact is None or len(raw) != len(artifact):
         return raw if artifact is None else artifact
-    for ours, theirs in zip(raw[1:], artifact[1:], strict=True):
-        if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+    joint = list(raw)
+    for axis, (ours, theirs) in enumerate(zip(raw, artifact, strict=True)):
+        if axis in batch or not isinstance(theirs, int):
+            continue
+        if isinstance(ours, int) and ours != theirs:
             raise DataError(
                 f"Input '{name}' is {format_shape(raw)} in the raw model and {format_shape(artifact)} in the artifact, "
                 "expected images of one size for both. Convert without --input-shape, or with the raw model's."
             )
-    # Either may fix the batch; `run_in_batches` cuts to it.
-    return (None, *(a if isinstance(a, int) else r for r, a in zip(raw[1:], artifact[1:], strict=True)))
+        joint[axis] = theirs
+    return tuple(joint)

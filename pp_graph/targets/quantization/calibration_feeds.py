@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.errors import DataError
-from pp_graph.model import ModelInput
+from pp_graph.model import ModelInput, batch_places, fixed_batch
+from pp_graph.model.batch import further_axes
 from pp_graph.targets.openvino_ports import partial_shape, port_name
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class CalibrationFeeds:
     ) -> None:
         self._images = images
         self._inputs = inputs
-        self._batch = batch_size(inputs)
+        # Where the batch is open, NNCF sees each image by itself.
+        self._batch = fixed_batch(inputs) or 1
         self._progress: Callable[[int], None] | None = None
         self._kept = {each.name for each in inputs}
         self._indices = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)).tolist()
@@ -85,18 +87,29 @@ def read_some(images: Images, indices: Sequence[int], inputs: Sequence[ModelInpu
     """Read some images for a model; a batch that they do not fill is filled up with the last one."""
     filled = [*indices, *[indices[-1]] * (batch - len(indices))]
     parts = [images.read(index, index + 1, inputs) for index in filled]
-    return {each.name: np.concatenate([part[each.name] for part in parts]) for each in inputs}
+    places = batch_places(inputs)
+    joined = {}
+    for each in inputs:
+        arrays = [part[each.name] for part in parts]
+        axis = places[each.name].axis_of(arrays[0].shape, 1) if len(arrays) > 1 and each.name in places else None
+        joined[each.name] = arrays[0] if axis is None else np.concatenate(arrays, axis)
+    return joined
 
 
-def model_inputs(model: ov.Model) -> tuple[ModelInput, ...]:
-    """What a model is fed."""
+def model_inputs(model: ov.Model, declared: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
+    """What a model is fed.
+
+    Args:
+        model: The model.
+        declared: The same inputs with the raw model's names of their sizes.
+    """
+    axes = further_axes(declared)
     return tuple(
-        ModelInput(port_name(port), np.dtype(port.get_element_type().to_dtype()).name, partial_shape(port))
+        ModelInput(
+            port_name(port),
+            np.dtype(port.get_element_type().to_dtype()).name,
+            partial_shape(port),
+            batch_axis=axes.get(port_name(port)),
+        )
         for port in model.inputs
     )
-
-
-def batch_size(inputs: Sequence[ModelInput]) -> int:
-    """The batch that the model fixes; where it is open, 1: NNCF then sees each image by itself."""
-    fixed = [each.shape[0] for each in inputs if each.shape and isinstance(each.shape[0], int)]
-    return fixed[0] if fixed else 1

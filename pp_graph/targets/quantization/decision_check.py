@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import AccuracyError
+from pp_graph.model import fixed_batch
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.openvino_ports import port_name
-from pp_graph.targets.quantization.calibration_feeds import batch_size, read_some
+from pp_graph.targets.quantization.calibration_feeds import read_some
 from pp_graph.targets.quantization.decision_rates import ImageDecisions, judge, rates, require_rates, worst_drop
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from pp_graph.data import LabelledImages
+    from pp_graph.data import Images, LabelledImages
     from pp_graph.fusion import Provenance
     from pp_graph.model import ModelInput
     from pp_graph.targets.quantization.network_cut import CutModel
@@ -28,6 +29,7 @@ class DecisionCheck:
         cut: The model, cut in two.
         provenance: What is fused into it.
         labelled: Images with labels or masks.
+        images: The same, with all that the model is fed.
         inputs: What the model is fed.
         progress: Called with the number of images just run.
 
@@ -40,12 +42,14 @@ class DecisionCheck:
         cut: CutModel,
         provenance: Provenance,
         labelled: LabelledImages,
+        images: Images,
         inputs: Sequence[ModelInput],
         progress: Callable[[int], None] | None,
     ) -> None:
         self._labelled = labelled
+        self._images = images
         self._inputs = inputs
-        self._batch = batch_size(inputs)
+        self._batch = fixed_batch(inputs) or 1
         self._progress = progress
         self._program = provenance.bind()
         self._roles = {role: record.tensor for role, record in provenance.raw.read.items()}
@@ -84,7 +88,7 @@ class DecisionCheck:
         found: list[ImageDecisions] = []
         for start in range(0, len(indices), self._batch):
             some = indices[start : start + self._batch]
-            feeds = read_some(self._labelled.images, some, self._inputs, self._batch)
+            feeds = read_some(self._images, some, self._inputs, self._batch)
             outputs = compiled({name: feeds[name] for name in self._fed})
             joints = [outputs[port] for port in compiled.outputs]
             raw = self._tail([*joints, *(feeds[each.name] for each in self._inputs)])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.data import ImageSource, LabelledSource, open_images, open_labelled
+from pp_graph.data import ImageSource, LabelledSource, feed_model, open_images, open_labelled
 from pp_graph.errors import AccuracyError, TargetError
 from pp_graph.targets.openvino_ports import port_name
 from pp_graph.targets.quantization.calibration_feeds import CalibrationFeeds, model_inputs
@@ -15,11 +15,13 @@ from pp_graph.targets.quantization.network_cut import count_layers, count_quanti
 from pp_graph.targets.quantization.nncf_calls import open_nncf, quantize, quantize_within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
+    import numpy.typing as npt
     import openvino as ov
 
     from pp_graph.fusion import Provenance
+    from pp_graph.model import ModelInput
 
 PRESETS: Final = ("performance", "mixed")
 """Symmetric activations, or asymmetric ones; weights are symmetric in both."""
@@ -41,6 +43,7 @@ class Quantization:
             pixels, each by itself. Layers that cost too much stay float32.
         labelled: Images with labels or masks that `max_drop` is measured on, as `pp_graph.data.open_labelled` takes.
         progress: Called with the number of images just run.
+        fixed_inputs: Values for inputs that are no images and not in the data; see `pp_graph.data.fix_inputs`.
 
     Raises:
         TargetError: A setting is outside its range, or one of `max_drop` and `labelled` is missing.
@@ -53,6 +56,7 @@ class Quantization:
     max_drop: float | None = None
     labelled: LabelledSource | None = None
     progress: Callable[[int], None] | None = field(default=None, compare=False)
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -103,7 +107,11 @@ def check_quantization(precision: str, quantization: Quantization | None) -> Non
 
 
 def quantize_network(
-    model: ov.Model, provenance: Provenance, quantization: Quantization, device: str
+    model: ov.Model,
+    provenance: Provenance,
+    quantization: Quantization,
+    device: str,
+    declared: Sequence[ModelInput],
 ) -> dict[str, Any]:
     """Quantise what lies before the float32 part of a converted model. Changes the model in place.
 
@@ -112,6 +120,7 @@ def quantize_network(
         provenance: What is fused into it.
         quantization: How to quantise.
         device: OpenVINO device that it will run on; ranges are measured on the CPU.
+        declared: The inputs with the raw model's names of their sizes, of which OpenVINO knows nothing.
 
     Returns:
         What was done, for the provenance.
@@ -122,8 +131,9 @@ def quantize_network(
         AccuracyError: `max_drop` cannot be kept.
         ExtraError: NNCF is not installed.
     """
-    inputs = model_inputs(model)
-    feeds = CalibrationFeeds(open_images(quantization.data), inputs, quantization.subset_size, quantization.progress)
+    inputs = model_inputs(model, declared)
+    images = feed_model(open_images(quantization.data), inputs, quantization.fixed_inputs)
+    feeds = CalibrationFeeds(images, inputs, quantization.subset_size, quantization.progress)
     cut = cut_behind_layers(model, provenance, quantization.float_from)
     feeds.keep({port_name(port) for port in cut.layers.inputs})
     settings: dict[str, Any] = {"preset": quantization.preset, "device": device}
@@ -140,7 +150,8 @@ def quantize_network(
         layers = quantize(cut.layers, feeds, **settings)
     else:
         labelled = open_labelled(quantization.labelled)
-        check = DecisionCheck(cut, provenance, labelled, inputs, quantization.progress)
+        shown = feed_model(labelled.images, inputs, quantization.fixed_inputs)
+        check = DecisionCheck(cut, provenance, labelled, shown, inputs, quantization.progress)
         layers = quantize_within(
             cut.layers, feeds, check.validate, len(labelled), max_drop=quantization.max_drop, **settings
         )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
+from pp_graph.fusion.numbers import Numbers
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout, metadata_entry
 from pp_graph.model.patching import Patch, Region, copy_file, patch_draft, patch_in_place, region_of
-from pp_graph.fusion.numbers import Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.fusion.emission import emission_record, emit_alone
+from pp_graph.fusion.numbers import Numbers
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.island.island import replace_island
 from pp_graph.targets.island.marks import mark_float32
 from pp_graph.targets.island.tensors import find_tensor
-from pp_graph.fusion.numbers import Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,7 +23,8 @@ class Port:
         dtype: NumPy name of the element type, such as `float32` or `bool`.
         element: OpenVINO's name of it, such as `f32` or `boolean`.
         shape: Sizes, None for an open one; None where the rank is open.
-        axes: What each axis is: `N` images, `C` channels, `H` height, `W` width, `?` where that is not known.
+        axes: What each axis is: `N` images, `C` channels, `H` height, `W` width, `?` where that is not known; none for
+            a scalar, and where the rank is open.
     """
 
     name: str
@@ -41,10 +42,16 @@ class Port:
         return f"({inner},)" if len(self.shape) == 1 else f"({inner})"
 
     @property
+    def batch(self) -> int | None:
+        """The number of images that it holds, where that is fixed."""
+        size = self.shape[self.axes.index("N")] if self.shape and "N" in self.axes else None
+        return size if isinstance(size, int) else None
+
+    @property
     def example(self) -> tuple[int, ...]:
         """Sizes that an example can use: one image where the batch is open."""
         shape = (None,) * 4 if self.shape is None else self.shape
-        axes = self.axes or ("N", "C", "H", "W")
+        axes = ("N", "C", "H", "W") if self.shape is None else self.axes
         return tuple(
             size if isinstance(size, int) else _EXAMPLE_SIZES.get(axis, 1)
             for size, axis in zip(shape, axes, strict=True)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pp_graph.model import ModelInput, batch_places
+from pp_graph.sessions.session import with_batch_axes
 from pp_graph.targets.devices.devices import device_profile, recommended_properties
 from pp_graph.targets.model_info import read_model_info, takes_frames
 from pp_graph.targets.openvino_ports import partial_shape, port_name
@@ -18,7 +21,7 @@ from pp_graph.targets.usage.description import Port, Usage
 from pp_graph.targets.usage.programs import cpp_block, model_api_block, python_block, string, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import openvino as ov
 
@@ -49,7 +52,7 @@ def usage_text(model: ov.Model, provenance: Provenance, file: str) -> str:
     """
     usage = Usage(
         file=file,
-        inputs=tuple(_port(port, _input_axes) for port in model.inputs),
+        inputs=tuple(_port(port, partial(_input_axes, _batch_axes(model, provenance))) for port in model.inputs),
         outputs=tuple(_output_port(port, provenance) for port in model.outputs),
         provenance=provenance,
         model_info=read_model_info(model),
@@ -120,13 +123,20 @@ def _dtype(element: str) -> str:
     return "bool" if element == "boolean" else f"{_DTYPES.get(kind, kind)}{element.removeprefix(kind)}"
 
 
-def _input_axes(_: str, shape: Shape, layout: str) -> tuple[str, ...]:
+def _batch_axes(model: ov.Model, provenance: Provenance) -> dict[str, int]:
+    """Where inputs have their batch, for those that have one."""
+    inputs = [ModelInput(port_name(port), None, partial_shape(port)) for port in model.inputs]
+    places = batch_places(with_batch_axes(inputs, provenance.conversion))
+    return {name: place.axes[0] for name, place in places.items() if place.axes}
+
+
+def _input_axes(batch: Mapping[str, int], name: str, shape: Shape, layout: str) -> tuple[str, ...]:
     if len(layout) == len(shape) and layout.isalpha():
         return tuple(layout)
-    if len(shape) == 4:
+    if len(shape) == 4 and batch.get(name) == 0:
         last = shape[3] in _CHANNELS and shape[1] not in _CHANNELS
         return ("N", "H", "W", "C") if last else ("N", "C", "H", "W")
-    return ("N", *"?" * (len(shape) - 1))[: len(shape)]
+    return tuple("N" if axis == batch.get(name) else "?" for axis in range(len(shape)))
 
 
 # --- the sections ---
@@ -170,7 +180,7 @@ def _sizes(usage: Usage) -> str:
     open_axes = {
         axis for port in usage.inputs for axis, size in zip(port.axes, port.shape or (), strict=True) if size is None
     }
-    batches = sorted({port.shape[0] for port in usage.inputs if port.shape and isinstance(port.shape[0], int)})
+    batches = sorted({port.batch for port in usage.inputs if port.batch is not None})
     lines = []
     if "N" in open_axes:
         lines.append("N is the number of images in a batch, any from 1.")
