@@ -351,7 +351,7 @@ class TestChecks:
     def test_marks_and_constants(self, fused: pp.FusedModel, tmp_path: Path) -> None:
         for precision in ("f32", "f16"):
             artifact = pp.convert(fused, precision=precision, input_shape=ONE)
-            path = artifact.save(tmp_path / "model.xml")
+            path = artifact.save(tmp_path / f"{precision}.xml")
             for each in (artifact, pp.OpenVINOModel.load(path)):
                 assert {"marks", "constants"}.isdisjoint(warnings(check_for_device(each, "GPU")))
         text = path.read_text()

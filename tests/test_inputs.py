@@ -17,7 +17,7 @@ from pp_graph.data import feed_model, fix_inputs, open_images
 from pp_graph.errors import DataError
 from pp_graph.model import ModelInput, batch_places, image_input
 from pp_graph.model.batch import batch_axes_of
-from pp_graph.targets import Session, run_in_batches
+from pp_graph.sessions import Session, run_in_batches
 from tests.models import STATS, from_text
 
 RNG = np.random.default_rng(0)
@@ -150,7 +150,7 @@ class TestEveryWay:
         proto, *_ = case
         onnx.save(proto, tmp_path / "raw.onnx")
         fused = pp.fuse(tmp_path / "raw.onnx", POST)
-        assert [each.name for each in fused.opened.inputs] == [each.name for each in proto.graph.input]
+        assert [each.name for each in fused.network.inputs] == [each.name for each in proto.graph.input]
         fused.save(tmp_path / "fused.onnx")
         pp.strip(tmp_path / "fused.onnx").save(tmp_path / "stripped.onnx")
         assert (tmp_path / "stripped.onnx").read_bytes() == (tmp_path / "raw.onnx").read_bytes()
@@ -288,7 +288,7 @@ def test_outputs_of_any_rank_pass_through(tmp_path: Path) -> None:
     )
     onnx.save(proto, tmp_path / "raw.onnx")
     fused = pp.fuse(tmp_path / "raw.onnx", POST)
-    assert {"rank0", "rates", "rank1", "rank5", "table"} < {each.name for each in fused.opened.model.graph.outputs}
+    assert {"rank0", "rates", "rank1", "rank5", "table"} < {each.name for each in fused.network.model.graph.outputs}
     fused.save(tmp_path / "fused.onnx")
     pp.strip(tmp_path / "fused.onnx").save(tmp_path / "stripped.onnx")
     assert (tmp_path / "stripped.onnx").read_bytes() == (tmp_path / "raw.onnx").read_bytes()

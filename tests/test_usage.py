@@ -349,10 +349,10 @@ def test_a_text_of_another_is_not_overwritten(demo_fused_path: Path, tmp_path: P
     foreign = tmp_path / "model.usage.md"
     foreign.write_text("precious")
     with pytest.raises(OutputFileError, match=r"model\.usage\.md' exists already. Use --force"):
-        artifact.save(tmp_path / "model.xml", overwrite=False)
+        artifact.save(tmp_path / "model.xml")
     assert [file.name for file in tmp_path.iterdir()] == ["model.usage.md"]
     assert foreign.read_text() == "precious"
-    artifact.save(tmp_path / "model.xml")
+    artifact.save(tmp_path / "model.xml", overwrite=True)
     assert "An OpenVINO model" in foreign.read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.usage.md", "model.xml"]
 

@@ -109,7 +109,9 @@ def write_program(raw: RawModel, program: Program, *, keep_raw: bool, tail: bool
         tail: Rewrite the raw model's own tail where that saves time.
         file: Name of the raw model's file; None for one in memory.
     """
-    _check_parameters(program.post)
+    post = program.post
+    assert isinstance(post, PostProcessor)
+    _check_parameters(post)
     matches = {role: match for role, match in program.signature.matches.items() if role in program.signature}
     ignored = {role: match for role, match in program.signature.matches.items() if role in program.ignored}
     dropped = {
@@ -149,7 +151,7 @@ def write_program(raw: RawModel, program: Program, *, keep_raw: bool, tail: bool
     provenance = Provenance(
         schema_version=SCHEMA_VERSION,
         pp_graph_version=__version__,
-        post_processor=class_name(type(program.post)),
+        post_processor=class_name(type(post)),
         parameters=program.post.parameters(),
         statistics=program.statistics,
         cutoffs=program.cutoffs,

@@ -74,7 +74,8 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         raw: The opened model.
     """
     inferred = infer_values(raw.model)
-    input_shapes = [model_input.shape for model_input in raw.inputs]
+    # A scalar says nothing about batches.
+    input_shapes = [model_input.shape for model_input in raw.inputs if model_input.shape != ()]
     symbols = symbols_of(input_shapes)
     described = []
     for output in raw.model.graph.outputs:

@@ -109,7 +109,7 @@ def check_shape(shape: Sequence[int | None], role: Role) -> None:
         pixels = " with at least one pixel" if any("H" in axes for axes in role.axes) else ""
         raise PostProcessorError(
             f"'{given_as(role)}' has rank {len(shape)} and shape {format_shape(tuple(shape))}, expected {role.patterns}"
-            f"{pixels}: {role.meaning or 'see the role'}."
+            f"{pixels}{role.meaning and ': '}{role.meaning}."
         )
 
 

@@ -10,6 +10,7 @@ import msgspec
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps import DECISION_VALUES, Compare, DecidingStep, EncodeDecision, Keep, OnNaN
 from pp_graph.values import Scale, ValueType
+from pp_graph.values.value_type import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,13 +106,23 @@ def check_output(step: Step, declared: Output, value: ValueType) -> None:
     if declared.meaning not in ("decision", "number"):
         fits = True
     if (declared.axes and value.axes not in declared.axes) or not fits:
-        kind = "a map, one value a pixel" if "H" in "".join(declared.axes) else "one value an image"
-        own = "pixel" if value.per_pixel else "image"
+        found = _kind(value.axes)
+        expected = list(dict.fromkeys(_kind(axes) or pattern(axes) for axes in declared.axes))
+        if found in expected:
+            # The word for it is the same, so the axes have to tell.
+            expected = list(map(pattern, declared.axes))
+        kinds = f"{' or '.join(expected)}, " if expected else ""
         raise PostProcessorError(
-            f"Step '{step.target}' ({type(step).__name__}) writes {value}, one value "
-            f"{'a' if value.per_pixel else 'an'} {own}, expected {kind}, "
+            f"Step '{step.target}' ({type(step).__name__}) writes {value}{found and ', '}{found}, expected {kinds}"
             f"{'bool' if decides else 'float32'}. Give it another target."
         )
+
+
+def _kind(axes: str) -> str:
+    """What values of some axes are of, as far as there is a word for it."""
+    if "H" in axes and "W" in axes:
+        return "one value a pixel"
+    return "one value an image" if axes in ("N", "NC") else ""
 
 
 def describe(

@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import numpy as np
 
@@ -22,15 +22,37 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.program.outputs import Output
+    from pp_graph.program.roles import Role
     from pp_graph.program.signature import Signature
     from pp_graph.statistics import Statistics
-    from pp_graph.steps import Array, Cutoff, DecidingStep, Emitter
+    from pp_graph.steps import Array, Cutoff, DecidingStep, Emitter, Step
 
 _LISTED_CUTOFFS: Final = 1024
 """Cutoffs up to which those of a comparison are listed one by one."""
 
 Cutoffs = dict[str, float | str | list[float | str]]
+
+
+class Description(Protocol):
+    """What a program needs of the `PostProcessor` that it was bound from."""
+
+    @property
+    def statistics(self) -> Statistics | None: ...  # noqa: D102 - see PostProcessor
+    @property
+    def pack(self) -> bool: ...  # noqa: D102
+    @property
+    def declared_outputs(self) -> tuple[Output, ...]: ...  # noqa: D102
+    @property
+    def roles(self) -> tuple[Role, ...]: ...  # noqa: D102
+    @property
+    def replaces_unread(self) -> bool: ...  # noqa: D102
+    @property
+    def sensitivities(self) -> Mapping[str, str]: ...  # noqa: D102
+    def steps(self, raw: Signature, /) -> Sequence[Step]: ...  # noqa: D102
+    def parameters(self) -> dict[str, Any]: ...  # noqa: D102
+    def changed(self, statistics: Statistics | None, changes: Mapping[str, Any]) -> Self: ...  # noqa: D102
+    def bind(self, raw: Signature, /) -> Program: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -46,13 +68,13 @@ class Program(CompiledSteps):
         ignored: Roles that an output of the raw model was found for, and that no step reads.
     """
 
-    post: PostProcessor
+    post: Description
     signature: Signature
     outputs: tuple[OutputDescription, ...]
     ignored: Signature
 
     @classmethod
-    def compile(cls, post: PostProcessor, signature: Signature) -> Program:
+    def compile(cls, post: Description, signature: Signature) -> Program:
         """Compile a post-processor; see `PostProcessor.bind`."""
         declared = post.declared_outputs
         compiled = compile_steps(post.steps(signature), signature, outputs=declared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import itertools
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class Role:
             value = ValueType(axes, known, self.dtype)
             missing = [axis for axis, found in given.items() if not isinstance(found, int)]
             if not missing:
-                return value, True, f"rank {len(axes)}, {self.meaning}, {self.pattern(axes)}"
+                return value, True, ", ".join(filter(None, [f"rank {len(axes)}", self.meaning, self.pattern(axes)]))
             if open_reading is None:
                 places = ", ".join(f"size {axes.index(axis) + 1}" for axis in missing)
                 taken = " and ".join(str(self.sizes[axis]) for axis in missing)
@@ -199,12 +200,16 @@ def find_roles(
                 "expected two different outputs. Leave out one of the two."
             )
         chosen[name] = _take_named(outputs, by_name[name], output)
-    taken = {match.output.name for match in chosen.values()}
-    for role in roles:
-        if role.name not in chosen:
-            match = _choose([info for info in outputs if info.name not in taken], role)
-            if match is not None:
-                chosen[role.name] = match
+    left = [role for role in roles if role.name not in chosen]
+    while left:
+        taken = {match.output.name for match in chosen.values()}
+        free = [info for info in outputs if info.name not in taken]
+        # Where one role leaves no choice, its output is not there for the others any more.
+        role = min(left, key=lambda role: len(_candidates(free, role)))
+        left.remove(role)
+        match = _choose(free, role)
+        if match is not None:
+            chosen[role.name] = match
     _check_found(outputs, roles, chosen)
     return {role.name: chosen[role.name] for role in roles if role.name in chosen}
 
@@ -245,7 +250,7 @@ def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
     if readings:
         return readings[0][2]
     kinds = " nor ".join(f"{role.meaning or role.called} {role.patterns}" for role in roles)
-    return f"shape {format_shape(info.shape)} is neither {kinds}"
+    return f"shape {format_shape(info.shape)} is {'neither' if len(roles) > 1 else 'not'} {kinds}"
 
 
 def _readings(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
@@ -259,16 +264,21 @@ def _readings(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
     return found
 
 
-def _choose(outputs: Sequence[OutputInfo], role: Role) -> RoleMatch | None:
+def _candidates(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
+    """The outputs that could have a role: the one of a known name, else those of known sizes if there are any."""
     fitting = _readings(outputs, role)
     candidates = [match for match in fitting if match.certain] or fitting
+    known = [match for match in candidates if _bare_name(match.output.name) in role.names]
+    if len(candidates) > 1 and len(known) == 1:
+        why = f"{known[0].why}; chosen among {len(candidates)} by its name"
+        return [dataclasses.replace(known[0], why=why)]
+    return candidates
+
+
+def _choose(outputs: Sequence[OutputInfo], role: Role) -> RoleMatch | None:
+    candidates = _candidates(outputs, role)
     if len(candidates) < 2:
         return candidates[0] if candidates else None
-    known = [match for match in candidates if _bare_name(match.output.name) in role.names]
-    if len(known) == 1:
-        match = known[0]
-        why = f"{match.why}; chosen among {len(candidates)} by its name"
-        return RoleMatch(role, match.output, match.type, match.certain, why)
     listing = "\n".join(
         f"  '{match.output.name}' {format_shape(match.output.shape)}: {match.why}" for match in candidates
     )
@@ -305,7 +315,9 @@ def _take_named(outputs: Sequence[OutputInfo], role: Role, name: str) -> RoleMat
 
 
 def _check_found(outputs: Sequence[OutputInfo], roles: Sequence[Role], chosen: Mapping[str, RoleMatch]) -> None:
-    listing = "\n".join(f"  '{info.name}' {format_shape(info.shape)}: {why_none(info, roles)}" for info in outputs)
+    taken = {match.output.name: f"read as the {match.role.called}" for match in chosen.values()}
+    reasons = {info.name: taken.get(info.name) or why_none(info, roles) for info in outputs}
+    listing = "\n".join(f"  '{info.name}' {format_shape(info.shape)}: {reasons[info.name]}" for info in outputs)
     missing = [role for role in roles if role.required and role.name not in chosen]
     if missing or not chosen:
         wanted = missing or roles
@@ -324,7 +336,7 @@ def _check_found(outputs: Sequence[OutputInfo], roles: Sequence[Role], chosen: M
     for (one, first), (other, second) in itertools.pairwise(batches):
         if first != second:
             raise OutputRoleError(
-                f"{one.role.called.capitalize()} '{one.output.name}' holds {first} images and {other.role.called} "
+                f"The {one.role.called} '{one.output.name}' holds {first} images and the {other.role.called} "
                 f"'{other.output.name}' {second}, expected the same batch. Name the right outputs with "
                 f"{one.role.flag} and {other.role.flag}."
             )

@@ -95,7 +95,26 @@ def run_in_batches(
     if len(cuts) == 1 and not cuts[0].filled:
         return session.run(feeds)
     parts = [session.run(cut.feeds) for cut in cuts]
-    size = fixed_batch(session.inputs) or cuts[0].count
+    return joined(parts, cuts, fixed_batch(session.inputs) or cuts[0].count, output_axes)
+
+
+def joined(
+    parts: Sequence[Mapping[str, Array]],
+    cuts: Sequence[Cut],
+    size: int,
+    output_axes: Mapping[str, int] | None = None,
+) -> dict[str, Array]:
+    """Put the outputs of all cuts of a batch together.
+
+    Args:
+        parts: The outputs of each cut, by name.
+        cuts: The cuts.
+        size: Images in each, those that only fill it up included.
+        output_axes: Where outputs have the batch, as far as names say so; see `run_in_batches`.
+
+    Raises:
+        DataError: An output cannot be put together.
+    """
     known = output_axes or {}
     found = {}
     for name in parts[0]:

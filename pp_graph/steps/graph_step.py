@@ -33,6 +33,7 @@ _BATCHES: Final = (3, 1)
 _OPEN_SIZES: Final = ((48, 40), (64, 56))
 """Heights and widths that stand for a size that is not known."""
 _OPEN_CLASSES: Final = 3
+_OPEN_AXES: Final = {"C": _OPEN_CLASSES, "K": 5, "P": 4, "T": 2}
 _KEPT: Final = 64
 
 
@@ -199,7 +200,7 @@ def _trial_arrays(types: Sequence[ValueType]) -> list[tuple[Array, ...]]:
         for value in types:
             height, width = value.map_size or size
             sized = value.resized(H=height, W=width) if value.per_pixel else value
-            shape = sized.example_shape(batch=batch, C=_OPEN_CLASSES)
+            shape = sized.example_shape(batch=batch, **_OPEN_AXES)
             # Raw values lie around zero, or far above.
             numbers = rng.normal(20.0 * turn, 3.0 + 3.0 * turn, shape).astype(np.float32)
             arrays.append(numbers > 0 if value.dtype == "bool" else numbers)
@@ -241,6 +242,9 @@ def _type_of(types: Sequence[ValueType], trials: Sequence[tuple[Array, ...]], re
             "axes only."
         )
     dtype: DType = "bool" if first.dtype == np.bool_ else "float32"
+    for place, value in enumerate(types):
+        if all(arrays[place].shape == result.shape for arrays, result in zip(trials, results, strict=True)):
+            return value.as_dtype(dtype)
     open_classes = any(value.size("C") is None for value in types)
     if first.ndim <= 2:
         axes = "NC"[: first.ndim]

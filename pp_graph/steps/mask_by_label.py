@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pp_graph.steps.emitter import Emitter
 
-_LABEL: Final = Accepts(dtypes=("bool",), lacks="HW", single="C")
+_LABEL: Final = Accepts(dtypes=("bool",), axes=("N", "NC"), lacks="HW", single="C")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.accepts import Accepts
+from pp_graph.steps.accepts import MAP_AXES, Accepts
 from pp_graph.steps.step import Array, Step
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class MaxOverMap(Step):
     """
 
     pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(needs="HW", single="C"),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(needs="HW", axes=MAP_AXES, single="C"),)
     source: str
     target: str
     axes: str | None = None

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from pp_graph.errors import TargetError
 from pp_graph.model import ModelInput
-from pp_graph.sessions.session import Array, Session
+from pp_graph.sessions.session import Array, Session, cut_to_batch, joined
 from pp_graph.targets.devices.devices import (
     RECOMMENDED,
     precision_properties,
@@ -246,21 +247,21 @@ class OpenVINOSession(Session):
 
     def _run_grouped(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Feed images to requests one each, always a full batch of requests: a lone one would run another graph."""
-        count = len(next(iter(feeds.values())))
+        single = [replace(each, shape=(1, *each.shape[1:])) if each.shape else each for each in self.inputs]
+        cuts = list(cut_to_batch(single, feeds))
         found: list[dict[str, Array]] = []
         with self._lock:  # those that were created one after the other make a batch
             requests = [self._take_request() for _ in range(self._group)]
             try:
-                for start in range(0, count, self._group):
+                for start in range(0, len(cuts), self._group):
                     for offset, request in enumerate(requests):
-                        image = min(start + offset, count - 1)
-                        request.start({name: array[image : image + 1] for name, array in feeds.items()})
+                        request.start(cuts[min(start + offset, len(cuts) - 1)].feeds)
                     found += [request.outputs() for request in requests]
             except (RuntimeError, TypeError, ValueError) as error:
                 raise _failed(error) from error
             for request in requests:
                 request.give_back()
-        return {name: np.concatenate([each[name] for each in found[:count]]) for name in self._places}
+        return joined(found[: len(cuts)], cuts, 1)
 
     def _take_request(self) -> Request:
         with self._lock:
@@ -278,7 +279,7 @@ class OpenVINOSession(Session):
 
         taken = self._take_request()
         self._compiled, self._request = taken.compilation.compiled, taken.request
-        self._fed = {name: ov.Tensor(np.ascontiguousarray(array)) for name, array in feeds.items()}
+        self._fed = {name: ov.Tensor(np.asarray(array, order="C")) for name, array in feeds.items()}
         try:
             for name, tensor in self._fed.items():
                 self._request.set_tensor(name, tensor)

@@ -87,8 +87,7 @@ class ErrorSum:
         if np.array_equal(found, expected):
             return
         with np.errstate(invalid="ignore", over="ignore"):
-            difference = np.subtract(found, expected, dtype=np.float64)
-            np.abs(difference, out=difference)
+            difference = np.abs(np.subtract(found, expected, dtype=np.float64))
             total = float(difference.sum())
         if not np.isfinite(total):
             same = (found == expected) | (np.isnan(found) & np.isnan(expected))

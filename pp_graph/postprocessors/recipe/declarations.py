@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -12,18 +13,21 @@ from pp_graph.postprocessors.anomaly import OUTPUTS, ROLES
 from pp_graph.program import Meaning, Output, Role
 from pp_graph.values import AXES, DType
 
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+_NAMED_FIELD: Final = re.compile(r"(?:\$\.|field `)(\w+)")
+
 
 class _RoleEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
+    name: _Name
     axes: str | tuple[str, ...]
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Annotated[int, msgspec.Meta(ge=1)]] = {}
     dtype: DType = "float32"
     required: bool = True
     names: tuple[str, ...] = ()
 
 
 class _OutputEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
+    name: _Name
     axes: str | tuple[str, ...] = ()
     meaning: Meaning | None = None
     description: str = ""
@@ -50,8 +54,8 @@ def read_roles(given: object) -> tuple[Role, ...]:
         if unknown:
             raise RecipeError(
                 f"role '{read.name}' has a size for the axis {min(unknown)!r}, expected one of "
-                f"{', '.join(axes)}. Leave it out.",
-                field="roles",
+                f"{', '.join(dict.fromkeys(''.join(axes)))}. Leave it out.",
+                field="sizes",
             )
         roles.append(
             Role(
@@ -92,7 +96,9 @@ def read_outputs(given: object) -> tuple[Output, ...]:
 def roles_to_json(roles: Iterable[Role]) -> list[dict[str, Any]]:
     """Roles as `read_roles` reads them."""
     return [
-        {
+        {"name": role.name}
+        if role in ROLES
+        else {
             "name": role.name,
             "axes": list(role.axes),
             "sizes": dict(role.sizes),
@@ -127,7 +133,9 @@ def _converted(entry: object, kind: Any, field: str, example: str) -> Any:
     try:
         return msgspec.convert(entry, kind)
     except msgspec.ValidationError as error:
-        raise RecipeError(f"{field} holds {entry!r}: {error}. Write it as {example}.", field=field) from error
+        named = _NAMED_FIELD.search(str(error))
+        about = field if named is None else named.group(1)
+        raise RecipeError(f"{field} holds {entry!r}: {error}. Write it as {example}.", field=about) from error
 
 
 def _axes(given: str | tuple[str, ...], field: str) -> tuple[str, ...]:
@@ -136,10 +144,10 @@ def _axes(given: str | tuple[str, ...], field: str) -> tuple[str, ...]:
         if not each or set(each) - set(AXES) or len(set(each)) != len(each):
             raise RecipeError(
                 f"{field} has the axes {each!r}, expected some of {', '.join(AXES)}, each once, such as NCHW.",
-                field=field,
+                field="axes",
             )
     if not axes:
-        raise RecipeError(f"{field} has an entry without axes, expected some, such as NCHW.", field=field)
+        raise RecipeError(f"{field} has an entry without axes, expected some, such as NCHW.", field="axes")
     return axes
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import PostProcessorError, RecipeError
 from pp_graph.postprocessors.lookup import find_post_processor, post_processor_names
+from pp_graph.postprocessors.recipe.declarations import read_outputs, read_roles
 from pp_graph.postprocessors.recipe.post_processor import RecipePostProcessor
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def read_recipe(path: str | Path, statistics: Statistics | None = None) -> PostP
         raise document.error(("parameters",), "belongs to 'post_processor', and 'steps' is given. Leave it out.")
     if not isinstance(root["steps"], list):
         raise document.error(("steps",), f"is {root['steps']!r}, expected a list: one '- step: ...' a step.")
+    _check_declarations(document)
     try:
         return RecipePostProcessor(
             statistics,
@@ -80,6 +82,18 @@ def read_recipe(path: str | Path, statistics: Statistics | None = None) -> PostP
         targets = [each.get("target") for each in root["steps"]]
         about = (targets.index(named.group(1)),) if named is not None and named.group(1) in targets else ()
         raise document.error(("steps", *about), str(error)) from error
+
+
+def _check_declarations(document: _Document) -> None:
+    """Read the roles and outputs one by one, so that an error names the line of its entry."""
+    for key, read in (("roles", read_roles), ("outputs", read_outputs)):
+        entries = document.root.get(key)
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            try:
+                read([entry])
+            except RecipeError as error:
+                place: tuple[str | int, ...] = (key, index, error.field or "")
+                raise document.error(place if place in document.lines else place[:2], error.problem) from error
 
 
 def _of_class(document: _Document, statistics: Statistics | None) -> PostProcessor:
