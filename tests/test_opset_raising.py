@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from pp_graph.errors import OpsetError, ProvenanceError
+import pp_graph as pp
+from pp_graph.cli import run as run_command
+from pp_graph.errors import OpsetError, ProvenanceError, TargetError
+from pp_graph.fusion import fuse_anew
 from pp_graph.model import RawModel
 from pp_graph.model.opset_raising import RaisedOpset, raise_opset, undo
-from tests.models import from_text, run
+from pp_graph.postprocessors import RecipePostProcessor
+from tests.models import STATS, from_text, run
 
 Convert = Callable[[onnx.ModelProto, int], onnx.ModelProto]
 
@@ -399,3 +404,133 @@ def test_records_that_were_edited(tmp_path: Path) -> None:
     changed = from_text(BRANCHES.replace("float[400]", "float[4]").replace(",0.5" * 396, ""))
     with pytest.raises(ProvenanceError, match="weight 'table.value' is not there any more"):
         undo(raise_opset(RawModel.open(changed), 18)[0], branches)
+
+
+# Fused
+
+
+REGIONS = RecipePostProcessor(
+    None,
+    (
+        {"step": "compare", "source": "raw_map", "target": "weak", "level": 0.0},
+        {"step": "remove_small_regions", "source": "weak", "target": "pred_mask", "min_area": 9},
+    ),
+)
+
+
+def blurred(opset: int) -> onnx.ModelProto:
+    """A network with a tail that fusing rewrites; what raising replaces stands in it and before it."""
+    line = np.exp(-((np.arange(33) - 16) ** 2) / 32.0)
+    kernel = (np.outer(line, line) / line.sum() ** 2).astype(np.float32).reshape(1, 1, 33, 33)
+    weights = {
+        "w": np.random.default_rng(0).normal(0, 0.3, (8, 3, 3, 3)).astype(np.float32),
+        "scales": np.array([1, 1, 4, 4], np.float32),
+        "kernel": kernel,
+    }
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["image", "w"], ["conv"], pads=[1, 1, 1, 1]),
+        node("Softmax", ["conv"], ["soft"], axis=1),
+        node("ReduceMean", ["soft"], ["mean"], axes=[1], keepdims=1),
+        node("Upsample" if opset == 9 else "Resize", ["mean", "scales"], ["large"], mode="linear"),
+        node("Pad", ["large"], ["padded"], mode="reflect", pads=[0, 0, 16, 16, 0, 0, 16, 16]),
+        node("Conv", ["padded", "kernel"], ["anomaly_map"]),
+        node("ReduceMax", ["anomaly_map"], ["pred_score"], axes=[1, 2, 3], keepdims=0),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "raw",
+        [value("image", TensorProto.FLOAT, ["N", 3, 32, 32])],
+        [value("pred_score", TensorProto.FLOAT, ["N"]), value("anomaly_map", TensorProto.FLOAT, ["N", 1, 128, 128])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6)
+
+
+@pytest.mark.parametrize(("opset", "storage"), [(9, "external"), (10, "constants"), (11, "embedded")])
+def test_fusing_and_stripping(tmp_path: Path, opset: int, storage: str) -> None:
+    path = write(
+        network(opset, constants=storage == "constants"), tmp_path / "raw.onnx", external=storage == "external"
+    )
+    with pytest.raises(
+        OpsetError, match=r"expected 12 or later .* Fuse with raise_opset=18 \(--raise-opset 18\), export"
+    ):
+        pp.fuse(path, REGIONS)
+    fused = pp.fuse(path, REGIONS, keep_raw=True, raise_opset=18)
+    assert fused.opened.opset == 18
+    assert f"The opset was raised from {opset} to 18" in fused.notes[0]
+    assert fused.provenance.summary()["opset"].startswith(f"raised from {opset} to 18")
+    file = fused.save(tmp_path / "fused.onnx")
+    expected, found = run(str(path), {"image": IMAGES}), run(str(file), {"image": IMAGES})
+    assert {name: found[name].tobytes() for name in expected} == {
+        name: each.tobytes() for name, each in expected.items()
+    }
+    assert 0 < found["pred_mask"].mean() < 1
+    raw = pp.strip(file)
+    assert raw.sha256 == RawModel.open(path).sha256
+    assert raw.save(tmp_path / "back.onnx").read_bytes() == path.read_bytes()
+
+
+def test_a_rewritten_tail(tmp_path: Path) -> None:
+    path = write(blurred(9), tmp_path / "raw.onnx")
+    fused = pp.fuse(path, pp.OneClassPostProcessor(STATS), raise_opset=18)
+    assert fused.provenance.tail
+    assert "raw_pred_score" in {value.name for node in fused.opened.model.graph for value in node.outputs}
+    file = fused.save(tmp_path / "fused.onnx")
+    assert pp.strip(file).save(tmp_path / "back.onnx").read_bytes() == path.read_bytes()
+    # What is fused anew is raised anew; statistics alone are exchanged where they stand.
+    again = fuse_anew(pp.FusedModel.load(file), pp.OneClassPostProcessor(STATS, mask_dtype="u8"))
+    assert again.opened.opset == 18
+    assert pp.strip(again).save(tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+    retuned = pp.retune(pp.FusedModel.load(file), image_sensitivity=0.7).save(tmp_path / "retuned.onnx")
+    assert pp.strip(retuned).save(tmp_path / "third.onnx").read_bytes() == path.read_bytes()
+
+
+def test_converting(tmp_path: Path) -> None:
+    path = write(blurred(10), tmp_path / "raw.onnx")
+    post = pp.OneClassPostProcessor(STATS)
+    artifact = pp.convert(path, post=post, raise_opset=18)
+    assert artifact.provenance.raised is None, "an IR cannot be stripped"
+    with pytest.raises(TargetError, match="raise_opset was given without a post-processor"):
+        pp.convert(path, raise_opset=18)
+
+
+def test_nothing_to_raise(tmp_path: Path) -> None:
+    fused = pp.fuse(network(11), pp.OneClassPostProcessor(STATS), raise_opset=11)
+    assert fused.provenance.raised is None
+    assert fused.notes == ()
+
+
+def test_a_fused_model_that_was_changed(tmp_path: Path) -> None:
+    fused = pp.fuse(network(11), REGIONS, raise_opset=18).to_proto()
+    written = next(node for node in fused.graph.node if node.op_type == "ReduceSum")
+    fused.graph.node.remove(written)
+    for node in fused.graph.node:
+        node.input[:] = ["heat" if name == written.output[0] else name for name in node.input]
+    with pytest.raises(
+        ProvenanceError, match="changed after its opset was raised: the operator that computes 'summed'"
+    ):
+        pp.strip(fused)
+
+
+def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write(network(11), tmp_path / "raw.onnx")
+    fused, back, ir = tmp_path / "fused.onnx", tmp_path / "back.onnx", tmp_path / "model.xml"
+    recipe = tmp_path / "post.yaml"
+    recipe.write_text(
+        "steps:\n"
+        "  - {step: compare, source: raw_map, target: weak, level: 0.5}\n"
+        "  - {step: remove_small_regions, source: weak, target: pred_mask, min_area: 9}\n"
+    )
+    post = ["--recipe", str(recipe)]
+    assert run_command(["fuse", str(path), *post, "-o", str(fused)]) == 2
+    assert "--raise-opset 18" in capfd.readouterr().err
+    assert run_command(["fuse", str(path), *post, "-o", str(fused), "--raise-opset", "18", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["raised_opset"] == {"before": 11, "after": 18}
+    assert run_command(["strip", str(fused), "-o", str(back)]) == 0
+    assert back.read_bytes() == path.read_bytes()
+    assert run_command(["convert", str(path), *post, "-o", str(ir), "--raise-opset", "18"]) == 0
+    assert "The opset was raised from 11 to 18" in capfd.readouterr().err
+    assert run_command(["convert", str(fused), "-o", str(ir), "--raise-opset", "18"]) == 2
+    assert "--raise-opset belongs to fusing" in capfd.readouterr().err

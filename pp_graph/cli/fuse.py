@@ -49,13 +49,14 @@ def describe(fused: FusedModel) -> dict[str, Any]:
     """What was fused, as JSON values."""
     import msgspec
 
-    raw = fused.provenance.raw
+    raw, raised = fused.provenance.raw, fused.provenance.raised
     return {
         "outputs": list(fused.output_names),
         "raw_score": None if raw.score is None else raw.score.name,
         "raw_map": None if raw.map is None else raw.map.name,
         "cutoffs": dict(fused.provenance.cutoffs),
         "notes": list(fused.notes),
+        "raised_opset": None if raised is None else {"before": raised.before, "after": raised.after},
         "tail": [msgspec.to_builtins(record) for record in fused.provenance.tail],
     }
 

@@ -39,6 +39,7 @@ class PostProcessing:
         map_output: Name of the raw map.
         keep_raw: Keep the raw outputs as well.
         tail: Rewrite the raw model's own tail.
+        raise_opset: Opset to bring the raw model to first; None for its own.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Those of them that were said, and not left to their defaults.
     """
@@ -48,6 +49,7 @@ class PostProcessing:
     map_output: str | None
     keep_raw: bool
     tail: bool
+    raise_opset: int | None
     settings: dict[str, Any]
     given: frozenset[str]
 
@@ -82,6 +84,7 @@ class PostProcessing:
             keep_raw=self.keep_raw,
             replace=replace,
             tail=self.tail,
+            raise_opset=self.raise_opset,
         )
         for remark in fused.notes:
             note(f"Note: {remark}")
@@ -152,6 +155,9 @@ _OPTIONS = (
     click.option("--thresholds", type=click.Choice(["fixed", "runtime"]), default="fixed", show_default=True,
                  help="Write the cutoffs as constants, or so that they can be changed while the model runs."),
     click.option("--no-tail", is_flag=True, help="Leave the raw model's own tail as it is, instead of rewriting it."),
+    click.option("--raise-opset", type=int, metavar="VERSION",
+                 help="Bring a raw model of an earlier opset to this one first, such as 18, for steps that need it; "
+                 "refused where that would change a bit of its outputs. strip gives the file of its own opset back."),
     click.option("--keep-raw", is_flag=True, help="Keep the raw score and map as outputs too."),
 )  # fmt: skip
 
@@ -184,6 +190,7 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         map_output=options["map_output"],
         keep_raw=options["keep_raw"],
         tail=not options["no_tail"],
+        raise_opset=options["raise_opset"],
         settings={
             "image_sensitivity": options["image_sensitivity"],
             "pixel_sensitivity": options["pixel_sensitivity"],

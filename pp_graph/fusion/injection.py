@@ -21,7 +21,17 @@ from pp_graph.fusion.provenance import (
 )
 from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
-from pp_graph.model import METADATA_KEY, NameScope, OutputInfo, RawModel, RawOutputs, Role, find_outputs, format_shape
+from pp_graph.model import (
+    METADATA_KEY,
+    NameScope,
+    OutputInfo,
+    RawModel,
+    RawOutputs,
+    Role,
+    find_outputs,
+    format_shape,
+    opset_raising,
+)
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.model.shapes import channels_are_last, map_size_of
 from pp_graph.postprocessors import POSTPROCESSED_NAMES, PostProcessor, RawLayout, class_name
@@ -50,6 +60,7 @@ def fuse(
     keep_raw: bool = False,
     replace: bool = False,
     tail: bool = True,
+    raise_opset: int | None = None,
     layout: RawLayout | None = None,
 ) -> FusedModel:
     """Write a post-processor into a raw model.
@@ -69,6 +80,8 @@ def fuse(
         tail: Rewrite the raw model's own tail where that saves time (see `pp_graph.fusion.tail`): raw
             values differ by rounding, at most 1e-5 of the largest, and the rewritten part stays in
             float32 in OpenVINO.
+        raise_opset: If the model is at an earlier opset, bring it to this one first, for steps whose operators its own
+            does not have. It is refused where the model would not compute the same bits there.
         layout: What the raw model gives, where that is known from elsewhere; None to tell from the model.
 
     Returns:
@@ -76,7 +89,7 @@ def fuse(
 
     Raises:
         ModelError: The model cannot be used; `OutputRoleError` where score and map cannot be told
-            apart, `OpsetError` where its opset is too old.
+            apart, `OpsetError` where its opset is too old or cannot be raised.
         StatisticsError: The post-processor lacks a number that it needs.
         PostProcessorError: `post` is no post-processor.
         FusionError: A name of the model stands in the way, or (`AlreadyFusedError`) the model
@@ -110,6 +123,7 @@ def fuse(
     read = {role: info for role, info in roles.items() if info is not None and role in sources}
     layout = dataclasses.replace(layout, score=RAW_SCORE in read, map=RAW_MAP in read)
 
+    raw, raised = opset_raising.raise_opset(raw, raise_opset)
     graph = raw.model.graph
     names = NameScope(graph)
     prefix = names.fresh_prefix(PREFIX)
@@ -165,14 +179,18 @@ def fuse(
         ),
         tail=rewritten.records(),
         replaced=rewritten.replaced,
+        raised=raised,
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
     declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread.values())])
-    notes = tuple(_notes(read.values()))
-    return FusedModel(dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes)
+    return FusedModel(
+        dataclasses.replace(raw, value_info=declared, edited=True), provenance, tuple(_notes(read.values(), raised))
+    )
 
 
-def _notes(read: Iterable[OutputInfo]) -> Iterator[str]:
+def _notes(read: Iterable[OutputInfo], raised: opset_raising.RaisedOpset | None) -> Iterator[str]:
+    if raised is not None:
+        yield from raised.notes()
     for info in read:
         if not info.certain and not info.why.startswith("named by"):
             meaning = "score" if info.role is Role.SCORE else "map"

@@ -13,6 +13,7 @@ import numpy as np
 from pp_graph.errors import PostProcessorError, ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
+from pp_graph.model.opset_raising import RaisedOpset
 from pp_graph.postprocessors import (
     PACKED_NAME,
     CompiledSteps,
@@ -115,6 +116,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         raw: The raw model.
         tail: How the raw model's own tail was rewritten.
         replaced: What that replaced; None in an IR, and where nothing was.
+        raised: How its opset was raised before; None in an IR, and where it was not.
         conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
         preprocessing: What the converted model does with frames; None where it takes what the raw one does.
     """
@@ -131,6 +133,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     raw: RawRecord
     tail: list[TailRecord] = []
     replaced: ReplacedPart | None = None
+    raised: RaisedOpset | None = None
     conversion: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
 
@@ -180,6 +183,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for name, cutoff in self.cutoffs.items():
             lines[f"{name} cutoff"] = _cutoff_line(cutoff)
         lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
+        if self.raised is not None:
+            lines["opset"] = self.raised.summary
         for role, record in raw.read.items():
             here = f", here '{record.tensor}'" if record.tensor != record.name else ""
             lines[role.replace("_", " ")] = f"output '{record.name}'{here}"

@@ -63,4 +63,5 @@ def fuse_anew(fused: FusedModel, post: PostProcessor) -> FusedModel:
         keep_raw=any(record.tensor in outputs for record in raw.read.values()),
         replace=True,
         tail=bool(fused.provenance.tail),
+        raise_opset=None if fused.provenance.raised is None else fused.provenance.raised.after,
     )

@@ -47,6 +47,7 @@ def convert(
     precision: str = "f32",
     input_shape: InputShape | None = None,
     post: PostProcessor | None = None,
+    raise_opset: int | None = None,
     quantization: Quantization | None = None,
     preprocessing: Preprocessing | None = None,
     model_info: Mapping[str, Any] | None = None,
@@ -64,6 +65,7 @@ def convert(
             are computed, too.
         input_shape: Sizes to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
+        raise_opset: Opset to bring the raw model to before, see `fuse`.
         quantization: How to quantise, with the images to do it with; for `int8`, and only for that.
         preprocessing: What is done to a camera's frames, so that the model takes these; None leaves its input as it
             is. `input_shape` is about the model's own input, behind the preprocessing.
@@ -91,15 +93,7 @@ def convert(
             f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}. Choose one."
         )
     check_quantization(precision, quantization)
-    if post is not None:
-        if isinstance(model, FusedModel):
-            raise TargetError(
-                "A fused model was given together with a post-processor, expected one or the other. Leave out post, or "
-                "fuse again with fuse(..., replace=True)."
-            )
-        fused = fuse(model, post)
-    else:
-        fused = model if isinstance(model, FusedModel) else FusedModel.load(model)
+    fused = _fused(model, post, raise_opset)
     converted = _read(fused)
     if input_shape is not None:
         _reshape(converted, input_shape)
@@ -125,7 +119,7 @@ def convert(
     if preprocessing is not None:
         preprocessing = add_preprocessing(converted, preprocessing, fused.provenance)
     provenance = msgspec.structs.replace(
-        fused.provenance, conversion=settings, replaced=None, preprocessing=preprocessing
+        fused.provenance, conversion=settings, replaced=None, raised=None, preprocessing=preprocessing
     )
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
@@ -144,6 +138,23 @@ def _version() -> str:
     import openvino as ov
 
     return str(ov.__version__).split("-", 1)[0]
+
+
+def _fused(model: FusedModel | str | Path, post: PostProcessor | None, raise_opset: int | None) -> FusedModel:
+    """The fused model, made from a raw one where a post-processor is given."""
+    if post is not None:
+        if isinstance(model, FusedModel):
+            raise TargetError(
+                "A fused model was given together with a post-processor, expected one or the other. Leave out post, or "
+                "fuse again with fuse(..., replace=True)."
+            )
+        return fuse(model, post, raise_opset=raise_opset)
+    if raise_opset is not None:
+        raise TargetError(
+            "raise_opset was given without a post-processor, expected both: it is the raw model's opset that is raised "
+            "before fusing. Add post=..., or give raise_opset to fuse."
+        )
+    return model if isinstance(model, FusedModel) else FusedModel.load(model)
 
 
 def _read(fused: FusedModel) -> ov.Model:
