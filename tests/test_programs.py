@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -117,7 +117,7 @@ outputs:
 
 class TestOwnNames:
     raw = copies(logits=["N", 6], rectangles=["N", 6, 4], features=["N", 6, 32])
-    arrays = {
+    arrays: ClassVar[dict[str, Array]] = {
         "logits": RNG.normal(0, 2, (3, 6)).astype(F32),
         "rectangles": RNG.uniform(0, 64, (3, 6, 4)).astype(F32),
         "features": np.zeros((3, 6, 32), F32),
@@ -701,8 +701,18 @@ class TestDescriptions:
         assert score.scale == anomaly_map.scale == Scale(-5.0, 3.0)
         assert not anomaly_map.bounded
         assert mask.scale is None
-        # The mask is decided about the blurred map, where the blur is no one number's business.
-        assert pp.fuse(score_and_map(), post).program.intermediates == ("smooth",)
+
+    def test_values_that_runtimes_round_differently(self) -> None:
+        post = recipe(
+            {"step": "gaussian_blur", "source": "raw_map", "target": "smooth", "sigma": 1.0},
+            {"step": "sigmoid", "source": "smooth", "target": "anomaly_map"},
+            {"step": "compare", "source": "anomaly_map", "target": "pred_mask", "level": 0.5},
+        )
+        program = pp.fuse(score_and_map(), post).program
+        # The mask is decided about the blurred map: a sigmoid never falls, and a blur is no matter of one number.
+        assert program.intermediates == ("smooth",)
+        assert program.comparisons["pred_mask"].source == "smooth"
+        assert program.decisions == {"pred_mask": program.comparisons["pred_mask"]}
 
 
 class TestArraysThatDoNotFit:

@@ -672,9 +672,7 @@ def test_masks_of_numbers_are_judged_alike() -> None:
     labelled_ = open_labelled(images)
     signature = pp.Signature.of_values({"raw_map": maps}, pp.OneClassPostProcessor.roles)
     counts = [
-        judge(
-            pp.OneClassPostProcessor(STATS, mask_dtype=dtype).bind(signature), {"raw_map": maps}, labelled_, range(6)
-        )
+        judge(pp.OneClassPostProcessor(STATS, mask_dtype=dtype).bind(signature), {"raw_map": maps}, labelled_, range(6))
         for dtype in ("bool", "u8", "u8_255", "f32")
     ]
     for others in counts[1:]:

@@ -50,6 +50,7 @@ def describe(fused: FusedModel) -> dict[str, Any]:
     import msgspec
 
     read = {role: output.name for role, output in fused.provenance.raw.read.items()}
+    raised = fused.provenance.raised
     return {
         "outputs": list(fused.output_names),
         "raw_score": read.get("raw_score"),
@@ -57,6 +58,7 @@ def describe(fused: FusedModel) -> dict[str, Any]:
         "roles": read,
         "cutoffs": dict(fused.provenance.cutoffs),
         "notes": list(fused.notes),
+        "raised_opset": None if raised is None else {"before": raised.before, "after": raised.after},
         "tail": [msgspec.to_builtins(record) for record in fused.provenance.tail],
     }
 

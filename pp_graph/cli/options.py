@@ -97,6 +97,7 @@ class PostProcessing:
         roles: Names of outputs by role.
         keep_raw: Keep the raw outputs as well.
         tail: Rewrite the raw model's own tail.
+        raise_opset: Opset to bring the raw model to first; None for its own.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Those of them that were said, and not left to their defaults.
     """
@@ -105,6 +106,7 @@ class PostProcessing:
     roles: dict[str, str]
     keep_raw: bool
     tail: bool
+    raise_opset: int | None
     settings: dict[str, Any]
     given: frozenset[str]
 
@@ -138,6 +140,7 @@ class PostProcessing:
             keep_raw=self.keep_raw,
             replace=replace,
             tail=self.tail,
+            raise_opset=self.raise_opset,
         )
         for remark in fused.notes:
             note(f"Note: {remark}")
@@ -246,6 +249,9 @@ _OPTIONS = (
     click.option("--thresholds", type=click.Choice(["fixed", "runtime"]), default="fixed", show_default=True,
                  help="Write the cutoffs as constants, or so that they can be changed while the model runs."),
     click.option("--no-tail", is_flag=True, help="Leave the raw model's own tail as it is, instead of rewriting it."),
+    click.option("--raise-opset", type=int, metavar="VERSION",
+                 help="Bring a raw model of an earlier opset to this one first, such as 18, for steps that need it; "
+                 "refused where that would change a bit of its outputs. strip gives the file of its own opset back."),
     click.option("--keep-raw", is_flag=True, help="Keep the raw values that are read as outputs too."),
 )  # fmt: skip
 
@@ -277,6 +283,7 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         roles=named_roles(options),
         keep_raw=options["keep_raw"],
         tail=not options["no_tail"],
+        raise_opset=options["raise_opset"],
         settings={
             "image_sensitivity": options["image_sensitivity"],
             "pixel_sensitivity": options["pixel_sensitivity"],

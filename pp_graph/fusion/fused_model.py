@@ -121,4 +121,5 @@ class FusedModel(Artifact):
             keep_raw=any(output.tensor in outputs for output in record.read.values()),
             tail=bool(self.provenance.tail),
             file=record.file,
+            raise_opset=None if self.provenance.raised is None else self.provenance.raised.after,
         )

@@ -15,7 +15,7 @@ from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import SCHEMA_VERSION, Provenance, RawOutputRecord, RawRecord
 from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
-from pp_graph.model import METADATA_KEY, NameScope, RawModel
+from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
 from pp_graph.model.names import all_values, rename_values
 from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
 from pp_graph.program import RoleMatch, merged_roles
@@ -44,6 +44,7 @@ def fuse(
     keep_raw: bool = False,
     replace: bool = False,
     tail: bool = True,
+    raise_opset: int | None = None,
 ) -> FusedModel:
     """Write a post-processor into a raw model.
 
@@ -64,13 +65,15 @@ def fuse(
         tail: Rewrite the raw model's own tail where that saves time (see `pp_graph.fusion.tail`): raw
             values differ by rounding, at most 1e-5 of the largest, and the rewritten part stays in
             float32 in OpenVINO.
+        raise_opset: If the model is at an earlier opset, bring it to this one first, for steps whose operators its own
+            does not have. It is refused where the model would not compute the same bits there.
 
     Returns:
         The fused model. Nothing is written until `save`.
 
     Raises:
         ModelError: The model cannot be used; `OutputRoleError` where roles cannot be told
-            apart, `OpsetError` where its opset is too old.
+            apart, `OpsetError` where its opset is too old or cannot be raised.
         StatisticsError: The post-processor lacks a number that it needs.
         PostProcessorError: `post` is no post-processor.
         FusionError: A name of the model stands in the way, or (`AlreadyFusedError`) the model
@@ -94,12 +97,19 @@ def fuse(
     refuse_foreign_decisions(raw)
     # This refuses missing statistics before anything is built.
     program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
-    return write_program(
-        raw, program, keep_raw=keep_raw, tail=tail, file=_file_name(raw) if earlier is None else earlier.raw.file
-    )
+    file = _file_name(raw) if earlier is None else earlier.raw.file
+    return write_program(raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset)
 
 
-def write_program(raw: RawModel, program: Program, *, keep_raw: bool, tail: bool, file: str | None) -> FusedModel:
+def write_program(
+    raw: RawModel,
+    program: Program,
+    *,
+    keep_raw: bool,
+    tail: bool,
+    file: str | None,
+    raise_opset: int | None = None,
+) -> FusedModel:
     """Write a program into the raw model that it was bound to.
 
     Args:
@@ -108,6 +118,7 @@ def write_program(raw: RawModel, program: Program, *, keep_raw: bool, tail: bool
         keep_raw: Also keep the raw values that are read as outputs.
         tail: Rewrite the raw model's own tail where that saves time.
         file: Name of the raw model's file; None for one in memory.
+        raise_opset: Opset to bring the raw model to first; None for its own.
     """
     post = program.post
     assert isinstance(post, PostProcessor)
@@ -120,6 +131,7 @@ def write_program(raw: RawModel, program: Program, *, keep_raw: bool, tail: bool
         if program.post.replaces_unread and match.certain and not keep_raw
     }
 
+    raw, raised = opset_raising.raise_opset(raw, raise_opset)
     graph = raw.model.graph
     names = NameScope(graph)
     prefix = names.fresh_prefix(PREFIX)
@@ -172,14 +184,17 @@ def write_program(raw: RawModel, program: Program, *, keep_raw: bool, tail: bool
         tail=rewritten.records(),
         replaced=rewritten.replaced,
         emission=emission_record(program, tensors, prefix, opset=opset, ir_version=raw.model.ir_version),
+        raised=raised,
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
     declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread.values())])
-    notes = tuple(_notes(matches.values()))
+    notes = tuple(_notes(matches.values(), raised))
     return FusedModel(dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes, program)
 
 
-def _notes(read: Iterable[RoleMatch]) -> Iterator[str]:
+def _notes(read: Iterable[RoleMatch], raised: opset_raising.RaisedOpset | None) -> Iterator[str]:
+    if raised is not None:
+        yield from raised.notes()
     for match in read:
         if match.note is not None:
             yield match.note

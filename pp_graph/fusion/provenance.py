@@ -11,6 +11,7 @@ from pp_graph.errors import PPGraphError, ProvenanceError
 from pp_graph.fusion.earlier_schemas import from_earlier
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
+from pp_graph.model.opset_raising import RaisedOpset
 from pp_graph.postprocessors import OUTPUTS, find_post_processor, post_processor_names
 from pp_graph.preprocessing import Preprocessing
 from pp_graph.program import OutputDescription, Program, Signature, unpacked
@@ -118,6 +119,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         raw: The raw model.
         tail: How the raw model's own tail was rewritten.
         replaced: What that replaced; None in an IR, and where nothing was.
+        raised: How its opset was raised before; None in an IR, and where it was not.
         conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
         preprocessing: What the converted model does with frames; None where it takes what the raw one does.
         emission: How the post-processing was written; None in records before version 4.
@@ -137,6 +139,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     raw: RawRecord
     tail: list[TailRecord] = []
     replaced: ReplacedPart | None = None
+    raised: RaisedOpset | None = None
     conversion: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
     emission: EmissionRecord | None = None
@@ -210,6 +213,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for name, cutoff in self.cutoffs.items():
             lines[f"{name} cutoff"] = _cutoff_line(cutoff)
         lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
+        if self.raised is not None:
+            lines["opset"] = self.raised.summary
         for role, record in raw.read.items():
             here = f", here '{record.tensor}'" if record.tensor != record.name else ""
             lines[role.replace("_", " ")] = f"output '{record.name}'{here}"

@@ -10,7 +10,7 @@ from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
-from pp_graph.model import METADATA_KEY, RawModel
+from pp_graph.model import METADATA_KEY, RawModel, opset_raising
 from pp_graph.model.names import all_values, bodies_of, rename_values
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
         del opened.model.opset_imports[""]
     del opened.model.metadata_props[METADATA_KEY]
     declared = tuple(_raw_declarations(opened, provenance))
-    return dataclasses.replace(opened, sha256=raw.sha256, value_info=declared, edited=True)
+    stripped = dataclasses.replace(opened, sha256=raw.sha256, value_info=declared, edited=True)
+    return stripped if provenance.raised is None else opset_raising.undo(stripped, provenance.raised)
 
 
 def _remove_post_processing(graph: ir.Graph, prefix: str, emitted: set[str | None], adjustable: Sequence[str]) -> None:

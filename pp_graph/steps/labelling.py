@@ -36,6 +36,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from pp_graph.errors import OpsetError
+from pp_graph.model.opset_raising import HOW_TO_RAISE
 from pp_graph.steps.vocabulary.integers import BEYOND
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def require_opset(op: Emitter, target: str) -> None:
     if op.opset < _LEAST_OPSET:
         raise OpsetError(
             f"The model is at opset {op.opset}, expected {_LEAST_OPSET} or later to find the regions of '{target}'. "
-            f"Export it again with opset_version={_LEAST_OPSET} or later (18 or later is fastest), or leave the step "
-            "out."
+            f"Fuse with {HOW_TO_RAISE}, export it again with opset_version={_LEAST_OPSET} or later (18 or later is "
+            "fastest), or leave the step out."
         )
 
 

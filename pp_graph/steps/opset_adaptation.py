@@ -86,10 +86,11 @@ def _adapted(content: bytes, opset: int, trials: Trials, what: str) -> onnx.Mode
                 _mark_new_constants(found, model, opset)
                 return found
             reasons.append(different)
+    instead = f"Fuse with raise_opset={own} (--raise-opset {own}), export" if own > opset else "Export"
     raise OpsetError(
         f"{what} is written at opset {own} and cannot be written at opset {opset}, that of the raw model: "
-        f"{reasons[0]}. "
-        f"Export the raw model with opset_version={own}, or write the step with operators that opset {opset} has."
+        f"{reasons[0]}. {instead} the raw model with opset_version={own}, or write the step with operators that opset "
+        f"{opset} has."
     )
 
 

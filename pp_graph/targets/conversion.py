@@ -14,6 +14,7 @@ from pp_graph.errors import TargetError
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
+from pp_graph.program import merged_roles
 from pp_graph.sessions.session import noted_axes
 from pp_graph.targets.devices.check import require_static
 from pp_graph.targets.devices.devices import device_profile, openvino_core
@@ -46,6 +47,7 @@ def convert(
     precision: str = "f32",
     input_shape: InputShape | None = None,
     post: PostProcessor | None = None,
+    raise_opset: int | None = None,
     quantization: Quantization | None = None,
     preprocessing: Preprocessing | None = None,
     model_info: Mapping[str, Any] | None = None,
@@ -66,6 +68,7 @@ def convert(
             are computed, too.
         input_shape: Sizes to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
+        raise_opset: Opset to bring the raw model to before, see `fuse`.
         quantization: How to quantise, with the images to do it with; for `int8`, and only for that.
         preprocessing: What is done to a camera's frames, so that the model takes these; None leaves its input as it
             is. `input_shape` is about the model's own input, behind the preprocessing.
@@ -96,15 +99,7 @@ def convert(
             f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}. Choose one."
         )
     check_quantization(precision, quantization)
-    if post is not None:
-        if isinstance(model, FusedModel):
-            raise TargetError(
-                "A fused model was given together with a post-processor, expected one or the other. Leave out post, or "
-                "fuse again with fuse(..., replace=True)."
-            )
-        fused = fuse(model, post, roles=roles, score_output=score_output, map_output=map_output)
-    else:
-        fused = model if isinstance(model, FusedModel) else FusedModel.load(model)
+    fused = _fused(model, post, raise_opset, merged_roles(roles, score_output=score_output, map_output=map_output))
     converted = _read(fused)
     if input_shape is not None:
         _reshape(converted, input_shape)
@@ -131,7 +126,7 @@ def convert(
         converted = _with_f16_weights(converted)
     if preprocessing is not None:
         preprocessing = add_preprocessing(converted, preprocessing, fused.provenance)
-    provenance = fused.provenance.revised(conversion=settings, replaced=None, preprocessing=preprocessing)
+    provenance = fused.provenance.revised(conversion=settings, replaced=None, raised=None, preprocessing=preprocessing)
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
         converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)
@@ -149,6 +144,30 @@ def _version() -> str:
     import openvino as ov
 
     return str(ov.__version__).split("-", 1)[0]
+
+
+def _fused(
+    model: FusedModel | str | Path, post: PostProcessor | None, raise_opset: int | None, roles: Mapping[str, str]
+) -> FusedModel:
+    """The fused model, made from a raw one where a post-processor is given."""
+    if post is not None:
+        if isinstance(model, FusedModel):
+            raise TargetError(
+                "A fused model was given together with a post-processor, expected one or the other. Leave out post, or "
+                "fuse again with fuse(..., replace=True)."
+            )
+        return fuse(model, post, raise_opset=raise_opset, roles=roles)
+    if roles:
+        raise TargetError(
+            f"Role '{next(iter(roles))}' was given without a post-processor, expected both: roles say which "
+            "outputs of a raw model are read. Add post=..., or leave it out."
+        )
+    if raise_opset is not None:
+        raise TargetError(
+            "raise_opset was given without a post-processor, expected both: it is the raw model's opset that is raised "
+            "before fusing. Add post=..., or give raise_opset to fuse."
+        )
+    return model if isinstance(model, FusedModel) else FusedModel.load(model)
 
 
 def _read(fused: FusedModel) -> ov.Model:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.errors import OpsetError
+from pp_graph.model.opset_raising import HOW_TO_RAISE
 from pp_graph.steps.vocabulary.shaping import Shaping
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Spatial(Shaping):
         if self.opset < _RESIZE_TAKES_SIZES:
             raise OpsetError(
                 f"The model is at opset {self.opset}, expected {_RESIZE_TAKES_SIZES} or later to resize its map. "
-                f"Export it again with opset_version={_RESIZE_TAKES_SIZES} or later, or leave out --map-size."
+                f"Fuse with {HOW_TO_RAISE}, export it again with opset_version={_RESIZE_TAKES_SIZES} or later, or "
+                "leave out --map-size."
             )
         whole = self.node("Shape", [a], {}, np.dtype(np.int64), (4,))
         bounds = [self.constant((number,), name) for number, name in ((0, "start"), (2, "end"), (0, "axis"))]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pp_graph.errors import FusionError, OpsetError
+from pp_graph.model.opset_raising import HOW_TO_RAISE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -48,7 +49,8 @@ class Writer:
         if opset < MINIMUM_OPSET:
             raise OpsetError(
                 f"The model is at opset {opset}, expected {MINIMUM_OPSET} or later for the post-processing's "
-                f"operators (Where, IsNaN). Export it again with opset_version={MINIMUM_OPSET} or later."
+                f"operators (Where, IsNaN). Fuse with {HOW_TO_RAISE}, or export it again with "
+                f"opset_version={MINIMUM_OPSET} or later."
             )
         self._graph = graph
         self.opset = opset
@@ -177,8 +179,8 @@ class Writer:
 
         if not onnx.defs.has(op_type, self.opset, ""):
             raise OpsetError(
-                f"Operator {op_type} does not exist at opset {self.opset} of the model. Export the model with a later "
-                "opset_version, or write the step with operators that it has."
+                f"Operator {op_type} does not exist at opset {self.opset} of the model. Fuse with {HOW_TO_RAISE}, "
+                "export the model with a later opset_version, or write the step with operators that it has."
             )
 
         output = ir.Value(
