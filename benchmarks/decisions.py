@@ -155,7 +155,7 @@ def _f1(found: np.ndarray, truth: np.ndarray) -> float:
 def ratios(raw: Path, files: list[Path], seconds: float) -> dict[tuple[str, str], tuple[float, float, float]]:
     """Median time of each file divided by that of the raw model, with the interval, by file and precision."""
     ours_, peers = [f for f in files if f.name.startswith("ours")], [f for f in files if f.name.startswith("peer")]
-    report = pp.run_benchmark(
+    report = pp.benchmark(
         raw, ours_, against=peers, inference_precisions=list(_EXECUTIONS), seconds=seconds, memory=False
     )
     return {

@@ -30,7 +30,7 @@ def measure(
     fused = pp.fuse(raw, post)
     ours = pp.convert(fused).save(folder / "ours.xml")
     untouched = pp.convert(pp.fuse(raw, post, tail=False)).save(folder / "untouched.xml")
-    report = pp.run_benchmark(
+    report = pp.benchmark(
         raw,
         [ours, untouched],
         against=[] if full is None else [full],

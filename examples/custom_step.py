@@ -128,7 +128,7 @@ def main(folder: Path, inference_precision: str | None = "f32") -> dict[str, obj
     retuned = pp.retune(model, pixel_sensitivity=0.4, output=folder / "retuned.xml")
     verified_again = pp.verify(RAW, retuned.path, IMAGES, inference_precision=inference_precision)
 
-    timed = pp.run_benchmark(RAW, [model], inference_precisions=["f32"], against=[], seconds=0.3, memory=False)
+    timed = pp.benchmark(RAW, [model], inference_precisions=["f32"], against=[], seconds=0.3, memory=False)
     return {
         "verified": verified.passed,
         "cutoffs": verified.provenance.cutoffs,

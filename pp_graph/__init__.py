@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
-    from pp_graph.benchmark import BenchmarkReport, run_benchmark
+    from pp_graph.benchmarking import BenchmarkReport, benchmark
     from pp_graph.calibration import CalibrationResult, Calibrator, calibrate, calibrate_scores
     from pp_graph.errors import PPGraphError
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "Artifact": "pp_graph.fusion",
-    "BenchmarkReport": "pp_graph.benchmark",
+    "BenchmarkReport": "pp_graph.benchmarking",
     "CalibrationResult": "pp_graph.calibration",
     "Calibrator": "pp_graph.calibration",
     "FusedModel": "pp_graph.fusion",
@@ -72,7 +72,7 @@ _EXPORTS = {
     "load": "pp_graph.running",
     "open": "pp_graph.targets",
     "retune": "pp_graph.targets",
-    "run_benchmark": "pp_graph.benchmark",
+    "benchmark": "pp_graph.benchmarking",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",
 }
@@ -107,6 +107,7 @@ __all__ = [
     "Statistics",
     "VerificationReport",
     "__version__",
+    "benchmark",
     "calibrate",
     "calibrate_scores",
     "convert",
@@ -116,7 +117,6 @@ __all__ = [
     "load",
     "open",
     "retune",
-    "run_benchmark",
     "strip",
     "verify",
 ]

@@ -33,13 +33,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"model", "extras"},
     "calibration": {"targets", "data", "version"},
     "verification": {"targets", "data"},
-    "benchmark": {"targets", "data"},
+    "benchmarking": {"targets", "data"},
     "running": {"targets", "data"},
     "report": {"verification", "calibration", "running", "version"},
     "inspection": {"targets"},
     "demo": {"report"},
-    "integrations": {"demo", "inspection", "benchmark", "preprocessing"},
-    "cli": {"demo", "inspection", "benchmark", "version"},
+    "integrations": {"demo", "inspection", "benchmarking", "preprocessing"},
+    "cli": {"demo", "inspection", "benchmarking", "version"},
 }
 
 

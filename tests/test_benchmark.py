@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import pp_graph as pp
-from pp_graph.benchmark import compare_reports, load_report
-from pp_graph.benchmark.host import has_torch, host_post_processing
-from pp_graph.benchmark.operator_groups import Parts, group_times
-from pp_graph.benchmark.timing import ratio_of_medians
+from pp_graph.benchmarking import compare_reports, load_report
+from pp_graph.benchmarking.host import has_torch, host_post_processing
+from pp_graph.benchmarking.operator_groups import Parts, group_times
+from pp_graph.benchmarking.timing import ratio_of_medians
 from pp_graph.cli import run as run_cli
 from pp_graph.targets.openvino_compiling import OperatorTime
 from tests.conftest import DEMO
@@ -23,7 +23,7 @@ RAW = DEMO / "raw.onnx"
 
 @pytest.fixture(scope="module")
 def report(demo_ir_path: Path, demo_fused_path: Path) -> pp.BenchmarkReport:
-    return pp.run_benchmark(
+    return pp.benchmark(
         RAW,
         [demo_ir_path, demo_fused_path],
         devices=["CPU", "GPU", "NPU"],
@@ -156,7 +156,7 @@ BAD = [
 @pytest.mark.parametrize(("settings", "message"), BAD)
 def test_bad_settings(settings: dict, message: str, demo_ir_path: Path) -> None:
     with pytest.raises(pp.PPGraphError, match=message):
-        pp.run_benchmark(RAW, [demo_ir_path], **{"against": [], "seconds": 0.1, "memory": False, **settings})
+        pp.benchmark(RAW, [demo_ir_path], **{"against": [], "seconds": 0.1, "memory": False, **settings})
 
 
 def test_models_with_other_inputs_are_refused(demo_ir_path: Path, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_models_with_other_inputs_are_refused(demo_ir_path: Path, tmp_path: Path
     model.graph.input[0].name = model.graph.node[0].input[0] = "picture"
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(pp.PPGraphError, match="it has no such input 'picture'"):
-        pp.run_benchmark(RAW, [demo_ir_path], against=[tmp_path / "other.onnx"], seconds=0.1, memory=False)
+        pp.benchmark(RAW, [demo_ir_path], against=[tmp_path / "other.onnx"], seconds=0.1, memory=False)
 
 
 def test_command_line(demo_ir_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,11 +232,11 @@ def test_what_a_model_fixes_is_its_batch(tmp_path: Path, demo_post: pp.OneClassP
         value.type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, tmp_path / "raw.onnx")
     ours = pp.convert(pp.fuse(tmp_path / "raw.onnx", demo_post)).save(tmp_path / "ours.xml")
-    report = pp.run_benchmark(tmp_path / "raw.onnx", [ours], against=[], seconds=0.3, memory=False)
+    report = pp.benchmark(tmp_path / "raw.onnx", [ours], against=[], seconds=0.3, memory=False)
     assert report.settings["batch"] == "2"
     assert report.results[0].bytes_in == 3 * 256 * 256 * 4
     with pytest.raises(pp.PPGraphError, match="Batch is 4, but input"):
-        pp.run_benchmark(tmp_path / "raw.onnx", [ours], against=[], batch=4, seconds=0.1, memory=False)
+        pp.benchmark(tmp_path / "raw.onnx", [ours], against=[], batch=4, seconds=0.1, memory=False)
 
 
 def test_models_that_do_not_belong_together_are_named(
@@ -247,17 +247,15 @@ def test_models_that_do_not_belong_together_are_named(
     model = onnx.load(RAW)
     model.doc_string = "another file"
     onnx.save(model, tmp_path / "other.onnx")
-    report = pp.run_benchmark(
-        tmp_path / "other.onnx", [demo_ir_path], against=[demo_fused_path], seconds=0.2, memory=False
-    )
+    report = pp.benchmark(tmp_path / "other.onnx", [demo_ir_path], against=[demo_fused_path], seconds=0.2, memory=False)
     assert any("was not made from this raw model" in note for note in report.notes)
     assert any("Fewer than 30 runs" in note for note in report.notes)
     with pytest.raises(pp.PPGraphError, match="is fused already, expected the raw model"):
-        pp.run_benchmark(demo_fused_path, [demo_ir_path], seconds=0.1)
+        pp.benchmark(demo_fused_path, [demo_ir_path], seconds=0.1)
 
 
 def test_a_failing_callback_ends_the_run(demo_ir_path: Path) -> None:
-    from pp_graph.benchmark.contenders import fix_shapes, read_openvino
+    from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
     from pp_graph.targets import OpenVINOSession
 
     model = read_openvino(demo_ir_path)
@@ -277,5 +275,5 @@ def test_files_in_the_current_folder_are_not_imported(
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
-    report = pp.run_benchmark(RAW, [demo_ir_path], against=[], inference_precisions=["f32"], seconds=0.1)
+    report = pp.benchmark(RAW, [demo_ir_path], against=[], inference_precisions=["f32"], seconds=0.1)
     assert all(each.peak_mib for each in report.results)

@@ -561,7 +561,7 @@ def test_benchmarks_states(tmp_path: Path) -> None:
         {"batch": 3, "fixed_inputs": {"state": 0}},
         {"data": {"image": IMAGES, "state": RNG.normal(0, 1, (2, COUNT, 4))}, "batch": 4},
     ):
-        report = pp.run_benchmark(tmp_path / "raw.onnx", [path], **settings, **further)
+        report = pp.benchmark(tmp_path / "raw.onnx", [path], **settings, **further)
         assert report.settings["input"] == f"image ({further['batch']}, 3, 8, 8), state (2, {further['batch']}, 4)"
 
 

@@ -229,7 +229,7 @@ MISTAKES = {
     "roles:\n  - {name: heat, axes: NK}\noutputs: [y, y]\n": "line 5, field 'outputs': outputs lists 'y' twice",
     "roles:\n  - {name: heat, axes: NK}\noutputs: [z]\n": "The steps write 'y', expected some of z: only these come out",
     "roles:\n  - {name: heat, axes: NK}\noutputs:\n  - {name: y, axes: NKP}\n": (
-        r"line 2: Step 'y' .Keep. writes float32 \(N,K\), expected \(N,K,P\), float32"
+        r"line 2: Step 'y' .Keep. writes float32 \(N,K\), expected \(N,K,P\)\. Give it another target"
     ),
     "roles:\n  - {name: heat, axes: NK}\noutputs:\n  - {name: y, meaning: decision}\n": (
         r"line 2: Step 'y' .Keep. writes float32 \(N,K\), expected bool"

@@ -55,7 +55,7 @@ class CalibratorSettings(TypedDict, total=False):
 
 def calibrate(
     model: str | Path | RawModel | Artifact,
-    data: LabelledSource,
+    images: LabelledSource,
     *,
     post: PostProcessor | None = None,
     device: str | None = None,
@@ -76,7 +76,7 @@ def calibrate(
 
     Args:
         model: A raw ONNX model, a fused one or a converted one.
-        data: Labelled images; see `pp_graph.data.open_labelled`.
+        images: Labelled images; see `pp_graph.data.open_labelled`.
         post: Post-processor for a raw model, where it decides about other values than the raw ones, as a recipe that
             smooths the map first does; see `PostProcessor.calibrated_names`. A fused model has its own.
         device: OpenVINO device. None runs an ONNX model in onnxruntime, in float32, and a converted one on the CPU.
@@ -105,7 +105,7 @@ def calibrate(
         ExtraError: An estimator needs a library that is not installed.
     """
     calibrator = Calibrator(**settings)
-    labelled = open_labelled(data)
+    labelled = open_labelled(images)
     values = open_raw_values(
         model,
         device=device,
@@ -122,12 +122,12 @@ def calibrate(
             "nothing to calibrate."
         )
     compiled = calibrated.bind_calibration(values.signature)
-    images = feed_model(labelled.images, values.inputs, fixed_inputs)
+    fed = feed_model(labelled.images, values.inputs, fixed_inputs)
     size = choose_batch_size(values.inputs, batch_size)
     with SpilledMaps() as spilled:
         for start in range(0, len(labelled), size):
             stop = min(start + size, len(labelled))
-            raw = values.run(images.read(start, stop, values.inputs))
+            raw = values.run(fed.read(start, stop, values.inputs))
             found = compiled.compute(raw, names.values())
             maps = None if "pixel" not in names else without_channel(found[names["pixel"]], "Maps")
             if maps is not None and not one_pass:

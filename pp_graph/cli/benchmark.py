@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pp_graph.benchmark import BenchmarkReport, ContenderReport
+    from pp_graph.benchmarking import BenchmarkReport, ContenderReport
 
 _STDOUT = "-"
 
@@ -69,7 +69,7 @@ def benchmark(
         raise click.UsageError("Give the raw model and at least one artifact: pp-graph benchmark RAW.onnx MODEL.xml")
     target = _target(json_output, models, force)
 
-    from pp_graph import benchmark as room
+    from pp_graph import benchmarking
     from pp_graph.files import written_together
     from pp_graph.targets.devices.names import split_devices
 
@@ -77,9 +77,9 @@ def benchmark(
     devices = split_devices(options["device"])
     total = options["seconds"] * len(precisions) * len(devices)
     if not 0 < total < float("inf"):
-        total = 1  # the room says what is wrong
+        total = 1  # the function says what is wrong
     with progress_bar("Measuring", max(1, round(total))) as advance:
-        report = room.run_benchmark(
+        report = benchmarking.benchmark(
             models[0],
             models[1:],
             devices=devices,
@@ -89,7 +89,7 @@ def benchmark(
             input_shape=_sizes(options["input_shapes"]),
             hint=options["hint"],
             against=options["against"] or None,
-            data=options["data"],
+            images=options["data"],
             frame_size=parse_frame_size(options["frame_size"]),
             fixed_inputs=options["fixed_inputs"],
             seconds=options["seconds"],
@@ -204,7 +204,7 @@ def _row(each: ContenderReport) -> tuple[str, ...]:
 
 
 def _compare(first: Path, second: Path, json_output: str | None) -> None:
-    from pp_graph.benchmark import compare_reports, load_report
+    from pp_graph.benchmarking import compare_reports, load_report
 
     changes, differences = compare_reports(load_report(first), load_report(second))
     if json_output is not None:

@@ -108,13 +108,13 @@ def check_output(step: Step, declared: Output, value: ValueType) -> None:
     if (declared.axes and value.axes not in declared.axes) or not fits:
         found = _kind(value.axes)
         expected = list(dict.fromkeys(_kind(axes) or pattern(axes) for axes in declared.axes))
-        if found in expected:
+        if found in expected and value.axes not in declared.axes:
             # The word for it is the same, so the axes have to tell.
             expected = list(map(pattern, declared.axes))
-        kinds = f"{' or '.join(expected)}, " if expected else ""
+        dtype = {"decision": "bool", "number": "float32"}.get(declared.meaning or "", "")
         raise PostProcessorError(
-            f"Step '{step.target}' ({type(step).__name__}) writes {value}{found and ', '}{found}, expected {kinds}"
-            f"{'bool' if decides else 'float32'}. Give it another target."
+            f"Step '{step.target}' ({type(step).__name__}) writes {', '.join(filter(None, [str(value), found]))}, "
+            f"expected {', '.join(filter(None, [' or '.join(expected), dtype]))}. Give it another target."
         )
 
 

@@ -32,7 +32,7 @@ class Quantization:
     """How to quantise a network to int8.
 
     Attributes:
-        data: Images that show which values occur, a folder, a file or arrays as `pp_graph.data.open_images` takes. They
+        images: Images that show which values occur, a folder, a file or arrays as `pp_graph.data.open_images` takes. They
             should hold anomalies: what lies outside of the ranges that they give is cut off.
         preset: `performance` for symmetric activations, which are faster and whose ranges leave more room for values
             that the images did not show; or `mixed` for asymmetric ones, which are finer where values have one sign.
@@ -49,7 +49,7 @@ class Quantization:
         TargetError: A setting is outside its range, or one of `max_drop` and `labelled` is missing.
     """
 
-    data: ImageSource
+    images: ImageSource
     preset: str = "performance"
     subset_size: int = 300
     float_from: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ def quantize_network(
         ExtraError: NNCF is not installed.
     """
     inputs = model_inputs(model, declared)
-    images = feed_model(open_images(quantization.data), inputs, quantization.fixed_inputs)
+    images = feed_model(open_images(quantization.images), inputs, quantization.fixed_inputs)
     feeds = CalibrationFeeds(images, inputs, quantization.subset_size, quantization.progress)
     cut = cut_behind_layers(model, provenance, quantization.float_from)
     feeds.keep({port_name(port) for port in cut.layers.inputs})
@@ -141,7 +141,7 @@ def quantize_network(
         "preset": quantization.preset,
         "subset_size": quantization.subset_size,
         "images": feeds.used,
-        "data": _name(quantization.data),
+        "data": _name(quantization.images),
         "data_sha256": feeds.sha256,
         "float_from": list(quantization.float_from),
         "nncf": str(open_nncf().__version__),

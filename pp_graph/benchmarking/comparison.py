@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pp_graph.benchmark.report import BenchmarkReport, ContenderReport
+    from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport
 
 
 @dataclass(frozen=True)

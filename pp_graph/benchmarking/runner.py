@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.benchmark.contenders import Contender, find_contenders, fix_shapes, read_contender, remarks_about
-from pp_graph.benchmark.inputs import Feeds, fixed_shapes, make_feeds
-from pp_graph.benchmark.machine import describe_machine, describe_versions
-from pp_graph.benchmark.operator_groups import group_times, parts_of
-from pp_graph.benchmark.report import BenchmarkReport, ContenderReport
-from pp_graph.benchmark.timing import ratio_of_medians
+from pp_graph.benchmarking.contenders import Contender, find_contenders, fix_shapes, read_contender, remarks_about
+from pp_graph.benchmarking.inputs import Feeds, fixed_shapes, make_feeds
+from pp_graph.benchmarking.machine import describe_machine, describe_versions
+from pp_graph.benchmarking.operator_groups import group_times, parts_of
+from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport
+from pp_graph.benchmarking.timing import ratio_of_medians
 from pp_graph.data import fix_inputs
 from pp_graph.errors import DataError, DeviceError
 from pp_graph.fusion import METADATA_KEY
@@ -61,7 +61,7 @@ class _Entry:
         return time.perf_counter() - start
 
 
-def run_benchmark(
+def benchmark(
     raw: str | Path,
     artifacts: Sequence[str | Path],
     *,
@@ -72,7 +72,7 @@ def run_benchmark(
     input_shape: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
     hint: str = "latency",
     against: Sequence[str | Path] | None = None,
-    data: ImageSource | None = None,
+    images: ImageSource | None = None,
     frame_size: tuple[int, int] | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     seconds: float = 10.0,
@@ -95,7 +95,7 @@ def run_benchmark(
         input_shape: Sizes of the input (or of each by name) where the raw model leaves more open than the batch.
         hint: `latency` or `throughput`.
         against: `host-numpy`, `host-torch` and paths of other models; None for NumPy, and torch if it is installed.
-        data: Images to run on; None for random numbers.
+        images: Images to run on; None for random numbers.
         frame_size: Height and width of the random frames that an artifact is fed that resizes frames of any size.
         fixed_inputs: Values for inputs that are no images, such as `{"sr": 16000}`; see `pp_graph.data.fix_inputs`.
         seconds: How long to measure for each device and precision.
@@ -123,10 +123,10 @@ def run_benchmark(
     notes += remarks_about(opened, contenders)
     here, absent = _split_devices(devices)
     shapes = fixed_shapes(opened, batch, input_shape, fix_inputs(fixed_inputs, opened.inputs))
-    images = image_input(opened.inputs)
-    batch = 1 if images is None else shapes[images.name][0]
+    main_input = image_input(opened.inputs)
+    batch = 1 if main_input is None else shapes[main_input.name][0]
     taking_frames = list(dict.fromkeys(each.preprocessing for each in contenders if each.preprocessing is not None))
-    feeds = make_feeds(opened, shapes, batch, data, taking_frames, frame_size, fixed_inputs)
+    feeds = make_feeds(opened, shapes, batch, images, taking_frames, frame_size, fixed_inputs)
     results: list[ContenderReport] = []
     for device in here:
         for precision in inference_precisions:
@@ -148,7 +148,7 @@ def run_benchmark(
             "hint": hint,
             "shapes": "open" if dynamic else "fixed",
             "input": ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in shapes.items()),
-            "data": "random numbers" if data is None else str(data) if isinstance(data, str | Path) else "images",
+            "data": "random numbers" if images is None else str(images) if isinstance(images, str | Path) else "images",
             "seconds": f"{seconds:g}",
         },
         absent_devices=absent,
@@ -308,7 +308,7 @@ def _measure_alone(setting: _Setting, contender: Contender, notes: list[str]) ->
         "shapes": {name: list(sizes) for name, sizes in setting.shapes(contender).items()},
     }
     # Without -P, modules in the current folder would come before the installed ones.
-    command = [sys.executable, "-P", "-m", "pp_graph.benchmark.child", json.dumps(asked)]
+    command = [sys.executable, "-P", "-m", "pp_graph.benchmarking.child", json.dumps(asked)]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - ourselves
         figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

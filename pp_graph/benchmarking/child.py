@@ -1,6 +1,6 @@
 """Read, compile and run a model once in a process of its own: peak memory and compile time that nothing else disturbs.
 
-python -m pp_graph.benchmark.child '{"model": ..., "device": ..., "precision": ..., "hint": ..., "shapes": {...}}'
+python -m pp_graph.benchmarking.child '{"model": ..., "device": ..., "precision": ..., "hint": ..., "shapes": {...}}'
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pp_graph.benchmark.contenders import fix_shapes, read_openvino
+from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
 from pp_graph.targets import OpenVINOSession
 
 

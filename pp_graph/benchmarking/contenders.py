@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pp_graph.benchmark.host import HOSTS, AfterRun, has_torch, host_post_processing
+from pp_graph.benchmarking.host import HOSTS, AfterRun, has_torch, host_post_processing
 from pp_graph.errors import DataError, PPGraphError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.targets import convert, kind_of, open_artifact
