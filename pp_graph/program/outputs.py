@@ -171,11 +171,18 @@ def describe(
                 scale=scales[output.name],
                 unchanged=unchanged.get(output.name),
                 decision_values=values.get(output.name),
-                on_nan=step.on_nan if isinstance(step, DecidingStep) else None,
+                on_nan=_on_nan(step, writes),
                 sensitivity=moved_by.get(output.name),
             )
         )
     return tuple(described)
+
+
+def _on_nan(step: Step, writes: Mapping[str, Step]) -> OnNaN | None:
+    """What NaN counts as in a decision, also where a later step encodes it."""
+    while isinstance(step, EncodeDecision) and step.source in writes:
+        step = writes[step.source]
+    return step.on_nan if isinstance(step, DecidingStep) else None
 
 
 def as_float32(output: OutputDescription) -> OutputDescription:

@@ -115,6 +115,11 @@ class Role:
             known = tuple(size if isinstance(size, int) and axis != "N" else None for axis, size in sizes.items())
             value = ValueType(axes, known, self.dtype)
             missing = [axis for axis, found in given.items() if not isinstance(found, int)]
+            nothing_known = "H" in axes and not given and all(sizes[axis] is None for axis in axes if axis != "N")
+            if nothing_known:
+                # Of such a value only the number of axes is known; a state looks the same.
+                open_reading = open_reading or (value, False, f"rank {len(axes)}, and all of its sizes are open")
+                continue
             if not missing:
                 return value, True, ", ".join(filter(None, [f"rank {len(axes)}", self.meaning, self.pattern(axes)]))
             if open_reading is None:

@@ -32,8 +32,8 @@ class Quantization:
     """How to quantise a network to int8.
 
     Attributes:
-        images: Images that show which values occur, a folder, a file or arrays as `pp_graph.data.open_images` takes. They
-            should hold anomalies: what lies outside of the ranges that they give is cut off.
+        images: Images that show which values occur: a folder, a file or arrays, as `pp_graph.data.open_images` takes.
+            They should hold anomalies: what lies outside of the ranges that they give is cut off.
         preset: `performance` for symmetric activations, which are faster and whose ranges leave more room for values
             that the images did not show; or `mixed` for asymmetric ones, which are finer where values have one sign.
         subset_size: Most images to use; where there are more, they are taken evenly from all of them.

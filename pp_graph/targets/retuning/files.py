@@ -212,7 +212,7 @@ class Retuning:
 
 
 def _check_changeable(path: Path) -> None:
-    for file in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
+    for file in (path, path.with_suffix(".bin")) if kind_of(path) == "ir" else (path,):
         if file.is_symlink():
             raise OutputFileError(
                 f"Model '{file}' is a link to '{file.readlink()}', and what is there may be used elsewhere too. Name "

@@ -228,14 +228,15 @@ def _written(output: OutputDescription) -> tuple[str, str]:
         spread = "what is of the image is the same at every pixel, and decisions are 0 or 1"
         return numbers.pop() if len(numbers) == 1 else "see the meaning", f"{what}; {spread}"
     description = output.description or f"`{output.name}`"
-    if (output.type is not None) and output.type.size("C") != 1:
-        description = f"{description} and class"
+    if output.type is not None and output.type.size("C") != 1:
+        description = f"{description}, for each class"
     if output.decides:
+        where = f"where {description.removeprefix('whether ')}"
         if output.dtype == "bool":
-            return "true or false", f"true where this holds: {description}"
+            return "true or false", f"true {where}"
         values = output.decision_values
         coded = "0, or not 0" if values is None else f"{values[0]:g} or {values[1]:g}"
-        return coded, f"not 0 where this holds: {description}"
+        return coded, f"not 0 {where}"
     if output.scale is not None and output.scale.threshold is not None:
         return _range(output), f"{description}, normalised: the calibrated threshold lies at {output.scale.threshold:g}"
     if output.unchanged is not None:
