@@ -47,7 +47,9 @@ VERBS: dict[str, tuple[Callable[[Path], object], int]] = {
     "verify an IR": (lambda folder: pp.verify(RAW, folder / "model.xml", DEMO / "images", batch_size=2), 1),
     "fuse and verify": (lambda _: pp.verify(RAW, pp.fuse(RAW, pp.OneClassPostProcessor(STATS)), DEMO / "images"), 1),
     "retune a fused file": (
-        lambda folder: pp.retune(folder / "fused.onnx", image_sensitivity=0.4, output=folder / "a.onnx", overwrite=True),
+        lambda folder: pp.retune(
+            folder / "fused.onnx", image_sensitivity=0.4, output=folder / "a.onnx", overwrite=True
+        ),
         1,
     ),
     "retune an IR": (
