@@ -108,7 +108,7 @@ def check_output(step: Step, declared: Output, value: ValueType) -> None:
     if (declared.axes and value.axes not in declared.axes) or not fits:
         found = _kind(value.axes)
         expected = list(dict.fromkeys(_kind(axes) or pattern(axes) for axes in declared.axes))
-        if found in expected and value.axes not in declared.axes:
+        if found in expected and declared.axes and value.axes not in declared.axes:
             # The word for it is the same, so the axes have to tell.
             expected = list(map(pattern, declared.axes))
         dtype = {"decision": "bool", "number": "float32"}.get(declared.meaning or "", "")

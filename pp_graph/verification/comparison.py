@@ -97,8 +97,9 @@ class ErrorSum:
         self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
         self.total += total
         with np.errstate(invalid="ignore"):
-            scaled = difference / np.maximum(1.0, np.abs(expected))
-        self.scaled = max(self.scaled, float(np.nan_to_num(scaled, nan=np.inf).max(initial=0.0)))
+            scaled = float((difference / np.maximum(1.0, np.abs(expected))).max(initial=0.0))
+        # Infinity by infinity: one of the two is not what it should be.
+        self.scaled = max(self.scaled, np.inf if np.isnan(scaled) else scaled)
 
     def report(self, name: str) -> ErrorReport:
         """The totals, under the name of an output."""
@@ -116,10 +117,10 @@ class FlipLists:
 
     def add(self, flipped: Array, values: Mapping[str, Array], step: DecidingStep | None, start: int) -> None:
         """Note where decisions of a batch differ, and the values that they were about."""
+        if not flipped.any():
+            return
         flat = flipped.reshape(len(flipped), -1)
         image, pixel = np.nonzero(flat)
-        if not len(image):
-            return
         decided = None if step is None else values[step.source]
         if step is None or decided is None or decided.shape != flipped.shape:
             raw_value = margin = np.full(len(image), np.nan)
