@@ -2,8 +2,8 @@
 
     python benchmarks/verification.py RAW.onnx MODEL.xml IMAGES [--rounds 5]
 
-The runs are those of the raw model in onnxruntime, the artifact, and the artifact with its raw values made visible. Both
-sides read the images and load their models; with `--loaded`, loading is left out of the sum of the runs.
+The runs are those of the raw model in onnxruntime, the artifact, and the artifact with its raw values made visible.
+Both sides read the images and load their models; with `--loaded`, loading is left out of the sum of the runs.
 """
 
 from __future__ import annotations
