@@ -13,8 +13,8 @@ from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
 from pp_graph.model import NameScope, RawModel, Shape, describe_outputs
-from pp_graph.postprocessors import ROLES
-from pp_graph.program import find_roles, merged_roles
+from pp_graph.postprocessors import ROLES, merged_roles
+from pp_graph.program import find_roles
 from pp_graph.program.roles import why_none
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
 from pp_graph.targets.opening import kind_of

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper
 
 from pp_graph.errors import OutputRoleError
 from pp_graph.model import RawModel, describe_outputs
-from pp_graph.postprocessors import ROLES
-from pp_graph.program import RoleMatch, find_roles, merged_roles
+from pp_graph.postprocessors import ROLES, merged_roles
+from pp_graph.program import RoleMatch, find_roles
 from tests.models import conv_model, from_text, identity_model
 
 

@@ -18,8 +18,7 @@ from pp_graph.data import (
 )
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import CalibrationError
-from pp_graph.postprocessors import ROLES, OneClassPostProcessor
-from pp_graph.program import merged_roles
+from pp_graph.postprocessors import ROLES, OneClassPostProcessor, merged_roles
 from pp_graph.targets import open_raw_values
 
 if TYPE_CHECKING:

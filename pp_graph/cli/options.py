@@ -217,7 +217,7 @@ def named_roles(options: Mapping[str, Any]) -> dict[str, str]:
         roles[role] = name
     if options["score_output"] is None and options["map_output"] is None:
         return roles
-    from pp_graph.program import merged_roles
+    from pp_graph.postprocessors import merged_roles
 
     return merged_roles(roles, score_output=options["score_output"], map_output=options["map_output"])
 

@@ -98,8 +98,8 @@ class FusedModel(Artifact):
         Raises:
             ProvenanceError: The post-processing in the model is not what its provenance says.
         """
+        from pp_graph.fusion.emission import Numbers
         from pp_graph.fusion.injection import write_program
-        from pp_graph.fusion.numbers import Numbers
         from pp_graph.fusion.stripping import strip
 
         network = RawModel.open(self.network)

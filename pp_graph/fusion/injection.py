@@ -17,8 +17,7 @@ from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
 from pp_graph.model.names import all_values, rename_values
-from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
-from pp_graph.program import RoleMatch, merged_roles
+from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name, merged_roles
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    from pp_graph.program import Program
+    from pp_graph.program import Program, RoleMatch
 
 PREFIX: Final = "pp_graph"
 

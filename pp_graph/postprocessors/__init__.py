@@ -17,6 +17,7 @@ from pp_graph.postprocessors.anomaly import (
     ROLES,
     SCORE,
     SCORES,
+    merged_roles,
 )
 from pp_graph.postprocessors.lookup import class_name, find_post_processor, post_processor_names
 from pp_graph.postprocessors.one_class import OneClassPostProcessor
@@ -43,5 +44,6 @@ __all__ = [
     "RecipePostProcessor",
     "class_name",
     "find_post_processor",
+    "merged_roles",
     "post_processor_names",
 ]

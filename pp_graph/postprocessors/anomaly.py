@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from pp_graph.errors import OutputRoleError
 from pp_graph.program import Output, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RAW_SCORE: Final = "raw_score"
 RAW_MAP: Final = "raw_map"
@@ -54,3 +58,26 @@ OUTPUTS: Final = (
 OUTPUT_NAMES: Final = tuple(output.name for output in OUTPUTS)
 DECISION_NAMES: Final = tuple(output.name for output in OUTPUTS if output.meaning == "decision")
 """Outputs that say normal or anomalous: no raw model has them."""
+
+
+def merged_roles(
+    roles: Mapping[str, str] | None, *, score_output: str | None = None, map_output: str | None = None
+) -> dict[str, str]:
+    """Names of outputs by role, with those of the short forms.
+
+    Raises:
+        OutputRoleError: A role is named twice, differently.
+    """
+    found = dict(roles or {})
+    for role, short, name in (
+        (RAW_SCORE, "score_output", score_output),
+        (RAW_MAP, "map_output", map_output),
+    ):
+        if name is None:
+            continue
+        if found.setdefault(role, name) != name:
+            raise OutputRoleError(
+                f"Role '{role}' is given as '{found[role]}' and {short} as '{name}', expected one of them. Leave out "
+                f"{short} (--{short.replace('_', '-')})."
+            )
+    return found

@@ -6,11 +6,10 @@ Roles say which outputs it reads, `Signature` what these are, `Program` what is 
 from __future__ import annotations
 
 from pp_graph.program.compilation import CompiledSteps, compile_steps
-from pp_graph.program.outputs import Meaning, Output, OutputDescription
+from pp_graph.program.outputs import Meaning, Output, OutputDescription, Predictions
 from pp_graph.program.packing import PACKED_NAME, check_packed, unpacked
-from pp_graph.program.predictions import Predictions
 from pp_graph.program.program import Program
-from pp_graph.program.roles import Role, RoleMatch, find_roles, merged_roles
+from pp_graph.program.roles import Role, RoleMatch, find_roles
 from pp_graph.program.signature import Signature
 
 __all__ = [
@@ -27,6 +26,5 @@ __all__ = [
     "check_packed",
     "compile_steps",
     "find_roles",
-    "merged_roles",
     "unpacked",
 ]

@@ -12,9 +12,8 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.program.compilation import CompiledSteps, compile_steps, named
-from pp_graph.program.outputs import OutputDescription, describe
+from pp_graph.program.outputs import OutputDescription, Predictions, describe
 from pp_graph.program.packing import emit_packed, packed_output
-from pp_graph.program.predictions import Predictions
 from pp_graph.steps import Compare
 
 if TYPE_CHECKING:

@@ -219,29 +219,6 @@ def find_roles(
     return {role.name: chosen[role.name] for role in roles if role.name in chosen}
 
 
-def merged_roles(
-    roles: Mapping[str, str] | None, *, score_output: str | None = None, map_output: str | None = None
-) -> dict[str, str]:
-    """Names of outputs by role, with those of the short forms.
-
-    Raises:
-        OutputRoleError: A role is named twice, differently.
-    """
-    found = dict(roles or {})
-    for role, short, name in (
-        ("raw_score", "score_output", score_output),
-        ("raw_map", "map_output", map_output),
-    ):
-        if name is None:
-            continue
-        if found.setdefault(role, name) != name:
-            raise OutputRoleError(
-                f"Role '{role}' is given as '{found[role]}' and {short} as '{name}', expected one of them. Leave out "
-                f"{short} (--{short.replace('_', '-')})."
-            )
-    return found
-
-
 def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
     """Why an output has no role."""
     if all(not role.takes(info.dtype) for role in roles):

@@ -10,8 +10,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.accepts import MAPS
-from pp_graph.steps.checks import require_whole
-from pp_graph.steps.neighbourhood import require_array_size, require_size
+from pp_graph.steps.checks import require_array_size, require_size, require_whole
 from pp_graph.steps.step import Array, Step, as_float32
 from pp_graph.values import ValueType, spatial_axes
 

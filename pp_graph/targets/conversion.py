@@ -14,7 +14,7 @@ from pp_graph.errors import TargetError
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
-from pp_graph.program import merged_roles
+from pp_graph.postprocessors import merged_roles
 from pp_graph.sessions.session import noted_axes
 from pp_graph.targets.devices.check import require_static
 from pp_graph.targets.devices.devices import device_profile, openvino_core

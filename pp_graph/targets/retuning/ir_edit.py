@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
 from pp_graph.fusion import Provenance
-from pp_graph.fusion.numbers import Numbers
+from pp_graph.fusion.emission import Numbers
 from pp_graph.model.patching import changing, copy_file, write_at
 from pp_graph.targets.retuning.ir_layout import IRLayout, data_spans, with_offsets
 from pp_graph.targets.retuning.programs import IR_VERSION, OPSET

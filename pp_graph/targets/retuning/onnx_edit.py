@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
-from pp_graph.fusion.numbers import Numbers
+from pp_graph.fusion.emission import Numbers
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout, metadata_entry
 from pp_graph.model.patching import Patch, Region, copy_file, patch_draft, patch_in_place, region_of
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.fusion.emission import emission_record, emit_alone
-from pp_graph.fusion.numbers import Numbers
+from pp_graph.fusion.emission import Numbers, emission_record, emit_alone
 from pp_graph.targets.devices.devices import openvino_core
 from pp_graph.targets.island.island import replace_island
 from pp_graph.targets.island.marks import mark_float32
