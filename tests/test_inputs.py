@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import pp_graph as pp
 from pp_graph import cli
@@ -559,7 +560,7 @@ def test_benchmarks_states(tmp_path: Path) -> None:
     for further in (
         {"batch": 3},
         {"batch": 3, "fixed_inputs": {"state": 0}},
-        {"data": {"image": IMAGES, "state": RNG.normal(0, 1, (2, COUNT, 4))}, "batch": 4},
+        {"images": {"image": IMAGES, "state": RNG.normal(0, 1, (2, COUNT, 4))}, "batch": 4},
     ):
         report = pp.benchmark(tmp_path / "raw.onnx", [path], **settings, **further)
         assert report.settings["input"] == f"image ({further['batch']}, 3, 8, 8), state (2, {further['batch']}, 4)"
@@ -595,3 +596,30 @@ def test_values_on_the_command_line(tmp_path: Path) -> None:
     assert parse_inputs(()) is None
     done = command_line(["calibrate", "--scores", "x.csv", "--input", "sr=1"])
     assert "--input has no meaning with --scores" in done.stderr
+
+
+@pytest.mark.parametrize("sizes", [["N", "N"], [4, 4], [None, None]], ids=["open", "fixed", "without names"])
+def test_a_state_is_no_map(sizes: list, tmp_path: Path) -> None:
+    """The one-class post-processor leaves a state (2,N,4) alone: its batch is not where a map has it."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMax", ["image"], ["prob"], axes=[1], keepdims=1),
+            helper.make_node("Tanh", ["state"], ["stateN"]),
+        ],
+        "recurrent",
+        [value("image", TensorProto.FLOAT, [sizes[0], 16]), value("state", TensorProto.FLOAT, [2, sizes[1], 4])],
+        [value("prob", TensorProto.FLOAT, [sizes[0], 1]), value("stateN", TensorProto.FLOAT, [2, sizes[1], 4])],
+    )
+    raw = tmp_path / "raw.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), raw)
+    stats = pp.Statistics(image=pp.LevelStatistics(threshold=0.5, min=0.0, max=1.0), pixel=pp.LevelStatistics())
+    for settings in ({}, {"outputs": ("pred_label",)}):
+        fused = pp.fuse(raw, pp.OneClassPostProcessor(stats, **settings))
+        assert set(fused.provenance.raw.read) == {"raw_score"}
+        assert "stateN" in fused.output_names
+    data = {"image": RNG.random((4, 16), np.float32), "state": RNG.normal(0, 1, (2, 4, 4)).astype(np.float32)}
+    path = pp.convert(fused).save(tmp_path / "model.xml")
+    assert pp.verify(raw, path, data).passed
+    assert np.allclose(pp.load(path)(data)["stateN"], np.tanh(data["state"]), atol=1e-6)
+    assert pp.strip(fused).save(tmp_path / "again.onnx").read_bytes() == raw.read_bytes()

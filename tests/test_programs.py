@@ -365,8 +365,15 @@ class TestIntegers:
             pp.fuse(raw, self.post, roles={"kinds": "labels"})
         with pytest.raises(PostProcessorError, match="'kinds' holds float32, expected int64"):
             self.post({"kinds": np.zeros((2, 5), F32)})
+        role = {"name": "kinds", "axes": "NK", "dtype": "int64"}
         with pytest.raises(PostProcessorError, match="reads 'kinds', which is int64 .*, expected float32"):
-            kept({"name": "kinds", "axes": "NK", "dtype": "int64"})
+            recipe({"step": "sigmoid", "source": "kinds", "target": "y"}, roles=(role,), outputs=({"name": "y"},))
+
+    def test_kept(self) -> None:
+        post = kept({"name": "kinds", "axes": "NK", "dtype": "int64"})
+        arrays = {"labels": RNG.integers(0, 4, (2, 5))}
+        (output,) = assert_fuses(copies(labels=(INT64, ["N", 5])), post, arrays).outputs
+        assert (output.dtype, output.unchanged) == ("int64", "kinds")
 
 
 class TestRoles:

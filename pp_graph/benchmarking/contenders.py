@@ -58,8 +58,8 @@ def find_contenders(
         raise DataError("No artifact is given, expected an IR (.xml) or a fused .onnx to compare with the raw model.")
     notes = []
     ours = [Contender(str(path), path, _provenance(path)) for path in artifacts]
-    provenance = ours[0].provenance
-    assert provenance is not None
+    first = open_artifact(artifacts[0])
+    provenance = first.provenance
     if against is None:
         against = HOSTS if has_torch() else HOSTS[:1]
         if not has_torch():
@@ -67,7 +67,7 @@ def find_contenders(
     found = [Contender("raw", raw, None)]
     for each in against:
         if str(each) in HOSTS:
-            after = host_post_processing(str(each), provenance)
+            after = host_post_processing(str(each), first)
             found.append(Contender(f"raw + {each}", raw, provenance, after))
         else:
             found.append(Contender(str(each), Path(each), _foreign_provenance(Path(each))))

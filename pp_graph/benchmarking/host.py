@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pp_graph.errors import TargetError
 
 if TYPE_CHECKING:
-    from pp_graph.fusion import Provenance
+    from pp_graph.fusion import Artifact
     from pp_graph.program import Program
 
 Array = npt.NDArray[Any]
@@ -27,12 +27,12 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def host_post_processing(kind: str, provenance: Provenance) -> AfterRun:
+def host_post_processing(kind: str, artifact: Artifact) -> AfterRun:
     """Make a function that post-processes the raw model's outputs on the host.
 
     Args:
         kind: `host-numpy` or `host-torch`.
-        provenance: What was fused into the artifact.
+        artifact: The artifact whose post-processing is done on the host.
 
     Returns:
         A function of the raw model's outputs by name.
@@ -42,8 +42,8 @@ def host_post_processing(kind: str, provenance: Provenance) -> AfterRun:
         TargetError: torch is not installed.
     """
     # Bound once, as a deployment would; what is timed is the work alone.
-    program = provenance.bind()
-    read = {role: (record.name, record.dtype) for role, record in provenance.raw.read.items()}
+    program = artifact.program
+    read = {role: (record.name, record.dtype) for role, record in artifact.provenance.raw.read.items()}
 
     def values(outputs: Mapping[str, Array]) -> dict[str, Array]:
         return {role: outputs[name].astype(dtype, copy=False) for role, (name, dtype) in read.items()}

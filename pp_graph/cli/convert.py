@@ -185,6 +185,6 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
         if name not in FORM_OPTIONS and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             raise click.UsageError(
-                f"{flag} belongs to fusing, and without --stats MODEL is taken as fused already. Add --stats FILE "
-                f"to fuse a raw model, or leave out {flag}."
+                f"{flag} belongs to fusing, and without --stats or --recipe MODEL is taken as fused already. Add "
+                f"one of these to fuse a raw model, or leave out {flag}."
             )

@@ -92,8 +92,11 @@ def retune(
 
 def check_ending(model: Path, output: Path) -> None:
     """Make sure that a model is written as the kind it is."""
-    if model.suffix.lower() in (".onnx", ".xml") and output.suffix.lower() != model.suffix.lower():
-        raise click.UsageError(f"'{output}' ends in '{output.suffix}', expected '{model.suffix}' as MODEL.")
+    from pp_graph.targets import kind_of
+
+    ending = ".xml" if kind_of(model) == "ir" else ".onnx"
+    if output.suffix.lower() != ending:
+        raise click.UsageError(f"'{output}' ends in '{output.suffix}', expected '{ending}' as MODEL is one.")
 
 
 def prepare_with_notes(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
+from pp_graph.errors import PostProcessorError
+from pp_graph.postprocessors import PostProcessor, class_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -84,5 +87,38 @@ class Artifact(ABC):
         Where the operators are the same, only constants differ.
 
         Raises:
+            PostProcessorError: The program is of another post-processor, or was bound to another raw model.
             ProvenanceError: What is in it is not what its provenance says.
         """
+
+    def check_program(self, program: Program) -> None:
+        """Make sure that a program can take the place of the one in here.
+
+        Raises:
+            PostProcessorError: It is of another post-processor, or was bound to another raw model.
+        """
+        assert isinstance(program.post, PostProcessor)
+        kind, known = class_name(type(program.post)), self.provenance.post_processor
+        if kind != known:
+            raise PostProcessorError(
+                f"The program is one of {kind}, expected {known} as in the artifact. Fuse the raw model with the other "
+                "post-processor."
+            )
+        own, given = (
+            {role: (value.axes, value.sizes) for role, value in each.items()}
+            for each in (self.provenance.signature, program.signature)
+        )
+        if own != given:
+            listed = [
+                ", ".join(f"{role} {value}" for role, value in each.items())
+                for each in (program.signature, self.provenance.signature)
+            ]
+            raise PostProcessorError(
+                f"The program reads {listed[0]}, expected {listed[1]} as in the artifact. Change the artifact's own "
+                "program: artifact.program.replace(...)."
+            )
+
+    def __repr__(self) -> str:
+        provenance = self.provenance
+        outputs = ", ".join(output.name for output in provenance.outputs)
+        return f"<{type(self).__name__} {self.file or '(in memory)'}: {provenance.post_processor} -> {outputs}>"

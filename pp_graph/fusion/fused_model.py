@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pp_graph.program import Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FusedModel(Artifact):
     """An ONNX model that returns predictions, not raw scores.
 
@@ -102,6 +102,7 @@ class FusedModel(Artifact):
         from pp_graph.fusion.injection import write_program
         from pp_graph.fusion.stripping import strip
 
+        self.check_program(program)
         network = RawModel.open(self.network)
         opset, ir_version = network.opset, network.model.ir_version
         numbers = Numbers.of(self.provenance, program, opset=opset, ir_version=ir_version)

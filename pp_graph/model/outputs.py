@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pp_graph.model.batch import image_input
 from pp_graph.model.shapes import (
     Shape,
     declared_shape,
@@ -61,10 +62,13 @@ def _proven(shape: Shape, inferred: Shape | None, input_symbols: Collection[str]
 
 
 def _other_batch(shape: Shape, input_shape: Shape | None) -> bool:
-    """Whether the first size cannot be the batch, as in a class vector (1000,) without one."""
-    if input_shape is None or not input_shape or not shape or not isinstance(shape[0], int):
+    """Whether the first size cannot be the batch, as in a class vector (1000,) without one, or a state (2,N,128)."""
+    if not input_shape or not shape:
         return False
-    return shape[0] != input_shape[0] and (isinstance(input_shape[0], int) or shape[0] != 1)
+    batch = input_shape[0]
+    if isinstance(batch, str) and batch in shape[1:] and shape[0] != batch:
+        return True
+    return isinstance(shape[0], int) and shape[0] != batch and (isinstance(batch, int) or shape[0] != 1)
 
 
 def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
@@ -74,19 +78,14 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         raw: The opened model.
     """
     inferred = infer_values(raw.model)
-    # A scalar says nothing about batches.
-    input_shapes = [model_input.shape for model_input in raw.inputs if model_input.shape != ()]
-    symbols = symbols_of(input_shapes)
+    images = image_input(raw.inputs)
+    symbols = symbols_of([model_input.shape for model_input in raw.inputs])
     described = []
     for output in raw.model.graph.outputs:
         name = output.name or ""
         found = declared_shape(inferred[name]) if name in inferred else None
         shape, note = reconcile(declared_shape(output), found, symbols)
         proven = None if shape is None else _proven(shape, found, symbols)
-        other = (
-            shape is not None
-            and bool(input_shapes)
-            and all(_other_batch(shape, input_shape) for input_shape in input_shapes)
-        )
+        other = shape is not None and images is not None and _other_batch(shape, images.shape)
         described.append(OutputInfo(name, _dtype(output), shape, proven, note, other))
     return tuple(described)

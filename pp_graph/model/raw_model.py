@@ -140,9 +140,11 @@ class RawModel:
                 f"Model file '{path}' cannot be read: {error.strerror or error}. Check the path and its permissions."
             ) from error
         except Exception as error:
-            if path.suffix.lower() == ".xml":
+            with path.open("rb") as stream:
+                is_xml = stream.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<")
+            if is_xml:
                 raise ModelError(
-                    f"Model file '{path}' is an OpenVINO IR by its name, expected an ONNX model. Name the .onnx file."
+                    f"Model file '{path}' is an OpenVINO IR, expected an ONNX model. Name the .onnx file it came from."
                 ) from error
             raise ModelError(
                 f"Model file '{path}' is not an ONNX model ({type(error).__name__}: {error}). "

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pp_graph.errors import PostProcessorError, StatisticsError
+from pp_graph.model import RawModel
 from pp_graph.postprocessors.anomaly import OUTPUTS, RAW_MAP, RAW_SCORE, ROLES
 from pp_graph.postprocessors.raw_values import checked_values
 from pp_graph.program import Output, Program, Role, Signature
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from pp_graph.model import RawModel
     from pp_graph.program import Predictions
     from pp_graph.statistics import Level
     from pp_graph.steps import Array, Step
@@ -140,6 +140,11 @@ class PostProcessor(ABC):
             StatisticsError: A number that a step needs is not known.
             PostProcessorError: The steps do not fit each other or the raw model.
         """
+        if not isinstance(raw, Signature | RawModel):
+            raise PostProcessorError(
+                f"bind() is given {type(raw).__name__}, expected a RawModel or a Signature. Open the file first: "
+                "pp_graph.RawModel.open(path)."
+            )
         signature = raw if isinstance(raw, Signature) else Signature.of_model(raw, self.roles, roles)
         return Program.compile(self.settled(signature), signature)
 

@@ -88,12 +88,22 @@ class CompiledSteps:
             if name in self.types:
                 self._check_given(name, array)
         for step in self.needed(wanted, values):
+            missing = next((name for name in step.reads if name not in found), None)
+            if missing is not None:
+                raise PostProcessorError(
+                    f"{self._called(missing)} is missing among the values, {', '.join(map(repr, values)) or 'none'}, "
+                    f"expected {self.types[missing]}. Give what the raw model returns, by role."
+                )
             found[step.target] = step.reference(*(found[name] for name in step.reads))
             check_result(step, found[step.target], self.types[step.target])
         return found
 
     def _check_given(self, name: str, array: Array) -> None:
         value = self.types[name]
+        if array.dtype != value.dtype:
+            raise PostProcessorError(
+                f"{self._called(name)} holds {array.dtype}, expected {value.dtype}. Convert it first."
+            )
         if value.rank_known and array.ndim != value.rank:
             raise PostProcessorError(
                 f"{self._called(name)} has rank {array.ndim}, {array.dtype} of shape {array.shape}, and the file "
@@ -150,7 +160,7 @@ def compile_steps(
         listed = ", ".join(f"'{step.target}'" for step in bound) or "none"
         raise PostProcessorError(
             f"The steps write {listed}, expected some of {', '.join(declared)}: only these come out of the model. "
-            "Give the last steps one of these targets."
+            "Give the last steps one of these targets, or declare what they write (in a recipe under outputs)."
         )
     compiled = CompiledSteps(tuple(_pulled_back(bound)), types)
     return dataclasses.replace(compiled, steps=tuple(compiled.needed(written, signature)))
@@ -214,7 +224,8 @@ def _check_names(step: Step, types: Mapping[str, ValueType], signature: Signatur
             raise PostProcessorError(
                 f"{named(step)} reads '{name}', which is not there; there are "
                 f"{', '.join(map(repr, types)) or 'none'}. "
-                "Read one of these, or let an earlier step write it."
+                "Read one of these, let an earlier step write it, or name the output of the model that is it "
+                f"(--role {name}=NAME)."
             )
     if step.target in signature:
         raise PostProcessorError(f"{named(step)} writes '{step.target}', which the raw model gives. Rename it.")

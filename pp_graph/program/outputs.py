@@ -40,6 +40,19 @@ class Output:
     meaning: Meaning | None = None
     description: str = ""
 
+    def __post_init__(self) -> None:
+        """Take one text for one choice of axes, and refuse a meaning that is not known.
+
+        Raises:
+            PostProcessorError: The meaning is not known.
+        """
+        given: Any = self.axes  # whatever a user wrote
+        object.__setattr__(self, "axes", (given,) if isinstance(given, str) else tuple(given))
+        if self.meaning is not None and self.meaning not in MEANINGS:
+            raise PostProcessorError(
+                f"Output '{self.name}' has the meaning {self.meaning!r}, expected one of: {', '.join(MEANINGS)}."
+            )
+
 
 class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is known of an output of a program.

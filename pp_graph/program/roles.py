@@ -6,11 +6,11 @@ import dataclasses
 import difflib
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import OutputRoleError
 from pp_graph.model import format_shape
-from pp_graph.values import ValueType
+from pp_graph.values import AXES, ValueType
 from pp_graph.values.value_type import axes_of_shape, pattern
 
 if TYPE_CHECKING:
@@ -54,6 +54,24 @@ class Role:
     noun: str = ""
     meaning: str = ""
     option: str | None = None
+
+    def __post_init__(self) -> None:
+        """Take one text for one choice of axes, and refuse axes that are not known.
+
+        Raises:
+            OutputRoleError: There are none, or one is not known.
+        """
+        given: Any = self.axes  # whatever a user wrote
+        axes = (given,) if isinstance(given, str) else tuple(given)
+        object.__setattr__(self, "axes", axes)
+        for each in axes:
+            if not each or set(each) - set(AXES) or len(set(each)) != len(each):
+                raise OutputRoleError(
+                    f"Role '{self.name}' has the axes {each!r}, expected some of {', '.join(AXES)}, each once, such as "
+                    "NCHW."
+                )
+        if not axes:
+            raise OutputRoleError(f"Role '{self.name}' has no axes, expected some, such as ('NCHW',).")
 
     @property
     def called(self) -> str:

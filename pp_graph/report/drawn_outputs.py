@@ -142,7 +142,7 @@ class DrawnOutputs:
     def shown_map(self, found: Mapping[str, Array], provenance: Provenance) -> Array | None:
         """The map in [0, 1] with the decision at 0.5, to be shown; None where there is none.
 
-        A map that is not normalised is shown by the statistics, else by its own range.
+        A raw map is shown by the statistics, which are those of raw maps; any other without a scale by its own range.
         """
         if self.map is None or self.map not in found:
             return None
@@ -154,7 +154,8 @@ class DrawnOutputs:
             if threshold is not None and low < threshold < high:
                 return np.interp(values, (low, threshold, high), (0, 0.5, 1))
             return _between(values, low, high)
-        level = None if provenance.statistics is None else provenance.statistics.pixel
+        raw = self.outputs[self.map].unchanged is not None
+        level = provenance.statistics.pixel if raw and provenance.statistics is not None else None
         if level is not None and level.min is not None and level.max is not None:
             threshold = level.threshold
             if threshold is None and self.mask is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from pp_graph.steps.accepts import Accepts
 from pp_graph.steps.step import Array, MonotoneStep
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ class Keep(MonotoneStep):
     """Give a raw value an output of its own, unchanged; NaN stays NaN.
 
     Attributes:
-        source: Name of the raw value; any shape, float32.
+        source: Name of the raw value; any shape and element type.
         target: Name of the output; same shape and dtype.
     """
 
     exact: ClassVar[bool] = True
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(dtypes=("float32", "uint8", "int64")),)
     source: str
     target: str
 
@@ -34,9 +36,9 @@ class Keep(MonotoneStep):
         return scales[0]
 
     def reference(self, array: Array) -> Array:
-        """Return the array as float32."""
-        return np.asarray(array, np.float32)
+        """Return the array."""
+        return np.asarray(array)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write Identity."""
-        return op.identity(value)
+        return op.unchanged(value)

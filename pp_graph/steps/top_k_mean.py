@@ -12,12 +12,13 @@ import numpy as np
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.accepts import MAPS, Accepts
 from pp_graph.steps.step import Array, Step, as_float32
+from pp_graph.values import Scale
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.emitter import Emitter
-    from pp_graph.values import Scale, ValueType
+    from pp_graph.values import ValueType
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class TopKMean(Step):
         return max(1, math.floor(self.fraction * height * width + 1e-6))
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """That of what it reads."""
-        return scales[0]
+        """Range of what it reads; the threshold of pixels is none of the score."""
+        return None if scales[0] is None else Scale(scales[0].low, scales[0].high)
 
     def reference(self, array: Array) -> Array:
         """Reduce an array: in float64, rounded once."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pp_graph.errors import ProvenanceError, TargetError
+from pp_graph.errors import PostProcessorError, ProvenanceError, TargetError
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Artifact, Provenance
 from pp_graph.sessions.session import with_batch_axes
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RT_INFO_PATH = [METADATA_KEY, "provenance"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OpenVINOModel(Artifact):
     """A converted model, in memory until it is saved.
 
@@ -156,11 +156,30 @@ class OpenVINOModel(Artifact):
         return session
 
     def with_program(self, program: Program) -> OpenVINOModel:
-        """The same network with another program of the same post-processor.
+        """The same network with another program of the same post-processor, which gives the same outputs.
 
         Raises:
+            PostProcessorError: The program gives other outputs, is of another post-processor, or was bound to another
+                raw model.
             ProvenanceError: A constant in the model is not what its provenance says.
         """
+        self.check_program(program)
+        own, given = (
+            [(each.name, each.dtype, each.axes, each.sizes) for each in outputs]
+            for outputs in (self.provenance.outputs, program.outputs)
+        )
+        if own != given or program.adjustable != self.provenance.adjustable:
+            listed = [
+                f"{', '.join(each.name for each in outputs)} ({', '.join(adjustable) or 'fixed cutoffs'})"
+                for outputs, adjustable in (
+                    (program.outputs, program.adjustable),
+                    (self.provenance.outputs, self.provenance.adjustable),
+                )
+            ]
+            raise PostProcessorError(
+                f"The program gives {listed[0]}, expected {listed[1]} as the converted model, alike in element type "
+                "and size. Change the fused model, and convert it again."
+            )
         network, provenance = with_other_program(self.network, self.provenance, program)
         changed = OpenVINOModel(network, provenance, self.precision, None, self.inputs, program)
         changed.stamp()

@@ -75,6 +75,14 @@ class RecipePostProcessor(PostProcessor):
         outputs = own_outputs or OUTPUTS
         # Numbers that are referred to may come later.
         check_steps(lambda _: [entry.try_out() for entry in entries], roles, outputs)
+        written = {entry.fields["target"] for entry in entries}
+        idle = next((output.name for output in own_outputs if output.name not in written), None)
+        if idle is not None:
+            raise RecipeError(
+                f"outputs lists '{idle}', which no step writes, expected some of: {', '.join(sorted(written))}. Let a "
+                "step write it, or leave it out.",
+                field="outputs",
+            )
         read = {name for entry in entries for name in entry.try_out().reads}
         object.__setattr__(self, "_own_roles", own_roles)
         object.__setattr__(self, "_own_outputs", own_outputs)

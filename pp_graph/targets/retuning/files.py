@@ -190,10 +190,9 @@ class Retuning:
         target = self.path if output is None else Path(output)
         if output is None:
             _check_changeable(self.path)
-        elif target.suffix.lower() != self.path.suffix.lower():
+        elif target.suffix.lower() != (ending := ".xml" if kind_of(self.path) == "ir" else ".onnx"):
             raise OutputFileError(
-                f"Output '{target}' ends in '{target.suffix}', expected '{self.path.suffix}' as '{self.path}'. Rename "
-                "it."
+                f"Output '{target}' ends in '{target.suffix}', expected '{ending}' as '{self.path}' is one. Rename it."
             )
         edit = self._edit
         if edit is not None and (output is None or edit.fits(target)):

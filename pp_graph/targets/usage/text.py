@@ -200,8 +200,8 @@ def _outputs(usage: Usage) -> str:
     notes = ["Outputs are found by name."]
     if usage.decides:
         notes.append(
-            "Decisions are made on the raw values; use them as they are, since comparing a score or map once more with "
-            "a number may decide otherwise."
+            "Decisions are made inside the model, before scores and maps are normalised; use them as they are, since "
+            "comparing a score or map once more with a number may decide otherwise."
         )
         on_nan = {output.on_nan for output in usage.provenance.predicted.values() if output.decides}
         if len(on_nan) == 1 and None not in on_nan:
