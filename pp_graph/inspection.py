@@ -20,12 +20,13 @@ from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
 from pp_graph.targets.opening import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import onnx
     import onnx_ir as ir
 
-    from pp_graph.program import OutputDescription, RoleMatch
+    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.program import OutputDescription, Role, RoleMatch
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class Inspection:
 def inspect(
     model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
     *,
+    post: PostProcessor | None = None,
     roles: Mapping[str, str] | None = None,
     score_output: str | None = None,
     map_output: str | None = None,
@@ -140,6 +142,7 @@ def inspect(
 
     Args:
         model: Path of an ONNX file or of an OpenVINO IR (`.xml`), or an ONNX model in memory.
+        post: Post-processor whose roles are looked for in a raw model; those of anomaly models by default.
         roles: Names of outputs by role, such as `raw_score`, to see the roles that follow from them.
         score_output: Short form of `roles={"raw_score": ...}`.
         map_output: Short form of `roles={"raw_map": ...}`.
@@ -155,6 +158,7 @@ def inspect(
         OutputRoleError: An output named here does not exist or cannot have that role.
     """
     named = merged_roles(roles, score_output=score_output, map_output=map_output)
+    declared = ROLES if post is None else post.roles
     if isinstance(model, str | Path) and kind_of(model) == "ir":
         return _inspect_ir(Path(model), tail=tail)
     raw = RawModel.open(model.network if isinstance(model, FusedModel) else model)
@@ -167,7 +171,7 @@ def inspect(
         )
     else:
         foreign = _foreign_post_processing(raw)
-        outputs, problem = _raw_ports(raw, named)
+        outputs, problem = _raw_ports(raw, declared, named)
     imports = {domain or "ai.onnx": version for domain, version in raw.model.opset_imports.items()}
     return Inspection(
         path=str(model) if isinstance(model, str | Path) else None if raw.source is None else str(raw.source),
@@ -207,13 +211,15 @@ def _inspect_tail(raw: RawModel, provenance: Provenance | None) -> TailInspectio
     return TailInspection(tuple(rewritten.records()), tuple(missed))
 
 
-def _raw_ports(raw: RawModel, named: Mapping[str, str]) -> tuple[tuple[Port, ...], str | None]:
+def _raw_ports(
+    raw: RawModel, declared: Sequence[Role], named: Mapping[str, str]
+) -> tuple[tuple[Port, ...], str | None]:
     problem = None
     described = describe_outputs(raw)
     found: dict[str, RoleMatch] = {}
     try:
         refuse_foreign_decisions(raw)
-        found = {match.output.name: match for match in find_roles(described, ROLES, named).values()}
+        found = {match.output.name: match for match in find_roles(described, declared, named).values()}
     except (OutputRoleError, AlreadyFusedError) as error:
         if named:
             raise
@@ -221,7 +227,9 @@ def _raw_ports(raw: RawModel, named: Mapping[str, str]) -> tuple[tuple[Port, ...
     ports = []
     for info in described:
         match = found.get(info.name)
-        role, why = (None, why_none(info, ROLES)) if match is None else (match.role.noun, match.why)
+        role, why = (
+            (None, why_none(info, declared)) if match is None else (match.role.noun or match.role.name, match.why)
+        )
         ports.append(Port(info.name, _dtype(info.dtype), info.shape, role, why, info.note))
     return tuple(ports), problem
 

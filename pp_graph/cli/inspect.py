@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=PATH)
+@click.option("--recipe", type=PATH, metavar="FILE.yaml", help="Look for the roles that this recipe reads.")
 @role_options
 @click.option("--tail", is_flag=True, help="Show what fusing would rewrite in the raw model's tail, and why.")
 @json_option
-def inspect(model: Path, tail: bool, as_json: bool, **options: Any) -> None:
+def inspect(model: Path, recipe: Path | None, tail: bool, as_json: bool, **options: Any) -> None:
     """Show a model's inputs, outputs and what they mean, and any post-processing in it.
 
     MODEL is an ONNX file, raw or fused, or an OpenVINO IR (.xml).
@@ -29,8 +30,14 @@ def inspect(model: Path, tail: bool, as_json: bool, **options: Any) -> None:
     roles = named_roles(options)
 
     from pp_graph import inspection
+    from pp_graph.postprocessors import RecipePostProcessor
 
-    found = inspection.inspect(model, roles=roles, tail=tail)
+    post = None if recipe is None else RecipePostProcessor.load(recipe)
+    found = inspection.inspect(model, post=post, roles=roles, tail=tail)
+    if found.provenance is not None and (roles or recipe is not None):
+        raise click.UsageError(
+            "--role and --recipe say how a raw model is read, and this one carries a post-processing. Leave them out."
+        )
     if as_json:
         print_json(found.to_dict())
         return
