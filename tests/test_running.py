@@ -121,7 +121,7 @@ def test_a_batch_that_the_model_fixes(
     fixed = pp.load(pp.convert(demo_fused_path, input_shape=(batch, 3, 256, 256)))
     assert fixed.inputs[0].shape == (batch, 3, 256, 256)
     expected = runner(demo_images)
-    for found in (fixed(demo_images), join_predictions([(each, 1) for each in fixed.stream(demo_images)])):
+    for found in (fixed(demo_images), join_predictions(list(fixed.stream(demo_images)), {})):
         assert found.pred_score.shape == (12, 1)
         assert np.array_equal(found.pred_label, expected.pred_label)
         assert np.array_equal(found.pred_mask, expected.pred_mask)
@@ -246,11 +246,12 @@ def test_outputs_of_the_raw_model_come_too() -> None:
     found = to_predictions({**outputs, "grid": feeds["grid_in"]}, fused.provenance)
     assert list(found) == ["pred_label", "score", "state", "grid"]
     assert all(np.array_equal(found[name], array) for name, array in outputs.items())
-    first = first_of(found, 1, 3)
+    axes = {"score": 0, "state": 0, "grid": None}
+    first = first_of(found, 1, 3, axes)
     assert first["state"].shape == (1, 2, 3)
-    assert first["grid"] is found["grid"]
-    # What is not of single images cannot be put together.
-    joined = join_predictions([(found, 3), (first, 1)])
+    # What is not of single images cannot be cut or put together.
+    assert "grid" not in first
+    joined = join_predictions([found, first], axes)
     assert joined["state"].shape == (4, 2, 3)
     assert "grid" not in joined
 

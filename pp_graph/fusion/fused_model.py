@@ -10,6 +10,7 @@ from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.model import METADATA_KEY, RawModel
+from pp_graph.program import Signature
 from pp_graph.sessions import OnnxSession, require_onnxruntime
 
 if TYPE_CHECKING:
@@ -114,7 +115,11 @@ class FusedModel(Artifact):
         record = self.provenance.raw
         raw = strip(self)
         named = {role: output.name for role, output in record.read.items()}
-        matched = dataclasses.replace(program, signature=program.signature.matched_to(raw, program.post.roles, named))
+        left_out = {output.name for output in record.unread}
+        signature = program.signature.matched_to(raw, program.post.roles, named, {*named.values(), *left_out})
+        # What was left out stays out.
+        ignored = {role: match.type for role, match in signature.matches.items() if match.output.name in left_out}
+        matched = dataclasses.replace(program, signature=signature, ignored=Signature(ignored))
         outputs = set(self.output_names)
         return write_program(
             raw,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pp_graph.model.raw_model import ModelInput
 
 _IMAGE_RANK: Final = 4
+NOT_CERTAIN: Final = -1
+"""What a conversion notes of an input of which it is not known whether it has a batch."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _unlikeliness(each: ModelInput) -> int:
     shape = each.shape
     if each.frames is not None:
         return 0
-    if each.batch_axis:
+    if each.batch_axis is not None:
         return 6
     if shape is None:
         return 3
@@ -137,15 +139,16 @@ def _place(each: ModelInput, main: ModelInput) -> BatchPlace:
     if shape is None:
         return BatchPlace(each, (0,), certain=False, images=True)
     fixed = isinstance(batch, int)
-    if each.batch_axis is not None:
-        return BatchPlace(each, (each.batch_axis,), certain=not fixed, images=False)
+    if each.batch_axis is not None and each.batch_axis != NOT_CERTAIN:
+        images = len(shape) == _IMAGE_RANK and each.batch_axis == 0
+        return BatchPlace(each, (each.batch_axis,), certain=not fixed, images=images)
     named = next((axis for axis, size in enumerate(shape) if isinstance(size, str) and size == batch), None)
     opened = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
     equal = [axis for axis, size in enumerate(shape) if fixed and size == batch]
     # What is open beside images whose number is fixed was left open when these were fixed.
     axes = tuple(dict.fromkeys([axis for axis in (0,) if axis in opened] + equal + opened))
     # Some exporters give one and the same size a name an input, so that names that differ say nothing.
-    certain = not fixed and len(opened) == 1 and None in (batch, shape[opened[0]])
+    certain = not fixed and len(opened) == 1 and None in (batch, shape[opened[0]]) and each.batch_axis is None
     if named is not None:
         axes, certain = (named,), True
     images = len(shape) == _IMAGE_RANK and axes[:1] == (0,)
@@ -169,10 +172,32 @@ def batch_axes_of(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | No
     return {name: shape.index(batch) for name, shape in outputs.items() if shape is not None and batch in shape}
 
 
+def output_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, int]:
+    """Where outputs have the images of a batch: by their symbolic names, else the first axis if it is as large.
+
+    Args:
+        inputs: The model's inputs.
+        outputs: Shapes of its outputs, by name.
+
+    Returns:
+        The axis of each output of which it is known.
+    """
+    main = image_input(inputs)
+    if main is None or not main.shape:
+        return {}
+    batch = main.shape[0]
+    if isinstance(batch, str):
+        return batch_axes_of(inputs, outputs)
+    return {name: 0 for name, shape in outputs.items() if shape and shape[0] == batch}
+
+
 def further_axes(inputs: Sequence[ModelInput]) -> dict[str, int]:
-    """Axes of the batch that are not the first, by input, as far as they are known for certain."""
+    """Axes of the batch of all inputs but that of the images, as far as they are known for certain; else -1."""
+    main = image_input(inputs)
     return {
-        name: place.axes[0] for name, place in batch_places(inputs).items() if place.certain and place.axes[:1] != (0,)
+        name: place.axes[0] if place.certain and place.axes else NOT_CERTAIN
+        for name, place in batch_places(inputs).items()
+        if main is not None and name != main.name
     }
 
 

@@ -42,6 +42,12 @@ def packed_output(outputs: Sequence[OutputDescription], types: Mapping[str, Valu
             f"The predictions cannot be packed: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, "
             f"expected {', '.join(CHANNELS)}. Write them, or leave out pack (--pack)."
         )
+    further = [name for name in (*by_name, *types) if name == PACKED_NAME or (name in by_name and name not in CHANNELS)]
+    if further:
+        raise PostProcessorError(
+            f"The predictions cannot be packed: '{further[0]}' has no place among {', '.join(CHANNELS)}. Rename it or "
+            "leave it out, or leave out pack (--pack)."
+        )
     whole = types["anomaly_map"]
     for name in CHANNELS:
         value = types[name]

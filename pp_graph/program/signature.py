@@ -82,10 +82,19 @@ class Signature(Mapping[str, ValueType]):
         """The same with some roles only."""
         return dataclasses.replace(self, types={role: value for role, value in self.types.items() if role in roles})
 
-    def matched_to(self, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str]) -> Signature:
-        """The same with the outputs of a raw model in these roles; what else the model gives has none."""
-        found = find_roles(describe_outputs(raw), [role for role in roles if role.name in named], named)
-        return dataclasses.replace(self, matches=found)
+    def matched_to(
+        self, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str], among: Collection[str]
+    ) -> Signature:
+        """The same with the outputs of a raw model in their roles.
+
+        Args:
+            raw: The raw model.
+            roles: Roles to find.
+            named: Names of outputs by role, as far as they are known.
+            among: Names of the outputs that may have a role.
+        """
+        outputs = [info for info in describe_outputs(raw) if info.name in among]
+        return dataclasses.replace(self, matches=find_roles(outputs, roles, named))
 
     def __getitem__(self, role: str) -> ValueType:
         """Type of the value in a role."""

@@ -91,52 +91,55 @@ def to_predictions(outputs: Mapping[str, Array], provenance: Provenance) -> Pred
     return Predictions({**read, **{name: found[name] for name in raw_fields(found.keys(), provenance)}})
 
 
-def first_of(predictions: Predictions, count: int, fed: int) -> Predictions:
+def first_of(predictions: Predictions, count: int, fed: int, raw: Mapping[str, int | None]) -> Predictions:
     """The predictions of the first items of a batch.
 
     Args:
         predictions: Those of the whole batch.
         count: How many items to keep.
-        fed: How many there are. Outputs that have not that many rows are not of single items: these are kept whole.
+        fed: How many there are.
+        raw: Where outputs of the raw model have the batch, None where it is not known: these are left out.
     """
     if count == fed:
         return predictions
-    return Predictions({name: array[:count] if _rows(array) == fed else array for name, array in predictions.items()})
+    axes = {name: raw.get(name, 0) for name in predictions}
+    return Predictions(
+        {
+            name: array[(slice(None),) * axis + (slice(count),)]
+            for name, array in predictions.items()
+            if (axis := axes[name]) is not None
+        }
+    )
 
 
-def join_predictions(
-    parts: Sequence[tuple[Predictions, int]], *, optional: Collection[str] = frozenset()
-) -> Predictions:
+def join_predictions(parts: Sequence[Predictions], raw: Mapping[str, int | None]) -> Predictions:
     """Put the predictions of parts of a batch together.
 
     Args:
-        parts: Predictions, and how many items each is of.
-        optional: Outputs that are left out where they cannot be put together.
+        parts: Predictions.
+        raw: Where outputs of the raw model have the batch, None where it is not known: these are left out where there
+            is more than one part, and where their sizes differ.
 
     Returns:
-        The predictions of the whole batch. An output that is not of single items, such as a state, is left out where
-        there is more than one part.
+        The predictions of the whole batch.
 
     Raises:
         DataError: Arrays differ in size.
     """
     if len(parts) == 1:
-        return parts[0][0]
+        return parts[0]
     joined = {}
-    for name in parts[0][0]:
-        arrays = [part[name] for part, _ in parts]
-        if any(_rows(array) != count for array, (_, count) in zip(arrays, parts, strict=True)):
+    for name in parts[0]:
+        axis = raw.get(name, 0)
+        if axis is None or any(name not in part for part in parts):
             continue
-        sizes = sorted({array.shape[1:] for array in arrays})
-        if len(sizes) > 1 and name not in optional:
+        arrays = [part[name] for part in parts]
+        sizes = sorted({(*array.shape[:axis], *array.shape[axis + 1 :]) for array in arrays})
+        if len(sizes) > 1 and name not in raw:
             raise DataError(
                 f"Output '{name}' has different sizes for these images, such as {sizes[0]} and {sizes[1]}, expected "
                 "one: the model leaves the size of images open. Give them one by one to stream(...)."
             )
         if len(sizes) == 1:
-            joined[name] = np.concatenate(arrays)
+            joined[name] = np.concatenate(arrays, axis)
     return Predictions(joined)
-
-
-def _rows(array: Array) -> int | None:
-    return array.shape[0] if array.ndim else None

@@ -22,7 +22,7 @@ from pp_graph.running.feeding import (
 )
 from pp_graph.running.sources import open_source
 from pp_graph.sessions import cut_to_batch
-from pp_graph.sessions.session import with_batch_axes
+from pp_graph.sessions.session import OUTPUT_AXES, with_batch_axes
 from pp_graph.targets import OpenVINOModel, OpenVINOSession, convert, device_profile, open_artifact
 from pp_graph.targets.devices.devices import RECOMMENDED
 
@@ -141,6 +141,8 @@ class Runner:
         self.inputs: tuple[ModelInput, ...] = self._fixed.rest
         self.outputs = predicted_fields(self._session.outputs, artifact.provenance)
         self.raw_outputs = raw_fields(self._session.outputs, artifact.provenance)
+        axes = (artifact.provenance.conversion or {}).get(OUTPUT_AXES, {})
+        self._raw_axes: dict[str, int | None] = {name: axes.get(name) for name in self.raw_outputs}
         self.provenance: Provenance = artifact.provenance
         self.device = device
         self.description = self._session.description
@@ -242,12 +244,12 @@ class Runner:
         return self._stream(items)
 
     def _stream(self, items: Iterable[RunnerInput]) -> Generator[Predictions, None, None]:
-        parts: list[tuple[Predictions, int]] = []
+        parts: list[Predictions] = []
         with closing(self._session.stream(self._pieces(items))) as results:
             for (count, fed, ends_item), outputs in results:
-                parts.append((first_of(to_predictions(outputs, self.provenance), count, fed), count))
+                parts.append(first_of(to_predictions(outputs, self.provenance), count, fed, self._raw_axes))
                 if ends_item:
-                    joined, parts = join_predictions(parts, optional=self.raw_outputs), []
+                    joined, parts = join_predictions(parts, self._raw_axes), []
                     yield joined
 
     def _pieces(self, items: Iterable[RunnerInput]) -> Iterator[tuple[tuple[int, int, bool], Mapping[str, Array]]]:

@@ -11,14 +11,15 @@ import numpy.typing as npt
 
 from pp_graph.errors import DataError
 from pp_graph.model import batch_places, fixed_batch, image_input
-from pp_graph.model.batch import further_axes
+from pp_graph.model.batch import NOT_CERTAIN, further_axes, output_axes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pp_graph.model import ModelInput
+    from pp_graph.model import ModelInput, Shape
 
 _BATCH_AXES: Final = "batch_axes"
+OUTPUT_AXES: Final = "output_axes"
 
 Array = npt.NDArray[Any]
 
@@ -55,10 +56,15 @@ class Session(ABC):
         """
 
 
-def noted_axes(inputs: Sequence[ModelInput]) -> dict[str, Any]:
-    """What a conversion notes of the raw model's symbolic names, which an IR lacks: inputs whose batch is not first."""
-    axes = further_axes(inputs)
-    return {_BATCH_AXES: axes} if axes else {}
+def noted_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, Any]:
+    """What a conversion notes of the raw model's symbolic names, which an IR lacks.
+
+    Args:
+        inputs: The inputs of the model.
+        outputs: Shapes of its outputs, by name.
+    """
+    noted = {_BATCH_AXES: further_axes(inputs), OUTPUT_AXES: output_axes(inputs, outputs)}
+    return {name: axes for name, axes in noted.items() if axes}
 
 
 def with_batch_axes(inputs: Sequence[ModelInput], conversion: Mapping[str, Any] | None) -> tuple[ModelInput, ...]:
@@ -67,7 +73,7 @@ def with_batch_axes(inputs: Sequence[ModelInput], conversion: Mapping[str, Any] 
     axes = noted if isinstance(noted, dict) else {}
     return tuple(
         replace(each, batch_axis=axes[each.name])
-        if each.shape is not None and axes.get(each.name) in range(len(each.shape))
+        if each.shape is not None and axes.get(each.name) in range(NOT_CERTAIN, len(each.shape))
         else each
         for each in inputs
     )

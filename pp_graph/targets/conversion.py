@@ -14,6 +14,7 @@ from pp_graph.errors import TargetError
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
+from pp_graph.model.shapes import declared_shape
 from pp_graph.postprocessors import merged_roles
 from pp_graph.sessions.session import noted_axes
 from pp_graph.targets.devices.check import require_static
@@ -29,6 +30,7 @@ from pp_graph.targets.quantization.quantization import Quantization, check_quant
 if TYPE_CHECKING:
     import openvino as ov
 
+    from pp_graph.model import Shape
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.preprocessing import Preprocessing
 
@@ -114,7 +116,7 @@ def convert(
         "device": device,
         "precision": precision,
         "openvino": _version(),
-        **noted_axes(fused.network.inputs),
+        **noted_axes(fused.network.inputs, _passed_through(fused)),
     }
     if quantization is not None:
         settings["quantization"] = quantize_network(
@@ -144,6 +146,13 @@ def _version() -> str:
     import openvino as ov
 
     return str(ov.__version__).split("-", 1)[0]
+
+
+def _passed_through(fused: FusedModel) -> dict[str, Shape | None]:
+    """Shapes of the outputs that are the raw model's own."""
+    written = fused.provenance.output_names
+    outputs = fused.network.model.graph.outputs
+    return {each.name or "": declared_shape(each) for each in outputs if each.name not in written}
 
 
 def _fused(
