@@ -111,9 +111,8 @@ def test_the_host_computes_what_the_graph_does(kind: str, demo_fused_path: Path,
         pytest.skip("torch is not installed; it is optional")
     from tests.models import run
 
-    provenance = pp.FusedModel.load(demo_fused_path).provenance
     raw = run(str(RAW), {"image": demo_images})
-    after = host_post_processing(kind, provenance)(raw)
+    after = host_post_processing(kind, pp.FusedModel.load(demo_fused_path))(raw)
     fused = run(str(demo_fused_path), {"image": demo_images})
     for name in ("pred_score", "anomaly_map", "pred_label", "pred_mask"):
         found = getattr(after, name) if kind == "host-numpy" else after[name].numpy()

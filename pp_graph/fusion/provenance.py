@@ -299,10 +299,10 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"{_brief(program.cutoffs)}. It was edited, or written by a version that decides otherwise: fuse the "
                 "raw model again."
             )
-        if self.edited or list(program.outputs) != self.outputs:
+        if self.edited:
             raise ProvenanceError(
-                "Provenance in the model describes other outputs than its post-processor has, or was edited after it "
-                "was written. Fuse the raw model again."
+                "Provenance in the model was edited after it was written, expected it as it was. Fuse the raw model "
+                "again."
             )
         return program
 

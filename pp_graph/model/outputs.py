@@ -15,11 +15,11 @@ from pp_graph.model.shapes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     import onnx_ir as ir
 
-    from pp_graph.model.raw_model import RawModel
+    from pp_graph.model.raw_model import ModelInput, RawModel
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,18 @@ def _other_batch(shape: Shape, input_shape: Shape | None) -> bool:
     return isinstance(shape[0], int) and shape[0] != batch and (isinstance(batch, int) or shape[0] != 1)
 
 
+def _inputs_with_the_batch_first(shapes: Sequence[Shape | None], images: ModelInput | None) -> list[Shape | None]:
+    """Shapes that say what a batch is: not those of scalars, and not of states such as (2,N,128) beside the images."""
+    if images is None:
+        return []
+    batch = images.shape[0] if images.shape else None
+    return [
+        shape
+        for shape in shapes
+        if shape != () and not (shape and batch is not None and shape[0] != batch and batch in shape[1:])
+    ]
+
+
 def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     """Describe every output of a model, in the order of the graph.
 
@@ -78,7 +90,7 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         raw: The opened model.
     """
     inferred = infer_values(raw.model)
-    images = image_input(raw.inputs)
+    batches = _inputs_with_the_batch_first([each.shape for each in raw.inputs], image_input(raw.inputs))
     symbols = symbols_of([model_input.shape for model_input in raw.inputs])
     described = []
     for output in raw.model.graph.outputs:
@@ -86,6 +98,6 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         found = declared_shape(inferred[name]) if name in inferred else None
         shape, note = reconcile(declared_shape(output), found, symbols)
         proven = None if shape is None else _proven(shape, found, symbols)
-        other = shape is not None and images is not None and _other_batch(shape, images.shape)
+        other = shape is not None and bool(batches) and all(_other_batch(shape, each) for each in batches)
         described.append(OutputInfo(name, _dtype(output), shape, proven, note, other))
     return tuple(described)

@@ -193,7 +193,9 @@ class _Reference:
 
     def side(self, raw: dict[str, Array]) -> Side:
         """What the reference makes of raw values, and of intermediates where these are known."""
-        values = self._program.compute(raw, self._wanted)
+        types = self._program.types
+        typed = {name: array.astype(types[name].dtype, copy=False) for name, array in raw.items()}
+        values = self._program.compute(typed, self._wanted)
         return Side(raw, values, self._program.predictions(values), {})
 
 
