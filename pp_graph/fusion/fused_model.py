@@ -117,8 +117,8 @@ class FusedModel(Artifact):
         named = {role: output.name for role, output in record.read.items()}
         left_out = {output.name for output in record.unread}
         signature = program.signature.matched_to(raw, program.post.roles, named, {*named.values(), *left_out})
-        # What was left out stays out.
-        ignored = {role: match.type for role, match in signature.matches.items() if match.output.name in left_out}
+        # What was left out stays out, and so does what is not read any more.
+        ignored = {role: match.type for role, match in signature.matches.items() if role not in program.signature}
         matched = dataclasses.replace(program, signature=signature, ignored=Signature(ignored))
         outputs = set(self.output_names)
         return write_program(

@@ -299,11 +299,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"{_brief(program.cutoffs)}. It was edited, or written by a version that decides otherwise: fuse the "
                 "raw model again."
             )
-        if self.edited:
-            raise ProvenanceError(
-                "Provenance in the model was edited after it was written, expected it as it was. Fuse the raw model "
-                "again."
-            )
+        self.check_unedited()
         return program
 
 

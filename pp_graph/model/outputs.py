@@ -76,11 +76,7 @@ def _inputs_with_the_batch_first(shapes: Sequence[Shape | None], images: ModelIn
     if images is None:
         return []
     batch = images.shape[0] if images.shape else None
-    return [
-        shape
-        for shape in shapes
-        if shape != () and not (shape and batch is not None and shape[0] != batch and batch in shape[1:])
-    ]
+    return [shape for shape in shapes if shape != () and not (shape and shape[0] != batch and batch in shape[1:])]
 
 
 def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
