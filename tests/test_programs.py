@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -20,6 +21,7 @@ from pp_graph.fusion import Provenance
 from pp_graph.postprocessors import CLASS_ROLES, ROLES
 from pp_graph.program import PACKED_NAME, Output, Role, Signature, check_packed, unpacked
 from pp_graph.program import program as program_module
+from pp_graph.program.packing import packed_output
 from pp_graph.steps import Accepts, Array, Emitter, Keep, MaxOverMap, MeanOverMap, Step, TopKMean
 from pp_graph.values import Scale, ValueType
 from tests.models import STATS, conv_model, run, score_and_map
@@ -749,3 +751,12 @@ class TestArraysThatDoNotFit:
             pp.OneClassPostProcessor(STATS).predict({"raw_map": x})
         with pytest.raises(PostProcessorError, match=r"What 'raw_score' is computed from has shape .*one pixel"):
             MaxOverMap("raw_map", "raw_score").reference(x)
+
+
+@pytest.mark.parametrize("name", ["regions", PACKED_NAME])
+def test_further_outputs_cannot_be_packed(name: str) -> None:
+    program = pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS)).program
+    assert packed_output(program.outputs, program.types).name == PACKED_NAME
+    further = msgspec.structs.replace(program.outputs[0], name=name)
+    with pytest.raises(PostProcessorError, match=f"cannot be packed: '{name}' has no place among anomaly_map"):
+        packed_output([*program.outputs, further], {**program.types, name: program.types["pred_score"]})

@@ -797,3 +797,22 @@ def test_an_ir_whose_operators_change_fits_its_old_xml_all_the_time(tmp_path: Pa
     assert not np.array_equal(new["pred_label"], expected["pred_label"])
     path.write_bytes(old_xml)
     assert_same(pp.OpenVINOModel.load(path).session().run(feeds), expected)
+
+
+def test_what_was_left_out_stays_out() -> None:
+    fused = pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS, outputs=("pred_mask",)))
+    assert fused.output_names == ("pred_mask",)
+    # A sensitivity of 0 needs nodes of another kind, so the post-processing is written anew.
+    assert pp.retune(fused, pixel_sensitivity=0.0).output_names == ("pred_mask",)
+    whole = pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS))
+    assert whole.with_program(whole.program.replace(outputs=("pred_mask",))).output_names == ("pred_mask",)
+
+
+def test_an_edited_record_is_not_bound(tmp_path: Path) -> None:
+    proto = pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS)).to_proto()
+    (entry,) = (each for each in proto.metadata_props if "OneClassPostProcessor" in each.value)
+    entry.value = entry.value.replace("anomaly score of each pixel", "something else")
+    onnx.save(proto, tmp_path / "edited.onnx")
+    artifact = pp.open(tmp_path / "edited.onnx")
+    with pytest.raises(ProvenanceError, match="was edited after it was written"):
+        artifact.program  # noqa: B018
