@@ -173,7 +173,7 @@ def batch_axes_of(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | No
 
 
 def output_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, int]:
-    """Where outputs have the images of a batch: by their symbolic names, else the first axis if it is as large.
+    """Where outputs have the images of a batch: by their symbolic names, else the first axis if it may be as large.
 
     Args:
         inputs: The model's inputs.
@@ -186,9 +186,8 @@ def output_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None
     if main is None or not main.shape:
         return {}
     batch = main.shape[0]
-    if isinstance(batch, str):
-        return batch_axes_of(inputs, outputs)
-    return {name: 0 for name, shape in outputs.items() if shape and shape[0] == batch}
+    alike = {name: 0 for name, shape in outputs.items() if shape and shape[0] in (batch, None)}
+    return alike | batch_axes_of(inputs, outputs)
 
 
 def further_axes(inputs: Sequence[ModelInput]) -> dict[str, int]:

@@ -107,7 +107,7 @@ def first_of(predictions: Predictions, count: int, fed: int, raw: Mapping[str, i
         {
             name: array[(slice(None),) * axis + (slice(count),)]
             for name, array in predictions.items()
-            if (axis := axes[name]) is not None
+            if (axis := axes[name]) is not None and axis < array.ndim
         }
     )
 
@@ -131,7 +131,7 @@ def join_predictions(parts: Sequence[Predictions], raw: Mapping[str, int | None]
     joined = {}
     for name in parts[0]:
         axis = raw.get(name, 0)
-        if axis is None or any(name not in part for part in parts):
+        if axis is None or any(name not in part or part[name].ndim <= axis for part in parts):
             continue
         arrays = [part[name] for part in parts]
         sizes = sorted({(*array.shape[:axis], *array.shape[axis + 1 :]) for array in arrays})

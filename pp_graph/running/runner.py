@@ -141,7 +141,8 @@ class Runner:
         self.inputs: tuple[ModelInput, ...] = self._fixed.rest
         self.outputs = predicted_fields(self._session.outputs, artifact.provenance)
         self.raw_outputs = raw_fields(self._session.outputs, artifact.provenance)
-        axes = (artifact.provenance.conversion or {}).get(OUTPUT_AXES, {})
+        # Earlier versions did not note where outputs have the batch.
+        axes = (artifact.provenance.conversion or {}).get(OUTPUT_AXES, dict.fromkeys(self.raw_outputs, 0))
         self._raw_axes: dict[str, int | None] = {name: axes.get(name) for name in self.raw_outputs}
         self.provenance: Provenance = artifact.provenance
         self.device = device

@@ -63,8 +63,11 @@ def noted_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]
         inputs: The inputs of the model.
         outputs: Shapes of its outputs, by name.
     """
-    noted = {_BATCH_AXES: further_axes(inputs), OUTPUT_AXES: output_axes(inputs, outputs)}
-    return {name: axes for name, axes in noted.items() if axes}
+    further = further_axes(inputs)
+    return {
+        **({_BATCH_AXES: further} if further else {}),
+        **({OUTPUT_AXES: output_axes(inputs, outputs)} if outputs else {}),
+    }
 
 
 def with_batch_axes(inputs: Sequence[ModelInput], conversion: Mapping[str, Any] | None) -> tuple[ModelInput, ...]:
