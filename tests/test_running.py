@@ -228,7 +228,8 @@ def test_raw_values_that_were_kept_do_not_disturb() -> None:
     assert np.array_equal(found.pred_mask, expected["pred_mask"])
     np.testing.assert_allclose(found.pred_score, expected["pred_score"], atol=1e-5)
     raw = [name for name in expected if name not in NAMES]
-    assert raw and all(found[name].shape == expected[name].shape for name in raw), "those of single images come too"
+    assert raw
+    assert all(found[name].shape == expected[name].shape for name in raw), "those of single images come too"
 
 
 def test_outputs_of_the_raw_model_come_too() -> None:
