@@ -24,7 +24,7 @@ from pp_graph.program import program as program_module
 from pp_graph.program.packing import packed_output
 from pp_graph.steps import Accepts, Array, Emitter, Keep, MaxOverMap, MeanOverMap, Step, TopKMean
 from pp_graph.values import Scale, ValueType
-from tests.models import STATS, conv_model, run, score_and_map
+from tests.models import STATS, conv_model, identity_model, run, score_and_map
 
 F32 = np.float32
 RNG = np.random.default_rng(0)
@@ -760,3 +760,17 @@ def test_further_outputs_cannot_be_packed(name: str) -> None:
     further = msgspec.structs.replace(program.outputs[0], name=name)
     with pytest.raises(PostProcessorError, match=f"cannot be packed: '{name}' has no place among anomaly_map"):
         packed_output([*program.outputs, further], {**program.types, name: program.types["pred_score"]})
+
+
+def test_axes_that_fit_in_two_ways() -> None:
+    model = identity_model({"rows": ["N", 84, 100]})
+    step = {"step": "compare", "source": "rows", "target": "kept", "level": 0.5}
+    declared = {"name": "rows", "axes": ["NKP", "NPK"]}
+    with pytest.raises(
+        OutputRoleError,
+        match=r"'rows' \(N, 84, 100\) can be read as the role 'rows' in 2 ways, as \(N,K,P\) or \(N,P,K\)",
+    ):
+        pp.fuse(model, recipe(step, roles=(declared,), outputs=("kept",)))
+    for changed, axes in (({"axes": "NPK"}, "NPK"), ({"sizes": {"K": 100}}, "NPK"), ({"sizes": {"P": 100}}, "NKP")):
+        fused = pp.fuse(model, recipe(step, roles=({**declared, **changed},), outputs=("kept",)))
+        assert fused.outputs[0].axes == axes

@@ -234,7 +234,30 @@ def find_roles(
         if match is not None:
             chosen[role.name] = match
     _check_found(outputs, roles, chosen)
+    for match in chosen.values():
+        _check_one_reading(match)
     return {role.name: chosen[role.name] for role in roles if role.name in chosen}
+
+
+def _check_one_reading(match: RoleMatch) -> None:
+    """Make sure that no other axes of a role fit its output as well; where images have their channels is known.
+
+    Raises:
+        OutputRoleError: Other axes do.
+    """
+    shape = match.output.shape
+    if shape is None or set("CHW") <= set(match.type.axes):
+        return
+    fitting = [axes for axes in match.role.axes if len(axes) == len(shape)]
+    read = {axes: dataclasses.replace(match.role, axes=(axes,)).read(shape) for axes in fitting}
+    certain = [axes for axes, reading in read.items() if reading is not None and reading[1]]
+    if len(certain) > 1:
+        listing = " or ".join(match.role.pattern(axes) for axes in certain)
+        raise OutputRoleError(
+            f"Output '{match.output.name}' {format_shape(shape)} can be read as the {match.role.called} in "
+            f"{len(certain)} ways, as {listing}, expected one. Declare one of them for the role, or the size of an "
+            "axis that tells them apart."
+        )
 
 
 def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:

@@ -71,7 +71,7 @@ class ValueType:
 
     @property
     def map_size(self) -> tuple[int, int] | None:
-        """Height and width of a map; None where one is open, and for what is no map."""
+        """Height and width in pixels; None if the value is not a map, or if one of the two is open."""
         if not self.per_pixel:
             return None
         height, width = self.size("H"), self.size("W")
