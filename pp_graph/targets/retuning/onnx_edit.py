@@ -84,7 +84,7 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
     Raises:
         LayoutError: The file cannot be walked.
         OSError: It cannot be read.
-        PPGraphError: As `retune_file`.
+        PPGraphError: As `retune`.
     """
     if not path.is_file():
         return None
