@@ -25,7 +25,7 @@ import openvino as ov
 
 import pp_graph as pp
 from pp_graph.data import Images, open_images
-from pp_graph.targets import OnnxSession
+from pp_graph.sessions import OnnxSession
 
 _EXECUTIONS = ("f32", "bf16")
 _WEIGHTS = ("f32", "f16", "int8")

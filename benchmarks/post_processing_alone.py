@@ -23,7 +23,7 @@ import openvino as ov
 from onnx import TensorProto, helper
 
 import pp_graph as pp
-from pp_graph.targets import OnnxSession
+from pp_graph.sessions import OnnxSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable

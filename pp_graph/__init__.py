@@ -24,17 +24,20 @@ from pp_graph.version import __version__
 if TYPE_CHECKING:
     from pp_graph.benchmarking import BenchmarkReport, benchmark
     from pp_graph.calibration import CalibrationResult, Calibrator, calibrate, calibrate_scores
+    from pp_graph.conversion import convert
     from pp_graph.errors import PPGraphError
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
+    from pp_graph.opening import open_artifact as open  # noqa: A004 - the verb of this package
+    from pp_graph.openvino import OpenVINOModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, RecipePostProcessor
     from pp_graph.preprocessing import Preprocessing
     from pp_graph.program import Output, OutputDescription, Predictions, Program, Role, Signature
+    from pp_graph.quantization import Quantization
+    from pp_graph.retuning import retune
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
-    from pp_graph.targets import OpenVINOModel, Quantization, convert, retune
-    from pp_graph.targets import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.verification import VerificationReport, verify
 
 _EXPORTS = {
@@ -46,7 +49,7 @@ _EXPORTS = {
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
     "OneClassPostProcessor": "pp_graph.postprocessors",
-    "OpenVINOModel": "pp_graph.targets",
+    "OpenVINOModel": "pp_graph.openvino",
     "Output": "pp_graph.program",
     "OutputDescription": "pp_graph.program",
     "PPGraphError": "pp_graph.errors",
@@ -55,7 +58,7 @@ _EXPORTS = {
     "Preprocessing": "pp_graph.preprocessing",
     "Program": "pp_graph.program",
     "Provenance": "pp_graph.fusion",
-    "Quantization": "pp_graph.targets",
+    "Quantization": "pp_graph.quantization",
     "RawModel": "pp_graph.model",
     "RecipePostProcessor": "pp_graph.postprocessors",
     "Role": "pp_graph.program",
@@ -65,13 +68,13 @@ _EXPORTS = {
     "VerificationReport": "pp_graph.verification",
     "calibrate": "pp_graph.calibration",
     "calibrate_scores": "pp_graph.calibration",
-    "convert": "pp_graph.targets",
+    "convert": "pp_graph.conversion",
     "cutoffs_for": "pp_graph.fusion",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
     "load": "pp_graph.running",
-    "open": "pp_graph.targets",
-    "retune": "pp_graph.targets",
+    "open": "pp_graph.opening",
+    "retune": "pp_graph.retuning",
     "benchmark": "pp_graph.benchmarking",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",

@@ -13,11 +13,11 @@ from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
 from pp_graph.model import NameScope, RawModel, Shape, describe_outputs
+from pp_graph.opening import kind_of
 from pp_graph.postprocessors import ROLES, merged_roles
 from pp_graph.program import find_roles
 from pp_graph.program.roles import why_none
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
-from pp_graph.targets.opening import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -266,7 +266,7 @@ def _dtype(onnx_name: str | None) -> str | None:
 
 
 def _inspect_ir(path: Path, *, tail: bool) -> Inspection:
-    from pp_graph.targets.openvino_model import describe_ir
+    from pp_graph.openvino.model import describe_ir
 
     described = describe_ir(path)
     provenance = described.provenance

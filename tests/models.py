@@ -93,7 +93,7 @@ def run(model: onnx.ModelProto | pp.FusedModel | str, feeds: Mapping[str, np.nda
 def run_openvino(
     model: onnx.ModelProto | pp.FusedModel | bytes, feeds: Mapping[str, np.ndarray], precision: str = "f32"
 ) -> dict[str, np.ndarray]:
-    from pp_graph.targets.devices.devices import openvino_core
+    from pp_graph.openvino.core import openvino_core
 
     if isinstance(model, pp.FusedModel):
         model = model.to_proto()

@@ -15,8 +15,8 @@ from pp_graph.integrations.anomalib import export, read_post_processor
 from pp_graph.integrations.anomalib.comparison import ModelComparison, ModelTotals
 from pp_graph.model import RawModel
 from pp_graph.postprocessors import RAW_MAP, RAW_SCORE
+from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, run_in_batches
-from pp_graph.targets import open_raw_values
 
 BUFFERS = ("_image_threshold", "image_min", "image_max", "_pixel_threshold", "pixel_min", "pixel_max")
 

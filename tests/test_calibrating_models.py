@@ -22,8 +22,8 @@ from pp_graph.data import open_labelled, open_predictions
 from pp_graph.data.masks import read_mask, resized
 from pp_graph.errors import AlreadyFusedError, CalibrationError, DataError, ProvenanceError, StatisticsError
 from pp_graph.postprocessors import CLASS_ROLES
+from pp_graph.retuning import retune
 from pp_graph.steps import Compare, MinMaxNormalize, SelectClass, Sigmoid, Step
-from pp_graph.targets import retune
 from tests.conftest import DEMO
 from tests.models import conv_model, identity_model
 from tests.models import run as run_onnx

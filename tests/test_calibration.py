@@ -17,9 +17,9 @@ from pp_graph.calibration import RANGES, THRESHOLDS, Calibrator, range_estimator
 from pp_graph.calibration.counting import FinerPass, FirstPass
 from pp_graph.calibration.level import LevelPlan, settle
 from pp_graph.calibration.placement import decision_cutoff, place
-from pp_graph.calibration.region_overlap import RegionOverlap
 from pp_graph.calibration.score_counts import ScoreCounts
 from pp_graph.calibration.sketches import TAIL_SIZE, LargestScores, Moments
+from pp_graph.calibration.thresholds.per_region_overlap import RegionOverlap
 from pp_graph.errors import CalibrationError, DataError, ExtraError
 
 GOOD = np.ones((2, 4, 4), np.float32)

@@ -16,6 +16,7 @@ import pp_graph as pp
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors import CLASS_ROLES, RAW_MAP, RAW_SCORE
 from pp_graph.program import Signature
+from pp_graph.raw_values import open_raw_values
 from pp_graph.steps import (
     Compare,
     ComparePerClass,
@@ -30,7 +31,6 @@ from pp_graph.steps import (
     TopKMean,
     levels_as_text,
 )
-from pp_graph.targets import open_raw_values
 from pp_graph.verification.boundary import boundary_arrays
 from tests.models import run
 

@@ -11,8 +11,8 @@ import pytest
 
 import pp_graph as pp
 from pp_graph.errors import AlreadyFusedError, OutputFileError, ProvenanceError, TargetError
+from pp_graph.openvino.island.float32 import island_constants
 from pp_graph.postprocessors import OUTPUT_NAMES
-from pp_graph.targets.island.precision import island_constants
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, run
 from tests.test_saving import external

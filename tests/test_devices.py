@@ -14,23 +14,24 @@ import pytest
 import pp_graph as pp
 from pp_graph.cli import run as run_cli
 from pp_graph.errors import DeviceError, TargetError
-from pp_graph.targets import (
-    DEVICES,
-    DeviceCheck,
+from pp_graph.openvino.compiling import compile_for, running_precision
+from pp_graph.openvino.core import openvino_core
+from pp_graph.openvino.device_check import DeviceCheck, check_for_device
+from pp_graph.openvino.device_profiles import DEVICES
+from pp_graph.openvino.devices import (
+    MODES,
     available_devices,
-    check_for_device,
     describe_device,
     device_profile,
-    island_precisions,
     list_devices,
-    open_raw_values,
+    parse_device,
     recommended_properties,
+    require_device,
+    split_devices,
 )
-from pp_graph.targets.devices.devices import MODES, openvino_core, require_device
-from pp_graph.targets.devices.names import parse_device, split_devices
-from pp_graph.targets.island.precision import executed_precision
-from pp_graph.targets.openvino_compiling import compile_for, running_precision
-from pp_graph.targets.openvino_session import OpenVINOSession
+from pp_graph.openvino.island.float32 import executed_precision, island_precisions
+from pp_graph.openvino.session import OpenVINOSession
+from pp_graph.raw_values import open_raw_values
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model
 

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.model import NameScope
+from pp_graph.openvino.core import openvino_core
 from pp_graph.steps import (
     CloseMask,
     DilateMask,
@@ -25,9 +26,8 @@ from pp_graph.steps import (
     RemoveSmallRegions,
     Step,
 )
-from pp_graph.steps.labelling import emit_regions
 from pp_graph.steps.morphology import neighbourhood
-from pp_graph.targets.devices.devices import openvino_core
+from pp_graph.steps.regions import emit_regions
 from tests.models import run
 from tests.steps_masks import MASK_STEPS, OPEN_SIZES, hilbert, mask_inputs, mask_shapes, masks, serpentine, with_axes
 

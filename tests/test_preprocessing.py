@@ -19,10 +19,10 @@ from pp_graph.cli import run as run_cli
 from pp_graph.data import open_images
 from pp_graph.errors import DataError, TargetError
 from pp_graph.model import FrameFormat, ModelInput
+from pp_graph.openvino.compiling import compile_for
+from pp_graph.openvino.island.float32 import PREPROCESSING_SCOPE
 from pp_graph.preprocessing import DTYPES, RESIZES, feed_by_hand, resize
-from pp_graph.targets import open_raw_values
-from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
-from pp_graph.targets.openvino_compiling import compile_for
+from pp_graph.raw_values import open_raw_values
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text
 

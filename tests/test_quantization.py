@@ -16,9 +16,9 @@ import pp_graph as pp
 from pp_graph.cli import run as run_cli
 from pp_graph.data import open_labelled
 from pp_graph.errors import AccuracyError, DataError, ExtraError, TargetError
-from pp_graph.targets import open_raw_values
-from pp_graph.targets.island.precision import island_constants
-from pp_graph.targets.quantization.decision_rates import ImageDecisions, judge, rates, worst_drop
+from pp_graph.openvino.island.float32 import island_constants
+from pp_graph.quantization.decisions import ImageDecisions, judge, rates, worst_drop
+from pp_graph.raw_values import open_raw_values
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model
 from tests.test_conversion import quantized
@@ -159,7 +159,7 @@ def plainly(fused: pp.FusedModel, images: np.ndarray) -> list[int]:
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_moc_transformations
 
-    from pp_graph.targets.quantization.nncf_calls import _quietly, open_nncf
+    from pp_graph.quantization.nncf import _quietly, open_nncf
 
     nncf = open_nncf()
     model = pp.convert(fused).network

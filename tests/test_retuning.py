@@ -22,7 +22,7 @@ from pp_graph.cli import run as run_cli
 from pp_graph.errors import OutputFileError, PostProcessorError, PPGraphError, ProvenanceError, StatisticsError
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout
 from pp_graph.postprocessors import ROLES
-from pp_graph.targets import RetunedFile
+from pp_graph.retuning import RetunedFile
 from tests.conftest import DEMO
 from tests.models import conv_model, run, run_openvino, score_and_map
 
@@ -198,7 +198,7 @@ def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat every ONNX file as one that is too large to be copied in milliseconds."""
-    monkeypatch.setattr("pp_graph.targets.retuning.onnx_edit._COPIED_AT_MOST", 0)
+    monkeypatch.setattr("pp_graph.retuning.onnx_file._COPIED_AT_MOST", 0)
 
 
 @pytest.mark.usefixtures("large")
@@ -598,7 +598,7 @@ def test_a_full_disk(work: Path, path: str, room: str, output: bool) -> None:
         "import os, resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from pp_graph.cli import run\n"
-        "import pp_graph.targets.retuning.files, pp_graph.targets.retuning.onnx_edit as edit\n"
+        "import pp_graph.retuning.files, pp_graph.retuning.onnx_file as edit\n"
         f"edit._COPIED_AT_MOST = {0 if path == 'large' else 2**30}\n"
         f"room = {room}\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))\n"
@@ -620,7 +620,7 @@ def test_interrupted_between_the_two_files_of_an_ir(work: Path, monkeypatch: pyt
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pp_graph.targets.retuning.ir_edit.IREdit._write_text", fail)
+    monkeypatch.setattr("pp_graph.retuning.ir_file.IREdit._write_text", fail)
     with pytest.raises(KeyboardInterrupt):
         pp.retune("model.xml", DEMO_OTHERS)
     assert files_in(work) == before
@@ -628,7 +628,7 @@ def test_interrupted_between_the_two_files_of_an_ir(work: Path, monkeypatch: pyt
 
 @pytest.mark.usefixtures("large")
 def test_changed_meanwhile(work: Path) -> None:
-    from pp_graph.targets import prepare_retuning
+    from pp_graph.retuning import prepare_retuning
 
     for path, other in (("fused.onnx", "fused.onnx"), ("model.xml", "model.xml")):
         retuning = prepare_retuning(path, DEMO_OTHERS)

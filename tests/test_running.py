@@ -15,9 +15,9 @@ from PIL import Image
 import pp_graph as pp
 from pp_graph.data import open_images
 from pp_graph.errors import DataError, DeviceError, ModelError, ProvenanceError, TargetError
+from pp_graph.openvino import OpenVINOModel
 from pp_graph.running.feeding import first_of, join_predictions, to_predictions
 from pp_graph.sessions import run_in_batches
-from pp_graph.targets import OpenVINOModel
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, identity_model, run, score_and_map
 

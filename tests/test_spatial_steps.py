@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import pp_graph as pp
 from pp_graph.errors import PostProcessorError
+from pp_graph.openvino.island.float32 import island_constants
 from pp_graph.postprocessors import PostProcessor
 from pp_graph.program import Signature
 from pp_graph.statistics import Statistics
@@ -27,7 +28,6 @@ from pp_graph.steps import (
     Step,
     ValueType,
 )
-from pp_graph.targets.island.precision import island_constants
 from tests.models import STATS, conv_model, run, run_openvino
 from tests.steps_spatial import SHAPES
 from tests.test_steps import RUNTIMES, emit

@@ -16,7 +16,7 @@ from pp_graph.fusion.tail import NETWORK_SCOPE, RULES, Match, Miss, RewrittenTai
 from pp_graph.fusion.tail.proof import disprove
 from pp_graph.fusion.tail.view import TailView
 from pp_graph.model import NameScope
-from pp_graph.targets.island.precision import island_constants
+from pp_graph.openvino.island.float32 import island_constants
 from tests.conftest import ROOT
 from tests.models import STATS, run, run_openvino
 

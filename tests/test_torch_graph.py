@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed; it is optio
 
 import pp_graph as pp  # noqa: E402
 from pp_graph.errors import TargetError  # noqa: E402
+from pp_graph.integrations.torch.interpreter import OPSET, TorchGraph  # noqa: E402
 from pp_graph.steps import STEPS, Step  # noqa: E402
-from pp_graph.targets.torch_eager import OPSET, TorchGraph  # noqa: E402
 from tests import test_mask_steps as mask_twins  # noqa: E402
 from tests import test_steps as twins  # noqa: E402
 from tests.models import run  # noqa: E402
@@ -224,8 +224,8 @@ def test_what_is_not_written_for_torch(body: str, message: str) -> None:
 
 
 def test_a_missing_operator_is_named_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pp_graph.integrations.torch.interpreter import compile_post_processor, graph
     from pp_graph.postprocessors import ROLES
-    from pp_graph.targets.torch_eager import compile_post_processor, graph
     from tests.models import STATS
 
     kept = {name: function for name, function in graph.OPERATORS.items() if name != "Less"}

@@ -440,7 +440,7 @@ def test_trace(name: str) -> None:
 def test_openvino_converts_the_module(name: str) -> None:
     import openvino as ov
 
-    from pp_graph.targets.devices.devices import openvino_core
+    from pp_graph.openvino.core import openvino_core
 
     post = pp.OneClassPostProcessor(STATS, **SETTINGS[name])
     score, anomaly_map = raw_values(post)

@@ -19,9 +19,10 @@ from onnx import TensorProto, helper
 import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import OutputFileError
-from pp_graph.targets import OpenVINOModel, retune, usage_path
-from pp_graph.targets.usage.programs import CPP_TYPES
-from pp_graph.targets.usage.text import renamed_usage, usage_text
+from pp_graph.openvino import OpenVINOModel
+from pp_graph.openvino.usage.programs import CPP_TYPES
+from pp_graph.openvino.usage.text import renamed_usage, usage_path, usage_text
+from pp_graph.retuning import retune
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, score_and_map
 

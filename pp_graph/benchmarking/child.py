@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
-from pp_graph.targets import OpenVINOSession
+from pp_graph.openvino import OpenVINOSession
 
 
 def peak_mib() -> float:

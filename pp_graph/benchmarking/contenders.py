@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pp_graph.benchmarking.host import HOSTS, AfterRun, has_torch, host_post_processing
+from pp_graph.conversion import convert
 from pp_graph.errors import DataError, PPGraphError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
-from pp_graph.targets import convert, kind_of, open_artifact
-from pp_graph.targets.devices.devices import openvino_core
-from pp_graph.targets.openvino_ports import first_line, port_name
+from pp_graph.opening import kind_of, open_artifact
+from pp_graph.openvino.core import first_line, openvino_core, port_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -61,7 +61,7 @@ def _with_torch(program: Program, values: Callable[[Mapping[str, Array]], dict[s
     os.environ.setdefault("KMP_BLOCKTIME", "0")
     import torch
 
-    from pp_graph.targets.torch_eager import compile_post_processor
+    from pp_graph.integrations.torch.interpreter import compile_post_processor
 
     graph = compile_post_processor(program)
     return lambda outputs: graph({role: torch.from_numpy(array) for role, array in values(outputs).items()})

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.fusion.tail import NETWORK_SCOPE, TAIL_SCOPE, tail_names
 from pp_graph.model import RawModel
-from pp_graph.targets.island.precision import PREPROCESSING_SCOPE
+from pp_graph.openvino.island.float32 import PREPROCESSING_SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from pp_graph.fusion import Provenance
-    from pp_graph.targets.openvino_compiling import OperatorTime
+    from pp_graph.openvino.compiling import OperatorTime
 
 GROUPS: Final = ("network", "tail", "post-processing", PREPROCESSING_SCOPE)
 _SHOWN: Final = 8

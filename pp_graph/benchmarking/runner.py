@@ -24,8 +24,10 @@ from pp_graph.data import fix_inputs
 from pp_graph.errors import DataError, DeviceError
 from pp_graph.fusion import METADATA_KEY
 from pp_graph.model import RawModel, format_shape, image_input
-from pp_graph.targets import INFERENCE_PRECISIONS, MODES, OpenVINOSession, kind_of
-from pp_graph.targets.devices.devices import require_device
+from pp_graph.opening import kind_of
+from pp_graph.openvino import OpenVINOSession
+from pp_graph.openvino.compiling import INFERENCE_PRECISIONS
+from pp_graph.openvino.devices import MODES, require_device
 
 if TYPE_CHECKING:
     from pp_graph.data import ImageSource
@@ -173,7 +175,7 @@ def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: flo
 
 
 def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
-    from pp_graph.targets.devices.devices import device_profile, runnable_devices
+    from pp_graph.openvino.devices import device_profile, runnable_devices
 
     if not devices:
         raise DataError("No device is given, expected some of those that pp_graph knows, such as CPU.")

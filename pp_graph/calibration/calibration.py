@@ -19,7 +19,7 @@ from pp_graph.data import (
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import CalibrationError
 from pp_graph.postprocessors import ROLES, OneClassPostProcessor, merged_roles
-from pp_graph.targets import open_raw_values
+from pp_graph.raw_values import open_raw_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import Artifact, Provenance
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import PostProcessor
-    from pp_graph.targets import RawValues
+    from pp_graph.raw_values import RawValues
 
 Progress = Callable[[int], None]
 """Called with the number of images just done."""

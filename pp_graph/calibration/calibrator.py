@@ -16,11 +16,11 @@ from pp_graph.calibration.estimator import CutEstimator
 from pp_graph.calibration.estimators import range_estimator, threshold_estimator
 from pp_graph.calibration.level import LevelPlan, Settlement, settle
 from pp_graph.calibration.metrics import cliff, measure
-from pp_graph.calibration.region_overlap import RegionOverlap
 from pp_graph.calibration.result import CalibrationResult, LevelResult
 from pp_graph.calibration.score_counts import ScoreCounts
 from pp_graph.calibration.sketches import Sketch
 from pp_graph.calibration.thresholds import PerRegionOverlap
+from pp_graph.calibration.thresholds.per_region_overlap import RegionOverlap
 from pp_graph.errors import CalibrationError, DataError
 from pp_graph.extras import check_extra
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics

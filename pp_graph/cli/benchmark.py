@@ -71,7 +71,7 @@ def benchmark(
 
     from pp_graph import benchmarking
     from pp_graph.files import written_together
-    from pp_graph.targets.devices.names import split_devices
+    from pp_graph.openvino.devices import split_devices
 
     precisions = _split(options["inference_precision"])
     devices = split_devices(options["device"])

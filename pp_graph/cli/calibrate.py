@@ -111,7 +111,7 @@ def calibrate(
     if output is not None:
         statistics.save(output, overwrite=force, inputs=inputs)
     if tuned is not None and retuned is not None and model is not None:
-        from pp_graph.targets import kind_of
+        from pp_graph.opening import kind_of
 
         tuned.write(retuned, overwrite=force, inputs=inputs)
         if options["device"] is not None and kind_of(model) == "onnx":
@@ -184,7 +184,7 @@ def _further_files(model: Path) -> list[Path]:
     from pathlib import Path
 
     from pp_graph.model import RawModel
-    from pp_graph.targets import kind_of
+    from pp_graph.opening import kind_of
 
     if kind_of(model) == "ir":
         return [model.with_suffix(".bin")]
@@ -211,7 +211,9 @@ def _check_outputs(
         assert model is not None
         check_ending(model, retuned)
         # Only what pp_graph has written can be retuned.
-        from pp_graph.targets import OpenVINOModel, open_artifact, usage_path
+        from pp_graph.opening import open_artifact
+        from pp_graph.openvino import OpenVINOModel
+        from pp_graph.openvino.usage.text import usage_path
 
         if isinstance(open_artifact(model), OpenVINOModel):
             outputs = [*outputs, retuned.with_suffix(".bin"), usage_path(retuned)]

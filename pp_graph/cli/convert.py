@@ -77,12 +77,15 @@ def convert(
     if not is_raw:
         _refuse_unused(ctx, options)
 
-    from pp_graph import fusion, targets
+    from pp_graph import fusion
+    from pp_graph.conversion import convert as convert_model
     from pp_graph.errors import AccuracyError
     from pp_graph.files import check_targets
+    from pp_graph.openvino.device_check import check_for_device
+    from pp_graph.openvino.usage.text import usage_path
 
     files = {"xml": output, "bin": output.with_suffix(".bin")}
-    usage = targets.usage_path(output)
+    usage = usage_path(output)
     read = (model, stats, options["recipe"], quantising["calibration_data"], quantising["labels"])
     inputs = [path for path in read if path is not None]
     check_targets((*files.values(), usage), overwrite=force, inputs=inputs)
@@ -95,7 +98,7 @@ def convert(
         fused = post_processing(options).fuse(model, stats)
     try:
         with quantization(ctx, precision, quantising) as settings:
-            artifact = targets.convert(
+            artifact = convert_model(
                 fused,
                 device=device,
                 precision=precision,
@@ -107,7 +110,7 @@ def convert(
     except AccuracyError as error:
         print_error(type(error).__name__, str(error), as_json=as_json)
         raise click.exceptions.Exit(1) from error
-    check = targets.check_for_device(artifact, device)
+    check = check_for_device(artifact, device)
     refuse_errors(check)
     artifact.save(output, overwrite=force, inputs=inputs)
     if as_json:

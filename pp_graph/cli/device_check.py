@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pp_graph.cli.output import note, print_fields
 
 if TYPE_CHECKING:
-    from pp_graph.targets import DeviceCheck
+    from pp_graph.openvino.device_check import DeviceCheck
 
 
 def refuse_errors(check: DeviceCheck) -> None:

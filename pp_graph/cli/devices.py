@@ -10,7 +10,7 @@ from pp_graph.cli.options import json_option
 from pp_graph.cli.output import print_fields, print_json, print_table
 
 if TYPE_CHECKING:
-    from pp_graph.targets import DeviceInfo
+    from pp_graph.openvino.devices import DeviceInfo
 
 _SHAPES = {True: "any", False: "static only, batch included", None: "not known"}
 
@@ -24,7 +24,7 @@ def devices(device: str | None, as_json: bool) -> None:
     For each: its precisions, what OpenVINO runs unless told otherwise, and the properties to compile with. With DEVICE,
     such as GPU or HETERO:GPU,CPU, all that is known of that one.
     """
-    from pp_graph.targets import describe_device, list_devices
+    from pp_graph.openvino.devices import describe_device, list_devices
 
     if device is not None:
         info = describe_device(device)

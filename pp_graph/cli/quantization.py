@@ -14,7 +14,7 @@ from pp_graph.cli.output import note, progress_bar
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pp_graph.targets import Quantization
+    from pp_graph.quantization import Quantization
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -67,7 +67,7 @@ def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) ->
             "--precision int8 needs images that show which values occur. Give --calibration-data FOLDER|FILE.npz."
         )
     from pp_graph.data import open_images, open_labelled
-    from pp_graph.targets import Quantization
+    from pp_graph.quantization import Quantization
 
     settings = {
         "preset": options["preset"],

@@ -12,8 +12,8 @@ from pp_graph.cli.output import note, print_fields, print_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pp_graph.retuning import Retuning
     from pp_graph.statistics import Statistics
-    from pp_graph.targets import Retuning
 
 
 @click.command()
@@ -92,7 +92,7 @@ def retune(
 
 def check_ending(model: Path, output: Path) -> None:
     """Make sure that a model is written as the kind it is."""
-    from pp_graph.targets import kind_of
+    from pp_graph.opening import kind_of
 
     ending = ".xml" if kind_of(model) == "ir" else ".onnx"
     if output.suffix.lower() != ending:
@@ -106,7 +106,7 @@ def prepare_with_notes(
     pixel_sensitivity: float | None = None,
 ) -> Retuning:
     """Find out what retuning a file takes, and say which settings that come with the statistics it does not take."""
-    from pp_graph.targets import prepare_retuning
+    from pp_graph.retuning import prepare_retuning
 
     retuning = prepare_retuning(
         model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity

@@ -142,7 +142,7 @@ def _print_verdict(report: VerificationReport) -> None:
 
 
 def _island(island: dict[str, str]) -> dict[str, str]:
-    from pp_graph.targets.island.precision import is_floating
+    from pp_graph.openvino.island.float32 import is_floating
 
     if not island:
         return {}

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pp_graph.conversion import convert
 from pp_graph.data import Images, open_images
 from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
 from pp_graph.fusion import FusedModel, fuse
+from pp_graph.openvino import OpenVINOModel
 from pp_graph.postprocessors import OneClassPostProcessor
 from pp_graph.report import prediction_panel, stack_panels
 from pp_graph.statistics import Statistics
-from pp_graph.targets import OpenVINOModel, convert
 from pp_graph.verification import VerificationReport, verify
 
 if TYPE_CHECKING:

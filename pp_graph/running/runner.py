@@ -7,11 +7,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pp_graph.conversion import convert
 from pp_graph.data import Images, fix_inputs
 from pp_graph.data.fixed_inputs import refuse_twice
 from pp_graph.errors import DataError, TargetError
 from pp_graph.fusion import FusedModel, Provenance, cutoffs_for
 from pp_graph.model import fixed_batch, format_shape
+from pp_graph.opening import open_artifact
+from pp_graph.openvino import OpenVINOModel, OpenVINOSession
+from pp_graph.openvino.devices import RECOMMENDED, device_profile
 from pp_graph.running.feeding import (
     first_of,
     join_predictions,
@@ -23,8 +27,6 @@ from pp_graph.running.feeding import (
 from pp_graph.running.sources import open_source
 from pp_graph.sessions import cut_to_batch
 from pp_graph.sessions.session import OUTPUT_AXES, with_batch_axes
-from pp_graph.targets import OpenVINOModel, OpenVINOSession, convert, device_profile, open_artifact
-from pp_graph.targets.devices.devices import RECOMMENDED
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -1,15 +1,79 @@
-"""Model API's `model_info` in the `rt_info` of an OpenVINO IR."""
+"""Statistics in an IR's `rt_info`: Model API's `model_info`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from xml.parsers import expat
 
 from pp_graph.errors import StatisticsError
 from pp_graph.statistics.source import STAND_IN, StatisticsFormat, as_number
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pp_graph.statistics.source import StatisticsFile
     from pp_graph.statistics.statistics import Statistics
+
+
+_DEEPEST: Final = 200
+
+
+class _NotAnIRError(Exception):
+    """The outermost element is another one."""
+
+
+class _Reader:
+    """Keeps the values under `net/rt_info`; layers, which may be many, are read past."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, ...], str] = {}
+        self._open: list[str] = []
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if not self._open and name != "net":
+            raise _NotAnIRError
+        if len(self._open) >= _DEEPEST:
+            raise StatisticsError(f"its XML is nested more than {_DEEPEST} deep, expected an IR as OpenVINO writes it.")
+        self._open.append(name)
+        if self._open[1:2] == ["rt_info"] and "value" in attributes:
+            self.values[tuple(self._open[2:])] = attributes["value"]
+
+    def end(self, _: str) -> None:
+        self._open.pop()
+
+    @staticmethod
+    def refuse_doctype(*_: Any) -> None:
+        # Its entities can grow without bound, or name other files; OpenVINO writes none.
+        raise StatisticsError("it has a DOCTYPE, expected an IR as OpenVINO writes it. Convert the model again.")
+
+
+def read_rt_info(path: Path) -> dict[tuple[str, ...], str] | None:
+    """Read what an IR says about its model.
+
+    Args:
+        path: The `.xml`.
+
+    Returns:
+        Names, from the outermost to the innermost, to their text; None for XML that is no IR.
+
+    Raises:
+        StatisticsError: The XML is malformed.
+    """
+    reader, parser = _Reader(), expat.ParserCreate()
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.StartDoctypeDeclHandler = reader.refuse_doctype
+    try:
+        with path.open("rb") as stream:
+            parser.ParseFile(stream)
+    except _NotAnIRError:
+        return None
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        if isinstance(error, StatisticsError):
+            raise
+        raise StatisticsError(f"it is not well-formed XML: {error}. Copy or convert the model again.") from None
+    return reader.values
+
 
 _DEFAULTS: Final = {"image_threshold": 0.5, "pixel_threshold": 0.5, "normalization_scale": 1.0}
 """What Model API 0.4 takes where the file says nothing."""

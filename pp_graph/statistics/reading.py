@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import StatisticsError
 from pp_graph.statistics.anomalib_checkpoint import AnomalibCheckpoint
-from pp_graph.statistics.anomalib_metadata import AnomalibMetadata
 from pp_graph.statistics.anomalib_onnx import AnomalibONNX
 from pp_graph.statistics.fused_model import FusedModel
+from pp_graph.statistics.json_files import AnomalibMetadata, OwnJSON, TiledEnsemble
 from pp_graph.statistics.model_api import ModelAPI
-from pp_graph.statistics.own_json import OwnJSON
 from pp_graph.statistics.source import StatisticsFile, StatisticsFormat
-from pp_graph.statistics.tiled_ensemble import TiledEnsemble
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -141,7 +141,7 @@ class StatisticsFile:
     @cached_property
     def rt_info(self) -> Mapping[tuple[str, ...], str] | None:
         """Names to texts of the `rt_info` of an OpenVINO IR; None for another file."""
-        from pp_graph.statistics.rt_info import read_rt_info
+        from pp_graph.statistics.model_api import read_rt_info
 
         return read_rt_info(self.path) if self.text_head.startswith(_XML) else None
 

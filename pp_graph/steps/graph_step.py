@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.accepts import Accepts
 from pp_graph.steps.opset_adaptation import Trials, adapted, opset_of, run_model
-from pp_graph.steps.step import Array, Step
+from pp_graph.steps.step import Accepts, Array, Step
 from pp_graph.values import DType, ValueType, spatial_axes
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.model import Shape
-    from pp_graph.steps.emitter import Emitter
+    from pp_graph.steps.operators.emitter import Emitter
 
 _TAKES: Final = Accepts(dtypes=("float32", "bool"), known_rank=True)
 _GIVES: Final = ("float32", "bool")

@@ -1,22 +1,86 @@
-"""What a step is: two twins that compute the same, one in ONNX and one in NumPy."""
+"""What a step is: an ONNX subgraph and a NumPy function that agree."""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.accepts import NUMBERS, Accepts
+from pp_graph.values import DTYPES, DType
+from pp_graph.values.value_type import pattern
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from pp_graph.steps.emitter import Emitter
+    from pp_graph.steps.operators.emitter import Emitter
     from pp_graph.values import Scale, ValueType
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """What a step takes for one of the values that it reads.
+
+    A step that computes each number from the one at its place works on any axes, and asks for none.
+
+    Attributes:
+        dtypes: Element types, of which it must have one.
+        needs: Axes that it must have, such as `HW` for a map.
+        axes: All axes, in order, of which it must have one; `()` for any.
+        lacks: Axes that it must not have.
+        single: Axes along which there must be no more than one value, such as `C` for a map of one channel.
+        known_rank: Whether its rank must be known.
+    """
+
+    dtypes: tuple[DType, ...] = ("float32",)
+    needs: str = ""
+    axes: tuple[str, ...] = ()
+    lacks: str = ""
+    single: str = ""
+    known_rank: bool = False
+
+    def refusal(self, value: ValueType) -> str | None:
+        """What was expected instead of a value of this type; None where it fits."""
+        if "H" in self.needs and not value.per_pixel:
+            return "a map, one value a pixel"
+        if any(axis in value.axes for axis in self.lacks):
+            return "one value an image, no map" if "H" in self.lacks else f"no axis {' or '.join(self.lacks)}"
+        if self.axes and value.axes not in self.axes:
+            return f"the axes {' or '.join(map(pattern, self.axes))}"
+        if value.dtype not in self.dtypes:
+            return " or ".join(self.dtypes)
+        if any(value.size(axis) not in (1, None) for axis in self.single):
+            return "one channel: choose a class first, with SelectClass"
+        if self.known_rank and not value.rank_known:
+            return "known axes: export the model with its output shapes"
+        missing = [axis for axis in self.needs if axis not in value.axes]
+        if missing == ["C"]:
+            return "an axis of classes, as in (N,C), (N,C,H,W) or (N,H,W,C): it has no axis of classes"
+        return f"the axes {', '.join(self.needs)}" if missing else None
+
+
+MAP_AXES: Final = ("NHW", "NCHW", "NHWC")
+"""Axes for which steps that look at whole maps are written."""
+
+NUMBERS = Accepts()
+"""Numbers of any axes."""
+DECISION = Accepts(dtypes=("bool",))
+"""Decisions of any axes."""
+CLASSES = Accepts(needs="C", known_rank=True)
+"""Numbers of each class."""
+MAP = Accepts(needs="HW", axes=MAP_AXES, single="C", known_rank=True)
+"""A map of one channel."""
+MAPS = Accepts(needs="HW", axes=MAP_AXES, known_rank=True)
+"""A map with any number of channels."""
+MASK = Accepts(dtypes=("bool",), needs="HW", axes=MAP_AXES, single="C", known_rank=True)
+"""A mask of one channel."""
+MAPS_AND_MASKS = Accepts(dtypes=DTYPES, needs="HW", known_rank=True)
+"""A map or a mask with any number of channels."""
+
 
 Array = npt.NDArray[Any]
 
@@ -116,7 +180,7 @@ class MonotoneStep(Step):
     """A step that computes each number from the one at its place, and never a smaller one from a larger.
 
     A decision about what it computes is compiled to a cutoff on what it reads, so no runtime can round it differently
-    (see `pp_graph.steps.cutoff`). For that, the reference must not fall anywhere in float32, NaN aside: compute what
+    (see `pp_graph.steps.compare`). For that, the reference must not fall anywhere in float32, NaN aside: compute what
     has an exponential or a division in float64 and round once.
 
     Attributes:
@@ -162,3 +226,41 @@ def checked_on_nan(on_nan: object, target: str) -> None:
         raise PostProcessorError(
             f"on_nan of '{target}' is {on_nan!r}, expected {' or '.join(map(repr, get_args(OnNaN)))}."
         )
+
+
+@dataclass(frozen=True)
+class MonotoneChain(MonotoneStep):
+    """Monotone steps, one on what the other computes. It is compiled to a cutoff, and never listed among the steps.
+
+    Attributes:
+        source: Name of the value read; any shape, float32.
+        target: Name of the value written; same shape, float32.
+        links: The steps, in order.
+    """
+
+    source: str
+    target: str
+    links: tuple[MonotoneStep, ...]
+
+    @property
+    def span(self) -> float:
+        """That of the first step that has one."""
+        return next((link.span for link in self.links if link.span > 0), 0.0)
+
+    @property
+    def bends(self) -> tuple[float, ...]:
+        """Those of the first step, which reads the same numbers."""
+        return self.links[0].bends
+
+    def reference(self, array: Array) -> Array:
+        """Compute one step after the other."""
+        value = np.asarray(array, np.float32)
+        for link in self.links:
+            value = link.reference(value)
+        return value
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write one step after the other."""
+        for link in self.links:
+            value = link.emit(op, value)
+        return value

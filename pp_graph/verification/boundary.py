@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.fusion import FusedModel, extract_post_processing
+from pp_graph.openvino import OpenVINOModel, OpenVINOSession
+from pp_graph.openvino.island.island import extract_island
 from pp_graph.sessions import OnnxSession
 from pp_graph.steps import DecidingStep, MonotoneStep, is_blurred, is_subnormal
-from pp_graph.targets import OpenVINOModel, OpenVINOSession
-from pp_graph.targets.island.island import extract_island
 from pp_graph.verification.comparison import checked_predictions
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _SIDE = 12
 def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.float32]:
     """Values to decide about: finite and infinite, NaN last.
 
-    Subnormal numbers are left out where graphs may decide about them otherwise; see `pp_graph.steps.cutoff`.
+    Subnormal numbers are left out where graphs may decide about them otherwise; see `pp_graph.steps.compare`.
     -inf is left out where values are reduced or compared with neighbours: a map that holds nothing else reduces to the
     lowest finite number in OpenVINO, which matters to nobody.
     """

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.targets.island.precision import is_floating
+from pp_graph.openvino.island.float32 import is_floating
 
 if TYPE_CHECKING:
     from pp_graph.fusion.provenance import Provenance
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PREPROCESSING_TOLERANCE: Final = 1e-4
 TOLERANCE: Final = 1e-5
 """Error of the post-processing's numbers that is still rounding: thirty times the largest one measured, 3e-7 (see
-`pp_graph.steps.normalize`), and far below what a wrong constant makes."""
+`pp_graph.steps.min_max`), and far below what a wrong constant makes."""
 
 _LISTED_FLIPS: Final = 1000
 """Flips that `to_dict` lists for each output and cause, those furthest from the cutoff first."""

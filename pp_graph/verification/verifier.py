@@ -12,10 +12,12 @@ from pp_graph.errors import DataError, ModelError
 from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
 from pp_graph.model.batch import batch_axes_of
 from pp_graph.model.shapes import declared_shape
+from pp_graph.opening import open_artifact
+from pp_graph.openvino import OpenVINOModel, OpenVINOSession
+from pp_graph.openvino.preprocessing import extract_preprocessing
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
+from pp_graph.raw_values import RawValues, open_raw_values
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
-from pp_graph.targets import OpenVINOModel, OpenVINOSession, RawValues, open_artifact, open_raw_values
-from pp_graph.targets.preprocessing import extract_preprocessing
 from pp_graph.verification.boundary import run_boundary
 from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form, checked_predictions
 from pp_graph.verification.report import BoundaryReport, VerificationReport

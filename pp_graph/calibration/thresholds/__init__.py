@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pp_graph.calibration.thresholds.evt import ExtremeValue
-from pp_graph.calibration.thresholds.f1 import F1
-from pp_graph.calibration.thresholds.false_positive_rate import FalsePositiveRate
-from pp_graph.calibration.thresholds.fbeta import FBeta
-from pp_graph.calibration.thresholds.max_normal import MaxNormal
+from pp_graph.calibration.thresholds.extreme_values import ExtremeValue
+from pp_graph.calibration.thresholds.from_both_classes import F1, FBeta, Recall, Youden
+from pp_graph.calibration.thresholds.from_normal import FalsePositiveRate, MaxNormal, Quantile, Sigma
 from pp_graph.calibration.thresholds.per_region_overlap import PerRegionOverlap
-from pp_graph.calibration.thresholds.quantile import Quantile
-from pp_graph.calibration.thresholds.recall import Recall
-from pp_graph.calibration.thresholds.sigma import Sigma
-from pp_graph.calibration.thresholds.youden import Youden
 
 if TYPE_CHECKING:
     from pp_graph.calibration.estimator import ThresholdEstimator

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pp_graph.fusion.tail.channel_selection import ChannelSelection
 from pp_graph.fusion.tail.exporter_leftovers import ExporterLeftovers
-from pp_graph.fusion.tail.flattened_transpose import FlattenedTranspose
 from pp_graph.fusion.tail.quadratic_form import QuadraticForm
+from pp_graph.fusion.tail.reordering import FlattenedTranspose, RowSelection
 from pp_graph.fusion.tail.rewriting import (
     NETWORK_SCOPE,
     TAIL_SCOPE,
@@ -18,10 +18,8 @@ from pp_graph.fusion.tail.rewriting import (
     restore_tail,
     rewrite_tail,
 )
-from pp_graph.fusion.tail.row_selection import RowSelection
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.separable_collapse import SeparableCollapse
-from pp_graph.fusion.tail.separable_convolution import SeparableConvolution
+from pp_graph.fusion.tail.separable import SeparableCollapse, SeparableConvolution
 from pp_graph.fusion.tail.view import tail_names
 
 RULES: tuple[Rule, ...] = (

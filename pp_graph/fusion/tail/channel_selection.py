@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.fusion.tail import cost
-from pp_graph.fusion.tail.attributes import integer_attribute
 from pp_graph.fusion.tail.linear_operators import RefusalError, resize_scales
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
+from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.fusion.tail.attributes import integers_attribute
+from pp_graph.fusion.tail.view import integers_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from pp_graph.fusion.tail.attributes import float_attribute, integer_attribute, integers_attribute, text_attribute
 from pp_graph.fusion.tail.axis_matrices import (
     COORDINATE_MODES,
     Matrix,
@@ -23,6 +22,7 @@ from pp_graph.fusion.tail.axis_matrices import (
     resize_matrix,
     slice_matrix,
 )
+from pp_graph.fusion.tail.view import float_attribute, integer_attribute, integers_attribute, text_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,8 +16,8 @@ import itertools
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from pp_graph.fusion.tail import cost
-from pp_graph.fusion.tail.attributes import integer_attribute
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
+from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

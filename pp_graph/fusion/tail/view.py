@@ -1,4 +1,4 @@
-"""`TailView`: what rules need to know about a graph: proven shapes, constants, and who reads what."""
+"""The raw graph as rules read it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.fusion.tail.attributes import integer_attribute, integers_attribute, text_attribute
 from pp_graph.model.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape, infer_values
 
@@ -14,6 +13,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import onnx_ir as ir
+
+
+def integer_attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def integers_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """An attribute that holds integers, or its default."""
+    attribute = node.attributes.get(name)
+    return tuple(default if attribute is None else attribute.as_ints())
+
+
+def float_attribute(node: ir.Node, name: str, default: float) -> float:
+    """A floating-point attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
+
+
+def text_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A text attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
+
 
 _READS_SIZES: Final = frozenset({"Pad", "Resize", "Upsample", "Reshape", "Expand", "Slice", "Tile"})
 _UNCERTAIN_SIZE: Final = 1e-3

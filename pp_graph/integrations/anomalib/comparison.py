@@ -9,9 +9,10 @@ import numpy as np
 
 from pp_graph.data import choose_batch_size
 from pp_graph.integrations.anomalib.raw_export import evaluating, raw_form
+from pp_graph.openvino import OpenVINOModel
 from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, run_in_batches
-from pp_graph.targets import OpenVINOModel, open_raw_values
 from pp_graph.verification.comparison import ErrorSum, FlipLists
 
 if TYPE_CHECKING:

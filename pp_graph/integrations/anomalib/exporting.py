@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 import numpy as np
 
+from pp_graph.conversion import convert
 from pp_graph.data import ImageSource, open_images
 from pp_graph.errors import ModelError, PostProcessorError, StatisticsError, TargetError, VerificationError
 from pp_graph.files import check_targets
@@ -20,16 +21,17 @@ from pp_graph.integrations.anomalib.loading import load_model
 from pp_graph.integrations.anomalib.raw_export import evaluating, export_raw, own_size, raw_form, resizes_smoothly
 from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_processor, settings_of
 from pp_graph.model import RawModel
+from pp_graph.opening import open_artifact
+from pp_graph.openvino.usage.text import usage_path
 from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor
 from pp_graph.statistics import Statistics
-from pp_graph.targets import convert, open_artifact, usage_path
 from pp_graph.verification import VerificationReport, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pp_graph.fusion import Artifact
-    from pp_graph.targets import Quantization
+    from pp_graph.quantization import Quantization
 
 _NOISE_IMAGES: Final = 8
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.integrations.torch.interpreter import is_jit_traced, is_traced, known_sizes
 from pp_graph.postprocessors import ROLES
 from pp_graph.postprocessors.raw_values import check_same_batch, check_shape, given_as, given_values
 from pp_graph.program import Signature
-from pp_graph.targets.torch_eager import is_jit_traced, is_traced, known_sizes
 
 if TYPE_CHECKING:
     from pp_graph.program import Role

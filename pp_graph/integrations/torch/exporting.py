@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
+from pp_graph.conversion import convert
 from pp_graph.data import choose_batch_size, open_images
 from pp_graph.errors import DataError, ModelError, PostProcessorError, VerificationError
 from pp_graph.files import check_targets
@@ -24,15 +25,17 @@ from pp_graph.integrations.torch.raw_export import (
     run_model,
 )
 from pp_graph.model import RawModel
+from pp_graph.openvino.usage.text import usage_path
 from pp_graph.postprocessors import PostProcessor
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
-from pp_graph.targets import OpenVINOModel, Quantization, convert, usage_path
 from pp_graph.verification import VerificationReport, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pp_graph.data.images import ImageSource
+    from pp_graph.openvino import OpenVINOModel
+    from pp_graph.quantization import Quantization
 
 RAW_TOLERANCE: Final = 1e-4
 """Difference between torch and onnxruntime, as a part of the largest number, that is still rounding: sums of a deep

@@ -13,16 +13,16 @@ from torch import nn
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.integrations.torch.batch import InferenceBatch, raw_tensors, signature_of_tensors
-from pp_graph.postprocessors import PostProcessor as Described
-from pp_graph.statistics import LevelStatistics, Statistics
-from pp_graph.statistics.anomalib_checkpoint import BUFFERS
-from pp_graph.targets.torch_eager import (
+from pp_graph.integrations.torch.interpreter import (
     TorchGraph,
     compile_post_processor,
     is_exporting,
     is_jit_traced,
     without_trace_warnings,
 )
+from pp_graph.postprocessors import PostProcessor as Described
+from pp_graph.statistics import LevelStatistics, Statistics
+from pp_graph.statistics.anomalib_checkpoint import BUFFERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

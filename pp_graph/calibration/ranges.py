@@ -1,0 +1,69 @@
+"""Estimate the range that scores are normalised by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from pp_graph.calibration.estimator import RangeEstimator
+from pp_graph.calibration.quantiles import quantile_bounds, quantile_candidates
+from pp_graph.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from pp_graph.calibration.score_counts import Flags, ScoreCounts
+
+
+@dataclass(frozen=True)
+class MinMax(RangeEstimator):
+    """The smallest and the largest score of any class, as Anomalib's `MinMax` metric."""
+
+    name: ClassVar[str] = "minmax"
+
+    def candidates(self, counts: ScoreCounts) -> Flags:
+        """None: counts begin at the smallest score and end at the largest."""
+        return np.zeros(len(counts), np.bool_)
+
+    def bounds(self, counts: ScoreCounts) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Exact after one pass."""
+        smallest, largest = float(counts.lower[0]), float(counts.upper[-1])
+        return (smallest, smallest), (largest, largest)
+
+
+@dataclass(frozen=True)
+class Percentile(RangeEstimator):
+    """Percentiles of the scores of all classes, interpolated as `numpy.percentile` does. What lies outside clips.
+
+    Attributes:
+        low: Percentile of the minimum, in [0, 100).
+        high: Percentile of the maximum, above `low`, in (0, 100].
+
+    Raises:
+        CalibrationError: The percentiles are not in this order within [0, 100].
+    """
+
+    name: ClassVar[str] = "percentile"
+    low: float = 0.1
+    high: float = 99.9
+
+    def __post_init__(self) -> None:
+        """Refuse percentiles that give no range."""
+        if not 0 <= self.low < self.high <= 100:
+            raise CalibrationError(
+                f"Percentiles are {self.low!r} and {self.high!r}, expected low below high, both within 0 and 100."
+            )
+
+    def candidates(self, counts: ScoreCounts) -> Flags:
+        """The intervals of the scores that are interpolated."""
+        return quantile_candidates(counts.total, self.low / 100) | quantile_candidates(counts.total, self.high / 100)
+
+    def bounds(self, counts: ScoreCounts) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Each percentile with its intervals at their lower, and at their upper ends."""
+        return (
+            quantile_bounds(counts, counts.total, self.low / 100),
+            quantile_bounds(counts, counts.total, self.high / 100),
+        )
+
+
+RANGES: tuple[type[RangeEstimator], ...] = (MinMax, Percentile)

@@ -1,0 +1,279 @@
+"""Convert a fused ONNX model to OpenVINO for a device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pp_graph.errors import TargetError
+from pp_graph.files import writing_temporarily
+from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
+from pp_graph.model import RawModel, format_shape
+from pp_graph.model.shapes import declared_shape
+from pp_graph.openvino.core import first_line, openvino_core, partial_shape, port_name
+from pp_graph.openvino.device_check import require_static
+from pp_graph.openvino.devices import device_profile
+from pp_graph.openvino.island.island import add_states, isolate_island
+from pp_graph.openvino.model import RT_INFO_PATH, OpenVINOModel
+from pp_graph.openvino.model_info import write_model_info
+from pp_graph.openvino.preprocessing import add_preprocessing
+from pp_graph.postprocessors import merged_roles
+from pp_graph.quantization.quantization import Quantization, check_quantization, quantize_network
+from pp_graph.sessions.session import noted_axes
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from pp_graph.model import Shape
+    from pp_graph.postprocessors import PostProcessor
+    from pp_graph.preprocessing import Preprocessing
+
+_ONNX_METADATA: Final = ["framework", METADATA_KEY]
+PRECISIONS: Final = ("f32", "f16", "int8")
+"""Precisions in which the network's weights can be saved; int8 ones are computed with, too."""
+
+InputShape = Sequence[int | None] | Mapping[str, Sequence[int | None]]
+"""Sizes of the input, or of each input by name; None for a size that stays open."""
+
+
+def convert(
+    model: FusedModel | str | Path,
+    *,
+    device: str = "CPU",
+    precision: str = "f32",
+    input_shape: InputShape | None = None,
+    post: PostProcessor | None = None,
+    raise_opset: int | None = None,
+    quantization: Quantization | None = None,
+    preprocessing: Preprocessing | None = None,
+    model_info: Mapping[str, Any] | None = None,
+    roles: Mapping[str, str] | None = None,
+    score_output: str | None = None,
+    map_output: str | None = None,
+) -> OpenVINOModel:
+    """Convert a fused model to OpenVINO.
+
+    Names of inputs and outputs are kept, the batch stays dynamic where the device allows it, and
+    the post-processing stays in float32 through saving in f16 and running in bf16 or f16.
+    The device need not be on this machine.
+
+    Args:
+        model: A fused model, or the path of one; with `post` the path of a raw model.
+        device: `CPU`, `GPU`, `NPU`, or a meta device such as `AUTO`, `HETERO:GPU,CPU` or `BATCH:GPU(4)`.
+        precision: Precision in which the network's weights are saved: `f32`, `f16`, or `int8`, in which its layers
+            are computed, too.
+        input_shape: Sizes to fix for the input, or by name for several inputs.
+        post: Post-processor to fuse into a raw model first.
+        raise_opset: Opset to bring the raw model to before, see `fuse`.
+        quantization: How to quantise, with the images to do it with; for `int8`, and only for that.
+        preprocessing: What is done to a camera's frames, so that the model takes these; None leaves its input as it
+            is. `input_shape` is about the model's own input, behind the preprocessing.
+        model_info: How Intel's Model API is to feed images, such as `{"reverse_input_channels": True, "scale_values":
+            (255, 255, 255)}` for a model that takes RGB in [0, 1]; see `write_model_info`. None where it is not known.
+        roles: Names of a raw model's outputs by role, with `post`; see `fuse`.
+        score_output: Short form of `roles={"raw_score": ...}`.
+        map_output: Short form of `roles={"raw_map": ...}`.
+
+    Returns:
+        The converted model. Nothing is written until `save`.
+
+    Raises:
+        TargetError: OpenVINO cannot read the model, the input shape or the preprocessing does not fit, the device needs
+            static shapes (NPU) and the model has dynamic ones, or `model_info` has an entry that is not known or that
+            Model API would not heed. Or the network cannot be quantised; `AccuracyError` where that would cost more
+            right decisions than `quantization` allows.
+        DataError: Images to quantise with do not fit.
+        ExtraError: Quantising needs NNCF.
+        DeviceError: No such device is known, or it is written with members that it cannot have.
+        ProvenanceError: The model carries no post-processing and none was given.
+        OutputFileError: A temporary file cannot be written.
+        PPGraphError: See `fuse`, when a raw model is fused first.
+    """
+    profile = device_profile(device)
+    if precision not in PRECISIONS:
+        raise TargetError(
+            f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}. Choose one."
+        )
+    check_quantization(precision, quantization)
+    fused = _fused(model, post, raise_opset, merged_roles(roles, score_output=score_output, map_output=map_output))
+    converted = _read(fused)
+    if input_shape is not None:
+        _reshape(converted, input_shape)
+    if not profile.dynamic_shapes:
+        require_static(converted, device)
+        if preprocessing is not None and preprocessing.resize is not None and preprocessing.frame_size is None:
+            raise TargetError(
+                f"Frames of any size are to be resized, expected one size: {device} runs static shapes only. Give it "
+                "with frame_size=... (--frame-size 1080x1920)."
+            )
+    settings: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "openvino": _version(),
+        **noted_axes(fused.network.inputs, _passed_through(fused)),
+    }
+    if quantization is not None:
+        settings["quantization"] = quantize_network(
+            converted, fused.provenance, quantization, device, fused.network.inputs
+        )
+    add_states(converted, fused.provenance.adjustable)
+    isolate_island(converted, fused.provenance)
+    if precision == "f16":
+        converted = _with_f16_weights(converted)
+    if preprocessing is not None:
+        preprocessing = add_preprocessing(converted, preprocessing, fused.provenance)
+    provenance = fused.provenance.revised(conversion=settings, replaced=None, raised=None, preprocessing=preprocessing)
+    if converted.has_rt_info(_ONNX_METADATA):
+        # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
+        converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)
+    opened = fused.network
+    inputs = [Path(tensor.path) for tensor in opened.external_tensors()]
+    if opened.source is not None:
+        inputs.append(opened.source)
+    artifact = OpenVINOModel(converted, provenance, precision, None, tuple(dict.fromkeys(inputs)), fused._program)
+    artifact.stamp()
+    write_model_info(converted, provenance, model_info)
+    return artifact
+
+
+def _version() -> str:
+    import openvino as ov
+
+    return str(ov.__version__).split("-", 1)[0]
+
+
+def _passed_through(fused: FusedModel) -> dict[str, Shape | None]:
+    """Shapes of the outputs that are the raw model's own."""
+    written = fused.provenance.output_names
+    outputs = fused.network.model.graph.outputs
+    return {each.name or "": declared_shape(each) for each in outputs if each.name not in written}
+
+
+def _fused(
+    model: FusedModel | str | Path, post: PostProcessor | None, raise_opset: int | None, roles: Mapping[str, str]
+) -> FusedModel:
+    """The fused model, made from a raw one where a post-processor is given."""
+    if post is not None:
+        if isinstance(model, FusedModel):
+            raise TargetError(
+                "A fused model was given together with a post-processor, expected one or the other. Leave out post, or "
+                "fuse again with fuse(..., replace=True)."
+            )
+        return fuse(model, post, raise_opset=raise_opset, roles=roles)
+    if roles:
+        raise TargetError(
+            f"Role '{next(iter(roles))}' was given without a post-processor, expected both: roles say which "
+            "outputs of a raw model are read. Add post=..., or leave it out."
+        )
+    if raise_opset is not None:
+        raise TargetError(
+            "raise_opset was given without a post-processor, expected both: it is the raw model's opset that is raised "
+            "before fusing. Add post=..., or give raise_opset to fuse."
+        )
+    return model if isinstance(model, FusedModel) else FusedModel.load(model)
+
+
+def _read(fused: FusedModel) -> ov.Model:
+    """Read a fused model into OpenVINO; external weights are mapped from where they lie."""
+    core = openvino_core()
+    fused = _without_functions(fused)
+    opened = fused.network
+    try:
+        if not opened.external_tensors():
+            return core.read_model(fused.to_proto().SerializeToString(), b"")
+        if opened.source is not None and opened.unchanged_file() and opened.source.suffix == ".onnx":
+            return core.read_model(opened.source)
+        with _written_beside_its_weights(fused) as path:
+            return core.read_model(path)
+    except RuntimeError as error:
+        if isinstance(error, TargetError):
+            raise
+        raise TargetError(
+            f"OpenVINO cannot read the model: {first_line(error)}. Does it use operators that OpenVINO lacks? "
+            "The fused ONNX file still runs in onnxruntime."
+        ) from error
+
+
+@contextlib.contextmanager
+def _written_beside_its_weights(fused: FusedModel) -> Iterator[Path]:
+    """Write a model that is not saved yet for the moment of reading it.
+
+    OpenVINO follows no reference out of the model's folder. Where the folder of the weights is read-only, the model is
+    written elsewhere, with a copy of them.
+    """
+    with tempfile.TemporaryDirectory(prefix="pp_graph_") as elsewhere:
+        try:
+            handle, name = tempfile.mkstemp(
+                prefix=".pp_graph_", suffix=".onnx", dir=fused.network.external_tensors()[0].base_dir
+            )
+            os.close(handle)
+            path = Path(name)
+        except OSError:
+            path = Path(elsewhere) / "fused.onnx"
+        try:
+            yield fused.save(path, overwrite=True)
+        finally:
+            for file in (path, path.with_name(f"{path.name}.data")):
+                file.unlink(missing_ok=True)
+
+
+def _with_f16_weights(model: ov.Model) -> ov.Model:
+    """Compress as OpenVINO's saving does, so that the model in memory is the one that ships."""
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "model.xml"
+        with writing_temporarily():
+            ov.save_model(model, str(path), compress_to_fp16=True)
+        return openvino_core().read_model(path)
+
+
+def _without_functions(fused: FusedModel) -> FusedModel:
+    """Write local functions out where they are called: OpenVINO knows none."""
+    if not fused.network.model.functions:
+        return fused
+    from onnx_ir.passes import common
+
+    opened = RawModel.open(replace(fused.network, edited=True))
+    return FusedModel(replace(opened, model=common.InlinePass()(opened.model).model), fused.provenance)
+
+
+def _reshape(model: ov.Model, input_shape: InputShape) -> None:
+    from openvino import PartialShape
+
+    names = [port_name(node) for node in model.inputs]
+    if not isinstance(input_shape, Mapping):
+        if len(names) != 1:
+            raise TargetError(
+                f"An input shape without a name was given, but the model has {len(names)} inputs: {', '.join(names)}. "
+                f"Give each by name: --input-shape {names[0]}:1,3,256,256."
+            )
+        input_shape = {names[0]: input_shape}
+    shapes = {}
+    for name, sizes in input_shape.items():
+        if name not in names:
+            raise TargetError(f"Input '{name}' does not exist. The inputs are: {', '.join(names)}. Name one of these.")
+        declared = partial_shape(model.input(name))
+        if declared is not None and len(declared) != len(sizes):
+            raise TargetError(
+                f"Input shape {format_shape(tuple(sizes))} for '{name}' has {len(sizes)} sizes, expected "
+                f"{len(declared)} as in {format_shape(declared)}. Give one size for each, the batch first."
+            )
+        if any(size is not None and size < 1 for size in sizes):
+            raise TargetError(
+                f"Input shape {format_shape(tuple(sizes))} for '{name}' has a size below 1; an open one is None (?)."
+            )
+    try:
+        for name, sizes in input_shape.items():
+            shapes[name] = PartialShape([-1 if size is None else size for size in sizes])
+        model.reshape(shapes)
+    except RuntimeError as error:
+        wanted = ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in input_shape.items())
+        raise TargetError(
+            f"The model cannot take the input shape {wanted}: {first_line(error)}. Use sizes it was trained for."
+        ) from error

@@ -1,0 +1,146 @@
+"""Select rows first; bring channels last first.
+
+PatchCore looks for the nearest neighbour of every patch, and then uses that of the most anomalous one. With D the
+distances, one row a patch, and i the rows asked for:
+
+    argmin(D)[i] = argmin(D[i])
+
+An exporter writes `ArgMin -> Reshape -> GatherND`; the rewrite selects rows of D first. The numbers are the same.
+
+PaDiM flattens height and width, subtracts a mean, and brings positions to the front:
+
+    transpose(reshape(x, (N,C,P)) - m, (2,0,1)) = transpose(reshape(transpose(x, (0,2,3,1)), (N,P,C)) - m.T, (1,0,2))
+
+Convolutions keep channels last in memory anyway, so the first transpose on the right costs nothing there, and the last
+one moves an axis of one image. On the left, all numbers are moved twice. The numbers are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+from pp_graph.fusion.tail import cost
+from pp_graph.fusion.tail.rule import Match, Miss, Rule
+from pp_graph.fusion.tail.view import integer_attribute, integers_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import onnx_ir as ir
+
+    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.steps import Emitter
+
+
+class RowSelection(Rule):
+    """See the module."""
+
+    name: ClassVar[str] = "row selection"
+
+    def find(self, view: TailView) -> Iterator[Match | Miss]:
+        """Propose to select before every ArgMin or ArgMax over rows whose result is only selected from."""
+        for node in reversed(view.nodes()):
+            if node.op_type != "GatherND" or integer_attribute(node, "batch_dims", 0):
+                continue
+            folded = view.producer(node.inputs[0], "Reshape")
+            search = view.producer(node.inputs[0] if folded is None else folded.inputs[0], "ArgMin", "ArgMax")
+            if search is not None and (match := _match(view, node, folded, search)) is not None:
+                yield match
+
+
+def _match(view: TailView, node: ir.Node, folded: ir.Node | None, search: ir.Node) -> Match | None:
+    table, places = search.inputs[0], node.inputs[1]
+    shape = None if table is None else view.shape(table)
+    asked = None if places is None else view.shape(places)
+    if table is None or places is None or shape is None or asked is None or not isinstance(shape[-1], int):
+        return None
+    rank = len(shape)
+    if integer_attribute(search, "axis", 0) % rank != rank - 1 or integer_attribute(search, "keepdims", 1):
+        return None
+    rows: tuple[int, ...] | None = None
+    depth = rank - 1
+    if folded is not None:
+        sizes = view.integers(folded.inputs[1])
+        if sizes is None or not all(isinstance(size, int) for size in sizes) or 0 in sizes:
+            return None
+        rows = tuple(size for size in sizes if isinstance(size, int))
+        depth = len(rows)
+    if asked[-1] != depth:
+        return None  # it selects more than single rows
+    columns = shape[-1]
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        value = at(table)
+        if folded is not None and rows is not None:
+            value = op.rewired(folded, [value, op.constant((*rows, columns), "rows")])
+        return op.rewired(search, [op.rewired(node, [value, at(places)])], axis=-1)
+
+    reads = (table, places)
+    # Rows are patches times images, which inference does not tell apart.
+    searched = math.prod(abs(row) for row in rows or ()) * columns
+    return Match(
+        target=node.outputs[0],
+        what=f"{search.op_type} over {columns} columns runs on the rows that are asked for",
+        reads=reads,
+        before=cost.search(searched) + cost.moved(0),
+        after=cost.moved(2 * columns) + cost.search(columns),
+        emit=emit,
+        exact=True,
+        trial={table: (2 * searched // columns, columns)} if rows and rank == 2 else {},
+    )
+
+
+_SHIFTS = ("Sub", "Add", "Mul", "Div")
+
+
+class FlattenedTranspose(Rule):
+    """See the module."""
+
+    name: ClassVar[str] = "flattened transpose"
+
+    def find(self, view: TailView) -> Iterator[Match | Miss]:
+        """Propose to move every Transpose that brings flattened positions to the front before the flattening."""
+        for node in reversed(view.nodes()):
+            if node.op_type != "Transpose" or integers_attribute(node, "perm", ()) != (2, 0, 1):
+                continue
+            shift = view.producer(node.inputs[0], *_SHIFTS)
+            flat = view.producer(node.inputs[0] if shift is None else shift.inputs[0], "Reshape")
+            if flat is not None and (match := _transpose_match(view, node, shift, flat)) is not None:
+                yield match
+
+
+def _transpose_match(view: TailView, node: ir.Node, shift: ir.Node | None, flat: ir.Node) -> Match | None:
+    source = flat.inputs[0]
+    sizes = None if source is None else view.sizes(source)
+    channels = None if source is None else view.channels(source)
+    shape = view.shape(flat.outputs[0])
+    if source is None or sizes is None or channels is None or shape is None:
+        return None
+    positions = sizes[0] * sizes[1]
+    if shape[1:] != (channels, positions) or channels == 1:
+        return None
+    mean = None if shift is None else shift.inputs[1]
+    if shift is not None and (mean is None or not mean.is_initializer() or view.shape(mean) != (channels, positions)):
+        return None
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        value = op.rewired(
+            flat, [op.transpose(at(source), (0, 2, 3, 1)), op.constant((-1, positions, channels), "flat")]
+        )
+        if shift is not None and mean is not None:
+            value = op.rewired(shift, [value, op.transpose(at(mean), (1, 0))])
+        return op.transpose(value, (1, 0, 2))
+
+    reads = (source,) if mean is None else (source, mean)
+    elements = float(channels * positions)
+    return Match(
+        target=node.outputs[0],
+        what=f"{channels} channels are last before {positions} positions are flattened",
+        reads=reads,
+        # Turning planes into channels, and these into rows, moves everything twice.
+        before=cost.of_nodes(view, view.only_for([node.outputs[0]], reads)) + cost.moved(2 * elements),
+        after=cost.total([cost.moved(2 * elements)] * (1 if shift is None else 2)),
+        emit=emit,
+        exact=True,
+    )

@@ -1,0 +1,442 @@
+"""Separable tails: a rank-one convolution, and chains that are matrices along each axis.
+
+A kernel K = c @ r.T sums over the height and over the width separately:
+
+    sum_ij K[i,j] x[y+i, z+j] = sum_i c[i] (sum_j r[j] x[y+i, z+j])
+
+h + w multiply-adds an output instead of h * w. Height and width need not be known, so this serves where
+`separable_collapse` cannot, and on maps so large that matrices cost more.
+
+Resizing, padding, cropping, averaging and convolving with a rank-one kernel each act along the height and along the
+width by themselves. Each is `Y = A @ X @ B.T` with constant matrices, and a chain of them is one such product:
+
+    (A2 @ (A1 @ X @ B1.T) @ B2.T) = (A2 @ A1) @ X @ (B2 @ B1).T
+
+Sums go through every linear operator, so several chains that meet before a common one are
+
+    sum_i A_i @ X_i @ B_i.T  =  [A_1 @ X_1 | A_2 @ X_2 | ...] @ [B_1.T; B_2.T; ...]
+
+one matrix product for each input, and one for all. A bias or constant is only taken along where it is added last: moved
+past the products, it would be rounded otherwise. Source: linear algebra; that a Gaussian blur is separable is textbook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+
+from pp_graph.fusion.tail import cost
+from pp_graph.fusion.tail.axis_matrices import Matrix, product
+from pp_graph.fusion.tail.linear_operators import (
+    LinearOperator,
+    RefusalError,
+    read_convolution,
+    read_operator,
+    spatial_attributes,
+)
+from pp_graph.fusion.tail.rule import Match, Miss, Rule
+from pp_graph.fusion.tail.view import integer_attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import onnx_ir as ir
+
+    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.model import Shape
+    from pp_graph.steps import Emitter
+
+
+_TYPICAL_SIDE: Final = 256
+"""Stands for a height or width that is not known; only the ratio of two costs is used."""
+
+
+class SeparableConvolution(Rule):
+    """See the module."""
+
+    name: ClassVar[str] = "separable convolution"
+
+    def find(self, view: TailView) -> Iterator[Match | Miss]:
+        """Propose to split every convolution in the tail that treats channels one by one."""
+        for node in reversed(view.nodes()):
+            source, weight = (*node.inputs, None, None)[:2]
+            shape = None if weight is None else view.shape(weight)
+            if node.op_type != "Conv" or source is None or shape is None or len(shape) != 4 or shape[1] != 1:
+                continue
+            target = node.outputs[0]
+            if 1 in shape[2:] or view.feeds_network(target):
+                continue
+            what = f"Conv {shape[2]}×{shape[3]}"
+            try:
+                yield _propose_convolution(view, node, source, what)
+            except RefusalError as refusal:
+                yield Miss(target, what, str(refusal))
+
+
+def _propose_convolution(view: TailView, node: ir.Node, source: ir.Value, what: str) -> Match:
+    target = node.outputs[0]
+    columns, rows, bias = read_convolution(view, node)
+    kernel = (len(columns[0]), len(rows[0]))
+    strides, dilations, pads = spatial_attributes(view, node, kernel)
+    height, width = view.sizes(target) or (_TYPICAL_SIDE, _TYPICAL_SIDE)
+    outputs = float(height * width * len(columns))
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        value = at(source)
+        for axis, kernels in enumerate((columns, rows)):
+            # What belongs to the other axis is neutral.
+            alone = [[1, 1], [1, 1], [0, 0, 0, 0]]
+            for neutral, given in zip(alone, (strides, dilations, pads), strict=True):
+                neutral[axis::2] = given[axis::2]
+            stacked = np.stack(kernels)[:, None, :, None] if axis == 0 else np.stack(kernels)[:, None, None, :]
+            value = op.convolution(
+                value,
+                op.array(stacked, ("column", "row")[axis]),
+                strides=alone[0],
+                dilations=alone[1],
+                pads=alone[2],
+                group=len(kernels),
+            )
+        return value if bias is None else op.add(value, op.array(bias[:, None, None], "bias"))
+
+    before = cost.narrow_convolution(outputs, kernel[0] * kernel[1])
+    # The column runs at the width of the source.
+    after = cost.narrow_convolution(outputs * strides[1], kernel[0]) + cost.narrow_convolution(outputs, kernel[1])
+    return Match(
+        target=target,
+        what=f"{what} becomes {kernel[0]}×1 and 1×{kernel[1]}",
+        reads=(source,),
+        before=before,
+        after=after if bias is None else after + cost.moved(2 * outputs),
+        emit=emit,
+        exact=False,
+        float32=True,
+    )
+
+
+_MOST_CHANNELS: Final = 4
+"""A map has one channel, or a few that are about to be averaged. Feature maps have many, in a layout of their own."""
+
+_DEEPEST: Final = 12
+"""Operators looked back; real tails have up to six."""
+
+_SHAPING: Final = frozenset({"Resize", "Upsample", "Pad", "Conv", "AveragePool", "Slice"})
+"""Operators for which it is worth looking; the others are linear, but cheap."""
+
+
+@dataclass(frozen=True)
+class _Term:
+    source: ir.Value
+    height: Matrix | None = None
+    width: Matrix | None = None
+
+
+@dataclass(frozen=True)
+class _Expression:
+    """`sum_i height_i @ source_i @ width_i.T + constant`, and the operators that it stands for."""
+
+    terms: tuple[_Term, ...]
+    constant: Matrix | float = 0.0
+    operators: tuple[ir.Node, ...] = ()
+
+
+class SeparableCollapse(Rule):
+    """See the module."""
+
+    name: ClassVar[str] = "separable linear collapse"
+
+    def find(self, view: TailView) -> Iterator[Match | Miss]:
+        """Propose to collapse every chain that ends in a map; the cut that saves most, where a chain can be cut."""
+        covered: set[ir.Node] = set()
+        for node in reversed(view.nodes()):
+            target = node.outputs[0] if node.outputs else None
+            if target is None or node in covered or not _is_map(view, target) or view.feeds_network(target):
+                continue
+            best: Match | None = None
+            worst: Match | None = None
+            reader = _Reader(view)
+            for depth in range(1, _DEEPEST + 1):
+                expression = reader.read(target, depth)
+                if any(operator.op_type in _SHAPING for operator in expression.operators):
+                    match = _propose(view, target, expression)
+                    best = match if best is None or match.saves > best.saves else best
+                    worst = worst or match
+                    if match.saves > 0 and match is best:
+                        chosen = expression
+            for refused, why in reader.refusals.items():
+                if refused not in covered:
+                    covered.add(refused)
+                    yield Miss(refused.outputs[0], _describe(view, refused), why)
+            if best is not None and best.saves > 0:
+                covered.update(chosen.operators)
+                yield best
+            elif worst is not None:
+                covered.add(node)
+                yield Miss(
+                    target,
+                    _describe(view, node),
+                    f"as matrices it would take {worst.after.microseconds:,.0f} µs, as it is "
+                    f"{worst.before.microseconds:,.0f} µs, by estimate",
+                )
+
+
+def _is_map(view: TailView, value: ir.Value) -> bool:
+    channels = view.channels(value)
+    if channels is not None and channels > 1 and not isinstance((view.shape(value) or (None,))[0], int):
+        # OpenVINO 2026.4 takes what is added a channel, behind a matrix product with an open batch, for added a column.
+        return False
+    return channels is not None and channels <= _MOST_CHANNELS and view.dtype(value) in (None, "FLOAT")
+
+
+class _Reader:
+    """Reads values as expressions; each operator is read once.
+
+    Attributes:
+        refusals: Why operators that were come across could not be read.
+    """
+
+    def __init__(self, view: TailView) -> None:
+        self._view = view
+        self._operators: dict[ir.Node, LinearOperator | None] = {}
+        self.refusals: dict[ir.Node, str] = {}
+
+    def read(self, value: ir.Value, depth: int) -> _Expression:
+        """Read a value as an expression of what lies up to `depth` operators before it."""
+        view = self._view
+        value = view.see_through(value)
+        leaf = _Expression((_Term(value),))
+        node = view.producer(value)
+        if depth == 0 or node is None or not _is_map(view, value):
+            return leaf
+        joined = self._read_sum(node, depth)
+        if joined is not None:
+            return joined
+        operator = self._operator(node)
+        if operator is None or not _is_map(view, operator.source):
+            return leaf
+        inner = self.read(operator.source, depth - 1)
+        if np.any(inner.constant):
+            # Adding before or after rounds otherwise, which shows where the two nearly cancel.
+            inner = _Expression((_Term(view.see_through(operator.source)),))
+        terms = tuple(
+            replace(term, height=product([term.height, operator.height]), width=product([term.width, operator.width]))
+            for term in inner.terms
+        )
+        return _Expression(terms, 0.0 if operator.offset is None else operator.offset, (*inner.operators, node))
+
+    def _operator(self, node: ir.Node) -> LinearOperator | None:
+        if node not in self._operators:
+            try:
+                self._operators[node] = read_operator(self._view, node)
+            except RefusalError as refusal:
+                self.refusals[node] = str(refusal)
+                self._operators[node] = None
+        return self._operators[node]
+
+    def _read_sum(self, node: ir.Node, depth: int) -> _Expression | None:
+        """Read what adds maps: Add, Sub, Sum and Mean, and the mean or sum over channels just put together."""
+        view = self._view
+        summands = _summands(view, node)
+        if summands is None:
+            return None
+        terms: list[_Term] = []
+        constant: Matrix | float = 0.0
+        operators: list[ir.Node] = []
+        spread: list[Shape] = []
+        for part, weight in summands.parts:
+            number = view.uniform(part)
+            shape = view.shape(part)
+            if shape is None or (number is None and shape[1:] != summands.shape[1:]):
+                return None  # something is broadcast
+            if number is not None:
+                constant = constant + weight * number
+                spread.append(shape)
+                continue
+            if weight < 0:
+                return None  # subtracting before or after rounds otherwise, which shows where the two nearly cancel
+            inner = self.read(part, depth - 1)
+            if np.any(inner.constant):
+                inner = _Expression((_Term(view.see_through(part)),))
+            for term in inner.terms:
+                sizes = view.sizes(term.source)
+                if sizes is None:
+                    return None
+                height = np.eye(sizes[0]) if term.height is None else term.height
+                terms.append(term if weight == 1 else replace(term, height=weight * height))
+            operators += [each for each in inner.operators if each not in operators]
+        # Inference loses the batch behind a Resize; every operator here keeps that of its source.
+        batches = {(view.shape(term.source) or (None,))[0] for term in terms}
+        if len(batches) != 1 or None in batches:
+            return None
+        (batch,) = batches
+        # A constant may only be as large as the map that it is added to.
+        whole = (batch, *summands.shape[1:])
+        for shape in spread:
+            if any(dim not in (1, size) for dim, size in zip(shape[::-1], whole[::-1], strict=False)) or len(shape) > 4:
+                return None
+        return _Expression(tuple(terms), constant, (*operators, *summands.nodes))
+
+
+@dataclass(frozen=True)
+class _Summands:
+    """Maps and their weights, the shape each must have, and the operators that add them."""
+
+    parts: tuple[tuple[ir.Value, float], ...]
+    shape: Shape
+    nodes: tuple[ir.Node, ...]
+
+
+def _summands(view: TailView, node: ir.Node) -> _Summands | None:
+    parts = [value for value in node.inputs if value is not None]
+    result = view.shape(node.outputs[0])
+    if result is None:
+        return None
+    if node.op_type in ("Add", "Sub", "Sum", "Mean"):
+        weights = [1 / len(parts) if node.op_type == "Mean" else 1.0] * len(parts)
+        if node.op_type == "Sub":
+            weights[1] = -1.0
+        return _Summands(tuple(zip(parts, weights, strict=True)), result, (node,))
+    if node.op_type not in ("ReduceMean", "ReduceSum"):
+        return None
+    joined = view.producer(parts[0], "Concat")
+    axes = view.integers(parts[1]) if len(parts) > 1 else None
+    if "axes" in node.attributes:
+        axes = tuple(node.attributes["axes"].as_ints())
+    if joined is None or axes is None or len(axes) != 1 or not isinstance(axes[0], int):
+        return None
+    read = _joined_maps(view, joined, axes[0], keepdims=bool(integer_attribute(node, "keepdims", 1)))
+    if read is None:
+        return None
+    maps, copies = read
+    weight = 1 / len(maps) if node.op_type == "ReduceMean" else 1.0
+    return _Summands(tuple((value, weight) for value in maps), result, (*copies, joined, node))
+
+
+def _joined_maps(
+    view: TailView, joined: ir.Node, axis: int, *, keepdims: bool
+) -> tuple[list[ir.Value], list[ir.Node]] | None:
+    """Maps of one channel that were concatenated along the axis that is reduced next, or stacked along a new one."""
+    shape = view.shape(joined.outputs[0])
+    if shape is None or axis % len(shape) != integer_attribute(joined, "axis", 0) % len(shape):
+        return None
+    axis %= len(shape)
+    values = [value for value in joined.inputs if value is not None]
+    if len(shape) == 4 and axis == 1 and keepdims:
+        return (values, []) if all(view.channels(value) == 1 for value in values) else None
+    if len(shape) == 5 and not keepdims:
+        stacked = [view.producer(value, "Unsqueeze") for value in values]
+        sources = [None if node is None else node.inputs[0] for node in stacked]
+        shapes = [view.shape(value) for value in values]
+        if any(source is None for source in sources) or any(each is None or each[axis] != 1 for each in shapes):
+            return None
+        # Taking the new axis away again gives the map back, wherever the axis was put.
+        copies = [node for node in stacked if node is not None]
+        flat = shape[:axis] + shape[axis + 1 :]
+        if axis and all((view.shape(source) or ())[1:] == flat[1:] for source in sources if source is not None):
+            return [source for source in sources if source is not None], copies
+    return None
+
+
+def _propose(view: TailView, target: ir.Value, expression: _Expression) -> Match:
+    sources = tuple(dict.fromkeys(term.source for term in expression.terms))
+    sizes = view.sizes(target)
+    channels = view.channels(target) or 1
+    assert sizes is not None
+    plan = [_plan(view, term, sizes, channels, joined=len(expression.terms) > 1) for term in expression.terms]
+    after = cost.total(each for each, _ in plan)
+    if len(plan) > 1:
+        inner = sum(_width(view, term) for term in expression.terms)
+        after += cost.moved(2 * channels * sizes[0] * inner)
+        after += cost.matmul(sizes[0], inner, sizes[1], count=channels)
+    constant = _as_constant(expression.constant)
+    if constant is not None:
+        after += cost.moved(2 * channels * sizes[0] * sizes[1])
+
+    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        if len(plan) == 1:
+            result = _emit_term(op, expression.terms[0], at(sources[0]), height_first=plan[0][1])
+        else:
+            parts = [
+                at(term.source) if term.height is None else op.matmul(op.array(term.height, "height"), at(term.source))
+                for term in expression.terms
+            ]
+            widths = [np.eye(_width(view, term)) if term.width is None else term.width for term in expression.terms]
+            rank = max(width.ndim for width in widths)
+            if rank == 3:
+                widths = [np.broadcast_to(width, (channels, *width.shape[-2:])) for width in widths]
+            together = np.concatenate([np.swapaxes(width, -1, -2) for width in widths], axis=-2)
+            result = op.matmul(op.concat(parts, axis=-1), op.array(together, "width"))
+        return result if constant is None else op.add(result, op.array(constant, "constant"))
+
+    dead = view.only_for([target], sources)
+    what = " → ".join(_describe(view, node) for node in expression.operators)
+    products = sum((term.height is not None) for term in expression.terms) + (
+        1 if len(plan) > 1 else int(expression.terms[0].width is not None)
+    )
+    return Match(
+        target=target,
+        what=f"{what} becomes {products} matrix product{'s' if products > 1 else ''}",
+        reads=sources,
+        before=cost.of_nodes(view, dead),
+        after=after,
+        emit=emit,
+        exact=False,
+        float32=True,
+    )
+
+
+def _width(view: TailView, term: _Term) -> int:
+    sizes = view.sizes(term.source)
+    assert sizes is not None
+    return sizes[1]
+
+
+def _plan(
+    view: TailView, term: _Term, sizes: tuple[int, int], channels: int, *, joined: bool
+) -> tuple[cost.Cost, bool]:
+    """What a term costs, and whether the height comes first; where terms are joined, the width is left to the end."""
+    inner = view.sizes(term.source)
+    assert inner is not None
+    (height, width), (h, w) = sizes, inner
+    up = cost.matmul(height, h, w, count=channels) if term.height is not None else cost.Cost()
+    if joined:
+        return up, True
+    across = cost.matmul(height, w, width, count=channels) if term.width is not None else cost.Cost()
+    height_first = up + across
+    up = cost.matmul(height, h, width, count=channels) if term.height is not None else cost.Cost()
+    across = cost.matmul(h, w, width, count=channels) if term.width is not None else cost.Cost()
+    width_first = up + across
+    if width_first.microseconds < height_first.microseconds:
+        return width_first, False
+    return height_first, True
+
+
+def _emit_term(op: Emitter, term: _Term, value: ir.Value, *, height_first: bool) -> ir.Value:
+    steps = [
+        (term.height, lambda value, matrix: op.matmul(op.array(matrix, "height"), value)),
+        (term.width, lambda value, matrix: op.matmul(value, op.array(np.swapaxes(matrix, -1, -2), "width"))),
+    ]
+    for matrix, apply in steps if height_first else reversed(steps):
+        if matrix is not None:
+            value = apply(value, matrix)
+    return value
+
+
+def _as_constant(constant: Matrix | float) -> Matrix | None:
+    if not np.any(constant):
+        return None
+    array = np.asarray(constant, np.float64)
+    # A constant that the operators leave uniform, up to rounding, is one number.
+    return array if np.ptp(array) > np.abs(array).max() * 1e-7 else np.asarray(array.ravel()[:1].reshape(()))
+
+
+def _describe(view: TailView, node: ir.Node) -> str:
+    """An operator with the sizes that matter, for people."""
+    sizes = view.sizes(node.outputs[0])
+    text = node.op_type
+    if node.op_type == "Conv" and node.inputs[1] is not None:
+        shape = view.shape(node.inputs[1]) or ()
+        text += " " + "×".join(str(dim) for dim in shape[2:])
+    return text if sizes is None else f"{text} to {sizes[0]}×{sizes[1]}"

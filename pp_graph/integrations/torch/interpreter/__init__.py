@@ -1,0 +1,28 @@
+"""Run the operators of a post-processing in torch: the same graph that is fused into a model, one operator at a time.
+
+Needs torch, which is optional; nothing else in this room imports it.
+"""
+
+from __future__ import annotations
+
+from pp_graph.integrations.torch.interpreter.graph import TorchGraph, compile_post_processor
+from pp_graph.integrations.torch.interpreter.table import OPERATORS, OPSET
+from pp_graph.integrations.torch.interpreter.tracing import (
+    is_exporting,
+    is_jit_traced,
+    is_traced,
+    known_sizes,
+    without_trace_warnings,
+)
+
+__all__ = [
+    "OPERATORS",
+    "OPSET",
+    "TorchGraph",
+    "compile_post_processor",
+    "is_exporting",
+    "is_jit_traced",
+    "is_traced",
+    "known_sizes",
+    "without_trace_warnings",
+]

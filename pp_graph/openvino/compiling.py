@@ -1,0 +1,213 @@
+"""A model that OpenVINO compiled: the precision it really runs in, requests of it, and time an operator."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.errors import TargetError
+from pp_graph.openvino.core import first_line, openvino_core, port_name
+from pp_graph.openvino.devices import device_profile, precision_properties
+from pp_graph.openvino.island.float32 import executed_precision
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterable, Mapping
+
+    import openvino as ov
+
+    from pp_graph.sessions.session import Array
+
+INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
+_HINT: Final = "INFERENCE_PRECISION_HINT"
+_HETERO_PART: Final = re.compile(r"^subgraph\d+: ")
+_IMMEDIATE: Final = ("Parameter", "Result", "Constant")
+
+
+def require_inference_precision(precision: str | None) -> None:
+    """Make sure that a precision to run in is one that is known; None leaves it to the device.
+
+    Raises:
+        TargetError: It is not.
+    """
+    if precision is not None and precision not in INFERENCE_PRECISIONS:
+        raise TargetError(
+            f"Inference precision '{precision}' is not known, expected one of: {', '.join(INFERENCE_PRECISIONS)}."
+        )
+
+
+def compile_for(
+    model: ov.Model, device: str, precision: str | None, settings: Mapping[str, object]
+) -> ov.CompiledModel:
+    """Compile a model for a device.
+
+    Args:
+        model: The model.
+        device: Device, also a meta device.
+        precision: `f32`, `bf16` or `f16`; None leaves it to the device. Where f32 is asked for, nothing else is
+            accepted.
+        settings: Further properties, which go before the device's own.
+
+    Raises:
+        TargetError: OpenVINO cannot, or the device does not run in f32 although asked to.
+    """
+    hint = precision_properties(device, precision)
+    try:
+        compiled = openvino_core().compile_model(model, device, {**device_profile(device).always, **settings, **hint})
+    except RuntimeError as error:
+        raise TargetError(
+            f"OpenVINO cannot compile the model for {device}{'' if precision is None else ' in ' + precision}: "
+            f"{first_line(error)}. Try another device or precision, or fix the input shape when converting."
+        ) from error
+    running = running_precision(compiled, precision)
+    if precision == "f32" and running not in ("f32", _asked(precision)):
+        raise TargetError(
+            f"Device '{device}' was asked to run in f32 and runs in {running}, so its decisions could differ. Take "
+            "another device, or leave the precision to it (inference_precision=None, --inference-precision default)."
+        )
+    return compiled
+
+
+def running_precision(compiled: ov.CompiledModel, asked: str | None) -> str:
+    """The precision a device runs in: it may not have the one asked for.
+
+    Returns:
+        `f32`, `bf16` or `f16`; where members of a meta device differ, each with its device. Where no device tells, what
+        was asked for.
+    """
+    hints = _hints(compiled)
+    if not hints:
+        return _asked(asked)
+    found = {member: _hinted(hint, compiled) for member, hint in hints.items()}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return ", ".join(f"{precision} on {member}" for member, precision in found.items())
+
+
+def _asked(asked: str | None) -> str:
+    return f"{asked} asked for" if asked else "its own precision"
+
+
+def _hints(compiled: ov.CompiledModel) -> dict[str, ov.Type]:
+    """What each device says it runs in; AUTO, HETERO and MULTI only tell it of their members."""
+    try:
+        return {"": compiled.get_property(_HINT)}
+    except RuntimeError:
+        pass
+    try:
+        members = compiled.get_property("DEVICE_PROPERTIES")
+    except RuntimeError:
+        return {}
+    return {name: properties[_HINT] for name, properties in members.items() if _HINT in properties}
+
+
+def _hinted(hint: ov.Type, compiled: ov.CompiledModel) -> str:
+    from openvino import Type
+
+    names = {Type.f32: "f32", Type.bf16: "bf16", Type.f16: "f16"}
+    # With EXECUTION_MODE_HINT=ACCURACY a device names no precision.
+    return executed_precision(compiled) if hint == Type.dynamic else names.get(hint, str(hint))
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A compiled model, the places of its outputs by name, and requests of it that nobody uses at the moment."""
+
+    compiled: ov.CompiledModel
+    places: Mapping[str, int]
+    idle: deque[ov.InferRequest]
+
+    def take(self, states: Mapping[str, Array] | None) -> Request:
+        """A request with these states, those not named at their defaults; None leaves states as they are."""
+        try:
+            request = self.idle.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        if states is not None:
+            _set_states(request, states)
+        return Request(self, request)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, and the compilation that it belongs to."""
+
+    compilation: Compilation
+    request: ov.InferRequest
+
+    def start(self, feeds: Mapping[str, Array]) -> None:
+        """Start it on a copy of the arrays."""
+        self.request.start_async(dict(feeds))
+
+    def outputs(self) -> dict[str, Array]:
+        """Wait for the outputs, and copy them."""
+        self.request.wait()
+        return {name: array.copy() for name, array in shared_outputs(self.request, self.compilation.places).items()}
+
+    def feeds(self) -> dict[str, Array]:
+        """What it was started with; the caller's arrays may have changed since."""
+        return {port_name(port): self.request.get_tensor(port).data.copy() for port in self.compilation.compiled.inputs}
+
+    def is_done(self) -> bool:
+        """Whether its outputs can be read without waiting; also where it failed, as reading says so."""
+        try:
+            return bool(self.request.wait_for(0))
+        except RuntimeError:
+            return True
+
+    def give_back(self) -> None:
+        """Leave it to whoever needs one next."""
+        self.compilation.idle.append(self.request)
+
+
+def shared_outputs(request: ov.InferRequest, places: Mapping[str, int]) -> dict[str, Array]:
+    """Outputs of a request by name, in its own memory."""
+    return {name: request.get_output_tensor(place).data for name, place in places.items()}
+
+
+def _set_states(request: ov.InferRequest, states: Mapping[str, Array]) -> None:
+    import openvino as ov
+
+    for state in request.query_state():
+        if state.name in states:
+            state.state = ov.Tensor(states[state.name])
+        else:
+            state.reset()
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """Time of an executed operator.
+
+    Attributes:
+        name: Names of the original operators that it stands for.
+        kind: Its type in the runtime.
+        implementation: The kernel, with its precision.
+        microseconds: Median time.
+    """
+
+    name: str
+    kind: str
+    implementation: str
+    microseconds: float
+
+
+def median_times(compiled: ov.CompiledModel, profiles: Iterable[Iterable[ov.ProfilingInfo]]) -> list[OperatorTime]:
+    """Median time of each executed operator over what was profiled of several runs."""
+    original = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if "originalLayersNames" in info:
+            original[node.get_friendly_name()] = str(info["originalLayersNames"].value)
+    times: dict[tuple[str, str, str], list[float]] = {}
+    for profile in profiles:
+        for each in profile:
+            if each.node_type not in _IMMEDIATE:
+                key = (_HETERO_PART.sub("", each.node_name), each.node_type, each.exec_type)
+                times.setdefault(key, []).append(each.real_time.total_seconds() * 1e6)
+    return [
+        OperatorTime(original.get(name) or name, kind, implementation, statistics.median(each))
+        for (name, kind, implementation), each in times.items()
+    ]

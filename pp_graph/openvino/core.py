@@ -1,0 +1,59 @@
+"""What OpenVINO's objects say of themselves, as plain values: names, sizes, metadata, errors."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import openvino as ov
+
+    from pp_graph.model import Shape
+
+_NOISE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully", "Summary:", "To facilitate")
+
+
+@cache
+def openvino_core() -> ov.Core:
+    """The process's OpenVINO core; its plugins take a moment to load."""
+    from openvino import Core
+
+    return Core()
+
+
+def first_line(error: BaseException) -> str:
+    """The informative part of an OpenVINO error, without the source positions around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    findings = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    kept = [line for line in lines if not line.startswith(_NOISE)]
+    return "; ".join(findings or (kept or lines or [type(error).__name__])[-1:]).rstrip(".")
+
+
+def port_name(port: ov.Output, written: Collection[str] = ()) -> str:
+    """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several.
+
+    Args:
+        port: The input or output.
+        written: Names of outputs that post-processing writes, which go before others.
+    """
+    names: set[str] = port.get_names()
+    # An input that is passed on has the name of the output as well.
+    fed = port.get_node().get_type_name() == "Parameter"
+    ours = set() if fed else names & set(written)
+    own = str(port.get_node().get_friendly_name())
+    return min(ours) if ours else own if own in names or not names else min(names)
+
+
+def partial_shape(port: ov.Output) -> Shape | None:
+    """Sizes of an input or output; None for an open size, and for an open rank."""
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return None
+    return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)
+
+
+def rt_text(value: object) -> str:
+    """Text of an entry in a model's `rt_info`."""
+    return str(value.value if hasattr(value, "value") else value)

@@ -1,0 +1,102 @@
+"""Exchange the program in a converted model; the network is not touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.fusion.emission import Numbers, emission_record, emit_alone
+from pp_graph.openvino.core import openvino_core
+from pp_graph.openvino.island.float32 import mark_float32
+from pp_graph.openvino.island.graph import find_tensor
+from pp_graph.openvino.island.island import replace_island
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import openvino as ov
+
+    from pp_graph.fusion import Provenance
+    from pp_graph.program import Program
+
+# Where a record of an earlier version does not say at which opset the ONNX model was. At this one, the bounds of Clip
+# are constants.
+OPSET: Final = 18
+IR_VERSION: Final = 8
+
+
+def with_other_program(network: ov.Model, provenance: Provenance, program: Program) -> tuple[ov.Model, Provenance]:
+    """A copy of a converted model with another program of the same post-processor.
+
+    Args:
+        network: The model; it is not changed.
+        provenance: What is fused into it.
+        program: The new program.
+
+    Returns:
+        The model, and what it is to say of itself.
+
+    Raises:
+        ProvenanceError: A constant in the model is not what its provenance says.
+        TargetError: A raw value is not in the model.
+    """
+    numbers = Numbers.of(provenance, program, opset=OPSET, ir_version=IR_VERSION)
+    model = network.clone()
+    constants = {node.get_friendly_name(): node for node in model.get_ops() if node.get_type_name() == "Constant"}
+    for name in numbers.old.constants:
+        if name in constants and constants[name].get_element_type().get_type_name() == "f32":
+            numbers.check(name, np.asarray(constants[name].data, "<f4").tobytes(), "the model")
+    shared = [
+        name
+        for name in numbers.changed
+        # A constant that other operators read as well was merged with one of the same number.
+        if name not in constants or len(constants[name].output(0).get_target_inputs()) != numbers.new.readers[name]
+    ]
+    if numbers.only_numbers and not shared:
+        _exchange_constants({constants[name]: content for name, content in numbers.changed.items()})
+        model.validate_nodes_and_infer_types()
+        return model, numbers.provenance
+    return model, _exchange_island(model, provenance, program, numbers)
+
+
+def _exchange_constants(changed: Mapping[ov.Node, bytes]) -> None:
+    """Put constants in the place of others, marked as these."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    if not changed:
+        return
+    old = list(changed)
+    results = [
+        ops.result(ops.constant(np.frombuffer(changed[node], "<f4").reshape(node.get_output_shape(0)))) for node in old
+    ]
+    marked = mark_float32(ov.Model(results, [], "constants"))
+    for node, result in zip(old, marked.get_results(), strict=True):
+        new = result.input_value(0)
+        new.get_node().set_friendly_name(node.get_friendly_name())
+        new.get_tensor().set_names(node.output(0).get_names())
+        for target in list(node.output(0).get_target_inputs()):
+            target.replace_source_output(new)
+        # The copy's own result goes with it.
+        marked.remove_result(result)
+
+
+def _exchange_island(model: ov.Model, provenance: Provenance, program: Program, numbers: Numbers) -> Provenance:
+    """Write the operators anew. Changes the model in place."""
+    import onnx_ir as ir
+
+    tensors = {role: record.tensor for role, record in provenance.raw.read.items()}
+    dtypes = {
+        role: ir.DataType.from_numpy(np.dtype(find_tensor(model, tensor).get_element_type().to_dtype()))
+        for role, tensor in tensors.items()
+    }
+    emission, graph = emit_alone(program, tensors, provenance.prefix, opset=OPSET, ir_version=IR_VERSION, dtypes=dtypes)
+    record = numbers.provenance.revised(
+        intermediates={name: emission.tensors[name] for name in program.intermediates},
+        emission=emission_record(program, tensors, provenance.prefix, opset=OPSET, ir_version=IR_VERSION),
+    )
+    proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
+    island = openvino_core().read_model(proto.SerializeToString(), b"")
+    replace_island(model, island, record)
+    return record

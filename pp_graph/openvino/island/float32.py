@@ -1,0 +1,136 @@
+"""Mark operators to stay in float32, and check the precision in which they are saved and run.
+
+The runtime attribute `DisablePrecisionConversion` with the value `dynamic:bf16,f16` keeps a node out of compression to
+f16 and of execution in bf16 or f16. It can only be read from an IR's XML: setting it from Python has no effect. Checked
+against OpenVINO 2026.4.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.files import writing_temporarily
+from pp_graph.fusion.tail import NETWORK_SCOPE
+from pp_graph.openvino.core import openvino_core
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import openvino as ov
+
+
+_MARK: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:bf16,f16"}
+_FLOATING_PRECISIONS: Final = frozenset({"FP32", "FP16", "BF16", "FP64"})
+
+
+def mark_float32(island: ov.Model) -> ov.Model:
+    """A copy of a small model, each of whose operators stays float32."""
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory(prefix="pp_graph_") as folder:
+        xml, weights = Path(folder) / "island.xml", Path(folder) / "island.bin"
+        with writing_temporarily():
+            ov.serialize(island, str(xml), str(weights))
+        tree = ET.parse(xml)  # noqa: S314 - written by OpenVINO a moment ago
+        for layer in tree.iter("layer"):
+            if layer.get("type") in ("Parameter", "Result"):
+                continue
+            # The mark breaks compilation on nodes without floating-point numbers, such as integer axes.
+            if not _FLOATING_PRECISIONS & {port.get("precision") for port in layer.iter("port")}:
+                continue
+            info = layer.find("rt_info")
+            if info is not None and any(entry.get("name") == _MARK["name"] for entry in info):
+                continue
+            if info is None:
+                info = ET.Element("rt_info")
+                layer.insert(0, info)
+            ET.SubElement(info, "attribute", _MARK)
+        return openvino_core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())
+
+
+def is_marked(node: ov.Node) -> bool:
+    """Whether a node is marked to stay float32. Python sees that a mark is there, but not what it says."""
+    return any(str(key).startswith(_MARK["name"]) for key in node.get_rt_info())
+
+
+PREPROCESSING_SCOPE: Final = "preprocessing"
+"""Where, under the prefix, the operators stand that preprocess frames. They are marked as well, but the last of them
+may be merged with the network's first, which rounds its input anyway."""
+
+
+def island_constants(model: ov.Model, prefix: str, adjustable: Sequence[str] = ()) -> dict[str, str]:
+    """Element types of the post-processing's floating-point constants, in memory or in a saved IR.
+
+    Args:
+        model: The model.
+        prefix: What the names of the post-processing's nodes begin with.
+        adjustable: Names of its constants that are defaults of states.
+
+    Returns:
+        Constant name to element type, such as `f32`.
+    """
+    types = {
+        node.get_friendly_name(): str(node.get_element_type().get_type_name())
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant"
+        and (_in_island(node.get_friendly_name(), prefix) or node.get_friendly_name() in adjustable)
+    }
+    return {name: kind for name, kind in types.items() if is_floating(kind)}
+
+
+def _in_island(name: str, prefix: str) -> bool:
+    return name.startswith(f"{prefix}/") and not name.startswith(
+        (
+            f"{prefix}/{NETWORK_SCOPE}/",
+            f"{prefix}/{PREPROCESSING_SCOPE}/",
+        )
+    )
+
+
+def is_floating(precision: str) -> bool:
+    """Whether OpenVINO's name of an element type, such as `bf16` or `u8`, is that of floating-point numbers."""
+    return precision.startswith(("f", "bf"))
+
+
+def executed_precision(compiled: ov.CompiledModel) -> str:
+    """The narrowest precision of floating-point numbers that a compiled model computes in, such as `bf16`."""
+    kinds = set()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if "runtimePrecision" in info and node.get_type_name() not in ("Parameter", "Result"):
+            kinds.add(str(info["runtimePrecision"].value))
+    return next((kind for kind in ("bf16", "f16") if kind in kinds), "f32")
+
+
+def names_operators(compiled: ov.CompiledModel) -> bool:
+    """Whether a compiled model says which original operators its own stand for; not every device does."""
+    return any("originalLayersNames" in node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops())
+
+
+def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]:
+    """Precisions in which a compiled model really runs its post-processing.
+
+    Args:
+        compiled: The compiled model.
+        prefix: What the names of the post-processing's nodes begin with.
+
+    Returns:
+        Names of the original operators (several, joined by commas, where they were merged) to the
+        precision that their executed node computes in, such as `f32`.
+    """
+    precisions = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        original = str(info["originalLayersNames"].value) if "originalLayersNames" in info else ""
+        ours = [name for name in original.split(",") if _in_island(name, prefix)]
+        # What asks for a shape only reads no number.
+        if ours and "runtimePrecision" in info and str(info["layerType"].value) != "ShapeOf":
+            # That of the first input, which for Select is the condition; what is computed shows in the outputs.
+            kinds = [str(info["runtimePrecision"].value), *str(info["outputPrecisions"].value).split(",")]
+            floating = [kind for kind in kinds if is_floating(kind)]
+            narrow = [kind for kind in floating if kind != "f32"]
+            precisions[",".join(ours)] = (narrow or floating or kinds)[0]
+    return precisions

@@ -1,0 +1,274 @@
+"""`OpenVINOModel`: a fused model as OpenVINO IR."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pp_graph.errors import PostProcessorError, ProvenanceError, TargetError
+from pp_graph.files import written_together
+from pp_graph.fusion import METADATA_KEY, Artifact, Provenance
+from pp_graph.openvino.core import first_line, openvino_core, partial_shape, port_name, rt_text
+from pp_graph.openvino.island.exchange import with_other_program
+from pp_graph.openvino.island.float32 import island_constants
+from pp_graph.openvino.session import OpenVINOSession
+from pp_graph.openvino.usage.text import usage_path, usage_text
+from pp_graph.sessions.session import with_batch_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import openvino as ov
+
+    from pp_graph.model import Shape
+    from pp_graph.program import Program
+
+RT_INFO_PATH = [METADATA_KEY, "provenance"]
+
+
+@dataclass(frozen=True, repr=False)
+class OpenVINOModel(Artifact):
+    """A converted model, in memory until it is saved.
+
+    Attributes:
+        network: The OpenVINO model.
+        provenance: What was fused, and how it was converted.
+        precision: Precision of the network's weights, in memory as in the saved file: `f32`, `f16` or `int8`.
+            The post-processing is in f32 always.
+        file: The `.xml` it was loaded from; None for one that was just converted.
+        inputs: Files it was made from, never to be overwritten by `save`.
+    """
+
+    network: ov.Model
+    provenance: Provenance
+    precision: str
+    file: Path | None = None
+    inputs: tuple[Path, ...] = ()
+    _program: Program | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> OpenVINOModel:
+        """Open an IR written by `save`.
+
+        Args:
+            path: The `.xml`; its `.bin` lies beside it.
+
+        Raises:
+            TargetError: The files are missing or no IR.
+            ProvenanceError: The IR was not written by pp_graph.
+        """
+        path = Path(path)
+        model = _read_ir(path)
+        if not model.has_rt_info(RT_INFO_PATH):
+            raise ProvenanceError(
+                f"IR '{path}' carries no pp_graph provenance, expected one written by pp-graph convert. "
+                "Fuse and convert the raw model."
+            )
+        provenance = Provenance.from_json(rt_text(model.get_rt_info(RT_INFO_PATH)))
+        precision = (provenance.conversion or {}).get("precision", "f32")
+        return cls(model, provenance, precision, path, (path, path.with_suffix(".bin")))
+
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
+        """Write the IR and a text about using it, all three files or none.
+
+        Args:
+            path: The `.xml` to write; the weights go into the `.bin` of the same name, and the text into
+                its `.usage.md`. The files that the model was made from are never overwritten.
+            overwrite: Whether other files of these names may be replaced.
+            inputs: Further files never to be overwritten.
+
+        Returns:
+            The path of the `.xml`.
+
+        Raises:
+            OutputFileError: A file cannot be written there.
+            TargetError: OpenVINO cannot save the model, or a constant of the post-processing would
+                not be saved in f32.
+        """
+        import openvino as ov
+
+        path = Path(path)
+        if path.suffix != ".xml":
+            raise TargetError(
+                f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR. Rename it."
+            )
+        weights = path.with_suffix(".bin")
+        protected = (*self.inputs, *inputs)
+        usage = usage_path(path)
+        with written_together(weights, usage, path, overwrite=overwrite, inputs=protected) as (_, guide, draft):
+            guide.write_text(usage_text(self.network, self.provenance, path.name), encoding="utf-8")
+            try:
+                ov.save_model(self.network, str(draft), compress_to_fp16=False)
+            except RuntimeError as error:
+                raise TargetError(
+                    f"OpenVINO cannot save '{path}': {first_line(error)}. Is there room on the disk?"
+                ) from error
+            constants = island_constants(
+                openvino_core().read_model(draft), self.provenance.prefix, self.provenance.adjustable
+            )
+            if not constants and self._decides:
+                raise TargetError(
+                    f"No constant of the post-processing is found under '{self.provenance.prefix}/', expected its "
+                    "cutoffs. The model was changed after it was converted: convert the fused model again."
+                )
+            narrowed = {name: kind for name, kind in constants.items() if kind != "f32"}
+            if narrowed:
+                name, kind = next(iter(narrowed.items()))
+                raise TargetError(
+                    f"Constant '{name}' of the post-processing would be saved in {kind}, expected f32, and decisions "
+                    "could flip. This OpenVINO version treats precision marks differently; please report it."
+                )
+        return path
+
+    def stamp(self) -> None:
+        """Write the provenance into the model in memory, from where `save` takes it."""
+        self.network.set_rt_info(self.provenance.to_json(), RT_INFO_PATH)
+
+    def session(
+        self, device: str = "CPU", *, precision: str | None = "f32", probes: Sequence[str] = ()
+    ) -> OpenVINOSession:
+        """Compile the model for a device, to run it and to see in which precision the post-processing runs.
+
+        Args:
+            device: Device to run on.
+            precision: Precision to run the network in: `f32`, `bf16` or `f16`; None leaves it to the device.
+            probes: Names of inner tensors to return as well.
+
+        Raises:
+            DeviceError: The device is not on this machine.
+            TargetError: OpenVINO cannot compile the model, or its post-processing is not found in what was compiled.
+        """
+        session = OpenVINOSession(
+            self.network,
+            device=device,
+            precision=precision,
+            probes=probes,
+            preprocessing=self.provenance.preprocessing,
+            island=self.provenance.prefix,
+            decides=self._decides,
+        )
+        session.inputs = with_batch_axes(session.inputs, self.provenance.conversion)
+        return session
+
+    def with_program(self, program: Program) -> OpenVINOModel:
+        """The same network with another program of the same post-processor, which gives the same outputs.
+
+        Raises:
+            PostProcessorError: The program gives other outputs, is of another post-processor, or was bound to another
+                raw model.
+            ProvenanceError: A constant in the model is not what its provenance says.
+        """
+        self.check_program(program)
+        own, given = (
+            [(each.name, each.dtype, each.axes, each.sizes) for each in outputs]
+            for outputs in (self.provenance.outputs, program.outputs)
+        )
+        if own != given or program.adjustable != self.provenance.adjustable:
+            listed = [
+                f"{', '.join(each.name for each in outputs)} ({', '.join(adjustable) or 'fixed cutoffs'})"
+                for outputs, adjustable in (
+                    (program.outputs, program.adjustable),
+                    (self.provenance.outputs, self.provenance.adjustable),
+                )
+            ]
+            raise PostProcessorError(
+                f"The program gives {listed[0]}, expected {listed[1]} as the converted model, alike in element type "
+                "and size. Change the fused model, and convert it again."
+            )
+        network, provenance = with_other_program(self.network, self.provenance, program)
+        changed = OpenVINOModel(network, provenance, self.precision, None, self.inputs, program)
+        changed.stamp()
+        return changed
+
+    @property
+    def _decides(self) -> bool:
+        # A decision that is never made may have no operator left.
+        return any(cutoff != "never" for cutoff in self.provenance.cutoffs.values())
+
+    @property
+    def conversion(self) -> dict[str, Any]:
+        """Settings of the conversion."""
+        return dict(self.provenance.conversion or {})
+
+
+@dataclass(frozen=True)
+class IRDescription:
+    """What an IR holds, whoever wrote it.
+
+    Attributes:
+        inputs: Name, element type and sizes of each.
+        outputs: The same for the outputs.
+        version: Version of the IR format.
+        producer: Program that wrote it.
+        nodes: Number of operators, constants left out.
+        weight_bytes: Size of the `.bin`.
+        provenance: What pp_graph fused; None where it did not.
+    """
+
+    inputs: tuple[tuple[str, str, Shape | None], ...]
+    outputs: tuple[tuple[str, str, Shape | None], ...]
+    version: int
+    producer: str
+    nodes: int
+    weight_bytes: int
+    provenance: Provenance | None
+
+
+def describe_ir(path: Path) -> IRDescription:
+    """Look at an IR without compiling it.
+
+    Raises:
+        TargetError: The files are missing or no IR.
+    """
+    model = _read_ir(path)
+    provenance = None
+    if model.has_rt_info(RT_INFO_PATH):
+        provenance = Provenance.from_json(rt_text(model.get_rt_info(RT_INFO_PATH)))
+    written = () if provenance is None else provenance.output_names
+    ports = [
+        tuple(
+            (
+                port_name(port, written),
+                str(np.dtype(port.get_element_type().to_dtype())),
+                partial_shape(port),
+            )
+            for port in side
+        )
+        for side in (model.inputs, model.outputs)
+    ]
+    return IRDescription(
+        inputs=ports[0],
+        outputs=ports[1],
+        version=int(ET.parse(path).getroot().get("version", "0")),  # noqa: S314 - OpenVINO has read it
+        producer=_producer(model, provenance),
+        nodes=sum(node.get_type_name() not in ("Constant", "Parameter", "Result") for node in model.get_ops()),
+        weight_bytes=path.with_suffix(".bin").stat().st_size,
+        provenance=provenance,
+    )
+
+
+def _producer(model: ov.Model, provenance: Provenance | None) -> str:
+    version = (provenance.conversion or {}).get("openvino") if provenance is not None else None
+    if model.has_rt_info("Runtime_version"):
+        version = rt_text(model.get_rt_info("Runtime_version"))
+    return f"OpenVINO {version}" if version else "OpenVINO"
+
+
+def _read_ir(path: Path) -> ov.Model:
+    for file in (path, path.with_suffix(".bin")):
+        if not file.is_file():
+            raise TargetError(f"IR file '{file}' does not exist, expected a .xml with a .bin beside it. Copy both.")
+    try:
+        return openvino_core().read_model(path)
+    except RuntimeError as error:
+        reason = first_line(error)
+        if "weights" in reason.lower() or "bin file" in reason.lower():
+            raise TargetError(
+                f"Weights file '{path.with_suffix('.bin')}' does not belong to '{path}', is cut short or cannot be "
+                f"read: {reason.rstrip('.!')}. Copy both files again, or convert the model again."
+            ) from error
+        raise TargetError(f"File '{path}' is not an OpenVINO IR: {reason}. Convert the model again.") from error

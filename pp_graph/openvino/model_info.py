@@ -1,0 +1,220 @@
+"""`model_info` in the `rt_info` of a converted model: what Intel's Model API reads when it loads one.
+
+Read from the source of openvino-model-api 0.4.7. It takes a model for an anomaly model whose outputs are `pred_score`,
+`pred_label`, `anomaly_map` and `pred_mask`, passes score, label and mask on as they are, and multiplies the map by 255
+for a picture; no threshold is read there, and nothing is normalised a second time. With one output it decides by
+itself about what it takes for a raw map, and any other number of outputs it refuses; the C++ library takes models of
+one output only. So `model_type` is written where all four outputs are there, and nothing else that `why_not` knows
+keeps Model API from running the model. A map alone gets none: Model API would run it, but label the image by the map's
+maximum, and not by our score.
+
+The thresholds are written on the scale of the outputs: there the calibrated threshold is 0.5 and the range 1, whatever
+the statistics and sensitivities are, so that retuning leaves nothing stale.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from pp_graph.errors import TargetError
+from pp_graph.model import format_shape
+from pp_graph.openvino.core import partial_shape, rt_text
+from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.statistics.model_api import MODEL_INFO, MODEL_TYPE, OWN_KEY, OWN_VALUE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import openvino as ov
+
+    from pp_graph.fusion import Provenance
+
+_LABELS: Final = "Normal Anomaly"
+_CHANNELS: Final = 3
+_ON_THE_OUTPUTS_SCALE: Final = {"image_threshold": "0.5", "pixel_threshold": "0.5", "normalization_scale": "1.0"}
+
+
+def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[str, Any] | None = None) -> None:
+    """Write what Model API reads into a converted model in memory. Changes the model in place.
+
+    How a raw model wants its images (channel order, mean, scale) is in no ONNX file, so it is written only where it
+    is given, or where the preprocessing is in the model itself.
+
+    Args:
+        model: The converted model.
+        provenance: What was fused.
+        feeding: How Model API is to feed images, some of: `reverse_input_channels` (True for a model that takes RGB,
+            as Model API takes images for BGR), `mean_values`, `scale_values` (three numbers each, in the model's
+            channel order, for pixels in the range that they come in, such as 255 for uint8), `resize_type`,
+            `interpolation_mode`, `pad_value`, `input_dtype`; and `labels`, two words, the normal one first.
+
+    Raises:
+        TargetError: An entry is not known or impossible, or Model API would not heed it for this model.
+    """
+    entries = {OWN_KEY: OWN_VALUE, "labels": _LABELS, "task": "segmentation" if _has_map(model) else "classification"}
+    if _normalised(provenance):
+        entries.update(_ON_THE_OUTPUTS_SCALE)
+    reason = why_not(model, provenance)
+    if reason is None:
+        entries["model_type"] = MODEL_TYPE
+    if takes_frames(model):
+        # Frames go in as they are: Model API must neither resize nor scale them.
+        entries["embedded_processing"] = "YES"
+        _, height, width, _ = partial_shape(model.inputs[0]) or (None,) * 4
+        entries.update({name: str(size) for name, size in (("orig_height", height), ("orig_width", width)) if size})
+    if feeding:
+        if reason is not None:
+            raise TargetError(
+                f"Entries for Model API were given ({', '.join(feeding)}), but it cannot run this model: {reason}. "
+                "Leave them out."
+            )
+        entries.update(_checked(feeding, model, provenance))
+    for name, value in entries.items():
+        model.set_rt_info(value, [MODEL_INFO, name])
+
+
+def why_not(model: ov.Model, provenance: Provenance) -> str | None:
+    """What keeps Model API from running a model and giving its decisions; None where nothing does.
+
+    Args:
+        model: The converted model.
+        provenance: What was fused.
+    """
+    names = sorted(port.get_any_name() for port in model.outputs if port.get_names())
+    if names != sorted(OUTPUT_NAMES):
+        return f"it needs the outputs {', '.join(OUTPUT_NAMES)} and no other, and these are {', '.join(names)}"
+    if not provenance.predicted["anomaly_map"].bounded:
+        return "it takes the map for one in [0, 1], and this one is not normalised"
+    if len(model.inputs) != 1:
+        return f"it feeds one input, and there are {len(model.inputs)}"
+    shape = partial_shape(model.inputs[0])
+    if shape is None or len(shape) != 4:
+        return f"it feeds images, (N,C,H,W) or (N,H,W,C), and the input's shape is {format_shape(shape)}"
+    if provenance.preprocessing is not None and not takes_frames(model):
+        return "it feeds frames as u8 NHWC, and the preprocessing in the model takes others"
+    if shape[0] not in (None, 1):
+        return f"it runs one image at a time, and the batch is fixed at {shape[0]}"
+    # Model API's own guess at the layout, where none is set.
+    first = _layout(model.inputs[0]) == "NCHW" or (not _layout(model.inputs[0]) and shape[1] in range(1, 5))
+    channels = shape[1 if first else 3]
+    if channels != _CHANNELS:
+        return f"it feeds three channels, and the input has {'an open number' if channels is None else channels}"
+    return None
+
+
+def _normalised(provenance: Provenance) -> bool:
+    """Whether the calibrated threshold lies at 0.5 in all numbers that come out."""
+    scales = [output.scale for output in provenance.predicted.values() if not output.decides]
+    return bool(scales) and all(scale is not None and scale.threshold == 0.5 for scale in scales)
+
+
+def takes_frames(model: ov.Model) -> bool:
+    """Whether the preprocessing is in the model: its input takes a camera's frame, uint8 (N,H,W,C), as declared."""
+    import openvino as ov
+
+    if len(model.inputs) != 1:
+        return False
+    port = model.inputs[0]
+    return bool(port.get_element_type() == ov.Type.u8 and _layout(port) == "NHWC")
+
+
+def read_model_info(model: ov.Model) -> dict[str, str]:
+    """Entries of a model's `model_info` that `write_model_info` knows; empty where there are none."""
+    names = (OWN_KEY, "model_type", "task", "embedded_processing", *_ON_THE_OUTPUTS_SCALE, *_FEEDING)
+    paths = {name: [MODEL_INFO, name] for name in names}
+    return {name: rt_text(model.get_rt_info(path)) for name, path in paths.items() if model.has_rt_info(path)}
+
+
+def _layout(port: ov.Output) -> str:
+    """The layout that an input declares, such as `NHWC`; empty where it declares none."""
+    from openvino import layout_helpers
+
+    layout = layout_helpers.get_layout(port)
+    return "" if layout.empty else str(layout.to_string()).strip("[]").replace(",", "")
+
+
+def _has_map(model: ov.Model) -> bool:
+    return any(port.get_names() & {"anomaly_map", "pred_mask"} for port in model.outputs)
+
+
+def _checked(feeding: Mapping[str, Any], model: ov.Model, provenance: Provenance) -> dict[str, str]:
+    unknown = [name for name in feeding if name not in _FEEDING]
+    if unknown:
+        raise TargetError(
+            f"Entry '{unknown[0]}' for Model API is not known or is pp_graph's to write, expected some of: "
+            f"{', '.join(_FEEDING)}. Leave it out."
+        )
+    shape = partial_shape(model.inputs[0]) or ()
+    unheeded = [name for name in feeding if name != "labels"]
+    if unheeded and provenance.preprocessing is not None:
+        raise TargetError(
+            f"Entry '{unheeded[0]}' for Model API was given, but the preprocessing is in the model already. Leave it "
+            "out."
+        )
+    if unheeded and sum(size is None for size in shape[1:]):
+        raise TargetError(
+            f"Entry '{unheeded[0]}' for Model API was given for the input shape {format_shape(shape)}, expected fixed "
+            "sizes: where height or width is open, Model API neither resizes images nor heeds it. Fix them with "
+            "--input-shape (input_shape=...)."
+        )
+    entries = {}
+    for name, value in feeding.items():
+        text = _FEEDING[name][1](value)
+        if text is None:
+            raise TargetError(f"Entry '{name}' for Model API is {value!r}, expected {_FEEDING[name][0]}.")
+        entries[name] = text
+    return entries
+
+
+def _words(value: Any) -> list[str] | None:
+    if isinstance(value, str):
+        return value.replace(",", " ").split()
+    try:
+        return [str(each) for each in value]
+    except TypeError:
+        return None
+
+
+def _three_numbers(value: Any) -> str | None:
+    try:
+        numbers = [float(word) for word in _words(value) or ()]
+    except ValueError:
+        return None
+    return " ".join(map(repr, numbers)) if len(numbers) == _CHANNELS and all(map(math.isfinite, numbers)) else None
+
+
+def _three_divisors(value: Any) -> str | None:
+    text = _three_numbers(value)
+    return None if text is None or any(float(word) == 0 for word in text.split()) else text
+
+
+def _yes_or_no(value: Any) -> str | None:
+    return {"true": "YES", "yes": "YES", "false": "NO", "no": "NO"}.get(str(value).lower())
+
+
+def _byte(value: Any) -> str | None:
+    text = str(value)
+    return text if text.isdecimal() and int(text) <= 255 else None
+
+
+def _two_words(value: Any) -> str | None:
+    words = _words(value) or []
+    # Model API splits at white space.
+    return " ".join(words) if len(words) == 2 and all(len(word.split()) == 1 for word in words) else None
+
+
+def _one_of(*choices: str) -> tuple[str, Callable[[Any], str | None]]:
+    return f"one of: {', '.join(choices)}", lambda value: str(value) if str(value) in choices else None
+
+
+_FEEDING: Final[dict[str, tuple[str, Callable[[Any], str | None]]]] = {
+    "reverse_input_channels": ("True or False", _yes_or_no),
+    "mean_values": ("three numbers", _three_numbers),
+    "scale_values": ("three numbers other than 0", _three_divisors),
+    "resize_type": _one_of("standard", "fit_to_window", "fit_to_window_letterbox", "crop"),
+    "interpolation_mode": _one_of("LINEAR", "CUBIC", "NEAREST"),
+    "pad_value": ("a whole number from 0 to 255", _byte),
+    "input_dtype": _one_of("u8", "f32", "u16", "i16"),
+    "labels": ("two words, the normal one first", _two_words),
+}

@@ -1,0 +1,231 @@
+"""Write preprocessing into a converted model, so that it takes a camera's frames.
+
+OpenVINO's `PrePostProcessor` writes the operators. Mean and scale go in as one multiplication and one addition, which
+is what the runtime would make of them, because the operators that it puts in others' place lose the mark that keeps
+them in float32 (OpenVINO 2026.4). For the same reason the last operator is one that changes nothing: without it the
+runtime merges preprocessing with the network's first layers, in the network's precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.errors import TargetError
+from pp_graph.model import FrameFormat, format_shape
+from pp_graph.openvino.core import partial_shape, port_name
+from pp_graph.openvino.island.float32 import PREPROCESSING_SCOPE, mark_float32
+from pp_graph.openvino.island.graph import find_tensor
+from pp_graph.openvino.island.rewrites import unchanged
+from pp_graph.preprocessing import LAYOUTS
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from pp_graph.fusion import Provenance
+    from pp_graph.preprocessing import Preprocessing
+
+_CHANNELS: Final = (1, 3)
+_OF_OPSET_4: Final = {"linear": "linear_onnx", "cubic": "cubic", "nearest": "nearest"}
+"""Modes of Interpolate that its older version has, too. Of two axes, `linear_onnx` is `linear` without antialiasing."""
+
+
+def frame_format(preprocessing: Preprocessing | None, name: str) -> FrameFormat | None:
+    """How frames lie in memory that an input takes; None where it takes what the raw model does."""
+    if preprocessing is None or preprocessing.input != name:
+        return None
+    return FrameFormat(preprocessing.layout, preprocessing.channel_order)
+
+
+def add_preprocessing(model: ov.Model, preprocessing: Preprocessing, provenance: Provenance) -> Preprocessing:
+    """Let a model take frames instead of what the raw one takes. Changes the model in place.
+
+    Args:
+        model: The model.
+        preprocessing: What is to be done to the frames.
+        provenance: What is fused into the model.
+
+    Returns:
+        The preprocessing, with what the model says about itself filled in.
+
+    Raises:
+        TargetError: The model has several inputs and none is named, or the input is no image in float32, or its sizes
+            do not allow what is asked for.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    at = _find_input(model, preprocessing)
+    old = model.get_parameters()[at]
+    fitted, channels = _fit(old, preprocessing)
+    if any(record.tensor == fitted.input for record in provenance.raw.read.values()):
+        raise TargetError(
+            f"Post-processing reads the input '{fitted.input}' itself, expected something that the network computes. "
+            "Convert without preprocessing."
+        )
+    inner = ops.parameter(old.get_partial_shape(), old.get_element_type(), name=old.get_friendly_name())
+    inner.output(0).get_tensor().set_names({str(fitted.input)})
+    small = _with_steps(ov.Model([ops.result(inner)], [inner], "preprocessing"), fitted)
+    _keep_interpolate(small)
+    result = small.get_results()[0]
+    value = result.input_value(0).get_node()
+    affine = fitted.affine(channels)
+    if affine is not None:
+        axis = str(fitted.model_layout).index("C")
+        mean, scale = (each.astype(np.float64).reshape([-1 if i == axis else 1 for i in range(4)]) for each in affine)
+        if fitted.scale:
+            value = ops.multiply(value, ops.constant((1 / scale).astype(np.float32)))
+        if fitted.mean:
+            value = ops.add(value, ops.constant((-mean / scale).astype(np.float32)))
+    result.input(0).replace_source_output(unchanged(value).output(0))
+    for node in small.get_ordered_ops():
+        if node.get_type_name() not in ("Parameter", "Result"):
+            node.set_friendly_name(f"{provenance.prefix}/{PREPROCESSING_SCOPE}/{node.get_friendly_name()}")
+    _connect(model, at, mark_float32(small), _output_name(provenance))
+    return fitted
+
+
+def extract_preprocessing(model: ov.Model, provenance: Provenance) -> ov.Model:
+    """Cut the preprocessing out of a converted model, to see what it makes of frames.
+
+    Args:
+        model: The model; it is not changed.
+        provenance: What it says of itself; it has a preprocessing.
+
+    Returns:
+        A model from frames to what the raw model is fed, an output of the name that this function looks for.
+
+    Raises:
+        TargetError: The preprocessing is not in the model.
+    """
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    assert provenance.preprocessing is not None
+    copy = model.clone()
+    source = find_tensor(copy, _output_name(provenance))
+    (frames,) = (each for each in copy.get_parameters() if port_name(each.output(0)) == provenance.preprocessing.input)
+    return ov.Model([ops.result(source)], [frames], "preprocessing")
+
+
+def _output_name(provenance: Provenance) -> str:
+    return f"{provenance.prefix}/{PREPROCESSING_SCOPE}/output"
+
+
+def _find_input(model: ov.Model, preprocessing: Preprocessing) -> int:
+    names = [port_name(port) for port in model.inputs]
+    if preprocessing.input is None and len(names) == 1:
+        return 0
+    if preprocessing.input is None:
+        raise TargetError(
+            f"Preprocessing was asked for, and the model has {len(names)} inputs: {', '.join(names)}. Name the one "
+            f"that takes the frames with input=... (--image-input {names[0]})."
+        )
+    if preprocessing.input not in names:
+        raise TargetError(
+            f"Input '{preprocessing.input}' does not exist. The inputs are: {', '.join(names)}. Name one of these."
+        )
+    return names.index(preprocessing.input)
+
+
+def _fit(parameter: ov.op.Parameter, asked: Preprocessing) -> tuple[Preprocessing, int]:
+    """The preprocessing for an input, and the channels of that."""
+    import openvino as ov
+
+    name = port_name(parameter.output(0))
+    shape = partial_shape(parameter.output(0))
+    dtype = parameter.get_element_type()
+    if dtype != ov.Type.f32:
+        raise TargetError(
+            f"Input '{name}' takes {dtype.get_type_name()}, expected f32 for preprocessing. Export the model with a "
+            "float32 input, or feed it by hand."
+        )
+    if shape is None or len(shape) != 4:
+        raise TargetError(
+            f"Input '{name}' is {format_shape(shape)}, expected an image (N,C,H,W) or (N,H,W,C) for preprocessing. "
+            "Name the input that takes the frames with input=... (--image-input), or feed it by hand."
+        )
+    layout = asked.model_layout or ("NHWC" if shape[1] not in _CHANNELS and shape[3] in _CHANNELS else "NCHW")
+    assert layout in LAYOUTS
+    by_axis = dict(zip(layout, shape, strict=True))
+    channels, height, width = (
+        size if isinstance(size, int) else None for size in (by_axis["C"], by_axis["H"], by_axis["W"])
+    )
+    if channels not in _CHANNELS:
+        raise TargetError(
+            f"Input '{name}' is {format_shape(shape)} as {layout}, expected 1 or 3 channels for preprocessing. Fix "
+            "them with --input-shape, or give the axes with model_layout=... (--model-layout)."
+        )
+    if asked.reverses_channels and channels == 1:
+        raise TargetError(
+            f"Frames in {asked.channel_order} were asked for, and input '{name}' {format_shape(shape)} has one "
+            "channel. Leave out the channel order."
+        )
+    if asked.resize is not None and (height is None or width is None):
+        raise TargetError(
+            f"Frames are to be resized, and input '{name}' is {format_shape(shape)}, expected a fixed height and "
+            "width. Fix them with --input-shape (input_shape=...), which is about the model's own input."
+        )
+    fitted = replace(asked, input=name, model_layout=layout, model_size=(height, width))
+    fitted.affine(channels)
+    return fitted, channels
+
+
+def _with_steps(small: ov.Model, preprocessing: Preprocessing) -> ov.Model:
+    """A model that passes its input on, given frames instead."""
+    import openvino as ov
+    from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
+
+    processor = PrePostProcessor(small)
+    frames = processor.input()
+    tensor = frames.tensor().set_element_type(ov.Type(np.dtype(preprocessing.numpy_dtype)))
+    tensor.set_layout(ov.Layout(preprocessing.layout))
+    frames.model().set_layout(ov.Layout(str(preprocessing.model_layout)))
+    if preprocessing.resize is not None:
+        if preprocessing.frame_size is None:
+            tensor.set_spatial_dynamic_shape()
+        else:
+            tensor.set_spatial_static_shape(*preprocessing.frame_size)
+    steps = frames.preprocess()
+    # What only moves values comes first, while a pixel is a byte.
+    if preprocessing.layout != preprocessing.model_layout:
+        steps.convert_layout(ov.Layout(str(preprocessing.model_layout)))
+    if preprocessing.reverses_channels:
+        steps.reverse_channels()
+    steps.convert_element_type(ov.Type.f32)
+    if preprocessing.resize is not None:
+        steps.resize(getattr(ResizeAlgorithm, f"RESIZE_{preprocessing.resize.upper()}"))
+    return processor.build()
+
+
+def _keep_interpolate(small: ov.Model) -> None:
+    """Write Interpolate as the runtime would rewrite it, since that loses the mark. Changes the model in place."""
+    from openvino import opset13 as ops
+    from openvino.utils.node_factory import NodeFactory
+
+    for node in small.get_ordered_ops():
+        if node.get_type_name() != "Interpolate":
+            continue
+        attributes = dict(node.get_attributes())
+        if attributes["mode"] not in _OF_OPSET_4:
+            continue  # only the newer operator has these, and it stays
+        attributes["mode"] = _OF_OPSET_4[attributes["mode"]]
+        image, sizes, axes = node.input_values()
+        scales = ops.constant(np.ones(2, np.float32)).output(0)
+        older = NodeFactory("opset4").create("Interpolate", [image, sizes, scales, axes], attributes)
+        for target in list(node.output(0).get_target_inputs()):
+            target.replace_source_output(older.output(0))
+
+
+def _connect(model: ov.Model, at: int, small: ov.Model, name: str) -> None:
+    """Put a small model before an input of a large one; what leads from one to the other gets a name."""
+    old, new = model.get_parameters()[at], small.get_parameters()[0]
+    value = small.get_results()[0].input_value(0)
+    # Another value of the model may be the input itself, as where an Identity was removed.
+    value.get_tensor().set_names({name, *(old.output(0).get_names() - new.output(0).get_names())})
+    for target in list(old.output(0).get_target_inputs()):
+        target.replace_source_output(value)
+    model.replace_parameter(at, new)
+    model.validate_nodes_and_infer_types()

@@ -1,0 +1,1 @@
+"""`model.usage.md`: how to run an IR, written from the model itself."""

@@ -1,0 +1,173 @@
+"""Post-training quantisation of a network, and of nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pp_graph.data import ImageSource, LabelledSource, feed_model, open_images, open_labelled
+from pp_graph.errors import AccuracyError, TargetError
+from pp_graph.openvino.core import port_name
+from pp_graph.quantization.decisions import DecisionCheck
+from pp_graph.quantization.network_cut import count_layers, count_quantised_layers, cut_behind_layers
+from pp_graph.quantization.nncf import CalibrationFeeds, model_inputs, open_nncf, quantize, quantize_within
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
+    import openvino as ov
+
+    from pp_graph.fusion import Provenance
+    from pp_graph.model import ModelInput
+
+PRESETS: Final = ("performance", "mixed")
+"""Symmetric activations, or asymmetric ones; weights are symmetric in both."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How to quantise a network to int8.
+
+    Attributes:
+        images: Images that show which values occur: a folder, a file or arrays, as `pp_graph.data.open_images` takes.
+            They should hold anomalies: what lies outside of the ranges that they give is cut off.
+        preset: `performance` for symmetric activations, which are faster and whose ranges leave more room for values
+            that the images did not show; or `mixed` for asymmetric ones, which are finer where values have one sign.
+        subset_size: Most images to use; where there are more, they are taken evenly from all of them.
+        float_from: Names of tensors of the raw model from which on the network stays float32. By default it is
+            quantised up to its last layer on every way: distances computed behind it stay float32.
+        max_drop: Most that the rate of right decisions may fall, in [0, 1): balanced accuracy of labels and F1 of mask
+            pixels, each by itself. Layers that cost too much stay float32.
+        labelled: Images with labels or masks that `max_drop` is measured on, as `pp_graph.data.open_labelled` takes.
+        progress: Called with the number of images just run.
+        fixed_inputs: Values for inputs that are no images and not in the data; see `pp_graph.data.fix_inputs`.
+
+    Raises:
+        TargetError: A setting is outside its range, or one of `max_drop` and `labelled` is missing.
+    """
+
+    images: ImageSource
+    preset: str = "performance"
+    subset_size: int = 300
+    float_from: tuple[str, ...] = ()
+    max_drop: float | None = None
+    labelled: LabelledSource | None = None
+    progress: Callable[[int], None] | None = field(default=None, compare=False)
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise TargetError(
+                f"Preset '{self.preset}' is not known, expected one of: {', '.join(PRESETS)}. Choose one."
+            )
+        if self.subset_size < 1:
+            raise TargetError(
+                f"subset_size is {self.subset_size}, expected at least 1 image to calibrate with. Leave it out for 300."
+            )
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise TargetError(
+                f"max_drop is {self.max_drop}, expected at least 0 and below 1, as a share of decisions: 0.01 allows a "
+                "rate of right decisions to fall from 0.95 to 0.94."
+            )
+        if self.max_drop is not None and self.labelled is None:
+            raise TargetError(
+                "max_drop was given without labelled images, expected both: right decisions are counted on them. Give "
+                "labelled=... (--labels)."
+            )
+        if self.labelled is not None and self.max_drop is None:
+            raise TargetError(
+                "Labelled images were given without max_drop, expected both: they would be ignored. Give max_drop=... "
+                "(--max-drop), or leave them out."
+            )
+
+
+def check_quantization(precision: str, quantization: Quantization | None) -> None:
+    """Make sure that int8 comes with data, and data with int8.
+
+    Raises:
+        TargetError: One is without the other.
+        ExtraError: NNCF is not installed.
+    """
+    if precision != "int8":
+        if quantization is not None:
+            raise TargetError(
+                f"Calibration data were given with precision {precision}, expected int8: they would be ignored. Choose "
+                "precision int8 (--precision int8), or leave them out."
+            )
+        return
+    if quantization is None:
+        raise TargetError(
+            "Precision int8 was asked for without calibration data, expected images that show which values occur. Give "
+            "quantization=Quantization(images) (--calibration-data FOLDER)."
+        )
+    open_nncf()
+
+
+def quantize_network(
+    model: ov.Model,
+    provenance: Provenance,
+    quantization: Quantization,
+    device: str,
+    declared: Sequence[ModelInput],
+) -> dict[str, Any]:
+    """Quantise what lies before the float32 part of a converted model. Changes the model in place.
+
+    Args:
+        model: The converted model, in float32.
+        provenance: What is fused into it.
+        quantization: How to quantise.
+        device: OpenVINO device that it will run on; ranges are measured on the CPU.
+        declared: The inputs with the raw model's names of their sizes, of which OpenVINO knows nothing.
+
+    Returns:
+        What was done, for the provenance.
+
+    Raises:
+        DataError: The images do not fit, there are none, or they hold numbers that are not finite.
+        TargetError: There is nothing to quantise, or NNCF cannot.
+        AccuracyError: `max_drop` cannot be kept.
+        ExtraError: NNCF is not installed.
+    """
+    inputs = model_inputs(model, declared)
+    images = feed_model(open_images(quantization.images), inputs, quantization.fixed_inputs)
+    feeds = CalibrationFeeds(images, inputs, quantization.subset_size, quantization.progress)
+    cut = cut_behind_layers(model, provenance, quantization.float_from)
+    feeds.keep({port_name(port) for port in cut.layers.inputs})
+    settings: dict[str, Any] = {"preset": quantization.preset, "device": device}
+    record = {
+        "preset": quantization.preset,
+        "subset_size": quantization.subset_size,
+        "images": feeds.used,
+        "data": _name(quantization.images),
+        "data_sha256": feeds.sha256,
+        "float_from": list(quantization.float_from),
+        "nncf": str(open_nncf().__version__),
+    }
+    if quantization.max_drop is None or quantization.labelled is None:
+        layers = quantize(cut.layers, feeds, **settings)
+    else:
+        labelled = open_labelled(quantization.labelled)
+        shown = feed_model(labelled.images, inputs, quantization.fixed_inputs)
+        check = DecisionCheck(cut, provenance, labelled, shown, inputs, quantization.progress)
+        layers = quantize_within(
+            cut.layers, feeds, check.validate, len(labelled), max_drop=quantization.max_drop, **settings
+        )
+        record |= check.measure(layers, quantization.max_drop)
+        record["labels"] = labelled.name
+    total, quantised = count_layers(cut.layers), count_quantised_layers(layers)
+    if not quantised and quantization.max_drop is not None:
+        raise AccuracyError(
+            f"max_drop {quantization.max_drop} is kept only with all {total} layers in float32, expected some in int8. "
+            "Allow more (--max-drop), calibrate with other images, or convert with precision f32 or f16."
+        )
+    if not quantised:
+        raise TargetError(f"NNCF quantised none of {total} layers, expected some. Convert with precision f32 or f16.")
+    record["layers"] = f"{quantised} of {total} in int8"
+    cut.join(layers)
+    return record
+
+
+def _name(source: ImageSource) -> str | None:
+    return Path(source).name or None if isinstance(source, str | Path) else None

@@ -1,0 +1,162 @@
+"""Raw scores and maps of any model, on any device and in any precision: what its post-processing decides about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pp_graph.conversion import convert
+from pp_graph.errors import TargetError
+from pp_graph.fusion import Artifact, FusedModel, Provenance, fuse
+from pp_graph.fusion.injection import refuse_foreign_decisions
+from pp_graph.model import RawModel
+from pp_graph.opening import kind_of
+from pp_graph.openvino.model import OpenVINOModel
+from pp_graph.postprocessors import ROLES, RecipePostProcessor
+from pp_graph.program import Output, Signature
+from pp_graph.sessions import OnnxSession, run_in_batches
+from pp_graph.steps import Keep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pp_graph.model import ModelInput
+    from pp_graph.program import Role
+    from pp_graph.sessions import Session
+    from pp_graph.steps import Array
+
+
+@dataclass(frozen=True)
+class RawValues:
+    """A model loaded into a runtime, seen through its raw score and map.
+
+    Attributes:
+        session: The runtime.
+        tensors: Names of the tensors that hold them, under `raw_score` and `raw_map`, as far as the model has them, and
+            under the names of inner values from which decisions follow.
+        device: Device it runs on.
+        weights: Precision of the network's weights in an OpenVINO model; None in onnxruntime.
+        file: The model's file, without folders; None for one in memory.
+        raw_sha256: Hash of the raw `.onnx` in it.
+        provenance: What is fused into the model; None for a raw one.
+        signature: What the model gives, by role.
+    """
+
+    session: Session
+    tensors: Mapping[str, str]
+    device: str
+    weights: str | None
+    file: str | None
+    raw_sha256: str
+    provenance: Provenance | None
+    signature: Signature
+
+    @property
+    def inputs(self) -> tuple[ModelInput, ...]:
+        """What to feed."""
+        return self.session.inputs
+
+    @property
+    def precision(self) -> str:
+        """Precision that the network runs in."""
+        return self.session.precision
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a batch of any size.
+
+        Args:
+            feeds: Input name to array, batch first.
+
+        Returns:
+            Values in the shapes that the model gives them and in the element types in which the steps read them, by
+            role and by the names of intermediates.
+
+        Raises:
+            TargetError: The runtime fails on this batch.
+        """
+        outputs = run_in_batches(self.session, feeds)
+        with np.errstate(over="ignore"):
+            return {
+                role: outputs[tensor].astype(self.signature[role].dtype if role in self.signature else np.float32)
+                for role, tensor in self.tensors.items()
+            }
+
+
+def open_raw_values(
+    model: str | Path | RawModel | Artifact,
+    *,
+    device: str | None = None,
+    inference_precision: str | None = "f32",
+    roles: Mapping[str, str] | None = None,
+    declared: Sequence[Role] = ROLES,
+) -> RawValues:
+    """Load a model to read its raw values.
+
+    Args:
+        model: A raw model, a fused one or a converted one, or the path of one.
+        device: OpenVINO device. An ONNX model is then converted as it would ship, its tail rewritten, with weights in
+            float32. None runs an ONNX model as it is in onnxruntime, in float32, and a converted one on the CPU.
+        inference_precision: Precision to run an OpenVINO model in: `f32`, `bf16`, `f16`; None leaves it to the device.
+        roles: Names of a raw model's outputs by role, where axes and sizes leave a choice.
+        declared: Roles to look for among the outputs of a raw model.
+
+    Raises:
+        ModelError: The model cannot be used; `OutputRoleError` where roles cannot be told apart.
+        AlreadyFusedError: The model carries another tool's post-processing.
+        ProvenanceError: An IR was not written by pp_graph.
+        TargetError: A runtime cannot load the model; `DeviceError` where the device is absent.
+    """
+    if isinstance(model, str | Path) and kind_of(model) == "ir":
+        model = OpenVINOModel.load(model)
+    if isinstance(model, OpenVINOModel):
+        session = model.session(
+            device or "CPU", precision=inference_precision, probes=list(model.provenance.tensors.values())
+        )
+        return _of_artifact(model, session, device or "CPU", model.precision)
+    opened = RawModel.open(model.network if isinstance(model, Artifact) else model)
+    provenance = Provenance.from_metadata(opened.model.metadata_props)
+    fused = None if provenance is None else FusedModel(opened, provenance)
+    if device is not None:
+        converted = open_raw_values(
+            convert(fused or _fuse_nothing(opened, roles, declared), device=device),
+            device=device,
+            inference_precision=inference_precision,
+        )
+        return replace(converted, provenance=provenance, file=_name(opened.source))
+    if inference_precision not in (None, "f32"):
+        raise TargetError(
+            f"Inference precision {inference_precision} was asked for an ONNX file without a device, expected f32: "
+            "onnxruntime runs it, in float32. Name the OpenVINO device to run it on, with device=... (--device CPU)."
+        )
+    if fused is not None:
+        return _of_artifact(fused, fused.session(probes=list(fused.provenance.tensors.values())), "CPU", None)
+    refuse_foreign_decisions(opened)
+    signature = Signature.of_model(opened, declared, roles)
+    tensors = {role: match.output.name for role, match in signature.matches.items()}
+    return RawValues(OnnxSession(opened), tensors, "CPU", None, _name(opened.source), opened.sha256, None, signature)
+
+
+def _of_artifact(artifact: Artifact, session: Session, device: str, weights: str | None) -> RawValues:
+    provenance = artifact.provenance
+    file = _name(artifact.file) or (provenance.raw.file if isinstance(artifact, OpenVINOModel) else None)
+    return RawValues(
+        session, provenance.tensors, device, weights, file, provenance.raw.sha256, provenance, provenance.signature
+    )
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else path.name
+
+
+def _fuse_nothing(raw: RawModel, roles: Mapping[str, str] | None, declared: Sequence[Role]) -> FusedModel:
+    """The model with its tail as it ships, and a post-processing that leaves its values as they are."""
+    refuse_foreign_decisions(raw)
+    found = Signature.of_model(raw, declared, roles)
+    kept = [role for role in declared if role.name in found]
+    steps = tuple(Keep(role.name, f"{role.name}_kept") for role in kept)
+    outputs = tuple(Output(step.target) for step in steps)
+    post = RecipePostProcessor(recipe=steps, roles=tuple(kept), declared_outputs=outputs)
+    return fuse(raw, post, roles={role: match.output.name for role, match in found.matches.items()})

@@ -1,0 +1,94 @@
+"""Statistics in JSON files: our own, `metadata.json` of Anomalib 0.x and 1.x, and the tiled ensemble."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from pp_graph.errors import StatisticsError
+from pp_graph.statistics.source import StatisticsFormat, as_number
+from pp_graph.statistics.statistics import Statistics
+
+if TYPE_CHECKING:
+    from pp_graph.statistics.source import StatisticsFile
+
+
+class OwnJSON(StatisticsFormat):
+    """What `Statistics.save` writes; any other JSON is taken for one with mistakes, which are named."""
+
+    title = "pp_graph statistics JSON"
+
+    def recognises(self, file: StatisticsFile) -> bool:
+        """Whether the file looks like JSON, or is called so."""
+        return file.text_head[:1] in (b"{", b"[") or file.path.suffix.lower() == ".json"
+
+    def read(self, file: StatisticsFile) -> Statistics:
+        """Read the statistics as they are."""
+        return Statistics.from_json(file.content)
+
+
+_RANGES: Final = {"image": "pred_scores", "pixel": "anomaly_maps"}
+_THRESHOLDS: Final = ("image_threshold", "pixel_threshold")
+_CDF: Final = ("image_mean", "image_std", "pixel_mean", "pixel_std")
+INCLUSIVE: Final = "counts a value at the threshold itself as anomalous (>=), pp_graph counts it as normal (>)."
+
+
+class AnomalibMetadata(StatisticsFormat):
+    """`metadata.json`: one range for both levels until 0.7, one for each in 1.x."""
+
+    title = "Anomalib 0.x/1.x metadata.json"
+
+    def recognises(self, file: StatisticsFile) -> bool:
+        """Whether a JSON has thresholds at its top."""
+        return file.json is not None and any(name in file.json for name in _THRESHOLDS) and "minmax" not in file.json
+
+    def read(self, file: StatisticsFile) -> Statistics:
+        """Read thresholds and ranges."""
+        metadata = file.json or {}
+        if standardised := [name for name in _CDF if name in metadata]:
+            raise StatisticsError(
+                f"it holds '{standardised[0]}', so scores were normalised with a CDF and the thresholds belong to "
+                "standardised logarithms; expected min-max normalisation. Train with min-max, or calibrate on the "
+                "raw model."
+            )
+        levels, notes = {}, [f"Anomalib 0.x/1.x {INCLUSIVE}"]
+        for level, prefix in _RANGES.items():
+            # A level that was never counted keeps infinities, which the exporter leaves out.
+            own = any(f"{prefix}.{end}" in metadata for end in ("min", "max"))
+            keys = {end: f"{prefix}.{end}" if own else end for end in ("min", "max")}
+            keys["threshold"] = f"{level}_threshold"
+            levels[level] = {end: as_number(key, metadata.get(key)) for end, key in keys.items()}
+        if "min" in metadata and not any(f"{prefix}.min" in metadata for prefix in _RANGES.values()):
+            notes.append("Anomalib 0.x keeps one range for both levels.")
+        return self.statistics(file, levels["image"], levels["pixel"], notes=notes)
+
+
+_TILED_RANGES: Final = {"image": "pred_score", "pixel": "anomaly_map"}
+
+
+class TiledEnsemble(StatisticsFormat):
+    """What the ensemble's statistics job writes, `NaN` included."""
+
+    title = "Anomalib tiled-ensemble stats.json"
+
+    def recognises(self, file: StatisticsFile) -> bool:
+        """Whether a JSON has ranges under `minmax`."""
+        return file.json is not None and "minmax" in file.json
+
+    def read(self, file: StatisticsFile) -> Statistics:
+        """Read thresholds and ranges."""
+        found = file.json or {}
+        levels = {}
+        for level, name in _TILED_RANGES.items():
+            extent = _object(_object(found, "minmax", "minmax"), name, f"minmax.{name}")
+            numbers = {end: as_number(f"minmax.{name}.{end}", extent.get(end)) for end in ("min", "max")}
+            threshold = f"{level}_threshold"
+            levels[level] = {"threshold": as_number(threshold, found.get(threshold)), **numbers}
+        notes = [f"The tiled ensemble {INCLUSIVE}"]
+        return self.statistics(file, levels["image"], levels["pixel"], notes=notes)
+
+
+def _object(parent: dict[str, Any], key: str, name: str) -> dict[str, Any]:
+    found = parent.get(key, {})
+    if not isinstance(found, dict):
+        raise StatisticsError(f"'{name}' holds a {type(found).__name__}, expected an object with numbers.")
+    return found

@@ -1,0 +1,255 @@
+"""Crop and resize maps."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.errors import PostProcessorError
+from pp_graph.steps.checks import require_array_size, require_size, require_whole
+from pp_graph.steps.step import MAP, MAPS_AND_MASKS, Accepts, Array, Step
+from pp_graph.values import ValueType, spatial_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+    from pp_graph.steps.operators.emitter import Emitter
+    from pp_graph.values import Scale
+
+
+_WIDEST: Final = 2**16
+
+
+@dataclass(frozen=True)
+class CropBorder(Step):
+    """Cut pixels off at the sides of a map or a mask.
+
+    Source: NumPy's `map[..., top : H - bottom, left : W - right]`. What is left is smaller; nothing else changes, NaN
+    included. At least one pixel must be left.
+
+    Attributes:
+        source: Name of the map or mask: (N,H,W), (N,C,H,W) or (N,H,W,C), of any element type.
+        target: Name of what is left, of the same axes and element type.
+        border: Pixels to cut off, at each side; or those at the top, bottom, left and right.
+        axes: Axes of the map; None until it is known.
+
+    Raises:
+        PostProcessorError: A number of pixels is no whole number from 0 on, or there are not one or four of them.
+    """
+
+    pointwise: ClassVar[bool] = False
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS_AND_MASKS,)
+    source: str
+    target: str
+    border: int | Sequence[int]
+    axes: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of pixels."""
+        if isinstance(self.border, list):
+            # A file gives a list.
+            object.__setattr__(self, "border", tuple(self.border))
+        if isinstance(self.border, tuple) and len(self.border) != 4:
+            raise PostProcessorError(
+                f"border of '{self.target}' is {self.border!r}, expected one number of pixels, or four: top, bottom, "
+                "left, right."
+            )
+        for side, pixels in zip(("top", "bottom", "left", "right"), self._sides, strict=True):
+            require_whole(pixels, f"border of '{self.target}' at the {side}", 0, _WIDEST)
+
+    @property
+    def _sides(self) -> tuple[int, int, int, int]:
+        """Pixels at the top, bottom, left and right."""
+        top, bottom, left, right = self.border if isinstance(self.border, tuple) else (self.border,) * 4
+        return top, bottom, left, right
+
+    @property
+    def _least(self) -> tuple[int, int]:
+        top, bottom, left, right = self._sides
+        return top + bottom + 1, left + right + 1
+
+    @property
+    def least_size(self) -> int:
+        """One pixel more than are cut off."""
+        return max(self._least)
+
+    def bind(self, value: ValueType) -> Self:
+        """The crop of a map of known axes, of which something is left if its size is known."""
+        require_size(value, self._least, "for one to be left")
+        return super().bind(value)
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """A map of what is left."""
+        if value.map_size is None:
+            return value
+        top, bottom, left, right = self._sides
+        height, width = value.map_size
+        return value.resized(H=height - top - bottom, W=width - left - right)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
+
+    def reference(self, array: Array) -> Array:
+        """Cut an array; its element type stays."""
+        rows, columns = spatial_axes(self.axes)
+        require_array_size(array, (rows, columns), self._least, self.target)
+        top, bottom, left, right = self._sides
+        cut = [slice(None)] * array.ndim
+        cut[rows] = slice(top, array.shape[rows] - bottom)
+        cut[columns] = slice(left, array.shape[columns] - right)
+        return np.ascontiguousarray(array[tuple(cut)])
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Slice; where a size is open, behind a Pad that fails if nothing would be left.
+
+        A cut of too much is empty in every runtime, and an empty map would pass for a normal one. Mirroring as many
+        pixels as are cut off asks for one more than these.
+        """
+        top, bottom, left, right = self._sides
+        before, behind = [top, left], [bottom, right]
+        axes = spatial_axes(self.axes)
+        shape = op.shape_of(value)
+        open_axes = [axis for axis in axes if shape is None or not isinstance(shape[axis], int)]
+        dtype = None if value.dtype is None else value.dtype.numpy()
+        # Runtimes mirror numbers; decisions are such for as long.
+        number = (
+            value if not open_axes or dtype is None or dtype == np.float32 else op.cast(value, np.dtype(np.float32))
+        )
+        cut = number
+        for place, axis in enumerate(axes):
+            lost = before[place] + behind[place]
+            if lost and axis in open_axes:
+                cut = op.pad(cut, (axis,), lost, "reflect", rank=len(self.axes or "NCHW"))
+                before[place] += lost
+                behind[place] += lost
+        cut = op.shortened(cut, axes, before, behind)
+        return cut if number is value or dtype is None else op.cast(cut, dtype)
+
+
+_MOST_PIXELS: Final = 2**27
+
+
+@dataclass(frozen=True)
+class ResizeMap(Step):
+    """Resize a map, bilinear between the centres of its pixels, without smoothing.
+
+    Source: ONNX `Resize` with `linear` and `half_pixel`, which is `torch.nn.functional.interpolate(mode="bilinear",
+    align_corners=False)`. Runtimes round the weighted sums differently, so the step is not exact. A size below the
+    map's own takes samples and can lose what lies between them.
+
+    Attributes:
+        source: Name of the map, float32: (N,H,W), (N,1,H,W) or (N,H,W,1).
+        target: Name of the resized map, float32, of the same layout.
+        height: New height in pixels.
+        width: New width in pixels.
+        axes: Axes of the map; None until it is known.
+        from_size: Height and width of the map that is read; None where they are not known.
+
+    Raises:
+        PostProcessorError: A size is no whole number above 0, or together they are too large.
+    """
+
+    exact: ClassVar[bool] = False
+    pointwise: ClassVar[bool] = False
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAP,)
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "from_size"})
+    source: str
+    target: str
+    height: int
+    width: int
+    axes: str | None = None
+    from_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not exist."""
+        for name in ("height", "width"):
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+                raise PostProcessorError(
+                    f"{name} of '{self.target}' is {size!r}, expected a whole number of pixels above 0."
+                )
+        if self.height * self.width > _MOST_PIXELS:
+            raise PostProcessorError(
+                f"Size of '{self.target}' is {self.height}x{self.width}, expected at most {_MOST_PIXELS:,} pixels."
+            )
+
+    def bind(self, value: ValueType) -> ResizeMap:
+        """This step for a map of known axes, and of a known size where there is one."""
+        return dataclasses.replace(self, axes=value.known_axes, from_size=value.map_size)
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """A map of the new size."""
+        return value.resized(H=self.height, W=self.width)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """That of what it reads."""
+        return scales[0]
+
+    def reference(self, array: Array) -> Array:
+        """Resize an array."""
+        x = np.asarray(array, np.float32)
+        rows, columns = spatial_axes(self.axes)
+        return _along(_along(x, rows, self.height), columns, self.width)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write what the reference does, or where the map's own size is open Resize, on (N,1,H,W).
+
+        OpenVINO runs what stands before a Resize in bf16 where it prefers that, and little keeps it from doing so.
+        """
+        if self.from_size is not None:
+            rows, columns = (1, 2) if self.axes in ("NHW", "NHWC") else (2, 3)
+            return self._emit_along(op, self._emit_along(op, value, rows, 0), columns, 1)
+        if self.axes == "NHW":
+            return op.squeeze(op.resize(op.unsqueeze(value, (1,)), self.height, self.width), 1)
+        if self.axes != "NHWC":
+            return op.resize(value, self.height, self.width)
+        resized = op.resize(op.transpose(value, (0, 3, 1, 2)), self.height, self.width)
+        return op.transpose(resized, (0, 2, 3, 1))
+
+    def _emit_along(self, op: Emitter, value: ir.Value, axis: int, which: int) -> ir.Value:
+        """Resize along one axis, as `_along` does."""
+        assert self.from_size is not None
+        has, size = self.from_size[which], (self.height, self.width)[which]
+        if has == size:
+            return value
+        below, above, weight = _places(has, size)
+        shape = [1] * len(self.axes or "NCHW")
+        shape[axis] = size
+        before = op.shape_of(value)
+        after = None if before is None else (*before[:axis], size, *before[axis + 1 :])
+        low = op.gather(value, op.constant(tuple(below.tolist()), f"below_{which}"), axis, after)
+        high = op.gather(value, op.constant(tuple(above.tolist()), f"above_{which}"), axis, after)
+        complement = (np.float32(1) - weight).reshape(shape)
+        return op.add(
+            op.mul(low, op.array(complement, f"complement_{which}")),
+            op.mul(high, op.array(weight.reshape(shape), f"weight_{which}")),
+        )
+
+
+def _places(has: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For each new place the two old ones that it lies between, and the weight of the latter."""
+    position = np.clip((np.arange(size) + 0.5) * (has / size) - 0.5, 0, has - 1)
+    below = np.floor(position).astype(np.int64)
+    return below, np.minimum(below + 1, has - 1), (position - below).astype(np.float32)
+
+
+def _along(x: npt.NDArray[np.float32], axis: int, size: int) -> npt.NDArray[np.float32]:
+    """Resize along one axis."""
+    has = x.shape[axis]
+    if has == size:
+        return x
+    below, above, weight = _places(has, size)
+    shape = [1] * x.ndim
+    shape[axis] = size
+    weight = weight.reshape(shape)
+    one = np.float32(1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        result: npt.NDArray[Any] = np.take(x, below, axis) * (one - weight) + np.take(x, above, axis) * weight
+    return result.astype(np.float32, copy=False)

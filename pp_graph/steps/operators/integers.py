@@ -1,0 +1,222 @@
+"""Integers, conditions and loops.
+
+All numbers are int32, below 2**30. OpenVINO's CPU plugin (2026.4) compares integers as float32, and the value with
+which it pads goes through float32 as well: a difference is exact and has an exact sign, and a power of two is exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pp_graph.steps.operators.spatial import Shaping
+from pp_graph.steps.operators.writer import NODES_FOR_CONSTANTS_BELOW, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx_ir as ir
+
+    from pp_graph.model import Shape
+
+
+BEYOND: Final = 2**30
+"""Above every number that there is; float32 holds it."""
+
+_INT32, _INT64, _BOOL = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.bool_)
+_LAST = 2**31 - 1
+_SCATTER_ADDS, _SCATTER_TAKES_LEAST = 16, 18
+
+
+class Integers(Shaping):
+    """Lists of whole numbers, and of places in other lists."""
+
+    @property
+    def scatters_sums(self) -> bool:
+        """Whether the opset can add numbers up by place."""
+        return self.opset >= _SCATTER_ADDS
+
+    @property
+    def scatters_least(self) -> bool:
+        """Whether the opset can find the least of several numbers by place."""
+        return self.opset >= _SCATTER_TAKES_LEAST
+
+    def integer(self, number: int, name: str) -> ir.Value:
+        """A named constant, int32."""
+        return self.constant(np.int32(number), name)
+
+    def sizes_of(self, a: ir.Value) -> ir.Value:
+        """Sizes of the axes, int64."""
+        before = self.shape_of(a)
+        return self.node("Shape", [a], {}, _INT64, None if before is None else (len(before),))
+
+    def count_of(self, a: ir.Value) -> ir.Value:
+        """How many elements there are, an int64 scalar."""
+        return self.node("Size", [a], {}, _INT64, ())
+
+    def listed(self, a: ir.Value) -> ir.Value:
+        """All elements along one axis."""
+        return self.node("Reshape", [a, self.constant((-1,), "one_axis")], {}, _dtype_of(a), (None,))
+
+    def arranged(self, a: ir.Value, sizes: ir.Value, shape: Shape | None) -> ir.Value:
+        """The elements in another shape: `sizes`, of which `shape` is what is known."""
+        return self.node("Reshape", [a, sizes], {}, _dtype_of(a), shape)
+
+    def numbered(self, a: ir.Value) -> ir.Value:
+        """0, 1, 2, … for the elements, along one axis; int32."""
+        bounds = [self.constant(np.int64(0), "zero"), self.count_of(a), self.constant(np.int64(1), "one")]
+        return self.counted(self.node("Range", bounds, {}, _INT64, (None,)))
+
+    def counted(self, a: ir.Value) -> ir.Value:
+        """Truths as 0 and 1, or numbers of another type; int32."""
+        import onnx_ir as ir
+
+        return self.node("Cast", [a], {"to": ir.DataType.INT32.value}, _INT32, self.shape_of(a))
+
+    def least(self, *values: ir.Value) -> ir.Value:
+        """The smallest of values of one shape, place by place."""
+        return self.node("Min", values, {}, _INT32, self.shape_of(values[0]))
+
+    def difference(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a - b`; `b` broadcasts to `a`."""
+        return self.node("Sub", [a, b], {}, _dtype_of(a), self.shape_of(a))
+
+    def below(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a < b`; `b` broadcasts to `a`."""
+        zero = self.integer(0, "none")
+        return self.node("Less", [self.difference(a, b), zero], {}, _BOOL, self.shape_of(a))
+
+    def any_below(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Whether any number of `a` is below the one of `b` at its place; a bool scalar. `a` is not empty."""
+        least = self.node("ReduceMin", [self.difference(a, b)], {"keepdims": 0}, _INT32, ())
+        return self.node("Less", [least, self.integer(0, "none")], {}, _BOOL, ())
+
+    def beside(self, a: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
+        """What lies before and behind each place along one of three axes; `BEYOND` where there is nothing."""
+        pads = tuple(int(place % 3 == axis) for place in range(6))
+        padded = self.node(
+            "Pad", [a, self.constant(pads, "pads"), self.integer(BEYOND, "beyond")], {}, _INT32, (None,) * 3
+        )
+        return self._cut(padded, 0, -2, axis, self.shape_of(a)), self._cut(padded, 2, _LAST, axis, self.shape_of(a))
+
+    def _cut(self, a: ir.Value, start: int, stop: int, axis: int, shape: Shape | None) -> ir.Value:
+        bounds = [self.constant((number,), "bound") for number in (start, stop, axis)]
+        return self.node("Slice", [a, *bounds], {}, _dtype_of(a), shape)
+
+    def looked_up(self, table: ir.Value, places: ir.Value) -> ir.Value:
+        """What a list holds at each place; of the shape of `places`."""
+        return self.node("GatherElements", [table, places], {"axis": 0}, _dtype_of(table), self.shape_of(places))
+
+    def put(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
+        """A list with other numbers at some places, of which no two are the same."""
+        return self.node("ScatterElements", [a, places, numbers], {"axis": 0}, _INT32, self.shape_of(a))
+
+    def put_least(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
+        """A list with the least of what it holds and of all numbers for a place; see `scatters_least`."""
+        how: dict[str, int | str] = {"axis": 0, "reduction": "min"}
+        return self.node("ScatterElements", [a, places, numbers], how, _INT32, self.shape_of(a))
+
+    def put_sums(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
+        """A list with all numbers for a place added to what it holds; see `scatters_sums`."""
+        how: dict[str, int | str] = {"axis": 0, "reduction": "add"}
+        return self.node("ScatterElements", [a, places, numbers], how, _INT32, self.shape_of(a))
+
+    def places_of(self, truths: ir.Value) -> ir.Value:
+        """Where a list is true, in rising order; int64."""
+        return self.listed(self.node("NonZero", [truths], {}, _INT64, (1, None)))
+
+    def chosen(self, a: ir.Value, places: ir.Value) -> ir.Value:
+        """What a list holds at some places, int64."""
+        return self.node("Gather", [a, places], {"axis": 0}, _dtype_of(a), (None,))
+
+    def joined(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """One list behind the other."""
+        return self.node("Concat", [a, b], {"axis": 0}, _dtype_of(b), (None,))
+
+    def without_first(self, a: ir.Value) -> ir.Value:
+        """A list without its first element."""
+        return self._cut(a, 1, _LAST, 0, (None,))
+
+    def without_last(self, a: ir.Value) -> ir.Value:
+        """A list without its last element."""
+        return self._cut(a, 0, -1, 0, (None,))
+
+    def in_order(self, a: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """A list in rising order, and the place at which each number was, int64."""
+        import onnx_ir as ir
+
+        outputs = [
+            ir.Value(name=self._fresh(f"TopK_{name}"), type=ir.TensorType(kind), shape=ir.Shape((None,)))
+            for name, kind in (("output", ir.DataType.INT32), ("places", ir.DataType.INT64))
+        ]
+        attributes = {"axis": 0, "largest": 0, "sorted": 1}
+        self._write(ir.node("TopK", [a, self.sizes_of(a)], attributes, outputs=outputs, name=self._fresh("TopK")))
+        return outputs[0], outputs[1]
+
+    def beginnings(self, ordered: ir.Value) -> ir.Value:
+        """Where a list in rising order begins, and where its number changes; int64."""
+        steps = self.difference(self.without_last(ordered), self.without_first(ordered))
+        rising = self.node("Less", [steps, self.integer(0, "none")], {}, _BOOL, (None,))
+        one = self.constant((1,), "behind")
+        behind = self.node("Add", [self.places_of(rising), one], {}, _INT64, (None,))
+        return self.joined(self.constant((0,), "first"), behind)
+
+
+def _dtype_of(a: ir.Value) -> np.dtype[np.generic] | None:
+    return None if a.dtype is None else a.dtype.numpy()
+
+
+class Loops(Writer):
+    """Loops whose number of rounds depends on what is fed, with a bound."""
+
+    def loop(
+        self,
+        trips: int | ir.Value,
+        start: ir.Value,
+        body: Callable[[ir.Value], tuple[ir.Value, ir.Value]],
+    ) -> ir.Value:
+        """What becomes of a value when a body is applied to it again and again.
+
+        The body's operators go into a graph of their own, its constants into the main graph, and every name is fresh
+        in both. It may read values of the graph around it.
+
+        Args:
+            trips: How often at most; an int64 scalar, or a number.
+            start: The value to begin with, of a known element type.
+            body: Writes one round: reads the value, and returns whether another round is needed, a bool scalar, and
+                the new value, of the same element type and rank. Both must be written by the body.
+
+        Returns:
+            The value after the last round, of the shape of `start`.
+        """
+        import onnx_ir as ir
+
+        limit = self.constant(np.int64(trips), "most_rounds") if isinstance(trips, int) else trips
+        begin = self.constant(np.bool_(True), "begin")
+        kind, shape = start.type, start.shape
+
+        def value(name: str, type_: ir.TypeProtocol | None, shape: ir.Shape | None) -> ir.Value:
+            return ir.Value(name=self._fresh(name), type=type_, shape=shape)
+
+        scalar, truth = ir.Shape(()), ir.TensorType(ir.DataType.BOOL)
+        inputs = [
+            value("round", ir.TensorType(ir.DataType.INT64), scalar),
+            value("go_on", truth, scalar),
+            value("state", kind, shape),
+        ]
+        around, known = self._body, dict(self._constants)
+        self._body = []
+        try:
+            go_on, state = body(inputs[2])
+            go_on.type, go_on.shape = truth, scalar
+            state.type, state.shape = kind, shape
+            graph = ir.Graph(inputs, [go_on, state], nodes=self._body, name=self._fresh("round"))
+        finally:
+            self._body = around
+            if self._ir_version < NODES_FOR_CONSTANTS_BELOW:
+                # A constant that is an operator of the body is not there outside of it.
+                self._constants = known
+        result = value("Loop_output", kind, shape)
+        self._write(ir.node("Loop", [limit, begin, start], {"body": graph}, outputs=[result], name=self._fresh("Loop")))
+        return result

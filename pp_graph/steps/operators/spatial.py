@@ -1,0 +1,194 @@
+"""Shapes, indexing, convolution and resizing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from pp_graph.errors import OpsetError
+from pp_graph.model.opset_raising import HOW_TO_RAISE
+from pp_graph.steps.operators.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+    from pp_graph.model import Shape
+
+
+_SLICE_BOUNDS_ARE_INPUTS = 10
+_PADS_ARE_INPUTS = 11
+_UNSQUEEZE_AXES_ARE_INPUTS = 13
+
+LAST: Final = 2**31 - 1
+"""Where a cut stops that goes to the end of an axis."""
+
+
+class Shaping(Writer):
+    """Joining, cutting and reordering axes."""
+
+    def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Values one after the other along an axis, of which the first shows all other sizes; float32."""
+        before = [self.shape_of(value) for value in values]
+        sizes = [None if shape is None else shape[axis] for shape in before]
+        total = sum(size for size in sizes if isinstance(size, int))
+        whole = total if all(isinstance(size, int) for size in sizes) else None
+        shape = None if before[0] is None else (*before[0][:axis], whole, *before[0][axis + 1 :])
+        return self.node("Concat", values, {"axis": axis}, np.dtype(np.float32), shape)
+
+    def gather(self, a: ir.Value, index: ir.Value, axis: int, shape: Shape | None = None) -> ir.Value:
+        """What lies at some places along an axis, which takes the shape of `index`; `shape` where it is known."""
+        return self.node("Gather", [a, index], {"axis": axis}, None if a.dtype is None else a.dtype.numpy(), shape)
+
+    def look_up(self, table: ir.Value, index: ir.Value) -> ir.Value:
+        """What a constant of one axis holds at each index, an int64; of the shape of `index`."""
+        dtype = np.dtype(np.float32) if table.dtype is None else table.dtype.numpy()
+        return self.node("Gather", [table, index], {"axis": 0}, dtype, self.shape_of(index))
+
+    def transpose(self, a: ir.Value, order: Sequence[int]) -> ir.Value:
+        """The axes in another order; float32."""
+        before = self.shape_of(a)
+        shape = None if before is None else tuple(before[axis] for axis in order)
+        return self.node("Transpose", [a], {"perm": list(order)}, np.dtype(np.float32), shape)
+
+    def slice(
+        self,
+        a: ir.Value,
+        starts: Sequence[int],
+        stops: Sequence[int],
+        axes: Sequence[int],
+        shape: Shape | None = None,
+    ) -> ir.Value:
+        """A cut along some axes; negative places count from the end. `shape` is that of the cut, where it is known."""
+        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        shape = self._sliced(a, starts, stops, axes) if shape is None else shape
+        if self.opset < _SLICE_BOUNDS_ARE_INPUTS:
+            attributes = {"starts": list(starts), "ends": list(stops), "axes": list(axes)}
+            return self.node("Slice", [a], attributes, dtype, shape)
+        bounds = [
+            self.constant(tuple(each), name) for each, name in ((starts, "starts"), (stops, "ends"), (axes, "axes"))
+        ]
+        return self.node("Slice", [a, *bounds], {}, dtype, shape)
+
+    def shortened(
+        self, a: ir.Value, axes: Sequence[int], before: Sequence[int], behind: Sequence[int], shape: Shape | None = None
+    ) -> ir.Value:
+        """Without so many places before and behind, along each of some axes.
+
+        `shape` is that of what is left; where it is not given, the sizes that are known tell.
+        """
+        known = self.shape_of(a)
+        if shape is None and known is not None:
+            lost = {axis: first + last for axis, first, last in zip(axes, before, behind, strict=True)}
+            shape = tuple(_longer(dim, -lost[axis]) if lost.get(axis) else dim for axis, dim in enumerate(known))
+        return self.slice(a, before, [-each if each else LAST for each in behind], axes, shape)
+
+    def pad(
+        self, a: ir.Value, axes: Sequence[int], places: int, mode: Literal["reflect", "edge"], *, rank: int
+    ) -> ir.Value:
+        """So many places more at both ends of some axes of a value of this rank; float32.
+
+        `reflect` mirrors at the outermost place without repeating it, and needs more than `places`; `edge` repeats it.
+        """
+        before = self.shape_of(a)
+        pads = [places if axis in axes else 0 for axis in range(rank)] * 2
+        sizes = before and tuple(
+            dim if axis not in axes else _longer(dim, 2 * places) for axis, dim in enumerate(before)
+        )
+        dtype = np.dtype(np.float32)
+        if self.opset < _PADS_ARE_INPUTS:
+            return self.node("Pad", [a], {"mode": mode, "pads": pads}, dtype, sizes)
+        return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": mode}, dtype, sizes)
+
+    def _sliced(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> Shape | None:
+        """Shape of a cut, as far as it is known."""
+        before = self.shape_of(a)
+        if before is None:
+            return None
+        sizes = list(before)
+        for start, stop, axis in zip(starts, stops, axes, strict=True):
+            size = before[axis]
+            sizes[axis] = len(range(*slice(start, stop).indices(size))) if isinstance(size, int) else None
+        return tuple(sizes)
+
+    def reshape(self, a: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """The numbers in another shape, where 0 keeps the size that is there and -1 is what is left; float32."""
+        before = self.shape_of(a)
+        sizes = [before[axis] if before is not None and not size else size for axis, size in enumerate(shape)]
+        known = tuple(None if size in (-1, 0) else size for size in sizes)
+        return self.node("Reshape", [a, self.constant(tuple(shape), "shape")], {}, np.dtype(np.float32), known)
+
+    def unsqueeze(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """New axes of size 1 at these places of the result, in rising order."""
+        before = self.shape_of(a)
+        shape: list[int | str | None] = list(before or ())
+        for axis in axes:
+            shape.insert(axis, 1)
+        return self._reshaped("Unsqueeze", a, axes, None if before is None else shape)
+
+    def squeeze(self, a: ir.Value, axis: int) -> ir.Value:
+        """Without an axis of size 1."""
+        before = self.shape_of(a)
+        return self._reshaped("Squeeze", a, (axis,), before and [*before[:axis], *before[axis + 1 :]])
+
+    def _reshaped(
+        self, kind: str, a: ir.Value, axes: Sequence[int], shape: Sequence[int | str | None] | None
+    ) -> ir.Value:
+        known = None if shape is None else tuple(shape)
+        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        if self.opset < _UNSQUEEZE_AXES_ARE_INPUTS:
+            return self.node(kind, [a], {"axes": list(axes)}, dtype, known)
+        return self.node(kind, [a, self.constant(tuple(axes), "axes")], {}, dtype, known)
+
+
+def _longer(dim: int | str | None, places: int) -> int | None:
+    return dim + places if isinstance(dim, int) else None
+
+
+_RESIZE_TAKES_SIZES = 11
+_RESIZE_INPUTS_ARE_OPTIONAL = 13
+
+
+class Spatial(Shaping):
+    """Convolution and resizing."""
+
+    def convolution(self, a: ir.Value, kernel: ir.Value, **attributes: int | list[int]) -> ir.Value:
+        """A convolution over the last two axes; float32. Without attributes: no padding, stride 1, one group."""
+        return self.node("Conv", [a, kernel], attributes, np.dtype(np.float32), None)
+
+    def greatest_around(self, a: ir.Value, height: int, width: int) -> ir.Value:
+        """The greatest number in a window around each place of (N,C,H,W), where nothing lies outside; float32.
+
+        Both sizes of the window are odd. What it makes of NaN depends on the runtime.
+        """
+        sides = [height // 2, width // 2]
+        attributes = {"kernel_shape": [height, width], "pads": [*sides, *sides], "strides": [1, 1]}
+        return self.node("MaxPool", [a], attributes, np.dtype(np.float32), self.shape_of(a))
+
+    def resize(self, a: ir.Value, height: int, width: int) -> ir.Value:
+        """`a` of (N,C,H,W) with other sizes of H and W, bilinear between centres of pixels; float32.
+
+        Raises:
+            OpsetError: The opset has no such operator.
+        """
+        if self.opset < _RESIZE_TAKES_SIZES:
+            raise OpsetError(
+                f"The model is at opset {self.opset}, expected {_RESIZE_TAKES_SIZES} or later to resize its map. "
+                f"Fuse with {HOW_TO_RAISE}, export it again with opset_version={_RESIZE_TAKES_SIZES} or later, or "
+                "leave out --map-size."
+            )
+        whole = self.node("Shape", [a], {}, np.dtype(np.int64), (4,))
+        bounds = [self.constant((number,), name) for number, name in ((0, "start"), (2, "end"), (0, "axis"))]
+        kept = self.node("Slice", [whole, *bounds], {}, np.dtype(np.int64), (2,))
+        size = self.constant((height, width), "size")
+        sizes = self.node("Concat", [kept, size], {"axis": 0}, np.dtype(np.int64), (4,))
+        # Between opsets 11 and 12 the region of interest must be there, and is not looked at.
+        roi = self.array(np.empty(0), "no_region")
+        scales = self.array(np.empty(0), "no_scales") if self.opset < _RESIZE_INPUTS_ARE_OPTIONAL else None
+        roi_or_none = roi if scales is not None else None
+        before = self.shape_of(a)
+        shape = None if before is None else (*before[:2], height, width)
+        attributes = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return self.node("Resize", [a, roi_or_none, scales, sizes], attributes, np.dtype(np.float32), shape)

@@ -1,1 +1,0 @@
-"""The operators in which steps are written, a file a kind; `Emitter` has them all."""

@@ -1,1 +1,0 @@
-"""What each OpenVINO device can take, which of them are here, and what can be checked without one."""
