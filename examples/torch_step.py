@@ -1,7 +1,8 @@
 """A step written as a torch module, which is its own reference.
 
 The module smooths the map with a kernel whose width a person chooses, and keeps of each pixel what stands out of its
-surroundings. `torch.onnx.export` writes it as ONNX; pp_graph fits that to the raw model's opset and names.
+surroundings. `torch.onnx.export` writes it as ONNX; pp_graph
+writes those operators into the raw model, which needs opset 18 or later (`raise_opset=18` raises an older one).
 
 python examples/torch_step.py OUTPUT_FOLDER
 """
