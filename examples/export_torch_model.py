@@ -80,9 +80,10 @@ def main() -> None:
 
     post_processor = OneClassPostProcessor(image_sensitivity=0.5, statistics=statistics)
     exported = export(model, post_processor, bad, output)
-    flips = exported.report.postprocessing_flips + exported.report.drift_flips
+    verification = exported.verification
+    flips = verification.postprocessing_flips + verification.drift_flips
     print(
-        f"{exported.path}: {flips} of {exported.report.images} images' decisions differ from the torch model's export"
+        f"{exported.path}: {flips} of {verification.images} images' decisions differ from the torch model's export"
     )
 
     # The module decides in torch as the file does in OpenVINO.

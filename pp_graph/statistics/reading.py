@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from pp_graph.errors import StatisticsError
 from pp_graph.statistics.anomalib_checkpoint import AnomalibCheckpoint
 from pp_graph.statistics.anomalib_onnx import AnomalibONNX
-from pp_graph.statistics.fused_model import FusedModel
+from pp_graph.statistics.artifact import ArtifactProvenance
 from pp_graph.statistics.json_files import AnomalibMetadata, OwnJSON, TiledEnsemble
 from pp_graph.statistics.model_api import ModelAPI
 from pp_graph.statistics.source import StatisticsFile, StatisticsFormat
@@ -22,7 +22,7 @@ FORMATS: Final[tuple[StatisticsFormat, ...]] = (
     AnomalibMetadata(),
     TiledEnsemble(),
     # Before the two that take any model of their kind.
-    FusedModel(),
+    ArtifactProvenance(),
     ModelAPI(),
     AnomalibONNX(),
     # Last: it takes any JSON, and names what is wrong with it.

@@ -69,8 +69,8 @@ def test_a_model_becomes_a_verified_file(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
     assert exported.path == path
-    assert exported.report.passed
-    assert (exported.report.images, exported.images_report.images) == (3, 5)
+    assert exported.verification.passed
+    assert (exported.verification.images, exported.images_verification.images) == (3, 5)
     assert set(exported.raw_errors) == {"pred_score", "anomaly_map"}
     assert 0 <= max(exported.raw_errors.values()) < 1e-5
     assert exported.artifact.provenance.raw.file == "network.onnx"
@@ -109,8 +109,8 @@ def test_an_artifact_that_takes_frames(tmp_path: Path) -> None:
         Network(), POST, IMAGES, tmp_path / "model.xml", preprocessing=asked, input_shape=(None, 3, 20, 24),
         images={"image": frames},
     )  # fmt: skip
-    assert exported.report is exported.images_report
-    assert exported.report.preprocessing_error < 1e-4
+    assert exported.verification is exported.images_verification
+    assert exported.verification.preprocessing_error < 1e-4
 
 
 def test_nothing_is_written_unless_everything_agrees(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Anomalib 2.x: its models exported in one call, and post-processing of ours inside its models.
 
-    from pp_graph.integrations.anomalib import OneClassPostProcessor, export
+    from pp_graph.integrations.anomalib import AnomalibPostProcessor, export
 
     result = export("model.ckpt", "model.xml", model_class="Padim", images="images/")
     print(result)
 
-    model = Patchcore(post_processor=OneClassPostProcessor(image_sensitivity=0.6))
+    model = Patchcore(post_processor=AnomalibPostProcessor(image_sensitivity=0.6))
 
-Importing this module needs neither Anomalib nor torch; `OneClassPostProcessor` and checkpoints do.
+Importing this module needs neither Anomalib nor torch; `AnomalibPostProcessor` and checkpoints do.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from pp_graph.extras import check_extra
 from pp_graph.integrations.anomalib.comparison import ModelComparison, ModelDecision
-from pp_graph.integrations.anomalib.exporting import ExportResult, export
+from pp_graph.integrations.anomalib.exporting import export
 from pp_graph.integrations.anomalib.settings import read_post_processor
+from pp_graph.integrations.export_result import ExportResult
 
 if TYPE_CHECKING:
-    from pp_graph.integrations.anomalib.post_processor import OneClassPostProcessor
+    from pp_graph.integrations.anomalib.post_processor import AnomalibPostProcessor
+    from pp_graph.integrations.anomalib.post_processor import AnomalibPostProcessor as OneClassPostProcessor
 
 __all__ = [
+    "AnomalibPostProcessor",
     "ExportResult",
     "ModelComparison",
     "ModelDecision",
@@ -33,11 +36,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "OneClassPostProcessor":
-        # It inherits from Anomalib's own class.
+    # The second is the name that Anomalib has for it.
+    if name in ("AnomalibPostProcessor", "OneClassPostProcessor"):
         for library in ("anomalib", "torch"):
             check_extra(library, "anomalib", "a post-processor for Anomalib's models")
-        from pp_graph.integrations.anomalib.post_processor import OneClassPostProcessor
+        from pp_graph.integrations.anomalib.post_processor import AnomalibPostProcessor
 
-        return OneClassPostProcessor
+        return AnomalibPostProcessor
     raise AttributeError(f"module '{__name__}' has no attribute {name!r}")

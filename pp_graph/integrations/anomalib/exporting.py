@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -20,6 +19,7 @@ from pp_graph.integrations.anomalib.comparison import EXPORT_TOLERANCE, ModelCom
 from pp_graph.integrations.anomalib.loading import load_model
 from pp_graph.integrations.anomalib.raw_export import evaluating, export_raw, own_size, raw_form, resizes_smoothly
 from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_processor, settings_of
+from pp_graph.integrations.export_result import ExportResult
 from pp_graph.model import RawModel
 from pp_graph.opening import open_artifact
 from pp_graph.openvino.usage.text import usage_path
@@ -34,55 +34,6 @@ if TYPE_CHECKING:
     from pp_graph.quantization import Quantization
 
 _NOISE_IMAGES: Final = 8
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What exporting an Anomalib model gave.
-
-    Attributes:
-        path: The file that was written.
-        artifact: The model in it.
-        raw_path: The raw ONNX export, where it was asked for.
-        verification: The artifact against the raw export and the reference in NumPy.
-        comparison: The artifact against the model itself in torch.
-        notes: What a person should know about it.
-    """
-
-    path: Path
-    artifact: Artifact
-    raw_path: Path | None
-    verification: VerificationReport
-    comparison: ModelComparison
-    notes: tuple[str, ...]
-
-    @property
-    def statistics(self) -> Statistics | None:
-        """The statistics that decide."""
-        return self.artifact.provenance.statistics
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
-        return {
-            "path": str(self.path),
-            "raw_path": None if self.raw_path is None else str(self.raw_path),
-            "statistics": msgspec.to_builtins(self.statistics),
-            "verification": self.verification.to_dict(),
-            "comparison": self.comparison.to_dict(),
-            "notes": list(self.notes),
-        }
-
-    def __str__(self) -> str:
-        lines = [f"{self.path}: {self.comparison.images} images compared with the model in torch"]
-        for each in self.comparison.decisions:
-            largest = each.drift.summary()["margin_max"]
-            at = "" if largest is None else f", at most {largest:.2g} of the range from the cutoff"
-            lines.append(
-                f"  {each.name}: {each.flips:,} of {each.total:,} decisions differ; {len(each.rules or ()):,} by other "
-                f"settings, {len(each.drift):,} by drift{at}"
-            )
-        lines += [f"  {each.name}: largest error {each.max_abs:.2g}" for each in self.comparison.errors]
-        return "\n".join([*lines, *(f"  Note: {note}" for note in self.notes)])
 
 
 def export(
@@ -191,7 +142,12 @@ def export(
             raw_output = raw.save(raw_output, overwrite=overwrite)
         artifact.save(output, overwrite=overwrite, inputs=[] if checkpoint is None else [checkpoint])
     return ExportResult(
-        output, open_artifact(output), raw_output, verification, comparison, tuple(dict.fromkeys(notes))
+        output,
+        open_artifact(output),
+        verification,
+        raw_path=raw_output,
+        comparison=comparison,
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 

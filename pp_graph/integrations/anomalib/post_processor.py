@@ -11,7 +11,7 @@ from anomalib.post_processing import PostProcessor
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.integrations.torch import PostProcessorModule
-from pp_graph.postprocessors import OneClassPostProcessor as Described
+from pp_graph.postprocessors import OneClassPostProcessor
 from pp_graph.statistics.anomalib_checkpoint import BUFFERS, SETTINGS
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ _OURS: Final = ("on_nan",)
 _SETTINGS: Final = frozenset({*SETTINGS, *_OURS})
 
 
-class OneClassPostProcessor(PostProcessor):  # type: ignore[misc]
+class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
     """Post-processing for models trained on normal images only, with the decisions that `pp_graph.fuse` writes.
 
     It is an Anomalib `PostProcessor`: hand it to a model as `post_processor`, and Anomalib's own metrics find the
     thresholds and ranges in validation. Where Anomalib decides about normalised values, this decides about raw ones, by
     cutoffs. Decisions are the same in `forward`, in `engine.test` and `engine.predict`, in what Anomalib exports, and
     in what `pp_graph` fuses. State dicts have the keys of Anomalib's own, and load both ways. A checkpoint does not say
-    which class it was saved with: to load it with this one, pass `post_processor=OneClassPostProcessor()`.
+    which class it was saved with: to load it with this one, pass `post_processor=AnomalibPostProcessor()`.
 
     It differs from Anomalib's in that NaN counts as anomalous (`on_nan`), that without normalisation raw values are
     compared with the raw threshold, and that missing statistics are an error.
@@ -62,13 +62,13 @@ class OneClassPostProcessor(PostProcessor):  # type: ignore[misc]
     ) -> None:
         super().__init__(image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity, **settings)
         self.on_nan: OnNaN = on_nan
-        self._take_over(Described(statistics))
+        self._take_over(OneClassPostProcessor(statistics))
         for name in BUFFERS:
             getattr(self, name).copy_(getattr(self._inner, name))
         self._settle()
 
     @property
-    def post(self) -> Described:
+    def post(self) -> OneClassPostProcessor:
         """The post-processor that decides, with the settings and statistics of now.
 
         Raises:
@@ -77,7 +77,7 @@ class OneClassPostProcessor(PostProcessor):  # type: ignore[misc]
         """
         self._settle()
         post = self._inner.post
-        assert isinstance(post, Described)
+        assert isinstance(post, OneClassPostProcessor)
         return post
 
     def forward(self, predictions: Any) -> Any:
@@ -144,7 +144,7 @@ class OneClassPostProcessor(PostProcessor):  # type: ignore[misc]
                 super().__setattr__(name, before)
                 raise
 
-    def _take_over(self, post: Described) -> None:
+    def _take_over(self, post: OneClassPostProcessor) -> None:
         """Decide by the settings of now; what is out of range is refused."""
         normalize = self.enable_normalization
         settings = {

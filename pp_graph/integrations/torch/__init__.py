@@ -13,16 +13,21 @@ from pp_graph.extras import check_extra
 
 check_extra("torch", "torch", "post-processing in torch")
 
+from pp_graph.integrations.export_result import ExportResult  # noqa: E402
 from pp_graph.integrations.torch.batch import InferenceBatch  # noqa: E402
-from pp_graph.integrations.torch.exporting import Exported, export  # noqa: E402
+from pp_graph.integrations.torch.exporting import export  # noqa: E402
 from pp_graph.integrations.torch.module import PostProcessor, PostProcessorModule  # noqa: E402
 from pp_graph.integrations.torch.module_step import ModuleStep  # noqa: E402
-from pp_graph.integrations.torch.one_class import OneClassPostProcessor  # noqa: E402
+from pp_graph.integrations.torch.one_class import OneClassModule  # noqa: E402
+
+OneClassPostProcessor = OneClassModule
+"""The name that Anomalib has for it."""
 
 __all__ = [
-    "Exported",
+    "ExportResult",
     "InferenceBatch",
     "ModuleStep",
+    "OneClassModule",
     "OneClassPostProcessor",
     "PostProcessor",
     "PostProcessorModule",

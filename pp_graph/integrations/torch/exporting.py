@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +14,7 @@ from pp_graph.data import choose_batch_size, open_images
 from pp_graph.errors import DataError, ModelError, PostProcessorError, VerificationError
 from pp_graph.files import check_targets
 from pp_graph.fusion import fuse
+from pp_graph.integrations.export_result import ExportResult
 from pp_graph.integrations.torch.module import PostProcessorModule
 from pp_graph.integrations.torch.raw_export import (
     OPSET,
@@ -34,33 +34,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pp_graph.data.images import ImageSource
-    from pp_graph.openvino import OpenVINOModel
     from pp_graph.quantization import Quantization
 
 RAW_TOLERANCE: Final = 1e-4
 """Difference between torch and onnxruntime, as a part of the largest number, that is still rounding: sums of a deep
 network in another order differ by 1e-6 to 1e-5."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What `export` made, and how it knows that it is right.
-
-    Attributes:
-        artifact: The converted model, saved.
-        path: Where its `.xml` is.
-        report: Verification on the example: the raw ONNX export with the NumPy reference against the artifact. Where
-            that preprocesses frames, on `images`.
-        images_report: The same on `images`; None where none were given.
-        raw_errors: The raw ONNX export against the torch model: by output, the largest difference as a part of the
-            largest number.
-    """
-
-    artifact: OpenVINOModel
-    path: Path
-    report: VerificationReport
-    images_report: VerificationReport | None
-    raw_errors: Mapping[str, float]
 
 
 def export(
@@ -85,7 +63,7 @@ def export(
     overwrite: bool = False,
     quantization: Quantization | None = None,
     **conversion: Any,
-) -> Exported:
+) -> ExportResult:
     """Export a torch model, fuse a post-processor into it, convert it to OpenVINO, verify it, and save it.
 
     Nothing is written unless everything agrees: the raw ONNX export with the torch model, and the decisions of the
@@ -177,7 +155,7 @@ def export(
         if kept is not None:
             opened.save(kept, overwrite=overwrite)
         saved = artifact.save(path, overwrite=overwrite)
-    return Exported(artifact, saved, report, images_report, errors)
+    return ExportResult(saved, artifact, report, raw_path=kept, images_verification=images_report, raw_errors=errors)
 
 
 def _check_dtypes(given: Mapping[str, torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from pp_graph.integrations.torch.module import PostProcessorModule
-from pp_graph.postprocessors import OneClassPostProcessor as Described
+from pp_graph.postprocessors import OneClassPostProcessor
 from pp_graph.statistics.anomalib_checkpoint import read_settings
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ _CONFIG: Final = {
 }
 
 
-class OneClassPostProcessor(PostProcessorModule):
-    """Normalise, compare and mask, for models trained on normal images only.
+class OneClassModule(PostProcessorModule):
+    """`pp_graph.OneClassPostProcessor` as a torch module: normalise, compare and mask.
 
-    See `pp_graph.OneClassPostProcessor` for what it computes, and `PostProcessorModule` for what it is.
+    `PostProcessorModule` describes inputs, outputs and export.
 
     Args:
         image_sensitivity: Within [0, 1]: 0 flags no image, 0.5 flags above the threshold, 1 flags every score that
@@ -51,7 +51,9 @@ class OneClassPostProcessor(PostProcessorModule):
         input_size: tuple[int, int] | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(Described(statistics, image_sensitivity, pixel_sensitivity, **settings), input_size=input_size)
+        super().__init__(
+            OneClassPostProcessor(statistics, image_sensitivity, pixel_sensitivity, **settings), input_size=input_size
+        )
 
     @property
     def image_sensitivity(self) -> float:
@@ -100,8 +102,8 @@ class OneClassPostProcessor(PostProcessorModule):
         self._change(**settings)
 
     @property
-    def _described(self) -> Described:
-        assert isinstance(self._given, Described)
+    def _described(self) -> OneClassPostProcessor:
+        assert isinstance(self._given, OneClassPostProcessor)
         return self._given
 
     def _change(self, **settings: Any) -> None:

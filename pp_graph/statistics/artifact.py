@@ -1,4 +1,4 @@
-"""A model that pp_graph fused, or an IR that it converted: the provenance in it."""
+"""Statistics in the provenance of an artifact: a fused ONNX model or a converted IR."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class _Provenance(msgspec.Struct):
-    """As much of a fused model's provenance as concerns its numbers; `fusion.Provenance` has the rest."""
+    """The fields of `fusion.Provenance` that matter here."""
 
     post_processor: str
     parameters: dict[str, Any]
     statistics: Statistics | None
 
 
-class FusedModel(StatisticsFormat):
+class ArtifactProvenance(StatisticsFormat):
     """A fused ONNX model or a converted IR."""
 
     title = "model fused by pp_graph"
