@@ -82,9 +82,7 @@ def main() -> None:
     exported = export(model, post_processor, bad, output)
     verification = exported.verification
     flips = verification.postprocessing_flips + verification.drift_flips
-    print(
-        f"{exported.path}: {flips} of {verification.images} images' decisions differ from the torch model's export"
-    )
+    print(f"{exported.path}: {flips} of {verification.images} images' decisions differ from the torch model's export")
 
     # The module decides in torch as the file does in OpenVINO.
     predictions = post_processor(model(bad))

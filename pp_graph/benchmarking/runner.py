@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from pp_graph.benchmarking.contenders import Contender, find_contenders, fix_shapes, read_contender, remarks_about
 from pp_graph.benchmarking.inputs import Feeds, fixed_shapes, make_feeds
-from pp_graph.benchmarking.machine import describe_machine, describe_versions
+from pp_graph.benchmarking.measuring import describe_machine, describe_versions, ratio_of_medians
 from pp_graph.benchmarking.operator_groups import group_times, parts_of
 from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport
-from pp_graph.benchmarking.timing import ratio_of_medians
 from pp_graph.data import fix_inputs
 from pp_graph.errors import DataError, DeviceError
 from pp_graph.fusion import METADATA_KEY

@@ -1,13 +1,16 @@
-"""Calibrate on labelled images with a model, or on predictions that were dumped."""
+"""Calibrate a model on labelled images."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
 
 from pp_graph.calibration.bootstrap import RESAMPLES
 from pp_graph.calibration.calibrator import Calibrator
-from pp_graph.calibration.spill import SpilledMaps
 from pp_graph.data import (
     DumpedPredictions,
     LabelledImages,
@@ -17,16 +20,14 @@ from pp_graph.data import (
     open_predictions,
 )
 from pp_graph.data.labels import without_channel
-from pp_graph.errors import CalibrationError
+from pp_graph.errors import CalibrationError, OutputFileError
 from pp_graph.postprocessors import ROLES, OneClassPostProcessor, merged_roles
 from pp_graph.raw_values import open_raw_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    import numpy as np
-    import numpy.typing as npt
+    from types import TracebackType
 
     from pp_graph.calibration.estimator import RangeEstimator, ThresholdEstimator
     from pp_graph.calibration.placement import Placement
@@ -36,6 +37,55 @@ if TYPE_CHECKING:
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.raw_values import RawValues
+
+
+Maps = npt.NDArray[Any]
+
+
+class SpilledMaps:
+    """Batches of maps, or of their masks, on disk; read back in the order in which they were written.
+
+    Args:
+        dtype: Their element type.
+    """
+
+    def __init__(self, dtype: npt.DTypeLike = np.float32) -> None:
+        self._dtype = np.dtype(dtype)
+        self._file = tempfile.TemporaryFile(prefix="pp_graph_")  # noqa: SIM115 - closed by __exit__
+        self._shapes: list[tuple[int, ...]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, maps: Maps) -> None:
+        """Add a batch of that element type.
+
+        Raises:
+            OutputFileError: There is no room.
+        """
+        try:
+            self._file.write(np.ascontiguousarray(maps).data)
+            self._file.flush()
+        except OSError as error:
+            raise OutputFileError(
+                f"The maps for a second pass cannot be kept in '{tempfile.gettempdir()}': {error.strerror or error}. "
+                "Make room, set TMPDIR to another folder, or take a bound instead of the exact answer with --one-pass "
+                "(one_pass=True)."
+            ) from error
+        self._shapes.append(maps.shape)
+
+    def read(self) -> Iterator[Maps]:
+        """Read all batches."""
+        self._file.seek(0)
+        for shape in self._shapes:
+            data = self._file.read(int(np.prod(shape)) * self._dtype.itemsize)
+            yield np.frombuffer(data, self._dtype).reshape(shape)
+
 
 Progress = Callable[[int], None]
 """Called with the number of images just done."""

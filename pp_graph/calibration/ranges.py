@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from pp_graph.calibration.estimator import RangeEstimator
-from pp_graph.calibration.quantiles import quantile_bounds, quantile_candidates
+from pp_graph.calibration.score_counts import quantile_bounds, quantile_candidates
 from pp_graph.errors import CalibrationError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.device_check import print_device_check, refuse_errors
+from pp_graph.cli.devices import print_device_check, refuse_errors
 from pp_graph.cli.frames import frame_options, take_preprocessing
 from pp_graph.cli.fuse import describe, fields
 from pp_graph.cli.options import (

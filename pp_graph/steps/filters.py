@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.checks import require_array_size, require_size, require_whole
-from pp_graph.steps.step import MAPS, Array, Step, as_float32
+from pp_graph.steps.step import MAPS, Array, Step, as_float32, require_array_size, require_size, require_whole
 from pp_graph.values import ValueType, spatial_axes
 
 if TYPE_CHECKING:

@@ -10,8 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.checks import require_array_size, require_size, require_whole
-from pp_graph.steps.step import MAP, MAPS_AND_MASKS, Accepts, Array, Step
+from pp_graph.steps.step import (
+    MAP,
+    MAPS_AND_MASKS,
+    Accepts,
+    Array,
+    Step,
+    require_array_size,
+    require_size,
+    require_whole,
+)
 from pp_graph.values import ValueType, spatial_axes
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.steps.checks import require_one_of, require_whole
-from pp_graph.steps.step import MASK, Accepts, Step
+from pp_graph.steps.step import MASK, Accepts, Step, require_one_of, require_whole
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -43,10 +43,9 @@ import numpy.typing as npt
 
 from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.model.opset_raising import HOW_TO_RAISE
-from pp_graph.steps.checks import require_one_of, require_whole
 from pp_graph.steps.morphology import Mask, emit_with_channel, emit_without_channel, like, without_channel
 from pp_graph.steps.operators.integers import BEYOND
-from pp_graph.steps.step import MASK, Accepts, Step
+from pp_graph.steps.step import MASK, Accepts, Step, require_one_of, require_whole
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -21,7 +21,7 @@ pl = pytest.importorskip("lightning.pytorch", reason="lightning is not installed
 import pp_graph as pp  # noqa: E402 - what is optional first
 from pp_graph.errors import DataError, OutputFileError, PostProcessorError, StatisticsError  # noqa: E402
 from pp_graph.integrations.lightning import PostProcessorCallback  # noqa: E402
-from pp_graph.integrations.lightning.collector import Collector  # noqa: E402
+from pp_graph.integrations.lightning.validation import Collector  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.integrations.lightning_models import loader, replayed, replaying_module, trainer, training_module  # noqa: E402
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from pp_graph.calibration.estimator import ValueEstimator
-from pp_graph.calibration.parameters import require_share
-from pp_graph.calibration.quantiles import quantile_bounds, quantile_candidates
+from pp_graph.calibration.estimator import ValueEstimator, require_share
+from pp_graph.calibration.score_counts import quantile_bounds, quantile_candidates
 from pp_graph.calibration.sketches import TAIL_SIZE, LargestScores
 from pp_graph.errors import CalibrationError
 from pp_graph.extras import require_extra

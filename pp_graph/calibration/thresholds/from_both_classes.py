@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pp_graph.calibration.estimator import CutEstimator, MaximumEstimator, Objective
-from pp_graph.calibration.parameters import require_positive, require_share
+from pp_graph.calibration.estimator import CutEstimator, MaximumEstimator, Objective, require_positive, require_share
 
 if TYPE_CHECKING:
     from pp_graph.calibration.score_counts import Counts, Flags, ScoreCounts

@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from pp_graph.calibration.estimator import CutEstimator, ValueEstimator
-from pp_graph.calibration.parameters import require_flag, require_positive, require_rate, require_share
-from pp_graph.calibration.quantiles import quantile_bounds, quantile_candidates, weighted_quantile, weighted_ranks
+from pp_graph.calibration.estimator import (
+    CutEstimator,
+    ValueEstimator,
+    require_flag,
+    require_positive,
+    require_rate,
+    require_share,
+)
+from pp_graph.calibration.score_counts import quantile_bounds, quantile_candidates, weighted_quantile, weighted_ranks
 from pp_graph.calibration.sketches import Moments
 
 if TYPE_CHECKING:

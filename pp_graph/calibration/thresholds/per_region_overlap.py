@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.calibration.estimator import CutEstimator
-from pp_graph.calibration.parameters import require_rate
+from pp_graph.calibration.estimator import CutEstimator, require_rate
 from pp_graph.calibration.thresholds.from_normal import first_within
 from pp_graph.extras import require_extra
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from pp_graph.errors import PostProcessorError, StatisticsError
-from pp_graph.integrations.lightning.collector import Collector
 from pp_graph.integrations.lightning.exporter import Exporter
 from pp_graph.integrations.lightning.flavours import callback_bases
 from pp_graph.integrations.lightning.outputs import Key, Keys, write_predictions
 from pp_graph.integrations.lightning.state import NO_STATISTICS, OUTDATED, saved_state, statistics_in
-from pp_graph.integrations.lightning.validation import Validation
+from pp_graph.integrations.lightning.validation import Collector, Validation
 from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor
 
 if TYPE_CHECKING:
