@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 DEMO = ROOT / "pp_graph" / "demo" / "data"
-DATA = ROOT / "tests" / "data"
+DATA = ROOT / "tests" / "assets"
 INPUTS = Path("inputs")
 MODELS = ("fused.onnx", "model.xml")
 FOR_PEOPLE = (".md", ".txt")
