@@ -142,7 +142,7 @@ class OneClassPostProcessor(PostProcessor):
         size = raw.input_size if self.map_size == "input" else self.map_size
         if size is None:
             raise PostProcessorError(
-                "map_size is 'input', but the height and width of the model's input are unknown. Give numbers: "
+                "map_size is 'input', but the height and width of the model's input are not known. Give numbers: "
                 "map_size=(256, 256) (--map-size 256x256), or export the model with a fixed input size."
             )
         return dataclasses.replace(self, map_size=None if size == raw[RAW_MAP].map_size else size)

@@ -9,7 +9,7 @@ import torch
 
 from pp_graph.integrations.lightning.collector import Collector
 from pp_graph.integrations.lightning.duplicates import Duplicates
-from pp_graph.postprocessors.raw_values import checked_values, given_as
+from pp_graph.postprocessors.input_checks import checked_values, given_as
 from pp_graph.program import Signature
 
 if TYPE_CHECKING:
