@@ -48,25 +48,6 @@ class CompiledSteps:
         """The deciding steps, by the name of the decision."""
         return {step.target: step for step in self.steps if isinstance(step, DecidingStep)}
 
-    def decided_by(self, names: Iterable[str]) -> dict[str, DecidingStep | None]:
-        """Return the nearest deciding step that each value depends on; None if there is none.
-
-        Margins of flips are measured from that step's cutoff.
-        """
-        writes = {step.target: step for step in self.steps}
-        found: dict[str, DecidingStep | None] = {}
-        for name in names:
-            pending: list[str] = [name]
-            found[name] = None
-            while pending and found[name] is None:
-                step = writes.get(pending.pop(0))
-                if isinstance(step, DecidingStep):
-                    found[name] = step
-                elif step is not None:
-                    same = self.types[name].per_pixel
-                    pending += [each for each in step.reads if self.types[each].per_pixel == same]
-        return found
-
     def needed(self, wanted: Iterable[str], known: Iterable[str]) -> list[Step]:
         """Return the steps that compute the wanted values from the known ones, in order."""
         needed, known = set(wanted), set(known)

@@ -14,7 +14,7 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.program.compilation import CompiledSteps, compile_steps, named
 from pp_graph.program.outputs import OutputDescription, Predictions, describe
 from pp_graph.program.packing import emit_packed, packed_output
-from pp_graph.steps import Compare
+from pp_graph.steps import Compare, DecidingStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pp_graph.program.roles import Role
     from pp_graph.program.signature import Signature
     from pp_graph.statistics import Statistics
-    from pp_graph.steps import Array, Cutoff, DecidingStep, Emitter, Step
+    from pp_graph.steps import Array, Cutoff, Emitter, Step
 
 _MAX_LISTED_CUTOFFS: Final = 1024
 """A comparison with more cutoffs than this is recorded by their hash."""
@@ -106,8 +106,23 @@ class Program(CompiledSteps):
 
     @cached_property
     def decisions(self) -> dict[str, DecidingStep | None]:
-        """The decision outputs, each with the step whose cutoff its margin is measured from."""
-        return self.decided_by(output.name for output in self.predicted if output.decides)
+        """The decision outputs, each with the nearest deciding step it depends on; None if there is none.
+
+        Margins of flips are measured from the cutoff of that step.
+        """
+        writes = {step.target: step for step in self.steps}
+        found: dict[str, DecidingStep | None] = {}
+        for name in (output.name for output in self.predicted if output.decides):
+            found[name] = None
+            pending = [name]
+            while pending and found[name] is None:
+                step = writes.get(pending.pop(0))
+                if isinstance(step, DecidingStep):
+                    found[name] = step
+                elif step is not None:
+                    same = self.types[name].per_pixel
+                    pending += [read for read in step.reads if self.types[read].per_pixel == same]
+        return found
 
     @cached_property
     def cutoffs(self) -> Cutoffs:
@@ -214,8 +229,3 @@ def _cutoff_to_json(cutoff: Cutoff) -> float | str:
     if cutoff is None:
         return "never"
     return float(cutoff) if math.isfinite(cutoff) else str(np.float32(cutoff))
-
-
-def outputs_by_name(outputs: Sequence[OutputDescription]) -> dict[str, OutputDescription]:
-    """Return outputs by name, including those in a packed tensor."""
-    return {each.name: each for output in outputs for each in (output, *output.channels)}

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -139,10 +139,10 @@ def parse_entry(given: object) -> Entry:
     known = find_steps()
     name = given.get("step")
     if not isinstance(name, str) or name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
         found = "is missing" if name is None else f"is {name!r}"
-        raise RecipeError(f"step {found}, expected one of: {', '.join(sorted(known))}.{hint}", field="step")
+        raise RecipeError(
+            f"step {found}, expected one of: {', '.join(sorted(known))}.{did_you_mean(name, known)}", field="step"
+        )
     kind = known[name]
     hints = _hints(kind)
     allowed = [each for each in _fields(kind) if each.name not in kind.settled]
@@ -151,10 +151,9 @@ def parse_entry(given: object) -> Entry:
         if field == "step":
             continue
         if field not in names:
-            close = difflib.get_close_matches(str(field), names, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
             raise RecipeError(
-                f"step '{name}' has no such field, expected some of: {', '.join(names)}.{hint}", field=field
+                f"step '{name}' has no such field, expected some of: {', '.join(names)}.{did_you_mean(field, names)}",
+                field=field,
             )
         _check_value(field, value, hints)
     for field in ("source", "target"):
@@ -166,6 +165,12 @@ def parse_entry(given: object) -> Entry:
         if each.name not in given and not optional:
             raise RecipeError(f"step '{name}' lacks the field '{each.name}'. Add it.", field="step")
     return Entry(kind, {str(field): _plain(value) for field, value in given.items() if field != "step"})
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return a sentence that suggests the closest known name; empty if none is close."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def _fields(kind: type[Step]) -> tuple[dataclasses.Field[Any], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pp_graph.errors import PostProcessorError, RecipeError
 from pp_graph.postprocessors.lookup import find_post_processor, post_processor_names
 from pp_graph.postprocessors.recipe.declarations import read_outputs, read_roles
+from pp_graph.postprocessors.recipe.entries import did_you_mean
 from pp_graph.postprocessors.recipe.post_processor import RecipePostProcessor
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def read_recipe(path: str | Path, statistics: Statistics | None = None) -> PostP
     root = document.root
     for key in root:
         if key not in _KEYS:
-            close = difflib.get_close_matches(str(key), _KEYS, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(key, _KEYS)
             raise document.error((key,), f"is not known, expected some of: {', '.join(_KEYS)}.{hint}")
     if root.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise document.error(
