@@ -106,8 +106,12 @@ def check_shape(shape: Sequence[int | None], role: Role) -> None:
 
 
 def _fits_one_pixel(shape: Sequence[int | None], role: Role) -> bool:
-    sizes = [dict(zip(axes, shape, strict=True)) for axes in role.axes if len(axes) == len(shape) and "H" in axes]
-    return any(all(each[axis] in (None, size) for axis, size in role.sizes.items() if axis in each) for each in sizes)
+    for axes in role.axes:
+        if len(axes) == len(shape) and "H" in axes:
+            sizes = dict(zip(axes, shape, strict=True))
+            if all(sizes[axis] in (None, size) for axis, size in role.sizes.items() if axis in sizes):
+                return True
+    return False
 
 
 def _attributes(raw: object, names: Sequence[str]) -> dict[str, Any]:

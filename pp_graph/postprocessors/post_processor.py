@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array, Step
 
 _RAW: Final[Mapping[Level, str]] = {"image": RAW_SCORE, "pixel": RAW_MAP}
-_LIKELY: Final = LevelStatistics(threshold=5.0, min=4.0, max=6.0)
-_OTHERS: Final = LevelStatistics(threshold=50.0, min=10.0, max=100.0)
+_PLAUSIBLE: Final = LevelStatistics(threshold=5.0, min=4.0, max=6.0)
+_ALTERNATIVE: Final = LevelStatistics(threshold=50.0, min=10.0, max=100.0)
 """Two plausible statistics. Steps that differ between them depend on statistics."""
 
 
@@ -174,7 +174,8 @@ class PostProcessor(ABC):
         if all(name in raw for name in names):
             return compile_steps((), raw, wanted=())
         settled = self.settled(raw)
-        steps, others = (settled.with_statistics(Statistics(image=each, pixel=each)) for each in (_LIKELY, _OTHERS))
+        steps = settled.with_statistics(Statistics(image=_PLAUSIBLE, pixel=_PLAUSIBLE))
+        others = settled.with_statistics(Statistics(image=_ALTERNATIVE, pixel=_ALTERNATIVE))
         compiled = compile_steps(steps.steps(raw), raw, wanted=names)
         for step, other in zip(compiled.steps, compile_steps(others.steps(raw), raw, wanted=names).steps, strict=False):
             if step != other:
@@ -187,10 +188,10 @@ class PostProcessor(ABC):
 
     def _compared(self, raw: Signature, level: Level) -> str | None:
         """Input of the first step that depends on the statistics of a level; None if there is no such step."""
-        image, pixel = (_OTHERS if each == level else _LIKELY for each in _RAW)
+        image, pixel = (_ALTERNATIVE if other == level else _PLAUSIBLE for other in _RAW)
         try:
             settled = self.settled(raw)
-            steps = settled.with_statistics(Statistics(image=_LIKELY, pixel=_LIKELY)).steps(raw)
+            steps = settled.with_statistics(Statistics(image=_PLAUSIBLE, pixel=_PLAUSIBLE)).steps(raw)
             others = settled.with_statistics(Statistics(image=image, pixel=pixel)).steps(raw)
             types = compile_steps(steps, raw, wanted=()).types
         except (PostProcessorError, StatisticsError):

@@ -102,7 +102,7 @@ class Program(CompiledSteps):
     @cached_property
     def predicted(self) -> tuple[OutputDescription, ...]:
         """The outputs; those in a packed tensor one by one."""
-        return tuple(each for output in self.outputs for each in (output.channels or (output,)))
+        return tuple(part for output in self.outputs for part in (output.channels or (output,)))
 
     @cached_property
     def decisions(self) -> dict[str, DecidingStep | None]:
@@ -175,10 +175,10 @@ class Program(CompiledSteps):
         """Select the outputs among the values that `run` returned; decisions of a packed tensor become bool."""
         found: dict[str, Array] = {}
         for output in self.outputs:
-            for each in output.channels or (output,):
-                if each.name in values:
-                    array = values[each.name]
-                    found[each.name] = array > 0 if output.channels and each.decides else array
+            for part in output.channels or (output,):
+                if part.name in values:
+                    array = values[part.name]
+                    found[part.name] = array > 0 if output.channels and part.decides else array
         return Predictions(found)
 
     def emit(self, op: Emitter, raw: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
@@ -202,12 +202,12 @@ class Program(CompiledSteps):
                 if emitted is None:
                     raise PostProcessorError(f"{named(step)} emits nothing, expected emit() to return a value.")
                 # A step that returns its input gets a value of its own: the raw model keeps the original name.
-                values[step.target] = op.unchanged(emitted) if any(emitted is each for each in read) else emitted
+                values[step.target] = op.unchanged(emitted) if any(emitted is value for value in read) else emitted
         outputs: dict[str, ir.Value] = {}
         for output in self.outputs:
             if output.channels:
                 with op.scope(output.name):
-                    parts = {each.name: values.pop(each.name) for each in self.predicted}
+                    parts = {output.name: values.pop(output.name) for output in self.predicted}
                     outputs[output.name] = emit_packed(op, parts, output)
             else:
                 outputs[output.name] = values.pop(output.name)
@@ -216,11 +216,11 @@ class Program(CompiledSteps):
 
 def _cutoffs_to_json(step: DecidingStep) -> float | str | list[float | str]:
     cutoffs = step.cutoffs
-    each = [_cutoff_to_json(None if np.isnan(cutoff) else cutoff) for cutoff in cutoffs.ravel()[:_MAX_LISTED_CUTOFFS]]
+    listed = [_cutoff_to_json(None if np.isnan(cutoff) else cutoff) for cutoff in cutoffs.ravel()[:_MAX_LISTED_CUTOFFS]]
     if cutoffs.size == 1:
-        return each[0]
+        return listed[0]
     if cutoffs.size <= _MAX_LISTED_CUTOFFS:
-        return each
+        return listed
     return f"{cutoffs.size} cutoffs, sha256 {hashlib.sha256(cutoffs.tobytes()).hexdigest()}"
 
 

@@ -64,11 +64,11 @@ class Role:
         given: Any = self.axes
         axes = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "axes", axes)
-        for each in axes:
-            if not each or set(each) - set(AXES) or len(set(each)) != len(each):
+        for choice in axes:
+            if not choice or set(choice) - set(AXES) or len(set(choice)) != len(choice):
                 raise OutputRoleError(
-                    f"Role '{self.name}' has the axes {each!r}, expected some of {', '.join(AXES)}, each once, such as "
-                    "NCHW."
+                    f"Role '{self.name}' has the axes {choice!r}, expected some of {', '.join(AXES)}, each once, such "
+                    "as NCHW."
                 )
         if not axes:
             raise OutputRoleError(f"Role '{self.name}' has no axes, expected some, such as ('NCHW',).")

@@ -55,7 +55,7 @@ class Curve:
         """Return about `points` points evenly spaced along the curve, always with both ends and the maximum."""
         if len(self.x) <= points:
             return self
-        steps = sum(np.abs(np.diff(each)) / (np.ptp(each) or 1.0) for each in (self.x, self.y))
+        steps = sum(np.abs(np.diff(values)) / (np.ptp(values) or 1.0) for values in (self.x, self.y))
         way = np.concatenate([[0.0], np.cumsum(steps)])
         _, first = np.unique(np.floor(way / (way[-1] or 1.0) * points), return_index=True)
         kept = np.unique([*first, self.best, len(self.x) - 1])

@@ -58,10 +58,10 @@ class DrawnOutputs:
         """Choose the outputs of a model."""
         known = runner.provenance.predicted
         outputs = {name: known[name] for name in runner.outputs if (known[name].axes or "N").startswith("N")}
-        pixels = [each for each in outputs.values() if _per_pixel(each) and each.meaning != "picture"]
-        pixels.sort(key=lambda each: each.name not in _AXES)
-        masks = tuple(each.name for each in pixels if each.decides)
-        return cls(outputs, masks, tuple(each.name for each in pixels if not each.decides))
+        pixels = [output for output in outputs.values() if _per_pixel(output) and output.meaning != "picture"]
+        pixels.sort(key=lambda output: output.name not in _AXES)
+        masks = tuple(output.name for output in pixels if output.decides)
+        return cls(outputs, masks, tuple(output.name for output in pixels if not output.decides))
 
     @property
     def mask(self) -> str | None:
@@ -92,7 +92,7 @@ class DrawnOutputs:
         found: dict[str, Picture] = {}
         for name in names:
             folder = re.sub(r"[^\w.-]", "_", f"{kind}_{name}") if found else kind
-            while folder.lower() in {each.lower() for each in found}:
+            while folder.lower() in {taken.lower() for taken in found}:
                 folder += "_"
             found[folder] = Picture(kind, name)
         return found
@@ -180,5 +180,5 @@ def _per_pixel(output: OutputDescription) -> bool:
 def plain(array: Array) -> Any:
     """Convert values for a table; a float32 becomes the shortest decimal that reads back as the same number."""
     if array.ndim:
-        return [plain(each) for each in array]
+        return [plain(value) for value in array]
     return float(str(array[()])) if array.dtype == np.float32 else array.item()

@@ -58,14 +58,14 @@ class ImagePrediction:
         return {name: _finite(value) for name, value in self.cells.items()}
 
 
-COLUMNS: Final = tuple(each.name for each in fields(ImagePrediction) if each.name != "further")
+COLUMNS: Final = tuple(column.name for column in fields(ImagePrediction) if column.name != "further")
 """Columns of every table; those of other outputs follow."""
 _PICTURE_COLUMNS: Final = ("mask", "overlay", "map")
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -156,8 +156,8 @@ def picture_stems(names: Sequence[str]) -> list[str]:
     paths = [_inside(name) for name in names]
     plain = [path.with_suffix("") for path in paths]
     counts: dict[str, int] = {}
-    for each in plain:
-        counts[_key(each)] = counts.get(_key(each), 0) + 1
+    for path in plain:
+        counts[_key(path)] = counts.get(_key(path), 0) + 1
     endings = tuple(dict.fromkeys(PICTURES.values()))
     # A folder may have the name of a picture: 'x.png/0.jpg' beside 'x.jpg'.
     taken = {_key(parent).removesuffix(ending) for path in paths for parent in path.parents for ending in endings}

@@ -38,8 +38,8 @@ def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInpu
     if source.frames:
         # Frames have the channel order of the model already, so they are not converted from RGB.
         inputs = [
-            each if each.frames is None else replace(each, frames=each.frames._replace(channel_order="RGB"))
-            for each in inputs
+            info if info.frames is None else replace(info, frames=info.frames._replace(channel_order="RGB"))
+            for info in inputs
         ]
     return source.images.read(start, stop, inputs)
 
@@ -51,8 +51,8 @@ def predicted_fields(outputs: Collection[str], provenance: Provenance) -> tuple[
         outputs: Names of all outputs of the model.
         provenance: Provenance of the model.
     """
-    written = [each for each in provenance.outputs if each.name in outputs]
-    names = [each.name for output in written for each in (output.channels or (output,))]
+    written = [output for output in provenance.outputs if output.name in outputs]
+    names = [part.name for output in written for part in (output.channels or (output,))]
     # A packed tensor has its own order.
     packed = any(output.channels for output in written)
     return tuple(sorted(names, key=OUTPUT_NAMES.index) if packed else names)

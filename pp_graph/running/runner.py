@@ -150,7 +150,7 @@ class Runner:
         self.in_flight = self._session.in_flight
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{each.name} {format_shape(each.shape)} {each.dtype}" for each in self.inputs)
+        inputs = ", ".join(f"{info.name} {format_shape(info.shape)} {info.dtype}" for info in self.inputs)
         outputs = ", ".join([*self.outputs, *self.raw_outputs])
         return f"<Runner {self.name}: {inputs} -> {outputs}; {self.description}, for {self.mode}>"
 

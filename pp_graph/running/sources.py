@@ -136,18 +136,18 @@ def _from_files(paths: Sequence[Path], inputs: Sequence[ModelInput], batch_size:
 def _from_sequence(given: Sequence[Any], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
     if not given:
         raise DataError("No images in the list, expected at least one.")
-    if all(isinstance(each, str | Path) for each in given):
-        return _from_files([Path(each) for each in given], inputs, batch_size)
-    if any(isinstance(each, str | Path) for each in given):
+    if all(isinstance(item, str | Path) for item in given):
+        return _from_files([Path(item) for item in given], inputs, batch_size)
+    if any(isinstance(item, str | Path) for item in given):
         raise DataError("Paths and arrays are mixed in a list of images, expected only paths or only arrays.")
-    arrays = [np.asarray(each) for each in given]
+    arrays = [np.asarray(item) for item in given]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise DataError(
             f"Images in a list have different shapes, such as {shapes[0]} and {shapes[1]}, expected one. Resize them, "
             "or give them one by one to stream(...)."
         )
-    frames = not any(_is_picture(each) for each in given)
+    frames = not any(_is_picture(item) for item in given)
     return _from_arrays({"image": np.stack(arrays)}, inputs, batch_size, frames=frames)
 
 

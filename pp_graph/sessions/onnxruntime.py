@@ -58,7 +58,7 @@ class OnnxSession(Session):
                 f"than onnxruntime {ort.__version__} knows?"
             ) from error
         # onnxruntime reports an unknown rank as rank 0.
-        declared = {each.name: each.shape for each in model.inputs}
+        declared = {model_input.name: model_input.shape for model_input in model.inputs}
         self.inputs = tuple(
             ModelInput(name=node.name, dtype=_DTYPES.get(node.type), shape=declared.get(node.name))
             for node in self._session.get_inputs()

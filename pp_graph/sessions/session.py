@@ -75,10 +75,10 @@ def with_batch_axes(inputs: Sequence[ModelInput], conversion: Mapping[str, Any] 
     noted = (conversion or {}).get(_BATCH_AXES)
     axes = noted if isinstance(noted, dict) else {}
     return tuple(
-        replace(each, batch_axis=axes[each.name])
-        if each.shape is not None and axes.get(each.name) in range(NOT_CERTAIN, len(each.shape))
-        else each
-        for each in inputs
+        replace(model_input, batch_axis=axes[model_input.name])
+        if model_input.shape is not None and axes.get(model_input.name) in range(NOT_CERTAIN, len(model_input.shape))
+        else model_input
+        for model_input in inputs
     )
 
 
@@ -148,7 +148,7 @@ def _batch_axis(sizes: tuple[int, ...], batch: int, named: int | None) -> int | 
 def _alike(name: str, arrays: Sequence[Array], batch: int) -> Array:
     """Return an output without a batch, which must be equal in all cuts."""
     first = arrays[0]
-    if all(np.array_equal(first, each, equal_nan=first.dtype.kind == "f") for each in arrays[1:]):
+    if all(np.array_equal(first, array, equal_nan=first.dtype.kind == "f") for array in arrays[1:]):
         return first
     raise DataError(
         f"Output '{name}' has shape {first.shape}, where the axis of the images cannot be told, and the model takes "

@@ -45,7 +45,7 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
     for compare in program.comparisons.values():
         if not compare.per_pixel:
             points += [float(cutoff) for cutoff in compare.cutoffs.ravel() if not np.isnan(cutoff)]
-            points += [float(level) for level in compare.levels.ravel()]
+            points += [float(number) for number in compare.levels.ravel()]
     # With a cutoff for each pixel, every value becomes an image of the model's full size.
     count = 3 if _sized(program) else _SAMPLES
     for step in program.steps:
@@ -53,8 +53,10 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
         if isinstance(normalizer, MonotoneStep) and normalizer.bends:
             spans.append(list(normalizer.bends))
     if provenance.statistics is not None:
-        levels = (provenance.statistics.image, provenance.statistics.pixel)
-        spans += [[each for each in (level.threshold, level.min, level.max) if each is not None] for level in levels]
+        spans += [
+            [number for number in (level.threshold, level.min, level.max) if number is not None]
+            for level in (provenance.statistics.image, provenance.statistics.pixel)
+        ]
     for numbers in spans:
         points += numbers
         if numbers:
@@ -77,7 +79,7 @@ def _sized(program: Program) -> list[DecidingStep]:
 
 def _fed(step: Step, program: Program, roles: Container[str]) -> str | None:
     """Return the fed value that a step's input is computed from; None if there is none."""
-    writes = {each.target: each for each in program.steps}
+    writes = {other.target: other for other in program.steps}
     name = step.source
     while name not in roles and name in writes:
         name = writes[name].source
@@ -112,9 +114,9 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
         if origin is None or not _fits(step.cutoffs.shape, arrays[origin].shape[1:]):
             continue
         cutoffs = np.broadcast_to(step.cutoffs, arrays[origin].shape[1:])
-        for turn, each in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
-            unsure = is_blurred(cutoffs) & is_subnormal(each)
-            arrays[origin][3 * index + turn] = np.where(unsure, np.float32(0), each)
+        for turn, tested in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
+            unsure = is_blurred(cutoffs) & is_subnormal(tested)
+            arrays[origin][3 * index + turn] = np.where(unsure, np.float32(0), tested)
     return arrays
 
 
@@ -154,9 +156,9 @@ def run_boundary(artifact: Artifact, device: str, precision: str | None) -> tupl
         session = OnnxSession(extract_post_processing(artifact))
     with np.errstate(over="ignore"):
         fed = {
-            name: array.astype(each.dtype or array.dtype)
-            for (name, array), each in zip(values.items(), session.inputs, strict=True)
+            name: array.astype(model_input.dtype or array.dtype)
+            for (name, array), model_input in zip(values.items(), session.inputs, strict=True)
         }
         raw = {name: array.astype(program.types[name].dtype) for name, array in fed.items()}
-    feeds = {each.name: fed[name] for name, each in zip(values, session.inputs, strict=True)}
+    feeds = {model_input.name: fed[name] for name, model_input in zip(values, session.inputs, strict=True)}
     return raw, checked_predictions(provenance, session.run(feeds))

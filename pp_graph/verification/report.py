@@ -82,7 +82,7 @@ class Flips:
     def joined(cls, parts: Sequence[Flips]) -> Flips:
         """Concatenate flips."""
         empty = cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0))
-        arrays = ([getattr(part, each.name) for part in (empty, *parts)] for each in fields(cls))
+        arrays = ([getattr(part, attribute.name) for part in (empty, *parts)] for attribute in fields(cls))
         return cls(*map(np.concatenate, arrays))
 
     def __len__(self) -> int:
@@ -249,20 +249,20 @@ class VerificationReport:
             "postprocessing_errors": [_error(error) for error in self.postprocessing_errors],
             "decisions": [
                 {
-                    "name": each.name,
-                    "total": each.total,
-                    "positive": each.positive,
-                    "compare": each.compare,
-                    "cutoff": None if each.compare is None else self.provenance.cutoffs.get(each.compare),
-                    "scale": each.scale,
-                    "flips": each.flips,
+                    "name": decision.name,
+                    "total": decision.total,
+                    "positive": decision.positive,
+                    "compare": decision.compare,
+                    "cutoff": None if decision.compare is None else self.provenance.cutoffs.get(decision.compare),
+                    "scale": decision.scale,
+                    "flips": decision.flips,
                     "postprocessing": {
-                        **each.postprocessing.summary(),
-                        "flips": each.postprocessing.listed(self.image_names),
+                        **decision.postprocessing.summary(),
+                        "flips": decision.postprocessing.listed(self.image_names),
                     },
-                    "drift": {**each.drift.summary(), "flips": each.drift.listed(self.image_names)},
+                    "drift": {**decision.drift.summary(), "flips": decision.drift.listed(self.image_names)},
                 }
-                for each in self.decisions
+                for decision in self.decisions
             ],
             "boundary": {
                 "values": self.boundary.values,

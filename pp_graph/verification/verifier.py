@@ -159,7 +159,7 @@ class _Reference:
             if name not in present:
                 raise ModelError(
                     f"The raw model has no output '{name}', which the artifact was made from; it has "
-                    f"{', '.join(repr(each) for each in present)}. Give the raw model that was fused."
+                    f"{', '.join(repr(output) for output in present)}. Give the raw model that was fused."
                 )
         declared = {output.name or "": declared_shape(output) for output in raw.model.graph.outputs}
         axes = batch_axes_of(raw.inputs, declared)
@@ -194,23 +194,23 @@ def _joint_inputs(raw: Session, artifact: Session, preprocessing: Preprocessing 
 
     The batch stays that of the raw model; `run_in_batches` splits it if the artifact fixes another.
     """
-    theirs = {each.name: each for each in artifact.inputs}
+    theirs = {model_input.name: model_input for model_input in artifact.inputs}
     places = batch_places(raw.inputs)
     joint = []
-    for each in raw.inputs:
-        if each.name not in theirs:
+    for model_input in raw.inputs:
+        if model_input.name not in theirs:
             raise ModelError(
-                f"Raw model has an input '{each.name}', the artifact has {', '.join(map(repr, theirs))}. "
+                f"Raw model has an input '{model_input.name}', the artifact has {', '.join(map(repr, theirs))}. "
                 "Give the raw model that was fused."
             )
-        batch = places[each.name].axes if each.name in places else ()
-        if preprocessing is not None and preprocessing.input == each.name:
-            _joint_shape(each.shape, preprocessing.model_shape, batch, each.name)
-            frames = theirs[each.name]
-            joint.append(replace(frames, shape=((each.shape or (None,))[0], *(frames.shape or ())[1:])))
+        batch = places[model_input.name].axes if model_input.name in places else ()
+        if preprocessing is not None and preprocessing.input == model_input.name:
+            _joint_shape(model_input.shape, preprocessing.model_shape, batch, model_input.name)
+            frames = theirs[model_input.name]
+            joint.append(replace(frames, shape=((model_input.shape or (None,))[0], *(frames.shape or ())[1:])))
             continue
-        shape = _joint_shape(each.shape, theirs[each.name].shape, batch, each.name)
-        joint.append(ModelInput(each.name, each.dtype, shape))
+        shape = _joint_shape(model_input.shape, theirs[model_input.name].shape, batch, model_input.name)
+        joint.append(ModelInput(model_input.name, model_input.dtype, shape))
     return tuple(joint)
 
 

@@ -132,10 +132,10 @@ def _converted(entry: object, kind: Any, field: str, example: str) -> Any:
 
 def _axes(given: str | tuple[str, ...], field: str) -> tuple[str, ...]:
     axes = (given,) if isinstance(given, str) else tuple(given)
-    for each in axes:
-        if not each or set(each) - set(AXES) or len(set(each)) != len(each):
+    for choice in axes:
+        if not choice or set(choice) - set(AXES) or len(set(choice)) != len(choice):
             raise RecipeError(
-                f"{field} has the axes {each!r}, expected some of {', '.join(AXES)}, each once, such as NCHW.",
+                f"{field} has the axes {choice!r}, expected some of {', '.join(AXES)}, each once, such as NCHW.",
                 field="axes",
             )
     if not axes:

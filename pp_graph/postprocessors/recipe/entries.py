@@ -145,8 +145,8 @@ def parse_entry(given: object) -> Entry:
         )
     kind = known[name]
     hints = _hints(kind)
-    allowed = [each for each in _fields(kind) if each.name not in kind.settled]
-    names = [each.name for each in allowed]
+    allowed = [field for field in _fields(kind) if field.name not in kind.settled]
+    names = [field.name for field in allowed]
     for field, value in given.items():
         if field == "step":
             continue

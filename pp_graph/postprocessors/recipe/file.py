@@ -75,7 +75,7 @@ def read_recipe(path: str | Path, statistics: Statistics | None = None) -> PostP
         raise document.error(place, error.problem) from error
     except PostProcessorError as error:
         named = re.match(r"Step '([^']*)'", str(error))
-        targets = [each.get("target") for each in root["steps"]]
+        targets = [entry.get("target") for entry in root["steps"]]
         about = (targets.index(named.group(1)),) if named is not None and named.group(1) in targets else ()
         raise document.error(("steps", *about), str(error)) from error
 
@@ -112,7 +112,7 @@ def _of_class(document: _Document, statistics: Statistics | None) -> PostProcess
     try:
         return kind.from_parameters(statistics, parameters)
     except (TypeError, PostProcessorError) as error:
-        field = next((each for each in parameters if str(each) in str(error)), None)
+        field = next((parameter for parameter in parameters if str(parameter) in str(error)), None)
         place = ("parameters",) if field is None else ("parameters", field)
         raise document.error(place if place in document.lines else (), str(error)) from error
 
@@ -172,7 +172,7 @@ class _Document:
 
         self.lines.setdefault(place, _line(node))
         if isinstance(node, yaml.SequenceNode):
-            return [self._value(each, (*place, index)) for index, each in enumerate(node.value)]
+            return [self._value(item, (*place, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         found: dict[Any, Any] = {}
