@@ -13,7 +13,6 @@ from pp_graph.cli.devices import print_device_check, refuse_errors
 from pp_graph.cli.frames import frame_options, take_preprocessing
 from pp_graph.cli.fuse import describe, fields
 from pp_graph.cli.options import (
-    FORM_OPTIONS,
     PATH,
     STATS_HELP,
     force_option,
@@ -24,6 +23,7 @@ from pp_graph.cli.options import (
 from pp_graph.cli.output import note, print_error, print_fields, print_json
 from pp_graph.cli.quantization import NAMES, quantization, quantization_options
 from pp_graph.cli.quantization import fields as quantization_fields
+from pp_graph.one_class_options import OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ def convert(
     check_targets((*files.values(), usage), overwrite=force, inputs=inputs)
     if not is_raw:
         fused = fusion.FusedModel.load(model)
-        changes = post_processing(options).form
+        changes = post_processing(options).output_form
         if changes:
             fused = fused.with_program(fusion.retuned_program(fused.provenance, None, changes))
     else:
@@ -183,9 +183,11 @@ def _parse_entries(texts: tuple[str, ...]) -> dict[str, str] | None:
 
 
 def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
-    """Options of fusing without --stats would be dropped without a word."""
+    """Raise if an option of fusing is given for a model that is fused already."""
     for name, value in options.items():
-        if name not in FORM_OPTIONS and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if name in OPTIONS and OPTIONS[name].output_form:
+            continue
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             raise click.UsageError(
                 f"{flag} belongs to fusing, and without --stats or --recipe MODEL is taken as fused already. Add "

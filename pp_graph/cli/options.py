@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pp_graph.cli.output import note
+from pp_graph.one_class_options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from pp_graph.fusion import FusedModel
@@ -84,10 +85,6 @@ def _load_array(path: str) -> Any:
         ) from error
 
 
-FORM_OPTIONS = ("outputs", "mask_dtype", "map_size", "pack", "thresholds")
-"""Options that change the form of a post-processing, and none of its numbers."""
-
-
 @dataclass(frozen=True)
 class PostProcessing:
     """What the options of `post_processing_options` say.
@@ -111,9 +108,11 @@ class PostProcessing:
     given: frozenset[str]
 
     @property
-    def form(self) -> dict[str, Any]:
-        """What was said about the form of the outputs and of the thresholds."""
-        return {name: self.settings[name] for name in FORM_OPTIONS if name in self.given}
+    def output_form(self) -> dict[str, Any]:
+        """The given options that change the form of the outputs; see `Option.output_form`."""
+        return {
+            name: self.settings[name] for name, option in OPTIONS.items() if option.output_form and name in self.given
+        }
 
     def fuse(self, raw: Path, stats: Path | None, *, replace: bool = False) -> FusedModel:
         """Fuse a raw model with the statistics of a file, and say what a person should know about it.
@@ -147,21 +146,21 @@ class PostProcessing:
         return fused
 
     def _refuse_settings(self) -> None:
-        given = next((name for name in self.settings if name in self.given), None)
-        if given is not None:
-            flag = f"--{given.replace('_', '-')}"
+        option = next((option for option in OPTIONS.values() if option.name in self.given), None)
+        if option is not None:
             raise click.UsageError(
-                f"{flag} belongs to the one-class post-processor, and --recipe lists other steps. Leave out {flag}, or "
-                "write what it does into the recipe."
+                f"{option.flag} belongs to the one-class post-processor, but --recipe lists other steps. Leave out "
+                f"{option.flag}, or write what it does into the recipe."
             )
 
     def _refuse_ineffective(self, settings: dict[str, Any]) -> None:
-        wanted = settings["outputs"]
-        for name, decision in (("image_sensitivity", "pred_label"), ("pixel_sensitivity", "pred_mask")):
-            written = settings["threshold"] and (not isinstance(wanted, list | tuple) or decision in wanted)
-            if name in self.given and not written:
-                flag = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{flag} moves {decision}, which is not written. Leave out one of both.")
+        outputs = settings["outputs"]
+        for option in OPTIONS.values():
+            written = settings["threshold"] and (not isinstance(outputs, list | tuple) or option.moves in outputs)
+            if option.moves is not None and option.name in self.given and not written:
+                raise click.UsageError(
+                    f"{option.flag} moves {option.moves}, which is not written. Use one or the other."
+                )
 
     def _settings_with(self, statistics: Statistics, file: Path) -> dict[str, Any]:
         from pp_graph.errors import StatisticsError
@@ -222,37 +221,43 @@ def named_roles(options: Mapping[str, Any]) -> dict[str, str]:
     return merged_roles(roles, score_output=options["score_output"], map_output=options["map_output"])
 
 
+def _click_option(option: Option) -> Callable[[_Function], _Function]:
+    """Build the flag of an option of the one-class post-processor."""
+    if option.is_switch:
+        return click.option(
+            f"{option.flag}/--no-{option.flag.removeprefix('--')}", default=option.default, help=option.help
+        )
+
+    def parse(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
+        if text is None or option.parse is None:
+            return text
+        try:
+            return option.parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=option.flag) from error
+
+    return click.option(
+        option.flag,
+        type=click.Choice(option.choices) if option.choices else float if option.moves else str,
+        metavar=option.metavar,
+        default=option.default,
+        show_default=option.default is not None,
+        callback=parse,
+        help=option.help,
+    )
+
+
 _OPTIONS = (
     click.option("--recipe", type=PATH, metavar="FILE.yaml",
-                 help="Take the steps that this file lists, or the class it names, instead of the one-class "
+                 help="Use the steps that this file lists, or the class it names, instead of the one-class "
                  "post-processor."),
-    click.option("--image-sensitivity", type=float, metavar="S", default=0.5, show_default=True,
-                 help="0 flags no image, 0.5 those above the threshold, 1 all that normalise above 0."),
-    click.option("--pixel-sensitivity", type=float, metavar="S", default=0.5, show_default=True,
-                 help="The same for pixels."),
     role_options,
-    click.option("--on-nan", type=click.Choice(["anomalous", "normal"]), default="anomalous", show_default=True,
-                 help="What NaN counts as."),
-    click.option("--normalize/--no-normalize", default=True,
-                 help="Normalise score and map, or leave them raw and compare with the raw threshold."),
-    click.option("--threshold/--no-threshold", default=True, help="Write label and mask, or neither."),
-    click.option("--match-thresholds/--no-match-thresholds", default=True,
-                 help="Take an unknown threshold from the other level, or do not."),
-    click.option("--outputs", metavar="NAMES",
-                 help="Write only these of pred_score,pred_label,anomaly_map,pred_mask; the rest is not computed."),
-    click.option("--mask-dtype", type=click.Choice(["bool", "u8", "u8_255", "f32"]), default="bool", show_default=True,
-                 help="Element type of pred_mask; u8_255 is 0 and 255."),
-    click.option("--map-size", metavar="HxW|input",
-                 help="Resize map and mask, to the size of the model's input for example."),
-    click.option("--pack/--no-pack", default=False,
-                 help="Return one float32 tensor (N,H,W,4): map, score, label, mask along its last axis."),
-    click.option("--thresholds", type=click.Choice(["fixed", "runtime"]), default="fixed", show_default=True,
-                 help="Write the cutoffs as constants, or so that they can be changed while the model runs."),
+    *map(_click_option, OPTIONS.values()),
     click.option("--no-tail", is_flag=True, help="Leave the raw model's own tail as it is, instead of rewriting it."),
     click.option("--raise-opset", type=int, metavar="VERSION",
-                 help="Bring a raw model of an earlier opset to this one first, such as 18, for steps that need it; "
-                 "refused where that would change a bit of its outputs. strip gives the file of its own opset back."),
-    click.option("--keep-raw", is_flag=True, help="Keep the raw values that are read as outputs too."),
+                 help="Convert the raw model to this opset first, such as 18, for steps that need it; refused if it "
+                 "would change a bit of its outputs. strip restores the original file."),
+    click.option("--keep-raw", is_flag=True, help="Also return the raw values that the steps read."),
 )  # fmt: skip
 
 
@@ -261,17 +266,6 @@ def post_processing_options(function: _Function) -> _Function:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
-
-
-def _map_size(text: str | None) -> tuple[int, int] | str | None:
-    if text is None or text == "input":
-        return text
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise click.BadParameter(
-            f"'{text}' is no size, expected height and width such as 256x256, or input.", param_hint="--map-size"
-        )
-    return int(height), int(width)
 
 
 def post_processing(options: dict[str, Any]) -> PostProcessing:
@@ -284,18 +278,6 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         keep_raw=options["keep_raw"],
         tail=not options["no_tail"],
         raise_opset=options["raise_opset"],
-        settings={
-            "image_sensitivity": options["image_sensitivity"],
-            "pixel_sensitivity": options["pixel_sensitivity"],
-            "normalize": options["normalize"],
-            "threshold": options["threshold"],
-            "match_thresholds": options["match_thresholds"],
-            "on_nan": options["on_nan"],
-            "outputs": None if options["outputs"] is None else tuple(map(str.strip, options["outputs"].split(","))),
-            "mask_dtype": options["mask_dtype"],
-            "map_size": _map_size(options["map_size"]),
-            "pack": options["pack"],
-            "thresholds": options["thresholds"],
-        },
+        settings={name: options[name] for name in OPTIONS},
         given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
     )

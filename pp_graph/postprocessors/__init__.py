@@ -1,6 +1,6 @@
-"""Post-processors: steps composed for a purpose, with the roles that they read and the outputs that they write.
+"""Post-processors: compositions of steps, with the roles they read and the outputs they write.
 
-A new post-processor is one file and one entry in `POST_PROCESSORS`; provenance finds it, and those of users, by class.
+To add one, write a file and an entry in `POST_PROCESSORS`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What anomaly models give and what comes out of them: the roles and outputs of this family."""
+"""Roles and outputs of anomaly models."""
 
 from __future__ import annotations
 
@@ -53,29 +53,24 @@ OUTPUTS: Final = (
     Output("anomaly_map", _MAP_AXES, "number", "anomaly score of each pixel"),
     Output("pred_mask", _MAP_AXES, "decision", "whether the pixel is anomalous"),
 )
-"""The outputs, in the order in which a fused model lists them."""
+"""All outputs, in the order of a fused model."""
 
 OUTPUT_NAMES: Final = tuple(output.name for output in OUTPUTS)
 DECISION_NAMES: Final = tuple(output.name for output in OUTPUTS if output.meaning == "decision")
-"""Outputs that say normal or anomalous: no raw model has them."""
+"""Outputs that are decisions; no raw model has them."""
 
 
 def merged_roles(
     roles: Mapping[str, str] | None, *, score_output: str | None = None, map_output: str | None = None
 ) -> dict[str, str]:
-    """Names of outputs by role, with those of the short forms.
+    """Merge `score_output` and `map_output` into a mapping of roles to output names.
 
     Raises:
-        OutputRoleError: A role is named twice, differently.
+        OutputRoleError: A role is given two different outputs.
     """
     found = dict(roles or {})
-    for role, short, name in (
-        (RAW_SCORE, "score_output", score_output),
-        (RAW_MAP, "map_output", map_output),
-    ):
-        if name is None:
-            continue
-        if found.setdefault(role, name) != name:
+    for role, short, name in ((RAW_SCORE, "score_output", score_output), (RAW_MAP, "map_output", map_output)):
+        if name is not None and found.setdefault(role, name) != name:
             raise OutputRoleError(
                 f"Role '{role}' is given as '{found[role]}' and {short} as '{name}', expected one of them. Leave out "
                 f"{short} (--{short.replace('_', '-')})."

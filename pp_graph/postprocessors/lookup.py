@@ -1,6 +1,6 @@
-"""Find the class of a post-processor or a step by its name: ours, and those of modules that were imported.
+"""Find post-processor and step classes by name: those of pp_graph, and those of user modules imported already.
 
-No module is imported here: what a file names must not decide which code runs.
+No module is imported here, so that a file cannot choose which code runs.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from pp_graph.steps import STEPS, Step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_OURS = "pp_graph."
+_PACKAGE = "pp_graph."
 
 
 def class_name(kind: type[PostProcessor]) -> str:
-    """What provenance calls a class: the bare name of one of ours, else `module:Name`."""
-    return kind.__name__ if kind.__module__.startswith(_OURS) else f"{kind.__module__}:{kind.__qualname__}"
+    """Name of a class in provenance: the bare name for pp_graph's own, else `module:Name`."""
+    return kind.__name__ if kind.__module__.startswith(_PACKAGE) else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def find_post_processor(name: str) -> type[PostProcessor] | None:
-    """The class of that name, as `class_name` gives it; None where there is none, or where several could be meant.
+    """Return the class with a name that `class_name` returned; None if there is none, or if it is ambiguous.
 
-    A class is found in another module than the one noted where it is the only one of its name: a script that was run
-    as `__main__` may be imported later.
+    A class in another module is returned if it is the only one of that name: a script that ran as `__main__` may be
+    imported under its own name later.
     """
     module, _, bare = name.rpartition(":")
     same = [kind for kind in _concrete(PostProcessor) if kind.__qualname__ == bare]
     if not module:
-        ours = [kind for kind in same if kind.__module__.startswith(_OURS)]
+        ours = [kind for kind in same if kind.__module__.startswith(_PACKAGE)]
         same, module = (ours, ours[0].__module__) if ours else (same, "")
     exact = [kind for kind in same if kind.__module__ == module]
     if exact:
-        # A class that was defined again, as in a notebook, takes the place of the older one.
+        # A class that was defined again, as in a notebook, replaces the older one.
         return exact[-1]
     return same[-1] if len({kind.__module__ for kind in same}) == 1 else None
 
 
 def post_processor_names() -> list[str]:
-    """Names of all post-processors that can be found."""
+    """Return the names of all known post-processors."""
     return list(dict.fromkeys(class_name(kind) for kind in _concrete(PostProcessor)))
 
 
 def step_name(kind: type[Step]) -> str:
-    """What a recipe calls a step: `GaussianBlur` is `gaussian_blur`."""
+    """Name of a step in a recipe: `gaussian_blur` for `GaussianBlur`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__).lower()
 
 
 def find_steps() -> dict[str, type[Step]]:
-    """Steps that a recipe may name: ours, and those of modules that were imported, which cannot take our names."""
+    """Return all steps by their recipe name. Steps of users cannot replace those of pp_graph."""
     ours = {step_name(kind): kind for kind in STEPS}
-    others = {step_name(kind): kind for kind in _concrete(Step) if not kind.__module__.startswith(_OURS)}
+    others = {step_name(kind): kind for kind in _concrete(Step) if not kind.__module__.startswith(_PACKAGE)}
     return {**others, **ours}
 
 

@@ -1,4 +1,4 @@
-"""`PostProcessor`: the abstract base that composes steps, run in NumPy or written as an ONNX subgraph."""
+"""`PostProcessor`: abstract base of all compositions of steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from pp_graph.errors import PostProcessorError, StatisticsError
 from pp_graph.model import RawModel
 from pp_graph.postprocessors.anomaly import OUTPUTS, RAW_MAP, RAW_SCORE, ROLES
-from pp_graph.postprocessors.raw_values import checked_values
+from pp_graph.postprocessors.input_checks import checked_values
 from pp_graph.program import Output, Program, Role, Signature
 from pp_graph.program.compilation import CompiledSteps, check_steps, compile_steps
 from pp_graph.statistics import LevelStatistics, Statistics
@@ -24,28 +24,26 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array, Step
 
 _RAW: Final[Mapping[Level, str]] = {"image": RAW_SCORE, "pixel": RAW_MAP}
-_LIKELY: Final = LevelStatistics(threshold=5.0, min=4.0, max=6.0)
-_OTHERS: Final = LevelStatistics(threshold=50.0, min=10.0, max=100.0)
-"""Statistics that could be calibrated; steps that differ between the two follow from statistics."""
+_PLAUSIBLE: Final = LevelStatistics(threshold=5.0, min=4.0, max=6.0)
+_ALTERNATIVE: Final = LevelStatistics(threshold=50.0, min=10.0, max=100.0)
+"""Two plausible statistics. Steps that differ between them depend on statistics."""
 
 
 class PostProcessor(ABC):
     """Turns the outputs of a raw model into predictions.
 
-    Subclasses say which steps to take. `bind` meets them with a raw model: it checks the steps and compiles their
-    decisions to cutoffs, and the `Program` that comes of it runs in NumPy or is written into the model
-    (`pp_graph.fuse`). Both see the same steps, so they cannot drift apart.
-    A subclass is a frozen dataclass whose first field is `statistics`; its other fields hold plain JSON values, from
-    which it is built again when a model is verified or retuned.
+    Subclasses define the steps. `bind` checks them against a raw model and compiles their decisions to cutoffs. The
+    resulting `Program` runs in NumPy or is written into the model (`pp_graph.fuse`); both use the same steps.
+    A subclass is a frozen dataclass whose first field is `statistics`. Its other fields are JSON values, from which it
+    is built again to verify or retune a model.
 
     Attributes:
-        roles: The outputs of a raw model that the steps may read; the score and map of an anomaly model unless a
-            subclass says else.
-        declared_outputs: What may come out, in order; a step whose target has the name of one writes it.
-        replaces_unread: Whether an output that has a role and is not read is left out of the fused model all the same,
-            as where only labels are wanted of a score and a map.
+        roles: Outputs of a raw model that the steps may read; by default the score and map of an anomaly model.
+        declared_outputs: Possible outputs, in order. A step writes an output if its target has that name.
+        replaces_unread: Leave outputs with a role out of the fused model even if no step reads them, as when only
+            labels are wanted.
         statistics: The calibrated numbers; None until they are known.
-        pack: Whether a fused model returns all predictions in one tensor, (N,H,W,4) (see `pp_graph.program.packing`).
+        pack: Return all predictions in one tensor, (N,H,W,4) (see `pp_graph.program.packing`).
     """
 
     roles: tuple[Role, ...] = ROLES
@@ -55,55 +53,53 @@ class PostProcessor(ABC):
     pack: bool = False
 
     def __post_init__(self) -> None:
-        """Try the steps out on raw models that could come, so that what does not fit shows now.
+        """Check the steps against typical raw models, so that errors show early.
 
         Raises:
-            PostProcessorError: The steps fit no raw model: one reads what is not there or does not fit.
+            PostProcessorError: The steps fit no raw model: a step reads a value that is missing or does not fit.
         """
         check_steps(self.steps, self.roles, self.declared_outputs)
 
     @abstractmethod
     def steps(self, raw: Signature) -> Sequence[Step]:
-        """Steps to take, in order.
-
-        Each reads raw values, by role, or earlier steps' targets.
+        """Return the steps, in order. Each reads raw values by role, or targets of earlier steps.
 
         Args:
-            raw: What the raw model gives: the type of each value, by role.
+            raw: Types of the raw values, by role.
 
         Raises:
-            StatisticsError: A number that a step needs is not known.
+            StatisticsError: A number that a step needs is unknown.
         """
 
     def parameters(self) -> dict[str, Any]:
-        """Everything but the statistics that is needed to build this post-processor again; plain JSON values.
+        """Return all parameters except the statistics, as JSON values.
 
         Raises:
-            PostProcessorError: The class is no dataclass, so that its parameters cannot be told.
+            PostProcessorError: The class is not a dataclass.
         """
         described: object = self
         if not dataclasses.is_dataclass(described):
             raise PostProcessorError(
-                f"{type(self).__name__} is no dataclass, expected one, or a method parameters() that returns all but "
-                "the statistics. Write @dataclass(frozen=True) above it."
+                f"{type(self).__name__} is not a dataclass, expected one, or a method parameters() that returns all "
+                "parameters but the statistics. Write @dataclass(frozen=True) above it."
             )
         names = [field.name for field in dataclasses.fields(described) if field.init and field.name != "statistics"]
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_parameters(cls, statistics: Statistics | None, parameters: Mapping[str, Any]) -> Self:
-        """Build a post-processor from what `parameters` returned."""
+        """Build a post-processor from the result of `parameters`."""
         return cls(statistics=statistics, **parameters)  # type: ignore[call-arg]
 
     def with_statistics(self, statistics: Statistics | None) -> Self:
-        """The same post-processor with other calibrated numbers."""
+        """Return the post-processor with other statistics."""
         return self.from_parameters(statistics, self.parameters())
 
     def changed(self, statistics: Statistics | None, changes: Mapping[str, Any]) -> Self:
-        """The same post-processor with other calibrated numbers and other values of some parameters.
+        """Return the post-processor with other statistics and some parameters changed.
 
         Raises:
-            PostProcessorError: It has no such parameter, or does not take the value.
+            PostProcessorError: There is no such parameter, or it rejects the value.
         """
         kind: Any = type(self)
         known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(changes)
@@ -117,27 +113,27 @@ class PostProcessor(ABC):
 
     @property
     def sensitivities(self) -> Mapping[str, str]:
-        """Parameters in [0, 1] that move a decision, and the output that each moves."""
+        """The output that each sensitivity moves, by parameter name. Sensitivities are in [0, 1]."""
         return {}
 
     def settled(self, raw: Signature) -> Self:
-        """This post-processor with parameters settled that depend on the raw model."""
+        """Return the post-processor with parameters resolved that depend on the raw model."""
         del raw
         return self
 
     def bind(self, raw: RawModel | Signature, roles: Mapping[str, str] | None = None) -> Program:
-        """Meet the outputs of a raw model: find the roles, check the steps and compile their decisions.
+        """Bind to a raw model: find the roles, check the steps and compile their decisions.
 
         Args:
-            raw: The raw model, or what it gives where that is known already.
-            roles: Names of outputs by role, where axes and sizes leave a choice.
+            raw: The raw model, or its signature.
+            roles: Output names by role, where axes and sizes are ambiguous.
 
         Returns:
-            The program: everything that fusing, verifying and retuning need to know.
+            The program, from which models are fused, verified and retuned.
 
         Raises:
-            OutputRoleError: Roles cannot be told apart, or nothing can be read.
-            StatisticsError: A number that a step needs is not known.
+            OutputRoleError: Roles are ambiguous, or no output fits one.
+            StatisticsError: A number that a step needs is unknown.
             PostProcessorError: The steps do not fit each other or the raw model.
         """
         if not isinstance(raw, Signature | RawModel):
@@ -149,15 +145,14 @@ class PostProcessor(ABC):
         return Program.compile(self.settled(signature), signature)
 
     def calibrated_names(self, raw: Signature) -> dict[Level, str]:
-        """Names of the values whose threshold and range the statistics of each level are.
+        """Return the name of the value that is calibrated at each level.
 
         Args:
-            raw: What the raw model gives.
+            raw: Types of the raw values.
 
         Returns:
-            Names under `image` and `pixel`; those of the raw values unless a subclass says else. Where one has several
-            classes, it is what the first step reads that follows from the statistics, if that is one number an image
-            or pixel.
+            Names under `image` and `pixel`; by default the raw values. For a raw value with several classes, the input
+            of the first step that depends on statistics, if that is one number an image or pixel.
         """
         names = {level: name for level, name in _RAW.items() if name in raw}
         single = {role.name for role in self.roles if "C" in role.sizes}
@@ -167,19 +162,20 @@ class PostProcessor(ABC):
         return names
 
     def bind_calibration(self, raw: Signature) -> CompiledSteps:
-        """The steps that compute the values which are calibrated, before any statistics are known.
+        """Compile the steps that compute the values to calibrate, before statistics are known.
 
         Args:
-            raw: What the raw model gives.
+            raw: Types of the raw values.
 
         Raises:
-            PostProcessorError: What is to be calibrated follows from statistics itself.
+            PostProcessorError: A value to calibrate depends on statistics itself.
         """
         names = tuple(self.calibrated_names(raw).values())
         if all(name in raw for name in names):
             return compile_steps((), raw, wanted=())
         settled = self.settled(raw)
-        steps, others = (settled.with_statistics(Statistics(image=each, pixel=each)) for each in (_LIKELY, _OTHERS))
+        steps = settled.with_statistics(Statistics(image=_PLAUSIBLE, pixel=_PLAUSIBLE))
+        others = settled.with_statistics(Statistics(image=_ALTERNATIVE, pixel=_ALTERNATIVE))
         compiled = compile_steps(steps.steps(raw), raw, wanted=names)
         for step, other in zip(compiled.steps, compile_steps(others.steps(raw), raw, wanted=names).steps, strict=False):
             if step != other:
@@ -191,11 +187,11 @@ class PostProcessor(ABC):
         return compiled
 
     def _compared(self, raw: Signature, level: Level) -> str | None:
-        """What the first step reads that follows from the statistics of a level; None where that cannot be told."""
-        image, pixel = (_OTHERS if each == level else _LIKELY for each in _RAW)
+        """Input of the first step that depends on the statistics of a level; None if there is no such step."""
+        image, pixel = (_ALTERNATIVE if other == level else _PLAUSIBLE for other in _RAW)
         try:
             settled = self.settled(raw)
-            steps = settled.with_statistics(Statistics(image=_LIKELY, pixel=_LIKELY)).steps(raw)
+            steps = settled.with_statistics(Statistics(image=_PLAUSIBLE, pixel=_PLAUSIBLE)).steps(raw)
             others = settled.with_statistics(Statistics(image=image, pixel=pixel)).steps(raw)
             types = compile_steps(steps, raw, wanted=()).types
         except (PostProcessorError, StatisticsError):
@@ -212,12 +208,9 @@ class PostProcessor(ABC):
             raw: `pred_score` of shape (N,) or (N,1), `anomaly_map` of shape (N,H,W), (N,1,H,W) or
                 (N,H,W,1), or both; floating point. A mapping, or an object with attributes of these names.
 
-        Returns:
-            The predictions.
-
         Raises:
             ValueError: Neither is given, or one has another shape or element type.
-            StatisticsError: A number that is needed is not known.
+            StatisticsError: A number that a step needs is unknown.
         """
         return self.predict(checked_values(raw, self.roles))
 
@@ -225,7 +218,7 @@ class PostProcessor(ABC):
         """Post-process raw values, by role; see `Program.run`.
 
         Raises:
-            StatisticsError: A number that is needed is not known.
+            StatisticsError: A number that a step needs is unknown.
         """
         program = self.bind(Signature.of_values(values, self.roles))
         return program.predictions(program.run(values))

@@ -1,7 +1,4 @@
-"""Programs: what a post-processor becomes once it is bound to the outputs of a raw model.
-
-Roles say which outputs it reads, `Signature` what these are, `Program` what is computed from them and what comes out.
-"""
+"""`Program`: a post-processor bound to a raw model, with the roles it reads and the outputs it returns."""
 
 from __future__ import annotations
 

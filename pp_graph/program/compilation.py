@@ -1,4 +1,4 @@
-"""Check a composition of steps against what the raw model gives, and compile its decisions."""
+"""Check that steps fit each other and the raw model, and compile their decisions to cutoffs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _UnboundError(PostProcessorError):
-    """A step takes such values, but not of these sizes."""
+    """A step accepts the values by their axes, but not by their sizes."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class CompiledSteps:
     """Steps that fit each other and the raw model.
 
     Attributes:
-        steps: The steps in order, bound to what they read; each is needed for a value that was asked for.
-        types: Type of each value, raw ones included, by name.
+        steps: The steps in order, bound to the types they read; all are needed for the requested values.
+        types: Type of each value by name, raw values included.
     """
 
     steps: tuple[Step, ...]
@@ -39,36 +39,17 @@ class CompiledSteps:
 
     @property
     def intermediates(self) -> tuple[str, ...]:
-        """Values that runtimes round differently and that another step reads."""
+        """Values that runtimes may round differently and that another step reads."""
         read = {name for step in self.steps for name in step.reads}
         return tuple(step.target for step in self.steps if not step.exact and step.target in read)
 
     @property
     def comparisons(self) -> dict[str, DecidingStep]:
-        """The steps that decide, by what they write."""
+        """The deciding steps, by the name of the decision."""
         return {step.target: step for step in self.steps if isinstance(step, DecidingStep)}
 
-    def decided_by(self, names: Iterable[str]) -> dict[str, DecidingStep | None]:
-        """The step by which the margin of each of some values is measured.
-
-        It is the nearest one that decides, among those that a value follows from; None where there is none.
-        """
-        writes = {step.target: step for step in self.steps}
-        found: dict[str, DecidingStep | None] = {}
-        for name in names:
-            pending: list[str] = [name]
-            found[name] = None
-            while pending and found[name] is None:
-                step = writes.get(pending.pop(0))
-                if isinstance(step, DecidingStep):
-                    found[name] = step
-                elif step is not None:
-                    same = self.types[name].per_pixel
-                    pending += [each for each in step.reads if self.types[each].per_pixel == same]
-        return found
-
     def needed(self, wanted: Iterable[str], known: Iterable[str]) -> list[Step]:
-        """The steps that compute some values from those that are known, in order."""
+        """Return the steps that compute the wanted values from the known ones, in order."""
         needed, known = set(wanted), set(known)
         kept = []
         for step in reversed(self.steps):
@@ -78,10 +59,10 @@ class CompiledSteps:
         return kept[::-1]
 
     def compute(self, values: Mapping[str, Array], wanted: Iterable[str]) -> dict[str, Array]:
-        """Every value that is needed for some others, by name, and those given.
+        """Compute the wanted values and all they depend on, in NumPy; return them with the given ones.
 
         Raises:
-            PostProcessorError: A value that was given, or that a reference returned, is not what its type says.
+            PostProcessorError: A given value, or one that a NumPy reference returned, does not have its declared type.
         """
         found = dict(values)
         for name, array in values.items():
@@ -91,7 +72,7 @@ class CompiledSteps:
             missing = next((name for name in step.reads if name not in found), None)
             if missing is not None:
                 raise PostProcessorError(
-                    f"{self._called(missing)} is missing among the values, {', '.join(map(repr, values)) or 'none'}, "
+                    f"{self._called(missing)} is missing, given are {', '.join(map(repr, values)) or 'none'}, "
                     f"expected {self.types[missing]}. Give what the raw model returns, by role."
                 )
             found[step.target] = step.reference(*(found[name] for name in step.reads))
@@ -106,7 +87,7 @@ class CompiledSteps:
             )
         if value.rank_known and array.ndim != value.rank:
             raise PostProcessorError(
-                f"{self._called(name)} has rank {array.ndim}, {array.dtype} of shape {array.shape}, and the file "
+                f"{self._called(name)} has rank {array.ndim}, {array.dtype} of shape {array.shape}, but the file "
                 f"declares rank {value.rank}, {value}. Export the model with the shapes that it returns."
             )
         if value.per_pixel and 0 in array.shape[1:]:
@@ -115,7 +96,7 @@ class CompiledSteps:
             )
 
     def _called(self, name: str) -> str:
-        """What messages call a value."""
+        """Name of a value for messages."""
         return f"'{name}'"
 
 
@@ -126,17 +107,17 @@ def compile_steps(
     outputs: Sequence[Output] = (),
     wanted: Sequence[str] | None = None,
 ) -> CompiledSteps:
-    """Check steps, bind them to what they read, and pull decisions back in front of monotone steps.
+    """Check steps, bind them to the types they read, and move decisions in front of monotone steps.
 
     Args:
         steps: The steps, in order.
-        signature: What the raw model gives.
-        outputs: What comes out, as far as steps write it.
+        signature: The raw values.
+        outputs: The declared outputs; steps need not write all of them.
         wanted: Names of the values to compute; None for the outputs.
 
     Raises:
-        PostProcessorError: A step reads what is not there or does not fit, two steps write the same, or nothing is
-            written that comes out.
+        PostProcessorError: A step reads a value that is missing or does not fit, two steps write the same value, or
+            no step writes an output.
     """
     types: dict[str, ValueType] = dict(signature)
     declared = {output.name: output for output in outputs}
@@ -159,7 +140,7 @@ def compile_steps(
     if not written and wanted is None:
         listed = ", ".join(f"'{step.target}'" for step in bound) or "none"
         raise PostProcessorError(
-            f"The steps write {listed}, expected some of {', '.join(declared)}: only these come out of the model. "
+            f"The steps write {listed}, expected some of {', '.join(declared)}: the model returns only these. "
             "Give the last steps one of these targets, or declare what they write (in a recipe under outputs)."
         )
     compiled = CompiledSteps(tuple(_pulled_back(bound)), types)
@@ -169,15 +150,15 @@ def compile_steps(
 def check_steps(
     steps_for: Callable[[Signature], Sequence[Step]], roles: Sequence[Role], outputs: Sequence[Output]
 ) -> None:
-    """Make sure that steps fit some raw model: one with all roles, or with all but one of those that may be missing.
+    """Check that steps fit a raw model with all roles, or with all but one optional role.
 
     Args:
-        steps_for: Gives the steps for what a raw model gives.
-        roles: What they may read.
-        outputs: What comes out.
+        steps_for: Returns the steps for a signature.
+        roles: Roles that the steps may read.
+        outputs: The declared outputs.
 
     Raises:
-        PostProcessorError: They fit none; the error is that of a model with all roles.
+        PostProcessorError: The steps fit none of these models; the error is that of a model with all roles.
     """
     whole = Signature({role.name: role.example() for role in roles}, input_size=(256, 256))
     optional = [role.name for role in roles if not role.required]
@@ -187,7 +168,7 @@ def check_steps(
         try:
             compile_steps(steps_for(signature), signature, outputs=outputs)
         except (StatisticsError, _UnboundError):
-            # Numbers may come later, and so do the sizes and classes that some steps have to know.
+            # Statistics, sizes and numbers of classes may become known later.
             return
         except PostProcessorError as error:
             refusals.append(error)
@@ -197,35 +178,29 @@ def check_steps(
 
 
 def check_result(step: Step, found: object, value: ValueType) -> None:
-    """Make sure that a reference returned what the step said it would.
-
-    Raises:
-        PostProcessorError: It is no array, or of another element type or rank.
-    """
+    """Raise `PostProcessorError` if a NumPy reference returned another element type or rank than the step declares."""
     rank = value.rank if value.rank_known else None
     if not isinstance(found, np.ndarray) or found.dtype != value.dtype or (rank is not None and found.ndim != rank):
         what = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
         raise PostProcessorError(
-            f"{named(step)}: its reference returned {what}, expected {value}. Let the step's output_type() say what it "
-            "writes."
+            f"{named(step)}: its reference returned {what}, expected {value}. Correct the step's output_type()."
         )
 
 
 def named(step: Step) -> str:
-    """A step for a message."""
+    """Name of a step for messages."""
     return f"Step '{step.target}' ({type(step).__name__})"
 
 
 def _check_names(step: Step, types: Mapping[str, ValueType], signature: Signature) -> None:
     if not isinstance(step, Step):
-        raise PostProcessorError(f"Among the steps is {step!r}, expected a Step. Give steps only.")
+        raise PostProcessorError(f"The steps contain {step!r}, expected a Step. Give steps only.")
     for name in step.reads:
         if name not in types:
             raise PostProcessorError(
                 f"{named(step)} reads '{name}', which is not there; there are "
                 f"{', '.join(map(repr, types)) or 'none'}. "
-                "Read one of these, let an earlier step write it, or name the output of the model that is it "
-                f"(--role {name}=NAME)."
+                f"Read one of these, let an earlier step write it, or name the model's output (--role {name}=NAME)."
             )
     if step.target in signature:
         raise PostProcessorError(f"{named(step)} writes '{step.target}', which the raw model gives. Rename it.")
@@ -234,7 +209,7 @@ def _check_names(step: Step, types: Mapping[str, ValueType], signature: Signatur
 
 
 def _pulled_back(steps: Sequence[Step]) -> list[Step]:
-    """Steps that decide about what a monotone step computes, deciding about what that reads."""
+    """Move each decision in front of the monotone step it reads, so that it compares that step's input."""
     found: dict[str, Step] = {}
     for step in steps:
         moved = step

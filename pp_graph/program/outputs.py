@@ -1,10 +1,10 @@
-"""Outputs: what a post-processor declares, and what is known of each once it is bound to a raw model."""
+"""Outputs that a post-processor declares, their descriptions once it is bound, and `Predictions`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pp_graph.steps import Array, Step
-    from pp_graph.values import DType
 
 Meaning = Literal["number", "decision", "class", "box", "count", "picture"]
-"""What an output tells: a score, whether something is so, the index of a class, places, how many, or an image."""
-MEANINGS: Final[tuple[Meaning, ...]] = ("number", "decision", "class", "box", "count", "picture")
+"""What an output holds: scores, decisions, class indices, box coordinates, counts or an image."""
+MEANINGS: Final[tuple[Meaning, ...]] = get_args(Meaning)
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class Output:
     """An output that a post-processor declares.
 
     Attributes:
-        name: Its name in the fused model.
-        axes: Axes that it can have; `()` for any.
-        meaning: What it tells; None to tell by the step that writes it: a decision or a number.
-        description: The same for people, such as `anomaly score of each image`.
+        name: Name in the fused model.
+        axes: Possible axes; `()` for any.
+        meaning: What it holds. None derives it from the step that writes it: a decision or a number.
+        description: A description in words, such as `anomaly score of each image`.
     """
 
     name: str
@@ -41,12 +40,12 @@ class Output:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Take one text for one choice of axes, and refuse a meaning that is not known.
+        """Accept a single string as axes, and check the meaning.
 
         Raises:
-            PostProcessorError: The meaning is not known.
+            PostProcessorError: The meaning is unknown.
         """
-        given: Any = self.axes  # whatever a user wrote
+        given: Any = self.axes
         object.__setattr__(self, "axes", (given,) if isinstance(given, str) else tuple(given))
         if self.meaning is not None and self.meaning not in MEANINGS:
             raise PostProcessorError(
@@ -55,22 +54,21 @@ class Output:
 
 
 class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is known of an output of a program.
+    """Description of an output of a program.
 
     Attributes:
-        name: Its name in the fused model.
+        name: Name in the fused model.
         dtype: Element type.
-        axes: A letter for each axis; None where the rank is not known.
+        axes: A letter for each axis; None if the rank is unknown.
         sizes: Size of each axis, None for an open one.
-        meaning: What it tells.
-        description: The same for people.
-        scale: Lowest and highest number, and where the calibrated threshold lies; None where numbers are not bounded.
-        unchanged: The role whose raw value it is, where nothing was done to that.
-        decision_values: The numbers that stand for normal and anomalous in a decision that is not bool; None where
-            that is not known.
-        on_nan: What NaN counts as where a comparison decides; None where none does.
-        sensitivity: The parameter of the post-processor that moves the decision; None where there is none.
-        channels: What lies along the last axis of a packed tensor; empty for another output.
+        meaning: What it holds.
+        description: A description in words.
+        scale: Lowest and highest number, and the calibrated threshold between them; None if unbounded.
+        unchanged: The role of the raw value that it copies; None for a computed value.
+        decision_values: Numbers for normal and anomalous in a decision that is not bool; None if unknown.
+        on_nan: How the comparison that decides classifies NaN; None without a comparison.
+        sensitivity: Parameter of the post-processor that moves the decision; None if there is none.
+        channels: Outputs along the last axis of a packed tensor; empty for other outputs.
     """
 
     name: str
@@ -88,34 +86,30 @@ class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     @property
     def type(self) -> ValueType | None:
-        """Element type, axes and sizes; None where the rank is not known."""
+        """Element type, axes and sizes; None if the rank is unknown."""
         return None if self.axes is None else ValueType(self.axes, self.sizes, self.dtype)  # type: ignore[arg-type]
 
     @property
     def decides(self) -> bool:
-        """Whether it is a decision."""
+        """True for a decision."""
         return self.meaning == "decision"
 
     @property
     def per_pixel(self) -> bool:
-        """Whether there is a value for each pixel."""
+        """True if there is a value for each pixel."""
         return self.axes is not None and "H" in self.axes
 
     @property
     def bounded(self) -> bool:
-        """Whether its numbers lie in [0, 1]."""
+        """True if its numbers lie in [0, 1]."""
         return self.scale is not None and (self.scale.low, self.scale.high) == (0.0, 1.0)
 
 
 def check_output(step: Step, declared: Output, value: ValueType) -> None:
-    """Make sure that a step writes what its output is declared as.
-
-    Raises:
-        PostProcessorError: Axes or element type are others.
-    """
+    """Raise `PostProcessorError` if a step writes other axes or another element type than its output declares."""
     decides = declared.meaning == "decision"
     number = value.dtype == "float32"
-    # A decision may come as numbers 0 and 1, from a step that decides.
+    # A deciding step may also write its decision as the numbers 0 and 1.
     fits = not number or isinstance(step, DecidingStep | EncodeDecision) if decides else number
     if declared.meaning not in ("decision", "number"):
         fits = True
@@ -123,7 +117,7 @@ def check_output(step: Step, declared: Output, value: ValueType) -> None:
         found = _kind(value.axes)
         expected = list(dict.fromkeys(_kind(axes) or pattern(axes) for axes in declared.axes))
         if found in expected and declared.axes and value.axes not in declared.axes:
-            # The word for it is the same, so the axes have to tell.
+            # The description is the same for both, so print the axes.
             expected = list(map(pattern, declared.axes))
         dtype = {"decision": "bool", "number": "float32"}.get(declared.meaning or "", "")
         raise PostProcessorError(
@@ -133,7 +127,7 @@ def check_output(step: Step, declared: Output, value: ValueType) -> None:
 
 
 def _kind(axes: str) -> str:
-    """What values of some axes are of, as far as there is a word for it."""
+    """Describe axes in words; empty if there is no short description."""
     if "H" in axes and "W" in axes:
         return "one value a pixel"
     return "one value an image" if axes in ("N", "NC") else ""
@@ -153,7 +147,7 @@ def describe(
         steps: All steps, in order.
         types: Type of each value, by name.
         raw: Names of the raw values.
-        sensitivities: Parameters that move decisions, and the output that each moves.
+        sensitivities: Output that each sensitivity parameter moves.
     """
     moved_by = {output: parameter for parameter, output in sensitivities.items()}
     scales: dict[str, Scale | None] = dict.fromkeys(raw)
@@ -193,17 +187,10 @@ def describe(
 
 
 def _on_nan(step: Step, writes: Mapping[str, Step]) -> OnNaN | None:
-    """What NaN counts as in a decision, also where a later step encodes it."""
+    """How a decision classifies NaN, looking through steps that encode it."""
     while isinstance(step, EncodeDecision) and step.source in writes:
         step = writes[step.source]
     return step.on_nan if isinstance(step, DecidingStep) else None
-
-
-def as_float32(output: OutputDescription) -> OutputDescription:
-    """An output as it lies in a packed tensor: a decision as 0 or 1."""
-    dtype: DType = "float32"
-    numbers = (0.0, 1.0) if output.decides else None
-    return msgspec.structs.replace(output, dtype=dtype, decision_values=numbers)
 
 
 _ANOMALY = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
@@ -212,17 +199,16 @@ _ANOMALY = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 class Predictions(Mapping[str, Any]):
     """Post-processed outputs of a batch, by name: `predictions["pred_mask"]` or `predictions.pred_mask`.
 
-    The outputs of anomaly models can always be asked for by attribute; they are None where the model or the settings do
-    not give them:
+    The outputs of anomaly models are always attributes; they are None if the model does not return them:
 
-    - `pred_score`: score an image, float32, (N,) or (N,1); in [0, 1] when normalised;
-    - `pred_label`: whether each image is anomalous, bool, shape of `pred_score`;
-    - `anomaly_map`: score a pixel, float32, (N,H,W), (N,1,H,W) or (N,H,W,1); in [0, 1] when normalised;
-    - `pred_mask`: whether each pixel is anomalous, bool, shape of `anomaly_map`.
+    - `pred_score`: score of each image, float32, (N,) or (N,1); in [0, 1] if normalised;
+    - `pred_label`: True for an anomalous image, bool, shape of `pred_score`;
+    - `anomaly_map`: score of each pixel, float32, (N,H,W), (N,1,H,W) or (N,H,W,1); in [0, 1] if normalised;
+    - `pred_mask`: True for an anomalous pixel, bool, shape of `anomaly_map`.
 
     Args:
-        values: Arrays by name of the output; None for what there is not.
-        named: Further ones.
+        values: Arrays by output name; entries that are None are dropped.
+        named: More arrays, as keyword arguments.
     """
 
     def __init__(self, values: Mapping[str, Array | None] | None = None, **named: Array | None) -> None:

@@ -1,13 +1,14 @@
-"""All predictions of a batch in one tensor, for deployments that index it: `results[..., 0]` is the map."""
+"""All predictions of a batch packed into one tensor, for deployments that index it: `results[..., 0]` is the map."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.program.outputs import OutputDescription, as_float32
+from pp_graph.program.outputs import OutputDescription
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,19 +22,19 @@ PACKED_NAME: Final = "predictions"
 """Name of the packed output, float32, (N,H,W,4)."""
 
 CHANNELS: Final = ("anomaly_map", "pred_score", "pred_label", "pred_mask")
-"""What lies along its last axis. Score and label are the same at every pixel, labels and masks are 0 or 1."""
+"""Outputs along its last axis. Score and label are repeated at every pixel; labels and masks are 0 or 1."""
 
 
 def packed_output(outputs: Sequence[OutputDescription], types: Mapping[str, ValueType]) -> OutputDescription:
     """Describe the tensor that holds all predictions.
 
     Args:
-        outputs: What would come out one by one.
+        outputs: The outputs without packing.
         types: Type of each value.
 
     Raises:
-        PostProcessorError: One is missing, has several classes or a number of them that is not known, or is of other
-            axes, another size or element type than the rest.
+        PostProcessorError: An output is missing, has several or an unknown number of classes, or differs from the
+            others in axes, size or element type.
     """
     by_name = {output.name: output for output in outputs}
     missing = [name for name in CHANNELS if name not in by_name]
@@ -74,17 +75,23 @@ def packed_output(outputs: Sequence[OutputDescription], types: Mapping[str, Valu
         axes="NHWC",
         sizes=(None, height, width, len(CHANNELS)),
         description="all predictions of each pixel; those of the image are the same at every pixel",
-        channels=tuple(as_float32(by_name[name]) for name in CHANNELS),
+        channels=tuple(_as_channel(by_name[name]) for name in CHANNELS),
     )
+
+
+def _as_channel(output: OutputDescription) -> OutputDescription:
+    """Describe an output within a packed tensor, where decisions are 0 or 1."""
+    values = (0.0, 1.0) if output.decides else None
+    return msgspec.structs.replace(output, dtype="float32", decision_values=values)
 
 
 def emit_packed(op: Emitter, outputs: Mapping[str, ir.Value], packed: OutputDescription) -> ir.Value:
     """Write the packed tensor into a graph.
 
     Args:
-        op: The vocabulary, at the graph's opset.
-        outputs: The outputs one by one.
-        packed: What is to come out.
+        op: Emitter at the graph's opset.
+        outputs: The outputs without packing, by name.
+        packed: Description of the packed tensor.
     """
     single: dict[str, ir.Value] = {name: _as_number(op, value) for name, value in outputs.items()}
     axes = {channel.name: channel.axes or "" for channel in packed.channels}
@@ -93,21 +100,21 @@ def emit_packed(op: Emitter, outputs: Mapping[str, ir.Value], packed: OutputDesc
     anywhere = op.less(op.constant(np.float32(-np.inf), "lowest"), mask)
     for name in ("pred_score", "pred_label"):
         value = op.unsqueeze(single[name], tuple(range(len(axes[name]), 4)))
-        # Both branches are the same: what counts is the shape of the condition.
+        # Both branches are equal: Where only broadcasts the value to the shape of the condition.
         spread.append(op.where(anywhere, value, value))
-    # One Transpose of all is several times faster in OpenVINO than a Concat along the last axis.
+    # In OpenVINO one Transpose of all is several times faster than a Concat along the last axis.
     return op.transpose(op.concat([anomaly_map, *spread, mask], axis=1), (0, 2, 3, 1))
 
 
 def unpacked(array: Array, packed: OutputDescription) -> dict[str, Array]:
-    """Take a packed tensor apart again.
+    """Split a packed tensor into its outputs.
 
     Args:
-        array: What a packed model returns, float32, (N,H,W,4).
+        array: The packed tensor, float32, (N,H,W,4).
         packed: Its description.
 
     Returns:
-        The outputs as a model without packing returns them: labels and masks bool.
+        The outputs by name, as a model without packing returns them; labels and masks are bool.
     """
     found: dict[str, Array] = {}
     for index, channel in enumerate(packed.channels):
@@ -120,10 +127,10 @@ def unpacked(array: Array, packed: OutputDescription) -> dict[str, Array]:
 
 
 def check_packed(array: Array, packed: OutputDescription) -> None:
-    """Make sure that a packed tensor holds what it promises, at every pixel that somebody may index.
+    """Check every pixel of a packed tensor.
 
     Raises:
-        PostProcessorError: Score or label are not the same at every pixel, or a label or mask is neither 0 nor 1.
+        PostProcessorError: Score or label differ between pixels, or a label or mask is neither 0 nor 1.
     """
     for index, channel in enumerate(packed.channels):
         values = array[..., index]
@@ -141,7 +148,7 @@ def check_packed(array: Array, packed: OutputDescription) -> None:
 
 
 def _as_number(op: Emitter, value: ir.Value) -> ir.Value:
-    """A decision as 0 or 1; numbers stay what they are."""
+    """Convert a decision to 0 or 1; leave numbers unchanged."""
     if value.dtype is None or value.dtype.numpy() != np.bool_:
         return value
     return op.where(value, op.constant(np.float32(1), "anomalous"), op.constant(np.float32(0), "normal"))

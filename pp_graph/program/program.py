@@ -1,4 +1,4 @@
-"""`Program`: a post-processor that is bound to a raw model."""
+"""`Program`: a post-processor bound to a raw model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.program.compilation import CompiledSteps, compile_steps, named
 from pp_graph.program.outputs import OutputDescription, Predictions, describe
 from pp_graph.program.packing import emit_packed, packed_output
-from pp_graph.steps import Compare
+from pp_graph.steps import Compare, DecidingStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from pp_graph.program.roles import Role
     from pp_graph.program.signature import Signature
     from pp_graph.statistics import Statistics
-    from pp_graph.steps import Array, Cutoff, DecidingStep, Emitter, Step
+    from pp_graph.steps import Array, Cutoff, Emitter, Step
 
-_LISTED_CUTOFFS: Final = 1024
-"""Cutoffs up to which those of a comparison are listed one by one."""
+_MAX_LISTED_CUTOFFS: Final = 1024
+"""A comparison with more cutoffs than this is recorded by their hash."""
 
 Cutoffs = dict[str, float | str | list[float | str]]
 
 
 class Description(Protocol):
-    """What a program needs of the `PostProcessor` that it was bound from."""
+    """The part of `PostProcessor` that a program uses. The class itself is in a package that imports this one."""
 
     @property
     def statistics(self) -> Statistics | None: ...  # noqa: D102 - see PostProcessor
@@ -56,15 +56,15 @@ class Description(Protocol):
 
 @dataclass(frozen=True)
 class Program(CompiledSteps):
-    """What is computed from the outputs of a raw model, and what comes out: the result of `PostProcessor.bind`.
+    """A post-processor bound to a raw model: the result of `PostProcessor.bind`.
 
     Attributes:
         steps: The steps in order, decisions compiled to cutoffs.
-        types: Type of each value, raw ones included, by name.
-        post: The post-processor, with everything settled that depends on the raw model.
+        types: Type of each value by name, raw values included.
+        post: The post-processor; parameters that depend on the raw model are resolved.
         signature: The raw values that the steps read.
-        outputs: What comes out, in order.
-        ignored: Roles that an output of the raw model was found for, and that no step reads.
+        outputs: The outputs, in order.
+        ignored: Raw values with a role that no step reads.
     """
 
     post: Description
@@ -101,27 +101,42 @@ class Program(CompiledSteps):
 
     @cached_property
     def predicted(self) -> tuple[OutputDescription, ...]:
-        """The outputs one by one, also where they come packed."""
-        return tuple(each for output in self.outputs for each in (output.channels or (output,)))
+        """The outputs; those in a packed tensor one by one."""
+        return tuple(part for output in self.outputs for part in (output.channels or (output,)))
 
     @cached_property
     def decisions(self) -> dict[str, DecidingStep | None]:
-        """Outputs that say whether something is so, and the step by which the margin of each is measured."""
-        return self.decided_by(output.name for output in self.predicted if output.decides)
+        """The decision outputs, each with the nearest deciding step it depends on; None if there is none.
+
+        Margins of flips are measured from the cutoff of that step.
+        """
+        writes = {step.target: step for step in self.steps}
+        found: dict[str, DecidingStep | None] = {}
+        for name in (output.name for output in self.predicted if output.decides):
+            found[name] = None
+            pending = [name]
+            while pending and found[name] is None:
+                step = writes.get(pending.pop(0))
+                if isinstance(step, DecidingStep):
+                    found[name] = step
+                elif step is not None:
+                    same = self.types[name].per_pixel
+                    pending += [read for read in step.reads if self.types[read].per_pixel == same]
+        return found
 
     @cached_property
     def cutoffs(self) -> Cutoffs:
-        """The cutoffs of all comparisons, by what each writes, as JSON holds them."""
+        """Cutoffs of all comparisons as JSON values, by the name of the decision."""
         return {name: _cutoffs_to_json(step) for name, step in self.comparisons.items()}
 
     @property
     def adjustable(self) -> list[str]:
-        """Names of the inputs that hold cutoffs which can be changed while the model runs."""
+        """Names of the inputs that hold cutoffs adjustable at run time."""
         return [step.input_name for step in self._adjustable]
 
     @property
     def runtime_cutoffs(self) -> dict[str, Array]:
-        """The values of these inputs, float32 of shape (); NaN where nothing is anomalous."""
+        """Values of the inputs in `adjustable`, float32 of shape (); NaN if nothing is anomalous."""
         return {step.input_name: np.array(step.runtime_cutoff, np.float32) for step in self._adjustable}
 
     @property
@@ -129,53 +144,52 @@ class Program(CompiledSteps):
         return [step for step in self.comparisons.values() if isinstance(step, Compare) and step.runtime]
 
     def replace(self, statistics: Statistics | None = None, **changes: Any) -> Program:
-        """The program of the same post-processor with other statistics, or with other values of its parameters.
+        """Bind the same post-processor with other statistics or parameters.
 
         Args:
-            statistics: The new statistics; None keeps those it has.
+            statistics: The new statistics; None keeps the present ones.
             changes: Parameters to replace, by name.
 
         Raises:
-            PostProcessorError: The post-processor has no such parameter, or does not take the value.
+            PostProcessorError: The post-processor has no such parameter, or rejects the value.
             StatisticsError: The statistics lack a number.
         """
         kept = self.post.statistics if statistics is None else statistics
         return self.post.changed(kept, changes).bind(self.signature)
 
     def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute every value that is needed for the outputs, in NumPy.
+        """Compute the outputs in NumPy.
 
         Args:
-            values: Raw values by role, float32; and intermediates where these are known already, which are then not
-                computed anew.
+            values: Raw values by role, float32. Intermediates may be given too and are then not computed.
 
         Returns:
-            All values by name, those given included.
+            All values by name: given, intermediate and outputs.
 
         Raises:
-            PostProcessorError: A value is not what its type says.
+            PostProcessorError: A value does not have its declared type.
         """
         return self.compute(values, [output.name for output in self.predicted])
 
     def predictions(self, values: Mapping[str, Array]) -> Predictions:
-        """The outputs among the values that `run` returned; decisions of a packed tensor as bool."""
+        """Select the outputs among the values that `run` returned; decisions of a packed tensor become bool."""
         found: dict[str, Array] = {}
         for output in self.outputs:
-            for each in output.channels or (output,):
-                if each.name in values:
-                    array = values[each.name]
-                    found[each.name] = array > 0 if output.channels and each.decides else array
+            for part in output.channels or (output,):
+                if part.name in values:
+                    array = values[part.name]
+                    found[part.name] = array > 0 if output.channels and part.decides else array
         return Predictions(found)
 
     def emit(self, op: Emitter, raw: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
         """Write the steps into a graph.
 
         Args:
-            op: The vocabulary, at the graph's opset.
-            raw: Values of the graph, by role.
+            op: Emitter at the graph's opset.
+            raw: Graph values by role.
 
         Returns:
-            Every value by name, those given included; the outputs come first, in their order.
+            All values by name, given ones included; the outputs come first, in order.
 
         Raises:
             PostProcessorError: A step emits nothing.
@@ -187,13 +201,13 @@ class Program(CompiledSteps):
                 emitted = step.emit(op, *read)
                 if emitted is None:
                     raise PostProcessorError(f"{named(step)} emits nothing, expected emit() to return a value.")
-                # A value that is handed on needs a name of its own: that of the raw model must survive.
-                values[step.target] = op.unchanged(emitted) if any(emitted is each for each in read) else emitted
+                # A step that returns its input gets a value of its own: the raw model keeps the original name.
+                values[step.target] = op.unchanged(emitted) if any(emitted is value for value in read) else emitted
         outputs: dict[str, ir.Value] = {}
         for output in self.outputs:
             if output.channels:
                 with op.scope(output.name):
-                    parts = {each.name: values.pop(each.name) for each in self.predicted}
+                    parts = {output.name: values.pop(output.name) for output in self.predicted}
                     outputs[output.name] = emit_packed(op, parts, output)
             else:
                 outputs[output.name] = values.pop(output.name)
@@ -202,21 +216,16 @@ class Program(CompiledSteps):
 
 def _cutoffs_to_json(step: DecidingStep) -> float | str | list[float | str]:
     cutoffs = step.cutoffs
-    each = [_cutoff_to_json(None if np.isnan(cutoff) else cutoff) for cutoff in cutoffs.ravel()[:_LISTED_CUTOFFS]]
+    listed = [_cutoff_to_json(None if np.isnan(cutoff) else cutoff) for cutoff in cutoffs.ravel()[:_MAX_LISTED_CUTOFFS]]
     if cutoffs.size == 1:
-        return each[0]
-    if cutoffs.size <= _LISTED_CUTOFFS:
-        return each
+        return listed[0]
+    if cutoffs.size <= _MAX_LISTED_CUTOFFS:
+        return listed
     return f"{cutoffs.size} cutoffs, sha256 {hashlib.sha256(cutoffs.tobytes()).hexdigest()}"
 
 
 def _cutoff_to_json(cutoff: Cutoff) -> float | str:
-    """A cutoff as JSON can hold it; float32 numbers survive exactly."""
+    """Convert a cutoff to a JSON value; float32 numbers are exact."""
     if cutoff is None:
         return "never"
     return float(cutoff) if math.isfinite(cutoff) else str(np.float32(cutoff))
-
-
-def outputs_by_name(outputs: Sequence[OutputDescription]) -> dict[str, OutputDescription]:
-    """Outputs by name, those in a packed tensor included."""
-    return {each.name: each for output in outputs for each in (output, *output.channels)}

@@ -1,4 +1,4 @@
-"""Roles: which outputs of a raw model a post-processor reads; by axes and sizes first, by name second."""
+"""Roles: which outputs of a raw model a post-processor reads. Axes and sizes decide first, names second."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Role:
     """An output of a raw model that a post-processor reads.
 
     Attributes:
-        name: Name under which its steps read it, such as `raw_score`.
-        axes: Axes that it can have, the usual ones first, such as `("NC", "N")`.
-        sizes: Axes whose size is given, and that size: `{"C": 1}` for one channel.
-        dtype: Element type in which the steps read it; `float32` takes any floating-point output.
-        required: Whether a raw model without it is refused.
-        names: Names by which exporters call such outputs, without folders and in lower case; they choose where axes
-            and sizes leave a choice.
-        noun: What it is called in messages, such as `score`.
-        meaning: What one number is of, such as `one number an image`.
-        option: Short form of the option that names the output, such as `score_output`; None for `roles` alone.
+        name: Name under which the steps read it, such as `raw_score`.
+        axes: Possible axes, the most common first, such as `("NC", "N")`.
+        sizes: Fixed sizes by axis, such as `{"C": 1}` for one channel.
+        dtype: Element type in which the steps read it; `float32` accepts any floating-point output.
+        required: Raise if the raw model lacks it.
+        names: Names that exporters give such outputs, lower case and without folders. They decide if several outputs
+            have fitting axes and sizes.
+        noun: Noun for messages, such as `score`.
+        meaning: What one number describes, such as `one number an image`.
+        option: Short option that names the output, such as `score_output`; None if only `roles` does.
     """
 
     name: str
@@ -56,71 +56,68 @@ class Role:
     option: str | None = None
 
     def __post_init__(self) -> None:
-        """Take one text for one choice of axes, and refuse axes that are not known.
+        """Accept a single string as axes, and check them.
 
         Raises:
-            OutputRoleError: There are none, or one is not known.
+            OutputRoleError: No axes are given, or one is unknown.
         """
-        given: Any = self.axes  # whatever a user wrote
+        given: Any = self.axes
         axes = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "axes", axes)
-        for each in axes:
-            if not each or set(each) - set(AXES) or len(set(each)) != len(each):
+        for choice in axes:
+            if not choice or set(choice) - set(AXES) or len(set(choice)) != len(choice):
                 raise OutputRoleError(
-                    f"Role '{self.name}' has the axes {each!r}, expected some of {', '.join(AXES)}, each once, such as "
-                    "NCHW."
+                    f"Role '{self.name}' has the axes {choice!r}, expected some of {', '.join(AXES)}, each once, such "
+                    "as NCHW."
                 )
         if not axes:
             raise OutputRoleError(f"Role '{self.name}' has no axes, expected some, such as ('NCHW',).")
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """Name for messages."""
         return self.noun or f"role '{self.name}'"
 
     @property
     def expected(self) -> str:
-        """The shapes that it can have, for messages: `rank 1 (N,) or 2 (N,1)`."""
+        """Possible shapes with their ranks, for messages: `rank 1 (N,) or 2 (N,1)`."""
         return " or ".join(f"rank {len(axes)} {self.pattern(axes)}" for axes in sorted(self.axes, key=len))
 
     @property
     def patterns(self) -> str:
-        """The same without ranks: `(N,) or (N,1)`."""
+        """Possible shapes, for messages: `(N,) or (N,1)`."""
         found = [self.pattern(axes) for axes in sorted(self.axes, key=len)]
         return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
     @property
     def flag(self) -> str:
-        """How to name the output, in Python."""
+        """Python argument that names the output."""
         return f"{self.option}=..." if self.option else f"roles={{'{self.name}': ...}}"
 
     @property
     def flags(self) -> str:
-        """How to name the output, in Python and on the command line."""
+        """Python argument and command-line flag that name the output."""
         line = f"--{self.option.replace('_', '-')}" if self.option else f"--role {self.name}=NAME"
         return f"{self.flag} ({line})"
 
     def pattern(self, axes: str) -> str:
-        """Axes with the sizes that are given: `(N,1,H,W)`."""
+        """Format axes with the fixed sizes: `(N,1,H,W)`."""
         return pattern(axes, [self.sizes.get(axis) for axis in axes])
 
     def example(self) -> ValueType:
-        """The type of such an output in a usual raw model."""
+        """Return the type of such an output in a typical raw model."""
         axes = self.axes[0]
         return ValueType(axes, tuple(self.sizes.get(axis) for axis in axes), self.dtype)
 
     def takes(self, dtype: str | None) -> bool:
-        """Whether an output of an ONNX element type can be read; None for an unknown one."""
+        """Return True if the role accepts an ONNX element type; an unknown type (None) is accepted."""
         return dtype is None or dtype in _ONNX_TYPES[self.dtype]
 
     def read(self, shape: Shape) -> tuple[ValueType, bool, str] | None:
-        """Read a shape as this role.
-
-        Args:
-            shape: The shape.
+        """Interpret a shape as this role.
 
         Returns:
-            The type, whether that rests on no size that is open, and why; None where it cannot be read so.
+            The type, whether it is certain (depends on no open size), and the reason; None if the shape does not fit.
         """
         open_reading = None
         for axes in self._in_order(shape):
@@ -135,7 +132,7 @@ class Role:
             missing = [axis for axis, found in given.items() if not isinstance(found, int)]
             nothing_known = "H" in axes and not given and all(sizes[axis] is None for axis in axes if axis != "N")
             if nothing_known:
-                # Of such a value only the number of axes is known; a state looks the same.
+                # Only the rank is known, and a recurrent state may have the same one.
                 open_reading = open_reading or (value, False, f"rank {len(axes)}, and all of its sizes are open")
                 continue
             if not missing:
@@ -155,7 +152,7 @@ class Role:
 
 
 def _can_be_map(axes: str, shape: Shape) -> bool:
-    """Whether height and width are there, if there are such axes: a map of one pixel is none."""
+    """Return False for a map of one pixel, which is a score rather than a map."""
     if "H" not in axes or "W" not in axes:
         return True
     if "C" not in axes:
@@ -165,14 +162,14 @@ def _can_be_map(axes: str, shape: Shape) -> bool:
 
 @dataclass(frozen=True)
 class RoleMatch:
-    """An output of a raw model in its role.
+    """An output of a raw model, matched to a role.
 
     Attributes:
         role: The role.
         output: The output.
-        type: What the steps read.
-        certain: The reading does not rest on a size that the file leaves open.
-        why: The reason for it.
+        type: Type of the value that the steps read.
+        certain: False if the match depends on a size that the file leaves open.
+        why: Reason for the match, for messages.
     """
 
     role: Role
@@ -183,7 +180,7 @@ class RoleMatch:
 
     @property
     def note(self) -> str | None:
-        """What a person should know about the reading; None where there is nothing."""
+        """Remark about an uncertain match; None if it is certain."""
         if self.certain:
             return None
         name, shape = self.output.name, format_shape(self.output.shape)
@@ -198,14 +195,14 @@ def find_roles(
     Args:
         outputs: The outputs of the raw model.
         roles: The roles that the post-processor declares.
-        named: Names of outputs by the name of their role, where the caller knows them.
+        named: Output names by role, as far as the caller knows them.
 
     Returns:
-        Matches by the name of their role, in the order of the roles.
+        Matches by role name, in the order of the roles.
 
     Raises:
-        OutputRoleError: A named output does not exist or cannot be what it is named as; no output can be read; a
-            required one is missing; or more than one reading is possible, in which case the message lists them.
+        OutputRoleError: A named output does not exist or does not fit its role; no output fits any role; a required
+            one is missing; or several matches are possible, which the message then lists.
     """
     named = dict(named or {})
     by_name = {role.name: role for role in roles}
@@ -227,7 +224,7 @@ def find_roles(
     while left:
         taken = {match.output.name for match in chosen.values()}
         free = [info for info in outputs if info.name not in taken]
-        # Where one role leaves no choice, its output is not there for the others any more.
+        # Start with the role that has the fewest candidates: its output is then no candidate for the others.
         role = min(left, key=lambda role: len(_candidates(free, role)))
         left.remove(role)
         match = _choose(free, role)
@@ -240,11 +237,7 @@ def find_roles(
 
 
 def _check_one_reading(match: RoleMatch) -> None:
-    """Make sure that no other axes of a role fit its output as well; where images have their channels is known.
-
-    Raises:
-        OutputRoleError: Other axes do.
-    """
+    """Raise if other axes of the role fit the output as well. Channels first or last is decided elsewhere."""
     shape = match.output.shape
     if shape is None or set("CHW") <= set(match.type.axes):
         return
@@ -261,7 +254,7 @@ def _check_one_reading(match: RoleMatch) -> None:
 
 
 def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
-    """Why an output has no role."""
+    """Return the reason why an output fits no role."""
     if all(not role.takes(info.dtype) for role in roles):
         expected = " or ".join(dict.fromkeys(_NAMES[role.dtype] for role in roles))
         return f"holds {info.dtype}, expected {expected}"
@@ -288,7 +281,7 @@ def _readings(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
 
 
 def _candidates(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
-    """The outputs that could have a role: the one of a known name, else those of known sizes if there are any."""
+    """Outputs that fit a role: the only one with a known name, else those with known sizes, else all."""
     fitting = _readings(outputs, role)
     candidates = [match for match in fitting if match.certain] or fitting
     known = [match for match in candidates if _bare_name(match.output.name) in role.names]

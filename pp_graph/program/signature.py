@@ -1,4 +1,4 @@
-"""`Signature`: what a raw model gives to its post-processor."""
+"""`Signature`: the raw values that a post-processor reads, with their types."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signature(Mapping[str, ValueType]):
-    """What a raw model gives to its post-processor: the type of each value, by the name of its role.
+    """Types of the raw values, by role name.
 
     Attributes:
         types: The types.
-        input_size: Height and width of the images that the model takes; None where they are not known.
-        matches: The outputs of the raw model, by role; empty where there is no raw model at hand.
-        outputs: Names of these outputs, by role, for messages; empty where they are not known.
+        input_size: Height and width of the model's images; None if unknown.
+        matches: Outputs of the raw model, by role; empty if the signature was made without a model.
+        outputs: Names of these outputs, by role, for messages; empty if unknown.
     """
 
     types: Mapping[str, ValueType]
@@ -36,9 +36,9 @@ class Signature(Mapping[str, ValueType]):
 
     @classmethod
     def of_model(cls, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str] | None = None) -> Signature:
-        """Find the roles among the outputs of a raw model; arguments and errors are those of `find_roles`."""
+        """Match the outputs of a raw model to roles; see `find_roles` for arguments and errors."""
         matches = find_roles(describe_outputs(raw), roles, named)
-        images = [each.shape for each in raw.inputs if each.shape is not None and len(each.shape) == 4]
+        images = [info.shape for info in raw.inputs if info.shape is not None and len(info.shape) == 4]
         size = _image_size(images[0]) if len(images) == 1 else None
         outputs = {role: match.output.name for role, match in matches.items()}
         return cls({role: match.type for role, match in matches.items()}, size, matches, outputs)
@@ -51,7 +51,7 @@ class Signature(Mapping[str, ValueType]):
         *,
         input_size: tuple[int, int] | None = None,
     ) -> Signature:
-        """The signature of a batch of values, by role."""
+        """Return the signature of a batch of arrays, by role."""
         shapes = {role: tuple(array.shape) for role, array in values.items()}
         return cls.of_shapes(shapes, roles, input_size=input_size)
 
@@ -63,7 +63,7 @@ class Signature(Mapping[str, ValueType]):
         *,
         input_size: tuple[int, int] | None = None,
     ) -> Signature:
-        """The signature of values of some shapes, by role; None stands for an open size."""
+        """Return the signature of values with these shapes, by role; None is an open size."""
         known = {role.name: role for role in roles}
         types = {}
         for name, shape in shapes.items():
@@ -79,25 +79,25 @@ class Signature(Mapping[str, ValueType]):
         return cls(types, input_size)
 
     def limited(self, roles: Collection[str]) -> Signature:
-        """The same with some roles only."""
+        """Return the signature restricted to some roles."""
         return dataclasses.replace(self, types={role: value for role, value in self.types.items() if role in roles})
 
     def matched_to(
         self, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str], among: Collection[str]
     ) -> Signature:
-        """The same with the outputs of a raw model in their roles.
+        """Return the signature with `matches` found in a raw model.
 
         Args:
             raw: The raw model.
             roles: Roles to find.
-            named: Names of outputs by role, as far as they are known.
-            among: Names of the outputs that may have a role.
+            named: Output names by role, as far as they are known.
+            among: Names of the outputs to consider.
         """
         outputs = [info for info in describe_outputs(raw) if info.name in among]
         return dataclasses.replace(self, matches=find_roles(outputs, roles, named))
 
     def __getitem__(self, role: str) -> ValueType:
-        """Type of the value in a role."""
+        """Return the type of the value in a role."""
         return self.types[role]
 
     def __iter__(self) -> Iterator[str]:
@@ -111,6 +111,6 @@ class Signature(Mapping[str, ValueType]):
 
 
 def _image_size(shape: Shape) -> tuple[int, int] | None:
-    """Height and width of images of a shape (N,C,H,W) or (N,H,W,C); None where they are not known."""
+    """Height and width of a shape (N,C,H,W) or (N,H,W,C); None if open."""
     height, width = shape[1:3] if shape[3] in (1, 3) and shape[1] not in (1, 3) else shape[2:4]
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None

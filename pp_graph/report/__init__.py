@@ -1,4 +1,4 @@
-"""What people look at: pictures of predictions, reports of calibrations."""
+"""Pictures and tables of predictions, and calibration reports."""
 
 from __future__ import annotations
 

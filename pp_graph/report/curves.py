@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 Numbers = npt.NDArray[np.float64]
 
 BINS: Final = (12, 80)
-"""Fewest and most bins of a histogram."""
+"""Smallest and largest number of bins of a histogram."""
 POINTS: Final = 2000
-"""Points of a curve that are drawn: more than a panel has pixels."""
+"""Points drawn per curve: more than a panel has pixels."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Scores of each class in equal bins.
+    """Histogram of the scores of each class.
 
     Attributes:
-        edges: Edges of the bins, ascending, from the smallest score to the largest. (bins + 1,)
-        shares: Share of its class in each bin, by `normal`, `anomalous` and `unlabelled`; sums to 1. Classes without
-            scores are left out. (bins,) each.
+        edges: Edges of the bins, ascending, from the smallest score to the largest, (bins + 1,).
+        shares: Share of the class's scores in each bin, (bins,), by `normal`, `anomalous` and `unlabelled`; sums to 1.
+            Classes without scores are left out.
     """
 
     edges: Numbers
@@ -35,7 +35,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a curve, in its order.
+    """Points of a curve, in order.
 
     Attributes:
         x: Finite, (points,).
@@ -47,15 +47,15 @@ class Curve:
 
     @property
     def best(self) -> int:
-        """Index of the largest `y`: of the first such stretch of two points the second."""
+        """Index of the first maximum of `y`; the second of two equal neighbours."""
         first = int(np.argmax(self.y))
         return first + int(first + 1 < len(self.y) and self.y[first + 1] == self.y[first])
 
     def thinned(self, points: int = POINTS) -> Curve:
-        """At most so many points and three more, evenly along the way; the ends and the largest `y` always."""
+        """Return about `points` points evenly spaced along the curve, always with both ends and the maximum."""
         if len(self.x) <= points:
             return self
-        steps = sum(np.abs(np.diff(each)) / (np.ptp(each) or 1.0) for each in (self.x, self.y))
+        steps = sum(np.abs(np.diff(values)) / (np.ptp(values) or 1.0) for values in (self.x, self.y))
         way = np.concatenate([[0.0], np.cumsum(steps)])
         _, first = np.unique(np.floor(way / (way[-1] or 1.0) * points), return_index=True)
         kept = np.unique([*first, self.best, len(self.x) - 1])
@@ -63,18 +63,18 @@ class Curve:
 
 
 def score_histogram(counts: ScoreCounts, bins: int | None = None) -> Histogram:
-    """Count again in equal bins; an interval of many numbers is spread evenly over the bins it covers.
+    """Count scores in equal bins; an interval of the counts is spread evenly over the bins it covers.
 
     Args:
-        counts: At least one score.
-        bins: How many bins; None for twice the root of the number of scores, within `BINS`.
+        counts: Counts of at least one score.
+        bins: Number of bins; None for twice the square root of the number of scores, within `BINS`.
     """
     if bins is None:
         bins = int(np.clip(2 * np.sqrt(counts.total.sum()), *BINS))
     low, high = score_range(counts)
     edges = np.linspace(low, high, bins + 1)
     lower, upper = counts.lower.astype(np.float64), counts.upper.astype(np.float64)
-    # Below each inner edge: all intervals that begin there but the last, and of that one what lies below the edge.
+    # Below each inner edge lie all intervals that start there except the last, and the part of the last below the edge.
     last = np.searchsorted(lower, edges[1:-1], side="left") - 1
     length = np.where(counts.exact, 1.0, upper - lower)
     part = np.where(counts.exact[last], 1.0, np.minimum((edges[1:-1] - lower[last]) / length[last], 1.0))
@@ -92,7 +92,7 @@ def score_histogram(counts: ScoreCounts, bins: int | None = None) -> Histogram:
 
 
 def score_range(counts: ScoreCounts) -> tuple[float, float]:
-    """Smallest and largest score; a little to either side where they are one."""
+    """Return the smallest and largest score, with a margin if they are equal."""
     low, high = float(counts.lower[0]), float(counts.upper[-1])
     if low < high:
         return low, high
@@ -101,12 +101,12 @@ def score_range(counts: ScoreCounts) -> tuple[float, float]:
 
 
 def precision_recall(counts: ScoreCounts) -> Curve:
-    """Recall (x) and precision (y) with a threshold at the lower end of each interval, ascending: recall falls.
+    """Return recall (x) and precision (y) for thresholds at the lower ends of the intervals, ascending.
 
-    Every point is exact, however coarse the intervals. Between two of them recall falls at the precision of the first.
+    Every point is exact, however coarse the intervals.
 
     Args:
-        counts: With anomalous scores.
+        counts: Counts with anomalous scores.
     """
     flagged = counts.true_positives + counts.false_positives
     shown = np.flatnonzero(flagged)
@@ -115,13 +115,13 @@ def precision_recall(counts: ScoreCounts) -> Curve:
 
 
 def f1_over_threshold(counts: ScoreCounts) -> Curve:
-    """F1 (y) of calling everything at or above a threshold (x) anomalous.
+    """Return F1 (y) over the threshold (x); scores at or above the threshold are anomalous.
 
-    Each interval has two points: cut at its lower end, and just above its upper one. For an interval of one number
-    this is the step that F1 makes there; over a longer one the line between the two is only likely.
+    Each interval has two points: a threshold at its lower end, and one just above its upper end. For an interval of one
+    number this is the exact step of F1; for a longer one the line between is an approximation.
 
     Args:
-        counts: With anomalous scores.
+        counts: Counts with anomalous scores.
     """
     found: npt.NDArray[Any] = 2 * counts.true_positives
     f1 = found / (counts.true_positives + counts.false_positives + counts.anomalies)

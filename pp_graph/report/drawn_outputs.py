@@ -1,4 +1,4 @@
-"""Which outputs of a model are drawn, and what they say about an image."""
+"""Choose the outputs of a model to draw, and read their values for an image."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 _AXES: Final = {output.name: output.axes for output in OUTPUTS}
-_LONGEST_LIST: Final = 1024
-"""Numbers an image up to which an output stands in the table."""
+_MAX_TABLE_VALUES: Final = 1024
+"""Outputs with more values per image than this are left out of the table."""
 
 
 class Picture(NamedTuple):
-    """What is drawn in a folder of pictures.
+    """Content of a folder of pictures.
 
     Attributes:
         kind: One of `PICTURES`.
-        output: The output; None for an overlay, which is of mask and map.
+        output: Name of the output; None for an overlay, which shows mask and map.
     """
 
     kind: str
@@ -41,12 +41,12 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawnOutputs:
-    """The post-processed outputs of a model, and which of them are drawn.
+    """Post-processed outputs of a model, and those to draw.
 
     Attributes:
-        outputs: What is known of each output that says something about each image, by name.
-        masks: Those that decide about pixels, the most important one first.
-        maps: Those with other numbers a pixel, likewise.
+        outputs: Descriptions of the outputs that have a batch axis, by name.
+        masks: Names of per-pixel decisions, `pred_mask` first.
+        maps: Names of the other per-pixel outputs, `anomaly_map` first.
     """
 
     outputs: Mapping[str, OutputDescription]
@@ -55,29 +55,29 @@ class DrawnOutputs:
 
     @classmethod
     def of(cls, runner: Runner) -> DrawnOutputs:
-        """The outputs of a model."""
+        """Choose the outputs of a model."""
         known = runner.provenance.predicted
         outputs = {name: known[name] for name in runner.outputs if (known[name].axes or "N").startswith("N")}
-        pixels = [each for each in outputs.values() if _per_pixel(each) and each.meaning != "picture"]
-        pixels.sort(key=lambda each: each.name not in _AXES)
-        masks = tuple(each.name for each in pixels if each.decides)
-        return cls(outputs, masks, tuple(each.name for each in pixels if not each.decides))
+        pixels = [output for output in outputs.values() if _per_pixel(output) and output.meaning != "picture"]
+        pixels.sort(key=lambda output: output.name not in _AXES)
+        masks = tuple(output.name for output in pixels if output.decides)
+        return cls(outputs, masks, tuple(output.name for output in pixels if not output.decides))
 
     @property
     def mask(self) -> str | None:
-        """The mask that is in the table and in overlays."""
+        """The mask for tables and overlays."""
         return self.masks[0] if self.masks else None
 
     @property
     def map(self) -> str | None:
-        """The map that is in overlays."""
+        """The map for overlays."""
         return self.maps[0] if self.maps else None
 
     def folders(self, save: Sequence[str]) -> dict[str, Picture]:
-        """Folders of pictures to write, and what is in each.
+        """Return the folders of pictures to write, with their content.
 
         Args:
-            save: Kinds that are wanted.
+            save: Kinds of pictures; see `PICTURES`.
         """
         found: dict[str, Picture] = {}
         if "masks" in save:
@@ -92,18 +92,18 @@ class DrawnOutputs:
         found: dict[str, Picture] = {}
         for name in names:
             folder = re.sub(r"[^\w.-]", "_", f"{kind}_{name}") if found else kind
-            while folder.lower() in {each.lower() for each in found}:
+            while folder.lower() in {taken.lower() for taken in found}:
                 folder += "_"
             found[folder] = Picture(kind, name)
         return found
 
     def of_image(self, predictions: Predictions, index: int, count: int) -> dict[str, Array]:
-        """What is said about one image of a batch: values by output, maps as (H,W).
+        """Return the values for one image of a batch by output name; maps and masks as (H,W).
 
-        Of several classes a map holds what holds of any: the largest number, and whether one of them is anomalous.
+        Maps and masks with several classes are reduced to their maximum.
 
         Args:
-            predictions: Those of the batch.
+            predictions: Predictions of the batch.
             index: Index of the image.
             count: Number of images.
         """
@@ -120,10 +120,10 @@ class DrawnOutputs:
         return found
 
     def further(self, found: Mapping[str, Array], files: Mapping[str, str]) -> dict[str, Any]:
-        """What outputs without a column of their own say about an image, by the column that they get.
+        """Return the values of outputs that have no fixed column, by column name.
 
         Args:
-            found: What is said about the image.
+            found: The values for the image; see `of_image`.
             files: Files of pictures, by output.
         """
         further: dict[str, Any] = {}
@@ -134,15 +134,15 @@ class DrawnOutputs:
             if _per_pixel(self.outputs[name]):
                 if name in files:
                     further[column] = files[name]
-            elif array.size <= _LONGEST_LIST:
+            elif array.size <= _MAX_TABLE_VALUES:
                 single = array.size == 1 and len(self.outputs[name].axes or "NC") <= 2
                 further[column] = plain(array.reshape(()) if single else array)
         return further
 
     def shown_map(self, found: Mapping[str, Array], provenance: Provenance) -> Array | None:
-        """The map in [0, 1] with the decision at 0.5, to be shown; None where there is none.
+        """Scale the map to [0, 1] with the threshold at 0.5; None if there is no map.
 
-        A raw map is shown by the statistics, which are those of raw maps; any other without a scale by its own range.
+        A raw map is scaled with the pixel statistics. Other maps without a scale use their own range.
         """
         if self.map is None or self.map not in found:
             return None
@@ -173,12 +173,12 @@ def _between(values: Array, low: float, high: float) -> Array:
 
 
 def _per_pixel(output: OutputDescription) -> bool:
-    """Whether there is a value for each pixel; of an output whose rank is not known, by its name."""
+    """Return True if there is a value for each pixel; decided by name if the rank is unknown."""
     return output.per_pixel or (output.axes is None and any("H" in axes for axes in _AXES.get(output.name, ())))
 
 
 def plain(array: Array) -> Any:
-    """Values for a table; of a float32 the shortest decimal that is this number, and not its digits as a double."""
+    """Convert values for a table; a float32 becomes the shortest decimal that reads back as the same number."""
     if array.ndim:
-        return [plain(each) for each in array]
+        return [plain(value) for value in array]
     return float(str(array[()])) if array.dtype == np.float32 else array.item()

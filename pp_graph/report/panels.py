@@ -1,6 +1,6 @@
 """Panels of a calibration report: scores by class, precision and recall, F1 over the threshold.
 
-Drawn with matplotlib's objects and without pyplot, so that a caller's figures and settings stay as they are.
+They use matplotlib's objects rather than pyplot, which would change the caller's figures and settings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pp_graph.calibration import CalibrationResult, LevelResult
 
-# Colours after Okabe and Ito, which colour-blind people can tell apart, and line styles, which need no colour.
+# Okabe and Ito's palette, which suits colour-blind readers, and line styles for printing without colour.
 INK: Final = "#222222"
 GRID: Final = "#d8d8d8"
 COLORS: Final = {"normal": "#0072b2", "anomalous": "#d55e00", "unlabelled": "#7a7a7a", "curve": "#008262"}
@@ -36,11 +36,11 @@ _DOTS: Final = 150
 """Per inch, in a PNG."""
 _TITLE_LENGTH: Final = 120
 _LOG_FROM: Final = 500.0
-"""Largest share, divided by the smallest, from which the small ones would not be seen on a linear axis."""
+"""Ratio of the largest share to the smallest above which the axis is logarithmic."""
 
 
 def number(value: float) -> str:
-    """A number of float32 as text: the shortest that reads back as the same."""
+    """Format a float32 as the shortest text that reads back as the same number."""
     return str(np.float32(value))
 
 
@@ -48,7 +48,7 @@ def draw_histogram(axes: Axes, name: str, level: LevelResult) -> None:
     """Draw the scores of each class, with the threshold."""
     histogram = score_histogram(level.counts)
     drawn = np.concatenate(list(histogram.shares.values()))
-    # Of a score that was spread over bins, less than one bin's part tells nothing.
+    # Shares below that of one score spread over all bins are artefacts of the spreading.
     smallest = max(float(drawn[drawn > 0].min()), 1 / (BINS[1] * int(level.counts.total.sum())))
     largest = float(drawn.max())
     logarithmic = largest > _LOG_FROM * smallest
@@ -72,13 +72,13 @@ def draw_histogram(axes: Axes, name: str, level: LevelResult) -> None:
 
 
 def draw_precision_recall(axes: Axes, name: str, level: LevelResult) -> None:
-    """Draw precision over recall, with what the threshold gives."""
+    """Draw precision over recall, with the point of the threshold."""
     _frame(axes, f"{name.capitalize()} level: precision and recall", "recall")
-    if _excused(axes, level):
+    if _explained_missing(axes, level):
         return
     counts, metrics = level.counts, level.metrics
     curve = precision_recall(counts).thinned()
-    # From the highest threshold on to a recall of 0, at its precision.
+    # Extend the curve from the highest threshold to a recall of 0.
     axes.plot([*curve.x, 0.0], [*curve.y, curve.y[-1]], drawstyle="steps-post", color=COLORS["curve"])
     base = counts.anomalies / (counts.anomalies + counts.normals)
     axes.axhline(base, color=INK, linestyle=":", linewidth=1.2, label=f"share of anomalous, {base:.3g}")
@@ -92,9 +92,9 @@ def draw_precision_recall(axes: Axes, name: str, level: LevelResult) -> None:
 
 
 def draw_f1(axes: Axes, name: str, level: LevelResult) -> None:
-    """Draw F1 over the threshold, with its maximum, the threshold that ships and the latter's interval."""
+    """Draw F1 over the threshold, with its maximum, the calibrated threshold and its interval."""
     _frame(axes, f"{name.capitalize()} level: F1 over the threshold", "threshold")
-    if _excused(axes, level):
+    if _explained_missing(axes, level):
         return
     _draw_threshold(axes, level)
     intervals = (level.metrics and level.metrics.intervals) or {}
@@ -118,7 +118,7 @@ PANELS: Final[tuple[Callable[[Axes, str, LevelResult], None], ...]] = (draw_hist
 
 
 def save_png(result: CalibrationResult, path: Path, title: str) -> None:
-    """Write all panels as one picture, a row a level.
+    """Write all panels as one picture, one row per level.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -133,13 +133,13 @@ def save_png(result: CalibrationResult, path: Path, title: str) -> None:
     shown = shown if len(shown) <= _TITLE_LENGTH else shown[: _TITLE_LENGTH - 1] + "…"
     figure.suptitle(shown, color=INK, parse_math=False)
     with warnings.catch_warnings():
-        # The font lacks some scripts that a file may be named in.
+        # The title may contain characters that the font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(path, format="png", dpi=_DOTS, facecolor="white")
 
 
 def panel_svg(draw: Callable[[Axes, str, LevelResult], None], name: str, level: LevelResult) -> str:
-    """One panel as an SVG element to stand in a page that gives its colours.
+    """Return one panel as an SVG element for a page that defines its colours.
 
     Args:
         draw: One of `PANELS`.
@@ -148,7 +148,7 @@ def panel_svg(draw: Callable[[Axes, str, LevelResult], None], name: str, level: 
 
     Returns:
         The element. Its colours are the CSS variables `--ink`, `--grid`, `--normal`, `--anomalous`, `--unlabelled`
-        and `--curve`; its ids are its own within a page that shows each panel once, and the same in every run.
+        and `--curve`. Its ids are unique among the panels of a page, and reproducible.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -178,7 +178,7 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def _frame(axes: Axes, title: str, x_label: str) -> None:
-    """Titles, ticks and grid, alike in all panels."""
+    """Set title, ticks and grid."""
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xlabel(x_label, color=INK)
     axes.yaxis.label.set_color(INK)
@@ -193,7 +193,7 @@ def _frame(axes: Axes, title: str, x_label: str) -> None:
 
 
 def _legend(axes: Axes, columns: int = 2) -> None:
-    """A legend below, where it covers nothing."""
+    """Add a legend below the axes."""
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.16),
@@ -213,7 +213,7 @@ def _draw_threshold(axes: Axes, level: LevelResult) -> None:
 
 
 def _limit_to_scores(axes: Axes, level: LevelResult) -> None:
-    """Show all scores, and the threshold."""
+    """Limit the x axis to the scores and the threshold."""
     low, high = score_range(level.counts)
     threshold = level.statistics.threshold
     if threshold is not None:
@@ -222,8 +222,8 @@ def _limit_to_scores(axes: Axes, level: LevelResult) -> None:
     axes.set_xlim(low - margin, high + margin)
 
 
-def _excused(axes: Axes, level: LevelResult) -> bool:
-    """Say why there is no curve, if there is none."""
+def _explained_missing(axes: Axes, level: LevelResult) -> bool:
+    """Write why there is no curve, and return True, if a class has no scores."""
     counts = level.counts
     if counts.anomalies and counts.normals:
         return False

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 _GAP: Final = 8
 _CAPTION_HEIGHT: Final = 24
-_MOST_OPAQUE: Final = 0.7
+_MAX_OPACITY: Final = 0.7
 _OUTLINE: Final = 256
-"""Height or width of a picture for each pixel of an outline's width."""
+"""The outline is one pixel wide for each so many pixels of the shorter side."""
 _MASK_COLOR: Final = np.array([255, 40, 40], np.float32)
 
 
@@ -29,10 +29,7 @@ def prediction_panel(
         image: RGB, uint8, (H,W,3).
         anomaly_map: Normalised map, in [0, 1], (H,W).
         mask: Anomalous pixels, bool, (H,W).
-        caption: A line to write above.
-
-    Returns:
-        The picture.
+        caption: A line of text above.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -50,14 +47,14 @@ def prediction_panel(
 
 
 def mask_picture(mask: npt.NDArray[Any], size: tuple[int, int]) -> Image:
-    """Draw a mask, 255 where it is anomalous and 0 elsewhere.
+    """Draw a mask: 255 for anomalous pixels, 0 for others.
 
     Args:
         mask: Anomalous pixels, bool, (H,W).
-        size: Width and height of the picture; pixels are repeated or left out, never mixed.
+        size: Width and height of the picture; resized by nearest neighbour.
 
     Returns:
-        The picture, 8 bits gray.
+        An 8-bit grayscale picture.
     """
     from PIL import Image
 
@@ -71,11 +68,11 @@ def overlay_picture(
 
     Args:
         image: RGB, uint8, (H,W,3).
-        anomaly_map: Normalised map, in [0, 1], of any size: the more anomalous, the less of the image shows through.
-        mask: Anomalous pixels, bool, of any size.
+        anomaly_map: Normalised map in [0, 1], (H,W) of any size. It is more opaque where it is more anomalous.
+        mask: Anomalous pixels, bool, (H,W) of any size.
 
     Returns:
-        The picture, of the size of the image.
+        A picture of the size of the image.
     """
     from PIL import Image
 
@@ -83,7 +80,7 @@ def overlay_picture(
     size = (width, height)
     drawn = image.astype(np.float32)
     if anomaly_map is not None:
-        opacity = np.asarray(_gray(anomaly_map).resize(size), np.float32)[..., None] * np.float32(_MOST_OPAQUE / 255)
+        opacity = np.asarray(_gray(anomaly_map).resize(size), np.float32)[..., None] * np.float32(_MAX_OPACITY / 255)
         drawn += opacity * (np.asarray(_heat(anomaly_map, size), np.float32) - drawn)
     if mask is not None:
         drawn[_outline(np.asarray(mask_picture(mask, size)) > 0)] = _MASK_COLOR
@@ -97,14 +94,14 @@ def _gray(anomaly_map: npt.NDArray[Any]) -> Image:
 
 
 def _heat(anomaly_map: npt.NDArray[Any], size: tuple[int, int]) -> Image:
-    """Dark below the threshold, warm above it: 0.5 is where the decision lies."""
+    """Colour a map: dark below the threshold at 0.5, warm above."""
     from PIL import ImageOps
 
     return ImageOps.colorize(_gray(anomaly_map).resize(size), "#10102e", "#fff7c0", mid="#d1495b", midpoint=128)
 
 
 def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The pixels of a mask next to ones outside it, in a width that can be seen at the size of the picture."""
+    """Return the border pixels of a mask, wide enough to be visible at the size of the picture."""
     inside = mask
     for _ in range(max(1, min(mask.shape) // _OUTLINE)):
         padded = np.pad(inside, 1, mode="edge")
@@ -114,7 +111,7 @@ def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def stack_panels(panels: Sequence[Image]) -> Image:
-    """Put pictures of one width below each other."""
+    """Stack pictures of equal width vertically."""
     from PIL import Image
 
     height = sum(panel.height for panel in panels) + _GAP * (len(panels) - 1)

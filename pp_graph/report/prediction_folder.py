@@ -1,4 +1,4 @@
-"""A folder of predictions: tables, masks, overlays and maps of images."""
+"""`write_predictions`: write tables, masks, overlays and maps of images to a folder."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class WrittenPredictions:
-    """What was written.
+    """Result of `write_predictions`.
 
     Attributes:
-        folder: Where it lies.
-        predictions: A row an image, in the order of the images.
-        tables: The tables.
-        pictures: How many pictures of each kind.
-        about: What ran: model, device, precision, hash of the raw model, cutoffs, numbers of images.
+        folder: The output folder.
+        predictions: A row per image, in the order of the images.
+        tables: Files of the tables.
+        pictures: Number of pictures in each folder of pictures.
+        about: Description of the run: model, device, precision, hash of the raw model, cutoffs, numbers of images.
     """
 
     folder: Path
@@ -71,33 +71,28 @@ def write_predictions(
     inputs: Iterable[Path] = (),
     progress: Callable[[int], None] | None = None,
 ) -> WrittenPredictions:
-    """Run a model on images and write what it says to a folder.
+    """Run a model on images and write its predictions to a folder.
 
-    Pictures have the names of the images, in their folders. Masks (0 and 255) and overlays have the size of the image
-    file, or of the model's input where arrays were given; maps are TIFF in float32 of the model's own size. What the
-    model does not give is not written. Of several outputs that are drawn alike, `pred_mask` or `anomaly_map`, else the
-    first, is the mask or map; others have folders with their name in it. Nothing appears in the folder until everything
-    is there.
+    Pictures are named after the images. Masks (0 and 255) and overlays have the size of the image file, or of the
+    model's input for arrays; maps are float32 TIFF at the size of the model's map. Outputs that the model does not
+    return are skipped. If several outputs are masks or maps, `pred_mask` and `anomaly_map` come first, and the others
+    get folders with their own names. The folder is written at once when everything is done.
 
     Args:
         runner: The model.
-        images: As for `Runner.__call__`.
-        folder: Where to write; made if it is not there.
-        save: Pictures to write, of `masks`, `overlays` and `maps`.
-        formats: Tables to write: `predictions.csv`, `predictions.json`.
-        overwrite: Whether the folder may hold something already. Files of an earlier run are then removed, others of
-            other names left as they are.
+        images: See `Runner.__call__`.
+        folder: Output folder; created if missing.
+        save: Pictures to write: `masks`, `overlays`, `maps`.
+        formats: Tables to write: `csv`, `json`.
+        overwrite: Write to a folder that is not empty. Files of an earlier run are removed, others kept.
         batch_size: Images to run at a time.
-        inputs: Files never to be overwritten, besides the images.
+        inputs: Files that are never overwritten, besides the images.
         progress: Called with the number of images just done.
 
-    Returns:
-        What was written.
-
     Raises:
-        OutputFileError: The folder cannot be written, holds something and `overwrite` is off, lies among the images, or
-            a file in it is an input.
-        DataError: An image cannot be read or does not fit the model; `save` or `formats` name something else.
+        OutputFileError: The folder cannot be written, is not empty without `overwrite`, lies among the images, or
+            contains an input that would be overwritten.
+        DataError: An image cannot be read or does not fit the model, or `save` or `formats` has an unknown entry.
         TargetError: The runtime fails.
     """
     for what, asked, known in (("Pictures", save, tuple(PICTURES)), ("Tables", formats, FORMATS)):
@@ -136,7 +131,7 @@ def _refuse_folder_among_images(folder: Path, source: Source, pictures: Iterable
 
 
 def _plan(names: Sequence[str], folders: dict[str, Picture]) -> list[dict[str, str]]:
-    """For each image, the file of each picture by its folder."""
+    """Return the picture files of each image, by folder."""
     return [
         {folder: f"{folder}/{stem}{PICTURES[picture.kind]}" for folder, picture in folders.items()}
         for stem in picture_stems(names)
@@ -177,7 +172,7 @@ def _row(
     pixels = None if mask is None else int(mask.sum())
     return ImagePrediction(
         image=name,
-        # Of several classes it is what holds of any.
+        # With several classes, the largest score, and anomalous if any class is.
         pred_score=None if score is None else plain(np.asarray(score.max())),
         pred_label=None if label is None else bool(label.any()),
         anomalous_pixels=pixels,
@@ -223,7 +218,7 @@ def _size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
 
 
 def _picture(runner: Runner, source: Source, index: int) -> Image:
-    """The image as people know it, RGB: the file, or what the model is fed."""
+    """Return the image as RGB: the file, or the model's input if there is none."""
     from PIL import Image
 
     if source.files is not None:
@@ -235,7 +230,7 @@ def _picture(runner: Runner, source: Source, index: int) -> Image:
 
 
 def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:
-    """One item of an input as a picture, (H,W,3); what is no picture as well as it can be shown."""
+    """Convert one item of an input to a picture, (H,W,3), whatever its shape."""
     if array.ndim != 3:
         array = array.reshape(1, 1, -1)
     if array.shape[0] in (1, 3) or array.shape[-1] not in (1, 3):

@@ -1,4 +1,4 @@
-"""Predictions of images as rows: written as CSV and JSON, and read back to know what an earlier run left."""
+"""Tables of predictions: write them as CSV and JSON, and find the files of an earlier run from them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("csv", "json")
 PICTURES: Final = {"masks": ".png", "overlays": ".png", "maps": ".tiff"}
-"""Folders of pictures that can be written, and what the names of the files in them end in.
+"""Folders of pictures, with the file extension of their pictures.
 
-Of several outputs that are drawn alike, the first has such a folder, and each other one `<folder>_<output>`.
+If several outputs have pictures of one kind, the first uses this folder and the others `<folder>_<output>`.
 """
 _TABLE: Final = "predictions"
 
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """What a model says about an image.
+    """Predictions for an image: a row of the table. Fields are None if the model does not return them.
 
     Attributes:
-        image: Name of the image: its path in the folder that was given, or its index in an array.
-        pred_score: Score, in [0, 1] when normalised; None where the model gives none.
-        pred_label: Whether it is anomalous; None where the model gives no label.
-        anomalous_pixels: Pixels in the mask, at the size of the model's map; None where the model gives no mask.
-        anomalous_share: The same as a share of all pixels of the map, in [0, 1].
-        mask: File of the mask, as a path in the output folder; None where none is written.
-        overlay: The same for the image with map and mask drawn over it.
-        map: The same for the anomaly map.
-        further: Outputs of other names, by their columns: a number, lists of numbers, or the file of a picture.
+        image: Name of the image: its path in the input folder, or its index in an array.
+        pred_score: Score, in [0, 1] if normalised.
+        pred_label: True for an anomalous image.
+        anomalous_pixels: Pixels in the mask, at the size of the model's map.
+        anomalous_share: Share of these among all pixels of the map, in [0, 1].
+        mask: File of the mask, as a path in the output folder; None if not written.
+        overlay: File of the image with map and mask drawn over it.
+        map: File of the anomaly map.
+        further: Values of other outputs by column: a number, lists of numbers, or the file of a picture.
     """
 
     image: str
@@ -50,41 +50,41 @@ class ImagePrediction:
 
     @property
     def cells(self) -> dict[str, Any]:
-        """All that is said, by column."""
+        """Values by column."""
         return {**{name: getattr(self, name) for name in COLUMNS}, **self.further}
 
     def to_dict(self) -> dict[str, Any]:
-        """The row for JSON, which has no NaN and no infinities: null."""
+        """Return the row as JSON values; NaN and infinities become None."""
         return {name: _finite(value) for name, value in self.cells.items()}
 
 
-COLUMNS: Final = tuple(each.name for each in fields(ImagePrediction) if each.name != "further")
-"""Columns of every table; those of further outputs follow."""
+COLUMNS: Final = tuple(column.name for column in fields(ImagePrediction) if column.name != "further")
+"""Columns of every table; those of other outputs follow."""
 _PICTURE_COLUMNS: Final = ("mask", "overlay", "map")
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def columns_of(rows: Sequence[ImagePrediction]) -> tuple[str, ...]:
-    """The columns of a flat table: lists of numbers have none."""
+    """Return the columns of a CSV table, which has none for lists."""
     further = dict.fromkeys(name for row in rows for name in row.further)
     flat = [name for name in further if not any(isinstance(row.further.get(name), list) for row in rows)]
     return (*COLUMNS, *flat)
 
 
 def table_name(form: str) -> str:
-    """Name of the file of a table in one of `FORMATS`."""
+    """Return the file name of a table in one of `FORMATS`."""
     return f"{_TABLE}.{form}"
 
 
 def write_csv(file: Path, rows: Sequence[ImagePrediction]) -> None:
-    """Write a table as CSV: `true` and `false`, and nothing where there is nothing to say."""
+    """Write a table as CSV, with `true` and `false`, and an empty cell for None."""
     columns = columns_of(rows)
-    # A file's name need not be Unicode on every system; its bytes are kept.
+    # File names need not be valid Unicode on every system; keep their bytes.
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
@@ -98,19 +98,19 @@ def _cell(value: object) -> str:
 
 
 def write_json(file: Path, about: dict[str, Any], rows: Iterable[ImagePrediction]) -> None:
-    """Write a table as JSON, with what is known about the run."""
+    """Write a table as JSON, together with the fields that describe the run."""
     record = {**about, "predictions": [row.to_dict() for row in rows]}
     file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def earlier_files(folder: Path) -> list[str]:
-    """Tables and pictures that an earlier run wrote to a folder, as paths in it; by what its tables say."""
+    """Return the tables and pictures that an earlier run wrote to a folder, as its tables list them."""
     found: dict[str, None] = {}
     for form, read in (("csv", _read_csv), ("json", _read_json)):
         try:
             rows = read(folder / table_name(form))
         except (OSError, ValueError, LookupError, TypeError, csv.Error):
-            continue  # not there, or not ours
+            continue  # missing, or written by another program
         found[table_name(form)] = None
         for row in rows:
             for name, cell in row.items():
@@ -140,7 +140,7 @@ def _has_columns(names: Iterable[str]) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a path that a table names is one that this module could have given."""
+    """Return True if a path in a table is one that this module could have written."""
     path = PurePosixPath(name)
     if len(path.parts) < 2 or ".." in path.parts:
         return False
@@ -148,18 +148,18 @@ def _is_ours(name: str) -> bool:
 
 
 def picture_stems(names: Sequence[str]) -> list[str]:
-    """Names of pictures without their endings: those of the images, unless two would then be one.
+    """Return a unique file stem for each image's pictures.
 
-    `a/x.png` is `a/x`; where `a/x.jpg` is there as well, both keep their endings, `a/x.png` and `a/x.jpg`. Names that
-    differ in case alone count as one, as they do on some file systems. None leads out of a folder.
+    `a/x.png` becomes `a/x`, unless `a/x.jpg` exists too: then both keep their extensions. Names are compared without
+    case, for file systems that ignore it. No stem leads out of its folder.
     """
     paths = [_inside(name) for name in names]
     plain = [path.with_suffix("") for path in paths]
     counts: dict[str, int] = {}
-    for each in plain:
-        counts[_key(each)] = counts.get(_key(each), 0) + 1
+    for path in plain:
+        counts[_key(path)] = counts.get(_key(path), 0) + 1
     endings = tuple(dict.fromkeys(PICTURES.values()))
-    # A folder may be called as a picture would be: 'x.png/0.jpg' beside 'x.jpg'.
+    # A folder may have the name of a picture: 'x.png/0.jpg' beside 'x.jpg'.
     taken = {_key(parent).removesuffix(ending) for path in paths for parent in path.parents for ending in endings}
     stems = []
     for path, short in zip(paths, plain, strict=True):

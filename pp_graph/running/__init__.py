@@ -1,4 +1,4 @@
-"""Run a fused or converted model as it is deployed: images in, predictions out."""
+"""`load` and `Runner`: run a model as deployed, images in and predictions out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is fed, and what becomes of its outputs: the two places that know a model's form."""
+"""Read a model's inputs from images, and turn its outputs into predictions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
-    """What to feed for some images of a source.
+    """Read the images `start` to `stop - 1` of a source.
 
     Args:
         source: The images.
         start: Index of the first image.
-        stop: Index behind the last image.
+        stop: Index after the last image.
         inputs: The model's inputs.
 
     Returns:
@@ -36,34 +36,34 @@ def read_feeds(source: Source, start: int, stop: int, inputs: Sequence[ModelInpu
         DataError: The images do not fit an input, or cannot be read.
     """
     if source.frames:
-        # A camera's frames are not to be turned around, as pictures are.
+        # Frames have the channel order of the model already, so they are not converted from RGB.
         inputs = [
-            each if each.frames is None else replace(each, frames=each.frames._replace(channel_order="RGB"))
-            for each in inputs
+            info if info.frames is None else replace(info, frames=info.frames._replace(channel_order="RGB"))
+            for info in inputs
         ]
     return source.images.read(start, stop, inputs)
 
 
 def predicted_fields(outputs: Collection[str], provenance: Provenance) -> tuple[str, ...]:
-    """Names of the post-processed outputs, in order, also where they come packed.
+    """Return the names of the post-processed outputs, in order, unpacked.
 
     Args:
-        outputs: Names of all that comes out.
-        provenance: What was fused.
+        outputs: Names of all outputs of the model.
+        provenance: Provenance of the model.
     """
-    written = [each for each in provenance.outputs if each.name in outputs]
-    names = [each.name for output in written for each in (output.channels or (output,))]
-    # In a packed tensor they lie in an order of its own.
+    written = [output for output in provenance.outputs if output.name in outputs]
+    names = [part.name for output in written for part in (output.channels or (output,))]
+    # A packed tensor has its own order.
     packed = any(output.channels for output in written)
     return tuple(sorted(names, key=OUTPUT_NAMES.index) if packed else names)
 
 
 def raw_fields(outputs: Collection[str], provenance: Provenance) -> tuple[str, ...]:
-    """Names of the raw model's outputs that come out as well, in its order.
+    """Return the names of the raw model's outputs that the model keeps, in order.
 
     Args:
-        outputs: Names of all that comes out; an output may have several.
-        provenance: What was fused.
+        outputs: Names of all outputs of the model; an output may have several.
+        provenance: Provenance of the model.
     """
     renamed = {old: new for new, old in provenance.raw.renamed.items()}
     written = {*provenance.output_names, *provenance.predicted}
@@ -72,15 +72,14 @@ def raw_fields(outputs: Collection[str], provenance: Provenance) -> tuple[str, .
 
 
 def to_predictions(outputs: Mapping[str, Array], provenance: Provenance) -> Predictions:
-    """Read a model's outputs.
+    """Convert a model's outputs to predictions.
 
     Args:
         outputs: Output name to array, packed or not.
-        provenance: What was fused into the model.
+        provenance: Provenance of the model.
 
     Returns:
-        The post-processed outputs by name, decisions as bool whatever stands for them; then the outputs of the raw
-        model, as they are.
+        The post-processed outputs, decisions as bool, followed by the kept outputs of the raw model, unchanged.
     """
     found = provenance.unpacked(outputs)
     described = provenance.predicted
@@ -92,13 +91,13 @@ def to_predictions(outputs: Mapping[str, Array], provenance: Provenance) -> Pred
 
 
 def first_of(predictions: Predictions, count: int, fed: int, raw: Mapping[str, int | None]) -> Predictions:
-    """The predictions of the first items of a batch.
+    """Return the predictions of the first images of a batch.
 
     Args:
-        predictions: Those of the whole batch.
-        count: How many items to keep.
-        fed: How many there are.
-        raw: Where outputs of the raw model have the batch, None where it is not known: these are left out.
+        predictions: Predictions of the whole batch.
+        count: Number of images to keep.
+        fed: Number of images in the batch.
+        raw: Batch axis of each output of the raw model. Outputs for which it is None are left out.
     """
     if count == fed:
         return predictions
@@ -113,18 +112,15 @@ def first_of(predictions: Predictions, count: int, fed: int, raw: Mapping[str, i
 
 
 def join_predictions(parts: Sequence[Predictions], raw: Mapping[str, int | None]) -> Predictions:
-    """Put the predictions of parts of a batch together.
+    """Join the predictions of several parts of a batch.
 
     Args:
-        parts: Predictions.
-        raw: Where outputs of the raw model have the batch, None where it is not known: these are left out where there
-            is more than one part, and where their sizes differ.
-
-    Returns:
-        The predictions of the whole batch.
+        parts: The predictions of each part.
+        raw: Batch axis of each output of the raw model. With several parts, outputs for which it is None are left out,
+            and so are those whose sizes differ.
 
     Raises:
-        DataError: Arrays differ in size.
+        DataError: Sizes of a post-processed output differ between parts.
     """
     if len(parts) == 1:
         return parts[0]

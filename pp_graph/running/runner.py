@@ -1,4 +1,4 @@
-"""`load` and `Runner`: a model as it is deployed."""
+"""`load` and `Runner`: run a model as it is deployed."""
 
 from __future__ import annotations
 
@@ -52,24 +52,21 @@ def load(
     """Load a model to run it.
 
     Args:
-        model: An IR or a fused ONNX file, or one in memory. A fused ONNX model is converted in memory, with
-            weights in float32, so that it runs as its IR would.
+        model: An IR or a fused ONNX file, or one in memory. A fused ONNX model is converted in memory, with weights in
+            float32.
         device: OpenVINO device.
-        inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`; `recommended` for f32 wherever
-            the device can be asked for it. None leaves it to the device, which on many CPUs is bf16, and flips pixels.
-            The post-processing runs in float32 whatever is asked.
+        inference_precision: Inference precision of the network: `f32`, `bf16` or `f16`; `recommended` is f32 wherever
+            the device supports it. None means the device's default, which is bf16 on many CPUs and flips pixels. The
+            post-processing always runs in float32.
         mode: `latency` for one image after the other, `throughput` for many in flight.
-        fixed_inputs: Values for inputs that are no images, such as `{"sr": 16000}`, with which every image is run; see
+        fixed_inputs: Values for inputs that are not images, such as `{"sr": 16000}`, used for every image; see
             `pp_graph.data.fix_inputs`.
-
-    Returns:
-        The runner.
 
     Raises:
         ProvenanceError: The model was not made by pp_graph.
         ModelError: The ONNX file cannot be used.
-        TargetError: OpenVINO cannot read or compile the model, or the precision or mode is not known; `DeviceError`
-            where the device is not known or not on this machine.
+        TargetError: OpenVINO cannot read or compile the model, or the precision or mode is unknown; `DeviceError` if
+            the device is unknown or absent.
         DataError: A fixed input does not exist, or its value does not fit.
     """
     if isinstance(model, str | Path):
@@ -91,17 +88,16 @@ def load(
 class Runner:
     """A model compiled for a device: call it with images, get predictions.
 
-    Safe to call and to stream from any number of threads at the same time; each call takes a request of its own. A
-    generator that `stream` returned belongs to one thread at a time, as any generator does. The runner must not be
-    carried over a fork.
+    Thread-safe: any number of threads may call and stream at the same time. As with any generator, one that `stream`
+    returned belongs to one thread at a time. Do not use a runner across a fork.
 
     Args:
         artifact: The converted model.
         device: OpenVINO device.
-        inference_precision: Precision to run the network in; see `load`.
+        inference_precision: Inference precision of the network; see `load`.
         mode: `latency` or `throughput`.
-        name: What to call the model; None for the name of its file.
-        fixed_inputs: Values for inputs that are no images; see `load`.
+        name: Name of the model; None for that of its file.
+        fixed_inputs: Values for inputs that are not images; see `load`.
 
     Attributes:
         name: What the model is called: its file, without folders.
@@ -154,7 +150,7 @@ class Runner:
         self.in_flight = self._session.in_flight
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{each.name} {format_shape(each.shape)} {each.dtype}" for each in self.inputs)
+        inputs = ", ".join(f"{info.name} {format_shape(info.shape)} {info.dtype}" for info in self.inputs)
         outputs = ", ".join([*self.outputs, *self.raw_outputs])
         return f"<Runner {self.name}: {inputs} -> {outputs}; {self.description}, for {self.mode}>"
 
@@ -162,19 +158,18 @@ class Runner:
         """Predict.
 
         Args:
-            images: (N,C,H,W) or (N,H,W,C); one image, (C,H,W) or (H,W,C); an array an input by name, with or without a
-                batch axis, where the input has one; a folder, searched recursively in order of names; an `.npz` or
-                `.npy`; an image file; or a list of image files or of arrays. Floating point is used as it is, uint8 is
-                scaled to [0,1] where the input is floating point. Files are resized to the size that the input fixes;
-                arrays must have it. Any number of images may be given, also where the model fixes its batch. Where the
-                model preprocesses frames, arrays go in as they are, in the order of channels that the model takes;
-                pictures, and what is read from disk, are RGB and brought into that order.
+            images: One of: an array of images, (N,C,H,W) or (N,H,W,C); one image, (C,H,W) or (H,W,C); arrays by input
+                name, with or without a batch axis; a folder, searched recursively and sorted by name; an `.npz` or
+                `.npy`; an image file; a list of image files or of arrays.
+                Floating-point values are used unchanged; uint8 is scaled to [0, 1] if the input is floating point.
+                Files are resized to the size of the input; arrays must have it. Any number of images is accepted, even
+                if the model fixes its batch. If the model preprocesses frames, arrays are passed unchanged, in the
+                model's channel order; PIL images and files are RGB and are converted to that order.
 
         Returns:
-            The predictions, batch first: a single image is a batch of one. They stay valid, whatever is run later. What
-            is read from disk is run a few images at a time, but all its maps are returned: use `stream` for more images
-            than memory holds maps of. Where the images are run in more than one go, an output of the raw model that is
-            not of single images, such as a state, is left out.
+            The predictions, batch first; a single image is a batch of one. Images from disk run a few at a time, but
+            all maps are kept in memory: use `stream` for large folders. If the images take several runs, outputs of the
+            raw model without a batch axis, such as a state, are left out.
 
         Raises:
             DataError: There are no images, or they cannot be read or do not fit the model.
@@ -190,20 +185,20 @@ class Runner:
         pixel_sensitivity: float | None = None,
         statistics: Statistics | None = None,
     ) -> None:
-        """Decide by other sensitivities or statistics from the next image on; what is in flight is decided as before.
+        """Change sensitivities or statistics from the next image on; requests in flight keep the old ones.
 
-        Labels and masks are those of the model fused anew with these. Scores and maps stay normalised with the
-        statistics in the model. Without arguments, the model's own thresholds hold again.
+        Labels and masks become those of a model fused with the new values. Scores and maps stay normalised with the
+        statistics in the model. Call without arguments to restore the model's own thresholds.
 
         Args:
             image_sensitivity: Sensitivity for images, in [0, 1]; None for the model's own.
             pixel_sensitivity: The same for pixels.
-            statistics: Statistics to decide by; None for the model's own.
+            statistics: New statistics; None for the model's own.
 
         Raises:
             ProvenanceError: The model's cutoffs are constants: it was not fused with `thresholds="runtime"`.
             PostProcessorError: A sensitivity is outside its range, or has no meaning for this model.
-            TargetError: States cannot be set one by one on this device.
+            TargetError: The device does not support states.
         """
         cutoffs = cutoffs_for(
             self.provenance,
@@ -223,18 +218,16 @@ class Runner:
         """Predict for one item after the other, with several requests in flight.
 
         Args:
-            items: Whatever the runner can be called with, one after the other and of any size each; may be endless. The
-                images of a folder or `.npz` that is given by itself are items of one image each. At most
-                `in_flight` + 1 items are read ahead of what was yielded.
+            items: An iterable of anything that the runner can be called with; may be endless. A folder or `.npz` is
+                streamed image by image. At most `in_flight` + 1 items are read ahead of the results.
 
         Returns:
-            A generator of one `Predictions` an item, in the order given, equal to those of a call for each. Once an
-            item is read, results that are ready come before the next one is asked for. An error in the items or the
-            runtime is raised after the results of the items before it; the runner stays usable. Closing the generator
-            early waits for the requests in flight.
+            A generator of one `Predictions` per item, in order, equal to those of separate calls. Finished results are
+            yielded before the next item is read. Errors are raised after the results of the items before, and leave the
+            runner usable. Closing the generator early waits for the requests in flight.
 
         Raises:
-            DataError: An item cannot be read or does not fit the model; nothing that can be iterated was given.
+            DataError: An item cannot be read or does not fit the model, or `items` is not iterable.
             TargetError: The runtime fails.
         """
         if isinstance(items, str | Path | Images):
@@ -256,7 +249,7 @@ class Runner:
                     yield joined
 
     def _pieces(self, items: Iterable[RunnerInput]) -> Iterator[tuple[tuple[int, int, bool], Mapping[str, Array]]]:
-        """Items in pieces that the model can take: how many images count and were fed, and whether it ends its item."""
+        """Yield the feeds of each run, after its number of images, its batch size, and True for the last of an item."""
         for item in items:
             source = open_source(item, self.inputs)
             refuse_twice(source.images, self._fixed)

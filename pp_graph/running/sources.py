@@ -1,4 +1,4 @@
-"""Whatever a caller may give as images, opened as one kind of thing."""
+"""`open_source`: accept images in any form that a caller may pass."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from pp_graph.model import ModelInput
 
 RunnerInput = ImageSource | Sequence[str | Path] | Sequence[Array] | Any
-"""An array of images or one image, an array an input by name, a folder, an `.npz`, image files, or what NumPy takes
-for an array, such as a PIL image or a torch tensor."""
+"""An array of one or more images, arrays by input name, a folder, an `.npz`, image files, or anything that NumPy
+converts to an array, such as a PIL image or a torch tensor."""
 
 _IMAGE_RANK = 4
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images, and how they are to be run.
+    """Images with the way to run them.
 
     Attributes:
         images: The images.
         batch_size: Images to read and run at a time.
-        files: The file of each image; None for arrays.
-        folder: The folder that was named; None where none was.
-        frames: Whether these are arrays of the caller's own, whose channels come as the model takes them. Pictures, and
-            what is read from disk, are RGB.
+        files: File of each image; None for arrays.
+        folder: The folder that was passed; None for other sources.
+        frames: True for the caller's own arrays, whose channel order is that of the model. PIL images and images read
+            from disk are RGB.
     """
 
     images: Images
@@ -48,19 +48,19 @@ class Source:
         return len(self.images)
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        """First and last index, the last one not included, of each batch."""
+        """Yield start and stop index of each batch."""
         for start in range(0, len(self), self.batch_size):
             yield start, min(start + self.batch_size, len(self))
 
     def batches(self) -> Iterator[Source]:
-        """Each batch as a source of its own; nothing is read yet."""
+        """Yield each batch as a source, without reading it."""
         for start, stop in self.spans():
             files = None if self.files is None else self.files[start:stop]
             yield Source(_Slice(self.images, start, stop), stop - start, files, frames=self.frames)
 
 
 class _Slice(Images):
-    """Some of other images, in a row."""
+    """A contiguous part of other images."""
 
     def __init__(self, whole: Images, start: int, stop: int) -> None:
         self._whole = whole
@@ -74,18 +74,15 @@ class _Slice(Images):
 
 
 def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size: int | None = None) -> Source:
-    """Open images for a model; nothing is read yet.
+    """Open images for a model, without reading them.
 
     Args:
         given: See `Runner.__call__`.
         inputs: The model's inputs.
-        batch_size: Images to run at a time; None for all of an array in memory, and a few of what is read from disk.
-
-    Returns:
-        The images.
+        batch_size: Images to run at a time. None runs an array in memory at once, and images from disk a few at a time.
 
     Raises:
-        DataError: Nothing is there, or it is of no kind that is known.
+        DataError: There are no images, or the type is unknown.
     """
     if isinstance(given, Source):
         return given
@@ -101,12 +98,12 @@ def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size:
         return _from_arrays({"image": np.asarray(given)}, inputs, batch_size, frames=not _is_picture(given))
     raise DataError(
         f"Images are given as {type(given).__name__}, expected an array, a mapping of arrays, a path or a list of "
-        "image files. For an iterable of these there is stream(...)."
+        "image files. For an iterable of these, use stream(...)."
     )
 
 
 def _size(inputs: Sequence[ModelInput], asked: int | None) -> int:
-    """Images to read at a time; unless a number is asked for, what fills the batch that the model may fix."""
+    """Images to read at a time; by default a multiple of the model's fixed batch."""
     size = choose_batch_size(inputs, asked)
     fixed = fixed_batch(inputs) or 1
     return size if asked is not None else -(-size // fixed) * fixed
@@ -131,7 +128,7 @@ def _from_files(paths: Sequence[Path], inputs: Sequence[ModelInput], batch_size:
             )
         if not path.is_file():
             raise DataError(f"Image '{path}' does not exist, expected an image file. Check the path.")
-    files = tuple(Path(os.path.abspath(path)) for path in paths)  # noqa: PTH100 - links are not to be followed
+    files = tuple(Path(os.path.abspath(path)) for path in paths)  # noqa: PTH100 - do not resolve links
     above = Path(os.path.commonpath([file.parent for file in files]))
     return Source(images_from_files(above, files), _size(inputs, batch_size), files)
 
@@ -139,41 +136,41 @@ def _from_files(paths: Sequence[Path], inputs: Sequence[ModelInput], batch_size:
 def _from_sequence(given: Sequence[Any], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
     if not given:
         raise DataError("No images in the list, expected at least one.")
-    if all(isinstance(each, str | Path) for each in given):
-        return _from_files([Path(each) for each in given], inputs, batch_size)
-    if any(isinstance(each, str | Path) for each in given):
-        raise DataError("Paths and arrays are mixed in a list of images, expected one or the other. Sort them out.")
-    arrays = [np.asarray(each) for each in given]
+    if all(isinstance(item, str | Path) for item in given):
+        return _from_files([Path(item) for item in given], inputs, batch_size)
+    if any(isinstance(item, str | Path) for item in given):
+        raise DataError("Paths and arrays are mixed in a list of images, expected only paths or only arrays.")
+    arrays = [np.asarray(item) for item in given]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise DataError(
             f"Images in a list have different shapes, such as {shapes[0]} and {shapes[1]}, expected one. Resize them, "
             "or give them one by one to stream(...)."
         )
-    frames = not any(_is_picture(each) for each in given)
+    frames = not any(_is_picture(item) for item in given)
     return _from_arrays({"image": np.stack(arrays)}, inputs, batch_size, frames=frames)
 
 
 def _is_picture(given: Any) -> bool:
-    """Whether this is an image of Pillow's, which knows its channels."""
+    """Return True for a PIL image, which is RGB."""
     return type(given).__module__.split(".", 1)[0] == "PIL"
 
 
 def _from_arrays(
     arrays: Mapping[str, Array], inputs: Sequence[ModelInput], batch_size: int | None, *, frames: bool = True
 ) -> Source:
-    """Arrays in memory: one batch, as they are given, unless a size is asked for."""
+    """Open arrays in memory, by default as a single batch."""
     images = images_from_arrays(_with_batch(arrays, inputs)).for_model(inputs)
     size = len(images) if batch_size is None else choose_batch_size(inputs, batch_size)
     return Source(images, size, frames=frames)
 
 
 def _with_batch(arrays: Mapping[str, Array], inputs: Sequence[ModelInput]) -> Mapping[str, Array]:
-    """Arrays with their batch: those of one item may have been given without it, as an image (C,H,W) is."""
+    """Add a batch axis to arrays of a single item without one, such as an image (C,H,W)."""
     main = image_input(inputs)
     if main is None:
         return arrays
-    # The images may be called so, whatever the input's name is.
+    # The key `image` is accepted whatever the name of the input.
     own = main.name if main.name in arrays else "image"
     if own not in arrays or arrays[own].ndim != _rank(main) - 1:
         return arrays

@@ -1,4 +1,4 @@
-"""A model loaded into a runtime: what all have in common, and the one for onnxruntime."""
+"""Models loaded into a runtime: the abstract `Session`, and `OnnxSession` for onnxruntime."""
 
 from __future__ import annotations
 

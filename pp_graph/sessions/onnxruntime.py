@@ -35,8 +35,8 @@ class OnnxSession(Session):
     """An ONNX model in onnxruntime on the CPU, which computes in float32.
 
     Args:
-        model: The model; its external weights are read from where they lie.
-        probes: Names of inner values to return as well.
+        model: The model. External weights are read in place.
+        probes: Names of inner values to return too.
 
     Raises:
         TargetError: onnxruntime cannot load the model.
@@ -57,8 +57,8 @@ class OnnxSession(Session):
                 f"onnxruntime cannot load {name}: {_reason(error)}. Does it use custom operators, or an opset newer "
                 f"than onnxruntime {ort.__version__} knows?"
             ) from error
-        # onnxruntime gives an unknown rank as rank 0.
-        declared = {each.name: each.shape for each in model.inputs}
+        # onnxruntime reports an unknown rank as rank 0.
+        declared = {model_input.name: model_input.shape for model_input in model.inputs}
         self.inputs = tuple(
             ModelInput(name=node.name, dtype=_DTYPES.get(node.type), shape=declared.get(node.name))
             for node in self._session.get_inputs()
@@ -79,11 +79,7 @@ class OnnxSession(Session):
 
 
 def require_onnxruntime(device: str, precision: str | None) -> None:
-    """Make sure that onnxruntime can run a model as it is asked to.
-
-    Raises:
-        TargetError: Another device or precision was asked for.
-    """
+    """Raise `TargetError` for a device other than the CPU or a precision other than f32."""
     if device != "CPU" or precision not in (None, "f32"):
         raise TargetError(
             f"An ONNX file was given with device {device} and precision {precision}, expected CPU and f32: "
@@ -92,7 +88,7 @@ def require_onnxruntime(device: str, precision: str | None) -> None:
 
 
 def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOptions) -> str | bytes:
-    """The file itself where it will do, else the serialised graph with the probes as outputs."""
+    """Return the path if the file can be loaded as it is, else the serialised graph with the probes as outputs."""
     outputs = {output.name for output in model.model.graph.outputs}
     missing = [name for name in probes if name not in outputs]
     if not missing and model.source is not None and not model.edited:

@@ -1,4 +1,4 @@
-"""What every way of running a model has in common."""
+"""`Session`: a model loaded into a runtime, and running batches of any size in one with a fixed batch."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Session(ABC):
     """A model loaded into a runtime.
 
     Attributes:
-        inputs: What to feed.
-        outputs: Names of what it returns, each under every name it has.
-        description: Runtime, device and precision, for people.
-        precision: The precision that the network runs in, which may not be the one asked for.
-        island: Precision of each operator of the post-processing, where the runtime was asked for it.
+        inputs: The inputs.
+        outputs: Names of the outputs; an output with several names is listed under each.
+        description: Runtime, device and precision in words.
+        precision: Inference precision of the network, which may differ from the requested one.
+        island: Precision of each operator of the post-processing; empty unless requested.
     """
 
     inputs: tuple[ModelInput, ...]
@@ -49,7 +49,7 @@ class Session(ABC):
             feeds: Input name to array.
 
         Returns:
-            Output name to array; further values that were asked for at opening under their names.
+            Output name to array, including the requested inner values.
 
         Raises:
             TargetError: The runtime fails on this batch.
@@ -57,10 +57,10 @@ class Session(ABC):
 
 
 def noted_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, Any]:
-    """What a conversion notes of the raw model's symbolic names, which an IR lacks.
+    """Record which axes hold the batch. An IR has no symbolic axis names to derive this from.
 
     Args:
-        inputs: The inputs of the model.
+        inputs: Inputs of the raw model.
         outputs: Shapes of its outputs, by name.
     """
     further = further_axes(inputs)
@@ -71,34 +71,34 @@ def noted_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]
 
 
 def with_batch_axes(inputs: Sequence[ModelInput], conversion: Mapping[str, Any] | None) -> tuple[ModelInput, ...]:
-    """A converted model's inputs, with the axes of the batch that its conversion noted."""
+    """Return a converted model's inputs with the batch axes that `noted_axes` recorded."""
     noted = (conversion or {}).get(_BATCH_AXES)
     axes = noted if isinstance(noted, dict) else {}
     return tuple(
-        replace(each, batch_axis=axes[each.name])
-        if each.shape is not None and axes.get(each.name) in range(NOT_CERTAIN, len(each.shape))
-        else each
-        for each in inputs
+        replace(model_input, batch_axis=axes[model_input.name])
+        if model_input.shape is not None and axes.get(model_input.name) in range(NOT_CERTAIN, len(model_input.shape))
+        else model_input
+        for model_input in inputs
     )
 
 
 def run_in_batches(
     session: Session, feeds: Mapping[str, Array], output_axes: Mapping[str, int] | None = None
 ) -> dict[str, Array]:
-    """Run a session whose batch may be fixed: cut the images to it, and fill up the last cut.
+    """Run a batch of any size, in several runs if the model fixes its batch. The last run is padded.
 
     Args:
         session: The session.
-        feeds: Input name to array, each with its batch where `batch_places` says that it has one.
-        output_axes: Where outputs have the batch, as far as names say so. Where sizes disagree, and where nothing is
-            known, it is the first axis if that has the size of the batch, or the only axis that has.
+        feeds: Input name to array, with the batch on the axis that `batch_places` returns.
+        output_axes: Batch axes of the outputs, as far as they are known. Otherwise the first axis if it has the size
+            of the batch, else the only axis that has.
 
     Returns:
-        Output name to array, each with the batch where the model has it.
+        Output name to array.
 
     Raises:
         TargetError: The runtime fails.
-        DataError: Several cuts are needed, and an output cannot be put together from what they give.
+        DataError: Several runs are needed, and the results of an output cannot be joined.
     """
     cuts = list(cut_to_batch(session.inputs, feeds))
     if len(cuts) == 1 and not cuts[0].filled:
@@ -113,16 +113,16 @@ def joined(
     size: int,
     output_axes: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
-    """Put the outputs of all cuts of a batch together.
+    """Join the outputs of all cuts of a batch.
 
     Args:
-        parts: The outputs of each cut, by name.
+        parts: Outputs of each cut, by name.
         cuts: The cuts.
-        size: Images in each, those that only fill it up included.
-        output_axes: Where outputs have the batch, as far as names say so; see `run_in_batches`.
+        size: Images in each cut, including padding.
+        output_axes: Batch axes of the outputs; see `run_in_batches`.
 
     Raises:
-        DataError: An output cannot be put together.
+        DataError: The results of an output cannot be joined.
     """
     known = output_axes or {}
     found = {}
@@ -138,7 +138,7 @@ def joined(
 
 
 def _batch_axis(sizes: tuple[int, ...], batch: int, named: int | None) -> int | None:
-    """The axis of the batch in an output; None where none is, or where it cannot be told."""
+    """Return the batch axis of an output; None if it has none, or if it is ambiguous."""
     axes = [axis for axis, size in enumerate(sizes) if size == batch]
     if named in axes:
         return named
@@ -146,9 +146,9 @@ def _batch_axis(sizes: tuple[int, ...], batch: int, named: int | None) -> int | 
 
 
 def _alike(name: str, arrays: Sequence[Array], batch: int) -> Array:
-    """An output without a batch, which must be the same in every cut."""
+    """Return an output without a batch, which must be equal in all cuts."""
     first = arrays[0]
-    if all(np.array_equal(first, each, equal_nan=first.dtype.kind == "f") for each in arrays[1:]):
+    if all(np.array_equal(first, array, equal_nan=first.dtype.kind == "f") for array in arrays[1:]):
         return first
     raise DataError(
         f"Output '{name}' has shape {first.shape}, where the axis of the images cannot be told, and the model takes "
@@ -163,12 +163,12 @@ def _along(array: Array, axis: int, part: slice) -> Array:
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of a batch that a model can take.
+    """A part of a batch that fits the model's fixed batch.
 
     Attributes:
         feeds: Input name to array.
-        count: Images in it that were asked for.
-        filled: Whether more follow, only to fill the batch up.
+        count: Number of images, without padding.
+        filled: True if padding follows them.
     """
 
     feeds: Mapping[str, Array]
@@ -177,14 +177,14 @@ class Cut:
 
 
 def cut_to_batch(inputs: Sequence[ModelInput], feeds: Mapping[str, Array]) -> Iterator[Cut]:
-    """Cut a batch of any size to the batch that a model fixes; the last cut is filled up with its last image.
+    """Split a batch into cuts of the model's fixed batch size; the last is padded with its last image.
 
     Args:
         inputs: The model's inputs.
-        feeds: Input name to array. Those that have no batch go into every cut as they are.
+        feeds: Input name to array. Arrays without a batch go into every cut unchanged.
 
     Yields:
-        The cuts in order; the whole batch at once where the model leaves it open.
+        The cuts in order; a single one if the model's batch is open.
 
     Raises:
         DataError: An array has neither the batch nor the sizes of its input.

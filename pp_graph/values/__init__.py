@@ -1,4 +1,4 @@
-"""Values with named axes: what is known of an array before it is computed, and float32 numbers as integers in order."""
+"""`ValueType`: element type, named axes and sizes of a value. `float_keys`: float32 numbers as ordered integers."""
 
 from __future__ import annotations
 

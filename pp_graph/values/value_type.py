@@ -18,11 +18,11 @@ AXES: Final = {
     "P": "part of a candidate: x, y, width, height, score",
     "T": "time",
 }
-"""Names of axes, and what lies along each."""
+"""Letters of axes and their meanings."""
 
 DType = Literal["float32", "bool", "uint8", "int64"]
 DTYPES: Final[tuple[DType, ...]] = get_args(DType)
-"""Element types: numbers, decisions, decisions or classes as bytes, and indices."""
+"""Element types of values: numbers, decisions, decisions or classes as bytes, and indices."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ValueType:
         axes: A letter of `AXES` for each axis, such as `NCHW`.
         sizes: Size of each axis, None for an open one; `()` for all open.
         dtype: Element type.
-        rank_known: False where not even the rank is known; `axes` are then the usual ones.
+        rank_known: False if even the rank is unknown; `axes` are then the most common ones.
     """
 
     axes: str
@@ -42,10 +42,10 @@ class ValueType:
     rank_known: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse axes that are not known or do not fit the sizes.
+        """Check axes and sizes.
 
         Raises:
-            ValueError: An axis is not in `AXES` or is there twice, or there are more or fewer sizes than axes.
+            ValueError: An axis is not in `AXES` or occurs twice, or the number of sizes differs from that of axes.
         """
         if set(self.axes) - set(AXES) or len(set(self.axes)) != len(self.axes):
             raise ValueError(f"Axes are {self.axes!r}, expected some of {', '.join(AXES)}, each once.")
@@ -61,46 +61,46 @@ class ValueType:
 
     @property
     def known_axes(self) -> str | None:
-        """The axes; None where the rank is not known."""
+        """The axes; None if the rank is unknown."""
         return self.axes if self.rank_known else None
 
     @property
     def per_pixel(self) -> bool:
-        """Whether there is a value for each pixel: whether it is a map."""
+        """True for a map, which has a value for each pixel."""
         return "H" in self.axes and "W" in self.axes
 
     @property
     def map_size(self) -> tuple[int, int] | None:
-        """Height and width in pixels; None if the value is not a map, or if one of the two is open."""
+        """Height and width in pixels; None if the value is not a map, or if one of them is open."""
         if not self.per_pixel:
             return None
         height, width = self.size("H"), self.size("W")
         return None if height is None or width is None else (height, width)
 
     def size(self, axis: str) -> int | None:
-        """Size of an axis: 1 where there is no such axis, None where it is open."""
+        """Return the size of an axis: None if open, 1 if there is no such axis."""
         return self.sizes[self.axes.index(axis)] if axis in self.axes else 1
 
     def resized(self, **sizes: int | None) -> ValueType:
-        """The same with other sizes of some axes, by their letters."""
+        """Return the type with other sizes, given by axis letter."""
         changed = tuple(sizes.get(axis, size) for axis, size in zip(self.axes, self.sizes, strict=True))
         return dataclasses.replace(self, sizes=changed)
 
     def reduced(self, axes: str) -> ValueType:
-        """The same without some axes."""
+        """Return the type without some axes."""
         kept = [(axis, size) for axis, size in zip(self.axes, self.sizes, strict=True) if axis not in axes]
         return dataclasses.replace(self, axes="".join(axis for axis, _ in kept), sizes=tuple(size for _, size in kept))
 
     def as_dtype(self, dtype: str) -> ValueType:
-        """The same with another element type."""
+        """Return the type with another element type."""
         return dataclasses.replace(self, dtype=dtype)  # type: ignore[arg-type]
 
     def example_shape(self, *, batch: int = 1, **usual: int) -> tuple[int, ...]:
-        """A shape of this type.
+        """Return a shape of this type.
 
         Args:
             batch: Size of the axis N.
-            usual: Sizes of axes that are open, by their letters; 1 for those that are not named.
+            usual: Sizes for open axes, by axis letter; 1 for the others.
         """
         return tuple(
             batch if axis == "N" else usual.get(axis, 1) if size is None else size
@@ -108,33 +108,33 @@ class ValueType:
         )
 
     def __str__(self) -> str:
-        """The type for a message, such as `float32 (N,1,H,W)`."""
+        """Format the type for messages: `float32 (N,1,H,W)`."""
         if not self.rank_known:
             return f"{self.dtype} of unknown rank"
         return f"{self.dtype} {pattern(self.axes, self.sizes)}"
 
 
 def pattern(axes: str, sizes: Sequence[int | None] = ()) -> str:
-    """Axes for people, with the sizes that are known: `(N,1,H,W)`."""
+    """Format axes with their known sizes: `(N,1,H,W)`."""
     names = [axis if size is None else str(size) for axis, size in zip(axes, sizes or (None,) * len(axes), strict=True)]
     return f"({','.join(names)}{',' if len(names) == 1 else ''})"
 
 
 def spatial_axes(axes: str | None) -> tuple[int, int]:
-    """Where height and width are among some axes; as in (N,C,H,W) where the axes are not known."""
+    """Return the positions of height and width; those of (N,C,H,W) if the axes are unknown."""
     axes = axes or "NCHW"
     return axes.index("H"), axes.index("W")
 
 
 def axes_of_shape(shape: Sequence[object], alternatives: Sequence[str]) -> str | None:
-    """The axes of an array, among alternatives; None where none has its rank.
+    """Choose the axes of an array among alternatives; None if none has its rank.
 
-    Channels are last where the last axis has one place and the second has more. Of several classes it is told by a
-    square map, where two neighbouring sizes agree, and else by there being fewer classes than rows and columns.
+    Channels are last if the last axis has size 1 and the second does not. With several classes, two equal neighbouring
+    sizes are taken for height and width, and otherwise the smaller of second and last axis for the classes.
 
     Args:
-        shape: Its sizes; anything but an integer for an open one.
-        alternatives: Axes that it could have.
+        shape: Sizes; anything but an integer is an open size.
+        alternatives: Possible axes.
     """
     fitting = [axes for axes in alternatives if len(axes) == len(shape)]
     if "NHWC" in fitting and "NCHW" in fitting:
@@ -156,12 +156,12 @@ def _channels_are_last(shape: Sequence[object]) -> bool:
 
 
 class Scale(NamedTuple):
-    """Range of numbers.
+    """Range of an output's numbers.
 
     Attributes:
         low: The lowest number.
         high: The highest number.
-        threshold: Where the calibrated threshold lies; None where that is not known.
+        threshold: The calibrated threshold on this scale; None if unknown.
     """
 
     low: float

@@ -1,4 +1,4 @@
-"""Prove that a converted model decides as the raw model and its statistics do."""
+"""`verify`: prove that an artifact decides as the raw model and its statistics do."""
 
 from __future__ import annotations
 

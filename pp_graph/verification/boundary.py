@@ -1,8 +1,8 @@
-"""The post-processing alone, on raw values at and around every point where it bends.
+"""Run the post-processing alone on raw values at and around its cutoffs.
 
-Images rarely hold a raw value right at a cutoff, so a cutoff that is a little off would not show on them. Here the
-post-processing is cut out of the artifact and run, on the same device and in the same precision, on the cutoffs
-themselves, their neighbours in float32, infinities, NaN, and numbers all over the calibrated range.
+Images rarely hold a raw value right at a cutoff, so they do not reveal a cutoff that is slightly off. Here the
+post-processing is extracted from the artifact and run, on the same device and in the same precision, on the cutoffs,
+their float32 neighbours, infinities, NaN, and numbers across the calibrated range.
 """
 
 from __future__ import annotations
@@ -28,33 +28,35 @@ if TYPE_CHECKING:
     from pp_graph.sessions import Session
     from pp_graph.steps import Array, Step
 
-_STEPS = 257
-_SIDE = 12
-"""Height and width of a map on which steps over neighbours are tried out, where nothing asks for another."""
+_SAMPLES = 257
+"""Numbers sampled across each range."""
+_MIN_SIDE = 12
+"""Smallest height and width of the maps on which steps that read neighbours run."""
 
 
 def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.float32]:
-    """Values to decide about: finite and infinite, NaN last.
+    """Return the raw values to test, finite ones first, NaN last.
 
-    Subnormal numbers are left out where graphs may decide about them otherwise; see `pp_graph.steps.compare`.
-    -inf is left out where values are reduced or compared with neighbours: a map that holds nothing else reduces to the
-    lowest finite number in OpenVINO, which matters to nobody.
+    Subnormal numbers are left out if runtimes may flush them; see `pp_graph.steps.compare`. -inf is left out if steps
+    read neighbours: OpenVINO reduces a map of only -inf to the lowest finite number.
     """
     points = [0.0, 1.0, -1.0]
     spans = []
     for compare in program.comparisons.values():
         if not compare.per_pixel:
             points += [float(cutoff) for cutoff in compare.cutoffs.ravel() if not np.isnan(cutoff)]
-            points += [float(level) for level in compare.levels.ravel()]
-    # Where each pixel has a cutoff, every value is an image of the model's own size.
-    count = 3 if _sized(program) else _STEPS
+            points += [float(number) for number in compare.levels.ravel()]
+    # With a cutoff for each pixel, every value becomes an image of the model's full size.
+    count = 3 if _sized(program) else _SAMPLES
     for step in program.steps:
         normalizer = step.normalizer if isinstance(step, DecidingStep) else step
         if isinstance(normalizer, MonotoneStep) and normalizer.bends:
             spans.append(list(normalizer.bends))
     if provenance.statistics is not None:
-        levels = (provenance.statistics.image, provenance.statistics.pixel)
-        spans += [[each for each in (level.threshold, level.min, level.max) if each is not None] for level in levels]
+        spans += [
+            [number for number in (level.threshold, level.min, level.max) if number is not None]
+            for level in (provenance.statistics.image, provenance.statistics.pixel)
+        ]
     for numbers in spans:
         points += numbers
         if numbers:
@@ -71,13 +73,13 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
 
 
 def _sized(program: Program) -> list[DecidingStep]:
-    """Comparisons with a cutoff for each pixel."""
+    """Return the comparisons with a cutoff for each pixel."""
     return [step for step in program.comparisons.values() if step.per_pixel]
 
 
 def _fed(step: Step, program: Program, roles: Container[str]) -> str | None:
-    """The value among those that are fed from which the pixels come that a step reads."""
-    writes = {each.target: each for each in program.steps}
+    """Return the fed value that a step's input is computed from; None if there is none."""
+    writes = {other.target: other for other in program.steps}
     name = step.source
     while name not in roles and name in writes:
         name = writes[name].source
@@ -85,26 +87,26 @@ def _fed(step: Step, program: Program, roles: Container[str]) -> str | None:
 
 
 def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array]:
-    """Values to feed for each of the tensors where the exact part of the post-processing begins, float32."""
+    """Return the arrays to feed, by the names of `Provenance.tensors`."""
     values = boundary_values(provenance, program)
     types = {name: program.types[name] for name in provenance.tensors}
     needed = program.needed([output.name for output in program.predicted], provenance.tensors)
     sized = _sized(program)
-    side = max(_SIDE, *(2 * step.least_size for step in needed)) if any(not s.pointwise for s in needed) else 1
+    side = max(_MIN_SIDE, *(2 * step.least_size for step in needed)) if any(not s.pointwise for s in needed) else 1
     if side > 1:
-        # Neighbours that are close in value would rarely be decided about differently.
+        # Sorted neighbours would be close in value and rarely get different decisions.
         values = np.random.default_rng(0).permutation(values)
     count = len(values)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, value in types.items():
-        # An unknown rank is fed as the usual one.
+        # If the rank is unknown, feed the most common one.
         height, width = value.map_size if sized and value.map_size is not None else (side, side)
         fed = value.resized(H=height, W=width) if value.per_pixel else value
         shapes[name] = fed.example_shape()[1:]
     arrays = {}
     for role, shape in shapes.items():
         inside = int(np.prod(shape))
-        # Each image begins at another value, so that every value meets every place.
+        # Each image starts at another value, so that every value occurs at every pixel.
         places = np.arange(count)[:, None] + (np.arange(inside) if inside > 1 else np.zeros(1, np.int64))
         arrays[role] = _as_dtype(values[places % count].reshape(count, *shape), types[role].dtype)
     for index, step in enumerate(sized):
@@ -112,14 +114,14 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
         if origin is None or not _fits(step.cutoffs.shape, arrays[origin].shape[1:]):
             continue
         cutoffs = np.broadcast_to(step.cutoffs, arrays[origin].shape[1:])
-        for turn, each in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
-            unsure = is_blurred(cutoffs) & is_subnormal(each)
-            arrays[origin][3 * index + turn] = np.where(unsure, np.float32(0), each)
+        for turn, tested in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
+            unsure = is_blurred(cutoffs) & is_subnormal(tested)
+            arrays[origin][3 * index + turn] = np.where(unsure, np.float32(0), tested)
     return arrays
 
 
 def _as_dtype(values: Array, dtype: str) -> Array:
-    """Numbers in the element type of a value; the nearest ones where it holds whole numbers only."""
+    """Convert numbers to an element type; to the nearest representable ones if it holds integers."""
     if dtype == "float32":
         return values
     limits = (0, 1) if dtype == "bool" else (0, 255) if dtype == "uint8" else (-(2**31), 2**31)
@@ -128,7 +130,7 @@ def _as_dtype(values: Array, dtype: str) -> Array:
 
 
 def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    """Whether an array of a shape can be repeated to another shape."""
+    """Return True if an array of one shape can be broadcast to another."""
     return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(shape[::-1], whole[::-1], strict=False))
 
 
@@ -138,10 +140,10 @@ def run_boundary(artifact: Artifact, device: str, precision: str | None) -> tupl
     Args:
         artifact: The artifact.
         device: Device for an OpenVINO model.
-        precision: Precision for an OpenVINO model; None for the device's own.
+        precision: Inference precision for an OpenVINO model; None for the device's default.
 
     Returns:
-        The values fed, by the names of `Provenance.tensors`, and what the artifact makes of them, by output.
+        The values fed, by the names of `Provenance.tensors`, and the artifact's outputs, by name.
     """
     provenance, program = artifact.provenance, artifact.program
     values = boundary_arrays(provenance, program)
@@ -154,9 +156,9 @@ def run_boundary(artifact: Artifact, device: str, precision: str | None) -> tupl
         session = OnnxSession(extract_post_processing(artifact))
     with np.errstate(over="ignore"):
         fed = {
-            name: array.astype(each.dtype or array.dtype)
-            for (name, array), each in zip(values.items(), session.inputs, strict=True)
+            name: array.astype(model_input.dtype or array.dtype)
+            for (name, array), model_input in zip(values.items(), session.inputs, strict=True)
         }
         raw = {name: array.astype(program.types[name].dtype) for name, array in fed.items()}
-    feeds = {each.name: fed[name] for name, each in zip(values, session.inputs, strict=True)}
+    feeds = {model_input.name: fed[name] for name, model_input in zip(values, session.inputs, strict=True)}
     return raw, checked_predictions(provenance, session.run(feeds))

@@ -1,8 +1,8 @@
-"""Running totals over batches: how far numbers are off, which decisions differ, and whose fault it is."""
+"""Running totals over batches: errors of numbers, and flipped decisions by cause."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Side:
-    """Raw values and intermediates, all that the reference makes of them, and outputs that nothing was done to."""
+    """Raw values with intermediates, what the NumPy reference computes from them, and outputs passed through."""
 
     raw: dict[str, Array]
     values: dict[str, Array]
@@ -31,14 +31,10 @@ class Side:
 
 
 def check_form(name: str, found: Mapping[str, Array], expected: Array) -> None:
-    """Make sure that an output is there, of the promised shape and type.
-
-    Raises:
-        TargetError: It is not.
-    """
+    """Raise `TargetError` if an output is missing, or has another shape or element type than expected."""
     if name not in found:
         raise TargetError(
-            f"The artifact has no output '{name}', which its provenance promises. It was changed after it was "
+            f"The artifact has no output '{name}', which its provenance lists. It was changed after it was "
             "written: convert the fused model again."
         )
     if found[name].shape != expected.shape or found[name].dtype != expected.dtype:
@@ -50,10 +46,10 @@ def check_form(name: str, found: Mapping[str, Array], expected: Array) -> None:
 
 
 def checked_predictions(provenance: Provenance, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """An artifact's outputs under their own names; of a packed one, after a look at all that it holds.
+    """Return an artifact's outputs, unpacked.
 
     Raises:
-        PostProcessorError: The packed tensor is not what it promises.
+        PostProcessorError: A packed tensor is invalid; see `check_packed`.
     """
     for output in provenance.outputs:
         if output.channels and output.name in outputs:
@@ -63,7 +59,7 @@ def checked_predictions(provenance: Provenance, outputs: Mapping[str, Array]) ->
 
 @dataclass
 class ErrorSum:
-    """How far numbers are off, over batches; see `ErrorReport`."""
+    """Running totals of an `ErrorReport`."""
 
     maximum: float = 0.0
     total: float = 0.0
@@ -71,7 +67,7 @@ class ErrorSum:
     count: int = 0
 
     def add_relative(self, found: Array, expected: Array) -> None:
-        """Count the differences of a batch as parts of its largest number; where one is not finite, none."""
+        """Add a batch; `scaled` is relative to its largest number. Pairs that are not finite count as equal."""
         both = np.isfinite(found) & np.isfinite(expected)
         wanted = np.where(both, expected, 0).astype(np.float64)
         difference = np.abs(np.where(both, found, 0).astype(np.float64) - wanted)
@@ -82,7 +78,7 @@ class ErrorSum:
         self.count += difference.size
 
     def add(self, found: Array, expected: Array) -> None:
-        """Count the differences of a batch."""
+        """Add a batch."""
         self.count += found.size
         if np.array_equal(found, expected):
             return
@@ -98,25 +94,22 @@ class ErrorSum:
         self.total += total
         with np.errstate(invalid="ignore"):
             scaled = float((difference / np.maximum(1.0, np.abs(expected))).max(initial=0.0))
-        # Infinity by infinity: one of the two is not what it should be.
+        # NaN comes from inf / inf: one of the two numbers is infinite and the other is not.
         self.scaled = max(self.scaled, np.inf if np.isnan(scaled) else scaled)
 
     def report(self, name: str) -> ErrorReport:
-        """The totals, under the name of an output."""
+        """Return the totals, under the name of an output."""
         return ErrorReport(name, self.maximum, self.total / max(self.count, 1), self.scaled, self.count)
 
 
-@dataclass
 class FlipLists:
-    """Decisions that came out differently, over batches; see `Flips`."""
+    """Flipped decisions over batches; see `Flips`."""
 
-    image: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    pixel: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    raw_value: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    margin: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._batches: list[Flips] = []
 
     def add(self, flipped: Array, values: Mapping[str, Array], step: DecidingStep | None, start: int) -> None:
-        """Note where decisions of a batch differ, and the values that they were about."""
+        """Add the flips of a batch, with the raw values that were compared."""
         if not flipped.any():
             return
         flat = flipped.reshape(len(flipped), -1)
@@ -127,23 +120,15 @@ class FlipLists:
         else:
             raw_value = decided.reshape(flat.shape)[image, pixel]
             margin = _margins(decided, step).reshape(flat.shape)[image, pixel]
-        self.image.append(image + start)
-        self.pixel.append(pixel)
-        self.raw_value.append(raw_value.astype(np.float32))
-        self.margin.append(margin)
+        self._batches.append(Flips(image + start, pixel, raw_value.astype(np.float32), margin))
 
     def report(self) -> Flips:
-        """All that were noted."""
-        return Flips(
-            np.concatenate(self.image or [np.empty(0, np.int64)]),
-            np.concatenate(self.pixel or [np.empty(0, np.int64)]),
-            np.concatenate(self.raw_value or [np.empty(0, np.float32)]),
-            np.concatenate(self.margin or [np.empty(0, np.float64)]),
-        )
+        """Return the flips of all batches."""
+        return Flips.joined(self._batches)
 
 
 def _margins(values: Array, step: DecidingStep) -> npt.NDArray[np.float64]:
-    """Distance of each value from its cutoff; infinite where nothing is anomalous."""
+    """Distance of each value from its cutoff, relative to the scale; infinite if nothing is anomalous."""
     cutoffs = step.cutoffs.astype(np.float64)
     with np.errstate(invalid="ignore"):
         margins: npt.NDArray[np.float64] = np.abs(values.astype(np.float64) - cutoffs) / step.scale
@@ -176,36 +161,35 @@ class Comparison:
         self._drift = {name: FlipLists() for name in self._steps}
 
     def add_preprocessed(self, found: Array, expected: Array) -> None:
-        """Count what the artifact's preprocessing makes of a batch of frames, against the same by hand."""
+        """Add a batch of frames, preprocessed by the artifact and by the NumPy reference."""
         self._preprocessing = self._preprocessing or ErrorSum()
         self._preprocessing.add_relative(found, expected)
 
     def add(self, reference: Side, own: Side, shipped: Mapping[str, Array], start: int) -> None:
-        """Count a batch.
+        """Add a batch.
 
         Args:
-            reference: The raw model in float32.
-            own: The artifact's own raw values.
-            shipped: What the artifact returns.
+            reference: Values of the raw model in float32.
+            own: The artifact's own raw values, with what the NumPy reference computes from them.
+            shipped: Outputs of the artifact.
             start: Index of the first image.
 
         Raises:
-            TargetError: An output is missing or of another form.
+            TargetError: An output is missing, or of another shape or element type.
         """
         if self._map is not None:
-            # One image of a batch tells a map that was quantised; sorting all would take longer than the model.
+            # One image of a batch is enough to detect a quantised map; sorting all takes longer than the model.
             count = len(np.unique(own.raw[self._map][:1]))
             self._distinct = count if self._distinct is None else min(self._distinct, count)
         for step in self._program.steps:
             if step.target in self._provenance.intermediates:
-                # What the artifact's own step makes of its own values, before anything is decided about it.
+                # Compare the artifact's intermediate with the NumPy reference on the artifact's own inputs.
                 computed = step.reference(*(own.values[name] for name in step.reads))
                 self._own_errors.setdefault(step.target, ErrorSum()).add_relative(own.raw[step.target], computed)
         for role, values in reference.raw.items():
             self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
         for name, values in reference.passed_through.items():
-            # A kept output with the name of a role is that role's raw value, and compared above; a prediction that came
-            # packed is no raw output of that name.
+            # Outputs named like a role were compared above, and unpacked predictions are not raw outputs.
             kept = name in shipped and name not in reference.raw and name not in reference.predictions
             if kept and isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
                 self._errors.setdefault(name, ErrorSum()).add(shipped[name], values)
@@ -247,7 +231,7 @@ class Comparison:
         raw_matches: bool,
         max_flips: int | None,
     ) -> VerificationReport:
-        """The totals as a report."""
+        """Return the totals as a report."""
         decisions = tuple(
             DecisionReport(
                 name=name,

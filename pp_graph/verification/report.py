@@ -1,9 +1,9 @@
-"""What verification found."""
+"""`VerificationReport`: the result of a verification."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -13,29 +13,30 @@ import numpy.typing as npt
 from pp_graph.openvino.island.float32 import is_floating
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pp_graph.fusion.provenance import Provenance
 
-# Resizing as Pillow does differs most from its twin: by 3e-3 of 255 on noise, measured in OpenVINO 2026.4.
+# Pillow-like resizing differs most from its NumPy reference: by 3e-3 of 255 on noise, measured in OpenVINO 2026.4.
 PREPROCESSING_TOLERANCE: Final = 1e-4
 TOLERANCE: Final = 1e-5
-"""Error of the post-processing's numbers that is still rounding: thirty times the largest one measured, 3e-7 (see
-`pp_graph.steps.min_max`), and far below what a wrong constant makes."""
+"""Largest error of the post-processing's numbers that counts as rounding. The largest measured one is 3e-7 (see
+`pp_graph.steps.min_max`); a wrong constant causes far larger ones."""
 
-_LISTED_FLIPS: Final = 1000
-"""Flips that `to_dict` lists for each output and cause, those furthest from the cutoff first."""
+_MAX_LISTED_FLIPS: Final = 1000
+"""Flips that `to_dict` lists for each output and cause, the furthest from the cutoff first."""
 
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """How far the numbers of one output are off.
+    """Errors of the numbers of one output.
 
     Attributes:
-        name: The output; `raw_score` and `raw_map` for what the network itself computes.
+        name: The output, or `raw_score` or `raw_map` for a raw value.
         max_abs: Largest absolute difference.
         mean_abs: Mean absolute difference.
-        max_scaled: Largest difference, divided by the expected number where that is above 1.
-        count: Numbers compared. Where both are NaN or the same infinity the difference is 0; where
-            only one is, it is infinite.
+        max_scaled: Largest difference, divided by the expected number if that is above 1.
+        count: Numbers compared. The difference is 0 if both are NaN or the same infinity, and infinite if only one is.
     """
 
     name: str
@@ -47,12 +48,12 @@ class ErrorReport:
 
 @dataclass(frozen=True)
 class BoundaryReport:
-    """What the post-processing alone makes of raw values at and around its cutoffs.
+    """Result of the post-processing alone, on raw values at and around its cutoffs.
 
     Attributes:
-        values: Raw values it was run on.
-        flips: Decisions about them that differ from the reference; must be none.
-        max_scaled: Largest error of its numbers; see `ErrorReport`.
+        values: Number of raw values.
+        flips: Decisions that differ from the NumPy reference; must be 0.
+        max_scaled: Largest error of the numbers; see `ErrorReport`.
     """
 
     values: int
@@ -62,14 +63,14 @@ class BoundaryReport:
 
 @dataclass(frozen=True)
 class Flips:
-    """Decisions that came out differently, for one output and one cause.
+    """Flipped decisions of one output and one cause.
 
     Attributes:
-        image: Index of the image of each.
-        pixel: Index of each within its image, flattened; 0 for labels.
-        raw_value: The raw value that was decided about.
-        margin: Distance of the raw value from the cutoff, divided by the calibrated range where
-            there is one. NaN where the raw value is NaN, or no comparison was made at that place.
+        image: Index of the image, (flips,).
+        pixel: Flattened index within the image, (flips,); 0 for labels.
+        raw_value: The raw value that was compared, (flips,).
+        margin: Distance of the raw value from the cutoff, (flips,), divided by the calibrated range if there is one.
+            NaN if the raw value is NaN, or if no comparison was made at that place.
     """
 
     image: npt.NDArray[np.int64]
@@ -77,24 +78,27 @@ class Flips:
     raw_value: npt.NDArray[np.float32]
     margin: npt.NDArray[np.float64]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Flips]) -> Flips:
+        """Concatenate flips."""
+        empty = cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0))
+        arrays = ([getattr(part, attribute.name) for part in (empty, *parts)] for attribute in fields(cls))
+        return cls(*map(np.concatenate, arrays))
+
     def __len__(self) -> int:
         return len(self.image)
 
     def summary(self) -> dict[str, Any]:
-        """Count, and smallest, median and largest margin."""
+        """Return the count, and smallest, median and largest margin."""
         finite = self.margin[np.isfinite(self.margin)]
-        if len(finite) == 0:
-            return {"count": len(self), "margin_min": None, "margin_median": None, "margin_max": None}
-        return {
-            "count": len(self),
-            "margin_min": float(finite.min()),
-            "margin_median": float(np.median(finite)),
-            "margin_max": float(finite.max()),
-        }
+        low, middle, high = (
+            (float(finite.min()), float(np.median(finite)), float(finite.max())) if len(finite) else (None,) * 3
+        )
+        return {"count": len(self), "margin_min": low, "margin_median": middle, "margin_max": high}
 
     def listed(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        """The flips one by one, those furthest from the cutoff first, as far as they are listed."""
-        order = np.argsort(-np.nan_to_num(self.margin, nan=np.inf), kind="stable")[:_LISTED_FLIPS]
+        """List up to 1000 flips, the furthest from the cutoff first."""
+        order = np.argsort(-np.nan_to_num(self.margin, nan=np.inf), kind="stable")[:_MAX_LISTED_FLIPS]
         return [
             {
                 "image": names[self.image[i]],
@@ -108,20 +112,20 @@ class Flips:
 
 @dataclass(frozen=True)
 class DecisionReport:
-    """How the decisions of one output compare.
+    """Comparison of the decisions of one output.
 
     Attributes:
-        name: `pred_label` or `pred_mask`.
+        name: Name of the output, such as `pred_label`.
         total: Decisions compared.
-        positive: Of these, how many the reference calls anomalous.
-        compare: Name of the comparison by which margins are measured; None where there is none.
-        cutoff: The smallest value that this calls anomalous; None where none is, or where there are several.
-        scale: What margins are divided by: `max - min` of the level, 1 where there is none.
-        flips: Decisions of the artifact that differ from the float32 reference, whatever the cause.
-        postprocessing: Flips by the post-processing: the artifact's decision differs from the
-            reference applied to the artifact's own raw value. Must be none.
-        drift: Flips by drift of the network: the reference itself decides differently about the
-            artifact's raw value and the float32 one.
+        positive: Decisions that are anomalous in the reference.
+        compare: Name of the comparison whose cutoff margins are measured from; None if there is none.
+        cutoff: The smallest anomalous value; None if no value is anomalous, or if there are several cutoffs.
+        scale: Divisor of the margins: `max - min` of the level, or 1 without a range.
+        flips: Decisions of the artifact that differ from the float32 reference, for any cause.
+        postprocessing: Flips caused by the post-processing: the artifact's decision differs from that of the NumPy
+            reference on the artifact's own raw value. Must be empty.
+        drift: Flips caused by drift of the network: the NumPy reference decides differently on the artifact's raw value
+            and on the float32 one.
     """
 
     name: str
@@ -137,27 +141,26 @@ class DecisionReport:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What verification found.
+    """Result of a verification.
 
     Attributes:
-        provenance: The post-processing that the artifact was made with; the reference is built from it.
-        artifact: The artifact and how it was run.
-        reference: The raw model and how it was run.
-        images: Images compared.
+        provenance: Provenance of the artifact, from which the reference is built.
+        artifact: Description of the artifact and its runtime.
+        reference: Description of the raw model and its runtime.
+        images: Number of images compared.
         image_names: Their names.
-        errors: Differences of the numbers, against the float32 reference.
-        postprocessing_errors: Differences of the artifact's normalised numbers from the reference
-            applied to its own raw values: what rounding in the post-processing alone amounts to.
-        decisions: Differences of the decisions.
+        errors: Errors of the numbers, against the float32 reference.
+        postprocessing_errors: Errors of the artifact's numbers against the NumPy reference on the artifact's own raw
+            values: the rounding of the post-processing alone.
+        decisions: Comparison of the decisions.
         boundary: The post-processing alone, at and around its cutoffs.
-        island: Operators of the post-processing in the compiled model, and the precision each runs
-            in; empty for ONNX.
-        distinct_map_values: The fewest different values that the artifact's raw map holds in the first image of a
-            batch: a few hundred tell of a map that was quantised. None where there is no map.
-        preprocessing_error: Largest difference between what the artifact's preprocessing makes of frames and the same
-            computed by hand, as a part of the largest number; None where there is no preprocessing.
-        raw_matches: Whether the raw model is, byte for byte, the one that the artifact was made from.
-        max_flips: Drift flips that are tolerated; None for any number.
+        island: Precision of each operator of the post-processing in the compiled model; empty for ONNX.
+        distinct_map_values: Smallest number of distinct values in the artifact's raw map of an image; a few hundred
+            indicate a quantised map. Only the first image of each batch is counted. None without a map.
+        preprocessing_error: Largest difference of the artifact's preprocessing from its NumPy reference, relative to
+            the largest number; None without preprocessing.
+        raw_matches: True if the raw model is, byte for byte, the one that the artifact was made from.
+        max_flips: Tolerated drift flips; None for any number.
     """
 
     provenance: Provenance = field(repr=False)
@@ -177,22 +180,22 @@ class VerificationReport:
 
     @property
     def postprocessing_flips(self) -> int:
-        """Flips by the post-processing, over all outputs."""
+        """Flips caused by the post-processing, over all outputs."""
         return sum(len(decision.postprocessing) for decision in self.decisions)
 
     @property
     def drift_flips(self) -> int:
-        """Flips by drift of the network, over all outputs."""
+        """Flips caused by drift of the network, over all outputs."""
         return sum(len(decision.drift) for decision in self.decisions)
 
     @property
     def postprocessing_error(self) -> float:
-        """Largest error that rounding in the post-processing alone makes; see `ErrorReport.max_scaled`."""
+        """Largest error of the post-processing alone; see `ErrorReport.max_scaled`."""
         return max((error.max_scaled for error in self.postprocessing_errors), default=0.0)
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why the artifact did not pass; empty where it did."""
+        """Reasons why the artifact failed; empty if it passed."""
         narrow = [kind for kind in self.island.values() if is_floating(kind) and kind != "f32"]
         found = [
             (self.postprocessing_flips, f"the post-processing flips {self.postprocessing_flips:,} decisions"),
@@ -225,11 +228,11 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the post-processing is faithful and drift flipped no more than `max_flips` decisions."""
+        """True if the post-processing is faithful and drift flipped at most `max_flips` decisions."""
         return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values; numbers that are not finite become None."""
+        """Return the report as JSON values; numbers that are not finite become None."""
         return {
             "passed": self.passed,
             "failures": list(self.failures),
@@ -246,20 +249,20 @@ class VerificationReport:
             "postprocessing_errors": [_error(error) for error in self.postprocessing_errors],
             "decisions": [
                 {
-                    "name": each.name,
-                    "total": each.total,
-                    "positive": each.positive,
-                    "compare": each.compare,
-                    "cutoff": None if each.compare is None else self.provenance.cutoffs.get(each.compare),
-                    "scale": each.scale,
-                    "flips": each.flips,
+                    "name": decision.name,
+                    "total": decision.total,
+                    "positive": decision.positive,
+                    "compare": decision.compare,
+                    "cutoff": None if decision.compare is None else self.provenance.cutoffs.get(decision.compare),
+                    "scale": decision.scale,
+                    "flips": decision.flips,
                     "postprocessing": {
-                        **each.postprocessing.summary(),
-                        "flips": each.postprocessing.listed(self.image_names),
+                        **decision.postprocessing.summary(),
+                        "flips": decision.postprocessing.listed(self.image_names),
                     },
-                    "drift": {**each.drift.summary(), "flips": each.drift.listed(self.image_names)},
+                    "drift": {**decision.drift.summary(), "flips": decision.drift.listed(self.image_names)},
                 }
-                for each in self.decisions
+                for decision in self.decisions
             ],
             "boundary": {
                 "values": self.boundary.values,
@@ -272,13 +275,7 @@ class VerificationReport:
 
 
 def _error(error: ErrorReport) -> dict[str, Any]:
-    return {
-        "name": error.name,
-        "max_abs": _finite(error.max_abs),
-        "mean_abs": _finite(error.mean_abs),
-        "max_scaled": _finite(error.max_scaled),
-        "count": error.count,
-    }
+    return {name: _finite(value) if isinstance(value, float) else value for name, value in asdict(error).items()}
 
 
 def _finite(number: float) -> float | None:

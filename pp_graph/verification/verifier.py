@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
 from pp_graph.openvino.preprocessing import extract_preprocessing
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
-from pp_graph.raw_values import RawValues, open_raw_values
+from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
 from pp_graph.verification.boundary import run_boundary
 from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form, checked_predictions
@@ -46,20 +46,20 @@ def verify(
 ) -> VerificationReport:
     """Compare an artifact's decisions with those of the raw model and its statistics in float32.
 
-    The reference is the raw model in onnxruntime, followed by the post-processor in NumPy. The
-    artifact runs on the device. Every decision that differs is counted under its cause: the
-    post-processing (which must cause none), or drift of the network in the artifact's precision.
+    The reference is the raw model in onnxruntime, followed by the post-processor in NumPy. The artifact runs on the
+    device. Every flip is attributed to its cause: the post-processing, which must cause none, or drift of the network
+    in the artifact's precision.
 
     Args:
         raw: The raw ONNX model.
         artifact: A converted model, a fused one, or the path of one.
         images: Images: a folder, an `.npz`, or arrays; see `pp_graph.data.open_images`.
         device: Device to run an OpenVINO model on.
-        inference_precision: Precision to run an OpenVINO model in: `f32`, `bf16`, `f16`; None leaves
-            it to the device.
+        inference_precision: Inference precision of an OpenVINO model: `f32`, `bf16` or `f16`; None for the device's
+            default.
         max_flips: Drift flips to tolerate; None for any number.
-        batch_size: Images a batch, where the model leaves it open.
-        fixed_inputs: Values for inputs that are no images and not in the data, such as `{"sr": 16000}`; see
+        batch_size: Images per batch, if the model leaves the batch open.
+        fixed_inputs: Values for inputs that are not images and not in the data, such as `{"sr": 16000}`; see
             `pp_graph.data.fix_inputs`.
         progress: Called after each batch.
 
@@ -69,7 +69,7 @@ def verify(
     Raises:
         ProvenanceError: The artifact was not made by pp_graph.
         ModelError: The raw model cannot be used, or lacks an output that the artifact was made from.
-        StatisticsError: The provenance holds statistics that its post-processor cannot use.
+        StatisticsError: The provenance's statistics do not suit its post-processor.
         DataError: The images do not fit.
         TargetError: A runtime cannot load or run a model; `DeviceError` where the device is absent.
     """
@@ -81,35 +81,36 @@ def verify(
     opened_images = open_images(images)
     provenance = artifact.provenance
     reference = _Reference(opened, artifact)
-    runs = _Runs(
-        artifact.session(device, precision=inference_precision),
+    # The artifact runs twice, as it ships and with its raw values exposed, as exposing them might hide a flip.
+    session = artifact.session(device, precision=inference_precision)
+    raw_values = (
         open_raw_values(artifact, device=device, inference_precision=inference_precision)
         if isinstance(artifact, OpenVINOModel)
-        else open_raw_values(artifact),
-        _preprocessing_session(artifact, device, inference_precision),
+        else open_raw_values(artifact)
     )
+    preprocessing = _preprocessing_session(artifact, device, inference_precision)
     boundary = _verify_boundary(artifact, device, inference_precision)
     comparison = Comparison(provenance, artifact.program)
-    wanted = _joint_inputs(reference.session, runs.shipped, provenance.preprocessing)
+    wanted = _joint_inputs(reference.session, session, provenance.preprocessing)
     source = feed_model(opened_images, wanted, fixed_inputs)
     size = choose_batch_size(wanted, batch_size)
     for start in range(0, len(source), size):
         stop = min(start + size, len(source))
         feeds = source.read(start, stop, wanted)
-        shipped = checked_predictions(provenance, run_in_batches(runs.shipped, feeds, reference.output_axes))
-        comparison.add(reference.run(feeds), reference.side(runs.raw_values.run(feeds)), shipped, start)
-        if runs.preprocessing is not None:
-            name = runs.preprocessing.inputs[0].name
-            (preprocessed,) = run_in_batches(runs.preprocessing, {name: feeds[name]}).values()
+        shipped = checked_predictions(provenance, run_in_batches(session, feeds, reference.output_axes))
+        comparison.add(reference.run(feeds), reference.side(raw_values.run(feeds)), shipped, start)
+        if preprocessing is not None:
+            name = preprocessing.inputs[0].name
+            (preprocessed,) = run_in_batches(preprocessing, {name: feeds[name]}).values()
             comparison.add_preprocessed(preprocessed, feed_by_hand(feeds, provenance.preprocessing)[name])
         if progress is not None:
             progress(stop - start)
     return comparison.report(
         boundary=boundary,
-        artifact=runs.shipped.description,
+        artifact=session.description,
         reference=f"{reference.session.description} and the NumPy reference",
         names=source.names,
-        island=runs.shipped.island,
+        island=session.island,
         raw_matches=opened.sha256 == provenance.raw.sha256,
         max_flips=max_flips,
     )
@@ -127,22 +128,9 @@ def _verify_boundary(artifact: Artifact, device: str, precision: str | None) -> 
         if name in program.decisions:
             flips += int((found[name] != wanted).sum())
         elif steps[name].exact or steps[name].pointwise:
-            # Sums over neighbours that are NaN or infinite differ between runtimes; images are compared for these.
+            # Runtimes differ in sums over NaN or infinite neighbours, so such steps are compared on images only.
             errors.add(found[name], wanted)
     return BoundaryReport(len(next(iter(raw.values()))), flips, errors.scaled)
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """The artifact as it ships, and once more with its raw values made visible.
-
-    Both are run: what counts are the decisions of the former, and showing values inside must not be
-    able to hide a flip.
-    """
-
-    shipped: Session
-    raw_values: RawValues
-    preprocessing: Session | None
 
 
 def _preprocessing_session(artifact: Artifact, device: str, precision: str | None) -> OpenVINOSession | None:
@@ -158,7 +146,7 @@ def _preprocessing_session(artifact: Artifact, device: str, precision: str | Non
 
 
 class _Reference:
-    """The raw model in float32, fed by hand where the artifact preprocesses, and the post-processor in NumPy."""
+    """The raw model in float32 and the post-processor in NumPy, with the artifact's preprocessing in NumPy."""
 
     def __init__(self, raw: RawModel, artifact: Artifact) -> None:
         provenance = artifact.provenance
@@ -171,20 +159,20 @@ class _Reference:
             if name not in present:
                 raise ModelError(
                     f"The raw model has no output '{name}', which the artifact was made from; it has "
-                    f"{', '.join(repr(each) for each in present)}. Give the raw model that was fused."
+                    f"{', '.join(repr(output) for output in present)}. Give the raw model that was fused."
                 )
         declared = {output.name or "": declared_shape(output) for output in raw.model.graph.outputs}
         axes = batch_axes_of(raw.inputs, declared)
         fused_names = {old: new for new, old in provenance.raw.renamed.items()}
         self._passed_through = {fused_names.get(name, name): name for name in provenance.raw.outputs if name in present}
-        # What an intermediate follows from is compared as well.
+        # The inputs of intermediates are compared too.
         behind = [step for step in self._program.steps if step.target in provenance.intermediates]
         self._wanted = {output.name for output in self._program.predicted} | set(provenance.intermediates)
         self._wanted |= {name for step in behind for name in step.reads}
         self.output_axes = {kept: axes[name] for kept, name in self._passed_through.items() if name in axes}
 
     def run(self, feeds: Mapping[str, Array]) -> Side:
-        """What the raw model gives, and what the reference makes of it."""
+        """Run the raw model and the NumPy reference."""
         outputs = run_in_batches(self.session, feed_by_hand(feeds, self._preprocessing))
         types = self._program.signature
         raw = {role: outputs[name].astype(types[role].dtype) for role, name in self._outputs.items()}
@@ -194,7 +182,7 @@ class _Reference:
         return side
 
     def side(self, raw: dict[str, Array]) -> Side:
-        """What the reference makes of raw values, and of intermediates where these are known."""
+        """Run the NumPy reference on raw values and known intermediates."""
         types = self._program.types
         typed = {name: array.astype(types[name].dtype, copy=False) for name, array in raw.items()}
         values = self._program.compute(typed, self._wanted)
@@ -202,28 +190,27 @@ class _Reference:
 
 
 def _joint_inputs(raw: Session, artifact: Session, preprocessing: Preprocessing | None) -> tuple[ModelInput, ...]:
-    """The inputs of the raw model, with the sizes that the artifact fixed; frames where it takes these.
+    """Return the raw model's inputs with the sizes that the artifact fixes, and frames if it preprocesses.
 
-    Either may fix the batch, and `run_in_batches` cuts to it: it stays that of the raw model, whose names say where
-    each input has it.
+    The batch stays that of the raw model; `run_in_batches` splits it if the artifact fixes another.
     """
-    theirs = {each.name: each for each in artifact.inputs}
+    theirs = {model_input.name: model_input for model_input in artifact.inputs}
     places = batch_places(raw.inputs)
     joint = []
-    for each in raw.inputs:
-        if each.name not in theirs:
+    for model_input in raw.inputs:
+        if model_input.name not in theirs:
             raise ModelError(
-                f"Raw model has an input '{each.name}', the artifact has {', '.join(map(repr, theirs))}. "
+                f"Raw model has an input '{model_input.name}', the artifact has {', '.join(map(repr, theirs))}. "
                 "Give the raw model that was fused."
             )
-        batch = places[each.name].axes if each.name in places else ()
-        if preprocessing is not None and preprocessing.input == each.name:
-            _joint_shape(each.shape, preprocessing.model_shape, batch, each.name)
-            frames = theirs[each.name]
-            joint.append(replace(frames, shape=((each.shape or (None,))[0], *(frames.shape or ())[1:])))
+        batch = places[model_input.name].axes if model_input.name in places else ()
+        if preprocessing is not None and preprocessing.input == model_input.name:
+            _joint_shape(model_input.shape, preprocessing.model_shape, batch, model_input.name)
+            frames = theirs[model_input.name]
+            joint.append(replace(frames, shape=((model_input.shape or (None,))[0], *(frames.shape or ())[1:])))
             continue
-        shape = _joint_shape(each.shape, theirs[each.name].shape, batch, each.name)
-        joint.append(ModelInput(each.name, each.dtype, shape))
+        shape = _joint_shape(model_input.shape, theirs[model_input.name].shape, batch, model_input.name)
+        joint.append(ModelInput(model_input.name, model_input.dtype, shape))
     return tuple(joint)
 
 

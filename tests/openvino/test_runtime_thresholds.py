@@ -178,9 +178,9 @@ def test_errors(adjustable: Path) -> None:
         ProvenanceError, match="cutoffs are constants, expected a model fused with thresholds='runtime'"
     ):
         pp.cutoffs_for(fixed(STATS, 0.5, 0.5).provenance)
-    with pytest.raises(PostProcessorError, match="thresholds is 'sometimes', expected 'fixed' or 'runtime'"):
+    with pytest.raises(PostProcessorError, match="thresholds is 'sometimes', expected one of: fixed, runtime"):
         pp.OneClassPostProcessor(STATS, thresholds="sometimes")  # type: ignore[arg-type]
-    with pytest.raises(PostProcessorError, match="thresholds='runtime' is given, and neither label nor mask"):
+    with pytest.raises(PostProcessorError, match="thresholds='runtime' is given, but neither label nor mask"):
         pp.OneClassPostProcessor(STATS, outputs=("pred_score",), thresholds="runtime")
     taken = conv_model()
     taken.graph.node[0].output[0] = taken.graph.node[1].input[0] = "pred_mask_cutoff"

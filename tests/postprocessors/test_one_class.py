@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pp_graph as pp
+import pp_graph.postprocessors
 from pp_graph.errors import PostProcessorError, StatisticsError
+from pp_graph.one_class_options import OPTIONS, OUTPUT_NAMES
 from pp_graph.postprocessors import POST_PROCESSORS, ROLES
 from pp_graph.program import Signature
-from pp_graph.steps import Keep
+from pp_graph.steps import DECISION_VALUES, Keep, OnNaN
 from tests.models import STATS
 
 F32 = np.float32
@@ -216,3 +220,13 @@ NEEDED: dict[type[pp.PostProcessor], dict] = {pp.RecipePostProcessor: {"recipe":
 def test_builds_again_from_its_parameters(kind: type[pp.PostProcessor]) -> None:
     post = kind(STATS, **NEEDED.get(kind, {}))
     assert kind.from_parameters(STATS, post.parameters()) == post
+
+
+def test_options_are_those_of_the_dataclass() -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(pp.OneClassPostProcessor)}
+    assert fields == {"statistics": None} | {name: option.default for name, option in OPTIONS.items()}
+    assert OUTPUT_NAMES == pp_graph.postprocessors.OUTPUT_NAMES
+    assert OPTIONS["mask_dtype"].choices == tuple(DECISION_VALUES)
+    assert OPTIONS["on_nan"].choices == get_args(OnNaN)
+    for option in OPTIONS.values():
+        assert option.check(option.default) == option.default

@@ -205,7 +205,7 @@ def test_cli_changes_the_form_of_a_fused_model(tmp_path: Path, capsys: pytest.Ca
     assert len(pp.OpenVINOModel.load(tmp_path / "mask.xml").network.outputs) == 1
     capsys.readouterr()
     for words, message in (
-        (["--map-size", "64"], "'64' is no size, expected height and width such as 256x256, or input"),
+        (["--map-size", "64"], "'64' is not a size, expected height and width such as 256x256, or input"),
         (["--map-size", "0x5"], "map_size is (0, 5), expected height and width in pixels"),
         (["--pack", "--mask-dtype", "u8"], "pack is given together with mask_dtype"),
         (["--pixel-sensitivity", "0.7"], "--pixel-sensitivity belongs to fusing"),
@@ -219,11 +219,11 @@ def test_cli_changes_the_form_of_a_fused_model(tmp_path: Path, capsys: pytest.Ca
     ("parameters", "message"),
     [
         ({"mask_dtype": "i8"}, "mask_dtype is 'i8', expected one of: bool, u8, u8_255, f32"),
-        ({"mask_dtype": "u8", "outputs": ("pred_label",)}, "mask_dtype is 'u8', and no pred_mask is written"),
+        ({"mask_dtype": "u8", "outputs": ("pred_label",)}, "mask_dtype is 'u8', but no pred_mask is written"),
         ({"map_size": (0, 5)}, r"map_size is \(0, 5\), expected height and width in pixels"),
         ({"map_size": "large"}, "map_size is 'large', expected height and width in pixels"),
         ({"map_size": (5, 5.5)}, "map_size is .* expected height and width in pixels"),
-        ({"map_size": (5, 5), "outputs": ("pred_label",)}, "map_size is given, and neither map nor mask"),
+        ({"map_size": (5, 5), "outputs": ("pred_label",)}, "map_size is given, but neither map nor mask"),
         ({"pack": True, "outputs": ("pred_label",)}, "pack is given together with outputs"),
         ({"pack": True, "threshold": False}, "pack is given together with threshold=False"),
         ({"pack": "yes"}, "pack is 'yes', expected True or False"),
@@ -236,9 +236,9 @@ def test_contradictions(parameters: dict, message: str) -> None:
 
 def test_models_that_cannot_take_a_form() -> None:
     scores = identity_model({"score": ["N", 1]})
-    with pytest.raises(PostProcessorError, match="pack is given, and the raw model has no map"):
+    with pytest.raises(PostProcessorError, match="pack is given, but the raw model has no map"):
         pp.fuse(scores, pp.OneClassPostProcessor(STATS, pack=True))
-    with pytest.raises(PostProcessorError, match="map_size is given, and the raw model has no map"):
+    with pytest.raises(PostProcessorError, match="map_size is given, but the raw model has no map"):
         pp.fuse(scores, pp.OneClassPostProcessor(STATS, map_size=(5, 5)))
     with pytest.raises(PostProcessorError, match="height and width of the model's input are not known"):
         pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS, map_size="input"))

@@ -149,7 +149,7 @@ def test_parameters_that_cannot_be_noted() -> None:
         def steps(self, raw: Signature) -> tuple[Step, ...]:
             return (Keep("raw_map", "anomaly_map"),)
 
-    with pytest.raises(PostProcessorError, match="Plain is no dataclass"):
+    with pytest.raises(PostProcessorError, match="Plain is not a dataclass"):
         pp.fuse(DEMO / "raw.onnx", Plain())
 
 

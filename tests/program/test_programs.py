@@ -229,7 +229,7 @@ MISTAKES = {
         "line 7, field 'meaning': outputs holds .*'colour'"
     ),
     "roles:\n  - {name: heat, axes: NK}\noutputs: [y, y]\n": "line 5, field 'outputs': outputs lists 'y' twice",
-    "roles:\n  - {name: heat, axes: NK}\noutputs: [z]\n": "The steps write 'y', expected some of z: only these come out",
+    "roles:\n  - {name: heat, axes: NK}\noutputs: [z]\n": "The steps write 'y', expected some of z: the model returns only these",
     "roles:\n  - {name: heat, axes: NK}\noutputs:\n  - {name: y, axes: NKP}\n": (
         r"line 2: Step 'y' .Keep. writes float32 \(N,K\), expected \(N,K,P\)\. Give it another target"
     ),
@@ -731,7 +731,7 @@ class TestArraysThatDoNotFit:
         for program in (fused.program, loaded.program):
             with pytest.raises(
                 PostProcessorError,
-                match=r"Output 'score', read as 'raw_score', has rank 3, .*and the file declares rank 2, float32 \(N,1\)",
+                match=r"Output 'score', read as 'raw_score', has rank 3, .*but the file declares rank 2, float32 \(N,1\)",
             ):
                 program.run({"raw_score": np.zeros((2, 1, 4), F32), "raw_map": np.zeros((2, 1, 5, 6), F32)})
 

@@ -476,7 +476,7 @@ def test_bad_images(runner: pp.Runner, tmp_path: Path) -> None:
         (image.astype(np.complex64), "hold complex64, expected numbers"),
         ({"other": image}, "Found arrays 'other' in the data, expected image"),
         (42, "Images are given as int, expected an array"),
-        ((each for each in image), "Images are given as generator.* there is stream"),
+        ((each for each in image), "Images are given as generator.* use stream"),
         (None, "Images are given as NoneType"),
     ]
     for images, message in cases:

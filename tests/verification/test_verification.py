@@ -169,7 +169,7 @@ def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
         pp.verify(DEMO / "raw.onnx", pp.convert(pp.fuse(conv_model(), POST), input_shape=[1, 3, 32, 32]), FEEDS["m_in"])
     broken = onnx.load(demo_fused_path)
     del broken.graph.output[3]
-    with pytest.raises(TargetError, match="has no output 'pred_mask', which its provenance promises"):
+    with pytest.raises(TargetError, match="has no output 'pred_mask', which its provenance lists"):
         pp.verify(DEMO / "raw.onnx", save(broken, tmp_path / "broken.onnx"), DEMO / "images")
     edited = pp.fuse(model(), POST).to_proto()
     entry = next(each for each in edited.metadata_props if each.key == METADATA_KEY)

@@ -11,7 +11,7 @@ import torch
 
 from pp_graph.data.labels import mask_flags, without_channel
 from pp_graph.errors import DataError
-from pp_graph.postprocessors.raw_values import given_as
+from pp_graph.postprocessors.input_checks import given_as
 
 if TYPE_CHECKING:
     import numpy.typing as npt

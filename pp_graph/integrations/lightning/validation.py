@@ -18,7 +18,7 @@ from pp_graph.calibration import Calibrator
 from pp_graph.calibration.calibration import SpilledMaps
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import DataError
-from pp_graph.postprocessors.raw_values import checked_values, given_as
+from pp_graph.postprocessors.input_checks import checked_values, given_as
 from pp_graph.program import Signature
 
 if TYPE_CHECKING:

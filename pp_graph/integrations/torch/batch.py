@@ -10,7 +10,7 @@ import torch
 from pp_graph.errors import PostProcessorError
 from pp_graph.integrations.torch.interpreter import is_jit_traced, is_traced, known_sizes
 from pp_graph.postprocessors import ROLES
-from pp_graph.postprocessors.raw_values import check_same_batch, check_shape, given_as, given_values
+from pp_graph.postprocessors.input_checks import check_same_batch, check_shape, given_as, given_values
 from pp_graph.program import Signature
 
 if TYPE_CHECKING:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pp_graph.integrations.torch.module import PostProcessorModule
+from pp_graph.one_class_options import OPTIONS
 from pp_graph.postprocessors import OneClassPostProcessor
-from pp_graph.statistics.anomalib_checkpoint import read_settings
+from pp_graph.statistics.anomalib_checkpoint import SETTINGS, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pp_graph.statistics import Statistics
-
-_CONFIG: Final = {
-    "enable_normalization": "normalize",
-    "enable_thresholding": "threshold",
-    "enable_threshold_matching": "match_thresholds",
-    "image_sensitivity": "image_sensitivity",
-    "pixel_sensitivity": "pixel_sensitivity",
-}
 
 
 class OneClassModule(PostProcessorModule):
@@ -31,12 +24,11 @@ class OneClassModule(PostProcessorModule):
     `PostProcessorModule` describes inputs, outputs and export.
 
     Args:
-        image_sensitivity: Within [0, 1]: 0 flags no image, 0.5 flags above the threshold, 1 flags every score that
-            normalises above 0. May be assigned later.
+        image_sensitivity: In [0, 1]; see `pp_graph.OneClassPostProcessor`. Can be assigned later.
         pixel_sensitivity: The same for pixels.
         statistics: The calibrated numbers; None until they are loaded or assigned.
         input_size: Height and width of the model's images, for `map_size="input"`.
-        settings: Further parameters of `pp_graph.OneClassPostProcessor`, such as `on_nan` or `mask_dtype`.
+        settings: Other options of `pp_graph.OneClassPostProcessor`, such as `on_nan` or `mask_dtype`.
 
     Raises:
         PostProcessorError: A parameter is outside its range, or two contradict each other.
@@ -44,8 +36,8 @@ class OneClassModule(PostProcessorModule):
 
     def __init__(
         self,
-        image_sensitivity: float = 0.5,
-        pixel_sensitivity: float = 0.5,
+        image_sensitivity: float = OPTIONS["image_sensitivity"].default,
+        pixel_sensitivity: float = OPTIONS["pixel_sensitivity"].default,
         statistics: Statistics | None = None,
         *,
         input_size: tuple[int, int] | None = None,
@@ -57,7 +49,7 @@ class OneClassModule(PostProcessorModule):
 
     @property
     def image_sensitivity(self) -> float:
-        """Sensitivity to images; assigning another moves the cutoff."""
+        """Sensitivity for images; assigning it moves the cutoff."""
         return self._described.image_sensitivity
 
     @image_sensitivity.setter
@@ -66,7 +58,7 @@ class OneClassModule(PostProcessorModule):
 
     @property
     def pixel_sensitivity(self) -> float:
-        """Sensitivity to pixels; assigning another moves the cutoff."""
+        """Sensitivity for pixels; assigning it moves the cutoff."""
         return self._described.pixel_sensitivity
 
     @pixel_sensitivity.setter
@@ -75,22 +67,22 @@ class OneClassModule(PostProcessorModule):
 
     @property
     def image_threshold(self) -> torch.Tensor:
-        """The raw threshold of images, or the pixels' where that is unknown and they are matched; NaN for unknown."""
+        """Raw threshold of images; that of pixels if it is unknown and `match_thresholds` is on. NaN if unknown."""
         return self._matched(self._image_threshold, self._pixel_threshold)
 
     @property
     def pixel_threshold(self) -> torch.Tensor:
-        """The raw threshold of pixels, or the images' where that is unknown and they are matched; NaN for unknown."""
+        """Raw threshold of pixels; that of images if it is unknown and `match_thresholds` is on. NaN if unknown."""
         return self._matched(self._pixel_threshold, self._image_threshold)
 
     def checkpoint_config(self) -> dict[str, Any]:
-        """The settings as Anomalib 2.7 keeps them in a checkpoint, under `anomalib_post_processor_config`."""
-        return {theirs: getattr(self._described, ours) for theirs, ours in _CONFIG.items()}
+        """Return the settings as Anomalib 2.7 stores them in a checkpoint, under `anomalib_post_processor_config`."""
+        return {theirs: getattr(self._described, ours) for theirs, ours in SETTINGS.items()}
 
     def load_checkpoint_config(self, config: Mapping[str, Any]) -> None:
-        """Take settings over from what `checkpoint_config` gave, here or in Anomalib.
+        """Load settings that `checkpoint_config` returned, here or in Anomalib.
 
-        Without normalisation sensitivities have no meaning, and become 0.5.
+        Sensitivities have no meaning without normalisation and are then reset to 0.5.
 
         Raises:
             StatisticsError: A setting is of the wrong type.

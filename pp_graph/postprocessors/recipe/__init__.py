@@ -1,4 +1,4 @@
-"""Post-processing composed in a file: `recipe.yaml` lists steps, and no code is written."""
+"""Post-processors composed in a YAML file that lists steps, without writing code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Roles and outputs that a recipe declares under names of its own."""
+"""Roles and outputs that a recipe declares."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class _OutputEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_roles(given: object) -> tuple[Role, ...]:
-    """Roles as a recipe lists them: mappings with `name`, `axes` and, as far as needed, the other fields of `Role`.
+    """Read the roles of a recipe: `Role`s, names of known roles, or mappings with the fields of `Role`.
 
     Raises:
-        RecipeError: An entry does not fit.
+        RecipeError: An entry is invalid.
     """
     roles = []
     for entry in _entries(given, "roles"):
@@ -57,25 +57,17 @@ def read_roles(given: object) -> tuple[Role, ...]:
                 f"{', '.join(dict.fromkeys(''.join(axes)))}. Leave it out.",
                 field="sizes",
             )
-        roles.append(
-            Role(
-                read.name,
-                axes,
-                read.sizes,
-                read.dtype,
-                read.required,
-                frozenset(name.lower() for name in read.names),
-            )
-        )
+        names = frozenset(name.lower() for name in read.names)
+        roles.append(Role(read.name, axes, read.sizes, read.dtype, read.required, names))
     _check_unique([role.name for role in roles], "roles")
     return tuple(roles)
 
 
 def read_outputs(given: object) -> tuple[Output, ...]:
-    """Outputs as a recipe lists them: names, or mappings with the fields of `Output`.
+    """Read the outputs of a recipe: `Output`s, names, or mappings with the fields of `Output`.
 
     Raises:
-        RecipeError: An entry does not fit.
+        RecipeError: An entry is invalid.
     """
     outputs = []
     for entry in _entries(given, "outputs"):
@@ -94,7 +86,7 @@ def read_outputs(given: object) -> tuple[Output, ...]:
 
 
 def roles_to_json(roles: Iterable[Role]) -> list[dict[str, Any]]:
-    """Roles as `read_roles` reads them."""
+    """Convert roles to the form that `read_roles` reads."""
     return [
         {"name": role.name}
         if role in ROLES
@@ -111,7 +103,7 @@ def roles_to_json(roles: Iterable[Role]) -> list[dict[str, Any]]:
 
 
 def outputs_to_json(outputs: Iterable[Output]) -> list[dict[str, Any]]:
-    """Outputs as `read_outputs` reads them."""
+    """Convert outputs to the form that `read_outputs` reads."""
     return [
         {
             "name": output.name,
@@ -140,10 +132,10 @@ def _converted(entry: object, kind: Any, field: str, example: str) -> Any:
 
 def _axes(given: str | tuple[str, ...], field: str) -> tuple[str, ...]:
     axes = (given,) if isinstance(given, str) else tuple(given)
-    for each in axes:
-        if not each or set(each) - set(AXES) or len(set(each)) != len(each):
+    for choice in axes:
+        if not choice or set(choice) - set(AXES) or len(set(choice)) != len(choice):
             raise RecipeError(
-                f"{field} has the axes {each!r}, expected some of {', '.join(AXES)}, each once, such as NCHW.",
+                f"{field} has the axes {choice!r}, expected some of {', '.join(AXES)}, each once, such as NCHW.",
                 field="axes",
             )
     if not axes:

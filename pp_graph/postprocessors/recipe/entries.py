@@ -1,4 +1,4 @@
-"""Entries of a recipe: a step's name and its fields, of which some refer to statistics or to sizes."""
+"""Entries of a recipe: a step's name and its fields, some of which may refer to statistics or input sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -25,10 +25,10 @@ REFERENCES: Final = (
     "$input.height",
     "$input.width",
 )
-"""What a field may refer to instead of giving a number."""
+"""References that a field may hold instead of a number."""
 
-_LIKELY: Final = ((0.5, 0.0, 1.0), (5.0, 4.0, 6.0), (50.0, 10.0, 100.0), (-5.0, -10.0, -1.0), (5e3, 1e3, 1e4))
-"""Thresholds and ranges that could be calibrated, to try a step out with."""
+_PLAUSIBLE: Final = ((0.5, 0.0, 1.0), (5.0, 4.0, 6.0), (50.0, 10.0, 100.0), (-5.0, -10.0, -1.0), (5e3, 1e3, 1e4))
+"""Plausible threshold, min and max to check a step with."""
 _NAMED_FIELD: Final = re.compile(r"(\w+)\b")
 
 
@@ -36,52 +36,52 @@ class Entry(msgspec.Struct, frozen=True):
     """A step of a recipe.
 
     Attributes:
-        kind: The step's class.
-        fields: Its fields, as plain JSON values; lists are tuples.
+        kind: Class of the step.
+        fields: Fields of the step as JSON values; lists are tuples.
     """
 
     kind: type[Step]
     fields: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as plain values, as a file has it."""
+        """Return the entry as a mapping, as in a file."""
         return {"step": step_name(self.kind), **self.fields}
 
     def references(self) -> dict[str, str]:
-        """Fields that refer to something, and to what."""
+        """Return the fields that hold a reference, with the reference."""
         return {name: value for name, value in self.fields.items() if isinstance(value, str) and value.startswith("$")}
 
     def levels(self) -> set[Level]:
-        """Levels to whose statistics the entry refers."""
+        """Return the levels whose statistics the entry refers to."""
         places = {to[1:].partition(".")[0] for to in self.references().values()}
         return {level for level in LEVELS if level in places}
 
     def build(self, statistics: Statistics | None, raw: Signature) -> Step:
-        """The step, with what its fields refer to.
+        """Build the step, with references resolved.
 
         Raises:
-            StatisticsError: A number that it refers to is not known.
+            StatisticsError: A number that a field refers to is unknown.
             PostProcessorError: A field does not fit.
         """
         resolved = {name: self._resolve(name, to, statistics, raw) for name, to in self.references().items()}
         return self._construct(resolved)
 
     def try_out(self) -> Step:
-        """The step with numbers that could be those that it refers to.
+        """Build the step with plausible numbers instead of references.
 
         Raises:
-            RecipeError: A field does not fit; `field` says which.
+            RecipeError: A field does not fit; `field` is its name.
         """
         refusals = []
-        for threshold, low, high in _LIKELY if self.references() else _LIKELY[:1]:
-            likely = {"threshold": threshold, "min": low, "max": high, "height": 256, "width": 256}
+        for threshold, low, high in _PLAUSIBLE if self.references() else _PLAUSIBLE[:1]:
+            numbers = {"threshold": threshold, "min": low, "max": high, "height": 256, "width": 256}
             try:
-                step = self._construct({name: likely[to.rpartition(".")[2]] for name, to in self.references().items()})
+                step = self._construct({name: numbers[to.rpartition(".")[2]] for name, to in self.references().items()})
             except PostProcessorError as error:
                 refusals.append(error)
                 continue
             if not all(isinstance(name, str) for name in step.reads):
-                raise RecipeError(f"step '{step_name(self.kind)}' reads what is no name: {step.reads}.")
+                raise RecipeError(f"step '{step_name(self.kind)}' has reads {step.reads}, expected names.")
             return step
         named = _NAMED_FIELD.match(str(refusals[0]))
         field = named.group(1) if named is not None and named.group(1) in self.fields else None
@@ -119,10 +119,10 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def parse_entry(given: object) -> Entry:
-    """Read an entry: a mapping as a file has it, or a step itself.
+    """Read an entry: a mapping as in a file, or a step.
 
     Raises:
-        RecipeError: It is not an entry; `field` says which field is wrong, where it is one.
+        RecipeError: The entry is invalid; `field` is the name of the wrong field, if there is one.
     """
     if isinstance(given, Step):
         kind = type(given)
@@ -139,33 +139,38 @@ def parse_entry(given: object) -> Entry:
     known = find_steps()
     name = given.get("step")
     if not isinstance(name, str) or name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
         found = "is missing" if name is None else f"is {name!r}"
-        raise RecipeError(f"step {found}, expected one of: {', '.join(sorted(known))}.{hint}", field="step")
+        raise RecipeError(
+            f"step {found}, expected one of: {', '.join(sorted(known))}.{did_you_mean(name, known)}", field="step"
+        )
     kind = known[name]
     hints = _hints(kind)
-    allowed = [each for each in _fields(kind) if each.name not in kind.settled]
-    names = [each.name for each in allowed]
+    allowed = [field for field in _fields(kind) if field.name not in kind.settled]
+    names = [field.name for field in allowed]
     for field, value in given.items():
         if field == "step":
             continue
         if field not in names:
-            close = difflib.get_close_matches(str(field), names, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
             raise RecipeError(
-                f"step '{name}' has no such field, expected some of: {', '.join(names)}.{hint}", field=field
+                f"step '{name}' has no such field, expected some of: {', '.join(names)}.{did_you_mean(field, names)}",
+                field=field,
             )
         _check_value(field, value, hints)
     for field in ("source", "target"):
         name_given = given.get(field, field)
         if not isinstance(name_given, str) or not name_given or name_given.startswith("$"):
-            raise RecipeError(f"{name_given!r} is no name of a value, expected a word such as raw_map.", field=field)
+            raise RecipeError(f"{name_given!r} is no name of a value, expected one such as raw_map.", field=field)
     for each in allowed:
         optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
         if each.name not in given and not optional:
             raise RecipeError(f"step '{name}' lacks the field '{each.name}'. Add it.", field="step")
     return Entry(kind, {str(field): _plain(value) for field, value in given.items() if field != "step"})
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return a sentence that suggests the closest known name; empty if none is close."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def _fields(kind: type[Step]) -> tuple[dataclasses.Field[Any], ...]:
@@ -198,7 +203,7 @@ def _check_value(field: str, value: object, hints: Mapping[str, Any]) -> None:
     except msgspec.ValidationError as error:
         raise RecipeError(f"{value!r} does not fit: {error}.", field=field) from error
     except TypeError:
-        # A type that only the step itself can check.
+        # msgspec does not support this type; the step checks the field itself.
         return
 
 
@@ -206,7 +211,7 @@ def _hints(kind: type[Step]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind)
     except NameError:
-        # Types that are imported for type checkers alone; the step checks its fields itself.
+        # Types imported under TYPE_CHECKING only; the step checks its fields itself.
         return {}
 
 

@@ -1,8 +1,7 @@
-"""Read a recipe file: YAML with errors that name line and field."""
+"""Read a recipe from a YAML file. Errors name line and field."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pp_graph.errors import PostProcessorError, RecipeError
 from pp_graph.postprocessors.lookup import find_post_processor, post_processor_names
 from pp_graph.postprocessors.recipe.declarations import read_outputs, read_roles
+from pp_graph.postprocessors.recipe.entries import did_you_mean
 from pp_graph.postprocessors.recipe.post_processor import RecipePostProcessor
 
 if TYPE_CHECKING:
@@ -27,18 +27,15 @@ _LARGEST: Final = 16 * 2**20
 def read_recipe(path: str | Path, statistics: Statistics | None = None) -> PostProcessor:
     """Read a recipe.
 
-    A recipe lists steps under `steps`, or names a class under `post_processor` with its `parameters`; a class of one's
-    own must have been imported before (`pp-graph --plugin FILE`).
+    A recipe lists steps under `steps`, or names a class under `post_processor` with its `parameters`. Import a class of
+    your own first (`pp-graph --plugin FILE`).
 
     Args:
         path: The YAML file.
-        statistics: The calibrated numbers that it refers to.
-
-    Returns:
-        The post-processor.
+        statistics: The calibrated numbers that the recipe refers to.
 
     Raises:
-        RecipeError: The file cannot be read, or something in it does not fit; the message names file, line and field.
+        RecipeError: The file cannot be read or is invalid; the message names file, line and field.
         StatisticsError: The statistics lack a number that a class needs.
     """
     path = Path(path)
@@ -46,8 +43,7 @@ def read_recipe(path: str | Path, statistics: Statistics | None = None) -> PostP
     root = document.root
     for key in root:
         if key not in _KEYS:
-            close = difflib.get_close_matches(str(key), _KEYS, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(key, _KEYS)
             raise document.error((key,), f"is not known, expected some of: {', '.join(_KEYS)}.{hint}")
     if root.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise document.error(
@@ -79,13 +75,13 @@ def read_recipe(path: str | Path, statistics: Statistics | None = None) -> PostP
         raise document.error(place, error.problem) from error
     except PostProcessorError as error:
         named = re.match(r"Step '([^']*)'", str(error))
-        targets = [each.get("target") for each in root["steps"]]
+        targets = [entry.get("target") for entry in root["steps"]]
         about = (targets.index(named.group(1)),) if named is not None and named.group(1) in targets else ()
         raise document.error(("steps", *about), str(error)) from error
 
 
 def _check_declarations(document: _Document) -> None:
-    """Read the roles and outputs one by one, so that an error names the line of its entry."""
+    """Read roles and outputs one by one, so that errors name the line of the entry."""
     for key, read in (("roles", read_roles), ("outputs", read_outputs)):
         entries = document.root.get(key)
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
@@ -116,7 +112,7 @@ def _of_class(document: _Document, statistics: Statistics | None) -> PostProcess
     try:
         return kind.from_parameters(statistics, parameters)
     except (TypeError, PostProcessorError) as error:
-        field = next((each for each in parameters if str(each) in str(error)), None)
+        field = next((parameter for parameter in parameters if str(parameter) in str(error)), None)
         place = ("parameters",) if field is None else ("parameters", field)
         raise document.error(place if place in document.lines else (), str(error)) from error
 
@@ -133,7 +129,7 @@ def _text(path: Path) -> str:
 
 
 class _Document:
-    """A YAML document as plain values, and the line of each."""
+    """A YAML document as plain values, with the line of each."""
 
     def __init__(self, path: Path, text: str) -> None:
         import yaml
@@ -141,7 +137,7 @@ class _Document:
         self.path = path
         self.lines: dict[tuple[str | int, ...], int] = {}
         try:
-            # References to parts of a document could make it grow without bound, and lines would be ambiguous.
+            # Aliases are rejected: nested ones grow exponentially, and they make line numbers ambiguous.
             depth = 0
             for event in yaml.parse(text, yaml.SafeLoader):
                 depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -161,7 +157,7 @@ class _Document:
         self.root: dict[Any, Any] = found
 
     def error(self, place: tuple[str | int, ...], problem: str) -> RecipeError:
-        """An error about a place, by the keys and indices that lead to it."""
+        """Build an error about a value, given by the keys and indices that lead to it."""
         line = next(self.lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in self.lines)
         field = next((str(key) for key in reversed(place) if isinstance(key, str)), None)
         known = field is not None and place and place[-1] == field and field != "steps"
@@ -176,14 +172,14 @@ class _Document:
 
         self.lines.setdefault(place, _line(node))
         if isinstance(node, yaml.SequenceNode):
-            return [self._value(each, (*place, index)) for index, each in enumerate(node.value)]
+            return [self._value(item, (*place, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         found: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             line = _line(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                raise self._error(line, "a key is no word. Write 'name: value'.")
+                raise self._error(line, "a key is not a string. Write 'name: value'.")
             key = str(key_node.value)
             if key in found:
                 raise self._error(line, "is given twice. Leave one out.", key)
@@ -197,7 +193,7 @@ def _line(node: yaml.Node | yaml.Event) -> int:
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
-    """A plain word as what it looks like; YAML 1.1 itself takes 1e-3 for text and `no` for false."""
+    """Convert a scalar. Unlike YAML 1.1, 1e-3 is a number and `no` is text."""
     text = str(node.value)
     if node.style in ("'", '"', "|", ">"):
         return text

@@ -1,4 +1,4 @@
-"""`RecipePostProcessor`: any composition of steps, given as data."""
+"""`RecipePostProcessor`: a composition of steps given as data."""
 
 from __future__ import annotations
 
@@ -25,22 +25,20 @@ if TYPE_CHECKING:
 class RecipePostProcessor(PostProcessor):
     """Post-processing composed of steps that are given as data, in a file or in Python.
 
-    A field of a step may refer to a number that is known later: `$image.threshold`, `$image.min`, `$image.max` and
-    the same of `$pixel`, which come from the statistics; `$input.height` and `$input.width`, the size of the images
-    that the model takes.
+    A field of a step may hold a reference instead of a number: `$image.threshold`, `$image.min`, `$image.max` and
+    the same for `$pixel` refer to the statistics, `$input.height` and `$input.width` to the model's input size.
 
     Attributes:
-        statistics: The calibrated numbers; may be None where no step refers to them.
-        recipe: The steps in order: mappings with the step's name under `step` and its fields, or steps themselves.
+        statistics: The calibrated numbers; may be None if no step refers to them.
+        recipe: The steps in order: mappings with the step's name under `step` and its fields, or `Step`s.
         pack: Return one tensor named `predictions`, float32, (N,H,W,4), instead of four.
-        roles: The raw values that the steps read, where these are others than an anomaly model's score and map:
-            `Role`s, or mappings with `name`, `axes` and, as far as needed, the other fields of one. Of those of an
-            anomaly model, the steps decide which are looked for, and whether with classes.
-        declared_outputs: What comes out, where that is something else than the four outputs of an anomaly model:
-            `Output`s, names, or mappings with the fields of one.
+        roles: Roles that the steps read: `Role`s, or mappings with `name`, `axes` and optionally its other fields. By
+            default the score and map of an anomaly model, as far as the steps read them.
+        declared_outputs: Outputs: `Output`s, names, or mappings with its fields. By default the four outputs of an
+            anomaly model.
 
     Raises:
-        RecipeError: A step or a field is not known or does not fit; `index` and `field` say which.
+        RecipeError: A step or a field is unknown or does not fit; `index` and `field` say which.
         PostProcessorError: The steps do not fit each other.
     """
 
@@ -51,7 +49,7 @@ class RecipePostProcessor(PostProcessor):
     declared_outputs: tuple[Output, ...] = ()
 
     def __post_init__(self) -> None:
-        """Read and try out each step, then all together."""
+        """Check each step, then all together."""
         if not isinstance(self.recipe, Iterable) or isinstance(self.recipe, str | Mapping):
             raise RecipeError(f"recipe is {self.recipe!r}, expected a list of steps.", field="steps")
         if not isinstance(self.pack, bool):
@@ -73,7 +71,7 @@ class RecipePostProcessor(PostProcessor):
             for one, with_classes in zip(ROLES, CLASS_ROLES, strict=True)
         )
         outputs = own_outputs or OUTPUTS
-        # Numbers that are referred to may come later.
+        # References may not be resolvable yet.
         check_steps(lambda _: [entry.try_out() for entry in entries], roles, outputs)
         written = {entry.fields["target"] for entry in entries}
         idle = next((output.name for output in own_outputs if output.name not in written), None)
@@ -86,7 +84,7 @@ class RecipePostProcessor(PostProcessor):
         read = {name for entry in entries for name in entry.try_out().reads}
         object.__setattr__(self, "_own_roles", own_roles)
         object.__setattr__(self, "_own_outputs", own_outputs)
-        # An output that no step reads is none of the recipe's, whatever it looks like.
+        # Outputs that no step reads have no role.
         object.__setattr__(self, "roles", tuple(role for role in roles if role.name in read))
         object.__setattr__(self, "declared_outputs", outputs)
 
@@ -98,25 +96,25 @@ class RecipePostProcessor(PostProcessor):
         return read_recipe(path, statistics)
 
     def steps(self, raw: Signature) -> tuple[Step, ...]:
-        """The steps, with what their fields refer to."""
+        """Build the steps, with references resolved."""
         return tuple(entry.build(self.statistics, raw) for entry in self._entries)
 
     def calibrated_names(self, raw: Signature) -> dict[Level, str]:
-        """What the steps read that refer to statistics; raw values of a level to which none refers.
+        """Return the inputs of the steps that refer to statistics; raw values for other levels.
 
         Raises:
-            PostProcessorError: Steps that read different values refer to one level.
+            PostProcessorError: Steps with different inputs refer to the same level.
         """
         return {**super().calibrated_names(raw), **self._calibrated()}
 
     def bind_calibration(self, raw: Signature) -> CompiledSteps:
-        """The steps before those that refer to statistics.
+        """Compile the steps before those that refer to statistics.
 
         Raises:
-            PostProcessorError: What is to be calibrated follows from statistics itself.
+            PostProcessorError: A value to calibrate depends on statistics itself.
         """
         names = tuple(self._calibrated().values())
-        # What is computed here refers to no statistics.
+        # None of the steps that are kept refers to statistics, so any numbers will do.
         steps = [entry.try_out() if entry.levels() else entry.build(None, raw) for entry in self._entries]
         compiled = compile_steps(steps, raw, wanted=names)
         referring = {entry.fields["target"] for entry in self._entries if entry.levels()}
@@ -129,7 +127,7 @@ class RecipePostProcessor(PostProcessor):
         return compiled
 
     def _calibrated(self) -> dict[Level, str]:
-        """Names of the values that steps read that refer to statistics, by level."""
+        """Inputs of the steps that refer to statistics, by level."""
         kept = {entry.fields["target"]: entry.fields["source"] for entry in self._entries if entry.kind is Keep}
         found: dict[Level, str] = {}
         for entry in self._entries:
@@ -149,7 +147,7 @@ class RecipePostProcessor(PostProcessor):
         return tuple(map(parse_entry, self.recipe))
 
     def parameters(self) -> dict[str, Any]:
-        """The steps, roles and outputs as data."""
+        """Return the steps, roles and outputs as JSON values."""
         own: Any = self.__dict__
         return {
             "recipe": list(self.recipe),
@@ -160,7 +158,7 @@ class RecipePostProcessor(PostProcessor):
 
 
 def _reads_classes(entries: Iterable[Entry]) -> set[str]:
-    """Names of the values from which steps follow that need an axis of classes."""
+    """Names of the values that need an axis of classes, because a step that depends on them does."""
     entries = list(entries)
     writes = {entry.fields["target"]: entry for entry in entries}
     found: set[str] = set()

@@ -1,4 +1,4 @@
-"""Check the raw outputs that a caller hands to a post-processor."""
+"""Check the raw outputs that a caller passes to a post-processor."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array
 
 _GIVEN_AS: Final = {RAW_SCORE: "pred_score", RAW_MAP: "anomaly_map"}
-"""Names under which models return what these roles read, as Anomalib does."""
+"""Names under which Anomalib models return these raw values."""
 
 
 def given_as(role: Role) -> str:
-    """The name under which a caller gives the value of a role."""
+    """Return the name under which a caller passes the value of a role."""
     return _GIVEN_AS.get(role.name, role.name)
 
 
 def checked_values(raw: Mapping[str, ArrayLike | None] | object, roles: Sequence[Role]) -> dict[str, Array]:
-    """Raw outputs of a batch as arrays, by the name of their role.
+    """Convert the raw outputs of a batch to arrays, by role, and check them.
 
     Args:
-        raw: A mapping with `pred_score` and `anomaly_map`, or whatever the roles are, or an object with attributes of
-            these names.
-        roles: What the post-processor reads.
+        raw: A mapping, or an object with attributes: `pred_score` and `anomaly_map`, or the names of the roles.
+        roles: Roles that the post-processor reads.
 
     Raises:
-        PostProcessorError: None is given, or one has another shape or element type.
+        PostProcessorError: No value is given, or one has another shape or element type.
     """
     given = given_values(raw, roles)
     values: dict[str, Array] = {}
@@ -49,15 +48,15 @@ def checked_values(raw: Mapping[str, ArrayLike | None] | object, roles: Sequence
 
 
 def given_values(raw: Mapping[str, Any] | object, roles: Sequence[Role]) -> Mapping[str, Any]:
-    """What was given, in whatever kind of array.
+    """Return the raw outputs as a mapping, in the caller's array type.
 
     Raises:
-        PostProcessorError: Nothing that a role reads is given, or something else is.
+        PostProcessorError: No role's value is given, or an unknown one is.
     """
     names = [given_as(role) for role in roles]
     listed = " and ".join(map(repr, names))
     given: Mapping[str, Any] = raw if isinstance(raw, Mapping) else _attributes(raw, names)
-    # What models of this family return is no mistake where no step reads it.
+    # Anomaly models may return a score or map that no step reads.
     unknown = set(given) - set(names) - set(_GIVEN_AS.values())
     if unknown:
         raise PostProcessorError(
@@ -74,14 +73,11 @@ def given_values(raw: Mapping[str, Any] | object, roles: Sequence[Role]) -> Mapp
 
 
 def check_same_batch(counts: Mapping[str, int], roles: Sequence[Role]) -> None:
-    """Make sure that values belong together.
+    """Raise `PostProcessorError` if values have different batch sizes.
 
     Args:
-        counts: How many images each value holds, by role.
-        roles: What the post-processor reads.
-
-    Raises:
-        PostProcessorError: There are more of one than of another.
+        counts: Number of images of each value, by role.
+        roles: Roles that the post-processor reads.
     """
     named = {given_as(role): counts[role.name] for role in roles if role.name in counts}
     if len(set(named.values())) > 1:
@@ -93,19 +89,15 @@ def check_same_batch(counts: Mapping[str, int], roles: Sequence[Role]) -> None:
 
 
 def check_shape(shape: Sequence[int | None], role: Role) -> None:
-    """Make sure that a value has axes that its role can have.
+    """Raise `PostProcessorError` if the shape of a value does not fit its role.
 
     Args:
-        shape: Its shape; None for a size that is not known.
-        role: Its role.
-
-    Raises:
-        PostProcessorError: It has another shape.
+        shape: The shape; None for an open size.
+        role: The role.
     """
-    whole = 0 not in shape[1:]
-    # A map of a single pixel is one here, whoever made it.
-    read = whole and (role.read(tuple(shape)) is not None or _one_pixel(shape, role))
-    if not read:
+    # The caller names the value, so unlike in `find_roles` a map may have a single pixel.
+    fits = 0 not in shape[1:] and (role.read(tuple(shape)) is not None or _fits_one_pixel(shape, role))
+    if not fits:
         pixels = " with at least one pixel" if any("H" in axes for axes in role.axes) else ""
         raise PostProcessorError(
             f"'{given_as(role)}' has rank {len(shape)} and shape {format_shape(tuple(shape))}, expected {role.patterns}"
@@ -113,9 +105,13 @@ def check_shape(shape: Sequence[int | None], role: Role) -> None:
         )
 
 
-def _one_pixel(shape: Sequence[int | None], role: Role) -> bool:
-    sizes = [dict(zip(axes, shape, strict=True)) for axes in role.axes if len(axes) == len(shape) and "H" in axes]
-    return any(all(each[axis] in (None, size) for axis, size in role.sizes.items() if axis in each) for each in sizes)
+def _fits_one_pixel(shape: Sequence[int | None], role: Role) -> bool:
+    for axes in role.axes:
+        if len(axes) == len(shape) and "H" in axes:
+            sizes = dict(zip(axes, shape, strict=True))
+            if all(sizes[axis] in (None, size) for axis, size in role.sizes.items() if axis in sizes):
+                return True
+    return False
 
 
 def _attributes(raw: object, names: Sequence[str]) -> dict[str, Any]:
@@ -129,7 +125,7 @@ def _attributes(raw: object, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _typed(value: ArrayLike, name: str, role: Role) -> Array:
-    # A torch tensor may need its gradient and its device left behind.
+    # A torch tensor may require gradients or be on another device.
     detach = getattr(value, "detach", None)
     array = np.asarray(value if detach is None else detach().cpu())
     kinds = {"float32": "fiu", "bool": "b", "uint8": "u", "int64": "iu"}[role.dtype]

@@ -1,0 +1,189 @@
+"""Options of `OneClassPostProcessor`: default, check and help text of each.
+
+The dataclass and the command line are built from this table. It imports no NumPy, so that `pp-graph --help` is fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Final, SupportsFloat
+
+from pp_graph.errors import PostProcessorError
+
+OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+"""Outputs of an anomaly model, in the order in which a fused model lists them."""
+_MAX_PIXELS: Final = 2**27
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of `OneClassPostProcessor`.
+
+    Attributes:
+        name: Name of the dataclass field; the flag is the same with dashes.
+        default: Default value.
+        help: Help text of the flag.
+        check: Takes a value and returns it in the option's own type. Raises `PostProcessorError` if it does not fit.
+        choices: The accepted values, where these are a few strings.
+        metavar: Placeholder of the value in the help of the command line.
+        parse: Converts the text from the command line to a value to check; raises `ValueError`.
+        moves: The decision that a sensitivity moves.
+        output_form: The option changes the form of the outputs and thresholds, and none of their numbers. Provenance
+            records such an option only if it is not the default, and it can change when a fused model is converted.
+    """
+
+    name: str
+    default: Any
+    help: str
+    check: Callable[[Any], Any]
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None
+    moves: str | None = None
+    output_form: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The flag on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def is_switch(self) -> bool:
+        """True if the option is on or off."""
+        return isinstance(self.default, bool)
+
+
+def _sensitivity(name: str, moves: str, help_text: str) -> Option:
+    def check(value: Any) -> float:
+        if isinstance(value, bool | str) or not isinstance(value, SupportsFloat) or not 0 <= float(value) <= 1:
+            raise PostProcessorError(
+                f"{name} is {value!r}, expected a number from 0 (flags nothing) to 1 (flags everything above 0)."
+            )
+        return float(value)
+
+    return Option(name, 0.5, help_text, check, metavar="S", moves=moves)
+
+
+def _switch(name: str, default: bool, help_text: str, *, output_form: bool = False) -> Option:
+    def check(value: Any) -> bool:
+        import numpy as np
+
+        if not isinstance(value, bool | np.bool_):
+            raise PostProcessorError(f"{name} is {value!r}, expected True or False.")
+        return bool(value)
+
+    return Option(name, default, help_text, check, output_form=output_form)
+
+
+def _choice(name: str, choices: tuple[str, ...], help_text: str, *, output_form: bool = False) -> Option:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise PostProcessorError(f"{name} is {value!r}, expected one of: {', '.join(choices)}.")
+        return value
+
+    return Option(name, choices[0], help_text, check, choices, output_form=output_form)
+
+
+def _check_outputs(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Iterable):
+        raise PostProcessorError(f"outputs is {value!r}, expected names, some of: {', '.join(OUTPUT_NAMES)}.")
+    names = (value,) if isinstance(value, str) else tuple(value)
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise PostProcessorError(f"outputs holds {duplicate!r} twice, expected each name once.")
+    unknown = next((name for name in names if name not in OUTPUT_NAMES), None if names else "nothing")
+    if unknown is not None:
+        raise PostProcessorError(f"outputs holds {unknown!r}, expected some of: {', '.join(OUTPUT_NAMES)}.")
+    return names
+
+
+def _check_map_size(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value == "input"):
+        return value
+    size = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(size) != 2 or not all(map(_is_pixel_count, size)):
+        raise PostProcessorError(
+            f"map_size is {value!r}, expected height and width in pixels, such as (256, 256) (--map-size 256x256), or "
+            "'input'."
+        )
+    if size[0] * size[1] > _MAX_PIXELS:
+        raise PostProcessorError(
+            f"map_size is {value!r}, {size[0] * size[1]:,} pixels, expected at most {_MAX_PIXELS:,}. Give a smaller "
+            "size."
+        )
+    return int(size[0]), int(size[1])
+
+
+def _is_pixel_count(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) > 0
+
+
+def _parse_outputs(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _parse_map_size(text: str) -> tuple[int, int] | str:
+    height, _, width = text.lower().partition("x")
+    if text == "input":
+        return text
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"'{text}' is not a size, expected height and width such as 256x256, or input.")
+    return int(height), int(width)
+
+
+OPTIONS: Final = {
+    option.name: option
+    for option in (
+        _sensitivity(
+            "image_sensitivity",
+            "pred_label",
+            "0 flags no image, 0.5 those above the threshold, 1 all whose normalised score is above 0.",
+        ),
+        _sensitivity("pixel_sensitivity", "pred_mask", "The same for pixels."),
+        _switch("normalize", True, "Normalise score and map, or leave them raw and compare with the raw threshold."),
+        _switch("threshold", True, "Write label and mask, or neither."),
+        _switch("match_thresholds", True, "Use the other level's threshold where one is unknown."),
+        _choice("on_nan", ("anomalous", "normal"), "How to classify NaN."),
+        Option(
+            "outputs",
+            None,
+            f"Write only these of {','.join(OUTPUT_NAMES)}; the rest is not computed.",
+            _check_outputs,
+            metavar="NAMES",
+            parse=_parse_outputs,
+            output_form=True,
+        ),
+        _choice(
+            "mask_dtype",
+            ("bool", "u8", "u8_255", "f32"),
+            "Element type of pred_mask; u8_255 is 0 and 255.",
+            output_form=True,
+        ),
+        Option(
+            "map_size",
+            None,
+            "Resize map and mask, for example to the size of the model's input.",
+            _check_map_size,
+            metavar="HxW|input",
+            parse=_parse_map_size,
+            output_form=True,
+        ),
+        _switch(
+            "pack",
+            False,
+            "Return one float32 tensor (N,H,W,4): map, score, label, mask along its last axis.",
+            output_form=True,
+        ),
+        _choice(
+            "thresholds",
+            ("fixed", "runtime"),
+            "Write the cutoffs as constants, or so that they can be changed while the model runs.",
+            output_form=True,
+        ),
+    )
+}
+"""All options by name, in the order of the dataclass fields."""
