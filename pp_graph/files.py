@@ -51,7 +51,8 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
         if isinstance(error, OutputFileError):
             raise
         raise OutputFileError(
-            f"Output '{targets[-1]}' cannot be written: {error.strerror or error}. Make room, or choose another folder."
+            f"Output '{targets[-1]}' cannot be written: {error.strerror or error}. Free disk space or "
+            "allow writing, or choose another folder."
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -96,7 +97,8 @@ def folder_filled(
         if isinstance(error, OutputFileError):
             raise
         raise OutputFileError(
-            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Make room, or choose another one."
+            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Free disk space "
+            "or allow writing, or choose another one."
         ) from error
     finally:
         if scratch is not None:
@@ -199,6 +201,6 @@ def writing_temporarily() -> Iterator[None]:
         yield
     except (RuntimeError, OSError) as error:
         raise OutputFileError(
-            f"A temporary file cannot be written in '{tempfile.gettempdir()}': {error}. Make room there, or name "
+            f"A temporary file cannot be written in '{tempfile.gettempdir()}': {error}. Free disk space there, or name "
             "another folder with the environment variable TMPDIR."
         ) from error

@@ -69,7 +69,7 @@ class MissedRewrite:
 
 @dataclass(frozen=True)
 class TailInspection:
-    """What fusing does to a raw model's own tail.
+    """Effect of fusing on a raw model's tail.
 
     Attributes:
         rewrites: What is rewritten, with the estimated time before and after.
@@ -82,7 +82,7 @@ class TailInspection:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a model file holds.
+    """Contents of a model file.
 
     Attributes:
         path: The file; None for a model in memory.
@@ -235,13 +235,13 @@ def _raw_ports(
 
 
 def _told_by(name: str, provenance: Provenance) -> str:
-    """What an output of a fused or converted model tells."""
+    """Describe an output of a fused or converted model."""
     output = next((each for each in provenance.outputs if each.name == name), None)
     return "passed through from the raw model" if output is None else _meaning(output)
 
 
 def _meaning(output: OutputDescription) -> str:
-    """What a post-processed output tells, for people."""
+    """Describe a post-processed output for people."""
     parts = [output.description or output.meaning]
     if output.channels:
         parts.append(f"{', '.join(each.name for each in output.channels)} along the last axis")

@@ -35,7 +35,7 @@ def open_artifact(path: str | Path) -> Artifact:
 
 
 def kind_of(path: str | Path) -> Literal["onnx", "ir"]:
-    """Whether a file is an ONNX model or the XML of an OpenVINO IR, by what it begins with.
+    """Return `onnx` or `ir`, judged by the file's first bytes.
 
     Raises:
         ModelError: There is no such file.

@@ -56,7 +56,7 @@ class RawValues:
 
     @property
     def inputs(self) -> tuple[ModelInput, ...]:
-        """What to feed."""
+        """Inputs to feed."""
         return self.session.inputs
 
     @property

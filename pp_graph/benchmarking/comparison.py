@@ -37,7 +37,7 @@ def compare_reports(before: BenchmarkReport, after: BenchmarkReport) -> tuple[li
     Ratios to the raw model of the same run are compared, not times: they survive another machine load.
 
     Returns:
-        A line a model, and in words what differs between both runs besides.
+        One line for each model, and the other differences between both runs.
     """
     old = {(each.device, each.asked_precision, each.name): each for each in before.results}
     new = {(each.device, each.asked_precision, each.name): each for each in after.results}

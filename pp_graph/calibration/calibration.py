@@ -66,7 +66,7 @@ class SpilledMaps:
         """Add a batch of that element type.
 
         Raises:
-            OutputFileError: There is no room.
+            OutputFileError: The disk is full.
         """
         try:
             self._file.write(np.ascontiguousarray(maps).data)
@@ -74,7 +74,8 @@ class SpilledMaps:
         except OSError as error:
             raise OutputFileError(
                 f"The maps for a second pass cannot be kept in '{tempfile.gettempdir()}': {error.strerror or error}. "
-                "Make room, set TMPDIR to another folder, or take a bound instead of the exact answer with --one-pass "
+                "Free disk space, set TMPDIR to another folder, or accept a bound instead of the exact answer with "
+                "--one-pass "
                 "(one_pass=True)."
             ) from error
         self._shapes.append(maps.shape)
@@ -150,7 +151,7 @@ def calibrate(
         DataError: Images or labels do not fit, or the model computes values that are not finite.
         CalibrationError: The scores do not allow an estimate, or an estimator is not known.
         TargetError: A runtime cannot run the model; `DeviceError` where the device is absent.
-        OutputFileError: There is no room for the maps.
+        OutputFileError: The disk is full.
         ExtraError: An estimator needs a library that is not installed.
     """
     calibrator = Calibrator(**settings)

@@ -192,7 +192,7 @@ class Calibrator:
 
     @property
     def settled(self) -> bool:
-        """Whether the answer is exact already; see `refine`."""
+        """True if the answer is exact already; see `refine`."""
         if not self._has_pixels:
             return True
         settlement = self._settle_pixels()
@@ -200,7 +200,7 @@ class Calibrator:
 
     @property
     def _has_pixels(self) -> bool:
-        """Whether there were maps, in the first pass; a later one that sees none is not through yet."""
+        """True if the first pass saw maps. A later pass without any is not complete."""
         return (self._first or self)._pixel_count > 0
 
     def refine(self) -> Calibrator | None:
@@ -250,7 +250,7 @@ class Calibrator:
         return self._settlement
 
     def result(self, *, resamples: int = RESAMPLES) -> CalibrationResult:
-        """What the scores give.
+        """Return statistics and metrics of the scores counted so far.
 
         Args:
             resamples: Draws for the image level's confidence intervals; 0 for none.

@@ -67,7 +67,7 @@ class Pass(ABC):
 
     @abstractmethod
     def counts(self) -> ScoreCounts:
-        """What is known after this pass."""
+        """Return the counts after this pass."""
 
 
 class FirstPass(Pass):

@@ -71,7 +71,7 @@ class ThresholdEstimator(ABC):
         """Intervals whose scores must be known one by one before the answer is exact. (intervals,)."""
 
     def sketches(self) -> tuple[type[Sketch], ...]:
-        """What it needs to know of the normal scores besides their counts."""
+        """Return the sketches of normal scores that this estimator needs besides their counts."""
         return ()
 
     def parameters(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class RangeEstimator(ABC):
 
     @abstractmethod
     def bounds(self, counts: ScoreCounts) -> tuple[tuple[float, float], tuple[float, float]]:
-        """What the counts allow for the minimum and for the maximum, each from smallest to largest."""
+        """Bound the minimum and the maximum, each from smallest to largest."""
 
     def parameters(self) -> dict[str, Any]:
         """Its parameters, as plain JSON values."""

@@ -30,7 +30,7 @@ _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """How a level is calibrated.
+    """Estimators and placement for one level.
 
     Attributes:
         threshold: Estimator of the threshold.
@@ -45,7 +45,7 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class Settlement:
-    """What counts give for a level.
+    """Result of a level, or the intervals to count next.
 
     Attributes:
         threshold: The threshold, a float32; None where the scores have no labels.

@@ -1,4 +1,4 @@
-"""How well a level's decisions do on the scores it was calibrated with."""
+"""Metrics of a level's decisions on the scores it was calibrated with."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ _CLIFF_DECISIONS: Final = 2
 
 @dataclass(frozen=True)
 class Cliff:
-    """What moving the threshold by 1 % of the range flips.
+    """Share of decisions that flip when the threshold moves by 1 % of the range.
 
     Attributes:
         flips: Decisions that change, moving it to the worse side.
@@ -125,7 +125,7 @@ class Cliff:
 
     @property
     def steep(self) -> bool:
-        """Whether a person should know.
+        """True if the share deserves a warning.
 
         Of scores spread evenly over the range 1 % would flip; 5 % of all are many. So is a fifth of what is, or should
         be, anomalous, where anomalies are rare. One decision never is.

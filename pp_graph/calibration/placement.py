@@ -1,4 +1,4 @@
-"""Where the threshold lies between two scores, so that inference decides as the metric counted."""
+"""Place the threshold between two scores so that inference decides as the metric counted."""
 
 from __future__ import annotations
 

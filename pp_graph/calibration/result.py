@@ -1,4 +1,4 @@
-"""What a calibration gives."""
+"""Results of a calibration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LevelResult:
-    """What a calibration gives for one level, image or pixel.
+    """Result of one level, image or pixel.
 
     Attributes:
         statistics: Threshold, minimum and maximum, float32.
@@ -47,7 +47,7 @@ class LevelResult:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What a calibration gives.
+    """Result of a calibration.
 
     Attributes:
         image: The image level; None where there were no scores.
@@ -66,7 +66,7 @@ class CalibrationResult:
 
     @property
     def exact(self) -> bool:
-        """Whether every number is that of the sorted data, bit for bit."""
+        """True if every number equals that of the sorted data, bit for bit."""
         return all(level.record.exact for level in self.levels.values())
 
     @property

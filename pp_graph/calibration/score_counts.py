@@ -56,7 +56,7 @@ class ScoreCounts:
 
     @property
     def exact(self) -> Flags:
-        """Which intervals are one number."""
+        """True for intervals that hold a single number."""
         return np.equal(self.low, self.high)
 
     @cached_property

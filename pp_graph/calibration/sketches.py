@@ -1,4 +1,4 @@
-"""What an estimator needs to know of the normal scores beyond how many lie where: small states that add up exactly."""
+"""Small states of the normal scores, beside their counts; they add up exactly."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    """Whether the result, and an error, goes to stdout as JSON; `benchmark` can be given a file instead."""
+    """True if results and errors go to stdout as JSON. `benchmark` can take a file instead."""
     if "--json=-" in arguments:
         return True
     if "--json" not in arguments:

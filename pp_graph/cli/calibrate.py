@@ -170,7 +170,7 @@ _OF_MODELS = (
 
 
 def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | None, stats: Path | None) -> None:
-    """Options that a source has no use for would be dropped without a word."""
+    """Refuse options that the source does not use."""
     unused = _OF_MODELS if scores is not None else tuple(options) if stats is not None else ()
     for name in unused:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

@@ -46,7 +46,7 @@ def fuse(
 
 
 def describe(fused: FusedModel) -> dict[str, Any]:
-    """What was fused, as JSON values."""
+    """Describe the fused model as JSON values."""
     import msgspec
 
     read = {role: output.name for role, output in fused.provenance.raw.read.items()}
@@ -64,7 +64,7 @@ def describe(fused: FusedModel) -> dict[str, Any]:
 
 
 def fields(fused: FusedModel) -> dict[str, str]:
-    """What was fused, for people."""
+    """Describe the fused model for people."""
     lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
     lines["outputs"] = ", ".join(fused.output_names)
     for name, cutoff in fused.provenance.cutoffs.items():

@@ -87,7 +87,7 @@ def _load_array(path: str) -> Any:
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """What the options of `post_processing_options` say.
+    """Parsed values of `post_processing_options`.
 
     Attributes:
         recipe: File that lists the steps; None for the one-class post-processor.

@@ -1,4 +1,4 @@
-"""What the verbs print: results on stdout, all else on stderr."""
+"""Print results on stdout and everything else on stderr."""
 
 from __future__ import annotations
 

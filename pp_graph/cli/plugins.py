@@ -54,7 +54,7 @@ def import_plugin(name: str) -> None:
 
 
 def _is_another(module: str, path: Path) -> bool:
-    """Whether Python knows another module of that name."""
+    """True if Python knows another module of that name."""
     if module in sys.modules:
         return False
     try:

@@ -47,7 +47,7 @@ def quantization_options(function: _Function) -> _Function:
 
 @contextlib.contextmanager
 def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) -> Iterator[Quantization | None]:
-    """What the options say, with a progress bar while the model is converted; None where nothing is quantised."""
+    """Parse the options and show progress while the model is converted. None without int8."""
     given = [
         "--input" if name == "fixed_inputs" else f"--{name.replace('_', '-')}"
         for name in NAMES

@@ -141,7 +141,7 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
 
 
 def _how_anomalous(row: ImagePrediction) -> tuple[float, float, float]:
-    """What sorts the most anomalous first; NaN is as anomalous as can be."""
+    """Sort key that puts the most anomalous first, NaN before all."""
     score = row.pred_score
     known = float("-inf") if score is None else float("inf") if math.isnan(score) else score
     return (-float(row.pred_label or 0), -known, -float(row.anomalous_pixels or 0))
@@ -160,7 +160,7 @@ def _cells(row: ImagePrediction) -> tuple[str, ...]:
 
 
 def _cell(value: object) -> str:
-    """What an output without a column of its own says."""
+    """Format an output that has no column of its own."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

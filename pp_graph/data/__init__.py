@@ -1,4 +1,4 @@
-"""What models are run on, and what they were dumped to: images, labels and masks; scores and maps."""
+"""Data to run models on (images, labels, masks), and dumped predictions."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class FixedInputs:
     _places: Mapping[str, BatchPlace]
 
     def arrays(self, count: int) -> dict[str, Array]:
-        """What to feed beside a batch of images.
+        """Return the arrays to feed beside a batch of images.
 
         Args:
             count: Number of images.

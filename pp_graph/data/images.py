@@ -42,11 +42,11 @@ class Images(ABC):
         return len(self.names)
 
     def for_model(self, inputs: Sequence[ModelInput]) -> Images:
-        """The same images, counted as a model with these inputs takes them."""
+        """Return these images, counted as a model with these inputs takes them."""
         return self
 
     def feeds(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> bool:
-        """Whether there is something for one of these inputs of a model."""
+        """True if there are values for one of these inputs."""
         return True
 
     @abstractmethod
@@ -78,7 +78,7 @@ def open_images(source: ImageSource) -> Images:
             with an array `image`, or one array an input under the inputs' names; an `.npy`; or
             arrays in memory. Arrays are (N,C,H,W) or (N,H,W,C), channels RGB: uint8 is scaled to [0,1], floating
             point is used as it is. A model that preprocesses frames itself gets uint8 as it is, its
-            channels in the order it asks for. What is no image is fed as it is: numbers are not scaled, states have
+            channels in the order it asks for. Other inputs are fed as they are: numbers are not scaled, states have
             their batch where the model has it, and an input without a batch is fed the whole array with every batch.
 
     Returns:
@@ -187,7 +187,7 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
 
 
 def _is_shown(name: str) -> bool:
-    """Whether a file or folder is meant for people; some systems put hidden companions beside each."""
+    """False for hidden companion files, which some systems put beside each file."""
     return not name.startswith((".", "@")) and name != "__MACOSX"
 
 
@@ -236,7 +236,7 @@ class _ArrayImages(Images):
 
 
 def _count(arrays: Mapping[str, Array]) -> int:
-    """How many images arrays hold, as far as this shows without a model.
+    """Number of images in arrays, as far as it shows without a model.
 
     Of arrays of which some have the batch on another axis, as states do, most have the number of images somewhere.
     """
@@ -248,7 +248,7 @@ def _count(arrays: Mapping[str, Array]) -> int:
 
 
 def unfed(missing: Sequence[ModelInput], inputs: Sequence[ModelInput], images: Images) -> DataError:
-    """What to say where nothing feeds some inputs."""
+    """Error message for inputs that no array feeds."""
     main = image_input(inputs)
     held = f"arrays {', '.join(map(repr, images.arrays))} in {images.where}" if images.arrays else "a folder of images"
     if len(inputs) == 1:
@@ -390,7 +390,7 @@ def _likeliest(fitting: Sequence[Array], wanted: ModelInput) -> Array:
 
 
 def _matches(array: Array, wanted: ModelInput) -> bool:
-    """Whether all sizes but the batch fit; the batch is cut to size later."""
+    """True if all sizes except the batch fit; the batch is cut later."""
     if wanted.shape is None:
         return True
     return array.ndim == len(wanted.shape) and all(

@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 def is_numeric(array: Array) -> bool:
-    """Whether an array holds numbers or booleans."""
+    """True if an array holds numbers or booleans."""
     return array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
 
 
@@ -51,7 +51,7 @@ def as_element_type(array: Array, wanted: ModelInput) -> Array:
 
 
 def _lost(array: Array, target: np.dtype[Any]) -> Array:
-    """Which numbers an element type cannot hold. How casts treat these differs between machines."""
+    """Mask of numbers that an element type cannot hold. Casts of these differ between machines."""
     if array.dtype.kind == "b":
         return np.zeros(array.shape, np.bool_)
     if target.kind == "b":

@@ -34,7 +34,7 @@ _RUNS: Final = (("model.xml", "f32", "f32"), ("model_f16.xml", "f16", "f32"), ("
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What the converted model says about an image.
+    """Prediction of the converted model for one image.
 
     Attributes:
         name: The image file.
@@ -51,7 +51,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made.
+    """Files and reports of the demo.
 
     Attributes:
         folder: Where everything lies.

@@ -43,7 +43,7 @@ class Artifact(ABC):
 
     @property
     def outputs(self) -> tuple[OutputDescription, ...]:
-        """What comes out of the post-processing, in order; known without the post-processor's class."""
+        """Descriptions of the outputs, in order. They do not need the post-processor's class."""
         return tuple(self.provenance.outputs)
 
     @property
@@ -82,7 +82,7 @@ class Artifact(ABC):
 
     @abstractmethod
     def with_program(self, program: Program) -> Self:
-        """The same network with another program of the same post-processor, such as `program.replace(statistics)`.
+        """Return the same network with another program, such as `program.replace(statistics)`.
 
         Where the operators are the same, only constants differ.
 

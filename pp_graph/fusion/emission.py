@@ -1,4 +1,4 @@
-"""What a program writes into a graph: which operators, and which numbers; and in which of these two programs differ."""
+"""The operators and constants that a program emits, and how two programs differ in them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _plain(value: Any) -> object:
 def emission_record(
     program: Program, tensors: Mapping[str, str], prefix: str, *, opset: int, ir_version: int
 ) -> EmissionRecord:
-    """What provenance notes about how a program was written; arguments are those of `emit_alone`."""
+    """Record how a program was emitted, for the provenance. Arguments are those of `emit_alone`."""
     emission, _ = emit_alone(program, tensors, prefix, opset=opset, ir_version=ir_version)
     return EmissionRecord(
         opset=opset,
@@ -149,7 +149,7 @@ def noted(content: bytes) -> str:
 
 
 def numbers_of(note: str) -> str:
-    """What a note says, for people."""
+    """Describe a record for people."""
     if note.startswith(_HASHED):
         return f"numbers with the hash {note[: len(_HASHED) + 16]}…"
     return ", ".join(f"{number:.9g}" for number in np.frombuffer(bytes.fromhex(note), "<f4"))
@@ -157,7 +157,7 @@ def numbers_of(note: str) -> str:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What an old and a new program of a model are made of.
+    """Constants of an old and a new program of a model.
 
     Attributes:
         old: What is in the model.
@@ -188,7 +188,7 @@ class Numbers:
 
     @property
     def only_numbers(self) -> bool:
-        """Whether both are the same operators."""
+        """True if both programs have the same operators."""
         return structure_hash(self.new) == self.old.structure
 
     @property

@@ -92,7 +92,7 @@ class FusedModel(Artifact):
         return OnnxSession(self.network, probes=probes)
 
     def with_program(self, program: Program) -> FusedModel:
-        """The same raw model with another program of the same post-processor; all other choices stay as they were.
+        """Return the same raw model with another program of the same post-processor. All other choices stay.
 
         Where the operators are the same, only constants differ; else the program is written into the raw model anew.
 

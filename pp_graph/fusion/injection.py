@@ -227,7 +227,7 @@ def _check_parameters(post: PostProcessor) -> None:
         noted = msgspec.json.encode(post.parameters())
     except TypeError as error:
         raise PostProcessorError(
-            f"Parameters of {type(post).__name__} hold what is no plain value ({error}), expected numbers, text and "
+            f"Parameters of {type(post).__name__} are not JSON-serialisable ({error}), expected numbers, text and "
             "lists of these: they are noted in the model. Build steps from them in steps(), or override parameters()."
         ) from error
     try:
@@ -245,7 +245,7 @@ def _check_parameters(post: PostProcessor) -> None:
 
 
 def _not_finite(value: object) -> bool:
-    """Whether a number somewhere in a parameter is NaN or infinite, which JSON cannot hold."""
+    """True if a parameter contains NaN or infinity, which JSON cannot hold."""
     if isinstance(value, dict):
         return any(map(_not_finite, value.values()))
     if isinstance(value, list | tuple):
@@ -329,7 +329,7 @@ def _renamed(record: RawOutputRecord, outputs: Mapping[str, ir.Value]) -> RawOut
 def _declarations(
     raw: RawModel, new_names: Mapping[str, str], former_outputs: Sequence[ir.Value]
 ) -> tuple[onnx.ValueInfoProto, ...]:
-    """What the raw model declares about its inner values, under their present names, and its former outputs."""
+    """Return the raw model's declarations of inner values, by present name, and its former outputs."""
     import onnx
     import onnx_ir as ir
 

@@ -91,7 +91,7 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     @property
     def type(self) -> ValueType:
-        """What the steps read."""
+        """Type of the raw value as the steps read it."""
         return ValueType(self.axes, self.sizes, self.dtype, self.rank_known)  # type: ignore[arg-type]
 
 
@@ -136,7 +136,7 @@ class EmissionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the post-processing in a model comes from.
+    """Record of the post-processing in a model.
 
     Attributes:
         schema_version: Version of this record.
@@ -269,14 +269,14 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def signature(self) -> Signature:
-        """What the raw model gives to its post-processor, as far as that reads it."""
+        """Signature of the raw model, as far as the post-processor reads it."""
         read = self.raw.read
         outputs = {role: record.name for role, record in read.items()}
         return Signature({role: record.type for role, record in read.items()}, self.raw.input_size, outputs=outputs)
 
     @property
     def tensors(self) -> dict[str, str]:
-        """Where the values lie from which decisions follow: names of raw values and intermediates to tensors."""
+        """Tensors of the raw values and intermediates that decisions depend on, by name."""
         return {**{role: record.tensor for role, record in self.raw.read.items()}, **self.intermediates}
 
     @property
@@ -357,7 +357,7 @@ class _Versioned(msgspec.Struct):
 
 
 def _cutoff_line(cutoff: float | str | list[float | str]) -> str:
-    """What a comparison calls anomalous, for people."""
+    """Describe the values that a comparison calls anomalous."""
     if isinstance(cutoff, list):
         return f"raw value of each class or pixel: {_brief(cutoff)} and above"
     if isinstance(cutoff, str) and "sha256" in cutoff:

@@ -169,7 +169,7 @@ def _changed(how: str) -> ProvenanceError:
 
 
 def _raw_declarations(opened: RawModel, provenance: Provenance) -> Iterator[onnx.ValueInfoProto]:
-    """What the raw model declared about its inner values, under their own names."""
+    """Return the raw model's declarations of inner values, under their original names."""
     import onnx
 
     raw = provenance.raw

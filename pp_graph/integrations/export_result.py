@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export wrote, and the checks it passed.
+    """Files that an export wrote, and the checks they passed.
 
     Attributes:
         path: The `.xml` or `.onnx` that was written.

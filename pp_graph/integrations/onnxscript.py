@@ -46,7 +46,7 @@ class OnnxScriptStep(GraphStep):
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what is no such function."""
+        """Check the function and its inputs and attributes."""
         super().__post_init__()
         library = require_extra("onnxscript", "onnxscript", "a step written in onnxscript")
         if not isinstance(self.function, library.OnnxFunction):

@@ -1,4 +1,4 @@
-"""Which input of a model takes the images, and where each input has the images of a batch.
+"""The image input of a model, and the batch axis of each input.
 
 A model may take more than images: a state (2,N,128) that it gave back last time, a sampling rate (), a vector that is
 the same for all images. Here, and nowhere else, it is said which axis of an input is one an image.
@@ -24,7 +24,7 @@ NOT_CERTAIN: Final = -1
 
 @dataclass(frozen=True)
 class BatchPlace:
-    """Where an input has the images of a batch.
+    """Batch axis of an input.
 
     Attributes:
         input: The input.
@@ -71,7 +71,7 @@ class BatchPlace:
         )
 
     def _fits(self, sizes: tuple[int, ...], batch: int | None) -> bool:
-        """Whether sizes are those of the input, but for the batch; images are brought into its layout later."""
+        """True if all sizes except the batch fit the input. Layout is handled later."""
         shape = self.input.shape
         if shape is None or (self.images and batch is not None):
             return True
@@ -119,7 +119,7 @@ def fixed_batch(inputs: Sequence[ModelInput]) -> int | None:
 
 
 def batch_places(inputs: Sequence[ModelInput]) -> dict[str, BatchPlace]:
-    """Where each input has the images of a batch, by its name.
+    """Batch axis of each input, by name.
 
     The input of the images has them first. Another input has them on the axis of the same symbolic name; without such
     names first, where that size is open or the batch that is fixed, or else on another axis that is one of both.
@@ -156,7 +156,7 @@ def _place(each: ModelInput, main: ModelInput) -> BatchPlace:
 
 
 def batch_axes_of(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, int]:
-    """Where outputs have the images of a batch, as far as symbolic names say so.
+    """Batch axes of outputs, as far as symbolic names show them.
 
     Args:
         inputs: The model's inputs.
@@ -173,7 +173,7 @@ def batch_axes_of(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | No
 
 
 def output_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, int]:
-    """Where outputs have the images of a batch: by their symbolic names, else the first axis if it may be as large.
+    """Batch axes of outputs: by symbolic name, otherwise the first axis if it can have the batch's size.
 
     Args:
         inputs: The model's inputs.

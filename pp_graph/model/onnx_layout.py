@@ -1,4 +1,4 @@
-"""Where the parts of an ONNX file lie: only lengths are read, so the weights need not be.
+"""Positions of the parts of an ONNX file. Only lengths are read, never weights.
 
 An ONNX file is one protobuf message. Every field of it says how long it is, so a walk over the fields reads a few
 bytes for each and jumps over the rest; a file of gigabytes that is mapped into memory is walked in milliseconds.
@@ -89,7 +89,7 @@ class OnnxLayout:
         self.opset = imports.get("") or imports.get("ai.onnx") or 0
 
     def float_initializers(self, names: Collection[str]) -> dict[str, Span]:
-        """Where the main graph's float32 initializers of some names have their bytes, little-endian.
+        """Positions of the main graph's float32 initializers with some names, little-endian.
 
         Those that are not there, or keep their bytes elsewhere, are left out.
 
@@ -111,7 +111,7 @@ class OnnxLayout:
         return found
 
     def refers_to_files(self, name: str | None = None) -> bool:
-        """Whether a tensor keeps its bytes in another file, as far as can be told; in doubt it does.
+        """True if a tensor keeps its bytes in another file, or if that is uncertain.
 
         Large constants inside nodes are searched, and so read.
 

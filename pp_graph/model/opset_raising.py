@@ -44,7 +44,7 @@ _PATIENCE_S: Final = 20.0
 
 
 class RaisedOpset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a raw model was brought to a later opset, and what takes that back.
+    """Record of raising a raw model's opset, and of the operators to restore.
 
     Attributes:
         before: Opset of the raw model.
@@ -62,11 +62,11 @@ class RaisedOpset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def summary(self) -> str:
-        """What was done, for people."""
+        """One-line summary for people."""
         return f"raised from {self.before} to {self.after}, which replaced {len(self.nodes)} operators"
 
     def notes(self) -> Iterator[str]:
-        """What a person should know about it."""
+        """Remarks for people."""
         yield (
             f"The opset was {self.summary}; on random inputs onnxruntime computes the same bits. strip gives the file "
             f"of opset {self.before} back."
@@ -153,7 +153,7 @@ def _tried(
 def _would_do(
     raw: RawModel, own: onnx.ModelProto, held: Mapping[str, ir.TensorProtocol], target: int, start: float
 ) -> bool:
-    """Whether a model computes the same at another opset, as far as there is time to try it out."""
+    """True if a model computes the same at another opset, within the time limit of the check."""
     if time.monotonic() - start > _PATIENCE_S:
         return False
     try:
@@ -398,7 +398,7 @@ def _keep_asymmetric(nodes: Iterable[onnx.NodeProto]) -> None:
 
 
 def _same(original: onnx.NodeProto, node: onnx.NodeProto) -> bool:
-    """Whether the converter left an operator as it was; texts for people, which it drops, do not count."""
+    """True if the converter left an operator unchanged, except for doc strings."""
     if original.op_type != node.op_type or (original.domain or "ai.onnx") != (node.domain or "ai.onnx"):
         return False
     if original.op_type == "Constant":

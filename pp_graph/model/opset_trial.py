@@ -37,7 +37,7 @@ _SILENT: Final = 4
 
 
 class _Trial(NamedTuple):
-    """What random inputs are made of.
+    """Settings of random inputs.
 
     Attributes:
         batch: Stands for a first size that is open.
@@ -53,7 +53,7 @@ class _Trial(NamedTuple):
 
 
 def difference(raw: RawModel, raised: RawModel) -> str | None:
-    """What a raised model computes otherwise than the raw one.
+    """Describe how a raised model's outputs differ from the raw model's.
 
     Both run in onnxruntime, once as they are and once optimised as by default: some of its optimisations know an
     operator at one opset and not at another.
@@ -239,7 +239,7 @@ def _described(expected: Mapping[str, Array], found: Mapping[str, Array]) -> str
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line, without the place in C++ code that it comes from."""
+    """First line of an error, without the place in C++ code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = (lines or [type(error).__name__])[0]
     for before in ("failed: ", "FAIL : "):

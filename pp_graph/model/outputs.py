@@ -1,4 +1,4 @@
-"""What a model's outputs are: names, element types, and shapes that can be trusted."""
+"""Outputs of a model: names, element types and trusted shapes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class OutputInfo:
 
     Attributes:
         name: Name in the graph.
-        dtype: ONNX name of the element type, such as `FLOAT`; `SEQUENCE` or `OPTIONAL` for what is no
-            tensor; None where unknown.
+        dtype: ONNX name of the element type, such as `FLOAT`; `SEQUENCE` or `OPTIONAL` for others than
+            tensors; None where unknown.
         shape: The shape to trust; None where even the rank is unknown.
         proven: The same without names of sizes that are only declared: some exporters give one name to
             sizes that differ, and runtimes reuse memory by these names.
@@ -62,7 +62,7 @@ def _proven(shape: Shape, inferred: Shape | None, input_symbols: Collection[str]
 
 
 def _other_batch(shape: Shape, input_shape: Shape | None) -> bool:
-    """Whether the first size cannot be the batch, as in a class vector (1000,) without one, or a state (2,N,128)."""
+    """True if the first size cannot be the batch, as in a class vector (1000,) or a state (2,N,128)."""
     if not input_shape or not shape:
         return False
     batch = input_shape[0]

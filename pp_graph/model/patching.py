@@ -139,7 +139,8 @@ def changing(path: Path) -> Iterator[FileIO]:
         if isinstance(error, OutputFileError):
             raise
         raise OutputFileError(
-            f"File '{path}' cannot be changed: {error.strerror or error}. It is as it was; make room or allow writing, "
+            f"File '{path}' cannot be changed: {error.strerror or error}. It is unchanged. "
+            "Free disk space or allow writing, "
             "or write to another file."
         ) from error
 

@@ -25,7 +25,7 @@ METADATA_KEY = "pp_graph"
 
 
 class FrameFormat(NamedTuple):
-    """How frames lie in memory.
+    """Memory layout of frames.
 
     Attributes:
         layout: `NHWC` or `NCHW`.
@@ -165,7 +165,7 @@ class RawModel:
                 f"{name} has {len(proto.graph.node)} nodes and {len(proto.graph.output)} outputs, expected at "
                 "least one of each. Is this an ONNX model?"
             )
-        # onnx_ir would drop these without a word, and the fused model would compute something else.
+        # onnx_ir would silently drop these, and the fused model would compute something else.
         if proto.graph.sparse_initializer:
             raise ModelError(
                 f"{name} stores {len(proto.graph.sparse_initializer)} weights as sparse_initializer, which "
@@ -202,7 +202,7 @@ class RawModel:
         return self
 
     def with_graph(self, proto: onnx.ModelProto) -> RawModel:
-        """The same model with another graph; external weights stay where they lie.
+        """Return the same model with another graph. External weights stay on disk.
 
         Args:
             proto: The model with the other graph; owned by the result.
@@ -277,7 +277,7 @@ class RawModel:
         return Path(path)
 
     def unchanged_file(self) -> bool:
-        """Whether `source` still holds this very graph."""
+        """True if `source` still holds this graph."""
         return self.source is not None and not self.edited and _hash_file(self.source) == self.sha256
 
     def external_tensors(self) -> list[ir.ExternalTensor]:

@@ -1,4 +1,4 @@
-"""What becomes of a camera's frame before the model sees it: described once, and computed in NumPy."""
+"""Preprocessing of camera frames: its description, and its reference in NumPy."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ CHANNEL_ORDERS: Final = ("RGB", "BGR")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How frames become the input of a model, in this order and in float32.
+    """Conversion of frames to the model's input, in this order and in float32.
 
     Convert to float32, resize, bring channels into the model's order, subtract the mean, divide by the scale, bring
     axes into the model's layout. Nothing is implicit: uint8 stays 0..255 unless `scale` says otherwise.
@@ -97,7 +97,7 @@ class Preprocessing:
 
     @property
     def reverses_channels(self) -> bool:
-        """Whether channels come in the other order than the model wants."""
+        """True if frames have their channels in the opposite order of the model's."""
         return self.channel_order != self.model_channel_order
 
     @property
@@ -109,7 +109,7 @@ class Preprocessing:
         return tuple(sizes.get(axis) for axis in self.model_layout or "NCHW")
 
     def affine(self, channels: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
-        """What to subtract and what to divide by, float32, one each a channel of the model; None for neither.
+        """Mean and scale, float32, one number for each channel of the model; None without either.
 
         Raises:
             TargetError: There are numbers for another count of channels.
@@ -127,7 +127,7 @@ class Preprocessing:
         return both[0], both[1]
 
     def reference(self, frames: Array) -> npt.NDArray[np.float32]:
-        """What the model is fed, computed in NumPy.
+        """Compute the model's input in NumPy.
 
         Args:
             frames: A batch in the layout and element type of the frames.
@@ -179,7 +179,7 @@ class Preprocessing:
 
 
 def feed_by_hand(feeds: Mapping[str, Array], preprocessing: Preprocessing | None) -> dict[str, Array]:
-    """What the raw model is fed where an artifact is fed frames.
+    """Return the raw model's input for frames that the artifact is fed.
 
     Args:
         feeds: What the artifact is fed, by input.

@@ -51,7 +51,7 @@ def _weighted(array: Array, axis: int, indices: Array, weights: Array) -> Array:
 
 
 def _positions(old: int, new: int) -> npt.NDArray[np.float32]:
-    """Where the centres of the new pixels lie among the old ones, in float32 as the plugin computes it."""
+    """Positions of the new pixels' centres among the old ones, in float32 as the plugin computes them."""
     scale = np.float32(new) / np.float32(old)
     return (np.arange(new, dtype=np.float32) + np.float32(0.5)) / scale - np.float32(0.5)
 

@@ -217,7 +217,7 @@ def find_roles(
         if first is not None:
             raise OutputRoleError(
                 f"Output '{output}' is named both as the {by_name[first].called} and as the {by_name[name].called}, "
-                "expected two different outputs. Leave out one of the two."
+                "expected two different outputs. Name another output for one role."
             )
         chosen[name] = _take_named(outputs, by_name[name], output)
     left = [role for role in roles if role.name not in chosen]

@@ -45,7 +45,7 @@ class AnomalibCheckpoint(StatisticsFormat):
     title: ClassVar[str] = "Anomalib 2.x checkpoint"
 
     def recognises(self, file: StatisticsFile) -> bool:
-        """Whether torch wrote the file, as a zip or, before 1.6, as pickles in a row."""
+        """True if torch wrote the file, as a zip or, before 1.6, as consecutive pickles."""
         return file.head.startswith((_ZIP, _LEGACY))
 
     def read(self, file: StatisticsFile) -> Statistics:

@@ -31,7 +31,7 @@ _MOST_STEPS: Final = 64
 
 @dataclass(frozen=True)
 class _Normalizer:
-    """What was found to normalise one level."""
+    """Arithmetic that normalises one level."""
 
     raw: ir.Value
     threshold: float
@@ -43,7 +43,7 @@ class _Normalizer:
 
 @dataclass(frozen=True)
 class _Level:
-    """What was found behind the outputs of one level.
+    """Arithmetic behind the outputs of one level.
 
     Attributes:
         normalizer: Constants of the normalisation; None where the value comes out raw.
@@ -77,7 +77,7 @@ class AnomalibONNX(StatisticsFormat):
     title: ClassVar[str] = "Anomalib 2.x ONNX export"
 
     def recognises(self, file: StatisticsFile) -> bool:
-        """Whether the file is an ONNX model; whether it holds statistics is for `read` to say."""
+        """True for any ONNX model. `read` finds out if it holds statistics."""
         return file.onnx is not None
 
     def read(self, file: StatisticsFile) -> Statistics:
@@ -170,7 +170,7 @@ def _sensitivity(compared: float) -> float:
 
 
 def _renames(node: ir.Node) -> bool:
-    """Whether an operator gives on what it takes."""
+    """True if an operator returns its input."""
     if node.op_type == "Cast":
         import onnx_ir as ir
 
@@ -186,7 +186,7 @@ class _Graph:
         self._constants = GraphConstants(model.opset)
 
     def level(self, value: str, decision: str) -> _Level | None:
-        """What makes one level's outputs; None where the model has none of them."""
+        """Return the arithmetic behind one level's outputs; None if the model lacks them."""
         if value not in self._outputs:
             return None
         start = self._outputs[value]
@@ -274,7 +274,7 @@ class _Graph:
         return None if compared is None or number is None or alternative is None else (compared[0], number, alternative)
 
     def _clipped(self, value: ir.Value) -> ir.Value | None:
-        """What is clipped to [0, 1]."""
+        """Return the value that is clipped to [0, 1]."""
         node = value.producer()
         if node is None:
             return None

@@ -28,7 +28,7 @@ class ArtifactProvenance(StatisticsFormat):
     title = "model fused by pp_graph"
 
     def recognises(self, file: StatisticsFile) -> bool:
-        """Whether the file has pp_graph's provenance."""
+        """True if the file has pp_graph's provenance."""
         return _provenance(file) is not None
 
     def read(self, file: StatisticsFile) -> Statistics:

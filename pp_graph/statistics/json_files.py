@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class OwnJSON(StatisticsFormat):
-    """What `Statistics.save` writes; any other JSON is taken for one with mistakes, which are named."""
+    """JSON written by `Statistics.save`. Any other JSON is taken for a faulty one, and the faults are named."""
 
     title = "pp_graph statistics JSON"
 
@@ -66,7 +66,7 @@ _TILED_RANGES: Final = {"image": "pred_score", "pixel": "anomaly_map"}
 
 
 class TiledEnsemble(StatisticsFormat):
-    """What the ensemble's statistics job writes, `NaN` included."""
+    """JSON of the tiled ensemble's statistics job, `NaN` included."""
 
     title = "Anomalib tiled-ensemble stats.json"
 

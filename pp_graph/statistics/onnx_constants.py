@@ -41,12 +41,12 @@ class GraphConstants:
         return None if array is None or array.size != 1 else array.reshape(())
 
     def equals(self, value: ir.Value | None, expected: float) -> bool:
-        """Whether a value is one certain number."""
+        """True if a value is a constant with this number."""
         number = self.number(value)
         return number is not None and number.dtype.kind in "fiu" and bool(number == expected)
 
     def truth(self, value: ir.Value | None) -> bool | None:
-        """Whether a condition is always true or always false; None where it is neither."""
+        """Constant truth value of a condition; None if it is not constant."""
         number = self.number(value)
         return None if number is None or number.dtype.kind != "b" else bool(number)
 

@@ -1,4 +1,4 @@
-"""Where statistics come from: kept in their JSON beside the numbers, and in every model they are fused into."""
+"""Origin of statistics, kept in their JSON and in every model they are fused into."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class LevelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """How the numbers of one level, image or pixel, were calibrated.
+    """Record of how one level, image or pixel, was calibrated.
 
     Attributes:
         method: Name of the threshold estimator, such as `f1`.
@@ -37,12 +37,12 @@ class LevelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What was run on what to calibrate.
+    """Record of the model and data of a calibration.
 
     Attributes:
         model: File of the model, without folders; None where scores were given.
         model_sha256: Hash of the raw `.onnx` in it.
-        runtime: Runtime, device and precision in words.
+        runtime: Runtime, device and precision, for people.
         device: Device the network ran on; None where scores were given.
         precision: Precision the network ran in; None where it is not known.
         weights: Precision of the network's weights in an OpenVINO model.
@@ -69,10 +69,10 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class StatisticsProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """Where statistics come from.
+    """Origin of statistics.
 
     Attributes:
-        source: What they were read from or how they were made, in words: `calibration`, or the name of a format.
+        source: Origin: `calibration`, or the name of a format.
         pp_graph_version: Version that wrote this.
         file: File they were read from, without folders.
         sha256: Hash of that file; None where it is larger than 64 MiB, or was a pipe.

@@ -1,4 +1,4 @@
-"""What every format of statistics has in common: the file they are read from, and its numbers."""
+"""Base class of statistics formats: the file, and its numbers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StatisticsFormat(ABC):
 
     @abstractmethod
     def recognises(self, file: StatisticsFile) -> bool:
-        """Whether a file is of this kind, by what it holds; cheap."""
+        """True if the file is of this format, judged by its content. Cheap."""
 
     @abstractmethod
     def read(self, file: StatisticsFile) -> Statistics:

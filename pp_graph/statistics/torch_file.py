@@ -44,7 +44,7 @@ class Name:
 
 @dataclass
 class Built:
-    """What a pickle would have built by calling something.
+    """Object that a pickle would have built by calling something.
 
     Attributes:
         by: What it would have called.
@@ -254,7 +254,7 @@ class _Machine:
     def _stack_global(self) -> None:
         module, name = self._stack[-2:]
         if not isinstance(module, str) or not isinstance(name, str):
-            raise StatisticsError("its pickle names a function by what is no text. Save it again.")
+            raise StatisticsError("its pickle names a function by an object, expected text. Save it again.")
         self._stack[-2:] = [Name(module, name)]
 
     def _binpersid(self) -> None:
@@ -289,7 +289,7 @@ _PUSHES: Final[dict[str, Callable[[], Any]]] = {
 
 
 def _build(by: Any, arguments: Any) -> Any:
-    """What a call would give, as far as it matters here."""
+    """Result of a call in a pickle, as far as it matters here."""
     if by == Name("collections", "OrderedDict") and arguments == ():
         return {}
     if by == Name("torch._utils", "_rebuild_parameter"):

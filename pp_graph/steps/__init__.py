@@ -1,6 +1,6 @@
-"""The words of post-processing: each step is an ONNX subgraph and a NumPy function that agree.
+"""The steps of post-processing: each is an ONNX subgraph and a NumPy reference that agree.
 
-A new step is one file and one entry in `STEPS`; the tests compare the twins of every entry.
+A new step is a class in the file of its kind and an entry in `STEPS`; tests compare every entry with its reference.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def find_cutoffs(decide: Callable[[Array], Array], shape: tuple[int, ...]) -> np
 
 
 def is_subnormal(numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which float32 numbers are nearer to 0 than every normal one, and not 0."""
+    """Mark subnormal float32 numbers."""
     magnitudes = np.abs(np.asarray(numbers, np.float32))
     return (magnitudes > 0) & (magnitudes < SMALLEST_NORMAL)
 
@@ -101,7 +101,7 @@ def highest_below(subnormal_cutoffs: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def is_blurred(cutoffs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which cutoffs have subnormal numbers between `highest_below` and them, which graphs decide about otherwise."""
+    """Mark cutoffs with subnormal numbers between `highest_below` and themselves, which graphs decide differently."""
     apart: npt.NDArray[np.bool_] = np.nextafter(highest_below(cutoffs), np.float32(np.inf)) != np.asarray(cutoffs)
     return is_subnormal(cutoffs) & apart
 
@@ -166,16 +166,16 @@ class DecidingStep(Step):
     @property
     @abstractmethod
     def levels(self) -> Array:
-        """What is compared with, float32; of the shape of `cutoffs`."""
+        """Numbers to compare with, float32, of the shape of `cutoffs`."""
 
     @property
     def scale(self) -> float:
-        """What margins are divided by: the range of the normalisation, 1 where there is none."""
+        """Unit of margins: the range of the normalisation, or 1 without one."""
         span = 0.0 if self.normalizer is None else self.normalizer.span
         return span if span > 0 else 1.0
 
     def pulled_back(self, normalizer: MonotoneStep) -> Self:
-        """The same decision about what a monotone step reads, instead of what it computes."""
+        """Return the same decision on the input of a monotone step instead of its output."""
         own = self.normalizer
         _require_rising(normalizer)
         # What NaN becomes before this step sees it decides what it counts as.

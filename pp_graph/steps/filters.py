@@ -108,7 +108,7 @@ class GaussianBlur(Step):
         return super().bind(value)
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """That of what it reads."""
+        """Scale of the input."""
         return scales[0]
 
     def reference(self, array: Array) -> Array:
@@ -176,7 +176,7 @@ class Node:
 
 
 def median_network(size: int) -> list[Node]:
-    """What is computed for the median of each window, the median last.
+    """Return the comparisons that give the median of a window, the median last.
 
     Args:
         size: Height and width of the window, odd, at least 3; the map is padded by `size // 2` at each side.
@@ -301,7 +301,7 @@ class MedianFilter(Step):
         return self.size
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """That of what it reads."""
+        """Scale of the input."""
         return scales[0]
 
     def reference(self, array: Array) -> Array:

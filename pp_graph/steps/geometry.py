@@ -59,7 +59,7 @@ class CropBorder(Step):
     axes: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of pixels."""
+        """Check the border."""
         if isinstance(self.border, list):
             # A file gives a list.
             object.__setattr__(self, "border", tuple(self.border))
@@ -101,7 +101,7 @@ class CropBorder(Step):
         return value.resized(H=height - top - bottom, W=width - left - right)
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """That of what it reads."""
+        """Scale of the input."""
         return scales[0]
 
     def reference(self, array: Array) -> Array:
@@ -197,7 +197,7 @@ class ResizeMap(Step):
         return value.resized(H=self.height, W=self.width)
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """That of what it reads."""
+        """Scale of the input."""
         return scales[0]
 
     def reference(self, array: Array) -> Array:

@@ -103,21 +103,21 @@ class GraphStep(Step):
         """
 
     def content(self) -> Hashable:
-        """What decides what `model` returns, so that it is asked once; None to ask each time."""
+        """Return a key that determines the result of `model`, so that it is called once; None to call it each time."""
         return None
 
     def bind(self, *types: ValueType) -> Self:
         """This step with its model, for values of these types.
 
         Raises:
-            PostProcessorError: Model or reference do not take them, or return what is no score and no map.
+            PostProcessorError: Model or reference do not take them, or return neither a score nor a map.
         """
         step = dataclasses.replace(self, types=types)
         step._built  # noqa: B018 - refuse here what cannot be built
         return step
 
     def output_type(self, *types: ValueType) -> ValueType:
-        """What the reference was seen to return."""
+        """Type of the reference's results."""
         del types
         return self._built.type
 
@@ -230,7 +230,7 @@ def _reference(step: GraphStep, arrays: tuple[Array, ...]) -> Array:
 
 
 def _type_of(types: Sequence[ValueType], trials: Sequence[tuple[Array, ...]], results: Sequence[Array]) -> ValueType:
-    """What is known of a value, from what came out for some arrays."""
+    """Type of the output, inferred from results for several inputs."""
     first = results[0]
     if len({(result.ndim, result.dtype) for result in results}) > 1:
         seen = ", ".join(

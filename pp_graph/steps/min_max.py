@@ -62,7 +62,7 @@ class BoundedStep(MonotoneStep):
         return np.where(nan, np.float32(self.bounds[self.on_nan == "anomalous"]), computed)
 
     def _emit_settled(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """What is read, with a number far out for NaN: runtimes disagree on what Clip makes of NaN."""
+        """Replace NaN by a number outside the range: runtimes disagree on Clip of NaN."""
         if self.on_nan == "anomalous":
             # Less is false for NaN in every runtime.
             return op.where(op.less(value, op.constant(BEYOND, "beyond")), value, op.constant(BEYOND, "beyond"))

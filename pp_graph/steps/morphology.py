@@ -67,7 +67,7 @@ def neighbourhood(size: int, shape: NeighbourhoodShape) -> Mask:
 
 @dataclass(frozen=True)
 class MorphologyStep(Step):
-    """What steps have in common that look at the neighbourhood of each pixel of a mask.
+    """Base class of steps that look at the neighbourhood of each pixel of a mask.
 
     What lies outside of the map has no say: it counts as normal where regions grow, and as anomalous where they shrink.
     That is what OpenCV does by default, scikit-image's `dilation`, `erosion`, `opening` and `closing` with
@@ -204,7 +204,7 @@ class CloseMask(MorphologyStep):
 
 
 def _spread(mask: Mask, around: Mask) -> Mask:
-    """Whether any pixel of (N,H,W) is true where `around`, laid over each, is."""
+    """Dilate (N,H,W) with the neighbourhood `around`."""
     found = np.zeros_like(mask)
     height, width = mask.shape[1:]
     for y, x in np.argwhere(around) - np.array(around.shape) // 2:

@@ -92,7 +92,7 @@ class Runs:
         return cls(starts, stops, regions, padded.shape, mask.shape)
 
     def totals(self, truths: Mask) -> npt.NDArray[Any]:
-        """How many pixels are true in the region of each run, where the runs are."""
+        """Number of true pixels in the region of each run."""
         before = np.concatenate([[0], np.cumsum(_padded(truths, self.padded[2] - self.shape[2] - 1), dtype=np.int64)])
         inside = before[self.stops] - before[self.starts]
         counts = np.zeros(len(inside), np.int64)
@@ -161,7 +161,7 @@ def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
     """Write what finds the regions of a mask.
 
     Args:
-        op: The vocabulary.
+        op: Writes the operators.
         mask: The mask, bool (N,H,W).
         connectivity: 4 or 8 neighbours.
 
@@ -202,7 +202,7 @@ def emit_totals(op: Emitter, regions: ir.Value, truths: ir.Value) -> ir.Value:
     """Write what counts, for each pixel, the true ones in its region.
 
     Args:
-        op: The vocabulary.
+        op: Writes the operators.
         regions: What `emit_regions` gave.
         truths: Bool, along one axis.
 

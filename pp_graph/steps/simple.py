@@ -35,7 +35,7 @@ class Keep(MonotoneStep):
     target: str
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """That of what it reads."""
+        """Scale of the input."""
         return scales[0]
 
     def reference(self, array: Array) -> Array:
@@ -147,7 +147,7 @@ class SelectClass(Step):
     axes: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no index."""
+        """Check the index."""
         if isinstance(self.index, bool) or not isinstance(self.index, int | np.integer) or self.index < 0:
             raise PostProcessorError(f"index of '{self.target}' is {self.index!r}, expected a whole number from 0.")
         object.__setattr__(self, "index", int(self.index))
@@ -176,7 +176,7 @@ class SelectClass(Step):
         return (self.axes or "NC").index("C")
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """That of what it reads."""
+        """Scale of the input."""
         return scales[0]
 
     def reference(self, array: Array) -> Array:

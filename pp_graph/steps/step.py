@@ -1,4 +1,4 @@
-"""What a step is, and checks of its parameters."""
+"""Base classes of steps, and checks of their parameters."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def require_array_size(array: Array, axes: tuple[int, int], least: tuple[int, in
 
 @dataclass(frozen=True)
 class Accepts:
-    """What a step takes for one of the values that it reads.
+    """Requirements of a step for one of its inputs.
 
     A step that computes each number from the one at its place works on any axes, and asks for none.
 
@@ -100,7 +100,7 @@ class Accepts:
     known_rank: bool = False
 
     def refusal(self, value: ValueType) -> str | None:
-        """What was expected instead of a value of this type; None where it fits."""
+        """Describe what was expected instead of this type; None if it fits."""
         if "H" in self.needs and not value.per_pixel:
             return "a map, one value a pixel"
         if any(axis in value.axes for axis in self.lacks):
@@ -213,7 +213,7 @@ class Step(ABC):
         """Write the step into a graph.
 
         Args:
-            op: The vocabulary of operators, at the graph's opset.
+            op: Writes the operators, at the graph's opset.
             values: What the step reads, an `ir.Value` each.
 
         Returns:
@@ -273,7 +273,7 @@ def as_float32(number: float, what: str) -> np.float32:
 
 
 def checked_on_nan(on_nan: object, target: str) -> None:
-    """Refuse what is no meaning of NaN.
+    """Raise if `on_nan` is unknown.
 
     Raises:
         PostProcessorError: It is none.
@@ -300,7 +300,7 @@ class MonotoneChain(MonotoneStep):
 
     @property
     def span(self) -> float:
-        """That of the first step that has one."""
+        """Span of the first step that has one."""
         return next((link.span for link in self.links if link.span > 0), 0.0)
 
     @property

@@ -140,7 +140,7 @@ def test_parameters_that_cannot_be_noted() -> None:
         def steps(self, raw: Signature) -> tuple[Step, ...]:
             return (Keep("raw_map", "anomaly_map"),)
 
-    with pytest.raises(PostProcessorError, match="Parameters of Holding hold what is no plain value"):
+    with pytest.raises(PostProcessorError, match="Parameters of Holding are not JSON-serialisable"):
         pp.fuse(DEMO / "raw.onnx", Holding(held=object()))
 
     class Plain(pp.PostProcessor):

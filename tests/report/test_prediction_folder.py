@@ -411,7 +411,7 @@ def test_a_full_disk(work: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=work)
     assert done.returncode == 2
-    assert "Output folder 'out' cannot be written: File too large. Make room" in done.stderr
+    assert "Output folder 'out' cannot be written: File too large. Free disk space" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (work / "out").exists()
 

@@ -48,7 +48,7 @@ class ExtremeValue(ValueEstimator):
     tail: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate."""
+        """Check the parameters."""
         require_share("rate", self.rate)
         require_share("tail", self.tail)
 

@@ -97,7 +97,7 @@ class Recall(CutEstimator):
     recall: float = 0.99
 
     def __post_init__(self) -> None:
-        """Refuse what is no recall."""
+        """Check the parameters."""
         require_share("recall", self.recall)
 
     def choose(self, counts: ScoreCounts) -> int:

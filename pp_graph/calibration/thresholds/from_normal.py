@@ -43,7 +43,7 @@ class FalsePositiveRate(CutEstimator):
     rate: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate."""
+        """Check the parameters."""
         require_rate("rate", self.rate)
 
     def choose(self, counts: ScoreCounts) -> int:
@@ -79,7 +79,7 @@ class Quantile(ValueEstimator):
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no quantile, and a factor that turns the order round."""
+        """Check the parameters."""
         require_share("q", self.q)
         require_positive("factor", self.factor)
 
@@ -151,7 +151,7 @@ class Sigma(ValueEstimator):
 
 
 def _distances(counts: ScoreCounts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """How near to the median the scores of each interval may lie, and how far from it."""
+    """Bound the distance of each interval's scores from the median."""
     low, high = quantile_bounds(counts, counts.normal, 0.5)
     lower, upper = counts.lower.astype(np.float64), counts.upper.astype(np.float64)
     near = np.maximum(np.maximum(low - upper, lower - high), 0)

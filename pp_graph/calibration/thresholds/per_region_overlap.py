@@ -86,7 +86,7 @@ class PerRegionOverlap(CutEstimator):
     rate: float = 0.05
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate."""
+        """Check the parameters."""
         require_rate("rate", self.rate)
 
     def choose(self, counts: ScoreCounts) -> int:

@@ -1,4 +1,4 @@
-"""What an operator does along one axis of a map, as a matrix in float64.
+"""Operators along one axis of a map, as matrices in float64.
 
 A separable linear operator turns a map X (h,w) into `A @ X @ B.T`, A acting along the height and B along the width.
 Each function here pushes the identity through the one-dimensional operator and returns what comes out: row i holds the
@@ -110,7 +110,7 @@ def resize_matrix(
 
 
 def nearest_is_certain(size: int, outputs: int, *, scale: float, coordinates: str, nearest: str) -> bool:
-    """Whether no output lies so near to the middle of two inputs that rounding decides which one it takes.
+    """True if no output lies so close to the middle of two inputs that rounding chooses between them.
 
     Where the scale is a whole number, or its inverse a power of two, runtimes compute such positions exactly.
     """
@@ -156,7 +156,7 @@ def _interpolate(
 
 
 def _positions(size: int, x: Positions, scale: Any, coordinates: str) -> Positions:
-    """Where each output lies among the inputs, in the precision of `x`, the outputs' numbers."""
+    """Positions of the outputs among the inputs, in the precision of `x`, the outputs' indices."""
     real = x.dtype.type
     half, outputs = real(0.5), len(x)
     positions: Positions = (x + half) / scale - half

@@ -142,14 +142,14 @@ def _through(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
 
 
 def _share(view: TailView, node: ir.Node, index: Index) -> cost.Cost:
-    """What an operator costs for some of its channels."""
+    """Cost of an operator for some of its channels."""
     whole = cost.of_nodes(view, [node])
     part = index.size / (view.channels(node.outputs[0]) or 1)
     return cost.Cost(whole.macs * part, whole.bytes * part, max(whole.microseconds * part, cost.LAUNCH_US))
 
 
 def _rewired(view: TailView, node: ir.Node, index: Index, inner: list[_Selected]) -> _Selected:
-    """The same operator on fewer channels; its other inputs stay."""
+    """Copy the operator for fewer channels. Its other inputs stay."""
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
         chosen = [each.emit(op, at) for each in inner]
@@ -166,7 +166,7 @@ def _rewired(view: TailView, node: ir.Node, index: Index, inner: list[_Selected]
 
 
 def _parts(view: TailView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | None:
-    """What a Concat of channels joins, through Concats that only it reads, and who joins it."""
+    """Return the inputs of a Concat of channels, through nested Concats that only it reads, and those Concats."""
     if integer_attribute(node, "axis", 0) not in (1, -3):
         return None
     parts: list[tuple[ir.Value, ir.Node]] = []

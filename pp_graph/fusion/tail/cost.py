@@ -1,4 +1,4 @@
-"""What operators cost, so that a rewrite is chosen by arithmetic and memory traffic, and not by taste.
+"""Estimated cost of operators, from arithmetic and memory traffic.
 
 Only the ratio of two costs is used. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32,
 batch 1: a convolution of one channel reaches a tenth of the rate of a matrix product, and an interpolation pays for
@@ -100,7 +100,7 @@ def search(inputs: float) -> Cost:
 
 
 def of_nodes(view: TailView, nodes: Iterable[ir.Node]) -> Cost:
-    """What some operators cost as they stand."""
+    """Cost of operators as they stand."""
     return total(_of_node(view, node) for node in nodes)
 
 

@@ -62,7 +62,7 @@ class ExporterLeftovers(Rule):
 
 
 def _plain(view: TailView, reader: ir.Node, position: int, value: ir.Value) -> ir.Value | None:
-    """What a value could be replaced by where it is read."""
+    """Return the value that can replace another one, if any."""
     node = view.producer(value)
     if node is None or not node.inputs or node.inputs[0] is None or view.constant(value) is not None:
         return None

@@ -1,4 +1,4 @@
-"""Which ONNX operators are linear and separable on a map, and by which matrices.
+"""Linear operators that are separable on a map, and their matrices.
 
 `read_operator` looks at one operator. What it cannot take it refuses with a reason that says what would have to be
 otherwise. A new operator is one function and one entry in `_READERS`.

@@ -63,7 +63,7 @@ class TailRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the rewrites replaced, so that it can be put back.
+    """Operators that a rewrite replaced, so that `strip` can restore them.
 
     Attributes:
         nodes: Position of each replaced operator among the raw model's.
@@ -107,7 +107,7 @@ class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 @dataclass(frozen=True)
 class RewrittenTail:
-    """What was done to a model's tail.
+    """Result of rewriting a model's tail.
 
     Attributes:
         applied: The rewrites, with the rule of each, and the value that took the place of its target.
@@ -140,7 +140,7 @@ class RewrittenTail:
         ]
 
     def _present(self, value: ir.Value) -> ir.Value:
-        """What a value that a rewrite read is computed as now; a later rewrite may have replaced it."""
+        """Return the present form of a value that a rewrite read. A later rewrite may have replaced it."""
         while value in self.moved:
             value = self.moved[value]
         return value
@@ -215,7 +215,7 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
 def _proposals(
     view: TailView, rules: Sequence[Rule], refused: Mapping[tuple[str, ir.Value], Miss]
 ) -> tuple[list[tuple[Rule, Match]], list[tuple[Rule, Miss]]]:
-    """What the rules propose, the largest savings first, and where they do not apply."""
+    """Return the rules' proposals, the largest savings first, and their misses."""
     found: list[tuple[Rule, Match]] = []
     missed: list[tuple[Rule, Miss]] = []
     for rule in rules:

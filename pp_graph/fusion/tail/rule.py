@@ -1,4 +1,4 @@
-"""What a rule is: it looks at a graph and proposes rewrites, or says why it does not."""
+"""Base class of rules. A rule looks at a graph and proposes rewrites, or gives the reason why not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Miss:
     Attributes:
         target: The value that stays as it is.
         what: What computes it, for people.
-        why: The reason, in words that say what would have to be otherwise.
+        why: The reason: what would have to be different.
     """
 
     target: ir.Value

@@ -396,7 +396,7 @@ def _width(view: TailView, term: _Term) -> int:
 def _plan(
     view: TailView, term: _Term, sizes: tuple[int, int], channels: int, *, joined: bool
 ) -> tuple[cost.Cost, bool]:
-    """What a term costs, and whether the height comes first; where terms are joined, the width is left to the end."""
+    """Cost of a term, and True if the height comes first. Joined terms leave the width to the end."""
     inner = view.sizes(term.source)
     assert inner is not None
     (height, width), (h, w) = sizes, inner

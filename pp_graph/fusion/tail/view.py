@@ -153,15 +153,15 @@ class TailView:
         return live
 
     def is_live(self, node: ir.Node) -> bool:
-        """Whether an output of the graph is computed from an operator; exporters leave others behind."""
+        """True if an output of the graph depends on the operator. Exporters leave dead ones behind."""
         return node in self._live
 
     def is_rewritten(self, node: ir.Node) -> bool:
-        """Whether an operator was put in by a rewrite."""
+        """True if a rewrite added the operator."""
         return (node.name or "").startswith(self._scope)
 
     def feeds_network(self, value: ir.Value) -> bool:
-        """Whether layers that mix channels follow: then the value is inside the network, and not in its tail."""
+        """True if layers that mix channels follow, so that the value is not in the tail."""
         pending, seen = [*value.consumers()], set()
         while pending:
             node = pending.pop()
@@ -174,7 +174,7 @@ class TailView:
         return False
 
     def mixes_channels(self, node: ir.Node) -> bool:
-        """Whether an operator is a layer of the network, such as a convolution over several channels."""
+        """True if the operator is a layer of the network, such as a convolution over several channels."""
         if self.is_rewritten(node):
             return False
         weight = self.shape(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
@@ -320,7 +320,7 @@ class TailView:
         return None
 
     def see_through(self, value: ir.Value) -> ir.Value:
-        """What a value is a mere copy of: steps back over Identity, and over Reshape to the shape that it has."""
+        """Return the value that another one copies, through Identity and Reshape to the same shape."""
         while (node := self.producer(value, "Identity", "Reshape")) is not None and node.inputs[0] is not None:
             if node.op_type == "Reshape" and not self.same_shape(node.inputs[0], value):
                 break
@@ -328,7 +328,7 @@ class TailView:
         return value
 
     def same_shape(self, first: ir.Value, second: ir.Value) -> bool:
-        """Whether two shapes are known to be the same, open sizes by their names."""
+        """True if two shapes are proven equal. Open sizes are equal by name."""
         shape = self.shape(first)
         return shape is not None and None not in shape and shape == self.shape(second)
 
@@ -405,5 +405,5 @@ def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
 
 
 def _is_unnamed(dim: Dimension) -> bool:
-    """Whether a size is only known to be some number: named by `named_shape`, or by inference."""
+    """True if an open size has no name of the model's own, only one from `named_shape` or inference."""
     return dim is None or (isinstance(dim, str) and ("#" in dim or dim.startswith("unk__")))

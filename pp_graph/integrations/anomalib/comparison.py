@@ -32,7 +32,7 @@ roots of rounding errors."""
 
 @dataclass(frozen=True)
 class ModelDecision:
-    """How the decisions of one output compare with those of the model itself.
+    """Decisions of one output compared with the Anomalib model's.
 
     Attributes:
         name: Name of the output, such as `pred_label`.
@@ -67,7 +67,7 @@ class ModelDecision:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """How an artifact compares with the model itself in torch.
+    """Comparison of an artifact with the Anomalib model in torch.
 
     Attributes:
         images: Images compared.
@@ -158,7 +158,7 @@ def compare_with_model(
 
 
 def run_torch(model: Any, batch: Array) -> dict[str, Array]:
-    """What a model returns for a batch of images (N,C,H,W), by name; on the model's device, in its mode."""
+    """Run a model on a batch of images (N,C,H,W), on its device and in its mode. Returns outputs by name."""
     import torch
 
     parameter = next(model.parameters(), torch.zeros(()))

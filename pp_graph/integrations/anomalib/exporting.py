@@ -204,7 +204,7 @@ def _post_processor(
 
 
 def _own(module: Any, statistics: Statistics | None, checkpoint: Path | None) -> PostProcessor:
-    """What a model's own post-processor says, with other statistics if there are any."""
+    """Return the model's own post-processor, with other statistics if given."""
     described = getattr(module, "post", None)
     if isinstance(described, PostProcessor):
         # One of ours, as a torch module.

@@ -112,7 +112,7 @@ def own_size(model: Any) -> Size | None:
 
 
 def resizes_smoothly(model: Any) -> bool:
-    """Whether validation resized images with antialiasing, which exported graphs leave out."""
+    """True if validation resized images with antialiasing, which exported graphs omit."""
     pending = [getattr(getattr(model, "pre_processor", None), "transform", None)]
     while pending:
         transform = pending.pop()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pp_graph.statistics import Statistics
 
     class _Callback:
-        """What all flavours' base classes share, as far as a type checker needs it."""
+        """Interface shared by the base classes of all flavours, for the type checker."""
 
 else:
     _Callback = type("_Callback", callback_bases(), {})
@@ -137,7 +137,7 @@ class PostProcessorCallback(_Callback):
 
     @property
     def outdated(self) -> bool:
-        """Whether the model was trained on since the validation that the statistics are from."""
+        """True if the model was trained further since the validation that gave the statistics."""
         return self._outdated and self.statistics is not None
 
     # --- validation ---------------------------------------------------------------------------------------------------

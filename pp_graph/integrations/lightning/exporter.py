@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exporter:
-    """What to export of a Lightning module, and how.
+    """Settings for exporting a Lightning module.
 
     Attributes:
         example: Example input; None for the module's `example_input_array`.

@@ -31,7 +31,7 @@ _NUMPY_FLOATS: Final = (torch.float16, torch.float32, torch.float64)
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """Where to find what; None looks for the names that are usual.
+    """Names of the values in a step's output. None means the usual names.
 
     Attributes:
         score: Name of the raw score in the outputs, where the post-processor reads one.
@@ -199,7 +199,7 @@ def _names(source: object) -> list[str] | None:
 
 
 def _described(source: object) -> str:
-    """What something is, in words."""
+    """Describe an object for error messages."""
     if source is None:
         return "None"
     if isinstance(source, torch.Tensor):

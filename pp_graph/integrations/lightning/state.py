@@ -1,4 +1,4 @@
-"""What a checkpoint holds of the callback."""
+"""State of the callback in a checkpoint."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Duplicates:
         self._seen: defaultdict[int, int] = defaultdict(int)
 
     def in_batch(self, images: int, batch_idx: int, dataloader_idx: int | None) -> int:
-        """How many images at the end of a batch are repeated.
+        """Number of repeated images at the end of a batch.
 
         Args:
             images: Images of the batch.
@@ -113,7 +113,7 @@ class Collector:
 
         Raises:
             DataError: They do not fit.
-            OutputFileError: There is no room for the maps.
+            OutputFileError: The disk is full.
         """
         self._calibrator.update(scores=scores, maps=maps, labels=labels, masks=masks)
         if maps is not None and not self._one_pass:
@@ -211,7 +211,7 @@ class Validation:
 
         Raises:
             DataError: It lacks what is needed, or it does not fit together.
-            OutputFileError: There is no room for the maps.
+            OutputFileError: The disk is full.
         """
         raw = self._keys.raw(outputs, self._post.roles, _STEP)
         labels, masks = self._keys.truth(outputs, batch, _STEP)

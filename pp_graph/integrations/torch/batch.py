@@ -1,4 +1,4 @@
-"""What goes into a post-processor in torch, and what comes out."""
+"""Inputs and outputs of a post-processor in torch."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _open(value: ValueType) -> ValueType:
 def _by_name(
     first: object, second: torch.Tensor | None, named: Mapping[str, torch.Tensor | None], names: Sequence[str]
 ) -> object:
-    """What was given as a mapping, without what is None; what is not known is left for the error."""
+    """Return the entries of a mapping that are not None. Unknown names stay, so that the error can list them."""
     # A map is the second argument, also where it is the only value that is read.
     places = _ANOMALY if set(names) & set(_ANOMALY) else names
     if first is not None and not isinstance(first, torch.Tensor):

@@ -198,7 +198,7 @@ class PostProcessorModule(PostProcessor):
         return self._read_numbers
 
     def _seen_as_read(self) -> bool:
-        """Whether the memory of the buffers still holds the numbers that were read; true where it cannot be seen."""
+        """True if the buffers still hold the numbers that were read, or if their memory cannot be read."""
         return all(
             np.array_equal(view, np.float32(np.nan if number is None else number), equal_nan=True)
             for view, number in zip(self._views, self._read_numbers.values(), strict=False)
@@ -254,7 +254,7 @@ _FORGOTTEN: Final = ("_post", "_post_numbers", "_graphs", "_read", "_read_versio
 
 
 def _version(buffer: torch.Tensor) -> int | None:
-    """How often a tensor was written to; None where torch does not count."""
+    """Number of in-place writes to a tensor; None if torch does not count them."""
     return None if buffer.is_inference() else buffer._version
 
 

@@ -53,7 +53,7 @@ class ModuleStep(GraphStep):
     module: Any
 
     def __post_init__(self) -> None:
-        """Refuse what is no module."""
+        """Check the module."""
         super().__post_init__()
         torch = require_extra("torch", "torch", "a step written as a torch module")
         if not isinstance(self.module, torch.nn.Module):

@@ -71,7 +71,7 @@ def named_inputs(model: nn.Module, example: Example) -> dict[str, torch.Tensor]:
 
 
 def named_outputs(found: object, model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a model returned, by name; what is None is left out.
+    """Return a model's outputs by name, without None.
 
     Args:
         found: A tensor, or a tuple, list, mapping, dataclass or named tuple of them.
@@ -139,7 +139,7 @@ def as_deployed(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first weight lies."""
+    """Device of a model's first weight."""
     weights = [*model.parameters(), *model.buffers()]
     return weights[0].device if weights else torch.device("cpu")
 
@@ -220,7 +220,7 @@ def export_raw(
 
 
 def _reason(error: BaseException) -> str:
-    """What torch means: the first line of the error that it began with."""
+    """First line of the error at the start of the chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

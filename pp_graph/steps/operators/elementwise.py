@@ -73,7 +73,7 @@ class Elementwise(Writer):
         return self.logical_and(self.logical_and(not_above, number), self.logical_not(self.is_nan(b)))
 
     def is_nan(self, a: ir.Value) -> ir.Value:
-        """Whether each number is NaN."""
+        """Mark NaN."""
         return self.node("IsNaN", [a], {}, np.dtype(np.bool_), self.shape_of(a))
 
     def logical_not(self, a: ir.Value) -> ir.Value:

@@ -1,4 +1,4 @@
-"""The closed vocabulary in which steps write ONNX, at whatever opset the graph has."""
+"""The operators that steps emit, at any opset of the graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole model as one word."""
+"""Inline a whole model."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ class Integers(Shaping):
 
     @property
     def scatters_sums(self) -> bool:
-        """Whether the opset can add numbers up by place."""
+        """True if the opset can add numbers by index."""
         return self.opset >= _SCATTER_ADDS
 
     @property
     def scatters_least(self) -> bool:
-        """Whether the opset can find the least of several numbers by place."""
+        """True if the opset can find minima by index."""
         return self.opset >= _SCATTER_TAKES_LEAST
 
     def integer(self, number: int, name: str) -> ir.Value:
@@ -52,7 +52,7 @@ class Integers(Shaping):
         return self.node("Shape", [a], {}, _INT64, None if before is None else (len(before),))
 
     def count_of(self, a: ir.Value) -> ir.Value:
-        """How many elements there are, an int64 scalar."""
+        """Number of elements, an int64 scalar."""
         return self.node("Size", [a], {}, _INT64, ())
 
     def listed(self, a: ir.Value) -> ir.Value:
@@ -88,12 +88,12 @@ class Integers(Shaping):
         return self.node("Less", [self.difference(a, b), zero], {}, _BOOL, self.shape_of(a))
 
     def any_below(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """Whether any number of `a` is below the one of `b` at its place; a bool scalar. `a` is not empty."""
+        """True if any number of `a` is below its counterpart in `b`; a bool scalar. `a` is not empty."""
         least = self.node("ReduceMin", [self.difference(a, b)], {"keepdims": 0}, _INT32, ())
         return self.node("Less", [least, self.integer(0, "none")], {}, _BOOL, ())
 
     def beside(self, a: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
-        """What lies before and behind each place along one of three axes; `BEYOND` where there is nothing."""
+        """Neighbours before and behind each element along one of three axes; `BEYOND` outside."""
         pads = tuple(int(place % 3 == axis) for place in range(6))
         padded = self.node(
             "Pad", [a, self.constant(pads, "pads"), self.integer(BEYOND, "beyond")], {}, _INT32, (None,) * 3
@@ -105,7 +105,7 @@ class Integers(Shaping):
         return self.node("Slice", [a, *bounds], {}, _dtype_of(a), shape)
 
     def looked_up(self, table: ir.Value, places: ir.Value) -> ir.Value:
-        """What a list holds at each place; of the shape of `places`."""
+        """Elements of a list at each index, of the shape of `places`."""
         return self.node("GatherElements", [table, places], {"axis": 0}, _dtype_of(table), self.shape_of(places))
 
     def put(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
@@ -123,11 +123,11 @@ class Integers(Shaping):
         return self.node("ScatterElements", [a, places, numbers], how, _INT32, self.shape_of(a))
 
     def places_of(self, truths: ir.Value) -> ir.Value:
-        """Where a list is true, in rising order; int64."""
+        """Indices at which a list is true, in rising order; int64."""
         return self.listed(self.node("NonZero", [truths], {}, _INT64, (1, None)))
 
     def chosen(self, a: ir.Value, places: ir.Value) -> ir.Value:
-        """What a list holds at some places, int64."""
+        """Elements of a list at some indices, int64."""
         return self.node("Gather", [a, places], {"axis": 0}, _dtype_of(a), (None,))
 
     def joined(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -155,7 +155,7 @@ class Integers(Shaping):
         return outputs[0], outputs[1]
 
     def beginnings(self, ordered: ir.Value) -> ir.Value:
-        """Where a list in rising order begins, and where its number changes; int64."""
+        """Indices at which a sorted list starts or changes its number; int64."""
         steps = self.difference(self.without_last(ordered), self.without_first(ordered))
         rising = self.node("Less", [steps, self.integer(0, "none")], {}, _BOOL, (None,))
         one = self.constant((1,), "behind")
@@ -176,7 +176,7 @@ class Loops(Writer):
         start: ir.Value,
         body: Callable[[ir.Value], tuple[ir.Value, ir.Value]],
     ) -> ir.Value:
-        """What becomes of a value when a body is applied to it again and again.
+        """Apply a body to a value repeatedly.
 
         The body's operators go into a graph of their own, its constants into the main graph, and every name is fresh
         in both. It may read values of the graph around it.

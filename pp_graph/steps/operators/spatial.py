@@ -39,11 +39,11 @@ class Shaping(Writer):
         return self.node("Concat", values, {"axis": axis}, np.dtype(np.float32), shape)
 
     def gather(self, a: ir.Value, index: ir.Value, axis: int, shape: Shape | None = None) -> ir.Value:
-        """What lies at some places along an axis, which takes the shape of `index`; `shape` where it is known."""
+        """Gather slices along an axis, which takes the shape of `index`; `shape` where it is known."""
         return self.node("Gather", [a, index], {"axis": axis}, None if a.dtype is None else a.dtype.numpy(), shape)
 
     def look_up(self, table: ir.Value, index: ir.Value) -> ir.Value:
-        """What a constant of one axis holds at each index, an int64; of the shape of `index`."""
+        """Look up each index, int64, in a one-dimensional constant; of the shape of `index`."""
         dtype = np.dtype(np.float32) if table.dtype is None else table.dtype.numpy()
         return self.node("Gather", [table, index], {"axis": 0}, dtype, self.shape_of(index))
 

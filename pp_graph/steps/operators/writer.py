@@ -1,4 +1,4 @@
-"""Where operators and constants go: into a graph, under fresh names."""
+"""Write operators and constants into a graph, under fresh names."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Writer:
         return self._constants[key]
 
     def is_constant(self, value: ir.Value) -> bool:
-        """Whether a value is a constant that was written in this scope."""
+        """True if a value is a constant written in this scope."""
         return any(value is constant for constant in self._constants.values())
 
     def adjustable(self, default: np.float32, name: str) -> ir.Value:
@@ -161,7 +161,7 @@ class Writer:
         shape: Shape | None,
         name: str | None = None,
     ) -> ir.Value:
-        """Write one operator of the default domain, for which the vocabulary has no word.
+        """Write any operator of the default domain.
 
         Args:
             op_type: Name of the operator, such as `Exp`.

@@ -1,6 +1,6 @@
 """Run the operators of a post-processing in torch: the same graph that is fused into a model, one operator at a time.
 
-Needs torch, which is optional; nothing else in this room imports it.
+Needs torch, an optional dependency.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def total(*values: Tensor) -> Tensor:
 
 
 def is_infinite(a: Tensor, detect_positive: int = 1, detect_negative: int = 1) -> Tensor:
-    """Whether each number is infinite, of the signs asked for."""
+    """Mark infinities of the requested signs."""
     if detect_positive and detect_negative:
         return torch.isinf(a)
     return torch.isposinf(a) if detect_positive else torch.isneginf(a) & bool(detect_negative)
@@ -132,7 +132,7 @@ REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def arg_max(a: Tensor, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
-    """Where the largest lies along an axis, the first of several."""
+    """Index of the largest value along an axis, the first of several."""
     if select_last_index:
         last = a.shape[axis] - 1
         return last - torch.argmax(a.flip(axis), axis, keepdim=bool(keepdims))
@@ -140,7 +140,7 @@ def arg_max(a: Tensor, axis: int = 0, keepdims: int = 1, select_last_index: int 
 
 
 def arg_min(a: Tensor, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
-    """Where the smallest lies along an axis, the first of several."""
+    """Index of the smallest value along an axis, the first of several."""
     if select_last_index:
         last = a.shape[axis] - 1
         return last - torch.argmin(a.flip(axis), axis, keepdim=bool(keepdims))

@@ -48,7 +48,7 @@ def size(a: Tensor) -> Whole:
 
 
 def reshape(a: Tensor, sizes: Whole, allowzero: int = 0) -> Tensor:
-    """The same numbers in another shape; 0 keeps a size."""
+    """Reshape; 0 keeps a size."""
     wanted = listed(sizes)
     if not allowzero:
         wanted = [a.shape[axis] if isinstance(each, int) and each == 0 else each for axis, each in enumerate(wanted)]
@@ -124,7 +124,7 @@ def tile(a: Tensor, repeats: Whole) -> Tensor:
 
 
 def gather(a: Tensor, index: Tensor, axis: int = 0) -> Tensor:
-    """What lies at some places along an axis, which takes the shape of `index`."""
+    """Gather slices along an axis, which takes the shape of `index`."""
     places: list[slice | Tensor] = [slice(None)] * (axis % a.ndim)
     return a[(*places, index)]
 
@@ -135,7 +135,7 @@ def gather_elements(a: Tensor, index: Tensor, axis: int = 0) -> Tensor:
 
 
 def gather_nd(a: Tensor, index: Tensor, batch_dims: int = 0) -> Tensor:
-    """What lies at some coordinates."""
+    """Gather elements by coordinates."""
     if batch_dims:
         raise NotImplementedError("batch_dims")
     return a[tuple(index.unbind(-1))]
@@ -227,7 +227,7 @@ def pad(a: Tensor, pads: Whole, value: Any = None, axes: Whole | None = None, mo
 
 
 def _padding(a: Tensor, pads: Sequence[int] | None, auto_pad: str, fill: float) -> tuple[Tensor, list[int]]:
-    """What a window slides over, and the padding that is left to do on both sides alike."""
+    """Pad the input, and return the padding left for both sides alike."""
     if auto_pad not in ("NOTSET", "VALID"):
         raise NotImplementedError(f"auto_pad {auto_pad}")
     spatial = a.ndim - 2

@@ -1,4 +1,4 @@
-"""Which function computes each ONNX operator.
+"""The torch function of each ONNX operator.
 
 A new operator is one entry. Its function takes the operator's inputs in order (None for one that is left out) and its
 attributes by their names. Inputs listed in `HOST_INPUTS` come as NumPy arrays, all others as tensors.

@@ -1,4 +1,4 @@
-"""Whether torch runs, or only writes down what would be run."""
+"""Detect if torch executes or traces."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def is_exporting() -> bool:
-    """Whether `torch.export` or `torch.compile` is looking: tensors have no numbers then."""
+    """True inside `torch.export` or `torch.compile`, where tensors have no values."""
     return torch.compiler.is_compiling()
 
 
 def is_jit_traced() -> bool:
-    """Whether `torch.jit.trace` is looking."""
+    """True inside `torch.jit.trace`."""
     return bool(_JIT.is_tracing())
 
 
 def is_traced() -> bool:
-    """Whether what is run is written down, by `torch.export` or by `torch.jit.trace`."""
+    """True inside `torch.export` or `torch.jit.trace`."""
     return is_exporting() or is_jit_traced()
 
 
