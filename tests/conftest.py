@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # Hypothesis also draws numbers that stand in modules of ours, as far as they are loaded: examples would follow which
 # tests ran before in the same process.
 providers.is_local_module_file = lambda path: False
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all but every n-th parameter set of a test with `@pytest.mark.sample(every=n)`."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        sample = item.get_closest_marker("sample")
+        if sample is not None:
+            test = item.nodeid.split("[", 1)[0]
+            if seen[test] % sample.kwargs["every"]:
+                item.add_marker("slow")
+            seen[test] += 1
+
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "pp_graph" / "demo" / "data"

@@ -145,6 +145,7 @@ def streamed(
     return counts, sketches, taken
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize(("name", "parameters"), cases(), ids=str)
 @settings(max_examples=60)
 @given(data=labelled_scores(), cuts=st.lists(st.integers(0, 60), max_size=4))
@@ -168,6 +169,7 @@ def test_streamed_equals_sorted(name: str, parameters: dict, data: tuple, cuts: 
     assert exact.threshold == found.threshold
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize(("name", "parameters"), cases(), ids=str)
 @settings(max_examples=40)
 @given(data=labelled_scores())

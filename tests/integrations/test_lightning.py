@@ -494,6 +494,7 @@ def test_the_end_of_training_exports(exporting: None, flavour: ModuleType, tmp_p
     assert module.model.training, "modes are as they were"
 
 
+@pytest.mark.slow
 def test_the_example_finds_its_anomalies_and_exports(exporting: None, tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("train_with_lightning", ROOT / "examples" / "train_with_lightning.py")
     example = importlib.util.module_from_spec(spec)
@@ -528,6 +529,7 @@ def test_a_fast_dev_run_exports_nothing(tmp_path: Path) -> None:
 # --- several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
     reason="this PyTorch cannot connect processes on a CPU",

@@ -174,6 +174,7 @@ class TestRunning:
         assert running_precision(compiled, "bf16") == executed_precision(compiled) == "bf16"
         assert set(island_precisions(compiled, "pp_graph").values()) == {"f32"}
 
+    @pytest.mark.sample(every=4)
     @pytest.mark.parametrize("shape", [None, ONE], ids=["open", "fixed"])
     def test_verified(self, device: str, shape: list[int] | None, fused: pp.FusedModel, tmp_path: Path) -> None:
         path = pp.convert(fused, device=device, input_shape=shape).save(tmp_path / "model.xml")

@@ -40,6 +40,7 @@ def fixed(statistics: pp.Statistics, image: float, pixel: float) -> pp.FusedMode
     return pp.fuse(DEMO / "raw.onnx", post)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("statistics", [None, OTHER], ids=["same statistics", "other statistics"])
 def test_onnxruntime(adjustable: Path, statistics: pp.Statistics | None) -> None:
     fused = pp.FusedModel.load(adjustable / "fused.onnx")
@@ -67,6 +68,7 @@ def requests(path: Path, precision: str) -> ov.InferRequest:
     return ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_openvino_states(adjustable: Path, tmp_path: Path, precision: str) -> None:
     artifact = pp.OpenVINOModel.load(adjustable / "model.xml")
@@ -110,6 +112,7 @@ def test_openvino_states(adjustable: Path, tmp_path: Path, precision: str) -> No
     assert np.array_equal(mask, anew.get_tensor("pred_mask").data)
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("file", ["fused.onnx", "model.xml"])
 def test_runner(adjustable: Path, file: str) -> None:
     runner, x = pp.load(adjustable / file), images()

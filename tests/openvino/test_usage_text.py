@@ -210,6 +210,7 @@ def test_ports(name: str, written: dict[str, Path]) -> None:
     assert ("--pixel-sensitivity" in commands) == (adjustable and "pred_mask" in found)
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "device" not in case.converting])
 def test_python_program(name: str, written: dict[str, Path], tmp_path: Path) -> None:
     """As it stands, and on inputs of one's own: it gives what our session gives."""

@@ -150,6 +150,7 @@ def test_resizing_as_pillow(method: str, resample: int, old: tuple[int, int], ne
     np.testing.assert_allclose(found[0, ..., 0], np.asarray(pillow), atol=1e-4)
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("method", [None, *RESIZES])
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
@@ -179,6 +180,7 @@ def same_decisions(artifact: pp.OpenVINOModel, plain: pp.OpenVINOModel, frames: 
     np.testing.assert_allclose(fed["anomaly_map"], by_hand["anomaly_map"], atol=3e-6)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("weights", ["f32", "f16"])
 def test_decisions_on_the_model_of_the_package(
@@ -195,6 +197,7 @@ def test_decisions_on_the_model_of_the_package(
     same_decisions(artifact, pp.convert(demo_fused_path, precision=weights), frames, precision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_decisions_on_brick(brick: Path, precision: str) -> None:
     fused = pp.fuse(brick / "raw.onnx", pp.OneClassPostProcessor(pp.Statistics.load(brick / "stats.json")))
@@ -208,6 +211,7 @@ def test_decisions_on_brick(brick: Path, precision: str) -> None:
     assert report.raw_matches
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("method", list(RESIZES))
 def test_resized_frames_are_verified(method: str, demo_fused_path: Path, tmp_path: Path) -> None:
     frames = RNG.integers(0, 256, (3, 96, 130, 3), np.uint8)

@@ -256,6 +256,7 @@ class TestDistinctValues:
         artifact = int8(pp.FusedModel.load(demo_fused_path), demo_images, subset_size=4)
         assert min(map_values(artifact, demo_images[:4], precision)) > 10_000
 
+    @pytest.mark.slow
     def test_of_a_real_model(self, brick: Path) -> None:
         images = np.load(brick / "images.npz")["image"]
         fused = pp.fuse(brick / "raw.onnx", pp.OneClassPostProcessor(pp.Statistics.load(brick / "stats.json")))
@@ -324,6 +325,7 @@ class TestArtifact:
         assert report.postprocessing_flips == 0
         assert pp.OpenVINOModel.load(path).conversion["quantization"]["images"] == 6
 
+    @pytest.mark.slow
     def test_verbs(self, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run_cli(["inspect", str(saved)]) == 0
         assert "int8" in capsys.readouterr().out
@@ -647,6 +649,7 @@ def ends_in_a_layer(second: str) -> onnx.ModelProto:
     )
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize(("keep_raw", "second"), [(False, ""), (True, ""), (False, "two")])
 def test_decisions_follow_from_the_raw_value_whoever_reads_it_too(

@@ -83,6 +83,7 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 # --- ONNX ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "to a file"])
 @pytest.mark.parametrize(("opset", "ir_version"), [(9, 4), (10, 5), (13, 7), (18, 8), (17, 3)], ids=str)
@@ -167,6 +168,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("change", OPERATORS.values(), ids=list(OPERATORS))
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "to a file"])
 def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
@@ -309,6 +311,7 @@ def without_ours(xml: bytes) -> bytes:
     return re.sub(ours, rb"\1", xml)
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("precision", ["f32", "f16"])
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "to a file"])
 def test_ir_equals_fused_anew(
@@ -573,6 +576,7 @@ def test_read_only(work: Path, locked: str, capfd: pytest.CaptureFixture[str]) -
     assert files_in(work) == before
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize(
     ("path", "room"),
     [

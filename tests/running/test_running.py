@@ -268,6 +268,7 @@ def test_a_state_is_handed_on() -> None:
     assert found.pred_label.tolist() == [False, True, True]
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
     "form", [{"pack": True}, {"mask_dtype": "u8_255"}, {"mask_dtype": "f32", "outputs": ("pred_label", "pred_mask")}]
 )

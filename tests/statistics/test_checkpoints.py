@@ -37,6 +37,7 @@ DEFAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_small_bombs_stay_small(tmp_path: Path) -> None:
     """Each took minutes or gigabytes: names of nested tuples, numbers worked out of sizes, deep XML, many opcodes."""
     nested = b"\x80\x02)" + b"2\x86" * 60 + b"\x8c\x01a\x93."

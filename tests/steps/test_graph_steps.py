@@ -124,6 +124,7 @@ class Calming(pp.PostProcessor):
 KINDS = ["script", pytest.param("module", marks=needs_torch)]
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize(("opset", "raised"), [(9, 18), (11, 18), (17, 20), (18, None), (20, None), (24, None)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_fused_at_any_opset(kind: str, opset: int, raised: int | None) -> None:
@@ -404,6 +405,7 @@ def test_modules_are_exported_once_and_never_changed(monkeypatch: pytest.MonkeyP
     assert not np.array_equal(changed.reference(x, score), steps[2].reference(x, score))
 
 
+@pytest.mark.slow
 @needs_torch
 def test_names_are_the_same_in_every_process() -> None:
     code = (

@@ -45,6 +45,7 @@ def test_no_decision_differs_from_anomalibs(brick: Path, untouched: Path, images
         )
 
 
+@pytest.mark.sample(every=2)
 def test_a_rewritten_tail_decides_alike(brick: Path, fused: Path, images: np.ndarray) -> None:
     onnx.checker.check_model(str(fused), full_check=True)
     report = pp.verify(brick / "raw.onnx", fused, images)
@@ -55,6 +56,7 @@ def test_a_rewritten_tail_decides_alike(brick: Path, fused: Path, images: np.nda
     assert {error.name: error.max_scaled < 1e-5 for error in report.errors}["raw_map"]
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("weights", ["f32", "f16"])
 @pytest.mark.parametrize("execution", ["f32", "bf16"])
 def test_post_processing_flips_nothing_in_openvino(
