@@ -79,23 +79,23 @@ class DrawnOutputs:
         Args:
             save: Kinds of pictures; see `PICTURES`.
         """
-        found: dict[str, Picture] = {}
+        folders: dict[str, Picture] = {}
         if "masks" in save:
-            found |= self._folders("masks", self.masks)
+            folders |= self._folders("masks", self.masks)
         if "overlays" in save and (self.masks or self.maps):
-            found["overlays"] = Picture("overlays", None)
+            folders["overlays"] = Picture("overlays", None)
         if "maps" in save:
-            found |= self._folders("maps", self.maps)
-        return found
+            folders |= self._folders("maps", self.maps)
+        return folders
 
     def _folders(self, kind: str, names: Iterable[str]) -> dict[str, Picture]:
-        found: dict[str, Picture] = {}
+        folders: dict[str, Picture] = {}
         for name in names:
-            folder = re.sub(r"[^\w.-]", "_", f"{kind}_{name}") if found else kind
-            while folder.lower() in {taken.lower() for taken in found}:
+            folder = re.sub(r"[^\w.-]", "_", f"{kind}_{name}") if folders else kind
+            while folder.lower() in {taken.lower() for taken in folders}:
                 folder += "_"
-            found[folder] = Picture(kind, name)
-        return found
+            folders[folder] = Picture(kind, name)
+        return folders
 
     def of_image(self, predictions: Predictions, index: int, count: int) -> dict[str, Array]:
         """Return the values for one image of a batch by output name; maps and masks as (H,W).
@@ -107,27 +107,27 @@ class DrawnOutputs:
             index: Index of the image.
             count: Number of images.
         """
-        found: dict[str, Array] = {}
+        values: dict[str, Array] = {}
         for name, output in self.outputs.items():
             array = predictions.get(name)
             if array is None or array.ndim == 0 or len(array) != count:
                 continue
-            found[name] = array[index]
+            values[name] = array[index]
             if _per_pixel(output):
                 axes = output.axes or axes_of_shape(array.shape, _AXES[name]) or "NHW"
                 others = tuple(place for place, axis in enumerate(axes[1:]) if axis not in "HW")
-                found[name] = found[name].max(axis=others)
-        return found
+                values[name] = values[name].max(axis=others)
+        return values
 
-    def further(self, found: Mapping[str, Array], files: Mapping[str, str]) -> dict[str, Any]:
+    def further(self, values: Mapping[str, Array], files: Mapping[str, str]) -> dict[str, Any]:
         """Return the values of outputs that have no fixed column, by column name.
 
         Args:
-            found: The values for the image; see `of_image`.
+            values: The values for the image; see `of_image`.
             files: Files of pictures, by output.
         """
         further: dict[str, Any] = {}
-        for name, array in found.items():
+        for name, array in values.items():
             if name in ("pred_score", "pred_label", self.mask, self.map):
                 continue
             column = f"output_{name}" if name in COLUMNS else name
@@ -139,21 +139,21 @@ class DrawnOutputs:
                 further[column] = plain(array.reshape(()) if single else array)
         return further
 
-    def shown_map(self, found: Mapping[str, Array], provenance: Provenance) -> Array | None:
+    def shown_map(self, values: Mapping[str, Array], provenance: Provenance) -> Array | None:
         """Scale the map to [0, 1] with the threshold at 0.5; None if there is no map.
 
         A raw map is scaled with the pixel statistics. Other maps without a scale use their own range.
         """
-        if self.map is None or self.map not in found:
+        if self.map is None or self.map not in values:
             return None
-        values, scale = found[self.map], self.outputs[self.map].scale
+        shown, scale = values[self.map], self.outputs[self.map].scale
         if self.outputs[self.map].bounded:
-            return values
+            return shown
         if scale is not None:
             low, high, threshold = scale
             if threshold is not None and low < threshold < high:
-                return np.interp(values, (low, threshold, high), (0, 0.5, 1))
-            return _between(values, low, high)
+                return np.interp(shown, (low, threshold, high), (0, 0.5, 1))
+            return _between(shown, low, high)
         raw = self.outputs[self.map].unchanged is not None
         level = provenance.statistics.pixel if raw and provenance.statistics is not None else None
         if level is not None and level.min is not None and level.max is not None:
@@ -163,9 +163,9 @@ class DrawnOutputs:
                 threshold = cutoff if isinstance(cutoff, float) else None
             if threshold is not None:
                 half = (level.max - level.min) / 2
-                return _between(values, threshold - half, threshold + half)
-        finite = values[np.isfinite(values)]
-        return _between(values, float(finite.min()), float(finite.max())) if finite.size else values
+                return _between(shown, threshold - half, threshold + half)
+        finite = shown[np.isfinite(shown)]
+        return _between(shown, float(finite.min()), float(finite.max())) if finite.size else shown
 
 
 def _between(values: Array, low: float, high: float) -> Array:

@@ -104,13 +104,13 @@ def write_predictions(
     drawn = DrawnOutputs.of(runner)
     folders = drawn.folders(save)
     _refuse_folder_among_images(folder, source, folders)
-    plan = _plan(source.images.names, folders)
+    picture_files = _picture_files(source.images.names, folders)
     tables = [table_name(form) for form in FORMATS if form in formats]
-    names = [file for files in plan for file in files.values()] + tables
+    names = [file for files in picture_files for file in files.values()] + tables
     protected = [*inputs, *(source.files or ())]
     check_folder(folder, names, overwrite=overwrite, inputs=protected)
     with folder_filled(folder, names, overwrite=overwrite, inputs=protected, stale=earlier_files(folder)) as draft:
-        rows = _run(runner, source, drawn, folders, plan, draft, progress)
+        rows = _write_pictures(runner, source, drawn, folders, picture_files, draft, progress)
         about = _about(runner, rows)
         for table in tables:
             if table == table_name("csv"):
@@ -130,7 +130,7 @@ def _refuse_folder_among_images(folder: Path, source: Source, pictures: Iterable
         )
 
 
-def _plan(names: Sequence[str], folders: dict[str, Picture]) -> list[dict[str, str]]:
+def _picture_files(names: Sequence[str], folders: dict[str, Picture]) -> list[dict[str, str]]:
     """Return the picture files of each image, by folder."""
     return [
         {folder: f"{folder}/{stem}{PICTURES[picture.kind]}" for folder, picture in folders.items()}
@@ -138,12 +138,12 @@ def _plan(names: Sequence[str], folders: dict[str, Picture]) -> list[dict[str, s
     ]
 
 
-def _run(
+def _write_pictures(
     runner: Runner,
     source: Source,
     drawn: DrawnOutputs,
     folders: dict[str, Picture],
-    plan: Sequence[dict[str, str]],
+    picture_files: Sequence[dict[str, str]],
     draft: Path,
     progress: Callable[[int], None] | None,
 ) -> tuple[ImagePrediction, ...]:
@@ -151,24 +151,24 @@ def _run(
     with closing(runner.stream(source.batches())) as results:
         for (start, stop), predictions in zip(source.spans(), results, strict=True):
             for index in range(start, stop):
-                found = drawn.of_image(predictions, index - start, stop - start)
-                files = plan[index]
+                values = drawn.of_image(predictions, index - start, stop - start)
+                files = picture_files[index]
                 pictures = {draft / file: folders[folder] for folder, file in files.items()}
-                _draw(runner, source, index, found, drawn, pictures)
+                _draw(runner, source, index, values, drawn, pictures)
                 further = drawn.further(
-                    found, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
+                    values, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
                 )
-                rows.append(_row(source.images.names[index], found, drawn, files, further))
+                rows.append(_row(source.images.names[index], values, drawn, files, further))
             if progress is not None:
                 progress(stop - start)
     return tuple(rows)
 
 
 def _row(
-    name: str, found: dict[str, Array], drawn: DrawnOutputs, files: dict[str, str], further: dict[str, Any]
+    name: str, values: dict[str, Array], drawn: DrawnOutputs, files: dict[str, str], further: dict[str, Any]
 ) -> ImagePrediction:
-    score, label = found.get("pred_score"), found.get("pred_label")
-    mask = None if drawn.mask is None else found.get(drawn.mask)
+    score, label = values.get("pred_score"), values.get("pred_label")
+    mask = None if drawn.mask is None else values.get(drawn.mask)
     pixels = None if mask is None else int(mask.sum())
     return ImagePrediction(
         image=name,
@@ -188,36 +188,36 @@ def _draw(
     runner: Runner,
     source: Source,
     index: int,
-    found: dict[str, Array],
+    values: dict[str, Array],
     drawn: DrawnOutputs,
     pictures: dict[Path, Picture],
 ) -> None:
     from PIL import Image
 
     overlays = any(picture.kind == "overlays" for picture in pictures.values())
-    shown = _picture(runner, source, index) if overlays else None
+    shown = _rgb_image(runner, source, index) if overlays else None
     size = None if shown is None else shown.size
     for file, (kind, name) in pictures.items():
         if shown is not None and kind == "overlays":
-            mask = None if drawn.mask is None else found[drawn.mask]
-            overlay_picture(np.asarray(shown), drawn.shown_map(found, runner.provenance), mask).save(file)
+            mask = None if drawn.mask is None else values[drawn.mask]
+            overlay_picture(np.asarray(shown), drawn.shown_map(values, runner.provenance), mask).save(file)
         elif name is not None and kind == "maps":
-            Image.fromarray(np.ascontiguousarray(found[name], np.float32)).save(file)
+            Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
         elif name is not None:
-            size = size or _size(runner, source, index)
-            mask_picture(found[name], size).save(file)
+            size = size or _image_size(runner, source, index)
+            mask_picture(values[name], size).save(file)
 
 
-def _size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
+def _image_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
     from PIL import Image
 
     if source.files is None:
-        return _picture(runner, source, index).size
+        return _rgb_image(runner, source, index).size
     with Image.open(source.files[index]) as image:
         return image.size
 
 
-def _picture(runner: Runner, source: Source, index: int) -> Image:
+def _rgb_image(runner: Runner, source: Source, index: int) -> Image:
     """Return the image as RGB: the file, or the model's input if there is none."""
     from PIL import Image
 

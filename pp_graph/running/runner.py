@@ -62,6 +62,9 @@ def load(
         fixed_inputs: Values for inputs that are not images, such as `{"sr": 16000}`, used for every image; see
             `pp_graph.data.fix_inputs`.
 
+    Returns:
+        The model, compiled for the device.
+
     Raises:
         ProvenanceError: The model was not made by pp_graph.
         ModelError: The ONNX file cannot be used.
@@ -76,12 +79,7 @@ def load(
         model = convert(model, device=device)
     assert isinstance(model, OpenVINOModel)
     return Runner(
-        model,
-        device=device,
-        inference_precision=inference_precision,
-        mode=mode,
-        name=name,
-        fixed_inputs=fixed_inputs,
+        model, device=device, inference_precision=inference_precision, mode=mode, name=name, fixed_inputs=fixed_inputs
     )
 
 
@@ -100,21 +98,20 @@ class Runner:
         fixed_inputs: Values for inputs that are not images; see `load`.
 
     Attributes:
-        name: What the model is called: its file, without folders.
-        description: Runtime, device and precision, for people.
-        inputs: What a call feeds the model: name, NumPy type and shape of each input, None for an open size. Those that
-            are fixed are not among them.
+        name: Name of the model; by default its file, without folders.
+        description: Runtime, device and precision in words.
+        inputs: Name, NumPy type and shape of each input, None for an open size. Fixed inputs are left out.
         outputs: Names of the post-processed outputs, in order.
-        raw_outputs: Names of the raw model's outputs that come out as well: values that were kept, and outputs that
-            post-processing does not read, such as states. `Predictions` hold them, too.
-        provenance: What was fused: statistics, parameters, cutoffs, the raw model's hash.
+        raw_outputs: Names of the raw model's outputs in `Predictions`: kept raw values, and outputs that the
+            post-processing does not read, such as states.
+        provenance: Provenance of the model: statistics, parameters, cutoffs, hash of the raw model.
         device: The device.
-        precision: Precision that the network runs in, which may not be the one asked for where the device lacks that.
-        mode: What it was compiled for.
-        in_flight: Requests that `stream` keeps busy.
+        precision: Inference precision of the network, which may differ from the requested one.
+        mode: `latency` or `throughput`.
+        in_flight: Number of requests that `stream` keeps busy.
 
     Raises:
-        TargetError: OpenVINO cannot compile the model; `DeviceError` where the device is absent.
+        TargetError: OpenVINO cannot compile the model; `DeviceError` if the device is absent.
     """
 
     def __init__(

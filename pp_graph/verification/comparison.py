@@ -197,28 +197,16 @@ class Comparison:
             on_own = own.predictions[name]
             check_form(name, shipped, expected)
             found = shipped[name]
-            if name in self._steps:
-                self._add_decisions(name, found, expected, on_own, reference.values, own.values, start)
-            else:
+            if name not in self._steps:
                 self._errors.setdefault(name, ErrorSum()).add(found, expected)
                 self._own_errors.setdefault(name, ErrorSum()).add(found, on_own)
-
-    def _add_decisions(
-        self,
-        name: str,
-        found: Array,
-        expected: Array,
-        on_own: Array,
-        reference_values: Mapping[str, Array],
-        own_values: Mapping[str, Array],
-        start: int,
-    ) -> None:
-        step = self._steps[name]
-        self._total[name] += expected.size
-        self._positive[name] += int(np.count_nonzero(expected))
-        self._flips[name] += int((found != expected).sum())
-        self._postprocessing[name].add(found != on_own, own_values, step, start)
-        self._drift[name].add(on_own != expected, reference_values, step, start)
+                continue
+            decider = self._steps[name]
+            self._total[name] += expected.size
+            self._positive[name] += int(np.count_nonzero(expected))
+            self._flips[name] += int((found != expected).sum())
+            self._postprocessing[name].add(found != on_own, own.values, decider, start)
+            self._drift[name].add(on_own != expected, reference.values, decider, start)
 
     def report(
         self,

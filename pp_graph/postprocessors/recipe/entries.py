@@ -159,7 +159,7 @@ def parse_entry(given: object) -> Entry:
     for field in ("source", "target"):
         name_given = given.get(field, field)
         if not isinstance(name_given, str) or not name_given or name_given.startswith("$"):
-            raise RecipeError(f"{name_given!r} is no name of a value, expected one such as raw_map.", field=field)
+            raise RecipeError(f"{name_given!r} is not the name of a value, expected one such as raw_map.", field=field)
     for each in allowed:
         optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
         if each.name not in given and not optional:
