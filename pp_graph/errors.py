@@ -35,7 +35,7 @@ class ModelError(PPGraphError, ValueError):
 
 
 class OutputRoleError(ModelError):
-    """The outputs that hold the score and the map cannot be told apart, or are not there."""
+    """The outputs that hold score and map are ambiguous or missing."""
 
 
 class OpsetError(ModelError):
@@ -97,7 +97,7 @@ class AccuracyError(TargetError):
 
 
 class VerificationError(TargetError):
-    """A converted model decides otherwise than what it was made from."""
+    """A converted model decides differently from the model it was made from."""
 
 
 class DataError(PPGraphError, ValueError):

@@ -28,7 +28,7 @@ def require_extra(module: str, extra: str, purpose: str) -> Any:
 
 
 def check_extra(module: str, extra: str, purpose: str) -> None:
-    """Make sure that an optional library is there before work is done that will need it, without importing it.
+    """Raise if an optional library is missing, before work that needs it. Does not import it.
 
     Args:
         module: The library.

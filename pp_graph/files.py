@@ -107,7 +107,7 @@ def folder_filled(
 
 
 def check_folder(folder: Path, names: Iterable[str], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """Make sure that files may be written to a folder, before the work that they are to hold is done.
+    """Raise if files cannot be written to a folder, before the work starts.
 
     Raises:
         OutputFileError: The folder is none, cannot be written, or holds something and `overwrite` is off; one of the
@@ -148,7 +148,7 @@ def _identity(file: Path) -> tuple[int, int]:
 
 
 def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """Make sure that files may be written, before the work that they are to hold is done.
+    """Raise if files cannot be written, before the work starts.
 
     Raises:
         OutputFileError: One is an input, a folder or a device, exists and may not be replaced, or lies in a folder that
@@ -169,7 +169,7 @@ def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[
 
 
 def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Make sure that no target is an input, by whatever name.
+    """Raise if an output is an input under any name.
 
     Raises:
         OutputFileError: One is.

@@ -1,4 +1,4 @@
-"""Look at a model: what goes in, what comes out and what it means, and where its post-processing comes from."""
+"""Inspect a model: inputs, outputs and their roles, and its provenance."""
 
 from __future__ import annotations
 

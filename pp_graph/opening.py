@@ -1,4 +1,4 @@
-"""Open a model that pp_graph wrote, whatever kind of file it is in."""
+"""Open a model that pp_graph wrote, ONNX or IR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw scores and maps of any model, on any device and in any precision: what its post-processing decides about."""
+"""Read raw scores and maps of any model, on any device and in any precision."""
 
 from __future__ import annotations
 

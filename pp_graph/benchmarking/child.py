@@ -16,7 +16,7 @@ from pp_graph.openvino import OpenVINOSession
 
 
 def peak_mib() -> float:
-    """Peak memory of this process; what came before it was started does not count."""
+    """Peak memory of this process in MiB, without that of its parent."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.split("VmHWM:", 1)[1].split()[0]) / 1024
@@ -27,7 +27,7 @@ def peak_mib() -> float:
 
 
 def main() -> None:
-    """Do what the argument says, and print the figures as JSON."""
+    """Measure what the JSON argument asks for, and print the figures as JSON."""
     asked = json.loads(sys.argv[1])
     model = read_openvino(Path(asked["model"]))
     if asked["static"]:

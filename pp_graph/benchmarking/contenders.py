@@ -1,4 +1,4 @@
-"""The models that take part in a benchmark, and what a reader of the figures should know about them."""
+"""The models in a benchmark, with notes for the reader of the figures."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Contender:
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What it does with frames; None where it takes what the raw model does."""
+        """Preprocessing in the model; None if it takes the raw model's input."""
         return None if self.provenance is None or self.after is not None else self.provenance.preprocessing
 
 
 def find_contenders(
     raw: Path, artifacts: Sequence[Path], against: Sequence[str | Path] | None
 ) -> tuple[list[Contender], list[str]]:
-    """The raw model first, then what it is compared with, artifacts last; and notes about what is left out.
+    """Return the raw model, the models it is compared with, artifacts last, and notes about those left out.
 
     Raises:
         DataError: There is no artifact, or a model is given twice.

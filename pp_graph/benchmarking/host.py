@@ -1,4 +1,4 @@
-"""Post-processing on the host, as deployments do it that ship a raw model: the peer of what is in the graph."""
+"""Post-processing on the host, as deployments of a raw model do it: the peer of post-processing in the graph."""
 
 from __future__ import annotations
 

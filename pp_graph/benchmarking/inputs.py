@@ -145,7 +145,7 @@ def make_feeds(
 
 
 def _with_open_batch(model_input: ModelInput, raw: RawModel) -> ModelInput:
-    """An input with the raw model's own batch, so that what has one image each is told from what is for all."""
+    """Return an input with the raw model's batch axis, to tell arrays per image from arrays for all images."""
     declared = {each.name: each.shape for each in raw.inputs}[model_input.name]
     shape = model_input.shape
     if declared is None or shape is None:
@@ -155,7 +155,7 @@ def _with_open_batch(model_input: ModelInput, raw: RawModel) -> ModelInput:
 
 
 def _frames(model_input: ModelInput, preprocessing: Preprocessing, size: tuple[int, int] | None) -> ModelInput:
-    """The frames that become what an input takes."""
+    """Return frames that preprocessing turns into an input."""
     assert model_input.shape is not None
     axes = dict(zip(preprocessing.model_layout or "NCHW", model_input.shape, strict=True))
     if preprocessing.resize is not None:

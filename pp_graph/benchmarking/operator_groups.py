@@ -23,7 +23,7 @@ _SHOWN: Final = 8
 
 @dataclass(frozen=True)
 class Parts:
-    """Names in an ONNX model: of operators, and of what they compute.
+    """Names of operators in an ONNX model, and of their outputs.
 
     Attributes:
         tail: Those behind the last layer that mixes channels.
@@ -35,7 +35,7 @@ class Parts:
 
 
 def parts_of(path: Path) -> Parts:
-    """What of an ONNX model is network, and what its tail."""
+    """Split an ONNX model into network and tail."""
     model = RawModel.open(path).model
     tail = tail_names(model)
     names = {name for node in model.graph for name in (node.name, *(value.name for value in node.outputs)) if name}

@@ -1,4 +1,4 @@
-"""Time several models against each other, interleaved, so that whatever disturbs one disturbs all."""
+"""Time several models interleaved, so that disturbances hit all of them."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
 
 
 def _measure_alone(setting: _Setting, contender: Contender, notes: list[str]) -> dict[str, float] | None:
-    """Peak memory and compile time in a fresh process; None where that fails, or the file is not what is run."""
+    """Peak memory and compile time in a fresh process; None if that fails or the model is not the file's."""
     if contender.provenance is not None and kind_of(contender.path) == "onnx":
         return None  # converted in memory
     asked = {

@@ -58,7 +58,7 @@ def check_batch(
     ignore_nonfinite: bool,
     first_index: int,
 ) -> Batch:
-    """Bring a batch into one form; see `Calibrator.update` for what is taken.
+    """Normalise a batch; `Calibrator.update` lists the accepted forms.
 
     Raises:
         DataError: It does not fit together, or values are not finite.

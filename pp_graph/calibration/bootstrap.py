@@ -70,7 +70,7 @@ def bootstrap_intervals(
 
 
 def _draw(generator: np.random.Generator, counts: Counts) -> tuple[Counts, Counts]:
-    """Draw as many images as there are; how often each score was drawn, and how many of it were not drawn at all."""
+    """Draw as many images as there are. Returns how often each score was drawn, and how many were left out."""
     total = int(counts.sum())
     if not total:
         return counts, counts

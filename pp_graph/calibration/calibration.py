@@ -120,7 +120,7 @@ def calibrate(
     progress: Progress | None = None,
     **settings: Unpack[CalibratorSettings],
 ) -> CalibrationResult:
-    """Run a model on labelled images and calibrate on its raw scores and maps, or on what is decided about instead.
+    """Run a model on labelled images and calibrate on the values that its decisions compare.
 
     Run on the artifact that ships, on its device and in its precision, thresholds fit what that computes.
 
@@ -196,7 +196,7 @@ def calibrate(
 
 
 def _post_processor(values: RawValues, post: PostProcessor | None) -> PostProcessor:
-    """The post-processor that says what is calibrated."""
+    """Return the post-processor that defines the calibrated values."""
     if values.provenance is None:
         return OneClassPostProcessor() if post is None else post
     if post is not None:

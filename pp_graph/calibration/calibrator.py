@@ -159,7 +159,7 @@ class Calibrator:
                 sketch.update(normal)
 
     def merge(self, other: Self) -> None:
-        """Take in what another calibrator, of the same settings and the same pass, has taken in.
+        """Add the counts of another calibrator with the same settings and pass.
 
         Raises:
             DataError: Settings or pass differ.
@@ -204,7 +204,7 @@ class Calibrator:
         return (self._first or self)._pixel_count > 0
 
     def refine(self) -> Calibrator | None:
-        """A calibrator for another pass over the same data; None where there is nothing left to find out.
+        """Return a calibrator for another pass over the same data; None if the answer is exact.
 
         Raises:
             DataError: This pass saw other data than the one before.

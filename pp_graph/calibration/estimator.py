@@ -27,7 +27,7 @@ _LARGEST: Final = 1e6
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raise CalibrationError unless a parameter is a number above 0 and within what makes sense."""
+    """Raise CalibrationError unless a parameter is above 0 and plausible."""
     if not _is_number(value) or not 0 < value <= _LARGEST:
         raise CalibrationError(f"Parameter '{name}' is {value!r}, expected a number above 0, up to {_LARGEST:g}.")
 
@@ -102,7 +102,7 @@ class RangeEstimator(ABC):
 
 
 class CutEstimator(ThresholdEstimator):
-    """Chooses between which two scores to cut; where exactly the threshold lies there is a matter of placement."""
+    """Chooses a cut between two scores. The placement decides where the threshold lies between them."""
 
     @abstractmethod
     def choose(self, counts: ScoreCounts) -> int:
@@ -124,7 +124,7 @@ class ValueEstimator(ThresholdEstimator):
 
 
 class MaximumEstimator(CutEstimator):
-    """Cuts where an objective is largest; at the lowest such score where there are several, as `argmax` does.
+    """Cuts at the largest objective, at the lowest such score of several, as `argmax`.
 
     Attributes:
         rounding: Bound on the relative error with which the objective is computed.

@@ -1,4 +1,4 @@
-"""One level, image or pixel: which threshold and range its counts give, and what must be known better."""
+"""One level, image or pixel: threshold and range from its counts, and the intervals to count next."""
 
 from __future__ import annotations
 

@@ -45,14 +45,14 @@ class LevelMetrics:
 
     @property
     def precision(self) -> float | None:
-        """Share of what is called anomalous that is; None where nothing is called so, and without anomalies."""
+        """Share of true anomalies among those found; None if none were found or there are no anomalies."""
         if not self.true_positives + self.false_negatives:
             return None
         return _ratio(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float | None:
-        """Share of what is anomalous that is called so; None without anomalies."""
+        """Share of anomalies that were found; None without anomalies."""
         return _ratio(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
@@ -90,7 +90,7 @@ def measure(counts: ScoreCounts, cutoff: float) -> LevelMetrics:
 
 
 def auroc_bound(counts: ScoreCounts) -> Interval | None:
-    """Between what the area under the ROC curve lies: the share of pairs in order, equal scores counting half."""
+    """Bounds of the area under the ROC curve: the share of pairs in order, ties counting half."""
     pairs = float(counts.normals) * float(counts.anomalies)
     if not pairs:
         return None

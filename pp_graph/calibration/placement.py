@@ -29,7 +29,7 @@ def decision_cutoff(threshold: float, normalization: Normalization) -> float:
 def place(
     placement: Placement, below: np.float32 | None, score: np.float32, normalization: Normalization | None
 ) -> np.float32:
-    """Place a threshold so that a score and all above are anomalous, and what lies below is not.
+    """Place a threshold so that a score and all above it are anomalous, and those below are not.
 
     A metric counts a score that equals the threshold as anomalous (`>=`); inference compares strictly, in float32,
     after normalising. A threshold at the score itself therefore calls that score normal.

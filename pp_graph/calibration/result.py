@@ -61,7 +61,7 @@ class CalibrationResult:
 
     @property
     def levels(self) -> dict[str, LevelResult]:
-        """The levels there are, by name."""
+        """Calibrated levels by name."""
         return {name: level for name, level in (("image", self.image), ("pixel", self.pixel)) if level is not None}
 
     @property

@@ -100,7 +100,7 @@ class ScoreCounts:
         return index if index >= 0 and int(self.high[index]) >= key else None
 
     def first_at_least(self, key: int) -> int:
-        """Index of the first interval that lies wholly at or above a key; the length where none does."""
+        """Index of the first interval entirely at or above a key; the length if there is none."""
         return int(np.searchsorted(self.low, key, side="left"))
 
     def replaced(self, chosen: Flags, finer: ScoreCounts) -> ScoreCounts:
@@ -124,14 +124,14 @@ def from_above(counts: Counts) -> Counts:
 
 
 def _ranks(total: int, q: float) -> tuple[int, int, float]:
-    """Ranks of the two scores between which a quantile lies, and how far from the first it is."""
+    """Ranks of the two scores around a quantile, and its distance from the first."""
     position = q * (total - 1)
     below = min(max(math.floor(position), 0), total - 1)
     return below, min(below + 1, total - 1), position - below
 
 
 def weighted_ranks(values: npt.NDArray[np.float64], counts: Counts, q: float) -> tuple[float, float, float]:
-    """The two values between which a quantile lies, and how far from the first it is.
+    """The two values around a quantile, and its distance from the first.
 
     Args:
         values: The values, in any order, (N,).
@@ -146,7 +146,7 @@ def weighted_ranks(values: npt.NDArray[np.float64], counts: Counts, q: float) ->
 
 
 def weighted_quantile(values: npt.NDArray[np.float64], counts: Counts, q: float) -> float:
-    """Quantile of values that occur a number of times each: what `numpy.quantile` gives for them written out."""
+    """Quantile of repeated values, equal to `numpy.quantile` of them written out."""
     low, high, share = weighted_ranks(values, counts, q)
     # From the nearer end, as NumPy does.
     return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
@@ -159,7 +159,7 @@ def quantile_bounds(counts: ScoreCounts, of: Counts, q: float) -> tuple[float, f
 
 
 def quantile_candidates(of: Counts, q: float) -> Flags:
-    """The intervals that hold the two scores between which a quantile lies. (intervals,)."""
+    """Intervals that contain the two scores around a quantile. (intervals,)."""
     ends = np.cumsum(of)
     below, above, _ = _ranks(int(ends[-1]), q)
     index = np.arange(len(of))

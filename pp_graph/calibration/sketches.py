@@ -24,7 +24,7 @@ class Sketch(ABC):
 
     @abstractmethod
     def merge(self, other: Self) -> None:
-        """Take in what another sketch has seen."""
+        """Add the state of another sketch."""
 
 
 _EXPONENTS: Final = 256
@@ -35,7 +35,7 @@ _UNIT_EXPONENT: Final = -149
 
 
 class Moments(Sketch):
-    """Mean and standard deviation, rounded once: whatever the order and the batches.
+    """Mean and standard deviation, rounded once; independent of order and batches.
 
     A float32 number is an integer of 24 bits times a power of two. Mantissas are summed for each power by itself, as
     integers, so that no digit is ever lost.
@@ -102,7 +102,7 @@ class LargestScores(Sketch):
         self._floor = np.float32(-np.inf)
 
     def update(self, scores: Scores) -> None:
-        """Keep the largest of what was kept and some more."""
+        """Keep the largest of old and new scores."""
         above = scores[scores > self._floor] if len(self._held) >= TAIL_SIZE else scores
         self._held = np.concatenate([self._held, above])
         if len(self._held) > 2 * TAIL_SIZE:

@@ -199,7 +199,7 @@ def _check_outputs(
     inputs: list[Path],
     force: bool,
 ) -> None:
-    """Find out before the work is done whether it can be kept."""
+    """Check the output paths before the work starts."""
     from pp_graph.files import check_targets
 
     if reports:
@@ -287,7 +287,7 @@ def _parsed(option: str, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
-    """Write a result for people, with the number of images of each kind where there are kinds."""
+    """Print a result for people, with the number of images of each kind if there are kinds."""
     record = result.record
     print_fields(
         f"Calibrated on {record.images:,} images, {record.anomalous_images:,} of them anomalous",

@@ -142,7 +142,7 @@ def convert(
 
 
 def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:
-    """Read what was given with --input-shape; None where nothing was."""
+    """Parse --input-shape; None if it was not given."""
     if not texts:
         return None
     named: dict[str, Sequence[int | None]] = {}
@@ -167,7 +167,7 @@ def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:
 
 
 def _parse_entries(texts: tuple[str, ...]) -> dict[str, str] | None:
-    """Read what was given with --model-info; None where nothing was."""
+    """Parse --model-info; None if it was not given."""
     entries: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""`pp-graph devices`, and what `convert` prints of a device."""
+"""`pp-graph devices`, and the device report of `convert`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refuse_errors(check: DeviceCheck) -> None:
 
 
 def print_device_check(check: DeviceCheck) -> None:
-    """Write a report: what was checked on stdout, what speaks against the device on stderr."""
+    """Print a report: checks on stdout, warnings on stderr."""
     where = "" if check.here else ", which is not on this machine"
     print_fields(
         f"Checked for {check.device}{where}",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--tail", is_flag=True, help="Show what fusing would rewrite in the raw model's tail, and why.")
 @json_option
 def inspect(model: Path, recipe: Path | None, tail: bool, as_json: bool, **options: Any) -> None:
-    """Show a model's inputs, outputs and what they mean, and any post-processing in it.
+    """Show a model's inputs, outputs and their roles, and any post-processing in it.
 
     MODEL is an ONNX file, raw or fused, or an OpenVINO IR (.xml).
     """

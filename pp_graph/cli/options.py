@@ -39,7 +39,7 @@ def input_option(function: _Function) -> _Function:
 
 
 def parse_inputs(texts: Sequence[str]) -> dict[str, Any] | None:
-    """Read what was given with --input: `sr=16000`, `gain=0.5,1`, `flip=true`, `state=zeros.npy`; None for nothing."""
+    """Parse --input: `sr=16000`, `gain=0.5,1`, `flip=true`, `state=zeros.npy`; None if there are none."""
     found: dict[str, Any] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -115,7 +115,7 @@ class PostProcessing:
         }
 
     def fuse(self, raw: Path, stats: Path | None, *, replace: bool = False) -> FusedModel:
-        """Fuse a raw model with the statistics of a file, and say what a person should know about it.
+        """Fuse a raw model with the statistics of a file, and print notes.
 
         Settings that came with the statistics hold where no option says otherwise.
         """

@@ -91,7 +91,7 @@ def retune(
 
 
 def check_ending(model: Path, output: Path) -> None:
-    """Make sure that a model is written as the kind it is."""
+    """Raise if the output's ending does not match the kind of model."""
     from pp_graph.opening import kind_of
 
     ending = ".xml" if kind_of(model) == "ir" else ".onnx"
@@ -105,7 +105,7 @@ def prepare_with_notes(
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
 ) -> Retuning:
-    """Find out what retuning a file takes, and say which settings that come with the statistics it does not take."""
+    """Prepare retuning a file, and print which settings of the statistics do not apply."""
     from pp_graph.retuning import prepare_retuning
 
     retuning = prepare_retuning(

@@ -29,7 +29,7 @@ def stats() -> None:
 @click.argument("file", type=PATH)
 @json_option
 def show(file: Path, as_json: bool) -> None:
-    """Show thresholds, minima and maxima, where they come from, and what to know about them."""
+    """Show thresholds, minima and maxima, their origin, and notes."""
     from pp_graph.statistics import Statistics
 
     found = Statistics.load(file)

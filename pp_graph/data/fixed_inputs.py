@@ -124,7 +124,7 @@ def _sized(array: Array, place: BatchPlace, count: int) -> Array:
 
 
 class _FedImages(Images):
-    """Images with what is fed beside them."""
+    """Images with arrays for the other inputs."""
 
     def __init__(self, images: Images, fixed: FixedInputs) -> None:
         self._images = images
@@ -141,7 +141,7 @@ class _FedImages(Images):
 def feed_model(
     images: Images, inputs: Sequence[ModelInput], fixed_inputs: Mapping[str, npt.ArrayLike] | None = None
 ) -> Images:
-    """Images for a model, with what its other inputs are fed; whether all of them are shows at once.
+    """Add the model's other inputs to images, and raise if one of them has no value.
 
     Args:
         images: The images.
@@ -164,7 +164,7 @@ def feed_model(
 
 
 def refuse_twice(images: Images, fixed: FixedInputs) -> None:
-    """Make sure that no input has a value and an array in the data as well.
+    """Raise if an input has both a fixed value and an array in the data.
 
     Raises:
         DataError: One has.

@@ -413,7 +413,7 @@ def _as_dtype(array: Array, wanted: ModelInput) -> Array:
 
 
 def choose_batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
-    """Images to read at a time: what was asked for, else one where images may differ in size, else a few.
+    """Number of images to read at a time: as requested, otherwise one if images may differ in size, otherwise a few.
 
     Raises:
         DataError: Fewer than one was asked for.

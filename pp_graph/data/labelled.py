@@ -31,7 +31,7 @@ NORMAL_FOLDER: Final = "good"
 
 
 class LabelledImages(ABC):
-    """Images of which it is known whether they are anomalous, and often which pixels are.
+    """Images with labels, and often with masks.
 
     Attributes:
         images: The images.

@@ -1,4 +1,4 @@
-"""Labels and masks as bool, from whatever numbers they come in."""
+"""Labels and masks as bool, from any numbers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _numbers(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
 
 
 def as_array(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
-    """An array of what NumPy can read.
+    """Convert to an array.
 
     Raises:
         DataError: It cannot: lists of different lengths, or tensors that need another call before.

@@ -1,4 +1,4 @@
-"""Masks in files: which belongs to which image, and what in them is anomalous."""
+"""Mask files: their images, and their anomalous pixels."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _not_black(image: Image, path: Path) -> Flags:
 
 
 def resized(mask: Flags, size: tuple[int, int] | None) -> Flags:
-    """Bring a mask to another size; every pixel takes the one it lies on.
+    """Resize a mask without interpolation.
 
     Args:
         mask: (H,W).

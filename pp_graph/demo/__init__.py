@@ -120,7 +120,7 @@ def run_demo(folder: str | Path, *, overwrite: bool = False, say: Callable[[str]
 
 
 def _copy_inputs(folder: Path, *, overwrite: bool) -> None:
-    """Lay out what goes in, so that every step can be run again by hand."""
+    """Copy the inputs, so that every step can be repeated by hand."""
     pictures = sorted(file for folder in (IMAGES, MASKS) for file in folder.rglob("*.png"))
     for source in (RAW, STATISTICS, *pictures):
         target = folder / source.relative_to(DATA)

@@ -1,4 +1,4 @@
-"""`Artifact`: a program written into a network, whether that is an ONNX model or an OpenVINO IR."""
+"""`Artifact`: a program written into an ONNX model or an OpenVINO IR."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Artifact(ABC):
-    """A program written into a network: what a fused ONNX model and an OpenVINO IR share.
+    """A program written into a network: the interface of a fused ONNX model and an OpenVINO IR.
 
     Attributes:
         network: The model that holds the program: a `RawModel`, or an `openvino.Model`.
@@ -92,7 +92,7 @@ class Artifact(ABC):
         """
 
     def check_program(self, program: Program) -> None:
-        """Make sure that a program can take the place of the one in here.
+        """Raise if a program cannot replace the present one.
 
         Raises:
             PostProcessorError: It is of another post-processor, or was bound to another raw model.

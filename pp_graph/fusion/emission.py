@@ -171,7 +171,7 @@ class Numbers:
 
     @classmethod
     def of(cls, provenance: Provenance, program: Program, *, opset: int, ir_version: int) -> Numbers:
-        """Compare what is noted with what a new program writes.
+        """Compare a record with what a new program emits.
 
         Args:
             provenance: That of the model.
@@ -226,7 +226,7 @@ class Numbers:
         return True
 
     def check(self, name: str, found: bytes, what: Path | str) -> None:
-        """Make sure that a constant in the model is the one that was fused.
+        """Raise if a constant in the model is not the one in the record.
 
         Raises:
             ProvenanceError: It is not.

@@ -206,7 +206,7 @@ def _file_name(raw: RawModel) -> str | None:
 
 
 def refuse_foreign_decisions(raw: RawModel) -> None:
-    """Make sure that a model is raw: that it has no labels or masks yet.
+    """Raise if a model already has labels or masks.
 
     Raises:
         AlreadyFusedError: It has.
@@ -222,7 +222,7 @@ def refuse_foreign_decisions(raw: RawModel) -> None:
 
 
 def _check_parameters(post: PostProcessor) -> None:
-    """Make sure that the post-processor can be noted in the model, and built again from what is noted."""
+    """Raise if the post-processor cannot be recorded in the model and rebuilt from the record."""
     try:
         noted = msgspec.json.encode(post.parameters())
     except TypeError as error:
@@ -300,7 +300,7 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
 
 
 def _record(match: RoleMatch, value: ir.Value, raw: RawModel) -> RawOutputRecord:
-    """Note how the raw model declares an output, and leave of that what is proven.
+    """Record how the raw model declares an output, and keep only the proven part of its shape.
 
     The value is read by more than one operator from now on, and a runtime may reuse memory by declared sizes.
     """

@@ -96,7 +96,7 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The raw model, as far as it is needed to recognise and to restore it.
+    """Record of the raw model, to recognise and restore it.
 
     Attributes:
         sha256: Hash of the raw `.onnx` file.
@@ -206,12 +206,12 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Provenance | None:
-        """Read the record from a model's metadata; None where there is none."""
+        """Read the record from a model's metadata; None if it has none."""
         text = metadata.get(METADATA_KEY)
         return None if text is None else cls.from_json(text)
 
     def to_json(self) -> str:
-        """Write the record as one line of JSON, with a digest that tells whether it was edited."""
+        """Return the record as one line of JSON, with a digest that reveals edits."""
         record = msgspec.to_builtins(self)
         del record["edited"]
         return msgspec.json.encode({**record, _DIGEST: _digest(record)}).decode()
@@ -221,7 +221,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return msgspec.structs.replace(self, **changes)
 
     def check_unedited(self) -> None:
-        """Make sure that a record which was read is as it was written.
+        """Raise if a record was edited after it was written.
 
         Raises:
             ProvenanceError: It was edited.
@@ -233,7 +233,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             )
 
     def summary(self) -> dict[str, str]:
-        """The record as lines for people: what to what."""
+        """Return the record as lines for people."""
         raw = self.raw
         lines = {
             "post-processor": f"{self.post_processor}, written by pp_graph {self.pp_graph_version}",

@@ -1,4 +1,4 @@
-"""Open a raw ONNX export safely, and find out what its outputs mean."""
+"""The raw model: open it safely, and find out its outputs, shapes and batch axes."""
 
 from __future__ import annotations
 

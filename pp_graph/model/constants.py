@@ -1,4 +1,4 @@
-"""Numbers that do not depend on what is fed, worked out operator by operator."""
+"""Evaluate values that do not depend on inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep what onnx_ir does not, so that a model that was stripped equals the raw one to the byte.
+"""Keep what onnx_ir drops, so that a stripped model equals the raw one to the byte.
 
 onnx_ir writes no empty domain of a node and the domain of every import, sorts metadata, declares the types of
 constants in subgraphs, and keeps only location, offset and length of external weights. None of it changes what a
@@ -82,7 +82,7 @@ def reference_of(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
 
 
 def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
-    """Note in a model, just read, what `restore` needs."""
+    """Record in a model just read what `restore` needs."""
     for theirs, ours in _pairs(proto, model):
         if theirs.HasField("domain") and theirs.domain in ("", "ai.onnx"):
             ours.meta[_DOMAIN] = theirs.domain
@@ -97,7 +97,7 @@ def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
 
 
 def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
-    """Give a serialised model back what was noted."""
+    """Restore the record in a serialised model."""
     for theirs, ours in _pairs(proto, model):
         if _DOMAIN in ours.meta:
             theirs.domain = ours.meta[_DOMAIN]

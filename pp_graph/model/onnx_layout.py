@@ -36,7 +36,7 @@ class Span(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An entry of the metadata: where all of it lies, and what it says."""
+    """An entry of the metadata: its position and its text."""
 
     span: Span
     value: str
@@ -140,7 +140,7 @@ class OnnxLayout:
         return tuple(self._text(parts[number]) if number in parts else "" for number in (_KEY, _VALUE))  # type: ignore[return-value]
 
     def _tensor(self, span: Span) -> tuple[bytes, Span | None, bool]:
-        """Name of a tensor, where its float32 bytes are, and whether they are in another file."""
+        """Name of a tensor, position of its float32 bytes, and True if they are in another file."""
         name, dtype, place, external = b"", 0, None, False
         for number, wire, _, part in _fields(self._data, span):
             if number == _NAME:
@@ -161,7 +161,7 @@ class OnnxLayout:
 
 
 def metadata_entry(key: str, value: str) -> bytes:
-    """An entry of a model's metadata, as it stands in the file."""
+    """Find an entry of a model's metadata in the file."""
     body = _delimited(_KEY, key.encode()) + _delimited(_VALUE, value.encode())
     return _delimited(_METADATA, body)
 
@@ -180,7 +180,7 @@ def _encode(number: int) -> bytes:
 
 
 def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int, Span]]:
-    """The fields of a message: number, wire type, where it begins, and where its content lies."""
+    """Fields of a message: number, wire type, start, and position of the content."""
     at, stop = span
     while at < stop:
         head = at
@@ -202,7 +202,7 @@ def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int
 
 
 def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """A number of variable length, and where what follows begins."""
+    """Read a varint; returns the number and the position behind it."""
     number = shift = 0
     while at < stop and shift < 70:
         byte = data[at]

@@ -136,7 +136,7 @@ def raise_opset(raw: RawModel, target: int | None) -> tuple[RawModel, RaisedOpse
 def _tried(
     raw: RawModel, own: onnx.ModelProto, held: Mapping[str, ir.TensorProtocol], target: int
 ) -> tuple[RawModel, RaisedOpset, str | None]:
-    """A model at another opset, what takes that back, and what it computes otherwise there."""
+    """Return a model at another opset, the record to undo it, and the difference in what it computes."""
     raised, record = _converted(own, held, target)
     result = _rebuilt(raw, raised, held)
     undone = undo(result, record)
@@ -224,7 +224,7 @@ def _changed(how: str) -> ProvenanceError:
 
 
 def _weights(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol, Callable[[ir.TensorProtocol], None]]]:
-    """The weights of a model: a name for each that lasts, the tensor, and what puts another in its place."""
+    """Weights of a model: a stable name for each, the tensor, and a function that replaces it."""
     import onnx_ir as ir
 
     def in_value(value: ir.Value) -> Callable[[ir.TensorProtocol], None]:
@@ -256,7 +256,7 @@ def _weights(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol, Callable
 
 @contextlib.contextmanager
 def _weights_aside(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
-    """Put names in the places of all weights that are large or lie in other files, while the graph is serialised.
+    """Replace large and external weights by names while the graph is serialised.
 
     Yields:
         What was put aside, by the name that stands for it as a location of external data.
@@ -418,7 +418,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, bytes]:
 
 
 def _forget_inferred(node: onnx.NodeProto) -> None:
-    """Take out what the converter declares about values in the bodies of an operator."""
+    """Remove the converter's declarations of values inside an operator's bodies."""
     for attribute in node.attribute:
         for body in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
             del body.value_info[:]

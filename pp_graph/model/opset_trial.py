@@ -1,4 +1,4 @@
-"""Run a raw model and what it became at a later opset on the same random inputs, and compare every bit."""
+"""Run a raw model and its raised form on the same random inputs, and compare every bit."""
 
 from __future__ import annotations
 

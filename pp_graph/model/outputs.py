@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutputInfo:
-    """An output of a raw model, and what it can be read as.
+    """An output of a raw model, with its trusted shape.
 
     Attributes:
         name: Name in the graph.
@@ -72,7 +72,7 @@ def _other_batch(shape: Shape, input_shape: Shape | None) -> bool:
 
 
 def _inputs_with_the_batch_first(shapes: Sequence[Shape | None], images: ModelInput | None) -> list[Shape | None]:
-    """Shapes that say what a batch is: not those of scalars, and not of states such as (2,N,128) beside the images."""
+    """Shapes that show the batch: not scalars, nor states such as (2,N,128) beside the images."""
     if images is None:
         return []
     batch = images.shape[0] if images.shape else None

@@ -1,4 +1,4 @@
-"""Change a few bytes of a large file, in a copy of it or where it lies."""
+"""Change a few bytes of a large file, in place or in a copy."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def patch_draft(draft: Path, region: Region, *, durable: bool) -> None:
 
 
 def patch_in_place(path: Path, region: Region) -> None:
-    """Patch a file where it lies, with one write; if anything is raised in between, the old bytes are put back.
+    """Patch a file in place with one write, and restore the old bytes if anything is raised.
 
     The file must not become shorter: a file that was cut before it was written could not be put back.
 
@@ -126,7 +126,7 @@ def patch_in_place(path: Path, region: Region) -> None:
 
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[FileIO]:
-    """Open a file to be changed where it lies, for this process alone.
+    """Open a file for changes in place, locked for this process.
 
     Raises:
         OutputFileError: It cannot be changed, or another process does so now.

@@ -1,4 +1,4 @@
-"""Open an ONNX file without loading its external weights, and refuse what cannot be kept intact."""
+"""Open an ONNX file without loading its external weights, and refuse what would not survive."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class RawModel:
                 )
 
     def to_proto(self) -> onnx.ModelProto:
-        """The model as protobuf, declaring exactly what `value_info` holds; external weights stay references."""
+        """Serialise the model with exactly the declarations of `value_info`. External weights stay references."""
         import onnx_ir as ir
 
         proto = ir.to_proto(self.model)
@@ -281,7 +281,7 @@ class RawModel:
         return self.source is not None and not self.edited and _hash_file(self.source) == self.sha256
 
     def external_tensors(self) -> list[ir.ExternalTensor]:
-        """All tensors whose bytes lie in another file, those in attributes and functions included."""
+        """All tensors with bytes in another file, including those in attributes and functions."""
         return list(_external(self.model))
 
     @property

@@ -1,4 +1,4 @@
-"""Shapes that can be trusted: what the file declares, corrected by what inference proves."""
+"""Trusted shapes: the declared ones, corrected by inference."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def infer_values(
     known: Mapping[str, npt.NDArray[Any]] | None = None,
     proven: Mapping[str, Shape] | None = None,
 ) -> dict[str, ir.Value]:
-    """Infer shapes and types of what the main graph computes from the inputs and weights alone.
+    """Infer shapes and types of the main graph's values from inputs and weights alone.
 
     Args:
         model: The model; it is not changed, and the shapes it declares are not looked at.

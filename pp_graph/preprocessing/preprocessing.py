@@ -1,4 +1,4 @@
-"""`Preprocessing`: how a camera's frame becomes what a model was trained on."""
+"""`Preprocessing`: from a camera's frame to the model's input."""
 
 from __future__ import annotations
 

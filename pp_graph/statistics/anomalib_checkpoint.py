@@ -139,7 +139,7 @@ def _find_buffers(dicts: _Dicts) -> tuple[str, dict[str, Any]]:
 
 
 def _find_settings(dicts: _Dicts) -> tuple[dict[str, Any], list[str]]:
-    """Keyword arguments of `OneClassPostProcessor`, and what a person should know about them."""
+    """Keyword arguments of `OneClassPostProcessor`, and notes."""
     configs = [entries for path, entries in dicts if path == (_CONFIG,)]
     # Before 2.7 only a pickled post-processor has them, as attributes.
     configs += [entries for _, entries in dicts if "enable_normalization" in entries and "_buffers" in entries]

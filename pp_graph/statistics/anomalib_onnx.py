@@ -162,7 +162,7 @@ def _numbers(level: str, found: _Normalizer) -> dict[str, float | None]:
 
 
 def _sensitivity(compared: float) -> float:
-    """The sensitivity of which `1 - sensitivity`, in float32, is a number: the shortest that gives it."""
+    """The shortest sensitivity for which `1 - sensitivity`, in float32, is a given number."""
     exact = 1 - compared
     candidates = [round(exact, digits) for digits in range(1, 9)]
     same = [each for each in candidates if np.float32(1) - np.float32(each) == np.float32(compared)]
@@ -230,7 +230,7 @@ class _Graph:
         return found
 
     def _scaled(self, value: ir.Value) -> _Normalizer | None:
-        """`clip((raw - threshold) / extent + 0.5, 0, 1)`; optimisers leave out what divides by 1 and subtracts 0."""
+        """`clip((raw - threshold) / extent + 0.5, 0, 1)`; optimisers drop a division by 1 and a subtraction of 0."""
         unclipped = self._clipped(value)
         shifted = None if unclipped is None else self._operand(unclipped, "Add", 0.5)
         if shifted is None:
@@ -253,7 +253,7 @@ class _Graph:
         return found
 
     def _stepped(self, value: ir.Value) -> _Normalizer | None:
-        """`raw > threshold ? 1 : raw < threshold ? 0 : 0.5`, what is left where max equals min."""
+        """`raw > threshold ? 1 : raw < threshold ? 0 : 0.5`, the form when max equals min."""
         for kind, first, other, second in (("Greater", 1.0, "Less", 0.0), ("Less", 0.0, "Greater", 1.0)):
             outer = self._selection(value, kind, first)
             inner = None if outer is None else self._selection(self._settle(outer[2]), other, second)

@@ -48,7 +48,7 @@ class _Reader:
 
 
 def read_rt_info(path: Path) -> dict[tuple[str, ...], str] | None:
-    """Read what an IR says about its model.
+    """Read the metadata of an IR.
 
     Args:
         path: The `.xml`.
@@ -92,7 +92,7 @@ class ModelAPI(StatisticsFormat):
     title = "Model API model_info"
 
     def recognises(self, file: StatisticsFile) -> bool:
-        """Whether the file is an IR; whether it holds statistics is for `read` to say."""
+        """True for any IR. `read` finds out if it holds statistics."""
         return file.rt_info is not None
 
     def read(self, file: StatisticsFile) -> Statistics:

@@ -31,7 +31,7 @@ FORMATS: Final[tuple[StatisticsFormat, ...]] = (
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read statistics from a file of any format in `FORMATS`, told by what the file holds.
+    """Read statistics from a file of any format in `FORMATS`, recognised by content.
 
     Args:
         path: The file.

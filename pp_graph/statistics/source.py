@@ -171,7 +171,7 @@ class StatisticsFile:
 
 
 def as_number(name: str, value: object) -> float | None:
-    """A number as others write it: as a number or as text, with NaN for what is unknown.
+    """Parse a number given as number or text, with NaN for unknown.
 
     Args:
         name: What it is called in the file.

@@ -108,7 +108,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
-        """Read statistics from a file: our JSON, or what Anomalib, Model API or pp_graph itself left in another.
+        """Read statistics from our JSON, or from a file of Anomalib, Model API or pp_graph.
 
         Args:
             path: The file; `pp_graph.statistics.reading.FORMATS` lists what it may be. What it holds decides, not

@@ -1,4 +1,4 @@
-"""Read what a file of `torch.save` says, without torch, and without running anything in it.
+"""Read a file of `torch.save` without torch and without running anything in it.
 
 A pickle is a program: it names functions, and the unpickler calls them. Here nothing is called. Its opcodes are
 followed one by one; what they would build is only noted (`Built`), and a few numbers are read from the zip where a
@@ -165,7 +165,7 @@ def follow(pickled: bytes) -> Any:
 
 
 class _Machine:
-    """The unpickler's stack and memo, and what each opcode does to them."""
+    """The unpickler's stack and memo, and the effect of each opcode."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -317,7 +317,7 @@ def _fill(target: Any, items: list[Any]) -> None:
 
 
 def mappings(content: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """Every dict in what a pickle holds, each once, the outer before the inner, with the keys that lead there.
+    """Every dict in a pickle, each once, outer before inner, with the keys that lead to it.
 
     Args:
         content: What `follow` gave, or a legacy file's dict.

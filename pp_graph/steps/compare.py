@@ -120,7 +120,7 @@ DECISION_VALUES: Final[dict[str, tuple[np.generic, np.generic]]] = {
 
 @functools.lru_cache(maxsize=256)
 def _require_rising(step: MonotoneStep) -> None:
-    """Try out on numbers all over float32 whether a step never falls.
+    """Check on numbers all over float32 that a step never falls.
 
     Raises:
         PostProcessorError: It does, or it changes the shape of what it reads.
@@ -161,7 +161,7 @@ class DecidingStep(Step):
     @property
     @abstractmethod
     def cutoffs(self) -> Array:
-        """The smallest float32 that is anomalous, NaN where none is; of a shape that broadcasts to what is read."""
+        """The smallest anomalous float32, NaN if none is; of a shape that broadcasts to the input."""
 
     @property
     @abstractmethod
@@ -286,7 +286,7 @@ class Compare(DecidingStep):
         return np.where(self._anomalous(array), anomalous_value, normal_value)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write the comparison, and the values that stand for its outcome."""
+        """Write the comparison, and its two output values."""
         anomalous = self._emit_adjustable(op, value) if self.runtime else self._emit_fixed(op, value)
         if self.dtype == "bool":
             return anomalous

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SeveralCutoffs(DecidingStep):
-    """A decision whose levels differ from place to place; they broadcast to what is read."""
+    """A decision with several levels, which broadcast to the input."""
 
     @cached_property
     def cutoffs(self) -> Array:
@@ -120,7 +120,7 @@ class ComparePerClass(SeveralCutoffs):
 
 
 def check_class_count(value: ValueType) -> None:
-    """Make sure that the number of classes is known.
+    """Raise if the number of classes is unknown or another one.
 
     Raises:
         PostProcessorError: It is open.

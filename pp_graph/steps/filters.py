@@ -245,7 +245,7 @@ def _merged(a: Sequence[Node], b: Sequence[Node]) -> list[Node]:
 
 
 def _ranked(a: Sequence[Node], b: Sequence[Node], rank: int) -> Node:
-    """The number at one place of two sorted lists as one: the smallest of what lies above some of each."""
+    """Element at a rank of two sorted lists merged."""
     found: Node | None = None
     for from_a in range(max(0, rank + 1 - len(b)), min(len(a), rank + 1) + 1):
         from_b = rank + 1 - from_a
@@ -323,7 +323,7 @@ class MedianFilter(Step):
         return found
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write Pad and a network of Min and Max, and carry NaN past it: what these make of it depends on the runtime.
+        """Write Pad and a network of Min and Max. NaN bypasses them, since runtimes disagree on it.
 
         TopK over the windows takes longer: in OpenVINO 2026.4 on CPU 1.3 times as long at size 3, 8 times at size 5.
         """

@@ -93,7 +93,7 @@ class CropBorder(Step):
         return super().bind(value)
 
     def output_type(self, value: ValueType) -> ValueType:
-        """A map of what is left."""
+        """Type of the cropped map."""
         if value.map_size is None:
             return value
         top, bottom, left, right = self._sides
@@ -242,7 +242,7 @@ class ResizeMap(Step):
 
 
 def _places(has: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each new place the two old ones that it lies between, and the weight of the latter."""
+    """The two neighbouring input pixels of each output pixel, and the weight of the second."""
     position = np.clip((np.arange(size) + 0.5) * (has / size) - 0.5, 0, has - 1)
     below = np.floor(position).astype(np.int64)
     return below, np.minimum(below + 1, has - 1), (position - below).astype(np.float32)

@@ -84,7 +84,7 @@ class GraphStep(Step):
 
     @property
     def accepts(self) -> tuple[Accepts, ...]:  # type: ignore[override]
-        """Numbers and decisions of known axes, whatever their level."""
+        """Numbers and decisions of known axes."""
         return tuple(_TAKES for _ in self.reads)
 
     @abstractmethod
@@ -154,7 +154,7 @@ class GraphStep(Step):
 
 @dataclass(frozen=True)
 class _Built:
-    """A model at its own opset, the type of what it computes, and what to try it out with."""
+    """A model at its own opset, the type of its output, and trial inputs."""
 
     model: onnx.ModelProto
     type: ValueType
@@ -263,7 +263,7 @@ def _type_of(types: Sequence[ValueType], trials: Sequence[tuple[Array, ...]], re
 
 
 def _size(results: Sequence[Array], axes: tuple[int, int]) -> tuple[int | None, int | None]:
-    """Height and width, where they are the same whatever was read."""
+    """Height and width if they are the same for all inputs."""
     sizes = {(result.shape[axes[0]], result.shape[axes[1]]) for result in results}
     return sizes.pop() if len(sizes) == 1 else (None, None)
 

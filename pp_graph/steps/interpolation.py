@@ -58,7 +58,7 @@ class Knots:
         )
 
     def interpolate(self, x: Array) -> Array:
-        """The function at float32 numbers, of which none is NaN; float64 of that shape."""
+        """Interpolate float32 numbers without NaN; float64 of that shape."""
         starts, slopes, first, last = self._segments
         segment = np.searchsorted(self.places, x, side="right")
         within = np.clip(x, self.places[0], self.places[-1]).astype(np.float64)
@@ -67,7 +67,7 @@ class Knots:
         return value
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write a search that halves the knots, then the line of the segment; what is read holds no NaN."""
+        """Write a bisection over the knots, then the line of the segment. The input has no NaN."""
         starts, slopes, first, _ = self._segments
         levels = len(self.places).bit_length()
         missing = 2**levels - len(starts)

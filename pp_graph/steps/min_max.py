@@ -31,7 +31,7 @@ BEYOND: Final = np.float32(2.0**120)
 
 
 class BoundedStep(MonotoneStep):
-    """A monotone step whose numbers lie between two bounds. NaN becomes one of them, in every runtime.
+    """A monotone step with bounded results. NaN becomes one of the bounds, in every runtime.
 
     Attributes:
         on_nan: What NaN counts as: the upper bound with `"anomalous"`, the lower one with `"normal"`.
@@ -46,7 +46,7 @@ class BoundedStep(MonotoneStep):
 
     @abstractmethod
     def _compute(self, x: Array) -> Array:
-        """The step on float32 numbers of which none is NaN, in float32 or float64."""
+        """Compute the step on float32 numbers without NaN, in float32 or float64."""
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
         """Between the bounds."""

@@ -35,13 +35,13 @@ def like(images: Mask, mask: Any) -> Mask:
 
 
 def emit_without_channel(op: Emitter, mask: ir.Value, axes: str | None) -> ir.Value:
-    """Write what brings a mask to (N,H,W)."""
+    """Reshape a mask to (N,H,W)."""
     place = _CHANNEL[axes]
     return mask if place is None else op.squeeze(mask, place)
 
 
 def emit_with_channel(op: Emitter, images: ir.Value, axes: str | None) -> ir.Value:
-    """Write what brings a mask of (N,H,W) back to its own axes."""
+    """Reshape a mask of (N,H,W) to its own axes."""
     place = _CHANNEL[axes]
     return images if place is None else op.unsqueeze(images, (place,))
 

@@ -241,7 +241,7 @@ class Softmax(Step):
         return probabilities.astype(np.float32)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write it by hand: before opset 13 the operator Softmax takes all axes from one on for classes.
+        """Write the formula by hand: before opset 13, the operator Softmax flattens all axes behind the first.
 
         What ReduceMax, Clip and Exp make of NaN depends on the runtime. A sum of squares is NaN if and only if a number
         is, and dividing by it makes all classes NaN.

@@ -44,7 +44,7 @@ class MaxOverMap(Step):
         return value.reduced("HW").resized(C=1)
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Range of what it reads; the threshold of pixels is none of the score."""
+        """Scale of the input without its threshold, which does not apply to scores."""
         return None if scales[0] is None else Scale(scales[0].low, scales[0].high)
 
     def reference(self, array: Array) -> Array:
@@ -62,7 +62,7 @@ class MaxOverMap(Step):
         return maximum if x.ndim == 3 else maximum[:, None]
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write ReduceMax, and carry NaN past it: what ReduceMax makes of NaN depends on the runtime.
+        """Write ReduceMax. NaN bypasses it, since runtimes disagree on it.
 
         A map that holds -inf only reduces to the lowest finite float32 in OpenVINO on CPU, and to -inf in
         onnxruntime; both lie below any calibrated threshold.
@@ -111,7 +111,7 @@ class MeanOverMap(Step):
         return (2, 3) if self.axes == "NCHW" else (1, 2)
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Range of what it reads; the threshold of pixels is none of the score."""
+        """Scale of the input without its threshold, which does not apply to scores."""
         return None if scales[0] is None else Scale(scales[0].low, scales[0].high)
 
     def reference(self, array: Array) -> Array:
@@ -204,7 +204,7 @@ class TopKMean(Step):
         return max(1, math.floor(self.fraction * height * width + 1e-6))
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Range of what it reads; the threshold of pixels is none of the score."""
+        """Scale of the input without its threshold, which does not apply to scores."""
         return None if scales[0] is None else Scale(scales[0].low, scales[0].high)
 
     def reference(self, array: Array) -> Array:

@@ -144,7 +144,7 @@ _MOST_JUMPS: Final = 32
 
 
 def require_opset(op: Emitter, target: str) -> None:
-    """Make sure that regions can be found at the graph's opset.
+    """Raise if the graph's opset is too low for regions.
 
     Raises:
         OpsetError: They cannot.
@@ -158,7 +158,7 @@ def require_opset(op: Emitter, target: str) -> None:
 
 
 def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
-    """Write what finds the regions of a mask.
+    """Write the search for the regions of a mask.
 
     Args:
         op: Writes the operators.
@@ -199,7 +199,7 @@ def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
 
 
 def emit_totals(op: Emitter, regions: ir.Value, truths: ir.Value) -> ir.Value:
-    """Write what counts, for each pixel, the true ones in its region.
+    """Write the number of true pixels in each pixel's region.
 
     Args:
         op: Writes the operators.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def require_whole(number: object, what: str, least: int, most: int, *, odd: bool = False) -> None:
-    """Refuse a parameter that is no whole number within limits.
+    """Raise unless a parameter is an integer within limits.
 
     Raises:
         PostProcessorError: It is none.
@@ -178,7 +178,7 @@ class Step(ABC):
         return (self.source,)
 
     def bind(self, *values: Any) -> Self:
-        """This step with everything settled that depends on what it reads.
+        """Return this step for inputs of these types.
 
         Args:
             values: A `ValueType` for each value that it reads, as `accepts` asks for.
@@ -253,7 +253,7 @@ class MonotoneStep(Step):
 
     @property
     def bends(self) -> tuple[float, ...]:
-        """Numbers of what is read at which the step bends, near which it is tried out."""
+        """Input numbers at which the step bends, near which it is tried out."""
         return ()
 
 
@@ -286,7 +286,7 @@ def checked_on_nan(on_nan: object, target: str) -> None:
 
 @dataclass(frozen=True)
 class MonotoneChain(MonotoneStep):
-    """Monotone steps, one on what the other computes. It is compiled to a cutoff, and never listed among the steps.
+    """Consecutive monotone steps. They are compiled to a cutoff and never listed among the steps.
 
     Attributes:
         source: Name of the value read; any shape, float32.

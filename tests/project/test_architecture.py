@@ -1,4 +1,4 @@
-"""Arrows between rooms point one way, and the light parts stay light."""
+"""Imports between packages point one way, and the light parts stay light."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "pp_graph"
 
-# Room -> rooms it may import; what those may import is allowed too.
+# Package -> packages it may import; what those may import is allowed too.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
@@ -51,9 +51,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 
-def allowed(room: str) -> set[str]:
-    found = {room}
-    for below in MAY_IMPORT[room]:
+def allowed(package: str) -> set[str]:
+    found = {package}
+    for below in MAY_IMPORT[package]:
         found |= allowed(below)
     return found
 
@@ -63,30 +63,32 @@ def package_of(parts: Sequence[str]) -> str:
     return "interpreter" if list(parts[:3]) == ["integrations", "torch", "interpreter"] else parts[0]
 
 
-def room_of(file: Path) -> str:
+def package_of_file(file: Path) -> str:
     return package_of(file.relative_to(PACKAGE).with_suffix("").parts)
 
 
-FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if room_of(file) not in ("__init__", "__main__")]
+FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if package_of_file(file) not in ("__init__", "__main__")]
 
 
-def imported_rooms(file: Path) -> set[str]:
-    rooms = set()
+def imported_packages(file: Path) -> set[str]:
+    packages = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pp_graph":
             parts = node.module.split(".")
-            rooms |= {package_of(parts[1:])} if len(parts) > 1 else {alias.name for alias in node.names}
+            packages |= {package_of(parts[1:])} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            rooms |= {package_of(name.name.split(".")[1:]) for name in node.names if name.name.startswith("pp_graph.")}
-    return rooms
+            packages |= {
+                package_of(name.name.split(".")[1:]) for name in node.names if name.name.startswith("pp_graph.")
+            }
+    return packages
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_point_one_way(file: Path) -> None:
-    room = room_of(file)
-    assert room in MAY_IMPORT, f"room '{room}' is not on the map"
-    forbidden = imported_rooms(file) - allowed(room)
-    assert not forbidden, f"{file.name} in '{room}' imports {forbidden}"
+    package = package_of_file(file)
+    assert package in MAY_IMPORT, f"package '{package}' is not on the map"
+    forbidden = imported_packages(file) - allowed(package)
+    assert not forbidden, f"{file.name} in '{package}' imports {forbidden}"
 
 
 def test_every_export_exists_and_is_listed() -> None:

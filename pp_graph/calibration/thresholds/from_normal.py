@@ -58,7 +58,7 @@ class FalsePositiveRate(CutEstimator):
 
 
 def first_within(counts: ScoreCounts, rate: float) -> int:
-    """Index of the first interval at and above whose smallest score at most a share of the normal scores lies."""
+    """Index of the first interval whose smallest score has at most a share of the normal scores at or above it."""
     return int(np.argmax(counts.false_positives / max(counts.normals, 1) <= rate))
 
 

@@ -23,7 +23,7 @@ _CONNECTED = np.ones((3, 3), np.int64)
 
 
 class RegionOverlap:
-    """Mean over connected regions of the ground truth of the share of each that lies at or above a cutoff.
+    """Mean share of each connected region of the ground truth at or above a cutoff.
 
     Args:
         cutoff: The smallest score that is called anomalous.

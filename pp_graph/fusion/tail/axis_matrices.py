@@ -127,7 +127,7 @@ def nearest_is_certain(size: int, outputs: int, *, scale: float, coordinates: st
 def _interpolate(
     size: int, positions: Positions, mode: str, nearest: str, cubic_a: float, exclude_outside: bool
 ) -> Matrix:
-    """Weights of the inputs for outputs that lie at some positions among them."""
+    """Weights of the inputs for outputs at given positions."""
     outputs = len(positions)
     if mode == "nearest":
         half = positions.dtype.type(0.5)
@@ -204,7 +204,7 @@ def rank_one_factors(kernel: Matrix, tolerance: float) -> tuple[Matrix, Matrix] 
 
 
 def product(matrices: Sequence[Matrix | None]) -> Matrix | None:
-    """Matrices applied one after the other, the first one first; None stands for the identity."""
+    """Multiply matrices, the first applied first; None is the identity."""
     result: Matrix | None = None
     for matrix in matrices:
         if matrix is not None:

@@ -112,7 +112,7 @@ def _select(view: TailView, value: ir.Value, index: Index, users: set[ir.Node]) 
 
 
 def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter, ir.Value], ir.Value], cost.Cost]:
-    """The cheapest way to take channels of a value, and what it costs."""
+    """Return the cheapest way to take channels of a value, with its cost."""
     picked = cost.dense_convolution(pixels * index.size, channels)
     gathered = cost.moved(2 * pixels * channels) + cost.moved(2 * pixels * index.size)
     if picked.microseconds < gathered.microseconds:

@@ -1,4 +1,4 @@
-"""Take out what exporters leave behind and what does nothing.
+"""Remove operators without effect that exporters leave behind.
 
 `torch.onnx` and its relatives write, around a tail, operators that matter only for shapes that turned out static:
 

@@ -1,4 +1,4 @@
-"""Run what a rewrite replaces and what it puts in its place on the same numbers, before the rewrite is kept."""
+"""Compare a rewrite with what it replaces on the same numbers, before it is kept."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _alone(
     graph = ir.Graph([], [], nodes=[], opset_imports=dict(model.opset_imports), name="alone")
 
     def inside(value: ir.Value) -> ir.Value:
-        """The stand-in of a value that is read."""
+        """Return the stand-in for an input value."""
         if value not in values:
             stand_in = ir.Value(name=value.name, type=value.type, shape=value.shape)
             if value.is_initializer() and not (value.is_graph_input() and value in match.reads):

@@ -1,4 +1,4 @@
-"""Apply the rules to a raw model, keep what was replaced, and put it back."""
+"""Apply the rules to a raw model, keep the replaced operators, and restore them."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def _drop_unread(raw: RawModel, constants: Collection[ir.Value], unused: Collect
 
 
 def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names: Mapping[str, str]) -> RawModel:
-    """Put back what rewrites replaced.
+    """Restore the operators that rewrites replaced.
 
     Args:
         raw: The model with the rewrites.

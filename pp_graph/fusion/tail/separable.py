@@ -135,7 +135,7 @@ class _Term:
 
 @dataclass(frozen=True)
 class _Expression:
-    """`sum_i height_i @ source_i @ width_i.T + constant`, and the operators that it stands for."""
+    """`sum_i height_i @ source_i @ width_i.T + constant`, with the operators it replaces."""
 
     terms: tuple[_Term, ...]
     constant: Matrix | float = 0.0
@@ -203,7 +203,7 @@ class _Reader:
         self.refusals: dict[ir.Node, str] = {}
 
     def read(self, value: ir.Value, depth: int) -> _Expression:
-        """Read a value as an expression of what lies up to `depth` operators before it."""
+        """Express a value by the values up to `depth` operators before it."""
         view = self._view
         value = view.see_through(value)
         leaf = _Expression((_Term(value),))
@@ -236,7 +236,7 @@ class _Reader:
         return self._operators[node]
 
     def _read_sum(self, node: ir.Node, depth: int) -> _Expression | None:
-        """Read what adds maps: Add, Sub, Sum and Mean, and the mean or sum over channels just put together."""
+        """Read sums of maps: Add, Sub, Sum and Mean, and the mean or sum over channels just concatenated."""
         view = self._view
         summands = _summands(view, node)
         if summands is None:

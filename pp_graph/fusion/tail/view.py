@@ -78,7 +78,7 @@ class TailView:
         self._live = self._find_live()
 
     def _find_doubtful(self) -> set[ir.Value]:
-        """Values whose height and width inference and runtimes compute differently, and what follows from them."""
+        """Find values whose height and width inference and runtimes compute differently, and their dependents."""
         doubtful: set[ir.Value] = set()
         for node in self.graph:
             resized = self.integers(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
@@ -127,7 +127,7 @@ class TailView:
         return found
 
     def _resized(self) -> dict[str, Shape]:
-        """Shapes of what is resized to sizes that hold the batch by its name; inference loses it."""
+        """Shapes of resized values whose sizes name the batch; inference loses these."""
         found = {}
         for node in self.nodes():
             sizes = node.inputs[3] if node.op_type == "Resize" and len(node.inputs) > 3 else None
@@ -182,7 +182,7 @@ class TailView:
         return node.op_type in _MIXING or node.domain not in ("", "ai.onnx") or (node.op_type == "Conv" and not narrow)
 
     def shape(self, value: ir.Value) -> Shape | None:
-        """Shape as far as it is proven; a size that is declared only is not trusted."""
+        """Proven shape. Sizes that are only declared are not trusted."""
         if value.is_initializer() and value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
         if value.producer() is None:
@@ -228,7 +228,7 @@ class TailView:
         return node if not op_types or node.op_type in op_types else None
 
     def constant(self, value: ir.Value | None) -> Array | None:
-        """The numbers of a constant; None for what is computed from the inputs, could be overridden, or is large."""
+        """Numbers of a constant; None if it depends on inputs, could be overridden, or is large."""
         if value is None:
             return None
         if value not in self._constants:
@@ -333,7 +333,7 @@ class TailView:
         return shape is not None and None not in shape and shape == self.shape(second)
 
     def between(self, reads: Iterable[ir.Value], target: ir.Value) -> list[ir.Node]:
-        """Operators from which a value is computed, up to some others, and up to what only a shape is taken of."""
+        """Operators between a value and some others. Operators that only need a shape are left out."""
         stops = set(reads)
         found: set[ir.Node] = set()
         pending = [target]
@@ -381,7 +381,7 @@ class TailView:
 
 
 def tail_names(model: ir.Model) -> frozenset[str]:
-    """Names of the operators behind the last layers that mix channels, and of what they compute."""
+    """Names of the operators behind the last layers that mix channels, and of their outputs."""
     view = TailView(model)
     inside: set[ir.Node] = set()
     for node in reversed(list(view.graph)):

@@ -228,7 +228,7 @@ def _own(module: Any, statistics: Statistics | None, checkpoint: Path | None) ->
 def _input_size(
     model: Any, input_size: tuple[int, int] | Literal["model"] | None
 ) -> tuple[tuple[int, int] | None, list[str]]:
-    """Height and width to export with, and what to say about it."""
+    """Height and width to export with, and a note about them."""
     size = own_size(model) if input_size == "model" else input_size
     notes = []
     if size is None and input_size == "model":

@@ -81,7 +81,7 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
         return post
 
     def forward(self, predictions: Any) -> Any:
-        """Post-process what the model returned.
+        """Post-process the model's outputs.
 
         Args:
             predictions: An `InferenceBatch` with `pred_score` of shape (N,) or (N,1), `anomaly_map` of shape (N,H,W) or
@@ -129,7 +129,7 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
         return (*super()._checkpoint_config_keys, *_OURS)
 
     def on_validation_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Take over what Anomalib's metrics found."""
+        """Adopt the statistics that Anomalib's metrics found."""
         super().on_validation_epoch_end(*args, **kwargs)
         self._settle()
 
@@ -145,7 +145,7 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
                 raise
 
     def _take_over(self, post: OneClassPostProcessor) -> None:
-        """Decide by the settings of now; what is out of range is refused."""
+        """Adopt the present settings; raise if one is out of range."""
         normalize = self.enable_normalization
         settings = {
             "normalize": normalize,

@@ -152,7 +152,7 @@ class PostProcessorCallback(_Callback):
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int | None = None
     ) -> None:
-        """Take in what a validation step returned.
+        """Collect the outputs of a validation step.
 
         Raises:
             DataError: It lacks what is needed, or it does not fit together.
@@ -188,7 +188,7 @@ class PostProcessorCallback(_Callback):
         self._close()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Say what a person should know about the statistics."""
+        """Warn about the statistics where needed."""
         del pl_module
         self._close()
         if stage in ("fit", "validate") and self.result is not None and trainer.is_global_zero:
@@ -231,13 +231,13 @@ class PostProcessorCallback(_Callback):
         self._warn_if_outdated("predict")
 
     def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
-        """Write predictions into what a test step returned; see `apply`."""
+        """Add predictions to the outputs of a test step; see `apply`."""
         del trainer, pl_module, args, kwargs
         if "test" in self._apply_in:
             self.apply(outputs, step="test_step")
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
-        """Write predictions into what a predict step returned, and so into what `Trainer.predict` returns."""
+        """Add predictions to the outputs of a predict step, which `Trainer.predict` returns."""
         del trainer, pl_module, args, kwargs
         if "predict" in self._apply_in:
             self.apply(outputs, step="predict_step")
@@ -269,7 +269,7 @@ class PostProcessorCallback(_Callback):
     # --- export -------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse before training what could not be exported after it.
+        """Raise before training if the model could not be exported after it.
 
         Raises:
             PostProcessorError: There is no example input, or no such submodule.

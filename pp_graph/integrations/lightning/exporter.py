@@ -58,7 +58,7 @@ class Exporter:
         return module, example
 
     def check_files(self, path: Path) -> None:
-        """Refuse before training what could not be written after it.
+        """Raise before training if the files could not be written after it.
 
         Raises:
             OutputFileError: A file is there already, and `options` do not say `overwrite=True`.

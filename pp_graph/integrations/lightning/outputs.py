@@ -1,4 +1,4 @@
-"""Read scores, maps, labels and masks from what a step returned and was given, and write predictions back."""
+"""Read scores, maps, labels and masks from a step's outputs and batch, and write predictions back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Keys:
     mask: Key | None = None
 
     def raw(self, outputs: object, roles: Sequence[Role], step: str) -> dict[str, Any]:
-        """Raw values in a step's outputs, by the names under which a post-processor takes them, as far as there are.
+        """Raw values in a step's outputs, by the names a post-processor takes.
 
         Args:
             outputs: What the step returned.
@@ -82,7 +82,7 @@ class Keys:
         return found
 
     def truth(self, outputs: object, batch: object, step: str) -> tuple[Any, list[npt.NDArray[np.bool_] | None] | None]:
-        """Labels and masks, from the outputs or else from the batch; None for what is not there.
+        """Labels and masks from the outputs, otherwise from the batch; None if missing.
 
         Args:
             outputs: What the step returned.
@@ -121,7 +121,7 @@ class Keys:
 
 
 def write_predictions(outputs: object, predictions: Predictions, step: str) -> None:
-    """Put predictions into a step's outputs, as tensors on the device of what is there.
+    """Add predictions to a step's outputs, as tensors on their device.
 
     Args:
         outputs: What the step returned: a mapping or an object that can be changed.
@@ -148,7 +148,7 @@ def write_predictions(outputs: object, predictions: Predictions, step: str) -> N
 
 
 def to_numpy(value: Any) -> Any:
-    """A tensor as NumPy array, exactly, and so each of a list; anything else as it is."""
+    """Convert a tensor, or each of a list, to NumPy without loss; return anything else unchanged."""
     if isinstance(value, list | tuple):
         return [to_numpy(each) for each in value]
     if not isinstance(value, torch.Tensor):

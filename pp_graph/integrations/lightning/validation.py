@@ -1,4 +1,4 @@
-"""Collect what validation shows, on one device or several."""
+"""Collect the outputs of a validation, on one device or several."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _FASTEST: Final = 1
 
 
 class Collector:
-    """Takes in the batches of one validation, and gives what is found in all of them on all processes.
+    """Collects the batches of one validation and joins those of all processes.
 
     Args:
         settings: Keyword arguments of `Calibrator`.
@@ -207,7 +207,7 @@ class Validation:
         }
 
     def add(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int | None) -> None:
-        """Take in what a step returned.
+        """Collect the outputs of a step.
 
         Raises:
             DataError: It lacks what is needed, or it does not fit together.

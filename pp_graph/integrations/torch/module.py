@@ -37,7 +37,7 @@ Numbers = dict[str, float | None]
 
 
 class PostProcessor(nn.Module, ABC):
-    """A post-processor as a torch module: what a model returned in, predictions out.
+    """Base class of post-processors as torch modules: a model's outputs in, predictions out.
 
     To write one of your own, inherit from it and implement `forward`; or describe it in steps (inherit from
     `pp_graph.PostProcessor`) and wrap it in `PostProcessorModule`, and it can be fused, converted and verified as well.

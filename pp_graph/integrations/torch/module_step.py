@@ -62,7 +62,7 @@ class ModuleStep(GraphStep):
             )
 
     def content(self) -> Hashable:
-        """The classes of its modules, and all that these hold; None where that cannot be told."""
+        """Key of the module: its classes and their content; None if they cannot be compared."""
         return _content(self.module)
 
     def reference(self, *arrays: Array) -> Array:

@@ -108,7 +108,7 @@ def named_outputs(found: object, model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 class _Flat(nn.Module):
-    """A model that returns its outputs as a tuple, which an export takes whatever the model returns."""
+    """Wraps a model so that it returns a tuple, which every exporter takes."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def run_model(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, Array]:
-    """Run a model as it is deployed; outputs by name, as arrays.
+    """Run a model in evaluation mode. Returns arrays by name.
 
     Raises:
         DataError: The model does not take the inputs.

@@ -60,7 +60,7 @@ class Integers(Shaping):
         return self.node("Reshape", [a, self.constant((-1,), "one_axis")], {}, _dtype_of(a), (None,))
 
     def arranged(self, a: ir.Value, sizes: ir.Value, shape: Shape | None) -> ir.Value:
-        """The elements in another shape: `sizes`, of which `shape` is what is known."""
+        """Reshape to `sizes`, of which `shape` is known."""
         return self.node("Reshape", [a, sizes], {}, _dtype_of(a), shape)
 
     def numbered(self, a: ir.Value) -> ir.Value:
@@ -109,16 +109,16 @@ class Integers(Shaping):
         return self.node("GatherElements", [table, places], {"axis": 0}, _dtype_of(table), self.shape_of(places))
 
     def put(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
-        """A list with other numbers at some places, of which no two are the same."""
+        """Replace elements of a list at distinct indices."""
         return self.node("ScatterElements", [a, places, numbers], {"axis": 0}, _INT32, self.shape_of(a))
 
     def put_least(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
-        """A list with the least of what it holds and of all numbers for a place; see `scatters_least`."""
+        """Replace elements of a list by the minimum of themselves and the new numbers; see `scatters_least`."""
         how: dict[str, int | str] = {"axis": 0, "reduction": "min"}
         return self.node("ScatterElements", [a, places, numbers], how, _INT32, self.shape_of(a))
 
     def put_sums(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
-        """A list with all numbers for a place added to what it holds; see `scatters_sums`."""
+        """Add numbers to elements of a list; see `scatters_sums`."""
         how: dict[str, int | str] = {"axis": 0, "reduction": "add"}
         return self.node("ScatterElements", [a, places, numbers], how, _INT32, self.shape_of(a))
 
@@ -168,7 +168,7 @@ def _dtype_of(a: ir.Value) -> np.dtype[np.generic] | None:
 
 
 class Loops(Writer):
-    """Loops whose number of rounds depends on what is fed, with a bound."""
+    """Loops with a data-dependent, bounded number of rounds."""
 
     def loop(
         self,

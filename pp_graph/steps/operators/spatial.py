@@ -30,7 +30,7 @@ class Shaping(Writer):
     """Joining, cutting and reordering axes."""
 
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
-        """Values one after the other along an axis, of which the first shows all other sizes; float32."""
+        """Concatenate along an axis. The first value shows all other sizes; float32."""
         before = [self.shape_of(value) for value in values]
         sizes = [None if shape is None else shape[axis] for shape in before]
         total = sum(size for size in sizes if isinstance(size, int))
@@ -103,7 +103,7 @@ class Shaping(Writer):
         return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": mode}, dtype, sizes)
 
     def _sliced(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> Shape | None:
-        """Shape of a cut, as far as it is known."""
+        """Shape of a slice, as far as known."""
         before = self.shape_of(a)
         if before is None:
             return None
@@ -114,7 +114,7 @@ class Shaping(Writer):
         return tuple(sizes)
 
     def reshape(self, a: ir.Value, shape: Sequence[int]) -> ir.Value:
-        """The numbers in another shape, where 0 keeps the size that is there and -1 is what is left; float32."""
+        """Reshape; 0 keeps a size and -1 is inferred; float32."""
         before = self.shape_of(a)
         sizes = [before[axis] if before is not None and not size else size for axis, size in enumerate(shape)]
         known = tuple(None if size in (-1, 0) else size for size in sizes)
@@ -159,7 +159,7 @@ class Spatial(Shaping):
         return self.node("Conv", [a, kernel], attributes, np.dtype(np.float32), None)
 
     def greatest_around(self, a: ir.Value, height: int, width: int) -> ir.Value:
-        """The greatest number in a window around each place of (N,C,H,W), where nothing lies outside; float32.
+        """Maximum in a window around each place of (N,C,H,W), without padding values; float32.
 
         Both sizes of the window are odd. What it makes of NaN depends on the runtime.
         """

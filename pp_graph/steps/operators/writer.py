@@ -28,7 +28,7 @@ _OUTPUTS = {"TopK": 2}
 
 
 class Writer:
-    """Writes operators at the end of a graph; every name is fresh and lies under one prefix.
+    """Writes operators at the end of a graph, with fresh names under one prefix.
 
     Attributes:
         opset: The graph's opset; operators are written in the form it asks for.
@@ -73,11 +73,11 @@ class Writer:
             self._before = None
 
     def trust(self, value: ir.Value, shape: Shape | None) -> None:
-        """Take `shape` for that of a value of the raw model, which declares only what is proven of it."""
+        """Set `shape` on a value of the raw model, which declares only the proven part."""
         self._trusted[value] = shape
 
     def shape_of(self, value: ir.Value) -> Shape | None:
-        """Shape of a value, as far as it is known."""
+        """Shape of a value, as far as known."""
         if value in self._trusted:
             return self._trusted[value]
         if value.shape is None:

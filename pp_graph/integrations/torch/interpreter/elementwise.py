@@ -34,7 +34,7 @@ def clip(a: Tensor, low: Any = None, high: Any = None, **bounds: float) -> Tenso
 
 
 def _number(bound: Any) -> Any:
-    """A constant as a number; a tensor as it is."""
+    """Return a constant as a number, a tensor unchanged."""
     return bound.item() if isinstance(bound, np.ndarray) else bound
 
 
@@ -75,7 +75,7 @@ def cast(a: Tensor, to: Any) -> Tensor:
 
 
 def torch_type(number: int) -> torch.dtype:
-    """The torch type that stands for an ONNX element type."""
+    """The torch type of an ONNX element type."""
     import onnx_ir as ir
 
     found: torch.dtype = getattr(torch, ir.DataType(number).numpy().name)
@@ -93,7 +93,7 @@ def gelu(a: Tensor, approximate: str = "none") -> Tensor:
 
 
 def reducing(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
-    """An ONNX reduction from a function of a tensor, the axes, and whether these stay with size 1."""
+    """Build an ONNX reduction from a function of a tensor, the axes, and a flag that keeps them with size 1."""
 
     def reduce(
         a: Tensor,
@@ -159,7 +159,7 @@ def cumulative_sum(a: Tensor, axis: Any, exclusive: int = 0, reverse: int = 0) -
 
 
 def top_k(a: Tensor, k: Any, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:  # noqa: A002
-    """The largest along an axis and where they lie; of equal ones the first, as ONNX asks for."""
+    """Largest values along an axis with their indices; the first of equal ones, as ONNX requires."""
     del sorted
     values, places = torch.sort(a, dim=axis, descending=bool(largest), stable=True)
     return values.narrow(axis, 0, int(k.ravel()[0])), places.narrow(axis, 0, int(k.ravel()[0]))

@@ -80,7 +80,7 @@ class TorchGraph:
     _on_device: dict[tuple[ir.Value, torch.device], torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Look every operator up, so that what is missing is found before anything runs."""
+        """Look up every operator, so that missing ones are found before anything runs."""
         self._constants = {
             value: value.const_value.numpy()
             for value in self.graph.initializers.values()
@@ -224,7 +224,7 @@ def _prepared(node: ir.Node) -> _Instruction:
 
 
 def _attribute_names(function: Function) -> set[str] | None:
-    """Names of what a function takes; None where it takes any. Torch's own take no attributes of ONNX."""
+    """Parameter names of a function; None if it takes any. Torch's own take no ONNX attributes."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:

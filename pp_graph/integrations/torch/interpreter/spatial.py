@@ -130,7 +130,7 @@ def gather(a: Tensor, index: Tensor, axis: int = 0) -> Tensor:
 
 
 def gather_elements(a: Tensor, index: Tensor, axis: int = 0) -> Tensor:
-    """At each place what lies at an index along an axis."""
+    """Gather elements along an axis, one index for each place."""
     return torch.gather(a, axis, _from_start(index, a.shape[axis]))
 
 
@@ -271,7 +271,7 @@ def max_pool(
     storage_order: int = 0,
     strides: Sequence[int] | None = None,
 ) -> Tensor:
-    """The largest in a sliding window; NaN where one is in it. What lies outside counts as -inf."""
+    """Maximum in a sliding window; NaN if it contains one. Outside counts as -inf."""
     del storage_order
     a, padding = _padding(a, pads, auto_pad, float("-inf"))
     if any(2 * each > window for each, window in zip(padding, kernel_shape, strict=True)):

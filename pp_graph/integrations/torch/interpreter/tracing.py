@@ -31,7 +31,7 @@ def is_traced() -> bool:
 
 @contextlib.contextmanager
 def without_trace_warnings() -> Iterator[None]:
-    """Make constants of what does not follow from the data, without a warning from `torch.jit.trace`."""
+    """Run code that turns tensors into constants without warnings from `torch.jit.trace`."""
     if not is_jit_traced():
         yield
         return
