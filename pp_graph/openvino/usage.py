@@ -16,7 +16,7 @@ from string import Template
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pp_graph.model import ModelInput, Port, batch_places
-from pp_graph.openvino.core import partial_shape, port_name
+from pp_graph.openvino.core import declared_layout, partial_shape, port_name
 from pp_graph.openvino.devices import device_profile, recommended_properties
 from pp_graph.openvino.model_info import read_model_info, takes_frames
 from pp_graph.sessions.session import with_batch_axes
@@ -182,8 +182,6 @@ def _port(port: ov.Output, written: Collection[str] = ()) -> Port:
 
 
 def _inputs_of(model: ov.Model, provenance: Provenance) -> list[_Tensor]:
-    from openvino import layout_helpers
-
     undeclared = [ModelInput(port_name(port), None, partial_shape(port)) for port in model.inputs]
     places = batch_places(with_batch_axes(undeclared, provenance.conversion))
     batch_axis = {name: place.axes[0] for name, place in places.items() if place.axes}
@@ -196,10 +194,7 @@ def _inputs_of(model: ov.Model, provenance: Provenance) -> list[_Tensor]:
             return tuple("NHWC" if shape[3] in _CHANNELS and shape[1] not in _CHANNELS else "NCHW")
         return tuple("N" if axis == batch_axis.get(port.name) else "?" for axis in range(len(shape)))
 
-    layouts = [layout_helpers.get_layout(port) for port in model.inputs]
-    declared = ["" if each.empty else str(each.to_string()).strip("[]").replace(",", "") for each in layouts]
-    ports = map(_port, model.inputs)
-    return [_Tensor(port, axes(port, layout)) for port, layout in zip(ports, declared, strict=True)]
+    return [_Tensor(port, axes(port, declared_layout(node))) for node in model.inputs for port in (_port(node),)]
 
 
 def _outputs_of(model: ov.Model, provenance: Provenance) -> list[_Tensor]:
