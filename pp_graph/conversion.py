@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _ONNX_METADATA: Final = ["framework", METADATA_KEY]
 PRECISIONS: Final = ("f32", "f16", "int8")
-"""Precisions in which the network's weights can be saved; int8 ones are computed with, too."""
+"""Precisions of the network's weights; with int8 its layers compute in int8 too."""
 
 InputShape = Sequence[int | None] | Mapping[str, Sequence[int | None]]
 """Sizes of the input, or of each input by name; None for a size that stays open."""
@@ -65,14 +65,13 @@ def convert(
     Args:
         model: A fused model, or the path of one; with `post` the path of a raw model.
         device: `CPU`, `GPU`, `NPU`, or a meta device such as `AUTO`, `HETERO:GPU,CPU` or `BATCH:GPU(4)`.
-        precision: Precision in which the network's weights are saved: `f32`, `f16`, or `int8`, in which its layers
-            are computed, too.
+        precision: Precision of the network's weights: `f32`, `f16`, or `int8`, in which the layers compute too.
         input_shape: Sizes to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
         raise_opset: Opset to bring the raw model to before, see `fuse`.
-        quantization: How to quantise, with the images to do it with; for `int8`, and only for that.
-        preprocessing: What is done to a camera's frames, so that the model takes these; None leaves its input as it
-            is. `input_shape` is about the model's own input, behind the preprocessing.
+        quantization: Calibration images and settings; required for `int8`, and an error otherwise.
+        preprocessing: Preprocessing to add, so that the model takes a camera's frames; None adds none. `input_shape`
+            refers to the model's own input, after the preprocessing.
         model_info: How Intel's Model API is to feed images, such as `{"reverse_input_channels": True, "scale_values":
             (255, 255, 255)}` for a model that takes RGB in [0, 1]; see `write_model_info`. None where it is not known.
         roles: Names of a raw model's outputs by role, with `post`; see `fuse`.
@@ -89,7 +88,7 @@ def convert(
             right decisions than `quantization` allows.
         DataError: Images to quantise with do not fit.
         ExtraError: Quantising needs NNCF.
-        DeviceError: No such device is known, or it is written with members that it cannot have.
+        DeviceError: The device is unknown, or a meta device has members that it cannot have.
         ProvenanceError: The model carries no post-processing and none was given.
         OutputFileError: A temporary file cannot be written.
         PPGraphError: See `fuse`, when a raw model is fused first.
@@ -148,7 +147,7 @@ def _version() -> str:
 
 
 def _passed_through(fused: FusedModel) -> dict[str, Shape | None]:
-    """Shapes of the outputs that are the raw model's own."""
+    """Return the shapes of the outputs that pass through from the raw model."""
     written = fused.provenance.output_names
     outputs = fused.network.model.graph.outputs
     return {each.name or "": declared_shape(each) for each in outputs if each.name not in written}
@@ -157,7 +156,7 @@ def _passed_through(fused: FusedModel) -> dict[str, Shape | None]:
 def _fused(
     model: FusedModel | str | Path, post: PostProcessor | None, raise_opset: int | None, roles: Mapping[str, str]
 ) -> FusedModel:
-    """The fused model, made from a raw one where a post-processor is given."""
+    """Return the fused model; fuse first if a post-processor is given."""
     if post is not None:
         if isinstance(model, FusedModel):
             raise TargetError(
@@ -179,7 +178,7 @@ def _fused(
 
 
 def _read(fused: FusedModel) -> ov.Model:
-    """Read a fused model into OpenVINO; external weights are mapped from where they lie."""
+    """Read a fused model into OpenVINO; external weights are memory-mapped in place."""
     core = openvino_core()
     fused = _without_functions(fused)
     opened = fused.network
@@ -201,10 +200,10 @@ def _read(fused: FusedModel) -> ov.Model:
 
 @contextlib.contextmanager
 def _written_beside_its_weights(fused: FusedModel) -> Iterator[Path]:
-    """Write a model that is not saved yet for the moment of reading it.
+    """Write a model that is not saved yet to a temporary file beside its weights.
 
-    OpenVINO follows no reference out of the model's folder. Where the folder of the weights is read-only, the model is
-    written elsewhere, with a copy of them.
+    OpenVINO does not read external weights outside the model's folder. If that folder is read-only, the model goes to
+    another one with a copy of the weights.
     """
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as elsewhere:
         try:
@@ -234,7 +233,7 @@ def _with_f16_weights(model: ov.Model) -> ov.Model:
 
 
 def _without_functions(fused: FusedModel) -> FusedModel:
-    """Write local functions out where they are called: OpenVINO knows none."""
+    """Inline local functions, which OpenVINO does not support."""
     if not fused.network.model.functions:
         return fused
     from onnx_ir.passes import common

@@ -12,7 +12,7 @@ from pp_graph.errors import AlreadyFusedError, OutputRoleError, StatisticsError
 from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
-from pp_graph.model import NameScope, RawModel, Shape, describe_outputs
+from pp_graph.model import NameScope, Port, RawModel, describe_outputs
 from pp_graph.opening import kind_of
 from pp_graph.postprocessors import ROLES, merged_roles
 from pp_graph.program import find_roles
@@ -30,21 +30,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Port:
-    """An input or output.
+class InspectedPort(Port):
+    """An input or output, and for an output how post-processing relates to it.
 
     Attributes:
-        name: Its name.
-        dtype: Element type; None where unknown.
-        shape: Sizes; None where even the rank is unknown.
-        role: For an output, `score` or `map` for what post-processing would read, None for neither.
-        why: The reason for the role, or for having none; of a post-processed output, what it tells.
+        role: `score` or `map` for an output that post-processing would read; None for any other.
+        why: Reason for the role or for having none; the meaning of an output that post-processing writes.
         note: A contradiction between the declared and the computed shape.
     """
 
-    name: str
-    dtype: str | None
-    shape: Shape | None
     role: str | None = None
     why: str = ""
     note: str | None = None
@@ -107,8 +101,8 @@ class Inspection:
 
     path: str | None
     kind: str
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[InspectedPort, ...]
+    outputs: tuple[InspectedPort, ...]
     problem: str | None
     opset: int | None
     domains: dict[str, int]
@@ -166,7 +160,7 @@ def inspect(
     problem = foreign = None
     if provenance is not None:
         outputs = tuple(
-            Port(each.name, _dtype(each.dtype), each.shape, None, _told_by(each.name, provenance), each.note)
+            InspectedPort(each.name, _dtype(each.dtype), each.shape, None, _told_by(each.name, provenance), each.note)
             for each in describe_outputs(raw)
         )
     else:
@@ -176,7 +170,7 @@ def inspect(
     return Inspection(
         path=str(model) if isinstance(model, str | Path) else None if raw.source is None else str(raw.source),
         kind="fused ONNX" if provenance is not None else "raw ONNX" if foreign is None else "Anomalib ONNX export",
-        inputs=tuple(Port(each.name, each.dtype, each.shape) for each in raw.inputs),
+        inputs=tuple(InspectedPort(each.name, each.dtype, each.shape) for each in raw.inputs),
         outputs=outputs,
         problem=problem,
         opset=raw.opset or None,
@@ -213,7 +207,7 @@ def _inspect_tail(raw: RawModel, provenance: Provenance | None) -> TailInspectio
 
 def _raw_ports(
     raw: RawModel, declared: Sequence[Role], named: Mapping[str, str]
-) -> tuple[tuple[Port, ...], str | None]:
+) -> tuple[tuple[InspectedPort, ...], str | None]:
     problem = None
     described = describe_outputs(raw)
     found: dict[str, RoleMatch] = {}
@@ -230,7 +224,7 @@ def _raw_ports(
         role, why = (
             (None, why_none(info, declared)) if match is None else (match.role.noun or match.role.name, match.why)
         )
-        ports.append(Port(info.name, _dtype(info.dtype), info.shape, role, why, info.note))
+        ports.append(InspectedPort(info.name, _dtype(info.dtype), info.shape, role, why, info.note))
     return tuple(ports), problem
 
 
@@ -273,9 +267,14 @@ def _inspect_ir(path: Path, *, tail: bool) -> Inspection:
     return Inspection(
         path=str(path),
         kind="OpenVINO IR",
-        inputs=tuple(Port(*each) for each in described.inputs),
+        inputs=tuple(InspectedPort(each.name, each.dtype, each.shape) for each in described.inputs),
         outputs=tuple(
-            Port(*each, role=None, why="" if provenance is None else _told_by(each[0], provenance))
+            InspectedPort(
+                each.name,
+                each.dtype,
+                each.shape,
+                why="" if provenance is None else _told_by(each.name, provenance),
+            )
             for each in described.outputs
         ),
         problem=None,

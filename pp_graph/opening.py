@@ -1,4 +1,4 @@
-"""Open a model that pp_graph wrote, ONNX or IR."""
+"""Open a fused ONNX model or an OpenVINO IR by what the file contains."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from pp_graph.openvino.model import OpenVINOModel
 if TYPE_CHECKING:
     from pp_graph.fusion import Artifact
 
-_LOOKED_AT: Final = 256
-_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-"""Byte order marks, with which a text may begin."""
+_HEADER_BYTES: Final = 256
+_BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
 def open_artifact(path: str | Path) -> Artifact:
     """Open a model that pp_graph wrote: a fused ONNX model or an OpenVINO IR.
 
     Args:
-        path: The file; what it holds decides, not its name.
+        path: The file. Its content decides the kind, not its name.
 
     Returns:
         The artifact: a `FusedModel` or an `OpenVINOModel`.
@@ -35,22 +34,22 @@ def open_artifact(path: str | Path) -> Artifact:
 
 
 def kind_of(path: str | Path) -> Literal["onnx", "ir"]:
-    """Return `onnx` or `ir`, judged by the file's first bytes.
+    """Tell an ONNX model from the XML of an OpenVINO IR by the first bytes of the file.
 
     Raises:
-        ModelError: There is no such file.
+        ModelError: The file does not exist or cannot be read.
     """
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            start = stream.read(_LOOKED_AT)
+            start = stream.read(_HEADER_BYTES)
     except FileNotFoundError as error:
         raise ModelError(f"Model file '{path}' does not exist. Check the path.") from error
     except IsADirectoryError as error:
         raise ModelError(f"Model '{path}' is a folder, expected an .onnx or .xml file. Name the file in it.") from error
     except OSError as error:
         raise ModelError(f"Model file '{path}' cannot be read: {error.strerror or error}. Check the path.") from error
-    for mark in _MARKS:
+    for mark in _BYTE_ORDER_MARKS:
         start = start.removeprefix(mark)
     # No ONNX model begins with a bracket: its first byte is the key of a field of the protobuf.
     return "ir" if start.lstrip().startswith(b"<") else "onnx"

@@ -1,4 +1,4 @@
-"""Read raw scores and maps of any model, on any device and in any precision."""
+"""Read the raw values of any model, on any device and in any inference precision."""
 
 from __future__ import annotations
 
@@ -31,18 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RawValues:
-    """A model loaded into a runtime, seen through its raw score and map.
+    """A model in a runtime that returns raw values instead of the model's outputs.
 
     Attributes:
         session: The runtime.
-        tensors: Names of the tensors that hold them, under `raw_score` and `raw_map`, as far as the model has them, and
-            under the names of inner values from which decisions follow.
+        tensors: Role (such as `raw_score`) or name of an intermediate to tensor name.
         device: Device it runs on.
         weights: Precision of the network's weights in an OpenVINO model; None in onnxruntime.
         file: The model's file, without folders; None for one in memory.
         raw_sha256: Hash of the raw `.onnx` in it.
-        provenance: What is fused into the model; None for a raw one.
-        signature: What the model gives, by role.
+        provenance: Provenance of a fused or converted model; None for a raw one.
+        signature: The model's raw values by role.
     """
 
     session: Session
@@ -61,7 +60,7 @@ class RawValues:
 
     @property
     def precision(self) -> str:
-        """Precision that the network runs in."""
+        """Inference precision of the network."""
         return self.session.precision
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -71,8 +70,7 @@ class RawValues:
             feeds: Input name to array, batch first.
 
         Returns:
-            Values in the shapes that the model gives them and in the element types in which the steps read them, by
-            role and by the names of intermediates.
+            Role or name of an intermediate to array, in the model's shape and in the dtype that the steps read.
 
         Raises:
             TargetError: The runtime fails on this batch.
@@ -93,7 +91,7 @@ def open_raw_values(
     roles: Mapping[str, str] | None = None,
     declared: Sequence[Role] = ROLES,
 ) -> RawValues:
-    """Load a model to read its raw values.
+    """Load a model into a runtime to read its raw values.
 
     Args:
         model: A raw model, a fused one or a converted one, or the path of one.
@@ -152,7 +150,7 @@ def _name(path: Path | None) -> str | None:
 
 
 def _fuse_nothing(raw: RawModel, roles: Mapping[str, str] | None, declared: Sequence[Role]) -> FusedModel:
-    """The model with its tail as it ships, and a post-processing that leaves its values as they are."""
+    """Fuse a post-processing that keeps all raw values, so that the tail is rewritten as it ships."""
     refuse_foreign_decisions(raw)
     found = Signature.of_model(raw, declared, roles)
     kept = [role for role in declared if role.name in found]

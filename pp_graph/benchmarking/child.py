@@ -32,7 +32,9 @@ def main() -> None:
     model = read_openvino(Path(asked["model"]))
     if asked["static"]:
         fix_shapes(model, asked["shapes"])
-    session = OpenVINOSession(model, device=asked["device"], precision=asked["precision"], mode=asked["hint"])
+    session = OpenVINOSession(
+        model, device=asked["device"], precision=asked["precision"], performance_hint=asked["hint"]
+    )
     session.feed({each.name: np.zeros(asked["shapes"][each.name], each.dtype) for each in session.inputs})
     session.infer()
     sys.stdout.write(json.dumps({"compile_seconds": session.compile_seconds, "peak_mib": peak_mib()}))

@@ -26,7 +26,7 @@ from pp_graph.model import RawModel, format_shape, image_input
 from pp_graph.opening import kind_of
 from pp_graph.openvino import OpenVINOSession
 from pp_graph.openvino.compiling import INFERENCE_PRECISIONS
-from pp_graph.openvino.devices import MODES, require_device
+from pp_graph.openvino.devices import PERFORMANCE_HINTS, require_device
 
 if TYPE_CHECKING:
     from pp_graph.data import ImageSource
@@ -167,8 +167,8 @@ def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: flo
         raise DataError(f"No inference precision is given, expected some of: {', '.join(known)}.")
     if batch is not None and batch < 1:
         raise DataError(f"Batch is {batch}, expected at least 1.")
-    if hint not in MODES:
-        raise DataError(f"Hint '{hint}' is not known, expected one of: {', '.join(MODES)}.")
+    if hint not in PERFORMANCE_HINTS:
+        raise DataError(f"Hint '{hint}' is not known, expected one of: {', '.join(PERFORMANCE_HINTS)}.")
     if not 0 < seconds < float("inf"):
         raise DataError(f"Seconds are {seconds:g}, expected a positive number. A few for each device and precision.")
 
@@ -212,7 +212,9 @@ class _Setting:
         model = read_contender(contender)
         if self.static:
             fix_shapes(model, self.shapes(contender))
-        session = OpenVINOSession(model, device=self.device, precision=self.precision, mode=self.hint, profile=profile)
+        session = OpenVINOSession(
+            model, device=self.device, precision=self.precision, performance_hint=self.hint, profile=profile
+        )
         session.feed(self.fed(contender))
         return session
 

@@ -213,7 +213,7 @@ def _check_outputs(
         # Only what pp_graph has written can be retuned.
         from pp_graph.opening import open_artifact
         from pp_graph.openvino import OpenVINOModel
-        from pp_graph.openvino.usage.text import usage_path
+        from pp_graph.openvino.usage import usage_path
 
         if isinstance(open_artifact(model), OpenVINOModel):
             outputs = [*outputs, retuned.with_suffix(".bin"), usage_path(retuned)]

@@ -82,7 +82,7 @@ def convert(
     from pp_graph.errors import AccuracyError
     from pp_graph.files import check_targets
     from pp_graph.openvino.device_check import check_for_device
-    from pp_graph.openvino.usage.text import usage_path
+    from pp_graph.openvino.usage import usage_path
 
     files = {"xml": output, "bin": output.with_suffix(".bin")}
     usage = usage_path(output)

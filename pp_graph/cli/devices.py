@@ -62,7 +62,7 @@ def devices(device: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"devices": [each.to_dict() for each in found]})
         return
-    metas = [each for each in found if each.profile is not None and each.profile.members is not None]
+    metas = [each for each in found if each.profile is not None and each.profile.meta]
     plain = [each for each in found if each not in metas]
     print_table(
         "Devices",
@@ -121,7 +121,6 @@ def _print_one(info: DeviceInfo) -> None:
             "can be asked for": ", ".join(profile.get("precisions", [])) or "-",
             "runs by default in": info.default_precision or "differs",
             "input shapes": _SHAPES[info.dynamic_shapes],
-            "input layout": profile.get("input_layout") or "not known",
             "states": "yes" if profile.get("states") else "no",
             "lacks": ", ".join(profile.get("unsupported", [])) or "nothing that is known",
             "for latency": _properties(known["properties"].get("latency", {})) or "-",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pp_graph.model.batch import BatchPlace, batch_places, fixed_batch, image_input
 from pp_graph.model.names import NameScope
 from pp_graph.model.outputs import OutputInfo, describe_outputs
-from pp_graph.model.raw_model import METADATA_KEY, FrameFormat, ModelInput, RawModel
+from pp_graph.model.raw_model import METADATA_KEY, FrameFormat, ModelInput, Port, RawModel
 from pp_graph.model.shapes import Dimension, Shape, format_shape
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ModelInput",
     "NameScope",
     "OutputInfo",
+    "Port",
     "RawModel",
     "Shape",
     "batch_places",

@@ -37,21 +37,30 @@ class FrameFormat(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ModelInput:
-    """An input that the caller must feed.
+class Port:
+    """An input or output of a model.
 
     Attributes:
-        name: Name in the graph.
-        dtype: NumPy name of the element type, such as `float32`; None where undeclared.
-        shape: Declared shape, None where undeclared.
-        frames: Layout and channels where a camera's frames are fed as they are; None where the caller preprocesses
-            them, and values in [0,1] are the rule.
-        batch_axis: Axis of the images of a batch, where more is known than `shape` tells; see `batch_places`.
+        name: Its name in the model.
+        dtype: NumPy name of the element type, such as `float32`; None if undeclared.
+        shape: Sizes, None for an open one; None if even the rank is unknown.
     """
 
     name: str
     dtype: str | None
     shape: Shape | None
+
+
+@dataclass(frozen=True)
+class ModelInput(Port):
+    """An input that the caller must feed.
+
+    Attributes:
+        frames: Layout and channels of a camera's frames that are fed unprocessed; None if the caller preprocesses them,
+            usually to values in [0, 1].
+        batch_axis: Axis of the batch, where `shape` does not tell; see `batch_places`.
+    """
+
     frames: FrameFormat | None = None
     batch_axis: int | None = None
 

@@ -1,4 +1,4 @@
-"""A model that OpenVINO compiled: the precision it really runs in, requests of it, and time an operator."""
+"""Compile models, read the precision they run in, manage infer requests, and time operators."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _IMMEDIATE: Final = ("Parameter", "Result", "Constant")
 
 
 def require_inference_precision(precision: str | None) -> None:
-    """Make sure that a precision to run in is one that is known; None leaves it to the device.
+    """Raise if the inference precision is unknown. None means the device's default.
 
     Raises:
-        TargetError: It is not.
+        TargetError: The precision is unknown.
     """
     if precision is not None and precision not in INFERENCE_PRECISIONS:
         raise TargetError(
@@ -46,12 +46,12 @@ def compile_for(
     Args:
         model: The model.
         device: Device, also a meta device.
-        precision: `f32`, `bf16` or `f16`; None leaves it to the device. Where f32 is asked for, nothing else is
-            accepted.
+        precision: `f32`, `bf16` or `f16`; None means the device's default. With `f32`, a device that runs
+            in another precision is an error.
         settings: Further properties, which go before the device's own.
 
     Raises:
-        TargetError: OpenVINO cannot, or the device does not run in f32 although asked to.
+        TargetError: OpenVINO cannot compile the model, or the device does not run in the f32 asked for.
     """
     hint = precision_properties(device, precision)
     try:
@@ -71,7 +71,7 @@ def compile_for(
 
 
 def running_precision(compiled: ov.CompiledModel, asked: str | None) -> str:
-    """The precision a device runs in: it may not have the one asked for.
+    """Return the precision that a compiled model runs in, which may differ from the one asked for.
 
     Returns:
         `f32`, `bf16` or `f16`; where members of a meta device differ, each with its device. Where no device tells, what
@@ -91,7 +91,7 @@ def _asked(asked: str | None) -> str:
 
 
 def _hints(compiled: ov.CompiledModel) -> dict[str, ov.Type]:
-    """What each device says it runs in; AUTO, HETERO and MULTI only tell it of their members."""
+    """Return the precision hint of each device; AUTO, HETERO and MULTI report it per member."""
     try:
         return {"": compiled.get_property(_HINT)}
     except RuntimeError:
@@ -113,14 +113,14 @@ def _hinted(hint: ov.Type, compiled: ov.CompiledModel) -> str:
 
 @dataclass(frozen=True)
 class Compilation:
-    """A compiled model, the places of its outputs by name, and requests of it that nobody uses at the moment."""
+    """A compiled model, the positions of its outputs by name, and its idle requests."""
 
     compiled: ov.CompiledModel
     places: Mapping[str, int]
     idle: deque[ov.InferRequest]
 
     def take(self, states: Mapping[str, Array] | None) -> Request:
-        """A request with these states, those not named at their defaults; None leaves states as they are."""
+        """Return an idle request with these states, others at their defaults; None keeps all states."""
         try:
             request = self.idle.pop()
         except IndexError:
@@ -138,7 +138,7 @@ class Request:
     request: ov.InferRequest
 
     def start(self, feeds: Mapping[str, Array]) -> None:
-        """Start it on a copy of the arrays."""
+        """Start the request on a copy of the arrays."""
         self.request.start_async(dict(feeds))
 
     def outputs(self) -> dict[str, Array]:
@@ -147,23 +147,23 @@ class Request:
         return {name: array.copy() for name, array in shared_outputs(self.request, self.compilation.places).items()}
 
     def feeds(self) -> dict[str, Array]:
-        """What it was started with; the caller's arrays may have changed since."""
+        """Copy the inputs it was started with; the caller's arrays may have changed since."""
         return {port_name(port): self.request.get_tensor(port).data.copy() for port in self.compilation.compiled.inputs}
 
     def is_done(self) -> bool:
-        """Whether its outputs can be read without waiting; also where it failed, as reading says so."""
+        """Return True if it finished or failed; reading the outputs raises the failure."""
         try:
             return bool(self.request.wait_for(0))
         except RuntimeError:
             return True
 
     def give_back(self) -> None:
-        """Leave it to whoever needs one next."""
+        """Return it to the idle requests."""
         self.compilation.idle.append(self.request)
 
 
 def shared_outputs(request: ov.InferRequest, places: Mapping[str, int]) -> dict[str, Array]:
-    """Outputs of a request by name, in its own memory."""
+    """Return the outputs of a request by name, in the request's own memory."""
     return {name: request.get_output_tensor(place).data for name, place in places.items()}
 
 
@@ -195,7 +195,7 @@ class OperatorTime:
 
 
 def median_times(compiled: ov.CompiledModel, profiles: Iterable[Iterable[ov.ProfilingInfo]]) -> list[OperatorTime]:
-    """Median time of each executed operator over what was profiled of several runs."""
+    """Return the median time of each executed operator over several profiled runs."""
     original = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()

@@ -1,4 +1,4 @@
-"""What OpenVINO's objects say of themselves, as plain values: names, sizes, metadata, errors."""
+"""Read names, shapes, layouts, metadata and errors of OpenVINO's objects as plain values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NOISE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn
 
 @cache
 def openvino_core() -> ov.Core:
-    """The process's OpenVINO core; its plugins take a moment to load."""
+    """Return the process-wide OpenVINO core. The first call loads the plugins."""
     from openvino import Core
 
     return Core()
 
 
 def first_line(error: BaseException) -> str:
-    """The informative part of an OpenVINO error, without the source positions around it."""
+    """Return the informative part of an OpenVINO error, without source positions."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     findings = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
     kept = [line for line in lines if not line.startswith(_NOISE)]
@@ -32,11 +32,11 @@ def first_line(error: BaseException) -> str:
 
 
 def port_name(port: ov.Output, written: Collection[str] = ()) -> str:
-    """The name of an input or output that the raw model or pp_graph gave it; a tensor may have several.
+    """Return the name that the raw model or pp_graph gave to a port, which may have several.
 
     Args:
         port: The input or output.
-        written: Names of outputs that post-processing writes, which go before others.
+        written: Names of outputs that post-processing writes; they take precedence.
     """
     names: set[str] = port.get_names()
     # An input that is passed on has the name of the output as well.
@@ -47,13 +47,21 @@ def port_name(port: ov.Output, written: Collection[str] = ()) -> str:
 
 
 def partial_shape(port: ov.Output) -> Shape | None:
-    """Sizes of an input or output; None for an open size, and for an open rank."""
+    """Return the shape of a port, None for a dynamic size; None if the rank is dynamic."""
     shape = port.get_partial_shape()
     if shape.rank.is_dynamic:
         return None
     return tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)
 
 
+def declared_layout(port: ov.Output) -> str:
+    """Return the layout that an input declares, such as `NHWC`; empty if none."""
+    from openvino import layout_helpers
+
+    layout = layout_helpers.get_layout(port)
+    return "" if layout.empty else str(layout.to_string()).strip("[]").replace(",", "")
+
+
 def rt_text(value: object) -> str:
-    """Text of an entry in a model's `rt_info`."""
+    """Return the text of an entry in a model's `rt_info`."""
     return str(value.value if hasattr(value, "value") else value)

@@ -1,11 +1,13 @@
-"""Everything about a model and a device that can be checked, where the device is absent too, and what was not."""
+"""Check a converted model for a device, present or absent."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
 
 from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
@@ -29,12 +31,12 @@ _NAMED_OPERATORS: Final = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that speaks against running a model on a device.
+    """A problem with running a model on a device.
 
     Attributes:
-        level: `error` where the model cannot run there, `warning` where it may not, or not as expected.
-        check: What was checked: `shapes`, `operators`, `precision`, `marks`, `constants`, `states` or `compilation`.
-        message: What was found, and how to mend it.
+        level: `error` if the model cannot run there, `warning` if it may fail or behave differently.
+        check: `shapes`, `operators`, `precision`, `marks`, `constants`, `states` or `compilation`.
+        message: The problem, and how to fix it.
     """
 
     level: Literal["error", "warning"]
@@ -44,14 +46,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class DeviceCheck:
-    """What could be said about a model on a device.
+    """Result of checking a model for a device.
 
     Attributes:
         device: The device.
-        here: Whether it is on this machine.
-        passed: What was checked and found good.
-        findings: What speaks against it.
-        not_run: What was not checked, and where it can be.
+        here: True if it is on this machine.
+        passed: Checks that passed.
+        findings: Problems.
+        not_run: Checks that were not run, and the commands that run them.
     """
 
     device: str
@@ -62,40 +64,33 @@ class DeviceCheck:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """Findings with which the model cannot run there."""
+        """Findings that keep the model from running there."""
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return {
-            "device": self.device,
-            "here": self.here,
-            "passed": list(self.passed),
-            "findings": [asdict(finding) for finding in self.findings],
-            "not_run": list(self.not_run),
-        }
+        """Return JSON-serialisable values."""
+        result: dict[str, Any] = msgspec.to_builtins(self)
+        return result
 
 
 def check_for_device(artifact: OpenVINOModel, device: str) -> DeviceCheck:
-    """Check a converted model for a device, with or without the device.
+    """Check a converted model for a device, which may be absent.
 
-    Without it: sizes, types of operators, precisions, the marks and types that keep the post-processing in float32, and
-    states. With it, OpenVINO is asked about every operator, and the model is compiled. Nothing is run.
+    Always checked: shapes, operator types, inference precisions, the f32 island's marks and types, and states. If the
+    device is present, OpenVINO is also asked about every operator, and the model is compiled. Nothing is run.
 
     Args:
         artifact: The model. It is not changed.
         device: Device, such as `GPU` or `HETERO:GPU,CPU`.
 
     Raises:
-        DeviceError: No such device is known.
+        DeviceError: The device is unknown.
         TargetError: The model was changed after it was converted.
     """
     profile = device_profile(device)
     name = parse_device(device)
     absent = absent_members(device)
     here = not absent
-    passed: list[str] = []
-    findings: list[Finding] = []
     checks = [
         *_shapes(artifact.network, name, profile),
         *_operators(artifact.network, device, profile),
@@ -105,11 +100,8 @@ def check_for_device(artifact: OpenVINOModel, device: str) -> DeviceCheck:
     ]
     if here:
         checks += [*_queried(artifact.network, name), *_compiled(artifact, device, profile)]
-    for each in checks:
-        if isinstance(each, Finding):
-            findings.append(each)
-        else:
-            passed.append(each)
+    passed = tuple(each for each in checks if isinstance(each, str))
+    findings = tuple(each for each in checks if isinstance(each, Finding))
     where = "" if here else f", where there is {' and '.join(absent)}"
     quoted = shlex.quote(device)  # BATCH:GPU(4) has parentheses
     not_run = [
@@ -117,14 +109,14 @@ def check_for_device(artifact: OpenVINOModel, device: str) -> DeviceCheck:
         f"decisions (pp-graph verify --device {quoted}{where})",
         f"latency (pp-graph benchmark --device {quoted}{where})",
     ]
-    return DeviceCheck(device, here, tuple(passed), tuple(findings), tuple(not_run))
+    return DeviceCheck(device, here, passed, findings, tuple(not_run))
 
 
 def require_static(model: ov.Model, device: str) -> None:
-    """Make sure that every input has its sizes, batch included.
+    """Raise if an input has a dynamic size, batch included.
 
     Raises:
-        TargetError: One has not; the message has the command with the sizes that the model gives away.
+        TargetError: The message has the command that fixes the sizes.
     """
     message = _open_sizes(model, device)
     if message is not None:
@@ -150,7 +142,7 @@ def _open_sizes(model: ov.Model, device: str) -> str | None:
 
 
 def _spelled(shape: Shape | None) -> list[str]:
-    """The sizes to give for an input: those that are known, one image, and words for those that only the user knows."""
+    """Return the sizes to give for an input: known ones, one image, and placeholders for the rest."""
     if shape is None:
         return ["SIZES"]
     words = ["SIZE"] * len(shape)
@@ -176,13 +168,12 @@ def _shapes(model: ov.Model, name: DeviceName, profile: DeviceProfile) -> Iterat
             yield Finding(
                 "warning",
                 "shapes",
-                f"{_listed(inner)} have sizes that only a run shows, and {device} runs static ones only. Expect that "
+                f"{_listed(inner)} have data-dependent sizes, and {device} runs static ones only. Expect that "
                 "it does not compile; export the model without them.",
             )
             return
     batches = {shape[0] for shape in map(partial_shape, model.inputs) if shape}
-    grouped = profile.members is not None and profile.members.batch
-    if profile.dynamic_remark and (message is not None or (grouped and batches != {1})):
+    if profile.dynamic_remark and (message is not None or (profile.groups_requests and batches != {1})):
         yield Finding(
             "warning",
             "shapes",
@@ -190,7 +181,7 @@ def _shapes(model: ov.Model, name: DeviceName, profile: DeviceProfile) -> Iterat
         )
         return
     member = name.members[0].profile if name.members else None
-    if grouped and name.batch is None and member is not None and member.name == "CPU":
+    if profile.groups_requests and name.batch is None and member is not None and member.name == "CPU":
         yield Finding(
             "warning", "shapes", f"{device} groups no requests: the CPU names no best batch. Write BATCH:CPU(4)."
         )
@@ -303,7 +294,7 @@ def _states(model: ov.Model, device: str, profile: DeviceProfile) -> Iterator[st
 
 
 def _queried(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
-    members = name.members or (() if name.profile.members is not None else (name,))
+    members = name.members or (() if name.profile.meta else (name,))
     found: set[str] = set()
     for member in members:
         try:

@@ -1,7 +1,7 @@
-"""Devices: how their names are written, which are on this machine, and what each can take.
+"""Device names, the devices of this machine, and the capabilities of each device.
 
-A meta device's profile follows from its members: static sizes if one of them needs those, states if all keep them,
-precisions that all can be asked for.
+A meta device needs static shapes if one of its members does. It has the states and inference precisions that all of its
+members have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pp_graph.openvino.core import openvino_core
 from pp_graph.openvino.device_profiles import DEVICES, DeviceProfile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 
 _PLAIN: Final = re.compile(r"(?P<kind>[A-Z]+)(?P<index>(\.\d+)*)")
@@ -24,13 +24,13 @@ _WITH_BATCH: Final = re.compile(r"(?P<name>[^()]*)\((?P<batch>\d+)\)")
 
 @dataclass(frozen=True)
 class DeviceName:
-    """A device as it was written, taken apart.
+    """A parsed device name.
 
     Attributes:
-        text: As written.
-        profile: Profile of its kind; members are not looked at.
+        text: The name as written.
+        profile: Profile of its kind, without regard to members.
         members: Devices of a meta device, without the number of requests in a batch.
-        batch: Requests in a batch, as in `BATCH:GPU(4)`; None where OpenVINO is to choose.
+        batch: Requests in a batch, as in `BATCH:GPU(4)`; None if OpenVINO chooses.
     """
 
     text: str
@@ -40,30 +40,29 @@ class DeviceName:
 
 
 def parse_device(device: str) -> DeviceName:
-    """Take the name of a device apart.
+    """Parse a device name.
 
     Raises:
-        DeviceError: No such device is known, or a meta device is written with members that it cannot have.
+        DeviceError: The device is unknown, or a meta device has members that it cannot have.
     """
     kind, colon, rest = device.partition(":")
     profile = _profile_of(kind)
-    if profile is None or (profile.members is None and colon):
+    if profile is None or (not profile.meta and colon):
         raise _unknown(device)
-    if profile.members is None:
+    if not profile.meta:
         return DeviceName(device, profile)
     texts = rest.split(",") if rest else []
-    if (colon and not texts) or len(texts) < profile.members.fewest:
+    if not texts and (colon or not profile.members_optional):
         raise DeviceError(
-            f"Device '{device}' names no device to run on, expected at least {max(1, profile.members.fewest)} behind "
-            f"'{kind}:'. Write {_examples(profile)}."
-        )
-    if profile.members.most is not None and len(texts) > profile.members.most:
-        raise DeviceError(
-            f"Device '{device}' names {len(texts)} devices, expected {profile.members.most} for {kind}. "
+            f"Device '{device}' names no device to run on, expected at least 1 behind '{kind}:'. "
             f"Write {_examples(profile)}."
         )
     batch = None
-    if profile.members.batch:
+    if profile.groups_requests:
+        if len(texts) > 1:
+            raise DeviceError(
+                f"Device '{device}' names {len(texts)} devices, expected 1 for {kind}. Write {_examples(profile)}."
+            )
         texts, batch = _without_batch(device, texts)
     members = tuple(_member(device, profile, text) for text in texts)
     twice = [member.text for index, member in enumerate(members) if member in members[:index]]
@@ -73,25 +72,24 @@ def parse_device(device: str) -> DeviceName:
 
 
 def split_devices(text: str) -> list[str]:
-    """Take a list of devices apart, such as `CPU,GPU,HETERO:GPU,CPU`.
+    """Split a list of devices, such as `CPU,GPU,HETERO:GPU,CPU`.
 
-    What follows a meta device with members belongs to it, up to the next meta device.
+    Plain devices after a meta device with members belong to it, up to the next meta device.
     """
-    found: list[str] = []
-    for each in (part.strip() for part in text.split(",")):
-        last = _profile_of(found[-1].partition(":")[0]) if found and ":" in found[-1] else None
-        several = last is not None and last.members is not None and last.members.most is None
-        mine = _profile_of(each)
-        if several and each and (mine is None or mine.members is None) and ":" not in each:
-            found[-1] += f",{each}"
-        elif each:
-            found.append(each)
-    return found
+    devices: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        last = _profile_of(devices[-1].partition(":")[0]) if devices and ":" in devices[-1] else None
+        profile = _profile_of(part)
+        if last and last.meta and not last.groups_requests and ":" not in part and not (profile and profile.meta):
+            devices[-1] += f",{part}"
+        else:
+            devices.append(part)
+    return devices
 
 
 def how_to_write() -> str:
-    """The known devices and how the meta devices are written, for messages."""
-    metas = [profile.written[-1] for profile in DEVICES if profile.members is not None]
+    """List the known devices and how to write meta devices, for messages."""
+    metas = [profile.written[-1] for profile in DEVICES if profile.meta]
     return (
         f"{', '.join(profile.name for profile in DEVICES)} (with an index such as GPU.1 where there are several; "
         f"meta devices are written {', '.join(metas)})"
@@ -133,13 +131,13 @@ def _without_batch(device: str, texts: list[str]) -> tuple[list[str], int | None
 
 def _member(device: str, profile: DeviceProfile, text: str) -> DeviceName:
     own = _profile_of(text)
-    plain = ", ".join(each.name for each in DEVICES if each.members is None)
+    plain = ", ".join(each.name for each in DEVICES if not each.meta)
     if own is None and _profile_of(text.partition(":")[0]) is None:
         raise DeviceError(
             f"Device '{text}' in '{device}' is not known, expected one of: {plain}. Write {_examples(profile)}, "
             "without spaces."
         )
-    if own is None or own.members is not None:
+    if own is None or own.meta:
         raise DeviceError(
             f"Device '{device}' has '{text}' among its members, expected one of: {plain}. Meta devices cannot be "
             f"nested: write {_examples(profile)}."
@@ -147,20 +145,20 @@ def _member(device: str, profile: DeviceProfile, text: str) -> DeviceName:
     return DeviceName(text, own)
 
 
-MODES: Final = ("latency", "throughput")
-"""What a device can be asked to be good at."""
+PERFORMANCE_HINTS: Final = ("latency", "throughput")
+"""What OpenVINO can optimise a compiled model for."""
 
 RECOMMENDED: Final = "recommended"
-"""Stands for f32 wherever the device can be asked for it, and for its own precision elsewhere."""
+"""f32 if the device can be asked for it, otherwise the device's default."""
 
 _HINT: Final = "INFERENCE_PRECISION_HINT"
 
 
 def device_profile(device: str) -> DeviceProfile:
-    """Profile of a device such as `CPU`, `GPU.1` or `HETERO:GPU,CPU`.
+    """Return the profile of a device such as `CPU`, `GPU.1` or `HETERO:GPU,CPU`.
 
     Raises:
-        DeviceError: No such device is known, or it is written with members that it cannot have.
+        DeviceError: The device is unknown, or a meta device has members that it cannot have.
     """
     return _merged(parse_device(device))
 
@@ -168,11 +166,9 @@ def device_profile(device: str) -> DeviceProfile:
 def _merged(name: DeviceName) -> DeviceProfile:
     profile = name.profile
     members = [member.profile for member in name.members]
-    if profile.members is None or not members:
+    if not members:
         return profile
-    join: Callable[..., frozenset[str]] = (
-        frozenset.intersection if profile.members.fall_back else lambda *sets: frozenset().union(*sets)
-    )
+    join: Callable[..., frozenset[str]] = frozenset.intersection if profile.falls_back else frozenset.union
     defaults = {member.default_precision for member in members}
     dynamic = [each for each in (profile, *members) if each.dynamic_remark]
     return replace(
@@ -191,24 +187,24 @@ def _merged(name: DeviceName) -> DeviceProfile:
 
 
 def available_devices() -> tuple[str, ...]:
-    """Devices that OpenVINO sees on this machine; meta devices are not among them."""
+    """Return the devices that OpenVINO sees on this machine, without meta devices."""
     return tuple(openvino_core().available_devices)
 
 
 def runnable_devices() -> str:
-    """What can be run on here, for messages."""
+    """List the devices of this machine, for messages."""
     return f"{', '.join((*available_devices(), 'AUTO'))} (or a meta device of these, such as HETERO:CPU)"
 
 
 def absent_members(device: str) -> tuple[str, ...]:
-    """Devices that a name stands for and that are not on this machine.
+    """Return the devices behind a name that are not on this machine.
 
     Raises:
-        DeviceError: No such device is known.
+        DeviceError: The device is unknown.
     """
     name = parse_device(device)
     here = available_devices()
-    asked = name.members or (() if name.profile.members is not None else (name,))
+    asked = name.members or (() if name.profile.meta else (name,))
     # GPU stands for GPU.0 where there are several.
     return tuple(
         each.text for each in asked if not any(have == each.text or have.split(".", 1)[0] == each.text for have in here)
@@ -216,7 +212,7 @@ def absent_members(device: str) -> tuple[str, ...]:
 
 
 def require_device(device: str) -> None:
-    """Make sure that something can run on a device here.
+    """Raise if a device, or a member of it, is not on this machine.
 
     Raises:
         DeviceError: The device is not known, or not on this machine; the message lists those that are.
@@ -232,35 +228,41 @@ def require_device(device: str) -> None:
 
 
 def recommended_properties(
-    device: str, mode: str = "latency", inference_precision: str | None = RECOMMENDED
+    device: str, performance_hint: str = "latency", inference_precision: str | None = RECOMMENDED
 ) -> dict[str, str]:
-    """Properties to compile a model with, for a device that need not be on this machine.
+    """Return properties to compile a model with. The device need not be on this machine.
 
     Args:
         device: Device, such as `CPU` or `HETERO:GPU,CPU`.
-        mode: `latency` for one image as soon as possible, `throughput` for as many as possible.
-        inference_precision: Precision to run the network in: `f32`, `bf16` or `f16`. None leaves it to the device.
-            `recommended` is f32 on every device that can be asked for it, as decisions drift in others.
+        performance_hint: `latency` for one image as soon as possible, `throughput` for as many as possible.
+        inference_precision: `f32`, `bf16` or `f16`. None means the device's default; `recommended` means f32 on every
+            device that can be asked for it, since other precisions drift.
 
     Returns:
         Property name to value, for `core.compile_model(model, device, properties)`.
 
     Raises:
-        DeviceError: No such device is known.
-        TargetError: The mode is not known, or the device cannot be asked for the precision.
+        DeviceError: The device is unknown.
+        TargetError: The performance hint is unknown, or the device cannot be asked for the precision.
     """
-    if mode not in MODES:
-        raise TargetError(f"Mode '{mode}' is not known, expected one of: {', '.join(MODES)}. Choose one.")
+    if performance_hint not in PERFORMANCE_HINTS:
+        raise TargetError(
+            f"Mode '{performance_hint}' is not known, expected one of: {', '.join(PERFORMANCE_HINTS)}. Choose one."
+        )
     profile = device_profile(device)
-    tuned = profile.latency if mode == "latency" else profile.throughput
-    return {**tuned, **profile.always, **precision_properties(device, inference_precision)}
+    return {
+        "PERFORMANCE_HINT": performance_hint.upper(),
+        **profile.hint_properties.get(performance_hint, {}),
+        **profile.always,
+        **precision_properties(device, inference_precision),
+    }
 
 
 def precision_properties(device: str, inference_precision: str | None) -> dict[str, str]:
-    """Properties that make a device run in a precision; see `recommended_properties`.
+    """Return the properties that select an inference precision; see `recommended_properties`.
 
     Raises:
-        DeviceError: No such device is known.
+        DeviceError: The device is unknown.
         TargetError: The device cannot be asked for the precision.
     """
     name = parse_device(device)
@@ -269,7 +271,7 @@ def precision_properties(device: str, inference_precision: str | None) -> dict[s
         return {}
     if inference_precision != RECOMMENDED:
         # What is not known of a device that chooses by itself is left to OpenVINO.
-        if inference_precision not in able and not (name.profile.members is not None and not name.members):
+        if inference_precision not in able and not (name.profile.meta and not name.members):
             raise TargetError(
                 f"Device '{device}' cannot be asked to run in {inference_precision}, expected one of: "
                 f"{', '.join(able) or 'its own'}. Ask for one of these, or leave it to the device "
@@ -285,30 +287,40 @@ def precision_properties(device: str, inference_precision: str | None) -> dict[s
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A device that pp_graph knows, or that this machine has.
+    """A device of this machine, or one that pp_graph knows.
 
     Attributes:
         name: OpenVINO's name of it, such as `GPU.1`.
-        here: Whether OpenVINO sees it on this machine, or can form it of what it sees.
-        full_name: What it is; None where it is not here.
-        precisions: Precisions that it computes in, as OpenVINO names them; empty where it is not here.
-        default_precision: Precision in which it runs a network unless told otherwise; None where that is not known.
-        dynamic_shapes: Whether inputs may have sizes that are not known at compilation; None for a kind of device that
-            has no profile.
-        profile: What its kind can take; None for a kind that has no profile.
+        here: True if OpenVINO sees it on this machine; for a meta device, if it sees all members.
+        profile: Profile of its kind; None for a kind that pp_graph does not know.
+        default_precision: Default inference precision; None if not known.
+        full_name: OpenVINO's description; None if the device is absent.
+        precisions: Precisions that it computes in, by OpenVINO's names; empty if the device is absent.
     """
 
     name: str
     here: bool
-    full_name: str | None
-    precisions: tuple[str, ...]
-    default_precision: str | None
-    dynamic_shapes: bool | None
     profile: DeviceProfile | None
+    default_precision: str | None
+    full_name: str | None = None
+    precisions: tuple[str, ...] = ()
+
+    @property
+    def dynamic_shapes(self) -> bool | None:
+        """False if inputs need fixed shapes; None if not known."""
+        return None if self.profile is None else self.profile.dynamic_shapes
+
+    @property
+    def example(self) -> str | None:
+        """A name that can be used as it is; that of a meta device has members."""
+        if self.profile is None:
+            return None
+        needs_members = self.profile.meta and not self.profile.members_optional and ":" not in self.name
+        return self.profile.written[-1] if needs_members else self.name
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON, with the recommended properties."""
-        example = None if self.profile is None else _example(self)
+        """Return JSON-serialisable values, with the recommended properties."""
+        example = self.example
         return {
             "name": self.name,
             "here": self.here,
@@ -318,80 +330,57 @@ class DeviceInfo:
             "dynamic_shapes": self.dynamic_shapes,
             "profile": None if self.profile is None else self.profile.to_dict(),
             "example": example,
-            "properties": {} if example is None else {mode: recommended_properties(example, mode) for mode in MODES},
+            "properties": {}
+            if example is None
+            else {hint: recommended_properties(example, hint) for hint in PERFORMANCE_HINTS},
         }
 
 
-def _example(info: DeviceInfo) -> str:
-    """A name that can be run as it is written; that of a meta device needs members."""
-    assert info.profile is not None
-    members = info.profile.members
-    return info.profile.written[-1] if members is not None and members.fewest and ":" not in info.name else info.name
-
-
 def list_devices() -> tuple[DeviceInfo, ...]:
-    """Devices of this machine, then those that pp_graph converts for and that are not here, then meta devices."""
-    here = [_describe(name) for name in available_devices()]
+    """Return the devices of this machine, then known devices that are absent, then meta devices."""
+    here = [_ask_openvino(name) for name in available_devices()]
     kinds = {info.name.split(".", 1)[0] for info in here}
     others = [
-        DeviceInfo(
-            profile.name,
-            profile.members is not None,
-            None,
-            (),
-            profile.default_precision,
-            profile.dynamic_shapes,
-            profile,
-        )
-        for profile in _plain_first(DEVICES)
+        DeviceInfo(profile.name, profile.meta, profile, profile.default_precision)
+        for profile in DEVICES
         if profile.name not in kinds
     ]
     return (*here, *others)
 
 
 def describe_device(device: str) -> DeviceInfo:
-    """What is known of one device; of a meta device without members, what is known of its kind.
+    """Describe one device; for a meta device without members, its kind.
 
     Raises:
-        DeviceError: No such device is known.
+        DeviceError: The device is unknown.
     """
-    kind = next((each for each in DEVICES if each.name == device and each.members is not None), None)
-    if kind is not None:
-        return DeviceInfo(device, True, None, (), kind.default_precision, kind.dynamic_shapes, kind)
+    kind = _profile_of(device)
+    if kind is not None and kind.meta:
+        return DeviceInfo(device, True, kind, kind.default_precision)
     profile = device_profile(device)
     here = [name for name in available_devices() if device in (name, name.split(".", 1)[0])]
     if here:
-        return _describe(here[0])
+        return _ask_openvino(here[0])
+    return DeviceInfo(device, not absent_members(device), profile, profile.default_precision)
+
+
+def _ask_openvino(name: str) -> DeviceInfo:
+    def ask(key: str) -> Any:
+        try:
+            return openvino_core().get_property(name, key)
+        except RuntimeError:
+            return None  # not every plugin has every property
+
+    capabilities = ask("OPTIMIZATION_CAPABILITIES") or ()
+    default = ask(_HINT)
     return DeviceInfo(
-        device, not absent_members(device), None, (), profile.default_precision, profile.dynamic_shapes, profile
+        name,
+        here=True,
+        profile=next((each for each in DEVICES if each.name == name.split(".", 1)[0]), None),
+        default_precision=None if default is None else str(default.get_type_name()),
+        full_name=ask("FULL_DEVICE_NAME"),
+        precisions=tuple(each for each in _PRECISIONS if each in capabilities),
     )
-
-
-def _plain_first(profiles: Iterable[DeviceProfile]) -> list[DeviceProfile]:
-    return sorted(profiles, key=lambda profile: profile.members is not None)
 
 
 _PRECISIONS: Final = ("FP64", "FP32", "BF16", "FP16", "INT8", "INT4")
-
-
-def _describe(name: str) -> DeviceInfo:
-    core = openvino_core()
-
-    def ask(what: str) -> Any:
-        try:
-            return core.get_property(name, what)
-        except RuntimeError:
-            return None  # not every plugin answers every question
-
-    capabilities = ask("OPTIMIZATION_CAPABILITIES") or ()
-    hint = ask(_HINT)
-    profile = next((each for each in DEVICES if each.name == name.split(".", 1)[0]), None)
-    return DeviceInfo(
-        name=name,
-        here=True,
-        full_name=ask("FULL_DEVICE_NAME"),
-        precisions=tuple(each for each in _PRECISIONS if each in capabilities),
-        default_precision=None if hint is None else str(hint.get_type_name()),
-        dynamic_shapes=None if profile is None else profile.dynamic_shapes,
-        profile=profile,
-    )

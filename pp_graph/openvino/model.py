@@ -12,11 +12,12 @@ import numpy as np
 from pp_graph.errors import PostProcessorError, ProvenanceError, TargetError
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Artifact, Provenance
+from pp_graph.model import Port
 from pp_graph.openvino.core import first_line, openvino_core, partial_shape, port_name, rt_text
 from pp_graph.openvino.island.exchange import with_other_program
 from pp_graph.openvino.island.float32 import island_constants
 from pp_graph.openvino.session import OpenVINOSession
-from pp_graph.openvino.usage.text import usage_path, usage_text
+from pp_graph.openvino.usage import usage_path, usage_text
 from pp_graph.sessions.session import with_batch_axes
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from pp_graph.model import Shape
     from pp_graph.program import Program
 
 RT_INFO_PATH = [METADATA_KEY, "provenance"]
@@ -200,8 +200,8 @@ class IRDescription:
     """What an IR holds, whoever wrote it.
 
     Attributes:
-        inputs: Name, element type and sizes of each.
-        outputs: The same for the outputs.
+        inputs: Its inputs.
+        outputs: Its outputs.
         version: Version of the IR format.
         producer: Program that wrote it.
         nodes: Number of operators, constants left out.
@@ -209,8 +209,8 @@ class IRDescription:
         provenance: What pp_graph fused; None where it did not.
     """
 
-    inputs: tuple[tuple[str, str, Shape | None], ...]
-    outputs: tuple[tuple[str, str, Shape | None], ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     version: int
     producer: str
     nodes: int
@@ -231,11 +231,7 @@ def describe_ir(path: Path) -> IRDescription:
     written = () if provenance is None else provenance.output_names
     ports = [
         tuple(
-            (
-                port_name(port, written),
-                str(np.dtype(port.get_element_type().to_dtype())),
-                partial_shape(port),
-            )
+            Port(port_name(port, written), str(np.dtype(port.get_element_type().to_dtype())), partial_shape(port))
             for port in side
         )
         for side in (model.inputs, model.outputs)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
-from pp_graph.openvino.core import partial_shape, rt_text
+from pp_graph.openvino.core import declared_layout, partial_shape, rt_text
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.statistics.model_api import MODEL_INFO, MODEL_TYPE, OWN_KEY, OWN_VALUE
 
@@ -43,14 +43,14 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
 
     Args:
         model: The converted model.
-        provenance: What was fused.
+        provenance: The model's provenance.
         feeding: How Model API is to feed images, some of: `reverse_input_channels` (True for a model that takes RGB,
             as Model API takes images for BGR), `mean_values`, `scale_values` (three numbers each, in the model's
             channel order, for pixels in the range that they come in, such as 255 for uint8), `resize_type`,
             `interpolation_mode`, `pad_value`, `input_dtype`; and `labels`, two words, the normal one first.
 
     Raises:
-        TargetError: An entry is not known or impossible, or Model API would not heed it for this model.
+        TargetError: An entry is unknown or invalid, or Model API would ignore it for this model.
     """
     entries = {OWN_KEY: OWN_VALUE, "labels": _LABELS, "task": "segmentation" if _has_map(model) else "classification"}
     if _normalised(provenance):
@@ -75,11 +75,11 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
 
 
 def why_not(model: ov.Model, provenance: Provenance) -> str | None:
-    """What keeps Model API from running a model and giving its decisions; None where nothing does.
+    """Return the reason why Model API cannot run a model with its decisions; None if it can.
 
     Args:
         model: The converted model.
-        provenance: What was fused.
+        provenance: The model's provenance.
     """
     names = sorted(port.get_any_name() for port in model.outputs if port.get_names())
     if names != sorted(OUTPUT_NAMES):
@@ -96,7 +96,9 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
     if shape[0] not in (None, 1):
         return f"it runs one image at a time, and the batch is fixed at {shape[0]}"
     # Model API's own guess at the layout, where none is set.
-    first = _layout(model.inputs[0]) == "NCHW" or (not _layout(model.inputs[0]) and shape[1] in range(1, 5))
+    first = declared_layout(model.inputs[0]) == "NCHW" or (
+        not declared_layout(model.inputs[0]) and shape[1] in range(1, 5)
+    )
     channels = shape[1 if first else 3]
     if channels != _CHANNELS:
         return f"it feeds three channels, and the input has {'an open number' if channels is None else channels}"
@@ -104,34 +106,26 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
 
 
 def _normalised(provenance: Provenance) -> bool:
-    """Whether the calibrated threshold lies at 0.5 in all numbers that come out."""
+    """Return True if the calibrated threshold is 0.5 in every score and map."""
     scales = [output.scale for output in provenance.predicted.values() if not output.decides]
     return bool(scales) and all(scale is not None and scale.threshold == 0.5 for scale in scales)
 
 
 def takes_frames(model: ov.Model) -> bool:
-    """Whether the preprocessing is in the model: its input takes a camera's frame, uint8 (N,H,W,C), as declared."""
+    """Return True if the model preprocesses frames itself: its one input is declared as uint8 (N,H,W,C)."""
     import openvino as ov
 
     if len(model.inputs) != 1:
         return False
     port = model.inputs[0]
-    return bool(port.get_element_type() == ov.Type.u8 and _layout(port) == "NHWC")
+    return bool(port.get_element_type() == ov.Type.u8 and declared_layout(port) == "NHWC")
 
 
 def read_model_info(model: ov.Model) -> dict[str, str]:
-    """Entries of a model's `model_info` that `write_model_info` knows; empty where there are none."""
+    """Read the entries of a model's `model_info` that `write_model_info` knows; may be empty."""
     names = (OWN_KEY, "model_type", "task", "embedded_processing", *_ON_THE_OUTPUTS_SCALE, *_FEEDING)
     paths = {name: [MODEL_INFO, name] for name in names}
     return {name: rt_text(model.get_rt_info(path)) for name, path in paths.items() if model.has_rt_info(path)}
-
-
-def _layout(port: ov.Output) -> str:
-    """The layout that an input declares, such as `NHWC`; empty where it declares none."""
-    from openvino import layout_helpers
-
-    layout = layout_helpers.get_layout(port)
-    return "" if layout.empty else str(layout.to_string()).strip("[]").replace(",", "")
 
 
 def _has_map(model: ov.Model) -> bool:
@@ -146,17 +140,17 @@ def _checked(feeding: Mapping[str, Any], model: ov.Model, provenance: Provenance
             f"{', '.join(_FEEDING)}. Leave it out."
         )
     shape = partial_shape(model.inputs[0]) or ()
-    unheeded = [name for name in feeding if name != "labels"]
-    if unheeded and provenance.preprocessing is not None:
+    image_entries = [name for name in feeding if name != "labels"]
+    if image_entries and provenance.preprocessing is not None:
         raise TargetError(
-            f"Entry '{unheeded[0]}' for Model API was given, but the preprocessing is in the model already. Leave it "
-            "out."
+            f"Entry '{image_entries[0]}' for Model API was given, but the preprocessing is in the model already. Leave "
+            "it out."
         )
-    if unheeded and sum(size is None for size in shape[1:]):
+    if image_entries and sum(size is None for size in shape[1:]):
         raise TargetError(
-            f"Entry '{unheeded[0]}' for Model API was given for the input shape {format_shape(shape)}, expected fixed "
-            "sizes: where height or width is open, Model API neither resizes images nor heeds it. Fix them with "
-            "--input-shape (input_shape=...)."
+            f"Entry '{image_entries[0]}' for Model API was given for the input shape {format_shape(shape)}, expected "
+            "fixed sizes: where height or width is open, Model API neither resizes images nor uses the entry. Fix them "
+            "with --input-shape (input_shape=...)."
         )
     entries = {}
     for name, value in feeding.items():

@@ -60,9 +60,8 @@ class OpenVINOSession(Session):
         device: Device to run on.
         precision: Precision to run the network in: `f32`, `bf16` or `f16`; `recommended` for f32 wherever the device
             can be asked for it. None leaves it to the device, which may choose bf16 or f16 by itself.
-        mode: What the device is asked to be good at where the model is deployed: `latency` or `throughput`. None asks
-            for neither, and BATCH is then given full batches of requests only, so that results do not depend on when
-            they come.
+        performance_hint: `latency` or `throughput`, as in deployment. None sets no hint and sends BATCH full batches of
+            requests only, so that results do not depend on timing.
         probes: Names of inner tensors to return as well.
         preprocessing: What the model does with frames; None where it takes none.
         island: What the names of the post-processing's operators begin with; None looks none up.
@@ -75,7 +74,7 @@ class OpenVINOSession(Session):
 
     Raises:
         DeviceError: The device is not on this machine.
-        TargetError: The precision or the mode is not known, or OpenVINO cannot compile the model.
+        TargetError: The precision or the performance hint is not known, or OpenVINO cannot compile the model.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class OpenVINOSession(Session):
         *,
         device: str = "CPU",
         precision: str | None = "f32",
-        mode: str | None = None,
+        performance_hint: str | None = None,
         probes: Sequence[str] = (),
         preprocessing: Preprocessing | None = None,
         island: str | None = None,
@@ -95,7 +94,9 @@ class OpenVINOSession(Session):
         if precision != RECOMMENDED:
             require_inference_precision(precision)
         settings = (
-            precision_properties(device, precision) if mode is None else recommended_properties(device, mode, precision)
+            precision_properties(device, precision)
+            if performance_hint is None
+            else recommended_properties(device, performance_hint, precision)
         )
         wish = settings.get("INFERENCE_PRECISION_HINT") if precision == RECOMMENDED else precision
         count = len(model.outputs)
@@ -110,7 +111,7 @@ class OpenVINOSession(Session):
         self.compile_seconds = time.perf_counter() - start
         self._places = {name: place for place in range(count) for name in compiled.outputs[place].get_names()}
         self._places |= {name: place for place, name in enumerate(probes, count)}
-        self._group = _requests_in_batch(compiled, device) if mode is None else 1
+        self._group = _requests_in_batch(compiled, device) if performance_hint is None else 1
         self.inputs = tuple(self._input(port, preprocessing) for port in compiled.inputs)
         self.outputs = tuple(self._places)
         self.precision = running_precision(compiled, wish)
@@ -358,7 +359,7 @@ class OpenVINOSession(Session):
 def _requests_in_batch(compiled: ov.CompiledModel, device: str) -> int:
     """How many requests BATCH runs together; 1 where it groups none, and for every other device."""
     name = parse_device(device)
-    if name.profile.members is None or not name.profile.members.batch:
+    if not name.profile.groups_requests:
         return 1
     count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
     shapes = [partial_shape(port) for port in compiled.inputs]

@@ -1,4 +1,4 @@
-"""Post-training quantisation of a network, and of nothing else."""
+"""Quantise the network of a converted model to int8, after training."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Quantization:
     """How to quantise a network to int8.
 
     Attributes:
-        images: Images that show which values occur: a folder, a file or arrays, as `pp_graph.data.open_images` takes.
-            They should hold anomalies: what lies outside of the ranges that they give is cut off.
+        images: Images to measure the ranges of values on, as `pp_graph.data.open_images` takes: a folder, a file or
+            arrays. Include anomalies: values outside the measured ranges are clipped.
         preset: `performance` for symmetric activations, which are faster and whose ranges leave more room for values
             that the images did not show; or `mixed` for asymmetric ones, which are finer where values have one sign.
-        subset_size: Most images to use; where there are more, they are taken evenly from all of them.
+        subset_size: Maximum number of images; from more, an evenly spaced subset is used.
         float_from: Names of tensors of the raw model from which on the network stays float32. By default it is
             quantised up to its last layer on every way: distances computed behind it stay float32.
         max_drop: Most that the rate of right decisions may fall, in [0, 1): balanced accuracy of labels and F1 of mask
             pixels, each by itself. Layers that cost too much stay float32.
         labelled: Images with labels or masks that `max_drop` is measured on, as `pp_graph.data.open_labelled` takes.
         progress: Called with the number of images just run.
-        fixed_inputs: Values for inputs that are no images and not in the data; see `pp_graph.data.fix_inputs`.
+        fixed_inputs: Values for inputs that are neither images nor in the data; see `pp_graph.data.fix_inputs`.
 
     Raises:
         TargetError: A setting is outside its range, or one of `max_drop` and `labelled` is missing.
@@ -84,10 +84,10 @@ class Quantization:
 
 
 def check_quantization(precision: str, quantization: Quantization | None) -> None:
-    """Make sure that int8 comes with data, and data with int8.
+    """Raise unless int8 comes with calibration data, and calibration data with int8.
 
     Raises:
-        TargetError: One is without the other.
+        TargetError: One is given without the other.
         ExtraError: NNCF is not installed.
     """
     if precision != "int8":
@@ -99,8 +99,8 @@ def check_quantization(precision: str, quantization: Quantization | None) -> Non
         return
     if quantization is None:
         raise TargetError(
-            "Precision int8 was asked for without calibration data, expected images that show which values occur. Give "
-            "quantization=Quantization(images) (--calibration-data FOLDER)."
+            "Precision int8 was asked for without calibration data, expected images to measure ranges of values on. "
+            "Give quantization=Quantization(images) (--calibration-data FOLDER)."
         )
     open_nncf()
 
@@ -112,21 +112,21 @@ def quantize_network(
     device: str,
     declared: Sequence[ModelInput],
 ) -> dict[str, Any]:
-    """Quantise what lies before the float32 part of a converted model. Changes the model in place.
+    """Quantise the network of a converted model up to its float32 part. Changes the model in place.
 
     Args:
         model: The converted model, in float32.
-        provenance: What is fused into it.
+        provenance: The model's provenance.
         quantization: How to quantise.
         device: OpenVINO device that it will run on; ranges are measured on the CPU.
-        declared: The inputs with the raw model's names of their sizes, of which OpenVINO knows nothing.
+        declared: Inputs of the raw model, with its names of dynamic sizes; OpenVINO drops these names.
 
     Returns:
-        What was done, for the provenance.
+        Record for the provenance.
 
     Raises:
         DataError: The images do not fit, there are none, or they hold numbers that are not finite.
-        TargetError: There is nothing to quantise, or NNCF cannot.
+        TargetError: The network has no layer to quantise, or NNCF fails.
         AccuracyError: `max_drop` cannot be kept.
         ExtraError: NNCF is not installed.
     """

@@ -25,7 +25,7 @@ from pp_graph.fusion.emission import Numbers
 from pp_graph.model.onnx_layout import LayoutError, Span
 from pp_graph.model.patching import changing, copy_file, write_at
 from pp_graph.openvino.island.exchange import IR_VERSION, OPSET
-from pp_graph.openvino.usage.text import renamed_usage, usage_path
+from pp_graph.openvino.usage import renamed_usage, usage_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

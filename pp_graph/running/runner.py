@@ -128,7 +128,7 @@ class Runner:
             artifact.network,
             device=device,
             precision=inference_precision,
-            mode=mode,
+            performance_hint=mode,
             preprocessing=artifact.provenance.preprocessing,
         )
         self.name = _name(artifact) if name is None else name

@@ -259,7 +259,7 @@ def test_a_failing_callback_ends_the_run(demo_ir_path: Path) -> None:
 
     model = read_openvino(demo_ir_path)
     fix_shapes(model, {"image": [1, 3, 256, 256]})
-    timed = OpenVINOSession(model, mode="latency")
+    timed = OpenVINOSession(model, performance_hint="latency")
     timed.feed({"image": np.zeros((1, 3, 256, 256), np.float32)})
 
     def fail(_: object) -> None:

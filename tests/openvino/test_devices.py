@@ -19,7 +19,7 @@ from pp_graph.openvino.core import openvino_core
 from pp_graph.openvino.device_check import DeviceCheck, check_for_device
 from pp_graph.openvino.device_profiles import DEVICES
 from pp_graph.openvino.devices import (
-    MODES,
+    PERFORMANCE_HINTS,
     available_devices,
     describe_device,
     device_profile,
@@ -125,7 +125,7 @@ class TestProfiles:
         assert device_profile("HETERO:GPU,CPU").states
 
     @pytest.mark.parametrize("device", [*WRITTEN, "HETERO:NPU,GPU,CPU"])
-    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("mode", PERFORMANCE_HINTS)
     def test_recommended_properties(self, device: str, mode: str) -> None:
         found = recommended_properties(device, mode)
         assert found["PERFORMANCE_HINT"] == mode.upper()
@@ -151,7 +151,7 @@ class TestProfiles:
 
 @pytest.mark.parametrize("device", RUN_HERE)
 class TestRunning:
-    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("mode", PERFORMANCE_HINTS)
     def test_recommended_properties_are_taken(self, device: str, mode: str, static: pp.OpenVINOModel) -> None:
         compiled = openvino_core().compile_model(static.network, device, recommended_properties(device, mode))
         assert executed_precision(compiled) == "f32"
@@ -193,9 +193,9 @@ class TestRunning:
         for role, values in wanted.items():
             np.testing.assert_allclose(found[role], values, rtol=1e-6, atol=1e-6)
 
-    @pytest.mark.parametrize("hint", MODES)
+    @pytest.mark.parametrize("hint", PERFORMANCE_HINTS)
     def test_timed(self, device: str, hint: str, static: pp.OpenVINOModel) -> None:
-        timed = OpenVINOSession(static.network, device=device, mode=hint, profile=True)
+        timed = OpenVINOSession(static.network, device=device, performance_hint=hint, profile=True)
         timed.feed({"image": IMAGE[:1]})
         timed.infer()
         assert timed.precision == "f32"
@@ -397,7 +397,7 @@ class TestChecks:
 def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     found = {each.name: each for each in list_devices()}
     assert {profile.name for profile in DEVICES} <= {name.split(".")[0] for name in found}
-    metas = {profile.name for profile in DEVICES if profile.members is not None}
+    metas = {profile.name for profile in DEVICES if profile.meta}
     assert {name for name, each in found.items() if each.here} == {*available_devices(), *metas}
     cpu = found["CPU"]
     assert "FP32" in cpu.precisions

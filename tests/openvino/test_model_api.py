@@ -22,7 +22,7 @@ from pp_graph.errors import StatisticsError, TargetError
 from pp_graph.fusion import Provenance
 from pp_graph.openvino import OpenVINOModel
 from pp_graph.openvino.model_info import read_model_info, takes_frames, why_not
-from pp_graph.openvino.usage.text import usage_path
+from pp_graph.openvino.usage import usage_path
 from pp_graph.retuning import retune
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, score_and_map

@@ -20,8 +20,7 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import OutputFileError
 from pp_graph.openvino import OpenVINOModel
-from pp_graph.openvino.usage.programs import CPP_TYPES
-from pp_graph.openvino.usage.text import renamed_usage, usage_path, usage_text
+from pp_graph.openvino.usage import ELEMENT_TYPES, renamed_usage, usage_path, usage_text
 from pp_graph.retuning import retune
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, score_and_map
@@ -306,7 +305,7 @@ def test_every_element_type_has_its_cpp_type(tmp_path: Path) -> None:
     asserts = "\n".join(
         f"static_assert(std::is_same_v<{'char' if kind == 'boolean' else name}, "
         f"ov::fundamental_type_for<ov::element::Type_t::{kind}>>);"
-        for kind, name in CPP_TYPES.items()
+        for kind, (_, name) in ELEMENT_TYPES.items()
     )
     text = f"#include <openvino/openvino.hpp>\n#include <type_traits>\n{asserts}\nint main() {{}}\n"
     (tmp_path / "main.cpp").write_text(text)

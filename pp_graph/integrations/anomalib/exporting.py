@@ -22,7 +22,7 @@ from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_pro
 from pp_graph.integrations.export_result import ExportResult
 from pp_graph.model import RawModel
 from pp_graph.opening import open_artifact
-from pp_graph.openvino.usage.text import usage_path
+from pp_graph.openvino.usage import usage_path
 from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor
 from pp_graph.statistics import Statistics
 from pp_graph.verification import VerificationReport, verify

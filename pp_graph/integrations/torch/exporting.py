@@ -25,7 +25,7 @@ from pp_graph.integrations.torch.raw_export import (
     run_model,
 )
 from pp_graph.model import RawModel
-from pp_graph.openvino.usage.text import usage_path
+from pp_graph.openvino.usage import usage_path
 from pp_graph.postprocessors import PostProcessor
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
 from pp_graph.verification import VerificationReport, verify

@@ -27,18 +27,18 @@ IR_VERSION: Final = 8
 
 
 def with_other_program(network: ov.Model, provenance: Provenance, program: Program) -> tuple[ov.Model, Provenance]:
-    """A copy of a converted model with another program of the same post-processor.
+    """Return a copy of a converted model with another program of the same post-processor.
 
     Args:
         network: The model; it is not changed.
-        provenance: What is fused into it.
+        provenance: The model's provenance.
         program: The new program.
 
     Returns:
-        The model, and what it is to say of itself.
+        The model and its new provenance.
 
     Raises:
-        ProvenanceError: A constant in the model is not what its provenance says.
+        ProvenanceError: A constant in the model contradicts its provenance.
         TargetError: A raw value is not in the model.
     """
     numbers = Numbers.of(provenance, program, opset=OPSET, ir_version=IR_VERSION)
@@ -61,7 +61,7 @@ def with_other_program(network: ov.Model, provenance: Provenance, program: Progr
 
 
 def _exchange_constants(changed: Mapping[ov.Node, bytes]) -> None:
-    """Put constants in the place of others, marked as these."""
+    """Replace constants, and mark the new ones to stay in float32 as well."""
     import openvino as ov
     from openvino import opset13 as ops
 
@@ -83,7 +83,7 @@ def _exchange_constants(changed: Mapping[ov.Node, bytes]) -> None:
 
 
 def _exchange_island(model: ov.Model, provenance: Provenance, program: Program, numbers: Numbers) -> Provenance:
-    """Write the operators anew. Changes the model in place."""
+    """Replace all operators of the island. Changes the model in place."""
     import onnx_ir as ir
 
     tensors = {role: record.tensor for role, record in provenance.raw.read.items()}

@@ -1,4 +1,4 @@
-"""Mark operators to stay in float32, and check the precision in which they are saved and run.
+"""Mark operators to stay in float32, and read the precision in which they are saved and run.
 
 The runtime attribute `DisablePrecisionConversion` with the value `dynamic:bf16,f16` keeps a node out of compression to
 f16 and of execution in bf16 or f16. It can only be read from an IR's XML: setting it from Python has no effect. Checked
@@ -27,7 +27,7 @@ _FLOATING_PRECISIONS: Final = frozenset({"FP32", "FP16", "BF16", "FP64"})
 
 
 def mark_float32(island: ov.Model) -> ov.Model:
-    """A copy of a small model, each of whose operators stays float32."""
+    """Return a copy of a small model with every operator marked to stay in float32."""
     import openvino as ov
 
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as folder:
@@ -52,21 +52,21 @@ def mark_float32(island: ov.Model) -> ov.Model:
 
 
 def is_marked(node: ov.Node) -> bool:
-    """Whether a node is marked to stay float32. Python sees that a mark is there, but not what it says."""
+    """Return True if a node is marked to stay in float32. Python cannot read the value of the mark."""
     return any(str(key).startswith(_MARK["name"]) for key in node.get_rt_info())
 
 
 PREPROCESSING_SCOPE: Final = "preprocessing"
-"""Where, under the prefix, the operators stand that preprocess frames. They are marked as well, but the last of them
-may be merged with the network's first, which rounds its input anyway."""
+"""Scope under the prefix for preprocessing operators. They are marked too, but the runtime may merge the last one
+with the network's first operator, which rounds its input anyway."""
 
 
 def island_constants(model: ov.Model, prefix: str, adjustable: Sequence[str] = ()) -> dict[str, str]:
-    """Element types of the post-processing's floating-point constants, in memory or in a saved IR.
+    """Return the element types of the f32 island's floating-point constants.
 
     Args:
         model: The model.
-        prefix: What the names of the post-processing's nodes begin with.
+        prefix: Prefix of the names of the post-processing's nodes.
         adjustable: Names of its constants that are defaults of states.
 
     Returns:
@@ -83,20 +83,17 @@ def island_constants(model: ov.Model, prefix: str, adjustable: Sequence[str] = (
 
 def _in_island(name: str, prefix: str) -> bool:
     return name.startswith(f"{prefix}/") and not name.startswith(
-        (
-            f"{prefix}/{NETWORK_SCOPE}/",
-            f"{prefix}/{PREPROCESSING_SCOPE}/",
-        )
+        (f"{prefix}/{NETWORK_SCOPE}/", f"{prefix}/{PREPROCESSING_SCOPE}/")
     )
 
 
 def is_floating(precision: str) -> bool:
-    """Whether OpenVINO's name of an element type, such as `bf16` or `u8`, is that of floating-point numbers."""
+    """Return True if an OpenVINO element type, such as `bf16` or `u8`, is floating-point."""
     return precision.startswith(("f", "bf"))
 
 
 def executed_precision(compiled: ov.CompiledModel) -> str:
-    """The narrowest precision of floating-point numbers that a compiled model computes in, such as `bf16`."""
+    """Return the narrowest floating-point precision that a compiled model computes in, such as `bf16`."""
     kinds = set()
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
@@ -106,16 +103,16 @@ def executed_precision(compiled: ov.CompiledModel) -> str:
 
 
 def names_operators(compiled: ov.CompiledModel) -> bool:
-    """Whether a compiled model says which original operators its own stand for; not every device does."""
+    """Return True if a compiled model reports the original operators of its own; not every device does."""
     return any("originalLayersNames" in node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops())
 
 
 def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]:
-    """Precisions in which a compiled model really runs its post-processing.
+    """Return the precisions in which a compiled model runs its post-processing.
 
     Args:
         compiled: The compiled model.
-        prefix: What the names of the post-processing's nodes begin with.
+        prefix: Prefix of the names of the post-processing's nodes.
 
     Returns:
         Names of the original operators (several, joined by commas, where they were merged) to the

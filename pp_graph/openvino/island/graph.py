@@ -1,4 +1,4 @@
-"""Find one's way in an OpenVINO model: tensors by name, what lies between some of them, and cutting there."""
+"""Find tensors and subgraphs in an OpenVINO model, and cut the model there."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def find_tensor(model: ov.Model, name: str) -> ov.Output:
-    """The output of a node that has a name, not one of the model's own results.
+    """Return the node output with a name; results of the model do not count.
 
     Raises:
-        TargetError: There is none.
+        TargetError: No tensor has the name.
     """
     for node in model.get_ordered_ops():
         for output in node.outputs():
@@ -29,12 +29,12 @@ def find_tensor(model: ov.Model, name: str) -> ov.Output:
 
 
 def tensor_key(value: ov.Output) -> tuple[int, int]:
-    """What tells a tensor from all others of its model."""
+    """Return a unique key of a tensor within its model."""
     return value.get_node().get_instance_id(), value.get_index()
 
 
 def is_constant(node: ov.Node) -> bool:
-    """Whether nothing that is fed decides what a node computes."""
+    """Return True if a node depends on no input and no state."""
     pending, seen = [node], set()
     while pending:
         each = pending.pop()
@@ -47,7 +47,7 @@ def is_constant(node: ov.Node) -> bool:
 
 
 def nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set[int]:
-    """Ids of the nodes behind some tensors that lead to some ends, the ends included."""
+    """Return ids of the nodes between some tensors and some end nodes, the end nodes included."""
     starts = {tensor_key(source) for source in sources}
     pending = list(ends)
     seen: set[int] = set()
@@ -63,7 +63,7 @@ def nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set[
 def detach(
     sources: Sequence[ov.Output], ends: Sequence[ov.op.Result], shapes: Sequence[Sequence[int]] | None = None
 ) -> list[ov.op.Parameter]:
-    """Feed what lies between some tensors and some results from parameters instead. Changes the model in place.
+    """Replace tensors by parameters as the sources of some results. Changes the model in place.
 
     Returns:
         A parameter for each tensor.

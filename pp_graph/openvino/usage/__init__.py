@@ -1,1 +1,0 @@
-"""`model.usage.md`: how to run an IR, written from the model itself."""
