@@ -58,7 +58,7 @@ class _OrderedGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="pp-graph")
 @click.option("--plugin", "plugins", multiple=True, metavar="FILE.py|MODULE",
-              help="Import this first: your own post-processors and steps are known then. Its code runs.")  # fmt: skip
+              help="Import FILE.py or MODULE first, with your own post-processors. Its code runs.")  # fmt: skip
 def cli(plugins: tuple[str, ...]) -> None:
     """Write post-processing into ONNX models, convert them to OpenVINO, and prove that no decision changed.
 

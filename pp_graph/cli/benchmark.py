@@ -26,14 +26,14 @@ _STDOUT = "-"
 @click.option("--device", default="CPU", show_default=True, metavar="CPU,GPU,...",
               help="Devices, those with members last, as in CPU,HETERO:GPU,CPU; absent ones are listed.")  # fmt: skip
 @click.option("--inference-precision", default="f32,default", show_default=True, metavar="f32,bf16,f16,default",
-              help="Precisions to run in; 'default' is what the device would choose.")  # fmt: skip
+              help="Precisions to run in; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N",
-              help="Images a run, where RAW leaves it open. Default: 1.")  # fmt: skip
+              help="Images per run, if RAW leaves it open. Default: 1.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes of the input, where RAW leaves more open than the batch.")  # fmt: skip
 @click.option("--dynamic", is_flag=True, help="Compile with open sizes left open, instead of fixing them for all.")
 @click.option("--hint", type=click.Choice(["latency", "throughput"]), default="latency", show_default=True,
-              help="What the device is asked to be good at.")  # fmt: skip
+              help="Performance hint for the device.")  # fmt: skip
 @click.option("--against", multiple=True, metavar="host-numpy|host-torch|MODEL",
               help="Post-processing on the host, or another model; repeatable. Default: host-numpy, and host-torch "
               "where torch is installed.")  # fmt: skip
@@ -42,8 +42,8 @@ _STDOUT = "-"
 @click.option("--frame-size", metavar="HxW",
               help="Size of random frames for an artifact that resizes frames of any size.")  # fmt: skip
 @click.option("--seconds", type=float, default=10.0, show_default=True, metavar="T",
-              help="How long to measure, for each device and precision.")  # fmt: skip
-@click.option("--no-memory", is_flag=True, help="Do not measure peak memory (one process a model).")
+              help="Seconds to measure for each device and precision.")  # fmt: skip
+@click.option("--no-memory", is_flag=True, help="Do not measure peak memory (one process for each model).")
 @click.option("--compare", nargs=2, type=PATH, metavar="A.json B.json", help="Compare two earlier runs instead.")
 @click.option("--json", "json_output", is_flag=False, flag_value="-", metavar="[OUT.json]",
               help="Write the report to a file, or as one JSON object to stdout, all else to stderr.")  # fmt: skip

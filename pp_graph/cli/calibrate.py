@@ -23,18 +23,18 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.command()
 @click.argument("model", type=PATH, required=False)
 @click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
-              help="Labelled images for MODEL: good/ and a folder a kind of anomaly as in MVTec AD, masks in "
-              "ground_truth/; or arrays 'image', 'label' and 'mask'.")  # fmt: skip
+              help="Labelled images: good/ and one folder for each kind of anomaly, masks in ground_truth/, as "
+                   "in MVTec AD; or arrays 'image', 'label' and 'mask'.")  # fmt: skip
 @click.option("--scores", type=PATH, metavar="FILE.npz|.csv|.parquet",
-              help="Raw predictions that were dumped: pred_score, anomaly_map, label, mask.")  # fmt: skip
-@click.option("--stats", type=PATH, metavar="FILE", help="Statistics that exist already, for --retune or -o.")
+              help="Dumped raw predictions: pred_score, anomaly_map, label, mask.")  # fmt: skip
+@click.option("--stats", type=PATH, metavar="FILE", help="Existing statistics, for --retune or -o.")
 @click.option("-o", "--output", type=PATH, metavar="STATS.json", help="Statistics JSON to write.")
 @click.option("--retune", "retuned", type=PATH, metavar="FILE.onnx|.xml",
-              help="Write MODEL, a fused or converted one, with these statistics in it.")  # fmt: skip
+              help="Write the fused or converted MODEL with these statistics.")  # fmt: skip
 @click.option("--device", metavar="CPU|GPU|NPU|AUTO|...",
               help="OpenVINO device. Without it an ONNX file runs in onnxruntime, and an IR on the CPU.")  # fmt: skip
 @click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
-              show_default=True, help="Precision to run in; 'default' is what the device would choose.")  # fmt: skip
+              show_default=True, help="Precision to run in; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--image-method", default="f1", show_default=True, metavar="NAME[:KEY=VALUE,...]",
               help=f"Estimator of the image threshold: {_METHODS}. For example fpr:rate=0.001.")  # fmt: skip
 @click.option("--pixel-method", default="f1", show_default=True, metavar="NAME[:KEY=VALUE,...]",
@@ -44,22 +44,21 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--pixel-range", default="minmax", show_default=True, metavar="NAME[:KEY=VALUE,...]",
               help="The same for pixels.")  # fmt: skip
 @click.option("--placement", type=click.Choice(["midpoint", "observed"]), default="midpoint", show_default=True,
-              help="Halfway to the next lower score, so that inference decides as was counted; or at the score, as "
-              "Anomalib.")  # fmt: skip
-@click.option("--one-pass", is_flag=True, help="Take the pixel level's answer after one pass, with its bound.")
+              help="Put the threshold halfway to the next lower score, so that inference decides as counted, or "
+                   "at the score, as Anomalib does.")  # fmt: skip
+@click.option(
+    "--one-pass", is_flag=True, help="Stop after one pass over the pixels, with a bound instead of the exact threshold."
+)
 @click.option("--ignore-nonfinite", is_flag=True, help="Leave out NaN and infinite values instead of stopping.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True, metavar="N",
               help="Draws for the confidence intervals; 0 for none.")  # fmt: skip
 @click.option("--recipe", type=PATH, metavar="FILE.yaml",
-              help="Steps that a raw MODEL is to be fused with: what they compare is calibrated, such as a map that "
-              "they smooth.")  # fmt: skip
+              help="Calibrate the values that this recipe compares, for example a smoothed map.")  # fmt: skip
 @role_options
-@click.option(
-    "--batch", type=click.IntRange(min=1), metavar="N", help="Images a batch, where the model leaves it open."
-)
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per batch, if the model leaves it open.")
 @input_option
 @click.option("--report", "reports", type=PATH, multiple=True, metavar="FILE.html|.png",
-              help="Histograms and curves to write, as a page or a picture; needs the extra 'report'.")  # fmt: skip
+              help="Write histograms and curves as a page or picture. Needs the extra 'report'.")  # fmt: skip
 @force_option
 @json_option
 @click.pass_context

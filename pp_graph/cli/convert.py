@@ -35,15 +35,15 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE.xml", help="OpenVINO IR to write.")
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...",
-              help="Device to convert for, also AUTO:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(4); it need not be on this "
-              "machine. What can be checked for it is reported.")  # fmt: skip
+              help="Device to convert for, also AUTO:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(4); need not be on this "
+                   "machine.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["f32", "f16", "int8"]), default="f32", show_default=True,
               help="Precision of the weights, for int8 of the layers; the post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
-              help="Sizes to fix for the model's own input; ? for one that stays open. Once an input.")  # fmt: skip
+              help="Sizes of the model's own input; ? leaves one open. Repeat for each input.")  # fmt: skip
 @click.option("--model-info", "entries", multiple=True, metavar="KEY=VALUE",
-              help="How Intel's Model API is to feed images, such as scale_values=255,255,255 and "
-              "reverse_input_channels=True (for a model that takes RGB). Once an entry.")  # fmt: skip
+              help="How Intel's Model API feeds images, for example scale_values=255,255,255 or "
+                   "reverse_input_channels=True (for a model that takes RGB). Repeat for each entry.")  # fmt: skip
 @frame_options
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first, as --recipe does.")
 @quantization_options

@@ -29,23 +29,23 @@ _FIELDS: Final = {
 }
 _OPTIONS = (
     click.option("--input-dtype", metavar="u8|u16|f32",
-                 help="Let the model take a camera's frames, of this type. This and the options up to --image-input "
-                 "write preprocessing into the model.  [default with any of them: u8]"),
+                 help="Take camera frames of this type as input. This and the options up to --image-input write "
+                      "preprocessing into the model.  [default with any of them: u8]"),
     click.option("--input-layout", metavar="NHWC|NCHW", help="Axes of the frames.  [default: NHWC]"),
     click.option("--channel-order", metavar="RGB|BGR", help="Channels of the frames.  [default: RGB]"),
     click.option("--model-channel-order", metavar="RGB|BGR",
                  help="Channels that the model was trained on.  [default: RGB]"),
     click.option("--model-layout", metavar="NHWC|NCHW", help="Axes of the model's input.  [default: by its sizes]"),
     click.option("--mean", metavar="X|R,G,B",
-                 help="What to subtract, on the scale of the frames (0..255 for u8), in the model's channel order."),
+                 help="Subtract this, on the scale of the frames (0..255 for u8), in the model's channel order."),
     click.option("--scale", metavar="X|R,G,B",
-                 help="What to divide by, after that. Models trained on [0,1] need 255 for u8."),
+                 help="Then divide by this. Models trained on [0,1] need 255 for u8."),
     click.option("--resize", metavar="METHOD",
                  help="Resize frames to the model's input: linear, cubic, nearest (as OpenCV), bilinear_pillow or "
                  "bicubic_pillow (as Pillow, and torchvision with antialias)."),
     click.option("--frame-size", metavar="HxW",
                  help="Size of the frames, with --resize.  [default: any; NPU needs it]"),
-    click.option("--image-input", metavar="NAME", help="Input that takes the frames, of several."),
+    click.option("--image-input", metavar="NAME", help="Input that takes the frames, if there are several."),
 )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Fused ONNX file to write.")
 @post_processing_options
-@click.option("--replace", is_flag=True, help="If RAW is fused already, take its post-processing out first.")
-@click.option("--copy-weights", is_flag=True, help="Copy external weights even where they could be referenced.")
+@click.option("--replace", is_flag=True, help="If RAW is fused already, strip it first.")
+@click.option("--copy-weights", is_flag=True, help="Copy external weights instead of referencing them.")
 @force_option
 @json_option
 def fuse(

@@ -22,7 +22,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 STATS_HELP = "Statistics: pp_graph's JSON, or a file that pp-graph stats can read"
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Write one JSON object to stdout, all else to stderr."
+    "--json", "as_json", is_flag=True, help="Write one JSON object to stdout, everything else to stderr."
 )
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists. Inputs are never replaced.")
 
@@ -32,8 +32,10 @@ def input_option(function: _Function) -> _Function:
     option = click.option(
         "--input", "fixed_inputs", multiple=True, metavar="NAME=VALUE",
         callback=lambda _, __, texts: parse_inputs(texts),
-        help="Value of an input that is no image and not in the data: a number, numbers with commas, true, false, or "
-        "an .npy file. Once an input.",
+        help=(
+            "Value of an input that is not an image: a number, comma-separated numbers, true, false, or an .npy "
+            "file. Repeat for each input."
+        ),
     )  # fmt: skip
     return option(function)
 
@@ -186,8 +188,7 @@ _ROLE_OPTIONS = (
     click.option("--score-output", metavar="NAME", help="Output that holds the raw score."),
     click.option("--map-output", metavar="NAME", help="Output that holds the raw map."),
     click.option("--role", multiple=True, metavar="ROLE=NAME",
-                 help="Output that is read in a role, such as raw_score=logits or one that a recipe declares. "
-                 "Once a role."),
+                 help="Output to read in a role, for example raw_score=logits. Repeat for each role."),
 )  # fmt: skip
 
 
@@ -253,10 +254,10 @@ _OPTIONS = (
                  "post-processor."),
     role_options,
     *map(_click_option, OPTIONS.values()),
-    click.option("--no-tail", is_flag=True, help="Leave the raw model's own tail as it is, instead of rewriting it."),
+    click.option("--no-tail", is_flag=True, help="Do not rewrite the raw model's tail."),
     click.option("--raise-opset", type=int, metavar="VERSION",
-                 help="Convert the raw model to this opset first, such as 18, for steps that need it; refused if it "
-                 "would change a bit of its outputs. strip restores the original file."),
+                 help="Raise the raw model to this opset first, for steps that need it. Fails if a bit of its "
+                      "outputs would change. strip restores the original file."),
     click.option("--keep-raw", is_flag=True, help="Also return the raw values that the steps read."),
 )  # fmt: skip
 

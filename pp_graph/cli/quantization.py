@@ -24,15 +24,15 @@ _OPTIONS = (
     click.option("--calibration-data", type=PATH, metavar="FOLDER|FILE.npz",
                  help="int8: images that show which values occur, anomalous ones among them."),
     click.option("--preset", type=click.Choice(["performance", "mixed"]), default="performance", show_default=True,
-                 help="int8: symmetric activations, or asymmetric ones."),
+                 help="int8: symmetric (performance) or asymmetric (mixed) activations."),
     click.option("--subset-size", type=int, default=300, show_default=True, metavar="N",
-                 help="int8: most images to use, taken evenly from all."),
+                 help="int8: maximum number of images, spread evenly over all."),
     click.option("--float-from", multiple=True, metavar="TENSOR",
                  help="int8: tensor of the raw model from which on it stays float32, instead of behind its last layers."
                  " May be given several times."),
     click.option("--max-drop", type=float, metavar="D",
-                 help="int8: most that balanced accuracy of labels or F1 of masks may fall, such as 0.01; layers that "
-                 "cost too much stay float32. Needs --labels."),
+                 help="int8: maximum loss of balanced accuracy of labels or F1 of masks, for example 0.01. "
+                      "Layers that cost more stay float32. Needs --labels."),
     click.option("--labels", type=PATH, metavar="FOLDER|FILE.npz",
                  help="int8: labelled images for --max-drop, as pp-graph calibrate --data takes them."),
 )  # fmt: skip

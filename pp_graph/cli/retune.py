@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=PATH)
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; without it MODEL keeps its own.")
-@click.option("--image-sensitivity", type=float, metavar="S", help="New sensitivity for images, from 0 to 1.")
-@click.option("--pixel-sensitivity", type=float, metavar="S", help="New sensitivity for pixels, from 0 to 1.")
+@click.option("--image-sensitivity", type=float, metavar="S", help="New image sensitivity, from 0 to 1.")
+@click.option("--pixel-sensitivity", type=float, metavar="S", help="New pixel sensitivity, from 0 to 1.")
 @click.option("-o", "--output", type=PATH, metavar="FILE.onnx|.xml",
               help="Model to write; without it MODEL itself is changed.")  # fmt: skip
-@click.option(
-    "--dry-run", is_flag=True, help="Compute the cutoffs, for a program that sets them itself, and write nothing."
-)
+@click.option("--dry-run", is_flag=True, help="Print the new cutoffs and write nothing.")
 @force_option
 @json_option
 def retune(

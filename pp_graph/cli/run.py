@@ -32,9 +32,9 @@ _NO_PICTURES = "none"
 @click.option("--device", default="CPU", show_default=True, help="Device to run on.")
 @click.option("--inference-precision", default="recommended", show_default=True,
               type=click.Choice(["recommended", "f32", "bf16", "f16", "default"]),
-              help="Precision to run in; f32 is recommended wherever the device has it, 'default' is what the device "
-              "would choose.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images a request.")
+              help="Precision to run in; 'recommended' is f32 if the device has it, 'default' leaves it to the "
+                   "device.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per request.")
 @input_option
 @force_option
 @json_option

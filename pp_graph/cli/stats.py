@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def stats() -> None:
-    """Show or convert statistics, in whichever format they come.
+    """Show or convert statistics of any known format.
 
     FILE is pp_graph's JSON, a checkpoint or ONNX export of Anomalib 2.x, a metadata.json of Anomalib 0.x or 1.x, the
     stats.json of its tiled ensemble, an OpenVINO IR with Model API's model_info, or a model that pp_graph fused.

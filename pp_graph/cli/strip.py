@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("fused", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Raw ONNX file to write.")
-@click.option("--copy-weights", is_flag=True, help="Copy external weights even where they could be referenced.")
+@click.option("--copy-weights", is_flag=True, help="Copy external weights instead of referencing them.")
 @force_option
 @json_option
 def strip(fused: Path, output: Path, copy_weights: bool, force: bool, as_json: bool) -> None:
-    """Take the post-processing out of FUSED: the raw graph and weights, as they were."""
+    """Remove the post-processing from FUSED and restore the raw file."""
     from pp_graph import fusion
 
     raw = fusion.strip(fused)

@@ -25,12 +25,10 @@ if TYPE_CHECKING:
               "inputs, an .npz with an array each, by name.")  # fmt: skip
 @click.option("--device", default="CPU", show_default=True, help="Device to run the artifact on.")
 @click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
-              show_default=True, help="Precision to run in; 'default' is what the device would choose.")  # fmt: skip
+              show_default=True, help="Precision to run in; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--max-flips", type=click.IntRange(min=0), metavar="N",
-              help="Fail when drift of the network flips more decisions than this.")  # fmt: skip
-@click.option(
-    "--batch", type=click.IntRange(min=1), metavar="N", help="Images a batch, where the model leaves it open."
-)
+              help="Fail if drift of the network flips more decisions.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per batch, if the model leaves it open.")
 @input_option
 @json_option
 def verify(
@@ -44,7 +42,7 @@ def verify(
     fixed_inputs: dict[str, Any] | None,
     as_json: bool,
 ) -> None:
-    """Prove that ARTIFACT decides as RAW and its statistics do.
+    """Check that ARTIFACT decides as RAW with its statistics, and count every flip.
 
     RAW is the raw ONNX model; it runs in onnxruntime in float32, with the post-processing in NumPy.
     ARTIFACT is an OpenVINO IR (.xml), or a fused .onnx, which onnxruntime runs. Exit status 1 when the
