@@ -155,39 +155,27 @@ def _place(each: ModelInput, main: ModelInput) -> BatchPlace:
     return BatchPlace(each, axes[:1] if images else axes, certain, images)
 
 
-def batch_axes_of(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, int]:
-    """Batch axes of outputs, as far as symbolic names show them.
-
-    Args:
-        inputs: The model's inputs.
-        outputs: Shapes of its outputs, by name.
-
-    Returns:
-        The axis of each output of which it is known.
-    """
-    main = image_input(inputs)
-    batch = main.shape[0] if main is not None and main.shape else None
-    if not isinstance(batch, str):
-        return {}
-    return {name: shape.index(batch) for name, shape in outputs.items() if shape is not None and batch in shape}
-
-
-def output_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, int]:
+def output_axes(
+    inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None], *, named_only: bool = False
+) -> dict[str, int]:
     """Batch axes of outputs: by symbolic name, otherwise the first axis if it can have the batch's size.
 
     Args:
         inputs: The model's inputs.
         outputs: Shapes of its outputs, by name.
+        named_only: Go by symbolic names alone.
 
     Returns:
-        The axis of each output of which it is known.
+        Axis of each output whose batch axis is known.
     """
     main = image_input(inputs)
     if main is None or not main.shape:
         return {}
     batch = main.shape[0]
-    alike = {name: 0 for name, shape in outputs.items() if shape and shape[0] in (batch, None)}
-    return alike | batch_axes_of(inputs, outputs)
+    first = {} if named_only else {name: 0 for name, shape in outputs.items() if shape and shape[0] in (batch, None)}
+    if not isinstance(batch, str):
+        return first
+    return first | {name: shape.index(batch) for name, shape in outputs.items() if shape is not None and batch in shape}
 
 
 def further_axes(inputs: Sequence[ModelInput]) -> dict[str, int]:

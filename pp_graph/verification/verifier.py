@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images
 from pp_graph.errors import DataError, ModelError
 from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
-from pp_graph.model.batch import batch_axes_of
+from pp_graph.model.batch import output_axes
 from pp_graph.model.shapes import declared_shape
 from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
@@ -162,7 +162,7 @@ class _Reference:
                     f"{', '.join(repr(output) for output in present)}. Give the raw model that was fused."
                 )
         declared = {output.name or "": declared_shape(output) for output in raw.model.graph.outputs}
-        axes = batch_axes_of(raw.inputs, declared)
+        axes = output_axes(raw.inputs, declared, named_only=True)
         fused_names = {old: new for new, old in provenance.raw.renamed.items()}
         self._passed_through = {fused_names.get(name, name): name for name in provenance.raw.outputs if name in present}
         # The inputs of intermediates are compared too.

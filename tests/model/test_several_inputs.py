@@ -17,7 +17,7 @@ from pp_graph import cli
 from pp_graph.data import feed_model, fix_inputs, open_images
 from pp_graph.errors import DataError
 from pp_graph.model import ModelInput, batch_places, image_input
-from pp_graph.model.batch import batch_axes_of
+from pp_graph.model.batch import output_axes
 from pp_graph.sessions import Session, run_in_batches
 from tests.models import STATS, from_text
 
@@ -369,8 +369,8 @@ def test_the_axis_of_the_batch(image: tuple, other: tuple | None, axes: tuple, c
 
 def test_names_say_where_outputs_have_the_batch() -> None:
     shapes = {"a": (2, "N", 4), "b": (2, 3), "c": None, "d": ("N",)}
-    assert batch_axes_of(inputs_of(x=("N", 8)), shapes) == {"a": 1, "d": 0}
-    assert batch_axes_of(inputs_of(x=(1, 8)), shapes) == {}
+    assert output_axes(inputs_of(x=("N", 8)), shapes, named_only=True) == {"a": 1, "d": 0}
+    assert output_axes(inputs_of(x=(1, 8)), shapes, named_only=True) == {}
 
 
 class Recorder(Session):
