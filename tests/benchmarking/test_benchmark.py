@@ -221,6 +221,7 @@ def test_a_layer_that_took_in_its_activation_is_a_layer() -> None:
     assert group_times([OperatorTime("conv", "", "jit", 5.0)], None, None)[0] == {}
 
 
+@pytest.mark.slow
 def test_what_a_model_fixes_is_its_batch(tmp_path: Path, demo_post: pp.OneClassPostProcessor) -> None:
     """Throughput and bytes are those of an image, whatever the batch and whoever fixes it."""
     import onnx

@@ -181,6 +181,7 @@ def test_random_chains(model: onnx.ModelProto) -> None:
 # One case a rule: what it must take, what it must leave, and words of the reason.
 
 
+@pytest.mark.slow
 def test_collapse_is_chosen_by_cost() -> None:
     """On a map as large as this, matrices along the axes cost more than two one-dimensional convolutions."""
     raw, rewritten = rewrite(blur(["N", 1, 1024, 1024]))
@@ -627,6 +628,7 @@ def model_to_raw(model: onnx.ModelProto) -> pp.RawModel:
     return pp.RawModel.open(model)
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("outputs", [("pred_label",), ("pred_mask",), ("pred_score", "pred_mask"), ("anomaly_map",)])
 @pytest.mark.parametrize("keep_raw", [False, True])
 def test_only_what_is_asked_for(tmp_path: Path, outputs: tuple[str, ...], keep_raw: bool) -> None:

@@ -551,6 +551,7 @@ def test_two_processes_find_what_one_finds(arrays: dict, tmp_path: Path) -> None
 # --- flavours --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_flavour_is_enough() -> None:
     code = (
         "import sys\n"

@@ -375,6 +375,7 @@ def onnx_of(module: torch.nn.Module, example: tuple, names: list[str], outputs: 
 OUTPUTS = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("name", ["default", "nan is normal", "runtime"])
 def test_export_by_dynamo(name: str) -> None:
     import onnx

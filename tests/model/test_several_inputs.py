@@ -197,6 +197,7 @@ class TestEveryWay:
         with pytest.raises(DataError, match="is given as a value, and the data hold an array"):
             fixed({**images, **{name: np.asarray(value) for name, value in values.items()}})
 
+    @pytest.mark.sample(every=3)
     def test_runs_with_a_batch_that_is_fixed(self, case: tuple, tmp_path: Path) -> None:
         proto, data, values, _ = case
         shapes = {

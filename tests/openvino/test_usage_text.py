@@ -264,6 +264,7 @@ def cpp_setup() -> tuple[str, list[str], Path]:
 CPP = ("the mask only", "for an NPU", "raw outputs")
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("name", CPP)
 def test_cpp_program_compiles(name: str, written: dict[str, Path], tmp_path: Path) -> None:
     compiler, flags, _ = cpp_setup()
@@ -272,6 +273,7 @@ def test_cpp_program_compiles(name: str, written: dict[str, Path], tmp_path: Pat
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("name", ["demo", "odd names"])
 def test_cpp_program_runs(name: str, written: dict[str, Path], tmp_path: Path) -> None:
     compiler, flags, libraries = cpp_setup()

@@ -40,6 +40,7 @@ def test_custom_step(tmp_path: Path) -> None:
     assert found["retuned_cutoffs"]["pred_mask"] > found["cutoffs"]["pred_mask"]
 
 
+@pytest.mark.slow
 def test_onnxscript_step(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     found = load("onnxscript_step").main(tmp_path)
@@ -47,6 +48,7 @@ def test_onnxscript_step(tmp_path: Path) -> None:
     assert set(found["errors"]) == {"calmed_map", "pred_score", "anomaly_map"}
 
 
+@pytest.mark.slow
 def test_torch_step(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     found = load("torch_step").main(tmp_path)

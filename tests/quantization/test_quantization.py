@@ -251,6 +251,7 @@ class TestDistinctValues:
         assert max(plainly(fused, images)) <= 256
         assert min(map_values(int8(fused, images), images)) > 10_000
 
+    @pytest.mark.sample(every=2)
     @pytest.mark.parametrize("precision", ["f32", "bf16"])
     def test_of_the_demo(self, demo_fused_path: Path, demo_images: np.ndarray, precision: str) -> None:
         artifact = int8(pp.FusedModel.load(demo_fused_path), demo_images, subset_size=4)
@@ -293,6 +294,7 @@ class TestArtifact:
         assert set(constants.values()) == {"f32"}
         assert saved.with_suffix(".bin").stat().st_size < demo_ir_path.with_suffix(".bin").stat().st_size
 
+    @pytest.mark.sample(every=3)
     @pytest.mark.parametrize("execution", ["f32", "bf16", "f16"])
     def test_island_runs_in_f32_and_flips_nothing(self, saved: Path, demo_images: np.ndarray, execution: str) -> None:
         report = pp.verify(DEMO / "raw.onnx", saved, demo_images, inference_precision=execution)
@@ -445,6 +447,7 @@ class TestRefusals:
             int8(distance_model())
 
 
+@pytest.mark.slow
 def test_nncf_is_silent_and_tells_nobody(tmp_path: Path) -> None:
     """In a process of its own: under pytest NNCF switches its telemetry off by itself."""
     onnx.save(pp.fuse(distance_model(), POST).to_proto(), tmp_path / "fused.onnx")

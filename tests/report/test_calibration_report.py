@@ -227,6 +227,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert f"Calibration of {HOSTILE}".replace("\udcff", "?") in page.words
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("title", [HOSTILE, "a\nb\x00", "word " * 60, ""])
 def test_any_title_can_be_drawn(title: str, tmp_path: Path) -> None:
     write_calibration_report(scores_of(1, 2, labels=[0, 1]), tmp_path / "report.png", title=title)

@@ -426,6 +426,7 @@ def test_a_usage_text_goes_along(tmp_path: Path, demo_ir_path: Path) -> None:
     assert (tmp_path / "b" / "tuned.usage.md").read_text() == "how to run it"
 
 
+@pytest.mark.slow
 def test_brick(tmp_path: Path, brick: Path) -> None:
     stats = pp.Statistics.load(brick / "stats.json")
     path = pp.fuse(brick / "raw.onnx", pp.OneClassPostProcessor(stats)).save(tmp_path / "fused.onnx")
@@ -576,7 +577,7 @@ def test_read_only(work: Path, locked: str, capfd: pytest.CaptureFixture[str]) -
     assert files_in(work) == before
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=7)
 @pytest.mark.parametrize(
     ("path", "room"),
     [

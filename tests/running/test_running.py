@@ -60,6 +60,7 @@ def test_decides_as_the_session_that_verify_runs(
         assert getattr(found, name).dtype == (bool if name in ("pred_label", "pred_mask") else np.float32)
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("kind", ["ir", "onnx", "memory", "converted"])
 def test_decides_as_onnxruntime(kind: str, demo_ir_path: Path, demo_fused_path: Path, demo_images: np.ndarray) -> None:
     expected = run(str(demo_fused_path), {"image": demo_images})
@@ -114,6 +115,7 @@ def test_streams_of_any_size(small: pp.Runner) -> None:
         assert found.pred_mask.shape == (len(item), 1, *item.shape[2:])
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_a_batch_that_the_model_fixes(
     demo_fused_path: Path, demo_images: np.ndarray, runner: pp.Runner, batch: int

@@ -139,6 +139,7 @@ def test_fused_at_any_opset(kind: str, opset: int, raised: int | None) -> None:
     assert len(pp.strip(fused).to_proto().graph.node) == len(raw.graph.node)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("kind", "opset"), [("script", 18), ("script", 20), pytest.param("module", 18, marks=needs_torch)]
 )
@@ -152,6 +153,7 @@ def test_converted_in_any_precision(kind: str, opset: int) -> None:
         assert {decision.postprocessing.image.size for decision in report.decisions} == {0}
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_retuned_files(kind: str, tmp_path: Path) -> None:
     raw = conv_model(18)
@@ -386,6 +388,7 @@ def test_modules_that_do_not_fit() -> None:
             ModuleStep("a", "b", module).bind(MAP)
 
 
+@pytest.mark.slow
 @needs_torch
 def test_modules_are_exported_once_and_never_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     exported: list[int] = []

@@ -63,7 +63,7 @@ def graph_of(step: Step, opset: int) -> onnx.ModelProto:
     return proto
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=7)
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("kind", MASK_STEPS, ids=lambda kind: kind.__name__)
 def test_twins_agree(kind: type[Step], opset: int) -> None:

@@ -175,6 +175,7 @@ def test_small_numbers_are_no_noise(
     np.testing.assert_allclose(found, step.reference(x), rtol=2e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.floats(-6, 9), st.floats(-6, 5), st.booleans())
 def test_far_from_zero_no_digit_is_lost(power: float, width_power: float, negative: bool) -> None:

@@ -161,7 +161,7 @@ def test_every_step_is_tested() -> None:
     assert set(STRATEGIES) | set(MASK_STEPS) == set(STEPS)  # the latter: test_mask_steps.py
 
 
-@pytest.mark.sample(every=7)
+@pytest.mark.sample(every=11)
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("opset", OPSETS)

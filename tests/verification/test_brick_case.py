@@ -30,6 +30,7 @@ def fused(brick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pp.fuse(brick / "raw.onnx", post).save(tmp_path_factory.mktemp("brick") / "fused.onnx")
 
 
+@pytest.mark.sample(every=2)
 def test_no_decision_differs_from_anomalibs(brick: Path, untouched: Path, images: np.ndarray) -> None:
     reference = np.load(brick / "ref.npz")
     masks = np.unpackbits(reference["pred_mask"]).reshape(80, 1, 256, 256).astype(bool)
