@@ -21,7 +21,7 @@ from pp_graph.integrations.torch.module_step import ModuleStep  # noqa: E402
 from pp_graph.integrations.torch.one_class import OneClassModule  # noqa: E402
 
 OneClassPostProcessor = OneClassModule
-"""The name that Anomalib has for it."""
+"""Alias of `OneClassModule`, under the name that Anomalib uses."""
 
 __all__ = [
     "ExportResult",

@@ -83,7 +83,7 @@ def export(
             and must be given.
         raw: Where to write the raw ONNX export as well, for `pp-graph verify` later on; None not to keep it.
         opset: Opset of the raw export.
-        dynamic_batch: Whether the batch stays open.
+        dynamic_batch: Leave the batch size open.
         roles: Names of the model's outputs by the role that the post-processor reads them in, where axes and sizes
             leave a choice.
         score_output: Short form of `roles={"raw_score": ...}`.
@@ -92,7 +92,7 @@ def export(
         verify_device: Device to verify on, where `device` is not on this machine; None for `device`.
         inference_precision: Precision to verify in; see `pp_graph.verify`.
         max_flips: Decisions that drift of the network may flip; None for any number.
-        overwrite: Whether files of these names may be replaced.
+        overwrite: Replace existing files.
         quantization: How to quantise, for `int8`.
         conversion: Further arguments of `pp_graph.convert`: `input_shape`, `preprocessing`, `model_info`.
 
@@ -168,7 +168,7 @@ def _check_dtypes(given: Mapping[str, torch.Tensor]) -> None:
 
 
 def files_of(path: Path, raw: Path | None) -> list[Path]:
-    """The files that `export` writes."""
+    """Return the paths that `export` writes."""
     return [path, path.with_suffix(".bin"), usage_path(path), *([] if raw is None else [raw])]
 
 
