@@ -62,6 +62,7 @@ def test_anomalibs_own_numbers_come_back_to_the_bit(brick: Path) -> None:
     assert (found.image, found.pixel) == (theirs.image, theirs.pixel)
 
 
+@pytest.mark.slow
 def test_midpoint_finds_the_anomaly_that_anomalib_calls_normal(brick: Path, tmp_path: Path) -> None:
     with np.load(brick / "images.npz") as data:
         truth = data["label"]

@@ -169,7 +169,7 @@ def test_streamed_equals_sorted(name: str, parameters: dict, data: tuple, cuts: 
     assert exact.threshold == found.threshold
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(("name", "parameters"), cases(), ids=str)
 @settings(max_examples=40)
 @given(data=labelled_scores())

@@ -10,6 +10,7 @@ from pp_graph.demo import DATA, run_demo
 from pp_graph.errors import OutputFileError
 
 
+@pytest.mark.slow
 def test_demo_does_the_whole_job(tmp_path: Path) -> None:
     said: list[str] = []
     result = run_demo(tmp_path / "out", say=said.append)

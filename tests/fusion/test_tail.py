@@ -71,7 +71,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("path", TAILS, ids=lambda path: path.stem)
 def test_real_exports(path: Path, tmp_path: Path) -> None:
     """Tails as both exporters of torch write them: rewritten, equal, proven in OpenVINO, and undone."""
@@ -628,7 +628,7 @@ def model_to_raw(model: onnx.ModelProto) -> pp.RawModel:
     return pp.RawModel.open(model)
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("outputs", [("pred_label",), ("pred_mask",), ("pred_score", "pred_mask"), ("anomaly_map",)])
 @pytest.mark.parametrize("keep_raw", [False, True])
 def test_only_what_is_asked_for(tmp_path: Path, outputs: tuple[str, ...], keep_raw: bool) -> None:

@@ -113,7 +113,7 @@ def test_openvino_states(adjustable: Path, tmp_path: Path, precision: str) -> No
 
 
 @pytest.mark.sample(every=2)
-@pytest.mark.parametrize("file", ["fused.onnx", "model.xml"])
+@pytest.mark.parametrize("file", ["model.xml", "fused.onnx"])
 def test_runner(adjustable: Path, file: str) -> None:
     runner, x = pp.load(adjustable / file), images()
     own = runner(x)

@@ -247,7 +247,7 @@ def test_models_that_cannot_take_a_form() -> None:
         pp.fuse(score_and_map(opset=9), pp.OneClassPostProcessor(STATS, map_size=(5, 5)))
 
 
-@pytest.mark.sample(every=5)
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("settings_", [{}, {"pack": True}, {"outputs": ("pred_mask",)}], ids=["all", "packed", "mask"])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "open"])

@@ -150,7 +150,7 @@ def test_resizing_as_pillow(method: str, resample: int, old: tuple[int, int], ne
     np.testing.assert_allclose(found[0, ..., 0], np.asarray(pillow), atol=1e-4)
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("method", [None, *RESIZES])
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @pytest.mark.parametrize("order", ["RGB", "BGR"])

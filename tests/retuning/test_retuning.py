@@ -311,7 +311,7 @@ def without_ours(xml: bytes) -> bytes:
     return re.sub(ours, rb"\1", xml)
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("precision", ["f32", "f16"])
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "to a file"])
 def test_ir_equals_fused_anew(
@@ -577,7 +577,7 @@ def test_read_only(work: Path, locked: str, capfd: pytest.CaptureFixture[str]) -
     assert files_in(work) == before
 
 
-@pytest.mark.sample(every=7)
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize(
     ("path", "room"),
     [

@@ -57,7 +57,7 @@ def inputs(values: np.ndarray, build: object) -> np.ndarray:
     return np.broadcast_to(values.reshape(-1, *[1] * len(shape)), (len(values), *shape)).copy()
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=7)
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("build", SHAPES, ids=lambda build: build.__name__)
 @pytest.mark.parametrize("cutoff", CUTOFFS, ids=str)
@@ -103,7 +103,7 @@ def test_no_subnormal_number_is_written(cutoff: np.float32, build) -> None:
         assert not any(is_subnormal(each).any() for each in written if each.dtype == F32)
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("thresholds", ["constant", "runtime"])
 @pytest.mark.parametrize("cutoff", CUTOFFS, ids=str)
 def test_models_with_such_a_cutoff_pass_verification(cutoff: np.float32, thresholds: str, tmp_path: Path) -> None:

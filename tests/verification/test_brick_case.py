@@ -30,7 +30,6 @@ def fused(brick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pp.fuse(brick / "raw.onnx", post).save(tmp_path_factory.mktemp("brick") / "fused.onnx")
 
 
-@pytest.mark.sample(every=2)
 def test_no_decision_differs_from_anomalibs(brick: Path, untouched: Path, images: np.ndarray) -> None:
     reference = np.load(brick / "ref.npz")
     masks = np.unpackbits(reference["pred_mask"]).reshape(80, 1, 256, 256).astype(bool)
@@ -46,7 +45,6 @@ def test_no_decision_differs_from_anomalibs(brick: Path, untouched: Path, images
         )
 
 
-@pytest.mark.sample(every=2)
 def test_a_rewritten_tail_decides_alike(brick: Path, fused: Path, images: np.ndarray) -> None:
     onnx.checker.check_model(str(fused), full_check=True)
     report = pp.verify(brick / "raw.onnx", fused, images)
@@ -57,7 +55,7 @@ def test_a_rewritten_tail_decides_alike(brick: Path, fused: Path, images: np.nda
     assert {error.name: error.max_scaled < 1e-5 for error in report.errors}["raw_map"]
 
 
-@pytest.mark.sample(every=5)
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("weights", ["f32", "f16"])
 @pytest.mark.parametrize("execution", ["f32", "bf16"])
 def test_post_processing_flips_nothing_in_openvino(
