@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
@@ -227,8 +228,7 @@ def _update(
 
 def _with_model(result: CalibrationResult, values: RawValues, labelled: LabelledImages) -> CalibrationResult:
     result = result.with_warnings(_sensitivities(values.provenance))
-    for note in labelled.notes:
-        result = result.with_warnings({"pixel": note})
+    result = dataclasses.replace(result, notes=labelled.notes)
     return result.with_record(
         model=values.file,
         model_sha256=values.raw_sha256,

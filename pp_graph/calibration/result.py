@@ -53,11 +53,13 @@ class CalibrationResult:
         image: The image level; None where there were no scores.
         pixel: The pixel level; None where there were no maps.
         record: What was run on what.
+        notes: Remarks about the data, such as skipped files.
     """
 
     image: LevelResult | None
     pixel: LevelResult | None
     record: CalibrationRecord
+    notes: tuple[str, ...] = ()
 
     @property
     def levels(self) -> dict[str, LevelResult]:
@@ -76,7 +78,10 @@ class CalibrationResult:
         provenance = StatisticsProvenance(
             source="calibration",
             pp_graph_version=__version__,
-            notes=[f"{name}: {warning}" for name, level in self.levels.items() for warning in level.warnings],
+            notes=[
+                *self.notes,
+                *(f"{name}: {warning}" for name, level in self.levels.items() for warning in level.warnings),
+            ],
             calibration=self.record,
         )
         unknown = LevelStatistics()

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, input_option, json_option, named_roles, role_options
+from pp_graph.cli.options import (
+    PATH,
+    force_option,
+    image_options,
+    image_settings,
+    input_option,
+    json_option,
+    named_roles,
+    role_options,
+)
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 from pp_graph.cli.retune import check_ending, prepare_with_notes
 
@@ -25,6 +34,8 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
               help="Labelled images: good/ and one folder for each kind of anomaly, masks in ground_truth/, as "
                    "in MVTec AD; or arrays 'image', 'label' and 'mask'.")  # fmt: skip
+@click.option("--masks", type=PATH, metavar="DIR", help="Folder of the masks, if --data does not hold them.")
+@click.option("--no-masks", is_flag=True, help="Do not use masks.")
 @click.option("--scores", type=PATH, metavar="FILE.npz|.csv|.parquet",
               help="Dumped raw predictions: pred_score, anomaly_map, label, mask.")  # fmt: skip
 @click.option("--stats", type=PATH, metavar="FILE", help="Existing statistics, for --retune or -o.")
@@ -57,6 +68,7 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @role_options
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per batch, if the model leaves it open.")
 @input_option
+@image_options
 @click.option("--report", "reports", type=PATH, multiple=True, metavar="FILE.html|.png",
               help="Write histograms and curves as a page or picture. Needs the extra 'report'.")  # fmt: skip
 @force_option
@@ -86,12 +98,15 @@ def calibrate(
         model, data, scores, stats, changes=bool(output or retuned), retunes=bool(retuned), plots=bool(reports)
     )
     _refuse_unused(ctx, options, scores, stats)
+    if options["masks"] is not None and options["no_masks"]:
+        raise click.UsageError("--masks and --no-masks contradict each other. Use one or the other.")
     roles = named_roles(options)
     labelled = None
     if data is not None:
         from pp_graph.data import open_labelled
 
-        labelled = open_labelled(data)
+        masks: Path | bool = not options["no_masks"] if options["masks"] is None else options["masks"]
+        labelled = open_labelled(data, masks=masks, **image_settings(options))
     inputs = [path for path in (model, scores, stats, options["recipe"]) if path is not None]
     inputs += () if labelled is None else labelled.files
     inputs += () if model is None else _further_files(model)
@@ -160,11 +175,12 @@ def _check_sources(
     if stats is not None and not changes:
         raise click.UsageError("--stats alone changes nothing: give -o or --retune, or look with pp-graph stats show.")
     if plots and stats is not None:
-        raise click.UsageError("--report plots scores, and --stats has none: leave one of both out.")
+        raise click.UsageError("--report plots scores, and --stats has none. Use one or the other.")
 
 
 _OF_MODELS = (
-    "recipe", "device", "inference_precision", "score_output", "map_output", "role", "batch", "fixed_inputs",
+    "recipe", "device", "inference_precision", "score_output", "map_output", "role", "batch", "fixed_inputs", "masks",
+    "no_masks", "max_pixels", "skip_broken",
 )  # fmt: skip
 
 
@@ -277,7 +293,7 @@ def _parsed(option: str, text: str) -> tuple[str, dict[str, Any]]:
             number = words[value.lower()] if value.lower() in words else float(value)
         except ValueError:
             raise click.BadParameter(
-                f"'{part}' is no KEY=VALUE with a number, expected such as fpr:rate=0.001.", param_hint=option
+                f"'{part}' is not a KEY=VALUE with a number, expected such as fpr:rate=0.001.", param_hint=option
             ) from None
         if key in parameters:
             raise click.BadParameter(f"'{key}' is given twice, expected once.", param_hint=option)
@@ -330,6 +346,8 @@ def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
             click.echo(
                 f"Per-region overlap, {name} level: {level.metrics.pro:.4f} of {level.metrics.regions:,} regions\n"
             )
+    for remark in result.notes:
+        note(f"Note: {remark}.")
     for name, level in result.levels.items():
         for warning in level.warnings:
             note(f"Warning: {name} level: {warning}.")

@@ -27,6 +27,26 @@ json_option = click.option(
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists. Inputs are never replaced.")
 
 
+_IMAGE_OPTIONS = (
+    click.option("--max-pixels", type=click.IntRange(min=1), metavar="N",
+                 help="Refuse image files with more pixels.  [default: 268435456]"),
+    click.option("--skip-broken", is_flag=True, help="Skip image files that cannot be decoded, and list them."),
+)  # fmt: skip
+
+
+def image_options(function: _Function) -> _Function:
+    """Add the options about image files, as `max_pixels` and `skip_broken`."""
+    for option in reversed(_IMAGE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def image_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options about image files out of all options, as keyword arguments of `open_images`."""
+    limit, skip_broken = options.pop("max_pixels"), options.pop("skip_broken")
+    return {"skip_broken": skip_broken, **({} if limit is None else {"max_pixels": limit})}
+
+
 def input_option(function: _Function) -> _Function:
     """Add the option for inputs that are no images, as `fixed_inputs`."""
     option = click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, input_option, json_option
+from pp_graph.cli.options import PATH, force_option, image_options, image_settings, input_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _NO_PICTURES = "none"
                    "device.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per request.")
 @input_option
+@image_options
 @force_option
 @json_option
 def run_verb(
@@ -67,7 +68,7 @@ def run_verb(
         fixed_inputs=options["fixed_inputs"],
     )
     given = images[0] if len(images) == 1 else list(images)
-    source = open_source(given, runner.inputs, batch_size=options["batch"])
+    source = open_source(given, runner.inputs, batch_size=options["batch"], **image_settings(options))
     pictures = _pictures(save)
     with progress_bar("Running", len(source)) as progress:
         written = write_predictions(
@@ -80,6 +81,8 @@ def run_verb(
             inputs=[*images, model, model.with_suffix(".bin")],
             progress=progress,
         )
+    for remark in source.images.notes:
+        note(f"Note: {remark}.")
     for kind in pictures:
         if kind not in written.pictures:
             note(f"Note: the model gives nothing to draw {kind} from, so none are written.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, input_option, json_option
+from pp_graph.cli.options import PATH, image_options, image_settings, input_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
               help="Fail if drift of the network flips more decisions.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per batch, if the model leaves it open.")
 @input_option
+@image_options
 @json_option
 def verify(
     raw: Path,
@@ -41,6 +42,7 @@ def verify(
     batch: int | None,
     fixed_inputs: dict[str, Any] | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Check that ARTIFACT decides as RAW with its statistics, and count every flip.
 
@@ -52,7 +54,7 @@ def verify(
     from pp_graph import verification
     from pp_graph.data import open_images
 
-    images = open_images(data)
+    images = open_images(data, **image_settings(options))
     with progress_bar("Verifying", len(images)) as progress:
         report = verification.verify(
             raw,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import math
-import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.data.arrays import open_archive
 from pp_graph.errors import DataError
 from pp_graph.extras import require_extra
 
@@ -134,84 +133,39 @@ _BATCH_BYTES: Final = 1 << 23
 
 
 class _DumpedArrays(DumpedPredictions):
-    """An `.npz` whose large arrays are read row by row, compressed or not."""
+    """An `.npz` whose large arrays are read row by row."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        with self._opened() as archive:
-            members = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            self._names = {what: _find(what, members, path) for what in ("score", "map", "label", "mask")}
-            if self._names["score"] is None and self._names["map"] is None:
-                raise _lacks(path, "score or map", members)
-            if self._names["label"] is None and self._names["mask"] is None:
-                raise _lacks(path, "label or mask", members)
-            shapes = {}
-            for what, name in self._names.items():
-                if name is not None:
-                    with archive.open(f"{name}.npy") as stream:
-                        shapes[what], _ = _header(stream, name)
-        counts = {what: shape[0] if shape else 0 for what, shape in shapes.items()}
+        try:
+            arrays = open_archive(path)
+        except DataError as error:
+            raise DataError(f"Predictions '{path}': {error}") from error
+        names = {what: _find(what, list(arrays), path) for what in ("score", "map", "label", "mask")}
+        if names["score"] is None and names["map"] is None:
+            raise _lacks(path, "score or map", list(arrays))
+        if names["label"] is None and names["mask"] is None:
+            raise _lacks(path, "label or mask", list(arrays))
+        self._arrays = {what: arrays[name] for what, name in names.items() if name is not None}
+        counts = {what: len(array) if array.ndim else 0 for what, array in self._arrays.items()}
         if len(set(counts.values())) > 1 or 0 in counts.values():
-            listing = ", ".join(f"'{self._names[what]}' {shape}" for what, shape in shapes.items())
+            listing = ", ".join(f"'{names[what]}' {array.shape}" for what, array in self._arrays.items())
             raise DataError(f"'{path}' holds {listing}, expected as many items in each, and at least one.")
         self._count = next(iter(counts.values()))
-        row = max(math.prod(shape[1:]) for shape in shapes.values())
+        row = max(math.prod(array.shape[1:]) for array in self._arrays.values())
         self._batch = max(1, _BATCH_BYTES // (4 * max(row, 1)))
 
     def __len__(self) -> int:
         return self._count
 
     def batches(self) -> Iterator[PredictionBatch]:
-        with self._opened() as archive, contextlib.ExitStack() as stack:
-            readers = {
-                what: _rows(stack.enter_context(archive.open(f"{name}.npy")), name, self._batch)
-                for what, name in self._names.items()
-                if name is not None
-            }
-            for _ in range(0, self._count, self._batch):
-                score, maps, label, mask = (
-                    next(readers[what]) if what in readers else None for what in ("score", "map", "label", "mask")
-                )
-                yield PredictionBatch(score, maps, label, mask, None)
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[zipfile.ZipFile]:
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                yield archive
-        except DataError:
-            raise
-        except Exception as error:  # zipfile, zlib and numpy let many kinds through for a damaged file
-            raise DataError(
-                f"Predictions '{self.path}' cannot be read: {error}. Expected arrays written by numpy.savez, without "
-                "pickles."
-            ) from error
-
-
-def _header(stream: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and element type of an array in an `.npz`."""
-    version = np.lib.format.read_magic(stream)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = reader(stream)
-    if fortran and len(shape) > 1:
-        raise DataError(f"Array '{name}' is in Fortran order, expected C order. Save numpy.ascontiguousarray of it.")
-    if dtype.hasobject:
-        raise DataError(f"Array '{name}' holds Python objects, expected numbers.")
-    if any(size < 0 for size in shape):
-        raise DataError(f"Array '{name}' has shape {shape}, expected no size below 0. Write the file again.")
-    return shape, dtype
-
-
-def _rows(stream: Any, name: str, size: int) -> Iterator[Array]:
-    """An array in an `.npz`, some rows at a time."""
-    shape, dtype = _header(stream, name)
-    row = math.prod(shape[1:]) * dtype.itemsize
-    for start in range(0, shape[0], size):
-        count = min(size, shape[0] - start)
-        data = stream.read(count * row)
-        if len(data) != count * row:
-            raise DataError(f"Array '{name}' ends after {len(data):,} of {count * row:,} bytes. Write the file again.")
-        yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
+        for start in range(0, self._count, self._batch):
+            stop = min(start + self._batch, self._count)
+            score, maps, label, mask = (
+                self._arrays[what][start:stop] if what in self._arrays else None
+                for what in ("score", "map", "label", "mask")
+            )
+            yield PredictionBatch(score, maps, label, mask, None)
 
 
 class _DumpedTable(DumpedPredictions):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.data.fitting import as_element_type
 from pp_graph.data.images import Images, unfed
-from pp_graph.data.numbers import as_element_type
 from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, format_shape, image_input
 from pp_graph.model.batch import describe_inputs
@@ -132,6 +132,12 @@ class _FedImages(Images):
         self.names = images.names
         self.arrays = images.arrays
         self.where = images.where
+        self.files = images.files
+        self.folder = images.folder
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._images.notes
 
     def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
         rest = [each for each in inputs if each.name not in self._fixed.values]

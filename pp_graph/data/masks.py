@@ -1,17 +1,26 @@
-"""Mask files: their images, and their anomalous pixels."""
+"""Ground-truth masks: find those of each image, and read their anomalous pixels."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.data.images import MASK_FOLDER, image_files
+from pp_graph.data.image_files import (
+    IMAGES_FOLDER,
+    MASK_FOLDERS,
+    MAX_PIXELS,
+    find_images,
+    opened_image,
+    upright,
+    upright_size,
+)
 from pp_graph.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
@@ -22,83 +31,142 @@ TEST_FOLDER: Final = "test"
 _LOSSY_MIDDLE: Final = 128
 
 
-def find_mask_folder(root: Path) -> Path | None:
-    """The folder of masks of a folder of images: in it, or beside it as beside MVTec AD's `test`; None without.
+@dataclass(frozen=True)
+class MatchedMasks:
+    """Masks of images.
 
-    Beside `test`, masks belong to that, and to no other folder there.
+    Attributes:
+        files: Mask files of each image that has any; several are united.
+        notes: Remarks for the user.
     """
-    parents = [root]
-    if root.name.lower() == TEST_FOLDER or not (root.parent / TEST_FOLDER).is_dir():
-        parents.append(root.parent)
-    for parent in parents:
+
+    files: Mapping[Path, tuple[Path, ...]]
+    notes: tuple[str, ...] = ()
+
+
+def find_mask_folder(root: Path) -> Path | None:
+    """Return the folder of masks in or beside a folder of images; None if there is none.
+
+    Masks beside MVTec AD's `test` belong to `test`, and to no other folder there. `masks` counts only beside `images`.
+    """
+    name = root.name.lower()
+    beside = name in (TEST_FOLDER, IMAGES_FOLDER) or not (root.parent / TEST_FOLDER).is_dir()
+    for parent, names in ((root, MASK_FOLDERS), (root.parent, MASK_FOLDERS[: 1 + (name == IMAGES_FOLDER)])):
+        if parent != root and not beside:
+            continue
         try:
-            found = [each for each in parent.iterdir() if each.name.lower() == MASK_FOLDER and each.is_dir()]
+            folders = [child for child in sorted(parent.iterdir()) if child.name.lower() in names and child.is_dir()]
         except PermissionError:
-            continue  # what is above the images need not be open to whoever reads them
-        if found:
-            return found[0]
+            continue  # folders above the images need not be readable
+        if folders and folders[0] != root:
+            return folders[0]
     return None
 
 
-def match_masks(root: Path, images: Sequence[Path], anomalous: int) -> tuple[dict[Path, Path], list[Path]]:
-    """Find the mask of each image that has one, by folder and name: `bent/000.png` and `bent/000_mask.png`.
+def match_masks(root: Path, images: Sequence[Path], anomalous: int, folder: Path | None = None) -> MatchedMasks:
+    """Find the masks of each image by folder and name.
+
+    Masks of `bent/000.png` are `bent/000.png` and `bent/000_mask.png` (MVTec AD, VisA), or all of `bent/000/` (MVTec
+    LOCO).
 
     Args:
-        root: The folder of the images.
+        root: Folder of the images.
         images: The images.
-        anomalous: How many of them are anomalous.
-
-    Returns:
-        Image to mask, and the masks that match no image.
+        anomalous: Number of anomalous images.
+        folder: Folder of the masks; None to search in and beside `root`.
 
     Raises:
-        DataError: An image has two masks, or there are masks and anomalous images and nothing matches.
+        DataError: An image has two masks of its name, or there are masks and anomalous images and nothing matches.
     """
-    folder = find_mask_folder(root)
+    given = folder is not None
+    folder = folder or find_mask_folder(root)
     if folder is None:
-        return {}, []
+        return MatchedMasks({})
+    listed = find_images(folder)
     by_stem = {image.relative_to(root).with_suffix("").as_posix(): image for image in images}
-    found: dict[Path, Path] = {}
+    found: dict[Path, list[Path]] = {}
     stray = []
-    masks = image_files(folder)
-    for mask in masks:
-        stem = mask.relative_to(folder).with_suffix("").as_posix()
+    for mask in listed.images:
+        relative = mask.relative_to(folder).with_suffix("")
+        stem = relative.as_posix()
         image = by_stem.get(stem) or by_stem.get(stem.removesuffix("_mask"))
-        if image is None:
+        part = by_stem.get(relative.parent.as_posix()) if image is None else None
+        if image is None and part is None:
             stray.append(mask)
-        elif image in found:
+        elif image is not None and image in found:
             raise DataError(
-                f"Image '{image}' has two masks, '{found[image].name}' and '{mask.name}', expected one. Remove one, or "
-                "join them."
+                f"Image '{image}' has two masks, '{found[image][0].name}' and '{mask.name}', expected one. Remove one, "
+                "or join them."
             )
         else:
-            found[image] = mask
-    if masks and anomalous and not found:
+            found.setdefault(image or part, []).append(mask)  # type: ignore[arg-type]
+    belongs = given or folder.parent == root or root.name.lower() in (TEST_FOLDER, IMAGES_FOLDER)
+    if listed.images and anomalous and not found:
+        if not belongs:
+            return MatchedMasks({}, (f"masks in '{folder}' were not used: none matches an image",))
         raise DataError(
-            f"None of {len(masks)} masks in '{folder}', such as '{masks[0].relative_to(folder)}', matches an image, "
-            f"expected the names of the images in '{root}', with '_mask' behind them or not. Rename them."
+            f"None of {len(listed.images)} masks in '{folder}', such as "
+            f"'{listed.images[0].relative_to(folder)}', matches an image, expected the names of the images in "
+            f"'{root}', with '_mask' behind them or not. Rename them, or use --masks DIR or --no-masks."
         )
-    return found, stray
+    notes = list(listed.notes(folder.name))
+    if found and not belongs:
+        notes.append(f"masks were read from '{folder}'; use --no-masks if they belong to other images")
+    if stray:
+        notes.append(f"files in {folder.name} that match no image: {len(stray)}, such as '{stray[0].name}'")
+    if found and len(found) < anomalous:
+        notes.append(f"anomalous images without a mask: {anomalous - len(found)} of {anomalous}")
+    return MatchedMasks({image: tuple(masks) for image, masks in found.items()}, tuple(notes))
 
 
-def read_mask(path: Path) -> Flags:
-    """Anomalous pixels of a mask's file: those that are not black, or in a palette not the first colour. (H,W).
+def check_mask_sizes(masks: Mapping[Path, tuple[Path, ...]], max_pixels: int | None = MAX_PIXELS) -> None:
+    """Raise if a mask cannot lie on its image: another aspect ratio, or the image before its EXIF rotation.
 
     Raises:
-        DataError: The file cannot be read, or it says by transparency what is anomalous.
+        DataError: A mask does not fit its image, or one of the two cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
+    for image, files in masks.items():
+        size, sideways = upright_size(image, max_pixels)
+        for file in files:
+            mask_size, _ = upright_size(file, max_pixels, what="Mask")
+            if same_aspect(mask_size, size):
+                continue
+            found = f"Mask '{file}' is {_by(mask_size)}, and its image '{image}' is {_by(size)}"
+            if sideways and same_aspect(mask_size, size[::-1]):
+                raise DataError(
+                    f"{found} once its EXIF orientation is applied, expected a mask of the turned image. Turn the "
+                    "mask, or save the image as it was when the mask was drawn, without EXIF orientation."
+                )
+            raise DataError(
+                f"{found}, expected one aspect ratio. Give the mask of that image, or leave masks out with --no-masks."
+            )
 
-    try:
-        with Image.open(path) as image:
-            return _not_black(image, path)
-    except DataError:
-        raise
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"Mask '{path}' cannot be read: {error}. Remove it, or save it again.") from error
+
+def same_aspect(mask: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Return True if two sizes have one aspect ratio, up to rounding to whole pixels."""
+    (width, height), (full_width, full_height) = mask, image
+    return abs(height - full_height * width / full_width) <= 1 or abs(width - full_width * height / full_height) <= 1
 
 
-def _not_black(image: Image, path: Path) -> Flags:
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} (width x height)"
+
+
+def read_mask(path: Path, max_pixels: int | None = MAX_PIXELS) -> Flags:
+    """Read a mask file.
+
+    Returns:
+        Anomalous pixels (H,W): not black, or not the first colour of a palette.
+
+    Raises:
+        DataError: The file cannot be read, or uses transparency to mark anomalous pixels.
+    """
+    with opened_image(path, max_pixels, what="Mask") as image:
+        lossy = image.format == "JPEG"
+        return _not_black(upright(image)[0], path, lossy=lossy)
+
+
+def _not_black(image: Image, path: Path, *, lossy: bool) -> Flags:
     values = np.asarray(image)
     if image.mode in ("LA", "RGBA", "PA"):
         if (values[..., -1] != values.flat[-1]).any():
@@ -107,18 +175,18 @@ def _not_black(image: Image, path: Path) -> Flags:
                 "anomalous ones. Save it as a grayscale picture."
             )
         values = values[..., :-1]
-    # What is compressed with losses is not quite black around the edges.
-    least = _LOSSY_MIDDLE if image.format == "JPEG" else np.nextafter(0, 1)
+    # Lossy compression leaves dark gray around edges.
+    least = _LOSSY_MIDDLE if lossy else np.nextafter(0, 1)
     flags = values if values.dtype == np.bool_ else values >= least
     return np.asarray(flags if flags.ndim == 2 else flags.any(axis=-1))
 
 
 def resized(mask: Flags, size: tuple[int, int] | None) -> Flags:
-    """Resize a mask without interpolation.
+    """Resize a mask by nearest neighbour.
 
     Args:
         mask: (H,W).
-        size: Height and width; None for its own.
+        size: Height and width; None to keep its own.
     """
     if size is None or mask.shape == size:
         return mask

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.data.image_files import decode, upright_size
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
 from pp_graph.model import image_input
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from pp_graph.running import Runner, RunnerInput, Source
 
 Array = npt.NDArray[Any]
+
+_MAX_OVERLAY_SIDE: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,11 @@ def write_predictions(
 ) -> WrittenPredictions:
     """Run a model on images and write its predictions to a folder.
 
-    Pictures are named after the images. Masks (0 and 255) and overlays have the size of the image file, or of the
-    model's input for arrays; maps are float32 TIFF at the size of the model's map. Outputs that the model does not
-    return are skipped. If several outputs are masks or maps, `pred_mask` and `anomaly_map` come first, and the others
-    get folders with their own names. The folder is written at once when everything is done.
+    Pictures are named after the images. Masks (0 and 255) have the size of the image file, or of the model's input for
+    arrays. Overlays have that size up to 4096 pixels on the longer side. Maps are float32 TIFF at the size of the
+    model's map. Outputs that the model does not return are skipped. If several outputs are masks or maps, `pred_mask`
+    and `anomaly_map` come first, and the others get folders with their own names. The folder is written at once when
+    everything is done.
 
     Args:
         runner: The model.
@@ -107,7 +111,7 @@ def write_predictions(
     picture_files = _picture_files(source.images.names, folders)
     tables = [table_name(form) for form in FORMATS if form in formats]
     names = [file for files in picture_files for file in files.values()] + tables
-    protected = [*inputs, *(source.files or ())]
+    protected = [*inputs, *(source.images.files or ())]
     check_folder(folder, names, overwrite=overwrite, inputs=protected)
     with folder_filled(folder, names, overwrite=overwrite, inputs=protected, stale=earlier_files(folder)) as draft:
         rows = _write_pictures(runner, source, drawn, folders, picture_files, draft, progress)
@@ -123,9 +127,10 @@ def write_predictions(
 
 
 def _refuse_folder_among_images(folder: Path, source: Source, pictures: Iterable[str]) -> None:
-    if any(pictures) and source.folder is not None and folder.resolve().is_relative_to(source.folder.resolve()):
+    images = source.images.folder
+    if any(pictures) and images is not None and folder.resolve().is_relative_to(images.resolve()):
         raise OutputFileError(
-            f"Output folder '{folder}' lies in the folder of images '{source.folder}', expected another place: the "
+            f"Output folder '{folder}' lies in the folder of images '{images}', expected another place: the "
             "next run would take its pictures for images. Choose a folder outside."
         )
 
@@ -196,7 +201,7 @@ def _draw(
 
     overlays = any(picture.kind == "overlays" for picture in pictures.values())
     shown = _rgb_image(runner, source, index) if overlays else None
-    size = None if shown is None else shown.size
+    size = None
     for file, (kind, name) in pictures.items():
         if shown is not None and kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
@@ -209,21 +214,22 @@ def _draw(
 
 
 def _image_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
-    from PIL import Image
-
-    if source.files is None:
+    if source.images.files is None:
         return _rgb_image(runner, source, index).size
-    with Image.open(source.files[index]) as image:
-        return image.size
+    return upright_size(source.images.files[index])[0]
 
 
 def _rgb_image(runner: Runner, source: Source, index: int) -> Image:
-    """Return the image as RGB: the file, or the model's input if there is none."""
+    """Return the image as RGB, of bounded size: the file, or the model's input if there is none."""
     from PIL import Image
 
-    if source.files is not None:
-        with Image.open(source.files[index]) as image:
-            return image.convert("RGB")
+    if source.images.files is not None:
+        file = source.images.files[index]
+        width, height = upright_size(file)[0]
+        factor = min(1.0, _MAX_OVERLAY_SIDE / max(width, height))
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        pixels = decode(file, 3, size, max_pixels=None).pixels
+        return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
     images = image_input(runner.inputs)
     assert images is not None
     return Image.fromarray(_as_rgb(read_feeds(source, index, index + 1, runner.inputs)[images.name][0]))

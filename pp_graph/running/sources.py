@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
-from pp_graph.data.images import IMAGE_ENDINGS, Array, image_files, images_from_arrays, images_from_files
+from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, upright
+from pp_graph.data.images import Array, ArrayImages, FileImages
 from pp_graph.errors import DataError
 from pp_graph.model import batch_places, fixed_batch, image_input
 
@@ -32,16 +33,12 @@ class Source:
     Attributes:
         images: The images.
         batch_size: Images to read and run at a time.
-        files: File of each image; None for arrays.
-        folder: The folder that was passed; None for other sources.
         frames: True for the caller's own arrays, whose channel order is that of the model. PIL images and images read
             from disk are RGB.
     """
 
     images: Images
     batch_size: int
-    files: tuple[Path, ...] | None = None
-    folder: Path | None = None
     frames: bool = False
 
     def __len__(self) -> int:
@@ -55,8 +52,7 @@ class Source:
     def batches(self) -> Iterator[Source]:
         """Yield each batch as a source, without reading it."""
         for start, stop in self.spans():
-            files = None if self.files is None else self.files[start:stop]
-            yield Source(_Slice(self.images, start, stop), stop - start, files, frames=self.frames)
+            yield Source(_Slice(self.images, start, stop), stop - start, frames=self.frames)
 
 
 class _Slice(Images):
@@ -68,34 +64,45 @@ class _Slice(Images):
         self.names = whole.names[start:stop]
         self.arrays = whole.arrays
         self.where = whole.where
+        self.files = None if whole.files is None else whole.files[start:stop]
 
     def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
         return self._whole.read(self._start + start, self._start + stop, inputs)
 
 
-def open_source(given: RunnerInput, inputs: Sequence[ModelInput], *, batch_size: int | None = None) -> Source:
+def open_source(
+    given: RunnerInput,
+    inputs: Sequence[ModelInput],
+    *,
+    batch_size: int | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+    skip_broken: bool = False,
+) -> Source:
     """Open images for a model, without reading them.
 
     Args:
         given: See `Runner.__call__`.
         inputs: The model's inputs.
         batch_size: Images to run at a time. None runs an array in memory at once, and images from disk a few at a time.
+        max_pixels: Refuse image files with more pixels; None for no limit.
+        skip_broken: Skip image files that cannot be decoded.
 
     Raises:
         DataError: There are no images, or the type is unknown.
     """
+    reading = {"max_pixels": max_pixels, "skip_broken": skip_broken}
     if isinstance(given, Source):
         return given
     if isinstance(given, Images):
         return Source(given.for_model(inputs), _size(inputs, batch_size))
     if isinstance(given, str | Path):
-        return _from_path(Path(given), inputs, batch_size)
+        return _from_path(Path(given), inputs, batch_size, reading)
     if isinstance(given, Mapping):
         return _from_arrays({str(name): np.asarray(array) for name, array in given.items()}, inputs, batch_size)
     if isinstance(given, list | tuple):
-        return _from_sequence(given, inputs, batch_size)
+        return _from_sequence(given, inputs, batch_size, reading)
     if isinstance(given, np.ndarray) or hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
-        return _from_arrays({"image": np.asarray(given)}, inputs, batch_size, frames=not _is_picture(given))
+        return _from_arrays({"image": _as_array(given)}, inputs, batch_size, frames=not _is_picture(given))
     raise DataError(
         f"Images are given as {type(given).__name__}, expected an array, a mapping of arrays, a path or a list of "
         "image files. For an iterable of these, use stream(...)."
@@ -109,17 +116,15 @@ def _size(inputs: Sequence[ModelInput], asked: int | None) -> int:
     return size if asked is not None else -(-size // fixed) * fixed
 
 
-def _from_path(path: Path, inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
-    size = _size(inputs, batch_size)
-    if path.is_dir():
-        images = open_images(path)
-        return Source(images, size, tuple(image_files(path)), path)
-    if path.suffix.lower() in IMAGE_ENDINGS:
-        return _from_files([path], inputs, batch_size)
-    return Source(open_images(path).for_model(inputs), size)
+def _from_path(path: Path, inputs: Sequence[ModelInput], batch_size: int | None, reading: dict[str, Any]) -> Source:
+    if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir():
+        return _from_files([path], inputs, batch_size, reading)
+    return Source(open_images(path, **reading).for_model(inputs), _size(inputs, batch_size))
 
 
-def _from_files(paths: Sequence[Path], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
+def _from_files(
+    paths: Sequence[Path], inputs: Sequence[ModelInput], batch_size: int | None, reading: dict[str, Any]
+) -> Source:
     for path in paths:
         if path.suffix.lower() not in IMAGE_ENDINGS or path.is_dir():
             raise DataError(
@@ -130,17 +135,19 @@ def _from_files(paths: Sequence[Path], inputs: Sequence[ModelInput], batch_size:
             raise DataError(f"Image '{path}' does not exist, expected an image file. Check the path.")
     files = tuple(Path(os.path.abspath(path)) for path in paths)  # noqa: PTH100 - do not resolve links
     above = Path(os.path.commonpath([file.parent for file in files]))
-    return Source(images_from_files(above, files), _size(inputs, batch_size), files)
+    return Source(FileImages(above, files, **reading), _size(inputs, batch_size))
 
 
-def _from_sequence(given: Sequence[Any], inputs: Sequence[ModelInput], batch_size: int | None) -> Source:
+def _from_sequence(
+    given: Sequence[Any], inputs: Sequence[ModelInput], batch_size: int | None, reading: dict[str, Any]
+) -> Source:
     if not given:
         raise DataError("No images in the list, expected at least one.")
     if all(isinstance(item, str | Path) for item in given):
-        return _from_files([Path(item) for item in given], inputs, batch_size)
+        return _from_files([Path(item) for item in given], inputs, batch_size, reading)
     if any(isinstance(item, str | Path) for item in given):
         raise DataError("Paths and arrays are mixed in a list of images, expected only paths or only arrays.")
-    arrays = [np.asarray(item) for item in given]
+    arrays = [_as_array(item) for item in given]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise DataError(
@@ -156,11 +163,16 @@ def _is_picture(given: Any) -> bool:
     return type(given).__module__.split(".", 1)[0] == "PIL"
 
 
+def _as_array(given: Any) -> Array:
+    """Convert to an array; a PIL image is turned as its EXIF orientation says, as its file would be."""
+    return np.asarray(upright(given)[0] if _is_picture(given) else given)
+
+
 def _from_arrays(
     arrays: Mapping[str, Array], inputs: Sequence[ModelInput], batch_size: int | None, *, frames: bool = True
 ) -> Source:
     """Open arrays in memory, by default as a single batch."""
-    images = images_from_arrays(_with_batch(arrays, inputs)).for_model(inputs)
+    images = ArrayImages(_with_batch(arrays, inputs)).for_model(inputs)
     size = len(images) if batch_size is None else choose_batch_size(inputs, batch_size)
     return Source(images, size, frames=frames)
 

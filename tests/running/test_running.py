@@ -206,7 +206,7 @@ def test_several_inputs(two_inputs: pp.Runner) -> None:
     assert np.array_equal(one.pred_mask, expected.pred_mask[3:4])
     streamed = list(two_inputs.stream({name: array[i : i + 2] for name, array in feeds.items()} for i in (0, 2, 4)))
     assert np.array_equal(np.concatenate([each.pred_label for each in streamed]), expected.pred_label)
-    with pytest.raises(DataError, match=r"Found arrays 'image' in the data, expected one an input"):
+    with pytest.raises(DataError, match=r"Found arrays 'image' in the data, expected an array for each input"):
         two_inputs({"image": image})
     with pytest.raises(DataError, match="Array for input 'level' holds 2 items, expected 5"):
         two_inputs({"image": image, "level": level[:2]})
@@ -475,8 +475,8 @@ def test_bad_images(runner: pp.Runner, tmp_path: Path) -> None:
         (image[0, 0], r"Images have shape \(256, 256\), expected"),
         (np.float32(1), "No images in the data"),
         (image.astype(np.int64), "Images hold int64, expected uint8 or floating point"),
-        (image.astype(object), "hold object, expected numbers"),
-        (image.astype(np.complex64), "hold complex64, expected numbers"),
+        (image.astype(object), "holds object of shape .* expected numbers"),
+        (image.astype(np.complex64), "holds complex64 of shape .* expected numbers"),
         ({"other": image}, "Found arrays 'other' in the data, expected image"),
         (42, "Images are given as int, expected an array"),
         ((each for each in image), "Images are given as generator.* use stream"),

@@ -1,0 +1,272 @@
+"""Find image files and decode them."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+Array = npt.NDArray[Any]
+
+IMAGE_ENDINGS: Final = frozenset(
+    {".apng", ".avif", ".avifs", ".bmp", ".dds", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe",
+     ".jpeg", ".jpf", ".jpg", ".jpx", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi",
+     ".tga", ".tif", ".tiff", ".webp"}
+)  # fmt: skip
+"""Endings of pictures that Pillow decodes."""
+MASK_FOLDERS: Final = ("ground_truth", "masks")
+"""Folders of ground-truth masks. They are skipped when collecting images; `masks` only beside a folder `images`."""
+IMAGES_FOLDER: Final = "images"
+MAX_PIXELS: Final = 1 << 28
+"""Default limit of an image's pixels: 16384 x 16384. A few kilobytes can decode to any number of pixels."""
+_SYSTEM_FILES: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_ORIENTATION: Final = 0x0112
+_SIDEWAYS: Final = (5, 6, 7, 8)
+_pillow_limit = threading.Lock()
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Files in a folder.
+
+    Attributes:
+        images: Image files, sorted.
+        others: Number of other files, by ending.
+    """
+
+    images: tuple[Path, ...]
+    others: Counter[str]
+
+    def notes(self, where: str) -> tuple[str, ...]:
+        """Describe the files that are not images."""
+        if not self.others:
+            return ()
+        listing = ", ".join(f"{count} {ending}" for ending, count in self.others.most_common(5))
+        return (f"files in {where} that are not images and were skipped: {listing}",)
+
+
+def find_images(folder: Path) -> FoundFiles:
+    """Find the image files anywhere in a folder, without hidden files and masks.
+
+    Raises:
+        DataError: A folder cannot be listed, or a link is broken. Skipping it would silently drop images.
+    """
+    others: Counter[str] = Counter()
+    return FoundFiles(tuple(sorted(_walk(folder, frozenset(), others))), others)
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]], others: Counter[str]) -> Iterator[Path]:
+    """Yield image files, following links except those to a folder above."""
+    try:
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            return
+        paths = sorted(folder.iterdir())
+        has_images = any(path.name.lower() == IMAGES_FOLDER for path in paths)
+        for path in paths:
+            name = path.name.lower()
+            # Some systems put a hidden companion beside each file.
+            if name.startswith((".", "@")) or name in _SYSTEM_FILES:
+                continue
+            if path.is_symlink() and not path.exists():
+                raise DataError(
+                    f"'{path}' is a link that leads nowhere, expected a file or folder. Fetch or remove it."
+                )
+            if stat.S_ISDIR(path.stat().st_mode):
+                if name != MASK_FOLDERS[0] and not (has_images and name in MASK_FOLDERS):
+                    yield from _walk(path, above | {identity}, others)
+            elif path.suffix.lower() in IMAGE_ENDINGS and path.is_file():
+                yield path
+            else:
+                others[path.suffix.lower() or "without an ending"] += 1
+    except OSError as error:
+        raise DataError(
+            f"Folder '{error.filename or folder}' cannot be read: {error.strerror or error}. Allow it, or move it away."
+        ) from error
+
+
+def check_max_pixels(max_pixels: int | None) -> None:
+    """Raise `DataError` if the limit is below 1; None means no limit."""
+    if max_pixels is not None and max_pixels < 1:
+        raise DataError(f"max_pixels is {max_pixels}, expected at least 1, or None for no limit.")
+
+
+@contextmanager
+def opened_image(file: Path, max_pixels: int | None = MAX_PIXELS, *, what: str = "Image") -> Iterator[Image]:
+    """Open an image file; its pixels are decoded on first use.
+
+    Raises:
+        DataError: The file cannot be read or decoded, or has more pixels than `max_pixels`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        # Pillow's own limit cannot be set for one image. Opening reads the header only.
+        with _pillow_limit:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(file)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        with image:
+            width, height = image.size
+            if max_pixels is not None and width * height > max_pixels:
+                raise DataError(
+                    f"{what} '{file}' has {width} x {height} = {width * height:,} pixels, expected at most "
+                    f"{max_pixels:,}. Raise the limit with --max-pixels (max_pixels), or cut the image into parts."
+                )
+            yield image
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"{what} '{file}' cannot be read: {error.strerror}. Allow reading it.") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{what} '{file}' needs more memory than there is, expected room for its pixels. Cut it into parts."
+        ) from error
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, IndexError, KeyError) as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise DataError(
+            f"{what} '{file}' cannot be read: {reason}. Remove it, save it again, or skip broken images with "
+            "--skip-broken."
+        ) from error
+
+
+def upright(image: Image) -> tuple[Image, bool]:
+    """Apply the EXIF orientation.
+
+    Returns:
+        The image as it is meant to be seen, and True if it was turned or mirrored.
+    """
+    from PIL import ImageOps
+
+    image.load()
+    if image.getexif().get(_ORIENTATION, 1) in (1, 0):
+        return image, False
+    turned = ImageOps.exif_transpose(image)
+    return turned, True
+
+
+def upright_size(file: Path, max_pixels: int | None = None, *, what: str = "Image") -> tuple[tuple[int, int], bool]:
+    """Read an image's width and height from its header.
+
+    Returns:
+        The size once the EXIF orientation is applied, and True if that swaps width and height.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with opened_image(file, max_pixels, what=what) as image:
+        width, height = image.size
+        # Pillow turns TIFF files itself.
+        sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    return ((height, width) if sideways else (width, height)), sideways
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes:
+        pixels: uint8 or uint16, (H,W,C) in RGB or gray.
+        turned: True if the EXIF orientation was applied.
+        lost_depth: True if the file holds colours of 16 bits, of which Pillow keeps 8.
+    """
+
+    pixels: Array
+    turned: bool
+    lost_depth: bool
+
+
+def decode(file: Path, channels: int, size: tuple[int, int] | None, max_pixels: int | None = MAX_PIXELS) -> Decoded:
+    """Decode an image.
+
+    Args:
+        file: The file.
+        channels: 1 for gray, otherwise RGB.
+        size: Width and height to resize to (bilinear); None keeps the image's own.
+        max_pixels: Refuse larger images; None for no limit.
+
+    Raises:
+        DataError: The file cannot be decoded, is too large, or holds numbers beyond 16 bits.
+    """
+    from PIL import Image
+
+    mode = "L" if channels == 1 else "RGB"
+    with opened_image(file, max_pixels) as opened:
+        lost_depth = _has_16_bit_colours(opened)
+        image, turned = upright(opened)
+        if image.mode == "F" or image.mode.startswith("I"):
+            return Decoded(_deep_pixels(image, file, channels, size), turned, lost_depth=False)
+        # Resizing a gray image before it becomes RGB gives the same pixels in a third of the memory.
+        converted = image if image.mode == "L" else image.convert(mode)
+        if size is not None and converted.size != size:
+            converted = converted.resize(size, Image.Resampling.BILINEAR)
+        pixels = np.asarray(converted.convert(mode), np.uint8)
+    return Decoded(pixels[..., None] if pixels.ndim == 2 else pixels, turned, lost_depth)
+
+
+def _deep_pixels(image: Image, file: Path, channels: int, size: tuple[int, int] | None) -> Array:
+    """Return the pixels of an image with one channel of more than 8 bits, uint16 (H,W,C)."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode == "F" or (values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65535):
+        raise DataError(
+            f"Image '{file}' has pixels of more than 16 bits (mode {image.mode}), expected 8 or 16. Scale it, or give "
+            "float arrays in an .npz."
+        )
+    if size is not None and image.size != size:
+        scaled = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        values = np.round(np.asarray(scaled))
+    pixels = np.clip(values, 0, 65535).astype(np.uint16)[..., None]
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 1 if channels == 1 else 3)))
+
+
+def _has_16_bit_colours(image: Image) -> bool:
+    """Return True for a colour image of 16 bits a channel, which Pillow reads as 8."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    arguments = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return any(";16" in text for text in arguments) or any(
+        isinstance(tile[3], tuple) and any(isinstance(part, int) and part > 255 for part in tile[3])
+        for tile in getattr(image, "tile", ())
+        if tile[0].startswith("ppm")
+    )
+
+
+def broken_images(files: Sequence[Path], max_pixels: int | None) -> dict[Path, str]:
+    """Decode every file, and return the reason for each that cannot be decoded.
+
+    Raises:
+        DataError: A file has more pixels than `max_pixels`, or may not be read.
+    """
+    reasons = ((file, _reason_broken(file, max_pixels)) for file in files)
+    return {file: reason for file, reason in reasons if reason is not None}
+
+
+def _reason_broken(file: Path, max_pixels: int | None) -> str | None:
+    try:
+        with opened_image(file, max_pixels) as image:
+            image.load()
+    except DataError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, PermissionError | MemoryError):
+            raise
+        return str(cause).rstrip(".") or type(cause).__name__
+    return None
