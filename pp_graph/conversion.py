@@ -140,6 +140,26 @@ def convert(
     return artifact
 
 
+def input_shape_warnings(fused: FusedModel, input_shape: InputShape) -> list[str]:
+    """Describe sizes that contradict those the raw model declares.
+
+    Returns:
+        A sentence for each input that fixes a height, width or channels and is given another one.
+    """
+    given = input_shape if isinstance(input_shape, Mapping) else {fused.network.inputs[0].name: input_shape}
+    found = []
+    for model_input in fused.network.inputs:
+        sizes, declared = given.get(model_input.name), model_input.shape
+        if sizes is None or declared is None or len(sizes) != len(declared):
+            continue
+        if any(isinstance(own, int) and own != size for own, size in zip(declared[1:], sizes[1:], strict=True)):
+            found.append(
+                f"Input '{model_input.name}' is declared as {format_shape(declared)}, and --input-shape makes it "
+                f"{format_shape(tuple(sizes))}: the model was trained on other sizes, and verify cannot compare them."
+            )
+    return found
+
+
 def _version() -> str:
     import openvino as ov
 

@@ -303,6 +303,8 @@ class Calibrator:
             for name, count in (("normal", counts.normals), ("anomalous", counts.anomalies))
             if 0 < count < FEW_IMAGES and settlement.threshold is not None
         ]
+        if len(scores) > 1 and np.isin(scores, (0, 1)).all() and scores.min() != scores.max():
+            few.append("all scores are 0 or 1: does the model return labels, or saturated scores, instead of raw ones?")
         result = self._level_result("image", counts, settlement, few)
         if result.metrics is None or not resamples or settlement.cutoff is None:
             return result
@@ -350,9 +352,21 @@ class Calibrator:
             )
         if settlement.minimum == settlement.maximum:
             found.append(f"all scores are {settlement.minimum:.6g}: nothing tells them apart")
+        if settlement.threshold is not None and not settlement.minimum <= settlement.threshold <= settlement.maximum:
+            found.append(
+                f"the threshold {settlement.threshold:.6g} lies outside the range from {settlement.minimum:.6g} to "
+                f"{settlement.maximum:.6g}, so nothing that was calibrated on is on one side of it"
+            )
         metrics = None
         if settlement.cutoff is not None:
             metrics = measure(counts, settlement.cutoff)
+            flagged, total = metrics.true_positives + metrics.false_positives, counts.normals + counts.anomalies
+            if flagged in (0, total) and counts.normals and counts.anomalies:
+                found.append(
+                    f"{'everything' if flagged else 'nothing'} is anomalous at this threshold, although labels "
+                    "name both kinds; are images preprocessed as in training (0..1 or 0..255, mean, channel order), "
+                    "and is this output the anomaly score?"
+                )
             steep = cliff(counts, settlement.cutoff, settlement.minimum, settlement.maximum)
             if steep.steep:
                 found.append(

@@ -28,6 +28,10 @@ from pp_graph.one_class_options import OPTIONS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pp_graph.fusion import FusedModel
+    from pp_graph.openvino import OpenVINOModel
+    from pp_graph.openvino.device_check import DeviceCheck
+
 Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 
 
@@ -79,6 +83,7 @@ def convert(
 
     from pp_graph import fusion
     from pp_graph.conversion import convert as convert_model
+    from pp_graph.conversion import input_shape_warnings
     from pp_graph.errors import AccuracyError
     from pp_graph.files import check_targets
     from pp_graph.openvino.device_check import check_for_device
@@ -110,35 +115,51 @@ def convert(
     except AccuracyError as error:
         print_error(type(error).__name__, str(error), as_json=as_json)
         raise click.exceptions.Exit(1) from error
+    if shapes is not None:
+        for warning in input_shape_warnings(fused, shapes):
+            note(f"Warning: {warning}")
     check = check_for_device(artifact, device)
     refuse_errors(check)
     artifact.save(output, overwrite=force, inputs=inputs)
+    written = {"output": output, "usage": usage, **files}
     if as_json:
-        sizes = {f"{kind}_bytes": file.stat().st_size for kind, file in files.items()}
-        frames = artifact.provenance.preprocessing
-        print_json(
-            {
-                "output": str(output),
-                "usage": str(usage),
-                **artifact.conversion,
-                **({} if frames is None else {"preprocessing": dataclasses.asdict(frames)}),
-                **sizes,
-                **describe(fused),
-                "device_check": check.to_dict(),
-            }
-        )
+        _print_json(artifact, fused, written, check)
         return
-    size = files["bin"].stat().st_size / 2**20
-    quantised = quantization_fields(artifact.conversion["quantization"]) if settings is not None else {}
-    weights = f"{precision}, {size:,.1f} MiB"
-    lines = {"device": device, "weights": weights, **quantised, "usage": str(usage), **fields(fused)}
-    if artifact.provenance.preprocessing is not None:
-        lines["preprocessing"] = artifact.provenance.preprocessing.describe()
-    print_fields(f"Converted {model} -> {output}", lines)
+    _print(model, artifact, fused, written)
     print_device_check(check)
     raw = fused.provenance.raw.file or "RAW.onnx"
     on = "" if device == "CPU" else f" --device {shlex.quote(device)}"
     note(f"Next: pp-graph verify {model if is_raw else raw} {output} --data IMAGES{on}")
+
+
+def _print_json(artifact: OpenVINOModel, fused: FusedModel, written: dict[str, Path], check: DeviceCheck) -> None:
+    frames = artifact.provenance.preprocessing
+    print_json(
+        {
+            "output": str(written["output"]),
+            "usage": str(written["usage"]),
+            **artifact.conversion,
+            **({} if frames is None else {"preprocessing": dataclasses.asdict(frames)}),
+            **{f"{kind}_bytes": written[kind].stat().st_size for kind in ("xml", "bin")},
+            **describe(fused),
+            "device_check": check.to_dict(),
+        }
+    )
+
+
+def _print(model: Path, artifact: OpenVINOModel, fused: FusedModel, written: dict[str, Path]) -> None:
+    conversion = artifact.conversion
+    size = written["bin"].stat().st_size / 2**20
+    lines = {
+        "device": conversion["device"],
+        "weights": f"{artifact.precision}, {size:,.1f} MiB",
+        **(quantization_fields(conversion["quantization"]) if "quantization" in conversion else {}),
+        "usage": str(written["usage"]),
+        **fields(fused),
+    }
+    if artifact.provenance.preprocessing is not None:
+        lines["preprocessing"] = artifact.provenance.preprocessing.describe()
+    print_fields(f"Converted {model} -> {written['output']}", lines)
 
 
 def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:

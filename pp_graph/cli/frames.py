@@ -69,7 +69,12 @@ def take_preprocessing(options: dict[str, Any]) -> Preprocessing | None:
     if "frame_size" in given:
         given["frame_size"] = parse_frame_size(given["frame_size"])
     preprocessing = Preprocessing(**given)
-    if preprocessing.dtype != "f32" and not preprocessing.scale:
+    from pp_graph.plausibility import preprocessing_warnings
+
+    warnings = preprocessing_warnings(preprocessing)
+    for warning in warnings:
+        note(f"Warning: {warning}")
+    if preprocessing.dtype != "f32" and not preprocessing.scale and not warnings:
         largest = {"u8": 255, "u16": 65535}[preprocessing.dtype]
         note(
             f"Note: values go into the model as 0..{largest}. One that was trained on [0,1] needs --scale {largest}"

@@ -83,6 +83,8 @@ def run_verb(
         )
     for remark in source.images.notes:
         note(f"Note: {remark}.")
+    for warning in written.warnings:
+        note(f"Warning: {warning}")
     for kind in pictures:
         if kind not in written.pictures:
             note(f"Note: the model gives nothing to draw {kind} from, so none are written.")
@@ -93,6 +95,8 @@ def run_verb(
                 "tables": [str(table) for table in written.tables],
                 "pictures": written.pictures,
                 **written.about,
+                "warnings": list(written.warnings),
+                "notes": list(source.images.notes),
                 "predictions": [row.to_dict() for row in written.predictions],
             }
         )

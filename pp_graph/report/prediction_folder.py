@@ -14,6 +14,7 @@ from pp_graph.data.image_files import decode, upright_size
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
 from pp_graph.model import image_input
+from pp_graph.plausibility import PredictionChecks, describe_warnings
 from pp_graph.report.drawn_outputs import DrawnOutputs, plain
 from pp_graph.report.pictures import mask_picture, overlay_picture
 from pp_graph.report.prediction_table import (
@@ -53,6 +54,7 @@ class WrittenPredictions:
         tables: Files of the tables.
         pictures: Number of pictures in each folder of pictures.
         about: Description of the run: model, device, precision, hash of the raw model, cutoffs, numbers of images.
+        warnings: What looks wrong in the results, such as images that are all anomalous.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class WrittenPredictions:
     tables: tuple[Path, ...]
     pictures: dict[str, int]
     about: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def write_predictions(
@@ -114,7 +117,10 @@ def write_predictions(
     protected = [*inputs, *(source.images.files or ())]
     check_folder(folder, names, overwrite=overwrite, inputs=protected)
     with folder_filled(folder, names, overwrite=overwrite, inputs=protected, stale=earlier_files(folder)) as draft:
-        rows = _write_pictures(runner, source, drawn, folders, picture_files, draft, progress)
+        checks = PredictionChecks(
+            tuple(part for output in runner.provenance.outputs for part in (output.channels or (output,)))
+        )
+        rows = _write_pictures(runner, source, drawn, folders, picture_files, draft, checks, progress)
         about = _about(runner, rows)
         for table in tables:
             if table == table_name("csv"):
@@ -122,7 +128,12 @@ def write_predictions(
             else:
                 write_json(draft / table, about, rows)
     return WrittenPredictions(
-        folder, rows, tuple(folder / table for table in tables), dict.fromkeys(folders, len(rows)), about
+        folder,
+        rows,
+        tuple(folder / table for table in tables),
+        dict.fromkeys(folders, len(rows)),
+        about,
+        (*describe_warnings(runner.provenance), *checks.warnings()),
     )
 
 
@@ -150,11 +161,13 @@ def _write_pictures(
     folders: dict[str, Picture],
     picture_files: Sequence[dict[str, str]],
     draft: Path,
+    checks: PredictionChecks,
     progress: Callable[[int], None] | None,
 ) -> tuple[ImagePrediction, ...]:
     rows: list[ImagePrediction] = []
     with closing(runner.stream(source.batches())) as results:
         for (start, stop), predictions in zip(source.spans(), results, strict=True):
+            checks.add(dict(predictions))
             for index in range(start, stop):
                 values = drawn.of_image(predictions, index - start, stop - start)
                 files = picture_files[index]

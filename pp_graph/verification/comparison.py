@@ -9,8 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import TargetError
+from pp_graph.plausibility import PredictionChecks
 from pp_graph.program import check_packed
-from pp_graph.verification.report import BoundaryReport, DecisionReport, ErrorReport, Flips, VerificationReport
+from pp_graph.verification.report import (
+    LARGE_DRIFT,
+    BoundaryReport,
+    DecisionReport,
+    ErrorReport,
+    FlipLimit,
+    Flips,
+    VerificationReport,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,6 +162,11 @@ class Comparison:
         self._errors: dict[str, ErrorSum] = {}
         self._own_errors: dict[str, ErrorSum] = {}
         self._distinct: int | None = None
+        self._checks = PredictionChecks(program.predicted)
+        statistics = provenance.statistics
+        self._has_range = statistics is not None and any(
+            level.min is not None and level.max is not None for level in (statistics.image, statistics.pixel)
+        )
         self._preprocessing: ErrorSum | None = None
         self._flips = dict.fromkeys(self._steps, 0)
         self._total = dict.fromkeys(self._steps, 0)
@@ -177,6 +191,7 @@ class Comparison:
         Raises:
             TargetError: An output is missing, or of another shape or element type.
         """
+        self._checks.add(shipped)
         if self._map is not None:
             # One image of a batch is enough to detect a quantised map; sorting all takes longer than the model.
             count = len(np.unique(own.raw[self._map][:1]))
@@ -217,12 +232,16 @@ class Comparison:
         names: tuple[str, ...],
         island: dict[str, str],
         raw_matches: bool,
-        max_flips: int | None,
+        max_label_flips: FlipLimit | None,
+        max_pixel_flips: FlipLimit | None,
+        warnings: tuple[str, ...],
+        notes: tuple[str, ...],
     ) -> VerificationReport:
         """Return the totals as a report."""
         decisions = tuple(
             DecisionReport(
                 name=name,
+                per_pixel=self._program.types[name].per_pixel,
                 total=self._total[name],
                 positive=self._positive[name],
                 compare=None if step is None else step.target,
@@ -248,5 +267,21 @@ class Comparison:
             distinct_map_values=self._distinct,
             preprocessing_error=None if self._preprocessing is None else self._preprocessing.scaled,
             raw_matches=raw_matches,
-            max_flips=max_flips,
+            max_label_flips=max_label_flips,
+            max_pixel_flips=max_pixel_flips,
+            warnings=(*warnings, *self._checks.warnings(), *self._large_drift()),
+            notes=notes,
         )
+
+    def _large_drift(self) -> list[str]:
+        """Describe raw values that drift by more than a hundredth of the calibrated range."""
+        found = []
+        for name, error in self._errors.items():
+            steps = [step for step in self._steps.values() if step is not None and step.source == name]
+            if steps and self._has_range and error.maximum > LARGE_DRIFT * steps[0].scale:
+                share = 100 * error.maximum / steps[0].scale
+                found.append(
+                    f"Drift of '{name}' is up to {error.maximum:.3g}, {share:.2g} % of the calibrated range. "
+                    "Decisions about other images may flip: use a higher precision, or calibrate on this artifact."
+                )
+        return found

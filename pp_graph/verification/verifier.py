@@ -7,20 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images
 from pp_graph.errors import DataError, ModelError
+from pp_graph.fusion import Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
 from pp_graph.model.batch import output_axes
 from pp_graph.model.shapes import declared_shape
 from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
 from pp_graph.openvino.preprocessing import extract_preprocessing
+from pp_graph.plausibility import describe_warnings, range_warnings
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
 from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
 from pp_graph.verification.boundary import run_boundary
 from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form, checked_predictions
-from pp_graph.verification.report import BoundaryReport, VerificationReport
+from pp_graph.verification.report import (
+    MAX_LABEL_FLIPS,
+    MAX_PIXEL_FLIPS,
+    BoundaryReport,
+    FlipLimit,
+    VerificationReport,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,7 +49,9 @@ def verify(
     *,
     device: str = "CPU",
     inference_precision: str | None = "f32",
-    max_flips: int | None = None,
+    max_label_flips: int | str | None = MAX_LABEL_FLIPS,
+    max_pixel_flips: int | str | None = MAX_PIXEL_FLIPS,
+    other_raw: bool = False,
     batch_size: int | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     progress: Progress | None = None,
@@ -57,7 +69,9 @@ def verify(
         device: Device to run an OpenVINO model on.
         inference_precision: Inference precision of an OpenVINO model: `f32`, `bf16` or `f16`; None for the device's
             default.
-        max_flips: Drift flips to tolerate; None for any number.
+        max_label_flips: Labels that drift may flip: a number, or a share such as `"1%"`; None for any number.
+        max_pixel_flips: Pixels that drift may flip, likewise.
+        other_raw: Compare with a raw model that is not the one the artifact was made from.
         batch_size: Images per batch, if the model leaves the batch open.
         fixed_inputs: Values for inputs that are not images and not in the data, such as `{"sr": 16000}`; see
             `pp_graph.data.fix_inputs`.
@@ -68,18 +82,20 @@ def verify(
 
     Raises:
         ProvenanceError: The artifact was not made by pp_graph.
-        ModelError: The raw model cannot be used, or lacks an output that the artifact was made from.
+        ModelError: The raw model cannot be used, is a fused model, is not the one that was fused and `other_raw` is
+            False, or lacks an output that the artifact was made from.
         StatisticsError: The provenance's statistics do not suit its post-processor.
         DataError: The images do not fit.
         TargetError: A runtime cannot load or run a model; `DeviceError` where the device is absent.
     """
+    label_limit = FlipLimit.parse(max_label_flips, "max_label_flips")
+    pixel_limit = FlipLimit.parse(max_pixel_flips, "max_pixel_flips")
     opened = RawModel.open(raw)
     if isinstance(artifact, str | Path):
         artifact = open_artifact(artifact)
-    if max_flips is not None and max_flips < 0:
-        raise DataError(f"max_flips is {max_flips}, expected at least 0. Leave it out to tolerate any number.")
-    opened_images = open_images(images)
     provenance = artifact.provenance
+    _check_raw(opened, provenance, other_raw=other_raw)
+    opened_images = open_images(images)
     reference = _Reference(opened, artifact)
     # The artifact runs twice, as it ships and with its raw values exposed, as exposing them might hide a flip.
     session = artifact.session(device, precision=inference_precision)
@@ -94,9 +110,13 @@ def verify(
     wanted = _joint_inputs(reference.session, session, provenance.preprocessing)
     source = feed_model(opened_images, wanted, fixed_inputs)
     size = choose_batch_size(wanted, batch_size)
+    frame_range = (np.inf, -np.inf)
     for start in range(0, len(source), size):
         stop = min(start + size, len(source))
         feeds = source.read(start, stop, wanted)
+        if provenance.preprocessing is not None:
+            frames = feeds[provenance.preprocessing.input or ""]
+            frame_range = (min(frame_range[0], float(frames.min())), max(frame_range[1], float(frames.max())))
         shipped = checked_predictions(provenance, run_in_batches(session, feeds, reference.output_axes))
         comparison.add(reference.run(feeds), reference.side(raw_values.run(feeds)), shipped, start)
         if preprocessing is not None:
@@ -112,8 +132,27 @@ def verify(
         names=source.names,
         island=session.island,
         raw_matches=opened.sha256 == provenance.raw.sha256,
-        max_flips=max_flips,
+        max_label_flips=label_limit,
+        max_pixel_flips=pixel_limit,
+        warnings=(*describe_warnings(provenance), *range_warnings(provenance.preprocessing, *frame_range)),
+        notes=source.notes,
     )
+
+
+def _check_raw(raw: RawModel, provenance: Provenance, *, other_raw: bool) -> None:
+    """Raise if the raw model is a fused one, or another than the artifact was made from."""
+    name = "The raw model" if raw.source is None else f"Raw model '{raw.source}'"
+    if Provenance.from_metadata(raw.model.metadata_props) is not None:
+        raise ModelError(
+            f"{name} is a fused model, expected the raw export that it was fused from. pp-graph strip restores that."
+        )
+    if not other_raw and raw.sha256 != provenance.raw.sha256:
+        file = "" if provenance.raw.file is None else f" ('{provenance.raw.file}')"
+        raise ModelError(
+            f"{name} (sha256 {raw.sha256[:12]}) is not the one that the artifact was made from{file}, expected sha256 "
+            f"{provenance.raw.sha256[:12]}. Give that model, or compare with this one with --other-raw "
+            "(other_raw=True)."
+        )
 
 
 def _verify_boundary(artifact: Artifact, device: str, precision: str | None) -> BoundaryReport:

@@ -121,7 +121,7 @@ def test_nothing_is_written_unless_everything_agrees(tmp_path: Path) -> None:
         VerificationError, match=r"does not pass verification on the example: drift of the network flips"
     ):
         export(
-            Network(), POST, torch.randn(4, 3, 40, 40), tmp_path / "model.xml", inference_precision="bf16", max_flips=0,
+            Network(), POST, torch.randn(4, 3, 40, 40), tmp_path / "model.xml", inference_precision="bf16", max_pixel_flips=0,
             raw=tmp_path / "raw.onnx",
         )  # fmt: skip
     assert not list(tmp_path.iterdir())

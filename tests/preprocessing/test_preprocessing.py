@@ -443,7 +443,12 @@ def test_every_verb_takes_frames(in_folder: Path, coloured: Path, capfd: pytest.
     written = json.loads(out)["preprocessing"]
     assert (written["channel_order"], written["scale"], written["model_size"]) == ("BGR", [255.0], [256, 256])
 
-    assert run_cli(["verify", RAW, "m.xml", "--data", images, "--max-flips", "0", "--json"]) == 0
+    assert (
+        run_cli(
+            ["verify", RAW, "m.xml", "--data", images, "--max-label-flips", "0", "--max-pixel-flips", "0", "--json"]
+        )
+        == 0
+    )
     report = json.loads(capfd.readouterr().out)
     assert report["provenance"]["preprocessing"] == written
     assert {each["name"]: each["flips"] for each in report["decisions"]} == {"pred_label": 0, "pred_mask": 0}

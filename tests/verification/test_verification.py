@@ -86,11 +86,67 @@ def test_a_network_that_computes_otherwise_is_drift(tmp_path: Path, openvino: bo
     drifted = (FEEDS["m_in"] + np.float32(0.01) > 0.75) != (FEEDS["m_in"] > 0.75)
     assert report.drift_flips == drifted.sum() > 0
     assert report.postprocessing_flips == 0
-    assert report.passed, "drift is reported, and tolerated unless a limit is given"
+    assert report.postprocessing_exact
+    assert not report.passed, "more than 0.1 % of the pixels flip"
     assert report.decisions[1].drift.margin.max() < 0.01
     assert {error.name: error.max_abs for error in report.errors}["raw_map"] == pytest.approx(0.01, abs=1e-6)
-    assert pp.verify(raw, artifact, FEEDS, max_flips=report.drift_flips).passed
-    assert not pp.verify(raw, artifact, FEEDS, max_flips=report.drift_flips - 1).passed
+    (labels, pixels) = report.drift
+    assert (labels.kind, labels.flips, pixels.kind, pixels.flips) == ("labels", 0, "pixels", report.drift_flips)
+    assert "exact, but the network in the artifact computes other raw values" in report.verdict
+    assert "--inference-precision f32" in report.verdict
+    assert "calibrate on this artifact" in report.verdict
+    share = f"{100 * report.drift_flips / 630:.4f}"
+    for limit in (report.drift_flips, str(report.drift_flips), f"{float(share) + 0.001}%", None):
+        tolerant = pp.verify(raw, artifact, FEEDS, max_pixel_flips=limit)
+        assert tolerant.passed
+        assert "within the limit" in tolerant.verdict
+    for limit in (report.drift_flips - 1, f"{float(share) - 0.001}%", "0%"):
+        assert not pp.verify(raw, artifact, FEEDS, max_pixel_flips=limit).passed
+    read = report.to_dict()
+    assert read["postprocessing_exact"] is True
+    assert read["drift"]["pixels"]["within_limit"] is False
+    assert read["drift"]["labels"]["limit"] == "0"
+
+
+def test_drift_without_flips_is_named() -> None:
+    """Decisions about other images may flip."""
+    proto = tampered("network")
+    next(each for each in proto.graph.initializer if each.name == "shift").CopyFrom(
+        onnx.numpy_helper.from_array(np.array(0.04, np.float32), "shift")
+    )
+    feeds = {"s_in": FEEDS["s_in"], "m_in": np.full((21, 1, 6, 5), 2.0, np.float32)}
+    report = pp.verify(pp.RawModel.open(model()), pp.FusedModel.load(proto), feeds)
+    assert report.passed
+    assert report.drift_flips == 0
+    drift = "Drift of 'raw_map' is up to 0.04, 1.3 % of the calibrated range. Decisions about other images may flip"
+    assert any(drift in warning for warning in report.warnings), report.warnings
+    calm = pp.verify(pp.RawModel.open(model()), pp.fuse(model(), POST), FEEDS)
+    assert not any("Drift" in warning for warning in calm.warnings)
+
+
+@pytest.mark.parametrize("limit", [-1, "x", "101%", "-1%", 1.5, "nan", "inf%"])
+def test_limits_that_are_not_limits(limit: object) -> None:
+    with pytest.raises(DataError, match="max_label_flips is .*, expected a number of decisions such as 5, or a share"):
+        pp.verify(pp.RawModel.open(model()), pp.fuse(model(), POST), FEEDS, max_label_flips=limit)
+
+
+def test_results_that_are_all_alike_are_named() -> None:
+    raw = pp.RawModel.open(model())
+    for value, label, end in (
+        (9.0, "All 21 decisions of 'pred_label' are anomalous", "above"),
+        (-9.0, "None of 21", "below"),
+    ):
+        feeds = {"s_in": np.full((21, 1), value, np.float32), "m_in": FEEDS["m_in"]}
+        report = pp.verify(raw, pp.fuse(model(), POST), feeds)
+        assert report.passed
+        assert any(warning.startswith(label) for warning in report.warnings)
+        saturated = f"All 21 numbers of 'pred_score' are 0 or 1: the raw scores lie {end} the calibrated range."
+        assert any(saturated in warning for warning in report.warnings)
+        few = {name: array[:9] for name, array in feeds.items()}
+        assert not pp.verify(raw, pp.fuse(model(), POST), few).warnings
+    outside = msgspec.structs.replace(STATS, image=msgspec.structs.replace(STATS.image, threshold=30.0))
+    report = pp.verify(raw, pp.fuse(model(), pp.OneClassPostProcessor(outside)), FEEDS)
+    assert any("The image threshold 30 lies outside the calibrated range" in warning for warning in report.warnings)
 
 
 def test_drift_of_a_precision(demo_ir_path: Path, demo_images: np.ndarray) -> None:
@@ -129,11 +185,17 @@ def test_another_raw_model_is_noticed(tmp_path: Path) -> None:
     image = RNG.normal(0, 1, (4, 3, 8, 8)).astype(np.float32)
     artifact = pp.convert(pp.fuse(raw, POST))
     assert pp.verify(raw, artifact, image).raw_matches
-    report = pp.verify(other, artifact, image)
+    with pytest.raises(
+        ModelError, match=r"b.onnx' .sha256 \w{12}. is not the one .*'a.onnx'., expected sha256 .*--other-raw"
+    ):
+        pp.verify(other, artifact, image)
+    with pytest.raises(ModelError, match="is a fused model, expected the raw export"):
+        pp.verify(pp.fuse(raw, POST).save(tmp_path / "fused.onnx"), artifact, image)
+    report = pp.verify(other, artifact, image, other_raw=True)
     assert not report.raw_matches
     assert report.drift_flips > 0
     with pytest.raises(ModelError, match="The raw model has no output 'pred_score', which the artifact was made from"):
-        pp.verify(pp.RawModel.open(model()), artifact, image)
+        pp.verify(pp.RawModel.open(model()), artifact, image, other_raw=True)
 
 
 def test_report_is_json(tmp_path: Path) -> None:
@@ -161,12 +223,15 @@ def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
         pp.verify(raw, fused, FEEDS, inference_precision="bf16")
     with pytest.raises(DataError, match="Batch size is 0"):
         pp.verify(raw, fused, FEEDS, batch_size=0)
-    with pytest.raises(DataError, match="max_flips is -1"):
-        pp.verify(raw, fused, FEEDS, max_flips=-1)
     with pytest.raises(ProvenanceError, match="carries no pp_graph provenance"):
         pp.verify(raw, save(model(), tmp_path / "raw.onnx"), FEEDS)
     with pytest.raises(DataError, match="expected images of one size for both"):
-        pp.verify(DEMO / "raw.onnx", pp.convert(pp.fuse(conv_model(), POST), input_shape=[1, 3, 32, 32]), FEEDS["m_in"])
+        pp.verify(
+            DEMO / "raw.onnx",
+            pp.convert(pp.fuse(conv_model(), POST), input_shape=[1, 3, 32, 32]),
+            FEEDS["m_in"],
+            other_raw=True,
+        )
     broken = onnx.load(demo_fused_path)
     del broken.graph.output[3]
     with pytest.raises(TargetError, match="has no output 'pred_mask', which its provenance lists"):

@@ -52,7 +52,8 @@ def export(
     quantization: Quantization | None = None,
     raw_output: str | Path | None = None,
     match_model: bool = True,
-    max_flips: int | None = None,
+    max_label_flips: int | str | None = None,
+    max_pixel_flips: int | str | None = None,
     verify_device: str = "CPU",
     inference_precision: str | None = "f32",
     batch_size: int | None = None,
@@ -85,8 +86,10 @@ def export(
         raw_output: Where to keep the raw ONNX export, for `pp_graph.calibrate` and `pp_graph.verify`; None for nowhere.
         match_model: Whether the rules of the model's own post-processor must be ours too, wherever no argument changes
             them: if it decides otherwise about any raw value of the images, nothing is written.
-        max_flips: Flips by drift of the network to tolerate, against either reference; None for any number. The images
-            that a threshold was calibrated with lie exactly on it, so that rounding flips one or the other.
+        max_label_flips: Labels that drift of the network may flip, against either reference: a number, or a share such
+            as `"1%"`; None for any number. Anomalib's threshold is the score of a validation image, so rounding may
+            flip that one.
+        max_pixel_flips: Pixels that drift of the network may flip, likewise.
         verify_device: Device to verify on.
         inference_precision: Precision to verify in: `f32`, `bf16`, `f16`; None leaves it to the device.
         batch_size: Images a batch.
@@ -135,9 +138,11 @@ def export(
         settings: Any = {
             "device": verify_device, "inference_precision": inference_precision, "batch_size": batch_size,
         }  # fmt: skip
-        verification = verify(raw, artifact, opened, max_flips=max_flips, **settings)
+        verification = verify(
+            raw, artifact, opened, max_label_flips=max_label_flips, max_pixel_flips=max_pixel_flips, **settings
+        )
         comparison = compare_with_model(model, raw, artifact, opened, **settings)
-        _refuse(model, verification, comparison, required=match_model and not changed, max_flips=max_flips)
+        _refuse(model, verification, comparison, required=match_model and not changed)
         if raw_output is not None:
             raw_output = raw.save(raw_output, overwrite=overwrite)
         artifact.save(output, overwrite=overwrite, inputs=[] if checkpoint is None else [checkpoint])
@@ -260,9 +265,7 @@ def _noise(model: Any, size: tuple[int, int] | None) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).random((_NOISE_IMAGES, 3, height, width), np.float32)
 
 
-def _refuse(
-    model: Any, verification: VerificationReport, comparison: ModelComparison, *, required: bool, max_flips: int | None
-) -> None:
+def _refuse(model: Any, verification: VerificationReport, comparison: ModelComparison, *, required: bool) -> None:
     """Refuse an artifact that decides otherwise for another reason than rounding of the network."""
     if not comparison.export_error <= EXPORT_TOLERANCE:
         raise VerificationError(
@@ -271,10 +274,14 @@ def _refuse(
             "written. The exporter made another model of it: try another torch version."
         )
     failures = list(verification.failures)
-    if max_flips is not None and comparison.drift_flips > max_flips:
-        failures.append(
-            f"{comparison.drift_flips:,} decisions differ from the model in torch by drift, more than {max_flips}"
-        )
+    masks = {decision.name for decision in verification.decisions if decision.per_pixel}
+    for decision in comparison.decisions:
+        limit = verification.max_pixel_flips if decision.name in masks else verification.max_label_flips
+        if limit is not None and not limit.allows(len(decision.drift), decision.total):
+            failures.append(
+                f"{len(decision.drift):,} of {decision.total:,} decisions of {decision.name} differ from the model in "
+                f"torch by drift, more than {limit}"
+            )
     if failures:
         raise VerificationError(f"The artifact did not pass: {'; '.join(failures)}. Nothing was written.")
     if required and comparison.rule_flips:

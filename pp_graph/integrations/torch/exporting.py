@@ -59,7 +59,8 @@ def export(
     raw_tolerance: float = RAW_TOLERANCE,
     verify_device: str | None = None,
     inference_precision: str | None = "f32",
-    max_flips: int | None = None,
+    max_label_flips: int | str | None = 0,
+    max_pixel_flips: int | str | None = "0.1%",
     overwrite: bool = False,
     quantization: Quantization | None = None,
     **conversion: Any,
@@ -91,7 +92,8 @@ def export(
         raw_tolerance: Difference between torch and its ONNX export to tolerate, as a part of the largest number.
         verify_device: Device to verify on, where `device` is not on this machine; None for `device`.
         inference_precision: Precision to verify in; see `pp_graph.verify`.
-        max_flips: Decisions that drift of the network may flip; None for any number.
+        max_label_flips: Labels that drift of the network may flip; see `pp_graph.verify`.
+        max_pixel_flips: Pixels that it may flip; see `pp_graph.verify`.
         overwrite: Replace existing files.
         quantization: How to quantise, for `int8`.
         conversion: Further arguments of `pp_graph.convert`: `input_shape`, `preprocessing`, `model_info`.
@@ -141,7 +143,8 @@ def export(
         fused = fuse(opened, described, roles=roles, score_output=score_output, map_output=map_output)
         artifact = convert(fused, device=device, precision=precision, quantization=quantization, **conversion)
         settings: dict[str, Any] = {
-            "device": verify_device or device, "inference_precision": inference_precision, "max_flips": max_flips,
+            "device": verify_device or device, "inference_precision": inference_precision,
+            "max_label_flips": max_label_flips, "max_pixel_flips": max_pixel_flips,
         }  # fmt: skip
         images_report = None
         if images is not None:
@@ -212,6 +215,7 @@ def _passed(report: VerificationReport, where: str) -> VerificationReport:
     if report.failures:
         raise VerificationError(
             f"The converted model does not pass verification on {where}: {'; '.join(report.failures)}. Nothing was "
-            "saved. Convert with precision='f32' and verify in f32, or allow more drift with max_flips=..."
+            "saved. Convert with precision='f32' and verify in f32, or allow more drift with "
+            "max_label_flips=... and max_pixel_flips=..."
         )
     return report

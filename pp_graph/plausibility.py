@@ -1,0 +1,169 @@
+"""Warnings about results that are correct to the bit and still look wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.fusion import Provenance
+    from pp_graph.preprocessing import Preprocessing
+    from pp_graph.program import OutputDescription
+    from pp_graph.statistics import Statistics
+    from pp_graph.steps import Array
+
+_FEWEST: Final = 10
+"""A folder of fewer images may well hold nothing but anomalous ones, or none."""
+_CAUSES: Final = (
+    "Were the statistics calibrated on this model, and on images that were preprocessed in the same way (0..1 or "
+    "0..255, mean, channel order)?"
+)
+
+
+def statistics_warnings(statistics: Statistics | None) -> list[str]:
+    """Describe numbers that do not fit each other.
+
+    Returns:
+        A sentence for each level whose threshold lies outside its range.
+    """
+    found = []
+    levels = () if statistics is None else (("image", statistics.image), ("pixel", statistics.pixel))
+    for name, level in levels:
+        low, high, threshold = level.min, level.max, level.threshold
+        if low is not None and high is not None and threshold is not None and not low <= threshold <= high:
+            found.append(
+                f"The {name} threshold {threshold:g} lies outside the calibrated range from {low:g} to {high:g}: "
+                f"{'everything' if threshold < low else 'nothing'} in that range is anomalous. Are these numbers from "
+                "one calibration?"
+            )
+    return found
+
+
+def preprocessing_warnings(preprocessing: Preprocessing | None) -> list[str]:
+    """Describe a mean and scale that are on another scale than the frames.
+
+    Returns:
+        A sentence if they seem to be for images in [0, 1] and frames are 0..255 or 0..65535, or the other way round.
+    """
+    if preprocessing is None:
+        return []
+    mean, scale = preprocessing.mean, preprocessing.scale
+    largest = {"u8": 255, "u16": 65535}.get(preprocessing.dtype)
+    if largest is not None and any(mean) and max(map(abs, mean)) <= 1 and max(scale, default=0.0) <= 1:
+        means = ",".join(f"{number * largest:g}" for number in mean)
+        scales = ",".join(f"{number * largest:g}" for number in scale) or str(largest)
+        given = f"mean {_listed(mean)}" + (f" and scale {_listed(scale)}" if scale else "")
+        return [
+            (
+                f"{given} suit images in [0, 1], and {preprocessing.dtype} frames are 0..{largest}. Was --mean {means} "
+                f"--scale {scales} meant?"
+            )
+        ]
+    if largest is not None and not mean and scale and max(scale) <= 1 and scale != (1.0,) * len(scale):
+        return [
+            (
+                f"scale {_listed(scale)} suits images in [0, 1], and {preprocessing.dtype} frames are 0..{largest}. "
+                f"Was --scale {','.join(f'{number * largest:g}' for number in scale)} meant?"
+            )
+        ]
+    return []
+
+
+def range_warnings(preprocessing: Preprocessing | None, low: float, high: float) -> list[str]:
+    """Describe floating-point frames on another scale than the mean and scale they meet.
+
+    Args:
+        preprocessing: Preprocessing in the artifact.
+        low: Smallest number among the frames.
+        high: Largest number among the frames.
+    """
+    if preprocessing is None or preprocessing.dtype != "f32" or not (preprocessing.mean or preprocessing.scale):
+        return []
+    numbers = [abs(number) for number in (*preprocessing.mean, *preprocessing.scale)]
+    given = f"mean {_listed(preprocessing.mean) or 'none'}, scale {_listed(preprocessing.scale) or 'none'}"
+    if low >= 0 and high <= 1 and max(numbers) > 2:
+        return [
+            (
+                f"Frames lie between {low:g} and {high:g}, and the preprocessing in the model ({given}) is for "
+                "0..255. Feed frames as 0..255, or convert with numbers for [0, 1]."
+            )
+        ]
+    if high > 2 and max(numbers) <= 1:
+        return [
+            (
+                f"Frames lie between {low:g} and {high:g}, and the preprocessing in the model ({given}) is for "
+                "[0, 1]. Feed frames in [0, 1], or convert with numbers for 0..255."
+            )
+        ]
+    return []
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+class PredictionChecks:
+    """Running totals over predictions, to notice results that are all alike."""
+
+    def __init__(self, outputs: tuple[OutputDescription, ...]) -> None:
+        """Start counting.
+
+        Args:
+            outputs: The outputs; see `Program.predicted`.
+        """
+        self._labels = {output.name: output for output in outputs if output.decides and not output.per_pixel}
+        self._scores = {
+            output.name: output.scale
+            for output in outputs
+            if output.meaning == "number" and not output.per_pixel and output.scale is not None
+        }
+        self._counts = {name: np.zeros(2, np.int64) for name in self._labels}
+        self._ends = {name: np.zeros(3, np.int64) for name in self._scores}
+
+    def add(self, predictions: Mapping[str, Array]) -> None:
+        """Add a batch of outputs, by name."""
+        for name, output in self._labels.items():
+            if name not in predictions:
+                continue
+            array = np.asarray(predictions[name])
+            if array.dtype == np.bool_:
+                flags = array
+            elif output.decision_values is not None:
+                flags = array == output.decision_values[1]
+            else:
+                continue
+            self._counts[name] += (flags.size, int(np.count_nonzero(flags)))
+        for name, scale in self._scores.items():
+            if name in predictions:
+                scores = np.asarray(predictions[name])
+                low, high = scale.low, scale.high
+                self._ends[name] += (scores.size, int((scores == low).sum()), int((scores == high).sum()))
+
+    def warnings(self) -> list[str]:
+        """Describe outputs that are the same for all images; empty for fewer than ten images."""
+        found = []
+        for name, (total, positive) in self._counts.items():
+            if total >= _FEWEST and positive == total:
+                found.append(f"All {total:,} decisions of '{name}' are anomalous. {_CAUSES}")
+            elif total >= _FEWEST and not positive:
+                found.append(
+                    f"None of {total:,} decisions of '{name}' is anomalous. If some should be: "
+                    f"{_CAUSES[0].lower()}{_CAUSES[1:]}"
+                )
+        for name, (total, lowest, highest) in self._ends.items():
+            scale = self._scores[name]
+            if total >= _FEWEST and lowest + highest == total:
+                raw = "below or above" if lowest and highest else "below" if lowest else "above"
+                found.append(
+                    f"All {total:,} numbers of '{name}' are {scale.low:g} or {scale.high:g}: the raw scores lie "
+                    f"{raw} the calibrated range. {_CAUSES}"
+                )
+        return found
+
+
+def describe_warnings(provenance: Provenance) -> list[str]:
+    """Return the warnings about an artifact's statistics and preprocessing."""
+    return [*statistics_warnings(provenance.statistics), *preprocessing_warnings(provenance.preprocessing)]
