@@ -9,7 +9,7 @@ import click
 
 from pp_graph.cli.convert import parse_shapes
 from pp_graph.cli.frames import parse_frame_size
-from pp_graph.cli.options import PATH, force_option, input_option
+from pp_graph.cli.options import PATH, examples, force_option, input_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 _STDOUT = "-"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph benchmark raw.onnx model.xml",
+        "pp-graph benchmark raw.onnx model.xml --device CPU,GPU --json report.json",
+    )
+)
 @click.argument("models", nargs=-1, type=PATH, metavar="RAW ARTIFACT...")
 @click.option("--device", default="CPU", show_default=True, metavar="CPU,GPU,...",
               help="Devices, those with members last, as in CPU,HETERO:GPU,CPU; absent ones are listed.")  # fmt: skip
 @click.option("--inference-precision", default="f32,default", show_default=True, metavar="f32,bf16,f16,default",
               help="Precisions to run in; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N",
-              help="Images per run, if RAW leaves it open. Default: 1.")  # fmt: skip
+              help="Images per run, if RAW leaves it open.  [default: 1]")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes of the input, where RAW leaves more open than the batch.")  # fmt: skip
 @click.option("--dynamic", is_flag=True, help="Compile with open sizes left open, instead of fixing them for all.")
@@ -37,7 +42,7 @@ _STDOUT = "-"
 @click.option("--against", multiple=True, metavar="host-numpy|host-torch|MODEL",
               help="Post-processing on the host, or another model; repeatable. Default: host-numpy, and host-torch "
               "where torch is installed.")  # fmt: skip
-@click.option("--data", type=PATH, metavar="FILE.npz|FOLDER", help="Images to run on. Default: random numbers.")
+@click.option("--data", type=PATH, metavar="FILE.npz|FOLDER", help="Images to run on.  [default: random numbers]")
 @input_option
 @click.option("--frame-size", metavar="HxW",
               help="Size of random frames for an artifact that resizes frames of any size.")  # fmt: skip
@@ -55,10 +60,11 @@ def benchmark(
     force: bool,
     **options: Any,
 ) -> None:
-    """Time models made by pp_graph against RAW, against post-processing on the host, and against other models.
+    """Measure latency of models against RAW.
 
-    All run interleaved, in one process, with the same sizes. A ratio is that of medians of the same rounds, with its
-    95 % confidence interval. ARTIFACT is an IR (.xml) or a fused .onnx.
+    Compares artifacts of pp_graph (an IR or a fused .onnx) with RAW, with post-processing on the host, and with other
+    models. All run interleaved in one process, with the same sizes. A ratio is the median over rounds, with its 95 %
+    confidence interval.
     """
     if compare is not None:
         if models:

@@ -8,6 +8,7 @@ import click
 
 from pp_graph.cli.options import (
     PATH,
+    examples,
     force_option,
     image_options,
     image_settings,
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
 _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph calibrate raw.onnx --data bottle/test -o stats.json",
+        "pp-graph calibrate model.xml --data bottle/test --retune tuned.xml",
+        "pp-graph calibrate --scores scores.csv --image-method fpr:rate=0.001 -o stats.json",
+    )
+)
 @click.argument("model", type=PATH, required=False)
 @click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
               help="Labelled images: good/ and one folder for each kind of anomaly, masks in ground_truth/, as "
@@ -88,11 +95,11 @@ def calibrate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find thresholds and ranges on labelled data, and write the statistics.
+    """Find thresholds and ranges on labelled images.
 
-    MODEL is a raw ONNX file, a fused one or an OpenVINO IR; it runs on the images of --data. Run on the artifact that
-    ships, on its device and in its precision, the thresholds fit what that computes. Instead, --scores takes what a
-    model gave, and --stats numbers that exist already.
+    MODEL is a raw ONNX file, a fused one or an OpenVINO IR; it runs on the images of --data. Calibrate on the artifact
+    that ships, on its device and in its precision, and the thresholds fit its raw values. To skip running a model, pass
+    saved predictions with --scores or existing statistics with --stats.
     """
     _check_sources(
         model, data, scores, stats, changes=bool(output or retuned), retunes=bool(retuned), plots=bool(reports)

@@ -15,6 +15,7 @@ from pp_graph.cli.fuse import describe, fields
 from pp_graph.cli.options import (
     PATH,
     STATS_HELP,
+    examples,
     force_option,
     json_option,
     post_processing,
@@ -35,7 +36,13 @@ if TYPE_CHECKING:
 Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph convert fused.onnx -o model.xml",
+        "pp-graph convert raw.onnx --stats stats.json -o model.xml --device GPU --precision f16",
+        "pp-graph convert fused.onnx -o model.xml --input-dtype u8 --scale 255 --resize bilinear_pillow",
+    )
+)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE.xml", help="OpenVINO IR to write.")
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...",
@@ -69,9 +76,10 @@ def convert(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Convert MODEL, a fused ONNX file, to OpenVINO. With --stats or --recipe, MODEL is raw and is fused first.
+    """Convert a fused ONNX model to OpenVINO.
 
-    Options about the form of the outputs and thresholds change the post-processing of a fused MODEL.
+    With --stats or --recipe, MODEL is raw and is fused first. For a fused MODEL, options about the form of the outputs
+    and thresholds change its post-processing.
     """
     shapes = parse_shapes(input_shapes)
     model_info = _parse_entries(entries)

@@ -6,19 +6,24 @@ from pathlib import Path
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, json_option
+from pp_graph.cli.options import PATH, examples, force_option, json_option
 from pp_graph.cli.output import note, print_json, print_table
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph demo",
+    )
+)
 @click.option("-o", "--output", type=PATH, default=Path("pp_graph_demo"), show_default=True, metavar="DIR",
               help="Folder to write the models and pictures to.")  # fmt: skip
 @force_option
 @json_option
 def demo(output: Path, force: bool, as_json: bool) -> None:
-    """Fuse, convert and verify a small real model that comes with the package, and draw its predictions.
+    """Fuse, convert and verify a demo model, and draw its predictions.
 
-    A PaDiM on photographs of brick; anomalies are pieces of grass and gravel. Needs no network.
+    The model is a small PaDiM trained on photographs of brick; anomalies are pieces of grass and gravel. It comes with
+    the package and needs no network.
     """
     from pp_graph.demo import run_demo
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pp_graph.cli.options import json_option
+from pp_graph.cli.options import examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -40,14 +40,19 @@ def print_device_check(check: DeviceCheck) -> None:
 _SHAPES = {True: "any", False: "static only, batch included", None: "not known"}
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph devices",
+        "pp-graph devices HETERO:GPU,CPU",
+    )
+)
 @click.argument("device", required=False)
 @json_option
 def devices(device: str | None, as_json: bool) -> None:
-    """List devices: those of this machine, those not here, and the meta devices that combine others.
+    """List available, unavailable and combined devices.
 
-    For each: its precisions, what OpenVINO runs unless told otherwise, and the properties to compile with. With DEVICE,
-    such as GPU or HETERO:GPU,CPU, all that is known of that one.
+    Shows the precisions of each device, its default, and the properties to compile with. With DEVICE, such as GPU or
+    HETERO:GPU,CPU, shows all that is known of that one.
     """
     from pp_graph.openvino.devices import describe_device, list_devices
 

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, STATS_HELP, force_option, json_option, post_processing, post_processing_options
+from pp_graph.cli.options import (
+    PATH,
+    STATS_HELP,
+    examples,
+    force_option,
+    json_option,
+    post_processing,
+    post_processing_options,
+)
 from pp_graph.cli.output import note, print_fields, print_json
 
 if TYPE_CHECKING:
@@ -15,7 +23,12 @@ if TYPE_CHECKING:
     from pp_graph.fusion import FusedModel
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph fuse raw.onnx --stats stats.json -o fused.onnx",
+        "pp-graph fuse raw.onnx --recipe post.yaml -o fused.onnx",
+    )
+)
 @click.argument("raw", type=PATH)
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Fused ONNX file to write.")
@@ -34,7 +47,10 @@ def fuse(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write post-processing into RAW, a raw ONNX export, so that it returns labels and masks."""
+    """Write post-processing into a raw ONNX model.
+
+    The fused model returns scores, labels, maps and masks. strip restores RAW to the byte.
+    """
     fused = post_processing(options).fuse(raw, stats, replace=replace)
     inputs = [path for path in (raw, stats, options["recipe"]) if path is not None]
     fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, json_option, named_roles, role_options
+from pp_graph.cli.options import PATH, examples, json_option, named_roles, role_options
 from pp_graph.cli.output import note, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from pp_graph.statistics.anomalib_onnx import GraphStatistics
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph inspect raw.onnx",
+        "pp-graph inspect raw.onnx --tail",
+    )
+)
 @click.argument("model", type=PATH)
 @click.option("--recipe", type=PATH, metavar="FILE.yaml", help="Look for the roles that this recipe reads.")
 @role_options
 @click.option("--tail", is_flag=True, help="Show what fusing would rewrite in the raw model's tail, and why.")
 @json_option
 def inspect(model: Path, recipe: Path | None, tail: bool, as_json: bool, **options: Any) -> None:
-    """Show a model's inputs, outputs and their roles, and any post-processing in it.
+    """Show inputs, outputs, roles and post-processing of a model.
 
     MODEL is an ONNX file, raw or fused, or an OpenVINO IR (.xml).
     """

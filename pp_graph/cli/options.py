@@ -27,6 +27,11 @@ json_option = click.option(
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists. Inputs are never replaced.")
 
 
+def examples(*lines: str) -> str:
+    """Format example command lines as the end of a verb's help."""
+    return "\n".join(["\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)])
+
+
 _IMAGE_OPTIONS = (
     click.option("--max-pixels", type=click.IntRange(min=1), metavar="N",
                  help="Refuse image files with more pixels.  [default: 268435456]"),

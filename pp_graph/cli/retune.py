@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pp_graph.cli.options import PATH, STATS_HELP, force_option, json_option
+from pp_graph.cli.options import PATH, STATS_HELP, examples, force_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json
 
 if TYPE_CHECKING:
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from pp_graph.statistics import Statistics
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph retune model.xml --image-sensitivity 0.6",
+        "pp-graph retune fused.onnx --stats new.json -o tuned.onnx",
+    )
+)
 @click.argument("model", type=PATH)
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; without it MODEL keeps its own.")
 @click.option("--image-sensitivity", type=float, metavar="S", help="New image sensitivity, from 0 to 1.")
@@ -36,13 +41,14 @@ def retune(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Change the statistics or the sensitivities in MODEL, a fused ONNX file or an IR that pp-graph wrote.
+    """Change the statistics or sensitivities of MODEL.
 
-    The network is not touched; decisions are those of the raw model fused anew. Where no operator changes, only the
-    post-processing's numbers are written, in milliseconds for any size of model.
+    MODEL is a fused ONNX file or an IR that pp-graph wrote. The network is not touched, and decisions are those of the
+    raw model fused anew. If no operator changes, only the constants of the post-processing are written, which takes
+    milliseconds for a model of any size.
 
-    Without -o MODEL is changed in place. This is the one command that changes its input; if it fails, MODEL is as it
-    was. An IR's .bin then grows by the new numbers, 64 bytes at a time or so, because its old bytes are never changed.
+    Without -o, MODEL is changed in place. No other command changes its input. If it fails, MODEL stays as it was. The
+    .bin of an IR grows by about 64 bytes each time, because its old bytes are never changed.
     """
     if stats is None and image_sensitivity is None and pixel_sensitivity is None:
         raise click.UsageError("Nothing is to be changed: give --stats, --image-sensitivity or --pixel-sensitivity.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, image_options, image_settings, input_option, json_option
+from pp_graph.cli.options import PATH, examples, force_option, image_options, image_settings, input_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -21,7 +21,13 @@ _SHOWN = 10
 _NO_PICTURES = "none"
 
 
-@click.command("run")
+@click.command(
+    "run",
+    epilog=examples(
+        "pp-graph run model.xml images/ -o predictions/",
+        "pp-graph run model.xml part.png -o out/ --save masks",
+    ),
+)
 @click.argument("model", type=PATH)
 @click.argument("images", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write to.")
@@ -29,7 +35,7 @@ _NO_PICTURES = "none"
               help="Tables to write: predictions.csv, predictions.json.")  # fmt: skip
 @click.option("--save", default="masks,overlays", show_default=True, metavar="masks,overlays,maps|none",
               help="Pictures to write; maps are TIFF in float32.")  # fmt: skip
-@click.option("--device", default="CPU", show_default=True, help="Device to run on.")
+@click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
 @click.option("--inference-precision", default="recommended", show_default=True,
               type=click.Choice(["recommended", "f32", "bf16", "f16", "default"]),
               help="Precision to run in; 'recommended' is f32 if the device has it, 'default' leaves it to the "
@@ -49,11 +55,11 @@ def run_verb(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run MODEL on IMAGES, and write labels, masks and overlays to a folder.
+    """Run MODEL on IMAGES, and save predictions.
 
     MODEL is an OpenVINO IR or a fused ONNX file. IMAGES is a folder, an .npz with an array 'image', or image files.
-    DIR gets predictions.csv, predictions.json, masks/ and overlays/, all at once when every image is done. With --force
-    it may hold something already: files of an earlier run are replaced, others left alone.
+    DIR gets predictions.csv, predictions.json, masks/ and overlays/, all at once when every image is done. With
+    --force, DIR may contain files: those of an earlier run are replaced, others are kept.
     """
     from pp_graph.report import write_predictions
     from pp_graph.report.prediction_table import FORMATS

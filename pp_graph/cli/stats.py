@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, json_option
+from pp_graph.cli.options import PATH, examples, force_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from pp_graph.statistics import Statistics
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "pp-graph stats show model.ckpt",
+        "pp-graph stats convert model.ckpt -o stats.json",
+    )
+)
 def stats() -> None:
     """Show or convert statistics of any known format.
 
@@ -25,7 +30,11 @@ def stats() -> None:
     """
 
 
-@stats.command()
+@stats.command(
+    epilog=examples(
+        "pp-graph stats show model.ckpt",
+    )
+)
 @click.argument("file", type=PATH)
 @json_option
 def show(file: Path, as_json: bool) -> None:
@@ -47,7 +56,11 @@ def show(file: Path, as_json: bool) -> None:
     print_fields("Provenance", _describe(found))
 
 
-@stats.command()
+@stats.command(
+    epilog=examples(
+        "pp-graph stats convert model.ckpt -o stats.json",
+    )
+)
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE.json", help="Statistics JSON to write.")
 @force_option

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pp_graph.cli.options import PATH, force_option, json_option
+from pp_graph.cli.options import PATH, examples, force_option, json_option
 from pp_graph.cli.output import print_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph strip fused.onnx -o raw.onnx",
+    )
+)
 @click.argument("fused", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Raw ONNX file to write.")
 @click.option("--copy-weights", is_flag=True, help="Copy external weights instead of referencing them.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, image_options, image_settings, input_option, json_option
+from pp_graph.cli.options import PATH, examples, image_options, image_settings, input_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from pp_graph.verification.report import Flips
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "pp-graph verify raw.onnx model.xml --data images/",
+        "pp-graph verify raw.onnx model.xml --data images/ --inference-precision bf16 --max-pixel-flips 0.05%",
+    )
+)
 @click.argument("raw", type=PATH)
 @click.argument("artifact", type=PATH)
 @click.option("--data", type=PATH, required=True, metavar="FILE.npz|FOLDER",
               help="Images: an .npz with an array 'image' (N,C,H,W or N,H,W,C), or a folder of images. For several "
               "inputs, an .npz with an array each, by name.")  # fmt: skip
-@click.option("--device", default="CPU", show_default=True, help="Device to run the artifact on.")
+@click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
 @click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
               show_default=True, help="Precision to run in; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--max-label-flips", default="0", show_default=True, metavar="N|P%",
@@ -49,7 +54,7 @@ def verify(
     as_json: bool,
     **options: Any,
 ) -> None:
-    r"""Check that ARTIFACT decides as RAW with its statistics.
+    """Check that ARTIFACT decides as RAW with its statistics.
 
     RAW is the raw ONNX model. It runs in onnxruntime in float32, followed by the post-processing in NumPy. ARTIFACT is
     an OpenVINO IR (.xml) or a fused .onnx, which runs in onnxruntime.
@@ -57,10 +62,6 @@ def verify(
     The verdict has two parts. The post-processing is exact if no decision differs from the reference on the artifact's
     own raw values. Drift of the network counts decisions that changed because the network in ARTIFACT computes slightly
     other raw values. Exit status 1 if the post-processing is not exact or drift exceeds a limit.
-
-    \b
-    Example:
-      pp-graph verify raw.onnx model.xml --data images/
     """
     from pp_graph import verification
     from pp_graph.data import open_images

@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -336,3 +338,34 @@ def test_statistics_that_are_no_text(work: Path, cli) -> None:
     done = cli("fuse", "raw.onnx", "--stats", "bad.json", "-o", "f.onnx")
     assert done.status == 2
     assert "not valid JSON" in done.err
+
+
+def commands(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        yield (*above, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*above, name))
+
+
+def test_every_verb_has_examples_that_parse() -> None:
+    group = click.Group(commands={command.name: command for command in COMMANDS})
+    found = dict(commands(group))
+    assert ("stats", "show") in found
+    for path, command in found.items():
+        lines = [line.split() for line in (command.epilog or "").splitlines() if "pp-graph" in line]
+        assert lines, path
+        for line in lines:
+            assert line[0] == "pp-graph"
+            rest, verb, context = line[1:], click.Command("pp-graph"), None
+            at: click.Command = group
+            while isinstance(at, click.Group):
+                at = at.commands[rest.pop(0)]
+            verb, context = at, at.make_context(at.name, list(rest), resilient_parsing=True)
+            known = {flag for parameter in verb.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+            assert {word for word in rest if word.startswith("-")} <= known, line
+            assert not context.args or isinstance(verb, click.Group), line
+
+
+def test_summaries_fit_the_list_of_commands() -> None:
+    for command in COMMANDS:
+        assert not command.get_short_help_str(limit=65).endswith("..."), command.name
