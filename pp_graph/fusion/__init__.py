@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pp_graph.fusion.artifact import Artifact
-from pp_graph.fusion.fused_model import FusedModel
-from pp_graph.fusion.injection import fuse
+from pp_graph.fusion.fused_model import FusedModel, fuse
 from pp_graph.fusion.provenance import Provenance, RawOutputRecord
 from pp_graph.fusion.runtime_cutoffs import cutoffs_for, retuned_program, sensitivities
 from pp_graph.fusion.stripping import extract_post_processing, strip

@@ -44,6 +44,15 @@ class Emission:
     readers: Mapping[str, int]
     tensors: Mapping[str, str]
 
+    def record(self, opset: int, ir_version: int) -> EmissionRecord:
+        """Return the record for the provenance."""
+        return EmissionRecord(
+            opset=opset,
+            ir_version=ir_version,
+            structure=hashlib.sha256(repr(self.structure).encode()).hexdigest(),
+            constants={name: noted(content) for name, content in self.constants.items()},
+        )
+
 
 def emit_alone(
     program: Program,
@@ -130,17 +139,7 @@ def emission_record(
 ) -> EmissionRecord:
     """Record how a program was emitted, for the provenance. Arguments are those of `emit_alone`."""
     emission, _ = emit_alone(program, tensors, prefix, opset=opset, ir_version=ir_version)
-    return EmissionRecord(
-        opset=opset,
-        ir_version=ir_version,
-        structure=structure_hash(emission),
-        constants={name: noted(content) for name, content in emission.constants.items()},
-    )
-
-
-def structure_hash(emission: Emission) -> str:
-    """A hash of everything but the float32 constants' numbers."""
-    return hashlib.sha256(repr(emission.structure).encode()).hexdigest()
+    return emission.record(opset, ir_version)
 
 
 def noted(content: bytes) -> str:
@@ -162,11 +161,13 @@ class Numbers:
     Attributes:
         old: What is in the model.
         new: What is to be there.
+        only_numbers: True if both programs have the same operators.
         provenance: What the model is to say then.
     """
 
     old: EmissionRecord
     new: Emission
+    only_numbers: bool
     provenance: Provenance
 
     @classmethod
@@ -184,12 +185,17 @@ class Numbers:
         if old is None:
             old = emission_record(provenance.bind(), tensors, provenance.prefix, opset=opset, ir_version=ir_version)
         new, _ = emit_alone(program, tensors, provenance.prefix, opset=old.opset, ir_version=old.ir_version)
-        return cls(old, new, renewed(provenance, program, new, old))
-
-    @property
-    def only_numbers(self) -> bool:
-        """True if both programs have the same operators."""
-        return structure_hash(self.new) == self.old.structure
+        record = new.record(old.opset, old.ir_version)
+        updated = provenance.revised(
+            schema_version=SCHEMA_VERSION,
+            pp_graph_version=__version__,
+            statistics=program.statistics,
+            parameters=program.post.parameters(),
+            cutoffs=program.cutoffs,
+            outputs=list(program.outputs),
+            emission=record,
+        )
+        return cls(old, new, record.structure == old.structure, updated)
 
     @property
     def changed(self) -> dict[str, bytes]:
@@ -242,21 +248,3 @@ class Numbers:
     def size(self) -> int:
         """Bytes of constants and provenance that are new."""
         return sum(map(len, self.changed.values())) + len(self.provenance.to_json().encode())
-
-
-def renewed(provenance: Provenance, program: Program, emission: Emission, old: EmissionRecord) -> Provenance:
-    """The record of a model after its program was exchanged for another of the same post-processor."""
-    return provenance.revised(
-        schema_version=SCHEMA_VERSION,
-        pp_graph_version=__version__,
-        statistics=program.statistics,
-        parameters=program.post.parameters(),
-        cutoffs=program.cutoffs,
-        outputs=list(program.outputs),
-        emission=EmissionRecord(
-            opset=old.opset,
-            ir_version=old.ir_version,
-            structure=structure_hash(emission),
-            constants={name: noted(content) for name, content in emission.constants.items()},
-        ),
-    )

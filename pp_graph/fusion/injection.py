@@ -11,19 +11,16 @@ import msgspec
 
 from pp_graph.errors import AlreadyFusedError, FusionError, PostProcessorError
 from pp_graph.fusion.emission import emission_record
-from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import SCHEMA_VERSION, Provenance, RawOutputRecord, RawRecord
-from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
 from pp_graph.model.names import all_values, rename_values
-from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name, merged_roles
+from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import onnx
     import onnx_ir as ir
@@ -31,73 +28,6 @@ if TYPE_CHECKING:
     from pp_graph.program import Program, RoleMatch
 
 PREFIX: Final = "pp_graph"
-
-
-def fuse(
-    model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
-    post: PostProcessor,
-    *,
-    roles: Mapping[str, str] | None = None,
-    score_output: str | None = None,
-    map_output: str | None = None,
-    keep_raw: bool = False,
-    replace: bool = False,
-    tail: bool = True,
-    raise_opset: int | None = None,
-) -> FusedModel:
-    """Write a post-processor into a raw model.
-
-    The post-processed outputs come first: of an anomaly model `pred_score` float32, `pred_label` bool, `anomaly_map`
-    float32, `pred_mask` bool, as far as the model and the settings give them. Outputs that
-    post-processing does not read follow under their own names, or as `raw_<name>` where a post-processed output has
-    that name.
-
-    Args:
-        model: Path of a raw ONNX export, or a model in memory. It is never modified.
-        post: The post-processor, with statistics.
-        roles: Names of outputs by the role that the post-processor reads them in, where axes and sizes leave a choice.
-        score_output: Short form of `roles={"raw_score": ...}`.
-        map_output: Short form of `roles={"raw_map": ...}`.
-        keep_raw: Also keep the raw values that are read as outputs, under their own names, or
-            `raw_<name>` where that is one of a post-processed output.
-        replace: If the model is fused already, take the old post-processing out first.
-        tail: Rewrite the raw model's own tail where that saves time (see `pp_graph.fusion.tail`): raw
-            values differ by rounding, at most 1e-5 of the largest, and the rewritten part stays in
-            float32 in OpenVINO.
-        raise_opset: If the model is at an earlier opset, bring it to this one first, for steps whose operators its own
-            does not have. It is refused where the model would not compute the same bits there.
-
-    Returns:
-        The fused model. Nothing is written until `save`.
-
-    Raises:
-        ModelError: The model cannot be used; `OutputRoleError` where roles cannot be told
-            apart, `OpsetError` where its opset is too old or cannot be raised.
-        StatisticsError: The post-processor lacks a number that it needs.
-        PostProcessorError: `post` is no post-processor.
-        FusionError: A name of the model stands in the way, or (`AlreadyFusedError`) the model
-            carries a post-processing already.
-    """
-    if not isinstance(post, PostProcessor):
-        raise PostProcessorError(
-            f"The post-processor is {type(post).__name__}, expected a PostProcessor such as "
-            "OneClassPostProcessor(Statistics.load('stats.json'))."
-        )
-    raw = RawModel.open(model.network if isinstance(model, FusedModel) else model)
-    earlier = None
-    if METADATA_KEY in raw.model.metadata_props:
-        if not replace:
-            raise AlreadyFusedError(
-                "The model carries a pp_graph post-processing already, expected a raw export. Fuse the raw model, "
-                "or pass replace=True (--replace) to take the old post-processing out first."
-            )
-        earlier = Provenance.from_metadata(raw.model.metadata_props)
-        raw = strip(raw)
-    refuse_foreign_decisions(raw)
-    # This refuses missing statistics before anything is built.
-    program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
-    file = _file_name(raw) if earlier is None else earlier.raw.file
-    return write_program(raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset)
 
 
 def write_program(
@@ -108,7 +38,7 @@ def write_program(
     tail: bool,
     file: str | None,
     raise_opset: int | None = None,
-) -> FusedModel:
+) -> tuple[RawModel, Provenance, tuple[str, ...]]:
     """Write a program into the raw model that it was bound to.
 
     Args:
@@ -188,7 +118,7 @@ def write_program(
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
     declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread.values())])
     notes = tuple(_notes(matches.values(), raised))
-    return FusedModel(dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes, program)
+    return dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes
 
 
 def _notes(read: Iterable[RoleMatch], raised: opset_raising.RaisedOpset | None) -> Iterator[str]:
@@ -199,10 +129,6 @@ def _notes(read: Iterable[RoleMatch], raised: opset_raising.RaisedOpset | None) 
             yield match.note
         if match.output.note is not None:
             yield f"Output '{match.output.name}' is {match.output.note}; the computed shape is used."
-
-
-def _file_name(raw: RawModel) -> str | None:
-    return None if raw.source is None else raw.source.name
 
 
 def refuse_foreign_decisions(raw: RawModel) -> None:

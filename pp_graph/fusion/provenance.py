@@ -28,14 +28,18 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array
 
 
-_CURRENT = 4
+SCHEMA_VERSION: Final = 4
+_READABLE: Final = (1, 2, 3, SCHEMA_VERSION)
+_DIGEST: Final = "digest"
+_LONGEST: Final = 100
+"""Characters of a parameter that are shown to people."""
 
 
 def from_earlier(record: Any) -> Any:
     """Bring a record of version 1, 2 or 3, as plain JSON values, into the form of version 4."""
     if not isinstance(record, dict) or not isinstance(record.get("raw"), dict):
         return record
-    changed = {**record, "schema_version": _CURRENT, "intermediates": record.get("inner", {})}
+    changed = {**record, "schema_version": SCHEMA_VERSION, "intermediates": record.get("inner", {})}
     changed.pop("inner", None)
     raw = dict(record["raw"])
     found = {"raw_score": raw.pop("score", None), "raw_map": raw.pop("map", None)}
@@ -57,13 +61,6 @@ def _output(role: str, output: Any) -> Any:
     height, width = size or (None, None)
     sizes = {"N": None, "C": classes, "H": height, "W": width}
     return {**kept, "axes": axes, "sizes": [sizes[axis] for axis in axes], "rank_known": known}
-
-
-SCHEMA_VERSION: Final = 4
-_READABLE: Final = (1, 2, 3, SCHEMA_VERSION)
-_DIGEST: Final = "digest"
-_LONGEST: Final = 100
-"""Characters of a parameter that are shown to people."""
 
 
 class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

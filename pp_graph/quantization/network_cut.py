@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pp_graph.errors import TargetError
-from pp_graph.openvino.core import port_name
 from pp_graph.openvino.island.graph import detach, find_tensor, is_constant, nodes_between, tensor_key
 from pp_graph.openvino.island.island import island_border
 
@@ -315,8 +314,3 @@ def _exchange(old: ov.Output, new: ov.Output) -> None:
     """Let all that reads one tensor read another."""
     for target in list(old.get_target_inputs()):
         target.replace_source_output(new)
-
-
-def input_names(model: ov.Model) -> tuple[str, ...]:
-    """Names of a model's inputs, in order."""
-    return tuple(port_name(port) for port in model.inputs)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import pp_graph as pp
 from pp_graph.fusion.tail import NETWORK_SCOPE, RULES, Match, Miss, RewrittenTail, rewrite_tail
 from pp_graph.fusion.tail.proof import disprove
-from pp_graph.fusion.tail.view import TailView
+from pp_graph.fusion.tail.view import GraphView
 from pp_graph.model import NameScope
 from pp_graph.openvino.island.float32 import island_constants
 from tests.conftest import ROOT
@@ -369,7 +369,7 @@ def test_every_rule_is_in_the_list_and_named() -> None:
 def test_a_wrong_rewrite_is_not_kept() -> None:
     """A proposal is tried out before it is kept: here one whose matrices are off by a thousandth."""
     raw = pp.RawModel.open(blur(["N", 1, 96, 96]))
-    view = TailView(raw.model)
+    view = GraphView(raw.model)
     match = next(each for each in RULES[0].find(view) if isinstance(each, Match))
     assert disprove(view, raw.model, match) is None
 
@@ -386,7 +386,7 @@ def test_a_wrong_rewrite_is_not_kept() -> None:
 
 def test_misses_say_why() -> None:
     raw = pp.RawModel.open(blur(["N", 1, 4096, 4096]))
-    misses = [each for each in RULES[0].find(TailView(raw.model)) if isinstance(each, Miss)]
+    misses = [each for each in RULES[0].find(GraphView(raw.model)) if isinstance(each, Miss)]
     assert any("a side of 4096 is above 2048" in miss.why for miss in misses)
 
 

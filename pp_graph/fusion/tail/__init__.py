@@ -19,7 +19,8 @@ from pp_graph.fusion.tail.rewriting import (
     rewrite_tail,
 )
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.separable import SeparableCollapse, SeparableConvolution
+from pp_graph.fusion.tail.separable_collapse import SeparableCollapse
+from pp_graph.fusion.tail.separable_convolution import SeparableConvolution
 from pp_graph.fusion.tail.view import tail_names
 
 RULES: tuple[Rule, ...] = (

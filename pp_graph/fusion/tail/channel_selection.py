@@ -23,14 +23,13 @@ import numpy.typing as npt
 from pp_graph.fusion.tail import cost
 from pp_graph.fusion.tail.linear_operators import RefusalError, resize_scales
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
     Emit = Callable[[Emitter, Callable[[ir.Value], ir.Value]], ir.Value]
@@ -68,10 +67,10 @@ class ChannelSelection(Rule):
 
     name: ClassVar[str] = "channel selection"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
         """Propose to move each selection of channels by constant numbers as far towards the input as it goes."""
         for node in reversed(view.nodes()):
-            if node.op_type != "Gather" or integer_attribute(node, "axis", 0) != 1:
+            if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
                 continue
             source, indices = node.inputs[:2]
             index = view.constant(indices)
@@ -94,7 +93,7 @@ class ChannelSelection(Rule):
             )
 
 
-def _select(view: TailView, value: ir.Value, index: Index, users: set[ir.Node]) -> _Selected:
+def _select(view: GraphView, value: ir.Value, index: Index, users: set[ir.Node]) -> _Selected:
     """Select channels of a value; `users` are the operators that will not need it any more."""
     node = view.producer(value)
     if node is not None and not value.is_graph_output() and set(value.consumers()) <= users:
@@ -121,7 +120,7 @@ def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter
     return lambda op, value: op.gather(value, op.constant(tuple(index.tolist()), "channels"), 1), gathered
 
 
-def _through(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
+def _through(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
     """Move a selection before an operator, if it treats channels so that it can."""
     source = node.inputs[0] if node.inputs else None
     if source is None or len(node.outputs) != 1 or view.channels(node.outputs[0]) is None:
@@ -141,14 +140,14 @@ def _through(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
     return None
 
 
-def _share(view: TailView, node: ir.Node, index: Index) -> cost.Cost:
+def _share(view: GraphView, node: ir.Node, index: Index) -> cost.Cost:
     """Cost of an operator for some of its channels."""
     whole = cost.of_nodes(view, [node])
     part = index.size / (view.channels(node.outputs[0]) or 1)
     return cost.Cost(whole.macs * part, whole.bytes * part, max(whole.microseconds * part, cost.LAUNCH_US))
 
 
-def _rewired(view: TailView, node: ir.Node, index: Index, inner: list[_Selected]) -> _Selected:
+def _rewired(view: GraphView, node: ir.Node, index: Index, inner: list[_Selected]) -> _Selected:
     """Copy the operator for fewer channels. Its other inputs stay."""
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
@@ -165,9 +164,9 @@ def _rewired(view: TailView, node: ir.Node, index: Index, inner: list[_Selected]
     )
 
 
-def _parts(view: TailView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | None:
+def _parts(view: GraphView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | None:
     """Return the inputs of a Concat of channels, through nested Concats that only it reads, and those Concats."""
-    if integer_attribute(node, "axis", 0) not in (1, -3):
+    if node.attributes.get_int("axis", 0) not in (1, -3):
         return None
     parts: list[tuple[ir.Value, ir.Node]] = []
     for value in node.inputs:
@@ -181,7 +180,7 @@ def _parts(view: TailView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | No
     return parts
 
 
-def _through_concat(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
+def _through_concat(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
     parts = _parts(view, node)
     if parts is None:
         return None
@@ -215,7 +214,7 @@ def _through_concat(view: TailView, node: ir.Node, index: Index) -> _Selected | 
     )
 
 
-def _through_resize(view: TailView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
+def _through_resize(view: GraphView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
     sizes, outputs = view.sizes(source), view.sizes(node.outputs[0])
     if sizes is None or outputs is None or view.opset < 11 or "axes" in node.attributes:
         return None
@@ -237,13 +236,13 @@ def _through_resize(view: TailView, node: ir.Node, source: ir.Value, index: Inde
     return _Selected(emit, inner.cost + _share(view, node, index), inner.reads, moved=True, exact=inner.exact)
 
 
-def _shape_readers(view: TailView, source: ir.Value, node: ir.Node) -> list[ir.Node]:
+def _shape_readers(view: GraphView, source: ir.Value, node: ir.Node) -> list[ir.Node]:
     """Operators that only work out the sizes that a Resize asks for."""
     return [each for each in view.only_for(node.outputs) if each.op_type == "Shape" and each.inputs[0] is source]
 
 
-def _through_convolution(view: TailView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
-    if integer_attribute(node, "group", 1) != 1 or node.inputs[1] is None or not node.inputs[1].is_initializer():
+def _through_convolution(view: GraphView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
+    if node.attributes.get_int("group", 1) != 1 or node.inputs[1] is None or not node.inputs[1].is_initializer():
         return None
     weights = [value for value in node.inputs[1:] if value is not None]
 
@@ -254,7 +253,7 @@ def _through_convolution(view: TailView, node: ir.Node, source: ir.Value, index:
     return _Selected(emit, _share(view, node, index), (source,), moved=True, exact=False)
 
 
-def _through_binary(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
+def _through_binary(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
     first, second = node.inputs
     shape = view.shape(node.outputs[0])
     if first is None or second is None or shape is None:

@@ -12,14 +12,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.fusion.tail.view import integers_attribute
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
 
 LAUNCH_US: Final = 5.0
 """Microseconds that any operator takes."""
@@ -99,12 +97,12 @@ def search(inputs: float) -> Cost:
     return Cost(inputs, 4 * inputs, LAUNCH_US + inputs / _ARG_INPUTS_PER_US)
 
 
-def of_nodes(view: TailView, nodes: Iterable[ir.Node]) -> Cost:
+def of_nodes(view: GraphView, nodes: Iterable[ir.Node]) -> Cost:
     """Cost of operators as they stand."""
     return total(_of_node(view, node) for node in nodes)
 
 
-def _of_node(view: TailView, node: ir.Node) -> Cost:
+def _of_node(view: GraphView, node: ir.Node) -> Cost:
     read = sum(elements(view, value) for value in node.inputs if value is not None)
     written = sum(elements(view, value) for value in node.outputs)
     size = 4.0 * (read + written)
@@ -128,11 +126,10 @@ def _of_node(view: TailView, node: ir.Node) -> Cost:
         time = math.prod(batch) * _MATMUL_EACH_US + max(size / _MATMUL_BYTES_PER_US, macs / _MATMUL_MACS_PER_US)
         return Cost(macs, size, LAUNCH_US + time)
     if node.op_type == "AveragePool":
-        macs = written * float(math.prod(integers_attribute(node, "kernel_shape", (1,))))
+        macs = written * float(math.prod(node.attributes.get_ints("kernel_shape", (1,))))
         return Cost(macs, size, LAUNCH_US + max(bandwidth, macs / _POOL_MACS_PER_US))
     if node.op_type in ("Resize", "Upsample"):
-        attribute = node.attributes.get("mode")
-        mode = "nearest" if attribute is None else attribute.as_string()
+        mode = node.attributes.get_string("mode", "nearest")
         taps = {"nearest": 1, "linear": 4, "cubic": 16}.get(mode, 1)
         rate = _RESIZE_OUTPUTS_PER_US.get(mode, 125.0)
         return Cost(float(written * taps), size, LAUNCH_US + max(bandwidth, written / rate))
@@ -143,7 +140,7 @@ def _of_node(view: TailView, node: ir.Node) -> Cost:
     return Cost(float(written), size, LAUNCH_US + bandwidth)
 
 
-def elements(view: TailView, value: ir.Value) -> int:
+def elements(view: GraphView, value: ir.Value) -> int:
     """Numbers in a value, for one image; an open size counts as 1."""
     shape = view.shape(value)
     return 0 if shape is None else math.prod(dim if isinstance(dim, int) else 1 for dim in shape)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
 _BROADCASTING: Final = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Less", "Greater", "Where"})
@@ -43,7 +43,7 @@ class ExporterLeftovers(Rule):
 
     name: ClassVar[str] = "exporter leftovers"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
         """Propose to write operators again without the leftovers that they read."""
         for node in reversed(view.nodes()):
             if len(node.outputs) != 1 or node.attributes.keys() & {"body", "then_branch", "else_branch"}:
@@ -61,7 +61,7 @@ class ExporterLeftovers(Rule):
                 yield _propose(view, node, replaced)
 
 
-def _plain(view: TailView, reader: ir.Node, position: int, value: ir.Value) -> ir.Value | None:
+def _plain(view: GraphView, reader: ir.Node, position: int, value: ir.Value) -> ir.Value | None:
     """Return the value that can replace another one, if any."""
     node = view.producer(value)
     if node is None or not node.inputs or node.inputs[0] is None or view.constant(value) is not None:
@@ -101,7 +101,7 @@ def _plain(view: TailView, reader: ir.Node, position: int, value: ir.Value) -> i
     return None
 
 
-def _propose(view: TailView, node: ir.Node, replaced: dict[int, tuple[ir.Value, ir.Value]]) -> Match:
+def _propose(view: GraphView, node: ir.Node, replaced: dict[int, tuple[ir.Value, ir.Value]]) -> Match:
     reads = tuple(
         dict.fromkeys(
             replaced[position][1] if position in replaced else value

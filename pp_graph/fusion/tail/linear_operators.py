@@ -22,14 +22,13 @@ from pp_graph.fusion.tail.axis_matrices import (
     resize_matrix,
     slice_matrix,
 )
-from pp_graph.fusion.tail.view import float_attribute, integer_attribute, integers_attribute, text_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
 
 RANK_ONE_TOLERANCE: Final = 2.0**-21
 """A kernel that is an outer product, but was stored in float32 and normalised there, is off by a few units in the last
@@ -60,7 +59,7 @@ class LinearOperator:
     offset: Matrix | float | None = None
 
 
-def read_operator(view: TailView, node: ir.Node) -> LinearOperator | None:
+def read_operator(view: GraphView, node: ir.Node) -> LinearOperator | None:
     """Read an operator as matrices along the axes.
 
     Returns:
@@ -76,7 +75,7 @@ def read_operator(view: TailView, node: ir.Node) -> LinearOperator | None:
     return operator
 
 
-def _sizes(view: TailView, value: ir.Value | None) -> tuple[int, int]:
+def _sizes(view: GraphView, value: ir.Value | None) -> tuple[int, int]:
     assert value is not None
     if view.dtype(value) not in (None, "FLOAT"):
         raise RefusalError(f"it holds {view.dtype(value)}, and only float32 is rewritten")
@@ -88,7 +87,7 @@ def _sizes(view: TailView, value: ir.Value | None) -> tuple[int, int]:
     return sizes
 
 
-def read_convolution(view: TailView, node: ir.Node) -> tuple[list[Matrix], list[Matrix], Matrix | None]:
+def read_convolution(view: GraphView, node: ir.Node) -> tuple[list[Matrix], list[Matrix], Matrix | None]:
     """Read a convolution that handles each channel by itself with a rank-one kernel.
 
     Returns:
@@ -101,7 +100,7 @@ def read_convolution(view: TailView, node: ir.Node) -> tuple[list[Matrix], list[
     shape = None if weight is None else view.shape(weight)
     if shape is None or len(shape) != 4:
         raise RefusalError("its kernel is not two-dimensional")
-    group = integer_attribute(node, "group", 1)
+    group = node.attributes.get_int("group", 1)
     if shape[1] != 1 or shape[0] != group:
         raise RefusalError(f"it mixes channels: {shape[1]} in a group, {shape[0]} out of {group} groups")
     kernel = view.constant(weight)
@@ -124,18 +123,18 @@ def read_convolution(view: TailView, node: ir.Node) -> tuple[list[Matrix], list[
 
 
 def spatial_attributes(
-    view: TailView, node: ir.Node, kernel: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    view: GraphView, node: ir.Node, kernel: Sequence[int]
+) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
     """Strides, dilations and pads (top, left, bottom, right) of a convolution or pooling.
 
     Raises:
         RefusalError: Padding follows from sizes that are not known.
     """
-    strides = integers_attribute(node, "strides", (1, 1))
-    dilations = integers_attribute(node, "dilations", (1, 1))
-    auto = text_attribute(node, "auto_pad", "NOTSET")
+    strides = node.attributes.get_ints("strides", (1, 1))
+    dilations = node.attributes.get_ints("dilations", (1, 1))
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
     if auto == "NOTSET":
-        return strides, dilations, integers_attribute(node, "pads", (0, 0, 0, 0))
+        return strides, dilations, node.attributes.get_ints("pads", (0, 0, 0, 0))
     if auto == "VALID":
         return strides, dilations, (0, 0, 0, 0)
     begins, ends = [], []
@@ -147,7 +146,7 @@ def spatial_attributes(
     return strides, dilations, (*begins, *ends)
 
 
-def _convolution(view: TailView, node: ir.Node) -> LinearOperator | None:
+def _convolution(view: GraphView, node: ir.Node) -> LinearOperator | None:
     source, weight = node.inputs[:2]
     assert source is not None
     assert weight is not None
@@ -171,14 +170,14 @@ def _convolution(view: TailView, node: ir.Node) -> LinearOperator | None:
     return LinearOperator(source, matrices[0], matrices[1], offset)
 
 
-def _pad(view: TailView, node: ir.Node) -> LinearOperator:
+def _pad(view: GraphView, node: ir.Node) -> LinearOperator:
     source = node.inputs[0]
     assert source is not None
-    mode = text_attribute(node, "mode", "constant")
+    mode = node.attributes.get_string("mode", "constant")
     rank = 4
     if "pads" in node.attributes:  # up to opset 10
-        pads: tuple[object, ...] | None = integers_attribute(node, "pads", ())
-        fill: float | None = float_attribute(node, "value", 0.0)
+        pads: Sequence[object] | None = node.attributes.get_ints("pads", ())
+        fill: float | None = node.attributes.get_float("value", 0.0)
     else:
         pads = view.integers(node.inputs[1])
         given = node.inputs[2] if len(node.inputs) > 2 else None
@@ -211,9 +210,9 @@ def _pad(view: TailView, node: ir.Node) -> LinearOperator:
     )
 
 
-def _average_pool(view: TailView, node: ir.Node) -> LinearOperator:
+def _average_pool(view: GraphView, node: ir.Node) -> LinearOperator:
     source = node.inputs[0]
-    kernel = integers_attribute(node, "kernel_shape", ())
+    kernel = node.attributes.get_ints("kernel_shape", ())
     if len(kernel) != 2:
         raise RefusalError("its window is not two-dimensional")
     sizes = _sizes(view, source)
@@ -226,7 +225,7 @@ def _average_pool(view: TailView, node: ir.Node) -> LinearOperator:
             dilation=dilations[axis],
             before=pads[axis],
             after=pads[axis + 2],
-            count_padding=bool(integer_attribute(node, "count_include_pad", 0)),
+            count_padding=bool(node.attributes.get_int("count_include_pad", 0)),
         )
         for axis, size in enumerate(sizes)
     )
@@ -234,12 +233,12 @@ def _average_pool(view: TailView, node: ir.Node) -> LinearOperator:
     return LinearOperator(source, height, width)
 
 
-def _slice(view: TailView, node: ir.Node) -> LinearOperator:
+def _slice(view: GraphView, node: ir.Node) -> LinearOperator:
     source = node.inputs[0]
     assert source is not None
     if "starts" in node.attributes:  # up to opset 9
-        starts, ends = integers_attribute(node, "starts", ()), integers_attribute(node, "ends", ())
-        axes = integers_attribute(node, "axes", tuple(range(len(starts))))
+        starts, ends = node.attributes.get_ints("starts", ()), node.attributes.get_ints("ends", ())
+        axes = node.attributes.get_ints("axes", tuple(range(len(starts))))
         steps: tuple[int, ...] = (1,) * len(starts)
     else:
         given = [*node.inputs[1:], None, None, None, None][:4]
@@ -264,23 +263,23 @@ def _slice(view: TailView, node: ir.Node) -> LinearOperator:
     return LinearOperator(source, matrices.get(2), matrices.get(3))
 
 
-def _resize(view: TailView, node: ir.Node) -> LinearOperator:
+def _resize(view: GraphView, node: ir.Node) -> LinearOperator:
     source = node.inputs[0]
     assert source is not None
     sizes = _sizes(view, source)
-    mode = text_attribute(node, "mode", "nearest")
+    mode = node.attributes.get_string("mode", "nearest")
     old = node.op_type == "Upsample" or view.opset < 11
-    coordinates = text_attribute(node, "coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    nearest = text_attribute(node, "nearest_mode", "floor" if old else "round_prefer_floor")
+    coordinates = node.attributes.get_string("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    nearest = node.attributes.get_string("nearest_mode", "floor" if old else "round_prefer_floor")
     if mode not in ("nearest", "linear", "cubic"):
         raise RefusalError(f"its mode '{mode}' is not known")
     if coordinates not in COORDINATE_MODES:
         raise RefusalError(f"its coordinate mode '{coordinates}' depends on more than sizes")
     if coordinates == "tf_crop_and_resize" and mode == "nearest":
         raise RefusalError("which neighbour it takes in a region (tf_crop_and_resize) depends on rounding")
-    if integer_attribute(node, "antialias", 0):
+    if node.attributes.get_int("antialias", 0):
         raise RefusalError("it filters against aliasing")
-    if text_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise RefusalError("it keeps the aspect ratio")
     outputs = view.sizes(node.outputs[0])
     if outputs is None:
@@ -308,8 +307,8 @@ def _resize(view: TailView, node: ir.Node) -> LinearOperator:
             mode=mode,
             coordinates=coordinates,
             nearest=nearest,
-            cubic_a=float_attribute(node, "cubic_coeff_a", -0.75),
-            exclude_outside=bool(integer_attribute(node, "exclude_outside", 0)),
+            cubic_a=node.attributes.get_float("cubic_coeff_a", -0.75),
+            exclude_outside=bool(node.attributes.get_int("exclude_outside", 0)),
             crop=crop,
         )
         for size, output, scale, crop in zip(sizes, outputs, scales, _crops(view, node, coordinates), strict=True)
@@ -317,10 +316,12 @@ def _resize(view: TailView, node: ir.Node) -> LinearOperator:
     return LinearOperator(source, height, width)
 
 
-def resize_scales(view: TailView, node: ir.Node, sizes: tuple[int, int], outputs: tuple[int, int]) -> tuple[float, ...]:
+def resize_scales(
+    view: GraphView, node: ir.Node, sizes: tuple[int, int], outputs: tuple[int, int]
+) -> tuple[float, ...]:
     """Scales of height and width: those given, or those that follow from the sizes."""
     source = node.inputs[0]
-    axes = tuple(axis % 4 for axis in integers_attribute(node, "axes", (0, 1, 2, 3)))
+    axes = tuple(axis % 4 for axis in node.attributes.get_ints("axes", (0, 1, 2, 3)))
     wanted = node.inputs[3] if len(node.inputs) > 3 else None
     if wanted is not None and source is not None:
         asked, present = view.integers(wanted), view.named_shape(source)
@@ -342,14 +343,14 @@ def resize_scales(view: TailView, node: ir.Node, sizes: tuple[int, int], outputs
     return by_axis.get(2, 1.0), by_axis.get(3, 1.0)
 
 
-def _crops(view: TailView, node: ir.Node, coordinates: str) -> tuple[tuple[float, float], ...]:
+def _crops(view: GraphView, node: ir.Node, coordinates: str) -> tuple[tuple[float, float], ...]:
     """Region along height and width that `tf_crop_and_resize` resizes."""
     if coordinates != "tf_crop_and_resize":
         return ((0.0, 1.0), (0.0, 1.0))
     region = view.constant(node.inputs[1])
     if region is None or region.size != 8:
         raise RefusalError("the region it crops is not a constant of 8 numbers")
-    if float_attribute(node, "extrapolation_value", 0.0):
+    if node.attributes.get_float("extrapolation_value", 0.0):
         raise RefusalError("it fills with another number than 0 (extrapolation_value)")
     starts, ends = region.astype(np.float64).reshape(2, 4)
     if (starts[:2] != 0).any() or (ends[:2] != 1).any():
@@ -357,7 +358,7 @@ def _crops(view: TailView, node: ir.Node, coordinates: str) -> tuple[tuple[float
     return ((starts[2], ends[2]), (starts[3], ends[3]))
 
 
-def _scaled(view: TailView, node: ir.Node) -> LinearOperator | None:
+def _scaled(view: GraphView, node: ir.Node) -> LinearOperator | None:
     """Mul or Div by a number."""
     first, second = node.inputs
     if first is None or second is None:
@@ -375,7 +376,7 @@ def _scaled(view: TailView, node: ir.Node) -> LinearOperator | None:
     return LinearOperator(source, np.eye(_sizes(view, source)[0]) * scale)
 
 
-_READERS: Final[dict[str, Callable[[TailView, ir.Node], LinearOperator | None]]] = {
+_READERS: Final[dict[str, Callable[[GraphView, ir.Node], LinearOperator | None]]] = {
     "Resize": _resize,
     "Upsample": _resize,
     "Pad": _pad,

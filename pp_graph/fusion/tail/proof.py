@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.fusion.tail.rule import Match
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.model.constants import Array
 
 TOLERANCE: Final = 1e-5
@@ -31,7 +31,7 @@ _MOST_WEIGHTS: Final = 1 << 30
 _SILENT: Final = 4
 
 
-def disprove(view: TailView, model: ir.Model, match: Match) -> str | None:
+def disprove(view: GraphView, model: ir.Model, match: Match) -> str | None:
     """Try to show that a rewrite computes something else.
 
     Args:
@@ -76,7 +76,7 @@ def _differ(match: Match, expected: Array, found: Array) -> str | None:
 
 
 def _alone(
-    view: TailView, model: ir.Model, match: Match, nodes: Sequence[ir.Node] | None
+    view: GraphView, model: ir.Model, match: Match, nodes: Sequence[ir.Node] | None
 ) -> tuple[bytes, list[ir.Value]]:
     """A model of some operators, or of the rewrite where none are given, and the values to feed it."""
     import onnx_ir as ir
@@ -123,7 +123,7 @@ def _alone(
     return proto.SerializeToString(), fed
 
 
-def _dtype(view: TailView, value: ir.Value) -> ir.DataType:
+def _dtype(view: GraphView, value: ir.Value) -> ir.DataType:
     import onnx_ir as ir
 
     name = view.dtype(value)
@@ -133,7 +133,7 @@ def _dtype(view: TailView, value: ir.Value) -> ir.DataType:
 
 
 def _feeds(
-    view: TailView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tuple[int, ...]], batch: int, offset: float
+    view: GraphView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tuple[int, ...]], batch: int, offset: float
 ) -> dict[str, Array]:
     rng = np.random.default_rng(0)
     feeds = {}

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from pp_graph.fusion.tail import cost
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
 _BLOCKS: Final = (2, 4)
@@ -35,19 +34,19 @@ class QuadraticForm(Rule):
 
     name: ClassVar[str] = "quadratic form"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
         """Propose to cut every `sum((x @ C) * x)` with a constant batch of square matrices C into blocks."""
         for node in reversed(view.nodes()):
             if node.op_type == "ReduceSum" and (match := _match(view, node)) is not None:
                 yield match
 
 
-def _match(view: TailView, node: ir.Node) -> Match | None:
+def _match(view: GraphView, node: ir.Node) -> Match | None:
     product = view.producer(node.inputs[0], "Mul")
     axes = view.integers(node.inputs[1]) if len(node.inputs) > 1 else None
     if "axes" in node.attributes:
         axes = tuple(node.attributes["axes"].as_ints())
-    if product is None or axes is None or axes not in ((2,), (-1,)) or integer_attribute(node, "keepdims", 1):
+    if product is None or axes is None or axes not in ((2,), (-1,)) or node.attributes.get_int("keepdims", 1) != 0:
         return None
     for first, second in (product.inputs, reversed(product.inputs)):
         matmul = view.producer(first, "MatMul")
@@ -64,7 +63,7 @@ def _match(view: TailView, node: ir.Node) -> Match | None:
 
 
 def _propose(
-    view: TailView, node: ir.Node, vector: ir.Value, weight: ir.Value, positions: int, features: int
+    view: GraphView, node: ir.Node, vector: ir.Value, weight: ir.Value, positions: int, features: int
 ) -> Match | None:
     reads = (vector, weight)
     before = cost.of_nodes(view, view.only_for([node.outputs[0]], reads))

@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pp_graph.fusion.tail import cost
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute, integers_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
 
@@ -38,10 +37,10 @@ class RowSelection(Rule):
 
     name: ClassVar[str] = "row selection"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
         """Propose to select before every ArgMin or ArgMax over rows whose result is only selected from."""
         for node in reversed(view.nodes()):
-            if node.op_type != "GatherND" or integer_attribute(node, "batch_dims", 0):
+            if node.op_type != "GatherND" or node.attributes.get_int("batch_dims", 0) != 0:
                 continue
             folded = view.producer(node.inputs[0], "Reshape")
             search = view.producer(node.inputs[0] if folded is None else folded.inputs[0], "ArgMin", "ArgMax")
@@ -49,14 +48,14 @@ class RowSelection(Rule):
                 yield match
 
 
-def _match(view: TailView, node: ir.Node, folded: ir.Node | None, search: ir.Node) -> Match | None:
+def _match(view: GraphView, node: ir.Node, folded: ir.Node | None, search: ir.Node) -> Match | None:
     table, places = search.inputs[0], node.inputs[1]
     shape = None if table is None else view.shape(table)
     asked = None if places is None else view.shape(places)
     if table is None or places is None or shape is None or asked is None or not isinstance(shape[-1], int):
         return None
     rank = len(shape)
-    if integer_attribute(search, "axis", 0) % rank != rank - 1 or integer_attribute(search, "keepdims", 1):
+    if search.attributes.get_int("axis", 0) % rank != rank - 1 or search.attributes.get_int("keepdims", 1) != 0:
         return None
     rows: tuple[int, ...] | None = None
     depth = rank - 1
@@ -99,10 +98,10 @@ class FlattenedTranspose(Rule):
 
     name: ClassVar[str] = "flattened transpose"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
         """Propose to move every Transpose that brings flattened positions to the front before the flattening."""
         for node in reversed(view.nodes()):
-            if node.op_type != "Transpose" or integers_attribute(node, "perm", ()) != (2, 0, 1):
+            if node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", ())) != (2, 0, 1):
                 continue
             shift = view.producer(node.inputs[0], *_SHIFTS)
             flat = view.producer(node.inputs[0] if shift is None else shift.inputs[0], "Reshape")
@@ -110,7 +109,7 @@ class FlattenedTranspose(Rule):
                 yield match
 
 
-def _transpose_match(view: TailView, node: ir.Node, shift: ir.Node | None, flat: ir.Node) -> Match | None:
+def _transpose_match(view: GraphView, node: ir.Node, shift: ir.Node | None, flat: ir.Node) -> Match | None:
     source = flat.inputs[0]
     sizes = None if source is None else view.sizes(source)
     channels = None if source is None else view.channels(source)

@@ -14,7 +14,7 @@ import msgspec
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.tail.proof import disprove
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import TailView
+from pp_graph.fusion.tail.view import GraphView
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
     missed: list[tuple[Rule, Miss]] = []
     moved: dict[ir.Value, ir.Value] = {}
     for _ in range(_ROUNDS):
-        view = TailView(raw.model, f"{prefix}/")
+        view = GraphView(raw.model, f"{prefix}/")
         found, missed = _proposals(view, rules, refused)
         touched: set[ir.Node] = set()
         changed = False
@@ -213,7 +213,7 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
 
 
 def _proposals(
-    view: TailView, rules: Sequence[Rule], refused: Mapping[tuple[str, ir.Value], Miss]
+    view: GraphView, rules: Sequence[Rule], refused: Mapping[tuple[str, ir.Value], Miss]
 ) -> tuple[list[tuple[Rule, Match]], list[tuple[Rule, Miss]]]:
     """Return the rules' proposals, the largest savings first, and their misses."""
     found: list[tuple[Rule, Match]] = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.fusion.tail.cost import Cost
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
 
@@ -76,7 +76,7 @@ class Rule(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
         """Propose rewrites, those nearest to the outputs first.
 
         The caller applies at most one of them before it asks again, so proposals may overlap.

@@ -7,36 +7,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.model.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
+from pp_graph.model.names import bodies_of
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape, infer_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import onnx_ir as ir
-
-
-def integer_attribute(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def integers_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
-    """An attribute that holds integers, or its default."""
-    attribute = node.attributes.get(name)
-    return tuple(default if attribute is None else attribute.as_ints())
-
-
-def float_attribute(node: ir.Node, name: str, default: float) -> float:
-    """A floating-point attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_float()
-
-
-def text_attribute(node: ir.Node, name: str, default: str) -> str:
-    """A text attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_string()
 
 
 _READS_SIZES: Final = frozenset({"Pad", "Resize", "Upsample", "Reshape", "Expand", "Slice", "Tile"})
@@ -46,7 +23,7 @@ _PASSES: Final = 3
 _MIXING: Final = frozenset({"ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "If", "Loop", "Scan"})
 
 
-class TailView:
+class GraphView:
     """A graph as rules look at it.
 
     Args:
@@ -90,13 +67,13 @@ class TailView:
         return doubtful
 
     def _sizes_depend_on_runtime(self, node: ir.Node) -> bool:
-        if node.op_type in ("MaxPool", "AveragePool", "LpPool") and integer_attribute(node, "ceil_mode", 0):
+        if node.op_type in ("MaxPool", "AveragePool", "LpPool") and node.attributes.get_int("ceil_mode", 0) != 0:
             return True
-        if text_attribute(node, "auto_pad", "NOTSET").startswith("SAME"):
-            return max(integers_attribute(node, "dilations", (1,))) > 1
+        if node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME"):
+            return max(node.attributes.get_ints("dilations", (1,))) > 1
         if node.op_type not in ("Resize", "Upsample"):
             return False
-        if text_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
             return True
         source = node.inputs[0]
         shape = None if source is None else self.shape(source)
@@ -146,7 +123,7 @@ class TailView:
                 continue
             live.add(node)
             read = [value for value in node.inputs if value is not None]
-            for inner in _inner_graphs(node):
+            for inner in bodies_of(node):
                 read += [value for each in inner.all_nodes() for value in each.inputs if value is not None]
                 read += list(inner.outputs)
             pending += [each for value in read if (each := value.producer()) is not None]
@@ -255,7 +232,7 @@ class TailView:
             shape = None if node.inputs[0] is None else self.shape(node.inputs[0])
             if shape is None or not all(isinstance(dim, int) for dim in shape):
                 return None
-            start, stop = integer_attribute(node, "start", 0), integer_attribute(node, "end", len(shape))
+            start, stop = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
             return np.array(shape[start:stop], np.int64)
         if node.op_type not in FOLDED:
             return None
@@ -281,8 +258,8 @@ class TailView:
             shape = None if node.inputs[0] is None else self.named_shape(node.inputs[0])
             if shape is None:
                 return None
-            start = integer_attribute(node, "start", 0)
-            stop = integer_attribute(node, "end", len(shape))
+            start = node.attributes.get_int("start", 0)
+            stop = node.attributes.get_int("end", len(shape))
             return shape[start:stop]
         if node.op_type == "Concat":
             parts = [self.integers(each) for each in node.inputs]
@@ -358,9 +335,6 @@ class TailView:
             results: The values that are computed otherwise.
             reads: What they are computed from; that stays.
         """
-        import onnx_ir as ir
-
-        graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
         dead: set[ir.Node] = set()
         replaced = set(results)
         kept = {node for value in reads if (node := value.producer()) is not None}
@@ -373,7 +347,7 @@ class TailView:
                 output in replaced or (not output.is_graph_output() and dead.issuperset(output.consumers()))
                 for output in node.outputs
             )
-            if unneeded and not any(attribute.type in graphs for attribute in node.attributes.values()):
+            if unneeded and next(bodies_of(node), None) is None:
                 dead.add(node)
                 inputs = [value for value in node.inputs if value is not None]
                 pending += [each for value in inputs if (each := value.producer()) is not None]
@@ -382,7 +356,7 @@ class TailView:
 
 def tail_names(model: ir.Model) -> frozenset[str]:
     """Names of the operators behind the last layers that mix channels, and of their outputs."""
-    view = TailView(model)
+    view = GraphView(model)
     inside: set[ir.Node] = set()
     for node in reversed(list(view.graph)):
         users = [user for output in node.outputs for user in output.consumers()]
@@ -390,18 +364,6 @@ def tail_names(model: ir.Model) -> frozenset[str]:
             inside.add(node)
     tail = [node for node in view.graph if node not in inside]
     return frozenset(name for node in tail for name in (node.name, *(value.name for value in node.outputs)) if name)
-
-
-def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
-    import onnx_ir as ir
-
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += attribute.as_graphs()
-    return found
 
 
 def _is_unnamed(dim: Dimension) -> bool:
