@@ -1,4 +1,4 @@
-"""Write a post-processor into a raw model, remember how, and take it out again."""
+"""Fuse a post-processor into a raw model, record how in its provenance, and strip it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a post-processor's steps behind the outputs of a raw model."""
+"""Write a program behind the outputs of a raw model."""
 
 from __future__ import annotations
 
@@ -44,10 +44,13 @@ def write_program(
     Args:
         raw: The raw model. Changed in place.
         program: The program.
-        keep_raw: Also keep the raw values that are read as outputs.
-        tail: Rewrite the raw model's own tail where that saves time.
-        file: Name of the raw model's file; None for one in memory.
-        raise_opset: Opset to bring the raw model to first; None for its own.
+        keep_raw: True to keep the raw values as outputs.
+        tail: True to rewrite the raw model's tail where that saves time.
+        file: Name of the raw model's file; None if it exists only in memory.
+        raise_opset: Opset to convert the raw model to first; None keeps its own.
+
+    Returns:
+        The fused graph, its provenance, and notes about assumptions made.
     """
     post = program.post
     assert isinstance(post, PostProcessor)
@@ -79,7 +82,7 @@ def write_program(
 
     read = {match.output.name for match in (*matches.values(), *dropped.values())}
     others = [output for name, output in outputs.items() if keep_raw or name not in read]
-    # A raw value must not be taken for a post-processed one that was not asked for.
+    # A raw output may have the name of a post-processed output that was not requested. Rename it to avoid confusion.
     ours = {output.name for output in program.post.declared_outputs} | set(emitted)
     needed = set(emitted) | ({output.name or "" for output in others} & ours)
     new_names = _free_output_names(graph, names, needed, rewritten.removed_names)
@@ -135,43 +138,44 @@ def refuse_foreign_decisions(raw: RawModel) -> None:
     """Raise if a model already has labels or masks.
 
     Raises:
-        AlreadyFusedError: It has.
+        AlreadyFusedError: An output has the name of a decision.
     """
     for output in raw.model.graph.outputs:
-        # Raw models have scores and maps; only a post-processing has decisions.
         if output.name in DECISION_NAMES:
             raise AlreadyFusedError(
-                f"The model has an output '{output.name}', so it seems to carry a post-processing already (as "
-                "Anomalib's own exports do), and normalising twice would change every decision. Export the model raw, "
-                "without its post-processor."
+                f"The model has an output '{output.name}', expected raw scores and maps only. It seems to contain "
+                "post-processing already, as Anomalib's exports do, and normalising twice would change every decision. "
+                "Export the model raw, without its post-processor."
             )
 
 
 def _check_parameters(post: PostProcessor) -> None:
-    """Raise if the post-processor cannot be recorded in the model and rebuilt from the record."""
+    """Raise if the post-processor's parameters do not survive a round trip through JSON."""
     try:
-        noted = msgspec.json.encode(post.parameters())
+        recorded = msgspec.json.encode(post.parameters())
     except TypeError as error:
         raise PostProcessorError(
             f"Parameters of {type(post).__name__} are not JSON-serialisable ({error}), expected numbers, text and "
-            "lists of these: they are noted in the model. Build steps from them in steps(), or override parameters()."
+            "lists of these, because the model's provenance records them. Take simple parameters and build objects "
+            "from them in steps(), or override parameters()."
         ) from error
     try:
-        again = msgspec.json.encode(post.from_parameters(post.statistics, msgspec.json.decode(noted)).parameters())
+        rebuilt = post.from_parameters(post.statistics, msgspec.json.decode(recorded))
+        again = msgspec.json.encode(rebuilt.parameters())
     except (PostProcessorError, TypeError, ValueError) as error:
         raise PostProcessorError(
-            f"{type(post).__name__} cannot be built again from the parameters that are noted in the model: {error}. "
-            "Take what JSON can hold (a tuple comes back as a list, and NaN not at all)."
+            f"{type(post).__name__} cannot be rebuilt from its recorded parameters: {error}. Accept what JSON returns: "
+            "a list for a tuple, and no NaN."
         ) from error
-    if again != noted or (b"null" in noted and _not_finite(post.parameters())):
+    if again != recorded or (b"null" in recorded and _not_finite(post.parameters())):
         raise PostProcessorError(
-            f"{type(post).__name__} has other parameters when it is built again from those that are noted in the "
-            "model, expected the same. Keep them as they are given, finite numbers, text and lists."
+            f"{type(post).__name__} has different parameters after it is rebuilt from its recorded ones, expected the "
+            "same. Store parameters unchanged, as finite numbers, text and lists."
         )
 
 
 def _not_finite(value: object) -> bool:
-    """True if a parameter contains NaN or infinity, which JSON cannot hold."""
+    """True if a parameter contains NaN or infinity, which JSON cannot represent."""
     if isinstance(value, dict):
         return any(map(_not_finite, value.values()))
     if isinstance(value, list | tuple):
@@ -180,9 +184,9 @@ def _not_finite(value: object) -> bool:
 
 
 def _opset_for(raw: RawModel) -> int:
-    """Opset to import into a model that has only custom domains.
+    """Return the opset to import into a model that has only custom domains.
 
-    What its local functions use, since both must agree; else what came with its IR version.
+    This is the opset of its local functions, because both must agree, or else the latest of its IR version.
     """
     import onnx
 
@@ -192,7 +196,7 @@ def _opset_for(raw: RawModel) -> int:
 
 
 def _as_read(op: Emitter, value: ir.Value, match: RoleMatch) -> ir.Value:
-    """A raw value in the element type in which the steps read it."""
+    """Cast a raw value to the element type that the steps read."""
     import numpy as np
 
     op.trust(value, match.output.shape)
@@ -204,10 +208,10 @@ def _as_read(op: Emitter, value: ir.Value, match: RoleMatch) -> ir.Value:
 
 
 def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], removed: frozenset[str]) -> dict[str, str]:
-    """Rename raw values whose names are needed, also those that were replaced and may be put back.
+    """Rename raw values whose names the outputs need, including removed ones that `strip` would restore.
 
     Returns:
-        Old name to new name.
+        New names by old name.
     """
     wanted = {name for name in needed if name in names}
     if not wanted:
@@ -216,8 +220,8 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
     blocked = sorted(wanted & {name for name in inputs if name})
     if blocked:
         raise FusionError(
-            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(sorted(needed))}), and "
-            "inputs keep their names. Export the model with another input name."
+            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(sorted(needed))}), expected "
+            "another one, because inputs keep their names. Export the model with another input name."
         )
     taken = ({value.name for value in all_values(graph)} | removed) & wanted
     new_names = {old: names.fresh(f"raw_{old}") for old in sorted(name for name in taken if name)}
@@ -228,7 +232,7 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
 def _record(match: RoleMatch, value: ir.Value, raw: RawModel) -> RawOutputRecord:
     """Record how the raw model declares an output, and keep only the proven part of its shape.
 
-    The value is read by more than one operator from now on, and a runtime may reuse memory by declared sizes.
+    A runtime may reuse memory according to declared sizes, and from now on more operators read the value.
     """
     import onnx_ir as ir
 
@@ -248,14 +252,14 @@ def _record(match: RoleMatch, value: ir.Value, raw: RawModel) -> RawOutputRecord
 
 
 def _renamed(record: RawOutputRecord, outputs: Mapping[str, ir.Value]) -> RawOutputRecord:
-    """The record with the name that its tensor has now."""
+    """Update the tensor name in a record after renaming."""
     return msgspec.structs.replace(record, tensor=outputs[record.name].name or "")
 
 
 def _declarations(
     raw: RawModel, new_names: Mapping[str, str], former_outputs: Sequence[ir.Value]
 ) -> tuple[onnx.ValueInfoProto, ...]:
-    """Return the raw model's declarations of inner values, by present name, and its former outputs."""
+    """Return the raw model's declarations of inner values under their new names, and those of its former outputs."""
     import onnx
     import onnx_ir as ir
 

@@ -1,6 +1,6 @@
-"""Rewrites of the raw model's own tail that compute the same in less time.
+"""Rewrite the raw model's tail to compute the same values in less time.
 
-A new rule is one file and one entry in `RULES`.
+To add a rule, write one file and list it in `RULES`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RULES: tuple[Rule, ...] = (
     FlattenedTranspose(),
     ExporterLeftovers(),
 )
-"""Each proposes by itself; where proposals overlap, the one that saves most is taken."""
+"""All rewrite rules. If proposals overlap, the one that saves most is applied."""
 
 __all__ = [
     "NETWORK_SCOPE",

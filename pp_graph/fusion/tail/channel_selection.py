@@ -1,15 +1,16 @@
-"""Select channels before computing them, not after.
+"""Select channels before computing them.
 
-PaDiM keeps a random choice of the channels that it upsamples and joins; an exporter writes a Gather behind all that.
-Selecting channels commutes with whatever treats channels one by one, and picks rows of a convolution's kernel:
+PaDiM uses a random subset of its channels. Exporters write a Gather that selects them after upsampling and concatenating
+all channels. Selection commutes with operators that treat channels independently, and selects rows of a convolution's
+kernel:
 
     resize(x)[:, i] = resize(x[:, i])          concat(x, y)[:, i] = concat(x[:, i1], y[:, i2])[:, order]
     conv(x, W, b)[:, i] = conv(x, W[i], b[i])  (f(x) + g(x))[:, i] = f(x)[:, i] + g(x)[:, i]
 
-so the Gather moves towards the input for as long as nothing else needs the channels that it drops. Where it ends, it
-becomes a 1×1 convolution with a single 1 a row if that is cheaper: a Gather needs another memory layout than the
-convolutions around it. The numbers are the same; an infinite number in a dropped channel would become NaN, though, and
-NaN counts as anomalous.
+The Gather therefore moves towards the input until another operator needs the dropped channels. There it becomes a 1×1
+convolution with a single 1 per row if that is cheaper, because a Gather needs another memory layout than the convolutions
+around it. The results are equal unless a dropped channel is infinite: the convolution turns it into NaN, which counts as
+anomalous.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ _BINARY: Final = frozenset({"Add", "Sub", "Mul", "Div"})
 
 @dataclass(frozen=True)
 class _Selected:
-    """A value with some of its channels.
+    """Some channels of a value.
 
     Attributes:
-        emit: Writes it.
-        cost: What it costs beyond `reads`.
-        reads: What it is computed from.
-        moved: Whether the selection moved before an operator.
-        exact: Whether the numbers are the same to the bit.
+        emit: Writes the operators.
+        cost: Cost of computing the channels from `reads`.
+        reads: Values they are computed from.
+        moved: True if the selection moved before an operator.
+        exact: True if the results are bit-identical.
     """
 
     emit: Emit
@@ -63,12 +64,12 @@ class _Selected:
 
 
 class ChannelSelection(Rule):
-    """See the module."""
+    """Rule that moves selections of channels towards the input; see the module."""
 
     name: ClassVar[str] = "channel selection"
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to move each selection of channels by constant numbers as far towards the input as it goes."""
+        """Propose to move each Gather of constant channels as far towards the input as possible."""
         for node in reversed(view.nodes()):
             if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
                 continue
@@ -94,7 +95,7 @@ class ChannelSelection(Rule):
 
 
 def _select(view: GraphView, value: ir.Value, index: Index, users: set[ir.Node]) -> _Selected:
-    """Select channels of a value; `users` are the operators that will not need it any more."""
+    """Select channels of a value. `users` are the operators that the rewrite makes redundant."""
     node = view.producer(value)
     if node is not None and not value.is_graph_output() and set(value.consumers()) <= users:
         through = _through(view, node, index)
@@ -111,7 +112,7 @@ def _select(view: GraphView, value: ir.Value, index: Index, users: set[ir.Node])
 
 
 def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter, ir.Value], ir.Value], cost.Cost]:
-    """Return the cheapest way to take channels of a value, with its cost."""
+    """Return the cheapest operator that selects channels, with its cost."""
     picked = cost.dense_convolution(pixels * index.size, channels)
     gathered = cost.moved(2 * pixels * channels) + cost.moved(2 * pixels * index.size)
     if picked.microseconds < gathered.microseconds:
@@ -121,7 +122,7 @@ def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter
 
 
 def _through(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
-    """Move a selection before an operator, if it treats channels so that it can."""
+    """Move a selection before an operator, if the two commute."""
     source = node.inputs[0] if node.inputs else None
     if source is None or len(node.outputs) != 1 or view.channels(node.outputs[0]) is None:
         return None
@@ -141,23 +142,23 @@ def _through(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
 
 
 def _share(view: GraphView, node: ir.Node, index: Index) -> cost.Cost:
-    """Cost of an operator for some of its channels."""
+    """Estimate the cost of an operator for some of its channels."""
     whole = cost.of_nodes(view, [node])
     part = index.size / (view.channels(node.outputs[0]) or 1)
     return cost.Cost(whole.macs * part, whole.bytes * part, max(whole.microseconds * part, cost.LAUNCH_US))
 
 
 def _rewired(view: GraphView, node: ir.Node, index: Index, inner: list[_Selected]) -> _Selected:
-    """Copy the operator for fewer channels. Its other inputs stay."""
+    """Copy an operator for selected inputs. Its further inputs stay."""
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
-        chosen = [each.emit(op, at) for each in inner]
+        chosen = [part.emit(op, at) for part in inner]
         rest = [None if value is None else at(value) for value in node.inputs[len(inner) :]]
         return op.rewired(node, [*chosen, *rest])
 
     return _Selected(
         emit,
-        cost.total(each.cost for each in inner) + _share(view, node, index),
+        cost.total(part.cost for part in inner) + _share(view, node, index),
         tuple(value for each in inner for value in each.reads),
         moved=True,
         exact=all(each.exact for each in inner),
@@ -165,7 +166,7 @@ def _rewired(view: GraphView, node: ir.Node, index: Index, inner: list[_Selected
 
 
 def _parts(view: GraphView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | None:
-    """Return the inputs of a Concat of channels, through nested Concats that only it reads, and those Concats."""
+    """Return the parts of a Concat of channels, each with the Concat that reads it; nested Concats are flattened."""
     if node.attributes.get_int("axis", 0) not in (1, -3):
         return None
     parts: list[tuple[ir.Value, ir.Node]] = []
@@ -237,8 +238,8 @@ def _through_resize(view: GraphView, node: ir.Node, source: ir.Value, index: Ind
 
 
 def _shape_readers(view: GraphView, source: ir.Value, node: ir.Node) -> list[ir.Node]:
-    """Operators that only work out the sizes that a Resize asks for."""
-    return [each for each in view.only_for(node.outputs) if each.op_type == "Shape" and each.inputs[0] is source]
+    """Return the Shape operators that read `source` only to compute the size of a Resize."""
+    return [other for other in view.only_for(node.outputs) if other.op_type == "Shape" and other.inputs[0] is source]
 
 
 def _through_convolution(view: GraphView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:

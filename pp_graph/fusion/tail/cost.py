@@ -1,9 +1,9 @@
-"""Estimated cost of operators, from arithmetic and memory traffic.
+"""Estimate the cost of operators from arithmetic and memory traffic.
 
-Only the ratio of two costs is used. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32,
-batch 1: a convolution of one channel reaches a tenth of the rate of a matrix product, and an interpolation pays for
-every output. `benchmarks/operator_rates.py` measures convolutions, products, averages and interpolations again; the
-rates of ArgMin and of a batch of products are from profiles of whole models, PatchCore and PaDiM.
+Only ratios of costs matter. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32 with batch
+1. A single-channel convolution reaches a tenth of the rate of a matrix product, and the cost of an interpolation is
+proportional to its outputs. `benchmarks/operator_rates.py` measures convolutions, products, averages and interpolations;
+the rates of ArgMin and of batched products come from profiles of PatchCore and PaDiM.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from pp_graph.fusion.tail.view import GraphView
 
 LAUNCH_US: Final = 5.0
-"""Microseconds that any operator takes."""
+"""Overhead of an operator in microseconds."""
 
 _BYTES_PER_US: Final = 10_000.0
 
 _MATMUL_MACS_PER_US: Final = 50_000.0
 _MATMUL_BYTES_PER_US: Final = 15_000.0
 _MATMUL_EACH_US: Final = 0.07
-"""What each of a batch of matrix products takes by itself."""
+"""Overhead of each product in a batched matrix product."""
 _DENSE_CONV_MACS_PER_US: Final = 50_000.0
-"""Many channels in, many out: the arithmetic rate of a matrix product."""
+"""Convolutions with many channels run as fast as matrix products."""
 _NARROW_CONV_MACS_PER_US: Final = 6_000.0
-"""One channel in a group: nothing to vectorise over."""
+"""Convolutions with one channel per group cannot be vectorised over channels."""
 _NARROW_CONV_OUTPUTS_PER_US: Final = 250.0
 _POOL_MACS_PER_US: Final = 4_000.0
 _RESIZE_OUTPUTS_PER_US: Final = {"nearest": 500.0, "linear": 125.0, "cubic": 30.0}
@@ -42,12 +42,12 @@ _REDUCE_INPUTS_PER_US: Final = 10_000.0
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate.
+    """An estimated cost per image.
 
     Attributes:
-        macs: Multiply-adds an image.
-        bytes: Bytes read and written an image.
-        microseconds: Time an image, by the rates of this file.
+        macs: Multiply-add operations.
+        bytes: Bytes read and written.
+        microseconds: Time, from the rates of this module.
     """
 
     macs: float = 0.0
@@ -59,7 +59,7 @@ class Cost:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum."""
+    """Return the sum of costs."""
     result = Cost()
     for cost in costs:
         result += cost
@@ -67,12 +67,12 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def moved(elements: float) -> Cost:
-    """Reading or writing float32 numbers, by an operator that does little else."""
+    """Cost of an operator that only reads or writes float32 values."""
     return Cost(bytes=4 * elements, microseconds=LAUNCH_US + 4 * elements / _BYTES_PER_US)
 
 
 def matmul(rows: int, inner: int, columns: int, *, count: int = 1) -> Cost:
-    """A matrix product, or several of one size."""
+    """Cost of `count` matrix products of the same size."""
     macs = float(rows * inner * columns * count)
     size = 4.0 * count * (rows * inner + inner * columns + rows * columns)
     time = LAUNCH_US + count * _MATMUL_EACH_US + max(macs / _MATMUL_MACS_PER_US, size / _MATMUL_BYTES_PER_US)
@@ -80,25 +80,25 @@ def matmul(rows: int, inner: int, columns: int, *, count: int = 1) -> Cost:
 
 
 def narrow_convolution(outputs: float, taps: int) -> Cost:
-    """A convolution with one input channel a group."""
+    """Cost of a convolution with one input channel per group."""
     macs = outputs * taps
     time = LAUNCH_US + outputs / _NARROW_CONV_OUTPUTS_PER_US + macs / _NARROW_CONV_MACS_PER_US
     return Cost(macs, 8 * outputs, time)
 
 
 def dense_convolution(outputs: float, taps: int) -> Cost:
-    """A convolution that mixes channels; `taps` are the inputs of each output."""
+    """Cost of a convolution that mixes channels. `taps` is the number of inputs per output."""
     macs = outputs * taps
     return Cost(macs, 8 * outputs, LAUNCH_US + max(macs / _DENSE_CONV_MACS_PER_US, 8 * outputs / _BYTES_PER_US))
 
 
 def search(inputs: float) -> Cost:
-    """Finding where the smallest or largest number of each row is."""
+    """Cost of ArgMin, ArgMax or TopK over some inputs."""
     return Cost(inputs, 4 * inputs, LAUNCH_US + inputs / _ARG_INPUTS_PER_US)
 
 
 def of_nodes(view: GraphView, nodes: Iterable[ir.Node]) -> Cost:
-    """Cost of operators as they stand."""
+    """Estimate the cost of existing operators."""
     return total(_of_node(view, node) for node in nodes)
 
 
@@ -141,6 +141,6 @@ def _of_node(view: GraphView, node: ir.Node) -> Cost:
 
 
 def elements(view: GraphView, value: ir.Value) -> int:
-    """Numbers in a value, for one image; an open size counts as 1."""
+    """Return the number of elements of a value for one image. Open sizes count as 1."""
     shape = view.shape(value)
     return 0 if shape is None else math.prod(dim if isinstance(dim, int) else 1 for dim in shape)
