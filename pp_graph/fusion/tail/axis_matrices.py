@@ -1,9 +1,9 @@
 """Matrices of linear operators along one axis of a map, in float64.
 
 A separable linear operator maps X (h,w) to `A @ X @ B.T`, where A acts along the height and B along the width. Each
-function here applies the one-dimensional operator to the identity and returns the result, shape (outputs, inputs): row i
-holds the weights of the inputs in output i. Formulas are those of the ONNX operator specifications (Resize-19, Pad-21,
-Conv-22, AveragePool-22, Slice-13).
+function here applies the one-dimensional operator to the identity and returns the result, shape (outputs, inputs): row
+i holds the weights of the inputs in output i. Formulas are those of the ONNX operator specifications (Resize-19,
+Pad-21, Conv-22, AveragePool-22, Slice-13).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def resize_matrix(
 def nearest_is_certain(size: int, outputs: int, *, scale: float, coordinates: str, nearest: str) -> bool:
     """True if no output is so close to the midpoint of two inputs that rounding would choose between them.
 
-    If the scale is an integer, or its inverse is, runtimes compute such positions exactly.
+    If the scale is an integer, or its inverse a power of two, runtimes compute such positions exactly.
     """
     whole = float(scale).is_integer() or (float(np.float32(scale)) == scale and (1 / scale).is_integer())
     if whole and coordinates != "align_corners":

@@ -1,16 +1,16 @@
 """Select channels before computing them.
 
-PaDiM uses a random subset of its channels. Exporters write a Gather that selects them after upsampling and concatenating
-all channels. Selection commutes with operators that treat channels independently, and selects rows of a convolution's
-kernel:
+PaDiM uses a random subset of its channels. Exporters write a Gather that selects them after upsampling and
+concatenating all channels. Selection commutes with operators that treat channels independently, and selects rows of a
+convolution's kernel:
 
     resize(x)[:, i] = resize(x[:, i])          concat(x, y)[:, i] = concat(x[:, i1], y[:, i2])[:, order]
     conv(x, W, b)[:, i] = conv(x, W[i], b[i])  (f(x) + g(x))[:, i] = f(x)[:, i] + g(x)[:, i]
 
 The Gather therefore moves towards the input until another operator needs the dropped channels. There it becomes a 1×1
-convolution with a single 1 per row if that is cheaper, because a Gather needs another memory layout than the convolutions
-around it. The results are equal unless a dropped channel is infinite: the convolution turns it into NaN, which counts as
-anomalous.
+convolution with a single 1 per row if that is cheaper, because a Gather needs another memory layout than the
+convolutions around it. The results are equal unless a dropped channel is infinite: the convolution turns it into NaN,
+which counts as anomalous.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Only ratios of costs matter. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32 with batch
 1. A single-channel convolution reaches a tenth of the rate of a matrix product, and the cost of an interpolation is
-proportional to its outputs. `benchmarks/operator_rates.py` measures convolutions, products, averages and interpolations;
-the rates of ArgMin and of batched products come from profiles of PatchCore and PaDiM.
+proportional to its outputs. `benchmarks/operator_rates.py` measures convolutions, products, averages and
+interpolations; the rates of ArgMin and of batched products come from profiles of PatchCore and PaDiM.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Read half of the matrix in a quadratic form.
+"""Read only about half of the matrix in a quadratic form.
 
-A Mahalanobis distance is `x.T @ C @ x`, with one large matrix C a position, and reading C is what takes the time. The
-form depends on C only through `C + C.T`, so what lies below the diagonal can be added to what lies above it. With x
-in blocks:
+A Mahalanobis distance is `x.T @ C @ x` with a large matrix C per position, and reading C dominates its run time. The
+form depends on C only through `C + C.T`, so the lower triangle can be added to the upper one. With x in blocks:
 
     x.T @ C @ x = sum_i x_i.T @ [C_ii | C_i,j>i + C_j>i,i.T] @ [x_i; x_j>i]
 
-k blocks read (k + 1) / 2k of C. The blocks are cut and added by operators on constants, which runtimes fold when they
-load the model: the file keeps C as it is.
+k blocks read (k + 1) / 2k of C. Operators on constants slice and add the blocks; runtimes fold them when they load the
+model, so the file stores C unchanged.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ _BLOCKS: Final = (2, 4)
 
 
 class QuadraticForm(Rule):
-    """See the module."""
+    """Rule that splits quadratic forms into blocks; see the module."""
 
     name: ClassVar[str] = "quadratic form"
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to cut every `sum((x @ C) * x)` with a constant batch of square matrices C into blocks."""
+        """Propose to split every `sum((x @ C) * x)` with a constant batch of square matrices C into blocks."""
         for node in reversed(view.nodes()):
             if node.op_type == "ReduceSum" and (match := _match(view, node)) is not None:
                 yield match
@@ -101,7 +100,7 @@ def _propose(
 
 
 def _cost(positions: int, features: int, blocks: int) -> cost.Cost:
-    """The matrices that are read, and cutting, multiplying and adding up the vectors for each block."""
+    """Estimate the cost of reading the matrices, and of slicing, multiplying and adding vectors for each block."""
     parts = [(features // blocks, features - features * index // blocks) for index in range(blocks)]
     products = cost.total(cost.matmul(1, rows, columns, count=positions) for rows, columns in parts)
     return cost.total([products, *(cost.moved(positions * features) for _ in range(blocks))])

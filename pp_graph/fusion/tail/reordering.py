@@ -1,18 +1,18 @@
-"""Select rows first; bring channels last first.
+"""Select rows before searching them; move channels last before flattening.
 
-PatchCore looks for the nearest neighbour of every patch, and then uses that of the most anomalous one. With D the
-distances, one row a patch, and i the rows asked for:
+PatchCore finds the nearest neighbour of every patch, but uses only that of the most anomalous patch. With D the
+distances, one row per patch, and i the selected rows:
 
     argmin(D)[i] = argmin(D[i])
 
-An exporter writes `ArgMin -> Reshape -> GatherND`; the rewrite selects rows of D first. The numbers are the same.
+Exporters write `ArgMin -> Reshape -> GatherND`; the rewrite selects rows of D first. The results are identical.
 
-PaDiM flattens height and width, subtracts a mean, and brings positions to the front:
+PaDiM flattens height and width, subtracts a mean, and moves positions to the front:
 
     transpose(reshape(x, (N,C,P)) - m, (2,0,1)) = transpose(reshape(transpose(x, (0,2,3,1)), (N,P,C)) - m.T, (1,0,2))
 
-Convolutions keep channels last in memory anyway, so the first transpose on the right costs nothing there, and the last
-one moves an axis of one image. On the left, all numbers are moved twice. The numbers are the same.
+Convolutions store channels last in memory, so the first transpose on the right is free, and the last one only moves the
+batch axis. The left side moves all elements twice. The results are identical.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 class RowSelection(Rule):
-    """See the module."""
+    """Rule that selects rows before ArgMin or ArgMax; see the module."""
 
     name: ClassVar[str] = "row selection"
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to select before every ArgMin or ArgMax over rows whose result is only selected from."""
+        """Propose to select rows before each ArgMin or ArgMax that a GatherND selects from."""
         for node in reversed(view.nodes()):
             if node.op_type != "GatherND" or node.attributes.get_int("batch_dims", 0) != 0:
                 continue
@@ -66,7 +66,7 @@ def _match(view: GraphView, node: ir.Node, folded: ir.Node | None, search: ir.No
         rows = tuple(size for size in sizes if isinstance(size, int))
         depth = len(rows)
     if asked[-1] != depth:
-        return None  # it selects more than single rows
+        return None  # it selects slices, not single rows
     columns = shape[-1]
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
@@ -76,7 +76,7 @@ def _match(view: GraphView, node: ir.Node, folded: ir.Node | None, search: ir.No
         return op.rewired(search, [op.rewired(node, [value, at(places)])], axis=-1)
 
     reads = (table, places)
-    # Rows are patches times images, which inference does not tell apart.
+    # The rows are the patches of all images; shape inference does not separate the two.
     searched = math.prod(abs(row) for row in rows or ()) * columns
     return Match(
         target=node.outputs[0],
@@ -94,12 +94,12 @@ _SHIFTS = ("Sub", "Add", "Mul", "Div")
 
 
 class FlattenedTranspose(Rule):
-    """See the module."""
+    """Rule that moves channels last before positions are flattened; see the module."""
 
     name: ClassVar[str] = "flattened transpose"
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to move every Transpose that brings flattened positions to the front before the flattening."""
+        """Propose to move each Transpose of flattened positions before the Reshape that flattens them."""
         for node in reversed(view.nodes()):
             if node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", ())) != (2, 0, 1):
                 continue
@@ -137,7 +137,7 @@ def _transpose_match(view: GraphView, node: ir.Node, shift: ir.Node | None, flat
         target=node.outputs[0],
         what=f"{channels} channels are last before {positions} positions are flattened",
         reads=reads,
-        # Turning planes into channels, and these into rows, moves everything twice.
+        # The original moves all elements twice: planes to channels, then channels to rows.
         before=cost.of_nodes(view, view.only_for([node.outputs[0]], reads)) + cost.moved(2 * elements),
         after=cost.total([cost.moved(2 * elements)] * (1 if shift is None else 2)),
         emit=emit,

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from pp_graph.steps import Emitter
 
 _MOST_CHANNELS: Final = 4
-"""A map has one channel, or a few that are about to be averaged. Feature maps have many, in a layout of their own."""
+"""Maximum number of channels of a map. Feature maps have more, in another memory layout."""
 
 _DEEPEST: Final = 12
-"""Operators looked back; real tails have up to six."""
+"""Maximum length of a chain. Real tails have up to six operators."""
 
 _SHAPING: Final = frozenset({"Resize", "Upsample", "Pad", "Conv", "AveragePool", "Slice"})
-"""Operators for which it is worth looking; the others are linear, but cheap."""
+"""Operators that make a chain worth collapsing. The other linear ones are cheap."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Term:
 
 @dataclass(frozen=True)
 class _Expression:
-    """`sum_i height_i @ source_i @ width_i.T + constant`, with the operators it replaces."""
+    """`sum_i height_i @ source_i @ width_i.T + constant`, and the operators that compute it."""
 
     terms: tuple[_Term, ...]
     constant: Matrix | float = 0.0
@@ -61,12 +61,12 @@ class _Expression:
 
 
 class SeparableCollapse(Rule):
-    """See the module."""
+    """Rule that collapses chains of linear operators; see the module."""
 
     name: ClassVar[str] = "separable linear collapse"
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to collapse every chain that ends in a map; the cut that saves most, where a chain can be cut."""
+        """Propose to collapse every chain that ends in a map, from the depth that saves most."""
         covered: set[ir.Node] = set()
         for node in reversed(view.nodes()):
             target = node.outputs[0] if node.outputs else None
@@ -95,24 +95,24 @@ class SeparableCollapse(Rule):
                 yield Miss(
                     target,
                     _describe(view, node),
-                    f"as matrices it would take {worst.after.microseconds:,.0f} µs, as it is "
-                    f"{worst.before.microseconds:,.0f} µs, by estimate",
+                    f"as matrices it would take an estimated {worst.after.microseconds:,.0f} µs instead of "
+                    f"{worst.before.microseconds:,.0f} µs",
                 )
 
 
 def _is_map(view: GraphView, value: ir.Value) -> bool:
     channels = view.channels(value)
     if channels is not None and channels > 1 and not isinstance((view.shape(value) or (None,))[0], int):
-        # OpenVINO 2026.4 takes what is added a channel, behind a matrix product with an open batch, for added a column.
+        # OpenVINO 2026.4 adds a per-channel constant along the width if it follows a product with an open batch.
         return False
     return channels is not None and channels <= _MOST_CHANNELS and view.dtype(value) in (None, "FLOAT")
 
 
 class _Reader:
-    """Reads values as expressions; each operator is read once.
+    """Reads values as expressions, and each operator only once.
 
     Attributes:
-        refusals: Why operators that were come across could not be read.
+        refusals: Why operators could not be read.
     """
 
     def __init__(self, view: GraphView) -> None:
@@ -121,7 +121,7 @@ class _Reader:
         self.refusals: dict[ir.Node, str] = {}
 
     def read(self, value: ir.Value, depth: int) -> _Expression:
-        """Express a value by the values up to `depth` operators before it."""
+        """Express a value by values at most `depth` operators before it."""
         view = self._view
         value = view.see_through(value)
         leaf = _Expression((_Term(value),))
@@ -136,7 +136,7 @@ class _Reader:
             return leaf
         inner = self.read(operator.source, depth - 1)
         if np.any(inner.constant):
-            # Adding before or after rounds otherwise, which shows where the two nearly cancel.
+            # Moving an addition changes its rounding, which matters where summands nearly cancel.
             inner = _Expression((_Term(view.see_through(operator.source)),))
         terms = tuple(
             replace(term, height=product([term.height, operator.height]), width=product([term.width, operator.width]))
@@ -154,7 +154,7 @@ class _Reader:
         return self._operators[node]
 
     def _read_sum(self, node: ir.Node, depth: int) -> _Expression | None:
-        """Read sums of maps: Add, Sub, Sum and Mean, and the mean or sum over channels just concatenated."""
+        """Read Add, Sub, Sum and Mean of maps, and the mean or sum over concatenated maps."""
         view = self._view
         found, result = _summands(view, node), view.shape(node.outputs[0])
         if found is None or result is None:
@@ -163,18 +163,18 @@ class _Reader:
         terms: list[_Term] = []
         constant: Matrix | float = 0.0
         operators: list[ir.Node] = []
-        spread: list[Shape] = []
+        constant_shapes: list[Shape] = []
         for part, weight in summands:
             number = view.uniform(part)
             shape = view.shape(part)
             if shape is None or (number is None and shape[1:] != result[1:]):
-                return None  # something is broadcast
+                return None  # the operator broadcasts a map
             if number is not None:
                 constant = constant + weight * number
-                spread.append(shape)
+                constant_shapes.append(shape)
                 continue
             if weight < 0:
-                return None  # subtracting before or after rounds otherwise, which shows where the two nearly cancel
+                return None  # moving a subtraction changes its rounding, which matters where the two nearly cancel
             inner = self.read(part, depth - 1)
             if np.any(inner.constant):
                 inner = _Expression((_Term(view.see_through(part)),))
@@ -184,16 +184,19 @@ class _Reader:
                     return None
                 height = np.eye(sizes[0]) if term.height is None else term.height
                 terms.append(term if weight == 1 else replace(term, height=weight * height))
-            operators += [each for each in inner.operators if each not in operators]
-        # Inference loses the batch behind a Resize; every operator here keeps that of its source.
+            operators += [operator for operator in inner.operators if operator not in operators]
+        # Shape inference loses the batch after a Resize, but every operator here keeps the batch of its source.
         batches = {(view.shape(term.source) or (None,))[0] for term in terms}
         if len(batches) != 1 or None in batches:
             return None
         (batch,) = batches
-        # A constant may only be as large as the map that it is added to.
-        whole = (batch, *result[1:])
-        for shape in spread:
-            if any(dim not in (1, size) for dim, size in zip(shape[::-1], whole[::-1], strict=False)) or len(shape) > 4:
+        # A constant must not broadcast the map that it is added to.
+        map_shape = (batch, *result[1:])
+        for shape in constant_shapes:
+            if (
+                any(dim not in (1, size) for dim, size in zip(shape[::-1], map_shape[::-1], strict=False))
+                or len(shape) > 4
+            ):
                 return None
         return _Expression(tuple(terms), constant, (*operators, *nodes))
 
@@ -225,7 +228,7 @@ def _summands(view: GraphView, node: ir.Node) -> tuple[list[tuple[ir.Value, floa
 def _joined_maps(
     view: GraphView, joined: ir.Node, axis: int, *, keepdims: bool
 ) -> tuple[list[ir.Value], list[ir.Node]] | None:
-    """Maps of one channel that were concatenated along the axis that is reduced next, or stacked along a new one."""
+    """Return single-channel maps that a Concat joins along the reduced axis, and the Unsqueeze operators before it."""
     shape = view.shape(joined.outputs[0])
     if shape is None or axis % len(shape) != joined.attributes.get_int("axis", 0) % len(shape):
         return None
@@ -237,9 +240,9 @@ def _joined_maps(
         stacked = [view.producer(value, "Unsqueeze") for value in values]
         sources = [None if node is None else node.inputs[0] for node in stacked]
         shapes = [view.shape(value) for value in values]
-        if any(source is None for source in sources) or any(each is None or each[axis] != 1 for each in shapes):
+        if any(source is None for source in sources) or any(size is None or size[axis] != 1 for size in shapes):
             return None
-        # Taking the new axis away again gives the map back, wherever the axis was put.
+        # Reducing removes the axis that Unsqueeze inserted, at any position, so the original maps can be read.
         copies = [node for node in stacked if node is not None]
         flat = shape[:axis] + shape[axis + 1 :]
         if axis and all((view.shape(source) or ())[1:] == flat[1:] for source in sources if source is not None):
@@ -253,7 +256,7 @@ def _propose(view: GraphView, target: ir.Value, expression: _Expression) -> Matc
     channels = view.channels(target) or 1
     assert sizes is not None
     plan = [_plan(view, term, sizes, channels, joined=len(expression.terms) > 1) for term in expression.terms]
-    after = cost.total(each for each, _ in plan)
+    after = cost.total(term_cost for term_cost, _ in plan)
     if len(plan) > 1:
         inner = sum(_width(view, term) for term in expression.terms)
         after += cost.moved(2 * channels * sizes[0] * inner)
@@ -274,8 +277,8 @@ def _propose(view: GraphView, target: ir.Value, expression: _Expression) -> Matc
             rank = max(width.ndim for width in widths)
             if rank == 3:
                 widths = [np.broadcast_to(width, (channels, *width.shape[-2:])) for width in widths]
-            together = np.concatenate([np.swapaxes(width, -1, -2) for width in widths], axis=-2)
-            result = op.matmul(op.concat(parts, axis=-1), op.array(together, "width"))
+            joined_widths = np.concatenate([np.swapaxes(width, -1, -2) for width in widths], axis=-2)
+            result = op.matmul(op.concat(parts, axis=-1), op.array(joined_widths, "width"))
         return result if constant is None else op.add(result, op.array(constant, "constant"))
 
     dead = view.only_for([target], sources)
@@ -304,18 +307,18 @@ def _width(view: GraphView, term: _Term) -> int:
 def _plan(
     view: GraphView, term: _Term, sizes: tuple[int, int], channels: int, *, joined: bool
 ) -> tuple[cost.Cost, bool]:
-    """Cost of a term, and True if the height comes first. Joined terms leave the width to the end."""
+    """Return the cost of a term, and True if its height is applied first. Joined terms share the width's product."""
     inner = view.sizes(term.source)
     assert inner is not None
     (height, width), (h, w) = sizes, inner
-    up = cost.matmul(height, h, w, count=channels) if term.height is not None else cost.Cost()
+    by_height = cost.matmul(height, h, w, count=channels) if term.height is not None else cost.Cost()
     if joined:
-        return up, True
-    across = cost.matmul(height, w, width, count=channels) if term.width is not None else cost.Cost()
-    height_first = up + across
-    up = cost.matmul(height, h, width, count=channels) if term.height is not None else cost.Cost()
-    across = cost.matmul(h, w, width, count=channels) if term.width is not None else cost.Cost()
-    width_first = up + across
+        return by_height, True
+    by_width = cost.matmul(height, w, width, count=channels) if term.width is not None else cost.Cost()
+    height_first = by_height + by_width
+    by_height = cost.matmul(height, h, width, count=channels) if term.height is not None else cost.Cost()
+    by_width = cost.matmul(h, w, width, count=channels) if term.width is not None else cost.Cost()
+    width_first = by_height + by_width
     if width_first.microseconds < height_first.microseconds:
         return width_first, False
     return height_first, True
@@ -336,12 +339,12 @@ def _as_constant(constant: Matrix | float) -> Matrix | None:
     if not np.any(constant):
         return None
     array = np.asarray(constant, np.float64)
-    # A constant that the operators leave uniform, up to rounding, is one number.
+    # A constant that is uniform up to rounding becomes a scalar.
     return array if np.ptp(array) > np.abs(array).max() * 1e-7 else np.asarray(array.ravel()[:1].reshape(()))
 
 
 def _describe(view: GraphView, node: ir.Node) -> str:
-    """An operator with the sizes that matter, for people."""
+    """Describe an operator and its size."""
     sizes = view.sizes(node.outputs[0])
     text = node.op_type
     if node.op_type == "Conv" and node.inputs[1] is not None:

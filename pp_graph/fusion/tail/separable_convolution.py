@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from pp_graph.steps import Emitter
 
 _TYPICAL_SIDE: Final = 256
-"""Stands for a height or width that is not known; only the ratio of two costs is used."""
+"""Assumed height and width if they are open. Only the ratio of two costs matters."""
 
 
 class SeparableConvolution(Rule):
-    """See the module."""
+    """Rule that splits rank-one convolutions; see the module."""
 
     name: ClassVar[str] = "separable convolution"
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to split every convolution in the tail that treats channels one by one."""
+        """Propose to split every depthwise convolution in the tail."""
         for node in reversed(view.nodes()):
             source, weight = (*node.inputs, None, None)[:2]
             shape = None if weight is None else view.shape(weight)
@@ -63,23 +63,23 @@ def _propose_convolution(view: GraphView, node: ir.Node, source: ir.Value, what:
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
         value = at(source)
         for axis, kernels in enumerate((columns, rows)):
-            # What belongs to the other axis is neutral.
-            alone = [[1, 1], [1, 1], [0, 0, 0, 0]]
-            for neutral, given in zip(alone, (strides, dilations, pads), strict=True):
+            # Neutral stride, dilation and pads along the other axis.
+            along_axis = [[1, 1], [1, 1], [0, 0, 0, 0]]
+            for neutral, given in zip(along_axis, (strides, dilations, pads), strict=True):
                 neutral[axis::2] = given[axis::2]
             stacked = np.stack(kernels)[:, None, :, None] if axis == 0 else np.stack(kernels)[:, None, None, :]
             value = op.convolution(
                 value,
                 op.array(stacked, ("column", "row")[axis]),
-                strides=alone[0],
-                dilations=alone[1],
-                pads=alone[2],
+                strides=along_axis[0],
+                dilations=along_axis[1],
+                pads=along_axis[2],
                 group=len(kernels),
             )
         return value if bias is None else op.add(value, op.array(bias[:, None, None], "bias"))
 
     before = cost.narrow_convolution(outputs, kernel[0] * kernel[1])
-    # The column runs at the width of the source.
+    # The column convolution runs first, at the width of the source.
     after = cost.narrow_convolution(outputs * strides[1], kernel[0]) + cost.narrow_convolution(outputs, kernel[1])
     return Match(
         target=target,
