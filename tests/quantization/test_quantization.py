@@ -234,7 +234,7 @@ class TestWhatIsQuantised:
 
     @pytest.mark.parametrize(("name", "message"), [
         ("nowhere", "Tensor 'nowhere' is not in the converted model, expected a tensor of the raw model"),
-        ("pred_score", "Tensor 'pred_score' is behind the beginning of the post-processing"),
+        ("pred_score", "Tensor 'pred_score' is part of the post-processing"),
         ("image", "has nothing to quantise"),
     ])  # fmt: skip
     def test_from_a_tensor_that_will_not_do(self, name: str, message: str) -> None:
