@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from pp_graph.errors import PostProcessorError
@@ -27,19 +28,16 @@ class Artifact(ABC):
 
     network: Any
     provenance: Provenance
+    _program: Program | None
 
-    @property
+    @cached_property
     def program(self) -> Program:
         """The fused program, bound on first use.
 
         Raises:
             ProvenanceError: The post-processor's class is unknown, or the provenance was edited.
         """
-        known: Program | None = self.__dict__.get("_program")
-        if known is None:
-            known = self.provenance.bind()
-            self.__dict__["_program"] = known
-        return known
+        return self.provenance.bind() if self._program is None else self._program
 
     @property
     def outputs(self) -> tuple[OutputDescription, ...]:

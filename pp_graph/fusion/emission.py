@@ -50,7 +50,7 @@ class Emission:
             opset=opset,
             ir_version=ir_version,
             structure=hashlib.sha256(repr(self.structure).encode()).hexdigest(),
-            constants={name: noted(content) for name, content in self.constants.items()},
+            constants={name: _encode(content) for name, content in self.constants.items()},
         )
 
 
@@ -143,16 +143,16 @@ def emission_record(
     return emission.record(opset, ir_version)
 
 
-def noted(content: bytes) -> str:
+def _encode(content: bytes) -> str:
     """Encode the bytes of a constant as provenance stores them: hexadecimal, or a hash if they are many."""
     return content.hex() if len(content) <= _LISTED_BYTES else f"{_HASHED}{hashlib.sha256(content).hexdigest()}"
 
 
-def numbers_of(note: str) -> str:
+def _format(encoded: str) -> str:
     """Format the values of a stored constant for messages."""
-    if note.startswith(_HASHED):
-        return f"numbers with the hash {note[: len(_HASHED) + 16]}…"
-    return ", ".join(f"{number:.9g}" for number in np.frombuffer(bytes.fromhex(note), "<f4"))
+    if encoded.startswith(_HASHED):
+        return f"numbers with the hash {encoded[: len(_HASHED) + 16]}…"
+    return ", ".join(f"{number:.9g}" for number in np.frombuffer(bytes.fromhex(encoded), "<f4"))
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Numbers:
         return {
             name: content
             for name, content in self.new.constants.items()
-            if noted(content) != self.old.constants.get(name)
+            if _encode(content) != self.old.constants.get(name)
         }
 
     def exchange(self, graph: ir.Graph) -> bool:
@@ -238,10 +238,10 @@ class Numbers:
         Raises:
             ProvenanceError: The bytes `found` in `what` are not those that were fused.
         """
-        if noted(found) != self.old.constants[name]:
+        if _encode(found) != self.old.constants[name]:
             raise ProvenanceError(
-                f"Constant '{name}' of '{what}' is {numbers_of(noted(found))}, expected "
-                f"{numbers_of(self.old.constants[name])} as in its provenance. The file was edited after fusing, or "
+                f"Constant '{name}' of '{what}' is {_format(_encode(found))}, expected "
+                f"{_format(self.old.constants[name])} as in its provenance. The file was edited after fusing, or "
                 "written by a version that computes differently: fuse the raw model again."
             )
 

@@ -83,8 +83,8 @@ def write_program(
     read = {match.output.name for match in (*matches.values(), *dropped.values())}
     others = [output for name, output in outputs.items() if keep_raw or name not in read]
     # A raw output may have the name of a post-processed output that was not requested. Rename it to avoid confusion.
-    ours = {output.name for output in program.post.declared_outputs} | set(emitted)
-    needed = set(emitted) | ({output.name or "" for output in others} & ours)
+    possible = {output.name for output in program.post.declared_outputs} | set(emitted)
+    needed = set(emitted) | ({output.name or "" for output in others} & possible)
     new_names = _free_output_names(graph, names, needed, rewritten.removed_names)
     for name, value in emitted.items():
         value.name = name

@@ -50,14 +50,14 @@ class _Selected:
 
     Attributes:
         emit: Writes the operators.
-        cost: Cost of computing the channels from `reads`.
+        cost: Estimated microseconds per image to compute the channels from `reads`.
         reads: Values they are computed from.
         moved: True if the selection moved before an operator.
         exact: True if the results are bit-identical.
     """
 
     emit: Emit
-    cost: cost.Cost
+    cost: float
     reads: tuple[ir.Value, ...]
     moved: bool
     exact: bool
@@ -111,11 +111,11 @@ def _select(view: GraphView, value: ir.Value, index: Index, users: set[ir.Node])
     return _Selected(emit, price, (value,), moved=False, exact=True)
 
 
-def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter, ir.Value], ir.Value], cost.Cost]:
+def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter, ir.Value], ir.Value], float]:
     """Return the cheapest operator that selects channels, with its cost."""
     picked = cost.dense_convolution(pixels * index.size, channels)
     gathered = cost.moved(2 * pixels * channels) + cost.moved(2 * pixels * index.size)
-    if picked.microseconds < gathered.microseconds:
+    if picked < gathered:
         kernel = np.eye(channels)[index][:, :, None, None]
         return lambda op, value: op.convolution(value, op.array(kernel, "channels")), picked
     return lambda op, value: op.gather(value, op.constant(tuple(index.tolist()), "channels"), 1), gathered
@@ -141,11 +141,10 @@ def _through(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
     return None
 
 
-def _share(view: GraphView, node: ir.Node, index: Index) -> cost.Cost:
+def _share(view: GraphView, node: ir.Node, index: Index) -> float:
     """Estimate the cost of an operator for some of its channels."""
-    whole = cost.of_nodes(view, [node])
-    part = index.size / (view.channels(node.outputs[0]) or 1)
-    return cost.Cost(whole.macs * part, whole.bytes * part, max(whole.microseconds * part, cost.LAUNCH_US))
+    share = index.size / (view.channels(node.outputs[0]) or 1)
+    return max(cost.of_nodes(view, [node]) * share, cost.LAUNCH_US)
 
 
 def _rewired(view: GraphView, node: ir.Node, index: Index, inner: list[_Selected]) -> _Selected:
@@ -156,12 +155,17 @@ def _rewired(view: GraphView, node: ir.Node, index: Index, inner: list[_Selected
         rest = [None if value is None else at(value) for value in node.inputs[len(inner) :]]
         return op.rewired(node, [*chosen, *rest])
 
+    return _combined(emit, inner, _share(view, node, index))
+
+
+def _combined(emit: Emit, parts: list[_Selected], price: float) -> _Selected:
+    """Return a selection computed from others by operators of some cost."""
     return _Selected(
         emit,
-        cost.total(part.cost for part in inner) + _share(view, node, index),
-        tuple(value for each in inner for value in each.reads),
+        sum(part.cost for part in parts) + price,
+        tuple(value for part in parts for value in part.reads),
         moved=True,
-        exact=all(each.exact for each in inner),
+        exact=all(part.exact for part in parts),
     )
 
 
@@ -198,21 +202,13 @@ def _through_concat(view: GraphView, node: ir.Node, index: Index) -> _Selected |
     unordered = bool((order != np.arange(index.size)).any())
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
-        chosen = [each.emit(op, at) for each in inner]
+        chosen = [part.emit(op, at) for part in inner]
         joined = chosen[0] if len(chosen) == 1 else op.concat(chosen, axis=1)
         return write(op, joined) if unordered else joined
 
     pixels = cost.elements(view, node.outputs[0]) / start
     write, price = _pick(order.astype(np.int64), index.size, pixels)
-    return _Selected(
-        emit,
-        cost.total(each.cost for each in inner)
-        + cost.moved(2 * pixels * index.size)
-        + (price if unordered else cost.Cost()),
-        tuple(value for each in inner for value in each.reads),
-        moved=True,
-        exact=all(each.exact for each in inner),
-    )
+    return _combined(emit, inner, cost.moved(2 * pixels * index.size) + (price if unordered else 0.0))
 
 
 def _through_resize(view: GraphView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
@@ -234,7 +230,7 @@ def _through_resize(view: GraphView, node: ir.Node, source: ir.Value, index: Ind
             node, [inner.emit(op, at), None if region is None else at(region), op.array(scales, "scales")]
         )
 
-    return _Selected(emit, inner.cost + _share(view, node, index), inner.reads, moved=True, exact=inner.exact)
+    return _combined(emit, [inner], _share(view, node, index))
 
 
 def _shape_readers(view: GraphView, source: ir.Value, node: ir.Node) -> list[ir.Node]:

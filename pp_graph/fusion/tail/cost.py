@@ -1,4 +1,4 @@
-"""Estimate the cost of operators from arithmetic and memory traffic.
+"""Estimate the cost of operators, in microseconds per image, from arithmetic and memory traffic.
 
 Only ratios of costs matter. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32 with batch
 1. A single-channel convolution reaches a tenth of the rate of a matrix product, and the cost of an interpolation is
@@ -9,7 +9,6 @@ interpolations; the rates of ArgMin and of batched products come from profiles o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -40,77 +39,47 @@ _ARG_INPUTS_PER_US: Final = 430.0
 _REDUCE_INPUTS_PER_US: Final = 10_000.0
 
 
-@dataclass(frozen=True)
-class Cost:
-    """An estimated cost per image.
-
-    Attributes:
-        macs: Multiply-add operations.
-        bytes: Bytes read and written.
-        microseconds: Time, from the rates of this module.
-    """
-
-    macs: float = 0.0
-    bytes: float = 0.0
-    microseconds: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.macs + other.macs, self.bytes + other.bytes, self.microseconds + other.microseconds)
-
-
-def total(costs: Iterable[Cost]) -> Cost:
-    """Return the sum of costs."""
-    result = Cost()
-    for cost in costs:
-        result += cost
-    return result
-
-
-def moved(elements: float) -> Cost:
+def moved(elements: float) -> float:
     """Cost of an operator that only reads or writes float32 values."""
-    return Cost(bytes=4 * elements, microseconds=LAUNCH_US + 4 * elements / _BYTES_PER_US)
+    return LAUNCH_US + 4 * elements / _BYTES_PER_US
 
 
-def matmul(rows: int, inner: int, columns: int, *, count: int = 1) -> Cost:
+def matmul(rows: int, inner: int, columns: int, *, count: int = 1) -> float:
     """Cost of `count` matrix products of the same size."""
     macs = float(rows * inner * columns * count)
     size = 4.0 * count * (rows * inner + inner * columns + rows * columns)
-    time = LAUNCH_US + count * _MATMUL_EACH_US + max(macs / _MATMUL_MACS_PER_US, size / _MATMUL_BYTES_PER_US)
-    return Cost(macs, size, time)
+    return LAUNCH_US + count * _MATMUL_EACH_US + max(macs / _MATMUL_MACS_PER_US, size / _MATMUL_BYTES_PER_US)
 
 
-def narrow_convolution(outputs: float, taps: int) -> Cost:
+def narrow_convolution(outputs: float, taps: int) -> float:
     """Cost of a convolution with one input channel per group."""
-    macs = outputs * taps
-    time = LAUNCH_US + outputs / _NARROW_CONV_OUTPUTS_PER_US + macs / _NARROW_CONV_MACS_PER_US
-    return Cost(macs, 8 * outputs, time)
+    return LAUNCH_US + outputs / _NARROW_CONV_OUTPUTS_PER_US + outputs * taps / _NARROW_CONV_MACS_PER_US
 
 
-def dense_convolution(outputs: float, taps: int) -> Cost:
+def dense_convolution(outputs: float, taps: int) -> float:
     """Cost of a convolution that mixes channels. `taps` is the number of inputs per output."""
-    macs = outputs * taps
-    return Cost(macs, 8 * outputs, LAUNCH_US + max(macs / _DENSE_CONV_MACS_PER_US, 8 * outputs / _BYTES_PER_US))
+    return LAUNCH_US + max(outputs * taps / _DENSE_CONV_MACS_PER_US, 8 * outputs / _BYTES_PER_US)
 
 
-def search(inputs: float) -> Cost:
+def search(inputs: float) -> float:
     """Cost of ArgMin, ArgMax or TopK over some inputs."""
-    return Cost(inputs, 4 * inputs, LAUNCH_US + inputs / _ARG_INPUTS_PER_US)
+    return LAUNCH_US + inputs / _ARG_INPUTS_PER_US
 
 
-def of_nodes(view: GraphView, nodes: Iterable[ir.Node]) -> Cost:
+def of_nodes(view: GraphView, nodes: Iterable[ir.Node]) -> float:
     """Estimate the cost of existing operators."""
-    return total(_of_node(view, node) for node in nodes)
+    return sum(_of_node(view, node) for node in nodes)
 
 
-def _of_node(view: GraphView, node: ir.Node) -> Cost:
+def _of_node(view: GraphView, node: ir.Node) -> float:
     read = sum(elements(view, value) for value in node.inputs if value is not None)
     written = sum(elements(view, value) for value in node.outputs)
     size = 4.0 * (read + written)
     bandwidth = size / _BYTES_PER_US
     if node.op_type in ("Shape", "Constant", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"):
-        return Cost()
+        return 0.0
     if written <= 8 and read <= 64:
-        return Cost()
+        return 0.0
     if node.op_type == "Conv" and node.inputs[1] is not None:
         weight = view.shape(node.inputs[1])
         if weight is not None and all(isinstance(dim, int) for dim in weight):
@@ -124,20 +93,18 @@ def _of_node(view: GraphView, node: ir.Node) -> Cost:
         macs = float(written * inner)
         batch = [1, *(dim if isinstance(dim, int) else 1 for dim in (shape or ())[:-2])]
         time = math.prod(batch) * _MATMUL_EACH_US + max(size / _MATMUL_BYTES_PER_US, macs / _MATMUL_MACS_PER_US)
-        return Cost(macs, size, LAUNCH_US + time)
+        return LAUNCH_US + time
     if node.op_type == "AveragePool":
         macs = written * float(math.prod(node.attributes.get_ints("kernel_shape", (1,))))
-        return Cost(macs, size, LAUNCH_US + max(bandwidth, macs / _POOL_MACS_PER_US))
+        return LAUNCH_US + max(bandwidth, macs / _POOL_MACS_PER_US)
     if node.op_type in ("Resize", "Upsample"):
-        mode = node.attributes.get_string("mode", "nearest")
-        taps = {"nearest": 1, "linear": 4, "cubic": 16}.get(mode, 1)
-        rate = _RESIZE_OUTPUTS_PER_US.get(mode, 125.0)
-        return Cost(float(written * taps), size, LAUNCH_US + max(bandwidth, written / rate))
+        rate = _RESIZE_OUTPUTS_PER_US.get(node.attributes.get_string("mode", "nearest"), 125.0)
+        return LAUNCH_US + max(bandwidth, written / rate)
     if node.op_type in ("ArgMin", "ArgMax", "TopK"):
         return search(read)
     if node.op_type.startswith("Reduce"):
-        return Cost(float(read), size, LAUNCH_US + max(bandwidth, read / _REDUCE_INPUTS_PER_US))
-    return Cost(float(written), size, LAUNCH_US + bandwidth)
+        return LAUNCH_US + max(bandwidth, read / _REDUCE_INPUTS_PER_US)
+    return LAUNCH_US + bandwidth
 
 
 def elements(view: GraphView, value: ir.Value) -> int:

@@ -180,37 +180,35 @@ def _pad(view: GraphView, node: ir.Node) -> LinearOperator:
     mode = node.attributes.get_string("mode", "constant")
     rank = 4
     if "pads" in node.attributes:  # up to opset 10
-        pads: Sequence[object] | None = node.attributes.get_ints("pads", ())
+        pads: Sequence[int] | None = node.attributes.get_ints("pads", ())
         fill: float | None = node.attributes.get_float("value", 0.0)
     else:
-        pads = view.integers(node.inputs[1])
+        pads = view.known_integers(node.inputs[1])
         given = node.inputs[2] if len(node.inputs) > 2 else None
         fill = 0.0 if given is None else view.uniform(given)
-    if pads is None or not all(isinstance(pad, int) for pad in pads):
+    if pads is None:
         raise RefusalError("its pads are not constant")
-    amounts = [pad for pad in pads if isinstance(pad, int)]
     if len(node.inputs) > 3 and node.inputs[3] is not None:
-        axes = view.integers(node.inputs[3])
-        if axes is None or not all(isinstance(axis, int) for axis in axes):
+        axes = view.known_integers(node.inputs[3])
+        if axes is None:
             raise RefusalError("its axes are not constant")
         begins, ends = [0] * rank, [0] * rank
         for position, axis in enumerate(axes):
-            assert isinstance(axis, int)
-            begins[axis], ends[axis] = amounts[position], amounts[position + len(axes)]
-        amounts = [*begins, *ends]
-    if len(amounts) != 2 * rank or any(amounts[axis] for axis in (0, 1, 4, 5)):
+            begins[axis], ends[axis] = pads[position], pads[position + len(axes)]
+        pads = [*begins, *ends]
+    if len(pads) != 2 * rank or any(pads[axis] for axis in (0, 1, 4, 5)):
         raise RefusalError("it pads other axes than height and width")
     if mode == "constant" and fill != 0:
         raise RefusalError("it pads with another number than 0")
     if mode not in ("constant", "reflect", "edge", "wrap"):
         raise RefusalError(f"its mode '{mode}' is not known")
     height, width = _sizes(view, source)
-    if mode != "constant" and (min(amounts) < 0 or max(amounts[2], amounts[6]) >= height or
-                               max(amounts[3], amounts[7]) >= width):  # fmt: skip
+    if mode != "constant" and (min(pads) < 0 or max(pads[2], pads[6]) >= height or
+                               max(pads[3], pads[7]) >= width):  # fmt: skip
         raise RefusalError(f"its pads are negative, or larger than mode '{mode}' allows")
     checked: Literal["constant", "reflect", "edge", "wrap"] = mode  # type: ignore[assignment]
     return LinearOperator(
-        source, pad_matrix(height, amounts[2], amounts[6], checked), pad_matrix(width, amounts[3], amounts[7], checked)
+        source, pad_matrix(height, pads[2], pads[6], checked), pad_matrix(width, pads[3], pads[7], checked)
     )
 
 
@@ -246,17 +244,15 @@ def _slice(view: GraphView, node: ir.Node) -> LinearOperator:
         steps: tuple[int, ...] = (1,) * len(starts)
     else:
         given = [*node.inputs[1:], None, None, None, None][:4]
-        vectors = [None if value is None else view.integers(value) for value in given]
+        vectors = [view.known_integers(value) for value in given]
         if any(value is not None and vector is None for value, vector in zip(given, vectors, strict=True)):
-            raise RefusalError("where it cuts is not a constant")
+            raise RefusalError("its bounds are not constant")
         count = len(vectors[0] or ())
         defaults = ((), (), tuple(range(count)), (1,) * count)
         bounds = [default if vector is None else vector for vector, default in zip(vectors, defaults, strict=True)]
-        if any(len(bound) != count for bound in bounds) or not all(
-            isinstance(number, int) for bound in bounds for number in bound
-        ):
-            raise RefusalError("where it cuts is not a constant")
-        starts, ends, axes, steps = (tuple(number for number in bound if isinstance(number, int)) for bound in bounds)
+        if any(len(bound) != count for bound in bounds):
+            raise RefusalError("its bounds are not constant")
+        starts, ends, axes, steps = bounds
     axes = tuple(axis % 4 for axis in axes)
     if not set(axes) <= {2, 3}:
         raise RefusalError("it cuts other axes than height and width")

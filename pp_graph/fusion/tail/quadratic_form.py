@@ -42,10 +42,7 @@ class QuadraticForm(Rule):
 
 def _match(view: GraphView, node: ir.Node) -> Match | None:
     product = view.producer(node.inputs[0], "Mul")
-    axes = view.integers(node.inputs[1]) if len(node.inputs) > 1 else None
-    if "axes" in node.attributes:
-        axes = tuple(node.attributes["axes"].as_ints())
-    if product is None or axes is None or axes not in ((2,), (-1,)) or node.attributes.get_int("keepdims", 1) != 0:
+    if product is None or view.reduced_axes(node) not in ((2,), (-1,)) or node.attributes.get_int("keepdims", 1) != 0:
         return None
     for first, second in (product.inputs, reversed(product.inputs)):
         matmul = view.producer(first, "MatMul")
@@ -69,7 +66,7 @@ def _propose(
     plans = {count: _cost(positions, features, count) for count in _BLOCKS if features >= 8 * count}
     if not plans:
         return None
-    blocks = min(plans, key=lambda count: plans[count].microseconds)
+    blocks = min(plans, key=plans.__getitem__)
     cuts = [features * index // blocks for index in range(blocks + 1)]
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
@@ -99,8 +96,8 @@ def _propose(
     )
 
 
-def _cost(positions: int, features: int, blocks: int) -> cost.Cost:
+def _cost(positions: int, features: int, blocks: int) -> float:
     """Estimate the cost of reading the matrices, and of slicing, multiplying and adding vectors for each block."""
     parts = [(features // blocks, features - features * index // blocks) for index in range(blocks)]
-    products = cost.total(cost.matmul(1, rows, columns, count=positions) for rows, columns in parts)
-    return cost.total([products, *(cost.moved(positions * features) for _ in range(blocks))])
+    products = sum(cost.matmul(1, rows, columns, count=positions) for rows, columns in parts)
+    return products + blocks * cost.moved(positions * features)

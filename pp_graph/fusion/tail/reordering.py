@@ -60,10 +60,9 @@ def _match(view: GraphView, node: ir.Node, folded: ir.Node | None, search: ir.No
     rows: tuple[int, ...] | None = None
     depth = rank - 1
     if folded is not None:
-        sizes = view.integers(folded.inputs[1])
-        if sizes is None or not all(isinstance(size, int) for size in sizes) or 0 in sizes:
+        rows = view.known_integers(folded.inputs[1])
+        if rows is None or 0 in rows:
             return None
-        rows = tuple(size for size in sizes if isinstance(size, int))
         depth = len(rows)
     if asked[-1] != depth:
         return None  # it selects slices, not single rows
@@ -139,7 +138,7 @@ def _transpose_match(view: GraphView, node: ir.Node, shift: ir.Node | None, flat
         reads=reads,
         # The original moves all elements twice: planes to channels, then channels to rows.
         before=cost.of_nodes(view, view.only_for([node.outputs[0]], reads)) + cost.moved(2 * elements),
-        after=cost.total([cost.moved(2 * elements)] * (1 if shift is None else 2)),
+        after=cost.moved(2 * elements) * (1 if shift is None else 2),
         emit=emit,
         exact=True,
     )

@@ -133,8 +133,8 @@ class RewrittenTail:
                 target=target.name or "",
                 float32=match.float32,
                 exact=match.exact,
-                before_us=round(match.before.microseconds, 1),
-                after_us=round(match.after.microseconds, 1),
+                before_us=round(match.before, 1),
+                after_us=round(match.after, 1),
             )
             for rule, match, target in self.applied
         ]
@@ -197,7 +197,7 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
         return RewrittenTail(missed=tuple(missed))
     assert proto is not None
     dropped = _drop_unread(raw, constants, unused)
-    ours = {node for node in graph if (node.name or "").startswith(f"{prefix}/")}
+    emitted = {node for node in graph if (node.name or "").startswith(f"{prefix}/")}
     left = set(graph)
     replaced = ReplacedPart.pack(
         proto.graph,
@@ -207,7 +207,7 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
     present = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
     removed = {name for node in replaced.unpack().node for name in node.output} - present
     # Drop rewrites whose operators a later rewrite replaced.
-    kept = [entry for entry in applied if entry[2].producer() in ours]
+    kept = [entry for entry in applied if entry[2].producer() in emitted]
     return RewrittenTail(tuple(kept), tuple(missed), replaced, frozenset(name for name in removed if name), moved)
 
 
@@ -226,7 +226,7 @@ def _proposals(
                 missed.append((rule, proposal))
             elif (rule.name, proposal.target) in refused:
                 missed.append((rule, refused[rule.name, proposal.target]))
-            elif proposal.tidies or proposal.saves > max(_LEAST_US, _LEAST_SHARE * proposal.before.microseconds):
+            elif proposal.tidies or proposal.saves > max(_LEAST_US, _LEAST_SHARE * proposal.before):
                 matches.append((rule, proposal))
     return sorted(matches, key=lambda pair: -pair[1].saves), missed
 
@@ -294,7 +294,7 @@ def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names
     scopes = (f"{prefix}/{TAIL_SCOPE}/", f"{prefix}/{NETWORK_SCOPE}/")
     rest = [node for node in proto.graph.node if not node.name.startswith(scopes)]
     own = [node for node in rest if not node.name.startswith(f"{prefix}/")]
-    ours = [node for node in rest if node.name.startswith(f"{prefix}/")]
+    emitted = [node for node in rest if node.name.startswith(f"{prefix}/")]
     weights = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith(f"{prefix}/")]
     constants = [
         tensor
@@ -304,7 +304,7 @@ def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names
     graph = onnx.GraphProto()
     graph.CopyFrom(proto.graph)
     del graph.node[:], graph.initializer[:]
-    graph.node.extend([*_interleaved(own, list(stored.node), replaced.nodes), *ours])
+    graph.node.extend([*_interleaved(own, list(stored.node), replaced.nodes), *emitted])
     graph.initializer.extend([*_interleaved(weights, list(stored.initializer), replaced.initializers), *constants])
     proto.graph.CopyFrom(graph)
     return raw.with_graph(proto)

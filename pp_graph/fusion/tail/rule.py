@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.cost import Cost
     from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
@@ -24,8 +23,8 @@ class Match:
         target: The value to compute differently. Its name stays.
         what: Readable description of the change.
         reads: Values that the new operators read.
-        before: Cost of the operators that become redundant.
-        after: Cost of the new operators.
+        before: Estimated microseconds per image of the operators that become redundant.
+        after: Estimated microseconds per image of the new operators.
         emit: Writes the new operators and returns the value that replaces `target`. Its second argument maps a value of
             the graph to the value to read: the same one, or its copy while the rewrite is tested alone.
         exact: True if the results are bit-identical.
@@ -37,8 +36,8 @@ class Match:
     target: ir.Value
     what: str
     reads: tuple[ir.Value, ...]
-    before: Cost
-    after: Cost
+    before: float
+    after: float
     emit: Callable[[Emitter, Callable[[ir.Value], ir.Value]], ir.Value]
     exact: bool
     float32: bool = False
@@ -48,7 +47,7 @@ class Match:
     @property
     def saves(self) -> float:
         """Estimated saving in microseconds per image."""
-        return self.before.microseconds - self.after.microseconds
+        return self.before - self.after
 
 
 @dataclass(frozen=True)

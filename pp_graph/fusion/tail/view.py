@@ -280,6 +280,18 @@ class GraphView:
             return inner[flat[0] : flat[1] : flat[3] if len(flat) > 3 else None]
         return None
 
+    def known_integers(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        """Return the elements of an integer vector; None if any is unknown or symbolic."""
+        elements = self.integers(value)
+        known = tuple(element for element in elements or () if isinstance(element, int))
+        return None if elements is None or len(known) < len(elements) else known
+
+    def reduced_axes(self, node: ir.Node) -> tuple[int, ...] | None:
+        """Return the axes of a reduction, which are an attribute or an input; None if unknown."""
+        if "axes" in node.attributes:
+            return tuple(node.attributes["axes"].as_ints())
+        return self.known_integers(node.inputs[1]) if len(node.inputs) > 1 else None
+
     def uniform(self, value: ir.Value | None) -> float | None:
         """Return the number that fills a floating-point value, such as a scalar or expanded zeros; otherwise None."""
         if value is None:
