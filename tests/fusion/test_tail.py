@@ -1,4 +1,4 @@
-"""The raw model's own tail, rewritten: equal up to rounding, only where it pays, and undone by strip."""
+"""Rewritten tails equal the raw ones up to rounding, save time, and are undone by strip."""
 
 from __future__ import annotations
 
@@ -178,12 +178,9 @@ def test_random_chains(model: onnx.ModelProto) -> None:
         assert "would" not in miss.why or "µs" in miss.why, miss  # a rule never proposes something wrong
 
 
-# One case a rule: what it must take, what it must leave, and words of the reason.
-
-
 @pytest.mark.slow
 def test_collapse_is_chosen_by_cost() -> None:
-    """On a map as large as this, matrices along the axes cost more than two one-dimensional convolutions."""
+    """On large maps, matrices along the axes cost more than two one-dimensional convolutions."""
     raw, rewritten = rewrite(blur(["N", 1, 1024, 1024]))
     assert applied(rewritten) == ["separable convolution"]
     raw, rewritten = rewrite(blur(["N", 1, 96, 96]))
@@ -228,7 +225,7 @@ def test_what_feeds_the_network_is_no_tail() -> None:
 
 
 def test_a_value_that_others_read_stays() -> None:
-    """The map before the blur is an output as well: the blur collapses, and the output is still there."""
+    """The map before the blur is also an output: the blur collapses, and the output stays."""
     nodes = [
         helper.make_node("Resize", ["x", "", "scale"], ["sharp"], mode="linear"),
         helper.make_node("Pad", ["sharp", "pads"], ["padded"], mode="reflect"),
@@ -367,7 +364,7 @@ def test_every_rule_is_in_the_list_and_named() -> None:
 
 
 def test_a_wrong_rewrite_is_not_kept() -> None:
-    """A proposal is tried out before it is kept: here one whose matrices are off by a thousandth."""
+    """Proposals are tested before they are applied: here one whose matrices are off by a thousandth."""
     raw = pp.RawModel.open(blur(["N", 1, 96, 96]))
     view = GraphView(raw.model)
     match = next(each for each in RULES[0].find(view) if isinstance(each, Match))

@@ -18,7 +18,7 @@ from pp_graph.fusion.tail.view import GraphView
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import onnx
     import onnx_ir as ir
@@ -35,7 +35,7 @@ _LEAST_SHARE: Final = 0.1
 """Minimum saving, absolute and as a share. Smaller ones are within the error of the estimates."""
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
+_Named = TypeVar("_Named", "onnx.NodeProto", "onnx.TensorProto")
 
 
 class TailRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -290,32 +290,25 @@ def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names
         node.output[:] = [fused_names.get(name, name) for name in node.output]
     for tensor in stored.initializer:
         tensor.name = fused_names.get(tensor.name, tensor.name)
-
-    scopes = (f"{prefix}/{TAIL_SCOPE}/", f"{prefix}/{NETWORK_SCOPE}/")
-    rest = [node for node in proto.graph.node if not node.name.startswith(scopes)]
-    own = [node for node in rest if not node.name.startswith(f"{prefix}/")]
-    emitted = [node for node in rest if node.name.startswith(f"{prefix}/")]
-    weights = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith(f"{prefix}/")]
-    constants = [
-        tensor
-        for tensor in proto.graph.initializer
-        if tensor.name.startswith(f"{prefix}/") and not tensor.name.startswith(scopes)
-    ]
     graph = onnx.GraphProto()
     graph.CopyFrom(proto.graph)
     del graph.node[:], graph.initializer[:]
-    graph.node.extend([*_interleaved(own, list(stored.node), replaced.nodes), *emitted])
-    graph.initializer.extend([*_interleaved(weights, list(stored.initializer), replaced.initializers), *constants])
+    graph.node.extend(_restored(proto.graph.node, stored.node, replaced.nodes, prefix))
+    graph.initializer.extend(_restored(proto.graph.initializer, stored.initializer, replaced.initializers, prefix))
     proto.graph.CopyFrom(graph)
     return raw.with_graph(proto)
 
 
-def _interleaved(kept: list[_T], stored: list[_T], positions: list[int]) -> list[_T]:
-    result = list(kept)
+def _restored(present: Iterable[_Named], stored: Iterable[_Named], positions: list[int], prefix: str) -> list[_Named]:
+    """Replace what rewrites emitted by the stored elements, at their positions among those of the raw model."""
+    rewrites = (f"{prefix}/{TAIL_SCOPE}/", f"{prefix}/{NETWORK_SCOPE}/")
+    kept = [element for element in present if not element.name.startswith(rewrites)]
+    restored = [element for element in kept if not element.name.startswith(f"{prefix}/")]
+    post_processing = [element for element in kept if element.name.startswith(f"{prefix}/")]
     for position, element in zip(positions, stored, strict=True):
-        if position > len(result):
+        if position > len(restored):
             raise ProvenanceError(
                 "The model was changed after it was fused: operators or constants are missing. Use the raw export."
             )
-        result.insert(position, element)
-    return result
+        restored.insert(position, element)
+    return restored + post_processing
