@@ -55,13 +55,13 @@ def write_program(
     post = program.post
     assert isinstance(post, PostProcessor)
     _check_parameters(post)
-    matches = {role: match for role, match in program.signature.matches.items() if role in program.signature}
-    ignored = {role: match for role, match in program.signature.matches.items() if role in program.ignored}
-    dropped = {
-        role: match
-        for role, match in ignored.items()
-        if program.post.replaces_unread and match.certain and not keep_raw
-    }
+    all_matches = program.signature.matches
+    matches = {role: match for role, match in all_matches.items() if role in program.signature}
+    dropped = [
+        match
+        for role, match in all_matches.items()
+        if role in program.ignored and post.replaces_unread and match.certain and not keep_raw
+    ]
 
     raw, raised = opset_raising.raise_opset(raw, raise_opset)
     graph = raw.model.graph
@@ -72,7 +72,7 @@ def write_program(
     opset = raw.opset or _opset_for(raw)
     op = Emitter(graph, opset=opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
     records = {role: _record(match, outputs[match.output.name], raw) for role, match in matches.items()}
-    unread = {role: _record(match, outputs[match.output.name], raw) for role, match in dropped.items()}
+    unread = [_record(match, outputs[match.output.name], raw) for match in dropped]
     opset_added = raw.opset == 0
     if opset_added:
         raw.model.opset_imports[""] = opset
@@ -80,10 +80,10 @@ def write_program(
     computed = program.emit(op, values)
     emitted = {output.name: computed[output.name] for output in program.outputs}
 
-    read = {match.output.name for match in (*matches.values(), *dropped.values())}
+    read = {match.output.name for match in (*matches.values(), *dropped)}
     others = [output for name, output in outputs.items() if keep_raw or name not in read]
     # A raw output may have the name of a post-processed output that was not requested. Rename it to avoid confusion.
-    possible = {output.name for output in program.post.declared_outputs} | set(emitted)
+    possible = {output.name for output in post.declared_outputs} | set(emitted)
     needed = set(emitted) | ({output.name or "" for output in others} & possible)
     new_names = _free_output_names(graph, names, needed, rewritten.removed_names)
     for name, value in emitted.items():
@@ -96,7 +96,7 @@ def write_program(
         schema_version=SCHEMA_VERSION,
         pp_graph_version=__version__,
         post_processor=class_name(type(post)),
-        parameters=program.post.parameters(),
+        parameters=post.parameters(),
         statistics=program.statistics,
         cutoffs=program.cutoffs,
         prefix=prefix,
@@ -111,7 +111,7 @@ def write_program(
             renamed={new: old for old, new in new_names.items()},
             opset_added=opset_added,
             input_size=program.signature.input_size,
-            unread=[_renamed(record, outputs) for record in unread.values()],
+            unread=[_renamed(record, outputs) for record in unread],
         ),
         tail=rewritten.records(),
         replaced=rewritten.replaced,
@@ -119,7 +119,7 @@ def write_program(
         raised=raised,
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
-    declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread.values())])
+    declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread)])
     notes = tuple(_notes(matches.values(), raised))
     return dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes
 

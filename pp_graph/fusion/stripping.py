@@ -148,10 +148,10 @@ def _remove_post_processing(graph: ir.Graph, scope: str, emitted: set[str | None
     fed = {graph.initializers[name] for name in adjustable if name in graph.initializers}
     constants |= fed
     inside = [inner for node in removed for body in bodies_of(node) for inner in body.all_nodes()]
-    gone = {*removed, *inside}
+    emitted_nodes = {*removed, *inside}
     for node in graph.all_nodes():
         read = next((value for value in node.inputs if value in outputs | constants), None)
-        if read is not None and node not in gone:
+        if read is not None and node not in emitted_nodes:
             raise _changed(f"operator '{node.name or node.op_type}' reads '{read.name}' of the post-processing")
     for node in inside:
         # Operators of subgraphs are removed with their parent, which requires that they read nothing outside.

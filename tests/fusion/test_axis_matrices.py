@@ -1,4 +1,4 @@
-"""What an operator does along each axis, as matrices: against onnxruntime running the operator itself."""
+"""Matrices of operators along each axis compute the same as the operators in onnxruntime."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model_of(op_type: str, size: tuple[int, int], constants: list[np.ndarray | N
 
 
 def check(model: onnx.ModelProto, size: tuple[int, int], tolerance: float = 3e-6) -> None:
-    """The matrices give what the operator gives."""
+    """Compare the matrices with the operator."""
     x = np.random.default_rng(0).normal(size=(3, 2, *size)).astype(np.float32)
     opened = ir.from_proto(model)
     view = GraphView(opened)
