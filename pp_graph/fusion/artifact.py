@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from pp_graph.errors import PostProcessorError
@@ -18,104 +19,98 @@ if TYPE_CHECKING:
 
 
 class Artifact(ABC):
-    """A program written into a network: the interface of a fused ONNX model and an OpenVINO IR.
+    """A program written into a network. `FusedModel` and `OpenVINOModel` implement this interface.
 
     Attributes:
-        network: The model that holds the program: a `RawModel`, or an `openvino.Model`.
-        provenance: What was fused, and from what.
+        network: The model with the program in it: a `RawModel` or an `openvino.Model`.
+        provenance: Record of the post-processor, its parameters and the raw model.
     """
 
     network: Any
     provenance: Provenance
+    _program: Program | None
 
-    @property
+    @cached_property
     def program(self) -> Program:
-        """The program in it, bound on first use.
+        """The fused program, bound on first use.
 
         Raises:
-            ProvenanceError: The class of its post-processor is not known, or its provenance was edited.
+            ProvenanceError: The post-processor's class is unknown, or the provenance was edited.
         """
-        known: Program | None = self.__dict__.get("_program")
-        if known is None:
-            known = self.provenance.bind()
-            self.__dict__["_program"] = known
-        return known
+        return self.provenance.bind() if self._program is None else self._program
 
     @property
     def outputs(self) -> tuple[OutputDescription, ...]:
-        """Descriptions of the outputs, in order. They do not need the post-processor's class."""
+        """Descriptions of the outputs, in order. The post-processor's class is not needed."""
         return tuple(self.provenance.outputs)
 
     @property
     @abstractmethod
     def file(self) -> Path | None:
-        """The file it was read from; None for one in memory."""
+        """The file the artifact was read from; None if it exists only in memory."""
 
     @abstractmethod
     def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
-        """Write it to a file, whole or not at all.
+        """Save the artifact atomically.
 
         Args:
-            path: The file to write. Files that it was made from are never overwritten.
-            overwrite: Whether another file of that name may be replaced.
-            inputs: Further files never to be overwritten.
+            path: The file to write. Files the artifact was made from are never overwritten.
+            overwrite: True to replace an existing file.
+            inputs: Additional files that must not be overwritten.
 
         Returns:
-            The path written.
+            The path that was written.
 
         Raises:
-            OutputFileError: The file cannot be written there.
+            OutputFileError: The file cannot be written.
         """
 
     @abstractmethod
     def session(self, device: str = "CPU", *, precision: str | None = "f32", probes: Sequence[str] = ()) -> Session:
-        """Load it into its runtime.
+        """Load the artifact into its runtime.
 
         Args:
             device: Device to run on.
-            precision: Precision to run the network in: `f32`, `bf16` or `f16`; None leaves it to the device.
-            probes: Names of tensors inside to return as well.
+            precision: Inference precision of the network: `f32`, `bf16` or `f16`. None means the device's default.
+            probes: Names of internal tensors to return in addition to the outputs.
 
         Raises:
-            TargetError: The runtime cannot load it; `DeviceError` where the device is absent.
+            TargetError: The runtime cannot load the artifact; `DeviceError` if the device is absent.
         """
 
     @abstractmethod
     def with_program(self, program: Program) -> Self:
         """Return the same network with another program, such as `program.replace(statistics)`.
 
-        Where the operators are the same, only constants differ.
+        If both programs emit the same operators, only constants change.
 
         Raises:
-            PostProcessorError: The program is of another post-processor, or was bound to another raw model.
-            ProvenanceError: What is in it is not what its provenance says.
+            PostProcessorError: The program has another post-processor, or was bound to another raw model.
+            ProvenanceError: The artifact's content contradicts its provenance.
         """
 
     def check_program(self, program: Program) -> None:
-        """Raise if a program cannot replace the present one.
+        """Raise if a program cannot replace the current one.
 
         Raises:
-            PostProcessorError: It is of another post-processor, or was bound to another raw model.
+            PostProcessorError: The program has another post-processor, or was bound to another raw model.
         """
         assert isinstance(program.post, PostProcessor)
-        kind, known = class_name(type(program.post)), self.provenance.post_processor
-        if kind != known:
+        given_class, own_class = class_name(type(program.post)), self.provenance.post_processor
+        if given_class != own_class:
             raise PostProcessorError(
-                f"The program is one of {kind}, expected {known} as in the artifact. Fuse the raw model with the other "
-                "post-processor."
+                f"The program's post-processor is {given_class}, expected {own_class} as in the artifact. Fuse the raw "
+                "model with the other post-processor."
             )
         own, given = self.provenance.signature, program.signature
-        # Other outputs may need more of the raw model, or less.
+        # A program with other outputs may read more or fewer raw values; only common roles must agree.
         if any(
             (own[role].axes, own[role].sizes) != (given[role].axes, given[role].sizes) for role in own if role in given
         ):
-            listed = [
-                ", ".join(f"{role} {value}" for role, value in each.items())
-                for each in (program.signature, self.provenance.signature)
-            ]
+            listed = [", ".join(f"{role} {value}" for role, value in signature.items()) for signature in (given, own)]
             raise PostProcessorError(
-                f"The program reads {listed[0]}, expected {listed[1]} as in the artifact. Change the artifact's own "
-                "program: artifact.program.replace(...)."
+                f"The program reads {listed[0]}, expected {listed[1]} as in the artifact. Derive it from the "
+                "artifact's own program: artifact.program.replace(...)."
             )
 
     def __repr__(self) -> str:

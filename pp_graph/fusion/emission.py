@@ -1,4 +1,4 @@
-"""The operators and constants that a program emits, and how two programs differ in them."""
+"""Record the operators and constants that a program emits, and replace the constants of an artifact."""
 
 from __future__ import annotations
 
@@ -23,26 +23,35 @@ if TYPE_CHECKING:
     from pp_graph.program import Program
 
 _LISTED_BYTES: Final = 64
-"""Size up to which a constant is noted byte by byte."""
+"""Provenance stores constants up to this size in full, and the hash of larger ones."""
 _HASHED: Final = "sha256:"
 
 
 @dataclass(frozen=True)
 class Emission:
-    """Operators and constants of a post-processing.
+    """Operators and constants of a program.
 
     Attributes:
-        structure: Everything but the float32 constants' numbers. Where two emissions have the same, they differ in
-            those numbers only.
+        structure: Everything except the values of float32 constants. Two emissions with equal structures differ only
+            in those values.
         constants: Bytes of each float32 constant, little-endian, by name.
-        readers: How many operators read each.
-        tensors: Name in the graph of each value that was written, by name.
+        readers: Number of operators that read each float32 constant, by name.
+        tensors: Tensor name of each computed value, by the value's name.
     """
 
     structure: tuple[object, ...]
     constants: Mapping[str, bytes]
     readers: Mapping[str, int]
     tensors: Mapping[str, str]
+
+    def record(self, opset: int, ir_version: int) -> EmissionRecord:
+        """Return the record for the provenance."""
+        return EmissionRecord(
+            opset=opset,
+            ir_version=ir_version,
+            structure=hashlib.sha256(repr(self.structure).encode()).hexdigest(),
+            constants={name: _encode(content) for name, content in self.constants.items()},
+        )
 
 
 def emit_alone(
@@ -54,25 +63,26 @@ def emit_alone(
     ir_version: int,
     dtypes: Mapping[str, ir.DataType] | None = None,
 ) -> tuple[Emission, ir.Graph]:
-    """Write a program into an empty graph, under the names that it has in a fused model.
+    """Emit a program into an empty graph, with the names it has in a fused model.
 
     Args:
-        program: The program.
-        tensors: Names of the raw values in the fused model, by role; they become the graph's inputs.
-        prefix: What the names of its operators and constants begin with.
-        opset: Opset at which to write.
-        ir_version: IR version; before 4, constants are operators and part of the structure.
-        dtypes: Element types of the raw values in the fused model, by role; None where they are as the steps read them.
+        program: The program to emit.
+        tensors: Tensor names of the raw values in the fused model, by role. They become the graph's inputs.
+        prefix: Prefix of the names of all operators and constants.
+        opset: Opset of the graph.
+        ir_version: IR version. Before 4, constants are operators and belong to the structure.
+        dtypes: Element types of the raw values in the fused model, by role. Roles left out have the element type that
+            the steps read.
 
     Returns:
-        What was written, and the graph, whose outputs are those of the program.
+        The emission, and the graph, whose outputs are those of the program.
     """
     import onnx_ir as ir
 
     raw = {}
-    for role, kind in program.signature.items():
-        shape = ir.Shape([None] * kind.rank) if kind.rank_known else None
-        dtype = (dtypes or {}).get(role, ir.DataType.from_numpy(np.dtype(kind.dtype)))
+    for role, value_type in program.signature.items():
+        shape = ir.Shape([None] * value_type.rank) if value_type.rank_known else None
+        dtype = (dtypes or {}).get(role, ir.DataType.from_numpy(np.dtype(value_type.dtype)))
         raw[role] = ir.Value(name=tensors[role], shape=shape, type=ir.TensorType(dtype))
     graph = ir.Graph(list(raw.values()), [], nodes=[], opset_imports={"": opset}, name="post_processing")
     op = Emitter(graph, opset=opset, ir_version=ir_version, names=NameScope(graph), prefix=prefix)
@@ -113,11 +123,11 @@ def emit_alone(
 
 
 def _plain(value: Any) -> object:
-    """An attribute or a tensor as something that compares by all that it holds."""
+    """Convert an attribute or a tensor to a value that compares by content."""
     import onnx_ir as ir
 
     if isinstance(value, ir.Graph):
-        # Numbers inside the body of an If are not looked up by name, so they are part of the structure.
+        # Constants inside the body of an If cannot be replaced by name, so they belong to the structure.
         return ir.to_proto(value).SerializeToString(deterministic=True)
     if hasattr(value, "numpy"):
         array = value.numpy()
@@ -130,84 +140,81 @@ def emission_record(
 ) -> EmissionRecord:
     """Record how a program was emitted, for the provenance. Arguments are those of `emit_alone`."""
     emission, _ = emit_alone(program, tensors, prefix, opset=opset, ir_version=ir_version)
-    return EmissionRecord(
-        opset=opset,
-        ir_version=ir_version,
-        structure=structure_hash(emission),
-        constants={name: noted(content) for name, content in emission.constants.items()},
-    )
+    return emission.record(opset, ir_version)
 
 
-def structure_hash(emission: Emission) -> str:
-    """A hash of everything but the float32 constants' numbers."""
-    return hashlib.sha256(repr(emission.structure).encode()).hexdigest()
-
-
-def noted(content: bytes) -> str:
-    """The bytes of a constant as provenance notes them."""
+def _encode(content: bytes) -> str:
+    """Encode the bytes of a constant as provenance stores them: hexadecimal, or a hash if they are many."""
     return content.hex() if len(content) <= _LISTED_BYTES else f"{_HASHED}{hashlib.sha256(content).hexdigest()}"
 
 
-def numbers_of(note: str) -> str:
-    """Describe a record for people."""
-    if note.startswith(_HASHED):
-        return f"numbers with the hash {note[: len(_HASHED) + 16]}…"
-    return ", ".join(f"{number:.9g}" for number in np.frombuffer(bytes.fromhex(note), "<f4"))
+def _format(encoded: str) -> str:
+    """Format the values of a stored constant for messages."""
+    if encoded.startswith(_HASHED):
+        return f"numbers with the hash {encoded[: len(_HASHED) + 16]}…"
+    return ", ".join(f"{number:.9g}" for number in np.frombuffer(bytes.fromhex(encoded), "<f4"))
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Constants of an old and a new program of a model.
+    """Replacement of an artifact's constants by those of a new program.
 
     Attributes:
-        old: What is in the model.
-        new: What is to be there.
-        provenance: What the model is to say then.
+        old: Record of the present constants.
+        new: Emission of the new program.
+        only_numbers: True if both programs have the same operators.
+        provenance: Provenance of the artifact after the replacement.
     """
 
     old: EmissionRecord
     new: Emission
+    only_numbers: bool
     provenance: Provenance
 
     @classmethod
     def of(cls, provenance: Provenance, program: Program, *, opset: int, ir_version: int) -> Numbers:
-        """Compare a record with what a new program emits.
+        """Compare the recorded emission of an artifact with that of a new program.
 
         Args:
-            provenance: That of the model.
+            provenance: Provenance of the artifact.
             program: The new program.
-            opset: Opset of the model, where its provenance does not note it.
-            ir_version: Its IR version, likewise.
+            opset: Opset of the artifact, used if its provenance has none.
+            ir_version: IR version of the artifact, used if its provenance has none.
         """
         tensors = {role: record.tensor for role, record in provenance.raw.read.items()}
         old = provenance.emission
         if old is None:
             old = emission_record(provenance.bind(), tensors, provenance.prefix, opset=opset, ir_version=ir_version)
         new, _ = emit_alone(program, tensors, provenance.prefix, opset=old.opset, ir_version=old.ir_version)
-        return cls(old, new, renewed(provenance, program, new, old))
-
-    @property
-    def only_numbers(self) -> bool:
-        """True if both programs have the same operators."""
-        return structure_hash(self.new) == self.old.structure
+        record = new.record(old.opset, old.ir_version)
+        updated = provenance.revised(
+            schema_version=SCHEMA_VERSION,
+            pp_graph_version=__version__,
+            statistics=program.statistics,
+            parameters=program.post.parameters(),
+            cutoffs=program.cutoffs,
+            outputs=list(program.outputs),
+            emission=record,
+        )
+        return cls(old, new, record.structure == old.structure, updated)
 
     @property
     def changed(self) -> dict[str, bytes]:
-        """New bytes by name."""
+        """New bytes of each constant that changes, by name."""
         return {
             name: content
             for name, content in self.new.constants.items()
-            if noted(content) != self.old.constants.get(name)
+            if _encode(content) != self.old.constants.get(name)
         }
 
     def exchange(self, graph: ir.Graph) -> bool:
-        """Put the new constants into a graph, after a look at the old ones. Changes the graph in place.
+        """Replace the constants in a graph, in place, after checking the old ones.
 
         Returns:
-            Whether all of them are there; if not, nothing was changed.
+            False if a constant is missing; the graph is then unchanged.
 
         Raises:
-            ProvenanceError: One is not what was fused.
+            ProvenanceError: A constant differs from its record.
         """
         import onnx_ir as ir
 
@@ -226,37 +233,19 @@ class Numbers:
         return True
 
     def check(self, name: str, found: bytes, what: Path | str) -> None:
-        """Raise if a constant in the model is not the one in the record.
+        """Raise if a constant differs from its record.
 
         Raises:
-            ProvenanceError: It is not.
+            ProvenanceError: The bytes `found` in `what` are not those that were fused.
         """
-        if noted(found) != self.old.constants[name]:
+        if _encode(found) != self.old.constants[name]:
             raise ProvenanceError(
-                f"Constant '{name}' of '{what}' is {numbers_of(noted(found))}, expected "
-                f"{numbers_of(self.old.constants[name])} by its provenance. The file was changed after it was fused, "
-                "or written by a version that computes otherwise: fuse the raw model again."
+                f"Constant '{name}' of '{what}' is {_format(_encode(found))}, expected "
+                f"{_format(self.old.constants[name])} as in its provenance. The file was edited after fusing, or "
+                "written by a version that computes differently: fuse the raw model again."
             )
 
     @property
     def size(self) -> int:
-        """Bytes of constants and provenance that are new."""
+        """Size in bytes of the changed constants and the new provenance."""
         return sum(map(len, self.changed.values())) + len(self.provenance.to_json().encode())
-
-
-def renewed(provenance: Provenance, program: Program, emission: Emission, old: EmissionRecord) -> Provenance:
-    """The record of a model after its program was exchanged for another of the same post-processor."""
-    return provenance.revised(
-        schema_version=SCHEMA_VERSION,
-        pp_graph_version=__version__,
-        statistics=program.statistics,
-        parameters=program.post.parameters(),
-        cutoffs=program.cutoffs,
-        outputs=list(program.outputs),
-        emission=EmissionRecord(
-            opset=old.opset,
-            ir_version=old.ir_version,
-            structure=structure_hash(emission),
-            constants={name: noted(content) for name, content in emission.constants.items()},
-        ),
-    )

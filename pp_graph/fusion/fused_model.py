@@ -1,4 +1,4 @@
-"""`FusedModel`: a raw ONNX model with its post-processing written in."""
+"""`FusedModel`, and `fuse`, which makes one from a raw model and a post-processor."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pp_graph.errors import ProvenanceError
+from pp_graph.errors import AlreadyFusedError, PostProcessorError, ProvenanceError
 from pp_graph.fusion.artifact import Artifact
+from pp_graph.fusion.emission import Numbers
+from pp_graph.fusion.injection import refuse_foreign_decisions, write_program
 from pp_graph.fusion.provenance import Provenance
+from pp_graph.fusion.stripping import strip
 from pp_graph.model import METADATA_KEY, RawModel
+from pp_graph.postprocessors import PostProcessor, merged_roles
 from pp_graph.program import Signature
 from pp_graph.sessions import OnnxSession, require_onnxruntime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import onnx
+    import onnx_ir as ir
 
     from pp_graph.program import Program
 
 
 @dataclass(frozen=True, repr=False)
 class FusedModel(Artifact):
-    """An ONNX model that returns predictions, not raw scores.
+    """An ONNX model with post-processing, which returns predictions instead of raw values.
 
     Attributes:
-        network: The graph, with external weights still on disk. Its `source` is the file that the
-            weights belong to: the raw model right after fusing, the fused file after loading.
-        provenance: What was fused.
-        notes: What a person should know about how the raw model was read: a size that was left open
-            and taken as 1, a declaration that contradicts the graph. Empty after loading.
+        network: The graph; external weights stay on disk. `network.source` is the file that the weights belong to:
+            the raw model right after fusing, the fused file after loading.
+        provenance: Record of the post-processor, its parameters and the raw model.
+        notes: Assumptions made about the raw model, such as an open size taken as 1, or a declaration that contradicts
+            the graph. Empty after loading.
     """
 
     network: RawModel
@@ -44,8 +49,8 @@ class FusedModel(Artifact):
         """Open a fused model.
 
         Raises:
-            ModelError: The file cannot be used.
-            ProvenanceError: It was not written by `fuse`.
+            ModelError: The file is not a usable ONNX model.
+            ProvenanceError: The model was not written by pp_graph.
         """
         opened = RawModel.open(path)
         provenance = Provenance.from_metadata(opened.model.metadata_props)
@@ -59,7 +64,7 @@ class FusedModel(Artifact):
 
     @property
     def file(self) -> Path | None:
-        """The file it was read from; None for one in memory."""
+        """The file the model was read from; None if it exists only in memory."""
         return None if self.network.edited else self.network.source
 
     @property
@@ -68,7 +73,7 @@ class FusedModel(Artifact):
         return tuple(output.name or "" for output in self.network.model.graph.outputs)
 
     def to_proto(self) -> onnx.ModelProto:
-        """The model as protobuf; external weights stay references."""
+        """Return the model as protobuf. External weights stay references."""
         return self.network.to_proto()
 
     def save(
@@ -79,49 +84,47 @@ class FusedModel(Artifact):
         copy_weights: bool = False,
         inputs: Iterable[Path] = (),
     ) -> Path:
-        """Write the model to a file, whole or not at all; arguments and errors are those of `RawModel.save`."""
+        """Save the model atomically. Arguments and errors are those of `RawModel.save`."""
         return self.network.save(path, overwrite=overwrite, copy_weights=copy_weights, inputs=inputs)
 
     def session(self, device: str = "CPU", *, precision: str | None = "f32", probes: Sequence[str] = ()) -> OnnxSession:
         """Load the model into onnxruntime, which runs it on the CPU in float32.
 
         Raises:
-            TargetError: Another device or precision was asked for, or onnxruntime cannot load the model.
+            TargetError: The device is not the CPU, the precision is not f32, or onnxruntime cannot load the model.
         """
         require_onnxruntime(device, precision)
         return OnnxSession(self.network, probes=probes)
 
     def with_program(self, program: Program) -> FusedModel:
-        """Return the same raw model with another program of the same post-processor. All other choices stay.
+        """Return the same raw model with another program of the same post-processor and unchanged options.
 
-        Where the operators are the same, only constants differ; else the program is written into the raw model anew.
+        If both programs emit the same operators, only constants are replaced. Otherwise the old program is stripped and
+        the new one fused.
 
         Raises:
-            ProvenanceError: The post-processing in the model is not what its provenance says.
+            PostProcessorError: The program has another post-processor, or was bound to another raw model.
+            ProvenanceError: The post-processing in the model contradicts its provenance.
         """
-        from pp_graph.fusion.emission import Numbers
-        from pp_graph.fusion.injection import write_program
-        from pp_graph.fusion.stripping import strip
-
         self.check_program(program)
         network = RawModel.open(self.network)
         opset, ir_version = network.opset, network.model.ir_version
         numbers = Numbers.of(self.provenance, program, opset=opset, ir_version=ir_version)
-        written_so = (numbers.old.opset, numbers.old.ir_version) == (opset, ir_version)
-        if written_so and numbers.only_numbers and numbers.exchange(network.model.graph):
+        same_versions = (numbers.old.opset, numbers.old.ir_version) == (opset, ir_version)
+        if same_versions and numbers.only_numbers and numbers.exchange(network.model.graph):
             network.model.metadata_props[METADATA_KEY] = numbers.provenance.to_json()
             changed = dataclasses.replace(network, edited=True)
             return FusedModel(changed, numbers.provenance, self.notes, program)
         record = self.provenance.raw
         raw = strip(self)
         named = {role: output.name for role, output in record.read.items()}
-        left_out = {output.name for output in record.unread}
-        signature = program.signature.matched_to(raw, program.post.roles, named, {*named.values(), *left_out})
-        # What was left out stays out, and so does what is not read any more.
+        dropped = {output.name for output in record.unread}
+        signature = program.signature.matched_to(raw, program.post.roles, named, {*named.values(), *dropped})
+        # Raw outputs that were dropped stay out, and so do those that the new program does not read.
         ignored = {role: match.type for role, match in signature.matches.items() if role not in program.signature}
         matched = dataclasses.replace(program, signature=signature, ignored=Signature(ignored))
         outputs = set(self.output_names)
-        return write_program(
+        written = write_program(
             raw,
             matched,
             keep_raw=any(output.tensor in outputs for output in record.read.values()),
@@ -129,3 +132,69 @@ class FusedModel(Artifact):
             file=record.file,
             raise_opset=None if self.provenance.raised is None else self.provenance.raised.after,
         )
+        return FusedModel(*written, matched)
+
+
+def fuse(
+    model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
+    post: PostProcessor,
+    *,
+    roles: Mapping[str, str] | None = None,
+    score_output: str | None = None,
+    map_output: str | None = None,
+    keep_raw: bool = False,
+    replace: bool = False,
+    tail: bool = True,
+    raise_opset: int | None = None,
+) -> FusedModel:
+    """Write a post-processor into a raw model.
+
+    The post-processed outputs come first. For an anomaly model these are `pred_score` float32, `pred_label` bool,
+    `anomaly_map` float32 and `pred_mask` bool, depending on the model and the settings. Outputs that post-processing
+    does not read follow under their own names, or as `raw_<name>` if a post-processed output has that name.
+
+    Args:
+        model: Path of a raw ONNX export, or a model in memory, which is not modified.
+        post: The post-processor, with statistics.
+        roles: Output names by role, needed if axes and sizes match several outputs.
+        score_output: Short form of `roles={"raw_score": ...}`.
+        map_output: Short form of `roles={"raw_map": ...}`.
+        keep_raw: True to keep the raw values as outputs, under their own names, or as `raw_<name>` if a post-processed
+            output has that name.
+        replace: True to strip an existing post-processing first.
+        tail: True to rewrite the raw model's tail where that saves time (see `pp_graph.fusion.tail`). Raw values then
+            differ by rounding, by at most 1e-5 of the largest, and parts of the rewritten tail stay in float32 in
+            OpenVINO.
+        raise_opset: Opset to convert the model to first if its own is earlier, for steps that need newer operators.
+            Raises if the converted model would not compute the same bits.
+
+    Returns:
+        The fused model. Nothing is written until `save`.
+
+    Raises:
+        ModelError: The model is not usable; `OutputRoleError` if roles are ambiguous, `OpsetError` if its opset is too
+            old or cannot be raised.
+        StatisticsError: Required statistics are missing.
+        PostProcessorError: `post` is not a post-processor.
+        FusionError: A name in the model conflicts with an output; `AlreadyFusedError` if the model already has
+            post-processing.
+    """
+    if not isinstance(post, PostProcessor):
+        raise PostProcessorError(
+            f"The post-processor is {type(post).__name__}, expected a PostProcessor such as "
+            "OneClassPostProcessor(Statistics.load('stats.json'))."
+        )
+    raw = RawModel.open(model.network if isinstance(model, FusedModel) else model)
+    file = None if raw.source is None else raw.source.name
+    if METADATA_KEY in raw.model.metadata_props:
+        if not replace:
+            raise AlreadyFusedError(
+                "The model carries a pp_graph post-processing already, expected a raw export. Fuse the raw model, "
+                "or pass replace=True (--replace) to strip the old post-processing first."
+            )
+        file = Provenance.from_json(raw.model.metadata_props[METADATA_KEY]).raw.file
+        raw = strip(raw)
+    refuse_foreign_decisions(raw)
+    program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
+    written = write_program(raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset)
+    return FusedModel(*written, program)

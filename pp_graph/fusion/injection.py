@@ -1,4 +1,4 @@
-"""Write a post-processor's steps behind the outputs of a raw model."""
+"""Write a program behind the outputs of a raw model."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ import msgspec
 
 from pp_graph.errors import AlreadyFusedError, FusionError, PostProcessorError
 from pp_graph.fusion.emission import emission_record
-from pp_graph.fusion.fused_model import FusedModel
 from pp_graph.fusion.provenance import SCHEMA_VERSION, Provenance, RawOutputRecord, RawRecord
-from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
 from pp_graph.model.names import all_values, rename_values
-from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name, merged_roles
+from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import onnx
     import onnx_ir as ir
@@ -31,73 +28,6 @@ if TYPE_CHECKING:
     from pp_graph.program import Program, RoleMatch
 
 PREFIX: Final = "pp_graph"
-
-
-def fuse(
-    model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
-    post: PostProcessor,
-    *,
-    roles: Mapping[str, str] | None = None,
-    score_output: str | None = None,
-    map_output: str | None = None,
-    keep_raw: bool = False,
-    replace: bool = False,
-    tail: bool = True,
-    raise_opset: int | None = None,
-) -> FusedModel:
-    """Write a post-processor into a raw model.
-
-    The post-processed outputs come first: of an anomaly model `pred_score` float32, `pred_label` bool, `anomaly_map`
-    float32, `pred_mask` bool, as far as the model and the settings give them. Outputs that
-    post-processing does not read follow under their own names, or as `raw_<name>` where a post-processed output has
-    that name.
-
-    Args:
-        model: Path of a raw ONNX export, or a model in memory. It is never modified.
-        post: The post-processor, with statistics.
-        roles: Names of outputs by the role that the post-processor reads them in, where axes and sizes leave a choice.
-        score_output: Short form of `roles={"raw_score": ...}`.
-        map_output: Short form of `roles={"raw_map": ...}`.
-        keep_raw: Also keep the raw values that are read as outputs, under their own names, or
-            `raw_<name>` where that is one of a post-processed output.
-        replace: If the model is fused already, take the old post-processing out first.
-        tail: Rewrite the raw model's own tail where that saves time (see `pp_graph.fusion.tail`): raw
-            values differ by rounding, at most 1e-5 of the largest, and the rewritten part stays in
-            float32 in OpenVINO.
-        raise_opset: If the model is at an earlier opset, bring it to this one first, for steps whose operators its own
-            does not have. It is refused where the model would not compute the same bits there.
-
-    Returns:
-        The fused model. Nothing is written until `save`.
-
-    Raises:
-        ModelError: The model cannot be used; `OutputRoleError` where roles cannot be told
-            apart, `OpsetError` where its opset is too old or cannot be raised.
-        StatisticsError: The post-processor lacks a number that it needs.
-        PostProcessorError: `post` is no post-processor.
-        FusionError: A name of the model stands in the way, or (`AlreadyFusedError`) the model
-            carries a post-processing already.
-    """
-    if not isinstance(post, PostProcessor):
-        raise PostProcessorError(
-            f"The post-processor is {type(post).__name__}, expected a PostProcessor such as "
-            "OneClassPostProcessor(Statistics.load('stats.json'))."
-        )
-    raw = RawModel.open(model.network if isinstance(model, FusedModel) else model)
-    earlier = None
-    if METADATA_KEY in raw.model.metadata_props:
-        if not replace:
-            raise AlreadyFusedError(
-                "The model carries a pp_graph post-processing already, expected a raw export. Fuse the raw model, "
-                "or pass replace=True (--replace) to take the old post-processing out first."
-            )
-        earlier = Provenance.from_metadata(raw.model.metadata_props)
-        raw = strip(raw)
-    refuse_foreign_decisions(raw)
-    # This refuses missing statistics before anything is built.
-    program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
-    file = _file_name(raw) if earlier is None else earlier.raw.file
-    return write_program(raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset)
 
 
 def write_program(
@@ -108,27 +38,30 @@ def write_program(
     tail: bool,
     file: str | None,
     raise_opset: int | None = None,
-) -> FusedModel:
+) -> tuple[RawModel, Provenance, tuple[str, ...]]:
     """Write a program into the raw model that it was bound to.
 
     Args:
         raw: The raw model. Changed in place.
         program: The program.
-        keep_raw: Also keep the raw values that are read as outputs.
-        tail: Rewrite the raw model's own tail where that saves time.
-        file: Name of the raw model's file; None for one in memory.
-        raise_opset: Opset to bring the raw model to first; None for its own.
+        keep_raw: True to keep the raw values as outputs.
+        tail: True to rewrite the raw model's tail where that saves time.
+        file: Name of the raw model's file; None if it exists only in memory.
+        raise_opset: Opset to convert the raw model to first; None keeps its own.
+
+    Returns:
+        The fused graph, its provenance, and notes about assumptions made.
     """
     post = program.post
     assert isinstance(post, PostProcessor)
     _check_parameters(post)
-    matches = {role: match for role, match in program.signature.matches.items() if role in program.signature}
-    ignored = {role: match for role, match in program.signature.matches.items() if role in program.ignored}
-    dropped = {
-        role: match
-        for role, match in ignored.items()
-        if program.post.replaces_unread and match.certain and not keep_raw
-    }
+    all_matches = program.signature.matches
+    matches = {role: match for role, match in all_matches.items() if role in program.signature}
+    dropped = [
+        match
+        for role, match in all_matches.items()
+        if role in program.ignored and post.replaces_unread and match.certain and not keep_raw
+    ]
 
     raw, raised = opset_raising.raise_opset(raw, raise_opset)
     graph = raw.model.graph
@@ -139,7 +72,7 @@ def write_program(
     opset = raw.opset or _opset_for(raw)
     op = Emitter(graph, opset=opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)
     records = {role: _record(match, outputs[match.output.name], raw) for role, match in matches.items()}
-    unread = {role: _record(match, outputs[match.output.name], raw) for role, match in dropped.items()}
+    unread = [_record(match, outputs[match.output.name], raw) for match in dropped]
     opset_added = raw.opset == 0
     if opset_added:
         raw.model.opset_imports[""] = opset
@@ -147,11 +80,11 @@ def write_program(
     computed = program.emit(op, values)
     emitted = {output.name: computed[output.name] for output in program.outputs}
 
-    read = {match.output.name for match in (*matches.values(), *dropped.values())}
+    read = {match.output.name for match in (*matches.values(), *dropped)}
     others = [output for name, output in outputs.items() if keep_raw or name not in read]
-    # A raw value must not be taken for a post-processed one that was not asked for.
-    ours = {output.name for output in program.post.declared_outputs} | set(emitted)
-    needed = set(emitted) | ({output.name or "" for output in others} & ours)
+    # A raw output may have the name of a post-processed output that was not requested. Rename it to avoid confusion.
+    possible = {output.name for output in post.declared_outputs} | set(emitted)
+    needed = set(emitted) | ({output.name or "" for output in others} & possible)
     new_names = _free_output_names(graph, names, needed, rewritten.removed_names)
     for name, value in emitted.items():
         value.name = name
@@ -163,7 +96,7 @@ def write_program(
         schema_version=SCHEMA_VERSION,
         pp_graph_version=__version__,
         post_processor=class_name(type(post)),
-        parameters=program.post.parameters(),
+        parameters=post.parameters(),
         statistics=program.statistics,
         cutoffs=program.cutoffs,
         prefix=prefix,
@@ -178,7 +111,7 @@ def write_program(
             renamed={new: old for old, new in new_names.items()},
             opset_added=opset_added,
             input_size=program.signature.input_size,
-            unread=[_renamed(record, outputs) for record in unread.values()],
+            unread=[_renamed(record, outputs) for record in unread],
         ),
         tail=rewritten.records(),
         replaced=rewritten.replaced,
@@ -186,9 +119,9 @@ def write_program(
         raised=raised,
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
-    declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread.values())])
+    declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread)])
     notes = tuple(_notes(matches.values(), raised))
-    return FusedModel(dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes, program)
+    return dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes
 
 
 def _notes(read: Iterable[RoleMatch], raised: opset_raising.RaisedOpset | None) -> Iterator[str]:
@@ -201,51 +134,48 @@ def _notes(read: Iterable[RoleMatch], raised: opset_raising.RaisedOpset | None) 
             yield f"Output '{match.output.name}' is {match.output.note}; the computed shape is used."
 
 
-def _file_name(raw: RawModel) -> str | None:
-    return None if raw.source is None else raw.source.name
-
-
 def refuse_foreign_decisions(raw: RawModel) -> None:
     """Raise if a model already has labels or masks.
 
     Raises:
-        AlreadyFusedError: It has.
+        AlreadyFusedError: An output has the name of a decision.
     """
     for output in raw.model.graph.outputs:
-        # Raw models have scores and maps; only a post-processing has decisions.
         if output.name in DECISION_NAMES:
             raise AlreadyFusedError(
-                f"The model has an output '{output.name}', so it seems to carry a post-processing already (as "
-                "Anomalib's own exports do), and normalising twice would change every decision. Export the model raw, "
-                "without its post-processor."
+                f"The model has an output '{output.name}', expected raw scores and maps only. It seems to contain "
+                "post-processing already, as Anomalib's exports do, and normalising twice would change every decision. "
+                "Export the model raw, without its post-processor."
             )
 
 
 def _check_parameters(post: PostProcessor) -> None:
-    """Raise if the post-processor cannot be recorded in the model and rebuilt from the record."""
+    """Raise if the post-processor's parameters do not survive a round trip through JSON."""
     try:
-        noted = msgspec.json.encode(post.parameters())
+        recorded = msgspec.json.encode(post.parameters())
     except TypeError as error:
         raise PostProcessorError(
             f"Parameters of {type(post).__name__} are not JSON-serialisable ({error}), expected numbers, text and "
-            "lists of these: they are noted in the model. Build steps from them in steps(), or override parameters()."
+            "lists of these, because the model's provenance records them. Take simple parameters and build objects "
+            "from them in steps(), or override parameters()."
         ) from error
     try:
-        again = msgspec.json.encode(post.from_parameters(post.statistics, msgspec.json.decode(noted)).parameters())
+        rebuilt = post.from_parameters(post.statistics, msgspec.json.decode(recorded))
+        again = msgspec.json.encode(rebuilt.parameters())
     except (PostProcessorError, TypeError, ValueError) as error:
         raise PostProcessorError(
-            f"{type(post).__name__} cannot be built again from the parameters that are noted in the model: {error}. "
-            "Take what JSON can hold (a tuple comes back as a list, and NaN not at all)."
+            f"{type(post).__name__} cannot be rebuilt from its recorded parameters: {error}. Accept what JSON returns: "
+            "a list for a tuple, and no NaN."
         ) from error
-    if again != noted or (b"null" in noted and _not_finite(post.parameters())):
+    if again != recorded or (b"null" in recorded and _not_finite(post.parameters())):
         raise PostProcessorError(
-            f"{type(post).__name__} has other parameters when it is built again from those that are noted in the "
-            "model, expected the same. Keep them as they are given, finite numbers, text and lists."
+            f"{type(post).__name__} has different parameters after it is rebuilt from its recorded ones, expected the "
+            "same. Store parameters unchanged, as finite numbers, text and lists."
         )
 
 
 def _not_finite(value: object) -> bool:
-    """True if a parameter contains NaN or infinity, which JSON cannot hold."""
+    """True if a parameter contains NaN or infinity, which JSON cannot represent."""
     if isinstance(value, dict):
         return any(map(_not_finite, value.values()))
     if isinstance(value, list | tuple):
@@ -254,9 +184,9 @@ def _not_finite(value: object) -> bool:
 
 
 def _opset_for(raw: RawModel) -> int:
-    """Opset to import into a model that has only custom domains.
+    """Return the opset to import into a model that has only custom domains.
 
-    What its local functions use, since both must agree; else what came with its IR version.
+    This is the opset of its local functions, because both must agree, or else the latest of its IR version.
     """
     import onnx
 
@@ -266,7 +196,7 @@ def _opset_for(raw: RawModel) -> int:
 
 
 def _as_read(op: Emitter, value: ir.Value, match: RoleMatch) -> ir.Value:
-    """A raw value in the element type in which the steps read it."""
+    """Cast a raw value to the element type that the steps read."""
     import numpy as np
 
     op.trust(value, match.output.shape)
@@ -278,10 +208,10 @@ def _as_read(op: Emitter, value: ir.Value, match: RoleMatch) -> ir.Value:
 
 
 def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], removed: frozenset[str]) -> dict[str, str]:
-    """Rename raw values whose names are needed, also those that were replaced and may be put back.
+    """Rename raw values whose names the outputs need, including removed ones that `strip` would restore.
 
     Returns:
-        Old name to new name.
+        New names by old name.
     """
     wanted = {name for name in needed if name in names}
     if not wanted:
@@ -290,8 +220,8 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
     blocked = sorted(wanted & {name for name in inputs if name})
     if blocked:
         raise FusionError(
-            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(sorted(needed))}), and "
-            "inputs keep their names. Export the model with another input name."
+            f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(sorted(needed))}), expected "
+            "another one, because inputs keep their names. Export the model with another input name."
         )
     taken = ({value.name for value in all_values(graph)} | removed) & wanted
     new_names = {old: names.fresh(f"raw_{old}") for old in sorted(name for name in taken if name)}
@@ -302,7 +232,7 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
 def _record(match: RoleMatch, value: ir.Value, raw: RawModel) -> RawOutputRecord:
     """Record how the raw model declares an output, and keep only the proven part of its shape.
 
-    The value is read by more than one operator from now on, and a runtime may reuse memory by declared sizes.
+    A runtime may reuse memory according to declared sizes, and from now on more operators read the value.
     """
     import onnx_ir as ir
 
@@ -322,14 +252,14 @@ def _record(match: RoleMatch, value: ir.Value, raw: RawModel) -> RawOutputRecord
 
 
 def _renamed(record: RawOutputRecord, outputs: Mapping[str, ir.Value]) -> RawOutputRecord:
-    """The record with the name that its tensor has now."""
+    """Update the tensor name in a record after renaming."""
     return msgspec.structs.replace(record, tensor=outputs[record.name].name or "")
 
 
 def _declarations(
     raw: RawModel, new_names: Mapping[str, str], former_outputs: Sequence[ir.Value]
 ) -> tuple[onnx.ValueInfoProto, ...]:
-    """Return the raw model's declarations of inner values, by present name, and its former outputs."""
+    """Return the raw model's declarations of inner values under their new names, and those of its former outputs."""
     import onnx
     import onnx_ir as ir
 

@@ -1,7 +1,7 @@
 """The record that a fused model carries.
 
-Version 1 knew no rewritten tails, version 2 no intermediates, adjustable cutoffs and layouts; version 3 knew one score
-and one map by name, and did not describe its outputs.
+Schema versions: 2 added rewritten tails; 3 added intermediates, adjustable cutoffs and layouts; 4 added output
+descriptions, and replaced the fixed score and map by roles.
 """
 
 from __future__ import annotations
@@ -28,23 +28,27 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array
 
 
-_CURRENT = 4
+SCHEMA_VERSION: Final = 4
+_READABLE: Final = (1, 2, 3, SCHEMA_VERSION)
+_DIGEST: Final = "digest"
+_LONGEST: Final = 100
+"""Maximum number of characters of a parameter shown in summaries."""
 
 
 def from_earlier(record: Any) -> Any:
-    """Bring a record of version 1, 2 or 3, as plain JSON values, into the form of version 4."""
+    """Convert a record of version 1, 2 or 3, as decoded from JSON, to version 4."""
     if not isinstance(record, dict) or not isinstance(record.get("raw"), dict):
         return record
-    changed = {**record, "schema_version": _CURRENT, "intermediates": record.get("inner", {})}
+    changed = {**record, "schema_version": SCHEMA_VERSION, "intermediates": record.get("inner", {})}
     changed.pop("inner", None)
     raw = dict(record["raw"])
-    found = {"raw_score": raw.pop("score", None), "raw_map": raw.pop("map", None)}
-    raw["read"] = {role: _output(role, output) for role, output in found.items() if output is not None}
-    raw["unread"] = [_output("", output) for output in raw.get("unread", [])]
+    read = {"raw_score": raw.pop("score", None), "raw_map": raw.pop("map", None)}
+    raw["read"] = {role: _earlier_output(role, output) for role, output in read.items() if output is not None}
+    raw["unread"] = [_earlier_output("", output) for output in raw.get("unread", [])]
     return {**changed, "raw": raw}
 
 
-def _output(role: str, output: Any) -> Any:
+def _earlier_output(role: str, output: Any) -> Any:
     if not isinstance(output, dict):
         return output
     kept = dict(output)
@@ -59,25 +63,18 @@ def _output(role: str, output: Any) -> Any:
     return {**kept, "axes": axes, "sizes": [sizes[axis] for axis in axes], "rank_known": known}
 
 
-SCHEMA_VERSION: Final = 4
-_READABLE: Final = (1, 2, 3, SCHEMA_VERSION)
-_DIGEST: Final = "digest"
-_LONGEST: Final = 100
-"""Characters of a parameter that are shown to people."""
-
-
 class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An output of the raw model that has a role.
 
     Attributes:
         name: Name in the raw model.
-        tensor: Name of the same value in the fused model; another one where ours took the name.
-        axes: A letter for each axis, such as `NCHW`; the usual ones where the rank is not known.
-        sizes: Size of each axis, None for an open one.
-        dtype: Element type in which the steps read it.
-        rank_known: Whether its rank is known.
-        declaration: Its entry among the raw model's outputs, as a base64 ONNX ValueInfoProto.
-        declared_inside: Whether the raw model declares it among its inner values as well.
+        tensor: Name of the same value in the fused model. It differs from `name` if a post-processed output took that.
+        axes: One letter per axis, such as `NCHW`; the role's usual axes if the rank is unknown.
+        sizes: Size of each axis; None for an open one.
+        dtype: Element type that the steps read.
+        rank_known: True if the rank is known.
+        declaration: The entry in the raw model's list of outputs, as a base64-encoded ONNX ValueInfoProto.
+        declared_inside: True if the raw model also lists the output in its `value_info`.
     """
 
     name: str
@@ -100,13 +97,13 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     Attributes:
         sha256: Hash of the raw `.onnx` file.
-        file: Its name, without folders; None for a model that was in memory.
+        file: File name without folders; None for a model in memory.
         read: The outputs that post-processing reads, by role.
-        outputs: Names of all its outputs, in order.
-        renamed: New name to name in the raw model, for inner values whose name an output needed.
-        opset_added: Whether the raw model did not import the default domain itself.
-        input_size: Height and width of the images that the model takes; None where they are not known.
-        unread: Outputs that have a role and are neither read nor kept, because only other outputs were asked for.
+        outputs: Names of all outputs, in order.
+        renamed: Name in the raw model by new name, for inner values whose name a post-processed output needed.
+        opset_added: True if the raw model did not import the default domain.
+        input_size: Height and width of the model's images; None if unknown.
+        unread: Outputs with a role that were dropped, because no requested output needs them.
     """
 
     sha256: str
@@ -120,13 +117,13 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class EmissionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The operators and constants of the post-processing as they were written.
+    """Operators and constants of the post-processing when it was written.
 
     Attributes:
         opset: Opset at which it was written.
         ir_version: IR version at which it was written.
-        structure: Hash of everything but the float32 constants' numbers.
-        constants: Bytes of each float32 constant in hexadecimal, by name; of a large one `sha256:` and their hash.
+        structure: Hash of everything except the values of float32 constants.
+        constants: Bytes of each float32 constant in hexadecimal, by name; `sha256:` and the hash for large ones.
     """
 
     opset: int
@@ -139,26 +136,25 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Record of the post-processing in a model.
 
     Attributes:
-        schema_version: Version of this record.
-        pp_graph_version: Version that wrote it.
-        post_processor: Class of the post-processor; with its module where it is not one of pp_graph.
-        parameters: Its parameters, without the statistics.
-        statistics: The calibrated numbers.
-        cutoffs: What a comparison writes, to the smallest value that is anomalous: a float32, "inf", "-inf", or
-            "never"; a list of these for one cutoff a class, and a hash for one a pixel.
-        prefix: What the names of all nodes and constants of the post-processing begin with.
-        outputs: What comes out of the post-processing, in order.
-        intermediates: Values inside the post-processing that runtimes round differently and from which decisions
-            follow, such as a resized map: name of the step's result to that of its tensor.
-        adjustable: Names of the inputs (in OpenVINO: states) that hold cutoffs; empty where these are constants.
-        raw: The raw model.
-        tail: How the raw model's own tail was rewritten.
-        replaced: What that replaced; None in an IR, and where nothing was.
-        raised: How its opset was raised before; None in an IR, and where it was not.
+        schema_version: Schema version of the record.
+        pp_graph_version: Version of pp_graph that wrote the record.
+        post_processor: Class of the post-processor, with its module if it is not part of pp_graph.
+        parameters: Parameters of the post-processor, without statistics.
+        statistics: Calibrated statistics, if any.
+        cutoffs: Smallest anomalous raw value by decision: a float32, "inf", "-inf" or "never". One cutoff per class is
+            a list of these; one per pixel is a hash.
+        prefix: Prefix of the names of all operators and constants of the post-processing.
+        outputs: Descriptions of the post-processed outputs, in order.
+        intermediates: Tensor names of the intermediates, by name of the step's result.
+        adjustable: Names of the inputs (in OpenVINO: states) that hold cutoffs; empty if cutoffs are constants.
+        raw: Record of the raw model.
+        tail: Rewrites of the raw model's tail.
+        replaced: Operators that these rewrites replaced; None in an IR or without rewrites.
+        raised: How the raw model's opset was raised; None in an IR or if it was not.
         conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
-        preprocessing: What the converted model does with frames; None where it takes what the raw one does.
-        emission: How the post-processing was written; None in records before version 4.
-        edited: Whether it was edited after it was written.
+        preprocessing: Preprocessing in the converted model; None if it takes the raw model's input.
+        emission: Record of the emitted operators and constants; None before schema version 4.
+        edited: True if the record was edited after it was written. Not stored; `from_json` finds out.
     """
 
     schema_version: int
@@ -185,7 +181,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Read the record from metadata.
 
         Raises:
-            ProvenanceError: The text is not such a record, or of a version this pp_graph does not know.
+            ProvenanceError: The text is not a provenance record, or has a later schema version.
         """
         try:
             version = msgspec.json.decode(text, type=_Versioned).schema_version
@@ -206,7 +202,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Provenance | None:
-        """Read the record from a model's metadata; None if it has none."""
+        """Read the record from a model's metadata. Returns None if there is none."""
         text = metadata.get(METADATA_KEY)
         return None if text is None else cls.from_json(text)
 
@@ -217,23 +213,23 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return msgspec.json.encode({**record, _DIGEST: _digest(record)}).decode()
 
     def revised(self, **changes: Any) -> Provenance:
-        """The record with some things changed."""
+        """Return a copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)
 
     def check_unedited(self) -> None:
         """Raise if a record was edited after it was written.
 
         Raises:
-            ProvenanceError: It was edited.
+            ProvenanceError: The digest does not match.
         """
         if self.edited:
             raise ProvenanceError(
-                "Provenance in the model was edited after it was written, so nobody knows what its constants should "
-                "be. Fuse the raw model again."
+                "Provenance in the model was edited after it was written, expected it unchanged: the model's constants "
+                "are checked against it. Fuse the raw model again."
             )
 
     def summary(self) -> dict[str, str]:
-        """Return the record as lines for people."""
+        """Return the record as readable text, by label."""
         raw = self.raw
         lines = {
             "post-processor": f"{self.post_processor}, written by pp_graph {self.pp_graph_version}",
@@ -251,8 +247,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.raised is not None:
             lines["opset"] = self.raised.summary
         for role, record in raw.read.items():
-            here = f", here '{record.tensor}'" if record.tensor != record.name else ""
-            lines[role.replace("_", " ")] = f"output '{record.name}'{here}"
+            renamed = f", here '{record.tensor}'" if record.tensor != record.name else ""
+            lines[role.replace("_", " ")] = f"output '{record.name}'{renamed}"
         for rewrite in self.tail:
             lines[f"tail, '{rewrite.target}'"] = rewrite.what
         if self.conversion:
@@ -269,20 +265,20 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def signature(self) -> Signature:
-        """Signature of the raw model, as far as the post-processor reads it."""
+        """Signature of the raw values that the post-processor reads."""
         read = self.raw.read
         outputs = {role: record.name for role, record in read.items()}
         return Signature({role: record.type for role, record in read.items()}, self.raw.input_size, outputs=outputs)
 
     @property
     def tensors(self) -> dict[str, str]:
-        """Tensors of the raw values and intermediates that decisions depend on, by name."""
+        """Tensor names of the raw values, by role, and of the intermediates, by name."""
         return {**{role: record.tensor for role, record in self.raw.read.items()}, **self.intermediates}
 
     @property
     def predicted(self) -> dict[str, OutputDescription]:
-        """The post-processed outputs one by one, also where they come packed, by name."""
-        return {each.name: each for output in self.outputs for each in (output.channels or (output,))}
+        """Descriptions of the post-processed outputs by name, with packed outputs taken apart."""
+        return {single.name: single for output in self.outputs for single in (output.channels or (output,))}
 
     @property
     def output_names(self) -> frozenset[str]:
@@ -290,48 +286,48 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return frozenset(output.name for output in self.outputs)
 
     def unpacked(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """A model's outputs with all predictions under their own names, also where they come packed."""
-        found = dict(outputs)
+        """Return a model's outputs with packed ones split into single predictions."""
+        split = dict(outputs)
         for output in self.outputs:
-            if output.channels and output.name in found:
-                found |= unpacked(found.pop(output.name), output)
-        return found
+            if output.channels and output.name in split:
+                split |= unpacked(split.pop(output.name), output)
+        return split
 
     def build_post_processor(self, statistics: Statistics | None, changes: Mapping[str, Any]) -> PostProcessor:
-        """The post-processor that was fused, with other statistics or other values of some parameters.
+        """Rebuild the post-processor with the given statistics and changed parameters.
 
         Raises:
-            ProvenanceError: Its class is not known, or does not take its parameters.
-            PostProcessorError: It does not take a value.
+            ProvenanceError: The class is unknown, or does not accept the recorded parameters.
+            PostProcessorError: A changed value is invalid.
         """
         kind = find_post_processor(self.post_processor)
         if kind is None:
             raise ProvenanceError(
                 f"Post-processor '{self.post_processor}' is not known, expected one of: "
                 f"{', '.join(post_processor_names())}. Import the module that defines it first (pp-graph --plugin "
-                f"FILE.py); if it is one of pp_graph, use version {self.pp_graph_version} or a later one."
+                f"FILE.py). If it is part of pp_graph, use version {self.pp_graph_version} or later."
             )
         try:
             post = kind.from_parameters(statistics, self.parameters)
         except TypeError as error:
             raise ProvenanceError(
                 f"Parameters of '{self.post_processor}' do not fit this version: {error}. They were written by "
-                f"pp_graph {self.pp_graph_version}: use that version, or fuse the raw model again."
+                f"pp_graph {self.pp_graph_version}. Use that version, or fuse the raw model again."
             ) from error
         return post.changed(statistics, changes) if changes else post
 
     def bind(self) -> Program:
-        """The program that was fused.
+        """Rebuild the fused program.
 
         Raises:
-            ProvenanceError: The class of its post-processor is not known to this version, or it does not decide by the
-                cutoffs that were written into the model.
+            ProvenanceError: The post-processor's class is unknown, its cutoffs differ from the recorded ones, or the
+                record was edited.
         """
         program = self.build_post_processor(self.statistics, {}).bind(self.signature)
         if program.cutoffs != self.cutoffs:
             raise ProvenanceError(
-                f"Provenance names the cutoffs {_brief(self.cutoffs)}, but its statistics and parameters give "
-                f"{_brief(program.cutoffs)}. It was edited, or written by a version that decides otherwise: fuse the "
+                f"Provenance has the cutoffs {_brief(self.cutoffs)}, expected {_brief(program.cutoffs)} from its "
+                "statistics and parameters. It was edited, or written by a version that decides differently. Fuse the "
                 "raw model again."
             )
         self.check_unedited()
@@ -339,12 +335,12 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def _with_outputs(record: Provenance) -> Provenance:
-    """A record of an earlier version, with the descriptions of outputs that it did not hold."""
+    """Add output descriptions to a record of an earlier version, which had none."""
     try:
         outputs = record.build_post_processor(record.statistics, {}).bind(record.signature).outputs
     except (PPGraphError, ValueError):
-        # A class of somebody's own that was not imported: the outputs are known by name alone.
-        outputs = tuple(OutputDescription(name=each.name, meaning=each.meaning or "number") for each in OUTPUTS)
+        # The class is custom and was not imported, so only names are known.
+        outputs = tuple(OutputDescription(name=known.name, meaning=known.meaning or "number") for known in OUTPUTS)
     return record.revised(outputs=list(outputs))
 
 
@@ -357,7 +353,7 @@ class _Versioned(msgspec.Struct):
 
 
 def _cutoff_line(cutoff: float | str | list[float | str]) -> str:
-    """Describe the values that a comparison calls anomalous."""
+    """Describe which raw values are anomalous."""
     if isinstance(cutoff, list):
         return f"raw value of each class or pixel: {_brief(cutoff)} and above"
     if isinstance(cutoff, str) and "sha256" in cutoff:
@@ -366,7 +362,7 @@ def _cutoff_line(cutoff: float | str | list[float | str]) -> str:
 
 
 def _brief(value: object) -> str:
-    """A parameter for people: a map of levels is a very long text."""
+    """Format a parameter, shortened: a map of levels would be very long."""
     text = str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
 

@@ -1,4 +1,4 @@
-"""Turn sensitivities into the cutoffs that a model with adjustable thresholds takes while it runs."""
+"""Compute cutoffs for models with adjustable thresholds (`thresholds="runtime"`)."""
 
 from __future__ import annotations
 
@@ -26,55 +26,56 @@ def cutoffs_for(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Compute the cutoffs of a model that was fused with `thresholds="runtime"`.
 
-    A decision is `cutoff <= raw value`; with these cutoffs every decision is that of the model fused anew. NaN stands
-    for "never anomalous". Normalised scores and maps are those of the statistics in the model, whatever the cutoffs.
+    A value is anomalous if `cutoff <= raw value`. With these cutoffs the model decides as if it had been fused again
+    with the new settings. NaN means "never anomalous". Cutoffs do not affect normalised scores and maps, which follow
+    from the statistics in the model.
 
     Args:
-        provenance: Of a fused or converted model (`model.provenance`).
-        image_sensitivity: Sensitivity for images, in [0, 1]; None keeps the one it has.
-        pixel_sensitivity: The same for pixels.
-        statistics: Other statistics to decide by; None keeps those it has.
+        provenance: Provenance of a fused or converted model (`model.provenance`).
+        image_sensitivity: Sensitivity for images, in [0, 1]; None keeps the model's.
+        pixel_sensitivity: Sensitivity for pixels, in [0, 1]; None keeps the model's.
+        statistics: Statistics to compute the cutoffs from; None keeps the model's.
 
     Returns:
-        Name of the input (in onnxruntime) or state (in OpenVINO) to a float32 array of shape ().
+        Arrays (float32, shape ()) by name of the input (onnxruntime) or state (OpenVINO).
 
     Raises:
         ProvenanceError: The model's cutoffs are constants.
-        PostProcessorError: A sensitivity is outside its range, or has no meaning for this model.
-        StatisticsError: The statistics lack a number.
+        PostProcessorError: A sensitivity is outside [0, 1], or the model has no such decision.
+        StatisticsError: Required statistics are missing.
     """
     if not provenance.adjustable:
         raise ProvenanceError(
             "The model's cutoffs are constants, expected a model fused with thresholds='runtime' "
-            "(--thresholds runtime). Fuse it so, or change the file with pp-graph retune."
+            "(--thresholds runtime). Fuse it again with that option, or change the file with pp-graph retune."
         )
     changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
     return retuned_program(provenance, statistics, changes).runtime_cutoffs
 
 
 def sensitivities(*, image: float | None, pixel: float | None) -> dict[str, float]:
-    """The sensitivities that are given, by the name of their parameter."""
+    """Return the sensitivities that are not None, by parameter name."""
     given = {"image_sensitivity": image, "pixel_sensitivity": pixel}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def retuned_program(provenance: Provenance, statistics: Statistics | None, changes: Mapping[str, Any]) -> Program:
-    """The program of a model, with other statistics or other values of some parameters.
+    """Rebuild a model's program with other statistics or parameters.
 
     Args:
-        provenance: What was fused.
-        statistics: Other statistics; None keeps those it has.
-        changes: Other values of some of its parameters.
+        provenance: Provenance of the model.
+        statistics: New statistics; None keeps the model's.
+        changes: New values by parameter name.
 
     Raises:
-        ProvenanceError: Its class or its parameters are not known to this version, or the record was edited.
-        PostProcessorError: It does not take a value, or a sensitivity has nothing to move.
-        StatisticsError: The statistics lack a number.
+        ProvenanceError: The post-processor's class or parameters are unknown to this version, or the record was edited.
+        PostProcessorError: A value is invalid, or a sensitivity has no decision to affect.
+        StatisticsError: Required statistics are missing.
     """
     for parameter, decision in (("image_sensitivity", "pred_label"), ("pixel_sensitivity", "pred_mask")):
         if parameter in changes and decision not in provenance.predicted:
             raise PostProcessorError(
-                f"{parameter} is given, and the model writes no {decision}, which it would move. Leave it out."
+                f"{parameter} was given, but the model has no output {decision} that it could affect. Leave it out."
             )
     kept = provenance.statistics if statistics is None else statistics
     post = provenance.build_post_processor(kept, changes)

@@ -1,4 +1,4 @@
-"""Take the post-processing out of a fused model: strip it, or cut it out to run alone."""
+"""Remove the post-processing from a fused model, or extract it to run alone."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def extract_post_processing(fused: FusedModel) -> RawModel:
-    """Return the exact part of the post-processing alone: raw values and intermediates in, post-processed outputs out.
+    """Extract the exact part of the post-processing: raw values and intermediates in, post-processed outputs out.
 
     Args:
-        fused: The fused model; it is not changed.
+        fused: The fused model. It is not modified.
 
     Returns:
         A model whose inputs are the tensors of `Provenance.tensors`.
@@ -40,7 +40,7 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
     fed = {value.name for value in proto.graph.input}
     initializers = {tensor.name for tensor in proto.graph.initializer}
     reached = {
-        # A raw output that was kept may have the name of a post-processed one that was not asked for.
+        # A kept raw output may have the name of a post-processed output that was not requested.
         output.name: values
         for output in proto.graph.output
         if output.name in fused.provenance.output_names
@@ -62,7 +62,7 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
 
 
 def _reached(proto: onnx.ModelProto, output: str, tensors: list[str]) -> set[str]:
-    """Values of the main graph from which an output is computed, up to some tensors."""
+    """Return the values of the main graph that an output depends on, stopping at some tensors."""
     producers = {name: node for node in proto.graph.node for name in node.output}
     pending, reached = [output], set[str]()
     while pending:
@@ -76,7 +76,7 @@ def _reached(proto: onnx.ModelProto, output: str, tensors: list[str]) -> set[str
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:
-    """Names that an operator reads, and the bodies that it holds; with names of their own."""
+    """Return the names that an operator and its subgraphs read. Names inside the subgraphs are included."""
     names = set(node.input)
     for attribute in node.attribute:
         for body in (attribute.g, *attribute.graphs):
@@ -88,17 +88,17 @@ def _read_by(node: onnx.NodeProto) -> set[str]:
 def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel) -> RawModel:
     """Return the raw model inside a fused one.
 
-    Graph, weights, names and metadata are those of the raw export. Save it with `save`.
+    Graph, weights, names and metadata equal those of the raw export. Save it with `RawModel.save`.
 
     Args:
-        model: Path of a fused ONNX model, or one in memory. It is never modified.
+        model: Path of a fused ONNX model, or one in memory, which is not modified.
 
     Returns:
         The raw model.
 
     Raises:
-        ModelError: The model cannot be used.
-        ProvenanceError: It was not fused by pp_graph, or was changed since.
+        ModelError: The model is not usable.
+        ProvenanceError: The model was not fused by pp_graph, or was edited afterwards.
     """
     import onnx
     import onnx_ir as ir
@@ -110,7 +110,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
             "The model carries no pp_graph provenance, expected a model written by pp_graph fuse. "
             "There is nothing to strip."
         )
-    ours = f"{provenance.prefix}/"
+    scope = f"{provenance.prefix}/"
     raw = provenance.raw
     fused_name = {old: new for new, old in raw.renamed.items()}
     if provenance.replaced is not None:
@@ -120,11 +120,11 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     wanted = [fused_name.get(name, name) for name in raw.outputs]
     missing = [name for name in wanted if name not in values]
     if missing:
-        raise _changed(f"value '{missing[0]}' of the raw model is not in the graph any more")
+        raise _changed(f"value '{missing[0]}' of the raw model is missing")
     emitted: set[str | None] = {value.name for value in graph.outputs if value.name in provenance.output_names}
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in wanted)
-    _remove_post_processing(graph, ours, emitted - set(wanted), provenance.adjustable)
+    _remove_post_processing(graph, scope, emitted - set(wanted), provenance.adjustable)
     rename_values(graph, raw.renamed)
     for record in (*raw.read.values(), *raw.unread):
         declaration = onnx.ValueInfoProto.FromString(base64.b64decode(record.declaration))
@@ -137,26 +137,26 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     return stripped if provenance.raised is None else opset_raising.undo(stripped, provenance.raised)
 
 
-def _remove_post_processing(graph: ir.Graph, prefix: str, emitted: set[str | None], adjustable: Sequence[str]) -> None:
-    def is_ours(node: ir.Node) -> bool:
+def _remove_post_processing(graph: ir.Graph, scope: str, emitted: set[str | None], adjustable: Sequence[str]) -> None:
+    def is_emitted(node: ir.Node) -> bool:
         names = [node.name or "", *(value.name or "" for value in node.outputs)]
-        return any(name.startswith(prefix) for name in names) or any(value.name in emitted for value in node.outputs)
+        return any(name.startswith(scope) for name in names) or any(value.name in emitted for value in node.outputs)
 
-    removed = [node for node in graph if is_ours(node)]
+    removed = [node for node in graph if is_emitted(node)]
     outputs = {value for node in removed for value in node.outputs}
-    constants = {value for name, value in graph.initializers.items() if name.startswith(prefix)}
+    constants = {value for name, value in graph.initializers.items() if name.startswith(scope)}
     fed = {graph.initializers[name] for name in adjustable if name in graph.initializers}
     constants |= fed
     inside = [inner for node in removed for body in bodies_of(node) for inner in body.all_nodes()]
-    gone = {*removed, *inside}
+    emitted_nodes = {*removed, *inside}
     for node in graph.all_nodes():
         read = next((value for value in node.inputs if value in outputs | constants), None)
-        if read is not None and node not in gone:
+        if read is not None and node not in emitted_nodes:
             raise _changed(f"operator '{node.name or node.op_type}' reads '{read.name}' of the post-processing")
     for node in inside:
-        # They go with the operator that holds them, and must not read from others by then.
-        for place in range(len(node.inputs)):
-            node.replace_input_with(place, None)
+        # Operators of subgraphs are removed with their parent, which requires that they read nothing outside.
+        for position in range(len(node.inputs)):
+            node.replace_input_with(position, None)
     graph.remove(removed, safe=True)
     for value in fed:
         graph.inputs.remove(value)
@@ -169,7 +169,7 @@ def _changed(how: str) -> ProvenanceError:
 
 
 def _raw_declarations(opened: RawModel, provenance: Provenance) -> Iterator[onnx.ValueInfoProto]:
-    """Return the raw model's declarations of inner values, under their original names."""
+    """Yield the raw model's declarations of inner values, under their original names."""
     import onnx
 
     raw = provenance.raw

@@ -1,4 +1,4 @@
-"""Quantise a converted model's network to int8; what follows its last layer stays in float32."""
+"""Quantise the layers of a converted model to int8. Operators behind the last layer stay float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure how many right decisions a quantised network loses."""
+"""Measure how many correct decisions a network loses by quantisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pp_graph.data.labels import without_channel
 from pp_graph.errors import AccuracyError, DataError
 from pp_graph.model import fixed_batch
 from pp_graph.openvino.core import openvino_core, port_name
-from pp_graph.quantization.nncf import read_some
+from pp_graph.quantization.nncf import read_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +38,8 @@ class ImageDecisions:
     """Decisions about one image.
 
     Attributes:
-        label: Counts of (true positive, false positive, true negative, false negative) labels; all 0 without labels.
-        mask: The same for pixels.
+        label: Counts of (true positive, false positive, true negative, false negative) labels; all 0 if unknown.
+        mask: Counts of pixels, likewise.
     """
 
     label: Counts
@@ -47,7 +47,7 @@ class ImageDecisions:
 
     @property
     def right(self) -> float:
-        """Share of right decisions, the mean over label and pixels, as far as there are any."""
+        """Share of correct decisions in [0, 1], averaged over label and mask; 1 if the truth is unknown."""
         shares = [(counts[0] + counts[2]) / counts.sum() for counts in (self.label, self.mask) if counts.sum()]
         return float(np.mean(shares)) if shares else 1.0
 
@@ -55,23 +55,24 @@ class ImageDecisions:
 def judge(
     program: Program, raw: Mapping[str, Array], labelled: LabelledImages, indices: Sequence[int]
 ) -> list[ImageDecisions]:
-    """Count right and wrong decisions.
+    """Count correct and wrong decisions.
 
     Args:
-        program: What decides, in float32.
-        raw: Raw values of the images by role, batch first.
-        labelled: The images, with labels and masks.
-        indices: Which of the images these are.
+        program: The program that decides, in float32.
+        raw: Raw values of some images by role, batch first.
+        labelled: All images, with labels and masks.
+        indices: Indices of these images in `labelled`.
 
     Raises:
         DataError: A mask cannot be read.
     """
     values = {role: np.asarray(array, program.signature[role].dtype) for role, array in raw.items()}
-    found = program.predictions(program.run(values))
-    # Masks may be numbers that stand for booleans.
-    pred_mask = None if found.pred_mask is None else _without_classes(found.pred_mask, program.types["pred_mask"].axes)
+    predictions = program.predictions(program.run(values))
+    pred_mask = predictions.pred_mask
+    if pred_mask is not None:
+        pred_mask = _without_classes(pred_mask, program.types["pred_mask"].axes)
     decisions = []
-    for at, index in enumerate(indices):
+    for row, index in enumerate(indices):
         size = None if pred_mask is None else (pred_mask.shape[1], pred_mask.shape[2])
         truth = labelled.masks(index, index + 1, size)[0]
         if labelled.labels is not None:
@@ -79,63 +80,49 @@ def judge(
         else:
             anomalous = None if truth is None else bool(truth.any())
         label = mask = np.zeros(4, np.int64)
-        if found.pred_label is not None and anomalous is not None:
-            label = _count(np.any(found.pred_label[at], keepdims=True).reshape(1), np.array([anomalous]))
+        if predictions.pred_label is not None and anomalous is not None:
+            label = _count(np.any(predictions.pred_label[row], keepdims=True).reshape(1), np.array([anomalous]))
         if pred_mask is not None:
             if truth is None and anomalous is False:
                 truth = np.zeros(pred_mask.shape[1:], np.bool_)
             if truth is not None:
-                mask = _count(pred_mask[at], truth)
+                mask = _count(pred_mask[row], truth)
         decisions.append(ImageDecisions(label, mask))
     return decisions
 
 
 def _without_classes(masks: Array, axes: str) -> npt.NDArray[np.bool_]:
-    """Masks as (N,H,W); of several classes, where any of them is anomalous."""
-    found = masks > 0
-    if found.ndim == 4 and 1 not in (found.shape[1], found.shape[3]):
-        return np.asarray(found.any(axis=axes.index("C")))
-    flags: npt.NDArray[np.bool_] = without_channel(found, "Predicted masks")
-    return flags
+    """Convert masks to bool (N,H,W). A pixel is anomalous if it is in any class."""
+    flags = masks > 0
+    if flags.ndim == 4 and 1 not in (flags.shape[1], flags.shape[3]):
+        return np.asarray(flags.any(axis=axes.index("C")))
+    single: npt.NDArray[np.bool_] = without_channel(flags, "Predicted masks")
+    return single
 
 
 def rates(decisions: Sequence[ImageDecisions]) -> dict[str, float]:
-    """Rates of right decisions, in [0, 1].
+    """Compute rates of correct decisions, in [0, 1].
 
-    Labels have their balanced accuracy, the mean of the shares found among anomalous and among normal images. Masks
-    have F1 over all pixels together, as there are so many more normal pixels that other rates hardly see the anomalous
-    ones. A rate that has no meaning for these images, as F1 without anomalous pixels, is left out.
+    Labels are rated by balanced accuracy, the mean recall of anomalous and normal images. Masks are rated by F1 over
+    the pixels of all images, because other rates are dominated by normal pixels. Undefined rates, such as F1 without
+    anomalous pixels, are left out.
     """
-    found: dict[str, float] = {}
-    label = _sum([each.label for each in decisions])
+    result: dict[str, float] = {}
+    label = _sum([decision.label for decision in decisions])
     recalls = [
         right / total for right, total in ((label[0], label[0] + label[3]), (label[2], label[2] + label[1])) if total
     ]
     if recalls:
-        found[LABELS] = float(np.mean(recalls))
-    mask = _sum([each.mask for each in decisions])
+        result[LABELS] = float(np.mean(recalls))
+    mask = _sum([decision.mask for decision in decisions])
     if mask[0] + mask[3]:
-        found[MASKS] = float(2 * mask[0] / (2 * mask[0] + mask[1] + mask[3]))
-    return found
+        result[MASKS] = float(2 * mask[0] / (2 * mask[0] + mask[1] + mask[3]))
+    return result
 
 
 def worst_drop(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """The most that a rate fell, negative where all of them rose; 0 where there is none."""
+    """Return the largest decrease of a rate; negative if all rates rose, 0 if there are none."""
     return max((before[name] - after[name] for name in before), default=0.0)
-
-
-def require_rates(found: Mapping[str, float]) -> None:
-    """Make sure that there is something to measure.
-
-    Raises:
-        DataError: There is no decision of the model whose truth is known.
-    """
-    if not found:
-        raise DataError(
-            "The labelled data leave nothing to measure: none of its labels or masks belongs to a decision of this "
-            "model, expected labels for a model that writes pred_label, or masks for one that writes pred_mask. Give "
-            "such data, or leave out max_drop (--max-drop)."
-        )
 
 
 def _count(decided: Array, truth: Array) -> Counts:
@@ -155,18 +142,18 @@ def _sum(counts: Sequence[Counts]) -> Counts:
 
 
 class DecisionCheck:
-    """Measures decisions of quantised layers with the float32 part behind them, as it ships.
+    """Measures the decisions of quantised layers together with the float32 part behind them.
 
     Args:
-        cut: The model, cut in two.
-        provenance: What is fused into it.
+        cut: The model, cut into layers and float32 part.
+        provenance: Provenance of the model.
         labelled: Images with labels or masks.
-        images: The same, with all that the model is fed.
-        inputs: What the model is fed.
+        images: The same images, with values for all inputs.
+        inputs: Inputs of the model.
         progress: Called with the number of images just run.
 
     Raises:
-        DataError: The images do not fit, or there is nothing to measure on them.
+        DataError: The images do not fit, or no decision of the model has a known truth.
     """
 
     def __init__(
@@ -188,20 +175,25 @@ class DecisionCheck:
         self._fed = [port_name(port) for port in cut.layers.inputs]
         self._tail = _compiled(cut.tail(list(self._roles.values())))
         self._before = self._decisions(_compiled(cut.layers), range(len(labelled)))
-        require_rates(rates(self._before))
+        if not rates(self._before):
+            raise DataError(
+                "The labelled data leave nothing to measure: no label or mask belongs to a decision of this model, "
+                "expected labels for a model with pred_label, or masks for one with pred_mask. Give such data, or "
+                "leave out max_drop (--max-drop)."
+            )
 
     def validate(self, compiled: ov.CompiledModel, items: Sequence[int]) -> tuple[float, list[float]]:
-        """1 minus the worst drop of a rate on some of the images, and the share of right decisions an image."""
+        """Return 1 minus the worst drop of a rate on some images, and the share of correct decisions of each image."""
         indices = list(items)
-        found = self._decisions(compiled, indices)
+        decisions = self._decisions(compiled, indices)
         before = rates([self._before[index] for index in indices])
-        return 1 - worst_drop(before, rates(found)), [each.right for each in found]
+        return 1 - worst_drop(before, rates(decisions)), [decision.right for decision in decisions]
 
     def measure(self, layers: ov.Model, max_drop: float) -> dict[str, Any]:
-        """Rates before and after, for the provenance.
+        """Return the rates before and after quantisation, for the provenance.
 
         Raises:
-            AccuracyError: One fell by more than is allowed.
+            AccuracyError: A rate fell by more than `max_drop`.
         """
         before = rates(self._before)
         after = rates(self._decisions(_compiled(layers), range(len(self._labelled))))
@@ -210,25 +202,25 @@ class DecisionCheck:
             worst = max(before, key=lambda name: before[name] - after[name])
             raise AccuracyError(
                 f"Quantised, {worst} falls from {before[worst]:.4f} to {after[worst]:.4f} on {len(self._labelled)} "
-                f"images, by {drop:.4f}, expected {max_drop} at most; leaving layers in float32 did not do. "
-                "Allow more (--max-drop), calibrate with more images, anomalous ones among them, or convert with "
-                "precision f32 or f16."
+                f"images, by {drop:.4f}, expected {max_drop} at most, even with layers left in float32. Allow more "
+                "(--max-drop), calibrate with more images, including anomalous ones, or convert with precision f32 or "
+                "f16."
             )
         return {"max_drop": max_drop, "drop": drop, "rates_f32": before, "rates_int8": after}
 
     def _decisions(self, compiled: ov.CompiledModel, indices: Sequence[int]) -> list[ImageDecisions]:
-        found: list[ImageDecisions] = []
+        decisions: list[ImageDecisions] = []
         for start in range(0, len(indices), self._batch):
-            some = indices[start : start + self._batch]
-            feeds = read_some(self._images, some, self._inputs, self._batch)
+            batch = indices[start : start + self._batch]
+            feeds = read_batch(self._images, batch, self._inputs, self._batch)
             outputs = compiled({name: feeds[name] for name in self._fed})
             joints = [outputs[port] for port in compiled.outputs]
-            raw = self._tail([*joints, *(feeds[each.name] for each in self._inputs)])
-            values = {role: raw[index][: len(some)] for index, role in enumerate(self._roles)}
-            found += judge(self._program, values, self._labelled, some)
+            raw = self._tail([*joints, *(feeds[model_input.name] for model_input in self._inputs)])
+            values = {role: raw[index][: len(batch)] for index, role in enumerate(self._roles)}
+            decisions += judge(self._program, values, self._labelled, batch)
             if self._progress is not None:
-                self._progress(len(some))
-        return found
+                self._progress(len(batch))
+        return decisions
 
 
 def _compiled(model: ov.Model) -> ov.CompiledModel:

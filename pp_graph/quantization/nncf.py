@@ -1,9 +1,9 @@
-"""Quantise the network with NNCF, fed with calibration images.
+"""Quantise layers with NNCF and calibration images.
 
-Checked with NNCF 3.4. Importing it starts `openvino-telemetry` where that is installed (it comes with OpenVINO): a
-client id is written to the home folder, and each call of `nncf.quantize` sends an event unless the user opted out. When
-it is imported here it takes that library for absent, and what is called are the functions below their tracking. NNCF
-writes bars and remarks to standard output, which belongs to the caller.
+Checked with NNCF 3.4. Importing NNCF starts `openvino-telemetry` if installed (it comes with OpenVINO): it writes a
+client id to the home folder, and each call of `nncf.quantize` sends an event unless the user opted out. This module
+hides that library during the import, and calls the functions inside NNCF's tracking wrappers. NNCF also prints progress
+bars and remarks to standard output, which this module suppresses.
 """
 
 from __future__ import annotations
@@ -35,40 +35,41 @@ if TYPE_CHECKING:
 
 
 class CalibrationFeeds:
-    """Images for NNCF, read when they are asked for.
+    """Calibration images for NNCF, read on access.
 
     Args:
         images: The images.
-        inputs: What the model is fed.
-        most: Most images to use.
+        inputs: Inputs of the model.
+        subset_size: Maximum number of images to use.
         progress: Called with the number of images just read.
 
     Attributes:
-        used: Number of images in use.
-        sha256: Hash of the numbers that the model is fed.
+        used: Number of images used.
+        sha256: Hash of all arrays fed to the model.
 
     Raises:
-        DataError: An image does not fit, or holds numbers that are not finite.
+        DataError: An image does not fit, or contains values that are not finite.
     """
 
     def __init__(
-        self, images: Images, inputs: Sequence[ModelInput], most: int, progress: Callable[[int], None] | None
+        self, images: Images, inputs: Sequence[ModelInput], subset_size: int, progress: Callable[[int], None] | None
     ) -> None:
         self._images = images
         self._inputs = inputs
-        # Where the batch is open, NNCF sees each image by itself.
+        # With an open batch, NNCF gets one image at a time.
         self._batch = fixed_batch(inputs) or 1
         self._progress: Callable[[int], None] | None = None
-        self._kept = {each.name for each in inputs}
-        self._indices = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)).tolist()
+        self._kept = {model_input.name for model_input in inputs}
+        count = min(subset_size, len(images))
+        self._indices = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int)).tolist()
         self.used = len(self._indices)
         digest = hashlib.sha256()
         for feed in self:
             for name, array in sorted(feed.items()):
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     raise DataError(
-                        f"Calibration data for input '{name}' hold NaN or infinite numbers, expected finite ones: they "
-                        "would become the ranges. Take those images out."
+                        f"Calibration data for input '{name}' hold NaN or infinite numbers, expected finite ones, "
+                        "because ranges follow from them. Remove those images."
                     )
                 digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
                 digest.update(np.ascontiguousarray(array).data)
@@ -76,44 +77,44 @@ class CalibrationFeeds:
         self._progress = progress
 
     def keep(self, names: set[str]) -> None:
-        """Feed only these inputs: others lead past the layers."""
+        """Feed only these inputs, those that the layers read."""
         self._kept = names
 
     def __len__(self) -> int:
         return math.ceil(self.used / self._batch)
 
-    def __getitem__(self, at: int) -> Mapping[str, Array]:
-        indices = self._indices[at * self._batch : (at + 1) * self._batch]
+    def __getitem__(self, index: int) -> Mapping[str, Array]:
+        indices = self._indices[index * self._batch : (index + 1) * self._batch]
         if not indices:
-            raise IndexError(at)
-        feed = read_some(self._images, indices, self._inputs, self._batch)
+            raise IndexError(index)
+        feed = read_batch(self._images, indices, self._inputs, self._batch)
         if self._progress is not None:
             self._progress(len(indices))
         return {name: array for name, array in feed.items() if name in self._kept}
 
     def __iter__(self) -> Iterator[Mapping[str, Array]]:
-        return (self[at] for at in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
 
-def read_some(images: Images, indices: Sequence[int], inputs: Sequence[ModelInput], batch: int) -> dict[str, Array]:
-    """Read some images for a model; a batch that they do not fill is filled up with the last one."""
+def read_batch(images: Images, indices: Sequence[int], inputs: Sequence[ModelInput], batch: int) -> dict[str, Array]:
+    """Read images as one batch. If there are fewer than `batch`, the last one is repeated."""
     filled = [*indices, *[indices[-1]] * (batch - len(indices))]
     parts = [images.read(index, index + 1, inputs) for index in filled]
     places = batch_places(inputs)
     joined = {}
-    for each in inputs:
-        arrays = [part[each.name] for part in parts]
-        axis = places[each.name].axis_of(arrays[0].shape, 1) if len(arrays) > 1 and each.name in places else None
-        joined[each.name] = arrays[0] if axis is None else np.concatenate(arrays, axis)
+    for name in (model_input.name for model_input in inputs):
+        arrays = [part[name] for part in parts]
+        axis = places[name].axis_of(arrays[0].shape, 1) if len(arrays) > 1 and name in places else None
+        joined[name] = arrays[0] if axis is None else np.concatenate(arrays, axis)
     return joined
 
 
 def model_inputs(model: ov.Model, declared: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
-    """What a model is fed.
+    """Describe the inputs of a converted model.
 
     Args:
         model: The model.
-        declared: The same inputs with the raw model's names of their sizes.
+        declared: Inputs of the raw model, whose named sizes tell the batch axes.
     """
     axes = further_axes(declared)
     return tuple(
@@ -133,10 +134,10 @@ _OWN_TARGETS: Final = ("CPU", "GPU", "NPU")
 
 
 def open_nncf() -> Any:
-    """Import NNCF.
+    """Import NNCF without starting its telemetry.
 
     Raises:
-        ExtraError: It is not installed.
+        ExtraError: NNCF is not installed.
     """
     if "nncf" in sys.modules and sys.modules["nncf"] is not None:
         return require_extra("nncf", _EXTRA, "quantising")
@@ -144,7 +145,7 @@ def open_nncf() -> Any:
     before = sys.modules.get(_TELEMETRY, absent)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
-        # Its log handler keeps the stream that is standard output at this moment.
+        # NNCF's log handler keeps the stream that is standard output during the import.
         with contextlib.redirect_stdout(sys.stderr):
             return require_extra("nncf", _EXTRA, "quantising")
     finally:
@@ -154,20 +155,20 @@ def open_nncf() -> Any:
 
 
 def quantize(layers: ov.Model, feeds: CalibrationFeeds, *, preset: str, device: str) -> ov.Model:
-    """Quantise a model with ranges from some feeds.
+    """Quantise a model.
 
     Args:
-        layers: The model; it is not changed.
-        feeds: What to run it on.
+        layers: The model. It is not modified.
+        feeds: Calibration images, which determine the ranges.
         preset: `performance` or `mixed`.
-        device: OpenVINO device that it will run on.
+        device: OpenVINO device that will run the model.
 
     Returns:
         A quantised copy.
 
     Raises:
         ExtraError: NNCF is not installed.
-        TargetError: NNCF cannot quantise it.
+        TargetError: NNCF failed.
     """
     nncf = open_nncf()
     with _quietly():
@@ -189,27 +190,27 @@ def quantize_within(
     preset: str,
     device: str,
 ) -> ov.Model:
-    """Quantise a model, and leave out layer by layer, the costliest first, until a measure falls little enough.
+    """Quantise a model, and revert the layers that cost most accuracy until it falls by at most `max_drop`.
 
     Args:
-        layers: The model; it is not changed.
-        feeds: What to run it on.
-        validate: Takes the compiled model and the indices of items; gives the measure, higher is better, and a number
-            for each item by which NNCF finds those that suffer most.
-        count: Number of items.
-        max_drop: Most that the measure may fall.
+        layers: The model. It is not modified.
+        feeds: Calibration images, which determine the ranges.
+        validate: Takes the compiled model and indices of validation images. Returns the accuracy, and a score for each
+            image by which NNCF finds those that suffer most; higher is better.
+        count: Number of validation images.
+        max_drop: Maximum decrease of the accuracy.
         preset: `performance` or `mixed`.
-        device: OpenVINO device that it will run on.
+        device: OpenVINO device that will run the model.
 
     Returns:
-        A quantised copy. Its measure may still be too low, where NNCF did not succeed.
+        A quantised copy. Its accuracy may still be too low if NNCF did not succeed.
 
     Raises:
         ExtraError: NNCF is not installed.
-        TargetError: NNCF cannot quantise it.
+        TargetError: NNCF failed.
     """
     nncf = open_nncf()
-    # Items are run one after the other; the workers would share what `validate` holds.
+    # `validate` is not thread-safe, so use a single worker.
     restorer = nncf.AdvancedAccuracyRestorerParameters(num_ranking_workers=1)
     with _quietly():
         return inspect.unwrap(nncf.quantize_with_accuracy_control)(
@@ -235,10 +236,10 @@ def _settings(nncf: Any, feeds: CalibrationFeeds, preset: str, device: str) -> d
 
 
 def _advanced(nncf: Any) -> Any:
-    """Ranges reach from the smallest to the largest value seen.
+    """Use ranges from the smallest to the largest value of all images.
 
-    NNCF's default is the mean of the images' own extremes, which half of the images exceed. The largest activations are
-    those of anomalies, and to cut them off hides what is looked for.
+    NNCF's default averages the extremes of each image, so about half of the images exceed it. Anomalies have the
+    largest activations, and clipping them would hide anomalies.
     """
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
@@ -247,7 +248,7 @@ def _advanced(nncf: Any) -> Any:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep NNCF from writing; turn its errors into ours.
+    """Suppress NNCF's output and convert its errors.
 
     Raises:
         TargetError: NNCF failed.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pp_graph.model import ModelInput
 
 PRESETS: Final = ("performance", "mixed")
-"""Symmetric activations, or asymmetric ones; weights are symmetric in both."""
+"""Symmetric and asymmetric activations. Weights are symmetric in both."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,22 @@ class Quantization:
     """How to quantise a network to int8.
 
     Attributes:
-        images: Images to measure the ranges of values on, as `pp_graph.data.open_images` takes: a folder, a file or
-            arrays. Include anomalies: values outside the measured ranges are clipped.
-        preset: `performance` for symmetric activations, which are faster and whose ranges leave more room for values
-            that the images did not show; or `mixed` for asymmetric ones, which are finer where values have one sign.
-        subset_size: Maximum number of images; from more, an evenly spaced subset is used.
-        float_from: Names of tensors of the raw model from which on the network stays float32. By default it is
-            quantised up to its last layer on every way: distances computed behind it stay float32.
-        max_drop: Most that the rate of right decisions may fall, in [0, 1): balanced accuracy of labels and F1 of mask
-            pixels, each by itself. Layers that cost too much stay float32.
-        labelled: Images with labels or masks that `max_drop` is measured on, as `pp_graph.data.open_labelled` takes.
+        images: Calibration images, in a form that `pp_graph.data.open_images` accepts: a folder, a file or arrays. They
+            determine the ranges of activations, and values outside are clipped, so include anomalies.
+        preset: `performance` for symmetric activations, which are faster and have wider ranges, or `mixed` for
+            asymmetric ones, which are more precise if all values have the same sign.
+        subset_size: Maximum number of images. An evenly spaced subset is used if there are more.
+        float_from: Names of tensors of the raw model behind which the network stays float32. By default, everything up
+            to the last layer on every path is quantised, and distances computed behind it stay float32.
+        max_drop: Maximum decrease, in [0, 1), of the balanced accuracy of labels and of the F1 of mask pixels. Layers
+            that cost too much accuracy stay float32.
+        labelled: Images with labels or masks to measure `max_drop` on, in a form that `pp_graph.data.open_labelled`
+            accepts.
         progress: Called with the number of images just run.
-        fixed_inputs: Values for inputs that are neither images nor in the data; see `pp_graph.data.fix_inputs`.
+        fixed_inputs: Values of inputs that are neither images nor in the data; see `pp_graph.data.fix_inputs`.
 
     Raises:
-        TargetError: A setting is outside its range, or one of `max_drop` and `labelled` is missing.
+        TargetError: A setting is out of range, or only one of `max_drop` and `labelled` is given.
     """
 
     images: ImageSource
@@ -68,23 +69,23 @@ class Quantization:
             )
         if self.max_drop is not None and not 0 <= self.max_drop < 1:
             raise TargetError(
-                f"max_drop is {self.max_drop}, expected at least 0 and below 1, as a share of decisions: 0.01 allows a "
-                "rate of right decisions to fall from 0.95 to 0.94."
+                f"max_drop is {self.max_drop}, expected at least 0 and below 1. For example, 0.01 allows the accuracy "
+                "to fall from 0.95 to 0.94."
             )
         if self.max_drop is not None and self.labelled is None:
             raise TargetError(
-                "max_drop was given without labelled images, expected both: right decisions are counted on them. Give "
+                "max_drop was given without labelled images, expected both, because accuracy is measured on them. Give "
                 "labelled=... (--labels)."
             )
         if self.labelled is not None and self.max_drop is None:
             raise TargetError(
-                "Labelled images were given without max_drop, expected both: they would be ignored. Give max_drop=... "
-                "(--max-drop), or leave them out."
+                "Labelled images were given without max_drop, expected both, because only max_drop uses them. Give "
+                "max_drop=... (--max-drop), or leave them out."
             )
 
 
 def check_quantization(precision: str, quantization: Quantization | None) -> None:
-    """Raise unless int8 comes with calibration data, and calibration data with int8.
+    """Raise unless int8 and calibration data are given together.
 
     Raises:
         TargetError: One is given without the other.
@@ -93,13 +94,13 @@ def check_quantization(precision: str, quantization: Quantization | None) -> Non
     if precision != "int8":
         if quantization is not None:
             raise TargetError(
-                f"Calibration data were given with precision {precision}, expected int8: they would be ignored. Choose "
-                "precision int8 (--precision int8), or leave them out."
+                f"Calibration data were given with precision {precision}, expected int8, the only one that uses them. "
+                "Choose precision int8 (--precision int8), or leave them out."
             )
         return
     if quantization is None:
         raise TargetError(
-            "Precision int8 was asked for without calibration data, expected images to measure ranges of values on. "
+            "Precision int8 was asked for without calibration data, expected images to measure activations on. "
             "Give quantization=Quantization(images) (--calibration-data FOLDER)."
         )
     open_nncf()
@@ -112,22 +113,22 @@ def quantize_network(
     device: str,
     declared: Sequence[ModelInput],
 ) -> dict[str, Any]:
-    """Quantise the network of a converted model up to its float32 part. Changes the model in place.
+    """Quantise the layers of a converted model, in place.
 
     Args:
         model: The converted model, in float32.
-        provenance: The model's provenance.
-        quantization: How to quantise.
-        device: OpenVINO device that it will run on; ranges are measured on the CPU.
-        declared: Inputs of the raw model, with its names of dynamic sizes; OpenVINO drops these names.
+        provenance: Provenance of the model.
+        quantization: Settings and calibration images.
+        device: OpenVINO device that will run the model. Ranges are measured on the CPU.
+        declared: Inputs of the raw model, with the names of dynamic sizes that OpenVINO drops.
 
     Returns:
         Record for the provenance.
 
     Raises:
-        DataError: The images do not fit, there are none, or they hold numbers that are not finite.
-        TargetError: The network has no layer to quantise, or NNCF fails.
-        AccuracyError: `max_drop` cannot be kept.
+        DataError: The images do not fit, there are none, or they contain values that are not finite.
+        TargetError: The network has no layer to quantise, or NNCF failed.
+        AccuracyError: `max_drop` was exceeded.
         ExtraError: NNCF is not installed.
     """
     inputs = model_inputs(model, declared)
@@ -149,8 +150,8 @@ def quantize_network(
         layers = quantize(cut.layers, feeds, **settings)
     else:
         labelled = open_labelled(quantization.labelled)
-        shown = feed_model(labelled.images, inputs, quantization.fixed_inputs)
-        check = DecisionCheck(cut, provenance, labelled, shown, inputs, quantization.progress)
+        labelled_images = feed_model(labelled.images, inputs, quantization.fixed_inputs)
+        check = DecisionCheck(cut, provenance, labelled, labelled_images, inputs, quantization.progress)
         layers = quantize_within(
             cut.layers, feeds, check.validate, len(labelled), max_drop=quantization.max_drop, **settings
         )

@@ -622,7 +622,7 @@ def test_labels_follow_from_masks(arrays: dict) -> None:
 
 
 def test_another_tools_post_processing_is_refused(brick: Path) -> None:
-    with pytest.raises(AlreadyFusedError, match="seems to carry a post-processing already"):
+    with pytest.raises(AlreadyFusedError, match="seems to contain post-processing already"):
         calibrate(brick / "full.onnx", brick / "images.npz")
 
 

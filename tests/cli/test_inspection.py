@@ -60,7 +60,7 @@ def test_wrong_declaration_is_noted() -> None:
 
 def test_a_foreign_post_processing_is_noticed() -> None:
     assert (
-        "carry a post-processing already"
+        "contain post-processing already"
         in pp.inspect(identity_model({"pred_score": ["N"], "pred_label": ["N"]})).problem
     )
 

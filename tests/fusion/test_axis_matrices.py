@@ -1,4 +1,4 @@
-"""What an operator does along each axis, as matrices: against onnxruntime running the operator itself."""
+"""Matrices of operators along each axis compute the same as the operators in onnxruntime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pp_graph.fusion.tail.axis_matrices import COORDINATE_MODES, rank_one_factors, slice_matrix
 from pp_graph.fusion.tail.linear_operators import RefusalError, read_operator
-from pp_graph.fusion.tail.view import TailView
+from pp_graph.fusion.tail.view import GraphView
 from tests.models import run
 
 sizes = st.integers(1, 9)
@@ -36,10 +36,10 @@ def model_of(op_type: str, size: tuple[int, int], constants: list[np.ndarray | N
 
 
 def check(model: onnx.ModelProto, size: tuple[int, int], tolerance: float = 3e-6) -> None:
-    """The matrices give what the operator gives."""
+    """Compare the matrices with the operator."""
     x = np.random.default_rng(0).normal(size=(3, 2, *size)).astype(np.float32)
     opened = ir.from_proto(model)
-    view = TailView(opened)
+    view = GraphView(opened)
     try:
         read = read_operator(view, opened.graph[0])
     except RefusalError:
@@ -194,10 +194,10 @@ def test_what_is_not_separable_is_refused(op_type, constants, attributes, reason
     model = model_of(op_type, (5, 7), constants, **attributes)
     opened = ir.from_proto(model)
     with pytest.raises(RefusalError, match=reason):
-        read_operator(TailView(opened), opened.graph[0])
+        read_operator(GraphView(opened), opened.graph[0])
 
 
 def test_open_sizes_are_refused() -> None:
     opened = ir.from_proto(model_of("Pad", ("H", "W"), [np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)]))
     with pytest.raises(RefusalError, match="height and width are not known; export with static sizes"):
-        read_operator(TailView(opened), opened.graph[0])
+        read_operator(GraphView(opened), opened.graph[0])

@@ -40,7 +40,7 @@ def test_earlier_versions_are_read(version: int, ending: str, tmp_path: Path) ->
     assert len(artifact.provenance.adjustable) == (2 if version == 3 else 0)
     in_memory = pp.retune(artifact, image_sensitivity=0.3, pixel_sensitivity=0.7)
     done = pp.retune(path, image_sensitivity=0.3, pixel_sensitivity=0.7)
-    # Version 1 wrote the bounds of Clip otherwise in ONNX.
+    # Version 1 wrote the bounds of Clip differently in ONNX.
     assert done.way == ("rewritten" if (version, ending) == (1, "onnx") else "constants")
     tuned = pp.open(path)
     assert tuned.provenance.emission is not None, "what is written is of the present version"

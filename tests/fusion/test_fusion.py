@@ -180,7 +180,7 @@ def test_output_names(names: tuple[str, str]) -> None:
 
 
 def test_names_of_the_raw_model_are_neither_reused_nor_replaced() -> None:
-    """Inner values, initializers and nodes that are called what post-processing would call its own."""
+    """Inner values, initializers and nodes have names that post-processing would use."""
     model = from_text(
         """<ir_version: 8, opset_import: ["": 17]>
         g (float[N,1,H,W] image) => (float[N,1,H,W] anomaly_map)
@@ -271,7 +271,7 @@ def test_local_functions_and_custom_domains() -> None:
             y = Mul(x, pred_score)
         }"""
     )
-    # OpenVINO knows no local functions; `convert` inlines them.
+    # OpenVINO does not support local functions; `convert` inlines them.
     fused = assert_fuses(model, {"image": FINITE}, None, "heat", openvino=False)
     assert not pp.verify(pp.RawModel.open(model), pp.convert(fused), {"image": FINITE}).postprocessing_flips
     proto = fused.to_proto()
@@ -492,7 +492,7 @@ def test_one_name_for_two_sizes() -> None:
 @pytest.mark.parametrize("on_nan", ["anomalous", "normal"])
 @pytest.mark.parametrize("numbers", [(0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 3.0, 3.0), (-0.0, -1.0, 1.0)], ids=str)
 def test_threshold_zero_in_both_runtimes(settings: dict, on_nan: str, numbers: tuple[float, float, float]) -> None:
-    """The cutoff may be the smallest subnormal, which OpenVINO takes for zero; and zeros are what ReLU leaves."""
+    """A cutoff may be the smallest subnormal, which OpenVINO flushes to zero, and ReLU returns many zeros."""
     threshold, low, high = numbers
     level = pp.LevelStatistics(threshold=threshold, min=low, max=high)
     post = pp.OneClassPostProcessor(pp.Statistics(image=level, pixel=level), on_nan=on_nan, **settings)

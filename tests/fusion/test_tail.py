@@ -1,4 +1,4 @@
-"""The raw model's own tail, rewritten: equal up to rounding, only where it pays, and undone by strip."""
+"""Rewritten tails equal the raw ones up to rounding, save time, and are undone by strip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import pp_graph as pp
 from pp_graph.fusion.tail import NETWORK_SCOPE, RULES, Match, Miss, RewrittenTail, rewrite_tail
 from pp_graph.fusion.tail.proof import disprove
-from pp_graph.fusion.tail.view import TailView
+from pp_graph.fusion.tail.view import GraphView
 from pp_graph.model import NameScope
 from pp_graph.openvino.island.float32 import island_constants
 from tests.conftest import ROOT
@@ -74,7 +74,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.sample(every=3)
 @pytest.mark.parametrize("path", TAILS, ids=lambda path: path.stem)
 def test_real_exports(path: Path, tmp_path: Path) -> None:
-    """Tails as both exporters of torch write them: rewritten, equal, proven in OpenVINO, and undone."""
+    """Tails from both exporters of torch are rewritten, equal the original, verify in OpenVINO, and are undone."""
     fused = pp.fuse(path, POST, keep_raw=True)
     assert "separable linear collapse" in {record.rule for record in fused.provenance.tail}
     operators = [node.op_type for node in fused.network.model.graph]
@@ -104,7 +104,7 @@ def test_tail_can_be_left_alone(path: Path) -> None:
 
 @st.composite
 def chains(draw: st.DrawFn) -> onnx.ModelProto:
-    """Random chains of linear operators on a map, with a branch that is added now and then."""
+    """Draw random chains of linear operators on a map, some with a branch."""
     height, width = draw(st.integers(3, 12)), draw(st.integers(3, 12))
     shape: list[int | str] = [draw(st.sampled_from(["N", 2])), 1, height, width]
     nodes, constants, value = [], {}, "x"
@@ -178,12 +178,9 @@ def test_random_chains(model: onnx.ModelProto) -> None:
         assert "would" not in miss.why or "µs" in miss.why, miss  # a rule never proposes something wrong
 
 
-# One case a rule: what it must take, what it must leave, and words of the reason.
-
-
 @pytest.mark.slow
 def test_collapse_is_chosen_by_cost() -> None:
-    """On a map as large as this, matrices along the axes cost more than two one-dimensional convolutions."""
+    """On large maps, matrices along the axes cost more than two one-dimensional convolutions."""
     raw, rewritten = rewrite(blur(["N", 1, 1024, 1024]))
     assert applied(rewritten) == ["separable convolution"]
     raw, rewritten = rewrite(blur(["N", 1, 96, 96]))
@@ -228,7 +225,7 @@ def test_what_feeds_the_network_is_no_tail() -> None:
 
 
 def test_a_value_that_others_read_stays() -> None:
-    """The map before the blur is an output as well: the blur collapses, and the output is still there."""
+    """The map before the blur is also an output: the blur collapses, and the output stays."""
     nodes = [
         helper.make_node("Resize", ["x", "", "scale"], ["sharp"], mode="linear"),
         helper.make_node("Pad", ["sharp", "pads"], ["padded"], mode="reflect"),
@@ -367,9 +364,9 @@ def test_every_rule_is_in_the_list_and_named() -> None:
 
 
 def test_a_wrong_rewrite_is_not_kept() -> None:
-    """A proposal is tried out before it is kept: here one whose matrices are off by a thousandth."""
+    """Proposals are tested before they are applied: here one whose matrices are off by a thousandth."""
     raw = pp.RawModel.open(blur(["N", 1, 96, 96]))
-    view = TailView(raw.model)
+    view = GraphView(raw.model)
     match = next(each for each in RULES[0].find(view) if isinstance(each, Match))
     assert disprove(view, raw.model, match) is None
 
@@ -386,7 +383,7 @@ def test_a_wrong_rewrite_is_not_kept() -> None:
 
 def test_misses_say_why() -> None:
     raw = pp.RawModel.open(blur(["N", 1, 4096, 4096]))
-    misses = [each for each in RULES[0].find(TailView(raw.model)) if isinstance(each, Miss)]
+    misses = [each for each in RULES[0].find(GraphView(raw.model)) if isinstance(each, Miss)]
     assert any("a side of 4096 is above 2048" in miss.why for miss in misses)
 
 
@@ -402,7 +399,7 @@ def test_the_tail_is_saved_in_f32_and_the_network_is_not() -> None:
 
 
 def test_names_that_post_processing_needs(tmp_path: Path) -> None:
-    """A value that is rewritten away may have had the name of an output."""
+    """A value that a rewrite removes may have the name of an output."""
     model = blur(["N", 1, 96, 96])
     for node in model.graph.node:
         for field in (node.input, node.output):
@@ -457,7 +454,7 @@ def test_inspection_shows_the_tail() -> None:
 
 
 def tail_behind(first: list[onnx.NodeProto], last: str, constants: dict, shape, **kwargs) -> onnx.ModelProto:
-    """Some operators, then a resize by 8 and a blur."""
+    """Append a resize by 8 and a blur to some operators."""
     nodes = [
         *first,
         helper.make_node("Resize", [last, "", "by8"], ["large"], mode="linear"),
@@ -552,7 +549,7 @@ def test_a_constant_may_widen_the_batch() -> None:
 
 @pytest.mark.parametrize("number", [1000.0, 20.0])
 def test_what_cancels_keeps_its_digits(number: float) -> None:
-    """Subtracting behind the products instead of before them would cost the digits that are left."""
+    """Subtracting after the products instead of before them would lose the remaining digits."""
     nodes = [
         helper.make_node("Resize", ["x", "", "by2"], ["y"], mode="linear"),
         helper.make_node("Sub", ["y", "c"], ["z"]),
@@ -563,7 +560,7 @@ def test_what_cancels_keeps_its_digits(number: float) -> None:
     x = (number + np.random.default_rng(0).random((2, 1, 8, 8)) / 10).astype(np.float32)
     raw, _ = rewrite(model)
     expected, found = run(model, {"x": x})["heat"], run(raw.to_proto(), {"x": x})["heat"]
-    # What float32 leaves of numbers of that size is all that may differ.
+    # Results may differ by the rounding of float32 numbers of this size.
     assert np.abs(found - expected).max() <= 2 * np.spacing(np.float32(number))
 
 
@@ -632,7 +629,7 @@ def model_to_raw(model: onnx.ModelProto) -> pp.RawModel:
 @pytest.mark.parametrize("outputs", [("pred_label",), ("pred_mask",), ("pred_score", "pred_mask"), ("anomaly_map",)])
 @pytest.mark.parametrize("keep_raw", [False, True])
 def test_only_what_is_asked_for(tmp_path: Path, outputs: tuple[str, ...], keep_raw: bool) -> None:
-    """Nothing but what the outputs need is written, it decides alike, and strip still gives the file back."""
+    """Only steps that the outputs need are written, decisions are the same, and strip restores the file."""
     path = next(path for path in TAILS if path.stem == "blurred_bilinear")
     whole = run(pp.fuse(path, POST), {"input": IMAGES})
     post = pp.OneClassPostProcessor(STATS, outputs=outputs)

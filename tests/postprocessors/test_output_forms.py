@@ -298,7 +298,7 @@ def test_all_that_is_packed_is_looked_at(name: str, message: str, tmp_path: Path
 
 def test_a_sensitivity_that_moves_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fused = pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(DEMO_STATS, outputs=("pred_label",)))
-    with pytest.raises(PostProcessorError, match="pixel_sensitivity is given, and the model writes no pred_mask"):
+    with pytest.raises(PostProcessorError, match="pixel_sensitivity was given, but the model has no output pred_mask"):
         pp.retune(fused, pixel_sensitivity=0.3)
     words = ["fuse", str(DEMO / "raw.onnx"), "--stats", str(DEMO / "stats.json"), "-o", str(tmp_path / "x.onnx")]
     assert pp_graph([*words, "--outputs", "pred_label", "--pixel-sensitivity", "0.3"]) == 2

@@ -156,7 +156,7 @@ def test_parameters_that_cannot_be_noted() -> None:
 def test_edited_provenance_is_refused() -> None:
     fused = pp.fuse(DEMO / "raw.onnx", PeakPostProcessor(limit=13.0))
     record = fused.provenance.to_json().replace('"limit":13.0', '"limit":14.0')
-    with pytest.raises(ProvenanceError, match="Provenance names the cutoffs"):
+    with pytest.raises(ProvenanceError, match="Provenance has the cutoffs"):
         type(fused.provenance).from_json(record).bind()
 
 
@@ -257,7 +257,7 @@ def test_parameters_that_json_cannot_hold(limit: float) -> None:
         def steps(self, raw: Signature) -> tuple[Step, ...]:
             return (Keep("raw_map", "anomaly_map"),)
 
-    with pytest.raises(PostProcessorError, match="Limited has other parameters when it is built again"):
+    with pytest.raises(PostProcessorError, match="Limited has different parameters after it is rebuilt"):
         pp.fuse(DEMO / "raw.onnx", Limited(unused=limit))
 
 

@@ -1,4 +1,4 @@
-"""int8: the layers are quantised, and nothing that a distance or a decision is computed with."""
+"""Layers are quantised to int8; distances and decisions stay float32."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def with_weights(text: str, **weights: tuple[int, ...]) -> onnx.ModelProto:
 
 
 def distance_model(size: int | str = "H", *, features: bool = False) -> onnx.ModelProto:
-    """Two convolutions without bias, and the distance of their features from a mean."""
+    """Build two convolutions without bias, and the distance of their features from a mean."""
     more = ", float[N,8,H,W] features" if features else ""
     return with_weights(
         f"""<ir_version: 8, opset_import: ["": 17]>
@@ -58,7 +58,7 @@ def distance_model(size: int | str = "H", *, features: bool = False) -> onnx.Mod
 
 
 def neighbour_model() -> onnx.ModelProto:
-    """Features of two convolutions, and the distance to the nearest of 20 that are remembered."""
+    """Build two convolutions, and the distance of their features to the nearest of 20 stored ones."""
     return with_weights(
         """<ir_version: 8, opset_import: ["": 17]>
         g (float[N,3,16,16] image) => (float[N,1,16,16] heat)
@@ -85,7 +85,7 @@ def neighbour_model() -> onnx.ModelProto:
 
 
 def token_model() -> onnx.ModelProto:
-    """Two linear layers over tokens, as in a transformer, and what remains of them."""
+    """Build two linear layers over tokens, as in a transformer, and the distance of their result from a mean."""
     return with_weights(
         """<ir_version: 8, opset_import: ["": 17]>
         g (float[N,64,12] tokens) => (float[N,1,8,8] heat) <int64[4] map = {-1, 1, 8, 8}> {
@@ -116,7 +116,7 @@ _PASSED_ON = ("Multiply", "Subtract", "Convert", "Reshape", "Transpose")
 
 
 def weight_type(node: object) -> str | None:
-    """Element type in which a layer's weights are stored; None where they are no constant."""
+    """Return the element type of a layer's stored weights; None if they are not constant."""
     source = node.input_value(1).get_node()
     while source.get_type_name() in _PASSED_ON:
         source = source.input_value(0).get_node()
@@ -124,7 +124,7 @@ def weight_type(node: object) -> str | None:
 
 
 def layers(artifact: pp.OpenVINOModel) -> dict[str, bool]:
-    """Operator type and sizes of the weights of every layer before the island, and whether they are integers."""
+    """Map type and weight sizes of every layer before the island to True if the weights are integers."""
     found = {}
     for node in artifact.network.get_ordered_ops():
         if node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul") and weight_type(node):
@@ -134,7 +134,7 @@ def layers(artifact: pp.OpenVINOModel) -> dict[str, bool]:
 
 
 def quantizers_behind_the_layers(artifact: pp.OpenVINOModel) -> list[str]:
-    """FakeQuantize from which no layer with integer weights follows."""
+    """Return the FakeQuantize operators that lead to no layer with integer weights."""
     before_layer, found = set(), []
     for node in reversed(artifact.network.get_ordered_ops()):
         kind, own = node.get_type_name(), node.get_instance_id()
@@ -147,14 +147,14 @@ def quantizers_behind_the_layers(artifact: pp.OpenVINOModel) -> list[str]:
 
 
 def map_values(artifact: pp.OpenVINOModel, images: np.ndarray, precision: str = "f32") -> list[int]:
-    """Distinct values of the raw map that reach the compare, image by image."""
+    """Count the distinct values of the raw map that the comparison reads, for each image."""
     opened = open_raw_values(artifact, inference_precision=precision)
     name = opened.inputs[0].name
     return [len(np.unique(opened.run({name: images[at : at + 1]})["raw_map"])) for at in range(len(images))]
 
 
 def plainly(fused: pp.FusedModel, images: np.ndarray) -> list[int]:
-    """The same for NNCF's quantisation of the whole model, as is usual."""
+    """Count the same with NNCF's default, which quantises the whole model."""
     import openvino as ov
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_moc_transformations
@@ -187,7 +187,7 @@ class TestWhatIsQuantised:
         assert 1e-4 < errors["raw_map"].mean_abs < 0.05, "int8, but not another model"
 
     def test_a_layer_without_bias_that_is_read_twice(self) -> None:
-        """OpenVINO on CPU may forget the scale of such a layer for all readers but one."""
+        """OpenVINO on CPU may apply the scale of such a layer for one reader only."""
         raw = distance_model(features=True)
         artifact = int8(pp.fuse(raw, POST, keep_raw=True))
         expected = pp.convert(pp.fuse(raw, POST, keep_raw=True)).session().run({"image": IMAGES})
@@ -234,7 +234,7 @@ class TestWhatIsQuantised:
 
     @pytest.mark.parametrize(("name", "message"), [
         ("nowhere", "Tensor 'nowhere' is not in the converted model, expected a tensor of the raw model"),
-        ("pred_score", "Tensor 'pred_score' is behind the beginning of the post-processing"),
+        ("pred_score", "Tensor 'pred_score' is part of the post-processing"),
         ("image", "has nothing to quantise"),
     ])  # fmt: skip
     def test_from_a_tensor_that_will_not_do(self, name: str, message: str) -> None:
@@ -243,7 +243,7 @@ class TestWhatIsQuantised:
 
 
 class TestDistinctValues:
-    """Eight bits leave 256 values; a map of 256 x 256 pixels has 65,536."""
+    """Eight bits represent 256 values; a map of 256 x 256 pixels has up to 65,536."""
 
     def test_of_a_model_that_ends_in_a_distance(self) -> None:
         images = RNG.normal(0, 1, (2, 3, 256, 256)).astype(np.float32)
@@ -364,7 +364,7 @@ class TestData:
         assert pp.verify(pp.RawModel.open(distance_model()), artifact, IMAGES).passed
 
     def test_several_inputs(self, tmp_path: Path) -> None:
-        """One of which is not read by any layer."""
+        """No layer reads one of the inputs."""
         model = from_text(
             """<ir_version: 8, opset_import: ["": 17]>
             g (float[N,3,16,16] left, float[N,3,16,16] right, float[N,1,1,1] gain) => (float[N,1,16,16] heat) {
@@ -449,7 +449,7 @@ class TestRefusals:
 
 @pytest.mark.slow
 def test_nncf_is_silent_and_tells_nobody(tmp_path: Path) -> None:
-    """In a process of its own: under pytest NNCF switches its telemetry off by itself."""
+    """Run in a separate process, because NNCF disables its telemetry under pytest."""
     onnx.save(pp.fuse(distance_model(), POST).to_proto(), tmp_path / "fused.onnx")
     np.savez(tmp_path / "data.npz", image=IMAGES)
     code = f"""
@@ -486,7 +486,7 @@ pp.convert({str(tmp_path / "fused.onnx")!r}, precision="int8",
 
 
 def labelled(count: int = 8) -> dict[str, np.ndarray]:
-    """Images of which every other one has a bright square, and the squares."""
+    """Images, every other one with a bright square, and masks of the squares."""
     rng = np.random.default_rng(7)
     images = rng.normal(0, 0.2, (count, 3, 32, 32)).astype(np.float32)
     masks = np.zeros((count, 32, 32), bool)
@@ -496,7 +496,7 @@ def labelled(count: int = 8) -> dict[str, np.ndarray]:
 
 
 def tuned(model: onnx.ModelProto, data: dict[str, np.ndarray]) -> pp.FusedModel:
-    """Fused with statistics that suit the data."""
+    """A model fused with statistics that fit the data."""
     return pp.fuse(model, pp.OneClassPostProcessor(pp.calibrate(pp.RawModel.open(model), data, resamples=0).statistics))
 
 
@@ -510,7 +510,7 @@ class TestMaxDrop:
         assert set(record["rates_f32"]) == set(record["rates_int8"]) == {"label_balanced_accuracy", "mask_f1"}
         assert record["drop"] <= 0.05
         assert any(layers(artifact).values())
-        # the same rates, counted by hand from what the artifact itself says
+        # Compute the same rates from the artifact's own decisions.
         found = artifact.session().run({"image": data["image"]})
         right = [(found["pred_label"].ravel() == data["label"])[data["label"] == kind].mean() for kind in (True, False)]
         assert record["rates_int8"]["label_balanced_accuracy"] == pytest.approx(np.mean(right))
@@ -519,7 +519,7 @@ class TestMaxDrop:
         assert record["rates_int8"]["mask_f1"] == pytest.approx(f1)
 
     def test_layers_stay_float32_for_it(self) -> None:
-        """The second layer is fed by one channel that dwarfs the others, whose sum decides: eight bits lose it."""
+        """The decision depends on the sum of small channels next to a huge one, which eight bits lose."""
         model, data = hard_to_quantise()
         fused = tuned(model, data)
         free = int8(fused, data["image"]).session().run({"image": data["image"]})
@@ -566,7 +566,7 @@ class TestMaxDrop:
 
 
 def hard_to_quantise(*, layers: int = 2) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A layer whose input has a range of 1000, of which what is looked for takes 1."""
+    """Build a layer whose input has a range of 1000, of which the anomaly takes 1."""
     first = "x = Conv (image, w1)\n" if layers == 2 else "x = Identity (image)\n"
     model = from_text(
         f"""<ir_version: 8, opset_import: ["": 17]>
@@ -637,7 +637,7 @@ class TestCommandLine:
 
 
 def ends_in_a_layer(second: str) -> onnx.ModelProto:
-    """A network whose map is a convolution without bias, and is read by something else as well."""
+    """Build a network whose map is a convolution without bias that another operator reads, too."""
     more, outputs = ("two = Concat<axis = 1>(heat, heat)", ", float[N,2,H,W] two") if second else ("", "")
     return with_weights(
         f"""<ir_version: 8, opset_import: ["": 17]>

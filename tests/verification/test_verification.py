@@ -239,7 +239,9 @@ def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
     edited = pp.fuse(model(), POST).to_proto()
     entry = next(each for each in edited.metadata_props if each.key == METADATA_KEY)
     entry.value = entry.value.replace('"pixel_sensitivity":0.5', '"pixel_sensitivity":0.6')
-    with pytest.raises(ProvenanceError, match="Provenance names the cutoffs .* but its statistics and parameters give"):
+    with pytest.raises(
+        ProvenanceError, match="Provenance has the cutoffs .*, expected .* from its statistics and parameters"
+    ):
         pp.verify(raw, save(edited, tmp_path / "edited.onnx"), FEEDS)
     unknown = pp.fuse(model(), POST).to_proto()
     entry = next(each for each in unknown.metadata_props if each.key == METADATA_KEY)

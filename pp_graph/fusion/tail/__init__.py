@@ -1,6 +1,6 @@
-"""Rewrites of the raw model's own tail that compute the same in less time.
+"""Rewrite the raw model's tail to compute the same values in less time.
 
-A new rule is one file and one entry in `RULES`.
+To add a rule, write one file and list it in `RULES`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pp_graph.fusion.tail.rewriting import (
     rewrite_tail,
 )
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.separable import SeparableCollapse, SeparableConvolution
+from pp_graph.fusion.tail.separable_collapse import SeparableCollapse
+from pp_graph.fusion.tail.separable_convolution import SeparableConvolution
 from pp_graph.fusion.tail.view import tail_names
 
 RULES: tuple[Rule, ...] = (
@@ -31,7 +32,7 @@ RULES: tuple[Rule, ...] = (
     FlattenedTranspose(),
     ExporterLeftovers(),
 )
-"""Each proposes by itself; where proposals overlap, the one that saves most is taken."""
+"""All rewrite rules. If proposals overlap, the one that saves most is applied."""
 
 __all__ = [
     "NETWORK_SCOPE",

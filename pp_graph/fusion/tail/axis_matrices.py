@@ -1,9 +1,9 @@
-"""Operators along one axis of a map, as matrices in float64.
+"""Matrices of linear operators along one axis of a map, in float64.
 
-A separable linear operator turns a map X (h,w) into `A @ X @ B.T`, A acting along the height and B along the width.
-Each function here pushes the identity through the one-dimensional operator and returns what comes out: row i holds the
-weights with which output i sums the inputs, shape (outputs, inputs). Formulas are those of the ONNX operator
-specifications (Resize-19, Pad-21, Conv-22, AveragePool-22, Slice-13).
+A separable linear operator maps X (h,w) to `A @ X @ B.T`, where A acts along the height and B along the width. Each
+function here applies the one-dimensional operator to the identity and returns the result, shape (outputs, inputs): row
+i holds the weights of the inputs in output i. Formulas are those of the ONNX operator specifications (Resize-19,
+Pad-21, Conv-22, AveragePool-22, Slice-13).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ COORDINATE_MODES: Final = (
 
 
 def pad_matrix(size: int, before: int, after: int, mode: Literal["constant", "reflect", "edge", "wrap"]) -> Matrix:
-    """Padding along an axis; `constant` pads zeros. Negative amounts crop, in the mode `constant` only."""
+    """Matrix of padding. `constant` pads with zeros; only this mode accepts negative amounts, which crop."""
     cropped = np.eye(size)[max(0, -before) : size - max(0, -after)]
     return np.pad(cropped, ((max(0, before), max(0, after)), (0, 0)), mode=mode)
 
 
 def slice_matrix(size: int, start: int, stop: int, step: int) -> Matrix:
-    """A cut along an axis; bounds as ONNX writes them, clamped to the axis."""
+    """Matrix of a slice. Bounds follow ONNX: negative ones count from the end, and all are clamped to the axis."""
     if start < 0:
         start += size
     if stop < 0:
@@ -54,7 +54,7 @@ def slice_matrix(size: int, start: int, stop: int, step: int) -> Matrix:
 def convolution_matrix(
     size: int, kernel: Matrix, *, stride: int = 1, dilation: int = 1, before: int = 0, after: int = 0
 ) -> Matrix:
-    """A one-dimensional convolution (ONNX's, which does not flip the kernel) with zero padding."""
+    """Matrix of a convolution with zero padding. As in ONNX, the kernel is not flipped."""
     reach = dilation * (len(kernel) - 1) + 1
     padded = pad_matrix(size, before, after, "constant")
     starts = range(0, len(padded) - reach + 1, stride)
@@ -64,7 +64,7 @@ def convolution_matrix(
 def average_matrix(
     size: int, window: int, *, stride: int, dilation: int, before: int, after: int, count_padding: bool
 ) -> Matrix:
-    """A one-dimensional average; padding counts as zeros, or not at all."""
+    """Matrix of average pooling. Padding counts as zeros if `count_padding`, otherwise it is ignored."""
     sums = convolution_matrix(size, np.ones(window), stride=stride, dilation=dilation, before=before, after=after)
     return sums / (window if count_padding else np.maximum(sums.sum(axis=1, keepdims=True), 1))
 
@@ -81,18 +81,18 @@ def resize_matrix(
     exclude_outside: bool = False,
     crop: tuple[float, float] = (0.0, 1.0),
 ) -> Matrix:
-    """Resizing along an axis.
+    """Matrix of resizing.
 
     Args:
-        size: Inputs.
-        outputs: Outputs.
-        scale: Outputs an input; not always `outputs / size`, where the scale is given and the size follows.
+        size: Number of inputs.
+        outputs: Number of outputs.
+        scale: Outputs per input. Not exactly `outputs / size` if the model gives scales and rounds the size.
         mode: `nearest`, `linear` or `cubic`.
         coordinates: One of `COORDINATE_MODES`.
-        nearest: Which neighbour `nearest` takes.
-        cubic_a: Coefficient of `cubic`.
-        exclude_outside: Whether weights of positions outside are dropped and the others made to sum to 1.
-        crop: For `tf_crop_and_resize`: start and end of the region, as fractions. Outputs outside are 0.
+        nearest: Rounding of positions in mode `nearest`.
+        cubic_a: Coefficient of mode `cubic`.
+        exclude_outside: True to drop the weights of positions outside the input and normalise the others to sum to 1.
+        crop: Start and end of the region for `tf_crop_and_resize`, as fractions. Outputs outside are 0.
     """
     if coordinates == "tf_crop_and_resize":
         start, end = crop
@@ -102,7 +102,7 @@ def resize_matrix(
         inside = (positions >= 0) & (positions <= size - 1)
         return _interpolate(size, positions, mode, nearest, cubic_a, exclude_outside) * inside[:, None]
     if mode == "nearest":
-        # Runtimes compute positions in float32, and a position that is nearly an integer goes where that rounds it.
+        # Runtimes compute positions in float32, whose rounding decides for positions close to an integer.
         positions = _positions(size, np.arange(outputs, dtype=np.float32), np.float32(scale), coordinates)
     else:
         positions = _positions(size, np.arange(outputs, dtype=np.float64), np.float64(scale), coordinates)
@@ -110,16 +110,16 @@ def resize_matrix(
 
 
 def nearest_is_certain(size: int, outputs: int, *, scale: float, coordinates: str, nearest: str) -> bool:
-    """True if no output lies so close to the middle of two inputs that rounding chooses between them.
+    """True if no output is so close to the midpoint of two inputs that rounding would choose between them.
 
-    Where the scale is a whole number, or its inverse a power of two, runtimes compute such positions exactly.
+    If the scale is an integer, or its inverse a power of two, runtimes compute such positions exactly.
     """
     whole = float(scale).is_integer() or (float(np.float32(scale)) == scale and (1 / scale).is_integer())
     if whole and coordinates != "align_corners":
         return True
     positions = _positions(size, np.arange(outputs, dtype=np.float64), np.float64(scale), coordinates)
     shifted = positions + (0.5 if nearest.startswith("round") else 0.0)
-    # The first output lies on the first input in these, whatever the scale.
+    # In these modes the first output coincides with the first input.
     exact = 1 if coordinates in ("asymmetric", "align_corners") else 0
     return bool((np.abs(shifted - np.round(shifted)) > _UNCERTAIN)[exact:].all())
 
@@ -127,7 +127,7 @@ def nearest_is_certain(size: int, outputs: int, *, scale: float, coordinates: st
 def _interpolate(
     size: int, positions: Positions, mode: str, nearest: str, cubic_a: float, exclude_outside: bool
 ) -> Matrix:
-    """Weights of the inputs for outputs at given positions."""
+    """Return the weights of the inputs for outputs at given positions."""
     outputs = len(positions)
     if mode == "nearest":
         half = positions.dtype.type(0.5)
@@ -146,17 +146,17 @@ def _interpolate(
         taps = {step: _cubic_weight(np.abs(offset - step), cubic_a) for step in (-1, 0, 1, 2)}
     matrix = np.zeros((outputs, size))
     for step, weights in taps.items():
-        at = low + step
-        inside = (at >= 0) & (at < size)
+        index = low + step
+        inside = (index >= 0) & (index < size)
         kept = np.where(inside, weights, 0.0) if exclude_outside else weights
-        np.add.at(matrix, (np.arange(outputs), np.clip(at, 0, size - 1)), kept)
+        np.add.at(matrix, (np.arange(outputs), np.clip(index, 0, size - 1)), kept)
     if exclude_outside:
         matrix /= matrix.sum(axis=1, keepdims=True)
     return matrix
 
 
 def _positions(size: int, x: Positions, scale: Any, coordinates: str) -> Positions:
-    """Positions of the outputs among the inputs, in the precision of `x`, the outputs' indices."""
+    """Return the positions of the outputs among the inputs, in the dtype of `x`, the outputs' indices."""
     real = x.dtype.type
     half, outputs = real(0.5), len(x)
     positions: Positions = (x + half) / scale - half
@@ -169,28 +169,28 @@ def _positions(size: int, x: Positions, scale: Any, coordinates: str) -> Positio
     elif coordinates == "pytorch_half_pixel" and outputs == 1:
         positions = np.zeros_like(x)
     elif coordinates == "half_pixel_symmetric":
-        # The output may be rounded down from `size * scale`; what is missing is shared by both ends.
+        # The output may be smaller than `size * scale` due to rounding; both ends share the difference.
         adjustment = outputs / (float(scale) * size)
         positions += real(size / 2 * (1 - adjustment))
     return positions
 
 
 def _cubic_weight(distance: npt.NDArray[np.float64], a: float) -> npt.NDArray[np.float64]:
-    """Weight of an input at a distance below 2. Source: R. Keys, 1981, equation 4, with `a` for -1/2."""
+    """Weight of an input at a distance below 2. Source: R. Keys, 1981, equation 4, where `a` is -1/2."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
 def rank_one_factors(kernel: Matrix, tolerance: float) -> tuple[Matrix, Matrix] | None:
-    """Split a kernel into a column and a row whose outer product it is.
+    """Factor a kernel into the outer product of a column and a row.
 
     Args:
         kernel: Shape (height, width).
-        tolerance: Largest difference allowed, as a fraction of the kernel's largest number.
+        tolerance: Maximum error, as a fraction of the kernel's largest absolute value.
 
     Returns:
-        Column and row, or None if no rank-one kernel is that close.
+        Column and row; None if the kernel is not of rank one within the tolerance.
     """
     left, singular, right = np.linalg.svd(kernel)
     column, row = left[:, 0] * singular[0], right[0]
@@ -198,13 +198,13 @@ def rank_one_factors(kernel: Matrix, tolerance: float) -> tuple[Matrix, Matrix] 
         column, row = -column, -row
     if np.abs(kernel - np.outer(column, row)).max() > tolerance * np.abs(kernel).max():
         return None
-    # Shared out evenly, so that neither factor leaves float32's range.
+    # Scale both factors alike, so that neither leaves float32's range.
     root = np.sqrt(singular[0]) if singular[0] > 0 else 1.0
     return column / root, row * root
 
 
 def product(matrices: Sequence[Matrix | None]) -> Matrix | None:
-    """Multiply matrices, the first applied first; None is the identity."""
+    """Compose matrices, of which the first is applied first. None means the identity."""
     result: Matrix | None = None
     for matrix in matrices:
         if matrix is not None:

@@ -1,15 +1,16 @@
-"""Select channels before computing them, not after.
+"""Select channels before computing them.
 
-PaDiM keeps a random choice of the channels that it upsamples and joins; an exporter writes a Gather behind all that.
-Selecting channels commutes with whatever treats channels one by one, and picks rows of a convolution's kernel:
+PaDiM uses a random subset of its channels. Exporters write a Gather that selects them after upsampling and
+concatenating all channels. Selection commutes with operators that treat channels independently, and selects rows of a
+convolution's kernel:
 
     resize(x)[:, i] = resize(x[:, i])          concat(x, y)[:, i] = concat(x[:, i1], y[:, i2])[:, order]
     conv(x, W, b)[:, i] = conv(x, W[i], b[i])  (f(x) + g(x))[:, i] = f(x)[:, i] + g(x)[:, i]
 
-so the Gather moves towards the input for as long as nothing else needs the channels that it drops. Where it ends, it
-becomes a 1×1 convolution with a single 1 a row if that is cheaper: a Gather needs another memory layout than the
-convolutions around it. The numbers are the same; an infinite number in a dropped channel would become NaN, though, and
-NaN counts as anomalous.
+The Gather therefore moves towards the input until another operator needs the dropped channels. There it becomes a 1×1
+convolution with a single 1 per row if that is cheaper, because a Gather needs another memory layout than the
+convolutions around it. The results are equal unless a dropped channel is infinite: the convolution turns it into NaN,
+which counts as anomalous.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ import numpy.typing as npt
 from pp_graph.fusion.tail import cost
 from pp_graph.fusion.tail.linear_operators import RefusalError, resize_scales
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
     Emit = Callable[[Emitter, Callable[[ir.Value], ir.Value]], ir.Value]
@@ -46,32 +46,32 @@ _BINARY: Final = frozenset({"Add", "Sub", "Mul", "Div"})
 
 @dataclass(frozen=True)
 class _Selected:
-    """A value with some of its channels.
+    """Some channels of a value.
 
     Attributes:
-        emit: Writes it.
-        cost: What it costs beyond `reads`.
-        reads: What it is computed from.
-        moved: Whether the selection moved before an operator.
-        exact: Whether the numbers are the same to the bit.
+        emit: Writes the operators.
+        cost: Estimated microseconds per image to compute the channels from `reads`.
+        reads: Values they are computed from.
+        moved: True if the selection moved before an operator.
+        exact: True if the results are bit-identical.
     """
 
     emit: Emit
-    cost: cost.Cost
+    cost: float
     reads: tuple[ir.Value, ...]
     moved: bool
     exact: bool
 
 
 class ChannelSelection(Rule):
-    """See the module."""
+    """Rule that moves selections of channels towards the input; see the module."""
 
     name: ClassVar[str] = "channel selection"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
-        """Propose to move each selection of channels by constant numbers as far towards the input as it goes."""
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
+        """Propose to move each Gather of constant channels as far towards the input as possible."""
         for node in reversed(view.nodes()):
-            if node.op_type != "Gather" or integer_attribute(node, "axis", 0) != 1:
+            if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
                 continue
             source, indices = node.inputs[:2]
             index = view.constant(indices)
@@ -94,8 +94,8 @@ class ChannelSelection(Rule):
             )
 
 
-def _select(view: TailView, value: ir.Value, index: Index, users: set[ir.Node]) -> _Selected:
-    """Select channels of a value; `users` are the operators that will not need it any more."""
+def _select(view: GraphView, value: ir.Value, index: Index, users: set[ir.Node]) -> _Selected:
+    """Select channels of a value. `users` are the operators that the rewrite makes redundant."""
     node = view.producer(value)
     if node is not None and not value.is_graph_output() and set(value.consumers()) <= users:
         through = _through(view, node, index)
@@ -111,18 +111,18 @@ def _select(view: TailView, value: ir.Value, index: Index, users: set[ir.Node]) 
     return _Selected(emit, price, (value,), moved=False, exact=True)
 
 
-def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter, ir.Value], ir.Value], cost.Cost]:
-    """Return the cheapest way to take channels of a value, with its cost."""
+def _pick(index: Index, channels: int, pixels: float) -> tuple[Callable[[Emitter, ir.Value], ir.Value], float]:
+    """Return the cheapest operator that selects channels, with its cost."""
     picked = cost.dense_convolution(pixels * index.size, channels)
     gathered = cost.moved(2 * pixels * channels) + cost.moved(2 * pixels * index.size)
-    if picked.microseconds < gathered.microseconds:
+    if picked < gathered:
         kernel = np.eye(channels)[index][:, :, None, None]
         return lambda op, value: op.convolution(value, op.array(kernel, "channels")), picked
     return lambda op, value: op.gather(value, op.constant(tuple(index.tolist()), "channels"), 1), gathered
 
 
-def _through(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
-    """Move a selection before an operator, if it treats channels so that it can."""
+def _through(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
+    """Move a selection before an operator, if the two commute."""
     source = node.inputs[0] if node.inputs else None
     if source is None or len(node.outputs) != 1 or view.channels(node.outputs[0]) is None:
         return None
@@ -141,33 +141,37 @@ def _through(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
     return None
 
 
-def _share(view: TailView, node: ir.Node, index: Index) -> cost.Cost:
-    """Cost of an operator for some of its channels."""
-    whole = cost.of_nodes(view, [node])
-    part = index.size / (view.channels(node.outputs[0]) or 1)
-    return cost.Cost(whole.macs * part, whole.bytes * part, max(whole.microseconds * part, cost.LAUNCH_US))
+def _share(view: GraphView, node: ir.Node, index: Index) -> float:
+    """Estimate the cost of an operator for some of its channels."""
+    share = index.size / (view.channels(node.outputs[0]) or 1)
+    return max(cost.of_nodes(view, [node]) * share, cost.LAUNCH_US)
 
 
-def _rewired(view: TailView, node: ir.Node, index: Index, inner: list[_Selected]) -> _Selected:
-    """Copy the operator for fewer channels. Its other inputs stay."""
+def _rewired(view: GraphView, node: ir.Node, index: Index, inner: list[_Selected]) -> _Selected:
+    """Copy an operator for selected inputs. Its further inputs stay."""
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
-        chosen = [each.emit(op, at) for each in inner]
+        chosen = [part.emit(op, at) for part in inner]
         rest = [None if value is None else at(value) for value in node.inputs[len(inner) :]]
         return op.rewired(node, [*chosen, *rest])
 
+    return _combined(emit, inner, _share(view, node, index))
+
+
+def _combined(emit: Emit, parts: list[_Selected], price: float) -> _Selected:
+    """Return a selection computed from others by operators of some cost."""
     return _Selected(
         emit,
-        cost.total(each.cost for each in inner) + _share(view, node, index),
-        tuple(value for each in inner for value in each.reads),
+        sum(part.cost for part in parts) + price,
+        tuple(value for part in parts for value in part.reads),
         moved=True,
-        exact=all(each.exact for each in inner),
+        exact=all(part.exact for part in parts),
     )
 
 
-def _parts(view: TailView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | None:
-    """Return the inputs of a Concat of channels, through nested Concats that only it reads, and those Concats."""
-    if integer_attribute(node, "axis", 0) not in (1, -3):
+def _parts(view: GraphView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | None:
+    """Return the parts of a Concat of channels, each with the Concat that reads it; nested Concats are flattened."""
+    if node.attributes.get_int("axis", 0) not in (1, -3):
         return None
     parts: list[tuple[ir.Value, ir.Node]] = []
     for value in node.inputs:
@@ -181,7 +185,7 @@ def _parts(view: TailView, node: ir.Node) -> list[tuple[ir.Value, ir.Node]] | No
     return parts
 
 
-def _through_concat(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
+def _through_concat(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
     parts = _parts(view, node)
     if parts is None:
         return None
@@ -198,24 +202,16 @@ def _through_concat(view: TailView, node: ir.Node, index: Index) -> _Selected | 
     unordered = bool((order != np.arange(index.size)).any())
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
-        chosen = [each.emit(op, at) for each in inner]
+        chosen = [part.emit(op, at) for part in inner]
         joined = chosen[0] if len(chosen) == 1 else op.concat(chosen, axis=1)
         return write(op, joined) if unordered else joined
 
     pixels = cost.elements(view, node.outputs[0]) / start
     write, price = _pick(order.astype(np.int64), index.size, pixels)
-    return _Selected(
-        emit,
-        cost.total(each.cost for each in inner)
-        + cost.moved(2 * pixels * index.size)
-        + (price if unordered else cost.Cost()),
-        tuple(value for each in inner for value in each.reads),
-        moved=True,
-        exact=all(each.exact for each in inner),
-    )
+    return _combined(emit, inner, cost.moved(2 * pixels * index.size) + (price if unordered else 0.0))
 
 
-def _through_resize(view: TailView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
+def _through_resize(view: GraphView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
     sizes, outputs = view.sizes(source), view.sizes(node.outputs[0])
     if sizes is None or outputs is None or view.opset < 11 or "axes" in node.attributes:
         return None
@@ -234,16 +230,16 @@ def _through_resize(view: TailView, node: ir.Node, source: ir.Value, index: Inde
             node, [inner.emit(op, at), None if region is None else at(region), op.array(scales, "scales")]
         )
 
-    return _Selected(emit, inner.cost + _share(view, node, index), inner.reads, moved=True, exact=inner.exact)
+    return _combined(emit, [inner], _share(view, node, index))
 
 
-def _shape_readers(view: TailView, source: ir.Value, node: ir.Node) -> list[ir.Node]:
-    """Operators that only work out the sizes that a Resize asks for."""
-    return [each for each in view.only_for(node.outputs) if each.op_type == "Shape" and each.inputs[0] is source]
+def _shape_readers(view: GraphView, source: ir.Value, node: ir.Node) -> list[ir.Node]:
+    """Return the Shape operators that read `source` only to compute the size of a Resize."""
+    return [other for other in view.only_for(node.outputs) if other.op_type == "Shape" and other.inputs[0] is source]
 
 
-def _through_convolution(view: TailView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
-    if integer_attribute(node, "group", 1) != 1 or node.inputs[1] is None or not node.inputs[1].is_initializer():
+def _through_convolution(view: GraphView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
+    if node.attributes.get_int("group", 1) != 1 or node.inputs[1] is None or not node.inputs[1].is_initializer():
         return None
     weights = [value for value in node.inputs[1:] if value is not None]
 
@@ -254,7 +250,7 @@ def _through_convolution(view: TailView, node: ir.Node, source: ir.Value, index:
     return _Selected(emit, _share(view, node, index), (source,), moved=True, exact=False)
 
 
-def _through_binary(view: TailView, node: ir.Node, index: Index) -> _Selected | None:
+def _through_binary(view: GraphView, node: ir.Node, index: Index) -> _Selected | None:
     first, second = node.inputs
     shape = view.shape(node.outputs[0])
     if first is None or second is None or shape is None:

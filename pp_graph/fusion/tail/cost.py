@@ -1,39 +1,36 @@
-"""Estimated cost of operators, from arithmetic and memory traffic.
+"""Estimate the cost of operators, in microseconds per image, from arithmetic and memory traffic.
 
-Only the ratio of two costs is used. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32,
-batch 1: a convolution of one channel reaches a tenth of the rate of a matrix product, and an interpolation pays for
-every output. `benchmarks/operator_rates.py` measures convolutions, products, averages and interpolations again; the
-rates of ArgMin and of a batch of products are from profiles of whole models, PatchCore and PaDiM.
+Only ratios of costs matter. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32 with batch
+1. A single-channel convolution reaches a tenth of the rate of a matrix product, and the cost of an interpolation is
+proportional to its outputs. `benchmarks/operator_rates.py` measures convolutions, products, averages and
+interpolations; the rates of ArgMin and of batched products come from profiles of PatchCore and PaDiM.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-from pp_graph.fusion.tail.view import integers_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
 
 LAUNCH_US: Final = 5.0
-"""Microseconds that any operator takes."""
+"""Overhead of an operator in microseconds."""
 
 _BYTES_PER_US: Final = 10_000.0
 
 _MATMUL_MACS_PER_US: Final = 50_000.0
 _MATMUL_BYTES_PER_US: Final = 15_000.0
 _MATMUL_EACH_US: Final = 0.07
-"""What each of a batch of matrix products takes by itself."""
+"""Overhead of each product in a batched matrix product."""
 _DENSE_CONV_MACS_PER_US: Final = 50_000.0
-"""Many channels in, many out: the arithmetic rate of a matrix product."""
+"""Convolutions with many channels run as fast as matrix products."""
 _NARROW_CONV_MACS_PER_US: Final = 6_000.0
-"""One channel in a group: nothing to vectorise over."""
+"""Convolutions with one channel per group cannot be vectorised over channels."""
 _NARROW_CONV_OUTPUTS_PER_US: Final = 250.0
 _POOL_MACS_PER_US: Final = 4_000.0
 _RESIZE_OUTPUTS_PER_US: Final = {"nearest": 500.0, "linear": 125.0, "cubic": 30.0}
@@ -42,77 +39,47 @@ _ARG_INPUTS_PER_US: Final = 430.0
 _REDUCE_INPUTS_PER_US: Final = 10_000.0
 
 
-@dataclass(frozen=True)
-class Cost:
-    """An estimate.
-
-    Attributes:
-        macs: Multiply-adds an image.
-        bytes: Bytes read and written an image.
-        microseconds: Time an image, by the rates of this file.
-    """
-
-    macs: float = 0.0
-    bytes: float = 0.0
-    microseconds: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.macs + other.macs, self.bytes + other.bytes, self.microseconds + other.microseconds)
+def moved(elements: float) -> float:
+    """Cost of an operator that only reads or writes float32 values."""
+    return LAUNCH_US + 4 * elements / _BYTES_PER_US
 
 
-def total(costs: Iterable[Cost]) -> Cost:
-    """The sum."""
-    result = Cost()
-    for cost in costs:
-        result += cost
-    return result
-
-
-def moved(elements: float) -> Cost:
-    """Reading or writing float32 numbers, by an operator that does little else."""
-    return Cost(bytes=4 * elements, microseconds=LAUNCH_US + 4 * elements / _BYTES_PER_US)
-
-
-def matmul(rows: int, inner: int, columns: int, *, count: int = 1) -> Cost:
-    """A matrix product, or several of one size."""
+def matmul(rows: int, inner: int, columns: int, *, count: int = 1) -> float:
+    """Cost of `count` matrix products of the same size."""
     macs = float(rows * inner * columns * count)
     size = 4.0 * count * (rows * inner + inner * columns + rows * columns)
-    time = LAUNCH_US + count * _MATMUL_EACH_US + max(macs / _MATMUL_MACS_PER_US, size / _MATMUL_BYTES_PER_US)
-    return Cost(macs, size, time)
+    return LAUNCH_US + count * _MATMUL_EACH_US + max(macs / _MATMUL_MACS_PER_US, size / _MATMUL_BYTES_PER_US)
 
 
-def narrow_convolution(outputs: float, taps: int) -> Cost:
-    """A convolution with one input channel a group."""
-    macs = outputs * taps
-    time = LAUNCH_US + outputs / _NARROW_CONV_OUTPUTS_PER_US + macs / _NARROW_CONV_MACS_PER_US
-    return Cost(macs, 8 * outputs, time)
+def narrow_convolution(outputs: float, taps: int) -> float:
+    """Cost of a convolution with one input channel per group."""
+    return LAUNCH_US + outputs / _NARROW_CONV_OUTPUTS_PER_US + outputs * taps / _NARROW_CONV_MACS_PER_US
 
 
-def dense_convolution(outputs: float, taps: int) -> Cost:
-    """A convolution that mixes channels; `taps` are the inputs of each output."""
-    macs = outputs * taps
-    return Cost(macs, 8 * outputs, LAUNCH_US + max(macs / _DENSE_CONV_MACS_PER_US, 8 * outputs / _BYTES_PER_US))
+def dense_convolution(outputs: float, taps: int) -> float:
+    """Cost of a convolution that mixes channels. `taps` is the number of inputs per output."""
+    return LAUNCH_US + max(outputs * taps / _DENSE_CONV_MACS_PER_US, 8 * outputs / _BYTES_PER_US)
 
 
-def search(inputs: float) -> Cost:
-    """Finding where the smallest or largest number of each row is."""
-    return Cost(inputs, 4 * inputs, LAUNCH_US + inputs / _ARG_INPUTS_PER_US)
+def search(inputs: float) -> float:
+    """Cost of ArgMin, ArgMax or TopK over some inputs."""
+    return LAUNCH_US + inputs / _ARG_INPUTS_PER_US
 
 
-def of_nodes(view: TailView, nodes: Iterable[ir.Node]) -> Cost:
-    """Cost of operators as they stand."""
-    return total(_of_node(view, node) for node in nodes)
+def of_nodes(view: GraphView, nodes: Iterable[ir.Node]) -> float:
+    """Estimate the cost of existing operators."""
+    return sum(_of_node(view, node) for node in nodes)
 
 
-def _of_node(view: TailView, node: ir.Node) -> Cost:
+def _of_node(view: GraphView, node: ir.Node) -> float:
     read = sum(elements(view, value) for value in node.inputs if value is not None)
     written = sum(elements(view, value) for value in node.outputs)
     size = 4.0 * (read + written)
     bandwidth = size / _BYTES_PER_US
     if node.op_type in ("Shape", "Constant", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"):
-        return Cost()
+        return 0.0
     if written <= 8 and read <= 64:
-        return Cost()
+        return 0.0
     if node.op_type == "Conv" and node.inputs[1] is not None:
         weight = view.shape(node.inputs[1])
         if weight is not None and all(isinstance(dim, int) for dim in weight):
@@ -126,24 +93,21 @@ def _of_node(view: TailView, node: ir.Node) -> Cost:
         macs = float(written * inner)
         batch = [1, *(dim if isinstance(dim, int) else 1 for dim in (shape or ())[:-2])]
         time = math.prod(batch) * _MATMUL_EACH_US + max(size / _MATMUL_BYTES_PER_US, macs / _MATMUL_MACS_PER_US)
-        return Cost(macs, size, LAUNCH_US + time)
+        return LAUNCH_US + time
     if node.op_type == "AveragePool":
-        macs = written * float(math.prod(integers_attribute(node, "kernel_shape", (1,))))
-        return Cost(macs, size, LAUNCH_US + max(bandwidth, macs / _POOL_MACS_PER_US))
+        macs = written * float(math.prod(node.attributes.get_ints("kernel_shape", (1,))))
+        return LAUNCH_US + max(bandwidth, macs / _POOL_MACS_PER_US)
     if node.op_type in ("Resize", "Upsample"):
-        attribute = node.attributes.get("mode")
-        mode = "nearest" if attribute is None else attribute.as_string()
-        taps = {"nearest": 1, "linear": 4, "cubic": 16}.get(mode, 1)
-        rate = _RESIZE_OUTPUTS_PER_US.get(mode, 125.0)
-        return Cost(float(written * taps), size, LAUNCH_US + max(bandwidth, written / rate))
+        rate = _RESIZE_OUTPUTS_PER_US.get(node.attributes.get_string("mode", "nearest"), 125.0)
+        return LAUNCH_US + max(bandwidth, written / rate)
     if node.op_type in ("ArgMin", "ArgMax", "TopK"):
         return search(read)
     if node.op_type.startswith("Reduce"):
-        return Cost(float(read), size, LAUNCH_US + max(bandwidth, read / _REDUCE_INPUTS_PER_US))
-    return Cost(float(written), size, LAUNCH_US + bandwidth)
+        return LAUNCH_US + max(bandwidth, read / _REDUCE_INPUTS_PER_US)
+    return LAUNCH_US + bandwidth
 
 
-def elements(view: TailView, value: ir.Value) -> int:
-    """Numbers in a value, for one image; an open size counts as 1."""
+def elements(view: GraphView, value: ir.Value) -> int:
+    """Return the number of elements of a value for one image. Open sizes count as 1."""
     shape = view.shape(value)
     return 0 if shape is None else math.prod(dim if isinstance(dim, int) else 1 for dim in shape)

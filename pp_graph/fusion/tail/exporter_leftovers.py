@@ -1,13 +1,13 @@
 """Remove operators without effect that exporters leave behind.
 
-`torch.onnx` and its relatives write, around a tail, operators that matter only for shapes that turned out static:
+Exporters such as `torch.onnx` write operators that would matter only for dynamic shapes:
 
     Where(true, a, b) = a             Where(false, a, b) = b
-    Expand(x, shape of x) = x         f(Expand(x), y) = f(x, y)   if f broadcasts, and y has the expanded shape
+    Expand(x, shape of x) = x         f(Expand(x), y) = f(x, y)   if f broadcasts and y has the expanded shape
     Reshape(x, shape of x) = x
-    Cast(x, type of x) = x            Cast(Cast(x, t), u) = Cast(x, u)   if t holds every number of x
+    Cast(x, type of x) = x            Cast(Cast(x, t), u) = Cast(x, u)   if t represents all values of x
 
-Each is taken out of the operator that reads it, which is written again with what the leftover was made from.
+The operator that reads such a leftover is written again to read the leftover's source instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
 _BROADCASTING: Final = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Less", "Greater", "Where"})
@@ -35,34 +35,34 @@ _WIDENING: Final = {
     "UINT8": {"INT32", "INT64", "FLOAT", "DOUBLE"},
     "INT32": {"INT64", "DOUBLE"},
 }
-"""Types that hold every number of another one."""
+"""Types that represent all values of another type."""
 
 
 class ExporterLeftovers(Rule):
-    """See the module."""
+    """Rule that bypasses operators without effect; see the module."""
 
     name: ClassVar[str] = "exporter leftovers"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
-        """Propose to write operators again without the leftovers that they read."""
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
+        """Propose to rewrite each operator that reads leftovers."""
         for node in reversed(view.nodes()):
             if len(node.outputs) != 1 or node.attributes.keys() & {"body", "then_branch", "else_branch"}:
                 continue
             if view.dtype(node.outputs[0]) is None or view.shape(node.outputs[0]) is None:
-                continue  # it could not be tried out
+                continue  # `disprove` needs both
             replaced = {}
             for position, value in enumerate(node.inputs):
-                plain = value
-                while plain is not None and (further := _plain(view, node, position, plain)) is not None:
-                    plain = further
-                if value is not None and plain is not None and plain is not value:
-                    replaced[position] = (value, plain)
+                source = value
+                while source is not None and (further := _bypassed(view, node, position, source)) is not None:
+                    source = further
+                if value is not None and source is not None and source is not value:
+                    replaced[position] = (value, source)
             if replaced:
                 yield _propose(view, node, replaced)
 
 
-def _plain(view: TailView, reader: ir.Node, position: int, value: ir.Value) -> ir.Value | None:
-    """Return the value that can replace another one, if any."""
+def _bypassed(view: GraphView, reader: ir.Node, position: int, value: ir.Value) -> ir.Value | None:
+    """Return the value that an operator can read instead of a leftover's output; None if there is none."""
     node = view.producer(value)
     if node is None or not node.inputs or node.inputs[0] is None or view.constant(value) is not None:
         return None
@@ -78,19 +78,19 @@ def _plain(view: TailView, reader: ir.Node, position: int, value: ir.Value) -> i
     if node.op_type == "Expand":
         if view.same_shape(source, value):
             return source
-        others = [each for place, each in enumerate(reader.inputs) if place != position and each is not None]
-        whole = any(view.same_shape(other, value) for other in others)
-        return source if reader.op_type in _BROADCASTING and whole else None
+        others = [other for index, other in enumerate(reader.inputs) if index != position and other is not None]
+        expanded = any(view.same_shape(other, value) for other in others)
+        return source if reader.op_type in _BROADCASTING and expanded else None
     if node.op_type == "Reshape" and view.same_shape(source, value):
         return source
     if node.op_type == "Cast":
-        held, given = view.dtype(value), view.dtype(source)
-        if held is not None and held == given:
+        dtype, source_dtype = view.dtype(value), view.dtype(source)
+        if dtype is not None and dtype == source_dtype:
             return source
         inner = view.producer(source, "Cast")
         first = None if inner is None else inner.inputs[0]
-        kind = None if first is None else view.dtype(first)
-        if kind is not None and kind == held and given in _WIDENING.get(kind, ()):
+        first_dtype = None if first is None else view.dtype(first)
+        if first_dtype is not None and first_dtype == dtype and source_dtype in _WIDENING.get(first_dtype, ()):
             return first
     if (
         reader.op_type == "Cast"
@@ -101,7 +101,7 @@ def _plain(view: TailView, reader: ir.Node, position: int, value: ir.Value) -> i
     return None
 
 
-def _propose(view: TailView, node: ir.Node, replaced: dict[int, tuple[ir.Value, ir.Value]]) -> Match:
+def _propose(view: GraphView, node: ir.Node, replaced: dict[int, tuple[ir.Value, ir.Value]]) -> Match:
     reads = tuple(
         dict.fromkeys(
             replaced[position][1] if position in replaced else value

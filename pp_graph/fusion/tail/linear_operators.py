@@ -1,7 +1,7 @@
-"""Linear operators that are separable on a map, and their matrices.
+"""Read separable linear operators as matrices.
 
-`read_operator` looks at one operator. What it cannot take it refuses with a reason that says what would have to be
-otherwise. A new operator is one function and one entry in `_READERS`.
+`read_operator` reads one operator, or raises `RefusalError` with a reason and a remedy. To support another operator,
+write a function and list it in `_READERS`.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from pp_graph.fusion.tail.axis_matrices import (
     resize_matrix,
     slice_matrix,
 )
-from pp_graph.fusion.tail.view import float_attribute, integer_attribute, integers_attribute, text_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
 
 RANK_ONE_TOLERANCE: Final = 2.0**-21
-"""A kernel that is an outer product, but was stored in float32 and normalised there, is off by a few units in the last
-place of its largest number; this is four."""
+"""Tolerance for kernels of rank one: four units in the last place of the largest weight.
+
+A kernel computed and normalised in float32 differs from an exact outer product by a few such units.
+"""
 
 _LONGEST_AXIS: Final = 2048
-"""Above this a matrix along an axis takes more memory than the map; convolutions remain."""
+"""Maximum side of a map. Matrices of larger ones take more memory than the map; only convolutions are split there."""
 
 
 class RefusalError(Exception):
-    """An operator that could be separable and linear is not, for the reason in the message."""
+    """An operator of a supported type is not separable, not linear or not known well enough. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class LinearOperator:
 
     Attributes:
         source: X, (N,C,h,w).
-        height: (H,h), or (C,H,h) where channels differ; None for the identity.
+        height: (H,h), or (C,H,h) if channels differ; None for the identity.
         width: (W,w), or (C,W,w); None for the identity.
-        offset: A number, or one a channel (C,1,1); None for 0.
+        offset: A scalar, or one number per channel (C,1,1); None for 0.
     """
 
     source: ir.Value
@@ -60,14 +61,14 @@ class LinearOperator:
     offset: Matrix | float | None = None
 
 
-def read_operator(view: TailView, node: ir.Node) -> LinearOperator | None:
+def read_operator(view: GraphView, node: ir.Node) -> LinearOperator | None:
     """Read an operator as matrices along the axes.
 
     Returns:
-        The matrices; None for an operator that is of no kind known here.
+        The matrices; None if the operator's type is not supported.
 
     Raises:
-        RefusalError: It is of such a kind, but not separable or not linear, or a size or weight is not known.
+        RefusalError: The operator is not separable or not linear, or a size or weight is unknown.
     """
     reader = _READERS.get(node.op_type)
     operator = None if reader is None else reader(view, node)
@@ -76,66 +77,69 @@ def read_operator(view: TailView, node: ir.Node) -> LinearOperator | None:
     return operator
 
 
-def _sizes(view: TailView, value: ir.Value | None) -> tuple[int, int]:
+def _sizes(view: GraphView, value: ir.Value | None) -> tuple[int, int]:
     assert value is not None
     if view.dtype(value) not in (None, "FLOAT"):
-        raise RefusalError(f"it holds {view.dtype(value)}, and only float32 is rewritten")
+        raise RefusalError(f"its element type is {view.dtype(value)}, and only float32 is rewritten")
     sizes = view.sizes(value)
     if sizes is None:
         raise RefusalError("height and width are not known; export with static sizes")
     if max(sizes) > _LONGEST_AXIS:
-        raise RefusalError(f"a side of {max(sizes)} is above {_LONGEST_AXIS}, where matrices grow larger than the map")
+        raise RefusalError(
+            f"a side of {max(sizes)} is above {_LONGEST_AXIS}, so matrices take more memory than the map"
+        )
     return sizes
 
 
-def read_convolution(view: TailView, node: ir.Node) -> tuple[list[Matrix], list[Matrix], Matrix | None]:
-    """Read a convolution that handles each channel by itself with a rank-one kernel.
+def read_convolution(view: GraphView, node: ir.Node) -> tuple[list[Matrix], list[Matrix], Matrix | None]:
+    """Read a depthwise convolution with rank-one kernels.
 
     Returns:
-        Columns and rows of the kernels, one each a channel, and the bias (C,) or None.
+        Columns and rows of the kernels, one of each per channel, and the bias (C,) or None.
 
     Raises:
-        RefusalError: It mixes channels, its kernel is not known, or is not of rank one.
+        RefusalError: The convolution mixes channels, or its kernel is unknown or not of rank one.
     """
     weight = node.inputs[1]
     shape = None if weight is None else view.shape(weight)
     if shape is None or len(shape) != 4:
         raise RefusalError("its kernel is not two-dimensional")
-    group = integer_attribute(node, "group", 1)
+    group = node.attributes.get_int("group", 1)
     if shape[1] != 1 or shape[0] != group:
-        raise RefusalError(f"it mixes channels: {shape[1]} in a group, {shape[0]} out of {group} groups")
+        raise RefusalError(f"it mixes channels: {shape[1]} per group, {shape[0]} outputs in {group} groups")
     kernel = view.constant(weight)
     if kernel is None:
         raise RefusalError("its kernel is not a constant")
     if kernel.dtype != np.float32:
-        raise RefusalError(f"its kernel holds {kernel.dtype}, and only float32 is rewritten")
+        raise RefusalError(f"its kernel is {kernel.dtype}, and only float32 is rewritten")
     if not np.isfinite(kernel).all():
-        raise RefusalError("its kernel holds numbers that are not finite")
+        raise RefusalError("its kernel contains values that are not finite")
     bias = None
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = view.constant(node.inputs[2])
         if bias is None:
             raise RefusalError("its bias is not a constant")
-    factors = [rank_one_factors(each[0].astype(np.float64), RANK_ONE_TOLERANCE) for each in kernel]
-    found = [each for each in factors if each is not None]
-    if len(found) < len(factors):
+    candidates = [rank_one_factors(channel[0].astype(np.float64), RANK_ONE_TOLERANCE) for channel in kernel]
+    factors = [pair for pair in candidates if pair is not None]
+    if len(factors) < len(candidates):
         raise RefusalError(f"its {kernel.shape[2]}×{kernel.shape[3]} kernel is not the product of a column and a row")
-    return [column for column, _ in found], [row for _, row in found], None if bias is None else bias.astype(np.float64)
+    columns, rows = [column for column, _ in factors], [row for _, row in factors]
+    return columns, rows, None if bias is None else bias.astype(np.float64)
 
 
 def spatial_attributes(
-    view: TailView, node: ir.Node, kernel: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Strides, dilations and pads (top, left, bottom, right) of a convolution or pooling.
+    view: GraphView, node: ir.Node, kernel: Sequence[int]
+) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """Return strides, dilations and pads (top, left, bottom, right) of a convolution or pooling.
 
     Raises:
-        RefusalError: Padding follows from sizes that are not known.
+        RefusalError: `auto_pad` depends on sizes that are unknown.
     """
-    strides = integers_attribute(node, "strides", (1, 1))
-    dilations = integers_attribute(node, "dilations", (1, 1))
-    auto = text_attribute(node, "auto_pad", "NOTSET")
+    strides = node.attributes.get_ints("strides", (1, 1))
+    dilations = node.attributes.get_ints("dilations", (1, 1))
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
     if auto == "NOTSET":
-        return strides, dilations, integers_attribute(node, "pads", (0, 0, 0, 0))
+        return strides, dilations, node.attributes.get_ints("pads", (0, 0, 0, 0))
     if auto == "VALID":
         return strides, dilations, (0, 0, 0, 0)
     begins, ends = [], []
@@ -147,73 +151,70 @@ def spatial_attributes(
     return strides, dilations, (*begins, *ends)
 
 
-def _convolution(view: TailView, node: ir.Node) -> LinearOperator | None:
+def _convolution(view: GraphView, node: ir.Node) -> LinearOperator | None:
     source, weight = node.inputs[:2]
     assert source is not None
     assert weight is not None
     shape = view.shape(weight)
     if shape is None or len(shape) != 4 or shape[1] != 1 or shape[2:] == (1, 1):
-        return None  # part of the network: nobody would expect it to be collapsed
+        return None  # a layer of the network, not worth a refusal
     columns, rows, bias = read_convolution(view, node)
     height, width = _sizes(view, source)
-    kernel = (len(columns[0]), len(rows[0]))
-    strides, dilations, pads = spatial_attributes(view, node, kernel)
+    strides, dilations, pads = spatial_attributes(view, node, (len(columns[0]), len(rows[0])))
     matrices = []
     for axis, (size, kernels) in enumerate(((height, columns), (width, rows))):
-        each = [
+        channels = [
             convolution_matrix(
-                size, one, stride=strides[axis], dilation=dilations[axis], before=pads[axis], after=pads[axis + 2]
+                size, kernel, stride=strides[axis], dilation=dilations[axis], before=pads[axis], after=pads[axis + 2]
             )
-            for one in kernels
+            for kernel in kernels
         ]
-        matrices.append(each[0] if len(each) == 1 else np.stack(each))
+        matrices.append(channels[0] if len(channels) == 1 else np.stack(channels))
     offset = None if bias is None else bias[:, None, None]
     return LinearOperator(source, matrices[0], matrices[1], offset)
 
 
-def _pad(view: TailView, node: ir.Node) -> LinearOperator:
+def _pad(view: GraphView, node: ir.Node) -> LinearOperator:
     source = node.inputs[0]
     assert source is not None
-    mode = text_attribute(node, "mode", "constant")
+    mode = node.attributes.get_string("mode", "constant")
     rank = 4
     if "pads" in node.attributes:  # up to opset 10
-        pads: tuple[object, ...] | None = integers_attribute(node, "pads", ())
-        fill: float | None = float_attribute(node, "value", 0.0)
+        pads: Sequence[int] | None = node.attributes.get_ints("pads", ())
+        fill: float | None = node.attributes.get_float("value", 0.0)
     else:
-        pads = view.integers(node.inputs[1])
+        pads = view.known_integers(node.inputs[1])
         given = node.inputs[2] if len(node.inputs) > 2 else None
         fill = 0.0 if given is None else view.uniform(given)
-    if pads is None or not all(isinstance(pad, int) for pad in pads):
-        raise RefusalError("how much it pads is not a constant")
-    amounts = [pad for pad in pads if isinstance(pad, int)]
+    if pads is None:
+        raise RefusalError("its pads are not constant")
     if len(node.inputs) > 3 and node.inputs[3] is not None:
-        axes = view.integers(node.inputs[3])
-        if axes is None or not all(isinstance(axis, int) for axis in axes):
-            raise RefusalError("the axes it pads are not constant")
+        axes = view.known_integers(node.inputs[3])
+        if axes is None:
+            raise RefusalError("its axes are not constant")
         begins, ends = [0] * rank, [0] * rank
         for position, axis in enumerate(axes):
-            assert isinstance(axis, int)
-            begins[axis], ends[axis] = amounts[position], amounts[position + len(axes)]
-        amounts = [*begins, *ends]
-    if len(amounts) != 2 * rank or any(amounts[axis] for axis in (0, 1, 4, 5)):
+            begins[axis], ends[axis] = pads[position], pads[position + len(axes)]
+        pads = [*begins, *ends]
+    if len(pads) != 2 * rank or any(pads[axis] for axis in (0, 1, 4, 5)):
         raise RefusalError("it pads other axes than height and width")
     if mode == "constant" and fill != 0:
         raise RefusalError("it pads with another number than 0")
     if mode not in ("constant", "reflect", "edge", "wrap"):
         raise RefusalError(f"its mode '{mode}' is not known")
     height, width = _sizes(view, source)
-    if mode != "constant" and (min(amounts) < 0 or max(amounts[2], amounts[6]) >= height or
-                               max(amounts[3], amounts[7]) >= width):  # fmt: skip
-        raise RefusalError(f"it pads by more than there is to {mode}, or by a negative amount")
-    kind: Literal["constant", "reflect", "edge", "wrap"] = mode  # type: ignore[assignment]
+    if mode != "constant" and (min(pads) < 0 or max(pads[2], pads[6]) >= height or
+                               max(pads[3], pads[7]) >= width):  # fmt: skip
+        raise RefusalError(f"its pads are negative, or larger than mode '{mode}' allows")
+    checked: Literal["constant", "reflect", "edge", "wrap"] = mode  # type: ignore[assignment]
     return LinearOperator(
-        source, pad_matrix(height, amounts[2], amounts[6], kind), pad_matrix(width, amounts[3], amounts[7], kind)
+        source, pad_matrix(height, pads[2], pads[6], checked), pad_matrix(width, pads[3], pads[7], checked)
     )
 
 
-def _average_pool(view: TailView, node: ir.Node) -> LinearOperator:
+def _average_pool(view: GraphView, node: ir.Node) -> LinearOperator:
     source = node.inputs[0]
-    kernel = integers_attribute(node, "kernel_shape", ())
+    kernel = node.attributes.get_ints("kernel_shape", ())
     if len(kernel) != 2:
         raise RefusalError("its window is not two-dimensional")
     sizes = _sizes(view, source)
@@ -226,7 +227,7 @@ def _average_pool(view: TailView, node: ir.Node) -> LinearOperator:
             dilation=dilations[axis],
             before=pads[axis],
             after=pads[axis + 2],
-            count_padding=bool(integer_attribute(node, "count_include_pad", 0)),
+            count_padding=bool(node.attributes.get_int("count_include_pad", 0)),
         )
         for axis, size in enumerate(sizes)
     )
@@ -234,26 +235,24 @@ def _average_pool(view: TailView, node: ir.Node) -> LinearOperator:
     return LinearOperator(source, height, width)
 
 
-def _slice(view: TailView, node: ir.Node) -> LinearOperator:
+def _slice(view: GraphView, node: ir.Node) -> LinearOperator:
     source = node.inputs[0]
     assert source is not None
     if "starts" in node.attributes:  # up to opset 9
-        starts, ends = integers_attribute(node, "starts", ()), integers_attribute(node, "ends", ())
-        axes = integers_attribute(node, "axes", tuple(range(len(starts))))
+        starts, ends = node.attributes.get_ints("starts", ()), node.attributes.get_ints("ends", ())
+        axes = node.attributes.get_ints("axes", tuple(range(len(starts))))
         steps: tuple[int, ...] = (1,) * len(starts)
     else:
         given = [*node.inputs[1:], None, None, None, None][:4]
-        vectors = [None if value is None else view.integers(value) for value in given]
+        vectors = [view.known_integers(value) for value in given]
         if any(value is not None and vector is None for value, vector in zip(given, vectors, strict=True)):
-            raise RefusalError("where it cuts is not a constant")
+            raise RefusalError("its bounds are not constant")
         count = len(vectors[0] or ())
         defaults = ((), (), tuple(range(count)), (1,) * count)
         bounds = [default if vector is None else vector for vector, default in zip(vectors, defaults, strict=True)]
-        if any(len(bound) != count for bound in bounds) or not all(
-            isinstance(each, int) for bound in bounds for each in bound
-        ):
-            raise RefusalError("where it cuts is not a constant")
-        starts, ends, axes, steps = (tuple(each for each in bound if isinstance(each, int)) for bound in bounds)
+        if any(len(bound) != count for bound in bounds):
+            raise RefusalError("its bounds are not constant")
+        starts, ends, axes, steps = bounds
     axes = tuple(axis % 4 for axis in axes)
     if not set(axes) <= {2, 3}:
         raise RefusalError("it cuts other axes than height and width")
@@ -264,23 +263,23 @@ def _slice(view: TailView, node: ir.Node) -> LinearOperator:
     return LinearOperator(source, matrices.get(2), matrices.get(3))
 
 
-def _resize(view: TailView, node: ir.Node) -> LinearOperator:
+def _resize(view: GraphView, node: ir.Node) -> LinearOperator:
     source = node.inputs[0]
     assert source is not None
     sizes = _sizes(view, source)
-    mode = text_attribute(node, "mode", "nearest")
+    mode = node.attributes.get_string("mode", "nearest")
     old = node.op_type == "Upsample" or view.opset < 11
-    coordinates = text_attribute(node, "coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    nearest = text_attribute(node, "nearest_mode", "floor" if old else "round_prefer_floor")
+    coordinates = node.attributes.get_string("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    nearest = node.attributes.get_string("nearest_mode", "floor" if old else "round_prefer_floor")
     if mode not in ("nearest", "linear", "cubic"):
         raise RefusalError(f"its mode '{mode}' is not known")
     if coordinates not in COORDINATE_MODES:
-        raise RefusalError(f"its coordinate mode '{coordinates}' depends on more than sizes")
+        raise RefusalError(f"its coordinate mode '{coordinates}' is not known")
     if coordinates == "tf_crop_and_resize" and mode == "nearest":
-        raise RefusalError("which neighbour it takes in a region (tf_crop_and_resize) depends on rounding")
-    if integer_attribute(node, "antialias", 0):
-        raise RefusalError("it filters against aliasing")
-    if text_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise RefusalError("the nearest neighbour in a region (tf_crop_and_resize) depends on rounding")
+    if node.attributes.get_int("antialias", 0):
+        raise RefusalError("it filters against aliasing (antialias)")
+    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise RefusalError("it keeps the aspect ratio")
     outputs = view.sizes(node.outputs[0])
     if outputs is None:
@@ -289,17 +288,17 @@ def _resize(view: TailView, node: ir.Node) -> LinearOperator:
         )
     if max(outputs) > _LONGEST_AXIS:
         raise RefusalError(
-            f"a side of {max(outputs)} is above {_LONGEST_AXIS}, where matrices grow larger than the map"
+            f"a side of {max(outputs)} is above {_LONGEST_AXIS}, so matrices take more memory than the map"
         )
     scales = resize_scales(view, node, sizes, outputs)
-    kept = any(size == output for size, output in zip(sizes, outputs, strict=True))
-    if (sizes == outputs and scales != (1.0, 1.0)) or (kept and coordinates == "tf_crop_and_resize"):
-        raise RefusalError("it does not change the size, and its scales or region say otherwise: runtimes differ there")
+    same_side = any(size == output for size, output in zip(sizes, outputs, strict=True))
+    if (sizes == outputs and scales != (1.0, 1.0)) or (same_side and coordinates == "tf_crop_and_resize"):
+        raise RefusalError("it keeps the size although its scales or region differ, which runtimes treat differently")
     for size, output, scale in zip(sizes, outputs, scales, strict=True):
         if mode == "nearest" and not nearest_is_certain(
             size, output, scale=scale, coordinates=coordinates, nearest=nearest
         ):
-            raise RefusalError(f"which neighbour it takes from {size} to {output} depends on rounding")
+            raise RefusalError(f"the nearest neighbour from {size} to {output} depends on rounding")
     height, width = (
         resize_matrix(
             size,
@@ -308,8 +307,8 @@ def _resize(view: TailView, node: ir.Node) -> LinearOperator:
             mode=mode,
             coordinates=coordinates,
             nearest=nearest,
-            cubic_a=float_attribute(node, "cubic_coeff_a", -0.75),
-            exclude_outside=bool(integer_attribute(node, "exclude_outside", 0)),
+            cubic_a=node.attributes.get_float("cubic_coeff_a", -0.75),
+            exclude_outside=bool(node.attributes.get_int("exclude_outside", 0)),
             crop=crop,
         )
         for size, output, scale, crop in zip(sizes, outputs, scales, _crops(view, node, coordinates), strict=True)
@@ -317,17 +316,19 @@ def _resize(view: TailView, node: ir.Node) -> LinearOperator:
     return LinearOperator(source, height, width)
 
 
-def resize_scales(view: TailView, node: ir.Node, sizes: tuple[int, int], outputs: tuple[int, int]) -> tuple[float, ...]:
-    """Scales of height and width: those given, or those that follow from the sizes."""
+def resize_scales(
+    view: GraphView, node: ir.Node, sizes: tuple[int, int], outputs: tuple[int, int]
+) -> tuple[float, ...]:
+    """Return the scales of height and width, as given or computed from the sizes."""
     source = node.inputs[0]
-    axes = tuple(axis % 4 for axis in integers_attribute(node, "axes", (0, 1, 2, 3)))
+    axes = tuple(axis % 4 for axis in node.attributes.get_ints("axes", (0, 1, 2, 3)))
     wanted = node.inputs[3] if len(node.inputs) > 3 else None
     if wanted is not None and source is not None:
-        asked, present = view.integers(wanted), view.named_shape(source)
-        if asked is None or present is None or len(asked) != len(axes):
+        new_shape, shape = view.integers(wanted), view.named_shape(source)
+        if new_shape is None or shape is None or len(new_shape) != len(axes):
             raise RefusalError("the size it resizes to is not known")
-        if any(asked[place] != present[axis] for place, axis in enumerate(axes) if axis < 2):
-            raise RefusalError("it resizes other axes than height and width, or its batch is not known to stay")
+        if any(new_shape[position] != shape[axis] for position, axis in enumerate(axes) if axis < 2):
+            raise RefusalError("it resizes other axes than height and width, or may change the batch")
         return tuple(output / size for size, output in zip(sizes, outputs, strict=True))
     if "scales" in node.attributes:
         scales: Sequence[float] = node.attributes["scales"].as_floats()
@@ -342,23 +343,23 @@ def resize_scales(view: TailView, node: ir.Node, sizes: tuple[int, int], outputs
     return by_axis.get(2, 1.0), by_axis.get(3, 1.0)
 
 
-def _crops(view: TailView, node: ir.Node, coordinates: str) -> tuple[tuple[float, float], ...]:
-    """Region along height and width that `tf_crop_and_resize` resizes."""
+def _crops(view: GraphView, node: ir.Node, coordinates: str) -> tuple[tuple[float, float], ...]:
+    """Return the region along height and width that `tf_crop_and_resize` resizes."""
     if coordinates != "tf_crop_and_resize":
         return ((0.0, 1.0), (0.0, 1.0))
     region = view.constant(node.inputs[1])
     if region is None or region.size != 8:
         raise RefusalError("the region it crops is not a constant of 8 numbers")
-    if float_attribute(node, "extrapolation_value", 0.0):
-        raise RefusalError("it fills with another number than 0 (extrapolation_value)")
+    if node.attributes.get_float("extrapolation_value", 0.0):
+        raise RefusalError("its extrapolation_value is not 0")
     starts, ends = region.astype(np.float64).reshape(2, 4)
     if (starts[:2] != 0).any() or (ends[:2] != 1).any():
         raise RefusalError("it crops other axes than height and width")
     return ((starts[2], ends[2]), (starts[3], ends[3]))
 
 
-def _scaled(view: TailView, node: ir.Node) -> LinearOperator | None:
-    """Mul or Div by a number."""
+def _scaled(view: GraphView, node: ir.Node) -> LinearOperator | None:
+    """Read Mul or Div by a constant number."""
     first, second = node.inputs
     if first is None or second is None:
         return None
@@ -375,7 +376,7 @@ def _scaled(view: TailView, node: ir.Node) -> LinearOperator | None:
     return LinearOperator(source, np.eye(_sizes(view, source)[0]) * scale)
 
 
-_READERS: Final[dict[str, Callable[[TailView, ir.Node], LinearOperator | None]]] = {
+_READERS: Final[dict[str, Callable[[GraphView, ir.Node], LinearOperator | None]]] = {
     "Resize": _resize,
     "Upsample": _resize,
     "Pad": _pad,

@@ -1,4 +1,4 @@
-"""Compare a rewrite with what it replaces on the same numbers, before it is kept."""
+"""Test a rewrite against the operators it replaces, on random inputs."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.fusion.tail.rule import Match
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.model.constants import Array
 
 TOLERANCE: Final = 1e-5
-"""Largest error of a rewrite, as a fraction of the largest number of the original."""
+"""Maximum error of a rewrite, as a fraction of the largest absolute output of the original."""
 
 _TRIALS: Final = ((1, 0.0), (3, 20.0))
-"""Batch, and how far from zero the numbers lie: what is subtracted on the way must not cost digits."""
+"""Batch size and mean of the inputs. A mean far from zero reveals rewrites that lose digits by subtracting."""
 _OPEN_SIZE: Final = 48
-"""Stands for a height or width that is not known."""
+"""Assumed size of an open axis."""
 
 _MOST_WEIGHTS: Final = 1 << 30
 _SILENT: Final = 4
 
 
-def disprove(view: TailView, model: ir.Model, match: Match) -> str | None:
-    """Try to show that a rewrite computes something else.
+def disprove(view: GraphView, model: ir.Model, match: Match) -> str | None:
+    """Try to find inputs on which a rewrite differs from the original.
 
     Args:
         view: The graph.
-        model: The model that the graph belongs to; it is not changed.
+        model: The model of the graph. It is not modified.
         match: The rewrite.
 
     Returns:
-        Why the rewrite must not be kept; None where both forms agree: to the bit for an exact one, else within
+        Why the rewrite must not be kept; None if both agree, bit for bit if the rewrite is exact and otherwise within
         `TOLERANCE`.
     """
     replaced = view.between(match.reads, match.target)
     weights = {value for node in replaced for value in node.inputs if value is not None and value.is_initializer()}
     size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
     if size > _MOST_WEIGHTS:
-        return f"it cannot be tried out: its weights take {size / 2**30:.1f} GiB, expected at most 1"
+        return f"it cannot be tested: its weights take {size / 2**30:.1f} GiB, expected at most 1"
     try:
         original, fed = _alone(view, model, match, replaced)
         rewritten, _ = _alone(view, model, match, None)
         for batch, offset in _TRIALS:
             feeds = _feeds(view, fed, match.trial, batch, offset)
-            why = _differ(match, _run(original, feeds), _run(rewritten, feeds))
-            if why is not None:
-                return why
+            difference = _differ(match, _run(original, feeds), _run(rewritten, feeds))
+            if difference is not None:
+                return difference
     except Exception as failure:
         reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
-        return f"it cannot be tried out: {reason}"
+        return f"it cannot be tested: {reason}"
     return None
 
 
@@ -76,9 +76,9 @@ def _differ(match: Match, expected: Array, found: Array) -> str | None:
 
 
 def _alone(
-    view: TailView, model: ir.Model, match: Match, nodes: Sequence[ir.Node] | None
+    view: GraphView, model: ir.Model, match: Match, nodes: Sequence[ir.Node] | None
 ) -> tuple[bytes, list[ir.Value]]:
-    """A model of some operators, or of the rewrite where none are given, and the values to feed it."""
+    """Build a model of the given operators, or of the rewrite if None. Returns it with the values to feed."""
     import onnx_ir as ir
 
     values: dict[ir.Value, ir.Value] = {}
@@ -86,20 +86,19 @@ def _alone(
     graph = ir.Graph([], [], nodes=[], opset_imports=dict(model.opset_imports), name="alone")
 
     def inside(value: ir.Value) -> ir.Value:
-        """Return the stand-in for an input value."""
+        """Return the copy of a value, as an initializer or an input."""
         if value not in values:
-            stand_in = ir.Value(name=value.name, type=value.type, shape=value.shape)
             if value.is_initializer() and not (value.is_graph_input() and value in match.reads):
-                stand_in = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
-                graph.register_initializer(stand_in)
+                copy = ir.Value(name=value.name, type=value.type, shape=value.shape, const_value=value.const_value)
+                graph.register_initializer(copy)
             else:
-                stand_in = ir.Value(name=value.name, type=ir.TensorType(_dtype(view, value)))
-                graph.inputs.append(stand_in)
+                copy = ir.Value(name=value.name, type=ir.TensorType(_dtype(view, value)))
+                graph.inputs.append(copy)
                 fed.append(value)
-            values[value] = stand_in
+            values[value] = copy
         return values[value]
 
-    def copied(node: ir.Node) -> None:
+    def copy_node(node: ir.Node) -> None:
         inputs = [None if value is None else inside(value) for value in node.inputs]
         outputs = [ir.Value(name=output.name) for output in node.outputs]
         values.update(zip(node.outputs, outputs, strict=True))
@@ -113,7 +112,7 @@ def _alone(
             result = match.emit(op, inside)
     else:
         for node in nodes:
-            copied(node)
+            copy_node(node)
         result = values[match.target]
     graph.outputs.append(result)
     result.type = result.type or ir.TensorType(_dtype(view, match.target))
@@ -123,7 +122,7 @@ def _alone(
     return proto.SerializeToString(), fed
 
 
-def _dtype(view: TailView, value: ir.Value) -> ir.DataType:
+def _dtype(view: GraphView, value: ir.Value) -> ir.DataType:
     import onnx_ir as ir
 
     name = view.dtype(value)
@@ -133,7 +132,7 @@ def _dtype(view: TailView, value: ir.Value) -> ir.DataType:
 
 
 def _feeds(
-    view: TailView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tuple[int, ...]], batch: int, offset: float
+    view: GraphView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tuple[int, ...]], batch: int, offset: float
 ) -> dict[str, Array]:
     rng = np.random.default_rng(0)
     feeds = {}
@@ -145,10 +144,10 @@ def _feeds(
             dim if isinstance(dim, int) else batch if axis == 0 else _OPEN_SIZE for axis, dim in enumerate(shape)
         )
         dtype = _dtype(view, value).numpy()
-        sizes_held = view.integers(value) if dtype.kind == "i" else None
-        if sizes_held is not None:
-            held = [dim if isinstance(dim, int) else batch for dim in sizes_held]
-            feeds[value.name or ""] = np.array(held, dtype).reshape(sizes)
+        dims = view.integers(value) if dtype.kind == "i" else None
+        if dims is not None:
+            known = [dim if isinstance(dim, int) else batch for dim in dims]
+            feeds[value.name or ""] = np.array(known, dtype).reshape(sizes)
             continue
         array = rng.normal(offset, 1, sizes) if dtype.kind == "f" else np.zeros(sizes)
         feeds[value.name or ""] = array.astype(dtype)
@@ -160,7 +159,7 @@ def _run(model: bytes, feeds: dict[str, Array]) -> Array:
 
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
-    # Nothing is gained by optimising what runs once, and folding large constants takes longer than that.
+    # Folding large constants would take longer than a single run without optimisation.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     read = {node.name for node in session.get_inputs()}

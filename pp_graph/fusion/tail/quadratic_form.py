@@ -1,13 +1,12 @@
-"""Read half of the matrix in a quadratic form.
+"""Read only about half of the matrix in a quadratic form.
 
-A Mahalanobis distance is `x.T @ C @ x`, with one large matrix C a position, and reading C is what takes the time. The
-form depends on C only through `C + C.T`, so what lies below the diagonal can be added to what lies above it. With x
-in blocks:
+A Mahalanobis distance is `x.T @ C @ x` with a large matrix C per position, and reading C dominates its run time. The
+form depends on C only through `C + C.T`, so the lower triangle can be added to the upper one. With x in blocks:
 
     x.T @ C @ x = sum_i x_i.T @ [C_ii | C_i,j>i + C_j>i,i.T] @ [x_i; x_j>i]
 
-k blocks read (k + 1) / 2k of C. The blocks are cut and added by operators on constants, which runtimes fold when they
-load the model: the file keeps C as it is.
+k blocks read (k + 1) / 2k of C. Operators on constants slice and add the blocks; runtimes fold them when they load the
+model, so the file stores C unchanged.
 """
 
 from __future__ import annotations
@@ -17,37 +16,33 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from pp_graph.fusion.tail import cost
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
 _BLOCKS: Final = (2, 4)
 
 
 class QuadraticForm(Rule):
-    """See the module."""
+    """Rule that splits quadratic forms into blocks; see the module."""
 
     name: ClassVar[str] = "quadratic form"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
-        """Propose to cut every `sum((x @ C) * x)` with a constant batch of square matrices C into blocks."""
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
+        """Propose to split every `sum((x @ C) * x)` with a constant batch of square matrices C into blocks."""
         for node in reversed(view.nodes()):
             if node.op_type == "ReduceSum" and (match := _match(view, node)) is not None:
                 yield match
 
 
-def _match(view: TailView, node: ir.Node) -> Match | None:
+def _match(view: GraphView, node: ir.Node) -> Match | None:
     product = view.producer(node.inputs[0], "Mul")
-    axes = view.integers(node.inputs[1]) if len(node.inputs) > 1 else None
-    if "axes" in node.attributes:
-        axes = tuple(node.attributes["axes"].as_ints())
-    if product is None or axes is None or axes not in ((2,), (-1,)) or integer_attribute(node, "keepdims", 1):
+    if product is None or view.reduced_axes(node) not in ((2,), (-1,)) or node.attributes.get_int("keepdims", 1) != 0:
         return None
     for first, second in (product.inputs, reversed(product.inputs)):
         matmul = view.producer(first, "MatMul")
@@ -64,14 +59,14 @@ def _match(view: TailView, node: ir.Node) -> Match | None:
 
 
 def _propose(
-    view: TailView, node: ir.Node, vector: ir.Value, weight: ir.Value, positions: int, features: int
+    view: GraphView, node: ir.Node, vector: ir.Value, weight: ir.Value, positions: int, features: int
 ) -> Match | None:
     reads = (vector, weight)
     before = cost.of_nodes(view, view.only_for([node.outputs[0]], reads))
     plans = {count: _cost(positions, features, count) for count in _BLOCKS if features >= 8 * count}
     if not plans:
         return None
-    blocks = min(plans, key=lambda count: plans[count].microseconds)
+    blocks = min(plans, key=plans.__getitem__)
     cuts = [features * index // blocks for index in range(blocks + 1)]
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
@@ -101,8 +96,8 @@ def _propose(
     )
 
 
-def _cost(positions: int, features: int, blocks: int) -> cost.Cost:
-    """The matrices that are read, and cutting, multiplying and adding up the vectors for each block."""
+def _cost(positions: int, features: int, blocks: int) -> float:
+    """Estimate the cost of reading the matrices, and of slicing, multiplying and adding vectors for each block."""
     parts = [(features // blocks, features - features * index // blocks) for index in range(blocks)]
-    products = cost.total(cost.matmul(1, rows, columns, count=positions) for rows, columns in parts)
-    return cost.total([products, *(cost.moved(positions * features) for _ in range(blocks))])
+    products = sum(cost.matmul(1, rows, columns, count=positions) for rows, columns in parts)
+    return products + blocks * cost.moved(positions * features)

@@ -1,18 +1,18 @@
-"""Select rows first; bring channels last first.
+"""Select rows before searching them; move channels last before flattening.
 
-PatchCore looks for the nearest neighbour of every patch, and then uses that of the most anomalous one. With D the
-distances, one row a patch, and i the rows asked for:
+PatchCore finds the nearest neighbour of every patch, but uses only that of the most anomalous patch. With D the
+distances, one row per patch, and i the selected rows:
 
     argmin(D)[i] = argmin(D[i])
 
-An exporter writes `ArgMin -> Reshape -> GatherND`; the rewrite selects rows of D first. The numbers are the same.
+Exporters write `ArgMin -> Reshape -> GatherND`; the rewrite selects rows of D first. The results are identical.
 
-PaDiM flattens height and width, subtracts a mean, and brings positions to the front:
+PaDiM flattens height and width, subtracts a mean, and moves positions to the front:
 
     transpose(reshape(x, (N,C,P)) - m, (2,0,1)) = transpose(reshape(transpose(x, (0,2,3,1)), (N,P,C)) - m.T, (1,0,2))
 
-Convolutions keep channels last in memory anyway, so the first transpose on the right costs nothing there, and the last
-one moves an axis of one image. On the left, all numbers are moved twice. The numbers are the same.
+Convolutions store channels last in memory, so the first transpose on the right is free, and the last one only moves the
+batch axis. The left side moves all elements twice. The results are identical.
 """
 
 from __future__ import annotations
@@ -22,26 +22,25 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pp_graph.fusion.tail import cost
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute, integers_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
 
 class RowSelection(Rule):
-    """See the module."""
+    """Rule that selects rows before ArgMin or ArgMax; see the module."""
 
     name: ClassVar[str] = "row selection"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
-        """Propose to select before every ArgMin or ArgMax over rows whose result is only selected from."""
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
+        """Propose to select rows before each ArgMin or ArgMax that a GatherND selects from."""
         for node in reversed(view.nodes()):
-            if node.op_type != "GatherND" or integer_attribute(node, "batch_dims", 0):
+            if node.op_type != "GatherND" or node.attributes.get_int("batch_dims", 0) != 0:
                 continue
             folded = view.producer(node.inputs[0], "Reshape")
             search = view.producer(node.inputs[0] if folded is None else folded.inputs[0], "ArgMin", "ArgMax")
@@ -49,25 +48,24 @@ class RowSelection(Rule):
                 yield match
 
 
-def _match(view: TailView, node: ir.Node, folded: ir.Node | None, search: ir.Node) -> Match | None:
+def _match(view: GraphView, node: ir.Node, folded: ir.Node | None, search: ir.Node) -> Match | None:
     table, places = search.inputs[0], node.inputs[1]
     shape = None if table is None else view.shape(table)
     asked = None if places is None else view.shape(places)
     if table is None or places is None or shape is None or asked is None or not isinstance(shape[-1], int):
         return None
     rank = len(shape)
-    if integer_attribute(search, "axis", 0) % rank != rank - 1 or integer_attribute(search, "keepdims", 1):
+    if search.attributes.get_int("axis", 0) % rank != rank - 1 or search.attributes.get_int("keepdims", 1) != 0:
         return None
     rows: tuple[int, ...] | None = None
     depth = rank - 1
     if folded is not None:
-        sizes = view.integers(folded.inputs[1])
-        if sizes is None or not all(isinstance(size, int) for size in sizes) or 0 in sizes:
+        rows = view.known_integers(folded.inputs[1])
+        if rows is None or 0 in rows:
             return None
-        rows = tuple(size for size in sizes if isinstance(size, int))
         depth = len(rows)
     if asked[-1] != depth:
-        return None  # it selects more than single rows
+        return None  # it selects slices, not single rows
     columns = shape[-1]
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
@@ -77,7 +75,7 @@ def _match(view: TailView, node: ir.Node, folded: ir.Node | None, search: ir.Nod
         return op.rewired(search, [op.rewired(node, [value, at(places)])], axis=-1)
 
     reads = (table, places)
-    # Rows are patches times images, which inference does not tell apart.
+    # The rows are the patches of all images; shape inference does not separate the two.
     searched = math.prod(abs(row) for row in rows or ()) * columns
     return Match(
         target=node.outputs[0],
@@ -95,14 +93,14 @@ _SHIFTS = ("Sub", "Add", "Mul", "Div")
 
 
 class FlattenedTranspose(Rule):
-    """See the module."""
+    """Rule that moves channels last before positions are flattened; see the module."""
 
     name: ClassVar[str] = "flattened transpose"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
-        """Propose to move every Transpose that brings flattened positions to the front before the flattening."""
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
+        """Propose to move each Transpose of flattened positions before the Reshape that flattens them."""
         for node in reversed(view.nodes()):
-            if node.op_type != "Transpose" or integers_attribute(node, "perm", ()) != (2, 0, 1):
+            if node.op_type != "Transpose" or tuple(node.attributes.get_ints("perm", ())) != (2, 0, 1):
                 continue
             shift = view.producer(node.inputs[0], *_SHIFTS)
             flat = view.producer(node.inputs[0] if shift is None else shift.inputs[0], "Reshape")
@@ -110,7 +108,7 @@ class FlattenedTranspose(Rule):
                 yield match
 
 
-def _transpose_match(view: TailView, node: ir.Node, shift: ir.Node | None, flat: ir.Node) -> Match | None:
+def _transpose_match(view: GraphView, node: ir.Node, shift: ir.Node | None, flat: ir.Node) -> Match | None:
     source = flat.inputs[0]
     sizes = None if source is None else view.sizes(source)
     channels = None if source is None else view.channels(source)
@@ -138,9 +136,9 @@ def _transpose_match(view: TailView, node: ir.Node, shift: ir.Node | None, flat:
         target=node.outputs[0],
         what=f"{channels} channels are last before {positions} positions are flattened",
         reads=reads,
-        # Turning planes into channels, and these into rows, moves everything twice.
+        # The original moves all elements twice: planes to channels, then channels to rows.
         before=cost.of_nodes(view, view.only_for([node.outputs[0]], reads)) + cost.moved(2 * elements),
-        after=cost.total([cost.moved(2 * elements)] * (1 if shift is None else 2)),
+        after=cost.moved(2 * elements) * (1 if shift is None else 2),
         emit=emit,
         exact=True,
     )

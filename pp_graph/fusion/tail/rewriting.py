@@ -14,11 +14,11 @@ import msgspec
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.tail.proof import disprove
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import TailView
+from pp_graph.fusion.tail.view import GraphView
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import onnx
     import onnx_ir as ir
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from pp_graph.model import NameScope, RawModel
 
 TAIL_SCOPE: Final = "tail"
-"""Under the prefix: what stays in float32."""
+"""Scope, under the prefix, of rewrites that stay in float32."""
 NETWORK_SCOPE: Final = "network"
-"""Under the prefix: what need not stay in float32, because it stands for operators that did not either."""
+"""Scope, under the prefix, of rewrites that keep the network's precision."""
 _ROUNDS: Final = 20
 _LEAST_US: Final = 10.0
 _LEAST_SHARE: Final = 0.1
-"""Savings below either are within the error of the estimates."""
+"""Minimum saving, absolute and as a share. Smaller ones are within the error of the estimates."""
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
+_Named = TypeVar("_Named", "onnx.NodeProto", "onnx.TensorProto")
 
 
 class TailRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,13 +43,13 @@ class TailRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         rule: Name of the rule.
-        what: What became of what.
-        reads: Names of the tensors, in the fused model, that the new operators read.
-        target: Name of the tensor, in the fused model, that they compute.
-        float32: Whether they stay in float32 when the network runs in another precision.
-        exact: Whether they compute the same numbers as before, to the bit.
-        before_us: Estimated time of the replaced operators, microseconds an image.
-        after_us: Estimated time of the new ones.
+        what: Description of the change.
+        reads: Names, in the fused model, of the tensors that the new operators read.
+        target: Name, in the fused model, of the tensor that they compute.
+        float32: True if they stay in float32 when the network runs in another precision.
+        exact: True if the results are bit-identical to those of the replaced operators.
+        before_us: Estimated time of the replaced operators, in microseconds per image.
+        after_us: Estimated time of the new operators, in microseconds per image.
     """
 
     rule: str
@@ -66,9 +66,9 @@ class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Operators that a rewrite replaced, so that `strip` can restore them.
 
     Attributes:
-        nodes: Position of each replaced operator among the raw model's.
-        initializers: Position of each constant that only they read, among the raw model's.
-        graph: Both, as a compressed ONNX GraphProto in base64, under their names in the raw model.
+        nodes: Positions of the replaced operators in the raw model.
+        initializers: Positions in the raw model of the constants that only these operators read.
+        graph: Operators and constants, with their raw names, as a zlib-compressed, base64-encoded ONNX GraphProto.
     """
 
     nodes: list[int]
@@ -77,7 +77,7 @@ class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @classmethod
     def pack(cls, graph: onnx.GraphProto, nodes: list[int], initializers: list[int]) -> ReplacedPart:
-        """Store parts of a graph."""
+        """Store the operators and constants at some positions of a graph."""
         import onnx
 
         kept = onnx.GraphProto(
@@ -88,7 +88,7 @@ class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return cls(nodes=nodes, initializers=initializers, graph=packed)
 
     def unpack(self) -> onnx.GraphProto:
-        """The operators and constants.
+        """Return the operators and constants.
 
         Raises:
             ProvenanceError: The record is damaged.
@@ -99,7 +99,7 @@ class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             graph: onnx.GraphProto = onnx.GraphProto.FromString(zlib.decompress(base64.b64decode(self.graph)))
         except Exception as error:
             raise ProvenanceError(
-                f"What the tail's rewrites replaced cannot be read back: {error}. The metadata was edited: use the raw "
+                f"The tail's original operators cannot be read back: {error}. The metadata was edited. Use the raw "
                 "export."
             ) from error
         return graph
@@ -110,11 +110,11 @@ class RewrittenTail:
     """Result of rewriting a model's tail.
 
     Attributes:
-        applied: The rewrites, with the rule of each, and the value that took the place of its target.
-        missed: Places where a rule was looked at and not applied, with the rule.
-        replaced: What was taken out; None where nothing was.
-        removed_names: Names of values that are not in the graph any more.
-        moved: Value to the one that took its place.
+        applied: The rewrites, each with its rule and the value that replaces its target.
+        missed: Places where a rule does not apply, each with the rule.
+        replaced: The replaced operators; None if there are none.
+        removed_names: Names of values removed from the graph.
+        moved: New value by replaced value.
     """
 
     applied: tuple[tuple[Rule, Match, ir.Value], ...] = ()
@@ -124,23 +124,23 @@ class RewrittenTail:
     moved: Mapping[ir.Value, ir.Value] = field(default_factory=dict)
 
     def records(self) -> list[TailRecord]:
-        """The rewrites for the provenance, under the present names of their tensors."""
+        """Return the rewrites for the provenance, with the current names of their tensors."""
         return [
             TailRecord(
                 rule=rule.name,
                 what=match.what,
-                reads=[self._present(value).name or "" for value in match.reads],
+                reads=[self._current(value).name or "" for value in match.reads],
                 target=target.name or "",
                 float32=match.float32,
                 exact=match.exact,
-                before_us=round(match.before.microseconds, 1),
-                after_us=round(match.after.microseconds, 1),
+                before_us=round(match.before, 1),
+                after_us=round(match.after, 1),
             )
             for rule, match, target in self.applied
         ]
 
-    def _present(self, value: ir.Value) -> ir.Value:
-        """Return the present form of a value that a rewrite read. A later rewrite may have replaced it."""
+    def _current(self, value: ir.Value) -> ir.Value:
+        """Follow the replacements of a value by later rewrites."""
         while value in self.moved:
             value = self.moved[value]
         return value
@@ -149,17 +149,16 @@ class RewrittenTail:
 def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix: str) -> RewrittenTail:
     """Rewrite a model in place wherever a rule saves time, the largest savings first.
 
-    Each rewrite is first tried out by itself against what it replaces, on random numbers; one that computes something
-    else is not kept.
+    Each rewrite is first compared with the operators it replaces on random inputs, and dropped if the results differ.
 
     Args:
-        raw: The model, which is changed.
+        raw: The model. Changed in place.
         rules: The rules to apply.
-        names: The names taken in its graph.
-        prefix: What the names of all that is written begin with.
+        names: Names in use in the graph.
+        prefix: Prefix of the names of new operators.
 
     Returns:
-        What was done.
+        The rewrites, and the places where none applied.
     """
     graph = raw.model.graph
     if raw.opset < MINIMUM_OPSET:
@@ -172,19 +171,19 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
     missed: list[tuple[Rule, Miss]] = []
     moved: dict[ir.Value, ir.Value] = {}
     for _ in range(_ROUNDS):
-        view = TailView(raw.model, f"{prefix}/")
-        found, missed = _proposals(view, rules, refused)
+        view = GraphView(raw.model, f"{prefix}/")
+        proposals, missed = _proposals(view, rules, refused)
         touched: set[ir.Node] = set()
         changed = False
-        for rule, match in found:
+        for rule, match in proposals:
             dead = view.only_for([match.target], match.reads)
             sources = {node for value in match.reads if (node := value.producer()) is not None}
             if touched & {*dead, *sources}:
-                continue  # the graph is no longer what this proposal was made for; it will be made again
-            why = disprove(view, raw.model, match)
-            if why is not None:
-                _log.info("%s: %s is not kept, because %s", rule.name, match.what, why)
-                refused[rule.name, match.target] = Miss(match.target, match.what, why)
+                continue  # the graph changed since this proposal; the next round repeats it
+            reason = disprove(view, raw.model, match)
+            if reason is not None:
+                _log.info("%s: %s is not kept, because %s", rule.name, match.what, reason)
+                refused[rule.name, match.target] = Miss(match.target, match.what, reason)
                 missed.append((rule, refused[rule.name, match.target]))
                 continue
             proto = proto or raw.to_proto()
@@ -197,43 +196,43 @@ def rewrite_tail(raw: RawModel, rules: Sequence[Rule], names: NameScope, prefix:
     if not applied:
         return RewrittenTail(missed=tuple(missed))
     assert proto is not None
-    gone = _drop_unread(raw, constants, unused)
-    ours = {node for node in graph if (node.name or "").startswith(f"{prefix}/")}
+    dropped = _drop_unread(raw, constants, unused)
+    emitted = {node for node in graph if (node.name or "").startswith(f"{prefix}/")}
     left = set(graph)
     replaced = ReplacedPart.pack(
         proto.graph,
         [index for index, node in enumerate(nodes) if node not in left],
-        [index for index, constant in enumerate(constants) if constant in gone],
+        [index for index, constant in enumerate(constants) if constant in dropped],
     )
     present = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
     removed = {name for node in replaced.unpack().node for name in node.output} - present
-    # A rewrite of a rewrite leaves records of what is not there any more.
-    kept = [entry for entry in applied if entry[2].producer() in ours]
+    # Drop rewrites whose operators a later rewrite replaced.
+    kept = [entry for entry in applied if entry[2].producer() in emitted]
     return RewrittenTail(tuple(kept), tuple(missed), replaced, frozenset(name for name in removed if name), moved)
 
 
 def _proposals(
-    view: TailView, rules: Sequence[Rule], refused: Mapping[tuple[str, ir.Value], Miss]
+    view: GraphView, rules: Sequence[Rule], refused: Mapping[tuple[str, ir.Value], Miss]
 ) -> tuple[list[tuple[Rule, Match]], list[tuple[Rule, Miss]]]:
     """Return the rules' proposals, the largest savings first, and their misses."""
-    found: list[tuple[Rule, Match]] = []
+    matches: list[tuple[Rule, Match]] = []
     missed: list[tuple[Rule, Miss]] = []
     for rule in rules:
-        for each in rule.find(view):
-            producer = each.target.producer()
+        for proposal in rule.find(view):
+            producer = proposal.target.producer()
             if producer is None or view.is_rewritten(producer) or not view.is_live(producer):
                 continue
-            if isinstance(each, Miss):
-                missed.append((rule, each))
-            elif (rule.name, each.target) in refused:
-                missed.append((rule, refused[rule.name, each.target]))
-            elif each.saves > max(_LEAST_US, _LEAST_SHARE * each.before.microseconds) or each.tidies:
-                found.append((rule, each))
-    return sorted(found, key=lambda pair: -pair[1].saves), missed
+            if isinstance(proposal, Miss):
+                missed.append((rule, proposal))
+            elif (rule.name, proposal.target) in refused:
+                missed.append((rule, refused[rule.name, proposal.target]))
+            elif proposal.tidies or proposal.saves > max(_LEAST_US, _LEAST_SHARE * proposal.before):
+                matches.append((rule, proposal))
+    return sorted(matches, key=lambda pair: -pair[1].saves), missed
 
 
 def _apply(raw: RawModel, match: Match, dead: Sequence[ir.Node], names: NameScope, prefix: str) -> ir.Value:
-    """Write the new form where the old one was, under the old name, and take the old one out."""
+    """Replace the operators of a match by the new ones. The target's name stays."""
     graph = raw.model.graph
     old = match.target
     root = old.producer()
@@ -252,19 +251,19 @@ def _apply(raw: RawModel, match: Match, dead: Sequence[ir.Node], names: NameScop
 
 
 def _drop_unread(raw: RawModel, constants: Collection[ir.Value], unused: Collection[ir.Value]) -> set[ir.Value]:
-    """Take out constants that nothing reads any more; those in other files stay, so that references to them do."""
+    """Remove constants that are no longer read, except external ones. Returns the removed constants."""
     import onnx_ir as ir
 
     graph = raw.model.graph
-    gone = set()
+    dropped = set()
     for value in [*constants, *graph.initializers.values()]:
         kept = value in unused or value.consumers() or value.is_graph_output() or value.is_graph_input()
         if kept or isinstance(value.const_value, ir.ExternalTensor):
             continue
         if value.name is not None and value.name in graph.initializers:
             del graph.initializers[value.name]
-            gone.add(value)
-    return gone
+            dropped.add(value)
+    return dropped
 
 
 def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names: Mapping[str, str]) -> RawModel:
@@ -272,15 +271,15 @@ def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names
 
     Args:
         raw: The model with the rewrites.
-        replaced: What they replaced.
-        prefix: What the names of the rewrites' operators begin with.
-        fused_names: Name in the raw model to name in this one, where it has another.
+        replaced: The operators that they replaced.
+        prefix: Prefix of the names of the rewrites' operators.
+        fused_names: Name in this model by name in the raw model, where the two differ.
 
     Returns:
-        The model with its own tail; post-processing behind it is still there.
+        The model with its original tail. The post-processing stays.
 
     Raises:
-        ProvenanceError: The model was changed since.
+        ProvenanceError: The model was edited after it was fused.
     """
     import onnx
 
@@ -291,32 +290,25 @@ def restore_tail(raw: RawModel, replaced: ReplacedPart, prefix: str, fused_names
         node.output[:] = [fused_names.get(name, name) for name in node.output]
     for tensor in stored.initializer:
         tensor.name = fused_names.get(tensor.name, tensor.name)
-
-    scopes = (f"{prefix}/{TAIL_SCOPE}/", f"{prefix}/{NETWORK_SCOPE}/")
-    rest = [node for node in proto.graph.node if not node.name.startswith(scopes)]
-    own = [node for node in rest if not node.name.startswith(f"{prefix}/")]
-    ours = [node for node in rest if node.name.startswith(f"{prefix}/")]
-    weights = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith(f"{prefix}/")]
-    constants = [
-        tensor
-        for tensor in proto.graph.initializer
-        if tensor.name.startswith(f"{prefix}/") and not tensor.name.startswith(scopes)
-    ]
     graph = onnx.GraphProto()
     graph.CopyFrom(proto.graph)
     del graph.node[:], graph.initializer[:]
-    graph.node.extend([*_interleaved(own, list(stored.node), replaced.nodes), *ours])
-    graph.initializer.extend([*_interleaved(weights, list(stored.initializer), replaced.initializers), *constants])
+    graph.node.extend(_restored(proto.graph.node, stored.node, replaced.nodes, prefix))
+    graph.initializer.extend(_restored(proto.graph.initializer, stored.initializer, replaced.initializers, prefix))
     proto.graph.CopyFrom(graph)
     return raw.with_graph(proto)
 
 
-def _interleaved(kept: list[_T], stored: list[_T], positions: list[int]) -> list[_T]:
-    result = list(kept)
-    for position, each in zip(positions, stored, strict=True):
-        if position > len(result):
+def _restored(present: Iterable[_Named], stored: Iterable[_Named], positions: list[int], prefix: str) -> list[_Named]:
+    """Replace what rewrites emitted by the stored elements, at their positions among those of the raw model."""
+    rewrites = (f"{prefix}/{TAIL_SCOPE}/", f"{prefix}/{NETWORK_SCOPE}/")
+    kept = [element for element in present if not element.name.startswith(rewrites)]
+    restored = [element for element in kept if not element.name.startswith(f"{prefix}/")]
+    post_processing = [element for element in kept if element.name.startswith(f"{prefix}/")]
+    for position, element in zip(positions, stored, strict=True):
+        if position > len(restored):
             raise ProvenanceError(
                 "The model was changed after it was fused: operators or constants are missing. Use the raw export."
             )
-        result.insert(position, each)
-    return result
+        restored.insert(position, element)
+    return restored + post_processing

@@ -1,4 +1,4 @@
-"""Base class of rules. A rule looks at a graph and proposes rewrites, or gives the reason why not."""
+"""Interface of rewrite rules: a rule inspects a graph and proposes rewrites, or gives reasons against them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.cost import Cost
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
 
@@ -21,24 +20,24 @@ class Match:
     """A rewrite that a rule proposes.
 
     Attributes:
-        target: The value that is computed otherwise; its name stays.
-        what: What becomes of what, for people.
-        reads: The values that the new form reads.
-        before: What the operators cost that are not needed any more.
-        after: What the new ones cost.
-        emit: Writes the new form; returns the value that stands for `target`. Its second argument gives, for a
-            value of the graph, the one to read: the same, or its stand-in where the rewrite is tried out alone.
-        exact: Whether the new form computes the same numbers to the bit.
-        float32: Whether the new form is to stay in float32 when the network runs in bf16 or f16.
-        tidies: Whether it only takes out what does nothing, and is wanted however little it saves.
-        trial: Shapes to try it out with, for values whose open sizes depend on each other.
+        target: The value to compute differently. Its name stays.
+        what: Readable description of the change.
+        reads: Values that the new operators read.
+        before: Estimated microseconds per image of the operators that become redundant.
+        after: Estimated microseconds per image of the new operators.
+        emit: Writes the new operators and returns the value that replaces `target`. Its second argument maps a value of
+            the graph to the value to read: the same one, or its copy while the rewrite is tested alone.
+        exact: True if the results are bit-identical.
+        float32: True if the new operators stay in float32 when the network runs in bf16 or f16.
+        tidies: True if the rewrite only removes operators without effect, and applies however little it saves.
+        trial: Shapes to test with, for values whose open sizes depend on each other.
     """
 
     target: ir.Value
     what: str
     reads: tuple[ir.Value, ...]
-    before: Cost
-    after: Cost
+    before: float
+    after: float
     emit: Callable[[Emitter, Callable[[ir.Value], ir.Value]], ir.Value]
     exact: bool
     float32: bool = False
@@ -47,18 +46,18 @@ class Match:
 
     @property
     def saves(self) -> float:
-        """Microseconds an image that the rewrite saves, by estimate."""
-        return self.before.microseconds - self.after.microseconds
+        """Estimated saving in microseconds per image."""
+        return self.before - self.after
 
 
 @dataclass(frozen=True)
 class Miss:
-    """A place that a rule was made for, and why it does not apply.
+    """A place where a rule looks applicable and is not.
 
     Attributes:
-        target: The value that stays as it is.
-        what: What computes it, for people.
-        why: The reason: what would have to be different.
+        target: The value that stays unchanged.
+        what: Readable description of the operators that compute it.
+        why: Why the rule does not apply.
     """
 
     target: ir.Value
@@ -70,16 +69,14 @@ class Rule(ABC):
     """A rewrite of the raw model's tail.
 
     Attributes:
-        name: What the rule is called in `inspect --tail` and in the provenance.
+        name: Name in `inspect --tail` and in the provenance.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
-        """Propose rewrites, those nearest to the outputs first.
-
-        The caller applies at most one of them before it asks again, so proposals may overlap.
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
+        """Propose rewrites, those nearest to the outputs first. Proposals may overlap.
 
         Args:
             view: The graph.

@@ -1,4 +1,4 @@
-"""The raw graph as rules read it."""
+"""Query a raw graph: proven shapes, constants, producers and redundant operators."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.model.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
+from pp_graph.model.names import bodies_of
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape, infer_values
 
 if TYPE_CHECKING:
@@ -15,47 +16,23 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def integer_attribute(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def integers_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
-    """An attribute that holds integers, or its default."""
-    attribute = node.attributes.get(name)
-    return tuple(default if attribute is None else attribute.as_ints())
-
-
-def float_attribute(node: ir.Node, name: str, default: float) -> float:
-    """A floating-point attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_float()
-
-
-def text_attribute(node: ir.Node, name: str, default: str) -> str:
-    """A text attribute, or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_string()
-
-
 _READS_SIZES: Final = frozenset({"Pad", "Resize", "Upsample", "Reshape", "Expand", "Slice", "Tile"})
 _UNCERTAIN_SIZE: Final = 1e-3
 _PASSES: Final = 3
-"""What follows from one folded size may be the next."""
+"""Maximum number of inference passes, as one folded size may determine the next."""
 _MIXING: Final = frozenset({"ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "If", "Loop", "Scan"})
 
 
-class TailView:
-    """A graph as rules look at it.
+class GraphView:
+    """Read-only view of a model for rules.
 
     Args:
-        model: The model. Shapes are inferred once, and constants read once; make a new view after a change.
-        scope: What the names of operators that rewrites have put in begin with.
+        model: The model. Shapes are inferred once and constants read once, so make a new view after a change.
+        scope: Prefix of the names of operators that rewrites added.
 
     Attributes:
-        graph: Its main graph.
-        opset: Its version of the default domain.
+        graph: The main graph.
+        opset: Opset of the default domain.
     """
 
     def __init__(self, model: ir.Model, scope: str = "pp_graph/") -> None:
@@ -68,21 +45,21 @@ class TailView:
         self._doubtful: set[ir.Value] = set()
         known: tuple[dict[str, Array], dict[str, Shape]] = ({}, {})
         for _ in range(_PASSES):
-            found = self._folded_sizes(), self._resized()
-            if found[0].keys() == known[0].keys() and found[1] == known[1]:
+            folded, resized = self._folded_sizes(), self._resized()
+            if folded.keys() == known[0].keys() and resized == known[1]:
                 break
-            known = found
+            known = folded, resized
             self._inferred = infer_values(model, *known)
             self._constants.clear()
         self._doubtful = self._find_doubtful()
         self._live = self._find_live()
 
     def _find_doubtful(self) -> set[ir.Value]:
-        """Find values whose height and width inference and runtimes compute differently, and their dependents."""
+        """Find values whose size shape inference and runtimes may compute differently, and their dependents."""
         doubtful: set[ir.Value] = set()
         for node in self.graph:
-            resized = self.integers(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
-            fixed = resized is not None and all(isinstance(dim, int) for dim in resized[-2:])
+            sizes = self.integers(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
+            fixed = sizes is not None and all(isinstance(dim, int) for dim in sizes[-2:])
             if fixed and node.inputs[3] not in doubtful:
                 continue
             if self._sizes_depend_on_runtime(node) or any(value in doubtful for value in node.inputs):
@@ -90,13 +67,13 @@ class TailView:
         return doubtful
 
     def _sizes_depend_on_runtime(self, node: ir.Node) -> bool:
-        if node.op_type in ("MaxPool", "AveragePool", "LpPool") and integer_attribute(node, "ceil_mode", 0):
+        if node.op_type in ("MaxPool", "AveragePool", "LpPool") and node.attributes.get_int("ceil_mode", 0) != 0:
             return True
-        if text_attribute(node, "auto_pad", "NOTSET").startswith("SAME"):
-            return max(integers_attribute(node, "dilations", (1,))) > 1
+        if node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME"):
+            return max(node.attributes.get_ints("dilations", (1,))) > 1
         if node.op_type not in ("Resize", "Upsample"):
             return False
-        if text_attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
             return True
         source = node.inputs[0]
         shape = None if source is None else self.shape(source)
@@ -114,8 +91,8 @@ class TailView:
         return False
 
     def _folded_sizes(self) -> dict[str, Array]:
-        """Sizes, pads and the like that operators compute from constants."""
-        found = {}
+        """Evaluate sizes, pads and the like that operators compute from constants."""
+        folded = {}
         for node in self.nodes():
             for value in node.inputs[1:] if node.op_type in _READS_SIZES else ():
                 producer = self.producer(value)
@@ -123,21 +100,21 @@ class TailView:
                     continue
                 array = self.constant(value)
                 if array is not None and array.ndim < 2 and value.name:
-                    found[value.name] = array
-        return found
+                    folded[value.name] = array
+        return folded
 
     def _resized(self) -> dict[str, Shape]:
-        """Shapes of resized values whose sizes name the batch; inference loses these."""
-        found = {}
+        """Return shapes of resized values whose sizes refer to the batch by name, which inference loses."""
+        shapes = {}
         for node in self.nodes():
             sizes = node.inputs[3] if node.op_type == "Resize" and len(node.inputs) > 3 else None
             shape = None if "axes" in node.attributes else self.integers(sizes)
             if shape is not None and node.outputs[0].name and not any(_is_unnamed(dim) for dim in shape):
-                found[node.outputs[0].name] = shape
-        return found
+                shapes[node.outputs[0].name] = shape
+        return shapes
 
     def _find_live(self) -> set[ir.Node]:
-        """Operators from which an output of the graph is computed."""
+        """Find the operators that an output of the graph depends on."""
         live: set[ir.Node] = set()
         pending = [node for output in self.graph.outputs if (node := output.producer()) is not None]
         while pending:
@@ -146,14 +123,14 @@ class TailView:
                 continue
             live.add(node)
             read = [value for value in node.inputs if value is not None]
-            for inner in _inner_graphs(node):
-                read += [value for each in inner.all_nodes() for value in each.inputs if value is not None]
-                read += list(inner.outputs)
-            pending += [each for value in read if (each := value.producer()) is not None]
+            for body in bodies_of(node):
+                read += [value for inner in body.all_nodes() for value in inner.inputs if value is not None]
+                read += list(body.outputs)
+            pending += [producer for value in read if (producer := value.producer()) is not None]
         return live
 
     def is_live(self, node: ir.Node) -> bool:
-        """True if an output of the graph depends on the operator. Exporters leave dead ones behind."""
+        """True if an output of the graph depends on the operator. Exporters leave unused ones behind."""
         return node in self._live
 
     def is_rewritten(self, node: ir.Node) -> bool:
@@ -161,13 +138,13 @@ class TailView:
         return (node.name or "").startswith(self._scope)
 
     def feeds_network(self, value: ir.Value) -> bool:
-        """True if layers that mix channels follow, so that the value is not in the tail."""
-        pending, seen = [*value.consumers()], set()
+        """True if a layer that mixes channels depends on the value, which is therefore not in the tail."""
+        pending, visited = [*value.consumers()], set()
         while pending:
             node = pending.pop()
-            if node in seen:
+            if node in visited:
                 continue
-            seen.add(node)
+            visited.add(node)
             if self.mixes_channels(node):
                 return True
             pending += [user for output in node.outputs for user in output.consumers()]
@@ -182,7 +159,7 @@ class TailView:
         return node.op_type in _MIXING or node.domain not in ("", "ai.onnx") or (node.op_type == "Conv" and not narrow)
 
     def shape(self, value: ir.Value) -> Shape | None:
-        """Proven shape. Sizes that are only declared are not trusted."""
+        """Return the proven shape of a value. Sizes that the model only declares are ignored."""
         if value.is_initializer() and value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
         if value.producer() is None:
@@ -194,21 +171,21 @@ class TailView:
         return shape
 
     def named_shape(self, value: ir.Value) -> Shape | None:
-        """Shape with a name for every size that is not known, so that two can be seen to be the same."""
+        """Return the proven shape, with a unique name for each unknown size, so that shapes can be compared."""
         shape = self.shape(value)
         if shape is None:
             return None
         return tuple(f"{value.name}#{axis}" if dim is None else dim for axis, dim in enumerate(shape))
 
     def dtype(self, value: ir.Value) -> str | None:
-        """Element type by ONNX's name, such as `FLOAT`; None where it is not known."""
+        """Return the ONNX name of the element type, such as `FLOAT`; None if unknown."""
         if value.dtype is not None:
             return value.dtype.name
         inferred = self._inferred.get(value.name or "")
         return None if inferred is None or inferred.dtype is None else inferred.dtype.name
 
     def sizes(self, value: ir.Value) -> tuple[int, int] | None:
-        """Height and width of a map or feature map (N,C,H,W); None where they or the rank are not known."""
+        """Return height and width of a value (N,C,H,W); None if either or the rank is unknown."""
         shape = self.shape(value)
         if shape is None or len(shape) != 4:
             return None
@@ -216,19 +193,19 @@ class TailView:
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def channels(self, value: ir.Value) -> int | None:
-        """Second size of a value of rank 4."""
+        """Return the number of channels of a value (N,C,H,W); None if it or the rank is unknown."""
         shape = self.shape(value)
         return shape[1] if shape is not None and len(shape) == 4 and isinstance(shape[1], int) else None
 
     def producer(self, value: ir.Value | None, *op_types: str) -> ir.Node | None:
-        """The operator of the default domain that computes a value, if it is of one of some types."""
+        """Return the operator of the default domain that computes a value, if it has one of the given types."""
         node = None if value is None else value.producer()
         if node is None or node.graph is not self.graph or node.domain not in ("", "ai.onnx"):
             return None
         return node if not op_types or node.op_type in op_types else None
 
     def constant(self, value: ir.Value | None) -> Array | None:
-        """Numbers of a constant; None if it depends on inputs, could be overridden, or is large."""
+        """Return a constant's array; None if the value depends on inputs, can be overridden, or is large."""
         if value is None:
             return None
         if value not in self._constants:
@@ -245,7 +222,7 @@ class TailView:
             try:
                 return np.asarray(tensor.numpy())
             except (OSError, ValueError):
-                return None  # onnx_ir reads no weights through links
+                return None  # onnx_ir does not follow links to external weights
         node = self.producer(value)
         if node is None:
             return None
@@ -255,19 +232,19 @@ class TailView:
             shape = None if node.inputs[0] is None else self.shape(node.inputs[0])
             if shape is None or not all(isinstance(dim, int) for dim in shape):
                 return None
-            start, stop = integer_attribute(node, "start", 0), integer_attribute(node, "end", len(shape))
+            start, stop = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
             return np.array(shape[start:stop], np.int64)
         if node.op_type not in FOLDED:
             return None
-        inputs = {each.name or "": self.constant(each) for each in node.inputs if each is not None}
+        inputs = {operand.name or "": self.constant(operand) for operand in node.inputs if operand is not None}
         if any(array is None for array in inputs.values()):
             return None
         return evaluate(node, {name: array for name, array in inputs.items() if array is not None}, self.opset)
 
     def integers(self, value: ir.Value | None) -> tuple[Dimension, ...] | None:
-        """An integer vector, such as sizes to resize to, with the names of symbolic sizes where it holds those.
+        """Return the elements of an integer vector, such as the sizes for a Resize. Symbolic sizes are names.
 
-        Knows what exporters write for shapes: Shape, Concat, Slice, Gather, Squeeze, Unsqueeze and Cast of each other.
+        Follows the operators that exporters write for shapes: Shape, Concat, Slice, Gather, Squeeze, Unsqueeze, Cast.
         """
         if value is None:
             return None
@@ -281,11 +258,11 @@ class TailView:
             shape = None if node.inputs[0] is None else self.named_shape(node.inputs[0])
             if shape is None:
                 return None
-            start = integer_attribute(node, "start", 0)
-            stop = integer_attribute(node, "end", len(shape))
+            start = node.attributes.get_int("start", 0)
+            stop = node.attributes.get_int("end", len(shape))
             return shape[start:stop]
         if node.op_type == "Concat":
-            parts = [self.integers(each) for each in node.inputs]
+            parts = [self.integers(operand) for operand in node.inputs]
             return None if None in parts else tuple(dim for part in parts for dim in part or ())
         inner = self.integers(node.inputs[0]) if node.inputs else None
         if inner is None:
@@ -293,18 +270,30 @@ class TailView:
         if node.op_type in ("Cast", "Squeeze", "Unsqueeze", "Identity"):
             return inner
         if node.op_type == "Gather":
-            at = self.constant(node.inputs[1])
-            return None if at is None or at.ndim > 1 else tuple(inner[int(i)] for i in at.ravel())
+            indices = self.constant(node.inputs[1])
+            return None if indices is None or indices.ndim > 1 else tuple(inner[int(i)] for i in indices.ravel())
         if node.op_type == "Slice" and len(node.inputs) >= 3:
-            bounds = [self.integers(each) for each in node.inputs[1:]]
+            bounds = [self.integers(operand) for operand in node.inputs[1:]]
             flat = [bound[0] if bound and isinstance(bound[0], int) else None for bound in bounds]
             if flat[0] is None or flat[1] is None or (len(flat) > 3 and flat[3] is None):
                 return None
             return inner[flat[0] : flat[1] : flat[3] if len(flat) > 3 else None]
         return None
 
+    def known_integers(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        """Return the elements of an integer vector; None if any is unknown or symbolic."""
+        elements = self.integers(value)
+        known = tuple(element for element in elements or () if isinstance(element, int))
+        return None if elements is None or len(known) < len(elements) else known
+
+    def reduced_axes(self, node: ir.Node) -> tuple[int, ...] | None:
+        """Return the axes of a reduction, which are an attribute or an input; None if unknown."""
+        if "axes" in node.attributes:
+            return tuple(node.attributes["axes"].as_ints())
+        return self.known_integers(node.inputs[1]) if len(node.inputs) > 1 else None
+
     def uniform(self, value: ir.Value | None) -> float | None:
-        """The number that a floating-point value holds everywhere, such as a scalar, or zeros that were expanded."""
+        """Return the number that fills a floating-point value, such as a scalar or expanded zeros; otherwise None."""
         if value is None:
             return None
         known = self.constant(value)
@@ -320,7 +309,7 @@ class TailView:
         return None
 
     def see_through(self, value: ir.Value) -> ir.Value:
-        """Return the value that another one copies, through Identity and Reshape to the same shape."""
+        """Skip Identity, and Reshape to the same shape, and return the value they copy."""
         while (node := self.producer(value, "Identity", "Reshape")) is not None and node.inputs[0] is not None:
             if node.op_type == "Reshape" and not self.same_shape(node.inputs[0], value):
                 break
@@ -328,12 +317,12 @@ class TailView:
         return value
 
     def same_shape(self, first: ir.Value, second: ir.Value) -> bool:
-        """True if two shapes are proven equal. Open sizes are equal by name."""
+        """True if two shapes are proven equal. Open sizes are compared by name."""
         shape = self.shape(first)
         return shape is not None and None not in shape and shape == self.shape(second)
 
     def between(self, reads: Iterable[ir.Value], target: ir.Value) -> list[ir.Node]:
-        """Operators between a value and some others. Operators that only need a shape are left out."""
+        """Return the operators that compute `target` from `reads`. Operators that lead only to a Shape are left out."""
         stops = set(reads)
         found: set[ir.Node] = set()
         pending = [target]
@@ -344,23 +333,20 @@ class TailView:
                 continue
             found.add(node)
             if node.op_type != "Shape":
-                pending += [each for each in node.inputs if each is not None]
+                pending += [operand for operand in node.inputs if operand is not None]
         return [node for node in self.graph if node in found]
 
     def nodes(self) -> Sequence[ir.Node]:
-        """Operators of the default domain in the main graph, in order."""
+        """Return the operators of the default domain in the main graph, in order."""
         return [node for node in self.graph if node.domain in ("", "ai.onnx")]
 
     def only_for(self, results: Iterable[ir.Value], reads: Iterable[ir.Value] = ()) -> list[ir.Node]:
-        """Operators that nobody needs once some values are computed otherwise, in the order of the graph.
+        """Return the operators that become redundant once some values are computed differently, in graph order.
 
         Args:
-            results: The values that are computed otherwise.
-            reads: What they are computed from; that stays.
+            results: The values to compute differently.
+            reads: The values to compute them from. Their producers stay.
         """
-        import onnx_ir as ir
-
-        graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
         dead: set[ir.Node] = set()
         replaced = set(results)
         kept = {node for value in reads if (node := value.producer()) is not None}
@@ -373,37 +359,25 @@ class TailView:
                 output in replaced or (not output.is_graph_output() and dead.issuperset(output.consumers()))
                 for output in node.outputs
             )
-            if unneeded and not any(attribute.type in graphs for attribute in node.attributes.values()):
+            if unneeded and next(bodies_of(node), None) is None:
                 dead.add(node)
                 inputs = [value for value in node.inputs if value is not None]
-                pending += [each for value in inputs if (each := value.producer()) is not None]
+                pending += [producer for value in inputs if (producer := value.producer()) is not None]
         return [node for node in self.graph if node in dead]
 
 
 def tail_names(model: ir.Model) -> frozenset[str]:
-    """Names of the operators behind the last layers that mix channels, and of their outputs."""
-    view = TailView(model)
-    inside: set[ir.Node] = set()
+    """Return the names of the operators behind the last layers that mix channels, and of their outputs."""
+    view = GraphView(model)
+    network: set[ir.Node] = set()
     for node in reversed(list(view.graph)):
         users = [user for output in node.outputs for user in output.consumers()]
-        if view.mixes_channels(node) or any(user in inside for user in users):
-            inside.add(node)
-    tail = [node for node in view.graph if node not in inside]
+        if view.mixes_channels(node) or any(user in network for user in users):
+            network.add(node)
+    tail = [node for node in view.graph if node not in network]
     return frozenset(name for node in tail for name in (node.name, *(value.name for value in node.outputs)) if name)
 
 
-def _inner_graphs(node: ir.Node) -> list[ir.Graph]:
-    import onnx_ir as ir
-
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += attribute.as_graphs()
-    return found
-
-
 def _is_unnamed(dim: Dimension) -> bool:
-    """True if an open size has no name of the model's own, only one from `named_shape` or inference."""
+    """True if an open size has no name in the model, only one from `named_shape` or shape inference."""
     return dim is None or (isinstance(dim, str) and ("#" in dim or dim.startswith("unk__")))

@@ -1,23 +1,16 @@
-"""Separable tails: a rank-one convolution, and chains that are matrices along each axis.
+"""Collapse chains of separable linear operators into matrix products.
 
-A kernel K = c @ r.T sums over the height and over the width separately:
-
-    sum_ij K[i,j] x[y+i, z+j] = sum_i c[i] (sum_j r[j] x[y+i, z+j])
-
-h + w multiply-adds an output instead of h * w. Height and width need not be known, so this serves where
-`separable_collapse` cannot, and on maps so large that matrices cost more.
-
-Resizing, padding, cropping, averaging and convolving with a rank-one kernel each act along the height and along the
-width by themselves. Each is `Y = A @ X @ B.T` with constant matrices, and a chain of them is one such product:
+Resizing, padding, cropping, averaging and convolving with a rank-one kernel act along the height and along the width
+independently. Each is `Y = A @ X @ B.T` with constant matrices, and a chain of them is one such product:
 
     (A2 @ (A1 @ X @ B1.T) @ B2.T) = (A2 @ A1) @ X @ (B2 @ B1).T
 
-Sums go through every linear operator, so several chains that meet before a common one are
+Every linear operator distributes over sums, so chains that are added before a common one become
 
     sum_i A_i @ X_i @ B_i.T  =  [A_1 @ X_1 | A_2 @ X_2 | ...] @ [B_1.T; B_2.T; ...]
 
-one matrix product for each input, and one for all. A bias or constant is only taken along where it is added last: moved
-past the products, it would be rounded otherwise. Source: linear algebra; that a Gaussian blur is separable is textbook.
+one matrix product for each input, and one for all. A bias or constant is included only if it is added last: moving it
+past the products would change its rounding. Source: linear algebra; a Gaussian kernel is separable.
 """
 
 from __future__ import annotations
@@ -29,101 +22,26 @@ import numpy as np
 
 from pp_graph.fusion.tail import cost
 from pp_graph.fusion.tail.axis_matrices import Matrix, product
-from pp_graph.fusion.tail.linear_operators import (
-    LinearOperator,
-    RefusalError,
-    read_convolution,
-    read_operator,
-    spatial_attributes,
-)
+from pp_graph.fusion.tail.linear_operators import LinearOperator, RefusalError, read_operator
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
-from pp_graph.fusion.tail.view import integer_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
-    from pp_graph.fusion.tail.view import TailView
+    from pp_graph.fusion.tail.view import GraphView
     from pp_graph.model import Shape
     from pp_graph.steps import Emitter
 
-
-_TYPICAL_SIDE: Final = 256
-"""Stands for a height or width that is not known; only the ratio of two costs is used."""
-
-
-class SeparableConvolution(Rule):
-    """See the module."""
-
-    name: ClassVar[str] = "separable convolution"
-
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
-        """Propose to split every convolution in the tail that treats channels one by one."""
-        for node in reversed(view.nodes()):
-            source, weight = (*node.inputs, None, None)[:2]
-            shape = None if weight is None else view.shape(weight)
-            if node.op_type != "Conv" or source is None or shape is None or len(shape) != 4 or shape[1] != 1:
-                continue
-            target = node.outputs[0]
-            if 1 in shape[2:] or view.feeds_network(target):
-                continue
-            what = f"Conv {shape[2]}×{shape[3]}"
-            try:
-                yield _propose_convolution(view, node, source, what)
-            except RefusalError as refusal:
-                yield Miss(target, what, str(refusal))
-
-
-def _propose_convolution(view: TailView, node: ir.Node, source: ir.Value, what: str) -> Match:
-    target = node.outputs[0]
-    columns, rows, bias = read_convolution(view, node)
-    kernel = (len(columns[0]), len(rows[0]))
-    strides, dilations, pads = spatial_attributes(view, node, kernel)
-    height, width = view.sizes(target) or (_TYPICAL_SIDE, _TYPICAL_SIDE)
-    outputs = float(height * width * len(columns))
-
-    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
-        value = at(source)
-        for axis, kernels in enumerate((columns, rows)):
-            # What belongs to the other axis is neutral.
-            alone = [[1, 1], [1, 1], [0, 0, 0, 0]]
-            for neutral, given in zip(alone, (strides, dilations, pads), strict=True):
-                neutral[axis::2] = given[axis::2]
-            stacked = np.stack(kernels)[:, None, :, None] if axis == 0 else np.stack(kernels)[:, None, None, :]
-            value = op.convolution(
-                value,
-                op.array(stacked, ("column", "row")[axis]),
-                strides=alone[0],
-                dilations=alone[1],
-                pads=alone[2],
-                group=len(kernels),
-            )
-        return value if bias is None else op.add(value, op.array(bias[:, None, None], "bias"))
-
-    before = cost.narrow_convolution(outputs, kernel[0] * kernel[1])
-    # The column runs at the width of the source.
-    after = cost.narrow_convolution(outputs * strides[1], kernel[0]) + cost.narrow_convolution(outputs, kernel[1])
-    return Match(
-        target=target,
-        what=f"{what} becomes {kernel[0]}×1 and 1×{kernel[1]}",
-        reads=(source,),
-        before=before,
-        after=after if bias is None else after + cost.moved(2 * outputs),
-        emit=emit,
-        exact=False,
-        float32=True,
-    )
-
-
 _MOST_CHANNELS: Final = 4
-"""A map has one channel, or a few that are about to be averaged. Feature maps have many, in a layout of their own."""
+"""Maximum number of channels of a map. Feature maps have more, in another memory layout."""
 
 _DEEPEST: Final = 12
-"""Operators looked back; real tails have up to six."""
+"""Maximum length of a chain. Real tails have up to six operators."""
 
 _SHAPING: Final = frozenset({"Resize", "Upsample", "Pad", "Conv", "AveragePool", "Slice"})
-"""Operators for which it is worth looking; the others are linear, but cheap."""
+"""Operators that make a chain worth collapsing. The other linear ones are cheap."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +53,7 @@ class _Term:
 
 @dataclass(frozen=True)
 class _Expression:
-    """`sum_i height_i @ source_i @ width_i.T + constant`, with the operators it replaces."""
+    """`sum_i height_i @ source_i @ width_i.T + constant`, and the operators that compute it."""
 
     terms: tuple[_Term, ...]
     constant: Matrix | float = 0.0
@@ -143,12 +61,12 @@ class _Expression:
 
 
 class SeparableCollapse(Rule):
-    """See the module."""
+    """Rule that collapses chains of linear operators; see the module."""
 
     name: ClassVar[str] = "separable linear collapse"
 
-    def find(self, view: TailView) -> Iterator[Match | Miss]:
-        """Propose to collapse every chain that ends in a map; the cut that saves most, where a chain can be cut."""
+    def find(self, view: GraphView) -> Iterator[Match | Miss]:
+        """Propose to collapse every chain that ends in a map, from the depth that saves most."""
         covered: set[ir.Node] = set()
         for node in reversed(view.nodes()):
             target = node.outputs[0] if node.outputs else None
@@ -177,33 +95,32 @@ class SeparableCollapse(Rule):
                 yield Miss(
                     target,
                     _describe(view, node),
-                    f"as matrices it would take {worst.after.microseconds:,.0f} µs, as it is "
-                    f"{worst.before.microseconds:,.0f} µs, by estimate",
+                    f"as matrices it would take an estimated {worst.after:,.0f} µs instead of {worst.before:,.0f} µs",
                 )
 
 
-def _is_map(view: TailView, value: ir.Value) -> bool:
+def _is_map(view: GraphView, value: ir.Value) -> bool:
     channels = view.channels(value)
     if channels is not None and channels > 1 and not isinstance((view.shape(value) or (None,))[0], int):
-        # OpenVINO 2026.4 takes what is added a channel, behind a matrix product with an open batch, for added a column.
+        # OpenVINO 2026.4 adds a per-channel constant along the width if it follows a product with an open batch.
         return False
     return channels is not None and channels <= _MOST_CHANNELS and view.dtype(value) in (None, "FLOAT")
 
 
 class _Reader:
-    """Reads values as expressions; each operator is read once.
+    """Reads values as expressions, and each operator only once.
 
     Attributes:
-        refusals: Why operators that were come across could not be read.
+        refusals: Why operators could not be read.
     """
 
-    def __init__(self, view: TailView) -> None:
+    def __init__(self, view: GraphView) -> None:
         self._view = view
         self._operators: dict[ir.Node, LinearOperator | None] = {}
         self.refusals: dict[ir.Node, str] = {}
 
     def read(self, value: ir.Value, depth: int) -> _Expression:
-        """Express a value by the values up to `depth` operators before it."""
+        """Express a value by values at most `depth` operators before it."""
         view = self._view
         value = view.see_through(value)
         leaf = _Expression((_Term(value),))
@@ -218,7 +135,7 @@ class _Reader:
             return leaf
         inner = self.read(operator.source, depth - 1)
         if np.any(inner.constant):
-            # Adding before or after rounds otherwise, which shows where the two nearly cancel.
+            # Moving an addition changes its rounding, which matters where summands nearly cancel.
             inner = _Expression((_Term(view.see_through(operator.source)),))
         terms = tuple(
             replace(term, height=product([term.height, operator.height]), width=product([term.width, operator.width]))
@@ -236,26 +153,27 @@ class _Reader:
         return self._operators[node]
 
     def _read_sum(self, node: ir.Node, depth: int) -> _Expression | None:
-        """Read sums of maps: Add, Sub, Sum and Mean, and the mean or sum over channels just concatenated."""
+        """Read Add, Sub, Sum and Mean of maps, and the mean or sum over concatenated maps."""
         view = self._view
-        summands = _summands(view, node)
-        if summands is None:
+        found, result = _summands(view, node), view.shape(node.outputs[0])
+        if found is None or result is None:
             return None
+        summands, nodes = found
         terms: list[_Term] = []
         constant: Matrix | float = 0.0
         operators: list[ir.Node] = []
-        spread: list[Shape] = []
-        for part, weight in summands.parts:
+        constant_shapes: list[Shape] = []
+        for part, weight in summands:
             number = view.uniform(part)
             shape = view.shape(part)
-            if shape is None or (number is None and shape[1:] != summands.shape[1:]):
-                return None  # something is broadcast
+            if shape is None or (number is None and shape[1:] != result[1:]):
+                return None  # the operator broadcasts a map
             if number is not None:
                 constant = constant + weight * number
-                spread.append(shape)
+                constant_shapes.append(shape)
                 continue
             if weight < 0:
-                return None  # subtracting before or after rounds otherwise, which shows where the two nearly cancel
+                return None  # moving a subtraction changes its rounding, which matters where the two nearly cancel
             inner = self.read(part, depth - 1)
             if np.any(inner.constant):
                 inner = _Expression((_Term(view.see_through(part)),))
@@ -265,61 +183,51 @@ class _Reader:
                     return None
                 height = np.eye(sizes[0]) if term.height is None else term.height
                 terms.append(term if weight == 1 else replace(term, height=weight * height))
-            operators += [each for each in inner.operators if each not in operators]
-        # Inference loses the batch behind a Resize; every operator here keeps that of its source.
+            operators += [operator for operator in inner.operators if operator not in operators]
+        # Shape inference loses the batch after a Resize, but every operator here keeps the batch of its source.
         batches = {(view.shape(term.source) or (None,))[0] for term in terms}
         if len(batches) != 1 or None in batches:
             return None
         (batch,) = batches
-        # A constant may only be as large as the map that it is added to.
-        whole = (batch, *summands.shape[1:])
-        for shape in spread:
-            if any(dim not in (1, size) for dim, size in zip(shape[::-1], whole[::-1], strict=False)) or len(shape) > 4:
+        # A constant must not broadcast the map that it is added to.
+        map_shape = (batch, *result[1:])
+        for shape in constant_shapes:
+            if (
+                any(dim not in (1, size) for dim, size in zip(shape[::-1], map_shape[::-1], strict=False))
+                or len(shape) > 4
+            ):
                 return None
-        return _Expression(tuple(terms), constant, (*operators, *summands.nodes))
+        return _Expression(tuple(terms), constant, (*operators, *nodes))
 
 
-@dataclass(frozen=True)
-class _Summands:
-    """Maps and their weights, the shape each must have, and the operators that add them."""
-
-    parts: tuple[tuple[ir.Value, float], ...]
-    shape: Shape
-    nodes: tuple[ir.Node, ...]
-
-
-def _summands(view: TailView, node: ir.Node) -> _Summands | None:
+def _summands(view: GraphView, node: ir.Node) -> tuple[list[tuple[ir.Value, float]], tuple[ir.Node, ...]] | None:
+    """Return the maps that an operator adds, each with its weight, and the operators that add them."""
     parts = [value for value in node.inputs if value is not None]
-    result = view.shape(node.outputs[0])
-    if result is None:
-        return None
     if node.op_type in ("Add", "Sub", "Sum", "Mean"):
         weights = [1 / len(parts) if node.op_type == "Mean" else 1.0] * len(parts)
         if node.op_type == "Sub":
             weights[1] = -1.0
-        return _Summands(tuple(zip(parts, weights, strict=True)), result, (node,))
+        return list(zip(parts, weights, strict=True)), (node,)
     if node.op_type not in ("ReduceMean", "ReduceSum"):
         return None
     joined = view.producer(parts[0], "Concat")
-    axes = view.integers(parts[1]) if len(parts) > 1 else None
-    if "axes" in node.attributes:
-        axes = tuple(node.attributes["axes"].as_ints())
-    if joined is None or axes is None or len(axes) != 1 or not isinstance(axes[0], int):
+    axes = view.reduced_axes(node)
+    if joined is None or axes is None or len(axes) != 1:
         return None
-    read = _joined_maps(view, joined, axes[0], keepdims=bool(integer_attribute(node, "keepdims", 1)))
+    read = _joined_maps(view, joined, axes[0], keepdims=bool(node.attributes.get_int("keepdims", 1)))
     if read is None:
         return None
     maps, copies = read
     weight = 1 / len(maps) if node.op_type == "ReduceMean" else 1.0
-    return _Summands(tuple((value, weight) for value in maps), result, (*copies, joined, node))
+    return [(value, weight) for value in maps], (*copies, joined, node)
 
 
 def _joined_maps(
-    view: TailView, joined: ir.Node, axis: int, *, keepdims: bool
+    view: GraphView, joined: ir.Node, axis: int, *, keepdims: bool
 ) -> tuple[list[ir.Value], list[ir.Node]] | None:
-    """Maps of one channel that were concatenated along the axis that is reduced next, or stacked along a new one."""
+    """Return single-channel maps that a Concat joins along the reduced axis, and the Unsqueeze operators before it."""
     shape = view.shape(joined.outputs[0])
-    if shape is None or axis % len(shape) != integer_attribute(joined, "axis", 0) % len(shape):
+    if shape is None or axis % len(shape) != joined.attributes.get_int("axis", 0) % len(shape):
         return None
     axis %= len(shape)
     values = [value for value in joined.inputs if value is not None]
@@ -329,9 +237,9 @@ def _joined_maps(
         stacked = [view.producer(value, "Unsqueeze") for value in values]
         sources = [None if node is None else node.inputs[0] for node in stacked]
         shapes = [view.shape(value) for value in values]
-        if any(source is None for source in sources) or any(each is None or each[axis] != 1 for each in shapes):
+        if any(source is None for source in sources) or any(size is None or size[axis] != 1 for size in shapes):
             return None
-        # Taking the new axis away again gives the map back, wherever the axis was put.
+        # Reducing removes the axis that Unsqueeze inserted, at any position, so the original maps can be read.
         copies = [node for node in stacked if node is not None]
         flat = shape[:axis] + shape[axis + 1 :]
         if axis and all((view.shape(source) or ())[1:] == flat[1:] for source in sources if source is not None):
@@ -339,13 +247,13 @@ def _joined_maps(
     return None
 
 
-def _propose(view: TailView, target: ir.Value, expression: _Expression) -> Match:
+def _propose(view: GraphView, target: ir.Value, expression: _Expression) -> Match:
     sources = tuple(dict.fromkeys(term.source for term in expression.terms))
     sizes = view.sizes(target)
     channels = view.channels(target) or 1
     assert sizes is not None
     plan = [_plan(view, term, sizes, channels, joined=len(expression.terms) > 1) for term in expression.terms]
-    after = cost.total(each for each, _ in plan)
+    after = sum(term_cost for term_cost, _ in plan)
     if len(plan) > 1:
         inner = sum(_width(view, term) for term in expression.terms)
         after += cost.moved(2 * channels * sizes[0] * inner)
@@ -366,8 +274,8 @@ def _propose(view: TailView, target: ir.Value, expression: _Expression) -> Match
             rank = max(width.ndim for width in widths)
             if rank == 3:
                 widths = [np.broadcast_to(width, (channels, *width.shape[-2:])) for width in widths]
-            together = np.concatenate([np.swapaxes(width, -1, -2) for width in widths], axis=-2)
-            result = op.matmul(op.concat(parts, axis=-1), op.array(together, "width"))
+            joined_widths = np.concatenate([np.swapaxes(width, -1, -2) for width in widths], axis=-2)
+            result = op.matmul(op.concat(parts, axis=-1), op.array(joined_widths, "width"))
         return result if constant is None else op.add(result, op.array(constant, "constant"))
 
     dead = view.only_for([target], sources)
@@ -387,28 +295,26 @@ def _propose(view: TailView, target: ir.Value, expression: _Expression) -> Match
     )
 
 
-def _width(view: TailView, term: _Term) -> int:
+def _width(view: GraphView, term: _Term) -> int:
     sizes = view.sizes(term.source)
     assert sizes is not None
     return sizes[1]
 
 
-def _plan(
-    view: TailView, term: _Term, sizes: tuple[int, int], channels: int, *, joined: bool
-) -> tuple[cost.Cost, bool]:
-    """Cost of a term, and True if the height comes first. Joined terms leave the width to the end."""
+def _plan(view: GraphView, term: _Term, sizes: tuple[int, int], channels: int, *, joined: bool) -> tuple[float, bool]:
+    """Return the cost of a term, and True if its height is applied first. Joined terms share the width's product."""
     inner = view.sizes(term.source)
     assert inner is not None
     (height, width), (h, w) = sizes, inner
-    up = cost.matmul(height, h, w, count=channels) if term.height is not None else cost.Cost()
+    by_height = cost.matmul(height, h, w, count=channels) if term.height is not None else 0.0
     if joined:
-        return up, True
-    across = cost.matmul(height, w, width, count=channels) if term.width is not None else cost.Cost()
-    height_first = up + across
-    up = cost.matmul(height, h, width, count=channels) if term.height is not None else cost.Cost()
-    across = cost.matmul(h, w, width, count=channels) if term.width is not None else cost.Cost()
-    width_first = up + across
-    if width_first.microseconds < height_first.microseconds:
+        return by_height, True
+    by_width = cost.matmul(height, w, width, count=channels) if term.width is not None else 0.0
+    height_first = by_height + by_width
+    by_height = cost.matmul(height, h, width, count=channels) if term.height is not None else 0.0
+    by_width = cost.matmul(h, w, width, count=channels) if term.width is not None else 0.0
+    width_first = by_height + by_width
+    if width_first < height_first:
         return width_first, False
     return height_first, True
 
@@ -428,12 +334,12 @@ def _as_constant(constant: Matrix | float) -> Matrix | None:
     if not np.any(constant):
         return None
     array = np.asarray(constant, np.float64)
-    # A constant that the operators leave uniform, up to rounding, is one number.
+    # A constant that is uniform up to rounding becomes a scalar.
     return array if np.ptp(array) > np.abs(array).max() * 1e-7 else np.asarray(array.ravel()[:1].reshape(()))
 
 
-def _describe(view: TailView, node: ir.Node) -> str:
-    """An operator with the sizes that matter, for people."""
+def _describe(view: GraphView, node: ir.Node) -> str:
+    """Describe an operator and its size."""
     sizes = view.sizes(node.outputs[0])
     text = node.op_type
     if node.op_type == "Conv" and node.inputs[1] is not None:
