@@ -16,7 +16,7 @@ from pp_graph.fusion.provenance import SCHEMA_VERSION, Provenance, RawOutputReco
 from pp_graph.fusion.stripping import strip
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
-from pp_graph.model.names import all_values, rename_values
+from pp_graph.model.graphs import all_values, rename_values
 from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name, merged_roles
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from pp_graph.model.onnx_layout import Span
 
 _LARGEST_REGION: Final = 64 * 2**20
+"""Size in bytes up to which a region is kept in memory."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """Bytes that take the place of others.
+    """Replacement of a range of bytes.
 
     Attributes:
-        span: Where the others lie.
-        content: The new bytes, of any number.
+        span: The bytes to replace.
+        content: The new bytes, which may be more or fewer.
     """
 
     span: Span
@@ -36,12 +37,12 @@ class Patch:
 
 @dataclass(frozen=True)
 class Region:
-    """All that patches change, as one range of bytes.
+    """Smallest range of bytes that contains all patches.
 
     Attributes:
-        start: Where it begins in the file.
-        before: What is there now; up to the end of the file where the patches change its length.
-        after: What is to be there.
+        start: Position in the file.
+        before: The current bytes; up to the end of the file if the patches change its length.
+        after: The new bytes.
     """
 
     start: int
@@ -50,11 +51,14 @@ class Region:
 
 
 def region_of(data: bytes | mmap.mmap, patches: Sequence[Patch]) -> Region | None:
-    """Join patches to one region; None where that would hold more than 64 MiB.
+    """Join patches into one region.
 
     Args:
         data: The bytes of the file.
-        patches: At least one, which do not overlap.
+        patches: At least one patch; they must not overlap.
+
+    Returns:
+        The region; None if it would be larger than 64 MiB.
     """
     patches = sorted(patches, key=lambda patch: patch.span)
     grows = sum(len(patch.content) - (patch.span.stop - patch.span.start) for patch in patches)
@@ -70,7 +74,7 @@ def region_of(data: bytes | mmap.mmap, patches: Sequence[Patch]) -> Region | Non
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file within the kernel, and without moving its bytes where the file system can share them."""
+    """Copy a file within the kernel; file systems that can share blocks do so instead of copying."""
     left = -1
     with contextlib.suppress(OSError, AttributeError), source.open("rb") as from_, target.open("wb") as to:
         left = os.fstat(from_.fileno()).st_size
@@ -81,15 +85,15 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def patch_draft(draft: Path, region: Region, *, durable: bool) -> None:
-    """Patch a copy that nobody reads yet.
+    """Patch a copy of a file.
 
     Args:
         draft: The copy.
-        region: What to change.
-        durable: Wait until the copy is on the disk, because it is to take the place of the only other one.
+        region: The change.
+        durable: Wait until the copy is on the disk. Needed if it replaces the original.
 
     Raises:
-        OutputFileError: The copy is not of the file that the region was made for.
+        OutputFileError: The original has changed since the region was made.
     """
     with draft.open("r+b", buffering=0) as stream:
         _check_unchanged(stream, region, draft.name)
@@ -101,12 +105,13 @@ def patch_draft(draft: Path, region: Region, *, durable: bool) -> None:
 
 
 def patch_in_place(path: Path, region: Region) -> None:
-    """Patch a file in place with one write, and restore the old bytes if anything is raised.
+    """Patch a file in place with one write. Restore the old bytes if anything fails.
 
-    The file must not become shorter: a file that was cut before it was written could not be put back.
+    The file must not become shorter, because the bytes cut off could not be restored.
 
     Raises:
-        OutputFileError: The file cannot be changed, is being changed by another process, or was since it was read.
+        OutputFileError: The file cannot be changed, is being changed by another process, or has changed since the
+            region was made.
     """
     assert len(region.after) >= len(region.before), "a file that is patched in place must not become shorter"
     with changing(path) as stream:
@@ -116,7 +121,7 @@ def patch_in_place(path: Path, region: Region) -> None:
             write_at(stream, region.start, region.after)
             os.fsync(stream.fileno())
         except BaseException:
-            # Behind the place where even the old bytes cannot be written, no new ones were.
+            # If the old bytes cannot be written at some position either, no new ones were written behind it.
             with contextlib.suppress(OSError):
                 write_at(stream, region.start, region.before)
             stream.truncate(size)
@@ -126,10 +131,10 @@ def patch_in_place(path: Path, region: Region) -> None:
 
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[FileIO]:
-    """Open a file for changes in place, locked for this process.
+    """Open a file for changes in place, and lock it.
 
     Raises:
-        OutputFileError: It cannot be changed, or another process does so now.
+        OutputFileError: The file cannot be changed, or another process is changing it.
     """
     try:
         with path.open("r+b", buffering=0) as stream:
@@ -139,17 +144,16 @@ def changing(path: Path) -> Iterator[FileIO]:
         if isinstance(error, OutputFileError):
             raise
         raise OutputFileError(
-            f"File '{path}' cannot be changed: {error.strerror or error}. It is unchanged. "
-            "Free disk space or allow writing, "
-            "or write to another file."
+            f"File '{path}' cannot be changed: {error.strerror or error}. It is as before. Free disk space or allow "
+            "writing, or write to another file."
         ) from error
 
 
 def write_at(stream: FileIO, start: int, content: bytes) -> None:
-    """Write bytes to a place in a file.
+    """Write bytes at a position of a file.
 
     Raises:
-        OSError: Not all of them can be written.
+        OSError: Not all bytes can be written.
     """
     stream.seek(start)
     left = memoryview(content)
@@ -161,12 +165,12 @@ def _lock(stream: FileIO, path: Path) -> None:
     try:
         import fcntl
     except ImportError:
-        return  # Windows has no such locks
+        return  # Windows
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OutputFileError(
-            f"File '{path}' is being changed by another process, expected one at a time. Try again."
+            f"File '{path}' is being changed by another process. Try again when that has finished."
         ) from None
     except OSError:
         return  # a file system without locks
@@ -175,4 +179,4 @@ def _lock(stream: FileIO, path: Path) -> None:
 def _check_unchanged(stream: FileIO, region: Region, name: str) -> None:
     stream.seek(region.start)
     if stream.read(len(region.before)) != region.before:
-        raise OutputFileError(f"File '{name}' was changed by somebody else meanwhile. Try again.")
+        raise OutputFileError(f"File '{name}' was changed by another program in the meantime. Try again.")

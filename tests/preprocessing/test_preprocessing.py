@@ -340,13 +340,13 @@ def test_images_become_frames(tmp_path: Path) -> None:
         ({"layout": "HWC"}, "Layout of frames is 'HWC', expected one of: NHWC, NCHW"),
         ({"channel_order": "GBR"}, "Channel order of frames is 'GBR', expected one of: RGB, BGR"),
         ({"resize": "area"}, "Resizing of frames is 'area', expected one of: linear"),
-        ({"scale": (0,)}, "scale holds 0, expected a finite number above 0"),
-        ({"scale": (1, -2, 3)}, "scale holds -2, expected a finite number above 0"),
-        ({"scale": (1e-60,)}, "scale holds 1e-60, expected a finite number above 0"),
-        ({"scale": (float("nan"),)}, "scale holds nan, expected"),
-        ({"mean": (float("inf"),)}, "mean holds inf, expected a finite number"),
-        ({"mean": ("a",)}, "mean holds 'a', expected numbers"),
-        ({"frame_size": (480, 640)}, "A size of frames was given without a way to resize them"),
+        ({"scale": (0,)}, "scale contains 0, expected a finite number above 0"),
+        ({"scale": (1, -2, 3)}, "scale contains -2, expected a finite number above 0"),
+        ({"scale": (1e-60,)}, "scale contains 1e-60, expected a finite number above 0"),
+        ({"scale": (float("nan"),)}, "scale contains nan, expected"),
+        ({"mean": (float("inf"),)}, "mean contains inf, expected a finite number"),
+        ({"mean": ("a",)}, "mean contains 'a', expected numbers"),
+        ({"frame_size": (480, 640)}, "A size of frames was given without a method to resize them"),
         ({"resize": "linear", "frame_size": (480,)}, "expected a height and a width in pixels"),
         ({"resize": "linear", "frame_size": (480, 0)}, "expected a height and a width in pixels"),
     ],
@@ -368,7 +368,7 @@ def half() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        ({"mean": (1, 2)}, {}, "mean has 2 numbers, expected one, or 3: one a channel"),
+        ({"mean": (1, 2)}, {}, "mean has 2 numbers, expected one, or 3: one per channel"),
         ({"scale": (1, 2, 3, 4)}, {}, "scale has 4 numbers, expected one, or 3"),
         (
             {"resize": "linear"},
@@ -412,7 +412,7 @@ def test_frames_of_another_type_are_refused(demo_fused_path: Path, demo_images: 
     assert artifact.provenance.preprocessing is not None
     with pytest.raises(DataError, match=r"Frames are float32 of shape .*, expected uint8 \(N,H,W,C\)"):
         artifact.provenance.preprocessing.reference(demo_images)
-    with pytest.raises(TargetError, match="the size of the model is not known"):
+    with pytest.raises(TargetError, match="resized to a size that is not known"):
         pp.Preprocessing(resize="linear").reference(np.zeros((1, 4, 4, 3), np.uint8))
 
 
@@ -488,10 +488,10 @@ def test_a_missing_scale_is_mentioned(in_folder: Path, capfd: pytest.CaptureFixt
         (["--channel-order", "XYZ"], "Channel order of frames is 'XYZ'"),
         (["--mean", "1,2"], "mean has 2 numbers, expected one, or 3"),
         (["--mean", "red"], "'red' holds no numbers"),
-        (["--scale", "0"], "scale holds 0, expected a finite number above 0"),
+        (["--scale", "0"], "scale contains 0, expected a finite number above 0"),
         (["--resize", "linear", "--frame-size", "1080"], "'1080' is no size, expected height and width"),
         (["--resize", "linear", "--frame-size", "0x7"], "'0x7' is no size"),
-        (["--frame-size", "10x10"], "A size of frames was given without a way to resize"),
+        (["--frame-size", "10x10"], "A size of frames was given without a method to resize"),
         (["--image-input", "nope"], "Input 'nope' does not exist"),
     ],
 )

@@ -547,7 +547,7 @@ def _edited_provenance(folder: Path) -> Path:
         (_written("cut.onnx", (DEMO / "raw.onnx").read_bytes()[:9999]), "is not an ONNX model"),
         (_written("model.xml", b"<net><layers>"), "is not an OpenVINO IR"),
         (_short_weights, "does not belong to .* is cut short or cannot be read"),
-        (_link, "is a link to '.*fused.onnx', and what is there may be used elsewhere"),
+        (_link, "is a link to '.*fused.onnx', which may be used elsewhere"),
     ],
 )
 def test_files_that_cannot_be_retuned(
@@ -640,7 +640,7 @@ def test_changed_meanwhile(work: Path) -> None:
         pp.retune(other, image_sensitivity=0.3)
         before = files_in(work)
         for output in (None, f"out{Path(path).suffix}"):
-            with pytest.raises(OutputFileError, match="was changed by somebody else meanwhile"):
+            with pytest.raises(OutputFileError, match="was changed by another program in the meantime"):
                 retuning.write(output)
         assert files_in(work) == before
     for path, held in (("fused.onnx", "fused.onnx"), ("model.xml", "model.bin")):
