@@ -31,32 +31,10 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
     Raises:
         OutputFileError: A target is an input, exists and `overwrite` is false, or cannot be written.
     """
-    folder = targets[0].parent
     check_targets(targets, overwrite=overwrite, inputs=inputs)
-    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".pp_graph_", dir=folder))
-    except OSError as error:
-        _remove_empty(created)
-        raise OutputFileError(
-            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Choose another folder."
-        ) from error
-    try:
-        drafts = tuple(scratch / target.name for target in targets)
-        yield drafts
-        for draft, target in zip(drafts, targets, strict=True):
-            draft.replace(target)
-    except OSError as error:
-        if isinstance(error, OutputFileError):
-            raise
-        raise OutputFileError(
-            f"Output '{targets[-1]}' cannot be written: {error.strerror or error}. Free disk space or allow writing, "
-            "or choose another folder."
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        _remove_empty(created)
+    names = [target.name for target in targets]
+    with _scratch_folder(targets[0].parent, names, f"Output '{targets[-1]}'") as scratch:
+        yield tuple(scratch / name for name in names)
 
 
 @contextlib.contextmanager
@@ -79,6 +57,13 @@ def folder_filled(
         OutputFileError: The folder is not empty and `overwrite` is false, a file is an input, or one cannot be written.
     """
     check_folder(folder, [*names, *stale], overwrite=overwrite, inputs=inputs)
+    with _scratch_folder(folder, names, f"Output folder '{folder}'", stale) as scratch:
+        yield scratch
+
+
+@contextlib.contextmanager
+def _scratch_folder(folder: Path, names: Sequence[str], output: str, stale: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder in `folder`, and move the named files out of it at the end."""
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     scratch = None
     try:
@@ -96,16 +81,18 @@ def folder_filled(
         if isinstance(error, OutputFileError):
             raise
         raise OutputFileError(
-            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Free disk space or allow writing, "
-            "or choose another folder."
+            f"{output} cannot be written: {error.strerror or error}. Free disk space or allow writing, or choose "
+            "another folder."
         ) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-        _remove_empty(created)
+        for parent in created:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # fails unless nothing was written
 
 
-def check_folder(folder: Path, names: Iterable[str], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+def check_folder(folder: Path, names: Sequence[str], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
     """Raise if files cannot be written to a folder, before the work starts.
 
     Raises:
@@ -123,7 +110,6 @@ def check_folder(folder: Path, names: Iterable[str], *, overwrite: bool, inputs:
         raise OutputFileError(
             f"Output folder '{folder}' is not empty. Use --force (overwrite=True) to write to it, or choose another."
         )
-    protected = {_identity(source) for source in inputs if source.exists()}
     root = folder.resolve()
     for parent in dict.fromkeys(parent for name in names for parent in (folder / name).parents):
         if parent.exists() and not parent.is_dir():
@@ -132,20 +118,11 @@ def check_folder(folder: Path, names: Iterable[str], *, overwrite: bool, inputs:
             raise OutputFileError(
                 f"Output folder '{parent}' is a link that leads out of '{folder}', expected a folder in it. Remove it."
             )
-    for name in names:
-        target = folder / name
+    targets = [folder / name for name in names]
+    for target in targets:
         if target.is_dir():
             raise OutputFileError(f"Output '{target}' is a folder, expected a file name. Move it away.")
-        if target.exists() and _identity(target) in protected:
-            raise OutputFileError(
-                f"Output '{target}' is an input of this command, and inputs are never overwritten. "
-                "Choose another output path."
-            )
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_dev, status.st_ino
+    refuse_inputs(targets, inputs)
 
 
 def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -171,20 +148,18 @@ def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[
 
 def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise `OutputFileError` if an output is an input, under any name or link."""
-    protected = [source for source in inputs if source.exists()]
+    protected = {_identity(source) for source in inputs if source.exists()}
     for target in targets:
-        if target.exists() and any(target.samefile(source) for source in protected):
+        if target.exists() and _identity(target) in protected:
             raise OutputFileError(
                 f"Output '{target}' is an input of this command, and inputs are never overwritten. "
                 "Choose another output path."
             )
 
 
-def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders that are empty, the innermost first."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pp_graph.model.batch import image_input
-from pp_graph.model.shapes import Shape, declared_shape, infer_values, reconcile, symbols_of
+from pp_graph.model.shapes import Dimension, Shape, declared_shape, format_shape, infer_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -47,6 +47,33 @@ def _dtype(output: ir.Value) -> str | None:
     return type(output.type).__name__.removesuffix("Type").upper()
 
 
+def _reconciled(
+    declared: Shape | None, inferred: Shape | None, input_symbols: Collection[str]
+) -> tuple[Shape | None, str | None]:
+    """Merge a declared and an inferred shape. Inference wins if they contradict each other.
+
+    A size that inference derives from a symbolic size of the inputs is dynamic, even if the file declares a number.
+
+    Returns:
+        The shape, and a description of the contradiction or None.
+    """
+    if declared is None or inferred is None:
+        return (inferred if declared is None else declared), None
+    note = f"declared as {format_shape(declared)}, but computed as {format_shape(inferred)}"
+    if len(declared) != len(inferred):
+        return inferred, note
+    merged: list[Dimension] = []
+    conflict = False
+    for declares, infers in zip(declared, inferred, strict=True):
+        if isinstance(declares, int):
+            contradicts = infers in input_symbols if isinstance(infers, str) else infers not in (None, declares)
+            conflict |= contradicts
+            merged.append(infers if contradicts else declares)
+        else:
+            merged.append(infers if isinstance(infers, int) or declares is None else declares)
+    return tuple(merged), note if conflict else None
+
+
 def _proven(shape: Shape, inferred: Shape | None, input_symbols: Collection[str]) -> Shape:
     known = inferred if inferred is not None and len(inferred) == len(shape) else (None,) * len(shape)
     return tuple(
@@ -81,12 +108,12 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     """
     inferred = infer_values(raw.model)
     batches = _inputs_with_the_batch_first([model_input.shape for model_input in raw.inputs], image_input(raw.inputs))
-    symbols = symbols_of([model_input.shape for model_input in raw.inputs])
+    symbols = {size for model_input in raw.inputs for size in model_input.shape or () if isinstance(size, str)}
     described = []
     for output in raw.model.graph.outputs:
         name = output.name or ""
         inferred_shape = declared_shape(inferred[name]) if name in inferred else None
-        shape, note = reconcile(declared_shape(output), inferred_shape, symbols)
+        shape, note = _reconciled(declared_shape(output), inferred_shape, symbols)
         proven = None if shape is None else _proven(shape, inferred_shape, symbols)
         other = shape is not None and bool(batches) and all(_other_batch(shape, input_shape) for input_shape in batches)
         described.append(OutputInfo(name, _dtype(output), shape, proven, note, other))

@@ -12,7 +12,7 @@ from pp_graph.errors import OutputFileError
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
     from io import FileIO
     from pathlib import Path
 
@@ -20,19 +20,6 @@ if TYPE_CHECKING:
 
 _LARGEST_REGION: Final = 64 * 2**20
 """Size in bytes up to which a region is kept in memory."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Replacement of a range of bytes.
-
-    Attributes:
-        span: The bytes to replace.
-        content: The new bytes, which may be more or fewer.
-    """
-
-    span: Span
-    content: bytes
 
 
 @dataclass(frozen=True)
@@ -50,27 +37,30 @@ class Region:
     after: bytes
 
 
-def region_of(data: bytes | mmap.mmap, patches: Sequence[Patch]) -> Region | None:
+def region_of(data: bytes | mmap.mmap, patches: Mapping[Span, bytes]) -> Region | None:
     """Join patches into one region.
 
     Args:
         data: The bytes of the file.
-        patches: At least one patch; they must not overlap.
+        patches: New bytes of at least one span; spans must not overlap.
 
     Returns:
         The region; None if it would be larger than 64 MiB.
     """
-    patches = sorted(patches, key=lambda patch: patch.span)
-    grows = sum(len(patch.content) - (patch.span.stop - patch.span.start) for patch in patches)
-    start, stop = patches[0].span.start, len(data) if grows else patches[-1].span.stop
+    grows = sum(len(content) - (span.stop - span.start) for span, content in patches.items())
+    start, stop = min(patches).start, len(data) if grows else max(patches).stop
     if stop - start > _LARGEST_REGION:
         return None
-    parts, at = [], start
-    for patch in patches:
-        parts += [data[at : patch.span.start], patch.content]
-        at = patch.span.stop
-    parts.append(data[at:stop])
-    return Region(start, data[start:stop], b"".join(parts))
+    return Region(start, data[start:stop], patched(data, patches, start, stop))
+
+
+def patched(data: bytes | mmap.mmap, patches: Mapping[Span, bytes], start: int = 0, stop: int | None = None) -> bytes:
+    """Return a range of bytes with the spans in it replaced by other bytes."""
+    parts = []
+    for span in sorted(patches):
+        parts += [data[start : span.start], patches[span]]
+        start = span.stop
+    return b"".join([*parts, data[start:stop]])
 
 
 def copy_file(source: Path, target: Path) -> None:

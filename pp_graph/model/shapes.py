@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pp_graph.model.graphs import quiet_onnx_ir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     import numpy.typing as npt
     import onnx_ir as ir
@@ -91,40 +91,3 @@ def _write_constants(graph: ir.Graph, known: Mapping[str, npt.NDArray[Any]]) -> 
                     node.replace_input_with(index, constant)
         if constant.consumers():
             graph.register_initializer(constant)
-
-
-def reconcile(
-    declared: Shape | None, inferred: Shape | None, input_symbols: Iterable[str]
-) -> tuple[Shape | None, str | None]:
-    """Merge a declared and an inferred shape. Inference wins if they contradict each other.
-
-    Args:
-        declared: The shape in the file.
-        inferred: The inferred shape.
-        input_symbols: Symbolic sizes of the graph inputs. A size that inference derives from one of them is dynamic,
-            even if the file declares a number.
-
-    Returns:
-        The shape, and a description of the contradiction or None.
-    """
-    if declared is None or inferred is None:
-        return (inferred if declared is None else declared), None
-    note = f"declared as {format_shape(declared)}, but computed as {format_shape(inferred)}"
-    if len(declared) != len(inferred):
-        return inferred, note
-    symbols = set(input_symbols)
-    merged: list[Dimension] = []
-    conflict = False
-    for declares, infers in zip(declared, inferred, strict=True):
-        if isinstance(declares, int):
-            contradicts = infers in symbols if isinstance(infers, str) else infers not in (None, declares)
-            conflict |= contradicts
-            merged.append(infers if contradicts else declares)
-        else:
-            merged.append(infers if isinstance(infers, int) or declares is None else declares)
-    return tuple(merged), note if conflict else None
-
-
-def symbols_of(shapes: Sequence[Shape | None]) -> set[str]:
-    """Return the names of all symbolic sizes."""
-    return {dim for shape in shapes if shape is not None for dim in shape if isinstance(dim, str)}

@@ -145,7 +145,7 @@ def prepare_retuning(
     bound: list[Program] = []
 
     def program_for(provenance: Provenance) -> Program:
-        if not bound:
+        if not bound:  # compiled only once
             bound.append(retuned_program(provenance, statistics, changes))
         return bound[0]
 

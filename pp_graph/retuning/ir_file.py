@@ -23,7 +23,7 @@ from pp_graph.files import written_together
 from pp_graph.fusion import Provenance
 from pp_graph.fusion.emission import Numbers
 from pp_graph.model.onnx_layout import LayoutError, Span
-from pp_graph.model.patching import changing, copy_file, write_at
+from pp_graph.model.patching import changing, copy_file, patched, write_at
 from pp_graph.openvino.island.exchange import IR_VERSION, OPSET
 from pp_graph.openvino.usage import renamed_usage, usage_path
 
@@ -118,10 +118,9 @@ class IRLayout:
             readers=self._text.count(b'<edge from-layer="%s" ' % layer["id"].encode(), self._edges),
         )
 
-    def changed(self, offsets: Mapping[Span, int], provenance: str) -> bytes:
-        """Return the XML with other offsets, by the position of their digits, and another provenance."""
-        patches = {digits: str(offset).encode() for digits, offset in offsets.items()}
-        return _patched(self._text, {**patches, self._provenance_span: _escaped(provenance)})
+    def changed(self, offsets: Mapping[Span, bytes], provenance: str) -> bytes:
+        """Return the XML with other digits of offsets and another provenance."""
+        return patched(self._text, {**offsets, self._provenance_span: _escaped(provenance)})
 
     def _tag(self, start: int) -> tuple[dict[str, str], int]:
         """Return the attributes of a tag, still escaped, and the position behind it."""
@@ -138,14 +137,6 @@ def _constant_offsets(text: bytes) -> Iterator[tuple[Span, int, int]]:
         if b"offset" in attributes and b"size" in attributes:
             offset, size = attributes[b"offset"], attributes[b"size"]
             yield Span(*offset.span(2)), int(offset[2]), int(size[2])
-
-
-def _patched(text: bytes, patches: Mapping[Span, bytes]) -> bytes:
-    parts, at = [], 0
-    for span in sorted(patches):
-        parts += [text[at : span.start], patches[span]]
-        at = span.stop
-    return b"".join([*parts, text[at:]])
 
 
 def _escaped(text: str) -> bytes:
@@ -258,7 +249,7 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
         start = max(0, length - _SEARCHED_BYTES) // 4 * 4
         stream.seek(start)
         end = stream.read()
-    offsets: dict[Span, int] = {}
+    offsets: dict[Span, bytes] = {}
     appended = b""
     for name, content in numbers.changed.items():
         at = _aligned_find(end + appended, content)
@@ -267,7 +258,7 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
                 appended = bytes(-length % _ALIGNMENT)
             at = len(end) + len(appended)
             appended += content
-        offsets[constants[name].digits] = start + at
+        offsets[constants[name].digits] = str(start + at).encode()
     after = layout.changed(offsets, numbers.provenance.to_json())
     return IREdit(path, numbers.provenance, numbers.size, text, after, length, appended)
 
@@ -295,7 +286,7 @@ def replace_ir(path: Path, written: Path, provenance: Provenance) -> IREdit:
             known[key] = len(old) + len(appended)
             appended += content
         offsets[digits] = str(known[key]).encode()
-    text = _patched(after, offsets)
+    text = patched(after, offsets)
     return IREdit(path, provenance, len(text) + len(appended), before, text, len(old), bytes(appended))
 
 

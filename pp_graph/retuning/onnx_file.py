@@ -13,7 +13,7 @@ from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
 from pp_graph.fusion.emission import Numbers
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout, metadata_entry
-from pp_graph.model.patching import Patch, Region, copy_file, patch_draft, patch_in_place, region_of
+from pp_graph.model.patching import Region, copy_file, patch_draft, patch_in_place, region_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -104,11 +104,11 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
         if not numbers.only_numbers or len(places) < len(numbers.old.constants):
             return None
         text = numbers.provenance.to_json()
-        constants = [Patch(places[name], content) for name, content in numbers.changed.items()]
+        constants = {places[name]: content for name, content in numbers.changed.items()}
         before = entry.span.stop - entry.span.start
         missing = max(0, before - len(metadata_entry(METADATA_KEY, text)))
-        entries = [metadata_entry(METADATA_KEY, each) for each in (text, text + " " * missing)]
-        region, padded = (region_of(data, [*constants, Patch(entry.span, each)]) for each in entries)
+        entries = [metadata_entry(METADATA_KEY, padded_text) for padded_text in (text, text + " " * missing)]
+        region, padded = (region_of(data, {**constants, entry.span: encoded}) for encoded in entries)
         too_large = len(data) - before + len(entries[1]) > _LARGEST_ONNX
         if region is None or padded is None or too_large or len(entries[1]) < before:
             return None
