@@ -24,7 +24,7 @@ from pp_graph.openvino.model_info import write_model_info
 from pp_graph.openvino.preprocessing import add_preprocessing
 from pp_graph.postprocessors import merged_roles
 from pp_graph.quantization.quantization import Quantization, check_quantization, quantize_network
-from pp_graph.sessions.session import noted_axes
+from pp_graph.sessions.session import record_batch_axes
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -111,7 +111,7 @@ def convert(
         "device": device,
         "precision": precision,
         "openvino": _version(),
-        **noted_axes(fused.network.inputs, _passed_through(fused)),
+        **record_batch_axes(fused.network.inputs, _passed_through(fused)),
     }
     if quantization is not None:
         settings["quantization"] = quantize_network(

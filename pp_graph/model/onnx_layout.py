@@ -68,7 +68,7 @@ class OnnxLayout:
         self._other: list[Span] = []
         for number, wire, head, span in _fields(data, Span(0, len(data))):
             if number == _IR_VERSION and wire == _VARINT:
-                self.ir_version = _number(data, span)
+                self.ir_version = _integer(data, span)
             elif wire != _LENGTH:
                 continue
             elif number == _GRAPH:
@@ -99,18 +99,18 @@ class OnnxLayout:
             LayoutError: The graph is cut short, or two initializers have the same name.
         """
         wanted = {name.encode(): name for name in names}
-        found: dict[str, Span] = {}
+        spans: dict[str, Span] = {}
         for number, wire, _, span in _fields(self._data, self._graph):
             if number != _INITIALIZER or wire != _LENGTH:
                 continue
-            name, place, _ = self._tensor(span)
+            name, span_of_bytes, _ = self._tensor(span)
             if name not in wanted:
                 continue
-            if wanted[name] in found:
+            if wanted[name] in spans:
                 raise LayoutError(f"it has two initializers '{wanted[name]}'")
-            if place is not None:
-                found[wanted[name]] = place
-        return found
+            if span_of_bytes is not None:
+                spans[wanted[name]] = span_of_bytes
+        return spans
 
     def refers_to_files(self, name: str | None = None) -> bool:
         """True if a tensor may be stored in another file. May be true by mistake, because bytes are searched for it.
@@ -132,7 +132,7 @@ class OnnxLayout:
             if number == _DOMAIN and wire == _LENGTH:
                 domain = self._text(part)
             elif number == _VERSION and wire == _VARINT:
-                version = _number(self._data, part)
+                version = _integer(self._data, part)
         return domain, version
 
     def _entry(self, span: Span) -> tuple[str, str]:
@@ -141,17 +141,17 @@ class OnnxLayout:
 
     def _tensor(self, span: Span) -> tuple[bytes, Span | None, bool]:
         """Return a tensor's name, the position of its float32 bytes, and True if they are in another file."""
-        name, dtype, place, external = b"", 0, None, False
+        name, dtype, span_of_bytes, external = b"", 0, None, False
         for number, wire, _, part in _fields(self._data, span):
             if number == _NAME:
                 name = self._data[part.start : part.stop]
             elif number == _DATA_TYPE:
-                dtype = _number(self._data, part)
+                dtype = _integer(self._data, part)
             elif number == _RAW_DATA or (number == _FLOAT_DATA and wire in (_LENGTH, _FOUR_BYTES)):
-                place = part
+                span_of_bytes = part
             elif number == _DATA_LOCATION:
-                external = _number(self._data, part) == _EXTERNAL
-        return name, place if dtype == _FLOAT and not external else None, external
+                external = _integer(self._data, part) == _EXTERNAL
+        return name, span_of_bytes if dtype == _FLOAT and not external else None, external
 
     def _text(self, span: Span) -> str:
         try:
@@ -162,15 +162,15 @@ class OnnxLayout:
 
 def metadata_entry(key: str, value: str) -> bytes:
     """Encode an entry of a model's metadata as it is stored in the file."""
-    body = _delimited(_KEY, key.encode()) + _delimited(_VALUE, value.encode())
-    return _delimited(_METADATA, body)
+    body = _encode_field(_KEY, key.encode()) + _encode_field(_VALUE, value.encode())
+    return _encode_field(_METADATA, body)
 
 
-def _delimited(number: int, content: bytes) -> bytes:
-    return _encode(number << 3 | _LENGTH) + _encode(len(content)) + content
+def _encode_field(number: int, content: bytes) -> bytes:
+    return _encode_varint(number << 3 | _LENGTH) + _encode_varint(len(content)) + content
 
 
-def _encode(number: int) -> bytes:
+def _encode_varint(number: int) -> bytes:
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -214,5 +214,5 @@ def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
     raise LayoutError(f"a number before byte {at} does not end")
 
 
-def _number(data: bytes | mmap.mmap, span: Span) -> int:
+def _integer(data: bytes | mmap.mmap, span: Span) -> int:
     return _varint(data, *span)[0]

@@ -65,12 +65,12 @@ def patched(data: bytes | mmap.mmap, patches: Mapping[Span, bytes], start: int =
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file within the kernel; file systems that can share blocks do so instead of copying."""
-    left = -1
+    remaining = -1
     with contextlib.suppress(OSError, AttributeError), source.open("rb") as from_, target.open("wb") as to:
-        left = os.fstat(from_.fileno()).st_size
-        while left > 0 and (copied := os.copy_file_range(from_.fileno(), to.fileno(), left)):
-            left -= copied
-    if left:
+        remaining = os.fstat(from_.fileno()).st_size
+        while remaining > 0 and (copied := os.copy_file_range(from_.fileno(), to.fileno(), remaining)):
+            remaining -= copied
+    if remaining:
         shutil.copyfile(source, target)
 
 
@@ -146,9 +146,9 @@ def write_at(stream: FileIO, start: int, content: bytes) -> None:
         OSError: Not all bytes can be written.
     """
     stream.seek(start)
-    left = memoryview(content)
-    while left:
-        left = left[stream.write(left) :]
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[stream.write(remaining) :]
 
 
 def _lock(stream: FileIO, path: Path) -> None:

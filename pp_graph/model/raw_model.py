@@ -91,6 +91,9 @@ class RawModel:
         Args:
             model: Path of an ONNX file (weights embedded, external or in Constant nodes), or a model in memory.
 
+        Returns:
+            The opened model; it shares nothing with `model`.
+
         Raises:
             ModelError: The file is missing or not an ONNX model, external weights are missing or cut short, or the
                 model has sparse initializers or training information, which could not be written back.

@@ -117,15 +117,15 @@ class Preprocessing:
         """
         if not self.mean and not self.scale:
             return None
-        both = []
+        arrays = []
         for name, numbers, neutral in (("mean", self.mean, 0.0), ("scale", self.scale, 1.0)):
             if len(numbers) not in (0, 1, channels):
                 raise TargetError(
                     f"{name} has {len(numbers)} numbers, expected one, or {channels}: one per channel of the model's "
                     f"input. Correct --{name}."
                 )
-            both.append(np.broadcast_to(np.array(numbers or (neutral,), np.float32), (channels,)))
-        return both[0], both[1]
+            arrays.append(np.broadcast_to(np.array(numbers or (neutral,), np.float32), (channels,)))
+        return arrays[0], arrays[1]
 
     def reference(self, frames: Array) -> npt.NDArray[np.float32]:
         """Compute the model's input in NumPy.

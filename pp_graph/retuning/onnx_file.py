@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _COPIED_AT_MOST: Final = 16 * 2**20
 """Files up to this size are copied, patched and replaced, which is atomic and takes milliseconds. Larger ones are
-patched in place."""
+patched in span."""
 _LARGEST_ONNX: Final = 2**31 - 1
 
 
@@ -98,13 +98,13 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
         numbers = Numbers.of(provenance, program_for(provenance), opset=layout.opset, ir_version=layout.ir_version)
         if (numbers.old.opset, numbers.old.ir_version) != (layout.opset, layout.ir_version):
             return None
-        places = layout.float_initializers(numbers.old.constants)
-        for name, place in places.items():
-            numbers.check(name, data[place.start : place.stop], path)
-        if not numbers.only_numbers or len(places) < len(numbers.old.constants):
+        spans = layout.float_initializers(numbers.old.constants)
+        for name, span in spans.items():
+            numbers.check(name, data[span.start : span.stop], path)
+        if not numbers.only_numbers or len(spans) < len(numbers.old.constants):
             return None
         text = numbers.provenance.to_json()
-        constants = {places[name]: content for name, content in numbers.changed.items()}
+        constants = {spans[name]: content for name, content in numbers.changed.items()}
         before = entry.span.stop - entry.span.start
         missing = max(0, before - len(metadata_entry(METADATA_KEY, text)))
         entries = [metadata_entry(METADATA_KEY, padded_text) for padded_text in (text, text + " " * missing)]

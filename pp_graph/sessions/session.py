@@ -56,7 +56,7 @@ class Session(ABC):
         """
 
 
-def noted_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, Any]:
+def record_batch_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, Any]:
     """Record which axes hold the batch. An IR has no symbolic axis names to derive this from.
 
     Args:
@@ -71,7 +71,7 @@ def noted_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]
 
 
 def with_batch_axes(inputs: Sequence[ModelInput], conversion: Mapping[str, Any] | None) -> tuple[ModelInput, ...]:
-    """Return a converted model's inputs with the batch axes that `noted_axes` recorded."""
+    """Return a converted model's inputs with the batch axes that `record_batch_axes` recorded."""
     recorded = (conversion or {}).get(_BATCH_AXES)
     axes = recorded if isinstance(recorded, dict) else {}
     return tuple(
@@ -132,7 +132,7 @@ def joined(
         if axis is None:
             outputs[name] = _equal_in_all(name, arrays, size)
         else:
-            whole = [_along(array, axis, slice(cut.count)) for array, cut in zip(arrays, cuts, strict=True)]
+            whole = [_slice_axis(array, axis, slice(cut.count)) for array, cut in zip(arrays, cuts, strict=True)]
             outputs[name] = np.concatenate(whole, axis) if len(whole) > 1 else whole[0]
     return outputs
 
@@ -157,7 +157,7 @@ def _equal_in_all(name: str, arrays: Sequence[Array], batch: int) -> Array:
     )
 
 
-def _along(array: Array, axis: int, part: slice) -> Array:
+def _slice_axis(array: Array, axis: int, part: slice) -> Array:
     return array[(slice(None),) * axis + (part,)]
 
 
@@ -203,9 +203,9 @@ def cut_to_batch(inputs: Sequence[ModelInput], feeds: Mapping[str, Array]) -> It
         for name, array in feeds.items():
             axis = axes[name]
             if axis is not None:
-                array = _along(array, axis, slice(start, start + kept))  # noqa: PLW2901
+                array = _slice_axis(array, axis, slice(start, start + kept))  # noqa: PLW2901
                 if kept < size:
-                    last = _along(array, axis, slice(-1, None))
+                    last = _slice_axis(array, axis, slice(-1, None))
                     array = np.concatenate([array, last.repeat(size - kept, axis)], axis)  # noqa: PLW2901
             cut[name] = array
         yield Cut(cut, kept, filled=kept < size)
