@@ -41,8 +41,8 @@ def _proto_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def _pairs(proto: onnx.ModelProto, model: ir.Model) -> Iterator[tuple[onnx.NodeProto, ir.Node]]:
     yield from zip(_proto_nodes(proto.graph.node), model.graph.all_nodes(), strict=False)
-    for theirs, ours in zip(proto.functions, model.functions.values(), strict=False):
-        yield from zip(_proto_nodes(theirs.node), ours.all_nodes(), strict=False)
+    for proto_function, function in zip(proto.functions, model.functions.values(), strict=False):
+        yield from zip(_proto_nodes(proto_function.node), function.all_nodes(), strict=False)
 
 
 def external_protos(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -73,11 +73,11 @@ def reference_of(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
 
 def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
     """Record in a model just read the details that `restore` needs."""
-    for theirs, ours in _pairs(proto, model):
-        if theirs.HasField("domain") and theirs.domain in DEFAULT_DOMAINS:
-            ours.meta[_DOMAIN] = theirs.domain
-        for their_graph, our_graph in zip(_proto_subgraphs(theirs), bodies_of(ours), strict=False):
-            our_graph.meta[_VALUE_INFO] = tuple(their_graph.value_info)
+    for proto_node, node in _pairs(proto, model):
+        if proto_node.HasField("domain") and proto_node.domain in DEFAULT_DOMAINS:
+            node.meta[_DOMAIN] = proto_node.domain
+        for proto_graph, graph in zip(_proto_subgraphs(proto_node), bodies_of(node), strict=False):
+            graph.meta[_VALUE_INFO] = tuple(proto_graph.value_info)
     model.meta[_IMPLICIT] = any(not entry.HasField("domain") for entry in proto.opset_import)
     model.meta[_EXTERNAL] = {
         reference_of(tensor): tuple(tensor.external_data)
@@ -88,13 +88,13 @@ def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
 
 def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
     """Write the recorded details into a serialised model."""
-    for theirs, ours in _pairs(proto, model):
-        if _DOMAIN in ours.meta:
-            theirs.domain = ours.meta[_DOMAIN]
-        for their_graph, our_graph in zip(_proto_subgraphs(theirs), bodies_of(ours), strict=False):
-            if _VALUE_INFO in our_graph.meta:
-                del their_graph.value_info[:]
-                their_graph.value_info.extend(our_graph.meta[_VALUE_INFO])
+    for proto_node, node in _pairs(proto, model):
+        if _DOMAIN in node.meta:
+            proto_node.domain = node.meta[_DOMAIN]
+        for proto_graph, graph in zip(_proto_subgraphs(proto_node), bodies_of(node), strict=False):
+            if _VALUE_INFO in graph.meta:
+                del proto_graph.value_info[:]
+                proto_graph.value_info.extend(graph.meta[_VALUE_INFO])
     if model.meta.get(_IMPLICIT):
         for entry in proto.opset_import:
             if not entry.domain:
