@@ -24,7 +24,7 @@ from pp_graph.openvino.model_info import write_model_info
 from pp_graph.openvino.preprocessing import add_preprocessing
 from pp_graph.postprocessors import merged_roles
 from pp_graph.quantization.quantization import Quantization, check_quantization, quantize_network
-from pp_graph.sessions.session import noted_axes
+from pp_graph.sessions.session import record_batch_axes
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 _ONNX_METADATA: Final = ["framework", METADATA_KEY]
 PRECISIONS: Final = ("f32", "f16", "int8")
-"""Precisions of the network's weights; with int8 its layers compute in int8 too."""
+"""Precisions of the network's weights. With int8, its layers compute in int8 too."""
 
 InputShape = Sequence[int | None] | Mapping[str, Sequence[int | None]]
-"""Sizes of the input, or of each input by name; None for a size that stays open."""
+"""Shape of the input, or of each input by name; None for a size that stays open."""
 
 
 def convert(
@@ -58,23 +58,22 @@ def convert(
 ) -> OpenVINOModel:
     """Convert a fused model to OpenVINO.
 
-    Names of inputs and outputs are kept, the batch stays dynamic where the device allows it, and
-    the post-processing stays in float32 through saving in f16 and running in bf16 or f16.
-    The device need not be on this machine.
+    Names of inputs and outputs stay, the batch stays dynamic if the device allows it, and the post-processing stays in
+    float32 whatever the precision. The device need not be on this machine.
 
     Args:
-        model: A fused model, or the path of one; with `post` the path of a raw model.
+        model: A fused model or its path; with `post`, the path of a raw model.
         device: `CPU`, `GPU`, `NPU`, or a meta device such as `AUTO`, `HETERO:GPU,CPU` or `BATCH:GPU(4)`.
-        precision: Precision of the network's weights: `f32`, `f16`, or `int8`, in which the layers compute too.
-        input_shape: Sizes to fix for the input, or by name for several inputs.
+        precision: Precision of the network's weights: `f32`, `f16` or `int8`. With `int8`, layers compute in it too.
+        input_shape: Shape to fix for the input, or by name for several inputs.
         post: Post-processor to fuse into a raw model first.
-        raise_opset: Opset to bring the raw model to before, see `fuse`.
-        quantization: Calibration images and settings; required for `int8`, and an error otherwise.
-        preprocessing: Preprocessing to add, so that the model takes a camera's frames; None adds none. `input_shape`
-            refers to the model's own input, after the preprocessing.
-        model_info: How Intel's Model API is to feed images, such as `{"reverse_input_channels": True, "scale_values":
-            (255, 255, 255)}` for a model that takes RGB in [0, 1]; see `write_model_info`. None where it is not known.
-        roles: Names of a raw model's outputs by role, with `post`; see `fuse`.
+        raise_opset: Opset to raise the raw model to before fusing; see `fuse`.
+        quantization: Calibration images and settings; required for `int8`, not allowed otherwise.
+        preprocessing: Preprocessing to add, so that the model takes frames; None adds none. `input_shape` is the shape
+            after preprocessing.
+        model_info: Settings with which Intel's Model API prepares images, such as `{"reverse_input_channels": True,
+            "scale_values": (255, 255, 255)}` for a model that takes RGB in [0, 1]; see `write_model_info`.
+        roles: Output names of the raw model by role, with `post`; see `fuse`.
         score_output: Short form of `roles={"raw_score": ...}`.
         map_output: Short form of `roles={"raw_map": ...}`.
 
@@ -82,22 +81,20 @@ def convert(
         The converted model. Nothing is written until `save`.
 
     Raises:
-        TargetError: OpenVINO cannot read the model, the input shape or the preprocessing does not fit, the device needs
-            static shapes (NPU) and the model has dynamic ones, or `model_info` has an entry that is not known or that
-            Model API would not heed. Or the network cannot be quantised; `AccuracyError` where that would cost more
-            right decisions than `quantization` allows.
-        DataError: Images to quantise with do not fit.
-        ExtraError: Quantising needs NNCF.
-        DeviceError: The device is unknown, or a meta device has members that it cannot have.
-        ProvenanceError: The model carries no post-processing and none was given.
+        TargetError: OpenVINO cannot read the model, the input shape or the preprocessing does not fit, the device (NPU)
+            needs static shapes and the model has dynamic ones, `model_info` has an entry that is unknown or without
+            effect, or the network cannot be quantised.
+        AccuracyError: Quantising costs more correct decisions than `quantization` allows.
+        DataError: The calibration images do not fit the model.
+        ExtraError: NNCF, which quantising needs, is not installed.
+        DeviceError: The device is unknown, or a meta device cannot have these members.
+        ProvenanceError: The model has no post-processing and `post` is None.
         OutputFileError: A temporary file cannot be written.
-        PPGraphError: See `fuse`, when a raw model is fused first.
+        PPGraphError: Fusing fails; see `fuse`.
     """
     profile = device_profile(device)
     if precision not in PRECISIONS:
-        raise TargetError(
-            f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}. Choose one."
-        )
+        raise TargetError(f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}.")
     check_quantization(precision, quantization)
     fused = _fused(model, post, raise_opset, merged_roles(roles, score_output=score_output, map_output=map_output))
     converted = _read(fused)
@@ -114,7 +111,7 @@ def convert(
         "device": device,
         "precision": precision,
         "openvino": _version(),
-        **noted_axes(fused.network.inputs, _passed_through(fused)),
+        **record_batch_axes(fused.network.inputs, _passed_through(fused)),
     }
     if quantization is not None:
         settings["quantization"] = quantize_network(
@@ -128,12 +125,12 @@ def convert(
         preprocessing = add_preprocessing(converted, preprocessing, fused.provenance)
     provenance = fused.provenance.revised(conversion=settings, replaced=None, raised=None, preprocessing=preprocessing)
     if converted.has_rt_info(_ONNX_METADATA):
-        # OpenVINO copies the ONNX metadata; a second, older record would only mislead.
+        # OpenVINO copies the ONNX metadata, whose provenance is now outdated.
         converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)
-    opened = fused.network
-    inputs = [Path(tensor.path) for tensor in opened.external_tensors()]
-    if opened.source is not None:
-        inputs.append(opened.source)
+    raw = fused.network
+    inputs = [Path(tensor.path) for tensor in raw.external_tensors()]
+    if raw.source is not None:
+        inputs.append(raw.source)
     artifact = OpenVINOModel(converted, provenance, precision, None, tuple(dict.fromkeys(inputs)), fused._program)
     artifact.stamp()
     write_model_info(converted, provenance, model_info)
@@ -170,7 +167,7 @@ def _passed_through(fused: FusedModel) -> dict[str, Shape | None]:
     """Return the shapes of the outputs that pass through from the raw model."""
     written = fused.provenance.output_names
     outputs = fused.network.model.graph.outputs
-    return {each.name or "": declared_shape(each) for each in outputs if each.name not in written}
+    return {output.name or "": declared_shape(output) for output in outputs if output.name not in written}
 
 
 def _fused(
@@ -186,13 +183,13 @@ def _fused(
         return fuse(model, post, raise_opset=raise_opset, roles=roles)
     if roles:
         raise TargetError(
-            f"Role '{next(iter(roles))}' was given without a post-processor, expected both: roles say which "
-            "outputs of a raw model are read. Add post=..., or leave it out."
+            f"Role '{next(iter(roles))}' was given without a post-processor, expected both: roles name the outputs of "
+            "a raw model. Add post=..., or leave the role out."
         )
     if raise_opset is not None:
         raise TargetError(
-            "raise_opset was given without a post-processor, expected both: it is the raw model's opset that is raised "
-            "before fusing. Add post=..., or give raise_opset to fuse."
+            "raise_opset was given without a post-processor, expected both: the opset is raised before fusing. Add "
+            "post=..., or give raise_opset to fuse."
         )
     return model if isinstance(model, FusedModel) else FusedModel.load(model)
 
@@ -220,10 +217,10 @@ def _read(fused: FusedModel) -> ov.Model:
 
 @contextlib.contextmanager
 def _written_beside_its_weights(fused: FusedModel) -> Iterator[Path]:
-    """Write a model that is not saved yet to a temporary file beside its weights.
+    """Write a model to a temporary file beside its weights.
 
-    OpenVINO does not read external weights outside the model's folder. If that folder is read-only, the model goes to
-    another one with a copy of the weights.
+    OpenVINO does not read external weights outside the model's folder. If that folder is read-only, use a temporary
+    folder with a copy of the weights.
     """
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as elsewhere:
         try:
@@ -242,7 +239,7 @@ def _written_beside_its_weights(fused: FusedModel) -> Iterator[Path]:
 
 
 def _with_f16_weights(model: ov.Model) -> ov.Model:
-    """Compress as OpenVINO's saving does, so that the model in memory is the one that ships."""
+    """Compress weights by saving and reading back, so that the model in memory equals the saved one."""
     import openvino as ov
 
     with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder:
@@ -285,7 +282,8 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
             )
         if any(size is not None and size < 1 for size in sizes):
             raise TargetError(
-                f"Input shape {format_shape(tuple(sizes))} for '{name}' has a size below 1; an open one is None (?)."
+                f"Input shape {format_shape(tuple(sizes))} for '{name}' has a size below 1, expected positive sizes. "
+                "Use None (?) for an open size."
             )
     try:
         for name, sizes in input_shape.items():

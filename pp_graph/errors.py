@@ -2,24 +2,24 @@
 
     PPGraphError
     ├── ModelError               the ONNX file cannot be used as a raw model
-    │   ├── OutputRoleError      score and map cannot be told apart, or are not there
+    │   ├── OutputRoleError      the outputs that hold score and map are ambiguous or missing
     │   └── OpsetError           the model's opset lacks an operator that a step needs
     ├── StatisticsError          a statistics file or value is missing, malformed or impossible
-    ├── CalibrationError         scores and labels do not give the statistics that were asked for
+    ├── CalibrationError         scores and labels do not allow the requested statistics
     ├── PostProcessorError       a post-processor's parameters or inputs do not fit
-    │   └── RecipeError          a recipe names a step or a field that is not there or does not fit
+    │   └── RecipeError          a recipe has a step or a field that does not exist or does not fit
     ├── FusionError              the post-processing cannot be written into this graph
-    │   ├── AlreadyFusedError    the model already carries a post-processing
-    │   └── ProvenanceError      pp_graph's metadata is absent or unreadable
-    ├── TargetError              OpenVINO or onnxruntime cannot take the model
+    │   ├── AlreadyFusedError    the model already has post-processing
+    │   └── ProvenanceError      pp_graph's metadata is missing or unreadable
+    ├── TargetError              OpenVINO or onnxruntime cannot load or run the model
     │   ├── DeviceError          the device is not on this machine
-    │   ├── AccuracyError        quantising costs more right decisions than was allowed
-    │   └── VerificationError    a converted model decides otherwise than what it was made from
+    │   ├── AccuracyError        quantising costs more correct decisions than allowed
+    │   └── VerificationError    a converted model decides differently from its original
     ├── DataError                images or arrays do not fit the model
     ├── ExtraError               an optional library is not installed
-    └── OutputFileError          a result cannot be written where it was asked for
+    └── OutputFileError          an output cannot be written
 
-Each message says the thing, what was expected, what was found, and how to mend it.
+Each message names the thing, what was found, what was expected, and how to mend it.
 Errors about values are also `ValueError`, so that callers need not know this tree.
 """
 
@@ -47,7 +47,7 @@ class StatisticsError(PPGraphError, ValueError):
 
 
 class CalibrationError(PPGraphError, ValueError):
-    """Scores and labels do not give the statistics that were asked for."""
+    """Scores and labels do not allow the requested statistics."""
 
 
 class PostProcessorError(PPGraphError, ValueError):
@@ -55,12 +55,12 @@ class PostProcessorError(PPGraphError, ValueError):
 
 
 class RecipeError(PostProcessorError):
-    """A recipe names a step or a field that is not there, or does not fit.
+    """A recipe has a step or a field that does not exist or does not fit.
 
     Attributes:
-        problem: What is wrong.
-        field: The field that it is about; None where it is about a whole step.
-        index: Index of the step; None where it is about the whole recipe.
+        problem: Description of the problem.
+        field: Name of the field; None if the problem concerns a whole step.
+        index: Index of the step; None if the problem concerns the whole recipe.
     """
 
     def __init__(self, problem: str, *, field: str | None = None, index: int | None = None) -> None:
@@ -77,15 +77,15 @@ class FusionError(PPGraphError, ValueError):
 
 
 class AlreadyFusedError(FusionError):
-    """The model already carries a post-processing."""
+    """The model already has post-processing."""
 
 
 class ProvenanceError(FusionError):
-    """The metadata that pp_graph writes is absent or unreadable."""
+    """pp_graph's metadata is missing or unreadable."""
 
 
 class TargetError(PPGraphError, RuntimeError):
-    """OpenVINO or onnxruntime cannot take the model."""
+    """OpenVINO or onnxruntime cannot load or run the model."""
 
 
 class DeviceError(TargetError):
@@ -93,11 +93,11 @@ class DeviceError(TargetError):
 
 
 class AccuracyError(TargetError):
-    """Quantising costs more right decisions than was allowed."""
+    """Quantising costs more correct decisions than allowed."""
 
 
 class VerificationError(TargetError):
-    """A converted model decides differently from the model it was made from."""
+    """A converted model decides differently from its original."""
 
 
 class DataError(PPGraphError, ValueError):
@@ -109,4 +109,13 @@ class ExtraError(PPGraphError, ImportError):
 
 
 class OutputFileError(PPGraphError, OSError):
-    """A result cannot be written where it was asked for."""
+    """An output cannot be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error, without source positions in C++, to quote in a message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = (lines or [type(error).__name__])[0]
+    for marker in ("failed: ", "FAIL : "):
+        text = text.rpartition(marker)[2] or text
+    return text.rstrip(".")

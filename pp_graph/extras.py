@@ -16,7 +16,7 @@ def require_extra(module: str, extra: str, purpose: str) -> Any:
     Args:
         module: The module.
         extra: Name of the extra that installs it.
-        purpose: What it is needed for.
+        purpose: The feature that needs it, for the message.
 
     Raises:
         ExtraError: It is not installed.
@@ -28,15 +28,9 @@ def require_extra(module: str, extra: str, purpose: str) -> Any:
 
 
 def check_extra(module: str, extra: str, purpose: str) -> None:
-    """Raise if an optional library is missing, before work that needs it. Does not import it.
+    """Raise if an optional library is missing, without importing it.
 
-    Args:
-        module: The library.
-        extra: Name of the extra that installs it.
-        purpose: What it is needed for.
-
-    Raises:
-        ExtraError: It is not installed.
+    Arguments and errors are those of `require_extra`.
     """
     if (module in sys.modules and sys.modules[module] is None) or importlib.util.find_spec(module) is None:
         raise _missing(module, extra, purpose)

@@ -20,67 +20,51 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
     """Write one or more files so that either all of them appear, whole, or none does.
 
     Args:
-        targets: The files to write, in the order in which they are to appear. All in one folder,
-            which is made if it is not there.
-        overwrite: Whether files that exist may be replaced.
-        inputs: Files that must not be replaced whatever `overwrite` says.
+        targets: The files to write, in the order in which they appear. All are in one folder, which is created if it
+            does not exist.
+        overwrite: Replace existing files.
+        inputs: Files that are never replaced.
 
     Yields:
-        The paths to write to, with the targets' names, in a temporary folder beside them.
+        Paths with the same names in a temporary folder, to write to.
 
     Raises:
-        OutputFileError: A target is an input, exists and may not be replaced, or cannot be written.
+        OutputFileError: A target is an input, exists and `overwrite` is false, or cannot be written.
     """
-    folder = targets[0].parent
     check_targets(targets, overwrite=overwrite, inputs=inputs)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".pp_graph_", dir=folder))
-    except OSError as error:
-        _remove_empty(made)
-        raise OutputFileError(
-            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Choose another folder."
-        ) from error
-    try:
-        drafts = tuple(scratch / target.name for target in targets)
-        yield drafts
-        for draft, target in zip(drafts, targets, strict=True):
-            draft.replace(target)
-    except OSError as error:
-        if isinstance(error, OutputFileError):
-            raise
-        raise OutputFileError(
-            f"Output '{targets[-1]}' cannot be written: {error.strerror or error}. Free disk space or "
-            "allow writing, or choose another folder."
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        _remove_empty(made)
+    names = [target.name for target in targets]
+    with _scratch_folder(targets[0].parent, names, f"Output '{targets[-1]}'") as scratch:
+        yield tuple(scratch / name for name in names)
 
 
 @contextlib.contextmanager
 def folder_filled(
     folder: Path, names: Sequence[str], *, overwrite: bool, inputs: Iterable[Path] = (), stale: Sequence[str] = ()
 ) -> Iterator[Path]:
-    """Write many files into a folder so that they appear when all of them are whole, or not at all.
+    """Write many files into a folder so that either all of them appear, whole, or none does.
 
     Args:
-        folder: The folder, which is made if it is not there.
-        names: The files to write, as paths in the folder, in the order in which they are to appear.
-        overwrite: Whether the folder may hold anything already; files of other names are left as they are.
-        inputs: Files that must not be replaced whatever `overwrite` says.
-        stale: Files to remove before the first appears, as paths in the folder.
+        folder: The folder, which is created if it does not exist.
+        names: The files to write, as paths relative to the folder, in the order in which they appear.
+        overwrite: Allow a folder that is not empty, and replace existing files; files with other names stay.
+        inputs: Files that are never replaced.
+        stale: Files to remove before the first one appears, as paths relative to the folder.
 
     Yields:
-        A temporary folder, with the same folders in it, to write the files to.
+        A temporary folder with the same subfolders, to write to.
 
     Raises:
-        OutputFileError: The folder holds something and `overwrite` is off, a file is an input, or one cannot be
-            written.
+        OutputFileError: The folder is not empty and `overwrite` is false, a file is an input, or one cannot be written.
     """
     check_folder(folder, [*names, *stale], overwrite=overwrite, inputs=inputs)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with _scratch_folder(folder, names, f"Output folder '{folder}'", stale) as scratch:
+        yield scratch
+
+
+@contextlib.contextmanager
+def _scratch_folder(folder: Path, names: Sequence[str], output: str, stale: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder in `folder`, and move the named files out of it at the end."""
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     scratch = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,21 +81,23 @@ def folder_filled(
         if isinstance(error, OutputFileError):
             raise
         raise OutputFileError(
-            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Free disk space "
-            "or allow writing, or choose another one."
+            f"{output} cannot be written: {error.strerror or error}. Free disk space or allow writing, or choose "
+            "another folder."
         ) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-        _remove_empty(made)
+        for parent in created:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # fails unless nothing was written
 
 
-def check_folder(folder: Path, names: Iterable[str], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+def check_folder(folder: Path, names: Sequence[str], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
     """Raise if files cannot be written to a folder, before the work starts.
 
     Raises:
-        OutputFileError: The folder is none, cannot be written, or holds something and `overwrite` is off; one of the
-            files is an input or a folder, or would lie outside.
+        OutputFileError: The folder is a file, cannot be written, or is not empty and `overwrite` is false; or one of
+            the files is an input, is a folder, or is outside the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputFileError(f"Output '{folder}' is a file, expected a folder. Choose another name.")
@@ -124,35 +110,27 @@ def check_folder(folder: Path, names: Iterable[str], *, overwrite: bool, inputs:
         raise OutputFileError(
             f"Output folder '{folder}' is not empty. Use --force (overwrite=True) to write to it, or choose another."
         )
-    protected = {_identity(source) for source in inputs if source.exists()}
     root = folder.resolve()
     for parent in dict.fromkeys(parent for name in names for parent in (folder / name).parents):
         if parent.exists() and not parent.is_dir():
             raise OutputFileError(f"Output folder '{parent}' is a file, expected a folder. Move it away.")
         if parent.is_relative_to(folder) and not parent.resolve().is_relative_to(root):
-            raise OutputFileError(f"Output folder '{parent}' is a link that leads out of '{folder}'. Remove it.")
-    for name in names:
-        target = folder / name
+            raise OutputFileError(
+                f"Output folder '{parent}' is a link that leads out of '{folder}', expected a folder in it. Remove it."
+            )
+    targets = [folder / name for name in names]
+    for target in targets:
         if target.is_dir():
             raise OutputFileError(f"Output '{target}' is a folder, expected a file name. Move it away.")
-        if target.exists() and _identity(target) in protected:
-            raise OutputFileError(
-                f"Output '{target}' is an input of this command, and inputs are never overwritten. "
-                "Choose another output path."
-            )
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_dev, status.st_ino
+    refuse_inputs(targets, inputs)
 
 
 def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
     """Raise if files cannot be written, before the work starts.
 
     Raises:
-        OutputFileError: One is an input, a folder or a device, exists and may not be replaced, or lies in a folder that
-            cannot be written.
+        OutputFileError: A file is an input, a folder or a device, exists and `overwrite` is false, or is in a folder
+            that cannot be written.
     """
     targets = list(targets)
     refuse_inputs(targets, inputs)
@@ -169,33 +147,27 @@ def check_targets(targets: Iterable[Path], *, overwrite: bool, inputs: Iterable[
 
 
 def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise if an output is an input under any name.
-
-    Raises:
-        OutputFileError: One is.
-    """
-    protected = [source for source in inputs if source.exists()]
+    """Raise `OutputFileError` if an output is an input, under any name or link."""
+    protected = {_identity(source) for source in inputs if source.exists()}
     for target in targets:
-        if target.exists() and any(target.samefile(source) for source in protected):
+        if target.exists() and _identity(target) in protected:
             raise OutputFileError(
                 f"Output '{target}' is an input of this command, and inputs are never overwritten. "
                 "Choose another output path."
             )
 
 
-def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders that nothing was written to, the innermost first."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager
 def writing_temporarily() -> Iterator[None]:
-    """Say that a temporary file cannot be written, where a library only says that something failed.
+    """Turn the errors of a library that writes temporary files into a helpful one.
 
     Raises:
-        OutputFileError: The library raised `RuntimeError`, or the system an error.
+        OutputFileError: The library raised `RuntimeError` or `OSError`.
     """
     try:
         yield

@@ -13,6 +13,7 @@ from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
 from pp_graph.model import NameScope, Port, RawModel, describe_outputs
+from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.opening import kind_of
 from pp_graph.postprocessors import ROLES, merged_roles
 from pp_graph.program import find_roles
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.postprocessors import PostProcessor
-    from pp_graph.program import OutputDescription, Role, RoleMatch
+    from pp_graph.program import Role, RoleMatch
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class InspectedPort(Port):
     """An input or output, and for an output how post-processing relates to it.
 
     Attributes:
-        role: `score` or `map` for an output that post-processing would read; None for any other.
-        why: Reason for the role or for having none; the meaning of an output that post-processing writes.
-        note: A contradiction between the declared and the computed shape.
+        role: `score` or `map` if post-processing would read this output; None otherwise.
+        why: Reason for the role or for its absence; the meaning of a post-processed output.
+        note: A contradiction between the declared and the inferred shape; None without one.
     """
 
     role: str | None = None
@@ -46,13 +47,13 @@ class InspectedPort(Port):
 
 @dataclass(frozen=True)
 class MissedRewrite:
-    """A place that a rule was made for and does not apply to.
+    """A part of the tail that a rule targets but cannot rewrite.
 
     Attributes:
         rule: Name of the rule.
-        target: Name of the value that stays as it is.
-        what: What computes it.
-        why: The reason.
+        target: Name of the value that is not rewritten.
+        what: The operators that compute it.
+        why: Reason why the rule does not apply.
     """
 
     rule: str
@@ -66,8 +67,8 @@ class TailInspection:
     """Effect of fusing on a raw model's tail.
 
     Attributes:
-        rewrites: What is rewritten, with the estimated time before and after.
-        missed: What is not, and why.
+        rewrites: Rewritten parts, with the estimated time before and after.
+        missed: Parts that no rule can rewrite, with reasons.
     """
 
     rewrites: tuple[TailRecord, ...]
@@ -81,9 +82,9 @@ class Inspection:
     Attributes:
         path: The file; None for a model in memory.
         kind: `raw ONNX`, `fused ONNX`, `Anomalib ONNX export` or `OpenVINO IR`.
-        inputs: What must be fed.
-        outputs: What comes out, with roles.
-        problem: Why no roles could be given; None where they could, or where none are needed.
+        inputs: Inputs that a caller must feed.
+        outputs: Outputs, with roles.
+        problem: Reason why roles could not be assigned; None if they could, or if none are needed.
         opset: Version of the default ONNX domain; None for an IR.
         domains: Other operator domains and their versions.
         ir_version: Version of the file format.
@@ -92,11 +93,10 @@ class Inspection:
         functions: Number of local functions.
         weight_bytes: Size of all weights.
         weight_files: Files with external weights.
-        metadata: Names of further metadata entries.
-        provenance: What pp_graph fused; None where it did not.
-        tail: What fusing would rewrite in the raw model's tail, and where it would not and why; None if
-            that was not asked for.
-        post_processing: What Anomalib wrote into its export; None where nothing of it was found.
+        metadata: Keys of other metadata entries.
+        provenance: Provenance of the post-processing; None if pp_graph fused none.
+        tail: Effect of fusing on the raw model's tail; None unless requested.
+        post_processing: Post-processing that Anomalib exported with the model; None if there is none.
     """
 
     path: str | None
@@ -118,7 +118,7 @@ class Inspection:
     post_processing: GraphStatistics | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The inspection as plain JSON values."""
+        """Convert to plain JSON values."""
         result: dict[str, Any] = msgspec.to_builtins(self)
         return result
 
@@ -132,24 +132,24 @@ def inspect(
     map_output: str | None = None,
     tail: bool = False,
 ) -> Inspection:
-    """Look at a model without running it or loading its external weights.
+    """Describe a model without running it or loading its external weights.
 
     Args:
-        model: Path of an ONNX file or of an OpenVINO IR (`.xml`), or an ONNX model in memory.
-        post: Post-processor whose roles are looked for in a raw model; those of anomaly models by default.
-        roles: Names of outputs by role, such as `raw_score`, to see the roles that follow from them.
+        model: Path of an ONNX file or an OpenVINO IR (`.xml`), or an ONNX model in memory.
+        post: Post-processor whose roles to find in a raw model. Defaults to the roles of anomaly models.
+        roles: Output names by role, such as `{"raw_score": "score"}`. Other roles are found automatically.
         score_output: Short form of `roles={"raw_score": ...}`.
         map_output: Short form of `roles={"raw_map": ...}`.
-        tail: Work out what fusing would rewrite in the raw model's tail; this reads its small weights, and runs parts
-            of it on random numbers.
+        tail: Also find the parts of the raw model's tail that fusing would rewrite. This reads small weights and runs
+            parts of the tail on random numbers.
 
     Returns:
-        What it holds. Roles that cannot be told are no error here: `problem` says why.
+        The inspection. Ambiguous or missing roles do not raise; `problem` gives the reason.
 
     Raises:
         ModelError: The ONNX file cannot be used.
         TargetError: The IR cannot be read.
-        OutputRoleError: An output named here does not exist or cannot have that role.
+        OutputRoleError: An output in `roles` does not exist or does not fit its role.
     """
     named = merged_roles(roles, score_output=score_output, map_output=map_output)
     declared = ROLES if post is None else post.roles
@@ -160,21 +160,22 @@ def inspect(
     problem = foreign = None
     if provenance is not None:
         outputs = tuple(
-            InspectedPort(each.name, _dtype(each.dtype), each.shape, None, _told_by(each.name, provenance), each.note)
-            for each in describe_outputs(raw)
+            InspectedPort(info.name, _dtype(info.dtype), info.shape, None, _meaning(info.name, provenance), info.note)
+            for info in describe_outputs(raw)
         )
     else:
         foreign = _foreign_post_processing(raw)
         outputs, problem = _raw_ports(raw, declared, named)
-    imports = {domain or "ai.onnx": version for domain, version in raw.model.opset_imports.items()}
     return Inspection(
         path=str(model) if isinstance(model, str | Path) else None if raw.source is None else str(raw.source),
         kind="fused ONNX" if provenance is not None else "raw ONNX" if foreign is None else "Anomalib ONNX export",
-        inputs=tuple(InspectedPort(each.name, each.dtype, each.shape) for each in raw.inputs),
+        inputs=tuple(InspectedPort(port.name, port.dtype, port.shape) for port in raw.inputs),
         outputs=outputs,
         problem=problem,
         opset=raw.opset or None,
-        domains={domain: version for domain, version in imports.items() if domain != "ai.onnx"},
+        domains={
+            domain: version for domain, version in raw.model.opset_imports.items() if domain not in DEFAULT_DOMAINS
+        },
         ir_version=raw.model.ir_version,
         producer=" ".join(part for part in (raw.model.producer_name, raw.model.producer_version) if part),
         nodes=len(raw.model.graph),
@@ -192,7 +193,7 @@ def _foreign_post_processing(raw: RawModel) -> GraphStatistics | None:
     try:
         return find_in_graph(raw)
     except StatisticsError:
-        return None  # its numbers make no sense; importing them says why
+        return None  # importing these statistics raises the same error
 
 
 def _inspect_tail(raw: RawModel, provenance: Provenance | None) -> TailInspection:
@@ -210,17 +211,17 @@ def _raw_ports(
 ) -> tuple[tuple[InspectedPort, ...], str | None]:
     problem = None
     described = describe_outputs(raw)
-    found: dict[str, RoleMatch] = {}
+    matches: dict[str, RoleMatch] = {}
     try:
         refuse_foreign_decisions(raw)
-        found = {match.output.name: match for match in find_roles(described, declared, named).values()}
+        matches = {match.output.name: match for match in find_roles(described, declared, named).values()}
     except (OutputRoleError, AlreadyFusedError) as error:
         if named:
             raise
         problem = str(error)
     ports = []
     for info in described:
-        match = found.get(info.name)
+        match = matches.get(info.name)
         role, why = (
             (None, why_none(info, declared)) if match is None else (match.role.noun or match.role.name, match.why)
         )
@@ -228,14 +229,11 @@ def _raw_ports(
     return tuple(ports), problem
 
 
-def _told_by(name: str, provenance: Provenance) -> str:
-    """Describe an output of a fused or converted model."""
+def _meaning(name: str, provenance: Provenance) -> str:
+    """Describe an output of a fused or converted model for people."""
     output = next((each for each in provenance.outputs if each.name == name), None)
-    return "passed through from the raw model" if output is None else _meaning(output)
-
-
-def _meaning(output: OutputDescription) -> str:
-    """Describe a post-processed output for people."""
+    if output is None:
+        return "passed through from the raw model"
     parts = [output.description or output.meaning]
     if output.channels:
         parts.append(f"{', '.join(each.name for each in output.channels)} along the last axis")
@@ -251,7 +249,7 @@ def _meaning(output: OutputDescription) -> str:
 
 
 def _dtype(onnx_name: str | None) -> str | None:
-    """`FLOAT` -> `float32`."""
+    """Convert ONNX names of element types to NumPy's: `FLOAT` to `float32`."""
     import onnx_ir as ir
 
     if onnx_name is None or onnx_name not in ir.DataType.__members__:
@@ -267,15 +265,15 @@ def _inspect_ir(path: Path, *, tail: bool) -> Inspection:
     return Inspection(
         path=str(path),
         kind="OpenVINO IR",
-        inputs=tuple(InspectedPort(each.name, each.dtype, each.shape) for each in described.inputs),
+        inputs=tuple(InspectedPort(port.name, port.dtype, port.shape) for port in described.inputs),
         outputs=tuple(
             InspectedPort(
-                each.name,
-                each.dtype,
-                each.shape,
-                why="" if provenance is None else _told_by(each.name, provenance),
+                port.name,
+                port.dtype,
+                port.shape,
+                why="" if provenance is None else _meaning(port.name, provenance),
             )
-            for each in described.outputs
+            for port in described.outputs
         ),
         problem=None,
         opset=None,

@@ -20,21 +20,21 @@ def open_artifact(path: str | Path) -> Artifact:
     """Open a model that pp_graph wrote: a fused ONNX model or an OpenVINO IR.
 
     Args:
-        path: The file. Its content decides the kind, not its name.
+        path: The file. Its content decides, not its name.
 
     Returns:
         The artifact: a `FusedModel` or an `OpenVINOModel`.
 
     Raises:
-        ModelError: The file cannot be used.
-        TargetError: It is an IR that OpenVINO cannot read.
-        ProvenanceError: It was not written by pp_graph.
+        ModelError: The file is missing or not a valid model.
+        TargetError: OpenVINO cannot read the IR.
+        ProvenanceError: pp_graph did not write the file.
     """
     return OpenVINOModel.load(path) if kind_of(path) == "ir" else FusedModel.load(path)
 
 
 def kind_of(path: str | Path) -> Literal["onnx", "ir"]:
-    """Tell an ONNX model from the XML of an OpenVINO IR by the first bytes of the file.
+    """Return the kind of a model file, by its first bytes.
 
     Raises:
         ModelError: The file does not exist or cannot be read.
@@ -51,5 +51,5 @@ def kind_of(path: str | Path) -> Literal["onnx", "ir"]:
         raise ModelError(f"Model file '{path}' cannot be read: {error.strerror or error}. Check the path.") from error
     for mark in _BYTE_ORDER_MARKS:
         start = start.removeprefix(mark)
-    # No ONNX model begins with a bracket: its first byte is the key of a field of the protobuf.
+    # An ONNX model begins with the key of a protobuf field, which is never a bracket.
     return "ir" if start.lstrip().startswith(b"<") else "onnx"

@@ -14,7 +14,7 @@ from pp_graph.fusion.emission import emission_record
 from pp_graph.fusion.provenance import SCHEMA_VERSION, Provenance, RawOutputRecord, RawRecord
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
-from pp_graph.model.names import all_values, rename_values
+from pp_graph.model.graphs import all_values, rename_values
 from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__

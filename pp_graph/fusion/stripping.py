@@ -11,7 +11,7 @@ from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
 from pp_graph.model import METADATA_KEY, RawModel, opset_raising
-from pp_graph.model.names import all_values, bodies_of, rename_values
+from pp_graph.model.graphs import all_values, bodies_of, rename_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

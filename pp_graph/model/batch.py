@@ -1,7 +1,7 @@
 """The image input of a model, and the batch axis of each input.
 
-A model may take more than images: a state (2,N,128) that it gave back last time, a sampling rate (), a vector that is
-the same for all images. Here, and nowhere else, it is said which axis of an input is one an image.
+A model may have inputs beside the images: a state (2,N,128) from the previous run, a sampling rate (), a vector shared
+by all images. Only this module decides which axis of an input is the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _IMAGE_RANK: Final = 4
 NOT_CERTAIN: Final = -1
-"""What a conversion notes of an input of which it is not known whether it has a batch."""
+"""Value that a conversion records for an input that may or may not have a batch axis."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ class BatchPlace:
 
     Attributes:
         input: The input.
-        axes: Axes that may be it, the likeliest first. Where there are none, the input is fed as it is, whatever the
-            batch.
-        certain: Whether it must be one of them. Otherwise sizes decide: an array that has as many items there as there
-            are images has one an image, and an array that fits as it is is for all images.
-        images: Whether this input takes images, whose axes may come in another order.
+        axes: Possible batch axes, the likeliest first. If empty, the input has no batch and is fed unchanged.
+        certain: True if the input must have a batch. Otherwise sizes decide: an array with one item per image along
+            one of `axes` is split, and an array that fits unchanged is shared by all images.
+        images: True if this input takes images, whose axes may come in another order.
     """
 
     input: ModelInput
@@ -41,17 +40,17 @@ class BatchPlace:
     images: bool
 
     def axis_of(self, sizes: tuple[int, ...], count: int) -> int | None:
-        """Find the images of a batch in an array for this input.
+        """Find the batch axis of an array for this input.
 
         Args:
-            sizes: Sizes of the array.
+            sizes: Shape of the array.
             count: Number of images.
 
         Returns:
-            The axis; None where the array is for all images alike.
+            The axis; None if the array is shared by all images.
 
         Raises:
-            DataError: The array fits neither way.
+            DataError: The array has neither one item per image nor the shape of the input.
         """
         for axis in self.axes:
             if axis < len(sizes) and sizes[axis] == count and self._fits(sizes, axis):
@@ -60,10 +59,10 @@ class BatchPlace:
             return None
         name = self.input.name
         if self.axes and (self.images or self._fits(sizes, self.axes[0])):
-            held = sizes[self.axes[0]] if sizes else 0
+            items = sizes[self.axes[0]] if sizes else 0
             raise DataError(
-                f"Array for input '{name}' holds {held} items, expected {count} as in the others: one an image. Give "
-                f"as many; what is the same for all images is given with --input {name}=VALUE (fixed_inputs=...)."
+                f"Array for input '{name}' holds {items} items, expected {count} as in the others: one per image. "
+                f"Give {count} items, or one value for all images with --input {name}=VALUE (fixed_inputs=...)."
             )
         raise DataError(
             f"Array for input '{name}' has shape {sizes}, expected {format_shape(self.input.shape)}"
@@ -71,7 +70,7 @@ class BatchPlace:
         )
 
     def _fits(self, sizes: tuple[int, ...], batch: int | None) -> bool:
-        """True if all sizes except the batch fit the input. Layout is handled later."""
+        """True if all sizes except the batch fit the input. The layout of images is checked elsewhere."""
         shape = self.input.shape
         if shape is None or (self.images and batch is not None):
             return True
@@ -82,28 +81,29 @@ class BatchPlace:
 
 
 def image_input(inputs: Sequence[ModelInput]) -> ModelInput | None:
-    """The input that takes the images: the likeliest by its form, and the first of several that are equally likely.
+    """Return the input that takes the images: the likeliest by its shape, or the first of several.
 
     Args:
         inputs: The model's inputs.
 
     Returns:
-        The input; None where there is none that has a batch, as in a model that takes nothing but scalars.
+        The input; None if all inputs are scalars.
     """
-    candidates = [each for each in inputs if each.shape != ()]
+    candidates = [model_input for model_input in inputs if model_input.shape != ()]
     return min(candidates, key=_unlikeliness, default=None)
 
 
-def _unlikeliness(each: ModelInput) -> int:
-    shape = each.shape
-    if each.frames is not None:
+def _unlikeliness(model_input: ModelInput) -> int:
+    """Rank an input: the lower, the likelier it takes images."""
+    shape = model_input.shape
+    if model_input.frames is not None:
         return 0
-    if each.batch_axis is not None:
+    if model_input.batch_axis is not None:
         return 6
     if shape is None:
         return 3
     opened = not isinstance(shape[0], int)
-    # Of a state (2,N,4,8) the batch is open, and the first size is not.
+    # Excludes states such as (2,N,4,8), whose batch is not on the first axis.
     if len(shape) == _IMAGE_RANK and (opened or isinstance(shape[1], int)):
         return 1 if opened else 2
     if len(shape) == 1:
@@ -112,61 +112,62 @@ def _unlikeliness(each: ModelInput) -> int:
 
 
 def fixed_batch(inputs: Sequence[ModelInput]) -> int | None:
-    """The number of images that a model takes at a time; None where it takes any."""
+    """Return the number of images that a model takes at a time; None if it takes any."""
     images = image_input(inputs)
     first = images.shape[0] if images is not None and images.shape else None
     return first if isinstance(first, int) else None
 
 
 def batch_places(inputs: Sequence[ModelInput]) -> dict[str, BatchPlace]:
-    """Batch axis of each input, by name.
+    """Return the batch axis of each input, by name.
 
-    The input of the images has them first. Another input has them on the axis of the same symbolic name; without such
-    names first, where that size is open or the batch that is fixed, or else on another axis that is one of both.
+    The image input has the batch on its first axis. Other inputs have it on the axis with the same symbolic name;
+    without names, on the first axis if its size is open or equals the fixed batch, otherwise on another axis with such
+    a size.
 
     Args:
         inputs: All inputs of a model.
     """
     main = image_input(inputs)
-    return {} if main is None else {each.name: _place(each, main) for each in inputs}
+    return {} if main is None else {model_input.name: _place(model_input, main) for model_input in inputs}
 
 
-def _place(each: ModelInput, main: ModelInput) -> BatchPlace:
-    shape = each.shape
+def _place(model_input: ModelInput, main: ModelInput) -> BatchPlace:
+    shape = model_input.shape
     batch = main.shape[0] if main.shape else None
-    if each is main:
-        return BatchPlace(each, (0,), certain=True, images=True)
+    if model_input is main:
+        return BatchPlace(model_input, (0,), certain=True, images=True)
     if shape is None:
-        return BatchPlace(each, (0,), certain=False, images=True)
+        return BatchPlace(model_input, (0,), certain=False, images=True)
     fixed = isinstance(batch, int)
-    if each.batch_axis is not None and each.batch_axis != NOT_CERTAIN:
-        images = len(shape) == _IMAGE_RANK and each.batch_axis == 0
-        return BatchPlace(each, (each.batch_axis,), certain=not fixed, images=images)
+    if model_input.batch_axis is not None and model_input.batch_axis != NOT_CERTAIN:
+        images = len(shape) == _IMAGE_RANK and model_input.batch_axis == 0
+        return BatchPlace(model_input, (model_input.batch_axis,), certain=not fixed, images=images)
     named = next((axis for axis, size in enumerate(shape) if isinstance(size, str) and size == batch), None)
     opened = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
     equal = [axis for axis, size in enumerate(shape) if fixed and size == batch]
-    # What is open beside images whose number is fixed was left open when these were fixed.
+    # Beside a fixed batch, an open axis was left open when the batch was fixed, so it may be the batch too.
     axes = tuple(dict.fromkeys([axis for axis in (0,) if axis in opened] + equal + opened))
-    # Some exporters give one and the same size a name an input, so that names that differ say nothing.
-    certain = not fixed and len(opened) == 1 and None in (batch, shape[opened[0]]) and each.batch_axis is None
+    # Different names prove nothing: some exporters name the batch differently in each input.
+    certain = not fixed and len(opened) == 1 and None in (batch, shape[opened[0]]) and model_input.batch_axis is None
     if named is not None:
         axes, certain = (named,), True
     images = len(shape) == _IMAGE_RANK and axes[:1] == (0,)
-    return BatchPlace(each, axes[:1] if images else axes, certain, images)
+    return BatchPlace(model_input, axes[:1] if images else axes, certain, images)
 
 
 def output_axes(
     inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None], *, named_only: bool = False
 ) -> dict[str, int]:
-    """Batch axes of outputs: by symbolic name, otherwise the first axis if it can have the batch's size.
+    """Return the batch axes of outputs: by symbolic name, otherwise the first axis if it can have the batch's size.
 
     Args:
         inputs: The model's inputs.
         outputs: Shapes of its outputs, by name.
-        named_only: Go by symbolic names alone.
+        named_only: Use symbolic names only.
 
     Returns:
-        Axis of each output whose batch axis is known.
+        The batch axis of each output, where it is known.
     """
     main = image_input(inputs)
     if main is None or not main.shape:
@@ -179,7 +180,7 @@ def output_axes(
 
 
 def further_axes(inputs: Sequence[ModelInput]) -> dict[str, int]:
-    """Axes of the batch of all inputs but that of the images, as far as they are known for certain; else -1."""
+    """Return the batch axis of each input except the images; `NOT_CERTAIN` where it is unknown."""
     main = image_input(inputs)
     return {
         name: place.axes[0] if place.certain and place.axes else NOT_CERTAIN
@@ -189,5 +190,5 @@ def further_axes(inputs: Sequence[ModelInput]) -> dict[str, int]:
 
 
 def describe_inputs(inputs: Iterable[ModelInput]) -> str:
-    """Inputs for people: `'sr' int64 ()` each."""
-    return ", ".join(f"'{each.name}' {each.dtype or '(unknown type)'} {format_shape(each.shape)}" for each in inputs)
+    """List inputs for people, such as `'image' float32 (N, 3, 8, 8), 'sr' int64 ()`."""
+    return ", ".join(f"'{port.name}' {port.dtype or '(unknown type)'} {format_shape(port.shape)}" for port in inputs)

@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 LARGEST_CONSTANT: Final = 1 << 20
-"""Kernels, sizes and scales are small; nothing larger is read from a weight file for a look."""
+"""Number of elements up to which constants are read. Kernels, sizes and scales are smaller."""
 
 FOLDED: Final = frozenset({
     "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul", "Neg", "Range", "Reshape",
     "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 })  # fmt: skip
-"""Operators with which exporters work out shapes and pads from constants."""
+"""Operators with which exporters compute shapes and pads from constants."""
 
 
 def read_constant_node(node: ir.Node) -> Array | None:
-    """The numbers of a Constant; None where it holds something else, or too much."""
+    """Return the numbers of a Constant; None if it has another type or more than `LARGEST_CONSTANT` elements."""
+    # onnx_ir's get_const_tensor would rename the tensor.
     attribute = next(iter(node.attributes.values()), None)
     if attribute is None or attribute.is_ref():
         return None
@@ -31,8 +32,8 @@ def read_constant_node(node: ir.Node) -> Array | None:
         tensor = attribute.as_tensor()
         return None if tensor.size > LARGEST_CONSTANT else np.asarray(tensor.numpy())
     if attribute.name in ("value_int", "value_ints"):
-        numbers = attribute.as_ints() if attribute.name == "value_ints" else attribute.as_int()
-        return np.asarray(numbers, np.int64)
+        integers = attribute.as_ints() if attribute.name == "value_ints" else attribute.as_int()
+        return np.asarray(integers, np.int64)
     if attribute.name in ("value_float", "value_floats"):
         reals = attribute.as_floats() if attribute.name == "value_floats" else attribute.as_float()
         return np.asarray(reals, np.float32)
@@ -40,7 +41,7 @@ def read_constant_node(node: ir.Node) -> Array | None:
 
 
 def evaluate(node: ir.Node, inputs: dict[str, Array], opset: int) -> Array | None:
-    """Compute an operator on constants; None where that fails, or gives too much."""
+    """Compute an operator on constants; None if that fails or returns more than `LARGEST_CONSTANT` elements."""
     import onnx_ir as ir
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
@@ -58,6 +59,6 @@ def evaluate(node: ir.Node, inputs: dict[str, Array], opset: int) -> Array | Non
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
         (result,) = ReferenceEvaluator(model).run(None, inputs)
     except Exception:
-        return None  # whatever is wrong with it, it is no constant that anything could rest on
+        return None  # an operator that the evaluator cannot run is not a known constant
     array = np.asarray(result)
     return array if array.size <= LARGEST_CONSTANT else None

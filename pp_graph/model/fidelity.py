@@ -1,13 +1,15 @@
-"""Keep what onnx_ir drops, so that a stripped model equals the raw one to the byte.
+"""Undo the changes that onnx_ir makes on reading and writing, so that a stripped model equals the raw one to the byte.
 
-onnx_ir writes no empty domain of a node and the domain of every import, sorts metadata, declares the types of
-constants in subgraphs, and keeps only location, offset and length of external weights. None of it changes what a
-model means.
+onnx_ir omits empty domains of nodes, writes the domain of every import, sorts metadata, declares the types of
+constants in subgraphs, and keeps only location, offset and length of external weights. None of this changes the meaning
+of a model.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+from pp_graph.model.graphs import DEFAULT_DOMAINS, bodies_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +25,7 @@ _KNOWN_ENTRIES: Final = frozenset({"location", "offset", "length"})
 
 
 def _proto_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes and those of their subgraphs, in the order in which onnx_ir walks them."""
+    """Yield nodes and the nodes of their subgraphs in onnx_ir's order."""
     for node in nodes:
         yield node
         for graph in _proto_subgraphs(node):
@@ -37,26 +39,14 @@ def _proto_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    import onnx_ir as ir
-
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
-
-
 def _pairs(proto: onnx.ModelProto, model: ir.Model) -> Iterator[tuple[onnx.NodeProto, ir.Node]]:
     yield from zip(_proto_nodes(proto.graph.node), model.graph.all_nodes(), strict=False)
-    for theirs, ours in zip(proto.functions, model.functions.values(), strict=False):
-        yield from zip(_proto_nodes(theirs.node), ours.all_nodes(), strict=False)
+    for proto_function, function in zip(proto.functions, model.functions.values(), strict=False):
+        yield from zip(_proto_nodes(proto_function.node), function.all_nodes(), strict=False)
 
 
 def external_protos(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a model that keep their bytes in another file, wherever they are nested."""
+    """Yield all tensors of a model with bytes in another file, including nested ones."""
     import onnx
 
     graphs = [proto.graph]
@@ -82,12 +72,12 @@ def reference_of(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
 
 
 def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
-    """Record in a model just read what `restore` needs."""
-    for theirs, ours in _pairs(proto, model):
-        if theirs.HasField("domain") and theirs.domain in ("", "ai.onnx"):
-            ours.meta[_DOMAIN] = theirs.domain
-        for their_graph, our_graph in zip(_proto_subgraphs(theirs), _subgraphs(ours), strict=False):
-            our_graph.meta[_VALUE_INFO] = tuple(their_graph.value_info)
+    """Record in a model just read the details that `restore` needs."""
+    for proto_node, node in _pairs(proto, model):
+        if proto_node.HasField("domain") and proto_node.domain in DEFAULT_DOMAINS:
+            node.meta[_DOMAIN] = proto_node.domain
+        for proto_graph, graph in zip(_proto_subgraphs(proto_node), bodies_of(node), strict=False):
+            graph.meta[_VALUE_INFO] = tuple(proto_graph.value_info)
     model.meta[_IMPLICIT] = any(not entry.HasField("domain") for entry in proto.opset_import)
     model.meta[_EXTERNAL] = {
         reference_of(tensor): tuple(tensor.external_data)
@@ -97,23 +87,23 @@ def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
 
 
 def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
-    """Restore the record in a serialised model."""
-    for theirs, ours in _pairs(proto, model):
-        if _DOMAIN in ours.meta:
-            theirs.domain = ours.meta[_DOMAIN]
-        for their_graph, our_graph in zip(_proto_subgraphs(theirs), _subgraphs(ours), strict=False):
-            if _VALUE_INFO in our_graph.meta:
-                del their_graph.value_info[:]
-                their_graph.value_info.extend(our_graph.meta[_VALUE_INFO])
+    """Write the recorded details into a serialised model."""
+    for proto_node, node in _pairs(proto, model):
+        if _DOMAIN in node.meta:
+            proto_node.domain = node.meta[_DOMAIN]
+        for proto_graph, graph in zip(_proto_subgraphs(proto_node), bodies_of(node), strict=False):
+            if _VALUE_INFO in graph.meta:
+                del proto_graph.value_info[:]
+                proto_graph.value_info.extend(graph.meta[_VALUE_INFO])
     if model.meta.get(_IMPLICIT):
         for entry in proto.opset_import:
             if not entry.domain:
                 entry.ClearField("domain")
-    noted = model.meta.get(_EXTERNAL) or {}
-    for tensor in external_protos(proto) if noted else ():
-        if (reference := reference_of(tensor)) in noted:
+    entries = model.meta.get(_EXTERNAL) or {}
+    for tensor in external_protos(proto) if entries else ():
+        if (reference := reference_of(tensor)) in entries:
             del tensor.external_data[:]
-            tensor.external_data.extend(noted[reference])
+            tensor.external_data.extend(entries[reference])
     del proto.metadata_props[:]
     for key, value in model.metadata_props.items():
         proto.metadata_props.add(key=key, value=value)

@@ -1,12 +1,14 @@
 """Positions of the parts of an ONNX file. Only lengths are read, never weights.
 
-An ONNX file is one protobuf message. Every field of it says how long it is, so a walk over the fields reads a few
-bytes for each and jumps over the rest; a file of gigabytes that is mapped into memory is walked in milliseconds.
+An ONNX file is a protobuf message, and each field states its length. Walking over the fields reads a few bytes of each
+and skips the rest, so a memory-mapped file of gigabytes takes milliseconds.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pp_graph.model.graphs import default_opset
 
 if TYPE_CHECKING:
     import mmap
@@ -21,11 +23,11 @@ _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DATA_LOCATION = 2, 4, 8, 9, 14
 _FLOAT, _EXTERNAL = 1, 1
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _LOCATION_ENTRY: Final = b"\n\x08location"
-"""How an entry begins that says in which file a tensor has its bytes."""
+"""Start of the metadata entry that names the file of an external tensor."""
 
 
 class LayoutError(ValueError):
-    """The bytes are no ONNX model, or one that is laid out in an unusual way."""
+    """The bytes are not an ONNX model, or an unusual one."""
 
 
 class Span(NamedTuple):
@@ -36,7 +38,7 @@ class Span(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An entry of the metadata: its position and its text."""
+    """Position and text of a metadata entry."""
 
     span: Span
     value: str
@@ -46,15 +48,15 @@ class OnnxLayout:
     """The layout of an ONNX file.
 
     Args:
-        data: The bytes of the file, best as a memory map; they must stay open while this is used.
+        data: The bytes of the file, preferably a memory map, which must stay open.
 
     Attributes:
         ir_version: The model's IR version.
-        opset: Version of the default ONNX domain; 0 where it is not imported.
+        opset: Version of the default ONNX domain; 0 if it is not imported.
         metadata: The model's metadata by key.
 
     Raises:
-        LayoutError: It is no ONNX model, or one with two graphs or two entries of one key.
+        LayoutError: The bytes are not an ONNX model, or it has two graphs or two entries with the same key.
     """
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
@@ -66,7 +68,7 @@ class OnnxLayout:
         self._other: list[Span] = []
         for number, wire, head, span in _fields(data, Span(0, len(data))):
             if number == _IR_VERSION and wire == _VARINT:
-                self.ir_version = _number(data, span)
+                self.ir_version = _integer(data, span)
             elif wire != _LENGTH:
                 continue
             elif number == _GRAPH:
@@ -86,37 +88,35 @@ class OnnxLayout:
         if graph is None:
             raise LayoutError("it has no graph")
         self._graph = graph
-        self.opset = imports.get("") or imports.get("ai.onnx") or 0
+        self.opset = default_opset(imports)
 
     def float_initializers(self, names: Collection[str]) -> dict[str, Span]:
-        """Positions of the main graph's float32 initializers with some names, little-endian.
+        """Find the bytes of float32 initializers of the main graph, by name.
 
-        Those that are not there, or keep their bytes elsewhere, are left out.
+        Initializers that do not exist or are stored in another file are left out.
 
         Raises:
-            LayoutError: The graph is cut short, or has two initializers of one of the names.
+            LayoutError: The graph is cut short, or two initializers have the same name.
         """
         wanted = {name.encode(): name for name in names}
-        found: dict[str, Span] = {}
+        spans: dict[str, Span] = {}
         for number, wire, _, span in _fields(self._data, self._graph):
             if number != _INITIALIZER or wire != _LENGTH:
                 continue
-            name, place, _ = self._tensor(span)
+            name, span_of_bytes, _ = self._tensor(span)
             if name not in wanted:
                 continue
-            if wanted[name] in found:
+            if wanted[name] in spans:
                 raise LayoutError(f"it has two initializers '{wanted[name]}'")
-            if place is not None:
-                found[wanted[name]] = place
-        return found
+            if span_of_bytes is not None:
+                spans[wanted[name]] = span_of_bytes
+        return spans
 
     def refers_to_files(self, name: str | None = None) -> bool:
-        """True if a tensor keeps its bytes in another file, or if that is uncertain.
-
-        Large constants inside nodes are searched, and so read.
+        """True if a tensor may be stored in another file. May be true by mistake, because bytes are searched for it.
 
         Args:
-            name: Only look for a file of this name; None for any.
+            name: Name of the file; None for any.
         """
         wanted = _LOCATION_ENTRY if name is None else name.encode()
         for number, wire, _, span in _fields(self._data, self._graph):
@@ -132,7 +132,7 @@ class OnnxLayout:
             if number == _DOMAIN and wire == _LENGTH:
                 domain = self._text(part)
             elif number == _VERSION and wire == _VARINT:
-                version = _number(self._data, part)
+                version = _integer(self._data, part)
         return domain, version
 
     def _entry(self, span: Span) -> tuple[str, str]:
@@ -140,37 +140,37 @@ class OnnxLayout:
         return tuple(self._text(parts[number]) if number in parts else "" for number in (_KEY, _VALUE))  # type: ignore[return-value]
 
     def _tensor(self, span: Span) -> tuple[bytes, Span | None, bool]:
-        """Name of a tensor, position of its float32 bytes, and True if they are in another file."""
-        name, dtype, place, external = b"", 0, None, False
+        """Return a tensor's name, the position of its float32 bytes, and True if they are in another file."""
+        name, dtype, span_of_bytes, external = b"", 0, None, False
         for number, wire, _, part in _fields(self._data, span):
             if number == _NAME:
                 name = self._data[part.start : part.stop]
             elif number == _DATA_TYPE:
-                dtype = _number(self._data, part)
+                dtype = _integer(self._data, part)
             elif number == _RAW_DATA or (number == _FLOAT_DATA and wire in (_LENGTH, _FOUR_BYTES)):
-                place = part
+                span_of_bytes = part
             elif number == _DATA_LOCATION:
-                external = _number(self._data, part) == _EXTERNAL
-        return name, place if dtype == _FLOAT and not external else None, external
+                external = _integer(self._data, part) == _EXTERNAL
+        return name, span_of_bytes if dtype == _FLOAT and not external else None, external
 
     def _text(self, span: Span) -> str:
         try:
             return self._data[span.start : span.stop].decode()
         except UnicodeDecodeError as error:
-            raise LayoutError(f"it holds text that is not UTF-8: {error}") from error
+            raise LayoutError(f"its text is not UTF-8: {error}") from error
 
 
 def metadata_entry(key: str, value: str) -> bytes:
-    """Find an entry of a model's metadata in the file."""
-    body = _delimited(_KEY, key.encode()) + _delimited(_VALUE, value.encode())
-    return _delimited(_METADATA, body)
+    """Encode an entry of a model's metadata as it is stored in the file."""
+    body = _encode_field(_KEY, key.encode()) + _encode_field(_VALUE, value.encode())
+    return _encode_field(_METADATA, body)
 
 
-def _delimited(number: int, content: bytes) -> bytes:
-    return _encode(number << 3 | _LENGTH) + _encode(len(content)) + content
+def _encode_field(number: int, content: bytes) -> bytes:
+    return _encode_varint(number << 3 | _LENGTH) + _encode_varint(len(content)) + content
 
 
-def _encode(number: int) -> bytes:
+def _encode_varint(number: int) -> bytes:
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -180,7 +180,7 @@ def _encode(number: int) -> bytes:
 
 
 def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int, Span]]:
-    """Fields of a message: number, wire type, start, and position of the content."""
+    """Yield number, wire type, start and content of each field of a message."""
     at, stop = span
     while at < stop:
         head = at
@@ -196,13 +196,13 @@ def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int
         else:
             raise LayoutError(f"a field at byte {head} has wire type {wire}")
         if end > stop or number == 0:
-            raise LayoutError(f"a field at byte {head} reaches past the end of what it is part of")
+            raise LayoutError(f"a field at byte {head} reaches past the end of its message")
         yield number, wire, head, Span(at, end)
         at = end
 
 
 def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """Read a varint; returns the number and the position behind it."""
+    """Read a varint. Return the number and the position behind it."""
     number = shift = 0
     while at < stop and shift < 70:
         byte = data[at]
@@ -214,5 +214,5 @@ def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
     raise LayoutError(f"a number before byte {at} does not end")
 
 
-def _number(data: bytes | mmap.mmap, span: Span) -> int:
+def _integer(data: bytes | mmap.mmap, span: Span) -> int:
     return _varint(data, *span)[0]

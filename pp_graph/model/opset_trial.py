@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pp_graph.errors import OpsetError
+from pp_graph.errors import OpsetError, first_line
 from pp_graph.model import fidelity
 
 if TYPE_CHECKING:
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 _SIZES: Final = (64, 96, 128, 224, 256, 320, 448, 512, 640, 1024, 32, 16, 8, 1)
-"""Tried for sizes that a model leaves open, until two of them run."""
+"""Values for open sizes, tried in this order until two of them run."""
 _BATCHES: Final = (1, 3)
 _SPREADS: Final = ((0.0, 1.0), (0.0, 100.0), (0.0, 1e-3), (128.0, 64.0))
-"""Mean and deviation of random inputs: around zero, large, near zero, and far from it as pixels are."""
+"""Mean and standard deviation of random inputs: normal, large, tiny, and like pixels."""
 _INTEGERS_BELOW: Final = (10, 2)
-"""Integers may be indices into a table of unknown length."""
-_SLOW_S: Final = 5.0
-_FEW: Final = 2
-"""Trials of a model that takes longer than `_SLOW_S` for one."""
-_SILENT: Final = 4
+"""Upper bounds of random integers, which may be indices into a table of unknown length."""
+_SLOW_SECONDS: Final = 5.0
+_SLOW_TRIALS: Final = 2
+"""Number of trials of a model that takes longer than `_SLOW_SECONDS` for one."""
+_FATAL_ONLY: Final = 4
 
 
 class _Trial(NamedTuple):
     """Settings of random inputs.
 
     Attributes:
-        batch: Stands for a first size that is open.
-        size: Stands for other sizes that are open.
-        spread: Mean and deviation of numbers.
-        below: What integers are smaller than.
+        batch: Value for an open first size.
+        size: Value for all other open sizes.
+        spread: Mean and standard deviation of floating-point inputs.
+        below: Exclusive upper bound of integer inputs.
     """
 
     batch: int
@@ -55,57 +55,57 @@ class _Trial(NamedTuple):
 def difference(raw: RawModel, raised: RawModel) -> str | None:
     """Describe how a raised model's outputs differ from the raw model's.
 
-    Both run in onnxruntime, once as they are and once optimised as by default: some of its optimisations know an
-    operator at one opset and not at another.
+    Both run in onnxruntime on random inputs, without and with its default optimisations, because some of these apply
+    to an operator only at certain opsets.
 
     Args:
         raw: The raw model.
-        raised: The same at a later opset.
+        raised: The raised model.
 
     Returns:
-        The first difference, for people; None where all bits of all outputs are the same.
+        The first difference, for people; None if all outputs are equal to the bit.
 
     Raises:
-        OpsetError: The raw model cannot be tried out.
+        OpsetError: The raw model cannot be run on random inputs, or its outputs are not deterministic.
     """
     import onnxruntime as ort
 
     inputs = raw.inputs
-    unknown = next((each for each in inputs if each.shape is None or not _is_number(each.dtype)), None)
+    unknown = next((port for port in inputs if port.shape is None or not _is_number(port.dtype)), None)
     if unknown is not None:
-        raise _untried(f"input '{unknown.name}' is not declared as numbers of a known rank")
+        raise _not_comparable(f"input '{unknown.name}' is not declared as numbers of a known rank")
     trials: Sequence[_Trial] = ()
     levels = ort.GraphOptimizationLevel
     for level, how in ((levels.ORT_DISABLE_ALL, "unoptimised"), (levels.ORT_ENABLE_ALL, "optimised as by default")):
         try:
             session = _session(raw, level)
         except Exception as error:
-            raise _untried(f"the raw model does not load there ({first_line(error)})") from error
+            raise _not_comparable(f"the raw model does not load there ({first_line(error)})") from error
         trials = trials or _trials(session, inputs)
         expected = [_digests(_run(session, _feeds(inputs, trial))) for trial in trials]
-        del session  # a model of 2 GB is not held twice
+        del session  # do not keep two large models in memory
         try:
             session = _session(raised, level)
-            outputs = ((trial, _run(session, _feeds(inputs, trial))) for trial in trials)
-            other = next(
-                (pair for pair, digests in zip(outputs, expected, strict=True) if _digests(pair[1]) != digests), None
+            results = ((trial, _run(session, _feeds(inputs, trial))) for trial in trials)
+            deviating = next(
+                (pair for pair, digests in zip(results, expected, strict=True) if _digests(pair[1]) != digests), None
             )
         except Exception as error:
             return f"onnxruntime does not run it there ({first_line(error)})"
-        if other is not None:
-            trial, found = other
-            del session, outputs
-            again = _run(_session(raw, level), _feeds(inputs, trial))
-            if _digests(again) != expected[trials.index(trial)]:
-                raise _untried("the raw model gives other numbers each time it runs on the same inputs")
-            return f"{_described(again, found)} (a batch of {trial.batch} in onnxruntime, {how})"
+        if deviating is not None:
+            trial, raised_outputs = deviating
+            del session, results
+            raw_outputs = _run(_session(raw, level), _feeds(inputs, trial))
+            if _digests(raw_outputs) != expected[trials.index(trial)]:
+                raise _not_comparable("the raw model returns other numbers each time it runs on the same inputs")
+            return f"{_described(raw_outputs, raised_outputs)} (a batch of {trial.batch} in onnxruntime, {how})"
     return None
 
 
-def _untried(why: str) -> OpsetError:
+def _not_comparable(why: str) -> OpsetError:
     return OpsetError(
-        f"Raising the opset cannot be tried out in onnxruntime: {why}. A model is raised only where that shows that it "
-        "still computes the same. Export it again with a later opset_version instead."
+        f"The model cannot be compared with its raised form in onnxruntime: {why}. Without this proof its opset is not "
+        "raised. Export it again with a later opset_version instead."
     )
 
 
@@ -119,18 +119,18 @@ def _session(model: RawModel, level: ort.GraphOptimizationLevel) -> ort.Inferenc
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = _SILENT
+    options.log_severity_level = _FATAL_ONLY
     options.graph_optimization_level = level
-    # Threads that wait by spinning take the processor from those that compute, where others compute, too.
+    # Spinning threads slow down other processes on the same cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    files = {str(each.location): Path(each.path).resolve() for each in model.external_tensors()}
+    files = {str(tensor.location): Path(tensor.path).resolve() for tensor in model.external_tensors()}
     content: str | bytes
     if model.source is not None and not model.edited and not files:
         content = str(model.source)
     else:
         proto = model.to_proto()
         if files:
-            # Where they really are: onnxruntime follows no link out of the folder, as a hub's cache has them.
+            # Resolved, because onnxruntime does not follow links out of the folder, as in a hub's cache.
             folder = Path(os.path.commonpath([file.parent for file in files.values()]))
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
             for tensor in fidelity.external_protos(proto):
@@ -141,11 +141,11 @@ def _session(model: RawModel, level: ort.GraphOptimizationLevel) -> ort.Inferenc
 
 
 def _trials(session: ort.InferenceSession, inputs: Sequence[ModelInput]) -> list[_Trial]:
-    """Inputs on which the raw model runs: two sizes and two batches where it leaves them open."""
-    shapes = [each.shape or () for each in inputs]
+    """Find inputs on which the raw model runs, with two values for open sizes and two for an open batch."""
+    shapes = [port.shape or () for port in inputs]
     any_size = any(not isinstance(size, int) for shape in shapes for size in shape[1:])
     any_batch = any(shape and not isinstance(shape[0], int) for shape in shapes)
-    integers = any((each.dtype or "").startswith(("int", "uint")) for each in inputs)
+    integers = any((port.dtype or "").startswith(("int", "uint")) for port in inputs)
     running: list[_Trial] = []
     reason = ""
     took = 0.0
@@ -161,18 +161,18 @@ def _trials(session: ort.InferenceSession, inputs: Sequence[ModelInput]) -> list
             continue
         took = max(took, time.monotonic() - start)
         running.append(trial)
-        if len(running) == (_FEW if any_size and took < _SLOW_S else 1):
+        if len(running) == (_SLOW_TRIALS if any_size and took < _SLOW_SECONDS else 1):
             break
     if not running:
-        raise _untried(f"the raw model does not run on random inputs ({reason})")
+        raise _not_comparable(f"the raw model does not run on random inputs ({reason})")
     if any_batch:
         batched = running[0]._replace(batch=_BATCHES[1])
-        # Some exports take one image alone, whatever they declare.
+        # Some exports declare an open batch and run with one image only.
         with contextlib.suppress(Exception):
             _run(session, _feeds(inputs, batched))
             running.append(batched)
     trials = [trial._replace(spread=spread) for spread in _SPREADS for trial in running]
-    return trials if took < _SLOW_S else trials[:_FEW]
+    return trials if took < _SLOW_SECONDS else trials[:_SLOW_TRIALS]
 
 
 def _feeds(inputs: Sequence[ModelInput], trial: _Trial) -> dict[str, Array]:
@@ -180,11 +180,11 @@ def _feeds(inputs: Sequence[ModelInput], trial: _Trial) -> dict[str, Array]:
 
     rng = np.random.default_rng([trial.batch, trial.size])
     feeds = {}
-    for each in inputs:
-        dtype = np.dtype(each.dtype)
+    for port in inputs:
+        dtype = np.dtype(port.dtype)
         shape = tuple(
             size if isinstance(size, int) else trial.batch if axis == 0 else trial.size
-            for axis, size in enumerate(each.shape or ())
+            for axis, size in enumerate(port.shape or ())
         )
         array: Array
         if dtype.kind == "f":
@@ -192,9 +192,9 @@ def _feeds(inputs: Sequence[ModelInput], trial: _Trial) -> dict[str, Array]:
         elif dtype.kind == "b":
             array = rng.integers(0, 2, shape)
         else:
-            # What has one byte is a picture.
+            # uint8 inputs are images.
             array = rng.integers(0, 256 if dtype == np.uint8 else trial.below, shape)
-        feeds[each.name] = np.asarray(array).astype(dtype)
+        feeds[port.name] = np.asarray(array).astype(dtype)
     return feeds
 
 
@@ -204,13 +204,13 @@ def _run(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str,
 
 
 def _digests(outputs: Mapping[str, Array]) -> dict[str, str]:
-    """A hash of each output's bits; one NaN is as good as another."""
+    """Hash the bits of each output. All NaNs count as equal."""
     import numpy as np
 
     digests = {}
     for name, array in outputs.items():
         if not isinstance(array, np.ndarray):
-            raise _untried(f"output '{name}' is no tensor")
+            raise _not_comparable(f"output '{name}' is not a tensor")
         plain = np.where(np.isnan(array), np.array(np.nan, array.dtype), array) if array.dtype.kind == "f" else array
         content = repr(plain.tolist()).encode() if plain.dtype.kind == "O" else np.ascontiguousarray(plain).tobytes()
         digests[name] = f"{plain.dtype} {plain.shape} {hashlib.sha256(content).hexdigest()}"
@@ -218,30 +218,22 @@ def _digests(outputs: Mapping[str, Array]) -> dict[str, str]:
 
 
 def _described(expected: Mapping[str, Array], found: Mapping[str, Array]) -> str:
-    """The first output that differs, and by how much."""
+    """Describe the first output that differs."""
     import numpy as np
 
-    own, other = _digests(expected), _digests(found)
-    name = next(name for name in own if own[name] != other[name])
+    digests, found_digests = _digests(expected), _digests(found)
+    name = next(name for name in digests if digests[name] != found_digests[name])
     before, after = expected[name], found[name]
     if before.shape != after.shape or before.dtype != after.dtype:
-        given, wanted = (f"{each.dtype} of shape {each.shape}" for each in (after, before))
-        return f"output '{name}' is {given} instead of {wanted}"
+        return (
+            f"output '{name}' is {after.dtype} of shape {after.shape} instead of {before.dtype} of shape {before.shape}"
+        )
     if before.dtype.kind not in "fiub":
         return f"output '{name}' differs"
-    wide, narrow = before.astype(np.float64), after.astype(np.float64)
-    lost = np.isnan(wide) != np.isnan(narrow)
+    before, after = before.astype(np.float64), after.astype(np.float64)
+    one_nan = np.isnan(before) != np.isnan(after)
     with np.errstate(invalid="ignore"):
-        errors = np.where(lost, np.inf, np.abs(wide - narrow))
-    differ = lost | (~np.isnan(wide) & ((wide != narrow) | (np.signbit(wide) != np.signbit(narrow))))
+        errors = np.where(one_nan, np.inf, np.abs(before - after))
+    differ = one_nan | (~np.isnan(before) & ((before != after) | (np.signbit(before) != np.signbit(after))))
     largest = np.nanmax(errors[differ], initial=0.0)
     return f"output '{name}' differs in {differ.sum():,} of {before.size:,} numbers, by up to {largest:.3g}"
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error, without the place in C++ code."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = (lines or [type(error).__name__])[0]
-    for before in ("failed: ", "FAIL : "):
-        text = text.rpartition(before)[2] or text
-    return text.rstrip(".")

@@ -6,13 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pp_graph.model.batch import image_input
-from pp_graph.model.shapes import (
-    Shape,
-    declared_shape,
-    infer_values,
-    reconcile,
-    symbols_of,
-)
+from pp_graph.model.shapes import Dimension, Shape, declared_shape, format_shape, infer_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -28,13 +22,13 @@ class OutputInfo:
 
     Attributes:
         name: Name in the graph.
-        dtype: ONNX name of the element type, such as `FLOAT`; `SEQUENCE` or `OPTIONAL` for others than
-            tensors; None where unknown.
-        shape: The shape to trust; None where even the rank is unknown.
-        proven: The same without names of sizes that are only declared: some exporters give one name to
-            sizes that differ, and runtimes reuse memory by these names.
-        note: A contradiction between the declared and the computed shape, None where there is none.
-        other_batch: Whether its first size cannot be the batch, as in a class vector (1000,) without one.
+        dtype: ONNX name of the element type, such as `FLOAT`; `SEQUENCE` or `OPTIONAL` if it is not a tensor; None if
+            unknown.
+        shape: The trusted shape; None if even the rank is unknown.
+        proven: The same without symbolic names that are only declared. Some exporters give the same name to different
+            sizes, and runtimes reuse memory by these names.
+        note: A contradiction between the declared and the inferred shape; None without one.
+        other_batch: True if its first size cannot be the batch, as in a class vector (1000,).
     """
 
     name: str
@@ -53,11 +47,38 @@ def _dtype(output: ir.Value) -> str | None:
     return type(output.type).__name__.removesuffix("Type").upper()
 
 
+def _reconciled(
+    declared: Shape | None, inferred: Shape | None, input_symbols: Collection[str]
+) -> tuple[Shape | None, str | None]:
+    """Merge a declared and an inferred shape. Inference wins if they contradict each other.
+
+    A size that inference derives from a symbolic size of the inputs is dynamic, even if the file declares a number.
+
+    Returns:
+        The shape, and a description of the contradiction or None.
+    """
+    if declared is None or inferred is None:
+        return (inferred if declared is None else declared), None
+    note = f"declared as {format_shape(declared)}, but computed as {format_shape(inferred)}"
+    if len(declared) != len(inferred):
+        return inferred, note
+    merged: list[Dimension] = []
+    conflict = False
+    for declares, infers in zip(declared, inferred, strict=True):
+        if isinstance(declares, int):
+            contradicts = infers in input_symbols if isinstance(infers, str) else infers not in (None, declares)
+            conflict |= contradicts
+            merged.append(infers if contradicts else declares)
+        else:
+            merged.append(infers if isinstance(infers, int) or declares is None else declares)
+    return tuple(merged), note if conflict else None
+
+
 def _proven(shape: Shape, inferred: Shape | None, input_symbols: Collection[str]) -> Shape:
-    found = inferred if inferred is not None and len(inferred) == len(shape) else (None,) * len(shape)
+    known = inferred if inferred is not None and len(inferred) == len(shape) else (None,) * len(shape)
     return tuple(
-        finds if finds in input_symbols else (says if isinstance(says, int) else None)
-        for says, finds in zip(shape, found, strict=True)
+        known_size if known_size in input_symbols else (size if isinstance(size, int) else None)
+        for size, known_size in zip(shape, known, strict=True)
     )
 
 
@@ -72,7 +93,7 @@ def _other_batch(shape: Shape, input_shape: Shape | None) -> bool:
 
 
 def _inputs_with_the_batch_first(shapes: Sequence[Shape | None], images: ModelInput | None) -> list[Shape | None]:
-    """Shapes that show the batch: not scalars, nor states such as (2,N,128) beside the images."""
+    """Return the input shapes with the batch first: no scalars, and no states such as (2,N,128)."""
     if images is None:
         return []
     batch = images.shape[0] if images.shape else None
@@ -86,14 +107,14 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         raw: The opened model.
     """
     inferred = infer_values(raw.model)
-    batches = _inputs_with_the_batch_first([each.shape for each in raw.inputs], image_input(raw.inputs))
-    symbols = symbols_of([model_input.shape for model_input in raw.inputs])
+    batches = _inputs_with_the_batch_first([model_input.shape for model_input in raw.inputs], image_input(raw.inputs))
+    symbols = {size for model_input in raw.inputs for size in model_input.shape or () if isinstance(size, str)}
     described = []
     for output in raw.model.graph.outputs:
         name = output.name or ""
-        found = declared_shape(inferred[name]) if name in inferred else None
-        shape, note = reconcile(declared_shape(output), found, symbols)
-        proven = None if shape is None else _proven(shape, found, symbols)
-        other = shape is not None and bool(batches) and all(_other_batch(shape, each) for each in batches)
+        inferred_shape = declared_shape(inferred[name]) if name in inferred else None
+        shape, note = _reconciled(declared_shape(output), inferred_shape, symbols)
+        proven = None if shape is None else _proven(shape, inferred_shape, symbols)
+        other = shape is not None and bool(batches) and all(_other_batch(shape, input_shape) for input_shape in batches)
         described.append(OutputInfo(name, _dtype(output), shape, proven, note, other))
     return tuple(described)

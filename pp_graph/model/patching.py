@@ -12,36 +12,24 @@ from pp_graph.errors import OutputFileError
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
     from io import FileIO
     from pathlib import Path
 
     from pp_graph.model.onnx_layout import Span
 
 _LARGEST_REGION: Final = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Bytes that take the place of others.
-
-    Attributes:
-        span: Where the others lie.
-        content: The new bytes, of any number.
-    """
-
-    span: Span
-    content: bytes
+"""Size in bytes up to which a region is kept in memory."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """All that patches change, as one range of bytes.
+    """Smallest range of bytes that contains all patches.
 
     Attributes:
-        start: Where it begins in the file.
-        before: What is there now; up to the end of the file where the patches change its length.
-        after: What is to be there.
+        start: Position in the file.
+        before: The current bytes; up to the end of the file if the patches change its length.
+        after: The new bytes.
     """
 
     start: int
@@ -49,47 +37,53 @@ class Region:
     after: bytes
 
 
-def region_of(data: bytes | mmap.mmap, patches: Sequence[Patch]) -> Region | None:
-    """Join patches to one region; None where that would hold more than 64 MiB.
+def region_of(data: bytes | mmap.mmap, patches: Mapping[Span, bytes]) -> Region | None:
+    """Join patches into one region.
 
     Args:
         data: The bytes of the file.
-        patches: At least one, which do not overlap.
+        patches: New bytes of at least one span; spans must not overlap.
+
+    Returns:
+        The region; None if it would be larger than 64 MiB.
     """
-    patches = sorted(patches, key=lambda patch: patch.span)
-    grows = sum(len(patch.content) - (patch.span.stop - patch.span.start) for patch in patches)
-    start, stop = patches[0].span.start, len(data) if grows else patches[-1].span.stop
+    grows = sum(len(content) - (span.stop - span.start) for span, content in patches.items())
+    start, stop = min(patches).start, len(data) if grows else max(patches).stop
     if stop - start > _LARGEST_REGION:
         return None
-    parts, at = [], start
-    for patch in patches:
-        parts += [data[at : patch.span.start], patch.content]
-        at = patch.span.stop
-    parts.append(data[at:stop])
-    return Region(start, data[start:stop], b"".join(parts))
+    return Region(start, data[start:stop], patched(data, patches, start, stop))
+
+
+def patched(data: bytes | mmap.mmap, patches: Mapping[Span, bytes], start: int = 0, stop: int | None = None) -> bytes:
+    """Return a range of bytes with the spans in it replaced by other bytes."""
+    parts = []
+    for span in sorted(patches):
+        parts += [data[start : span.start], patches[span]]
+        start = span.stop
+    return b"".join([*parts, data[start:stop]])
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file within the kernel, and without moving its bytes where the file system can share them."""
-    left = -1
+    """Copy a file within the kernel; file systems that can share blocks do so instead of copying."""
+    remaining = -1
     with contextlib.suppress(OSError, AttributeError), source.open("rb") as from_, target.open("wb") as to:
-        left = os.fstat(from_.fileno()).st_size
-        while left > 0 and (copied := os.copy_file_range(from_.fileno(), to.fileno(), left)):
-            left -= copied
-    if left:
+        remaining = os.fstat(from_.fileno()).st_size
+        while remaining > 0 and (copied := os.copy_file_range(from_.fileno(), to.fileno(), remaining)):
+            remaining -= copied
+    if remaining:
         shutil.copyfile(source, target)
 
 
 def patch_draft(draft: Path, region: Region, *, durable: bool) -> None:
-    """Patch a copy that nobody reads yet.
+    """Patch a copy of a file.
 
     Args:
         draft: The copy.
-        region: What to change.
-        durable: Wait until the copy is on the disk, because it is to take the place of the only other one.
+        region: The change.
+        durable: Wait until the copy is on the disk. Needed if it replaces the original.
 
     Raises:
-        OutputFileError: The copy is not of the file that the region was made for.
+        OutputFileError: The original has changed since the region was made.
     """
     with draft.open("r+b", buffering=0) as stream:
         _check_unchanged(stream, region, draft.name)
@@ -101,12 +95,13 @@ def patch_draft(draft: Path, region: Region, *, durable: bool) -> None:
 
 
 def patch_in_place(path: Path, region: Region) -> None:
-    """Patch a file in place with one write, and restore the old bytes if anything is raised.
+    """Patch a file in place with one write. Restore the old bytes if anything fails.
 
-    The file must not become shorter: a file that was cut before it was written could not be put back.
+    The file must not become shorter, because the bytes cut off could not be restored.
 
     Raises:
-        OutputFileError: The file cannot be changed, is being changed by another process, or was since it was read.
+        OutputFileError: The file cannot be changed, is being changed by another process, or has changed since the
+            region was made.
     """
     assert len(region.after) >= len(region.before), "a file that is patched in place must not become shorter"
     with changing(path) as stream:
@@ -116,7 +111,7 @@ def patch_in_place(path: Path, region: Region) -> None:
             write_at(stream, region.start, region.after)
             os.fsync(stream.fileno())
         except BaseException:
-            # Behind the place where even the old bytes cannot be written, no new ones were.
+            # If the old bytes cannot be written at some position either, no new ones were written behind it.
             with contextlib.suppress(OSError):
                 write_at(stream, region.start, region.before)
             stream.truncate(size)
@@ -126,10 +121,10 @@ def patch_in_place(path: Path, region: Region) -> None:
 
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[FileIO]:
-    """Open a file for changes in place, locked for this process.
+    """Open a file for changes in place, and lock it.
 
     Raises:
-        OutputFileError: It cannot be changed, or another process does so now.
+        OutputFileError: The file cannot be changed, or another process is changing it.
     """
     try:
         with path.open("r+b", buffering=0) as stream:
@@ -139,34 +134,33 @@ def changing(path: Path) -> Iterator[FileIO]:
         if isinstance(error, OutputFileError):
             raise
         raise OutputFileError(
-            f"File '{path}' cannot be changed: {error.strerror or error}. It is unchanged. "
-            "Free disk space or allow writing, "
-            "or write to another file."
+            f"File '{path}' cannot be changed: {error.strerror or error}. It is as before. Free disk space or allow "
+            "writing, or write to another file."
         ) from error
 
 
 def write_at(stream: FileIO, start: int, content: bytes) -> None:
-    """Write bytes to a place in a file.
+    """Write bytes at a position of a file.
 
     Raises:
-        OSError: Not all of them can be written.
+        OSError: Not all bytes can be written.
     """
     stream.seek(start)
-    left = memoryview(content)
-    while left:
-        left = left[stream.write(left) :]
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[stream.write(remaining) :]
 
 
 def _lock(stream: FileIO, path: Path) -> None:
     try:
         import fcntl
     except ImportError:
-        return  # Windows has no such locks
+        return  # Windows
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OutputFileError(
-            f"File '{path}' is being changed by another process, expected one at a time. Try again."
+            f"File '{path}' is being changed by another process. Try again when that has finished."
         ) from None
     except OSError:
         return  # a file system without locks
@@ -175,4 +169,4 @@ def _lock(stream: FileIO, path: Path) -> None:
 def _check_unchanged(stream: FileIO, region: Region, name: str) -> None:
     stream.seek(region.start)
     if stream.read(len(region.before)) != region.before:
-        raise OutputFileError(f"File '{name}' was changed by somebody else meanwhile. Try again.")
+        raise OutputFileError(f"File '{name}' was changed by another program in the meantime. Try again.")

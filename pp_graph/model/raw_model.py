@@ -1,15 +1,15 @@
-"""Open an ONNX file without loading its external weights, and refuse what would not survive."""
+"""Open an ONNX file without loading its external weights."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pp_graph.errors import ModelError
 from pp_graph.model import fidelity
+from pp_graph.model.graphs import default_opset, quiet_onnx_ir
 from pp_graph.model.shapes import Shape, declared_shape
 from pp_graph.model.writing import write_onnx
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-ONNX_DOMAIN = ""
 METADATA_KEY = "pp_graph"
-"""Entry of a model's metadata, and of an IR's `rt_info`, in which pp_graph says what it fused."""
+"""Name of the entry with provenance in ONNX metadata and in an IR's `rt_info`."""
 
 
 class FrameFormat(NamedTuple):
@@ -43,7 +42,7 @@ class Port:
     Attributes:
         name: Its name in the model.
         dtype: NumPy name of the element type, such as `float32`; None if undeclared.
-        shape: Sizes, None for an open one; None if even the rank is unknown.
+        shape: Sizes; None for an open size without a name. None if even the rank is unknown.
     """
 
     name: str
@@ -56,9 +55,8 @@ class ModelInput(Port):
     """An input that the caller must feed.
 
     Attributes:
-        frames: Layout and channels of a camera's frames that are fed unprocessed; None if the caller preprocesses them,
-            usually to values in [0, 1].
-        batch_axis: Axis of the batch, where `shape` does not tell; see `batch_places`.
+        frames: Format of unprocessed frames; None if the caller preprocesses images, usually to values in [0, 1].
+        batch_axis: The batch axis, if it does not follow from `shape`; see `batch_places`.
     """
 
     frames: FrameFormat | None = None
@@ -67,20 +65,17 @@ class ModelInput(Port):
 
 @dataclass(frozen=True)
 class RawModel:
-    """An opened ONNX model: graph in memory, external weights still on disk.
+    """An opened ONNX model: graph in memory, external weights on disk.
 
-    Open one with `RawModel.open`; the file or object it came from is never modified.
+    Open one with `RawModel.open`, which never modifies its argument.
 
     Attributes:
         model: The graph, owned by this object.
-        source: The file it was read from; None for an object in memory.
-        sha256: Hash of the `.onnx` file (of the serialised graph for an object). External weights
-            enter it by location, offset and length, not by content: hashing gigabytes would take
-            longer than everything else.
-        value_info: What the file declares about inner values. Writing keeps to exactly these, so that
-            what was not declared before is not declared after.
-        edited: Whether the graph is no longer that of `source`, which then only says where the
-            external weights belong.
+        source: The file it was read from; None for a model in memory.
+        sha256: Hash of the `.onnx` file, or of the serialised graph for a model in memory. It covers location, offset
+            and length of external weights, not their content, because hashing gigabytes takes too long.
+        value_info: The file's declarations of inner values. Writing adds no others.
+        edited: True if the graph differs from `source`, which then only tells where the external weights are.
     """
 
     model: ir.Model
@@ -91,19 +86,17 @@ class RawModel:
 
     @classmethod
     def open(cls, model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel:
-        """Open a model from a file, or take a copy of one in memory.
+        """Open a model from a file, or copy one in memory.
 
         Args:
-            model: Path of an ONNX file (weights embedded, external or in Constant nodes), an
-                `onnx.ModelProto`, or an `onnx_ir.Model`.
+            model: Path of an ONNX file (weights embedded, external or in Constant nodes), or a model in memory.
 
         Returns:
-            The opened model.
+            The opened model; it shares nothing with `model`.
 
         Raises:
-            ModelError: The file is missing, is no ONNX model, refers to weights that are missing or
-                cut short, or holds something that could not be written back (sparse initializers,
-                training information).
+            ModelError: The file is missing or not an ONNX model, external weights are missing or cut short, or the
+                model has sparse initializers or training information, which could not be written back.
         """
         import onnx
         import onnx_ir as ir
@@ -127,7 +120,7 @@ class RawModel:
             return opened
         if not isinstance(model, str | Path):
             raise ModelError(
-                f"Model is given as {type(model).__name__}, expected a path, an onnx.ModelProto or an onnx_ir.Model."
+                f"Model is of type {type(model).__name__}, expected a path, an onnx.ModelProto or an onnx_ir.Model."
             )
         return cls._from_file(Path(model))
 
@@ -157,9 +150,9 @@ class RawModel:
                 ) from error
             raise ModelError(
                 f"Model file '{path}' is not an ONNX model ({type(error).__name__}: {error}). "
-                "Expected the protobuf that torch.onnx.export, tf2onnx and the like write."
+                "Give a file that torch.onnx.export, tf2onnx or a similar exporter wrote."
             ) from error
-        # Absolute, because weights are read and files are protected later, perhaps from another folder.
+        # Absolute, because the working directory may change before weights are read.
         raw = cls._from_proto(proto, path.absolute(), digest)
         raw._check_external_weights(f"model '{path}'", path.absolute().parent)
         return raw
@@ -174,23 +167,19 @@ class RawModel:
                 f"{name} has {len(proto.graph.node)} nodes and {len(proto.graph.output)} outputs, expected at "
                 "least one of each. Is this an ONNX model?"
             )
-        # onnx_ir would silently drop these, and the fused model would compute something else.
+        # onnx_ir silently drops these.
         if proto.graph.sparse_initializer:
             raise ModelError(
-                f"{name} stores {len(proto.graph.sparse_initializer)} weights as sparse_initializer, which "
-                "cannot be carried over. Export it with dense weights."
+                f"{name} stores {len(proto.graph.sparse_initializer)} weights as sparse_initializer, expected "
+                "dense weights. Export it with those."
             )
         if proto.training_info:
-            raise ModelError(f"{name} holds training_info, which cannot be carried over. Export it for inference.")
-        logger = logging.getLogger("onnx_ir")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
+            raise ModelError(f"{name} has training_info, expected none. Export it for inference.")
         try:
-            model = ir.from_proto(proto)
+            with quiet_onnx_ir():
+                model = ir.from_proto(proto)
         except Exception as error:
             raise ModelError(f"{name} is not valid ONNX: {_root_cause(error)}. Check it with onnx.checker.") from error
-        finally:
-            logger.setLevel(level)
         fidelity.remember(proto, model)
         raw = cls(model, source, digest, tuple(proto.graph.value_info))
         if source is not None:
@@ -204,24 +193,20 @@ class RawModel:
         return raw
 
     def _with_weights_of(self, other: ir.Model) -> RawModel:
-        """Find external weights where another model has them; serialising forgets the folder."""
+        """Copy the folders of external weights from another model; serialising loses them."""
         folders = {str(tensor.location): tensor.base_dir for tensor in _external(other)}
         for tensor in self.external_tensors():
             tensor.base_dir = folders[str(tensor.location)]
         return self
 
     def with_graph(self, proto: onnx.ModelProto) -> RawModel:
-        """Return the same model with another graph. External weights stay on disk.
-
-        Args:
-            proto: The model with the other graph; owned by the result.
-        """
+        """Return the model with the graph of `proto`, which the result owns. External weights stay on disk."""
         changed = RawModel._from_proto(proto, None, self.sha256)._with_weights_of(self.model)
         return replace(changed, source=self.source, edited=True)
 
-    def _check_external_weights(self, what: str, base: Path) -> None:
+    def _check_external_weights(self, description: str, base: Path) -> None:
         sizes: dict[str, int] = {}
-        start = what[0].upper() + what[1:]
+        start = description[0].upper() + description[1:]
         for tensor in self.external_tensors():
             location = str(tensor.location)
             if Path(location).is_absolute() or ".." in Path(location).parts:
@@ -240,12 +225,12 @@ class RawModel:
             end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
             if end > sizes[location]:
                 raise ModelError(
-                    f"Weight file '{location}' of {what} has {sizes[location]:,} bytes, expected at "
+                    f"Weight file '{location}' of {description} has {sizes[location]:,} bytes, expected at "
                     f"least {end:,} for weight '{tensor.name}'. The file is cut short: copy it again."
                 )
 
     def to_proto(self) -> onnx.ModelProto:
-        """Serialise the model with exactly the declarations of `value_info`. External weights stay references."""
+        """Serialise the model with the declarations of `value_info` only. External weights stay references."""
         import onnx_ir as ir
 
         proto = ir.to_proto(self.model)
@@ -259,20 +244,20 @@ class RawModel:
     ) -> Path:
         """Write the model to a file, whole or not at all.
 
-        External weights are referenced where they are if the file lies beside them; elsewhere, or
-        with `copy_weights`, they are copied into `<name>.data` beside it.
+        External weights stay where they are if the file is written beside them. Otherwise, or with `copy_weights`, they
+        are copied into `<name>.data`.
 
         Args:
             path: The `.onnx` file. The model's source and weights are never overwritten.
-            overwrite: Whether another file of that name may be replaced.
-            copy_weights: Copy external weights even where they could be referenced.
-            inputs: Further files never to be overwritten.
+            overwrite: Replace an existing file.
+            copy_weights: Copy external weights even if they could stay where they are.
+            inputs: Further files that are never overwritten.
 
         Returns:
-            The path written.
+            The path.
 
         Raises:
-            OutputFileError: The file cannot be written there.
+            OutputFileError: The file cannot be written.
         """
         protected = [*inputs, *([self.source] if self.source is not None else [])]
         write_onnx(
@@ -286,22 +271,21 @@ class RawModel:
         return Path(path)
 
     def unchanged_file(self) -> bool:
-        """True if `source` still holds this graph."""
+        """True if the file `source` still contains this graph."""
         return self.source is not None and not self.edited and _hash_file(self.source) == self.sha256
 
     def external_tensors(self) -> list[ir.ExternalTensor]:
-        """All tensors with bytes in another file, including those in attributes and functions."""
+        """Return all tensors with bytes in another file, including attributes and local functions."""
         return list(_external(self.model))
 
     @property
     def opset(self) -> int:
-        """Version of the default ONNX domain; 0 where the model imports only other domains."""
-        imports = self.model.opset_imports
-        return imports.get(ONNX_DOMAIN) or imports.get("ai.onnx") or 0
+        """Version of the default ONNX domain; 0 if the model imports only other domains."""
+        return default_opset(self.model.opset_imports)
 
     @property
     def inputs(self) -> tuple[ModelInput, ...]:
-        """The inputs a caller must feed: those that no initializer gives a default."""
+        """Inputs that a caller must feed, which are those without a default in an initializer."""
         return tuple(
             ModelInput(
                 name=value.name or "",
@@ -314,7 +298,7 @@ class RawModel:
 
     @property
     def weight_bytes(self) -> int:
-        """Size of all initializers and tensor attributes, in bytes, wherever they are stored."""
+        """Size in bytes of all initializers and tensor attributes, embedded or external."""
         return sum(tensor.nbytes for tensor in _tensors(self.model))
 
 
@@ -328,16 +312,14 @@ def _numpy_name(dtype: ir.DataType) -> str | None:
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     import onnx_ir as ir
 
-    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for graph in graphs:
-        inner: list[ir.Graph] = list(graph.subgraphs())
-        if isinstance(graph, ir.Graph):
-            inner.append(graph)
-        for each in {id(g): g for g in inner}.values():
-            for value in each.initializers.values():
-                if value.const_value is not None:
-                    yield value.const_value
-        for node in graph.all_nodes():
+    functions = model.functions.values()
+    for graph in (*model.graphs(), *(subgraph for function in functions for subgraph in function.subgraphs())):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+    owners: list[ir.Graph | ir.Function] = [model.graph, *functions]
+    for owner in owners:
+        for node in owner.all_nodes():
             for attribute in node.attributes.values():
                 if attribute.is_ref():
                     continue

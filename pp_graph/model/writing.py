@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-# Endings by which onnx.load picks a text format, and those of an OpenVINO IR.
+# File extensions of ONNX text formats and of OpenVINO IRs.
 _OTHER_FORMATS = frozenset(
     {".json", ".onnxjson", ".textproto", ".prototxt", ".pbtxt", ".txtpb", ".onnxtxt", ".onnxtext", ".xml", ".bin"}
 )
@@ -35,28 +35,29 @@ def write_onnx(
 ) -> None:
     """Write a model to a file.
 
-    External weights are referenced where they are when the file is written beside them; elsewhere,
-    or when asked, they are copied byte by byte into `<name>.data` beside the file (ONNX allows no
-    weights outside the model's folder). Embedded weights stay embedded.
+    External weights stay where they are if the file is written beside them. Otherwise, or with `copy_weights`, they are
+    copied into `<name>.data`, because ONNX does not allow weights outside the model's folder. Embedded weights stay
+    embedded.
 
     Args:
         proto: The model.
-        external: The tensors of it that keep their bytes in other files.
+        external: Its tensors in other files.
         path: The `.onnx` file to write.
-        overwrite: Whether a file of that name may be replaced.
-        copy_weights: Copy external weights even where they could be referenced.
-        inputs: Files never to be replaced; files with weights always count.
+        overwrite: Replace an existing file.
+        copy_weights: Copy external weights even if they could stay where they are.
+        inputs: Files that are never replaced, in addition to the files of `external`.
 
     Raises:
-        OutputFileError: The file cannot be written, exists with `overwrite` off, or is an input.
+        OutputFileError: The file cannot be written, exists and `overwrite` is false, or is an input.
     """
     protected = [*inputs, *{Path(tensor.path) for tensor in external}]
     refuse_inputs([path], protected)
     if path.suffix.lower() in _OTHER_FORMATS:
         raise OutputFileError(
-            f"Output '{path}' ends in '{path.suffix}', expected '.onnx': ONNX tools read that ending as another format."
+            f"Output '{path}' ends in '{path.suffix}', which ONNX tools read as another format, expected '.onnx'. "
+            "Rename it."
         )
-    # Runtimes follow no link out of the model's folder, so a weight that is one (as in a hub's cache) is copied too.
+    # Runtimes do not follow links out of the model's folder, so linked weights (as in a hub's cache) are copied.
     here = path.parent.resolve()
     in_place = all(Path(tensor.path).resolve() == here / tensor.location for tensor in external)
     if in_place and not (external and copy_weights):
@@ -73,15 +74,15 @@ def _write(proto: onnx.ModelProto, path: Path) -> None:
     size = proto.ByteSize()
     if size > _PROTOBUF_LIMIT:
         raise OutputFileError(
-            f"Output '{path.name}' would take {size:,} bytes, more than the 2 GiB that one protobuf file can "
-            "hold. Save the raw model with external weights first."
+            f"Output '{path.name}' would have {size:,} bytes, expected less than the 2 GiB of a protobuf file. Save "
+            "the raw model with external weights first."
         )
     with path.open("wb") as stream:
         stream.write(proto.SerializeToString())
 
 
 def _copy_weights(proto: onnx.ModelProto, external: Sequence[ir.ExternalTensor], data: Path) -> None:
-    """Copy the bytes of every external tensor into one file, and let the proto refer to that."""
+    """Copy all external tensors into one file, and refer to it in `proto`."""
     sources = {(str(tensor.location), tensor.offset or 0, tensor.length): tensor for tensor in external}
     places: dict[tuple[str, int, int | None], tuple[int, int]] = {}
     with data.open("wb") as out:
@@ -90,7 +91,7 @@ def _copy_weights(proto: onnx.ModelProto, external: Sequence[ir.ExternalTensor],
             if reference not in places:
                 tensor = sources[reference]
                 size = tensor.length or tensor.nbytes
-                # Whole pages, so that runtimes can map the weights into memory.
+                # Page-aligned, so that runtimes can map the weights into memory.
                 out.write(b"\0" * (-out.tell() % 4096))
                 places[reference] = (out.tell(), size)
                 _copy_range(Path(tensor.path), reference[1], size, out)
@@ -106,6 +107,6 @@ def _copy_range(source: Path, offset: int, length: int, out: BinaryIO) -> None:
         while length > 0:
             chunk = stream.read(min(length, _COPY_CHUNK))
             if not chunk:
-                raise OutputFileError(f"Weight file '{source}' ended early while it was copied. Copy it again.")
+                raise OutputFileError(f"Weight file '{source}' ended early while it was copied. Try again.")
             out.write(chunk)
             length -= len(chunk)

@@ -18,35 +18,36 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 DTYPES: Final[Mapping[str, str]] = {"u8": "uint8", "u16": "uint16", "f32": "float32"}
-"""Element types of frames, and what NumPy calls them."""
+"""Element types of frames, and their NumPy names."""
 LAYOUTS: Final = ("NHWC", "NCHW")
 CHANNEL_ORDERS: Final = ("RGB", "BGR")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Conversion of frames to the model's input, in this order and in float32.
+    """Conversion of frames to the model's input, in float32.
 
-    Convert to float32, resize, bring channels into the model's order, subtract the mean, divide by the scale, bring
-    axes into the model's layout. Nothing is implicit: uint8 stays 0..255 unless `scale` says otherwise.
+    The operations in order: convert to float32, resize, reorder channels, subtract `mean`, divide by `scale`, transpose
+    to the model's layout. There is no implicit scaling: uint8 stays in 0..255 unless `scale` is given.
 
     Attributes:
         dtype: Element type of the frames: `u8`, `u16` or `f32`.
-        layout: Their axes, `NHWC` or `NCHW`.
-        channel_order: Their channels, `RGB` or `BGR`.
-        mean: What to subtract, on the scale of what is fed (0..255 for `u8`): one number, or one a channel in the
-            model's order; empty for nothing.
-        scale: What to divide by, after that; likewise. Models trained on [0,1] need 255 for `u8`.
-        resize: How frames are brought to the model's height and width: `linear`, `cubic`, `nearest`, `bilinear_pillow`
-            or `bicubic_pillow`. None where they have that size.
-        frame_size: Height and width of the frames; None for any, or without `resize` for those of the model.
-        model_channel_order: The channels that the model was trained on.
-        input: Name of the input; None where the model has only one.
-        model_layout: Axes of the model's input; None for what its sizes say.
-        model_size: Height and width of the model's input, None for an open one. Conversion fills this in.
+        layout: Layout of the frames: `NHWC` or `NCHW`.
+        channel_order: Channel order of the frames: `RGB` or `BGR`.
+        mean: Numbers to subtract, in the range of the frames (0..255 for `u8`): one, or one per channel in the model's
+            order. Empty for none.
+        scale: Numbers to divide by: one, or one per channel. Empty for none. Models trained on [0, 1] need 255 for
+            `u8`.
+        resize: Method to resize frames to the model's height and width: `linear`, `cubic`, `nearest`,
+            `bilinear_pillow` or `bicubic_pillow`. None if frames have the model's size.
+        frame_size: Height and width of the frames in pixels. None for any size, or for the model's without `resize`.
+        model_channel_order: Channel order of the model.
+        input: Name of the input; None if the model has only one.
+        model_layout: Layout of the model's input; None to derive it from the sizes.
+        model_size: Height and width of the model's input, None for an open one. Set by conversion.
 
     Raises:
-        TargetError: A value is not one of these.
+        TargetError: A value is not supported.
     """
 
     dtype: str = "u8"
@@ -71,23 +72,23 @@ class Preprocessing:
             ("Resizing", self.resize, (*RESIZES, None)),
         ):
             if value not in known:
-                named = ", ".join(str(each) for each in known if each is not None)
-                raise TargetError(f"{what} of frames is '{value}', expected one of: {named}. Choose one.")
-        for what, least in (("mean", None), ("scale", 0.0)):
-            numbers = getattr(self, what)
+                choices = ", ".join(str(choice) for choice in known if choice is not None)
+                raise TargetError(f"{what} of frames is '{value}', expected one of: {choices}. Choose one.")
+        for name, lower_bound in (("mean", None), ("scale", 0.0)):
+            numbers = getattr(self, name)
             given = (numbers,) if isinstance(numbers, int | float) else tuple(numbers)
-            object.__setattr__(self, what, _checked(what, given, least))
+            object.__setattr__(self, name, _checked(name, given, lower_bound))
         if self.frame_size is not None:
             size = tuple(self.frame_size)
-            if len(size) != 2 or not all(isinstance(each, int) and each > 0 for each in size):
+            if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
                 raise TargetError(
-                    f"Size of frames is {size}, expected a height and a width in pixels, such as 1080x1920."
+                    f"Size of frames is {size}, expected a height and a width in pixels. Give both, such as (480, 640)."
                 )
             object.__setattr__(self, "frame_size", size)
             if self.resize is None:
                 raise TargetError(
-                    "A size of frames was given without a way to resize them, expected both: without resizing, frames "
-                    f"have the model's size. Add resize (--resize), one of: {', '.join(RESIZES)}."
+                    "A size of frames was given without a method to resize them, expected both: without resizing, "
+                    f"frames have the model's size. Add resize (--resize), one of: {', '.join(RESIZES)}."
                 )
 
     @property
@@ -97,52 +98,52 @@ class Preprocessing:
 
     @property
     def reverses_channels(self) -> bool:
-        """True if frames have their channels in the opposite order of the model's."""
+        """True if frames and model differ in channel order."""
         return self.channel_order != self.model_channel_order
 
     @property
     def model_shape(self) -> tuple[int | None, ...] | None:
-        """Sizes of the model's input, as far as conversion found them; None before that."""
+        """Shape of the model's input, with None for the batch, channels and open sizes; None before conversion."""
         if self.model_size is None:
             return None
         sizes = dict(zip("HW", self.model_size, strict=True))
         return tuple(sizes.get(axis) for axis in self.model_layout or "NCHW")
 
     def affine(self, channels: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
-        """Mean and scale, float32, one number for each channel of the model; None without either.
+        """Return mean and scale as float32 arrays (channels,); None if neither is set.
 
         Raises:
-            TargetError: There are numbers for another count of channels.
+            TargetError: The number of means or scales does not match the channels.
         """
         if not self.mean and not self.scale:
             return None
-        both = []
-        for what, numbers, neutral in (("mean", self.mean, 0.0), ("scale", self.scale, 1.0)):
+        arrays = []
+        for name, numbers, neutral in (("mean", self.mean, 0.0), ("scale", self.scale, 1.0)):
             if len(numbers) not in (0, 1, channels):
                 raise TargetError(
-                    f"{what} has {len(numbers)} numbers, expected one, or {channels}: one a channel of the model's "
-                    f"input. Give as many (--{what})."
+                    f"{name} has {len(numbers)} numbers, expected one, or {channels}: one per channel of the model's "
+                    f"input. Correct --{name}."
                 )
-            both.append(np.broadcast_to(np.array(numbers or (neutral,), np.float32), (channels,)))
-        return both[0], both[1]
+            arrays.append(np.broadcast_to(np.array(numbers or (neutral,), np.float32), (channels,)))
+        return arrays[0], arrays[1]
 
     def reference(self, frames: Array) -> npt.NDArray[np.float32]:
         """Compute the model's input in NumPy.
 
         Args:
-            frames: A batch in the layout and element type of the frames.
+            frames: A batch of frames in `layout` and `dtype`.
 
         Returns:
             The batch in the model's layout and size, float32.
 
         Raises:
-            DataError: The batch is of another type or rank.
-            TargetError: Frames are to be resized, and the model's size is not known.
+            DataError: The frames have another element type or rank.
+            TargetError: `resize` is set and `model_size` is unknown.
         """
         if frames.dtype != self.numpy_dtype or frames.ndim != 4:
             raise DataError(
                 f"Frames are {frames.dtype} of shape {frames.shape}, expected {self.numpy_dtype} "
-                f"({','.join(self.layout)}). Give them as a camera does."
+                f"({','.join(self.layout)}). Give unprocessed frames."
             )
         pixels = frames if self.layout == "NHWC" else frames.transpose(0, 2, 3, 1)
         if self.resize is None:
@@ -151,7 +152,8 @@ class Preprocessing:
             height, width = self.model_size or (None, None)
             if height is None or width is None:
                 raise TargetError(
-                    "Frames are to be resized, and the size of the model is not known. Fix it with --input-shape."
+                    "Frames are to be resized to a size that is not known, expected a model with a fixed height and "
+                    "width. Fix them with --input-shape."
                 )
             values = resize(pixels, height, width, self.resize)
         if self.reverses_channels:
@@ -166,7 +168,7 @@ class Preprocessing:
         return np.ascontiguousarray(values, np.float32)
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the preprocessing in one line."""
         size = self.frame_size if self.resize is not None else self.model_size
         parts = [f"{self.dtype} {self.layout} {self.channel_order} frames of {_size(size)} for input '{self.input}'"]
         if self.resize is not None:
@@ -179,14 +181,14 @@ class Preprocessing:
 
 
 def feed_by_hand(feeds: Mapping[str, Array], preprocessing: Preprocessing | None) -> dict[str, Array]:
-    """Return the raw model's input for frames that the artifact is fed.
+    """Convert an artifact's feeds to those of the raw model: preprocess the frames in NumPy.
 
     Args:
-        feeds: What the artifact is fed, by input.
-        preprocessing: The preprocessing in it; None where it has none, and all is fed alike.
+        feeds: The artifact's feeds, by input.
+        preprocessing: The artifact's preprocessing; None if it has none.
 
     Returns:
-        The same with the frames preprocessed in NumPy.
+        The raw model's feeds, by input.
     """
     if preprocessing is None:
         return dict(feeds)
@@ -195,15 +197,15 @@ def feed_by_hand(feeds: Mapping[str, Array], preprocessing: Preprocessing | None
     }
 
 
-def _checked(what: str, numbers: Sequence[Any], least: float | None) -> tuple[float, ...]:
+def _checked(name: str, numbers: Sequence[Any], lower_bound: float | None) -> tuple[float, ...]:
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | float):
-            raise TargetError(f"{what} holds {number!r}, expected numbers. Give one, or one a channel.")
+            raise TargetError(f"{name} contains {number!r}, expected numbers. Give one, or one per channel.")
         with np.errstate(over="ignore", under="ignore"):
             single = float(np.float32(number))
-        if not math.isfinite(single) or (least is not None and not single > least):
-            wanted = "a finite number" if least is None else "a finite number above 0"
-            raise TargetError(f"{what} holds {number:g}, expected {wanted}. Correct --{what}.")
+        if not math.isfinite(single) or (lower_bound is not None and not single > lower_bound):
+            expected = "a finite number" if lower_bound is None else "a finite number above 0"
+            raise TargetError(f"{name} contains {number:g}, expected {expected}. Correct --{name}.")
     return tuple(float(number) for number in numbers)
 
 

@@ -1,7 +1,7 @@
-"""Resizing in NumPy, pixel for pixel as OpenVINO's `PrePostProcessor` does it.
+"""Resizing in NumPy, equal to OpenVINO's `PrePostProcessor` pixel by pixel.
 
-Every method is separable: each pixel of a row that comes out is a weighted sum of a few pixels of the row that went in,
-its taps, and the same holds for columns. Checked against OpenVINO 2026.4 on the CPU.
+Every method is separable: a new pixel is a weighted sum of a few old pixels (taps) in its row, then in its column.
+Checked against OpenVINO 2026.4 on the CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 _Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
-"""Indices of the pixels that each new pixel is made of, and their weights: both (size, taps)."""
+"""Indices of the old pixels in each new pixel's sum, and their weights; both of shape (size, taps)."""
 
 _CUBIC: Final = -0.75
 _PILLOW_CUBIC: Final = -0.5
@@ -26,13 +26,13 @@ def resize(frames: Array, height: int, width: int, method: str) -> npt.NDArray[n
     """Resize a batch.
 
     Args:
-        frames: Frames, (N,H,W,C), of any element type.
-        height: Height to bring them to.
-        width: Width to bring them to.
-        method: One of `RESIZES`.
+        frames: Frames (N,H,W,C) of any element type.
+        height: New height in pixels.
+        width: New width in pixels.
+        method: A key of `RESIZES`.
 
     Returns:
-        Frames, (N,height,width,C), not rounded to whole numbers.
+        Frames (N,height,width,C), not rounded to integers.
     """
     taps = RESIZES[method]
     resized = frames.astype(np.float64)
@@ -43,15 +43,15 @@ def resize(frames: Array, height: int, width: int, method: str) -> npt.NDArray[n
 
 def _weighted(array: Array, axis: int, indices: Array, weights: Array) -> Array:
     total = np.zeros((*array.shape[:axis], len(indices), *array.shape[axis + 1 :]))
-    along = [1] * array.ndim
-    along[axis] = -1
-    for at in range(indices.shape[1]):
-        total += np.take(array, indices[:, at], axis) * weights[:, at].reshape(along)
+    weight_shape = [1] * array.ndim
+    weight_shape[axis] = -1
+    for tap in range(indices.shape[1]):
+        total += np.take(array, indices[:, tap], axis) * weights[:, tap].reshape(weight_shape)
     return total
 
 
 def _positions(old: int, new: int) -> npt.NDArray[np.float32]:
-    """Positions of the new pixels' centres among the old ones, in float32 as the plugin computes them."""
+    """Return the new pixels' centres in old pixel coordinates, in float32 as the CPU plugin computes them."""
     scale = np.float32(new) / np.float32(old)
     return (np.arange(new, dtype=np.float32) + np.float32(0.5)) / scale - np.float32(0.5)
 
@@ -59,7 +59,7 @@ def _positions(old: int, new: int) -> npt.NDArray[np.float32]:
 def _nearest(old: int, new: int) -> _Taps:
     at = _positions(old, new)
     below = np.floor(at)
-    # Halfway between two pixels it is the lower one.
+    # Halfway between two pixels, the plugin takes the lower one.
     index = np.where(at - below == np.float32(0.5), below, np.rint(at)).astype(np.int64)
     return index.clip(0, old - 1)[:, None], np.ones((new, 1))
 
@@ -91,7 +91,7 @@ def _triangle(distance: Array) -> Array:
 
 
 def _pillow(kernel: Callable[[Array], Array], reach: float) -> Callable[[int, int], _Taps]:
-    """Pillow's resampling: a kernel as wide as the pixels that become one, so that nothing is skipped."""
+    """Return Pillow's resampling, whose kernel covers all old pixels that shrink into a new one."""
 
     def taps(old: int, new: int) -> _Taps:
         scale = old / new
@@ -114,5 +114,5 @@ RESIZES: Final[Mapping[str, Callable[[int, int], _Taps]]] = {
     "bilinear_pillow": _pillow(_triangle, 1.0),
     "bicubic_pillow": _pillow(lambda x: _keys_kernel(x, _PILLOW_CUBIC), 2.0),
 }
-"""Methods by name. The first three look at the nearest pixels only and skip the rest when a frame shrinks, as
-OpenCV does; the last two average them, as Pillow and torchvision (`antialias=True`) do."""
+"""Methods by name. When a frame shrinks, the first three use only the nearest pixels, as OpenCV does; the last two
+average all pixels, as Pillow and torchvision (`antialias=True`) do."""

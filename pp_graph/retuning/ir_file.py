@@ -1,10 +1,10 @@
 """Replace the post-processing's constants in a saved IR.
 
-OpenVINO writes `<`, `>`, `&` and `"` inside values as entities, so each `<` of the text begins a tag. What could break
-this (comments, CDATA, a DOCTYPE, another encoding) OpenVINO never writes, and a text with one of them is not read here.
-Checked against OpenVINO 2026.4.
+OpenVINO escapes `<`, `>`, `&` and `"` inside values, so each `<` in the XML begins a tag. It never writes comments,
+CDATA, a DOCTYPE or another encoding; XML with one of these is refused. Checked against OpenVINO 2026.4.
 
-OpenVINO lets equal constants share bytes, those of the network included, so none are changed where they are.
+Equal constants, including the network's, may share bytes in the `.bin`. Therefore new constants are appended, and old
+ones are never overwritten.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pp_graph.files import written_together
 from pp_graph.fusion import Provenance
 from pp_graph.fusion.emission import Numbers
 from pp_graph.model.onnx_layout import LayoutError, Span
-from pp_graph.model.patching import changing, copy_file, write_at
+from pp_graph.model.patching import changing, copy_file, patched, write_at
 from pp_graph.openvino.island.exchange import IR_VERSION, OPSET
 from pp_graph.openvino.usage import renamed_usage, usage_path
 
@@ -49,9 +49,9 @@ class IRConstant:
     Attributes:
         element_type: OpenVINO's name of the element type, such as `f32`.
         size: Number of bytes.
-        offset: Where they begin in the `.bin`. Other constants may share them.
-        digits: Where the XML says so.
-        readers: How many operators read it.
+        offset: Position in the `.bin`. Other constants may share the bytes.
+        digits: Position of the offset in the XML.
+        readers: Number of operators that read it.
     """
 
     element_type: str
@@ -68,46 +68,41 @@ class IRLayout:
         text: The XML.
 
     Attributes:
-        provenance: What pp_graph says there about what it fused.
+        provenance: The provenance as JSON.
 
     Raises:
-        LayoutError: It is not laid out as OpenVINO does it, or carries no provenance.
+        LayoutError: OpenVINO would not write such XML, or there is no provenance.
     """
 
     def __init__(self, text: bytes) -> None:
         if _ENCODING.match(text) or any(mark in text for mark in (b"<!--", b"<![CDATA[", b"<!DOCTYPE")):
             raise LayoutError("its XML is not as OpenVINO writes it")
         self._text = text
-        # Bodies of operators such as If have edges of their own; those of the model come last.
+        # Subgraphs, as of If, have their own edges; the model's edges come last.
         self._edges = text.rfind(b"<edges>")
-        found = list(_PROVENANCE.finditer(text, max(self._edges, 0)))
-        if self._edges < 0 or len(found) != 1:
+        matches = list(_PROVENANCE.finditer(text, max(self._edges, 0)))
+        if self._edges < 0 or len(matches) != 1:
             raise LayoutError("it has no provenance where OpenVINO would write it")
-        self._place = Span(*found[0].span(1))
+        self._provenance_span = Span(*matches[0].span(1))
         try:
-            self.provenance = ET.fromstring(b'<a value="%s"/>' % found[0][1]).get("value", "")  # noqa: S314 - one tag
+            self.provenance = ET.fromstring(b'<a value="%s"/>' % matches[0][1]).get("value", "")  # noqa: S314 - one tag
         except ET.ParseError as error:
-            raise LayoutError(f"its provenance is no XML: {error}") from error
+            raise LayoutError(f"its provenance is not XML: {error}") from error
 
     def constant(self, name: str) -> IRConstant | None:
-        """The constant of a name; None where there is none.
+        """Find a constant by name; None if it does not exist.
 
         Raises:
-            LayoutError: Two layers have the name, or it is described in an unusual way.
+            LayoutError: Several layers have the name, or its XML is unusual.
         """
         attribute = b' name="%s"' % _escaped(name)
-        places = []
-        at = self._text.find(attribute)
-        while at >= 0:
-            start = self._text.rfind(b"<", 0, at)
-            if self._text.startswith(b"<layer ", start):
-                places.append(start)
-            at = self._text.find(attribute, at + 1)
-        if not places:
+        tags = [self._text.rfind(b"<", 0, match.start()) for match in re.finditer(re.escape(attribute), self._text)]
+        layers = [start for start in tags if self._text.startswith(b"<layer ", start)]
+        if not layers:
             return None
-        if len(places) > 1:
-            raise LayoutError(f"it has {len(places)} layers named '{name}'")
-        layer, end = self._tag(places[0])
+        if len(layers) > 1:
+            raise LayoutError(f"it has {len(layers)} layers named '{name}'")
+        layer, end = self._tag(layers[0])
         if layer.get("type") != "Const":
             return None
         start = self._text.find(b"<", end)
@@ -123,39 +118,25 @@ class IRLayout:
             readers=self._text.count(b'<edge from-layer="%s" ' % layer["id"].encode(), self._edges),
         )
 
-    def changed(self, offsets: Mapping[Span, int], provenance: str) -> bytes:
-        """The XML with other offsets, by the place of their digits, and another provenance; all else as it is."""
-        patches = {place: str(offset).encode() for place, offset in offsets.items()}
-        return _patched(self._text, {**patches, self._place: _escaped(provenance)})
+    def changed(self, offsets: Mapping[Span, bytes], provenance: str) -> bytes:
+        """Return the XML with other digits of offsets and another provenance."""
+        return patched(self._text, {**offsets, self._provenance_span: _escaped(provenance)})
 
     def _tag(self, start: int) -> tuple[dict[str, str], int]:
-        """Attributes of a tag that need no unescaping, and where it ends."""
-        found = _TAG.match(self._text, start)
-        if found is None:
+        """Return the attributes of a tag, still escaped, and the position behind it."""
+        tag = _TAG.match(self._text, start)
+        if tag is None:
             raise LayoutError(f"its tag at byte {start} is not as OpenVINO writes it")
-        return {key.decode(): value.decode() for key, value in _ATTRIBUTE.findall(found[0])}, found.end()
+        return {key.decode(): value.decode() for key, value in _ATTRIBUTE.findall(tag[0])}, tag.end()
 
 
-def data_spans(text: bytes) -> Iterator[tuple[Span, int, int]]:
-    """Every constant of an IR's XML: where the digits of its offset stand, its offset and its size in bytes."""
+def _constant_offsets(text: bytes) -> Iterator[tuple[Span, int, int]]:
+    """Yield the position of the offset's digits, the offset and the size in bytes of every constant in an IR's XML."""
     for tag in _DATA.finditer(text):
-        attributes = {found[1]: found for found in _ATTRIBUTE.finditer(text, *tag.span())}
+        attributes = {match[1]: match for match in _ATTRIBUTE.finditer(text, *tag.span())}
         if b"offset" in attributes and b"size" in attributes:
             offset, size = attributes[b"offset"], attributes[b"size"]
             yield Span(*offset.span(2)), int(offset[2]), int(size[2])
-
-
-def with_offsets(text: bytes, offsets: Mapping[Span, int]) -> bytes:
-    """An IR's XML with other offsets, by the place of their digits."""
-    return _patched(text, {place: str(offset).encode() for place, offset in offsets.items()})
-
-
-def _patched(text: bytes, patches: Mapping[Span, bytes]) -> bytes:
-    parts, at = [], 0
-    for place in sorted(patches):
-        parts += [text[at : place.start], patches[place]]
-        at = place.stop
-    return b"".join([*parts, text[at:]])
 
 
 def _escaped(text: str) -> bytes:
@@ -163,25 +144,25 @@ def _escaped(text: str) -> bytes:
 
 
 _ALIGNMENT: Final = 64
-"""What constants are aligned to when they are appended; runtimes map the file into memory."""
-_SEARCHED: Final = 4096
-"""Bytes at the end of the weights in which a number is looked for before it is appended."""
+"""Alignment in bytes of appended constants, because runtimes map the file into memory."""
+_SEARCHED_BYTES: Final = 4096
+"""Number of bytes at the end of the `.bin` that are searched for a constant before it is appended."""
 
 
 @dataclass(frozen=True)
 class IREdit:
-    """What to change in an IR. No byte of its weights is changed: new constants are appended to them.
+    """A change of an IR: bytes to append to the `.bin`, and new XML.
 
-    The old XML fits the weights before and after that, so that replacing the XML is the one moment of change.
+    The old XML fits the `.bin` before and after appending, so replacing the XML changes the model in one step.
 
     Attributes:
         path: The `.xml`.
-        provenance: What it will say.
-        size: Bytes of constants and provenance that are new.
-        before: The XML.
-        after: The XML to be.
+        provenance: The new provenance.
+        size: Bytes of new constants and provenance.
+        before: The old XML.
+        after: The new XML.
         length: Size of the `.bin`.
-        appended: What to append to it.
+        appended: Bytes to append to it.
     """
 
     path: Path
@@ -193,7 +174,7 @@ class IREdit:
     appended: bytes
 
     def fits(self, target: Path) -> bool:
-        """Whether the model can be written to a file: an IR refers to no others."""
+        """True if the model can be written to `target`."""
         return target.suffix.lower() == ".xml"
 
     def write(self, target: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
@@ -205,7 +186,7 @@ class IREdit:
         with written_together(*targets, overwrite=overwrite, inputs=protected) as drafts:
             copy_file(weights, drafts[0])
             for draft in drafts[1:-1]:
-                # It names no number that retuning changes.
+                # Only the file name in it changes; it contains no statistics.
                 text = renamed_usage(usage.read_text(encoding="utf-8"), self.path.name, target.name)
                 draft.write_text(text, encoding="utf-8")
             with drafts[0].open("r+b", buffering=0) as stream:
@@ -230,7 +211,7 @@ class IREdit:
 
     def _check_unchanged(self, weights: FileIO) -> None:
         if os.fstat(weights.fileno()).st_size != self.length or self.path.read_bytes() != self.before:
-            raise OutputFileError(f"IR '{self.path}' was changed by somebody else meanwhile. Try again.")
+            raise OutputFileError(f"IR '{self.path}' was changed by another program in the meantime. Try again.")
 
     def _write_text(self, draft: Path) -> None:
         with draft.open("wb") as stream:
@@ -240,7 +221,7 @@ class IREdit:
 
 
 def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREdit | None:
-    """Find out what to change in an IR; arguments, result and errors are those of `find_in_onnx`."""
+    """Find the bytes to change in an IR. Arguments, result and errors are those of `find_in_onnx`."""
     weights = path.with_suffix(".bin")
     if not path.is_file() or not weights.is_file():
         return None
@@ -248,9 +229,9 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
     layout = IRLayout(text)
     provenance = Provenance.from_json(layout.provenance)
     numbers = Numbers.of(provenance, program_for(provenance), opset=OPSET, ir_version=IR_VERSION)
-    found = {name: each for name in numbers.old.constants if (each := layout.constant(name)) is not None}
+    constants = {name: each for name in numbers.old.constants if (each := layout.constant(name)) is not None}
     with weights.open("rb") as stream:
-        for name, constant in found.items():
+        for name, constant in constants.items():
             if constant.element_type != "f32":
                 return None
             stream.seek(constant.offset)
@@ -260,15 +241,15 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
             numbers.check(name, content, path)
         if not numbers.only_numbers:
             return None
-        # A constant that other operators read as well was merged with one of the same number.
+        # If other operators read a constant too, OpenVINO merged it with an equal one of the network.
         for name in numbers.changed:
-            if name not in found or found[name].readers != numbers.new.readers[name]:
+            if name not in constants or constants[name].readers != numbers.new.readers[name]:
                 return None
         length = stream.seek(0, os.SEEK_END)
-        start = max(0, length - _SEARCHED) // 4 * 4
+        start = max(0, length - _SEARCHED_BYTES) // 4 * 4
         stream.seek(start)
         end = stream.read()
-    offsets: dict[Span, int] = {}
+    offsets: dict[Span, bytes] = {}
     appended = b""
     for name, content in numbers.changed.items():
         at = _aligned_find(end + appended, content)
@@ -277,42 +258,40 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
                 appended = bytes(-length % _ALIGNMENT)
             at = len(end) + len(appended)
             appended += content
-        offsets[found[name].digits] = start + at
+        offsets[constants[name].digits] = str(start + at).encode()
     after = layout.changed(offsets, numbers.provenance.to_json())
     return IREdit(path, numbers.provenance, numbers.size, text, after, length, appended)
 
 
 def replace_ir(path: Path, written: Path, provenance: Provenance) -> IREdit:
-    """Find out how an IR becomes another one of the same network, so that the old XML fits all the time.
-
-    What the new weights have in common with the old ones is read where it lies; the rest is appended.
+    """Turn one IR into another of the same network by appending only the constants that its `.bin` lacks.
 
     Args:
-        path: The IR's `.xml`.
-        written: The `.xml` of the new one.
-        provenance: What it says.
+        path: The `.xml` of the IR to change.
+        written: The `.xml` of the new IR.
+        provenance: The provenance of the new IR.
     """
     before, after = path.read_bytes(), written.read_bytes()
     old, new = path.with_suffix(".bin").read_bytes(), written.with_suffix(".bin").read_bytes()
-    places: dict[tuple[int, bytes], int] = {}
-    for _, offset, size in data_spans(before):
-        places.setdefault((size, hashlib.sha256(old[offset : offset + size]).digest()), offset)
+    known: dict[tuple[int, bytes], int] = {}
+    for _, offset, size in _constant_offsets(before):
+        known.setdefault((size, hashlib.sha256(old[offset : offset + size]).digest()), offset)
     appended = bytearray()
-    moved: dict[Span, int] = {}
-    for digits, offset, size in data_spans(after):
+    offsets: dict[Span, bytes] = {}
+    for digits, offset, size in _constant_offsets(after):
         content = new[offset : offset + size]
         key = (size, hashlib.sha256(content).digest())
-        if key not in places:
+        if key not in known:
             appended += bytes(-(len(old) + len(appended)) % _ALIGNMENT)
-            places[key] = len(old) + len(appended)
+            known[key] = len(old) + len(appended)
             appended += content
-        moved[digits] = places[key]
-    text = with_offsets(after, moved)
+        offsets[digits] = str(known[key]).encode()
+    text = patched(after, offsets)
     return IREdit(path, provenance, len(text) + len(appended), before, text, len(old), bytes(appended))
 
 
 def _aligned_find(data: bytes, content: bytes) -> int:
-    """Where some float32 numbers lie in others; -1 where they do not."""
+    """Return the position of float32 numbers in others; -1 if they are not there."""
     at = data.find(content)
     while at >= 0 and at % 4:
         at = data.find(content, at + 1)

@@ -1,4 +1,4 @@
-"""Change the post-processing's constants in an ONNX file, and nothing else."""
+"""Change only the post-processing's constants and the provenance in an ONNX file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
 from pp_graph.fusion.emission import Numbers
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout, metadata_entry
-from pp_graph.model.patching import Patch, Region, copy_file, patch_draft, patch_in_place, region_of
+from pp_graph.model.patching import Region, copy_file, patch_draft, patch_in_place, region_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
     from pp_graph.program import Program
 
 _COPIED_AT_MOST: Final = 16 * 2**20
-"""Files up to this size are changed in a copy that takes their place, which takes milliseconds and is atomic."""
+"""Files up to this size are copied, patched and replaced, which is atomic and takes milliseconds. Larger ones are
+patched in span."""
 _LARGEST_ONNX: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class OnnxEdit:
-    """What to change in an ONNX file.
+    """A change of an ONNX file.
 
     Attributes:
         path: The file.
-        provenance: What it will say.
-        size: Bytes of constants and provenance that are new.
+        provenance: The new provenance.
+        size: Bytes of new constants and provenance.
         region: The change.
-        padded: The change with blanks behind the provenance, where the file would become shorter without.
+        padded: The change with blanks behind the provenance, so that the file does not become shorter.
     """
 
     path: Path
@@ -45,12 +46,12 @@ class OnnxEdit:
     padded: Region
 
     def fits(self, target: Path) -> bool:
-        """Whether the model can be written to a file without a look at the files that it refers to."""
-        beside = target.parent.resolve() == self.path.parent.resolve()
-        if beside and not target.exists():
+        """True if the model can be written to `target` without copying external weights."""
+        same_folder = target.parent.resolve() == self.path.parent.resolve()
+        if same_folder and not target.exists():
             return True
         with _mapped(self.path) as data:
-            return not OnnxLayout(data).refers_to_files(target.name if beside else None)
+            return not OnnxLayout(data).refers_to_files(target.name if same_folder else None)
 
     def write(self, target: Path, *, overwrite: bool, inputs: Iterable[Path]) -> None:
         """Write the changed model to another file."""
@@ -60,9 +61,9 @@ class OnnxEdit:
 
     def write_in_place(self) -> None:
         """Change the file itself."""
-        found = self.path.stat()
-        # Another name of the same file must not change with it.
-        if found.st_size <= _COPIED_AT_MOST or found.st_nlink > 1:
+        status = self.path.stat()
+        # A file with hard links is replaced, so that the other names keep the old content.
+        if status.st_size <= _COPIED_AT_MOST or status.st_nlink > 1:
             with written_together(self.path, overwrite=True) as (draft,):
                 copy_file(self.path, draft)
                 patch_draft(draft, self.region, durable=True)
@@ -72,19 +73,19 @@ class OnnxEdit:
 
 
 def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> OnnxEdit | None:
-    """Find out what to change in an ONNX file.
+    """Find the bytes to change in an ONNX file.
 
     Args:
         path: The file.
-        program_for: Gives the new program for the provenance of the file.
+        program_for: Returns the new program for the provenance of the file.
 
     Returns:
-        The change; None where the model must be written anew, or is none that pp_graph wrote.
+        The change; None if the whole model must be rewritten, or pp_graph did not write it.
 
     Raises:
-        LayoutError: The file cannot be walked.
-        OSError: It cannot be read.
-        PPGraphError: As `retune`.
+        LayoutError: The layout of the file is unusual.
+        OSError: The file cannot be read.
+        PPGraphError: See `retune`.
     """
     if not path.is_file():
         return None
@@ -97,17 +98,17 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
         numbers = Numbers.of(provenance, program_for(provenance), opset=layout.opset, ir_version=layout.ir_version)
         if (numbers.old.opset, numbers.old.ir_version) != (layout.opset, layout.ir_version):
             return None
-        places = layout.float_initializers(numbers.old.constants)
-        for name, place in places.items():
-            numbers.check(name, data[place.start : place.stop], path)
-        if not numbers.only_numbers or len(places) < len(numbers.old.constants):
+        spans = layout.float_initializers(numbers.old.constants)
+        for name, span in spans.items():
+            numbers.check(name, data[span.start : span.stop], path)
+        if not numbers.only_numbers or len(spans) < len(numbers.old.constants):
             return None
         text = numbers.provenance.to_json()
-        constants = [Patch(places[name], content) for name, content in numbers.changed.items()]
+        constants = {spans[name]: content for name, content in numbers.changed.items()}
         before = entry.span.stop - entry.span.start
         missing = max(0, before - len(metadata_entry(METADATA_KEY, text)))
-        entries = [metadata_entry(METADATA_KEY, each) for each in (text, text + " " * missing)]
-        region, padded = (region_of(data, [*constants, Patch(entry.span, each)]) for each in entries)
+        entries = [metadata_entry(METADATA_KEY, padded_text) for padded_text in (text, text + " " * missing)]
+        region, padded = (region_of(data, {**constants, entry.span: encoded}) for encoded in entries)
         too_large = len(data) - before + len(entries[1]) > _LARGEST_ONNX
         if region is None or padded is None or too_large or len(entries[1]) < before:
             return None
@@ -116,7 +117,7 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
 
 @contextlib.contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    """A file's bytes, read as far as they are looked at."""
+    """Map a file into memory."""
     with path.open("rb") as stream:
         if not os.fstat(stream.fileno()).st_size:
             raise LayoutError("it is empty")

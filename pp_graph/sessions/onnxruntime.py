@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.errors import TargetError
+from pp_graph.errors import TargetError, first_line
 from pp_graph.model import ModelInput, RawModel
 from pp_graph.sessions.session import Array, Session
 
@@ -36,7 +36,7 @@ class OnnxSession(Session):
 
     Args:
         model: The model. External weights are read in place.
-        probes: Names of inner values to return too.
+        probes: Names of inner values to return in addition to the outputs.
 
     Raises:
         TargetError: onnxruntime cannot load the model.
@@ -54,7 +54,7 @@ class OnnxSession(Session):
         except Exception as error:
             name = "the model" if model.source is None else f"'{model.source}'"
             raise TargetError(
-                f"onnxruntime cannot load {name}: {_reason(error)}. Does it use custom operators, or an opset newer "
+                f"onnxruntime cannot load {name}: {first_line(error)}. Does it use custom operators, or an opset newer "
                 f"than onnxruntime {ort.__version__} knows?"
             ) from error
         # onnxruntime reports an unknown rank as rank 0.
@@ -74,7 +74,7 @@ class OnnxSession(Session):
             return dict(zip(self.outputs, self._session.run(self.outputs, dict(feeds)), strict=True))
         except Exception as error:
             raise TargetError(
-                f"onnxruntime failed on a batch: {_reason(error)}. Do the images have the size and layout of the model?"
+                f"onnxruntime failed on a batch: {first_line(error)}. Do the images have the model's size and layout?"
             ) from error
 
 
@@ -82,13 +82,13 @@ def require_onnxruntime(device: str, precision: str | None) -> None:
     """Raise `TargetError` for a device other than the CPU or a precision other than f32."""
     if device != "CPU" or precision not in (None, "f32"):
         raise TargetError(
-            f"An ONNX file was given with device {device} and precision {precision}, expected CPU and f32: "
-            "it is run by onnxruntime. Convert it to OpenVINO first."
+            f"An ONNX file was given with device {device} and precision {precision}, expected CPU and f32, because "
+            "onnxruntime runs it. Convert it to OpenVINO first."
         )
 
 
 def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOptions) -> str | bytes:
-    """Return the path if the file can be loaded as it is, else the serialised graph with the probes as outputs."""
+    """Return the model's path, or the serialised graph if it was edited or needs probes as outputs."""
     outputs = {output.name for output in model.model.graph.outputs}
     missing = [name for name in probes if name not in outputs]
     if not missing and model.source is not None and not model.edited:
@@ -101,8 +101,3 @@ def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOption
         folder = str(Path(external[0].base_dir or ".").resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     return bytes(proto.SerializeToString())
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0].rstrip(".")

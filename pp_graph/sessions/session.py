@@ -1,4 +1,4 @@
-"""`Session`: a model loaded into a runtime, and running batches of any size in one with a fixed batch."""
+"""`Session`: a model loaded into a runtime. Also runs batches of any size on a model with a fixed batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Session(ABC):
         inputs: The inputs.
         outputs: Names of the outputs; an output with several names is listed under each.
         description: Runtime, device and precision in words.
-        precision: Inference precision of the network, which may differ from the requested one.
+        precision: Actual inference precision of the network, which may differ from the requested one.
         island: Precision of each operator of the post-processing; empty unless requested.
     """
 
@@ -49,14 +49,14 @@ class Session(ABC):
             feeds: Input name to array.
 
         Returns:
-            Output name to array, including the requested inner values.
+            Output name to array, including probes.
 
         Raises:
-            TargetError: The runtime fails on this batch.
+            TargetError: The runtime fails.
         """
 
 
-def noted_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, Any]:
+def record_batch_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]) -> dict[str, Any]:
     """Record which axes hold the batch. An IR has no symbolic axis names to derive this from.
 
     Args:
@@ -71,9 +71,9 @@ def noted_axes(inputs: Sequence[ModelInput], outputs: Mapping[str, Shape | None]
 
 
 def with_batch_axes(inputs: Sequence[ModelInput], conversion: Mapping[str, Any] | None) -> tuple[ModelInput, ...]:
-    """Return a converted model's inputs with the batch axes that `noted_axes` recorded."""
-    noted = (conversion or {}).get(_BATCH_AXES)
-    axes = noted if isinstance(noted, dict) else {}
+    """Return a converted model's inputs with the batch axes that `record_batch_axes` recorded."""
+    recorded = (conversion or {}).get(_BATCH_AXES)
+    axes = recorded if isinstance(recorded, dict) else {}
     return tuple(
         replace(model_input, batch_axis=axes[model_input.name])
         if model_input.shape is not None and axes.get(model_input.name) in range(NOT_CERTAIN, len(model_input.shape))
@@ -90,15 +90,15 @@ def run_in_batches(
     Args:
         session: The session.
         feeds: Input name to array, with the batch on the axis that `batch_places` returns.
-        output_axes: Batch axes of the outputs, as far as they are known. Otherwise the first axis if it has the size
-            of the batch, else the only axis that has.
+        output_axes: Batch axes of the outputs, if known. Defaults to the first axis if it has the size of the batch,
+            otherwise to the only axis with that size.
 
     Returns:
         Output name to array.
 
     Raises:
         TargetError: The runtime fails.
-        DataError: Several runs are needed, and the results of an output cannot be joined.
+        DataError: The results of several runs cannot be joined.
     """
     cuts = list(cut_to_batch(session.inputs, feeds))
     if len(cuts) == 1 and not cuts[0].filled:
@@ -125,16 +125,16 @@ def joined(
         DataError: The results of an output cannot be joined.
     """
     known = output_axes or {}
-    found = {}
+    outputs = {}
     for name in parts[0]:
         arrays = [part[name] for part in parts]
         axis = _batch_axis(arrays[0].shape, size, known.get(name))
         if axis is None:
-            found[name] = _alike(name, arrays, size)
+            outputs[name] = _equal_in_all(name, arrays, size)
         else:
-            whole = [_along(array, axis, slice(cut.count)) for array, cut in zip(arrays, cuts, strict=True)]
-            found[name] = np.concatenate(whole, axis) if len(whole) > 1 else whole[0]
-    return found
+            whole = [_slice_axis(array, axis, slice(cut.count)) for array, cut in zip(arrays, cuts, strict=True)]
+            outputs[name] = np.concatenate(whole, axis) if len(whole) > 1 else whole[0]
+    return outputs
 
 
 def _batch_axis(sizes: tuple[int, ...], batch: int, named: int | None) -> int | None:
@@ -145,19 +145,19 @@ def _batch_axis(sizes: tuple[int, ...], batch: int, named: int | None) -> int | 
     return axes[0] if axes[:1] == [0] or len(axes) == 1 else None
 
 
-def _alike(name: str, arrays: Sequence[Array], batch: int) -> Array:
-    """Return an output without a batch, which must be equal in all cuts."""
+def _equal_in_all(name: str, arrays: Sequence[Array], batch: int) -> Array:
+    """Return an output without a batch axis, which must be equal in all runs."""
     first = arrays[0]
     if all(np.array_equal(first, array, equal_nan=first.dtype.kind == "f") for array in arrays[1:]):
         return first
     raise DataError(
-        f"Output '{name}' has shape {first.shape}, where the axis of the images cannot be told, and the model takes "
-        f"{batch} of them at a time, expected an output that can be put together from {len(arrays)} runs. Give {batch} "
-        "images at a time, or convert the model with an open batch."
+        f"Output '{name}' has shape {first.shape} without a clear batch axis, and the model takes {batch} images at a "
+        f"time, expected an output that can be joined from {len(arrays)} runs. Give {batch} images at a time, or "
+        "convert the model with an open batch."
     )
 
 
-def _along(array: Array, axis: int, part: slice) -> Array:
+def _slice_axis(array: Array, axis: int, part: slice) -> Array:
     return array[(slice(None),) * axis + (part,)]
 
 
@@ -177,17 +177,17 @@ class Cut:
 
 
 def cut_to_batch(inputs: Sequence[ModelInput], feeds: Mapping[str, Array]) -> Iterator[Cut]:
-    """Split a batch into cuts of the model's fixed batch size; the last is padded with its last image.
+    """Split a batch into cuts of the model's fixed batch size. The last cut repeats its last image as padding.
 
     Args:
         inputs: The model's inputs.
-        feeds: Input name to array. Arrays without a batch go into every cut unchanged.
+        feeds: Input name to array. Arrays without a batch axis go into every cut unchanged.
 
     Yields:
         The cuts in order; a single one if the model's batch is open.
 
     Raises:
-        DataError: An array has neither the batch nor the sizes of its input.
+        DataError: An array has neither one item per image nor the shape of its input.
     """
     images = image_input(inputs)
     count = 1 if images is None or not feeds[images.name].ndim else len(feeds[images.name])
@@ -203,9 +203,9 @@ def cut_to_batch(inputs: Sequence[ModelInput], feeds: Mapping[str, Array]) -> It
         for name, array in feeds.items():
             axis = axes[name]
             if axis is not None:
-                array = _along(array, axis, slice(start, start + kept))  # noqa: PLW2901
+                array = _slice_axis(array, axis, slice(start, start + kept))  # noqa: PLW2901
                 if kept < size:
-                    last = _along(array, axis, slice(-1, None))
+                    last = _slice_axis(array, axis, slice(-1, None))
                     array = np.concatenate([array, last.repeat(size - kept, axis)], axis)  # noqa: PLW2901
             cut[name] = array
         yield Cut(cut, kept, filled=kept < size)

@@ -62,7 +62,7 @@ class GraphConstants:
         if tensor is not None:
             return np.asarray(tensor.numpy()) if tensor.size <= _LARGEST else None
         node = value.producer()
-        if node is None or node.domain not in ("", "ai.onnx"):
+        if node is None or node.domain != "":
             return None
         if node.op_type == "Constant":
             return read_constant_node(node)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.steps.opset_adaptation import Trials, adapted, opset_of, run_model
 from pp_graph.steps.step import Accepts, Array, Step
 from pp_graph.values import DType, ValueType, spatial_axes
@@ -325,7 +326,7 @@ def _check_domains(graph: onnx.GraphProto) -> None:
                 "model. Export it without these."
             )
     for node in graph.node:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in DEFAULT_DOMAINS:
             raise PostProcessorError(
                 f"its model has the operator {node.domain}::{node.op_type}, expected operators of ONNX's own domain or "
                 "functions made of these: no other runtime would know it. Write it with ONNX operators."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pp_graph.errors import OpsetError
+from pp_graph.model.graphs import default_opset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ class Trials:
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Return the imported version of the default domain, or 0."""
-    return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+    return default_opset({entry.domain: entry.version for entry in model.opset_import})
 
 
 def adapted(model: onnx.ModelProto, opset: int, trials: Trials, what: str) -> onnx.ModelProto:

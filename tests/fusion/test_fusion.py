@@ -452,7 +452,7 @@ def _twice(model: onnx.ModelProto) -> None:
         (_sparse, "1 weights as sparse_initializer"),
         (_undefined, "lists output 'nowhere', which no node produces"),
         (_twice, "is not valid ONNX: .*redeclared"),
-        (lambda model: model.training_info.add(), "holds training_info"),
+        (lambda model: model.training_info.add(), "has training_info"),
         (lambda model: model.graph.ClearField("node"), "has 0 nodes and 2 outputs"),
     ],
 )
@@ -585,7 +585,7 @@ class TestStripAfterChanges:
 def test_objects_of_the_wrong_kind() -> None:
     with pytest.raises(pp.PPGraphError, match="The post-processor is NoneType, expected a PostProcessor"):
         pp.fuse(conv_model(), None)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="Model is given as int, expected a path"):
+    with pytest.raises(ModelError, match="Model is of type int, expected a path"):
         pp.fuse(42, POST)  # type: ignore[arg-type]
     with pytest.raises(pp.PPGraphError, match="normalize is 'no', expected True or False"):
         pp.OneClassPostProcessor(STATS, normalize="no")  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ Convert = Callable[[onnx.ModelProto, int], onnx.ModelProto]
 
 
 def network(opset: int, *, ir_version: int = 6, constants: bool = False) -> onnx.ModelProto:
-    """What exporters wrote at opsets 9 to 11: all that reads its settings elsewhere today."""
+    """Operators of opsets 9 to 11 whose settings later opsets read from inputs."""
     rng = np.random.default_rng(opset)
     scales = np.array([1, 1, 2, 2], np.float32)
     weights = {
@@ -94,7 +94,7 @@ def network(opset: int, *, ir_version: int = 6, constants: bool = False) -> onnx
 
 
 def write(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:
-    """Write a model as its exporter would, with its weights in another file where asked."""
+    """Write a model as an exporter does, with external weights if requested."""
     if external:
         onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=100)
     else:
@@ -122,7 +122,7 @@ def test_computes_the_same_bits_and_goes_back_to_the_byte(tmp_path: Path, opset:
     assert {name: array.tobytes() for name, array in found.items()} == {
         name: array.tobytes() for name, array in expected.items()
     }
-    # Operators that did not change are those of the file, with all that it says about them.
+    # Unchanged operators are those of the file, including doc strings and domains.
     assert any(node.doc_string == "the only layer" for node in raised.to_proto().graph.node)
     undo(RawModel.open(file), record).save(tmp_path / "back.onnx")
     assert (tmp_path / "back.onnx").read_bytes() == path.read_bytes()
@@ -148,7 +148,7 @@ def test_the_converter_sees_no_weights(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(msgspec.json.encode(record)) < 3_000
 
 
-def test_weights_are_those_that_the_file_has_now(tmp_path: Path) -> None:
+def test_undo_keeps_the_current_weights(tmp_path: Path) -> None:
     path = write(network(11), tmp_path / "raw.onnx", external=True)
     raised, record = raise_opset(RawModel.open(path), 18)
     assert record is not None
@@ -159,7 +159,7 @@ def test_weights_are_those_that_the_file_has_now(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_links(tmp_path: Path) -> None:
-    # As in the cache of a hub: neither a name nor a folder is that of the file.
+    # As in a hub's cache, links have other names and folders than their targets.
     (tmp_path / "blobs").mkdir()
     path = write(network(11), tmp_path / "raw.onnx", external=True)
     for name in ("raw.onnx", "weights.bin"):
@@ -201,24 +201,24 @@ def test_bodies_of_operators() -> None:
         assert run(raised.to_proto(), feeds)["heat"].tobytes() == run(model, feeds)["heat"].tobytes()
     assert undo(raised, record).to_proto().SerializeToString() == model.SerializeToString()
     assert [note.split()[0] for note in record.notes()] == ["The", "Branches"]
-    # What inference says about values in bodies is no change.
+    # Inferred declarations in subgraphs do not count as a change.
     assert raise_opset(RawModel.open(model), 12)[1].nodes == []
 
 
-def test_a_model_that_is_there_already() -> None:
+def test_a_model_at_the_target_is_returned() -> None:
     raw = RawModel.open(network(11))
     for target in (None, 9, 11):
         assert raise_opset(raw, target) == (raw, None)
 
 
 @pytest.mark.parametrize("target", [0, 1000, True, 18.0])
-def test_targets_that_are_none(target: int) -> None:
-    with pytest.raises(OpsetError, match=r"raise_opset \(--raise-opset\) is .*expected an opset up to \d+.*Take 18"):
+def test_impossible_targets(target: int) -> None:
+    with pytest.raises(OpsetError, match=r"raise_opset \(--raise-opset\) is .*expected an opset up to \d+.*Use 18"):
         raise_opset(RawModel.open(network(11)), target)
 
 
 def changed_from(opset: int, change: Callable[[onnx.NodeProto], None]) -> Convert:
-    """A converter that changes the last operator, from an opset on."""
+    """Return a converter that also changes the last operator, from an opset on."""
     itself = version_converter.convert_version
 
     def convert(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
@@ -238,7 +238,7 @@ def keep_axes(node: onnx.NodeProto) -> None:
     next(each for each in node.attribute if each.name == "keepdims").i = 1
 
 
-@pytest.mark.parametrize(("opset", "instead"), [(15, r"It does at 14: take raise_opset=14"), (9, "Leave out what")])
+@pytest.mark.parametrize(("opset", "instead"), [(15, r"Opset 14 works: use raise_opset=14"), (9, "Leave out the step")])
 def test_other_numbers_are_refused(monkeypatch: pytest.MonkeyPatch, opset: int, instead: str) -> None:
     monkeypatch.setattr(version_converter, "convert_version", changed_from(opset, take_the_minimum))
     with pytest.raises(
@@ -269,7 +269,7 @@ def test_other_outputs_are_refused(
     [("linear", 1.5, True), ("linear", 0.75, True), ("nearest", 3.0, True), ("nearest", 0.75, False)],
 )
 def test_resize_of_opset_10(mode: str, scale: float, same: bool) -> None:
-    # The converter itself forgets that points lay elsewhere then; and what shrinks took other neighbours.
+    # The converter omits the coordinates of opset 10, and shrinking took other neighbours then.
     text = f"""<ir_version: 6, opset_import: ["": 10]>
         raw (float[N,1,H,W] image) => (float[N,1,h,w] heat) {{
             scales = Constant<value = float[4] {{1.0, 1.0, {scale}, {scale}}}>()
@@ -279,7 +279,9 @@ def test_resize_of_opset_10(mode: str, scale: float, same: bool) -> None:
     if same:
         assert raise_opset(raw, 18)[0].opset == 18
     else:
-        with pytest.raises(OpsetError, match=r"output 'heat' differs .* rewrote Resize\. Leave out what needs it"):
+        with pytest.raises(
+            OpsetError, match=r"output 'heat' differs .* rewrote Resize\. Leave out the step that needs it"
+        ):
             raise_opset(raw, 18)
 
 
@@ -293,7 +295,7 @@ def test_signs_of_zero_and_nan_are_bits() -> None:
     assert _described({"x": zero}, {"x": nan}) == "output 'x' differs in 3 of 3 numbers, by up to inf"
 
 
-def test_what_the_converter_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_converter_are_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
         raise RuntimeError("/onnx/convert.h:12: adapt: Assertion `false` failed: No adapter for Upsample\nmore lines")
 
@@ -304,7 +306,7 @@ def test_what_the_converter_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
         raise_opset(RawModel.open(network(11)), 18)
 
 
-def test_what_could_not_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_could_not_be_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     itself = version_converter.convert_version
 
     def reorder(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
@@ -316,7 +318,9 @@ def test_what_could_not_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     monkeypatch.setattr(version_converter, "convert_version", reorder)
-    with pytest.raises(OpsetError, match="could not be given back to the byte by strip once its opset is raised to 12"):
+    with pytest.raises(
+        OpsetError, match="strip could not restore the original file to the byte once the opset is raised to 12"
+    ):
         raise_opset(RawModel.open(network(11)), 12)
 
 
@@ -326,7 +330,7 @@ def test_what_could_not_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             """<ir_version: 8, opset_import: ["": 11, "mine": 1]>
             raw (float[N,1] image) => (float[N,1] score) { score = mine.Own(image) }""",
-            "cannot be tried out in onnxruntime: the raw model does not load there .*Export it again",
+            "cannot be compared with its raised form in onnxruntime: the raw model does not load there .*Export it again",
         ),
         (
             """<ir_version: 8, opset_import: ["": 11]>
@@ -334,7 +338,7 @@ def test_what_could_not_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
                 noise = RandomNormalLike(image)
                 score = Add(image, noise)
             }""",
-            "gives other numbers each time",
+            "returns other numbers each time",
         ),
         (
             """<ir_version: 8, opset_import: ["": 11]>
@@ -354,13 +358,13 @@ def test_what_could_not_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             """<ir_version: 8, opset_import: ["mine": 1]>
             raw (float[N,1] image) => (float[N,1] score) { score = mine.Own(image) }""",
-            "imports no opset of ONNX itself, only mine",
+            "imports only mine, expected an opset of ONNX itself",
         ),
         (
             """<ir_version: 8, opset_import: ["": 11, "mine": 1]>
             raw (float[N,1] image) => (float[N,1] score) { score = mine.Own(image) }
             <domain: "mine", opset_import: ["": 11]> Own (x) => (y) { y = Relu(x) }""",
-            "holds 1 local functions",
+            "has 1 local functions",
         ),
     ],
 )
@@ -389,11 +393,11 @@ def test_records_that_were_edited(tmp_path: Path) -> None:
     replace = msgspec.structs.replace
     bomb = base64.b64encode(zlib.compress(bytes(1 << 27))).decode()
     bad: list[tuple[RaisedOpset, str]] = [
-        (replace(record, graph="?"), "cannot be read back"),
-        (replace(record, graph=bomb), "cannot be read back"),
-        (replace(record, nodes=record.nodes[:-1]), "it is not that of"),
-        (replace(record, nodes=[*record.nodes[:-1], 99]), "operators are not there any more"),
-        (replace(record, added=["nowhere"]), "the operator that computes 'nowhere' is not there any more"),
+        (replace(record, graph="?"), "cannot be read: "),
+        (replace(record, graph=bomb), "cannot be read: "),
+        (replace(record, nodes=record.nodes[:-1]), r"expected \d+ operators"),
+        (replace(record, nodes=[*record.nodes[:-1], 99]), "operators are missing"),
+        (replace(record, added=["nowhere"]), "the operator that computes 'nowhere' is missing"),
     ]
     for edited, message in bad:
         with pytest.raises(ProvenanceError, match=message):
@@ -401,7 +405,7 @@ def test_records_that_were_edited(tmp_path: Path) -> None:
     _, branches = raise_opset(RawModel.open(from_text(BRANCHES)), 18)
     assert branches is not None
     changed = from_text(BRANCHES.replace("float[400]", "float[4]").replace(",0.5" * 396, ""))
-    with pytest.raises(ProvenanceError, match="weight 'table.value' is not there any more"):
+    with pytest.raises(ProvenanceError, match="weight 'table.value' is missing"):
         undo(raise_opset(RawModel.open(changed), 18)[0], branches)
 
 
@@ -418,7 +422,7 @@ REGIONS = RecipePostProcessor(
 
 
 def blurred(opset: int) -> onnx.ModelProto:
-    """A network with a tail that fusing rewrites; what raising replaces stands in it and before it."""
+    """A network whose tail fusing rewrites. Raising replaces operators in the tail and before it."""
     line = np.exp(-((np.arange(33) - 16) ** 2) / 32.0)
     kernel = (np.outer(line, line) / line.sum() ** 2).astype(np.float32).reshape(1, 1, 33, 33)
     weights = {
@@ -478,7 +482,7 @@ def test_a_rewritten_tail(tmp_path: Path) -> None:
     assert "raw_pred_score" in {value.name for node in fused.network.model.graph for value in node.outputs}
     file = fused.save(tmp_path / "fused.onnx")
     assert pp.strip(file).save(tmp_path / "back.onnx").read_bytes() == path.read_bytes()
-    # What is fused anew is raised anew; statistics alone are exchanged where they stand.
+    # Fusing again raises the opset again; new statistics only replace constants.
     loaded = pp.FusedModel.load(file)
     again = loaded.with_program(loaded.program.replace(mask_dtype="u8"))
     assert again.network.opset == 18

@@ -136,7 +136,7 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
     assert embedded.read_bytes() == before
 
 
-def test_existing_files_need_leave(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "fused.onnx"
     target.write_text("precious")
     fused = pp.fuse(conv_model(), POST)
@@ -161,7 +161,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """A file-size limit stands in for a full disk: writing fails half-way with an OSError."""
+    """A file-size limit acts like a full disk: writing fails half-way with an OSError."""
     onnx.save(conv_model(), tmp_path / "raw.onnx")
     POST.statistics.save(tmp_path / "stats.json")
     code = (
@@ -185,7 +185,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"raw.onnx", "stats.json"}
 
 
-def test_folder_is_made_and_paths_may_be_odd(tmp_path: Path) -> None:
+def test_folders_are_created_and_paths_may_be_odd(tmp_path: Path) -> None:
     target = tmp_path / "a folder" / "mödel (1).onnx"
     pp.fuse(conv_model(), POST).save(target)
     assert pp.FusedModel.load(target).provenance.post_processor == "OneClassPostProcessor"
@@ -211,14 +211,14 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ],
     ids=["empty", "png", "truncated"],
 )
-def test_files_that_are_no_models(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_that_are_not_models(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "raw.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=message):
         pp.RawModel.open(path)
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         pp.RawModel.open(tmp_path / "nowhere.onnx")
     with pytest.raises(ModelError, match="is a folder, expected an ONNX file"):
@@ -226,7 +226,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
 
 
 def test_gigabytes_of_weights_are_not_read(tmp_path: Path) -> None:
-    """1 GB in a sparse file: fusing must take the memory of the graph, not of the weights."""
+    """Weights of 1 GB in a sparse file: fusing must need memory for the graph only."""
     side = 16384
     with (tmp_path / "w.bin").open("wb") as stream:
         stream.truncate(side * side * 4)
@@ -246,7 +246,7 @@ def test_gigabytes_of_weights_are_not_read(tmp_path: Path) -> None:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "raw.onnx"
     )
-    # A process of its own: the peak of this one was set by other tests.
+    # A separate process, because other tests set the peak memory of this one.
     code = (
         "import resource, sys, numpy, onnx_ir.passes.common\n"
         "import pp_graph as pp\n"
@@ -263,7 +263,7 @@ def test_gigabytes_of_weights_are_not_read(tmp_path: Path) -> None:
 
 
 def test_linked_weights_are_copied(tmp_path: Path) -> None:
-    """As in a hub's cache, where files are links to blobs elsewhere: runtimes follow no link out of the folder."""
+    """Runtimes do not follow links out of the model's folder, such as those in a hub's cache."""
     real = external(tmp_path / "blobs")
     snapshot = tmp_path / "snapshot"
     snapshot.mkdir()
@@ -317,6 +317,6 @@ def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".json", ".pbtxt", ".xml", ".onnxtxt"])
-def test_endings_of_other_formats(tmp_path: Path, ending: str) -> None:
+def test_extensions_of_other_formats(tmp_path: Path, ending: str) -> None:
     with pytest.raises(OutputFileError, match=r"expected '\.onnx'"):
         pp.fuse(conv_model(), POST).save(tmp_path / f"fused{ending}")

@@ -1,4 +1,4 @@
-"""Models with several inputs, scalars, states and outputs of any rank go every way that a model of one image goes."""
+"""Every verb handles models with several inputs, scalars, states and outputs of any rank."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ POST = pp.OneClassPostProcessor(STATS)
 
 
 def model(inputs: str, body: str, outputs: str = "") -> onnx.ModelProto:
-    """image (N,3,8,8) -> pred_score (N,1), anomaly_map (N,1,8,8); `body` makes `gained` from `image` and the rest."""
+    """image (N,3,8,8) -> pred_score (N,1), anomaly_map (N,1,8,8); `body` computes `gained` from the inputs."""
     return from_text(
         f"""<ir_version: 8, opset_import: ["": 17], producer_name: "tests">
         raw (float[N,3,8,8] image{inputs}) => (float[N,1] pred_score, float[N,1,8,8] anomaly_map{outputs}) {{
@@ -92,7 +92,7 @@ def command_line(arguments: list[str]) -> SimpleNamespace:
 
 
 CASES: dict[str, tuple[onnx.ModelProto, str, dict[str, np.ndarray], dict[str, object], list[str]]] = {
-    # the model, its images, other arrays in the data; values for all images, the same on the command line
+    # model, images, other arrays in the data, values for all images, the same values on the command line
     "scalar": (SCALAR, "image", {"sr": np.array(24000)}, {"sr": 24000}, ["sr=24000"]),
     "state": (STATE, "image", {"state": RNG.normal(0, 1, (2, COUNT, 4))}, {"state": 0.5}, ["state=0.5"]),
     "switch": (SWITCH, "image", {"flip": np.array(True)}, {"flip": True}, ["flip=true"]),
@@ -115,7 +115,7 @@ def case(request: pytest.FixtureRequest) -> tuple[onnx.ModelProto, dict, dict, l
 
 
 def reference(proto: onnx.ModelProto, feeds: dict) -> tuple[np.ndarray, np.ndarray | None]:
-    """Raw score and map, in onnxruntime, of all images at once."""
+    """Return raw score and map of all images from one run in onnxruntime."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -137,7 +137,7 @@ def check(found: pp.Predictions, proto: onnx.ModelProto, feeds: dict) -> None:
 
 
 def full(proto: onnx.ModelProto, images: dict, values: dict) -> dict:
-    """Values in the sizes that the whole batch has."""
+    """Expand values to the whole batch."""
     fixed = fix_inputs(values, pp.RawModel.open(proto).inputs)
     return {**images, **fixed.arrays(COUNT)}
 
@@ -183,7 +183,7 @@ class TestEveryWay:
         path = pp.convert(pp.fuse(proto, POST)).save(tmp_path / "model.xml")
         images = only_images(data, values)
         runner = pp.load(path)
-        if "many" not in data:  # it has five items or one, unless it is fixed
+        if "many" not in data:  # `many` has five items or one, unless its size is fixed
             check(runner(data), proto, data)
         fixed = pp.load(path, fixed_inputs=values)
         assert [each.name for each in fixed.inputs] == list(images)
@@ -209,7 +209,7 @@ class TestEveryWay:
         }
         artifact = pp.convert(pp.fuse(proto, POST), input_shape=shapes)
         images = only_images(data, values)
-        # Five images in three runs, of which the last is filled up.
+        # Five images in three runs; the last is padded.
         check(pp.load(artifact)(data), proto, data)
         check(pp.load(artifact, fixed_inputs=values)(images), proto, full(proto, images, values))
         assert pp.verify(pp.RawModel.open(proto), artifact, data).passed
@@ -260,7 +260,7 @@ class TestEveryWay:
         if "many" in data:
             program = program.replace("many = np.zeros((1,)", "many = np.zeros((8,)")
         found: dict = {}
-        exec(program.replace('"model.xml"', repr(str(path))), found)  # the program that the text gives
+        exec(program.replace('"model.xml"', repr(str(path))), found)  # the program in the usage text
         assert found["pred_label"].shape == (1, 1)
         if "state" in data:
             assert "`state` | float32 | (2, N, 4) | ? N ?" in text
@@ -308,10 +308,10 @@ def test_outputs_of_any_rank_pass_through(tmp_path: Path) -> None:
     assert max(errors[name] for name in ("rates", "rank1", "rank5", "table")) == 0
     assert errors["rank0"] < 1e-5
     check(pp.load(path)(data), proto, data)
-    # With a batch that is fixed, the mean of all images is not to be had from two runs, and what is constant is.
+    # With a fixed batch, two runs cannot give the mean of all images, but constants can be joined.
     fixed = pp.convert(fused, input_shape={"image": [4, 3, 8, 8], "sr": []})
     assert pp.verify(tmp_path / "raw.onnx", fixed, {**data, "image": IMAGES[:4]}).passed
-    with pytest.raises(DataError, match=r"Output 'rank0' has shape \(\), .* takes 4 of them at a time"):
+    with pytest.raises(DataError, match=r"Output 'rank0' has shape \(\) .* takes 4 images at a time"):
         pp.verify(tmp_path / "raw.onnx", fixed, data)
 
 
@@ -375,7 +375,7 @@ def test_names_say_where_outputs_have_the_batch() -> None:
 
 
 class Recorder(Session):
-    """Takes two images at a time, and gives back what it is fed, and some more."""
+    """Session that takes two images at a time and returns its feeds and a few other outputs."""
 
     description = "test"
 
@@ -392,18 +392,18 @@ def test_cutting_and_joining() -> None:
     session = Recorder(x=(2, 8), state=(3, 2, 4), gain=(), many=(2, 3))
     x, state = RNG.normal(0, 1, (5, 8)), RNG.normal(0, 1, (3, 5, 4))
     feeds = {"x": x, "state": state, "gain": np.array(2.0), "many": np.ones((2, 3))}
-    with pytest.raises(DataError, match=r"Output 'mean' has shape \(\), .* 3 runs"):
+    with pytest.raises(DataError, match=r"Output 'mean' has shape \(\) .* 3 runs"):
         run_in_batches(session, feeds)
     assert [{name: array.shape for name, array in fed.items()} for fed in session.fed] == [
         {"x": (2, 8), "state": (3, 2, 4), "gain": (), "many": (2, 3)}
     ] * 3
-    assert np.array_equal(session.fed[2]["state"][:, 1], state[:, 4])  # filled up
+    assert np.array_equal(session.fed[2]["state"][:, 1], state[:, 4])  # padded
     session.run = lambda fed: {**fed, "same": np.float32(3)}
     found = run_in_batches(session, {name: array for name, array in feeds.items() if name != "many"})
     assert np.array_equal(found["x"], x)
     assert np.array_equal(found["state"], state)
     assert found["same"] == 3
-    # A first axis of the batch's size is the batch, unless names say another.
+    # A first axis of the batch's size is the batch, unless symbolic names differ.
     square = Recorder(x=(2, 8), state=(2, 2, 4))
     square.run = dict
     state = RNG.normal(0, 1, (2, 5, 4))
@@ -411,7 +411,7 @@ def test_cutting_and_joining() -> None:
 
 
 def test_a_state_as_deep_as_there_are_images(tmp_path: Path) -> None:
-    # Sizes alone do not tell the layers of a state from its images; the names that conversion noted do.
+    # Sizes alone are ambiguous for a state with as many layers as images; recorded axes decide.
     artifact = pp.convert(pp.fuse(TABLE, POST), input_shape={"state": [2, 2, 4], "x": [2, 8]})
     assert artifact.conversion["batch_axes"] == {"state": 1}
     data = {"x": IMAGES[:2, 0, 0], "state": RNG.normal(0, 1, (2, 2, 4)).astype(np.float32)}
@@ -421,11 +421,11 @@ def test_a_state_as_deep_as_there_are_images(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(found), whole)
 
 
-# --- what is fed ---
+# --- feeds ---
 
 
 def test_counts_what_the_images_input_holds() -> None:
-    # The state comes first, and both of its sizes are found in the other array, too.
+    # The state comes first, and the other array has both of its sizes too.
     inputs = inputs_of(state=(8, "N", 4), x=("N", 8))
     images = feed_model(open_images({"state": np.zeros((8, 5, 4)), "x": np.zeros((5, 8))}), inputs)
     assert len(images) == 5
@@ -439,7 +439,7 @@ def test_numbers_keep_their_meaning() -> None:
     found = open_images({"x": x, "k": np.int64(7), "g": np.array([0, 255], np.uint8)}).read(0, 2, wanted)
     assert found["k"].dtype == np.int32
     assert found["k"].shape == ()
-    assert found["g"].tolist() == [0, 255]  # no image, so not scaled
+    assert found["g"].tolist() == [0, 255]  # not an image, so not scaled
     for dtype, value in [("int32", 0.5), ("int32", 2**31), ("uint8", -1), ("uint8", 256.0), ("bool", 2),
                          ("float32", 2**24 + 1), ("float32", 1e300), ("float16", 70000), ("int64", np.nan), ("int64", 2.0**63),
                          ("int64", np.uint64(2**64 - 1)), ("float32", "loud")]:  # fmt: skip
@@ -474,7 +474,7 @@ def test_values_fill_their_inputs() -> None:
         fix_inputs({"sr": [1]}, inputs_of(sr=()))
 
 
-def test_what_is_not_fed_is_named_with_both_ways(tmp_path: Path) -> None:
+def test_inputs_without_a_feed_are_named_with_both_remedies(tmp_path: Path) -> None:
     from PIL import Image
 
     onnx.save(SCALAR, tmp_path / "raw.onnx")
@@ -488,7 +488,7 @@ def test_what_is_not_fed_is_named_with_both_ways(tmp_path: Path) -> None:
     for images in (tmp_path / "images", {"image": IMAGES}):
         with pytest.raises(DataError, match=message):
             pp.verify(tmp_path / "raw.onnx", tmp_path / "fused.onnx", images)
-    # A folder feeds the images, and a value the rest.
+    # Images come from a folder, the other input from a value.
     report = pp.verify(tmp_path / "raw.onnx", tmp_path / "fused.onnx", tmp_path / "images", fixed_inputs={"sr": 8000})
     assert report.passed
     assert report.image_names == ("red.png",)
@@ -581,7 +581,7 @@ def test_benchmarks_states(tmp_path: Path) -> None:
         ("sr=nowhere.npy", "'nowhere.npy' cannot be read"),
     ],
 )
-def test_values_that_are_none(text: str, message: str, tmp_path: Path) -> None:
+def test_impossible_values(text: str, message: str, tmp_path: Path) -> None:
     done = command_line(["verify", "raw.onnx", "fused.onnx", "--data", "x.npz", "--input", text])
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
@@ -602,8 +602,8 @@ def test_values_on_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [["N", "N"], [4, 4], [None, None]], ids=["open", "fixed", "without names"])
-def test_a_state_is_no_map(sizes: list, tmp_path: Path) -> None:
-    """The one-class post-processor leaves a state (2,N,4) alone: its batch is not where a map has it."""
+def test_a_state_is_not_a_map(sizes: list, tmp_path: Path) -> None:
+    """The one-class post-processor does not take a state (2,N,4) for a map, because its batch is not first."""
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [

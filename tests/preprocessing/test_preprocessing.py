@@ -1,4 +1,4 @@
-"""Preprocessing in the converted file: frames in, and the decisions of the same model fed by hand."""
+"""A model with preprocessing decides on frames as it does on images that are preprocessed by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POST = pp.OneClassPostProcessor(STATS)
 
 
 def shows_its_input(channels: int = 3, *, channels_last: bool = False) -> onnx.ModelProto:
-    """A model that gives back what it is fed, as `pixels`, beside a map and a score."""
+    """A model that returns its input as `pixels`, besides a map and a score."""
     shape = "N,H,W," + str(channels) if channels_last else f"N,{channels},H,W"
     axis = 3 if channels_last else 1
     return from_text(
@@ -57,7 +57,7 @@ def frames_for(preprocessing: pp.Preprocessing, size: tuple[int, int], channels:
 
 @pytest.fixture(scope="session")
 def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package's images, which are grey, in colour: an exchange of channels must show."""
+    """Colour the package's grey images, so that swapped channels change the result."""
     folder = tmp_path_factory.mktemp("coloured")
     for file in sorted((DEMO / "images").rglob("*.png")):
         grey = np.asarray(Image.open(file).convert("RGB"), np.float32)
@@ -90,7 +90,7 @@ def preprocessings(draw: st.DrawFn, channels: int) -> pp.Preprocessing:
 
 @settings(max_examples=60)
 @given(st.data(), st.sampled_from([1, 3]), st.booleans())
-def test_graph_computes_what_the_twin_does(data: st.DataObject, channels: int, channels_last: bool) -> None:
+def test_graph_equals_the_reference(data: st.DataObject, channels: int, channels_last: bool) -> None:
     asked = data.draw(preprocessings(channels))
     height, width = data.draw(st.tuples(st.integers(4, 24), st.integers(4, 24)))
     size = asked.frame_size or (
@@ -111,7 +111,7 @@ def test_graph_computes_what_the_twin_does(data: st.DataObject, channels: int, c
         assert np.array_equal(found["pixels"], expected)
     mean, scale = fitted.affine(channels) or (np.zeros(1), np.ones(1))
     largest = np.abs(frames.astype(np.float64)).max()
-    # Two roundings of the product, and of the sum; then weights of pixels that are computed in float32.
+    # Tolerates the rounding of a product and a sum, and of weights computed in float32.
     bound = (largest + np.abs(mean).max()) / scale.min() * (2e-5 if asked.resize not in (None, "nearest") else 3e-7)
     assert np.abs(found["pixels"].astype(np.float64) - expected).max() <= bound
 
@@ -222,7 +222,7 @@ def test_resized_frames_are_verified(method: str, demo_fused_path: Path, tmp_pat
     assert report.passed
     assert report.images == 3
     assert {error.name: error.max_scaled < 1e-4 for error in report.errors}["raw_map"]
-    # One of them fed by hand, as somebody would who does not use any of this.
+    # Feed one image by hand, without pp_graph.
     assert artifact.provenance.preprocessing is not None
     alone = artifact.session().run({"image": frames[:1]})
     by_hand = (resize(frames[:1], 256, 256, method) / np.float32(255)).transpose(0, 3, 1, 2)
@@ -231,7 +231,7 @@ def test_resized_frames_are_verified(method: str, demo_fused_path: Path, tmp_pat
 
 
 def test_a_wrong_order_of_channels_shows(demo_fused_path: Path, coloured: Path) -> None:
-    """Were frames and twin to agree on a mistake, verification could not find one."""
+    """Verification cannot find a mistake that graph and reference share, so compare with the raw model."""
     artifact = pp.convert(demo_fused_path, preprocessing=pp.Preprocessing(channel_order="BGR", scale=(255,)))
     images = open_images(coloured)
     frames = images.read(0, 2, artifact.session().inputs)["image"]
@@ -242,7 +242,7 @@ def test_a_wrong_order_of_channels_shows(demo_fused_path: Path, coloured: Path) 
     assert np.abs(found.run({"image": frames[..., ::-1].copy()})["raw_map"] - expected).max() > 0.01
 
 
-def test_other_inputs_are_fed_as_they_are() -> None:
+def test_other_inputs_are_not_preprocessed() -> None:
     model = from_text(
         """<ir_version: 8, opset_import: ["": 17]>
         raw (float[N,1,H,W] image, float[N,1] level) => (float[N,1] score, float[N,1,H,W] heat) {
@@ -268,7 +268,7 @@ def test_other_inputs_are_fed_as_they_are() -> None:
 
 
 def test_a_map_that_is_the_input_itself() -> None:
-    """OpenVINO drops an Identity, so that the input has two names; only one of them is the frames'."""
+    """OpenVINO drops an Identity, so the input has two names; only one of them takes frames."""
     fused = pp.fuse(shows_its_input(1), POST, score_output="score", map_output="pixels")
     artifact = pp.convert(fused, preprocessing=pp.Preprocessing(mean=(100,), scale=(50,)))
     frames = RNG.integers(0, 256, (2, 6, 5, 1), np.uint8)
@@ -278,7 +278,7 @@ def test_a_map_that_is_the_input_itself() -> None:
     assert artifact.session().run({"image": frames})["pred_mask"].any()
 
 
-def test_what_was_saved_before_can_be_read() -> None:
+def test_earlier_files_can_be_read() -> None:
     record = json.loads(pp.convert(pp.fuse(conv_model(), POST)).provenance.to_json())
     del record["preprocessing"]
     assert pp.Provenance.from_json(json.dumps(record)).preprocessing is None
@@ -300,7 +300,7 @@ def test_retuning_keeps_it(tmp_path: Path) -> None:
     assert found["pred_mask"].sum() > before["pred_mask"].sum()
 
 
-# What images become.
+# --- images become frames ---
 
 
 NHWC = ModelInput("image", "uint8", (None, None, None, 3), FrameFormat("NHWC", "BGR"))
@@ -325,12 +325,12 @@ def test_images_become_frames(tmp_path: Path) -> None:
     deep = ModelInput("image", "uint16", (None, 4, 6, 3), FrameFormat("NHWC", "RGB"))
     with pytest.raises(DataError, match="Images hold uint8, expected uint16"):
         open_images(images).read(0, 1, [deep])
-    # The declared layout holds where sizes allow both.
+    # The declared layout decides if the sizes allow both.
     square = RNG.integers(0, 256, (2, 3, 5, 3), np.uint8)
     assert np.array_equal(open_images(square).read(0, 2, [NHWC])["image"], square[..., ::-1])
 
 
-# Errors.
+# --- errors ---
 
 
 @pytest.mark.parametrize(
@@ -340,13 +340,13 @@ def test_images_become_frames(tmp_path: Path) -> None:
         ({"layout": "HWC"}, "Layout of frames is 'HWC', expected one of: NHWC, NCHW"),
         ({"channel_order": "GBR"}, "Channel order of frames is 'GBR', expected one of: RGB, BGR"),
         ({"resize": "area"}, "Resizing of frames is 'area', expected one of: linear"),
-        ({"scale": (0,)}, "scale holds 0, expected a finite number above 0"),
-        ({"scale": (1, -2, 3)}, "scale holds -2, expected a finite number above 0"),
-        ({"scale": (1e-60,)}, "scale holds 1e-60, expected a finite number above 0"),
-        ({"scale": (float("nan"),)}, "scale holds nan, expected"),
-        ({"mean": (float("inf"),)}, "mean holds inf, expected a finite number"),
-        ({"mean": ("a",)}, "mean holds 'a', expected numbers"),
-        ({"frame_size": (480, 640)}, "A size of frames was given without a way to resize them"),
+        ({"scale": (0,)}, "scale contains 0, expected a finite number above 0"),
+        ({"scale": (1, -2, 3)}, "scale contains -2, expected a finite number above 0"),
+        ({"scale": (1e-60,)}, "scale contains 1e-60, expected a finite number above 0"),
+        ({"scale": (float("nan"),)}, "scale contains nan, expected"),
+        ({"mean": (float("inf"),)}, "mean contains inf, expected a finite number"),
+        ({"mean": ("a",)}, "mean contains 'a', expected numbers"),
+        ({"frame_size": (480, 640)}, "A size of frames was given without a method to resize them"),
         ({"resize": "linear", "frame_size": (480,)}, "expected a height and a width in pixels"),
         ({"resize": "linear", "frame_size": (480, 0)}, "expected a height and a width in pixels"),
     ],
@@ -368,7 +368,7 @@ def half() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        ({"mean": (1, 2)}, {}, "mean has 2 numbers, expected one, or 3: one a channel"),
+        ({"mean": (1, 2)}, {}, "mean has 2 numbers, expected one, or 3: one per channel"),
         ({"scale": (1, 2, 3, 4)}, {}, "scale has 4 numbers, expected one, or 3"),
         (
             {"resize": "linear"},
@@ -391,7 +391,7 @@ def test_models_that_do_not_take_it(settings: dict[str, Any], change: dict[str, 
         pp.convert(fused, preprocessing=pp.Preprocessing(**settings), **change)
 
 
-def test_inputs_that_are_no_image_in_float32() -> None:
+def test_inputs_that_are_not_float32_images() -> None:
     one_channel = pp.fuse(shows_its_input(1), POST, map_output="heat")
     with pytest.raises(TargetError, match="Frames in BGR were asked for, and input 'image' .* has one channel"):
         pp.convert(one_channel, preprocessing=pp.Preprocessing(channel_order="BGR"))
@@ -412,11 +412,11 @@ def test_frames_of_another_type_are_refused(demo_fused_path: Path, demo_images: 
     assert artifact.provenance.preprocessing is not None
     with pytest.raises(DataError, match=r"Frames are float32 of shape .*, expected uint8 \(N,H,W,C\)"):
         artifact.provenance.preprocessing.reference(demo_images)
-    with pytest.raises(TargetError, match="the size of the model is not known"):
+    with pytest.raises(TargetError, match="resized to a size that is not known"):
         pp.Preprocessing(resize="linear").reference(np.zeros((1, 4, 4, 3), np.uint8))
 
 
-# On the command line.
+# --- the command line ---
 
 
 @pytest.fixture
@@ -493,10 +493,10 @@ def test_a_missing_scale_is_mentioned(in_folder: Path, capfd: pytest.CaptureFixt
         (["--channel-order", "XYZ"], "Channel order of frames is 'XYZ'"),
         (["--mean", "1,2"], "mean has 2 numbers, expected one, or 3"),
         (["--mean", "red"], "'red' holds no numbers"),
-        (["--scale", "0"], "scale holds 0, expected a finite number above 0"),
+        (["--scale", "0"], "scale contains 0, expected a finite number above 0"),
         (["--resize", "linear", "--frame-size", "1080"], "'1080' is no size, expected height and width"),
         (["--resize", "linear", "--frame-size", "0x7"], "'0x7' is no size"),
-        (["--frame-size", "10x10"], "A size of frames was given without a way to resize"),
+        (["--frame-size", "10x10"], "A size of frames was given without a method to resize"),
         (["--image-input", "nope"], "Input 'nope' does not exist"),
     ],
 )
@@ -508,7 +508,7 @@ def test_bad_command_lines(
     assert not list(in_folder.iterdir())
 
 
-# --- what verify catches, and what a caller's own frames are ---
+# --- verification, and frames from the caller ---
 
 
 def test_a_wrong_scale_fails(demo_fused_path: Path, coloured: Path, tmp_path: Path) -> None:
@@ -527,7 +527,7 @@ def test_a_wrong_scale_fails(demo_fused_path: Path, coloured: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_a_callers_frames_go_in_as_they_are(order: str, demo_fused_path: Path, coloured: Path) -> None:
-    """Arrays are what a camera gives; pictures and files are RGB."""
+    """Arrays are unprocessed frames; image files are RGB."""
     artifact = pp.convert(demo_fused_path, preprocessing=pp.Preprocessing(channel_order=order, scale=(255.0,)))
     files = sorted(coloured.rglob("*.png"))[:3]
     rgb = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])

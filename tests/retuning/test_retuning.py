@@ -1,4 +1,4 @@
-"""Files are retuned by their constants alone, equal to fusing anew; whatever fails leaves the old file."""
+"""Retuning changes only constants, equals fusing again, and leaves the old file if anything fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pp_graph.retuning import RetunedFile
 from tests.conftest import DEMO
 from tests.models import conv_model, run, run_openvino, score_and_map
 
-# No two numbers of a level are equal, as range and saturation may be: constants would then be merged.
+# All numbers of a level differ, because equal constants would be merged.
 STATS = pp.Statistics(
     image=pp.LevelStatistics(threshold=1.3, min=0.4, max=3.1), pixel=pp.LevelStatistics(threshold=0.8, min=-0.6, max=2)
 )
@@ -53,7 +53,7 @@ def changed(post: pp.OneClassPostProcessor, change: dict) -> pp.OneClassPostProc
 
 
 def edges(*posts: pp.OneClassPostProcessor) -> dict[str, np.ndarray]:
-    """Raw values at and around every cutoff of some post-processors, and those that are no numbers."""
+    """Return raw values at and around every cutoff of some post-processors, NaN and infinities."""
     signature = pp.Signature({role.name: role.example() for role in ROLES})
     found: list[np.float32] = [np.float32(x) for x in (0, -np.inf, np.inf, np.nan, -1e30, 1e30)]
     for post in posts:
@@ -87,7 +87,7 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "to a file"])
 @pytest.mark.parametrize(("opset", "ir_version"), [(9, 4), (10, 5), (13, 7), (18, 8), (17, 3)], ids=str)
-def test_onnx_equals_fused_anew(tmp_path: Path, change: dict, in_place: bool, opset: int, ir_version: int) -> None:
+def test_onnx_equals_fused_again(tmp_path: Path, change: dict, in_place: bool, opset: int, ir_version: int) -> None:
     raw, before = score_and_map(opset, ir_version), pp.OneClassPostProcessor(STATS)
     path = pp.fuse(raw, before).save(tmp_path / "fused.onnx")
     untouched = path.read_bytes()
@@ -172,7 +172,7 @@ OPERATORS = {
 @pytest.mark.parametrize("change", OPERATORS.values(), ids=list(OPERATORS))
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "to a file"])
 def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
-    """Where operators change, the model is written anew, and the next change is of constants again."""
+    """If operators change, the model is rewritten; the next change is one of constants again."""
     raw, before = score_and_map(), pp.OneClassPostProcessor(STATS)
     first = pp.fuse(raw, before).save(tmp_path / "fused.onnx")
     pp.convert(first).save(tmp_path / "model.xml")
@@ -199,12 +199,12 @@ def test_other_operators(tmp_path: Path, change: dict, in_place: bool) -> None:
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat every ONNX file as one that is too large to be copied in milliseconds."""
+    """Treat every ONNX file as too large to be copied."""
     monkeypatch.setattr("pp_graph.retuning.onnx_file._COPIED_AT_MOST", 0)
 
 
 @pytest.mark.usefixtures("large")
-def test_a_large_file_is_patched_where_it_lies(tmp_path: Path, demo_fused_path: Path) -> None:
+def test_a_large_file_is_patched_in_place(tmp_path: Path, demo_fused_path: Path) -> None:
     path = tmp_path / "fused.onnx"
     shutil.copy(demo_fused_path, path)
     path.chmod(0o640)
@@ -236,14 +236,14 @@ def test_a_large_file_is_patched_where_it_lies(tmp_path: Path, demo_fused_path: 
         assert all(np.array_equal(array, expected[name]) for name, array in constants(onnx.load(path)).items())
     assert path.stat().st_ino == node
     assert path.stat().st_mode & 0o777 == 0o640
-    # Back at the first statistics: the same but for blanks behind the provenance.
+    # With the first statistics again, the file differs only in blanks behind the provenance.
     assert path.read_bytes()[: entry.start] == untouched[: entry.start]
     assert pp.FusedModel.load(path).provenance == pp.FusedModel.load(demo_fused_path).provenance
     (size,) = sizes
     assert size > len(untouched), "the provenance became longer at first, and the file did not become shorter again"
     assert pp.strip(path).save(tmp_path / "raw.onnx").read_bytes() == (DEMO / "raw.onnx").read_bytes()
     onnx.checker.check_model(str(path), full_check=True)
-    # Copied to another file, the blanks are gone.
+    # A copy has no blanks.
     copied = pp.retune(path, output=tmp_path / "copy.onnx", image_sensitivity=0.5)
     assert copied.path.read_bytes() == untouched
 
@@ -286,7 +286,7 @@ def test_external_weights(tmp_path: Path) -> None:
     anew = run(str(pp.fuse(folder / "raw.onnx", pp.OneClassPostProcessor(OTHERS)).save(folder / "anew.onnx")), image)
     for model in (beside.path, elsewhere.path, path):
         assert_same(run(str(model), image), anew)
-    # Operators change: the weights stay where they are.
+    # Weights stay where they are if operators change.
     assert pp.retune(path, image_sensitivity=0.0).way == "rewritten"
     assert {*files_in(folder)} == {"raw.onnx", "w.bin", "fused.onnx", "tuned.onnx", "anew.onnx"}
     assert (folder / "w.bin").read_bytes() == weights
@@ -305,7 +305,7 @@ def test_weights_are_never_an_output(tmp_path: Path) -> None:
 
 
 def without_ours(xml: bytes) -> bytes:
-    """An IR's XML without the provenance, and without the places of the post-processing's constants."""
+    """Remove the provenance and the offsets of the post-processing's constants from an IR's XML."""
     xml = re.sub(rb'<provenance value="[^"]*"', b"<provenance", xml)
     ours = rb'(name="pp_graph[^"]*/(?:pred|anomaly)_[^"]*" type="Const"[^>]*>\s*<data[^>]*) offset="\d+"'
     return re.sub(ours, rb"\1", xml)
@@ -314,7 +314,7 @@ def without_ours(xml: bytes) -> bytes:
 @pytest.mark.sample(every=3)
 @pytest.mark.parametrize("precision", ["f32", "f16"])
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "to a file"])
-def test_ir_equals_fused_anew(
+def test_ir_equals_fused_again(
     tmp_path: Path, demo_images: np.ndarray, demo_fused_path: Path, precision: str, in_place: bool
 ) -> None:
     path = pp.convert(demo_fused_path, precision=precision).save(tmp_path / "model.xml")
@@ -345,7 +345,7 @@ def test_ir_equals_fused_anew(
 
 
 def test_back_and_forth(tmp_path: Path, demo_ir_path: Path) -> None:
-    """Numbers that are in the weights already are not appended again."""
+    """Numbers that the weights already contain are not appended again."""
     for file in (demo_ir_path, demo_ir_path.with_suffix(".bin")):
         shutil.copy(file, tmp_path / file.name)
     path = tmp_path / "model.xml"
@@ -359,12 +359,12 @@ def test_back_and_forth(tmp_path: Path, demo_ir_path: Path) -> None:
 
 
 def test_ir_of_an_old_opset(tmp_path: Path) -> None:
-    """Bounds of Clip are attributes there: they cannot be patched, and are not missed where they stay."""
+    """Bounds of Clip are attributes at old opsets. They cannot be patched, and need not be if they stay."""
     raw, before = score_and_map(opset=10, ir_version=5), pp.OneClassPostProcessor(STATS)
     path = pp.convert(pp.fuse(raw, before)).save(tmp_path / "model.xml")
     after = changed(before, CHANGES["all"])
     assert pp.retune(path, **CHANGES["all"]).way == "constants"
-    # At IR version 3 constants are operators, and have other names in OpenVINO.
+    # At IR version 3, constants are operators with other names in OpenVINO.
     oldest = pp.convert(pp.fuse(score_and_map(opset=10, ir_version=3), before)).save(tmp_path / "oldest.xml")
     assert [pp.retune(oldest, **CHANGES[name]).way for name in ("all", "pixel")] == ["rewritten", "constants"]
     feeds = edges(before, after)
@@ -380,7 +380,7 @@ def test_ir_of_an_old_opset(tmp_path: Path) -> None:
 
 
 def test_merged_constants_are_recognised(tmp_path: Path) -> None:
-    """One layer that holds both cutoffs, as an optimiser may leave it, must not change both decisions."""
+    """If an optimiser merged both cutoffs into one layer, changing one must not change both decisions."""
     same = pp.Statistics(image=STATS.image, pixel=STATS.image)
     path = pp.convert(pp.fuse(score_and_map(), pp.OneClassPostProcessor(same))).save(tmp_path / "model.xml")
     xml = path.read_text()
@@ -397,7 +397,7 @@ def test_merged_constants_are_recognised(tmp_path: Path) -> None:
 
 
 def test_odd_names_and_odd_lengths(tmp_path: Path) -> None:
-    """Names that XML must escape; weights whose length no number is aligned to."""
+    """Names that XML must escape, and weights with an odd number of bytes."""
     raw = score_and_map()
     for node, name in zip(raw.graph.node, ('sc"<&>é', "he'at"), strict=True):
         node.output[0] = name
@@ -444,7 +444,7 @@ def test_brick(tmp_path: Path, brick: Path) -> None:
     assert pp.strip(path).save(tmp_path / "raw.onnx").read_bytes() == (brick / "raw.onnx").read_bytes()
 
 
-# --- what fails leaves the old files ---------------------------------------------------------------------------------
+# --- failures leave the old files ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -470,7 +470,7 @@ def test_tampered_constants(work: Path) -> None:
     weights[offset : offset + 4] = np.float32(12.5).tobytes()
     Path("model.bin").write_bytes(weights)
     before = files_in(work)
-    # Also where operators change and the model would be written anew.
+    # Also if operators change and the model would be rewritten.
     for change in ({"image_sensitivity": 0.4}, {"pixel_sensitivity": 0.4}, {"image_sensitivity": 0.0}):
         for path in ("fused.onnx", "model.xml"):
             with pytest.raises(ProvenanceError, match=rf"Constant '{name}' of '{path}' is 12.5, expected 12\.6172"):
@@ -547,7 +547,7 @@ def _edited_provenance(folder: Path) -> Path:
         (_written("cut.onnx", (DEMO / "raw.onnx").read_bytes()[:9999]), "is not an ONNX model"),
         (_written("model.xml", b"<net><layers>"), "is not an OpenVINO IR"),
         (_short_weights, "does not belong to .* is cut short or cannot be read"),
-        (_link, "is a link to '.*fused.onnx', and what is there may be used elsewhere"),
+        (_link, "is a link to '.*fused.onnx', which may be used elsewhere"),
     ],
 )
 def test_files_that_cannot_be_retuned(
@@ -585,7 +585,7 @@ def test_read_only(work: Path, locked: str, capfd: pytest.CaptureFixture[str]) -
         ("model.xml", "1000"),
         ("model.xml", "os.path.getsize('model.bin')"),
         ("model.xml", "os.path.getsize('model.bin') + 1"),
-        # Large, and so patched where it lies: the write ends among the new constants, or among the provenance.
+        # A large file is patched in place: the write fails within the new constants or the provenance.
         ("large", "os.path.getsize('fused.onnx') - 4000"),
         ("large", "os.path.getsize('fused.onnx') - 300"),
         ("large", "os.path.getsize('fused.onnx')"),
@@ -593,11 +593,11 @@ def test_read_only(work: Path, locked: str, capfd: pytest.CaptureFixture[str]) -
 )
 @pytest.mark.parametrize("output", [False, True], ids=["in place", "to a file"])
 def test_a_full_disk(work: Path, path: str, room: str, output: bool) -> None:
-    """A file-size limit stands in for a full disk: writing fails half-way with an OSError."""
+    """A file-size limit acts like a full disk: writing fails half-way with an OSError."""
     before = files_in(work)
     model = "fused.onnx" if path == "large" else path
     target = ["-o", f"out{Path(model).suffix}"] if output else []
-    # A sensitivity of many digits makes the provenance longer, so that the file has to grow.
+    # A sensitivity with many digits makes the provenance, and so the file, longer.
     arguments = ["retune", model, "--image-sensitivity", "0.41234567891", *target]
     code = (
         "import os, resource, signal, sys\n"
@@ -632,7 +632,7 @@ def test_interrupted_between_the_two_files_of_an_ir(work: Path, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("large")
-def test_changed_meanwhile(work: Path) -> None:
+def test_changes_by_other_programs(work: Path) -> None:
     from pp_graph.retuning import prepare_retuning
 
     for path, other in (("fused.onnx", "fused.onnx"), ("model.xml", "model.xml")):
@@ -640,7 +640,7 @@ def test_changed_meanwhile(work: Path) -> None:
         pp.retune(other, image_sensitivity=0.3)
         before = files_in(work)
         for output in (None, f"out{Path(path).suffix}"):
-            with pytest.raises(OutputFileError, match="was changed by somebody else meanwhile"):
+            with pytest.raises(OutputFileError, match="was changed by another program in the meantime"):
                 retuning.write(output)
         assert files_in(work) == before
     for path, held in (("fused.onnx", "fused.onnx"), ("model.xml", "model.bin")):
@@ -672,7 +672,7 @@ def test_layout_agrees_with_onnx(demo_fused_path: Path) -> None:
 
 
 def test_layout_of_other_writers() -> None:
-    """Numbers in float_data, and files that refer to others from everywhere."""
+    """Read numbers in float_data, and find references to other files in every position."""
     model = pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS)).to_proto()
     for tensor in model.graph.initializer:
         number = numpy_helper.to_array(tensor).item()
@@ -789,8 +789,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, demo_ir_path: Path, capsys: py
     assert told["output"] is None
 
 
-def test_an_ir_whose_operators_change_fits_its_old_xml_all_the_time(tmp_path: Path) -> None:
-    """Whoever pulls the plug between the two files is left with the old model."""
+def test_the_old_xml_fits_while_an_ir_is_rewritten(tmp_path: Path) -> None:
+    """A power failure between the two files leaves the old model."""
     raw, post = score_and_map(), pp.OneClassPostProcessor(STATS)
     path = pp.convert(pp.fuse(raw, post)).save(tmp_path / "model.xml")
     feeds = edges(post, changed(post, OPERATORS["flags nothing"]))
@@ -804,10 +804,10 @@ def test_an_ir_whose_operators_change_fits_its_old_xml_all_the_time(tmp_path: Pa
     assert_same(pp.OpenVINOModel.load(path).session().run(feeds), expected)
 
 
-def test_what_was_left_out_stays_out() -> None:
+def test_omitted_outputs_stay_omitted() -> None:
     fused = pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS, outputs=("pred_mask",)))
     assert fused.output_names == ("pred_mask",)
-    # A sensitivity of 0 needs nodes of another kind, so the post-processing is written anew.
+    # A sensitivity of 0 needs other operators, so the model is rewritten.
     assert pp.retune(fused, pixel_sensitivity=0.0).output_names == ("pred_mask",)
     whole = pp.fuse(score_and_map(), pp.OneClassPostProcessor(STATS))
     assert whole.with_program(whole.program.replace(outputs=("pred_mask",))).output_names == ("pred_mask",)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.model.names import NameScope
+from pp_graph.model.graphs import NameScope
 from pp_graph.steps import Emitter
 
 if TYPE_CHECKING:

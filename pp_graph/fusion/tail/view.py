@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.model.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
-from pp_graph.model.names import bodies_of
+from pp_graph.model.graphs import bodies_of, default_opset
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape, infer_values
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class GraphView:
 
     def __init__(self, model: ir.Model, scope: str = "pp_graph/") -> None:
         self.graph = model.graph
-        self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        self.opset = default_opset(model.opset_imports)
         self._inferred = infer_values(model)
         self._overridable = model.ir_version >= OVERRIDABLE_FROM
         self._constants: dict[ir.Value, Array | None] = {}
@@ -156,7 +156,7 @@ class GraphView:
             return False
         weight = self.shape(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
         narrow = node.op_type == "Conv" and weight is not None and weight[1] == 1
-        return node.op_type in _MIXING or node.domain not in ("", "ai.onnx") or (node.op_type == "Conv" and not narrow)
+        return node.op_type in _MIXING or node.domain != "" or (node.op_type == "Conv" and not narrow)
 
     def shape(self, value: ir.Value) -> Shape | None:
         """Return the proven shape of a value. Sizes that the model only declares are ignored."""
@@ -200,7 +200,7 @@ class GraphView:
     def producer(self, value: ir.Value | None, *op_types: str) -> ir.Node | None:
         """Return the operator of the default domain that computes a value, if it has one of the given types."""
         node = None if value is None else value.producer()
-        if node is None or node.graph is not self.graph or node.domain not in ("", "ai.onnx"):
+        if node is None or node.graph is not self.graph or node.domain != "":
             return None
         return node if not op_types or node.op_type in op_types else None
 
@@ -338,7 +338,7 @@ class GraphView:
 
     def nodes(self) -> Sequence[ir.Node]:
         """Return the operators of the default domain in the main graph, in order."""
-        return [node for node in self.graph if node.domain in ("", "ai.onnx")]
+        return [node for node in self.graph if node.domain == ""]
 
     def only_for(self, results: Iterable[ir.Value], reads: Iterable[ir.Value] = ()) -> list[ir.Node]:
         """Return the operators that become redundant once some values are computed differently, in graph order.

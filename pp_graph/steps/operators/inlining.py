@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.model.names import bodies_of
+from pp_graph.model.graphs import bodies_of
 from pp_graph.steps.operators.writer import Writer
 
 if TYPE_CHECKING:

@@ -1,17 +1,39 @@
-"""Names that are still free in a graph."""
+"""Walk the graphs of an ONNX model, and find free names in them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import onnx_ir as ir
 
+DEFAULT_DOMAINS: Final = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
+
+
+def default_opset(imports: Mapping[str, int]) -> int:
+    """Return the imported version of ONNX's own operators; 0 if a model imports only other domains."""
+    return next((imports[domain] for domain in DEFAULT_DOMAINS if imports.get(domain)), 0)
+
+
+@contextlib.contextmanager
+def quiet_onnx_ir() -> Iterator[None]:
+    """Silence the warnings of onnx_ir, which come with stack traces."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
 
 def all_values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Every value of a graph, its nodes and its subgraphs."""
+    """Yield every value of a graph and its subgraphs."""
     yield from graph.inputs
     yield from graph.initializers.values()
     for subgraph in graph.subgraphs():
@@ -22,10 +44,12 @@ def all_values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def bodies_of(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs that an operator such as If holds."""
+    """Yield the graphs in the attributes of an operator such as If."""
     import onnx_ir as ir
 
     for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:
@@ -33,7 +57,7 @@ def bodies_of(node: ir.Node) -> Iterator[ir.Graph]:
 
 
 def rename_values(graph: ir.Graph, new_names: Mapping[str, str]) -> None:
-    """Rename values, old name to new, and keep the order of the initializers, which renaming would change."""
+    """Rename values, old name to new. The initializers keep their order, which onnx_ir would change."""
     order = list(graph.initializers.values())
     for value in [value for value in all_values(graph) if value.name in new_names]:
         value.name = new_names[value.name or ""]
@@ -44,8 +68,7 @@ def rename_values(graph: ir.Graph, new_names: Mapping[str, str]) -> None:
 
 
 def _names_in(graph: ir.Graph) -> Iterator[str | None]:
-    # ONNX forbids an inner graph to shadow an outer name, so the names of the bodies of If, Loop
-    # and Scan are as taken as those of the main graph.
+    # ONNX forbids subgraphs to shadow outer names, so names inside If, Loop and Scan are taken too.
     for value in all_values(graph):
         yield value.name
     for node in graph.all_nodes():
@@ -53,10 +76,10 @@ def _names_in(graph: ir.Graph) -> Iterator[str | None]:
 
 
 class NameScope:
-    """The names taken in a graph, its nodes and its subgraphs, and fresh ones beside them.
+    """Names of the values and nodes of a graph and its subgraphs, and new names that do not collide with them.
 
     Args:
-        graph: The main graph. Local functions have a scope of their own and are left out.
+        graph: The main graph. Local functions are separate scopes and are ignored.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -66,7 +89,7 @@ class NameScope:
         return name in self._taken
 
     def fresh(self, wanted: str) -> str:
-        """Take `wanted`, or the first of `wanted_1`, `wanted_2`, … that is free."""
+        """Reserve `wanted`, or the first free one of `wanted_1`, `wanted_2`, …."""
         name, count = wanted, 0
         while name in self._taken:
             count += 1
@@ -75,7 +98,7 @@ class NameScope:
         return name
 
     def fresh_prefix(self, wanted: str) -> str:
-        """Take a prefix under which the graph has no name yet: `wanted`, `wanted_1`, …."""
+        """Return the first of `wanted`, `wanted_1`, … that is the prefix of no name in the graph."""
         prefix, count = wanted, 0
         while any(name == prefix or name.startswith(f"{prefix}/") for name in self._taken):
             count += 1
