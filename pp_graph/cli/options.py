@@ -122,6 +122,7 @@ class PostProcessing:
         keep_raw: Keep the raw outputs as well.
         tail: Rewrite the raw model's own tail.
         raise_opset: Opset to bring the raw model to first; None for its own.
+        strict: Fail if the statistics were calibrated on another model.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Those of them that were said, and not left to their defaults.
     """
@@ -131,6 +132,7 @@ class PostProcessing:
     keep_raw: bool
     tail: bool
     raise_opset: int | None
+    strict: bool
     settings: dict[str, Any]
     given: frozenset[str]
 
@@ -167,6 +169,7 @@ class PostProcessing:
             replace=replace,
             tail=self.tail,
             raise_opset=self.raise_opset,
+            strict=self.strict,
         )
         for remark in fused.notes:
             note(f"Note: {remark}")
@@ -283,6 +286,7 @@ _OPTIONS = (
     click.option("--raise-opset", type=int, metavar="VERSION",
                  help="Raise the raw model to this opset first, for steps that need it. Fails if a bit of its "
                       "outputs would change. strip restores the original file."),
+    click.option("--strict", is_flag=True, help="Fail if the statistics were calibrated on another model."),
     click.option("--keep-raw", is_flag=True, help="Also return the raw values that the steps read."),
 )  # fmt: skip
 
@@ -304,6 +308,7 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         keep_raw=options["keep_raw"],
         tail=not options["no_tail"],
         raise_opset=options["raise_opset"],
+        strict=options["strict"],
         settings={name: options[name] for name in OPTIONS},
         given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
     )

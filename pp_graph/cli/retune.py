@@ -115,6 +115,9 @@ def prepare_with_notes(
     retuning = prepare_retuning(
         model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
     )
+    other = None if statistics is None else statistics.of_another_model(retuning.provenance.raw.sha256)
+    if other is not None:
+        note(f"Warning: {other}")
     provenance = None if statistics is None else statistics.provenance
     for name, value in ({} if provenance is None else provenance.settings).items():
         kept = retuning.provenance.parameters.get(name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import onnx
     import onnx_ir as ir
 
     from pp_graph.program import Program
@@ -135,6 +136,18 @@ def _plain(value: Any) -> object:
     return repr(value)
 
 
+def _comparable(node: onnx.NodeProto) -> object:
+    """Return what an operator computes, without its name and texts."""
+    attributes = {}
+    for attribute in node.attribute:
+        plain = type(attribute)()
+        plain.CopyFrom(attribute)
+        plain.ClearField("doc_string")
+        attributes[attribute.name] = plain.SerializeToString(deterministic=True)
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return domain, node.op_type, list(node.input), list(node.output), attributes
+
+
 def emission_record(
     program: Program, tensors: Mapping[str, str], prefix: str, *, opset: int, ir_version: int
 ) -> EmissionRecord:
@@ -162,12 +175,14 @@ class Numbers:
     Attributes:
         old: Record of the present constants.
         new: Emission of the new program.
+        operators: Operators of the new program, with the names they have in the artifact.
         only_numbers: True if both programs have the same operators.
         provenance: Provenance of the artifact after the replacement.
     """
 
     old: EmissionRecord
     new: Emission
+    operators: tuple[ir.Node, ...]
     only_numbers: bool
     provenance: Provenance
 
@@ -185,7 +200,7 @@ class Numbers:
         old = provenance.emission
         if old is None:
             old = emission_record(provenance.bind(), tensors, provenance.prefix, opset=opset, ir_version=ir_version)
-        new, _ = emit_alone(program, tensors, provenance.prefix, opset=old.opset, ir_version=old.ir_version)
+        new, graph = emit_alone(program, tensors, provenance.prefix, opset=old.opset, ir_version=old.ir_version)
         record = new.record(old.opset, old.ir_version)
         updated = provenance.revised(
             schema_version=SCHEMA_VERSION,
@@ -196,7 +211,7 @@ class Numbers:
             outputs=list(program.outputs),
             emission=record,
         )
-        return cls(old, new, record.structure == old.structure, updated)
+        return cls(old, new, tuple(graph), record.structure == old.structure, updated)
 
     @property
     def changed(self) -> dict[str, bytes]:
@@ -207,11 +222,27 @@ class Numbers:
             if _encode(content) != self.old.constants.get(name)
         }
 
+    def are_operators(self, found: Mapping[str, onnx.NodeProto]) -> bool:
+        """Return True if a model holds the operators of the new program, unchanged.
+
+        Tools that simplify or optimise a model may replace operators and leave constants behind that nothing reads.
+
+        Args:
+            found: Operators of the model, by the name of their first output.
+        """
+        import onnx_ir as ir
+
+        for operator in self.operators:
+            node = found.get(operator.outputs[0].name or "")
+            if node is None or _comparable(node) != _comparable(ir.to_proto(operator)):
+                return False
+        return True
+
     def exchange(self, graph: ir.Graph) -> bool:
         """Replace the constants in a graph, in place, after checking the old ones.
 
         Returns:
-            False if a constant is missing; the graph is then unchanged.
+            False if a constant is missing or an operator was changed; the graph is then unchanged.
 
         Raises:
             ProvenanceError: A constant differs from its record.
@@ -225,6 +256,10 @@ class Numbers:
             assert value is not None
             assert value.const_value is not None
             self.check(name, value.const_value.numpy().astype("<f4").tobytes(), "the model")
+        wanted = {operator.outputs[0].name for operator in self.operators}
+        present = {node.outputs[0].name or "": ir.to_proto(node) for node in graph if node.outputs[0].name in wanted}
+        if not self.are_operators(present):
+            return False
         for name, content in self.changed.items():
             value = graph.initializers[name]
             assert value.const_value is not None

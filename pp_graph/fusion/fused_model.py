@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pp_graph.errors import AlreadyFusedError, PostProcessorError, ProvenanceError
+from pp_graph.errors import AlreadyFusedError, PostProcessorError, ProvenanceError, StatisticsError
 from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.emission import Numbers
 from pp_graph.fusion.injection import refuse_foreign_decisions, write_program
 from pp_graph.fusion.provenance import Provenance
-from pp_graph.fusion.stripping import strip
+from pp_graph.fusion.stripping import check_weights, restore_raw
 from pp_graph.model import METADATA_KEY, RawModel
 from pp_graph.postprocessors import PostProcessor, merged_roles
 from pp_graph.program import Signature
@@ -59,6 +59,14 @@ class FusedModel(Artifact):
                 f"Model '{path}' carries no pp_graph provenance, expected a model written by pp_graph. "
                 "Fuse it first: pp-graph fuse MODEL --stats STATS.json -o FUSED.onnx, or give --stats to pp-graph "
                 "convert."
+            )
+        check_weights(opened, provenance)
+        inputs = {value.name for value in opened.model.graph.inputs}
+        missing = next((name for name in provenance.adjustable if name not in inputs), None)
+        if missing is not None:
+            raise ProvenanceError(
+                f"Model '{path}' was changed after it was fused: its input '{missing}', which holds a cutoff, is "
+                "missing. Apply tools that simplify or optimise a model to the raw export, and fuse that."
             )
         return cls(opened, provenance)
 
@@ -116,7 +124,7 @@ class FusedModel(Artifact):
             changed = dataclasses.replace(network, edited=True)
             return FusedModel(changed, numbers.provenance, self.notes, program)
         record = self.provenance.raw
-        raw = strip(self)
+        raw, _ = restore_raw(network, self.provenance)
         named = {role: output.name for role, output in record.read.items()}
         dropped = {output.name for output in record.unread}
         signature = program.signature.matched_to(raw, program.post.roles, named, {*named.values(), *dropped})
@@ -146,6 +154,7 @@ def fuse(
     replace: bool = False,
     tail: bool = True,
     raise_opset: int | None = None,
+    strict: bool = False,
 ) -> FusedModel:
     """Write a post-processor into a raw model.
 
@@ -167,6 +176,7 @@ def fuse(
             OpenVINO.
         raise_opset: Opset to convert the model to first if its own is earlier, for steps that need newer operators.
             Raises if the converted model would not compute the same bits.
+        strict: True to raise if the statistics were calibrated on another model. By default a note says so.
 
     Returns:
         The fused model. Nothing is written until `save`.
@@ -174,7 +184,7 @@ def fuse(
     Raises:
         ModelError: The model is not usable; `OutputRoleError` if roles are ambiguous, `OpsetError` if its opset is too
             old or cannot be raised.
-        StatisticsError: Required statistics are missing.
+        StatisticsError: Required statistics are missing, or `strict` is True and they belong to another model.
         PostProcessorError: `post` is not a post-processor.
         FusionError: A name in the model conflicts with an output; `AlreadyFusedError` if the model already has
             post-processing.
@@ -192,9 +202,15 @@ def fuse(
                 "The model carries a pp_graph post-processing already, expected a raw export. Fuse the raw model, "
                 "or pass replace=True (--replace) to strip the old post-processing first."
             )
-        file = Provenance.from_json(raw.model.metadata_props[METADATA_KEY]).raw.file
-        raw = strip(raw)
+        provenance = Provenance.from_json(raw.model.metadata_props[METADATA_KEY])
+        file = provenance.raw.file
+        raw, _ = restore_raw(raw, provenance)
     refuse_foreign_decisions(raw)
     program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
-    written = write_program(raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset)
-    return FusedModel(*written, program)
+    other = None if post.statistics is None else post.statistics.of_another_model(raw.sha256)
+    if other is not None and strict:
+        raise StatisticsError(other)
+    network, record, notes = write_program(
+        raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset
+    )
+    return FusedModel(network, record, notes if other is None else (other, *notes), program)

@@ -15,6 +15,7 @@ from pp_graph.fusion.provenance import SCHEMA_VERSION, Provenance, RawOutputReco
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
 from pp_graph.model.graphs import all_values, rename_values
+from pp_graph.model.weights import weights_record
 from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 from pp_graph.version import __version__
@@ -63,6 +64,7 @@ def write_program(
         if role in program.ignored and post.replaces_unread and match.certain and not keep_raw
     ]
 
+    raw_weights = weights_record(raw.external_tensors())
     raw, raised = opset_raising.raise_opset(raw, raise_opset)
     graph = raw.model.graph
     names = NameScope(graph)
@@ -112,11 +114,13 @@ def write_program(
             opset_added=opset_added,
             input_size=program.signature.input_size,
             unread=[_renamed(record, outputs) for record in unread],
+            weights=raw_weights,
         ),
         tail=rewritten.records(),
         replaced=rewritten.replaced,
         emission=emission_record(program, tensors, prefix, opset=opset, ir_version=raw.model.ir_version),
         raised=raised,
+        weights=weights_record(raw.external_tensors()),
     )
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
     declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread)])

@@ -15,6 +15,7 @@ from pp_graph.errors import PPGraphError, ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
 from pp_graph.model import METADATA_KEY
 from pp_graph.model.opset_raising import RaisedOpset
+from pp_graph.model.weights import WeightsRecord
 from pp_graph.postprocessors import OUTPUTS, find_post_processor, post_processor_names
 from pp_graph.preprocessing import Preprocessing
 from pp_graph.program import OutputDescription, Program, Signature, unpacked
@@ -104,6 +105,7 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         opset_added: True if the raw model did not import the default domain.
         input_size: Height and width of the model's images; None if unknown.
         unread: Outputs with a role that were dropped, because no requested output needs them.
+        weights: Identity of its external weights; None if it has none.
     """
 
     sha256: str
@@ -114,6 +116,7 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     opset_added: bool = False
     input_size: tuple[int, int] | None = None
     unread: list[RawOutputRecord] = []
+    weights: WeightsRecord | None = None
 
 
 class EmissionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -154,6 +157,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         conversion: Settings of the conversion to OpenVINO; None in an ONNX file.
         preprocessing: Preprocessing in the converted model; None if it takes the raw model's input.
         emission: Record of the emitted operators and constants; None before schema version 4.
+        weights: Identity of the external weights of a fused ONNX model; None if it has none.
         edited: True if the record was edited after it was written. Not stored; `from_json` finds out.
     """
 
@@ -174,6 +178,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     conversion: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
     emission: EmissionRecord | None = None
+    weights: WeightsRecord | None = None
     edited: bool = False
 
     @classmethod
@@ -210,6 +215,10 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Return the record as one line of JSON, with a digest that reveals edits."""
         record = msgspec.to_builtins(self)
         del record["edited"]
+        for part in (record, record["raw"]):
+            # Earlier versions do not know this field.
+            if part["weights"] is None:
+                del part["weights"]
         return msgspec.json.encode({**record, _DIGEST: _digest(record)}).decode()
 
     def revised(self, **changes: Any) -> Provenance:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING
 
-from pp_graph.errors import ProvenanceError
+from pp_graph.errors import ProvenanceError, first_line
 from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
 from pp_graph.model import METADATA_KEY, RawModel, opset_raising
 from pp_graph.model.graphs import all_values, bodies_of, rename_values
+from pp_graph.model.weights import weights_record
+from pp_graph.sessions import OnnxSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,9 +103,6 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
         ModelError: The model is not usable.
         ProvenanceError: The model was not fused by pp_graph, or was edited afterwards.
     """
-    import onnx
-    import onnx_ir as ir
-
     opened = RawModel.open(model.network if isinstance(model, Artifact) else model)
     provenance = Provenance.from_metadata(opened.model.metadata_props)
     if provenance is None:
@@ -110,6 +110,82 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
             "The model carries no pp_graph provenance, expected a model written by pp_graph fuse. "
             "There is nothing to strip."
         )
+    raw, sha256 = restore_raw(opened, provenance)
+    return dataclasses.replace(raw, sha256=sha256)
+
+
+def restore_raw(opened: RawModel, provenance: Provenance) -> tuple[RawModel, str]:
+    """Remove the post-processing from a fused model, and check the result.
+
+    Args:
+        opened: The fused model. Changed in place.
+        provenance: Its provenance.
+
+    Returns:
+        The raw model, under the hash of the file that was fused, and its actual hash. The two differ if the fused model
+        was changed by another tool, if its external weights were moved, or if the raw file was not serialised in
+        protobuf's usual order.
+
+    Raises:
+        ProvenanceError: The model was changed so that the raw model cannot be restored, or does not load.
+    """
+    check_weights(opened, provenance)
+    try:
+        raw = _without_post_processing(opened, provenance)
+    except ProvenanceError:
+        raise
+    except Exception as error:  # a record that was edited fails in many ways
+        raise _changed(f"its record does not fit ({type(error).__name__}: {error})") from error
+    proto = raw.to_proto()
+    hashes = [hashlib.sha256(proto.SerializeToString()).hexdigest()]
+    if hashes[0] != provenance.raw.sha256:
+        hashes.append(hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest())
+    if provenance.raw.sha256 in hashes:
+        return raw, provenance.raw.sha256
+    reason = _why_invalid(raw, proto)
+    if reason is not None:
+        raise _changed(f"the raw model in it is not valid any more: {reason}")
+    return raw, hashes[0]
+
+
+def check_weights(opened: RawModel, provenance: Provenance) -> None:
+    """Raise if the external weights of a fused model are not those it was saved with.
+
+    Raises:
+        ProvenanceError: They are those of another model.
+    """
+    record = provenance.weights
+    if record is None:
+        return
+    found = weights_record(opened.external_tensors())
+    # Another tool may have embedded some or all of them.
+    if found is not None and found.tensors == record.tensors and found != record:
+        files = sorted({str(tensor.location) for tensor in opened.external_tensors()})
+        raise ProvenanceError(
+            f"External weights in {', '.join(map(repr, files))} are not those that the model was saved with: found "
+            f"{found.size:,} bytes with hash {found.sample[:12]}, expected {record.size:,} bytes with hash "
+            f"{record.sample[:12]}. Copy the weights that belong to the model beside it, or fuse again."
+        )
+
+
+def _why_invalid(raw: RawModel, proto: onnx.ModelProto) -> str | None:
+    """Return the reason why a model cannot be used; None if it can."""
+    import onnx
+
+    try:
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+        if not raw.external_tensors():
+            onnx.checker.check_model(proto)
+        OnnxSession(raw)
+    except Exception as error:  # the checker, inference and the runtime have no common base
+        return first_line(error)
+    return None
+
+
+def _without_post_processing(opened: RawModel, provenance: Provenance) -> RawModel:
+    import onnx
+    import onnx_ir as ir
+
     scope = f"{provenance.prefix}/"
     raw = provenance.raw
     fused_name = {old: new for new, old in raw.renamed.items()}
@@ -158,6 +234,9 @@ def _remove_post_processing(graph: ir.Graph, scope: str, emitted: set[str | None
         for position in range(len(node.inputs)):
             node.replace_input_with(position, None)
     graph.remove(removed, safe=True)
+    for name in adjustable:
+        if name not in {value.name for value in graph.inputs}:
+            raise _changed(f"its input '{name}', which holds a cutoff, is missing")
     for value in fed:
         graph.inputs.remove(value)
     for constant in constants:
@@ -165,7 +244,10 @@ def _remove_post_processing(graph: ir.Graph, scope: str, emitted: set[str | None
 
 
 def _changed(how: str) -> ProvenanceError:
-    return ProvenanceError(f"The model was changed after it was fused: {how}. Use the raw export.")
+    return ProvenanceError(
+        f"The model was changed after it was fused, as by a simplifier, an optimiser or a float16 converter: {how}. "
+        "Use the raw export, and apply such tools to it before fusing."
+    )
 
 
 def _raw_declarations(opened: RawModel, provenance: Provenance) -> Iterator[onnx.ValueInfoProto]:

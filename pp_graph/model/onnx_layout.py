@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 # Field numbers of onnx.proto, which no version of ONNX may change.
 _IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA = 1, 7, 8, 14
 _DOMAIN, _VERSION = 1, 2
+_INPUT_NAME = 1
 _KEY, _VALUE = 1, 2
-_INITIALIZER = 5
+_NODE, _INITIALIZER, _INPUT = 1, 5, 11
+_NODE_OUTPUT = 2
 _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DATA_LOCATION = 2, 4, 8, 9, 14
 _FLOAT, _EXTERNAL = 1, 1
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
@@ -111,6 +113,37 @@ class OnnxLayout:
             if span_of_bytes is not None:
                 spans[wanted[name]] = span_of_bytes
         return spans
+
+    def input_names(self) -> list[str]:
+        """Return the names of the main graph's inputs.
+
+        Raises:
+            LayoutError: The graph is cut short.
+        """
+        found = []
+        for number, wire, _, span in _fields(self._data, self._graph):
+            if number == _INPUT and wire == _LENGTH:
+                found += [self._text(name) for part, _, _, name in _fields(self._data, span) if part == _INPUT_NAME]
+        return found
+
+    def nodes(self, names: Collection[str]) -> dict[str, bytes]:
+        """Return the bytes of the main graph's nodes whose first output has one of some names, by that name.
+
+        Raises:
+            LayoutError: The graph is cut short.
+        """
+        wanted = {name.encode(): name for name in names}
+        found: dict[str, bytes] = {}
+        for number, wire, _, span in _fields(self._data, self._graph):
+            if number != _NODE or wire != _LENGTH:
+                continue
+            for part, part_wire, _, place in _fields(self._data, span):
+                if part == _NODE_OUTPUT and part_wire == _LENGTH:
+                    name = self._data[place.start : place.stop]
+                    if name in wanted:
+                        found[wanted[name]] = self._data[span.start : span.stop]
+                    break
+        return found
 
     def refers_to_files(self, name: str | None = None) -> bool:
         """True if a tensor may be stored in another file. May be true by mistake, because bytes are searched for it.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Provenance
 from pp_graph.fusion.emission import Numbers
+from pp_graph.fusion.stripping import check_weights
+from pp_graph.model import RawModel
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout, metadata_entry
 from pp_graph.model.patching import Region, copy_file, patch_draft, patch_in_place, region_of
 
@@ -87,6 +89,8 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
         OSError: The file cannot be read.
         PPGraphError: See `retune`.
     """
+    import onnx
+
     if not path.is_file():
         return None
     with _mapped(path) as data:
@@ -101,8 +105,15 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
         spans = layout.float_initializers(numbers.old.constants)
         for name, span in spans.items():
             numbers.check(name, data[span.start : span.stop], path)
+        if not set(provenance.adjustable) <= set(layout.input_names()):
+            return None
         if not numbers.only_numbers or len(spans) < len(numbers.old.constants):
             return None
+        nodes = layout.nodes([operator.outputs[0].name or "" for operator in numbers.operators])
+        if not numbers.are_operators({name: onnx.NodeProto.FromString(node) for name, node in nodes.items()}):
+            return None
+        if provenance.weights is not None:
+            check_weights(RawModel.open(path), provenance)
         text = numbers.provenance.to_json()
         constants = {spans[name]: content for name, content in numbers.changed.items()}
         before = entry.span.stop - entry.span.start

@@ -126,6 +126,22 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
         return read_statistics(Path(path))
 
+    def of_another_model(self, raw_sha256: str) -> str | None:
+        """Return a warning if the statistics were calibrated on another raw model; None if not, or if unknown.
+
+        Args:
+            raw_sha256: Hash of the raw model they are used for.
+        """
+        record = None if self.provenance is None else self.provenance.calibration
+        if record is None or record.model_sha256 in (None, raw_sha256):
+            return None
+        own = "" if record.model is None else f"'{record.model}', "
+        return (
+            f"The statistics were calibrated on another model ({own}sha256 {str(record.model_sha256)[:12]}) than this "
+            f"one (sha256 {raw_sha256[:12]}), so thresholds may not fit. Calibrate this model: pp-graph calibrate "
+            "RAW.onnx --data IMAGES -o stats.json"
+        )
+
     @classmethod
     def from_json(cls, text: str | bytes) -> Statistics:
         """Read statistics from JSON text; see `load` for the errors."""

@@ -15,6 +15,7 @@ from pp_graph.fusion import Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
 from pp_graph.model.batch import output_axes
 from pp_graph.model.shapes import declared_shape
+from pp_graph.model.weights import weights_record
 from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
 from pp_graph.openvino.preprocessing import extract_preprocessing
@@ -152,6 +153,13 @@ def _check_raw(raw: RawModel, provenance: Provenance, *, other_raw: bool) -> Non
             f"{name} (sha256 {raw.sha256[:12]}) is not the one that the artifact was made from{file}, expected sha256 "
             f"{provenance.raw.sha256[:12]}. Give that model, or compare with this one with --other-raw "
             "(other_raw=True)."
+        )
+    weights = provenance.raw.weights
+    if not other_raw and weights is not None and weights_record(raw.external_tensors()) != weights:
+        raise ModelError(
+            f"{name} has the graph of the model that the artifact was made from, and other external weights, expected "
+            f"{weights.size:,} bytes with hash {weights.sample[:12]}. Copy the weights that belong to it beside it, or "
+            "compare with these with --other-raw (other_raw=True)."
         )
 
 

@@ -1,0 +1,195 @@
+"""Fused models that were changed afterwards, or that stand beside files of another model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import pp_graph as pp
+from pp_graph.cli import run
+from pp_graph.errors import ModelError, ProvenanceError, StatisticsError
+from pp_graph.fusion import METADATA_KEY
+from pp_graph.statistics import CalibrationRecord, StatisticsProvenance
+from tests.conftest import DEMO
+from tests.models import STATS, conv_model
+from tests.models import run as outputs_of
+
+POST = pp.OneClassPostProcessor(STATS)
+IMAGE = np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8)).astype(np.float32)
+
+
+def calibrated_on(sha256: str) -> pp.Statistics:
+    record = CalibrationRecord(model="old.onnx", model_sha256=sha256, images=3, anomalous_images=1)
+    provenance = StatisticsProvenance(source="calibration", calibration=record)
+    return msgspec.structs.replace(STATS, provenance=provenance)
+
+
+def test_statistics_of_another_model(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    raw = pp.RawModel.open(DEMO / "raw.onnx")
+    other = pp.OneClassPostProcessor(calibrated_on("0123456789abcdef" * 4))
+    (note,) = pp.fuse(DEMO / "raw.onnx", other).notes
+    assert note.startswith(
+        "The statistics were calibrated on another model ('old.onnx', sha256 0123456789ab) than this one"
+    )
+    assert raw.sha256[:12] in note
+    assert "pp-graph calibrate RAW.onnx" in note
+    with pytest.raises(StatisticsError, match="calibrated on another model"):
+        pp.fuse(DEMO / "raw.onnx", other, strict=True)
+    assert not pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(calibrated_on(raw.sha256)), strict=True).notes
+    assert not pp.fuse(DEMO / "raw.onnx", POST, strict=True).notes
+    other.statistics.save(tmp_path / "own.json")
+    fuse = ["fuse", str(DEMO / "raw.onnx"), "--stats", str(tmp_path / "own.json"), "-o", str(tmp_path / "f.onnx")]
+    assert run([*fuse, "--strict"]) == 2
+    assert "calibrated on another model" in capfd.readouterr().err
+    assert not (tmp_path / "f.onnx").exists()
+    assert run(fuse) == 0
+    assert "calibrated on another model" in capfd.readouterr().err
+    assert run(["retune", str(tmp_path / "f.onnx"), "--stats", str(tmp_path / "own.json")]) == 0
+    assert "Warning: The statistics were calibrated on another model" in capfd.readouterr().err
+
+
+def with_weights(path: Path, seed: int) -> Path:
+    onnx.save(conv_model(seed=seed), path, save_as_external_data=True, location=f"{path.stem}.data", size_threshold=0)
+    return path
+
+
+def test_weights_of_another_run(tmp_path: Path) -> None:
+    """The graph is the same, and so is its hash."""
+    raw, other = with_weights(tmp_path / "raw.onnx", 0), with_weights(tmp_path / "other.onnx", 1)
+    fused = pp.fuse(raw, POST).save(tmp_path / "fused.onnx")
+    artifact = pp.convert(pp.fuse(raw, POST))
+    copied = pp.fuse(raw, POST).save(tmp_path / "copied.onnx", copy_weights=True)
+    assert pp.FusedModel.load(copied).provenance.weights == pp.FusedModel.load(fused).provenance.weights is not None
+    assert pp.verify(raw, artifact, IMAGE).passed
+    shutil.copy(other.with_suffix(".data"), raw.with_suffix(".data"))
+    for verb in (
+        pp.FusedModel.load,
+        pp.strip,
+        pp.open,
+        pp.convert,
+        lambda path: pp.retune(path, image_sensitivity=0.6),
+    ):
+        with pytest.raises(
+            ProvenanceError, match=r"External weights in 'raw.data' are not those .* expected [\d,]+ bytes"
+        ):
+            verb(fused)
+    with pytest.raises(
+        ModelError, match="has the graph of the model that the artifact was made from, and other external"
+    ):
+        pp.verify(raw, artifact, IMAGE)
+    assert pp.FusedModel.load(copied)
+
+
+def test_provenance_without_weights_is_as_before() -> None:
+    text = pp.fuse(conv_model(), POST).to_proto().metadata_props[-1]
+    assert text.key == METADATA_KEY
+    assert "weights" not in json.loads(text.value)
+    assert "weights" not in json.loads(text.value)["raw"]
+
+
+def initializer(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(each for each in proto.graph.initializer if each.name == name)
+
+
+def changed(change: str, **settings: object) -> onnx.ModelProto:
+    """A fused model after another tool."""
+    proto = pp.fuse(conv_model(), pp.OneClassPostProcessor(STATS, **settings)).to_proto()
+    if change == "float16":
+        for tensor in proto.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                tensor.CopyFrom(
+                    onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+                )
+    elif change == "lost input":
+        kept = [each for each in proto.graph.input if not each.name.endswith("_cutoff")]
+        del proto.graph.input[:]
+        proto.graph.input.extend(kept)
+    elif change == "merged":
+        model = ir.from_proto(proto)
+        ir.passes.common.DeduplicateInitializersPass()(model)
+        proto = ir.to_proto(model)
+    elif change == "operator":
+        # Greater instead of Not(Less): the old cutoff may stay behind, unread.
+        node = next(each for each in proto.graph.node if each.op_type == "Less" and "pred_label" in each.output[0])
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1.0, np.float32), "other"))
+        node.input[1] = "other"
+    elif change == "network":
+        # A simplifier folds, and the raw file does not come back.
+        node = next(each for each in proto.graph.node if each.op_type == "Relu")
+        node.name = "renamed"
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        ("float16", {}, "is not valid any more"),
+        ("lost input", {"thresholds": "runtime"}, "its input 'pred_label_cutoff', which holds a cutoff, is missing"),
+    ],
+)
+def test_what_cannot_be_restored_is_refused(tmp_path: Path, change: str, settings: dict, message: str) -> None:
+    path = tmp_path / "fused.onnx"
+    onnx.save(changed(change, **settings), path)
+    with pytest.raises(ProvenanceError, match=message):
+        pp.strip(path)
+    with pytest.raises(ProvenanceError):
+        pp.retune(path, image_sensitivity=0.6, output=tmp_path / "tuned.onnx")
+    assert run(["strip", str(path), "-o", str(tmp_path / "raw.onnx")]) == 2
+    assert not (tmp_path / "raw.onnx").exists()
+    assert not (tmp_path / "tuned.onnx").exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"thresholds": "runtime"}], ids=str)
+@pytest.mark.parametrize("change", ["merged", "operator", "network"])
+def test_retuning_a_changed_model_decides_right(tmp_path: Path, change: str, settings: dict) -> None:
+    if change == "operator" and settings:
+        pytest.skip("a cutoff that is an input has no Less")
+    path = tmp_path / "fused.onnx"
+    onnx.save(changed(change, **settings), path)
+    tuned = pp.retune(path, image_sensitivity=0.6, output=tmp_path / "tuned.onnx").path
+    expected = outputs_of(
+        pp.fuse(conv_model(), pp.OneClassPostProcessor(STATS, image_sensitivity=0.6, **settings)), {"image": IMAGE}
+    )
+    for name, array in outputs_of(str(tuned), {"image": IMAGE}).items():
+        assert np.array_equal(array, expected[name]), name
+
+
+def test_strip_says_if_it_is_not_the_raw_file(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    onnx.save(conv_model(), tmp_path / "raw.onnx")
+    pp.fuse(tmp_path / "raw.onnx", POST).save(tmp_path / "fused.onnx")
+    assert run(["strip", str(tmp_path / "fused.onnx"), "-o", str(tmp_path / "a.onnx"), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["is_raw_file"] is True
+    assert "is not, byte for byte" not in err
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "raw.onnx").read_bytes()
+    onnx.save(changed("network"), tmp_path / "changed.onnx")
+    assert run(["strip", str(tmp_path / "changed.onnx"), "-o", str(tmp_path / "b.onnx"), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["is_raw_file"] is False
+    assert json.loads(out)["raw_sha256"] == pp.RawModel.open(tmp_path / "b.onnx").sha256
+    assert "is not, byte for byte, the raw file that was fused" in err
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: record["raw"]["read"]["raw_score"].update(declaration="!!!not base64"),
+        lambda record: record["raw"]["read"]["raw_score"].update(declaration="AAAA"),
+        lambda record: record["raw"]["read"]["raw_score"].update(tensor="nowhere"),
+    ],
+)
+def test_an_edited_record_is_a_typed_error(edit: object) -> None:
+    proto = pp.fuse(conv_model(), POST).to_proto()
+    entry = next(each for each in proto.metadata_props if each.key == METADATA_KEY)
+    record = json.loads(entry.value)
+    edit(record)
+    entry.value = json.dumps(record)
+    with pytest.raises(ProvenanceError, match="was changed after it was fused"):
+        pp.strip(proto)
