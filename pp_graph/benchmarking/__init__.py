@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pp_graph.benchmarking.comparison import compare_reports
-from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport, load_report
+from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport, compare_reports, load_report
 from pp_graph.benchmarking.runner import Progress, benchmark
 
 __all__ = ["BenchmarkReport", "ContenderReport", "Progress", "benchmark", "compare_reports", "load_report"]

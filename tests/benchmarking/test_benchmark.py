@@ -11,7 +11,7 @@ import pytest
 
 import pp_graph as pp
 from pp_graph.benchmarking import compare_reports, load_report
-from pp_graph.benchmarking.host import has_torch, host_post_processing
+from pp_graph.benchmarking.contenders import has_torch, host_post_processing
 from pp_graph.benchmarking.measuring import ratio_of_medians
 from pp_graph.benchmarking.operator_groups import Parts, group_times
 from pp_graph.cli import run as run_cli
