@@ -1,4 +1,4 @@
-"""How long a model takes, against the raw model and others, in a way that can be believed."""
+"""Benchmarks: time artifacts against the raw model, post-processing on the host and other models."""
 
 from __future__ import annotations
 
