@@ -1,9 +1,8 @@
-"""How long a model takes, against the raw model and others, in a way that can be believed."""
+"""Benchmarks: time artifacts against the raw model, post-processing on the host and other models."""
 
 from __future__ import annotations
 
-from pp_graph.benchmarking.comparison import compare_reports
-from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport, load_report
+from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport, compare_reports, load_report
 from pp_graph.benchmarking.runner import Progress, benchmark
 
 __all__ = ["BenchmarkReport", "ContenderReport", "Progress", "benchmark", "compare_reports", "load_report"]

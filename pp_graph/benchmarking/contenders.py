@@ -1,12 +1,16 @@
-"""The models in a benchmark, with notes for the reader of the figures."""
+"""The models in a benchmark: the raw model, alone and with post-processing on the host, artifacts and other models."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pp_graph.benchmarking.host import HOSTS, AfterRun, has_torch, host_post_processing
+import numpy.typing as npt
+
 from pp_graph.conversion import convert
 from pp_graph.errors import DataError, PPGraphError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
@@ -14,23 +18,78 @@ from pp_graph.opening import kind_of, open_artifact
 from pp_graph.openvino.core import first_line, openvino_core, port_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import openvino as ov
 
+    from pp_graph.fusion import Artifact
     from pp_graph.model import RawModel
     from pp_graph.preprocessing import Preprocessing
+    from pp_graph.program import Program
+
+
+Array = npt.NDArray[Any]
+AfterRun = Callable[[Mapping[str, Array]], object]
+"""Post-processing on the host: takes a model's outputs by name."""
+
+HOSTS = ("host-numpy", "host-torch")
+
+
+def has_torch() -> bool:
+    """Return True if torch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def host_post_processing(kind: str, artifact: Artifact) -> AfterRun:
+    """Make a function that post-processes the raw model's outputs on the host.
+
+    Args:
+        kind: `host-numpy` or `host-torch`.
+        artifact: The artifact with the same post-processing in the graph.
+
+    Returns:
+        A function that takes the raw model's outputs by name.
+
+    Raises:
+        ProvenanceError: The class of the post-processor is unknown.
+        TargetError: torch is not installed.
+    """
+    # Bind once, as a deployment would, so that only the post-processing is timed.
+    program = artifact.program
+    read = {role: (record.name, record.dtype) for role, record in artifact.provenance.raw.read.items()}
+
+    def values(outputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {role: outputs[name].astype(dtype, copy=False) for role, (name, dtype) in read.items()}
+
+    if kind == "host-numpy":
+        return lambda outputs: program.predictions(program.run(values(outputs)))
+    if not has_torch():
+        raise TargetError("--against host-torch needs torch, which is not installed. Install it: pip install torch.")
+    return _with_torch(program, values)
+
+
+def _with_torch(program: Program, values: Callable[[Mapping[str, Array]], dict[str, Array]]) -> AfterRun:
+    # Otherwise idle threads of torch spin, and slow down the model measured next.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    import torch
+
+    from pp_graph.integrations.torch.interpreter import compile_post_processor
+
+    graph = compile_post_processor(program)
+    return lambda outputs: graph({role: torch.from_numpy(array) for role, array in values(outputs).items()})
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model to be timed.
+    """A model to time.
 
     Attributes:
-        name: What it is called in the report.
+        name: Name in the report.
         path: Its file.
-        provenance: What pp_graph fused into it, or for post-processing on the host, what is done there; else None.
-        after: What is done on the host with the outputs of each run, where that counts as well.
+        provenance: Provenance of the artifact, or of the artifact whose post-processing runs on the host; None for
+            the raw model and models of other programs.
+        after: Post-processing on the host, timed with each run; None if there is none.
     """
 
     name: str
@@ -47,66 +106,61 @@ class Contender:
 def find_contenders(
     raw: Path, artifacts: Sequence[Path], against: Sequence[str | Path] | None
 ) -> tuple[list[Contender], list[str]]:
-    """Return the raw model, the models it is compared with, artifacts last, and notes about those left out.
+    """Return the raw model, the models to compare with, then the artifacts; and notes about models left out.
 
     Raises:
         DataError: There is no artifact, or a model is given twice.
-        ProvenanceError: An artifact was not made by pp_graph; `ModelError` or `TargetError` where it cannot be read.
-        TargetError: torch is to post-process and is not installed.
+        ProvenanceError: An artifact was not made by pp_graph.
+        ModelError: An artifact cannot be read.
+        TargetError: An artifact cannot be read, or `host-torch` is requested and torch is not installed.
     """
     if not artifacts:
         raise DataError("No artifact is given, expected an IR (.xml) or a fused .onnx to compare with the raw model.")
     notes = []
-    ours = [Contender(str(path), path, _provenance(path)) for path in artifacts]
+    ours = [Contender(str(path), path, open_artifact(path).provenance) for path in artifacts]
     first = open_artifact(artifacts[0])
-    provenance = first.provenance
     if against is None:
         against = HOSTS if has_torch() else HOSTS[:1]
         if not has_torch():
             notes.append("torch is not installed, so post-processing in torch was not timed.")
-    found = [Contender("raw", raw, None)]
+    contenders = [Contender("raw", raw, None)]
     for each in against:
         if str(each) in HOSTS:
             after = host_post_processing(str(each), first)
-            found.append(Contender(f"raw + {each}", raw, provenance, after))
+            contenders.append(Contender(f"raw + {each}", raw, first.provenance, after))
         else:
-            found.append(Contender(str(each), Path(each), _foreign_provenance(Path(each))))
-    found += ours
-    names = [each.name for each in found]
+            contenders.append(Contender(str(each), Path(each), _provenance_if_any(Path(each))))
+    contenders += ours
+    names = [each.name for each in contenders]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"'{twice}' is given twice, expected each model once. Leave one out.")
-    return found, notes
+    return contenders, notes
 
 
-def _provenance(path: Path) -> Provenance:
-    return open_artifact(path).provenance
-
-
-def _foreign_provenance(path: Path) -> Provenance | None:
-    """What pp_graph fused into a model that was given to compare with; None where another program made it."""
+def _provenance_if_any(path: Path) -> Provenance | None:
     try:
-        return _provenance(path)
+        return open_artifact(path).provenance
     except PPGraphError:
-        return None  # whatever is wrong with it shows when it is read as anybody would
+        return None  # a model of another program; a file that cannot be read fails later, in read_openvino
 
 
 def remarks_about(raw: RawModel, contenders: Sequence[Contender]) -> list[str]:
-    """What a reader of the figures should know about the models.
+    """Return notes on the models for the reader of the figures.
 
     Raises:
-        DataError: The raw model lacks an output that post-processing on the host would read.
+        DataError: The raw model lacks an output that post-processing on the host reads.
     """
     made = [each for each in contenders if each.provenance is not None and each.after is None]
     remarks = [
-        f"'{each.name}' was not made from this raw model, byte for byte."
+        f"'{each.name}' was not made from this raw model: the hash differs."
         for each in made
         if each.provenance is not None and each.provenance.raw.sha256 != raw.sha256
     ]
     hosts = [each for each in contenders if each.after is not None]
     kinds = {each.provenance and str(each.provenance.parameters) + str(each.provenance.statistics) for each in made}
     if hosts and len(kinds) > 1:
-        remarks.append(f"Post-processing on the host is that of '{made[0].name}'; another artifact has another.")
+        remarks.append(f"Post-processing on the host is that of '{made[0].name}'; other artifacts differ.")
     outputs = {output.name for output in raw.model.graph.outputs}
     for each in hosts:
         missing = (
@@ -116,25 +170,26 @@ def remarks_about(raw: RawModel, contenders: Sequence[Contender]) -> list[str]:
         )
         if missing:
             raise DataError(
-                f"The raw model has no output '{missing[0]}', which the artifact was made from. Give the raw model "
-                "that was fused."
+                f"The raw model has no output '{missing[0]}', which the artifact reads. Give the raw model that the "
+                "artifact was made from."
             )
     remarks += [
-        f"'{each.name}' takes frames ({each.preprocessing.describe()}). Models that do not are fed what becomes of "
-        "them, and the time that takes does not count."
+        f"'{each.name}' takes frames ({each.preprocessing.describe()}). Other models are fed the preprocessed frames; "
+        "the time of preprocessing is not counted for them."
         for each in made
         if each.preprocessing is not None
     ]
     foreign = [each.path for each in contenders if each.provenance is None and each.name != "raw"]
     if any(path.is_file() and kind_of(path) == "onnx" for path in foreign):
         remarks.append(
-            "What another program's .onnx does behind its last layer counts as tail, post-processing included."
+            "In an .onnx of another program, post-processing cannot be separated from the network's last operators: "
+            "both count as 'tail'."
         )
     return remarks
 
 
 def read_contender(contender: Contender) -> ov.Model:
-    """The model as it ships; a fused .onnx is converted.
+    """Read a model; a fused .onnx is converted.
 
     Raises:
         TargetError: OpenVINO cannot read it.
@@ -146,7 +201,7 @@ def read_contender(contender: Contender) -> ov.Model:
 
 
 def read_openvino(path: Path) -> ov.Model:
-    """Read an ONNX file or an IR as anybody would.
+    """Read an ONNX file or an IR with OpenVINO, without pp_graph's conversion.
 
     Raises:
         TargetError: OpenVINO cannot read it.
@@ -160,10 +215,10 @@ def read_openvino(path: Path) -> ov.Model:
 
 
 def fix_shapes(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Give every input the sizes it is run with. Changes the model in place.
+    """Set the shape of every input. Changes the model in place.
 
     Raises:
-        TargetError: The model cannot take them.
+        TargetError: The model does not accept the shapes.
     """
     try:
         model.reshape({port_name(port): list(shapes[port_name(port)]) for port in model.inputs})

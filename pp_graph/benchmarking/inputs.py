@@ -1,9 +1,9 @@
-"""What every model of a benchmark is fed: the same sizes, the same numbers."""
+"""Inputs of a benchmark: the same shapes and numbers for every model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,16 +27,16 @@ def fixed_shapes(
     asked: Mapping[str, Sequence[int]] | Sequence[int] | None,
     fixed: FixedInputs | None = None,
 ) -> dict[str, tuple[int, ...]]:
-    """Sizes to run every input with, by name.
+    """Return the shape to run each input with, by name.
 
     Args:
         raw: The raw model.
-        batch: Images a run; None for what the model or `asked` fixes, and else 1.
-        asked: Sizes of the images' input, or of each input by name.
-        fixed: Values of inputs that are no images, which have sizes of their own.
+        batch: Images per run; None for the batch that the model or `asked` fixes, otherwise 1.
+        asked: Shape of the image input, or of each input by name.
+        fixed: Values of other inputs, which fix their shapes.
 
     Raises:
-        DataError: A size stays open, an input does not exist, or the batch is another one.
+        DataError: A size is still open, an input does not exist, or a shape has another batch.
     """
     main = image_input(raw.inputs) or raw.inputs[0]
     by_name = asked if isinstance(asked, Mapping) else {} if asked is None else {main.name: asked}
@@ -55,40 +55,23 @@ def fixed_shapes(
         declared = each.shape if given is None else tuple(given)
         if declared is None:
             raise DataError(f"Input '{each.name}' has no known rank. Give its sizes with --input-shape.")
-        # An open size that may be the batch is: random numbers must fit each other.
+        # Take an open size that may be the batch as the batch, so that the shapes of all inputs agree.
         place = places.get(each.name)
         axis = place.axes[0] if place is not None and place.axes else None
         sizes = [number if at == axis and not isinstance(dim, int) else dim for at, dim in enumerate(declared)]
-        other = axis is not None and axis < len(sizes) and sizes[axis] != batch
-        if batch is not None and other and place is not None and place.certain:
+        differs = axis is not None and axis < len(sizes) and sizes[axis] != batch
+        if batch is not None and differs and place is not None and place.certain:
             raise DataError(
                 f"Batch is {batch}, but input '{each.name}' is {format_shape(tuple(sizes))}. Leave out --batch, or "
                 "give a model or --input-shape with that batch."
             )
         if any(not isinstance(size, int) for size in sizes):
             raise DataError(
-                f"Input '{each.name}' is {format_shape(declared)}, and sizes other than the batch are open. Give them "
+                f"Input '{each.name}' is {format_shape(declared)}, expected fixed sizes besides the batch. Give them "
                 f"with --input-shape {','.join(str(size) if isinstance(size, int) else '256' for size in sizes)}."
             )
         shapes[each.name] = tuple(size for size in sizes if isinstance(size, int))
     return shapes
-
-
-@dataclass(frozen=True)
-class Feeds:
-    """What models are fed: some as the raw model takes it, some frames that become the same.
-
-    Attributes:
-        by_hand: For the raw model, by input.
-        frames: For models that preprocess frames: their preprocessing, and what each of them is fed.
-    """
-
-    by_hand: dict[str, Array]
-    frames: list[tuple[Preprocessing, dict[str, Array]]]
-
-    def of(self, preprocessing: Preprocessing | None) -> dict[str, Array]:
-        """What a model with this preprocessing is fed."""
-        return next((fed for each, fed in self.frames if each == preprocessing), self.by_hand)
 
 
 def make_feeds(
@@ -99,22 +82,24 @@ def make_feeds(
     preprocessings: Sequence[Preprocessing] = (),
     frame_size: tuple[int, int] | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
-) -> Feeds:
-    """Images, or random numbers, for every input.
-
-    The raw model is fed the frames of the first preprocessing, preprocessed in NumPy.
+) -> dict[Preprocessing | None, dict[str, Array]]:
+    """Return arrays for every input of every model.
 
     Args:
         raw: The raw model.
-        shapes: Sizes of its inputs.
-        batch: Images a run.
+        shapes: Shapes of its inputs.
+        batch: Images per run.
         data: Images; None for random numbers.
-        preprocessings: Those of models that take frames.
-        frame_size: Height and width of random frames, where they are resized.
-        fixed_inputs: Values for inputs that are no images.
+        preprocessings: Preprocessings in the models that take frames.
+        frame_size: Height and width of random frames, for a model that resizes frames of any size.
+        fixed_inputs: Values of inputs that do not take images.
+
+    Returns:
+        Input name to array, by the preprocessing in the model. None stands for models without preprocessing; they are
+        fed the frames of the first preprocessing, preprocessed in NumPy.
 
     Raises:
-        DataError: There are too few images, they do not fit, or the size of frames stays open.
+        DataError: There are too few images, they do not fit, or the size of frames is unknown.
     """
     plain = [ModelInput(each.name, each.dtype, shapes[each.name]) for each in raw.inputs]
     named = [_with_open_batch(each, raw) for each in plain]
@@ -129,23 +114,25 @@ def make_feeds(
             return {**_random(wanted, rng), **fixed.arrays(batch)}
         return images.read(0, batch, [_with_open_batch(each, raw) for each in wanted])
 
-    frames: list[tuple[Preprocessing, dict[str, Array]]] = []
-    for each in preprocessings:
-        size = frame_size if frame_size is not None or images is not None else _known_size(each)
-        wanted = [_frames(one, each, size) if one.name == each.input else one for one in plain]
-        frames.append((each, fill(wanted)))
-    by_hand = feed_by_hand(frames[0][1], frames[0][0]) if frames else fill(plain)
-    for name, array in by_hand.items():
+    feeds: dict[Preprocessing | None, dict[str, Array]] = {}
+    for preprocessing in preprocessings:
+        size = frame_size if frame_size is not None or images is not None else _known_size(preprocessing)
+        feeds[preprocessing] = fill(
+            [_frames(each, preprocessing, size) if each.name == preprocessing.input else each for each in plain]
+        )
+    first = next(iter(preprocessings), None)
+    feeds[None] = fill(plain) if first is None else feed_by_hand(feeds[first], first)
+    for name, array in feeds[None].items():
         if array.shape != shapes[name]:
             raise DataError(
-                f"Frames become {format_shape(array.shape)} for input '{name}', and the raw model is timed with "
-                f"{format_shape(shapes[name])}. Give --input-shape as the artifact was converted."
+                f"Frames give {format_shape(array.shape)} for input '{name}', expected {format_shape(shapes[name])} as "
+                "the raw model is timed with. Give the --input-shape that the artifact was converted with."
             )
-    return Feeds(by_hand, frames)
+    return feeds
 
 
 def _with_open_batch(model_input: ModelInput, raw: RawModel) -> ModelInput:
-    """Return an input with the raw model's batch axis, to tell arrays per image from arrays for all images."""
+    """Return an input with the raw model's batch axis, so that arrays per image differ from arrays for all images."""
     declared = {each.name: each.shape for each in raw.inputs}[model_input.name]
     shape = model_input.shape
     if declared is None or shape is None:
@@ -168,7 +155,7 @@ def _frames(model_input: ModelInput, preprocessing: Preprocessing, size: tuple[i
 def _known_size(preprocessing: Preprocessing) -> tuple[int, int] | None:
     if preprocessing.resize is not None and preprocessing.frame_size is None:
         raise DataError(
-            "The artifact resizes frames of any size, expected one size to time it with. Give --frame-size 1080x1920 "
+            "The artifact takes frames of any size, expected a size to time it with. Give --frame-size 1080x1920 "
             "(frame_size=...), or images with --data."
         )
     return preprocessing.frame_size

@@ -1,4 +1,4 @@
-"""Time runs, and describe the machine."""
+"""Ratio of times with its confidence interval, and descriptions of the machine."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _LEVEL = 0.95
 
 
 def ratio_of_medians(times: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Median time divided by the reference's, with a confidence interval.
+    """Return the median time divided by the reference's, with a confidence interval.
 
-    Rounds are resampled whole, so that what slowed down a round slowed down both (percentile bootstrap; Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+    The bootstrap resamples whole rounds, because a disturbance slows down both models of a round (percentile bootstrap;
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
 
     Args:
         times: Time of each round, shape (rounds,).
         reference: Time of the reference in the same rounds.
 
     Returns:
-        The ratio, and both ends of its 95 % confidence interval.
+        The ratio, and the ends of its 95 % confidence interval.
     """
     rng = np.random.default_rng(0)
     chosen = rng.integers(0, len(times), (_RESAMPLES, len(times)))
@@ -40,20 +40,20 @@ _PACKAGES = ("openvino", "onnxruntime", "onnx", "onnx-ir", "numpy", "torch")
 
 
 def describe_machine() -> dict[str, str]:
-    """Processor, cores, memory and system."""
-    found = {
+    """Return processor, cores, memory and system."""
+    machine = {
         "processor": _from_file("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "system": f"{platform.system()} {platform.release()}",
     }
     memory = _from_file("/proc/meminfo", "MemTotal")
     if memory:
-        found["memory"] = f"{int(memory.split()[0]) / 2**20:.0f} GiB"
-    return found
+        machine["memory"] = f"{int(memory.split()[0]) / 2**20:.0f} GiB"
+    return machine
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of Python, pp_graph and the packages that matter."""
+    """Return the versions of Python, pp_graph and the packages that affect times."""
     versions = {"python": platform.python_version(), "pp_graph": __version__}
     for package in _PACKAGES:
         try:

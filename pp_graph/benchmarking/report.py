@@ -1,7 +1,8 @@
-"""What a benchmark found, and its JSON."""
+"""Benchmark reports: their JSON, and the comparison of two of them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,25 +16,25 @@ class ContenderReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """One model on one device in one precision.
 
     Attributes:
-        name: What was run: `raw`, `raw + host-numpy`, or the name of a file.
-        device: Where.
-        asked_precision: The precision asked for; `default` for the device's own.
-        precision: The precision that the device says it ran in.
-        runs: Runs timed.
-        median_ms: Median time of a run, milliseconds.
+        name: `raw`, `raw + host-numpy`, or a file name.
+        device: Device it ran on.
+        asked_precision: Requested inference precision, or `default`.
+        precision: Inference precision that the device reports.
+        runs: Number of timed runs.
+        median_ms: Median time of a run in milliseconds.
         p90_ms: 90th percentile.
         p99_ms: 99th percentile.
         ratio: Median divided by that of the raw model, from the same interleaved rounds.
         ratio_low: Lower end of its 95 % confidence interval, by bootstrap over rounds.
         ratio_high: Upper end.
-        throughput: Images a second with several requests in flight.
-        in_flight: How many.
-        bytes_in: Bytes an image from host to device.
-        bytes_out: Bytes an image back.
-        compile_seconds: Time to compile, in a process of its own where memory was measured.
-        peak_mib: Peak memory of a process that reads, compiles and runs the model once; None if not measured.
-        groups_us: Median time of the operators of the network, its tail and the post-processing, microseconds; also of
-            preprocessing in a model that takes frames.
+        throughput: Images per second with several requests in flight.
+        in_flight: Number of requests in flight.
+        bytes_in: Bytes per image from host to device.
+        bytes_out: Bytes per image from device to host.
+        compile_seconds: Time to compile; measured in a new process if `peak_mib` is.
+        peak_mib: Peak memory of a new process that reads, compiles and runs the model once; None if not measured.
+        groups_us: Median time in microseconds of the operators of the network, its tail and the post-processing; also
+            of the preprocessing if the model takes frames.
         slowest: The slowest operators: name, kernel, microseconds.
     """
 
@@ -59,16 +60,16 @@ class ContenderReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A whole run.
+    """Result of a benchmark.
 
     Attributes:
         schema_version: Version of this record.
         machine: Processor, cores, memory, system.
-        versions: Versions of Python and of the packages that matter.
-        settings: What was asked for.
-        absent_devices: Devices that were asked for and are not on this machine.
-        results: One a device, precision and model.
-        notes: What a person should know.
+        versions: Versions of Python and of the packages that affect times.
+        settings: Settings of the benchmark.
+        absent_devices: Requested devices that are not on this machine.
+        results: One for each device, precision and model.
+        notes: Notes for the reader of the figures.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -80,7 +81,7 @@ class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     notes: list[str] = []
 
     def to_json(self) -> bytes:
-        """The report as indented JSON."""
+        """Return the report as indented JSON."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1)
 
 
@@ -88,7 +89,7 @@ def load_report(path: str | Path) -> BenchmarkReport:
     """Read a report written by `pp-graph benchmark --json`.
 
     Raises:
-        DataError: The file is missing or no such report.
+        DataError: The file cannot be read, or is not a benchmark report of this version.
     """
     try:
         report = msgspec.json.decode(Path(path).read_bytes(), type=BenchmarkReport)
@@ -96,7 +97,8 @@ def load_report(path: str | Path) -> BenchmarkReport:
         raise DataError(f"Report '{path}' cannot be read: {error.strerror or error}. Check the path.") from error
     except msgspec.DecodeError as error:
         raise DataError(
-            f"File '{path}' is no benchmark report: {error}. Expected what pp-graph benchmark --json FILE.json writes."
+            f"File '{path}' is not a benchmark report, expected one written by pp-graph benchmark --json: {error}. "
+            "Measure again."
         ) from error
     if report.schema_version != SCHEMA_VERSION:
         raise DataError(
@@ -104,3 +106,62 @@ def load_report(path: str | Path) -> BenchmarkReport:
             "or measure again."
         )
     return report
+
+
+@dataclass(frozen=True)
+class ChangedResult:
+    """Results of a model in two reports.
+
+    Attributes:
+        name: Name of the model.
+        device: Device it ran on.
+        precision: Requested inference precision, or `default`.
+        before: Its result in the first report; None if missing.
+        after: Its result in the second report; None if missing.
+        verdict: `faster` or `slower` if the confidence intervals of its ratios to the raw model do not overlap,
+            otherwise `same`; `only in one` if a report lacks the model.
+    """
+
+    name: str
+    device: str
+    precision: str
+    before: ContenderReport | None
+    after: ContenderReport | None
+    verdict: str
+
+
+def compare_reports(before: BenchmarkReport, after: BenchmarkReport) -> tuple[list[ChangedResult], list[str]]:
+    """Compare two reports.
+
+    Models are compared by their ratios to the raw model of the same report, which depend less on the machine's load
+    than times.
+
+    Returns:
+        One entry for each model, and other differences between the reports as text.
+    """
+    old = {(each.device, each.asked_precision, each.name): each for each in before.results}
+    new = {(each.device, each.asked_precision, each.name): each for each in after.results}
+    changes = []
+    for key in dict.fromkeys([*old, *new]):
+        device, precision, name = key
+        first, second = old.get(key), new.get(key)
+        changes.append(ChangedResult(name, device, precision, first, second, _verdict(first, second)))
+    differences = []
+    for part in ("machine", "versions", "settings"):
+        left, right = getattr(before, part), getattr(after, part)
+        differences += [
+            f"{part}, {name}: {left.get(name, '-')} → {right.get(name, '-')}"
+            for name in dict.fromkeys([*left, *right])
+            if left.get(name) != right.get(name)
+        ]
+    return changes, differences
+
+
+def _verdict(before: ContenderReport | None, after: ContenderReport | None) -> str:
+    if before is None or after is None:
+        return "only in one"
+    if after.ratio_high < before.ratio_low:
+        return "faster"
+    if after.ratio_low > before.ratio_high:
+        return "slower"
+    return "same"

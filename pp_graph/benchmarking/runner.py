@@ -1,22 +1,20 @@
-"""Time several models interleaved, so that disturbances hit all of them."""
+"""Time several models in turns, so that disturbances affect all of them."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.benchmarking.contenders import Contender, find_contenders, fix_shapes, read_contender, remarks_about
-from pp_graph.benchmarking.inputs import Feeds, fixed_shapes, make_feeds
+from pp_graph.benchmarking.inputs import Array, fixed_shapes, make_feeds
 from pp_graph.benchmarking.measuring import describe_machine, describe_versions, ratio_of_medians
+from pp_graph.benchmarking.new_process import Figures, measure_in_new_process
 from pp_graph.benchmarking.operator_groups import group_times, parts_of
 from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport
 from pp_graph.data import fix_inputs
@@ -26,31 +24,31 @@ from pp_graph.model import RawModel, format_shape, image_input
 from pp_graph.opening import kind_of
 from pp_graph.openvino import OpenVINOSession
 from pp_graph.openvino.compiling import INFERENCE_PRECISIONS
-from pp_graph.openvino.devices import PERFORMANCE_HINTS, require_device
+from pp_graph.openvino.devices import PERFORMANCE_HINTS, absent_members, runnable_devices
 
 if TYPE_CHECKING:
     from pp_graph.data import ImageSource
+    from pp_graph.preprocessing import Preprocessing
 
-Array = npt.NDArray[Any]
 Progress = Callable[[float], None]
-"""Called with the seconds of measuring just done."""
+"""Called with the seconds just spent on measuring."""
 
 _WARM_UP_RUNS: Final = 5
 _FEWEST_ROUNDS: Final = 5
 _ENOUGH_ROUNDS: Final = 30
 _PROFILED_RUNS: Final = 15
 _LATENCY_SHARE: Final = 0.8
-_BLOCKS: Final = 4
-"""Into how many turns the time for throughput is cut, a model at a time."""
+_THROUGHPUT_TURNS: Final = 4
+"""Turns of each model in the time for throughput."""
 
 
 @dataclass
 class _Entry:
-    """A contender, compiled."""
+    """A compiled contender and its measurements, in seconds."""
 
     contender: Contender
     session: OpenVINOSession
-    times: list[float]
+    times: list[float] = field(default_factory=list)
     finished: int = 0
     busy: float = 0.0
 
@@ -82,34 +80,35 @@ def benchmark(
 ) -> BenchmarkReport:
     """Time artifacts against the raw model, post-processing on the host, and other models.
 
-    All run in one process in interleaved rounds, in random order within a round, after warming up. A turn is one run
-    that brings the model's weights back into the caches, as in a stream of images, and one that is timed. A ratio
-    compares times of the same rounds. Every model is compiled for the same fixed sizes, unless `dynamic`.
+    All models run in one process, in rounds with random order, after a warm-up. In each round a model runs twice:
+    the first run brings its weights into the caches, as in a stream of images; the second is timed. A ratio compares
+    times of the same rounds. Unless `dynamic`, every model is compiled for the same fixed shapes.
 
     Args:
         raw: Raw ONNX model.
-        artifacts: Models made by pp_graph: an IR (.xml), or a fused .onnx, which is converted.
-        devices: Devices; those that are not on this machine are listed in the report and left out.
+        artifacts: Models made by pp_graph: IRs (.xml), or fused .onnx files, which are converted.
+        devices: Devices. The report lists those that are not on this machine; they are not measured.
         inference_precisions: `f32`, `bf16`, `f16`, or `default` for the device's own choice.
-        batch: Images a run, where the raw model leaves it open; None for 1, or for what the model fixes.
-        dynamic: Leave sizes open that the models leave open.
-        input_shape: Sizes of the input (or of each by name) where the raw model leaves more open than the batch.
+        batch: Images per run, if the raw model leaves the batch open; None for 1, or for the model's fixed batch.
+        dynamic: Keep dynamic sizes dynamic.
+        input_shape: Shape of the image input, or of each input by name, if the raw model has dynamic sizes besides the
+            batch.
         hint: `latency` or `throughput`.
         against: `host-numpy`, `host-torch` and paths of other models; None for NumPy, and torch if it is installed.
         images: Images to run on; None for random numbers.
-        frame_size: Height and width of the random frames that an artifact is fed that resizes frames of any size.
-        fixed_inputs: Values for inputs that are no images, such as `{"sr": 16000}`; see `pp_graph.data.fix_inputs`.
-        seconds: How long to measure for each device and precision.
-        memory: Measure peak memory and compile time, each model in a process of its own.
-        progress: Called as time passes.
-
-    Returns:
-        The report.
+        frame_size: Height and width of random frames, for an artifact that resizes frames of any size.
+        fixed_inputs: Values of inputs that do not take images, such as `{"sr": 16000}`; see
+            `pp_graph.data.fix_inputs`.
+        seconds: Time to measure for each device and precision.
+        memory: Also measure peak memory and compile time, each model in a new process.
+        progress: Called with the seconds just spent on measuring.
 
     Raises:
         DataError: A setting is out of range, or the images do not fit.
-        DeviceError: A device is not known, or none of them is here.
-        TargetError: A model cannot be read, compiled or run; `ModelError`, `ProvenanceError` likewise.
+        DeviceError: A device is unknown, or none of the devices is on this machine.
+        ModelError: A model cannot be read.
+        ProvenanceError: An artifact was not made by pp_graph.
+        TargetError: A model cannot be read, compiled or run.
     """
     inference_precisions = list(dict.fromkeys(inference_precisions))
     _check(inference_precisions, batch, hint, seconds)
@@ -117,8 +116,8 @@ def benchmark(
     opened = RawModel.open(raw)
     if METADATA_KEY in opened.model.metadata_props:
         raise DataError(
-            f"Model '{raw}' is fused already, expected the raw model to compare with. Give the raw export, or what "
-            "pp-graph strip makes of this one."
+            f"Model '{raw}' is fused already, expected the raw model to compare with. Give the raw export, or restore "
+            "it with pp-graph strip."
         )
     contenders, notes = find_contenders(raw, [Path(path) for path in artifacts], against)
     notes += remarks_about(opened, contenders)
@@ -135,9 +134,7 @@ def benchmark(
             setting = _Setting(device, asked, hint, not dynamic, feeds, batch)
             results += _run_setting(setting, contenders, seconds, notes, memory=memory, progress=progress)
     if any(each.runs < _ENOUGH_ROUNDS for each in results):
-        notes.append(
-            f"Fewer than {_ENOUGH_ROUNDS} runs of a model: measure longer before you believe p99 or an interval."
-        )
+        notes.append(f"Fewer than {_ENOUGH_ROUNDS} runs of a model: p99 and intervals are unreliable. Measure longer.")
     return BenchmarkReport(
         machine=describe_machine(),
         versions=describe_versions(),
@@ -170,22 +167,15 @@ def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: flo
     if hint not in PERFORMANCE_HINTS:
         raise DataError(f"Hint '{hint}' is not known, expected one of: {', '.join(PERFORMANCE_HINTS)}.")
     if not 0 < seconds < float("inf"):
-        raise DataError(f"Seconds are {seconds:g}, expected a positive number. A few for each device and precision.")
+        raise DataError(f"Seconds are {seconds:g}, expected a positive number, such as 10.")
 
 
 def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
-    from pp_graph.openvino.devices import device_profile, runnable_devices
-
+    """Return the devices that are on this machine, and those that are not."""
     if not devices:
-        raise DataError("No device is given, expected some of those that pp_graph knows, such as CPU.")
-    here, absent = [], []
-    for device in dict.fromkeys(devices):
-        device_profile(device)
-        try:
-            require_device(device)
-            here.append(device)
-        except DeviceError:
-            absent.append(device)
+        raise DataError("No device is given, expected at least one, such as CPU.")
+    absent = [device for device in dict.fromkeys(devices) if absent_members(device)]
+    here = [device for device in dict.fromkeys(devices) if device not in absent]
     if not here:
         raise DeviceError(
             f"None of the devices {', '.join(absent)} is on this machine, expected one of: {runnable_devices()}."
@@ -195,27 +185,26 @@ def _split_devices(devices: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class _Setting:
+    """A device, a precision, and how to run the models there."""
+
     device: str
     precision: str | None
     hint: str
     static: bool
-    feeds: Feeds
+    feeds: Mapping[Preprocessing | None, dict[str, Array]]
     batch: int
 
-    def fed(self, contender: Contender) -> dict[str, Array]:
-        return self.feeds.of(contender.preprocessing)
-
     def shapes(self, contender: Contender) -> dict[str, tuple[int, ...]]:
-        return {name: array.shape for name, array in self.fed(contender).items()}
+        return {name: array.shape for name, array in self.feeds[contender.preprocessing].items()}
 
-    def compiled(self, contender: Contender, *, profile: bool = False) -> OpenVINOSession:
+    def compile(self, contender: Contender, *, profile: bool = False) -> OpenVINOSession:
         model = read_contender(contender)
         if self.static:
             fix_shapes(model, self.shapes(contender))
         session = OpenVINOSession(
             model, device=self.device, precision=self.precision, performance_hint=self.hint, profile=profile
         )
-        session.feed(self.fed(contender))
+        session.feed(self.feeds[contender.preprocessing])
         return session
 
 
@@ -228,17 +217,17 @@ def _run_setting(
     memory: bool,
     progress: Progress | None,
 ) -> list[ContenderReport]:
-    entries = [_Entry(contender, setting.compiled(contender), []) for contender in contenders]
+    entries = [_Entry(contender, setting.compile(contender)) for contender in contenders]
     for entry in entries:
         for _ in range(_WARM_UP_RUNS):
             entry.run()
-    tell = progress or (lambda _: None)
-    _measure_latency(entries, seconds * _LATENCY_SHARE, tell)
-    _measure_throughput(entries, seconds * (1 - _LATENCY_SHARE), tell)
+    progress = progress or (lambda _: None)
+    _measure_latency(entries, seconds * _LATENCY_SHARE, progress)
+    _measure_throughput(entries, seconds * (1 - _LATENCY_SHARE), progress)
     return [_report(setting, entry, entries[0], notes, memory=memory) for entry in entries]
 
 
-def _measure_latency(entries: Sequence[_Entry], seconds: float, tell: Progress) -> None:
+def _measure_latency(entries: Sequence[_Entry], seconds: float, progress: Progress) -> None:
     rng = np.random.default_rng(0)
     start = last = time.perf_counter()
     while time.perf_counter() - start < seconds or len(entries[0].times) < _FEWEST_ROUNDS:
@@ -246,18 +235,18 @@ def _measure_latency(entries: Sequence[_Entry], seconds: float, tell: Progress) 
             entries[index].run()
             entries[index].times.append(entries[index].run())
         now = time.perf_counter()
-        tell(now - last)
+        progress(now - last)
         last = now
 
 
-def _measure_throughput(entries: Sequence[_Entry], seconds: float, tell: Progress) -> None:
-    turn = seconds / (_BLOCKS * len(entries))
-    for _ in range(_BLOCKS):
+def _measure_throughput(entries: Sequence[_Entry], seconds: float, progress: Progress) -> None:
+    turn = seconds / (_THROUGHPUT_TURNS * len(entries))
+    for _ in range(_THROUGHPUT_TURNS):
         for entry in entries:
             done, busy = entry.session.run_in_flight(turn, entry.contender.after)
             entry.finished += done
             entry.busy += busy
-            tell(busy)
+            progress(busy)
 
 
 def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str], *, memory: bool) -> ContenderReport:
@@ -265,16 +254,17 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
     times = np.array(entry.times) * 1e3
     ratio, low, high = ratio_of_medians(times, np.array(reference.times) * 1e3)
     sent, returned = entry.session.border_bytes()
-    alone = _measure_alone(setting, contender, notes) if memory and contender.after is None else None
+    figures = _measure_in_new_process(setting, contender, notes) if memory and contender.after is None else None
     if contender.after is not None:
         groups: dict[str, float] = {}
         slowest: list[tuple[str, str, float]] = []
     else:
-        profiled = setting.compiled(contender, profile=True)
-        own = contender.provenance
-        named = contender.path if own is None else reference.contender.path
-        parts = None if kind_of(named) == "ir" else parts_of(named)
-        groups, slowest = group_times(profiled.operator_times(_PROFILED_RUNS), parts, own)
+        profiled = setting.compile(contender, profile=True)
+        provenance = contender.provenance
+        # An artifact keeps the names of the raw model's operators.
+        network = contender.path if provenance is None else reference.contender.path
+        parts = None if kind_of(network) == "ir" else parts_of(network)
+        groups, slowest = group_times(profiled.operator_times(_PROFILED_RUNS), parts, provenance)
     return ContenderReport(
         name=contender.name,
         device=setting.device,
@@ -291,34 +281,22 @@ def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str
         in_flight=entry.session.in_flight,
         bytes_in=sent / setting.batch,
         bytes_out=returned / setting.batch,
-        compile_seconds=entry.session.compile_seconds if alone is None else alone["compile_seconds"],
-        peak_mib=None if alone is None else round(alone["peak_mib"], 1),
+        compile_seconds=entry.session.compile_seconds if figures is None else figures.compile_seconds,
+        peak_mib=None if figures is None else round(figures.peak_mib, 1),
         groups_us=groups,
         slowest=slowest,
     )
 
 
-def _measure_alone(setting: _Setting, contender: Contender, notes: list[str]) -> dict[str, float] | None:
-    """Peak memory and compile time in a fresh process; None if that fails or the model is not the file's."""
+def _measure_in_new_process(setting: _Setting, contender: Contender, notes: list[str]) -> Figures | None:
+    """Measure peak memory and compile time; None if the model is converted in memory, or the process fails."""
     if contender.provenance is not None and kind_of(contender.path) == "onnx":
-        return None  # converted in memory
-    asked = {
-        "model": str(contender.path),
-        "device": setting.device,
-        "precision": setting.precision,
-        "hint": setting.hint,
-        "static": setting.static,
-        "shapes": {name: list(sizes) for name, sizes in setting.shapes(contender).items()},
-    }
-    # Without -P, modules in the current folder would come before the installed ones.
-    command = [sys.executable, "-P", "-m", "pp_graph.benchmarking.child", json.dumps(asked)]
-    try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - ourselves
-        figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    except (OSError, IndexError, ValueError) as error:
-        reason = (
-            str(error) if isinstance(error, OSError) else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        )
-        notes.append(f"Peak memory of '{contender.path}' could not be measured: {reason}")
         return None
-    return figures
+    shapes = setting.shapes(contender)
+    try:
+        return measure_in_new_process(
+            contender.path, setting.device, setting.precision, setting.hint, shapes, static=setting.static
+        )
+    except (OSError, ValueError) as error:
+        notes.append(f"Peak memory of '{contender.path}' could not be measured: {error}")
+        return None

@@ -1,6 +1,6 @@
-"""OpenVINO: artifacts that it runs, its sessions and devices, and the f32 island.
+"""OpenVINO: its models, sessions and devices, and the f32 island.
 
-Every quirk of that runtime is handled in this package and nowhere else.
+No other package works around quirks of that runtime.
 """
 
 from __future__ import annotations

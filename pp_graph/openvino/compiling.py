@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import TargetError
 from pp_graph.openvino.core import first_line, openvino_core, port_name
-from pp_graph.openvino.devices import device_profile, precision_properties
+from pp_graph.openvino.devices import PRECISION_HINT, device_profile, precision_properties
 from pp_graph.openvino.island.float32 import executed_precision
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pp_graph.sessions.session import Array
 
 INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
-_HINT: Final = "INFERENCE_PRECISION_HINT"
 _HETERO_PART: Final = re.compile(r"^subgraph\d+: ")
 _IMMEDIATE: Final = ("Parameter", "Result", "Constant")
 
@@ -45,13 +44,12 @@ def compile_for(
 
     Args:
         model: The model.
-        device: Device, also a meta device.
-        precision: `f32`, `bf16` or `f16`; None means the device's default. With `f32`, a device that runs
-            in another precision is an error.
-        settings: Further properties, which go before the device's own.
+        device: Device or meta device.
+        precision: `f32`, `bf16` or `f16`; None means the device's default.
+        settings: Further properties. They override the device's own.
 
     Raises:
-        TargetError: OpenVINO cannot compile the model, or the device does not run in the f32 asked for.
+        TargetError: OpenVINO cannot compile the model, or `f32` is requested and the device runs in another precision.
     """
     hint = precision_properties(device, precision)
     try:
@@ -64,26 +62,26 @@ def compile_for(
     running = running_precision(compiled, precision)
     if precision == "f32" and running not in ("f32", _asked(precision)):
         raise TargetError(
-            f"Device '{device}' was asked to run in f32 and runs in {running}, so its decisions could differ. Take "
-            "another device, or leave the precision to it (inference_precision=None, --inference-precision default)."
+            f"Device '{device}' runs in {running}, expected f32 as requested: decisions could differ. Use another "
+            "device, or the device's default precision (inference_precision=None, --inference-precision default)."
         )
     return compiled
 
 
 def running_precision(compiled: ov.CompiledModel, asked: str | None) -> str:
-    """Return the precision that a compiled model runs in, which may differ from the one asked for.
+    """Return the precision that a compiled model runs in, which may differ from the requested one.
 
     Returns:
-        `f32`, `bf16` or `f16`; where members of a meta device differ, each with its device. Where no device tells, what
-        was asked for.
+        `f32`, `bf16` or `f16`; with device names if members of a meta device differ. If no device reports its
+        precision, a note on the requested one.
     """
     hints = _hints(compiled)
     if not hints:
         return _asked(asked)
-    found = {member: _hinted(hint, compiled) for member, hint in hints.items()}
-    if len(set(found.values())) == 1:
-        return next(iter(found.values()))
-    return ", ".join(f"{precision} on {member}" for member, precision in found.items())
+    precisions = {member: _hinted(hint, compiled) for member, hint in hints.items()}
+    if len(set(precisions.values())) == 1:
+        return next(iter(precisions.values()))
+    return ", ".join(f"{precision} on {member}" for member, precision in precisions.items())
 
 
 def _asked(asked: str | None) -> str:
@@ -93,34 +91,40 @@ def _asked(asked: str | None) -> str:
 def _hints(compiled: ov.CompiledModel) -> dict[str, ov.Type]:
     """Return the precision hint of each device; AUTO, HETERO and MULTI report it per member."""
     try:
-        return {"": compiled.get_property(_HINT)}
+        return {"": compiled.get_property(PRECISION_HINT)}
     except RuntimeError:
         pass
     try:
         members = compiled.get_property("DEVICE_PROPERTIES")
     except RuntimeError:
         return {}
-    return {name: properties[_HINT] for name, properties in members.items() if _HINT in properties}
+    return {name: properties[PRECISION_HINT] for name, properties in members.items() if PRECISION_HINT in properties}
 
 
 def _hinted(hint: ov.Type, compiled: ov.CompiledModel) -> str:
     from openvino import Type
 
     names = {Type.f32: "f32", Type.bf16: "bf16", Type.f16: "f16"}
-    # With EXECUTION_MODE_HINT=ACCURACY a device names no precision.
+    # With EXECUTION_MODE_HINT=ACCURACY, a device reports a dynamic type.
     return executed_precision(compiled) if hint == Type.dynamic else names.get(hint, str(hint))
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """A compiled model, the positions of its outputs by name, and its idle requests."""
+    """A compiled model.
+
+    Attributes:
+        compiled: OpenVINO's compiled model.
+        places: Positions of the outputs, by name.
+        idle: Requests that are not in use.
+    """
 
     compiled: ov.CompiledModel
     places: Mapping[str, int]
     idle: deque[ov.InferRequest]
 
     def take(self, states: Mapping[str, Array] | None) -> Request:
-        """Return an idle request with these states, others at their defaults; None keeps all states."""
+        """Return an idle request with the given states; other states are reset. None keeps all states."""
         try:
             request = self.idle.pop()
         except IndexError:
@@ -132,38 +136,38 @@ class Compilation:
 
 @dataclass(frozen=True)
 class Request:
-    """A request, and the compilation that it belongs to."""
+    """A request of a compilation."""
 
     compilation: Compilation
     request: ov.InferRequest
 
     def start(self, feeds: Mapping[str, Array]) -> None:
-        """Start the request on a copy of the arrays."""
+        """Start the request with a copy of the arrays."""
         self.request.start_async(dict(feeds))
 
     def outputs(self) -> dict[str, Array]:
-        """Wait for the outputs, and copy them."""
+        """Wait for the outputs and return copies."""
         self.request.wait()
         return {name: array.copy() for name, array in shared_outputs(self.request, self.compilation.places).items()}
 
     def feeds(self) -> dict[str, Array]:
-        """Copy the inputs it was started with; the caller's arrays may have changed since."""
+        """Return copies of the inputs that the request was started with."""
         return {port_name(port): self.request.get_tensor(port).data.copy() for port in self.compilation.compiled.inputs}
 
     def is_done(self) -> bool:
-        """Return True if it finished or failed; reading the outputs raises the failure."""
+        """Return True if the request finished or failed; `outputs` raises the error."""
         try:
             return bool(self.request.wait_for(0))
         except RuntimeError:
             return True
 
     def give_back(self) -> None:
-        """Return it to the idle requests."""
+        """Return the request to the idle ones."""
         self.compilation.idle.append(self.request)
 
 
 def shared_outputs(request: ov.InferRequest, places: Mapping[str, int]) -> dict[str, Array]:
-    """Return the outputs of a request by name, in the request's own memory."""
+    """Return the outputs of a request by name, without copying."""
     return {name: request.get_output_tensor(place).data for name, place in places.items()}
 
 
@@ -182,9 +186,9 @@ class OperatorTime:
     """Time of an executed operator.
 
     Attributes:
-        name: Names of the original operators that it stands for.
-        kind: Its type in the runtime.
-        implementation: The kernel, with its precision.
+        name: Names of the original operators, joined by commas if they were merged.
+        kind: Type of the executed operator.
+        implementation: Kernel and its precision.
         microseconds: Median time.
     """
 
@@ -203,11 +207,11 @@ def median_times(compiled: ov.CompiledModel, profiles: Iterable[Iterable[ov.Prof
             original[node.get_friendly_name()] = str(info["originalLayersNames"].value)
     times: dict[tuple[str, str, str], list[float]] = {}
     for profile in profiles:
-        for each in profile:
-            if each.node_type not in _IMMEDIATE:
-                key = (_HETERO_PART.sub("", each.node_name), each.node_type, each.exec_type)
-                times.setdefault(key, []).append(each.real_time.total_seconds() * 1e6)
+        for operator in profile:
+            if operator.node_type not in _IMMEDIATE:
+                key = (_HETERO_PART.sub("", operator.node_name), operator.node_type, operator.exec_type)
+                times.setdefault(key, []).append(operator.real_time.total_seconds() * 1e6)
     return [
-        OperatorTime(original.get(name) or name, kind, implementation, statistics.median(each))
-        for (name, kind, implementation), each in times.items()
+        OperatorTime(original.get(name) or name, kind, implementation, statistics.median(microseconds))
+        for (name, kind, implementation), microseconds in times.items()
     ]

@@ -26,28 +26,28 @@ def openvino_core() -> ov.Core:
 def first_line(error: BaseException) -> str:
     """Return the informative part of an OpenVINO error, without source positions."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    findings = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    reasons = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
     kept = [line for line in lines if not line.startswith(_NOISE)]
-    return "; ".join(findings or (kept or lines or [type(error).__name__])[-1:]).rstrip(".")
+    return "; ".join(reasons or (kept or lines or [type(error).__name__])[-1:]).rstrip(".")
 
 
 def port_name(port: ov.Output, written: Collection[str] = ()) -> str:
-    """Return the name that the raw model or pp_graph gave to a port, which may have several.
+    """Return one name of a port that may have several.
 
     Args:
         port: The input or output.
-        written: Names of outputs that post-processing writes; they take precedence.
+        written: Output names of the post-processing; they take precedence.
     """
     names: set[str] = port.get_names()
-    # An input that is passed on has the name of the output as well.
-    fed = port.get_node().get_type_name() == "Parameter"
-    ours = set() if fed else names & set(written)
+    # An input that the model returns unchanged also has the name of that output.
+    is_input = port.get_node().get_type_name() == "Parameter"
+    ours = set() if is_input else names & set(written)
     own = str(port.get_node().get_friendly_name())
     return min(ours) if ours else own if own in names or not names else min(names)
 
 
 def partial_shape(port: ov.Output) -> Shape | None:
-    """Return the shape of a port, None for a dynamic size; None if the rank is dynamic."""
+    """Return the shape of a port with None for dynamic sizes, or None if the rank is dynamic."""
     shape = port.get_partial_shape()
     if shape.rank.is_dynamic:
         return None
@@ -55,7 +55,7 @@ def partial_shape(port: ov.Output) -> Shape | None:
 
 
 def declared_layout(port: ov.Output) -> str:
-    """Return the layout that an input declares, such as `NHWC`; empty if none."""
+    """Return the declared layout of an input, such as `NHWC`; empty if none."""
     from openvino import layout_helpers
 
     layout = layout_helpers.get_layout(port)

@@ -1,4 +1,4 @@
-"""Check a converted model for a device, present or absent."""
+"""Check a converted model for a device, which may be absent from this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
 from pp_graph.openvino.compiling import compile_for, running_precision
 from pp_graph.openvino.core import first_line, openvino_core, partial_shape, port_name
-from pp_graph.openvino.devices import DeviceName, absent_members, device_profile, parse_device
+from pp_graph.openvino.devices import DeviceName, absent_members, parse_device
 from pp_graph.openvino.island.float32 import is_floating, is_marked, island_precisions
 from pp_graph.openvino.island.island import island_nodes
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from pp_graph.model import Shape
-    from pp_graph.openvino.device_profiles import DeviceProfile
     from pp_graph.openvino.model import OpenVINOModel
 
 _NAMED_OPERATORS: Final = 3
@@ -34,7 +33,7 @@ class Finding:
     """A problem with running a model on a device.
 
     Attributes:
-        level: `error` if the model cannot run there, `warning` if it may fail or behave differently.
+        level: `error` if the model cannot run on the device, `warning` if it may fail or behave differently.
         check: `shapes`, `operators`, `precision`, `marks`, `constants`, `states` or `compilation`.
         message: The problem, and how to fix it.
     """
@@ -50,10 +49,10 @@ class DeviceCheck:
 
     Attributes:
         device: The device.
-        here: True if it is on this machine.
+        here: True if the device is on this machine.
         passed: Checks that passed.
-        findings: Problems.
-        not_run: Checks that were not run, and the commands that run them.
+        findings: Problems found.
+        not_run: Checks that were not run, with the commands that run them.
     """
 
     device: str
@@ -64,7 +63,7 @@ class DeviceCheck:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """Findings that keep the model from running there."""
+        """Problems because of which the model cannot run on the device."""
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,30 +75,29 @@ class DeviceCheck:
 def check_for_device(artifact: OpenVINOModel, device: str) -> DeviceCheck:
     """Check a converted model for a device, which may be absent.
 
-    Always checked: shapes, operator types, inference precisions, the f32 island's marks and types, and states. If the
-    device is present, OpenVINO is also asked about every operator, and the model is compiled. Nothing is run.
+    Checks shapes, operator types, inference precisions, states, and the marks and types of the f32 island. If the
+    device is on this machine, also asks OpenVINO about every operator, and compiles the model. Runs nothing.
 
     Args:
-        artifact: The model. It is not changed.
+        artifact: The converted model.
         device: Device, such as `GPU` or `HETERO:GPU,CPU`.
 
     Raises:
         DeviceError: The device is unknown.
         TargetError: The model was changed after it was converted.
     """
-    profile = device_profile(device)
     name = parse_device(device)
     absent = absent_members(device)
     here = not absent
     checks = [
-        *_shapes(artifact.network, name, profile),
-        *_operators(artifact.network, device, profile),
-        *_precision(device, profile),
+        *_shapes(artifact.network, name),
+        *_operators(artifact.network, name),
+        *_precision(name),
         *_island(artifact),
-        *_states(artifact.network, device, profile),
+        *_states(artifact.network, name),
     ]
     if here:
-        checks += [*_queried(artifact.network, name), *_compiled(artifact, device, profile)]
+        checks += [*_queried(artifact.network, name), *_compiled(artifact, name)]
     passed = tuple(each for each in checks if isinstance(each, str))
     findings = tuple(each for each in checks if isinstance(each, Finding))
     where = "" if here else f", where there is {' and '.join(absent)}"
@@ -116,60 +114,63 @@ def require_static(model: ov.Model, device: str) -> None:
     """Raise if an input has a dynamic size, batch included.
 
     Raises:
-        TargetError: The message has the command that fixes the sizes.
+        TargetError: An input has a dynamic size; the message shows the options that fix it.
     """
-    message = _open_sizes(model, device)
+    message = _dynamic_input(model, device)
     if message is not None:
         raise TargetError(message)
 
 
-def _open_sizes(model: ov.Model, device: str) -> str | None:
+def _dynamic_input(model: ov.Model, device: str) -> str | None:
+    """Return the problem with the first input that has a dynamic size; None if there is none."""
     shapes = {port_name(port): partial_shape(port) for port in model.inputs}
-    open_ones = [name for name, shape in shapes.items() if shape is None or None in shape]
-    if not open_ones:
+    dynamic = [name for name, shape in shapes.items() if shape is None or None in shape]
+    if not dynamic:
         return None
-    options, words = [], []
-    for name in open_ones:
-        sizes = _spelled(shapes[name])
+    options, placeholders = [], []
+    for name in dynamic:
+        sizes = _example_sizes(shapes[name])
         options.append(f"--input-shape {name + ':' if len(shapes) > 1 else ''}{','.join(sizes)}")
-        words += [size for size in sizes if not size.isdecimal() and size not in words]
-    filled = f" with your images' sizes in place of {' and '.join(words)}" if words else ""
-    shape = format_shape(shapes[open_ones[0]])
+        placeholders += [size for size in sizes if not size.isdecimal() and size not in placeholders]
+    filled = f" with your images' sizes for {' and '.join(placeholders)}" if placeholders else ""
     return (
-        f"Input '{open_ones[0]}' has the dynamic shape {shape}, expected a static one, batch included: {device} runs "
-        f"no other. Convert with {' '.join(options)} (input_shape=...){filled}; the 1 in front is one image a run."
+        f"Input '{dynamic[0]}' has the dynamic shape {format_shape(shapes[dynamic[0]])}, expected a static one, batch "
+        f"included: {device} runs no other. Convert with {' '.join(options)} (input_shape=...){filled}; the 1 in front "
+        "means one image per run."
     )
 
 
-def _spelled(shape: Shape | None) -> list[str]:
-    """Return the sizes to give for an input: known ones, one image, and placeholders for the rest."""
+def _example_sizes(shape: Shape | None) -> list[str]:
+    """Return sizes for --input-shape: known ones, a batch of 1, and placeholders."""
     if shape is None:
         return ["SIZES"]
-    words = ["SIZE"] * len(shape)
+    placeholders = ["1", *["SIZE"] * (len(shape) - 1)][: len(shape)]
     if len(shape) == 4:
         last = shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)
-        words = ["1", "HEIGHT", "WIDTH", "CHANNELS"] if last else ["1", "CHANNELS", "HEIGHT", "WIDTH"]
+        placeholders = ["1", "HEIGHT", "WIDTH", "CHANNELS"] if last else ["1", "CHANNELS", "HEIGHT", "WIDTH"]
     elif len(shape) == 3:
-        words = ["1", "HEIGHT", "WIDTH"]
-    if words:
-        words[0] = "1"
-    return [word if size is None else str(size) for word, size in zip(words, shape, strict=True)]
+        placeholders = ["1", "HEIGHT", "WIDTH"]
+    return [text if size is None else str(size) for text, size in zip(placeholders, shape, strict=True)]
 
 
-def _shapes(model: ov.Model, name: DeviceName, profile: DeviceProfile) -> Iterator[str | Finding]:
-    device = name.text
-    message = _open_sizes(model, device)
+def _shapes(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
+    device, profile = name.text, name.profile
+    message = _dynamic_input(model, device)
     if not profile.dynamic_shapes:
         if message is not None:
             yield Finding("error", "shapes", message)
             return
-        inner = [node for node in model.get_ordered_ops() if any(each.is_dynamic for each in _shapes_of(node))]
+        inner = [
+            node
+            for node in model.get_ordered_ops()
+            if any(output.get_partial_shape().is_dynamic for output in node.outputs())
+        ]
         if inner:
             yield Finding(
                 "warning",
                 "shapes",
-                f"{_listed(inner)} have data-dependent sizes, and {device} runs static ones only. Expect that "
-                "it does not compile; export the model without them.",
+                f"{_listed(inner)} have data-dependent sizes, expected static ones: the model may not compile for "
+                f"{device}. Export it without them.",
             )
             return
     batches = {shape[0] for shape in map(partial_shape, model.inputs) if shape}
@@ -177,42 +178,38 @@ def _shapes(model: ov.Model, name: DeviceName, profile: DeviceProfile) -> Iterat
         yield Finding(
             "warning",
             "shapes",
-            f"{profile.dynamic_remark}. Fix the sizes with --input-shape (input_shape=...), the batch as 1.",
+            f"{profile.dynamic_remark}. Fix the sizes with --input-shape (input_shape=...), with a batch of 1.",
         )
         return
-    member = name.members[0].profile if name.members else None
-    if profile.groups_requests and name.batch is None and member is not None and member.name == "CPU":
+    if profile.groups_requests and name.batch is None and any(member.text == "CPU" for member in name.members):
         yield Finding(
-            "warning", "shapes", f"{device} groups no requests: the CPU names no best batch. Write BATCH:CPU(4)."
+            "warning", "shapes", f"{device} groups no requests: the CPU suggests no batch size. Write BATCH:CPU(4)."
         )
         return
-    yield f"sizes ({'fixed' if message is None else 'open, which it takes'})"
+    yield f"sizes ({'fixed' if message is None else 'dynamic, which the device supports'})"
 
 
-def _shapes_of(node: ov.Node) -> list[ov.PartialShape]:
-    return [output.get_partial_shape() for output in node.outputs()]
-
-
-def _operators(model: ov.Model, device: str, profile: DeviceProfile) -> Iterator[str | Finding]:
+def _operators(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
+    device, profile = name.text, name.profile
     nodes = list(_with_bodies(model))
-    lacking = [node for node in nodes if node.get_type_name() in profile.unsupported]
+    unsupported = [node for node in nodes if node.get_type_name() in profile.unsupported]
     on_host = [node for node in nodes if node.get_type_name() in profile.on_host]
-    if lacking:
+    if unsupported:
         yield Finding(
             "warning",
             "operators",
-            f"{_listed(lacking)}: {device} is not known to have these operators. Expect that it does not compile; "
+            f"{_listed(unsupported)}: {device} is not known to support these operators, and the model may not compile. "
             "HETERO:...,CPU runs them on the CPU.",
         )
     if on_host:
-        yield Finding("warning", "operators", f"{_listed(on_host)}: {device} may run these on the host's CPU, slowly.")
-    if not lacking and not on_host:
+        yield Finding("warning", "operators", f"{_listed(on_host)}: {device} may run these slowly, on the host's CPU.")
+    if not unsupported and not on_host:
         kinds = {node.get_type_name() for node in nodes}
         yield f"operators ({len(kinds)} types, none known to be missing)"
 
 
 def _with_bodies(model: ov.Model) -> Iterator[ov.Node]:
-    """All operators, those in branches and loops included."""
+    """Yield all operators, including those in branches and loops."""
     for node in model.get_ordered_ops():
         yield node
         bodies = ("get_then_body", "get_else_body") if node.get_type_name() == "If" else ("get_function",)
@@ -222,7 +219,7 @@ def _with_bodies(model: ov.Model) -> Iterator[ov.Node]:
 
 
 def _listed(nodes: Iterable[ov.Node]) -> str:
-    """Types and how often, with a name of each."""
+    """Format operators by type, with their number and an example name."""
     nodes = list(nodes)
     counts = Counter(node.get_type_name() for node in nodes)
     names = {node.get_type_name(): node.get_friendly_name() for node in reversed(nodes)}
@@ -233,16 +230,16 @@ def _listed(nodes: Iterable[ov.Node]) -> str:
     return ", ".join(shown) + (" and others" if len(counts) > _NAMED_OPERATORS else "")
 
 
-def _precision(device: str, profile: DeviceProfile) -> Iterator[str | Finding]:
-    if "f32" in profile.precisions:
-        yield "precision (f32 can be asked for)"
+def _precision(name: DeviceName) -> Iterator[str | Finding]:
+    if "f32" in name.profile.precisions:
+        yield "precision (f32 can be requested)"
         return
-    runs = profile.default_precision or "a precision of its own"
+    default = name.profile.default_precision or "its default precision"
     yield Finding(
         "warning",
         "precision",
-        f"{device} cannot be asked for f32 and runs in {runs}: drift of the network flips decisions there, and whether "
-        "the post-processing stays in float32 shows only on it. Calibrate and verify on the device itself.",
+        f"{name.text} cannot run in f32 and uses {default}: drift of the network flips decisions, and only the device "
+        "shows if the post-processing stays in float32. Calibrate and verify on the device itself.",
     )
 
 
@@ -250,12 +247,12 @@ def _island(artifact: OpenVINOModel) -> Iterator[str | Finding]:
     provenance = artifact.provenance
     nodes = island_nodes(artifact.network, provenance)
     floating = [node for node in nodes if any(is_floating(kind) for kind in _types(node))]
-    bare = [node for node in floating if not is_marked(node)]
-    if bare:
+    unmarked = [node for node in floating if not is_marked(node)]
+    if unmarked:
         yield Finding(
             "warning",
             "marks",
-            f"{_listed(bare)} of the post-processing lack the mark that keeps them in float32, and decisions could "
+            f"{_listed(unmarked)} of the post-processing lack the mark that keeps them in float32: decisions could "
             "flip. Convert the fused model again.",
         )
     else:
@@ -267,7 +264,7 @@ def _island(artifact: OpenVINOModel) -> Iterator[str | Finding]:
             "warning",
             "constants",
             f"{_listed(narrow)} of the post-processing are {', '.join(sorted({_types(node)[0] for node in narrow}))}, "
-            "expected f32, and decisions could flip. Convert the fused model again.",
+            "expected f32: decisions could flip. Convert the fused model again.",
         )
     else:
         yield f"constants (all {len(constants)} in f32)"
@@ -278,54 +275,58 @@ def _types(node: ov.Node) -> list[str]:
     return [str(port.get_element_type().get_type_name()) for port in ports]
 
 
-def _states(model: ov.Model, device: str, profile: DeviceProfile) -> Iterator[str | Finding]:
+def _states(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
     states = [node for node in model.get_ordered_ops() if node.get_type_name() == "ReadValue"]
     if not states:
         return
-    if profile.states:
+    if name.profile.states:
         yield f"states ({len(states)})"
     else:
         yield Finding(
             "warning",
             "states",
-            f"The model has {len(states)} states, and what is set on a request of {device} is not what a batch of "
-            "requests computes with. Leave values that change at run time out of the model, or take another device.",
+            f"The model has {len(states)} states, which {name.text} ignores: a batch of requests does not use the "
+            "states set on one request. Fuse the model with fixed thresholds, or use another device.",
         )
 
 
 def _queried(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
-    members = name.members or (() if name.profile.meta else (name,))
-    found: set[str] = set()
+    members = name.members or (() if name.kind.meta else (name,))
+    supported: set[str] = set()
     for member in members:
         try:
-            found |= set(openvino_core().query_model(model, member.text))
+            supported |= set(openvino_core().query_model(model, member.text))
         except RuntimeError as error:
-            yield Finding("warning", "operators", f"OpenVINO cannot say what {member.text} runs: {first_line(error)}.")
+            yield Finding(
+                "warning", "operators", f"OpenVINO cannot query {member.text} for operators: {first_line(error)}."
+            )
             return
-    lacking = [node for node in model.get_ordered_ops() if node.get_friendly_name() not in found]
-    if members and lacking:
-        yield Finding("warning", "operators", f"{_listed(lacking)}: OpenVINO says that {name.text} does not run these.")
+    unsupported = [node for node in model.get_ordered_ops() if node.get_friendly_name() not in supported]
+    if members and unsupported:
+        yield Finding(
+            "warning", "operators", f"{_listed(unsupported)}: according to OpenVINO, {name.text} does not run these."
+        )
     elif members:
-        yield f"operators asked of OpenVINO (it runs all {len(model.get_ops())})"
+        yield f"operators, according to OpenVINO ({name.text} runs all {len(model.get_ops())})"
 
 
-def _compiled(artifact: OpenVINOModel, device: str, profile: DeviceProfile) -> Iterator[str | Finding]:
-    asked = "f32" if "f32" in profile.precisions else None
+def _compiled(artifact: OpenVINOModel, name: DeviceName) -> Iterator[str | Finding]:
+    asked = "f32" if "f32" in name.profile.precisions else None
     try:
-        compiled = compile_for(artifact.network, device, asked, {})
+        compiled = compile_for(artifact.network, name.text, asked, {})
         precisions = island_precisions(compiled, artifact.provenance.prefix)
     except (TargetError, RuntimeError) as error:
         message = str(error) if isinstance(error, TargetError) else first_line(error)
         yield Finding("error", "compilation", message)
         return
-    narrow = {name: kind for name, kind in precisions.items() if is_floating(kind) and kind != "f32"}
+    narrow = {operator: kind for operator, kind in precisions.items() if is_floating(kind) and kind != "f32"}
     if narrow:
-        name, kind = next(iter(narrow.items()))
+        operator, kind = next(iter(narrow.items()))
         yield Finding(
             "warning",
             "compilation",
-            f"{len(narrow)} operators of the post-processing do not run in f32, '{name}' in {kind}: decisions could "
-            "flip. pp-graph verify counts them.",
+            f"{len(narrow)} operators of the post-processing do not run in f32, such as '{operator}' in {kind}: "
+            "decisions could flip. Count flips with pp-graph verify.",
         )
     else:
         yield f"compilation (runs in {running_precision(compiled, asked)}, the post-processing in f32)"

@@ -1,9 +1,9 @@
-"""Facts about each OpenVINO device that OpenVINO cannot report while the device is absent.
+"""Facts about OpenVINO's devices, which OpenVINO reports only for devices that are present.
 
-A new device is one more entry in `DEVICES`. Sources, read in 2026 and checked on OpenVINO 2026.4 where a CPU shows it:
+To add a device, add an entry to `DEVICES`. Sources, read in 2026 and checked on a CPU with OpenVINO 2026.4 if possible:
 OpenVINO's documentation ("Inference Devices and Modes", "Precision Control", "Supported Devices"), the GPU plugin's
 `primitives_list.hpp`, the NPU plugin's `README.md` (2026.1 and later) and pull request 29793, which removes `f32` from
-the inference precisions of the NPU. None and an empty set mean "not known", never "none".
+the inference precisions of the NPU. None and an empty set mean "unknown".
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class DeviceProfile:
         default_precision: Default inference precision; None if it differs between machines or members.
         precisions: Inference precisions that can be requested.
         states: False if states (`ReadValue`, `Assign`) do not work.
-        always: Compile properties without which the device would not decide the same from the first image on.
-        hint_properties: Compile properties that a performance hint needs besides `PERFORMANCE_HINT`.
-        unsupported: Types of operators that its plugin lacks.
-        on_host: Types of operators that its plugin runs on the host's CPU instead.
-        dynamic_remark: Drawback of dynamic shapes where they are allowed.
+        always: Compile properties that keep decisions the same from the first image on.
+        hint_properties: Compile properties for each performance hint, besides `PERFORMANCE_HINT`.
+        unsupported: Types of operators that the plugin lacks.
+        on_host: Types of operators that the plugin runs on the host's CPU.
+        dynamic_remark: Drawback of dynamic shapes, if they are allowed.
         indexed: True if there may be several, as in `GPU.1`.
         meta: True if it combines other devices, its members, as in `HETERO:GPU,CPU`.
-        members_optional: True if a meta device may be written without members.
+        members_optional: True if the meta device may be written without members.
         groups_requests: True if it groups the requests of one member, as in `BATCH:GPU(4)`.
-        falls_back: True if another member runs what one member cannot.
+        falls_back: True if operators that one member lacks run on another.
         remarks: Advice for deployment.
     """
 
@@ -91,7 +91,7 @@ DEVICES: tuple[DeviceProfile, ...] = (
         written=("GPU", "GPU.1"),
         default_precision="f16",
         precisions=("f32", "f16"),
-        # Operators that OpenVINO reads and does not decompose, and that the plugin's table lacks.
+        # Operators that OpenVINO does not decompose and that are not in the plugin's table.
         unsupported=frozenset({"BitwiseNot", "Inverse", "StringTensorPack", "StringTensorUnpack"}),
         on_host=frozenset({"DetectionOutput", "NonMaxSuppression", "Proposal"}),
         dynamic_remark=(
@@ -120,9 +120,9 @@ DEVICES: tuple[DeviceProfile, ...] = (
         "AUTO",
         summary="OpenVINO chooses one of the devices",
         written=("AUTO", "AUTO:GPU,CPU"),
-        # Without members it chooses among GPU and CPU; the NPU has to be named.
+        # Without members it chooses between GPU and CPU, never the NPU.
         precisions=("f32",),
-        # Otherwise the CPU runs the first images while another device compiles, and decides a little differently.
+        # Otherwise the CPU runs the first images while another device compiles, and may decide differently.
         always={"ENABLE_STARTUP_FALLBACK": "NO"},
         meta=True,
         members_optional=True,
@@ -144,9 +144,9 @@ DEVICES: tuple[DeviceProfile, ...] = (
         "BATCH",
         summary="groups requests into batches",
         written=("BATCH:GPU", "BATCH:GPU(4)"),
-        # A value set on one request is not what a batch of requests computes with (seen on 2026.4).
+        # A batch of requests ignores a state set on one of them (seen with 2026.4).
         states=False,
-        # How many milliseconds a lone request waits for others, a second by default.
+        # Milliseconds that a request waits for others; the default is 1000.
         hint_properties={"latency": {"AUTO_BATCH_TIMEOUT": "0"}, "throughput": {"AUTO_BATCH_TIMEOUT": "100"}},
         dynamic_remark="BATCH groups nothing where sizes are open or a batch above one is fixed",
         meta=True,
@@ -164,4 +164,4 @@ DEVICES: tuple[DeviceProfile, ...] = (
         remarks=("equal images may be decided on different devices, in different precisions",),
     ),
 )
-"""The kinds of devices that pp_graph converts for: plain devices first, then meta devices."""
+"""The kinds of devices that pp_graph knows: plain devices, then meta devices."""

@@ -1,13 +1,14 @@
 """Device names, the devices of this machine, and the capabilities of each device.
 
-A meta device needs static shapes if one of its members does. It has the states and inference precisions that all of its
-members have.
+A meta device needs static shapes if a member does. It supports the states and inference precisions that all members
+support.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import DeviceError, TargetError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_PRECISIONS: Final = ("FP64", "FP32", "BF16", "FP16", "INT8", "INT4")
 _PLAIN: Final = re.compile(r"(?P<kind>[A-Z]+)(?P<index>(\.\d+)*)")
 _WITH_BATCH: Final = re.compile(r"(?P<name>[^()]*)\((?P<batch>\d+)\)")
 
@@ -28,76 +30,95 @@ class DeviceName:
 
     Attributes:
         text: The name as written.
-        profile: Profile of its kind, without regard to members.
-        members: Devices of a meta device, without the number of requests in a batch.
+        kind: Profile of its kind, regardless of members.
+        members: Members of a meta device.
         batch: Requests in a batch, as in `BATCH:GPU(4)`; None if OpenVINO chooses.
     """
 
     text: str
-    profile: DeviceProfile
+    kind: DeviceProfile
     members: tuple[DeviceName, ...] = ()
     batch: int | None = None
+
+    @cached_property
+    def profile(self) -> DeviceProfile:
+        """Profile of the device; that of a meta device depends on its members."""
+        if not self.members:
+            return self.kind
+        members = [member.kind for member in self.members]
+        both = (self.kind, *members)
+        join: Callable[..., frozenset[str]] = frozenset.intersection if self.kind.falls_back else frozenset.union
+        defaults = {member.default_precision for member in members}
+        return replace(
+            self.kind,
+            dynamic_shapes=all(each.dynamic_shapes for each in both),
+            default_precision=defaults.pop() if len(defaults) == 1 else None,
+            precisions=tuple(
+                precision
+                for precision in members[0].precisions
+                if all(precision in member.precisions for member in members)
+            ),
+            states=all(each.states for each in both),
+            unsupported=join(*(member.unsupported for member in members)),
+            on_host=join(*(member.on_host for member in members)),
+            dynamic_remark="; ".join(each.dynamic_remark for each in both if each.dynamic_remark) or None,
+            remarks=(
+                *self.kind.remarks,
+                *(f"{member.name}: {remark}" for member in members for remark in member.remarks),
+            ),
+        )
 
 
 def parse_device(device: str) -> DeviceName:
     """Parse a device name.
 
     Raises:
-        DeviceError: The device is unknown, or a meta device has members that it cannot have.
+        DeviceError: The device is unknown, or a meta device has invalid members.
     """
-    kind, colon, rest = device.partition(":")
-    profile = _profile_of(kind)
-    if profile is None or (not profile.meta and colon):
+    name, colon, rest = device.partition(":")
+    kind = _kind_of(name)
+    if kind is None or (not kind.meta and colon):
         raise _unknown(device)
-    if not profile.meta:
-        return DeviceName(device, profile)
+    if not kind.meta:
+        return DeviceName(device, kind)
     texts = rest.split(",") if rest else []
-    if not texts and (colon or not profile.members_optional):
+    if not texts and (colon or not kind.members_optional):
         raise DeviceError(
-            f"Device '{device}' names no device to run on, expected at least 1 behind '{kind}:'. "
-            f"Write {_examples(profile)}."
+            f"Device '{device}' names no device to run on, expected at least 1 after '{name}:'. "
+            f"Write {_examples(kind)}."
         )
     batch = None
-    if profile.groups_requests:
+    if kind.groups_requests:
         if len(texts) > 1:
             raise DeviceError(
-                f"Device '{device}' names {len(texts)} devices, expected 1 for {kind}. Write {_examples(profile)}."
+                f"Device '{device}' names {len(texts)} devices, expected 1 for {name}. Write {_examples(kind)}."
             )
-        texts, batch = _without_batch(device, texts)
-    members = tuple(_member(device, profile, text) for text in texts)
+        texts[0], batch = _split_batch(device, texts[0])
+    members = tuple(_member(device, kind, text) for text in texts)
     twice = [member.text for index, member in enumerate(members) if member in members[:index]]
     if twice:
         raise DeviceError(f"Device '{device}' names {twice[0]} twice, expected each device once. Leave one out.")
-    return DeviceName(device, profile, members, batch)
+    return DeviceName(device, kind, members, batch)
 
 
 def split_devices(text: str) -> list[str]:
     """Split a list of devices, such as `CPU,GPU,HETERO:GPU,CPU`.
 
-    Plain devices after a meta device with members belong to it, up to the next meta device.
+    Plain devices after a meta device with members are members too, up to the next meta device.
     """
     devices: list[str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        last = _profile_of(devices[-1].partition(":")[0]) if devices and ":" in devices[-1] else None
-        profile = _profile_of(part)
-        if last and last.meta and not last.groups_requests and ":" not in part and not (profile and profile.meta):
+        last = _kind_of(devices[-1].partition(":")[0]) if devices and ":" in devices[-1] else None
+        kind = _kind_of(part)
+        if last and last.meta and not last.groups_requests and ":" not in part and not (kind and kind.meta):
             devices[-1] += f",{part}"
         else:
             devices.append(part)
     return devices
 
 
-def how_to_write() -> str:
-    """List the known devices and how to write meta devices, for messages."""
-    metas = [profile.written[-1] for profile in DEVICES if profile.meta]
-    return (
-        f"{', '.join(profile.name for profile in DEVICES)} (with an index such as GPU.1 where there are several; "
-        f"meta devices are written {', '.join(metas)})"
-    )
-
-
-def _profile_of(kind: str) -> DeviceProfile | None:
-    match = _PLAIN.fullmatch(kind)
+def _kind_of(name: str) -> DeviceProfile | None:
+    match = _PLAIN.fullmatch(name)
     for profile in DEVICES:
         if match and profile.name == match["kind"] and (profile.indexed or not match["index"]):
             return profile
@@ -105,89 +126,68 @@ def _profile_of(kind: str) -> DeviceProfile | None:
 
 
 def _unknown(device: str) -> DeviceError:
-    capital = _profile_of(device.partition(":")[0].upper()) is not None and device != device.upper()
+    lower_case = _kind_of(device.partition(":")[0].upper()) is not None and device != device.upper()
+    metas = [kind.written[-1] for kind in DEVICES if kind.meta]
     return DeviceError(
-        f"Device '{device}' is not known, expected one of: {how_to_write()}."
-        + (f" Names are in capitals: {device.upper()}." if capital else "")
+        f"Device '{device}' is not known, expected one of: {', '.join(kind.name for kind in DEVICES)} (with an index "
+        f"such as GPU.1 if there are several; meta devices are written {', '.join(metas)})."
+        + (f" Names are in capitals: {device.upper()}." if lower_case else "")
     )
 
 
-def _examples(profile: DeviceProfile) -> str:
-    return " or ".join(profile.written)
+def _examples(kind: DeviceProfile) -> str:
+    return " or ".join(kind.written)
 
 
-def _without_batch(device: str, texts: list[str]) -> tuple[list[str], int | None]:
-    name = texts[0]
-    if "(" not in name and ")" not in name:
-        return texts, None
-    match = _WITH_BATCH.fullmatch(name)
+def _split_batch(device: str, member: str) -> tuple[str, int | None]:
+    """Split `GPU(4)` into the member and the number of requests; None without parentheses."""
+    if "(" not in member and ")" not in member:
+        return member, None
+    match = _WITH_BATCH.fullmatch(member)
     if match is None or int(match["batch"]) < 1:
         raise DeviceError(
-            f"Device '{device}' has no number of requests that can be read, expected one from 1 on in parentheses. "
+            f"Device '{device}' has an invalid number of requests, expected a whole number from 1 in parentheses. "
             "Write BATCH:GPU(4)."
         )
-    return [match["name"]], int(match["batch"])
+    return match["name"], int(match["batch"])
 
 
-def _member(device: str, profile: DeviceProfile, text: str) -> DeviceName:
-    own = _profile_of(text)
+def _member(device: str, meta: DeviceProfile, text: str) -> DeviceName:
+    kind = _kind_of(text)
     plain = ", ".join(each.name for each in DEVICES if not each.meta)
-    if own is None and _profile_of(text.partition(":")[0]) is None:
+    if kind is None and _kind_of(text.partition(":")[0]) is None:
         raise DeviceError(
-            f"Device '{text}' in '{device}' is not known, expected one of: {plain}. Write {_examples(profile)}, "
+            f"Device '{text}' in '{device}' is not known, expected one of: {plain}. Write {_examples(meta)}, "
             "without spaces."
         )
-    if own is None or own.meta:
+    if kind is None or kind.meta:
         raise DeviceError(
             f"Device '{device}' has '{text}' among its members, expected one of: {plain}. Meta devices cannot be "
-            f"nested: write {_examples(profile)}."
+            f"nested: write {_examples(meta)}."
         )
-    return DeviceName(text, own)
+    return DeviceName(text, kind)
 
 
 PERFORMANCE_HINTS: Final = ("latency", "throughput")
-"""What OpenVINO can optimise a compiled model for."""
+"""Goals that OpenVINO can optimise a compiled model for."""
 
 RECOMMENDED: Final = "recommended"
-"""f32 if the device can be asked for it, otherwise the device's default."""
+"""Inference precision f32 if the device supports it, otherwise the device's default."""
 
-_HINT: Final = "INFERENCE_PRECISION_HINT"
+PRECISION_HINT: Final = "INFERENCE_PRECISION_HINT"
 
 
 def device_profile(device: str) -> DeviceProfile:
     """Return the profile of a device such as `CPU`, `GPU.1` or `HETERO:GPU,CPU`.
 
     Raises:
-        DeviceError: The device is unknown, or a meta device has members that it cannot have.
+        DeviceError: The device is unknown, or a meta device has invalid members.
     """
-    return _merged(parse_device(device))
-
-
-def _merged(name: DeviceName) -> DeviceProfile:
-    profile = name.profile
-    members = [member.profile for member in name.members]
-    if not members:
-        return profile
-    join: Callable[..., frozenset[str]] = frozenset.intersection if profile.falls_back else frozenset.union
-    defaults = {member.default_precision for member in members}
-    dynamic = [each for each in (profile, *members) if each.dynamic_remark]
-    return replace(
-        profile,
-        dynamic_shapes=all(each.dynamic_shapes for each in (profile, *members)),
-        default_precision=defaults.pop() if len(defaults) == 1 else None,
-        precisions=tuple(
-            precision for precision in members[0].precisions if all(precision in each.precisions for each in members)
-        ),
-        states=all(each.states for each in (profile, *members)),
-        unsupported=join(*(member.unsupported for member in members)),
-        on_host=join(*(member.on_host for member in members)),
-        dynamic_remark="; ".join(each.dynamic_remark or "" for each in dynamic) or None,
-        remarks=(*profile.remarks, *(f"{each.name}: {remark}" for each in members for remark in each.remarks)),
-    )
+    return parse_device(device).profile
 
 
 def available_devices() -> tuple[str, ...]:
-    """Return the devices that OpenVINO sees on this machine, without meta devices."""
+    """Return the devices of this machine, without meta devices."""
     return tuple(openvino_core().available_devices)
 
 
@@ -197,58 +197,53 @@ def runnable_devices() -> str:
 
 
 def absent_members(device: str) -> tuple[str, ...]:
-    """Return the devices behind a name that are not on this machine.
+    """Return the device, or members of a meta device, that are not on this machine.
 
     Raises:
         DeviceError: The device is unknown.
     """
     name = parse_device(device)
-    here = available_devices()
-    asked = name.members or (() if name.profile.meta else (name,))
-    # GPU stands for GPU.0 where there are several.
-    return tuple(
-        each.text for each in asked if not any(have == each.text or have.split(".", 1)[0] == each.text for have in here)
-    )
+    plain = name.members or (() if name.kind.meta else (name,))
+    # If there are several GPUs, GPU means GPU.0.
+    here = {text for device in available_devices() for text in (device, device.split(".", 1)[0])}
+    return tuple(each.text for each in plain if each.text not in here)
 
 
 def require_device(device: str) -> None:
     """Raise if a device, or a member of it, is not on this machine.
 
     Raises:
-        DeviceError: The device is not known, or not on this machine; the message lists those that are.
+        DeviceError: The device is unknown, or not on this machine; the message lists the devices of this machine.
     """
     absent = absent_members(device)
     if absent:
-        which = f"Device '{device}'" if absent[0] == device else f"Device '{absent[0]}' of '{device}'"
+        subject = f"Device '{device}'" if absent[0] == device else f"Device '{absent[0]}' of '{device}'"
         raise DeviceError(
-            f"{which} is not on this machine, expected one of: {runnable_devices()}. Nothing can be proven or measured "
-            f"here for a device that is absent: run this on a machine that has it. pp-graph convert --device {device} "
-            "works here, and reports what could be checked without it."
+            f"{subject} is not on this machine, expected one of: {runnable_devices()}. Run this on a machine that has "
+            f"it. pp-graph convert --device {device} works here too, and reports the checks that it could run."
         )
 
 
 def recommended_properties(
     device: str, performance_hint: str = "latency", inference_precision: str | None = RECOMMENDED
 ) -> dict[str, str]:
-    """Return properties to compile a model with. The device need not be on this machine.
+    """Return properties to compile a model with; the device may be absent.
 
     Args:
         device: Device, such as `CPU` or `HETERO:GPU,CPU`.
-        performance_hint: `latency` for one image as soon as possible, `throughput` for as many as possible.
-        inference_precision: `f32`, `bf16` or `f16`. None means the device's default; `recommended` means f32 on every
-            device that can be asked for it, since other precisions drift.
+        performance_hint: `latency` for the shortest time per image, `throughput` for the most images per second.
+        inference_precision: `f32`, `bf16` or `f16`. None means the device's default; `recommended` means f32 if the
+            device supports it, since other precisions drift.
 
     Returns:
         Property name to value, for `core.compile_model(model, device, properties)`.
 
     Raises:
         DeviceError: The device is unknown.
-        TargetError: The performance hint is unknown, or the device cannot be asked for the precision.
+        TargetError: The performance hint is unknown, or the device does not support the precision.
     """
     if performance_hint not in PERFORMANCE_HINTS:
-        raise TargetError(
-            f"Mode '{performance_hint}' is not known, expected one of: {', '.join(PERFORMANCE_HINTS)}. Choose one."
-        )
+        raise TargetError(f"Mode '{performance_hint}' is not known, expected one of: {', '.join(PERFORMANCE_HINTS)}.")
     profile = device_profile(device)
     return {
         "PERFORMANCE_HINT": performance_hint.upper(),
@@ -263,39 +258,39 @@ def precision_properties(device: str, inference_precision: str | None) -> dict[s
 
     Raises:
         DeviceError: The device is unknown.
-        TargetError: The device cannot be asked for the precision.
+        TargetError: The device does not support the precision.
     """
     name = parse_device(device)
-    able = _merged(name).precisions
+    supported = name.profile.precisions
     if inference_precision is None:
         return {}
     if inference_precision != RECOMMENDED:
-        # What is not known of a device that chooses by itself is left to OpenVINO.
-        if inference_precision not in able and not (name.profile.meta and not name.members):
+        # AUTO without members may choose a device that supports the precision.
+        if inference_precision not in supported and not (name.kind.meta and not name.members):
             raise TargetError(
-                f"Device '{device}' cannot be asked to run in {inference_precision}, expected one of: "
-                f"{', '.join(able) or 'its own'}. Ask for one of these, or leave it to the device "
+                f"Device '{device}' does not support inference precision {inference_precision}, expected one of: "
+                f"{', '.join(supported) or 'default'}. Choose another, or the device's default "
                 "(inference_precision=None, --inference-precision default)."
             )
-        return {_HINT: inference_precision}
-    if "f32" in able:
-        return {_HINT: "f32"}
-    # A hint for all would be refused by the member that lacks it.
-    some = [member.text for member in name.members if "f32" in member.profile.precisions]
-    return {"DEVICE_PROPERTIES": f"{{{','.join(f'{each}:{{{_HINT}:f32}}' for each in some)}}}"} if some else {}
+        return {PRECISION_HINT: inference_precision}
+    if "f32" in supported:
+        return {PRECISION_HINT: "f32"}
+    # A member without f32 would refuse a hint for all members.
+    hints = [f"{member.text}:{{{PRECISION_HINT}:f32}}" for member in name.members if "f32" in member.kind.precisions]
+    return {"DEVICE_PROPERTIES": f"{{{','.join(hints)}}}"} if hints else {}
 
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A device of this machine, or one that pp_graph knows.
+    """A device of this machine, or a kind of device that pp_graph knows.
 
     Attributes:
-        name: OpenVINO's name of it, such as `GPU.1`.
-        here: True if OpenVINO sees it on this machine; for a meta device, if it sees all members.
-        profile: Profile of its kind; None for a kind that pp_graph does not know.
-        default_precision: Default inference precision; None if not known.
+        name: OpenVINO's name, such as `GPU.1`.
+        here: True if the device, or every member of a meta device, is on this machine.
+        profile: Its profile; None if pp_graph does not know the kind.
+        default_precision: Default inference precision; None if unknown.
         full_name: OpenVINO's description; None if the device is absent.
-        precisions: Precisions that it computes in, by OpenVINO's names; empty if the device is absent.
+        precisions: Supported precisions by OpenVINO's names, such as `FP32`; empty if the device is absent.
     """
 
     name: str
@@ -307,12 +302,12 @@ class DeviceInfo:
 
     @property
     def dynamic_shapes(self) -> bool | None:
-        """False if inputs need fixed shapes; None if not known."""
+        """False if inputs need fixed shapes; None if unknown."""
         return None if self.profile is None else self.profile.dynamic_shapes
 
     @property
     def example(self) -> str | None:
-        """A name that can be used as it is; that of a meta device has members."""
+        """A name that can be used directly; for a meta device, one with members."""
         if self.profile is None:
             return None
         needs_members = self.profile.meta and not self.profile.members_optional and ":" not in self.name
@@ -349,12 +344,12 @@ def list_devices() -> tuple[DeviceInfo, ...]:
 
 
 def describe_device(device: str) -> DeviceInfo:
-    """Describe one device; for a meta device without members, its kind.
+    """Describe a device, or the kind of a meta device without members.
 
     Raises:
         DeviceError: The device is unknown.
     """
-    kind = _profile_of(device)
+    kind = _kind_of(device)
     if kind is not None and kind.meta:
         return DeviceInfo(device, True, kind, kind.default_precision)
     profile = device_profile(device)
@@ -372,7 +367,7 @@ def _ask_openvino(name: str) -> DeviceInfo:
             return None  # not every plugin has every property
 
     capabilities = ask("OPTIMIZATION_CAPABILITIES") or ()
-    default = ask(_HINT)
+    default = ask(PRECISION_HINT)
     return DeviceInfo(
         name,
         here=True,
@@ -381,6 +376,3 @@ def _ask_openvino(name: str) -> DeviceInfo:
         full_name=ask("FULL_DEVICE_NAME"),
         precisions=tuple(each for each in _PRECISIONS if each in capabilities),
     )
-
-
-_PRECISIONS: Final = ("FP64", "FP32", "BF16", "FP16", "INT8", "INT4")

@@ -1,4 +1,4 @@
-"""`OpenVINOModel`: a fused model as OpenVINO IR."""
+"""`OpenVINOModel`: a fused model converted to OpenVINO."""
 
 from __future__ import annotations
 
@@ -35,12 +35,11 @@ class OpenVINOModel(Artifact):
     """A converted model, in memory until it is saved.
 
     Attributes:
-        network: The OpenVINO model.
-        provenance: What was fused, and how it was converted.
-        precision: Precision of the network's weights, in memory as in the saved file: `f32`, `f16` or `int8`.
-            The post-processing is in f32 always.
-        file: The `.xml` it was loaded from; None for one that was just converted.
-        inputs: Files it was made from, never to be overwritten by `save`.
+        network: The OpenVINO model, post-processing included.
+        provenance: Provenance, with the settings of the conversion.
+        precision: Precision of the network's weights: `f32`, `f16` or `int8`. The post-processing is always in f32.
+        file: The `.xml` it was loaded from; None if it was not loaded.
+        inputs: Files it was made from, which `save` never overwrites.
     """
 
     network: ov.Model
@@ -55,10 +54,10 @@ class OpenVINOModel(Artifact):
         """Open an IR written by `save`.
 
         Args:
-            path: The `.xml`; its `.bin` lies beside it.
+            path: The `.xml`; its `.bin` is expected beside it.
 
         Raises:
-            TargetError: The files are missing or no IR.
+            TargetError: A file is missing, or the files are not an IR.
             ProvenanceError: The IR was not written by pp_graph.
         """
         path = Path(path)
@@ -73,21 +72,21 @@ class OpenVINOModel(Artifact):
         return cls(model, provenance, precision, path, (path, path.with_suffix(".bin")))
 
     def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
-        """Write the IR and a text about using it, all three files or none.
+        """Write the IR and a guide to using it: all three files or none.
 
         Args:
-            path: The `.xml` to write; the weights go into the `.bin` of the same name, and the text into
-                its `.usage.md`. The files that the model was made from are never overwritten.
-            overwrite: Whether other files of these names may be replaced.
-            inputs: Further files never to be overwritten.
+            path: The `.xml` to write, beside a `.bin` with the weights and a `.usage.md` with the guide. Files that the
+                model was made from are never overwritten.
+            overwrite: Replace other files of these names.
+            inputs: Further files that are never overwritten.
 
         Returns:
             The path of the `.xml`.
 
         Raises:
-            OutputFileError: A file cannot be written there.
-            TargetError: OpenVINO cannot save the model, or a constant of the post-processing would
-                not be saved in f32.
+            OutputFileError: A file cannot be written.
+            TargetError: OpenVINO cannot save the model, or would save a constant of the post-processing in another
+                precision than f32.
         """
         import openvino as ov
 
@@ -104,43 +103,41 @@ class OpenVINOModel(Artifact):
             try:
                 ov.save_model(self.network, str(draft), compress_to_fp16=False)
             except RuntimeError as error:
-                raise TargetError(
-                    f"OpenVINO cannot save '{path}': {first_line(error)}. Is there room on the disk?"
-                ) from error
+                raise TargetError(f"OpenVINO cannot save '{path}': {first_line(error)}. Is the disk full?") from error
             constants = island_constants(
                 openvino_core().read_model(draft), self.provenance.prefix, self.provenance.adjustable
             )
             if not constants and self._decides:
                 raise TargetError(
-                    f"No constant of the post-processing is found under '{self.provenance.prefix}/', expected its "
-                    "cutoffs. The model was changed after it was converted: convert the fused model again."
+                    f"There are no constants under '{self.provenance.prefix}/', expected the cutoffs of the "
+                    "post-processing. The model was changed after it was converted: convert the fused model again."
                 )
             narrowed = {name: kind for name, kind in constants.items() if kind != "f32"}
             if narrowed:
                 name, kind = next(iter(narrowed.items()))
                 raise TargetError(
-                    f"Constant '{name}' of the post-processing would be saved in {kind}, expected f32, and decisions "
-                    "could flip. This OpenVINO version treats precision marks differently; please report it."
+                    f"Constant '{name}' of the post-processing would be saved in {kind}, expected f32: decisions could "
+                    "flip. This OpenVINO version treats precision marks differently; please report it."
                 )
         return path
 
     def stamp(self) -> None:
-        """Write the provenance into the model in memory, from where `save` takes it."""
+        """Write the provenance into the model in memory, so that `save` writes it too."""
         self.network.set_rt_info(self.provenance.to_json(), RT_INFO_PATH)
 
     def session(
         self, device: str = "CPU", *, precision: str | None = "f32", probes: Sequence[str] = ()
     ) -> OpenVINOSession:
-        """Compile the model for a device, to run it and to see in which precision the post-processing runs.
+        """Compile the model for a device, and read the precision that the post-processing runs in.
 
         Args:
             device: Device to run on.
-            precision: Precision to run the network in: `f32`, `bf16` or `f16`; None leaves it to the device.
-            probes: Names of inner tensors to return as well.
+            precision: Inference precision: `f32`, `bf16` or `f16`; None means the device's default.
+            probes: Names of inner tensors to return as further outputs.
 
         Raises:
             DeviceError: The device is not on this machine.
-            TargetError: OpenVINO cannot compile the model, or its post-processing is not found in what was compiled.
+            TargetError: OpenVINO cannot compile the model, or the compiled model lacks the post-processing.
         """
         session = OpenVINOSession(
             self.network,
@@ -155,12 +152,12 @@ class OpenVINOModel(Artifact):
         return session
 
     def with_program(self, program: Program) -> OpenVINOModel:
-        """The same network with another program of the same post-processor, which gives the same outputs.
+        """Return the same network with another program, which must have the same outputs.
 
         Raises:
-            PostProcessorError: The program gives other outputs, is of another post-processor, or was bound to another
-                raw model.
-            ProvenanceError: A constant in the model is not what its provenance says.
+            PostProcessorError: The program has other outputs, belongs to another post-processor, or was bound to
+                another raw model.
+            ProvenanceError: A constant in the model contradicts its provenance.
         """
         self.check_program(program)
         own, given = (
@@ -176,8 +173,8 @@ class OpenVINOModel(Artifact):
                 )
             ]
             raise PostProcessorError(
-                f"The program gives {listed[0]}, expected {listed[1]} as the converted model, alike in element type "
-                "and size. Change the fused model, and convert it again."
+                f"The program has the outputs {listed[0]}, expected {listed[1]} with the element types and sizes of "
+                "the converted model. Change the fused model, and convert it again."
             )
         network, provenance = with_other_program(self.network, self.provenance, program)
         changed = OpenVINOModel(network, provenance, self.precision, None, self.inputs, program)
@@ -186,7 +183,7 @@ class OpenVINOModel(Artifact):
 
     @property
     def _decides(self) -> bool:
-        # A decision that is never made may have no operator left.
+        # A decision whose cutoff is "never" may have no operator left.
         return any(cutoff != "never" for cutoff in self.provenance.cutoffs.values())
 
     @property
@@ -197,16 +194,16 @@ class OpenVINOModel(Artifact):
 
 @dataclass(frozen=True)
 class IRDescription:
-    """What an IR holds, whoever wrote it.
+    """Content of an IR, written by any program.
 
     Attributes:
         inputs: Its inputs.
         outputs: Its outputs.
         version: Version of the IR format.
         producer: Program that wrote it.
-        nodes: Number of operators, constants left out.
+        nodes: Number of operators without constants, parameters and results.
         weight_bytes: Size of the `.bin`.
-        provenance: What pp_graph fused; None where it did not.
+        provenance: Provenance; None if pp_graph did not write the IR.
     """
 
     inputs: tuple[Port, ...]
@@ -219,10 +216,10 @@ class IRDescription:
 
 
 def describe_ir(path: Path) -> IRDescription:
-    """Look at an IR without compiling it.
+    """Describe an IR without compiling it.
 
     Raises:
-        TargetError: The files are missing or no IR.
+        TargetError: A file is missing, or the files are not an IR.
     """
     model = _read_ir(path)
     provenance = None
@@ -257,14 +254,14 @@ def _producer(model: ov.Model, provenance: Provenance | None) -> str:
 def _read_ir(path: Path) -> ov.Model:
     for file in (path, path.with_suffix(".bin")):
         if not file.is_file():
-            raise TargetError(f"IR file '{file}' does not exist, expected a .xml with a .bin beside it. Copy both.")
+            raise TargetError(f"IR file '{file}' does not exist, expected an .xml and a .bin beside it. Copy both.")
     try:
         return openvino_core().read_model(path)
     except RuntimeError as error:
         reason = first_line(error)
         if "weights" in reason.lower() or "bin file" in reason.lower():
             raise TargetError(
-                f"Weights file '{path.with_suffix('.bin')}' does not belong to '{path}', is cut short or cannot be "
-                f"read: {reason.rstrip('.!')}. Copy both files again, or convert the model again."
+                f"Weights file '{path.with_suffix('.bin')}' does not match '{path}', expected the complete .bin that "
+                f"was written with it: {reason.rstrip('.!')}. Copy both files again, or convert the model again."
             ) from error
         raise TargetError(f"File '{path}' is not an OpenVINO IR: {reason}. Convert the model again.") from error

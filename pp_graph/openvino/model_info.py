@@ -1,15 +1,15 @@
-"""`model_info` in the `rt_info` of a converted model: what Intel's Model API reads when it loads one.
+"""Write `model_info` into the `rt_info` of a converted model, where Intel's Model API reads how to run it.
 
-Read from the source of openvino-model-api 0.4.7. It takes a model for an anomaly model whose outputs are `pred_score`,
-`pred_label`, `anomaly_map` and `pred_mask`, passes score, label and mask on as they are, and multiplies the map by 255
-for a picture; no threshold is read there, and nothing is normalised a second time. With one output it decides by
-itself about what it takes for a raw map, and any other number of outputs it refuses; the C++ library takes models of
-one output only. So `model_type` is written where all four outputs are there, and nothing else that `why_not` knows
-keeps Model API from running the model. A map alone gets none: Model API would run it, but label the image by the map's
-maximum, and not by our score.
+This follows the source of openvino-model-api 0.4.7. If an anomaly model has the outputs `pred_score`, `pred_label`,
+`anomaly_map` and `pred_mask`, its Python library applies no threshold: it returns score, label and mask unchanged, and
+multiplies the map by 255 for a picture. If a model has one output, Model API takes it for a raw map and decides by
+itself; it refuses other numbers of outputs. The C++ library only runs models with one output.
 
-The thresholds are written on the scale of the outputs: there the calibrated threshold is 0.5 and the range 1, whatever
-the statistics and sensitivities are, so that retuning leaves nothing stale.
+Therefore `model_type` is written only if all four outputs are there and `why_not` finds no other obstacle. A model with
+only a map gets none, because Model API would label the image by the map's maximum instead of our score.
+
+Thresholds are written on the scale of the outputs, where the calibrated threshold is 0.5 and the range is 1. They do
+not depend on statistics or sensitivities, so they stay true after retuning.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _ON_THE_OUTPUTS_SCALE: Final = {"image_threshold": "0.5", "pixel_threshold": "0.
 
 
 def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[str, Any] | None = None) -> None:
-    """Write what Model API reads into a converted model in memory. Changes the model in place.
+    """Write the entries that Model API reads. Changes the model in place.
 
-    How a raw model wants its images (channel order, mean, scale) is in no ONNX file, so it is written only where it
-    is given, or where the preprocessing is in the model itself.
+    An ONNX file does not record how to feed images (channel order, mean, scale). These entries are written only if they
+    are given, or if the model contains preprocessing.
 
     Args:
         model: The converted model.
         provenance: The model's provenance.
-        feeding: How Model API is to feed images, some of: `reverse_input_channels` (True for a model that takes RGB,
-            as Model API takes images for BGR), `mean_values`, `scale_values` (three numbers each, in the model's
-            channel order, for pixels in the range that they come in, such as 255 for uint8), `resize_type`,
-            `interpolation_mode`, `pad_value`, `input_dtype`; and `labels`, two words, the normal one first.
+        feeding: Entries for feeding images: `reverse_input_channels` (True for a model that takes RGB, because Model
+            API expects BGR images), `mean_values` and `scale_values` (three numbers each in the model's channel order,
+            on the scale of the images, such as 255 for uint8), `resize_type`, `interpolation_mode`, `pad_value`,
+            `input_dtype`; and `labels`: two words, the normal one first.
 
     Raises:
         TargetError: An entry is unknown or invalid, or Model API would ignore it for this model.
@@ -59,7 +59,7 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
     if reason is None:
         entries["model_type"] = MODEL_TYPE
     if takes_frames(model):
-        # Frames go in as they are: Model API must neither resize nor scale them.
+        # Model API must neither resize nor scale frames.
         entries["embedded_processing"] = "YES"
         _, height, width, _ = partial_shape(model.inputs[0]) or (None,) * 4
         entries.update({name: str(size) for name, size in (("orig_height", height), ("orig_width", width)) if size})
@@ -67,7 +67,7 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
         if reason is not None:
             raise TargetError(
                 f"Entries for Model API were given ({', '.join(feeding)}), but it cannot run this model: {reason}. "
-                "Leave them out."
+                "Omit them."
             )
         entries.update(_checked(feeding, model, provenance))
     for name, value in entries.items():
@@ -75,7 +75,7 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
 
 
 def why_not(model: ov.Model, provenance: Provenance) -> str | None:
-    """Return the reason why Model API cannot run a model with its decisions; None if it can.
+    """Return why Model API cannot run a model and keep its decisions; None if it can.
 
     Args:
         model: The converted model.
@@ -83,23 +83,23 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
     """
     names = sorted(port.get_any_name() for port in model.outputs if port.get_names())
     if names != sorted(OUTPUT_NAMES):
-        return f"it needs the outputs {', '.join(OUTPUT_NAMES)} and no other, and these are {', '.join(names)}"
+        return f"it needs exactly the outputs {', '.join(OUTPUT_NAMES)}, and these are {', '.join(names)}"
     if not provenance.predicted["anomaly_map"].bounded:
-        return "it takes the map for one in [0, 1], and this one is not normalised"
+        return "it expects a map in [0, 1], and this one is not normalised"
     if len(model.inputs) != 1:
         return f"it feeds one input, and there are {len(model.inputs)}"
     shape = partial_shape(model.inputs[0])
     if shape is None or len(shape) != 4:
-        return f"it feeds images, (N,C,H,W) or (N,H,W,C), and the input's shape is {format_shape(shape)}"
+        return f"it feeds images as (N,C,H,W) or (N,H,W,C), and the input's shape is {format_shape(shape)}"
     if provenance.preprocessing is not None and not takes_frames(model):
-        return "it feeds frames as u8 NHWC, and the preprocessing in the model takes others"
+        return "it feeds frames as u8 NHWC, and the preprocessing in the model expects other frames"
     if shape[0] not in (None, 1):
         return f"it runs one image at a time, and the batch is fixed at {shape[0]}"
-    # Model API's own guess at the layout, where none is set.
-    first = declared_layout(model.inputs[0]) == "NCHW" or (
+    # Without a declared layout, Model API guesses it this way.
+    channels_first = declared_layout(model.inputs[0]) == "NCHW" or (
         not declared_layout(model.inputs[0]) and shape[1] in range(1, 5)
     )
-    channels = shape[1 if first else 3]
+    channels = shape[1 if channels_first else 3]
     if channels != _CHANNELS:
         return f"it feeds three channels, and the input has {'an open number' if channels is None else channels}"
     return None
@@ -112,7 +112,7 @@ def _normalised(provenance: Provenance) -> bool:
 
 
 def takes_frames(model: ov.Model) -> bool:
-    """Return True if the model preprocesses frames itself: its one input is declared as uint8 (N,H,W,C)."""
+    """Return True if the model takes frames: its only input is declared as uint8 (N,H,W,C)."""
     import openvino as ov
 
     if len(model.inputs) != 1:
@@ -122,7 +122,7 @@ def takes_frames(model: ov.Model) -> bool:
 
 
 def read_model_info(model: ov.Model) -> dict[str, str]:
-    """Read the entries of a model's `model_info` that `write_model_info` knows; may be empty."""
+    """Read the entries of a model's `model_info` that `write_model_info` may have written."""
     names = (OWN_KEY, "model_type", "task", "embedded_processing", *_ON_THE_OUTPUTS_SCALE, *_FEEDING)
     paths = {name: [MODEL_INFO, name] for name in names}
     return {name: rt_text(model.get_rt_info(path)) for name, path in paths.items() if model.has_rt_info(path)}
@@ -136,21 +136,21 @@ def _checked(feeding: Mapping[str, Any], model: ov.Model, provenance: Provenance
     unknown = [name for name in feeding if name not in _FEEDING]
     if unknown:
         raise TargetError(
-            f"Entry '{unknown[0]}' for Model API is not known or is pp_graph's to write, expected some of: "
-            f"{', '.join(_FEEDING)}. Leave it out."
+            f"Entry '{unknown[0]}' for Model API is unknown or written by pp_graph itself, expected some of: "
+            f"{', '.join(_FEEDING)}. Omit it."
         )
     shape = partial_shape(model.inputs[0]) or ()
     image_entries = [name for name in feeding if name != "labels"]
     if image_entries and provenance.preprocessing is not None:
         raise TargetError(
-            f"Entry '{image_entries[0]}' for Model API was given, but the preprocessing is in the model already. Leave "
-            "it out."
+            f"Entry '{image_entries[0]}' for Model API was given, but the preprocessing is in the model already. Omit "
+            "it."
         )
     if image_entries and sum(size is None for size in shape[1:]):
         raise TargetError(
             f"Entry '{image_entries[0]}' for Model API was given for the input shape {format_shape(shape)}, expected "
-            "fixed sizes: where height or width is open, Model API neither resizes images nor uses the entry. Fix them "
-            "with --input-shape (input_shape=...)."
+            "fixed sizes: with a dynamic height or width, Model API neither resizes images nor uses the entry. Fix the "
+            "sizes with --input-shape (input_shape=...)."
         )
     entries = {}
     for name, value in feeding.items():
@@ -165,7 +165,7 @@ def _words(value: Any) -> list[str] | None:
     if isinstance(value, str):
         return value.replace(",", " ").split()
     try:
-        return [str(each) for each in value]
+        return [str(item) for item in value]
     except TypeError:
         return None
 
@@ -194,7 +194,7 @@ def _byte(value: Any) -> str | None:
 
 def _two_words(value: Any) -> str | None:
     words = _words(value) or []
-    # Model API splits at white space.
+    # Model API splits labels at white space.
     return " ".join(words) if len(words) == 2 and all(len(word.split()) == 1 for word in words) else None
 
 

@@ -1,9 +1,9 @@
 """Write preprocessing into a converted model, so that it takes a camera's frames.
 
-OpenVINO's `PrePostProcessor` writes the operators. Mean and scale go in as one multiplication and one addition, which
-is what the runtime would make of them, because the operators that it puts in others' place lose the mark that keeps
-them in float32 (OpenVINO 2026.4). For the same reason the last operator is one that changes nothing: without it the
-runtime merges preprocessing with the network's first layers, in the network's precision.
+OpenVINO's `PrePostProcessor` writes the operators, except mean and scale. The runtime would rewrite those as a
+multiplication and an addition, and rewritten operators lose the mark that keeps them in float32 (OpenVINO 2026.4). So
+they are written in this form. An operator without effect comes last; otherwise the runtime would merge the
+preprocessing with the network's first layers, in the network's precision.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from pp_graph.preprocessing import Preprocessing
 
 _CHANNELS: Final = (1, 3)
-_OF_OPSET_4: Final = {"linear": "linear_onnx", "cubic": "cubic", "nearest": "nearest"}
-"""Modes of Interpolate that its older version has, too. Of two axes, `linear_onnx` is `linear` without antialiasing."""
+_OPSET_4_MODES: Final = {"linear": "linear_onnx", "cubic": "cubic", "nearest": "nearest"}
+"""Modes of Interpolate in opset 4, by mode in opset 11. On two axes, `linear_onnx` is `linear` without antialiasing."""
 
 
 def frame_format(preprocessing: Preprocessing | None, name: str) -> FrameFormat | None:
-    """How frames lie in memory that an input takes; None where it takes what the raw model does."""
+    """Return the memory format of the frames that an input takes; None if it takes the raw model's input."""
     if preprocessing is None or preprocessing.input != name:
         return None
     return FrameFormat(preprocessing.layout, preprocessing.channel_order)
 
 
 def add_preprocessing(model: ov.Model, preprocessing: Preprocessing, provenance: Provenance) -> Preprocessing:
-    """Let a model take frames instead of what the raw one takes. Changes the model in place.
+    """Write preprocessing in front of the model's input, so that it takes frames. Changes the model in place.
 
     Args:
-        model: The model.
-        preprocessing: What is to be done to the frames.
-        provenance: What is fused into the model.
+        model: The converted model.
+        preprocessing: The preprocessing. Input, layout and size that it leaves open are taken from the model.
+        provenance: The model's provenance.
 
     Returns:
-        The preprocessing, with what the model says about itself filled in.
+        The preprocessing with input, layout and size of the model.
 
     Raises:
-        TargetError: The model has several inputs and none is named, or the input is no image in float32, or its sizes
-            do not allow what is asked for.
+        TargetError: The model has several inputs and none is named, the input does not take float32 images, or its
+            shape does not fit the preprocessing.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -62,7 +62,7 @@ def add_preprocessing(model: ov.Model, preprocessing: Preprocessing, provenance:
     fitted, channels = _fit(old, preprocessing)
     if any(record.tensor == fitted.input for record in provenance.raw.read.values()):
         raise TargetError(
-            f"Post-processing reads the input '{fitted.input}' itself, expected something that the network computes. "
+            f"Post-processing reads the input '{fitted.input}' directly, expected a value that the network computes. "
             "Convert without preprocessing."
         )
     inner = ops.parameter(old.get_partial_shape(), old.get_element_type(), name=old.get_friendly_name())
@@ -88,14 +88,14 @@ def add_preprocessing(model: ov.Model, preprocessing: Preprocessing, provenance:
 
 
 def extract_preprocessing(model: ov.Model, provenance: Provenance) -> ov.Model:
-    """Cut the preprocessing out of a converted model, to see what it makes of frames.
+    """Cut the preprocessing out of a converted model, to run it alone on frames.
 
     Args:
         model: The model; it is not changed.
-        provenance: What it says of itself; it has a preprocessing.
+        provenance: Its provenance, with a preprocessing.
 
     Returns:
-        A model from frames to what the raw model is fed, an output of the name that this function looks for.
+        A model from frames to the raw model's input.
 
     Raises:
         TargetError: The preprocessing is not in the model.
@@ -120,8 +120,8 @@ def _find_input(model: ov.Model, preprocessing: Preprocessing) -> int:
         return 0
     if preprocessing.input is None:
         raise TargetError(
-            f"Preprocessing was asked for, and the model has {len(names)} inputs: {', '.join(names)}. Name the one "
-            f"that takes the frames with input=... (--image-input {names[0]})."
+            f"Preprocessing needs one input for the frames, and the model has {len(names)} inputs: {', '.join(names)}. "
+            f"Name the one that takes the frames with input=... (--image-input {names[0]})."
         )
     if preprocessing.input not in names:
         raise TargetError(
@@ -131,7 +131,7 @@ def _find_input(model: ov.Model, preprocessing: Preprocessing) -> int:
 
 
 def _fit(parameter: ov.op.Parameter, asked: Preprocessing) -> tuple[Preprocessing, int]:
-    """The preprocessing for an input, and the channels of that."""
+    """Return the preprocessing with name, layout and size of an input, and the number of its channels."""
     import openvino as ov
 
     name = port_name(parameter.output(0))
@@ -140,12 +140,12 @@ def _fit(parameter: ov.op.Parameter, asked: Preprocessing) -> tuple[Preprocessin
     if dtype != ov.Type.f32:
         raise TargetError(
             f"Input '{name}' takes {dtype.get_type_name()}, expected f32 for preprocessing. Export the model with a "
-            "float32 input, or feed it by hand."
+            "float32 input, or preprocess frames yourself."
         )
     if shape is None or len(shape) != 4:
         raise TargetError(
             f"Input '{name}' is {format_shape(shape)}, expected an image (N,C,H,W) or (N,H,W,C) for preprocessing. "
-            "Name the input that takes the frames with input=... (--image-input), or feed it by hand."
+            "Name the input that takes the frames with input=... (--image-input), or preprocess frames yourself."
         )
     layout = asked.model_layout or ("NHWC" if shape[1] not in _CHANNELS and shape[3] in _CHANNELS else "NCHW")
     assert layout in LAYOUTS
@@ -155,18 +155,18 @@ def _fit(parameter: ov.op.Parameter, asked: Preprocessing) -> tuple[Preprocessin
     )
     if channels not in _CHANNELS:
         raise TargetError(
-            f"Input '{name}' is {format_shape(shape)} as {layout}, expected 1 or 3 channels for preprocessing. Fix "
-            "them with --input-shape, or give the axes with model_layout=... (--model-layout)."
+            f"Input '{name}' is {format_shape(shape)} as {layout}, expected 1 or 3 channels for preprocessing. Fix the "
+            "sizes with --input-shape, or give the axes with model_layout=... (--model-layout)."
         )
     if asked.reverses_channels and channels == 1:
         raise TargetError(
             f"Frames in {asked.channel_order} were asked for, and input '{name}' {format_shape(shape)} has one "
-            "channel. Leave out the channel order."
+            "channel. Omit the channel order."
         )
     if asked.resize is not None and (height is None or width is None):
         raise TargetError(
-            f"Frames are to be resized, and input '{name}' is {format_shape(shape)}, expected a fixed height and "
-            "width. Fix them with --input-shape (input_shape=...), which is about the model's own input."
+            f"Input '{name}' is {format_shape(shape)}, expected a fixed height and width to resize frames to. Fix them "
+            "with --input-shape (input_shape=...): the shape of the raw model's input."
         )
     fitted = replace(asked, input=name, model_layout=layout, model_size=(height, width))
     fitted.affine(channels)
@@ -174,7 +174,7 @@ def _fit(parameter: ov.op.Parameter, asked: Preprocessing) -> tuple[Preprocessin
 
 
 def _with_steps(small: ov.Model, preprocessing: Preprocessing) -> ov.Model:
-    """A model that passes its input on, given frames instead."""
+    """Add the steps of `PrePostProcessor` to a model that returns its input."""
     import openvino as ov
     from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
 
@@ -189,7 +189,7 @@ def _with_steps(small: ov.Model, preprocessing: Preprocessing) -> ov.Model:
         else:
             tensor.set_spatial_static_shape(*preprocessing.frame_size)
     steps = frames.preprocess()
-    # What only moves values comes first, while a pixel is a byte.
+    # Move values first, while a pixel is still a byte.
     if preprocessing.layout != preprocessing.model_layout:
         steps.convert_layout(ov.Layout(str(preprocessing.model_layout)))
     if preprocessing.reverses_channels:
@@ -201,7 +201,7 @@ def _with_steps(small: ov.Model, preprocessing: Preprocessing) -> ov.Model:
 
 
 def _keep_interpolate(small: ov.Model) -> None:
-    """Write Interpolate as the runtime would rewrite it, since that loses the mark. Changes the model in place."""
+    """Replace Interpolate by opset 4's, as the runtime would, but keep the mark. Changes the model in place."""
     from openvino import opset13 as ops
     from openvino.utils.node_factory import NodeFactory
 
@@ -209,9 +209,9 @@ def _keep_interpolate(small: ov.Model) -> None:
         if node.get_type_name() != "Interpolate":
             continue
         attributes = dict(node.get_attributes())
-        if attributes["mode"] not in _OF_OPSET_4:
-            continue  # only the newer operator has these, and it stays
-        attributes["mode"] = _OF_OPSET_4[attributes["mode"]]
+        if attributes["mode"] not in _OPSET_4_MODES:
+            continue  # the runtime keeps the newer operator
+        attributes["mode"] = _OPSET_4_MODES[attributes["mode"]]
         image, sizes, axes = node.input_values()
         scales = ops.constant(np.ones(2, np.float32)).output(0)
         older = NodeFactory("opset4").create("Interpolate", [image, sizes, scales, axes], attributes)
@@ -220,10 +220,10 @@ def _keep_interpolate(small: ov.Model) -> None:
 
 
 def _connect(model: ov.Model, at: int, small: ov.Model, name: str) -> None:
-    """Put a small model before an input of a large one; what leads from one to the other gets a name."""
+    """Put a small model before an input of a large one; the tensor between them gets a name."""
     old, new = model.get_parameters()[at], small.get_parameters()[0]
     value = small.get_results()[0].input_value(0)
-    # Another value of the model may be the input itself, as where an Identity was removed.
+    # The input may also carry names of other values, for example of a removed Identity.
     value.get_tensor().set_names({name, *(old.output(0).get_names() - new.output(0).get_names())})
     for target in list(old.output(0).get_target_inputs()):
         target.replace_source_output(value)

@@ -1,4 +1,4 @@
-"""Run a model in OpenVINO: a batch at a time, with several requests in flight, or on fixed inputs to be timed."""
+"""`OpenVINOSession`: run a model in OpenVINO batch by batch or with several requests in flight, and time it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from pp_graph.openvino.compiling import (
 )
 from pp_graph.openvino.core import first_line, partial_shape, port_name
 from pp_graph.openvino.devices import (
+    PRECISION_HINT,
     RECOMMENDED,
     parse_device,
     precision_properties,
@@ -50,31 +51,33 @@ _LEAST_IN_FLIGHT: Final = 2
 
 
 class OpenVINOSession(Session):
-    """A model, compiled for a device.
+    """A model compiled for a device.
 
-    Any number of threads may call `run` and `stream` at the same time: each takes requests of its own. What times the
-    model, from `feed` on, belongs to one thread.
+    Several threads may call `run` and `stream` at the same time. The methods for timing, from `feed` on, are for one
+    thread.
 
     Args:
         model: The model; it is not changed.
         device: Device to run on.
-        precision: Precision to run the network in: `f32`, `bf16` or `f16`; `recommended` for f32 wherever the device
-            can be asked for it. None leaves it to the device, which may choose bf16 or f16 by itself.
-        performance_hint: `latency` or `throughput`, as in deployment. None sets no hint and sends BATCH full batches of
-            requests only, so that results do not depend on timing.
-        probes: Names of inner tensors to return as well.
-        preprocessing: What the model does with frames; None where it takes none.
-        island: What the names of the post-processing's operators begin with; None looks none up.
-        decides: Whether at least one of these must be found.
-        profile: Make `operator_times` possible, which costs time.
+        precision: Inference precision: `f32`, `bf16` or `f16`. `recommended` means f32 if the device supports it; None
+            means the device's default, which may be bf16 or f16.
+        performance_hint: `latency` or `throughput`. None sets no hint; on BATCH, it always runs full batches of
+            requests, so that results do not depend on timing.
+        probes: Names of inner tensors to return as further outputs.
+        preprocessing: Preprocessing in the model; None if it does not take frames.
+        island: Prefix of the names of the post-processing's operators, to read the precisions that they run in; None
+            for a model without post-processing.
+        decides: Raise if the compiled model has no operators with this prefix.
+        profile: Allow `operator_times`. Slows down every run.
 
     Attributes:
-        in_flight: Requests that `stream` keeps busy.
-        compile_seconds: How long compiling took.
+        in_flight: Number of requests that `stream` keeps busy.
+        compile_seconds: Time that compiling took.
 
     Raises:
         DeviceError: The device is not on this machine.
-        TargetError: The precision or the performance hint is not known, or OpenVINO cannot compile the model.
+        TargetError: The precision or performance hint is unknown, OpenVINO cannot compile the model, or the compiled
+            model lacks the post-processing.
     """
 
     def __init__(
@@ -98,13 +101,13 @@ class OpenVINOSession(Session):
             if performance_hint is None
             else recommended_properties(device, performance_hint, precision)
         )
-        wish = settings.get("INFERENCE_PRECISION_HINT") if precision == RECOMMENDED else precision
+        requested = settings.get(PRECISION_HINT) if precision == RECOMMENDED else precision
         count = len(model.outputs)
         if probes:
             model = model.clone()
             add_probes(model, probes)
         self._compile: Callable[[], ov.CompiledModel] = partial(
-            compile_for, model, device, wish, {**settings, "PERF_COUNT": True} if profile else settings
+            compile_for, model, device, requested, {**settings, "PERF_COUNT": True} if profile else settings
         )
         start = time.perf_counter()
         compiled = self._compile()
@@ -114,24 +117,25 @@ class OpenVINOSession(Session):
         self._group = _requests_in_batch(compiled, device) if performance_hint is None else 1
         self.inputs = tuple(self._input(port, preprocessing) for port in compiled.inputs)
         self.outputs = tuple(self._places)
-        self.precision = running_precision(compiled, wish)
-        unmet = wish is not None and wish != self.precision and " " not in self.precision
-        self.description = f"OpenVINO on {device}, {self.precision}{f' ({wish} is not to be had)' if unmet else ''}"
+        self.precision = running_precision(compiled, requested)
+        unmet = requested is not None and requested != self.precision and " " not in self.precision
+        note = f" ({requested} is not to be had)" if unmet else ""
+        self.description = f"OpenVINO on {device}, {self.precision}{note}"
         self.island = {} if island is None else island_precisions(compiled, island)
         if decides and not self.island and names_operators(compiled):
             raise TargetError(
-                f"No operator of the post-processing is found under '{island}/' in the compiled model, expected those "
-                "that decide, so nobody knows in which precision they run. The model was changed after it was "
-                "converted: convert the fused model again."
+                f"The compiled model has no operators under '{island}/', expected the post-processing: the precision "
+                "of its decisions is unknown. The model was changed after it was converted: convert the fused model "
+                "again."
             )
         self.in_flight = max(_LEAST_IN_FLIGHT, int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
         self._lock = threading.RLock()
-        # None until a state was changed: what costs time with every request need not be done.
+        # None until a state is changed, because setting states takes time with every request.
         self._states: dict[str, Array] | None = None
         self._current: Compilation | None = self._compilation(compiled)
 
     def _input(self, port: ov.Output, preprocessing: Preprocessing | None) -> ModelInput:
-        """What to feed: frames where these are preprocessed, any number of images where requests are grouped."""
+        """Describe an input: with a frame format if it takes frames, with an open batch if requests are grouped."""
         name, shape = port_name(port), partial_shape(port)
         return ModelInput(
             name=name,
@@ -141,7 +145,7 @@ class OpenVINOSession(Session):
         )
 
     def set_states(self, states: Mapping[str, Array]) -> None:
-        """Run with other values of the model's states from the next batch on; those not named get their defaults."""
+        """Set states from the next batch on; states that are not given return to their defaults."""
         with self._lock:
             self._states = dict(states)
 
@@ -154,19 +158,19 @@ class OpenVINOSession(Session):
     ) -> Generator[tuple[Tag, dict[str, Array]], None, None]:
         """Run batches with several requests in flight.
 
-        Requests wait in a row of their own instead of an `AsyncInferQueue`: results come in the order given without
-        being kept in between, and one that failed does not fail those that follow, as the queue's errors do.
+        Unlike OpenVINO's `AsyncInferQueue`, this keeps the order of the batches without buffering results, and a batch
+        that fails does not make the next ones fail.
 
         Args:
-            batches: What to know a batch by, and input name to array. At most `in_flight` + 1 are read ahead of what
-                was yielded.
+            batches: A tag of your choice, and input name to array, for each batch. At most `in_flight` + 1 batches are
+                read ahead of the results.
 
         Yields:
-            The same tag with output name to array, in the order given. What is ready is yielded before a further batch
-            than the next is read, so that results do not wait for a slow source.
+            The tag, and output name to array, in the order of the batches. Finished results are yielded before the next
+            batch but one is read, so that they do not wait for a slow source.
 
         Raises:
-            TargetError: The runtime fails on a batch; what came before it was yielded. Likewise for any error that
+            TargetError: The runtime fails on a batch. Results of earlier batches are yielded first; likewise if
                 `batches` raises.
         """
         if self._group > 1:
@@ -224,11 +228,11 @@ class OpenVINOSession(Session):
         return outputs
 
     def _run_alone(self, failed: Request) -> dict[str, Array]:
-        """Run a batch that failed once more, in a compilation of its own.
+        """Run a failed batch again, in a new compilation.
 
-        With open sizes, OpenVINO 2026.4 on CPU remembers sizes that it failed on: batches that are good then fail with
-        the same error, those in flight included, until one of other sizes comes. So a compilation in which anything
-        failed is not used again, and a batch is only at fault if it fails alone.
+        With dynamic sizes, OpenVINO 2026.4 on CPU remembers sizes that it failed on: valid batches, also those in
+        flight, then fail with the same error until one has other sizes. So a compilation is not used again after a
+        failure, and a batch is only invalid if it fails alone.
         """
         with self._lock:
             if self._current is failed.compilation:
@@ -247,22 +251,22 @@ class OpenVINOSession(Session):
         return outputs
 
     def _run_grouped(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Feed images to requests one each, always a full batch of requests: a lone one would run another graph."""
+        """Run one image per request and always a full batch of requests, since fewer would run another graph."""
         single = [replace(each, shape=(1, *each.shape[1:])) if each.shape else each for each in self.inputs]
         cuts = list(cut_to_batch(single, feeds))
-        found: list[dict[str, Array]] = []
-        with self._lock:  # those that were created one after the other make a batch
+        results: list[dict[str, Array]] = []
+        with self._lock:  # requests created one after the other form a batch
             requests = [self._take_request() for _ in range(self._group)]
             try:
                 for start in range(0, len(cuts), self._group):
                     for offset, request in enumerate(requests):
                         request.start(cuts[min(start + offset, len(cuts) - 1)].feeds)
-                    found += [request.outputs() for request in requests]
+                    results += [request.outputs() for request in requests]
             except (RuntimeError, TypeError, ValueError) as error:
                 raise _failed(error) from error
             for request in requests:
                 request.give_back()
-        return joined(found[: len(cuts)], cuts, 1)
+        return joined(results[: len(cuts)], cuts, 1)
 
     def _take_request(self) -> Request:
         with self._lock:
@@ -271,11 +275,11 @@ class OpenVINOSession(Session):
             return self._current.take(self._states)
 
     def _compilation(self, compiled: ov.CompiledModel) -> Compilation:
-        # Appending to a deque is atomic; one that is full forgets its oldest request.
+        # Appending to a deque is thread-safe; a full deque drops its oldest request.
         return Compilation(compiled, self._places, deque(maxlen=self.in_flight))
 
     def feed(self, feeds: Mapping[str, Array]) -> None:
-        """Set the inputs once, for all runs that are timed."""
+        """Set the inputs of all timed runs."""
         import openvino as ov
 
         taken = self._take_request()
@@ -286,11 +290,12 @@ class OpenVINOSession(Session):
                 self._request.set_tensor(name, tensor)
         except RuntimeError as error:
             raise TargetError(
-                f"A model cannot be fed: {first_line(error)}. All models compared need the same inputs and sizes."
+                f"The model does not accept the inputs: {first_line(error)}. Compare models with the same inputs and "
+                "sizes."
             ) from error
 
     def infer(self) -> None:
-        """Run once on what was fed.
+        """Run once on the inputs set by `feed`.
 
         Raises:
             TargetError: The runtime fails.
@@ -301,24 +306,24 @@ class OpenVINOSession(Session):
             raise TargetError(f"OpenVINO failed on a batch: {first_line(error)}. Do all models take it?") from error
 
     def inferred(self) -> dict[str, Array]:
-        """What the last `infer` returned, without a copy."""
+        """Return the outputs of the last `infer`, without copying."""
         return shared_outputs(self._request, self._places)
 
     def border_bytes(self) -> tuple[int, int]:
-        """Bytes that went in and came out in the last `infer`."""
+        """Return the bytes of all inputs and of all outputs of the last `infer`."""
         sent = sum(int(tensor.get_byte_size()) for tensor in self._fed.values())
         returned = sum(int(tensor.get_byte_size()) for tensor in self._request.output_tensors)
         return sent, returned
 
     def run_in_flight(self, seconds: float, after: Callable[[dict[str, Array]], object] | None) -> tuple[int, float]:
-        """Keep `in_flight` requests busy with what was fed.
+        """Keep `in_flight` requests busy with the inputs set by `feed`.
 
         Args:
-            seconds: How long.
-            after: Work on the host with the outputs of each run.
+            seconds: Time to start requests for.
+            after: Function called with the outputs of each run, such as post-processing on the host.
 
         Returns:
-            Runs finished, and seconds taken.
+            Number of finished runs, and seconds taken.
         """
         import openvino as ov
 
@@ -346,7 +351,7 @@ class OpenVINOSession(Session):
         return done, time.perf_counter() - start
 
     def operator_times(self, runs: int) -> list[OperatorTime]:
-        """Median time of each executed operator; the session must have been opened with `profile`."""
+        """Return the median time of each executed operator; needs a session with `profile`."""
 
         def profiles() -> Iterator[Iterable[ov.ProfilingInfo]]:
             for _ in range(runs):
@@ -357,9 +362,9 @@ class OpenVINOSession(Session):
 
 
 def _requests_in_batch(compiled: ov.CompiledModel, device: str) -> int:
-    """How many requests BATCH runs together; 1 where it groups none, and for every other device."""
+    """Return the number of requests that BATCH runs together; 1 if it groups none, or for another device."""
     name = parse_device(device)
-    if not name.profile.groups_requests:
+    if not name.kind.groups_requests:
         return 1
     count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
     shapes = [partial_shape(port) for port in compiled.inputs]
@@ -369,5 +374,5 @@ def _requests_in_batch(compiled: ov.CompiledModel, device: str) -> int:
 
 def _failed(error: BaseException) -> TargetError:
     return TargetError(
-        f"OpenVINO failed on a batch: {first_line(error)}. Do the images have the size and layout of the model?"
+        f"OpenVINO failed on a batch: {first_line(error)}. Do the images have the model's size and layout?"
     )

@@ -57,7 +57,7 @@ class TestNames:
     @pytest.mark.parametrize("profile", DEVICES, ids=lambda profile: profile.name)
     def test_every_way_a_profile_says_is_known(self, profile: object) -> None:
         for name in profile.written:
-            assert parse_device(name).profile is profile
+            assert parse_device(name).kind is profile
             assert device_profile(name).name == profile.name
 
     def test_taken_apart(self) -> None:
@@ -77,7 +77,7 @@ class TestNames:
             ("CPU:GPU", "'CPU:GPU' is not known"),
             (
                 "HETERO",
-                r"'HETERO' names no device to run on, expected at least 1 behind 'HETERO:'. Write HETERO:GPU,CPU",
+                r"'HETERO' names no device to run on, expected at least 1 after 'HETERO:'. Write HETERO:GPU,CPU",
             ),
             ("HETERO:", "'HETERO:' names no device"),
             ("AUTO:", "'AUTO:' names no device"),
@@ -88,8 +88,8 @@ class TestNames:
             ("HETERO:AUTO", "has 'AUTO' among its members.*cannot be nested"),
             ("HETERO:CPU,CPU", "names CPU twice"),
             ("BATCH:GPU,CPU", "names 2 devices, expected 1 for BATCH"),
-            ("BATCH:GPU(0)", r"no number of requests that can be read, expected one from 1 on.*BATCH:GPU\(4\)"),
-            ("BATCH:GPU(4", "no number of requests that can be read"),
+            ("BATCH:GPU(0)", r"invalid number of requests, expected a whole number from 1.*BATCH:GPU\(4\)"),
+            ("BATCH:GPU(4", "an invalid number of requests"),
             ("HETERO:GPU(4)", r"'GPU\(4\)' in 'HETERO:GPU\(4\)' is not known"),
         ],
     )
@@ -139,10 +139,12 @@ class TestProfiles:
         assert found["DEVICE_PROPERTIES"] == "{CPU:{INFERENCE_PRECISION_HINT:f32}}"
 
     def test_bad_wishes(self) -> None:
-        with pytest.raises(TargetError, match="'NPU' cannot be asked to run in f32, expected one of: f16.*default"):
+        with pytest.raises(
+            TargetError, match="'NPU' does not support inference precision f32, expected one of: f16.*default"
+        ):
             recommended_properties("NPU", inference_precision="f32")
         with pytest.raises(
-            TargetError, match="'HETERO:GPU,CPU' cannot be asked to run in bf16, expected one of: f32, f16"
+            TargetError, match="'HETERO:GPU,CPU' does not support inference precision bf16, expected one of: f32, f16"
         ):
             recommended_properties("HETERO:GPU,CPU", inference_precision="bf16")
         with pytest.raises(TargetError, match="Mode 'fast' is not known, expected one of: latency, throughput"):
@@ -345,9 +347,9 @@ class TestChecks:
         assert "1 BitwiseNot" in warnings(check_for_device(artifact, "GPU"))["operators"]
 
     def test_f32_is_not_to_be_had(self, static: pp.OpenVINOModel) -> None:
-        assert "NPU cannot be asked for f32 and runs in f16" in warnings(check_for_device(static, "NPU"))["precision"]
+        assert "NPU cannot run in f32 and uses f16" in warnings(check_for_device(static, "NPU"))["precision"]
         assert "precision" not in warnings(check_for_device(static, "GPU"))
-        with pytest.raises(TargetError, match="'NPU' cannot be asked to run in f32, expected one of: f16"):
+        with pytest.raises(TargetError, match="'NPU' does not support inference precision f32, expected one of: f16"):
             compile_for(static.network, "NPU", "f32", {})
 
     def test_marks_and_constants(self, fused: pp.FusedModel, tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_a_map_that_is_not_normalised_is_no_picture(tmp_path: Path) -> None:
     assert "model_type" not in info
     assert "image_threshold" not in info
     assert why_not(artifact.network, artifact.provenance) == (
-        "it takes the map for one in [0, 1], and this one is not normalised"
+        "it expects a map in [0, 1], and this one is not normalised"
     )
 
 
@@ -283,8 +283,8 @@ def test_entries(demo_fused_path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"scale": 255}, "Entry 'scale' for Model API is not known or is pp_graph's to write, expected some of: rev"),
-        ({"image_threshold": 0.7}, "Entry 'image_threshold' for Model API is not known or is pp_graph's"),
+        ({"scale": 255}, "Entry 'scale' for Model API is unknown or written by pp_graph itself, expected some of: rev"),
+        ({"image_threshold": 0.7}, "Entry 'image_threshold' for Model API is unknown or written by pp_graph"),
         ({"model_type": "ssd"}, "'model_type'"),
         ({"scale_values": 255}, "'scale_values' for Model API is 255, expected three numbers other than 0"),
         ({"scale_values": "255 0 255"}, "'scale_values' .* other than 0"),

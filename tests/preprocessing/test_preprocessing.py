@@ -373,7 +373,7 @@ def half() -> onnx.ModelProto:
         (
             {"resize": "linear"},
             {},
-            r"Frames are to be resized, and input 'image' is \(\?, 3, \?, \?\), expected a fixed",
+            r"Input 'image' is \(\?, 3, \?, \?\), expected a fixed",
         ),
         ({"input": "picture"}, {}, r"Input 'picture' does not exist\. The inputs are: image"),
         ({"model_layout": "NHWC"}, {}, r"as NHWC, expected 1 or 3 channels"),
@@ -465,7 +465,7 @@ def test_every_verb_takes_frames(in_folder: Path, coloured: Path, capfd: pytest.
 
     timed = ["benchmark", RAW, "m.xml", "--seconds", "0.3", "--inference-precision", "f32", "--against", "host-numpy"]
     assert run_cli(timed) == 2
-    assert "The artifact resizes frames of any size, expected one size to time it with" in capfd.readouterr().err
+    assert "The artifact takes frames of any size, expected a size to time it with" in capfd.readouterr().err
     assert run_cli([*timed, "--frame-size", "60x80", "--json"]) == 0
     rows = json.loads(capfd.readouterr().out)
     fed = {each["name"]: each["bytes_in"] for each in rows["results"]}

@@ -1,4 +1,4 @@
-"""Exchange the program in a converted model; the network is not touched."""
+"""Replace the program in a converted model without changing the network."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import Provenance
     from pp_graph.program import Program
 
-# Where a record of an earlier version does not say at which opset the ONNX model was. At this one, the bounds of Clip
-# are constants.
+# For provenance of earlier versions, which does not record the opset. At this opset, the bounds of Clip are constants.
 OPSET: Final = 18
 IR_VERSION: Final = 8
 
@@ -50,7 +49,7 @@ def with_other_program(network: ov.Model, provenance: Provenance, program: Progr
     shared = [
         name
         for name in numbers.changed
-        # A constant that other operators read as well was merged with one of the same number.
+        # If other operators read the constant too, OpenVINO merged it with an equal one.
         if name not in constants or len(constants[name].output(0).get_target_inputs()) != numbers.new.readers[name]
     ]
     if numbers.only_numbers and not shared:
@@ -61,7 +60,7 @@ def with_other_program(network: ov.Model, provenance: Provenance, program: Progr
 
 
 def _exchange_constants(changed: Mapping[ov.Node, bytes]) -> None:
-    """Replace constants, and mark the new ones to stay in float32 as well."""
+    """Replace constants by new ones that are marked to stay in float32. Changes their model in place."""
     import openvino as ov
     from openvino import opset13 as ops
 
@@ -78,7 +77,6 @@ def _exchange_constants(changed: Mapping[ov.Node, bytes]) -> None:
         new.get_tensor().set_names(node.output(0).get_names())
         for target in list(node.output(0).get_target_inputs()):
             target.replace_source_output(new)
-        # The copy's own result goes with it.
         marked.remove_result(result)
 
 

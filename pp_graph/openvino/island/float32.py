@@ -1,8 +1,8 @@
 """Mark operators to stay in float32, and read the precision in which they are saved and run.
 
-The runtime attribute `DisablePrecisionConversion` with the value `dynamic:bf16,f16` keeps a node out of compression to
-f16 and of execution in bf16 or f16. It can only be read from an IR's XML: setting it from Python has no effect. Checked
-against OpenVINO 2026.4.
+The runtime attribute `DisablePrecisionConversion` with the value `dynamic:bf16,f16` stops OpenVINO from compressing a
+node to f16 and from running it in bf16 or f16. OpenVINO reads it only from an IR's XML; setting it from Python has no
+effect. Checked with OpenVINO 2026.4.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mark_float32(island: ov.Model) -> ov.Model:
         for layer in tree.iter("layer"):
             if layer.get("type") in ("Parameter", "Result"):
                 continue
-            # The mark breaks compilation on nodes without floating-point numbers, such as integer axes.
+            # Compilation fails if nodes without floating-point values, such as integer axes, are marked.
             if not _FLOATING_PRECISIONS & {port.get("precision") for port in layer.iter("port")}:
                 continue
             info = layer.find("rt_info")
@@ -57,8 +57,8 @@ def is_marked(node: ov.Node) -> bool:
 
 
 PREPROCESSING_SCOPE: Final = "preprocessing"
-"""Scope under the prefix for preprocessing operators. They are marked too, but the runtime may merge the last one
-with the network's first operator, which rounds its input anyway."""
+"""Scope of the preprocessing operators under the prefix. They are marked too, but do not belong to the island: the
+runtime may merge the last one with the network's first operator, which rounds its input anyway."""
 
 
 def island_constants(model: ov.Model, prefix: str, adjustable: Sequence[str] = ()) -> dict[str, str]:
@@ -67,7 +67,7 @@ def island_constants(model: ov.Model, prefix: str, adjustable: Sequence[str] = (
     Args:
         model: The model.
         prefix: Prefix of the names of the post-processing's nodes.
-        adjustable: Names of its constants that are defaults of states.
+        adjustable: Names of constants that are defaults of states.
 
     Returns:
         Constant name to element type, such as `f32`.
@@ -103,7 +103,7 @@ def executed_precision(compiled: ov.CompiledModel) -> str:
 
 
 def names_operators(compiled: ov.CompiledModel) -> bool:
-    """Return True if a compiled model reports the original operators of its own; not every device does."""
+    """Return True if a compiled model reports the names of the original operators; not every device does."""
     return any("originalLayersNames" in node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops())
 
 
@@ -115,17 +115,17 @@ def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]
         prefix: Prefix of the names of the post-processing's nodes.
 
     Returns:
-        Names of the original operators (several, joined by commas, where they were merged) to the
-        precision that their executed node computes in, such as `f32`.
+        Precision of each executed operator, such as `f32`, by the names of its original operators, joined by commas if
+        they were merged.
     """
     precisions = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         original = str(info["originalLayersNames"].value) if "originalLayersNames" in info else ""
         ours = [name for name in original.split(",") if _in_island(name, prefix)]
-        # What asks for a shape only reads no number.
+        # ShapeOf reads no values, so its precision does not matter.
         if ours and "runtimePrecision" in info and str(info["layerType"].value) != "ShapeOf":
-            # That of the first input, which for Select is the condition; what is computed shows in the outputs.
+            # runtimePrecision is that of the first input, which is the condition for Select. So look at outputs too.
             kinds = [str(info["runtimePrecision"].value), *str(info["outputPrecisions"].value).split(",")]
             floating = [kind for kind in kinds if is_floating(kind)]
             narrow = [kind for kind in floating if kind != "f32"]

@@ -1,4 +1,4 @@
-"""Find tensors and subgraphs in an OpenVINO model, and cut the model there."""
+"""Find tensors and subgraphs in an OpenVINO model, and cut the model at tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def find_tensor(model: ov.Model, name: str) -> ov.Output:
-    """Return the node output with a name; results of the model do not count.
+    """Return the node output with a name, ignoring result nodes.
 
     Raises:
         TargetError: No tensor has the name.
@@ -23,7 +23,7 @@ def find_tensor(model: ov.Model, name: str) -> ov.Output:
             if name in output.get_names() and node.get_type_name() != "Result":
                 return output
     raise TargetError(
-        f"Tensor '{name}' is not in the converted model, expected the raw value that post-processing reads. "
+        f"Tensor '{name}' is not in the converted model, expected a tensor that the provenance names. "
         "The model was changed after it was fused: convert the fused model again."
     )
 
@@ -47,7 +47,7 @@ def is_constant(node: ov.Node) -> bool:
 
 
 def nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set[int]:
-    """Return ids of the nodes between some tensors and some end nodes, the end nodes included."""
+    """Return the ids of the nodes between tensors and end nodes, including the end nodes."""
     starts = {tensor_key(source) for source in sources}
     pending = list(ends)
     seen: set[int] = set()
@@ -63,7 +63,12 @@ def nodes_between(sources: Iterable[ov.Output], ends: Iterable[ov.Node]) -> set[
 def detach(
     sources: Sequence[ov.Output], ends: Sequence[ov.op.Result], shapes: Sequence[Sequence[int]] | None = None
 ) -> list[ov.op.Parameter]:
-    """Replace tensors by parameters as the sources of some results. Changes the model in place.
+    """Let results be computed from new parameters instead of tensors. Changes the model in place.
+
+    Args:
+        sources: Tensors to replace.
+        ends: Results.
+        shapes: Shapes of the parameters; None for the shapes of the tensors.
 
     Returns:
         A parameter for each tensor.
@@ -75,7 +80,7 @@ def detach(
     for index, source in enumerate(sources):
         shape = source.get_partial_shape() if shapes is None else list(shapes[index])
         parameter = ops.parameter(shape, source.get_element_type(), name=f"island_{index}")
-        # An output that is the raw value itself has its name on this tensor.
+        # The names matter if an output of the model is this tensor itself.
         parameter.output(0).get_tensor().set_names(source.get_names())
         parameters.append(parameter)
         for target in list(source.get_target_inputs()):

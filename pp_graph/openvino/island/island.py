@@ -1,16 +1,15 @@
-"""The f32 island: the part of a converted model that holds the post-processing and stays in float32.
+"""The f32 island: the part of a converted model that contains the post-processing and stays in float32.
 
-OpenVINO freezes an ONNX input that has an initializer: such a value becomes a constant as the model is read. Here it
-becomes what `ReadValue` gives and `Assign` keeps: `request.query_state()` changes it, `reset()` restores the default.
+OpenVINO compresses constants to f16 when saving, and runs in bf16 or f16 if the device prefers it. A cutoff of 13.60217
+becomes 13.6015625, and masks flip. A mark prevents both (see `float32`), but OpenVINO reads it only from a file. So the
+post-processing is cut out of the model, written, marked, read and put back. It is small; the network is never copied.
+
+A transformation that replaces a node drops its mark. `float32.island_precisions` therefore reads the precisions that the
+compiled model really runs in.
+
+Adjustable cutoffs become states. OpenVINO makes a constant of an ONNX input that has an initializer; `add_states` puts a
+`ReadValue` and an `Assign` behind it, so that `request.query_state()` changes it and `reset()` restores the default.
 Checked with OpenVINO 2026.4.
-
-OpenVINO compresses constants to f16 when saving, and runs in bf16 or f16 where a device prefers it. A
-cutoff of 13.60217 becomes 13.6015625, and masks flip. A mark prevents both (see `marks`), but it can
-only be read from a file: so the post-processing is cut out of the model, written, marked, read back and put
-in its place again. It is small; the network itself is never copied.
-
-The mark is lost where a transformation replaces its node, so `precision.island_precisions` reads what
-the compiled model really runs.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def add_states(model: ov.Model, names: Sequence[str]) -> None:
 
     Args:
         model: The model.
-        names: Names of the constants; float32 scalars.
+        names: Names of the constants, which are float32 scalars.
 
     Raises:
         TargetError: A constant is not in the model.
@@ -76,7 +75,7 @@ def add_states(model: ov.Model, names: Sequence[str]) -> None:
 
 
 def remove_states(model: ov.Model) -> None:
-    """Take all states out of a model; what they gave must not be read any more. Changes the model in place."""
+    """Remove all states from a model in which nothing reads them any more. Changes the model in place."""
     for sink in list(model.get_sinks()):
         model.remove_sink(sink)
     for variable in list(model.get_variables()):
@@ -84,12 +83,12 @@ def remove_states(model: ov.Model) -> None:
 
 
 def isolate_island(model: ov.Model, provenance: Provenance, *, tail: bool = True) -> None:
-    """Mark everything between some tensors and the post-processed outputs to stay float32. Changes the model in place.
+    """Mark all operators of the post-processing to stay in float32. Changes the model in place.
 
     Args:
         model: The model.
-        provenance: What is fused into it.
-        tail: Whether rewritten parts of the network stay float32 as well, with all that follows from them.
+        provenance: The model's provenance.
+        tail: Also mark rewritten parts of the network that need float32, and all operators that depend on them.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -99,8 +98,8 @@ def isolate_island(model: ov.Model, provenance: Provenance, *, tail: bool = True
 
     results = list(model.get_results())
     sources, ends = island_border(model, provenance, tail=tail)
-    # In a quantised network the CPU plugin may fold the dequantising scale into one consumer of a tensor and forget
-    # the others (a convolution without bias, OpenVINO 2026.4). Behind a fence it has one consumer.
+    # In a quantised network, the CPU plugin may fold the dequantisation scale of a convolution without bias into one
+    # consumer of its output and lose it for the others (OpenVINO 2026.4). A fence is the only consumer.
     quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
     fences = [fence(source) if quantised else None for source in sources]
     fenced = [ops.result(each) for each in fences if each is not None]
@@ -136,10 +135,10 @@ def isolate_island(model: ov.Model, provenance: Provenance, *, tail: bool = True
 def island_border(
     model: ov.Model, provenance: Provenance, *, tail: bool = True
 ) -> tuple[list[ov.Output], list[ov.op.Result]]:
-    """Where the part of a model begins and ends that stays float32; arguments are those of `isolate_island`.
+    """Return the inputs and outputs of the island; for the arguments, see `isolate_island`.
 
     Returns:
-        The tensors that lead into it, and the outputs that come out of it.
+        The tensors that lead from the network into the island, and the results that it computes.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -148,18 +147,18 @@ def island_border(
     written = provenance.output_names
     ends = [each for each in model.get_results() if _names(each) & written or each.get_instance_id() in inside]
     raw = [find_tensor(model, record.tensor) for record in provenance.raw.read.values()]
-    return _beginnings(ends, raw, inside), ends
+    return _border_tensors(ends, raw, inside), ends
 
 
 def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
-    """Append outputs that show, in float32, what inner tensors hold. Changes the model in place.
+    """Append float32 outputs with the values of inner tensors. Changes the model in place.
 
-    An output attached to the tensor itself would make the plugin round it to the network's precision,
-    which the post-processing does not see. A marked operator in between leaves the execution as it is.
+    An output attached to the tensor itself would make the plugin round it to the network's precision, unlike the value
+    that the post-processing reads. A marked operator in between does not change the execution.
 
     Args:
         model: The model.
-        tensors: Names of the tensors; one output each, in this order, behind the existing ones.
+        tensors: Names of the tensors, in the order of the new outputs, which follow the existing ones.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -181,15 +180,15 @@ def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
 
 
 def extract_island(model: ov.Model, provenance: Provenance, shapes: Sequence[Sequence[int]]) -> ov.Model:
-    """Cut the post-processing out of a converted model, to run it on raw values of one's own.
+    """Cut the post-processing out of a converted model, to run it alone on raw values.
 
     Args:
         model: The model; it is not changed.
-        provenance: What is fused into it.
-        shapes: Shape to feed for each of `Provenance.tensors`.
+        provenance: The model's provenance.
+        shapes: Shape of each of `Provenance.tensors`.
 
     Returns:
-        A model with one input a tensor, in this order, and the post-processed outputs.
+        A model with an input for each tensor, in this order, and the post-processed outputs.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -199,7 +198,7 @@ def extract_island(model: ov.Model, provenance: Provenance, shapes: Sequence[Seq
     copy = model.clone()
     sources = [find_tensor(copy, name) for name in provenance.tensors.values()]
     fed = {node.get_instance_id() for node in copy.get_parameters()}
-    # A raw output that was kept may have the name of a post-processed one that was not asked for.
+    # A kept raw output may have the name of a post-processed output that the program does not write.
     ends = [
         result
         for result in copy.get_results()
@@ -212,7 +211,7 @@ def extract_island(model: ov.Model, provenance: Provenance, shapes: Sequence[Seq
 
 
 def island_nodes(model: ov.Model, provenance: Provenance) -> list[ov.Node]:
-    """What lies in a model's island, constants included, inputs and results not; see `isolate_island`.
+    """Return the nodes of a model's island, with constants but without parameters and results.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -226,13 +225,13 @@ def island_nodes(model: ov.Model, provenance: Provenance) -> list[ov.Node]:
 
 
 def replace_island(model: ov.Model, island: ov.Model, provenance: Provenance) -> None:
-    """Exchange the post-processing of a converted model for another. Changes both models in place.
+    """Replace the post-processing of a converted model. Changes both models in place.
 
     Args:
-        model: The model.
-        island: The new post-processing, with one input for each raw value, in this order, and outputs of the same
-            names.
-        provenance: What it is.
+        model: The converted model.
+        island: The new post-processing. It has an input for each raw value, in the order of the provenance, and outputs
+            with the same names as the old one.
+        provenance: The new provenance.
 
     Raises:
         TargetError: A tensor is not in the model.
@@ -243,7 +242,7 @@ def replace_island(model: ov.Model, island: ov.Model, provenance: Provenance) ->
             target.replace_source_output(source)
     written = {name: result for result in island.get_results() for name in result.output(0).get_names()}
     results = list(model.get_results())
-    # A raw output that was kept keeps its name, too.
+    # A result may also have the name of a kept raw output.
     ours = provenance.output_names
     renewed = [written.get(next(iter(_names(result) & ours), ""), result) for result in results]
     for result in results:
@@ -261,7 +260,7 @@ def _names(result: ov.op.Result) -> set[str]:
 
 
 def _downstream(model: ov.Model, provenance: Provenance) -> set[int]:
-    """Rewritten parts of the network that stay float32, and everything that is computed from them."""
+    """Return the ids of rewritten parts of the network that need float32, and of all nodes that depend on them."""
     inside: set[int] = set()
     for record in provenance.tail:
         if record.float32:
@@ -273,13 +272,13 @@ def _downstream(model: ov.Model, provenance: Provenance) -> set[int]:
     return inside
 
 
-def _beginnings(ends: Iterable[ov.op.Result], raw: Sequence[ov.Output], inside: set[int]) -> list[ov.Output]:
-    """The tensors that lead from the rest of the network into the island."""
+def _border_tensors(ends: Iterable[ov.op.Result], raw: Sequence[ov.Output], inside: set[int]) -> list[ov.Output]:
+    """Return the tensors that lead from the network into the island."""
     raw_keys = {tensor_key(value) for value in raw}
-    found: dict[tuple[int, int], ov.Output] = {}
-    # A raw value that nothing reads, as where only labels of a score come out, still begins the island.
+    sources: dict[tuple[int, int], ov.Output] = {}
+    # Raw values belong to the border even if no output needs them.
     if not inside:
-        found = {tensor_key(value): value for value in raw}
+        sources = {tensor_key(value): value for value in raw}
     pending, seen = list(ends), set()
     while pending:
         node = pending.pop()
@@ -288,19 +287,19 @@ def _beginnings(ends: Iterable[ov.op.Result], raw: Sequence[ov.Output], inside: 
         seen.add(node.get_instance_id())
         for value in node.input_values():
             source = value.get_node()
-            # A state is a constant that can be changed, and belongs to what reads it.
+            # A state belongs to the island, like a constant.
             state = source.get_type_name() == "ReadValue"
             if source.get_instance_id() in inside or state or is_constant(source):
                 pending.append(source)
             elif tensor_key(value) in raw_keys or node.get_instance_id() in inside:
-                found.setdefault(tensor_key(value), value)
+                sources.setdefault(tensor_key(value), value)
             else:
                 pending.append(source)
-    return list(found.values())
+    return list(sources.values())
 
 
 def _connect(island: ov.Model, sources: Sequence[ov.Output]) -> None:
-    """Feed an island from the tensors that its parameters stand for."""
+    """Replace the parameters of an island by the tensors of the model."""
     by_name = {parameter.get_friendly_name(): parameter for parameter in island.get_parameters()}
     for index, source in enumerate(sources):
         for target in list(by_name[f"island_{index}"].output(0).get_target_inputs()):

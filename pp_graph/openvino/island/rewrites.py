@@ -1,4 +1,4 @@
-"""Rewrite a post-processing into operators that OpenVINO runs fast, and whose marks it does not lose."""
+"""Rewrite post-processing into operators that OpenVINO runs fast, and whose float32 marks it keeps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     import openvino as ov
 
@@ -21,13 +21,13 @@ _ELEMENTWISE: Final = frozenset({
 def drop_channel_axis(island: ov.Model, start: ov.Node, shown: Collection[str] = ()) -> None:
     """Compute elementwise operators on (N,H,W) instead of (N,1,H,W) or (N,H,W,1). Changes the island in place.
 
-    A convolution leaves its map with channels last, and where the batch is dynamic the CPU plugin (OpenVINO 2026.4)
-    walks over the single channel pixel by pixel: 1.3 ms for 256 x 256 pixels, instead of 0.1.
+    A convolution writes its map with channels last. With a dynamic batch, the CPU plugin (OpenVINO 2026.4) then
+    processes the single channel pixel by pixel: 1.3 ms instead of 0.1 ms for 256 x 256 pixels.
 
     Args:
         island: The island.
-        start: What the operators read.
-        shown: Names of tensors that keep their shape, as they can be read and fed.
+        start: The node whose output the operators read.
+        shown: Names of tensors that keep their shape, because `verify` reads and feeds them.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -42,32 +42,36 @@ def drop_channel_axis(island: ov.Model, start: ov.Node, shown: Collection[str] =
     for target in list(start.output(0).get_target_inputs()):
         if target.get_node().get_instance_id() in region:
             target.replace_source_output(squeezed.output(0))
-    wholes = []
+    shown_nodes = []
     for node in region.values():
-        shows = bool(node.output(0).get_names() & set(shown))
+        is_shown = bool(node.output(0).get_names() & set(shown))
         outside = [
-            each
-            for each in node.output(0).get_target_inputs()
-            if shows or each.get_node().get_instance_id() not in region
+            target
+            for target in node.output(0).get_target_inputs()
+            if is_shown or target.get_node().get_instance_id() not in region
         ]
         if outside:
-            whole = ops.unsqueeze(node, ops.constant(np.array([axis])))
-            whole.set_friendly_name(f"{node.get_friendly_name()}/whole")
-            names = node.output(0).get_names()
-            node.output(0).get_tensor().set_names(set())
-            whole.output(0).get_tensor().set_names(names)
-            for target in outside:
-                target.replace_source_output(whole.output(0))
-            if shows:
-                wholes.append(whole)
-    # What is rewritten next looks at ranks.
+            unsqueezed = ops.unsqueeze(node, ops.constant(np.array([axis])))
+            unsqueezed.set_friendly_name(f"{node.get_friendly_name()}/whole")
+            _move_names_and_consumers(node.output(0), unsqueezed.output(0), outside)
+            if is_shown:
+                shown_nodes.append(unsqueezed)
+    # The next rewrites need the new ranks.
     island.validate_nodes_and_infer_types()
-    for whole in wholes:
-        drop_channel_axis(island, whole, shown)
+    for node in shown_nodes:
+        drop_channel_axis(island, node, shown)
+
+
+def _move_names_and_consumers(old: ov.Output, new: ov.Output, consumers: Iterable[ov.Input]) -> None:
+    names = old.get_names()
+    old.get_tensor().set_names(set())
+    new.get_tensor().set_names(names)
+    for consumer in consumers:
+        consumer.replace_source_output(new)
 
 
 def channel_axis(value: ov.Output) -> int | None:
-    """Where the one channel of a map is; None where a tensor is no map of rank 4."""
+    """Return the position of the channel axis of a map with one channel; None for other tensors."""
     shape = value.get_partial_shape()
     if shape.rank.is_dynamic or shape.rank.get_length() != 4:
         return None
@@ -75,11 +79,11 @@ def channel_axis(value: ov.Output) -> int | None:
 
 
 def keep_resizing_marked(island: ov.Model) -> None:
-    """Resize maps with constant sizes, in a form whose mark survives. Changes the island in place.
+    """Rewrite the resizing of maps to constant sizes in a form that keeps its mark. Changes the island in place.
 
-    The mark is lost where the CPU plugin (OpenVINO 2026.4) replaces an operator: Interpolate of opset 11 by that of
-    opset 4, and Transpose, Squeeze and Unsqueeze of an axis of size 1 by Reshape. What stands before an Interpolate
-    then runs in the network's precision. A ShapeOf beside it makes the network round the raw map itself.
+    The CPU plugin (OpenVINO 2026.4) replaces Interpolate of opset 11 by that of opset 4, and Transpose, Squeeze and
+    Unsqueeze of an axis of size 1 by Reshape. The new operators have no mark, so operators before an Interpolate run in
+    the network's precision. A ShapeOf beside it makes the network round the raw map.
     """
     from openvino import opset10, opset13
 
@@ -89,7 +93,7 @@ def keep_resizing_marked(island: ov.Model) -> None:
         shape, settings = node.get_output_partial_shape(0), node.get_attributes()
         layout, data, resized = _around(node)
         if layout == "NHWC":
-            # A 0 keeps the size that is there.
+            # With special_zero, a 0 keeps the size of that axis.
             data = opset13.reshape(data, opset13.constant(np.array([0, 0, 0])), special_zero=True).output(0)
         marked = opset10.interpolate(
             data,
@@ -101,30 +105,26 @@ def keep_resizing_marked(island: ov.Model) -> None:
             coordinate_transformation_mode=settings["coordinate_transformation_mode"],
         )
         marked.set_friendly_name(node.get_friendly_name())
-        whole = marked
+        output = marked
         if layout == "NHWC":
-            whole = opset13.unsqueeze(marked, opset13.constant(np.array([3])))
-            whole.set_friendly_name(f"{node.get_friendly_name()}/whole")
-        names, consumers = resized.get_names(), list(resized.get_target_inputs())
-        resized.get_tensor().set_names(set())
-        whole.output(0).get_tensor().set_names(names)
-        for target in consumers:
-            target.replace_source_output(whole.output(0))
+            output = opset13.unsqueeze(marked, opset13.constant(np.array([3])))
+            output.set_friendly_name(f"{node.get_friendly_name()}/whole")
+        _move_names_and_consumers(resized, output.output(0), list(resized.get_target_inputs()))
 
 
 def keep_padding_marked(island: ov.Model) -> None:
-    """Pad in a form whose mark survives. Changes the island in place.
+    """Rewrite Pad in a form that keeps its mark. Changes the island in place.
 
-    The mark is lost where the CPU plugin (OpenVINO 2026.4) replaces Pad of opset 12 by that of opset 1; before a
-    resized map, the Pad would then round to the network's precision. The two differ in negative pads only.
+    The CPU plugin (OpenVINO 2026.4) replaces Pad of opset 12 by that of opset 1, which then has no mark: before a
+    resized map, it would round to the network's precision. The two versions differ only for negative pads.
     """
     from openvino import opset1
 
     for node in island.get_ordered_ops():
         if node.get_type_name() != "Pad" or node.get_type_info().version_id == "opset1":
             continue
-        data, before, behind, *value = node.input_values()
-        marked = opset1.pad(data, before, behind, node.get_attributes()["pad_mode"], *value)
+        data, before, after, *value = node.input_values()
+        marked = opset1.pad(data, before, after, node.get_attributes()["pad_mode"], *value)
         marked.set_friendly_name(node.get_friendly_name())
         marked.output(0).get_tensor().set_names(node.output(0).get_names())
         for target in list(node.output(0).get_target_inputs()):
@@ -132,7 +132,7 @@ def keep_padding_marked(island: ov.Model) -> None:
 
 
 def _resizes_a_map(node: ov.Node) -> bool:
-    """Whether a node resizes (N,1,H,W) as post-processing does, to sizes that are known."""
+    """Return True if a node resizes a map (N,1,H,W) to constant sizes, as post-processing does."""
     if node.get_type_name() != "Interpolate":
         return False
     settings, shape = node.get_attributes(), node.get_output_partial_shape(0)
@@ -149,9 +149,9 @@ def _resizes_a_map(node: ov.Node) -> bool:
 
 
 def _around(node: ov.Node) -> tuple[str, ov.Output, ov.Output]:
-    """The layout of a map that is resized, and the map before and behind what brings it into that of the operator."""
-    before, behind = node.input_value(0).get_node(), node.output(0).get_target_inputs()
-    after = next(iter(behind)).get_node() if len(behind) == 1 else None
+    """Return the layout of a resized map, and the map before and after it is in the layout of Interpolate."""
+    before, consumers = node.input_value(0).get_node(), node.output(0).get_target_inputs()
+    after = next(iter(consumers)).get_node() if len(consumers) == 1 else None
     for layout, moves, moves_back in (("NHWC", "Transpose", "Transpose"), ("NHW", "Unsqueeze", "Squeeze")):
         if before.get_type_name() == moves and after is not None and after.get_type_name() == moves_back:
             return layout, before.input_value(0), after.output(0)
@@ -159,9 +159,9 @@ def _around(node: ov.Node) -> tuple[str, ov.Output, ov.Output]:
 
 
 def _elementwise_behind(island: ov.Model, start: ov.Node, shown: Collection[str]) -> dict[int, ov.Node]:
-    """Elementwise operators on nothing but what a node gives, and scalars, up to tensors that are shown.
+    """Return the elementwise operators that depend only on a node and scalars, up to shown tensors, by id.
 
-    What looks up each number in a table counts as one.
+    Table lookups count as elementwise.
     """
     region: dict[int, ov.Node] = {}
     inside = {start.get_instance_id()}
@@ -185,7 +185,7 @@ def _is_scalar(node: ov.Node) -> bool:
 
 
 def _looks_up(node: ov.Node) -> bool:
-    """Whether a node gives for each index what a constant of one axis holds there."""
+    """Return True if a node looks up each value in a constant table, (entries,)."""
     if node.get_type_name() != "Gather":
         return False
     return bool(
@@ -194,9 +194,10 @@ def _looks_up(node: ov.Node) -> bool:
 
 
 def fence(source: ov.Output) -> ov.Node | None:
-    """Put an operator that changes nothing between a tensor and all that reads it; None where there is one already.
+    """Put an operator without effect between a tensor and its consumers; the tensor's names move to its output.
 
-    The tensor's names go over to what is behind the fence.
+    Returns:
+        The last node of the fence; None if there is a fence already, or the tensor is not float32.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -204,21 +205,18 @@ def fence(source: ov.Output) -> ov.Node | None:
     node, axis = source.get_node(), channel_axis(source)
     if source.get_element_type() != ov.Type.f32 or node.get_friendly_name().endswith(_FENCE):
         return None
-    consumers, names = list(source.get_target_inputs()), source.get_names()
-    place = ops.constant(np.array([axis])) if axis is not None else None
-    behind = unchanged(source if place is None else ops.squeeze(source, place))
-    if place is not None:
-        behind = ops.unsqueeze(behind, place)
-    behind.set_friendly_name(f"{node.get_friendly_name()}{_FENCE}")
-    for consumer in consumers:
-        consumer.replace_source_output(behind.output(0))
-    source.get_tensor().set_names(set())
-    behind.output(0).get_tensor().set_names(names)
-    return behind
+    consumers = list(source.get_target_inputs())
+    channel = None if axis is None else ops.constant(np.array([axis]))
+    fenced = unchanged(source if channel is None else ops.squeeze(source, channel))
+    if channel is not None:
+        fenced = ops.unsqueeze(fenced, channel)
+    fenced.set_friendly_name(f"{node.get_friendly_name()}{_FENCE}")
+    _move_names_and_consumers(source, fenced.output(0), consumers)
+    return fenced
 
 
 def unchanged(value: ov.Node | ov.Output) -> ov.Node:
-    """An operator that changes nothing, not even NaN, and is not optimised away: both branches are the value."""
+    """Return a Select whose branches are both the value: it keeps even NaN, and OpenVINO does not remove it."""
     import openvino as ov
     from openvino import opset13 as ops
 

@@ -1,0 +1,86 @@
+"""Measure peak memory and compile time in a new process that reads, compiles and runs one model once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
+from pp_graph.openvino import OpenVINOSession
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What the new process measured.
+
+    Attributes:
+        compile_seconds: Time to compile the model.
+        peak_mib: Peak memory of the process in MiB.
+    """
+
+    compile_seconds: float
+    peak_mib: float
+
+
+def measure_in_new_process(
+    model: Path,
+    device: str,
+    precision: str | None,
+    hint: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    static: bool,
+) -> Figures:
+    """Run a model once in a new process.
+
+    Args:
+        model: An ONNX file or IR.
+        device: Device to run on.
+        precision: Inference precision; None for the device's default.
+        hint: `latency` or `throughput`.
+        shapes: Shape to feed for each input.
+        static: Compile the model for these shapes; otherwise keep dynamic sizes.
+
+    Raises:
+        OSError: The process cannot be started.
+        ValueError: The process failed; the message is the last line that it wrote to stderr.
+    """
+    arguments = json.dumps([str(model), device, precision, hint, shapes, static])
+    # Without -P, modules in the current folder would come before the installed ones.
+    command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()", arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - this module
+    try:
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=Figures)
+    except (IndexError, ValueError) as error:
+        raise ValueError((done.stderr.strip().splitlines() or ["no reason given"])[-1]) from error
+
+
+def main() -> None:
+    """Run in the new process: read the JSON argument, and print the figures as JSON."""
+    path, device, precision, hint, shapes, static = json.loads(sys.argv[1])
+    model = read_openvino(Path(path))
+    if static:
+        fix_shapes(model, shapes)
+    session = OpenVINOSession(model, device=device, precision=precision, performance_hint=hint)
+    session.feed({each.name: np.zeros(shapes[each.name], each.dtype) for each in session.inputs})
+    session.infer()
+    sys.stdout.write(msgspec.json.encode(Figures(session.compile_seconds, _peak_mib())).decode())
+
+
+def _peak_mib() -> float:
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:", 1)[1].split()[0]) / 1024
+    except (OSError, IndexError, ValueError):
+        import resource
+
+        # Other systems than Linux. On Linux this would include the parent's memory.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
