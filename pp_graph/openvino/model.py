@@ -18,6 +18,7 @@ from pp_graph.openvino.island.exchange import with_other_program
 from pp_graph.openvino.island.float32 import island_constants
 from pp_graph.openvino.session import OpenVINOSession
 from pp_graph.openvino.usage import usage_path, usage_text
+from pp_graph.openvino.weights_file import UNKNOWN, WEIGHTS_PATH, check_weights_file, marked, weights_mark
 from pp_graph.sessions.session import with_batch_axes
 
 if TYPE_CHECKING:
@@ -98,12 +99,14 @@ class OpenVINOModel(Artifact):
         weights = path.with_suffix(".bin")
         protected = (*self.inputs, *inputs)
         usage = usage_path(path)
-        with written_together(weights, usage, path, overwrite=overwrite, inputs=protected) as (_, guide, draft):
+        with written_together(weights, usage, path, overwrite=overwrite, inputs=protected) as (content, guide, draft):
             guide.write_text(usage_text(self.network, self.provenance, path.name), encoding="utf-8")
+            self.network.set_rt_info(UNKNOWN, WEIGHTS_PATH)
             try:
                 ov.save_model(self.network, str(draft), compress_to_fp16=False)
             except RuntimeError as error:
                 raise TargetError(f"OpenVINO cannot save '{path}': {first_line(error)}. Is the disk full?") from error
+            draft.write_bytes(marked(draft.read_bytes(), weights_mark(content)))
             constants = island_constants(
                 openvino_core().read_model(draft), self.provenance.prefix, self.provenance.adjustable
             )
@@ -255,6 +258,7 @@ def _read_ir(path: Path) -> ov.Model:
     for file in (path, path.with_suffix(".bin")):
         if not file.is_file():
             raise TargetError(f"IR file '{file}' does not exist, expected an .xml and a .bin beside it. Copy both.")
+    check_weights_file(path)
     try:
         return openvino_core().read_model(path)
     except RuntimeError as error:

@@ -26,6 +26,7 @@ from pp_graph.model.onnx_layout import LayoutError, Span
 from pp_graph.model.patching import changing, copy_file, patched, write_at
 from pp_graph.openvino.island.exchange import IR_VERSION, OPSET
 from pp_graph.openvino.usage import renamed_usage, usage_path
+from pp_graph.openvino.weights_file import check_weights_file, marked, weights_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -227,6 +228,7 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
         return None
     text = path.read_bytes()
     layout = IRLayout(text)
+    check_weights_file(path, text)
     provenance = Provenance.from_json(layout.provenance)
     numbers = Numbers.of(provenance, program_for(provenance), opset=OPSET, ir_version=IR_VERSION)
     constants = {name: each for name in numbers.old.constants if (each := layout.constant(name)) is not None}
@@ -259,7 +261,7 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
             at = len(end) + len(appended)
             appended += content
         offsets[constants[name].digits] = str(start + at).encode()
-    after = layout.changed(offsets, numbers.provenance.to_json())
+    after = marked(layout.changed(offsets, numbers.provenance.to_json()), weights_mark(weights, length, appended))
     return IREdit(path, numbers.provenance, numbers.size, text, after, length, appended)
 
 
@@ -286,7 +288,7 @@ def replace_ir(path: Path, written: Path, provenance: Provenance) -> IREdit:
             known[key] = len(old) + len(appended)
             appended += content
         offsets[digits] = str(known[key]).encode()
-    text = patched(after, offsets)
+    text = marked(patched(after, offsets), weights_mark(path.with_suffix(".bin"), len(old), bytes(appended)))
     return IREdit(path, provenance, len(text) + len(appended), before, text, len(old), bytes(appended))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import pp_graph as pp
 from pp_graph.cli import run
-from pp_graph.errors import ModelError, ProvenanceError, StatisticsError
+from pp_graph.errors import ModelError, ProvenanceError, StatisticsError, TargetError
 from pp_graph.fusion import METADATA_KEY
 from pp_graph.statistics import CalibrationRecord, StatisticsProvenance
 from tests.conftest import DEMO
@@ -193,3 +193,33 @@ def test_an_edited_record_is_a_typed_error(edit: object) -> None:
     entry.value = json.dumps(record)
     with pytest.raises(ProvenanceError, match="was changed after it was fused"):
         pp.strip(proto)
+
+
+def test_the_bin_of_another_ir(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    own = pp.convert(pp.fuse(conv_model(), POST)).save(tmp_path / "own.xml")
+    other = pp.convert(pp.fuse(conv_model(seed=1), POST)).save(tmp_path / "other.xml")
+    before = own.with_suffix(".bin").read_bytes()
+    pp.retune(own, image_sensitivity=0.6)
+    pp.retune(own, pixel_sensitivity=0.3, output=tmp_path / "tuned.xml")
+    for path in (own, tmp_path / "tuned.xml"):
+        assert pp.verify(pp.RawModel.open(conv_model()), pp.open(path), IMAGE).passed
+    tuned = own.with_suffix(".bin").read_bytes()
+    # Longer is fine, as when retuning was interrupted before the .xml was replaced.
+    own.with_suffix(".bin").write_bytes(tuned + bytes(64))
+    assert pp.open(own)
+    assert len(tuned) >= len(before)
+    for content in (other.with_suffix(".bin").read_bytes() + bytes(256), tuned[:-1], tuned[:-1] + b"?"):
+        own.with_suffix(".bin").write_bytes(content)
+        for verb in (pp.open, pp.load, lambda path: pp.retune(path, image_sensitivity=0.7)):
+            with pytest.raises(
+                TargetError, match=r"own.bin' .* is not the one that '.*own.xml' was saved with, expected"
+            ):
+                verb(own)
+    # Another program that saves an IR again copies the record, which then says nothing.
+    own.with_suffix(".bin").write_bytes(tuned)
+    openvino = pytest.importorskip("openvino")
+    openvino.save_model(openvino.Core().read_model(own), str(tmp_path / "again.xml"), compress_to_fp16=False)
+    assert pp.open(tmp_path / "again.xml")
+    own.with_suffix(".bin").write_bytes(other.with_suffix(".bin").read_bytes() + bytes(256))
+    assert run(["inspect", str(own)]) == 2
+    assert "Copy both files of one conversion" in capfd.readouterr().err

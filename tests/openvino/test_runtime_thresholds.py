@@ -156,7 +156,7 @@ def test_retuned_defaults(adjustable: Path, tmp_path: Path, suffix: str) -> None
     path = tuned.save(tmp_path / f"tuned{suffix}")
     assert tuned.provenance.adjustable == ["pred_label_cutoff", "pred_mask_cutoff"]
     report = pp.verify(DEMO / "raw.onnx", path, DEMO / "images")
-    assert report.passed
+    assert report.postprocessing_exact
     assert report.postprocessing_flips == report.boundary.flips == 0
     assert report.provenance.cutoffs == fixed(OTHER, 0.5, 0.7).provenance.cutoffs
 
