@@ -208,7 +208,11 @@ def test_the_bin_of_another_ir(tmp_path: Path, capfd: pytest.CaptureFixture) -> 
     own.with_suffix(".bin").write_bytes(tuned + bytes(64))
     assert pp.open(own)
     assert len(tuned) >= len(before)
-    for content in (other.with_suffix(".bin").read_bytes() + bytes(256), tuned[:-1], tuned[:-1] + b"?"):
+    for content in (
+        other.with_suffix(".bin").read_bytes() + bytes(256),
+        tuned[:-1],
+        tuned[:-1] + bytes([tuned[-1] ^ 1]),
+    ):
         own.with_suffix(".bin").write_bytes(content)
         for verb in (pp.open, pp.load, lambda path: pp.retune(path, image_sensitivity=0.7)):
             with pytest.raises(

@@ -472,9 +472,16 @@ def test_tampered_constants(work: Path) -> None:
     before = files_in(work)
     # Also if operators change and the model would be rewritten.
     for change in ({"image_sensitivity": 0.4}, {"pixel_sensitivity": 0.4}, {"image_sensitivity": 0.0}):
-        for path in ("fused.onnx", "model.xml"):
-            with pytest.raises(ProvenanceError, match=rf"Constant '{name}' of '{path}' is 12.5, expected 12\.6172"):
-                pp.retune(path, **change)
+        with pytest.raises(ProvenanceError, match=rf"Constant '{name}' of 'fused.onnx' is 12.5, expected 12\.6172"):
+            pp.retune("fused.onnx", **change)
+        with pytest.raises(TargetError, match=r"'model.bin' .* is not the one that 'model.xml' was saved with"):
+            pp.retune("model.xml", **change)
+    # An IR that another program saved again has no valid record of its .bin.
+    text = Path("model.xml").read_bytes()
+    Path("model.xml").write_bytes(re.sub(rb'(<weights value=")\d{16}', rb"\g<1>" + b"9" * 16, text) + b"\n")
+    with pytest.raises(ProvenanceError, match=rf"Constant '{name}' of 'model.xml' is 12.5, expected 12\.6172"):
+        pp.retune("model.xml", image_sensitivity=0.4)
+    Path("model.xml").write_bytes(text)
     assert files_in(work) == before
 
 
