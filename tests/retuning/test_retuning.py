@@ -19,7 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import pp_graph as pp
 from pp_graph.cli import run as run_cli
-from pp_graph.errors import OutputFileError, PostProcessorError, PPGraphError, ProvenanceError, StatisticsError
+from pp_graph.errors import (
+    OutputFileError,
+    PostProcessorError,
+    PPGraphError,
+    ProvenanceError,
+    StatisticsError,
+    TargetError,
+)
 from pp_graph.model.onnx_layout import LayoutError, OnnxLayout
 from pp_graph.postprocessors import ROLES
 from pp_graph.retuning import RetunedFile
