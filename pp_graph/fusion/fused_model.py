@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pp_graph.errors import AlreadyFusedError, PostProcessorError, ProvenanceError, StatisticsError
 from pp_graph.fusion.artifact import Artifact
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.program import Program
+
+
+class Convertible(Protocol):
+    """Anything that can be turned into a post-processor, such as a torch module."""
+
+    def to_post_processor(self) -> PostProcessor:
+        """Return the post-processor."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,7 +152,7 @@ class FusedModel(Artifact):
 
 def fuse(
     model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
-    post: PostProcessor,
+    post: PostProcessor | Convertible,
     *,
     roles: Mapping[str, str] | None = None,
     score_output: str | None = None,
@@ -164,7 +171,7 @@ def fuse(
 
     Args:
         model: Path of a raw ONNX export, or a model in memory, which is not modified.
-        post: The post-processor, with statistics.
+        post: The post-processor, with statistics; or a `PostProcessor` of `pp_graph.integrations.torch`.
         roles: Output names by role, needed if axes and sizes match several outputs.
         score_output: Short form of `roles={"raw_score": ...}`.
         map_output: Short form of `roles={"raw_map": ...}`.
@@ -189,6 +196,8 @@ def fuse(
         FusionError: A name in the model conflicts with an output; `AlreadyFusedError` if the model already has
             post-processing.
     """
+    if hasattr(post, "to_post_processor"):
+        post = post.to_post_processor()
     if not isinstance(post, PostProcessor):
         raise PostProcessorError(
             f"The post-processor is {type(post).__name__}, expected a PostProcessor such as "

@@ -166,7 +166,7 @@ _kept: OrderedDict[Hashable, _Built] = OrderedDict()
 
 
 def _build(step: GraphStep, types: tuple[ValueType, ...]) -> _Built:
-    trials = Trials(types, _trial_arrays(types))
+    trials = Trials(types, trial_arrays(types))
     results = [_reference(step, arrays) for arrays in trials.arrays]
     written = _type_of(types, trials.arrays, results)
     model = _typed(step.model(types, trials.arrays[-1]), types, written)
@@ -187,7 +187,7 @@ def _build(step: GraphStep, types: tuple[ValueType, ...]) -> _Built:
     return _Built(model, written, trials)
 
 
-def _trial_arrays(types: Sequence[ValueType]) -> list[tuple[Array, ...]]:
+def trial_arrays(types: Sequence[ValueType]) -> list[tuple[Array, ...]]:
     """Arrays of some types: several batches, and sizes where these are open; the last is the best example."""
     rng = np.random.default_rng(0)
     open_size = any(value.per_pixel and value.map_size is None for value in types)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
@@ -37,6 +37,38 @@ class InferenceBatch(NamedTuple):
     pred_label: torch.Tensor | None = None
     anomaly_map: torch.Tensor | None = None
     pred_mask: torch.Tensor | None = None
+
+
+FIELDS: Final = InferenceBatch._fields
+"""Fields of predictions, in order."""
+
+
+class Predictions:
+    """Predictions that can be changed in place, with the fields of `InferenceBatch`."""
+
+    _fields = FIELDS
+
+    def __init__(self, **values: torch.Tensor | None) -> None:
+        for name in FIELDS:
+            setattr(self, name, values.get(name))
+
+    def _asdict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def _replace(self, **changes: torch.Tensor | None) -> Predictions:
+        return Predictions(**{**self._asdict(), **changes})
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._asdict().values())
+
+
+def fields_of(predictions: object) -> dict[str, Any]:
+    """Return the fields of predictions, given as an object or a mapping; empty for anything else."""
+    if isinstance(predictions, Mapping):
+        return {name: predictions.get(name) for name in FIELDS}
+    if isinstance(predictions, torch.Tensor):
+        return {}
+    return {name: getattr(predictions, name, None) for name in FIELDS}
 
 
 def raw_tensors(

@@ -15,7 +15,7 @@ from pp_graph.errors import DataError, ModelError, PostProcessorError, Verificat
 from pp_graph.files import check_targets
 from pp_graph.fusion import fuse
 from pp_graph.integrations.export_result import ExportResult
-from pp_graph.integrations.torch.module import PostProcessorModule
+from pp_graph.integrations.torch.module import PostProcessor as PostProcessorBase
 from pp_graph.integrations.torch.raw_export import (
     OPSET,
     Example,
@@ -43,7 +43,7 @@ network in another order differ by 1e-6 to 1e-5."""
 
 def export(
     model: nn.Module,
-    post: PostProcessor | PostProcessorModule,
+    post: PostProcessor | PostProcessorBase,
     example: Example,
     path: str | Path,
     *,
@@ -114,11 +114,11 @@ def export(
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"The model is {type(model).__name__}, expected a torch.nn.Module.")
-    described = post.post if isinstance(post, PostProcessorModule) else post
+    described = post.to_post_processor() if isinstance(post, PostProcessorBase) else post
     if not isinstance(described, PostProcessor):
         raise PostProcessorError(
-            f"The post-processor is {type(post).__name__}, expected a pp_graph.PostProcessor, or a PostProcessorModule "
-            "of one. Describe it in steps: a torch module alone cannot be fused."
+            f"The post-processor is {type(post).__name__}, expected a pp_graph.PostProcessor, or a PostProcessor of "
+            "pp_graph.integrations.torch. Inherit from one of them."
         )
     frames = conversion.get("preprocessing") is not None
     if frames and images is None:

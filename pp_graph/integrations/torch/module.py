@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.integrations.torch.batch import InferenceBatch, raw_tensors, signature_of_tensors
+from pp_graph.integrations.torch.batch import InferenceBatch, Predictions, raw_tensors, signature_of_tensors
 from pp_graph.integrations.torch.interpreter import (
     TorchGraph,
     compile_post_processor,
     is_exporting,
     is_jit_traced,
+    is_strict_trace,
     without_trace_warnings,
 )
 from pp_graph.postprocessors import PostProcessor as Described
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
 _KEPT_GRAPHS: Final = 16
 """Signatures of raw values for which the operators are kept ready."""
 
+
+def _is_callback_base(base: type) -> bool:
+    """Return True for `Callback` of one of Lightning's packages."""
+    return base.__name__ == "Callback" and base.__module__.split(".", 1)[0] in ("lightning", "pytorch_lightning")
+
+
+def _hooks(base: type) -> list[str]:
+    return [name for name in vars(base) if name.startswith("on_") or name in ("setup", "teardown")]
+
+
 Numbers = dict[str, float | None]
 """Calibrated numbers by the name of their buffer; None for unknown."""
 
@@ -42,6 +53,51 @@ class PostProcessor(nn.Module, ABC):
     To write one of your own, inherit from it and implement `forward`; or describe it in steps (inherit from
     `pp_graph.PostProcessor`) and wrap it in `PostProcessorModule`, and it can be fused, converted and verified as well.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a Lightning callback without a hook.
+
+        Raises:
+            PostProcessorError: The class is a callback, and does nothing as one.
+        """
+        super().__init_subclass__(**kwargs)
+        callbacks = [base for base in cls.__mro__ if _is_callback_base(base)]
+        if callbacks and all(getattr(cls, hook) is getattr(callbacks[0], hook) for hook in _hooks(callbacks[0])):
+            raise PostProcessorError(
+                f"{cls.__name__} is a Lightning callback that would do nothing: it has none of its hooks. Inherit from "
+                "pp_graph.integrations.torch.OneClassPostProcessor, which finds its statistics in validation, or write "
+                "hooks such as on_validation_epoch_end."
+            )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `forward`. Predictions given as an `InferenceBatch` can be changed in place there."""
+        if not args or not isinstance(args[0], InferenceBatch) or isinstance(self, PostProcessorModule):
+            return super().__call__(*args, **kwargs)
+        result = super().__call__(Predictions(**args[0]._asdict()), *args[1:], **kwargs)
+        return InferenceBatch(**result._asdict()) if isinstance(result, Predictions) else result
+
+    def to_post_processor(self) -> Described:
+        """Return the post-processor to fuse: here the module, traced when it meets a raw model."""
+        from pp_graph.integrations.torch.tracing import ModulePostProcessor
+
+        return ModulePostProcessor(None, self)
+
+    @property
+    def state_key(self) -> str:
+        """Name of a Lightning callback in checkpoints.
+
+        Raises:
+            PostProcessorError: The module is not a callback.
+        """
+        for base in type(self).__mro__:
+            if _is_callback_base(base):
+                key: str = base.state_key.fget(self)  # type: ignore[attr-defined]
+                return key
+        raise PostProcessorError(
+            f"{type(self).__name__} is a torch module and not a Lightning callback. Use "
+            "pp_graph.integrations.torch.OneClassPostProcessor, which is both, or pass "
+            "PostProcessorCallback(post) of pp_graph.integrations.lightning to the trainer."
+        )
 
     @abstractmethod
     def forward(self, predictions: Any) -> Any:
@@ -95,6 +151,10 @@ class PostProcessorModule(PostProcessor):
         self._forget()
         self._refresh()
 
+    def to_post_processor(self) -> Described:
+        """Return `post`."""
+        return self.post
+
     @property
     def post(self) -> Described:
         """The post-processor with the numbers that the buffers hold now.
@@ -141,9 +201,9 @@ class PostProcessorModule(PostProcessor):
 
         Returns:
             An `InferenceBatch`, with None for what there is not. Where the post-processor declares outputs of other
-            names, a dict: a tensor for each output, by name, in their order. With `pack` one tensor, (N,H,W,4). While
-            `torch.jit.trace` is looking, a tuple of those predictions that there are, in the same order: it takes no
-            None.
+            names, a dict: a tensor for each output, by name, in their order. With `pack` one tensor, (N,H,W,4). In
+            `torch.jit.trace`, which takes no None, a tuple of the predictions that there are; a dict with
+            `strict=False`, from which `openvino.convert_model` takes the names of the outputs.
 
         Raises:
             ValueError: None is given, or one has another shape or element type.
@@ -160,7 +220,8 @@ class PostProcessorModule(PostProcessor):
             (packed,) = found.values()
             return packed
         if is_jit_traced():
-            return tuple(found.values())
+            # A trace that is not strict, as that of openvino.convert_model, keeps the names.
+            return tuple(found.values()) if is_strict_trace() else dict(found)
         # What is declared decides, so that a post-processor always returns the same kind.
         usual = {output.name for output in post.declared_outputs} <= set(InferenceBatch._fields)
         return InferenceBatch(**found) if usual else found

@@ -69,7 +69,7 @@ class ModuleStep(GraphStep):
         """Run the module without gradients."""
         import torch
 
-        module = _prepared(self.module)
+        module = prepared(self.module)
         with torch.no_grad():
             result = module(*map(_tensor, arrays))
         if not isinstance(result, torch.Tensor):
@@ -86,39 +86,62 @@ class ModuleStep(GraphStep):
             ExtraError: onnxscript, which torch exports with, is not installed.
             PostProcessorError: torch cannot export it.
         """
-        import torch
+        return exported(prepared(self.module), types, example, ["output"])
 
-        require_extra("onnxscript", "torch", "exporting a torch module")
-        dynamic = tuple(_open_axes(value) for value in types)
-        logger = logging.getLogger("torch.onnx")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                program = torch.onnx.export(
-                    _prepared(self.module),
-                    tuple(map(_tensor, example)),
-                    dynamo=True,
-                    opset_version=_OPSET,
-                    input_names=[f"input_{place}" for place in range(len(types))],
-                    output_names=["output"],
-                    dynamic_shapes=dynamic,
-                    external_data=False,
-                    verbose=False,
-                )
-        except Exception as failure:  # the exporter's errors have no common base
-            cause = failure.__cause__ or failure
-            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-            raise PostProcessorError(
-                f"torch.onnx.export refuses module {type(self.module).__name__}: {reason} Write it with operations "
-                "that torch exports; torch.onnx.export(module, example, dynamo=True) says more."
-            ) from failure
-        finally:
-            logger.setLevel(level)
-        assert program is not None
-        model: onnx.ModelProto = program.model_proto
-        return model
+
+def exported(
+    module: Any,
+    types: Sequence[ValueType],
+    example: tuple[Array, ...],
+    outputs: Sequence[str],
+    inputs: Sequence[str] | None = None,
+) -> onnx.ModelProto:
+    """Export a torch module, with an open batch, and open heights and widths where they are not known.
+
+    Args:
+        module: The module, in evaluation mode; see `prepared`.
+        types: Types of the values that it reads.
+        example: Arrays of these types.
+        outputs: Names of its outputs.
+        inputs: Names of its inputs; None for `input_0`, `input_1`, ...
+
+    Raises:
+        ExtraError: onnxscript, which torch exports with, is not installed.
+        PostProcessorError: torch cannot export it.
+    """
+    import torch
+
+    require_extra("onnxscript", "torch", "exporting a torch module")
+    dynamic = tuple(_open_axes(value) for value in types)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                tuple(map(_tensor, example)),
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=list(inputs or (f"input_{place}" for place in range(len(types)))),
+                output_names=list(outputs),
+                dynamic_shapes=(dynamic,) if inputs is not None else dynamic,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as failure:  # the exporter's errors have no common base
+        cause = failure.__cause__ or failure
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise PostProcessorError(
+            f"torch.onnx.export refuses module {type(module).__name__}: {reason} Write it with operations "
+            "that torch exports; torch.onnx.export(module, example, dynamo=True) says more."
+        ) from failure
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
 
 
 def _open_axes(value: ValueType) -> dict[int, Any]:
@@ -140,8 +163,8 @@ def _tensor(array: Array) -> Any:
 _modules: OrderedDict[Hashable, Any] = OrderedDict()
 
 
-def _prepared(module: Any) -> Any:
-    """A copy in evaluation mode, in float32 on the CPU."""
+def prepared(module: Any) -> Any:
+    """Return a copy in evaluation mode, in float32 on the CPU."""
     content = _content(module)
     if content in _modules:
         return _modules[content]

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from pp_graph.statistics import Statistics
 
 
+def _sensitivity(name: str, given: float | None) -> float:
+    default: float = OPTIONS[name].default
+    return default if given is None else given
+
+
 class OneClassModule(PostProcessorModule):
     """`pp_graph.OneClassPostProcessor` as a torch module: normalise, compare and mask.
 
     `PostProcessorModule` describes inputs, outputs and export.
 
     Args:
-        image_sensitivity: In [0, 1]; see `pp_graph.OneClassPostProcessor`. Can be assigned later.
+        image_sensitivity: In [0, 1]; see `pp_graph.OneClassPostProcessor`. None for the default. Can be assigned later.
         pixel_sensitivity: The same for pixels.
         statistics: The calibrated numbers; None until they are loaded or assigned.
         input_size: Height and width of the model's images, for `map_size="input"`.
@@ -36,15 +41,21 @@ class OneClassModule(PostProcessorModule):
 
     def __init__(
         self,
-        image_sensitivity: float = OPTIONS["image_sensitivity"].default,
-        pixel_sensitivity: float = OPTIONS["pixel_sensitivity"].default,
+        image_sensitivity: float | None = None,
+        pixel_sensitivity: float | None = None,
         statistics: Statistics | None = None,
         *,
         input_size: tuple[int, int] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(
-            OneClassPostProcessor(statistics, image_sensitivity, pixel_sensitivity, **settings), input_size=input_size
+            OneClassPostProcessor(
+                statistics,
+                _sensitivity("image_sensitivity", image_sensitivity),
+                _sensitivity("pixel_sensitivity", pixel_sensitivity),
+                **settings,
+            ),
+            input_size=input_size,
         )
 
     @property
@@ -53,8 +64,8 @@ class OneClassModule(PostProcessorModule):
         return self._described.image_sensitivity
 
     @image_sensitivity.setter
-    def image_sensitivity(self, sensitivity: float) -> None:
-        self._change(image_sensitivity=sensitivity)
+    def image_sensitivity(self, sensitivity: float | None) -> None:
+        self._change(image_sensitivity=_sensitivity("image_sensitivity", sensitivity))
 
     @property
     def pixel_sensitivity(self) -> float:
@@ -62,8 +73,8 @@ class OneClassModule(PostProcessorModule):
         return self._described.pixel_sensitivity
 
     @pixel_sensitivity.setter
-    def pixel_sensitivity(self, sensitivity: float) -> None:
-        self._change(pixel_sensitivity=sensitivity)
+    def pixel_sensitivity(self, sensitivity: float | None) -> None:
+        self._change(pixel_sensitivity=_sensitivity("pixel_sensitivity", sensitivity))
 
     @property
     def image_threshold(self) -> torch.Tensor:

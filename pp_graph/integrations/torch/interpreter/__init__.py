@@ -10,6 +10,7 @@ from pp_graph.integrations.torch.interpreter.table import OPERATORS, OPSET
 from pp_graph.integrations.torch.interpreter.tracing import (
     is_exporting,
     is_jit_traced,
+    is_strict_trace,
     is_traced,
     known_sizes,
     without_trace_warnings,
@@ -22,6 +23,7 @@ __all__ = [
     "compile_post_processor",
     "is_exporting",
     "is_jit_traced",
+    "is_strict_trace",
     "is_traced",
     "known_sizes",
     "without_trace_warnings",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ _JIT: Final[Any] = torch.jit  # without types of its own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 
 def is_exporting() -> bool:
@@ -22,6 +24,16 @@ def is_exporting() -> bool:
 def is_jit_traced() -> bool:
     """True inside `torch.jit.trace`."""
     return bool(_JIT.is_tracing())
+
+
+def is_strict_trace() -> bool:
+    """Return True if `torch.jit.trace` refuses a dict. torch does not say so; its own frame does."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "trace_module" and "strict" in frame.f_locals:
+            return bool(frame.f_locals["strict"])
+        frame = frame.f_back
+    return True
 
 
 def is_traced() -> bool:
