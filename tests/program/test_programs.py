@@ -749,7 +749,7 @@ class TestArraysThatDoNotFit:
             pp.OneClassPostProcessor(STATS)({"anomaly_map": x})
         with pytest.raises(PostProcessorError, match=r"'raw_map' has shape .*, expected at least one pixel"):
             pp.OneClassPostProcessor(STATS).predict({"raw_map": x})
-        with pytest.raises(PostProcessorError, match=r"What 'raw_score' is computed from has shape .*one pixel"):
+        with pytest.raises(PostProcessorError, match=r"'raw_score' is computed has shape .*one pixel"):
             MaxOverMap("raw_map", "raw_score").reference(x)
 
 

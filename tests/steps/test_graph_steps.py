@@ -279,7 +279,7 @@ SCORE = ValueType("NC", (None, 1))
         (lambda: OnnxScriptStep("a", "b", number), (MAP,), "returns int64 \\(\\) for .*expected float32 or bool"),
         (lambda: OnnxScriptStep("a", "b", two), (MAP,), "returns 2 values, expected one"),
         (lambda: OnnxScriptStep("a", "b", averaged), (SCORE,), "its reference fails on float32 \\(1, 1\\)"),
-        (lambda: OnnxScriptStep(1, "b", averaged), (SCORE,), "has 1 among its names, expected text"),
+        (lambda: OnnxScriptStep(1, "b", averaged), (SCORE,), "has 1 among its names, expected strings"),
         (lambda: ModuleStep("a", "b", print), (MAP,), "expected a torch.nn.Module. Give an instance"),
     ],
 )

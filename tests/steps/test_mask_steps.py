@@ -26,7 +26,7 @@ from pp_graph.steps import (
     RemoveSmallRegions,
     Step,
 )
-from pp_graph.steps.morphology import neighbourhood
+from pp_graph.steps.masks import neighbourhood
 from pp_graph.steps.regions import emit_regions
 from tests.models import run
 from tests.steps.steps_masks import (

@@ -180,7 +180,7 @@ def test_a_map_that_is_too_small_fails(step: Step, height: int, opset: int, runt
     assert np.array_equal(RUNTIMES[runtime](model, {"x": fitting})["y"], step.reference(fitting))
     with pytest.raises(Exception, match=r"pp_graph/b/Pad"):
         RUNTIMES[runtime](model, {"x": small})
-    with pytest.raises(PostProcessorError, match=f"'b' is computed from has {height}x20 pixels, expected at least 9x"):
+    with pytest.raises(PostProcessorError, match=f"'b' is computed has {height}x20 pixels, expected at least 9x"):
         step.reference(small)
 
 
@@ -201,7 +201,7 @@ def test_a_known_size_that_is_too_small_is_refused_before_anything_runs() -> Non
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: GaussianBlur("a", "b", 0.0), "sigma of 'b' is 0.0, expected a number above 0"),
     (lambda: GaussianBlur("a", "b", float("nan")), "sigma of 'b' is nan"),
-    (lambda: GaussianBlur("a", "b", 40.0), "sigma of 'b' is 40.0, which asks for a kernel of 321 pixels"),
+    (lambda: GaussianBlur("a", "b", 40.0), "sigma of 'b' is 40.0, which needs a kernel of 321 pixels"),
     (lambda: GaussianBlur("a", "b", 1.0, 4), "kernel_size of 'b' is 4, expected an odd whole number from 1 to 255"),
     (lambda: MedianFilter("a", "b", 4), "size of 'b' is 4, expected an odd whole number from 3 to 9"),
     (lambda: MedianFilter("a", "b", 3.0), "size of 'b' is 3.0, expected an odd whole number"),

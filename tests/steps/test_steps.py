@@ -244,7 +244,7 @@ def test_nan_counts_as_asked() -> None:
         (lambda: MinMaxNormalize("a", "b", 0, -3e38, 3e38), "maximum - minimum of 'b' is inf"),
         (lambda: Compare("a", "b", float("inf")), "level of 'b' is inf"),
         (lambda: Compare("a", "b", 0, dtype="i8"), "dtype of 'b' is 'i8', expected one of: bool, u8, u8_255, f32"),
-        (lambda: ResizeMap("a", "b", 0, 5), "height of 'b' is 0, expected a whole number of pixels above 0"),
+        (lambda: ResizeMap("a", "b", 0, 5), "height of 'b' is 0, expected a whole number from 1"),
     ],
 )
 def test_impossible_parameters(build: Callable[[], Step], message: str) -> None:

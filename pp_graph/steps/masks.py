@@ -1,15 +1,15 @@
-"""Erode, dilate, open and close masks."""
+"""Erode, dilate, open and close masks, and empty those of normal images."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.steps.step import MASK, Accepts, Step, require_one_of, require_whole
+from pp_graph.steps.step import MASK, Accepts, Array, Step, require_one_of, require_whole
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,40 +23,35 @@ _CHANNEL = {"NHW": None, "NCHW": 1, "NHWC": 3, None: 1}
 
 
 def without_channel(mask: npt.ArrayLike, axes: str | None) -> Mask:
-    """A mask as (N,H,W); (N,1,H,W) where its axes are not known and it has four."""
+    """Drop the channel of a mask: (N,H,W). Four axes are (N,1,H,W) if unknown."""
     array = np.asarray(mask, np.bool_)
-    place = _CHANNEL[axes]
-    return array if place is None or array.ndim == 3 else array.squeeze(place)
-
-
-def like(images: Mask, mask: Any) -> Mask:
-    """A mask (N,H,W) with the axes of another."""
-    return images.reshape(np.shape(mask))
+    channel = _CHANNEL[axes]
+    return array if channel is None or array.ndim == 3 else array.squeeze(channel)
 
 
 def emit_without_channel(op: Emitter, mask: ir.Value, axes: str | None) -> ir.Value:
     """Reshape a mask to (N,H,W)."""
-    place = _CHANNEL[axes]
-    return mask if place is None else op.squeeze(mask, place)
+    channel = _CHANNEL[axes]
+    return mask if channel is None else op.squeeze(mask, channel)
 
 
 def emit_with_channel(op: Emitter, images: ir.Value, axes: str | None) -> ir.Value:
-    """Reshape a mask of (N,H,W) to its own axes."""
-    place = _CHANNEL[axes]
-    return images if place is None else op.unsqueeze(images, (place,))
+    """Reshape a mask (N,H,W) to its original axes."""
+    channel = _CHANNEL[axes]
+    return images if channel is None else op.unsqueeze(images, (channel,))
 
 
 NeighbourhoodShape = Literal["square", "cross", "disk"]
-"""Which pixels around one count: all in the square, those in its row or column, or those within half its side."""
+"""Neighbours of a pixel: all in the square, its row and column, or those within half a side."""
 
 _LARGEST: Final = 255
 
 
 def neighbourhood(size: int, shape: NeighbourhoodShape) -> Mask:
-    """The pixels around the one in the middle that count; bool (size, size).
+    """Structuring element: the neighbours of the pixel in the middle; bool (size, size).
 
-    Source: `skimage.morphology.footprint_rectangle`, the arms of a plus, and `skimage.morphology.disk(size // 2)`:
-    `x * x + y * y <= r * r`.
+    Source: `skimage.morphology.footprint_rectangle` for a square, and `skimage.morphology.disk(size // 2)`,
+    `x * x + y * y <= r * r`, for a disk.
     """
     around = np.arange(size) - size // 2
     y, x = np.meshgrid(around, around, indexing="ij")
@@ -69,19 +64,19 @@ def neighbourhood(size: int, shape: NeighbourhoodShape) -> Mask:
 class MorphologyStep(Step):
     """Base class of steps that look at the neighbourhood of each pixel of a mask.
 
-    What lies outside of the map has no say: it counts as normal where regions grow, and as anomalous where they shrink.
-    That is what OpenCV does by default, scikit-image's `dilation`, `erosion`, `opening` and `closing` with
-    `mode="ignore"`, and SciPy's `binary_dilation` with `border_value=0` and `binary_erosion` with `border_value=1`.
+    Pixels outside the map are ignored: they count as normal in a dilation and as anomalous in an erosion. So do OpenCV
+    by default, scikit-image's `dilation`, `erosion`, `opening` and `closing` with `mode="ignore"`, and SciPy's
+    `binary_dilation` with `border_value=0` and `binary_erosion` with `border_value=1`.
 
     Attributes:
         source: Name of the mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1).
         target: Name of the new mask, bool, of the same shape.
         size: Height and width of the neighbourhood in pixels, odd.
-        shape: Its shape; see `neighbourhood`.
-        axes: Axes of the mask; None until they are known.
+        shape: Shape of the neighbourhood; see `neighbourhood`.
+        axes: Axes of the mask; None until the step is bound.
 
     Raises:
-        PostProcessorError: `size` is no odd number from 1 to 255, or `shape` is not known.
+        PostProcessorError: `size` is not an odd number from 1 to 255, or `shape` is unknown.
     """
 
     pointwise: ClassVar[bool] = False
@@ -93,7 +88,7 @@ class MorphologyStep(Step):
     axes: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse neighbourhoods that have no middle."""
+        """Check the neighbourhood."""
         require_whole(self.size, f"size of '{self.target}'", 1, _LARGEST, odd=True)
         require_one_of(self.shape, f"shape of '{self.target}'", get_args(NeighbourhoodShape))
 
@@ -107,7 +102,7 @@ class MorphologyStep(Step):
 
     def reference(self, mask: Mask) -> Mask:
         """Compute the step on an array."""
-        return like(self._reference(without_channel(mask, self.axes)), mask)
+        return self._reference(without_channel(mask, self.axes)).reshape(np.shape(mask))
 
     def emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
         """Write the step, on (N,1,H,W)."""
@@ -119,17 +114,17 @@ class MorphologyStep(Step):
     def _dilated(self, mask: Mask) -> Mask:
         if self.shape == "square":
             line = np.ones((self.size, 1), np.bool_)
-            return _spread(_spread(mask, line), line.T)
-        return _spread(mask, neighbourhood(self.size, self.shape))
+            return _dilate(_dilate(mask, line), line.T)
+        return _dilate(mask, neighbourhood(self.size, self.shape))
 
     def _eroded(self, mask: Mask) -> Mask:
-        # Shapes are symmetric: what grows outside is what shrinks inside.
+        # Neighbourhoods are symmetric, so eroding the mask is dilating its complement.
         return ~self._dilated(~mask)
 
     def _emit_dilated(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        """Write the search for an anomalous pixel around each.
+        """Write a test for anomalous neighbours.
 
-        Masks become 0 and 1, which any precision holds; sums of ones stay above 1/2 in all of them, too.
+        Masks become 0 and 1, which every precision represents; a sum of ones is above 1/2 in each of them.
         """
         numbers = op.cast(mask, np.dtype(np.float32))
         half = op.constant(np.float32(0.5), "half")
@@ -139,8 +134,8 @@ class MorphologyStep(Step):
             column = op.less(half, op.greatest_around(numbers, self.size, 1))
             return op.logical_or(column, op.less(half, op.greatest_around(numbers, 1, self.size)))
         kernel = neighbourhood(self.size, self.shape)[None, None].astype(np.float32)
-        weights, margin = op.array(kernel, "neighbourhood"), [self.size // 2] * 4
-        counts = op.node("Conv", [numbers, weights], {"pads": margin}, np.dtype(np.float32), op.shape_of(mask))
+        weights, pads = op.array(kernel, "neighbourhood"), [self.size // 2] * 4
+        counts = op.node("Conv", [numbers, weights], {"pads": pads}, np.dtype(np.float32), op.shape_of(mask))
         return op.less(half, counts)
 
     def _emit_eroded(self, op: Emitter, mask: ir.Value) -> ir.Value:
@@ -203,13 +198,52 @@ class CloseMask(MorphologyStep):
         return self._emit_eroded(op, self._emit_dilated(op, mask))
 
 
-def _spread(mask: Mask, around: Mask) -> Mask:
-    """Dilate (N,H,W) with the neighbourhood `around`."""
-    found = np.zeros_like(mask)
+def _dilate(mask: Mask, element: Mask) -> Mask:
+    """Dilate (N,H,W) with a structuring element."""
+    dilated = np.zeros_like(mask)
     height, width = mask.shape[1:]
-    for y, x in np.argwhere(around) - np.array(around.shape) // 2:
+    for y, x in np.argwhere(element) - np.array(element.shape) // 2:
         rows, columns = max(0, height - abs(y)), max(0, width - abs(x))
         top, left = max(0, y), max(0, x)
         here = np.s_[:, max(0, -y) : max(0, -y) + rows, max(0, -x) : max(0, -x) + columns]
-        found[here] |= mask[:, top : top + rows, left : left + columns]
-    return found
+        dilated[here] |= mask[:, top : top + rows, left : left + columns]
+    return dilated
+
+
+_LABEL: Final = Accepts(dtypes=("bool",), axes=("N", "NC"), lacks="HW", single="C")
+
+
+@dataclass(frozen=True)
+class MaskByLabel(Step):
+    """Empty the mask of each image whose label is normal: `mask and label`.
+
+    Without it, label and mask can contradict each other if the score is not the map's maximum.
+
+    Attributes:
+        source: Name of the mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1).
+        label: Name of the label, bool: (N,) or (N,1).
+        target: Name of the new mask, bool, of the same shape as the old one.
+        axes: Axes of the mask; None until the step is bound.
+    """
+
+    accepts: ClassVar[tuple[Accepts, ...]] = (MASK, _LABEL)
+    source: str
+    label: str
+    target: str
+    axes: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The mask and the label."""
+        return (self.source, self.label)
+
+    def reference(self, mask: Array, label: Array) -> Array:
+        """Clear the masks of images with a normal label."""
+        masks = np.asarray(mask, np.bool_)
+        return masks & np.asarray(label, np.bool_).reshape(-1, *(1,) * (masks.ndim - 1))
+
+    def emit(self, op: Emitter, mask: ir.Value, label: ir.Value) -> ir.Value:
+        """Write And, with the label broadcast over each image."""
+        ones = (1, 1) if self.axes == "NHW" else (1, 1, 1)
+        per_image = op.arranged(label, op.constant((-1, *ones), "one_an_image"), (None, *ones))
+        return op.logical_and(mask, per_image)
