@@ -66,8 +66,8 @@ def given_values(raw: Mapping[str, Any] | object, roles: Sequence[Role]) -> Mapp
     if all(given.get(name) is None for name in names):
         none = f"neither {' nor '.join(map(repr, names))}" if len(names) > 1 else f"no {listed}"
         raise PostProcessorError(
-            f"Raw outputs hold {none}, expected {'at least one of them' if len(names) > 1 else 'it'}. Give what the "
-            "raw model returns."
+            f"Raw outputs hold {none}, expected {'at least one of them' if len(names) > 1 else 'it'}. Give the outputs "
+            "of the raw model."
         )
     return given
 
@@ -83,7 +83,7 @@ def check_same_batch(counts: Mapping[str, int], roles: Sequence[Role]) -> None:
     if len(set(named.values())) > 1:
         (one, first), (other, second) = list(named.items())[:2]
         raise PostProcessorError(
-            f"'{one}' holds {first} images and '{other}' {second}, expected the same batch. Give those of the same "
+            f"'{one}' holds {first} images and '{other}' {second}, expected the same batch. Give values of the same "
             "images."
         )
 

@@ -73,7 +73,7 @@ class CompiledSteps:
             if missing is not None:
                 raise PostProcessorError(
                     f"{self._called(missing)} is missing, given are {', '.join(map(repr, values)) or 'none'}, "
-                    f"expected {self.types[missing]}. Give what the raw model returns, by role."
+                    f"expected {self.types[missing]}. Give the raw model's outputs by role."
                 )
             found[step.target] = step.reference(*(found[name] for name in step.reads))
             check_result(step, found[step.target], self.types[step.target])
@@ -141,7 +141,7 @@ def compile_steps(
         listed = ", ".join(f"'{step.target}'" for step in bound) or "none"
         raise PostProcessorError(
             f"The steps write {listed}, expected some of {', '.join(declared)}: the model returns only these. "
-            "Give the last steps one of these targets, or declare what they write (in a recipe under outputs)."
+            "Give the last steps one of these targets, or declare their outputs (in a recipe under outputs)."
         )
     compiled = CompiledSteps(tuple(_pulled_back(bound)), types)
     return dataclasses.replace(compiled, steps=tuple(compiled.needed(written, signature)))
@@ -203,7 +203,7 @@ def _check_names(step: Step, types: Mapping[str, ValueType], signature: Signatur
                 f"Read one of these, let an earlier step write it, or name the model's output (--role {name}=NAME)."
             )
     if step.target in signature:
-        raise PostProcessorError(f"{named(step)} writes '{step.target}', which the raw model gives. Rename it.")
+        raise PostProcessorError(f"{named(step)} writes '{step.target}', which the raw model returns. Rename it.")
     if step.target in types:
         raise PostProcessorError(f"{named(step)} writes '{step.target}', which an earlier step writes. Rename one.")
 

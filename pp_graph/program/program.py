@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pp_graph.program.roles import Role
     from pp_graph.program.signature import Signature
     from pp_graph.statistics import Statistics
-    from pp_graph.steps import Array, Cutoff, Emitter, Step
+    from pp_graph.steps import Array, Emitter, Step
 
 _MAX_LISTED_CUTOFFS: Final = 1024
 """A comparison with more cutoffs than this is recorded by their hash."""
@@ -216,7 +216,7 @@ class Program(CompiledSteps):
 
 def _cutoffs_to_json(step: DecidingStep) -> float | str | list[float | str]:
     cutoffs = step.cutoffs
-    listed = [_cutoff_to_json(None if np.isnan(cutoff) else cutoff) for cutoff in cutoffs.ravel()[:_MAX_LISTED_CUTOFFS]]
+    listed = [_cutoff_to_json(cutoff) for cutoff in cutoffs.ravel()[:_MAX_LISTED_CUTOFFS]]
     if cutoffs.size == 1:
         return listed[0]
     if cutoffs.size <= _MAX_LISTED_CUTOFFS:
@@ -224,8 +224,8 @@ def _cutoffs_to_json(step: DecidingStep) -> float | str | list[float | str]:
     return f"{cutoffs.size} cutoffs, sha256 {hashlib.sha256(cutoffs.tobytes()).hexdigest()}"
 
 
-def _cutoff_to_json(cutoff: Cutoff) -> float | str:
+def _cutoff_to_json(cutoff: np.float32) -> float | str:
     """Convert a cutoff to a JSON value; float32 numbers are exact."""
-    if cutoff is None:
+    if np.isnan(cutoff):
         return "never"
     return float(cutoff) if math.isfinite(cutoff) else str(np.float32(cutoff))

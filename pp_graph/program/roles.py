@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import OutputRoleError
 from pp_graph.model import format_shape
-from pp_graph.values import AXES, ValueType
+from pp_graph.values import AXES, ValueType, valid_axes
 from pp_graph.values.value_type import axes_of_shape, pattern
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Role:
         axes = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "axes", axes)
         for choice in axes:
-            if not choice or set(choice) - set(AXES) or len(set(choice)) != len(choice):
+            if not choice or not valid_axes(choice):
                 raise OutputRoleError(
                     f"Role '{self.name}' has the axes {choice!r}, expected some of {', '.join(AXES)}, each once, such "
                     "as NCHW."
@@ -97,8 +97,12 @@ class Role:
     @property
     def flags(self) -> str:
         """Python argument and command-line flag that name the output."""
-        line = f"--{self.option.replace('_', '-')}" if self.option else f"--role {self.name}=NAME"
-        return f"{self.flag} ({line})"
+        return f"{self.flag} ({self.line_flag})"
+
+    @property
+    def line_flag(self) -> str:
+        """Command-line flag that names the output."""
+        return f"--{self.option.replace('_', '-')}" if self.option else f"--role {self.name}=NAME"
 
     def pattern(self, axes: str) -> str:
         """Format axes with the fixed sizes: `(N,1,H,W)`."""
@@ -117,7 +121,7 @@ class Role:
         """Interpret a shape as this role.
 
         Returns:
-            The type, whether it is certain (depends on no open size), and the reason; None if the shape does not fit.
+            The type, True if it does not depend on an open size, and the reason; None if the shape does not fit.
         """
         open_reading = None
         for axes in self._in_order(shape):
@@ -248,8 +252,8 @@ def _check_one_reading(match: RoleMatch) -> None:
         listing = " or ".join(match.role.pattern(axes) for axes in certain)
         raise OutputRoleError(
             f"Output '{match.output.name}' {format_shape(shape)} can be read as the {match.role.called} in "
-            f"{len(certain)} ways, as {listing}, expected one. Declare one of them for the role, or the size of an "
-            "axis that tells them apart."
+            f"{len(certain)} ways, as {listing}, expected one. Declare only one for the role, or the size of an "
+            "axis that distinguishes them."
         )
 
 
@@ -339,7 +343,7 @@ def _check_found(outputs: Sequence[OutputInfo], roles: Sequence[Role], chosen: M
         wanted = missing or roles
         kinds = ", or as a ".join(f"{role.called}, {role.patterns}" for role in wanted)
         flags = " or ".join(role.flag for role in wanted)
-        lines = ", ".join(role.flags.partition("(")[2].rstrip(")") for role in wanted)
+        lines = ", ".join(role.line_flag for role in wanted)
         raise OutputRoleError(
             f"No output can be read as a {kinds}. The outputs are:\n{listing}\nExport what the post-processing reads, "
             f"or name it with {flags} ({lines})."

@@ -160,8 +160,8 @@ class TopKMean(MapReduction):
     def __post_init__(self) -> None:
         """Check the number of pixels."""
         if (self.k is None) == (self.fraction is None):
-            given = "Neither" if self.k is None else "Both"
-            raise PostProcessorError(f"{given} of k and fraction of '{self.target}' are given, expected one of them.")
+            given = "Neither k nor fraction" if self.k is None else "Both k and fraction"
+            raise PostProcessorError(f"{given} of '{self.target}' are given, expected one of them.")
         if self.k is not None:
             require_whole(self.k, f"k of '{self.target}'", 1)
             object.__setattr__(self, "k", int(self.k))
