@@ -153,9 +153,9 @@ def _name(path: Path | None) -> str | None:
 def _fuse_nothing(raw: RawModel, roles: Mapping[str, str] | None, declared: Sequence[Role]) -> FusedModel:
     """Fuse steps that keep all raw values, so that the tail is rewritten as for deployment."""
     refuse_foreign_decisions(raw)
-    found = Signature.of_model(raw, declared, roles)
-    kept = [role for role in declared if role.name in found]
+    signature = Signature.of_model(raw, declared, roles)
+    kept = [role for role in declared if role.name in signature]
     steps = tuple(Keep(role.name, f"{role.name}_kept") for role in kept)
     outputs = tuple(Output(step.target) for step in steps)
     post = RecipePostProcessor(recipe=steps, roles=tuple(kept), declared_outputs=outputs)
-    return fuse(raw, post, roles={role: match.output.name for role, match in found.matches.items()})
+    return fuse(raw, post, roles={role: match.output.name for role, match in signature.matches.items()})

@@ -115,13 +115,13 @@ def _fits_one_pixel(shape: Sequence[int | None], role: Role) -> bool:
 
 
 def _attributes(raw: object, names: Sequence[str]) -> dict[str, Any]:
-    found = {name: getattr(raw, name) for name in names if hasattr(raw, name)}
-    if not found:
+    given = {name: getattr(raw, name) for name in names if hasattr(raw, name)}
+    if not given:
         raise PostProcessorError(
             f"Raw outputs are {type(raw).__name__}, expected a mapping or an object with "
             f"{' and '.join(map(repr, names))}. Give the values by name: post({{'{names[0]}': values}})."
         )
-    return found
+    return given
 
 
 def _typed(value: ArrayLike, name: str, role: Role) -> Array:

@@ -41,7 +41,7 @@ _CALIBRATE = (
 class OneClassPostProcessor(PostProcessor):
     """Post-processing for models trained on normal images only.
 
-    The semantics are those of Anomalib 2.7's `PostProcessor`, with which users calibrated:
+    It computes the same as Anomalib 2.7's `PostProcessor`, so its calibrated statistics apply:
 
     - normalise: `clip((x - threshold) / (max - min) + 0.5, 0, 1)` in float32;
     - decide: `normalized > 1 - sensitivity`, strictly. With `normalize=False`: `raw > threshold`;
@@ -87,7 +87,7 @@ class OneClassPostProcessor(PostProcessor):
     thresholds: Literal["fixed", "runtime"] = OPTIONS["thresholds"].default
 
     def __post_init__(self) -> None:
-        """Check each option, then those that depend on each other."""
+        """Check each option, then their combinations."""
         if self.statistics is not None and not isinstance(self.statistics, Statistics):
             raise PostProcessorError(
                 f"statistics is {type(self.statistics).__name__}, expected Statistics. "
@@ -148,7 +148,7 @@ class OneClassPostProcessor(PostProcessor):
         return dataclasses.replace(self, map_size=None if size == raw[RAW_MAP].map_size else size)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the options as JSON values; see `Option.output_form` for those left out at their default."""
+        """Return the options as JSON values; options of the output form only if they are not the default."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return {
             name: list(value) if isinstance(value, tuple) else value

@@ -101,7 +101,7 @@ class Program(CompiledSteps):
 
     @cached_property
     def predicted(self) -> tuple[OutputDescription, ...]:
-        """The outputs; those in a packed tensor one by one."""
+        """The outputs, with a packed tensor split into its parts."""
         return tuple(part for output in self.outputs for part in (output.channels or (output,)))
 
     @cached_property
@@ -111,18 +111,18 @@ class Program(CompiledSteps):
         Margins of flips are measured from the cutoff of that step.
         """
         writes = {step.target: step for step in self.steps}
-        found: dict[str, DecidingStep | None] = {}
+        deciders: dict[str, DecidingStep | None] = {}
         for name in (output.name for output in self.predicted if output.decides):
-            found[name] = None
+            deciders[name] = None
             pending = [name]
-            while pending and found[name] is None:
+            while pending and deciders[name] is None:
                 step = writes.get(pending.pop(0))
                 if isinstance(step, DecidingStep):
-                    found[name] = step
+                    deciders[name] = step
                 elif step is not None:
                     same = self.types[name].per_pixel
                     pending += [read for read in step.reads if self.types[read].per_pixel == same]
-        return found
+        return deciders
 
     @cached_property
     def cutoffs(self) -> Cutoffs:
@@ -173,13 +173,13 @@ class Program(CompiledSteps):
 
     def predictions(self, values: Mapping[str, Array]) -> Predictions:
         """Select the outputs among the values that `run` returned; decisions of a packed tensor become bool."""
-        found: dict[str, Array] = {}
+        selected: dict[str, Array] = {}
         for output in self.outputs:
             for part in output.channels or (output,):
                 if part.name in values:
                     array = values[part.name]
-                    found[part.name] = array > 0 if output.channels and part.decides else array
-        return Predictions(found)
+                    selected[part.name] = array > 0 if output.channels and part.decides else array
+        return Predictions(selected)
 
     def emit(self, op: Emitter, raw: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
         """Write the steps into a graph.

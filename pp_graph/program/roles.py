@@ -86,8 +86,8 @@ class Role:
     @property
     def patterns(self) -> str:
         """Possible shapes, for messages: `(N,) or (N,1)`."""
-        found = [self.pattern(axes) for axes in sorted(self.axes, key=len)]
-        return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+        listed = [self.pattern(axes) for axes in sorted(self.axes, key=len)]
+        return " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
 
     @property
     def flag(self) -> str:
@@ -127,13 +127,13 @@ class Role:
         for axes in self._in_order(shape):
             sizes = dict(zip(axes, shape, strict=True))
             given = {axis: sizes[axis] for axis in self.sizes if axis in sizes}
-            if any(isinstance(found, int) and found != self.sizes[axis] for axis, found in given.items()):
+            if any(isinstance(size, int) and size != self.sizes[axis] for axis, size in given.items()):
                 continue
             if not _can_be_map(axes, shape):
                 continue
             known = tuple(size if isinstance(size, int) and axis != "N" else None for axis, size in sizes.items())
             value = ValueType(axes, known, self.dtype)
-            missing = [axis for axis, found in given.items() if not isinstance(found, int)]
+            missing = [axis for axis, size in given.items() if not isinstance(size, int)]
             nothing_known = "H" in axes and not given and all(sizes[axis] is None for axis in axes if axis != "N")
             if nothing_known:
                 # Only the rank is known, and a recurrent state may have the same one.
@@ -266,7 +266,7 @@ def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
         return "its rank is unknown"
     if info.other_batch:
         return f"its first size is {info.shape[0]}, which is not the batch of the input"
-    readings = [found for role in roles if (found := role.read(info.shape)) is not None]
+    readings = [reading for role in roles if (reading := role.read(info.shape)) is not None]
     if readings:
         return readings[0][2]
     kinds = " nor ".join(f"{role.meaning or role.called} {role.patterns}" for role in roles)
@@ -274,18 +274,18 @@ def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
 
 
 def _readings(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
-    found = []
+    matches = []
     for info in outputs:
         if info.shape is None or info.other_batch or not role.takes(info.dtype) or info.dtype is None:
             continue
         reading = role.read(info.shape)
         if reading is not None:
-            found.append(RoleMatch(role, info, *reading))
-    return found
+            matches.append(RoleMatch(role, info, *reading))
+    return matches
 
 
 def _candidates(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
-    """Outputs that fit a role: the only one with a known name, else those with known sizes, else all."""
+    """Outputs that fit a role: the only one with a known name, else all with known sizes, else all."""
     fitting = _readings(outputs, role)
     candidates = [match for match in fitting if match.certain] or fitting
     known = [match for match in candidates if _bare_name(match.output.name) in role.names]

@@ -68,7 +68,7 @@ def find_cutoff(decide: Callable[[Array], Array]) -> Cutoff:
 
 
 def find_cutoffs(decide: Callable[[Array], Array], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Find a cutoff for each of several monotone decisions at once.
+    """Find the cutoffs of several monotone decisions at once.
 
     Args:
         decide: Takes a float32 array of `shape`, returns each decision about the number at its place; see
@@ -101,7 +101,7 @@ def normal_below(subnormal_cutoffs: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def is_blurred(cutoffs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Mark cutoffs with subnormal numbers between `normal_below` and themselves; graphs decide those differently."""
+    """Mark subnormal cutoffs with other subnormals just below them, which graphs decide differently."""
     apart: npt.NDArray[np.bool_] = np.nextafter(normal_below(cutoffs), np.float32(np.inf)) != np.asarray(cutoffs)
     return is_subnormal(cutoffs) & apart
 
@@ -198,12 +198,9 @@ class DecidingStep(Step):
         """bool, of the input's shape."""
         return value.as_dtype("bool")
 
-    def _anomalous(self, array: Array) -> Array:
-        return np.where(np.isnan(array), self.on_nan == "anomalous", self._decide(array))
-
     def reference(self, array: Array) -> Array:
         """Decide for an array; float32 to bool of the same shape."""
-        return self._anomalous(array)
+        return np.where(np.isnan(array), self.on_nan == "anomalous", self._decide(array))
 
 
 @dataclass(frozen=True)
@@ -280,7 +277,7 @@ class Compare(DecidingStep):
     def reference(self, array: Array) -> Array:
         """Decide for an array; float32 of any shape to `dtype` of the same shape."""
         normal_value, anomalous_value = DECISION_VALUES[self.dtype]
-        return np.where(self._anomalous(array), anomalous_value, normal_value)
+        return np.where(super().reference(array), anomalous_value, normal_value)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write the comparison and, unless bool, a Where for its two values."""

@@ -174,7 +174,7 @@ def _build(step: GraphStep, types: tuple[ValueType, ...]) -> _Built:
             shapes = ", ".join(str(array.shape) for array in arrays)
             raise PostProcessorError(
                 f"its model cannot be run on {shapes}: {str(failure).strip()}. Export it with an open batch, and "
-                "heights and widths open where the raw model's are."
+                "open heights and widths if the raw model has them."
             ) from failure
         if result.shape != expected.shape or result.dtype != expected.dtype:
             raise PostProcessorError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
 
@@ -69,6 +68,7 @@ class MorphologyStep(Step):
     `binary_dilation` with `border_value=0` and `binary_erosion` with `border_value=1`.
 
     Attributes:
+        operations: Dilations and erosions, in order.
         source: Name of the mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1).
         target: Name of the new mask, bool, of the same shape.
         size: Height and width of the neighbourhood in pixels, odd.
@@ -81,6 +81,7 @@ class MorphologyStep(Step):
 
     pointwise: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (MASK,)
+    operations: ClassVar[tuple[Literal["dilate", "erode"], ...]]
     source: str
     target: str
     size: int = 3
@@ -92,24 +93,20 @@ class MorphologyStep(Step):
         require_whole(self.size, f"size of '{self.target}'", 1, _LARGEST, odd=True)
         require_one_of(self.shape, f"shape of '{self.target}'", get_args(NeighbourhoodShape))
 
-    @abstractmethod
-    def _reference(self, mask: Mask) -> Mask:
-        """Compute the step on (N,H,W)."""
-
-    @abstractmethod
-    def _emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        """Write the step, on bool (N,1,H,W)."""
-
     def reference(self, mask: Mask) -> Mask:
         """Compute the step on an array."""
-        return self._reference(without_channel(mask, self.axes)).reshape(np.shape(mask))
+        images = without_channel(mask, self.axes)
+        for operation in self.operations:
+            # Neighbourhoods are symmetric, so eroding the mask is dilating its complement.
+            images = self._dilated(images) if operation == "dilate" else ~self._dilated(~images)
+        return images.reshape(np.shape(mask))
 
     def emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        """Write the step, on (N,1,H,W)."""
+        """Write the operations on (N,1,H,W)."""
         if self.axes in ("NCHW", None):
-            return self._emit(op, mask)
-        images = emit_without_channel(op, mask, self.axes)
-        return emit_with_channel(op, op.squeeze(self._emit(op, op.unsqueeze(images, (1,))), 1), self.axes)
+            return self._emit_operations(op, mask)
+        images = op.unsqueeze(emit_without_channel(op, mask, self.axes), (1,))
+        return emit_with_channel(op, op.squeeze(self._emit_operations(op, images), 1), self.axes)
 
     def _dilated(self, mask: Mask) -> Mask:
         if self.shape == "square":
@@ -117,9 +114,13 @@ class MorphologyStep(Step):
             return _dilate(_dilate(mask, line), line.T)
         return _dilate(mask, neighbourhood(self.size, self.shape))
 
-    def _eroded(self, mask: Mask) -> Mask:
-        # Neighbourhoods are symmetric, so eroding the mask is dilating its complement.
-        return ~self._dilated(~mask)
+    def _emit_operations(self, op: Emitter, mask: ir.Value) -> ir.Value:
+        for operation in self.operations:
+            if operation == "dilate":
+                mask = self._emit_dilated(op, mask)
+            else:
+                mask = op.logical_not(self._emit_dilated(op, op.logical_not(mask)))
+        return mask
 
     def _emit_dilated(self, op: Emitter, mask: ir.Value) -> ir.Value:
         """Write a test for anomalous neighbours.
@@ -138,9 +139,6 @@ class MorphologyStep(Step):
         counts = op.node("Conv", [numbers, weights], {"pads": pads}, np.dtype(np.float32), op.shape_of(mask))
         return op.less(half, counts)
 
-    def _emit_eroded(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        return op.logical_not(self._emit_dilated(op, op.logical_not(mask)))
-
 
 @dataclass(frozen=True)
 class DilateMask(MorphologyStep):
@@ -149,11 +147,7 @@ class DilateMask(MorphologyStep):
     Source: `cv2.dilate`, `scipy.ndimage.binary_dilation`.
     """
 
-    def _reference(self, mask: Mask) -> Mask:
-        return self._dilated(mask)
-
-    def _emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        return self._emit_dilated(op, mask)
+    operations = ("dilate",)
 
 
 @dataclass(frozen=True)
@@ -163,11 +157,7 @@ class ErodeMask(MorphologyStep):
     Source: `cv2.erode`, `scipy.ndimage.binary_erosion(border_value=1)`.
     """
 
-    def _reference(self, mask: Mask) -> Mask:
-        return self._eroded(mask)
-
-    def _emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        return self._emit_eroded(op, mask)
+    operations = ("erode",)
 
 
 @dataclass(frozen=True)
@@ -177,11 +167,7 @@ class OpenMask(MorphologyStep):
     Source: `cv2.morphologyEx` with `MORPH_OPEN`.
     """
 
-    def _reference(self, mask: Mask) -> Mask:
-        return self._dilated(self._eroded(mask))
-
-    def _emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        return self._emit_dilated(op, self._emit_eroded(op, mask))
+    operations = ("erode", "dilate")
 
 
 @dataclass(frozen=True)
@@ -191,11 +177,7 @@ class CloseMask(MorphologyStep):
     Source: `cv2.morphologyEx` with `MORPH_CLOSE`.
     """
 
-    def _reference(self, mask: Mask) -> Mask:
-        return self._eroded(self._dilated(mask))
-
-    def _emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        return self._emit_eroded(op, self._emit_dilated(op, mask))
+    operations = ("dilate", "erode")
 
 
 def _dilate(mask: Mask, element: Mask) -> Mask:

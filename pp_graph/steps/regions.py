@@ -181,7 +181,7 @@ def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
             least = op.least(least, *op.beside(least, 1))
         return op.listed(op.where(mask, least, images))
 
-    def round_(parents: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def hook(parents: ir.Value) -> tuple[ir.Value, ir.Value]:
         proposed = least_beside(parents)
         if op.scatters_least:
             hooked = op.put(parents, parents, proposed, "min")
@@ -192,7 +192,7 @@ def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
 
     numbers = op.numbered(mask)
     trips = _MOST_ROUNDS if op.scatters_least else op.count_of(mask)
-    return op.loop(trips, _compress(op, least_beside(numbers)), round_)
+    return op.loop(trips, _compress(op, least_beside(numbers)), hook)
 
 
 def emit_totals(op: Emitter, regions: ir.Value, truths: ir.Value) -> ir.Value:
@@ -239,11 +239,35 @@ def _hook_by_sorting(op: Emitter, parents: ir.Value, proposed: ir.Value) -> ir.V
     return op.put(parents, op.chosen(ordered, begins), first)
 
 
+class RegionStep(Step):
+    """Base class of steps that keep the regions of a mask with enough pixels of a kind."""
+
+    pointwise: ClassVar[bool] = False
+    connectivity: Connectivity
+    axes: str | None
+
+    def _keep(self, mask: Mask, counted: Mask, least: int) -> Mask:
+        images = without_channel(mask, self.axes)
+        runs = Runs.of(images, self.connectivity)
+        totals = runs.totals(images & without_channel(counted, self.axes))
+        return runs.painted(totals >= least).reshape(np.shape(mask))
+
+    def _emit_keep(self, op: Emitter, mask: ir.Value, counted: ir.Value | None, least: int, name: str) -> ir.Value:
+        """Write `_keep`; `counted` is None for all pixels, and `name` is that of the constant `least`."""
+        require_opset(op, self.target)
+        images = emit_without_channel(op, mask, self.axes)
+        regions, truths = emit_regions(op, images, self.connectivity), op.listed(images)
+        pixels = truths if counted is None else op.logical_and(truths, op.listed(counted))
+        too_few = op.below(emit_totals(op, regions, pixels), op.integer(least, name))
+        kept = op.logical_and(truths, op.logical_not(too_few))
+        return emit_with_channel(op, op.arranged(kept, op.sizes_of(images), op.shape_of(images)), self.axes)
+
+
 _LARGEST: Final = 2**30 - 1
 
 
 @dataclass(frozen=True)
-class RemoveSmallRegions(Step):
+class RemoveSmallRegions(RegionStep):
     """Keep the regions of a mask that have at least so many pixels, and no others.
 
     Source: `skimage.morphology.remove_small_objects` with `min_size` (`max_size = min_area - 1` from scikit-image 0.26
@@ -261,7 +285,6 @@ class RemoveSmallRegions(Step):
         PostProcessorError: `min_area` is not a whole number above 0, or `connectivity` is neither 4 nor 8.
     """
 
-    pointwise: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (MASK,)
     source: str
     target: str
@@ -276,9 +299,7 @@ class RemoveSmallRegions(Step):
 
     def reference(self, mask: Mask) -> Mask:
         """Keep the large regions of an array."""
-        images = without_channel(mask, self.axes)
-        runs = Runs.of(images, self.connectivity)
-        return runs.painted(runs.totals(images) >= self.min_area).reshape(np.shape(mask))
+        return self._keep(mask, mask, self.min_area)
 
     def emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
         """Write operators that find regions and count their pixels.
@@ -286,16 +307,11 @@ class RemoveSmallRegions(Step):
         Raises:
             OpsetError: The graph's opset is below 12.
         """
-        require_opset(op, self.target)
-        images = emit_without_channel(op, mask, self.axes)
-        regions, truths = emit_regions(op, images, self.connectivity), op.listed(images)
-        small = op.below(emit_totals(op, regions, truths), op.integer(self.min_area, "min_area"))
-        kept = op.logical_and(truths, op.logical_not(small))
-        return emit_with_channel(op, op.arranged(kept, op.sizes_of(images), op.shape_of(images)), self.axes)
+        return self._emit_keep(op, mask, None, self.min_area, "min_area")
 
 
 @dataclass(frozen=True)
-class Hysteresis(Step):
+class Hysteresis(RegionStep):
     """Keep the regions of a weak mask that hold a pixel of a strong one, and no others.
 
     Let comparing steps write both masks, so that both thresholds are compiled to cutoffs. Strong pixels outside the
@@ -316,7 +332,6 @@ class Hysteresis(Step):
         PostProcessorError: `connectivity` is neither 4 nor 8.
     """
 
-    pointwise: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (MASK, MASK)
     source: str
     strong: str
@@ -348,10 +363,7 @@ class Hysteresis(Step):
 
     def reference(self, weak: Mask, strong: Mask) -> Mask:
         """Keep the regions of an array with a strong pixel."""
-        images = without_channel(weak, self.axes)
-        runs = Runs.of(images, self.connectivity)
-        strong_pixels = runs.totals(images & without_channel(strong, self.axes))
-        return runs.painted(strong_pixels > 0).reshape(np.shape(weak))
+        return self._keep(weak, strong, 1)
 
     def emit(self, op: Emitter, weak: ir.Value, strong: ir.Value) -> ir.Value:
         """Write operators that find regions and count their strong pixels.
@@ -359,10 +371,4 @@ class Hysteresis(Step):
         Raises:
             OpsetError: The graph's opset is below 12.
         """
-        require_opset(op, self.target)
-        images = emit_without_channel(op, weak, self.axes)
-        regions, truths = emit_regions(op, images, self.connectivity), op.listed(images)
-        certain = op.logical_and(truths, op.listed(strong))
-        none = op.below(emit_totals(op, regions, certain), op.integer(1, "one_pixel"))
-        kept = op.logical_and(truths, op.logical_not(none))
-        return emit_with_channel(op, op.arranged(kept, op.sizes_of(images), op.shape_of(images)), self.axes)
+        return self._emit_keep(op, weak, strong, 1, "one_pixel")

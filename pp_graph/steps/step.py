@@ -147,8 +147,8 @@ class Step(ABC):
     Attributes:
         source: Name of the input.
         target: Name of the output.
-        exact: True if every runtime computes the same bits. If a decision reads the output of an inexact step, `verify`
-            compares the decision on the runtime's own numbers, and counts their difference from the reference as drift.
+        exact: True if every runtime computes the same bits. Otherwise `verify` reads the output from the runtime,
+            checks decisions on these numbers, and counts other flips as drift.
         pointwise: True if each number depends only on the number at the same place.
         keeps_scale: True if the output has the scale of the first input; see `output_scale`.
         accepts: Requirements for each input, in the order of `reads`.

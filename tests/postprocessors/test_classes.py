@@ -41,7 +41,7 @@ CLASSES, SIDE = 4, 16
 def class_model(
     layout: str = "NCHW", *, classes: int = CLASSES, open_size: bool = False, opset: int = 17
 ) -> onnx.ModelProto:
-    """A small network: image (N,3,16,16) -> logits (N,C), heat (N,C,16,16) or with its axes as `layout` says."""
+    """A small network: image (N,3,16,16) -> logits (N,C), heat (N,C,16,16), or in another `layout`."""
     rng = np.random.default_rng(3)
     side = ["H", "W"] if open_size else [SIDE, SIDE]
     w1 = numpy_helper.from_array(rng.normal(0, 0.3, (8, 3, 3, 3)).astype(F32), "w1")
@@ -128,7 +128,7 @@ class OneOfMany(pp.PostProcessor):
 
 @dataclass(frozen=True)
 class Spread(pp.PostProcessor):
-    """Each map over its own range, its mean as score, a threshold a pixel."""
+    """Maps normalised by image, their mean as score, and a threshold for each pixel."""
 
     statistics: pp.Statistics | None = None
     levels: str = ""
@@ -300,7 +300,7 @@ def test_every_class_meets_its_cutoff_and_both_neighbours(layout: str) -> None:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_every_pixel_meets_its_cutoff_and_both_neighbours(layout: str) -> None:
     arrays, compares = boundary_of(OneOfMany(levels=LEVELS), layout)
-    # The cutoffs are those of one class, and what is fed has all of them.
+    # The cutoffs are for one class; the inputs have all classes.
     for wanted in sides(compares["pred_mask"].cutoffs):
         assert (arrays[RAW_MAP] == wanted).all(axis=(1, 2, 3)).any()
 
@@ -329,7 +329,7 @@ def test_raw_values_of_a_model_with_classes(images: np.ndarray, tmp_path: Path) 
 
 @dataclass(frozen=True)
 class Listed(pp.PostProcessor):
-    """Any steps, for the tests of what is refused."""
+    """A post-processor of any steps."""
 
     statistics: pp.Statistics | None = None
     listed: tuple[Step, ...] = ()

@@ -59,7 +59,7 @@ def test_recipe_decides_as_the_one_class_post_processor(
     fused = pp.fuse(DEMO / "raw.onnx", pp.RecipePostProcessor.load(recipe, stats))
     ours = run_onnx(fused, {"image": demo_images[-6:]})
     theirs = run_onnx(str(demo_fused_path), {"image": demo_images[-6:]})
-    # The score that the model gives is read by no step, so it stays an output.
+    # No step reads the model's score, so it stays an output.
     assert list(ours) == [*theirs, "raw_pred_score"]
     assert theirs["pred_mask"].any()
     for name, array in theirs.items():

@@ -235,7 +235,7 @@ def test_a_step_that_runtimes_decide_differently_is_found() -> None:
                 Keep("raw_score", "pred_score"),
             ]
 
-    # NaN is greater than any number in OpenVINO on CPU, and no image says so.
+    # In OpenVINO on CPU, NaN is greater than any number; the images have no NaN to show it.
     raw = conv_model(18)
     report = pp.verify(raw, pp.convert(pp.fuse(raw, Careless())), {"image": IMAGES})
     assert report.boundary.flips > 0

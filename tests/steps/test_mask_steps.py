@@ -1,4 +1,4 @@
-"""Steps on masks: against SciPy, and against their twins in both runtimes."""
+"""Steps on masks: references against SciPy, and graphs against references in both runtimes."""
 
 from __future__ import annotations
 

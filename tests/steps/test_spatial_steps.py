@@ -96,7 +96,7 @@ def statistics_of(raw: onnx.ModelProto) -> Statistics:
 
 
 def per_channel(axes: str, x: np.ndarray, compute) -> np.ndarray:
-    """What SciPy makes of each channel of each image."""
+    """Apply a SciPy filter to each channel of each image."""
     last = np.moveaxis(x, 3, 1) if axes == "NHWC" else x
     flat = last.reshape(-1, *last.shape[-2:])
     found = np.stack([compute(each) for each in flat]).reshape(last.shape)
@@ -174,7 +174,7 @@ SMALL = [(GaussianBlur("a", "b", 2.0, axes="NCHW"), 8), (CropBorder("a", "b", (3
 @pytest.mark.parametrize("opset", [9, 17])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_map_that_is_too_small_fails(step: Step, height: int, opset: int, runtime: str) -> None:
-    """A map whose size is open fails as it is run; it must never give an empty or another map."""
+    """A map of open size that is too small must fail at run time, never return an empty or wrong map."""
     model = emit(step, ("N", 1, "H", "W"), opset, 8)
     fitting, small = (np.ones((2, 1, rows, 20), F32) for rows in (height + 1, height))
     assert np.array_equal(RUNTIMES[runtime](model, {"x": fitting})["y"], step.reference(fitting))

@@ -183,18 +183,18 @@ class RecipePostProcessor(PostProcessor):
     def _calibrated(self) -> dict[Level, str]:
         """Inputs of the steps that refer to statistics, by level."""
         kept = {entry.fields["target"]: entry.fields["source"] for entry in self._entries if entry.kind is Keep}
-        found: dict[Level, str] = {}
+        sources: dict[Level, str] = {}
         for entry in self._entries:
             source = entry.fields.get("source", "")
             while source in kept:
                 source = kept[source]
             for level in entry.levels():
-                if found.setdefault(level, source) != source:
+                if sources.setdefault(level, source) != source:
                     raise PostProcessorError(
-                        f"Steps that read '{found[level]}' and '{source}' refer to ${level}, expected one value to "
+                        f"Steps that read '{sources[level]}' and '{source}' refer to ${level}, expected one value to "
                         "calibrate. Write the numbers of one of them into the recipe."
                     )
-        return found
+        return sources
 
     @property
     def _entries(self) -> tuple[Entry, ...]:

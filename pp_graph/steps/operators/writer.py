@@ -24,7 +24,7 @@ NODES_FOR_CONSTANTS_BELOW = 4
 """IR version below which an initializer must be a graph input as well."""
 
 _OUTPUTS = {"TopK": 2}
-"""Number of outputs of operators with several; only the first is read."""
+"""Number of outputs, for operators with several. Only the first is used."""
 
 
 class Writer:
