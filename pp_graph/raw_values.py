@@ -126,9 +126,8 @@ def open_raw_values(
         return replace(converted, provenance=provenance, file=_name(opened.source))
     if inference_precision not in (None, "f32"):
         raise TargetError(
-            f"Inference precision is {inference_precision} for an ONNX file without a device, expected f32, as "
-            f"onnxruntime  "
-            "computes in float32. Name an OpenVINO device with device=... (--device CPU)."
+            f"Inference precision is {inference_precision} for an ONNX file without a device, expected f32, in which "
+            "onnxruntime computes. Name an OpenVINO device with device=... (--device CPU)."
         )
     if fused is not None:
         return _of_artifact(fused, fused.session(probes=list(fused.provenance.tensors.values())), "CPU", None)

@@ -55,7 +55,7 @@ class BoundedStep(MonotoneStep):
         return Scale(*self.bounds)
 
     def reference(self, array: Array) -> Array:
-        """Compute the step; float32 of any shape to float32 of that shape, without NaN."""
+        """Compute the step; float32 of any shape to float32 of the same shape, without NaN."""
         x = np.asarray(array, np.float32)
         nan = np.isnan(x)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.opset_adaptation import Trials, adapted, opset_of, run_model
+from pp_graph.steps.opset_adaptation import OPEN_CLASSES, adapted, opset_of, run_model, trial_arrays
 from pp_graph.steps.step import Accepts, Array, Step
 from pp_graph.values import DType, ValueType, spatial_axes
 
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from pp_graph.steps.operators.emitter import Emitter
 
 _DTYPES: Final[tuple[DType, ...]] = ("float32", "bool")
-_OPEN_SIZES: Final = ((48, 40), (64, 56))
-"""Heights and widths to try if the size is open."""
-_OPEN_CLASSES: Final = 3
-_OPEN_AXES: Final = {"C": _OPEN_CLASSES, "K": 5, "P": 4, "T": 2}
-"""Sizes to try for other open axes."""
 _MAX_CACHED: Final = 64
 
 
@@ -124,9 +119,9 @@ class GraphStep(Step):
         Raises:
             OpsetError: The model cannot be converted to that opset, or would compute other results.
         """
-        built = self._built
+        built, types = self._built, self.types or ()
         what = f"Step '{self.target}' ({type(self).__name__})"
-        model = adapted(built.model, op.opset, built.trials, what)
+        model = adapted(built.model, op.opset, types, what)
         shape = op.shape_of(values[0])
         batch = shape[0] if shape else None
         sizes = zip(built.type.axes, built.type.sizes, strict=True)
@@ -152,22 +147,21 @@ class GraphStep(Step):
 
 @dataclass(frozen=True)
 class _Built:
-    """A model at its original opset, the type of its output, and trial inputs."""
+    """A model at its original opset, and the type of its output."""
 
     model: onnx.ModelProto
     type: ValueType
-    trials: Trials
 
 
 _cache: OrderedDict[Hashable, _Built] = OrderedDict()
 
 
 def _build(step: GraphStep, types: tuple[ValueType, ...]) -> _Built:
-    trials = Trials(types, _trial_arrays(types))
-    results = [_run_reference(step, arrays) for arrays in trials.arrays]
-    output = _output_type(types, trials.arrays, results)
-    model = _typed(step.model(types, trials.arrays[-1]), types, output)
-    for arrays, expected in zip(trials.arrays, results, strict=True):
+    trials = trial_arrays(types)
+    results = [_run_reference(step, arrays) for arrays in trials]
+    output = _output_type(types, trials, results)
+    model = _typed(step.model(types, trials[-1]), types, output)
+    for arrays, expected in zip(trials, results, strict=True):
         try:
             result = run_model(model, arrays)
         except Exception as failure:  # onnxruntime's errors have no common base
@@ -181,27 +175,7 @@ def _build(step: GraphStep, types: tuple[ValueType, ...]) -> _Built:
                 f"its model returns {result.dtype} {result.shape}, expected {expected.dtype} {expected.shape} like its "
                 "reference. Make both compute the same."
             )
-    return _Built(model, output, trials)
-
-
-def _trial_arrays(types: Sequence[ValueType]) -> list[tuple[Array, ...]]:
-    """Arrays of some types for several batches and, if open, sizes. The last ones are the best example."""
-    rng = np.random.default_rng(0)
-    open_size = any(value.per_pixel and value.map_size is None for value in types)
-    # Batch 1 comes first: an exporter would take it for fixed in the example.
-    cases = [(1, _OPEN_SIZES[0]), (3, _OPEN_SIZES[0]), *([(2, _OPEN_SIZES[1])] if open_size else [])]
-    trials = []
-    for turn, (batch, size) in enumerate(cases):
-        arrays: list[Array] = []
-        for value in types:
-            height, width = value.map_size or size
-            sized = value.resized(H=height, W=width) if value.per_pixel else value
-            shape = sized.example_shape(batch=batch, **_OPEN_AXES)
-            # Raw values are around zero or far above it.
-            numbers = rng.normal(20.0 * turn, 3.0 + 3.0 * turn, shape).astype(np.float32)
-            arrays.append(numbers > 0 if value.dtype == "bool" else numbers)
-        trials.append(tuple(arrays))
-    return trials
+    return _Built(model, output)
 
 
 def _run_reference(step: GraphStep, arrays: tuple[Array, ...]) -> Array:
@@ -249,12 +223,12 @@ def _output_type(
     elif first.ndim == 3:
         axes = "NHW"
     else:
-        last = types[0].axes == "NHWC" and first.shape[3] == (types[0].size("C") or _OPEN_CLASSES)
+        last = types[0].axes == "NHWC" and first.shape[3] == (types[0].size("C") or OPEN_CLASSES)
         axes = "NHWC" if first.shape[1] != 1 and (last or first.shape[3] == 1) else "NCHW"
     output = ValueType(axes, dtype=dtype)
     if "C" in axes:
         count = first.shape[axes.index("C")]
-        output = output.resized(C=None if open_classes and count == _OPEN_CLASSES else count)
+        output = output.resized(C=None if open_classes and count == OPEN_CLASSES else count)
     if output.per_pixel:
         rows, columns = spatial_axes(axes)
         sizes = {(result.shape[rows], result.shape[columns]) for result in results}

@@ -58,7 +58,7 @@ class Knots:
         )
 
     def interpolate(self, x: Array) -> Array:
-        """Interpolate float32 numbers without NaN; float64 of that shape."""
+        """Interpolate float32 numbers without NaN; float64 of the same shape."""
         starts, slopes, first, last = self._segments
         segment = np.searchsorted(self.places, x, side="right")
         within = np.clip(x, self.places[0], self.places[-1]).astype(np.float64)

@@ -317,7 +317,7 @@ class ZScore(MonotoneStep):
         return (self.mean - 4 * self.std, self.mean, self.mean + 4 * self.std)
 
     def reference(self, array: Array) -> Array:
-        """Standardise an array; float32 of any shape to float32 of that shape."""
+        """Standardise an array; float32 of any shape to float32 of the same shape."""
         x = np.asarray(array, np.float32)
         with np.errstate(over="ignore", under="ignore"):
             standardised: Array = (x - np.float32(self.mean)) / np.float32(self.std)

@@ -15,24 +15,36 @@ if TYPE_CHECKING:
     import onnx
 
     from pp_graph.steps.step import Array
+    from pp_graph.values import ValueType
 
 _TOLERANCE: Final = 1e-6
 """Allowed difference between both models, as a fraction of the largest number."""
 _LOG_FATAL_ONLY: Final = 4
+_OPEN_SIZES: Final = ((48, 40), (64, 56))
+"""Heights and widths to try if the size is open."""
+OPEN_CLASSES: Final = 3
+_OPEN_AXES: Final = {"C": OPEN_CLASSES, "K": 5, "P": 4, "T": 2}
+"""Sizes to try for other open axes."""
 
 
-class Trials:
-    """Inputs on which to compare two models, one tuple of arrays per run. Trials with equal keys are equal."""
-
-    def __init__(self, key: object, arrays: Sequence[tuple[Array, ...]]) -> None:
-        self.arrays = tuple(arrays)
-        self._key = key
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Trials) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
+def trial_arrays(types: Sequence[ValueType]) -> list[tuple[Array, ...]]:
+    """Arrays of some types for several batches and, if open, sizes. The last ones are the best example."""
+    rng = np.random.default_rng(0)
+    open_size = any(value.per_pixel and value.map_size is None for value in types)
+    # Batch 1 comes first: an exporter would take it for fixed in the example.
+    cases = [(1, _OPEN_SIZES[0]), (3, _OPEN_SIZES[0]), *([(2, _OPEN_SIZES[1])] if open_size else [])]
+    trials = []
+    for turn, (batch, size) in enumerate(cases):
+        arrays: list[Array] = []
+        for value in types:
+            height, width = value.map_size or size
+            sized = value.resized(H=height, W=width) if value.per_pixel else value
+            shape = sized.example_shape(batch=batch, **_OPEN_AXES)
+            # Raw values are around zero or far above it.
+            numbers = rng.normal(20.0 * turn, 3.0 + 3.0 * turn, shape).astype(np.float32)
+            arrays.append(numbers > 0 if value.dtype == "bool" else numbers)
+        trials.append(tuple(arrays))
+    return trials
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -40,13 +52,13 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def adapted(model: onnx.ModelProto, opset: int, trials: Trials, what: str) -> onnx.ModelProto:
+def adapted(model: onnx.ModelProto, opset: int, types: tuple[ValueType, ...], what: str) -> onnx.ModelProto:
     """Return a model at a later opset.
 
     Args:
         model: A model without local functions that imports only the default domain.
         opset: The raw model's opset.
-        trials: Inputs on which to compare both models.
+        types: Types of the inputs, for arrays on which to compare both models.
         what: Subject of the error messages.
 
     Raises:
@@ -61,11 +73,11 @@ def adapted(model: onnx.ModelProto, opset: int, trials: Trials, what: str) -> on
             f"with raise_opset={written_at} (--raise-opset {written_at}), export it with opset_version={written_at}, "
             f"or write the step with operators of opset {opset}."
         )
-    return _converted(model.SerializeToString(deterministic=True), opset, trials, what)
+    return _converted(model.SerializeToString(deterministic=True), opset, types, what)
 
 
 @functools.lru_cache(maxsize=64)
-def _converted(content: bytes, opset: int, trials: Trials, what: str) -> onnx.ModelProto:
+def _converted(content: bytes, opset: int, types: tuple[ValueType, ...], what: str) -> onnx.ModelProto:
     import onnx
     from onnx import version_converter
 
@@ -73,7 +85,7 @@ def _converted(content: bytes, opset: int, trials: Trials, what: str) -> onnx.Mo
     try:
         converted = version_converter.convert_version(model, opset)
         onnx.checker.check_model(converted, full_check=True)
-        problem = _difference(model, converted, trials)
+        problem = _difference(model, converted, trial_arrays(types))
     except Exception as failure:  # the errors of converter and checker have no common base
         problem = (str(failure).strip().splitlines() or [type(failure).__name__])[0].rstrip(".")
     if problem is not None:
@@ -99,9 +111,9 @@ def run_model(model: onnx.ModelProto, arrays: Sequence[Array]) -> Array:
     return result
 
 
-def _difference(model: onnx.ModelProto, converted: onnx.ModelProto, trials: Trials) -> str | None:
+def _difference(model: onnx.ModelProto, converted: onnx.ModelProto, trials: Sequence[tuple[Array, ...]]) -> str | None:
     """Describe how two models differ in onnxruntime; None if they do not."""
-    for arrays in (*trials.arrays, *map(_with_special_numbers, trials.arrays)):
+    for arrays in (*trials, *map(_with_special_numbers, trials)):
         expected, result = run_model(model, arrays), run_model(converted, arrays)
         if expected.shape != result.shape or expected.dtype != result.dtype:
             return f"it would return {result.dtype} {result.shape} instead of {expected.dtype} {expected.shape}"

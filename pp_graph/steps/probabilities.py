@@ -176,7 +176,7 @@ class Temperature(MonotoneStep):
         return (-8 * self.temperature, 0.0, 8 * self.temperature)
 
     def reference(self, array: Array) -> Array:
-        """Divide an array; float32 of any shape to float32 of that shape."""
+        """Divide an array; float32 of any shape to float32 of the same shape."""
         with np.errstate(over="ignore", under="ignore"):
             divided: Array = np.asarray(array, np.float32) / np.float32(self.temperature)
         return divided

@@ -118,8 +118,7 @@ class RecipePostProcessor(PostProcessor):
             raise document.error(
                 ("schema_version",),
                 f"is {root['schema_version']!r}, expected {SCHEMA_VERSION}. Upgrade pp_graph, or write the recipe "
-                f"for this  "
-                "version.",
+                "for this version.",
             )
         if ("steps" in root) == ("post_processor" in root):
             raise document.error((), "expected either 'steps' or 'post_processor'. Give one of them.")
@@ -131,7 +130,7 @@ class RecipePostProcessor(PostProcessor):
             raise document.error(("steps",), f"is {root['steps']!r}, expected a list with '- step: ...' for each step.")
         _check_declarations(document)
         try:
-            return cls(
+            return RecipePostProcessor(
                 statistics,
                 tuple(root["steps"]),
                 root.get("pack", False),

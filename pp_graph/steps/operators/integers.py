@@ -105,7 +105,7 @@ class Integers(Shaping):
         return self.node("Slice", [a, *bounds], {}, self.dtype_of(a), shape)
 
     def looked_up(self, table: ir.Value, places: ir.Value) -> ir.Value:
-        """Elements of a list at each index, of the shape of `places`."""
+        """Elements of a list at each index, in the shape of `places`."""
         return self.node("GatherElements", [table, places], {"axis": 0}, self.dtype_of(table), self.shape_of(places))
 
     def put(
