@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.step import MAPS, Array, Step, as_float32, require_array_size, require_size, require_whole
+from pp_graph.steps.step import MAPS, Array, Step, as_float32, require_size, require_whole
 from pp_graph.values import ValueType, spatial_axes
 
 if TYPE_CHECKING:
@@ -105,14 +105,17 @@ class GaussianBlur(Step):
 
     def bind(self, value: ValueType) -> Self:
         """Bind the step to a map; raise `PostProcessorError` if it is too small."""
-        require_size(value, (self.least_size, self.least_size), f"to be mirrored by {self._radius}")
+        self._check_size(value.map_size)
         return super().bind(value)
+
+    def _check_size(self, size: tuple[int, int] | None) -> None:
+        require_size(size, (self.least_size, self.least_size), self.target, f"to be mirrored by {self._radius}")
 
     def reference(self, array: Array) -> Array:
         """Smooth an array."""
         x = np.asarray(array, np.float32)
         axes = spatial_axes(self.axes)
-        require_array_size(x, axes, (self.least_size, self.least_size), self.target)
+        self._check_size((x.shape[axes[0]], x.shape[axes[1]]))
         radius = self._radius
         for axis in axes:
             pads = [(radius, radius) if padded == axis else (0, 0) for padded in range(x.ndim)]

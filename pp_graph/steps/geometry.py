@@ -16,7 +16,6 @@ from pp_graph.steps.step import (
     Accepts,
     Array,
     Step,
-    require_array_size,
     require_size,
     require_whole,
 )
@@ -89,7 +88,7 @@ class CropBorder(Step):
 
     def bind(self, value: ValueType) -> Self:
         """Bind the step to a map; raise `PostProcessorError` if no pixel is left."""
-        require_size(value, self._smallest, "for one to be left")
+        require_size(value.map_size, self._smallest, self.target, "for one to be left")
         return super().bind(value)
 
     def output_type(self, value: ValueType) -> ValueType:
@@ -103,7 +102,8 @@ class CropBorder(Step):
     def reference(self, array: Array) -> Array:
         """Crop an array of any element type."""
         rows, columns = spatial_axes(self.axes)
-        require_array_size(array, (rows, columns), self._smallest, self.target)
+        size = (array.shape[rows], array.shape[columns])
+        require_size(size, self._smallest, self.target, "for one to be left")
         top, bottom, left, right = self._sides
         cut = [slice(None)] * array.ndim
         cut[rows] = slice(top, array.shape[rows] - bottom)

@@ -12,7 +12,7 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.steps.bounded import BoundedStep, as_location, as_width
 from pp_graph.steps.compare import find_cutoff
 from pp_graph.steps.step import MAPS, Accepts, Array, MonotoneStep, OnNaN, Step, as_float32, check_on_nan
-from pp_graph.values import Scale
+from pp_graph.values import Scale, spatial_axes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -243,10 +243,6 @@ class PerImageMinMax(Step):
         check_on_nan(self.on_nan, self.target)
 
     @property
-    def _spatial(self) -> tuple[int, int]:
-        return (2, 3) if self.axes == "NCHW" else (1, 2)
-
-    @property
     def _nan(self) -> np.float32:
         return np.float32(1 if self.on_nan == "anomalous" else 0)
 
@@ -257,10 +253,11 @@ class PerImageMinMax(Step):
 
     def reference(self, array: Array) -> Array:
         """Normalise an array."""
+        axes = spatial_axes(self.axes or "NHW")
         x = np.clip(np.asarray(array, np.float32), -_LIMIT, _LIMIT)
         nan = np.isnan(x)
-        lowest = np.where(nan, _LIMIT, x).min(axis=self._spatial, keepdims=True)
-        highest = np.where(nan, -_LIMIT, x).max(axis=self._spatial, keepdims=True)
+        lowest = np.where(nan, _LIMIT, x).min(axis=axes, keepdims=True)
+        highest = np.where(nan, -_LIMIT, x).max(axis=axes, keepdims=True)
         extent = highest - lowest
         # Dividing the pixels of a constant map by this gives 0.
         divisor = np.where(extent > _LEAST_RANGE, extent, 2 * _LIMIT)
@@ -269,11 +266,12 @@ class PerImageMinMax(Step):
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write the range without NaN, then Sub, Div and Where for NaN."""
+        axes = spatial_axes(self.axes or "NHW")
         nan = op.is_nan(value)
         above = op.clip(op.where(nan, op.constant(_LIMIT, "above_all"), value), -float(_LIMIT), float(_LIMIT))
-        lowest = op.reduce("ReduceMin", above, self._spatial, keepdims=True)
+        lowest = op.reduce("ReduceMin", above, axes, keepdims=True)
         below = op.where(nan, op.constant(-_LIMIT, "below_all"), above)
-        extent = op.sub(op.reduce("ReduceMax", below, self._spatial, keepdims=True), lowest)
+        extent = op.sub(op.reduce("ReduceMax", below, axes, keepdims=True), lowest)
         wide = op.less(op.constant(_LEAST_RANGE, "least_range"), extent)
         divisor = op.where(wide, extent, op.constant(np.float32(2) * _LIMIT, "makes_0"))
         return op.where(nan, op.constant(self._nan, "nan_counts_as"), op.div(op.sub(above, lowest), divisor))

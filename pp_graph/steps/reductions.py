@@ -11,7 +11,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.step import MAP_AXES, MAPS, Accepts, Array, Step, as_float32, require_whole
-from pp_graph.values import Scale
+from pp_graph.values import Scale, spatial_axes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -110,19 +110,15 @@ class MeanOverMap(MapReduction):
     target: str
     axes: str | None = None
 
-    @property
-    def _spatial(self) -> tuple[int, int]:
-        return (2, 3) if self.axes == "NCHW" else (1, 2)
-
     def reference(self, array: Array) -> Array:
         """Reduce an array in float64 and round once."""
         with np.errstate(over="ignore", invalid="ignore"):
-            mean: Array = np.asarray(array, np.float32).mean(axis=self._spatial, dtype=np.float64)
+            mean: Array = np.asarray(array, np.float32).mean(axis=spatial_axes(self.axes or "NHW"), dtype=np.float64)
             return mean.astype(np.float32)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write ReduceMean twice, as short sums lose fewer digits than a sum over all pixels."""
-        rows, columns = self._spatial
+        rows, columns = spatial_axes(self.axes or "NHW")
         return op.reduce("ReduceMean", op.reduce("ReduceMean", value, (columns,)), (rows,))
 
 

@@ -39,35 +39,18 @@ def require_one_of(value: object, what: str, allowed: Sequence[object]) -> None:
         raise PostProcessorError(f"{what} is {value!r}, expected {' or '.join(map(repr, allowed))}.")
 
 
-def require_size(value: ValueType, least: tuple[int, int], why: str) -> None:
-    """Raise `PostProcessorError` if the size of a map is known and too small.
+def require_size(size: tuple[int, int] | None, least: tuple[int, int], target: str, why: str) -> None:
+    """Raise `PostProcessorError` if a map is too small.
 
     Args:
-        value: Type of the map.
+        size: Height and width of the map; None if unknown.
         least: Smallest height and width.
+        target: Name of the value computed from the map.
         why: Reason for the error message, such as `to be mirrored by 4`.
     """
-    size = value.map_size
     if size is not None and (size[0] < least[0] or size[1] < least[1]):
         raise PostProcessorError(
-            f"the map has {size[0]}x{size[1]} pixels, expected at least {least[0]}x{least[1]} {why}."
-        )
-
-
-def require_array_size(array: Array, axes: tuple[int, int], least: tuple[int, int], what: str) -> None:
-    """Raise `PostProcessorError` if an array is too small.
-
-    Args:
-        array: The array.
-        axes: Its axes of height and width.
-        least: Smallest height and width.
-        what: Name of the value computed from it.
-    """
-    size = (array.shape[axes[0]], array.shape[axes[1]])
-    if size[0] < least[0] or size[1] < least[1]:
-        raise PostProcessorError(
-            f"The map from which '{what}' is computed has {size[0]}x{size[1]} pixels, expected at least "
-            f"{least[0]}x{least[1]}."
+            f"'{target}' is computed from {size[0]}x{size[1]} pixels, expected at least {least[0]}x{least[1]} {why}."
         )
 
 

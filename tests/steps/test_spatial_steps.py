@@ -180,7 +180,7 @@ def test_a_map_that_is_too_small_fails(step: Step, height: int, opset: int, runt
     assert np.array_equal(RUNTIMES[runtime](model, {"x": fitting})["y"], step.reference(fitting))
     with pytest.raises(Exception, match=r"pp_graph/b/Pad"):
         RUNTIMES[runtime](model, {"x": small})
-    with pytest.raises(PostProcessorError, match=f"'b' is computed has {height}x20 pixels, expected at least 9x"):
+    with pytest.raises(PostProcessorError, match=f"'b' is computed from {height}x20 pixels, expected at least 9x"):
         step.reference(small)
 
 
@@ -188,7 +188,9 @@ def test_a_known_size_that_is_too_small_is_refused_before_anything_runs() -> Non
     blur = GaussianBlur("raw_map", "b", 4.0)
     small, large = (ValueType("NHW", (None, 40, width)) for width in (16, 17))
     assert blur.bind(large).axes == "NHW"
-    with pytest.raises(PostProcessorError, match="has 40x16 pixels, expected at least 17x17 to be mirrored by 16"):
+    with pytest.raises(
+        PostProcessorError, match="computed from 40x16 pixels, expected at least 17x17 to be mirrored by 16"
+    ):
         blur.bind(small)
     with pytest.raises(PostProcessorError, match="expected at least 3x17 for one to be left"):
         CropBorder("a", "b", (1, 1, 8, 8)).bind(small)
