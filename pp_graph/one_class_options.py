@@ -26,12 +26,12 @@ class Option:
         default: Default value.
         help: Help text of the flag.
         check: Takes a value and returns it in the option's own type. Raises `PostProcessorError` if it does not fit.
-        choices: The accepted values, where these are a few strings.
-        metavar: Placeholder of the value in the help of the command line.
+        choices: The accepted strings; empty if there are other values.
+        metavar: Placeholder of the value in `--help`.
         parse: Converts the text from the command line to a value to check; raises `ValueError`.
         moves: The decision that a sensitivity moves.
-        output_form: The option changes the form of the outputs and thresholds, and none of their numbers. Provenance
-            records such an option only if it is not the default, and it can change when a fused model is converted.
+        output_form: True if the option changes only the form of the outputs, not their numbers. Provenance records such
+            an option only if it is not the default, and `convert` can change it in a fused model.
     """
 
     name: str

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RawValues:
-    """A model in a runtime that returns raw values instead of the model's outputs.
+    """A model in a runtime, set up to return its raw values.
 
     Attributes:
         session: The runtime.
-        tensors: Role (such as `raw_score`) or name of an intermediate to tensor name.
+        tensors: Tensor name by role (such as `raw_score`) or name of an intermediate.
         device: Device it runs on.
         weights: Precision of the network's weights in an OpenVINO model; None in onnxruntime.
-        file: The model's file, without folders; None for one in memory.
-        raw_sha256: Hash of the raw `.onnx` in it.
+        file: Name of the model's file; None for a model in memory.
+        raw_sha256: Hash of the raw `.onnx` file.
         provenance: Provenance of a fused or converted model; None for a raw one.
         signature: The model's raw values by role.
     """
@@ -64,13 +64,13 @@ class RawValues:
         return self.session.precision
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run a batch of any size.
+        """Run the model on a batch of any size.
 
         Args:
-            feeds: Input name to array, batch first.
+            feeds: Arrays by input name, batch first.
 
         Returns:
-            Role or name of an intermediate to array, in the model's shape and in the dtype that the steps read.
+            Arrays by role or name of an intermediate, in the model's shape and the element type that the steps read.
 
         Raises:
             TargetError: The runtime fails on this batch.
@@ -95,17 +95,17 @@ def open_raw_values(
 
     Args:
         model: A raw model, a fused one or a converted one, or the path of one.
-        device: OpenVINO device. An ONNX model is then converted as it would ship, its tail rewritten, with weights in
-            float32. None runs an ONNX model as it is in onnxruntime, in float32, and a converted one on the CPU.
-        inference_precision: Precision to run an OpenVINO model in: `f32`, `bf16`, `f16`; None leaves it to the device.
-        roles: Names of a raw model's outputs by role, where axes and sizes leave a choice.
+        device: OpenVINO device. An ONNX model is then converted with a rewritten tail, as for deployment, and float32
+            weights. None runs ONNX models unchanged in onnxruntime, and converted ones on the CPU.
+        inference_precision: Inference precision in OpenVINO: `f32`, `bf16`, `f16`; None for the device's default.
+        roles: Names of a raw model's outputs by role, where axes and sizes are ambiguous.
         declared: Roles to look for among the outputs of a raw model.
 
     Raises:
-        ModelError: The model cannot be used; `OutputRoleError` where roles cannot be told apart.
+        ModelError: The model cannot be used; `OutputRoleError` if roles are ambiguous.
         AlreadyFusedError: The model carries another tool's post-processing.
         ProvenanceError: An IR was not written by pp_graph.
-        TargetError: A runtime cannot load the model; `DeviceError` where the device is absent.
+        TargetError: A runtime cannot load the model; `DeviceError` if the device is missing.
     """
     if isinstance(model, str | Path) and kind_of(model) == "ir":
         model = OpenVINOModel.load(model)
@@ -126,8 +126,8 @@ def open_raw_values(
         return replace(converted, provenance=provenance, file=_name(opened.source))
     if inference_precision not in (None, "f32"):
         raise TargetError(
-            f"Inference precision {inference_precision} was asked for an ONNX file without a device, expected f32: "
-            "onnxruntime runs it, in float32. Name the OpenVINO device to run it on, with device=... (--device CPU)."
+            f"Inference precision is {inference_precision} for an ONNX file without a device, expected f32, in which "
+            "onnxruntime computes. Name an OpenVINO device with device=... (--device CPU)."
         )
     if fused is not None:
         return _of_artifact(fused, fused.session(probes=list(fused.provenance.tensors.values())), "CPU", None)
@@ -150,11 +150,11 @@ def _name(path: Path | None) -> str | None:
 
 
 def _fuse_nothing(raw: RawModel, roles: Mapping[str, str] | None, declared: Sequence[Role]) -> FusedModel:
-    """Fuse a post-processing that keeps all raw values, so that the tail is rewritten as it ships."""
+    """Fuse steps that keep all raw values, so that the tail is rewritten as for deployment."""
     refuse_foreign_decisions(raw)
-    found = Signature.of_model(raw, declared, roles)
-    kept = [role for role in declared if role.name in found]
+    signature = Signature.of_model(raw, declared, roles)
+    kept = [role for role in declared if role.name in signature]
     steps = tuple(Keep(role.name, f"{role.name}_kept") for role in kept)
     outputs = tuple(Output(step.target) for step in steps)
     post = RecipePostProcessor(recipe=steps, roles=tuple(kept), declared_outputs=outputs)
-    return fuse(raw, post, roles={role: match.output.name for role, match in found.matches.items()})
+    return fuse(raw, post, roles={role: match.output.name for role, match in signature.matches.items()})

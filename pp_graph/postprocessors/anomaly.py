@@ -68,11 +68,11 @@ def merged_roles(
     Raises:
         OutputRoleError: A role is given two different outputs.
     """
-    found = dict(roles or {})
+    merged = dict(roles or {})
     for role, short, name in ((RAW_SCORE, "score_output", score_output), (RAW_MAP, "map_output", map_output)):
-        if name is not None and found.setdefault(role, name) != name:
+        if name is not None and merged.setdefault(role, name) != name:
             raise OutputRoleError(
-                f"Role '{role}' is given as '{found[role]}' and {short} as '{name}', expected one of them. Leave out "
+                f"Role '{role}' is given as '{merged[role]}' and {short} as '{name}', expected one of them. Leave out "
                 f"{short} (--{short.replace('_', '-')})."
             )
-    return found
+    return merged

@@ -66,8 +66,8 @@ def given_values(raw: Mapping[str, Any] | object, roles: Sequence[Role]) -> Mapp
     if all(given.get(name) is None for name in names):
         none = f"neither {' nor '.join(map(repr, names))}" if len(names) > 1 else f"no {listed}"
         raise PostProcessorError(
-            f"Raw outputs hold {none}, expected {'at least one of them' if len(names) > 1 else 'it'}. Give what the "
-            "raw model returns."
+            f"Raw outputs hold {none}, expected {'at least one of them' if len(names) > 1 else 'it'}. Give the outputs "
+            "of the raw model."
         )
     return given
 
@@ -83,7 +83,7 @@ def check_same_batch(counts: Mapping[str, int], roles: Sequence[Role]) -> None:
     if len(set(named.values())) > 1:
         (one, first), (other, second) = list(named.items())[:2]
         raise PostProcessorError(
-            f"'{one}' holds {first} images and '{other}' {second}, expected the same batch. Give those of the same "
+            f"'{one}' holds {first} images and '{other}' {second}, expected the same batch. Give values of the same "
             "images."
         )
 
@@ -115,13 +115,13 @@ def _fits_one_pixel(shape: Sequence[int | None], role: Role) -> bool:
 
 
 def _attributes(raw: object, names: Sequence[str]) -> dict[str, Any]:
-    found = {name: getattr(raw, name) for name in names if hasattr(raw, name)}
-    if not found:
+    given = {name: getattr(raw, name) for name in names if hasattr(raw, name)}
+    if not given:
         raise PostProcessorError(
             f"Raw outputs are {type(raw).__name__}, expected a mapping or an object with "
             f"{' and '.join(map(repr, names))}. Give the values by name: post({{'{names[0]}': values}})."
         )
-    return found
+    return given
 
 
 def _typed(value: ArrayLike, name: str, role: Role) -> Array:

@@ -1,4 +1,4 @@
-"""Find post-processor and step classes by name: those of pp_graph, and those of user modules imported already.
+"""Find post-processor and step classes by name, in pp_graph and in user modules that are imported already.
 
 No module is imported here, so that a file cannot choose which code runs.
 """
@@ -52,7 +52,7 @@ def step_name(kind: type[Step]) -> str:
 
 
 def find_steps() -> dict[str, type[Step]]:
-    """Return all steps by their recipe name. Steps of users cannot replace those of pp_graph."""
+    """Return all steps by their recipe name. Custom steps cannot replace pp_graph's own."""
     ours = {step_name(kind): kind for kind in STEPS}
     others = {step_name(kind): kind for kind in _concrete(Step) if not kind.__module__.startswith(_PACKAGE)}
     return {**others, **ours}

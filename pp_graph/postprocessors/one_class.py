@@ -41,7 +41,7 @@ _CALIBRATE = (
 class OneClassPostProcessor(PostProcessor):
     """Post-processing for models trained on normal images only.
 
-    The semantics are those of Anomalib 2.7's `PostProcessor`, with which users calibrated:
+    It computes the same as Anomalib 2.7's `PostProcessor`, so its calibrated statistics apply:
 
     - normalise: `clip((x - threshold) / (max - min) + 0.5, 0, 1)` in float32;
     - decide: `normalized > 1 - sensitivity`, strictly. With `normalize=False`: `raw > threshold`;
@@ -56,12 +56,12 @@ class OneClassPostProcessor(PostProcessor):
         normalize: Normalise scores and maps; otherwise return them raw.
         threshold: Return labels and masks.
         match_thresholds: Use the other level's threshold for a level whose own is unknown.
-        on_nan: Classify NaN among the raw values as `anomalous` or `normal`. By default a production line stops rather
+        on_nan: Classify NaN among the raw values as `anomalous` or `normal`. The default stops a production line rather
             than ship a bad part; Anomalib treats NaN as normal.
         outputs: Outputs to compute, from `pred_score`, `pred_label`, `anomaly_map` and `pred_mask`; None for all.
         mask_dtype: Element type of `pred_mask`: `bool`, `u8` (0 and 1), `u8_255` (0 and 255) or `f32` (0 and 1).
         map_size: Height and width to which the raw map is resized before it is normalised and compared; `input` for
-            the size of the model's input, None for no resizing. A score reduced from the map is computed before.
+            the size of the model's input, None for no resizing. A score is reduced from the original map.
         pack: Return one tensor named `predictions`, float32, (N,H,W,4), instead of four: `[..., 0]` is the map,
             `[..., 1]` the score, `[..., 2]` the label, `[..., 3]` the mask.
         thresholds: `fixed` writes the cutoffs of label and mask into the model as constants; `runtime` makes them
@@ -87,7 +87,7 @@ class OneClassPostProcessor(PostProcessor):
     thresholds: Literal["fixed", "runtime"] = OPTIONS["thresholds"].default
 
     def __post_init__(self) -> None:
-        """Check each option, then those that depend on each other."""
+        """Check each option, then their combinations."""
         if self.statistics is not None and not isinstance(self.statistics, Statistics):
             raise PostProcessorError(
                 f"statistics is {type(self.statistics).__name__}, expected Statistics. "
@@ -148,7 +148,7 @@ class OneClassPostProcessor(PostProcessor):
         return dataclasses.replace(self, map_size=None if size == raw[RAW_MAP].map_size else size)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the options as JSON values; see `Option.output_form` for those left out at their default."""
+        """Return the options as JSON values; options of the output form only if they are not the default."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -193,7 +193,7 @@ class OneClassPostProcessor(PostProcessor):
 
     def _level(self, level: str, source: str, value: str, decision: str, sensitivity: float) -> list[Step]:
         normalizer = None
-        # 1 - sensitivity is subtracted in float32, as Anomalib does; in float64 it rounds otherwise.
+        # Subtract in float32, as Anomalib does; float64 rounds differently.
         cut = float(np.float32(1) - np.float32(sensitivity))
         steps: list[Step] = []
         if self.normalize:

@@ -180,9 +180,9 @@ class PostProcessor(ABC):
         for step, other in zip(compiled.steps, compile_steps(others.steps(raw), raw, wanted=names).steps, strict=False):
             if step != other:
                 raise PostProcessorError(
-                    f"Step '{step.target}' of {type(self).__name__} follows from statistics, and what is to be "
-                    f"calibrated ({', '.join(names)}) from it, expected steps before it that need none. Calibrate what "
-                    "comes before it first, and write those numbers into the steps."
+                    f"Step '{step.target}' of {type(self).__name__} depends on statistics, and a value to calibrate "
+                    f"({', '.join(names)}) depends on it. Calibrate its input first, and write those numbers into the "
+                    "steps."
                 )
         return compiled
 

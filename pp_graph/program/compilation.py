@@ -64,20 +64,20 @@ class CompiledSteps:
         Raises:
             PostProcessorError: A given value, or one that a NumPy reference returned, does not have its declared type.
         """
-        found = dict(values)
+        computed = dict(values)
         for name, array in values.items():
             if name in self.types:
                 self._check_given(name, array)
         for step in self.needed(wanted, values):
-            missing = next((name for name in step.reads if name not in found), None)
+            missing = next((name for name in step.reads if name not in computed), None)
             if missing is not None:
                 raise PostProcessorError(
                     f"{self._called(missing)} is missing, given are {', '.join(map(repr, values)) or 'none'}, "
-                    f"expected {self.types[missing]}. Give what the raw model returns, by role."
+                    f"expected {self.types[missing]}. Give the raw model's outputs by role."
                 )
-            found[step.target] = step.reference(*(found[name] for name in step.reads))
-            check_result(step, found[step.target], self.types[step.target])
-        return found
+            computed[step.target] = step.reference(*(computed[name] for name in step.reads))
+            check_result(step, computed[step.target], self.types[step.target])
+        return computed
 
     def _check_given(self, name: str, array: Array) -> None:
         value = self.types[name]
@@ -132,7 +132,7 @@ def compile_steps(
         try:
             bound.append(step.bind(*read))
         except PostProcessorError as error:
-            raise _UnboundError(f"{named(step)} does not fit what it reads: {error}") from error
+            raise _UnboundError(f"{named(step)} does not fit its input: {error}") from error
         types[step.target] = bound[-1].output_type(*read)
         if step.target in declared:
             check_output(step, declared[step.target], types[step.target])
@@ -141,7 +141,7 @@ def compile_steps(
         listed = ", ".join(f"'{step.target}'" for step in bound) or "none"
         raise PostProcessorError(
             f"The steps write {listed}, expected some of {', '.join(declared)}: the model returns only these. "
-            "Give the last steps one of these targets, or declare what they write (in a recipe under outputs)."
+            "Give the last steps one of these targets, or declare their outputs (in a recipe under outputs)."
         )
     compiled = CompiledSteps(tuple(_pulled_back(bound)), types)
     return dataclasses.replace(compiled, steps=tuple(compiled.needed(written, signature)))
@@ -177,11 +177,11 @@ def check_steps(
     raise refusals[0]
 
 
-def check_result(step: Step, found: object, value: ValueType) -> None:
+def check_result(step: Step, result: object, value: ValueType) -> None:
     """Raise `PostProcessorError` if a NumPy reference returned another element type or rank than the step declares."""
     rank = value.rank if value.rank_known else None
-    if not isinstance(found, np.ndarray) or found.dtype != value.dtype or (rank is not None and found.ndim != rank):
-        what = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+    if not isinstance(result, np.ndarray) or result.dtype != value.dtype or (rank is not None and result.ndim != rank):
+        what = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
         raise PostProcessorError(
             f"{named(step)}: its reference returned {what}, expected {value}. Correct the step's output_type()."
         )
@@ -203,23 +203,23 @@ def _check_names(step: Step, types: Mapping[str, ValueType], signature: Signatur
                 f"Read one of these, let an earlier step write it, or name the model's output (--role {name}=NAME)."
             )
     if step.target in signature:
-        raise PostProcessorError(f"{named(step)} writes '{step.target}', which the raw model gives. Rename it.")
+        raise PostProcessorError(f"{named(step)} writes '{step.target}', which the raw model returns. Rename it.")
     if step.target in types:
         raise PostProcessorError(f"{named(step)} writes '{step.target}', which an earlier step writes. Rename one.")
 
 
 def _pulled_back(steps: Sequence[Step]) -> list[Step]:
     """Move each decision in front of the monotone step it reads, so that it compares that step's input."""
-    found: dict[str, Step] = {}
+    by_target: dict[str, Step] = {}
     for step in steps:
         moved = step
         while isinstance(moved, DecidingStep):
-            before = found.get(moved.source)
+            before = by_target.get(moved.source)
             if not isinstance(before, MonotoneStep):
                 break
             earlier = moved.pulled_back(before)
             if earlier is moved:
                 break
             moved = earlier
-        found[moved.target] = moved
-    return list(found.values())
+        by_target[moved.target] = moved
+    return list(by_target.values())

@@ -143,11 +143,11 @@ def describe(
     """Describe the outputs that steps write.
 
     Args:
-        declared: What the post-processor declares, in the order of the outputs.
+        declared: The declared outputs, in order.
         steps: All steps, in order.
         types: Type of each value, by name.
         raw: Names of the raw values.
-        sensitivities: Output that each sensitivity parameter moves.
+        sensitivities: Output that each sensitivity moves, by parameter name.
     """
     moved_by = {output: parameter for parameter, output in sensitivities.items()}
     scales: dict[str, Scale | None] = dict.fromkeys(raw)

@@ -116,14 +116,14 @@ def unpacked(array: Array, packed: OutputDescription) -> dict[str, Array]:
     Returns:
         The outputs by name, as a model without packing returns them; labels and masks are bool.
     """
-    found: dict[str, Array] = {}
+    by_name: dict[str, Array] = {}
     for index, channel in enumerate(packed.channels):
         axes = channel.axes or ""
         values = array[..., index] if channel.per_pixel else array[:, 0, 0, index]
         if "C" in axes:
             values = np.expand_dims(values, axes.index("C"))
-        found[channel.name] = values > 0 if channel.decides else values
-    return found
+        by_name[channel.name] = values > 0 if channel.decides else values
+    return by_name
 
 
 def check_packed(array: Array, packed: OutputDescription) -> None:

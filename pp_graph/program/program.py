@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pp_graph.program.roles import Role
     from pp_graph.program.signature import Signature
     from pp_graph.statistics import Statistics
-    from pp_graph.steps import Array, Cutoff, Emitter, Step
+    from pp_graph.steps import Array, Emitter, Step
 
 _MAX_LISTED_CUTOFFS: Final = 1024
 """A comparison with more cutoffs than this is recorded by their hash."""
@@ -101,7 +101,7 @@ class Program(CompiledSteps):
 
     @cached_property
     def predicted(self) -> tuple[OutputDescription, ...]:
-        """The outputs; those in a packed tensor one by one."""
+        """The outputs, with a packed tensor split into its parts."""
         return tuple(part for output in self.outputs for part in (output.channels or (output,)))
 
     @cached_property
@@ -111,18 +111,18 @@ class Program(CompiledSteps):
         Margins of flips are measured from the cutoff of that step.
         """
         writes = {step.target: step for step in self.steps}
-        found: dict[str, DecidingStep | None] = {}
+        deciders: dict[str, DecidingStep | None] = {}
         for name in (output.name for output in self.predicted if output.decides):
-            found[name] = None
+            deciders[name] = None
             pending = [name]
-            while pending and found[name] is None:
+            while pending and deciders[name] is None:
                 step = writes.get(pending.pop(0))
                 if isinstance(step, DecidingStep):
-                    found[name] = step
+                    deciders[name] = step
                 elif step is not None:
                     same = self.types[name].per_pixel
                     pending += [read for read in step.reads if self.types[read].per_pixel == same]
-        return found
+        return deciders
 
     @cached_property
     def cutoffs(self) -> Cutoffs:
@@ -173,13 +173,13 @@ class Program(CompiledSteps):
 
     def predictions(self, values: Mapping[str, Array]) -> Predictions:
         """Select the outputs among the values that `run` returned; decisions of a packed tensor become bool."""
-        found: dict[str, Array] = {}
+        selected: dict[str, Array] = {}
         for output in self.outputs:
             for part in output.channels or (output,):
                 if part.name in values:
                     array = values[part.name]
-                    found[part.name] = array > 0 if output.channels and part.decides else array
-        return Predictions(found)
+                    selected[part.name] = array > 0 if output.channels and part.decides else array
+        return Predictions(selected)
 
     def emit(self, op: Emitter, raw: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
         """Write the steps into a graph.
@@ -216,7 +216,7 @@ class Program(CompiledSteps):
 
 def _cutoffs_to_json(step: DecidingStep) -> float | str | list[float | str]:
     cutoffs = step.cutoffs
-    listed = [_cutoff_to_json(None if np.isnan(cutoff) else cutoff) for cutoff in cutoffs.ravel()[:_MAX_LISTED_CUTOFFS]]
+    listed = [_cutoff_to_json(cutoff) for cutoff in cutoffs.ravel()[:_MAX_LISTED_CUTOFFS]]
     if cutoffs.size == 1:
         return listed[0]
     if cutoffs.size <= _MAX_LISTED_CUTOFFS:
@@ -224,8 +224,8 @@ def _cutoffs_to_json(step: DecidingStep) -> float | str | list[float | str]:
     return f"{cutoffs.size} cutoffs, sha256 {hashlib.sha256(cutoffs.tobytes()).hexdigest()}"
 
 
-def _cutoff_to_json(cutoff: Cutoff) -> float | str:
+def _cutoff_to_json(cutoff: np.float32) -> float | str:
     """Convert a cutoff to a JSON value; float32 numbers are exact."""
-    if cutoff is None:
+    if np.isnan(cutoff):
         return "never"
     return float(cutoff) if math.isfinite(cutoff) else str(np.float32(cutoff))

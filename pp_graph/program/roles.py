@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import OutputRoleError
 from pp_graph.model import format_shape
-from pp_graph.values import AXES, ValueType
+from pp_graph.values import AXES, ValueType, valid_axes
 from pp_graph.values.value_type import axes_of_shape, pattern
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Role:
         axes = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "axes", axes)
         for choice in axes:
-            if not choice or set(choice) - set(AXES) or len(set(choice)) != len(choice):
+            if not choice or not valid_axes(choice):
                 raise OutputRoleError(
                     f"Role '{self.name}' has the axes {choice!r}, expected some of {', '.join(AXES)}, each once, such "
                     "as NCHW."
@@ -86,8 +86,8 @@ class Role:
     @property
     def patterns(self) -> str:
         """Possible shapes, for messages: `(N,) or (N,1)`."""
-        found = [self.pattern(axes) for axes in sorted(self.axes, key=len)]
-        return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+        listed = [self.pattern(axes) for axes in sorted(self.axes, key=len)]
+        return " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
 
     @property
     def flag(self) -> str:
@@ -97,8 +97,12 @@ class Role:
     @property
     def flags(self) -> str:
         """Python argument and command-line flag that name the output."""
-        line = f"--{self.option.replace('_', '-')}" if self.option else f"--role {self.name}=NAME"
-        return f"{self.flag} ({line})"
+        return f"{self.flag} ({self.line_flag})"
+
+    @property
+    def line_flag(self) -> str:
+        """Command-line flag that names the output."""
+        return f"--{self.option.replace('_', '-')}" if self.option else f"--role {self.name}=NAME"
 
     def pattern(self, axes: str) -> str:
         """Format axes with the fixed sizes: `(N,1,H,W)`."""
@@ -117,19 +121,19 @@ class Role:
         """Interpret a shape as this role.
 
         Returns:
-            The type, whether it is certain (depends on no open size), and the reason; None if the shape does not fit.
+            The type, True if it does not depend on an open size, and the reason; None if the shape does not fit.
         """
         open_reading = None
         for axes in self._in_order(shape):
             sizes = dict(zip(axes, shape, strict=True))
             given = {axis: sizes[axis] for axis in self.sizes if axis in sizes}
-            if any(isinstance(found, int) and found != self.sizes[axis] for axis, found in given.items()):
+            if any(isinstance(size, int) and size != self.sizes[axis] for axis, size in given.items()):
                 continue
             if not _can_be_map(axes, shape):
                 continue
             known = tuple(size if isinstance(size, int) and axis != "N" else None for axis, size in sizes.items())
             value = ValueType(axes, known, self.dtype)
-            missing = [axis for axis, found in given.items() if not isinstance(found, int)]
+            missing = [axis for axis, size in given.items() if not isinstance(size, int)]
             nothing_known = "H" in axes and not given and all(sizes[axis] is None for axis in axes if axis != "N")
             if nothing_known:
                 # Only the rank is known, and a recurrent state may have the same one.
@@ -248,8 +252,8 @@ def _check_one_reading(match: RoleMatch) -> None:
         listing = " or ".join(match.role.pattern(axes) for axes in certain)
         raise OutputRoleError(
             f"Output '{match.output.name}' {format_shape(shape)} can be read as the {match.role.called} in "
-            f"{len(certain)} ways, as {listing}, expected one. Declare one of them for the role, or the size of an "
-            "axis that tells them apart."
+            f"{len(certain)} ways, as {listing}, expected one. Declare only one for the role, or the size of an "
+            "axis that distinguishes them."
         )
 
 
@@ -262,7 +266,7 @@ def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
         return "its rank is unknown"
     if info.other_batch:
         return f"its first size is {info.shape[0]}, which is not the batch of the input"
-    readings = [found for role in roles if (found := role.read(info.shape)) is not None]
+    readings = [reading for role in roles if (reading := role.read(info.shape)) is not None]
     if readings:
         return readings[0][2]
     kinds = " nor ".join(f"{role.meaning or role.called} {role.patterns}" for role in roles)
@@ -270,18 +274,18 @@ def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
 
 
 def _readings(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
-    found = []
+    matches = []
     for info in outputs:
         if info.shape is None or info.other_batch or not role.takes(info.dtype) or info.dtype is None:
             continue
         reading = role.read(info.shape)
         if reading is not None:
-            found.append(RoleMatch(role, info, *reading))
-    return found
+            matches.append(RoleMatch(role, info, *reading))
+    return matches
 
 
 def _candidates(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
-    """Outputs that fit a role: the only one with a known name, else those with known sizes, else all."""
+    """Outputs that fit a role: the only one with a known name, else all with known sizes, else all."""
     fitting = _readings(outputs, role)
     candidates = [match for match in fitting if match.certain] or fitting
     known = [match for match in candidates if _bare_name(match.output.name) in role.names]
@@ -339,7 +343,7 @@ def _check_found(outputs: Sequence[OutputInfo], roles: Sequence[Role], chosen: M
         wanted = missing or roles
         kinds = ", or as a ".join(f"{role.called}, {role.patterns}" for role in wanted)
         flags = " or ".join(role.flag for role in wanted)
-        lines = ", ".join(role.flags.partition("(")[2].rstrip(")") for role in wanted)
+        lines = ", ".join(role.line_flag for role in wanted)
         raise OutputRoleError(
             f"No output can be read as a {kinds}. The outputs are:\n{listing}\nExport what the post-processing reads, "
             f"or name it with {flags} ({lines})."

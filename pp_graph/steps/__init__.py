@@ -1,10 +1,11 @@
-"""The steps of post-processing: each is an ONNX subgraph and a NumPy reference that agree.
+"""The steps of post-processing. Each writes ONNX operators and has a NumPy reference.
 
-A new step is a class in the file of its kind and an entry in `STEPS`; tests compare every entry with its reference.
+To add one, write a class and an entry in `STEPS`; the tests compare every entry with its reference.
 """
 
 from __future__ import annotations
 
+from pp_graph.steps.classes import SelectClass, Softmax
 from pp_graph.steps.compare import (
     DECISION_VALUES,
     NEVER,
@@ -12,6 +13,7 @@ from pp_graph.steps.compare import (
     Cutoff,
     DecidingStep,
     DecisionType,
+    EncodeDecision,
     find_cutoff,
     find_cutoffs,
     is_blurred,
@@ -22,13 +24,12 @@ from pp_graph.steps.filters import GaussianBlur, MedianFilter
 from pp_graph.steps.geometry import CropBorder, ResizeMap
 from pp_graph.steps.graph_step import GraphStep
 from pp_graph.steps.interpolation import PiecewiseLinear, QuantileMap
+from pp_graph.steps.masks import CloseMask, DilateMask, ErodeMask, MaskByLabel, OpenMask
 from pp_graph.steps.min_max import MinMaxNormalize, PerImageMinMax, PlainMinMax, ZScore
-from pp_graph.steps.morphology import CloseMask, DilateMask, ErodeMask, OpenMask
 from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
-from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Softmax, Temperature
+from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Temperature
 from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
 from pp_graph.steps.regions import Hysteresis, RemoveSmallRegions
-from pp_graph.steps.simple import EncodeDecision, Keep, MaskByLabel, SelectClass
 from pp_graph.steps.step import (
     CLASSES,
     DECISION,
@@ -38,6 +39,7 @@ from pp_graph.steps.step import (
     NUMBERS,
     Accepts,
     Array,
+    Keep,
     MonotoneChain,
     MonotoneStep,
     OnNaN,

@@ -1,13 +1,12 @@
-"""Compare with a threshold, compiled to one float32 cutoff.
+"""Compare with a threshold, compiled to one float32 cutoff, and encode the decision.
 
-Where `f` is monotone in float32, the decision `f(x) > level` is false up to some x and true from
-there on. That x, the cutoff, is found by bisection over the float32 numbers in their order. A
-comparison of raw values with it needs none of the arithmetic of `f`, so no runtime can round it
-differently.
+If `f` is monotone in float32, the decision `f(x) > level` is false below some x and true from there on. That x, the
+cutoff, is found by bisection over the ordered float32 numbers. Comparing raw values with it needs none of the
+arithmetic of `f`, so no runtime can round it differently.
 
-A subnormal cutoff is not written into a graph: OpenVINO takes such a constant for 0 in some graphs, and devices may
-take such a raw value for 0. The nearest number that is not subnormal is written instead. It decides the same about
-every raw value that is not subnormal either.
+Subnormal cutoffs are not written into graphs: OpenVINO flushes such constants to 0 in some graphs, and devices may
+flush such raw values. The nearest number that is not subnormal is written instead. It decides the same for all raw
+values that are not subnormal.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.step import (
+    DECISION,
     NUMBERS,
     Accepts,
     Array,
@@ -31,7 +31,7 @@ from pp_graph.steps.step import (
     OnNaN,
     Step,
     as_float32,
-    checked_on_nan,
+    check_on_nan,
 )
 from pp_graph.values.float_keys import HIGHEST_KEY, LOWEST_KEY, from_key, from_keys
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 Cutoff = np.float32 | None
-"""The smallest float32 for which a decision is true; None where it is never true."""
+"""Smallest float32 for which a decision is true; None if it is never true."""
 
 NEVER: Final = None
 
@@ -57,8 +57,8 @@ def find_cutoff(decide: Callable[[Array], Array]) -> Cutoff:
     """Find the smallest float32 for which a monotone decision is true.
 
     Args:
-        decide: Takes a float32 array of shape (1,), returns booleans of that shape. Must be
-            monotone: true for every number above one for which it is true. NaN is never asked.
+        decide: Takes a float32 array of shape (1,) without NaN, returns booleans of that shape. Must be monotone: if it
+            is true for a number, it is true for all larger ones.
 
     Returns:
         The cutoff, which may be an infinity, or `NEVER`.
@@ -68,15 +68,15 @@ def find_cutoff(decide: Callable[[Array], Array]) -> Cutoff:
 
 
 def find_cutoffs(decide: Callable[[Array], Array], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Find a cutoff for each of several monotone decisions at once.
+    """Find the cutoffs of several monotone decisions at once.
 
     Args:
-        decide: Takes a float32 array of `shape`, returns booleans of that shape: what each decision makes of the
-            number at its place. See `find_cutoff`.
-        shape: As many decisions as an array of this shape has places.
+        decide: Takes a float32 array of `shape`, returns each decision about the number at its place; see
+            `find_cutoff`.
+        shape: Shape of the array of decisions.
 
     Returns:
-        The cutoffs, float32 of `shape`; NaN where a decision is never true.
+        The cutoffs, float32 of `shape`; NaN for a decision that is never true.
     """
     below = np.full(shape, LOWEST_KEY, np.int64)
     above = np.full(shape, HIGHEST_KEY, np.int64)
@@ -95,19 +95,19 @@ def is_subnormal(numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     return (magnitudes > 0) & (magnitudes < SMALLEST_NORMAL)
 
 
-def highest_below(subnormal_cutoffs: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """The highest number below each of some subnormal cutoffs that is not subnormal itself."""
+def normal_below(subnormal_cutoffs: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """The largest number below each subnormal cutoff that is not subnormal."""
     return np.where(np.asarray(subnormal_cutoffs) > 0, np.float32(0), -SMALLEST_NORMAL)
 
 
 def is_blurred(cutoffs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Mark cutoffs with subnormal numbers between `highest_below` and themselves, which graphs decide differently."""
-    apart: npt.NDArray[np.bool_] = np.nextafter(highest_below(cutoffs), np.float32(np.inf)) != np.asarray(cutoffs)
+    """Mark subnormal cutoffs with other subnormals just below them, which graphs decide differently."""
+    apart: npt.NDArray[np.bool_] = np.nextafter(normal_below(cutoffs), np.float32(np.inf)) != np.asarray(cutoffs)
     return is_subnormal(cutoffs) & apart
 
 
 DecisionType = Literal["bool", "u8", "u8_255", "f32"]
-"""Element type of a decision: booleans, or numbers that stand for them."""
+"""Element type of a decision: booleans, or numbers that encode them."""
 
 DECISION_VALUES: Final[dict[str, tuple[np.generic, np.generic]]] = {
     "bool": (np.bool_(False), np.bool_(True)),
@@ -115,41 +115,38 @@ DECISION_VALUES: Final[dict[str, tuple[np.generic, np.generic]]] = {
     "u8_255": (np.uint8(0), np.uint8(255)),
     "f32": (np.float32(0), np.float32(1)),
 }
-"""What stands for normal and for anomalous in each."""
+"""Values for normal and anomalous, by `DecisionType`."""
 
 
 @functools.lru_cache(maxsize=256)
 def _require_rising(step: MonotoneStep) -> None:
-    """Check on numbers all over float32 that a step never falls.
-
-    Raises:
-        PostProcessorError: It does, or it changes the shape of what it reads.
-    """
-    # Far apart and close together: around 0, around 1, and near what the step says of itself.
+    """Raise `PostProcessorError` if a step falls between sampled numbers, or changes the shape of its input."""
+    # Samples over all of float32, and dense ones around 0 and near the step's bends.
     keys = np.linspace(LOWEST_KEY, HIGHEST_KEY, 2049).astype(np.int64)
     near = [point for bend in step.bends for point in (0.5 * bend, bend, 1.5 * bend)]
     values = np.array([*(from_key(int(key)) for key in keys), *np.linspace(-8, 8, 257), *near], np.float32)
     with np.errstate(all="ignore"):
-        found = step.reference(np.sort(values))
-        falls = found.shape == values.shape and bool((np.diff(found[~np.isnan(found)].astype(np.float64)) < 0).any())
-    if found.shape != values.shape or falls:
+        results = step.reference(np.sort(values))
+        same_shape = results.shape == values.shape
+        falls = same_shape and bool((np.diff(results[~np.isnan(results)].astype(np.float64)) < 0).any())
+    if not same_shape or falls:
         raise PostProcessorError(
             f"Step '{step.target}' ({type(step).__name__}) is a MonotoneStep and "
-            f"{'falls' if falls else 'changes the shape of what it reads'}, expected numbers that never fall, one for "
-            "each that is read. Inherit from Step, or turn the sign in the model."
+            f"{'falls' if falls else 'changes the shape of its input'}, expected results of the input's shape that "
+            "never fall. Inherit from Step, or negate the numbers in the model."
         )
 
 
 class DecidingStep(Step):
-    """A step that decides about numbers, each on its own: `normalized > level`.
+    """A step that decides about each number by itself: `normalized > level`.
 
-    The reference computes exactly that. The graph compares what it reads with compiled cutoffs instead (see
+    The reference computes exactly that. The graph compares the input with compiled cutoffs instead (see
     `pp_graph.steps.compare`), so its decisions do not depend on how a runtime rounds the normalisation.
 
     Attributes:
-        normalizer: Monotone step to apply before comparing; None to compare what is read.
-        on_nan: What NaN counts as.
-        per_pixel: Whether there is a cutoff for each pixel, so that only maps of one size are taken.
+        normalizer: Monotone step to apply before comparing; None to compare the input itself.
+        on_nan: How NaN is classified.
+        per_pixel: True if each pixel has its own cutoff; the step then accepts maps of one size only.
     """
 
     per_pixel: ClassVar[bool] = False
@@ -161,12 +158,12 @@ class DecidingStep(Step):
     @property
     @abstractmethod
     def cutoffs(self) -> Array:
-        """The smallest anomalous float32, NaN if none is; of a shape that broadcasts to the input."""
+        """Smallest anomalous float32, NaN if there is none; in a shape that broadcasts to the input."""
 
     @property
     @abstractmethod
     def levels(self) -> Array:
-        """Numbers to compare with, float32, of the shape of `cutoffs`."""
+        """Numbers to compare the normalised values with, float32, in the shape of `cutoffs`."""
 
     @property
     def scale(self) -> float:
@@ -178,7 +175,7 @@ class DecidingStep(Step):
         """Return the same decision on the input of a monotone step instead of its output."""
         own = self.normalizer
         _require_rising(normalizer)
-        # What NaN becomes before this step sees it decides what it counts as.
+        # The normalizer may turn NaN into a number, whose decision then applies to NaN.
         nan = normalizer.reference(np.array([np.nan], np.float32))
         on_nan = self.on_nan
         if not np.isnan(nan[0]):
@@ -198,15 +195,12 @@ class DecidingStep(Step):
         return decision
 
     def output_type(self, value: ValueType) -> ValueType:
-        """Decisions on the axes of the numbers."""
+        """bool, of the input's shape."""
         return value.as_dtype("bool")
 
-    def _anomalous(self, array: Array) -> Array:
-        return np.where(np.isnan(array), self.on_nan == "anomalous", self._decide(array))
-
     def reference(self, array: Array) -> Array:
-        """Decide for an array; float32 to bool of that shape."""
-        return self._anomalous(array)
+        """Decide for an array; float32 to bool of the same shape."""
+        return np.where(np.isnan(array), self.on_nan == "anomalous", self._decide(array))
 
 
 @dataclass(frozen=True)
@@ -216,15 +210,15 @@ class Compare(DecidingStep):
     Attributes:
         source: Name of the raw value; any shape, float32.
         target: Name of the decision; same shape, true for anomalous.
-        level: What the value is compared with, strictly.
+        level: Number to compare with; an equal value is normal.
         normalizer: Monotone step to apply before comparing; None to compare the raw value.
-        on_nan: What NaN counts as.
-        dtype: Element type of the decision, and its two values; see `DECISION_VALUES`.
-        runtime: Whether the cutoff is an input of the graph, named `<target>_cutoff`, of which the compiled one is
-            the default; it can then be changed while the model runs.
+        on_nan: How NaN is classified.
+        dtype: Element type and values of the decision; see `DECISION_VALUES`.
+        runtime: Make the cutoff an input of the graph, named `<target>_cutoff`, with the compiled cutoff as default, so
+            that it can be changed while the model runs.
 
     Raises:
-        PostProcessorError: `level` is not finite in float32, or `dtype` is not known.
+        PostProcessorError: `level` is not finite in float32, or `dtype` is unknown.
     """
 
     source: str
@@ -236,9 +230,9 @@ class Compare(DecidingStep):
     runtime: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a level that float32 cannot hold."""
+        """Check the parameters."""
         as_float32(self.level, f"level of '{self.target}'")
-        checked_on_nan(self.on_nan, self.target)
+        check_on_nan(self.on_nan, self.target)
         if self.dtype not in DECISION_VALUES:
             raise PostProcessorError(
                 f"dtype of '{self.target}' is {self.dtype!r}, expected one of: {', '.join(DECISION_VALUES)}."
@@ -246,14 +240,14 @@ class Compare(DecidingStep):
 
     @property
     def input_name(self) -> str:
-        """Name of the graph's input that holds the cutoff, where that is adjustable."""
+        """Name of the graph input for the cutoff, if `runtime` is set."""
         return f"{self.target}_cutoff"
 
     @property
     def runtime_cutoff(self) -> np.float32:
-        """The cutoff as the graph's input holds it: NaN where nothing is anomalous.
+        """Default of the graph input: the cutoff, or NaN if nothing is anomalous.
 
-        A subnormal one becomes the next number above that is not: the smallest normal number, or 0.
+        A subnormal cutoff becomes the next larger number that is not subnormal.
         """
         if self.cutoff is None:
             return np.float32(np.nan)
@@ -263,30 +257,30 @@ class Compare(DecidingStep):
 
     @cached_property
     def cutoff(self) -> Cutoff:
-        """The smallest raw float32 that is anomalous; None where none is."""
+        """Smallest anomalous raw value; None if there is none."""
         return find_cutoff(self._decide)
 
     @property
     def cutoffs(self) -> Array:
-        """The cutoff as an array of no axes, NaN where nothing is anomalous."""
+        """The cutoff as an array of shape (), NaN if nothing is anomalous."""
         return np.array(np.nan if self.cutoff is None else self.cutoff, np.float32)
 
     @property
     def levels(self) -> Array:
-        """The level, as an array of no axes."""
+        """The level as an array of shape ()."""
         return np.array(self.level, np.float32)
 
     def output_type(self, value: ValueType) -> ValueType:
-        """Decisions on the axes of the numbers, in the element type asked for."""
+        """The element type of the decisions, in the input's shape."""
         return value.as_dtype(DECISION_VALUES[self.dtype][0].dtype.name)
 
     def reference(self, array: Array) -> Array:
-        """Decide for an array; float32 of any shape to `dtype` of that shape."""
+        """Decide for an array; float32 of any shape to `dtype` of the same shape."""
         normal_value, anomalous_value = DECISION_VALUES[self.dtype]
-        return np.where(self._anomalous(array), anomalous_value, normal_value)
+        return np.where(super().reference(array), anomalous_value, normal_value)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write the comparison, and its two output values."""
+        """Write the comparison and, unless bool, a Where for its two values."""
         anomalous = self._emit_adjustable(op, value) if self.runtime else self._emit_fixed(op, value)
         if self.dtype == "bool":
             return anomalous
@@ -294,7 +288,7 @@ class Compare(DecidingStep):
         return op.where(anomalous, op.constant(anomalous_value, "anomalous"), op.constant(normal_value, "normal"))
 
     def _emit_adjustable(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write `cutoff <= raw`, which is false where either is NaN, in every runtime."""
+        """Write `cutoff <= raw`, which is false in every runtime if either is NaN."""
         cutoff = op.adjustable(self.runtime_cutoff, self.input_name)
         anomalous = op.less_or_equal(cutoff, value)
         return op.logical_or(anomalous, op.is_nan(value)) if self.on_nan == "anomalous" else anomalous
@@ -302,16 +296,15 @@ class Compare(DecidingStep):
     def _emit_fixed(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write `Not(Less(raw, cutoff))`, which is true for NaN in every runtime.
 
-        `GreaterOrEqual` and `Greater` will not do: with NaN they are true in OpenVINO on CPU and
-        false in onnxruntime.
+        With NaN, `GreaterOrEqual` and `Greater` are true in OpenVINO on CPU and false in onnxruntime.
         """
         if self.cutoff is None:
             if self.on_nan == "anomalous":
                 return op.is_nan(value)
             return op.less(value, op.constant(np.float32(-np.inf), "never"))
         if is_subnormal(self.cutoff):
-            # Runtimes may take it for 0, and 0 itself would not lie below that.
-            below = np.float32(highest_below(self.cutoff))
+            # Runtimes may flush the cutoff to 0, and 0 < 0 is false.
+            below = np.float32(normal_below(self.cutoff))
             anomalous = op.less(op.constant(below, "highest_normal_value"), value)
             if self.on_nan == "anomalous":
                 return op.logical_or(anomalous, op.is_nan(value))
@@ -320,3 +313,41 @@ class Compare(DecidingStep):
             if self.on_nan == "anomalous":
                 return anomalous
         return op.logical_and(anomalous, op.logical_not(op.is_nan(value)))
+
+
+@dataclass(frozen=True)
+class EncodeDecision(Step):
+    """Write a decision as numbers, such as 0 and 255 for a mask that is shown as a picture.
+
+    Attributes:
+        source: Name of the label or mask, bool, of any shape.
+        target: Name of the numbers, of the same shape.
+        dtype: Element type and values: `u8` (0 and 1), `u8_255` (0 and 255), `f32` (0 and 1).
+
+    Raises:
+        PostProcessorError: `dtype` is unknown.
+    """
+
+    accepts: ClassVar[tuple[Accepts, ...]] = (DECISION,)
+    source: str
+    target: str
+    dtype: DecisionType = "u8"
+
+    def __post_init__(self) -> None:
+        """Check the element type."""
+        if self.dtype not in DECISION_VALUES or self.dtype == "bool":
+            raise PostProcessorError(f"dtype of '{self.target}' is {self.dtype!r}, expected u8, u8_255 or f32.")
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """The element type of the numbers, in the input's shape."""
+        return value.as_dtype(DECISION_VALUES[self.dtype][0].dtype.name)
+
+    def reference(self, array: Array) -> Array:
+        """Encode an array."""
+        normal, anomalous = DECISION_VALUES[self.dtype]
+        return np.where(array, anomalous, normal)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Where."""
+        normal, anomalous = DECISION_VALUES[self.dtype]
+        return op.where(value, op.constant(anomalous, "anomalous"), op.constant(normal, "normal"))

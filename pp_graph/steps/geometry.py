@@ -16,7 +16,6 @@ from pp_graph.steps.step import (
     Accepts,
     Array,
     Step,
-    require_array_size,
     require_size,
     require_whole,
 )
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.steps.operators.emitter import Emitter
-    from pp_graph.values import Scale
 
 
 _WIDEST: Final = 2**16
@@ -38,20 +36,21 @@ _WIDEST: Final = 2**16
 class CropBorder(Step):
     """Cut pixels off at the sides of a map or a mask.
 
-    Source: NumPy's `map[..., top : H - bottom, left : W - right]`. What is left is smaller; nothing else changes, NaN
-    included. At least one pixel must be left.
+    Source: NumPy's `map[..., top : H - bottom, left : W - right]`. Other pixels, NaN included, stay the same. At least
+    one pixel must be left.
 
     Attributes:
         source: Name of the map or mask: (N,H,W), (N,C,H,W) or (N,H,W,C), of any element type.
-        target: Name of what is left, of the same axes and element type.
-        border: Pixels to cut off, at each side; or those at the top, bottom, left and right.
-        axes: Axes of the map; None until it is known.
+        target: Name of the cropped map or mask, of the same axes and element type.
+        border: Number of pixels to cut off at each side, or four numbers: top, bottom, left, right.
+        axes: Axes of the map; None until the step is bound.
 
     Raises:
-        PostProcessorError: A number of pixels is no whole number from 0 on, or there are not one or four of them.
+        PostProcessorError: A number of pixels is not a whole number from 0 on, or there are not one or four numbers.
     """
 
     pointwise: ClassVar[bool] = False
+    keeps_scale: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (MAPS_AND_MASKS,)
     source: str
     target: str
@@ -61,7 +60,7 @@ class CropBorder(Step):
     def __post_init__(self) -> None:
         """Check the border."""
         if isinstance(self.border, list):
-            # A file gives a list.
+            # Files hold lists.
             object.__setattr__(self, "border", tuple(self.border))
         if isinstance(self.border, tuple) and len(self.border) != 4:
             raise PostProcessorError(
@@ -78,18 +77,18 @@ class CropBorder(Step):
         return top, bottom, left, right
 
     @property
-    def _least(self) -> tuple[int, int]:
+    def _smallest(self) -> tuple[int, int]:
         top, bottom, left, right = self._sides
         return top + bottom + 1, left + right + 1
 
     @property
     def least_size(self) -> int:
-        """One pixel more than are cut off."""
-        return max(self._least)
+        """One pixel more than are cut off on both sides."""
+        return max(self._smallest)
 
     def bind(self, value: ValueType) -> Self:
-        """The crop of a map of known axes, of which something is left if its size is known."""
-        require_size(value, self._least, "for one to be left")
+        """Bind the step to a map; raise `PostProcessorError` if no pixel is left."""
+        require_size(value.map_size, self._smallest, self.target, "for one to be left")
         return super().bind(value)
 
     def output_type(self, value: ValueType) -> ValueType:
@@ -100,14 +99,11 @@ class CropBorder(Step):
         height, width = value.map_size
         return value.resized(H=height - top - bottom, W=width - left - right)
 
-    def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Scale of the input."""
-        return scales[0]
-
     def reference(self, array: Array) -> Array:
-        """Cut an array; its element type stays."""
+        """Crop an array of any element type."""
         rows, columns = spatial_axes(self.axes)
-        require_array_size(array, (rows, columns), self._least, self.target)
+        size = (array.shape[rows], array.shape[columns])
+        require_size(size, self._smallest, self.target, "for one to be left")
         top, bottom, left, right = self._sides
         cut = [slice(None)] * array.ndim
         cut[rows] = slice(top, array.shape[rows] - bottom)
@@ -115,10 +111,9 @@ class CropBorder(Step):
         return np.ascontiguousarray(array[tuple(cut)])
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write Slice; where a size is open, behind a Pad that fails if nothing would be left.
+        """Write Slice. If a size is open, a Pad before it fails if nothing would be left.
 
-        A cut of too much is empty in every runtime, and an empty map would pass for a normal one. Mirroring as many
-        pixels as are cut off asks for one more than these.
+        An empty map would pass for a normal one. Mirroring as many pixels as are cut off requires one pixel more.
         """
         top, bottom, left, right = self._sides
         before, behind = [top, left], [bottom, right]
@@ -126,11 +121,9 @@ class CropBorder(Step):
         shape = op.shape_of(value)
         open_axes = [axis for axis in axes if shape is None or not isinstance(shape[axis], int)]
         dtype = None if value.dtype is None else value.dtype.numpy()
-        # Runtimes mirror numbers; decisions are such for as long.
-        number = (
-            value if not open_axes or dtype is None or dtype == np.float32 else op.cast(value, np.dtype(np.float32))
-        )
-        cut = number
+        # Runtimes mirror float32 only.
+        casts = bool(open_axes) and dtype is not None and dtype != np.float32
+        cut = op.cast(value, np.dtype(np.float32)) if casts else value
         for place, axis in enumerate(axes):
             lost = before[place] + behind[place]
             if lost and axis in open_axes:
@@ -138,7 +131,7 @@ class CropBorder(Step):
                 before[place] += lost
                 behind[place] += lost
         cut = op.shortened(cut, axes, before, behind)
-        return cut if number is value or dtype is None else op.cast(cut, dtype)
+        return op.cast(cut, dtype) if casts and dtype is not None else cut
 
 
 _MOST_PIXELS: Final = 2**27
@@ -149,23 +142,24 @@ class ResizeMap(Step):
     """Resize a map, bilinear between the centres of its pixels, without smoothing.
 
     Source: ONNX `Resize` with `linear` and `half_pixel`, which is `torch.nn.functional.interpolate(mode="bilinear",
-    align_corners=False)`. Runtimes round the weighted sums differently, so the step is not exact. A size below the
-    map's own takes samples and can lose what lies between them.
+    align_corners=False)`. Runtimes round the weighted sums differently, so the step is not exact. Shrinking a map
+    samples it and can lose the pixels between the samples.
 
     Attributes:
         source: Name of the map, float32: (N,H,W), (N,1,H,W) or (N,H,W,1).
         target: Name of the resized map, float32, of the same layout.
         height: New height in pixels.
         width: New width in pixels.
-        axes: Axes of the map; None until it is known.
-        from_size: Height and width of the map that is read; None where they are not known.
+        axes: Axes of the map; None until the step is bound.
+        from_size: Height and width of the input; None if unknown.
 
     Raises:
-        PostProcessorError: A size is no whole number above 0, or together they are too large.
+        PostProcessorError: A size is not a whole number above 0, or the map would be too large.
     """
 
     exact: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
+    keeps_scale: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (MAP,)
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "from_size"})
     source: str
@@ -176,43 +170,35 @@ class ResizeMap(Step):
     from_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not exist."""
+        """Check the size."""
         for name in ("height", "width"):
-            size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-                raise PostProcessorError(
-                    f"{name} of '{self.target}' is {size!r}, expected a whole number of pixels above 0."
-                )
+            require_whole(getattr(self, name), f"{name} of '{self.target}'", 1)
         if self.height * self.width > _MOST_PIXELS:
             raise PostProcessorError(
                 f"Size of '{self.target}' is {self.height}x{self.width}, expected at most {_MOST_PIXELS:,} pixels."
             )
 
     def bind(self, value: ValueType) -> ResizeMap:
-        """This step for a map of known axes, and of a known size where there is one."""
+        """Bind the step to a map."""
         return dataclasses.replace(self, axes=value.known_axes, from_size=value.map_size)
 
     def output_type(self, value: ValueType) -> ValueType:
         """A map of the new size."""
         return value.resized(H=self.height, W=self.width)
 
-    def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Scale of the input."""
-        return scales[0]
-
     def reference(self, array: Array) -> Array:
         """Resize an array."""
         x = np.asarray(array, np.float32)
         rows, columns = spatial_axes(self.axes)
-        return _along(_along(x, rows, self.height), columns, self.width)
+        return _resized(_resized(x, rows, self.height), columns, self.width)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write what the reference does, or where the map's own size is open Resize, on (N,1,H,W).
+        """Write the reference's operations; if the map's size is open, write Resize.
 
-        OpenVINO runs what stands before a Resize in bf16 where it prefers that, and little keeps it from doing so.
+        OpenVINO may run the operators before a Resize in bf16, which is hard to prevent.
         """
         if self.from_size is not None:
-            rows, columns = (1, 2) if self.axes in ("NHW", "NHWC") else (2, 3)
+            rows, columns = spatial_axes(self.axes)
             return self._emit_along(op, self._emit_along(op, value, rows, 0), columns, 1)
         if self.axes == "NHW":
             return op.squeeze(op.resize(op.unsqueeze(value, (1,)), self.height, self.width), 1)
@@ -222,12 +208,12 @@ class ResizeMap(Step):
         return op.transpose(resized, (0, 2, 3, 1))
 
     def _emit_along(self, op: Emitter, value: ir.Value, axis: int, which: int) -> ir.Value:
-        """Resize along one axis, as `_along` does."""
+        """Resize along one axis, as `_resized` does."""
         assert self.from_size is not None
-        has, size = self.from_size[which], (self.height, self.width)[which]
-        if has == size:
+        old, size = self.from_size[which], (self.height, self.width)[which]
+        if old == size:
             return value
-        below, above, weight = _places(has, size)
+        below, above, weight = _neighbours(old, size)
         shape = [1] * len(self.axes or "NCHW")
         shape[axis] = size
         before = op.shape_of(value)
@@ -241,19 +227,19 @@ class ResizeMap(Step):
         )
 
 
-def _places(has: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _neighbours(old: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """The two neighbouring input pixels of each output pixel, and the weight of the second."""
-    position = np.clip((np.arange(size) + 0.5) * (has / size) - 0.5, 0, has - 1)
+    position = np.clip((np.arange(size) + 0.5) * (old / size) - 0.5, 0, old - 1)
     below = np.floor(position).astype(np.int64)
-    return below, np.minimum(below + 1, has - 1), (position - below).astype(np.float32)
+    return below, np.minimum(below + 1, old - 1), (position - below).astype(np.float32)
 
 
-def _along(x: npt.NDArray[np.float32], axis: int, size: int) -> npt.NDArray[np.float32]:
+def _resized(x: npt.NDArray[np.float32], axis: int, size: int) -> npt.NDArray[np.float32]:
     """Resize along one axis."""
-    has = x.shape[axis]
-    if has == size:
+    old = x.shape[axis]
+    if old == size:
         return x
-    below, above, weight = _places(has, size)
+    below, above, weight = _neighbours(old, size)
     shape = [1] * x.ndim
     shape[axis] = size
     weight = weight.reshape(shape)

@@ -1,4 +1,4 @@
-"""Steps whose ONNX operators come as a model of their own, written by another tool."""
+"""Base class of steps whose ONNX operators come from a model that another tool wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.model.graphs import DEFAULT_DOMAINS
-from pp_graph.steps.opset_adaptation import Trials, adapted, opset_of, run_model
+from pp_graph.steps.opset_adaptation import OPEN_CLASSES, adapted, opset_of, run_model, trial_arrays
 from pp_graph.steps.step import Accepts, Array, Step
 from pp_graph.values import DType, ValueType, spatial_axes
 
@@ -24,38 +24,30 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    from pp_graph.model import Shape
     from pp_graph.steps.operators.emitter import Emitter
 
-_TAKES: Final = Accepts(dtypes=("float32", "bool"), known_rank=True)
-_GIVES: Final = ("float32", "bool")
-_BATCHES: Final = (3, 1)
-_OPEN_SIZES: Final = ((48, 40), (64, 56))
-"""Heights and widths that stand for a size that is not known."""
-_OPEN_CLASSES: Final = 3
-_OPEN_AXES: Final = {"C": _OPEN_CLASSES, "K": 5, "P": 4, "T": 2}
-_KEPT: Final = 64
+_DTYPES: Final[tuple[DType, ...]] = ("float32", "bool")
+_MAX_CACHED: Final = 64
 
 
 @dataclass(frozen=True)
 class GraphStep(Step):
     """A step whose ONNX operators come as a model of their own.
 
-    A subclass says where the model comes from (`model`), and what computes the same in NumPy (`reference`). When the
-    step is bound, both are run on a few arrays of the type that it reads: from what comes out follows whether it
-    computes a score (N,), (N,1) or (N,C), or a map (N,H,W), (N,1,H,W), (N,H,W,1) or (N,C,H,W), and whether it does so
-    for any batch. The model is then written at the opset of the raw one, tried out again, and inlined under fresh
-    names.
+    A subclass returns the model (`model`) and computes the same in NumPy (`reference`). `bind` runs both on a few
+    arrays of the input's type. The results determine the output: a score (N,), (N,1) or (N,C), or a map (N,H,W),
+    (N,1,H,W), (N,H,W,1) or (N,C,H,W). They also show that the step works for any batch. `emit` converts the model to
+    the raw model's opset, checks that it still computes the same, and inlines it under fresh names.
 
     Attributes:
-        source: Name of the value read, float32 or bool.
-        target: Name of the value written, float32 or bool.
-        others: Names of further values to read, behind `source`.
-        exact: Whether every runtime computes the same bits; see `Step`.
-        types: Types of the values that are read; filled in.
+        source: Name of the first input, float32 or bool.
+        target: Name of the output, float32 or bool.
+        others: Names of further inputs.
+        exact: True if every runtime computes the same bits; see `Step`.
+        types: Types of the inputs; None until the step is bound.
 
     Raises:
-        PostProcessorError: A name is no text.
+        PostProcessorError: A name is not a string.
     """
 
     pointwise: ClassVar[bool] = False
@@ -67,15 +59,15 @@ class GraphStep(Step):
     types: tuple[ValueType, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Take one further name for a list of one."""
-        given: Any = self.others  # whatever a user wrote
+        """Accept a single string as `others`, and check the names."""
+        given: Any = self.others  # users may pass anything
         others = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "others", others)
         for name in (self.source, self.target, *others):
             if not isinstance(name, str):
                 raise PostProcessorError(
-                    f"{type(self).__name__} has {name!r} among its names, expected text: source and target first, "
-                    "further values that it reads as others=(...)."
+                    f"{type(self).__name__} has {name!r} among its names, expected strings: source and target first, "
+                    "further inputs as others=(...)."
                 )
 
     @property
@@ -86,39 +78,39 @@ class GraphStep(Step):
     @property
     def accepts(self) -> tuple[Accepts, ...]:  # type: ignore[override]
         """Numbers and decisions of known axes."""
-        return tuple(_TAKES for _ in self.reads)
+        return (Accepts(dtypes=_DTYPES, known_rank=True),) * len(self.reads)
 
     @abstractmethod
     def model(self, types: Sequence[ValueType], example: tuple[Array, ...]) -> onnx.ModelProto:
-        """The step as a model of one output, which reads values of some types in the order of `reads`.
+        """Return the step as a model.
 
         Args:
-            types: Their types.
+            types: Types of the inputs, in the order of `reads`.
             example: Arrays of these types.
 
         Returns:
-            The model, at an opset of its own; local functions are inlined later.
+            A model with these inputs and one output, at any opset. It may have local functions.
 
         Raises:
-            PostProcessorError: It cannot be had.
+            PostProcessorError: The model cannot be built.
         """
 
     def content(self) -> Hashable:
-        """Return a key that determines the result of `model`, so that it is called once; None to call it each time."""
+        """Return a key that determines the result of `model`, which is then cached; None for no caching."""
         return None
 
     def bind(self, *types: ValueType) -> Self:
-        """This step with its model, for values of these types.
+        """Bind the step to its inputs, and build its model.
 
         Raises:
-            PostProcessorError: Model or reference do not take them, or return neither a score nor a map.
+            PostProcessorError: Model or reference fail on these types, or return neither a score nor a map.
         """
         step = dataclasses.replace(self, types=types)
-        step._built  # noqa: B018 - refuse here what cannot be built
+        step._built  # noqa: B018 - raises if the model cannot be built
         return step
 
     def output_type(self, *types: ValueType) -> ValueType:
-        """Type of the reference's results."""
+        """Type of the reference's result."""
         del types
         return self._built.type
 
@@ -126,111 +118,92 @@ class GraphStep(Step):
         """Write the model's operators at the graph's opset.
 
         Raises:
-            OpsetError: They have no form at that opset, or would compute something else.
+            OpsetError: The model cannot be converted to that opset, or would compute other results.
         """
-        built = self._built
+        built, types = self._built, self.types or ()
         what = f"Step '{self.target}' ({type(self).__name__})"
-        model = adapted(built.model, op.opset, built.trials, what)
-        before = op.shape_of(values[0])
-        batch = None if not before else before[0]
-        return op.inline(model, values, _shape(built.type, batch))
+        model = adapted(built.model, op.opset, types, what)
+        shape = op.shape_of(values[0])
+        batch = shape[0] if shape else None
+        sizes = zip(built.type.axes, built.type.sizes, strict=True)
+        return op.inline(model, values, tuple(batch if axis == "N" else size for axis, size in sizes))
 
     @cached_property
     def _built(self) -> _Built:
         if self.types is None:
             raise PostProcessorError(
-                f"{type(self).__name__} of '{self.target}' does not know yet what it reads. Let a PostProcessor return "
-                "it among its steps, or call bind(...) with the types."
+                f"{type(self).__name__} of '{self.target}' is not bound to its inputs. Let a PostProcessor return it "
+                "among its steps, or call bind(...) with the types."
             )
         content = self.content()
         if content is None:
             return _build(self, self.types)
         key = (type(self), content, self.types)
-        if key not in _kept:
-            _kept[key] = _build(self, self.types)
-            if len(_kept) > _KEPT:
-                _kept.popitem(last=False)
-        return _kept[key]
+        if key not in _cache:
+            _cache[key] = _build(self, self.types)
+            if len(_cache) > _MAX_CACHED:
+                _cache.popitem(last=False)
+        return _cache[key]
 
 
 @dataclass(frozen=True)
 class _Built:
-    """A model at its own opset, the type of its output, and trial inputs."""
+    """A model at its original opset, and the type of its output."""
 
     model: onnx.ModelProto
     type: ValueType
-    trials: Trials
 
 
-_kept: OrderedDict[Hashable, _Built] = OrderedDict()
+_cache: OrderedDict[Hashable, _Built] = OrderedDict()
 
 
 def _build(step: GraphStep, types: tuple[ValueType, ...]) -> _Built:
-    trials = Trials(types, trial_arrays(types))
-    results = [_reference(step, arrays) for arrays in trials.arrays]
-    written = _type_of(types, trials.arrays, results)
-    model = _typed(step.model(types, trials.arrays[-1]), types, written)
-    for arrays, expected in zip(trials.arrays, results, strict=True):
+    trials = trial_arrays(types)
+    results = [_run_reference(step, arrays) for arrays in trials]
+    output = _output_type(types, trials, results)
+    model = _typed(step.model(types, trials[-1]), types, output)
+    for arrays, expected in zip(trials, results, strict=True):
         try:
-            found = run_model(model, arrays)
+            result = run_model(model, arrays)
         except Exception as failure:  # onnxruntime's errors have no common base
             shapes = ", ".join(str(array.shape) for array in arrays)
             raise PostProcessorError(
                 f"its model cannot be run on {shapes}: {str(failure).strip()}. Export it with an open batch, and "
-                "heights and widths open where the raw model's are."
+                "open heights and widths if the raw model has them."
             ) from failure
-        if found.shape != expected.shape or found.dtype != expected.dtype:
+        if result.shape != expected.shape or result.dtype != expected.dtype:
             raise PostProcessorError(
-                f"its model returns {found.dtype} {found.shape}, expected {expected.dtype} {expected.shape} as its "
+                f"its model returns {result.dtype} {result.shape}, expected {expected.dtype} {expected.shape} like its "
                 "reference. Make both compute the same."
             )
-    return _Built(model, written, trials)
+    return _Built(model, output)
 
 
-def trial_arrays(types: Sequence[ValueType]) -> list[tuple[Array, ...]]:
-    """Arrays of some types: several batches, and sizes where these are open; the last is the best example."""
-    rng = np.random.default_rng(0)
-    open_size = any(value.per_pixel and value.map_size is None for value in types)
-    cases = [(batch, _OPEN_SIZES[0]) for batch in _BATCHES] + ([(2, _OPEN_SIZES[1])] if open_size else [])
-    # An example of batch 1 would make an exporter take that for fixed.
-    cases = [case for case in cases if case[0] == 1] + [case for case in cases if case[0] != 1]
-    trials = []
-    for turn, (batch, size) in enumerate(cases):
-        arrays: list[Array] = []
-        for value in types:
-            height, width = value.map_size or size
-            sized = value.resized(H=height, W=width) if value.per_pixel else value
-            shape = sized.example_shape(batch=batch, **_OPEN_AXES)
-            # Raw values lie around zero, or far above.
-            numbers = rng.normal(20.0 * turn, 3.0 + 3.0 * turn, shape).astype(np.float32)
-            arrays.append(numbers > 0 if value.dtype == "bool" else numbers)
-        trials.append(tuple(arrays))
-    return trials
-
-
-def _reference(step: GraphStep, arrays: tuple[Array, ...]) -> Array:
+def _run_reference(step: GraphStep, arrays: tuple[Array, ...]) -> Array:
     given = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
     try:
         with np.errstate(all="ignore"):
             result = np.asarray(step.reference(*arrays))
     except PostProcessorError:
         raise
-    except Exception as failure:  # what the user's own code raises
+    except Exception as failure:  # user code may raise anything
         reason = str(failure).strip() or type(failure).__name__
         raise PostProcessorError(f"its reference fails on {given}: {reason}.") from failure
     batch = len(arrays[0])
     found = f"its reference returns {result.dtype} {result.shape} for {given}"
-    if result.dtype.name not in _GIVES:
-        raise PostProcessorError(f"{found}, expected {' or '.join(_GIVES)}. Cast it.")
+    if result.dtype.name not in _DTYPES:
+        raise PostProcessorError(f"{found}, expected {' or '.join(_DTYPES)}. Cast it.")
     if result.ndim not in (1, 2, 3, 4) or result.shape[0] != batch or 0 in result.shape:
         raise PostProcessorError(
             f"{found}, expected a score (N,), (N,1) or (N,C), or a map (N,H,W), (N,1,H,W) or (N,H,W,1), with N={batch} "
-            "as what it reads."
+            "like its input."
         )
     return result
 
 
-def _type_of(types: Sequence[ValueType], trials: Sequence[tuple[Array, ...]], results: Sequence[Array]) -> ValueType:
+def _output_type(
+    types: Sequence[ValueType], trials: Sequence[tuple[Array, ...]], results: Sequence[Array]
+) -> ValueType:
     """Type of the output, inferred from results for several inputs."""
     first = results[0]
     if len({(result.ndim, result.dtype) for result in results}) > 1:
@@ -238,8 +211,8 @@ def _type_of(types: Sequence[ValueType], trials: Sequence[tuple[Array, ...]], re
             f"{result.shape} for {arrays[0].shape}" for arrays, result in zip(trials, results, strict=True)
         )
         raise PostProcessorError(
-            f"its reference returns {seen}, expected one rank for any batch. Keep the axis of the batch: squeeze named "
-            "axes only."
+            f"its reference returns {seen}, expected the same rank for any batch. Keep the batch axis: name the axes "
+            "to squeeze."
         )
     dtype: DType = "bool" if first.dtype == np.bool_ else "float32"
     for place, value in enumerate(types):
@@ -251,49 +224,46 @@ def _type_of(types: Sequence[ValueType], trials: Sequence[tuple[Array, ...]], re
     elif first.ndim == 3:
         axes = "NHW"
     else:
-        last = types[0].axes == "NHWC" and first.shape[3] == (types[0].size("C") or _OPEN_CLASSES)
+        last = types[0].axes == "NHWC" and first.shape[3] == (types[0].size("C") or OPEN_CLASSES)
         axes = "NHWC" if first.shape[1] != 1 and (last or first.shape[3] == 1) else "NCHW"
-    written = ValueType(axes, dtype=dtype)
+    output = ValueType(axes, dtype=dtype)
     if "C" in axes:
         count = first.shape[axes.index("C")]
-        written = written.resized(C=None if open_classes and count == _OPEN_CLASSES else count)
-    if written.per_pixel:
-        height, width = _size(results, spatial_axes(axes))
-        written = written.resized(H=height, W=width)
-    return written
+        output = output.resized(C=None if open_classes and count == OPEN_CLASSES else count)
+    if output.per_pixel:
+        rows, columns = spatial_axes(axes)
+        sizes = {(result.shape[rows], result.shape[columns]) for result in results}
+        height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+        output = output.resized(H=height, W=width)
+    return output
 
 
-def _size(results: Sequence[Array], axes: tuple[int, int]) -> tuple[int | None, int | None]:
-    """Height and width if they are the same for all inputs."""
-    sizes = {(result.shape[axes[0]], result.shape[axes[1]]) for result in results}
-    return sizes.pop() if len(sizes) == 1 else (None, None)
-
-
-def _typed(model: onnx.ModelProto, types: Sequence[ValueType], written: ValueType) -> onnx.ModelProto:
-    """A step's model without local functions, its inputs and output declared as they are."""
+def _typed(model: onnx.ModelProto, types: Sequence[ValueType], output_type: ValueType) -> onnx.ModelProto:
+    """Return a step's model with its inputs and output declared, and local functions inlined."""
     import onnx
     from onnx import helper, inliner
 
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
-    inputs = [each for each in graph.input if each.name not in initializers]
+    inputs = [info for info in graph.input if info.name not in initializers]
     if len(inputs) != len(types) or len(graph.output) != 1:
         raise PostProcessorError(
             f"its model has {len(inputs)} inputs and {len(graph.output)} outputs, expected {len(types)} and 1. List "
-            "what it reads as source and others=(...), and return one value."
+            "its inputs as source and others=(...), and return one value."
         )
-    for each, given in zip(inputs, types, strict=True):
-        declared, wanted = each.type.tensor_type.elem_type, _element_type(given.dtype)
-        if declared not in (0, wanted):
+
+    def declaration(info: onnx.ValueInfoProto, value: ValueType) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(info.name, _element_type(value.dtype), [None] * value.rank)
+
+    for info, value in zip(inputs, types, strict=True):
+        declared, expected = info.type.tensor_type.elem_type, _element_type(value.dtype)
+        if declared not in (0, expected):
             raise PostProcessorError(
-                f"its model takes {onnx.TensorProto.DataType.Name(declared)} for '{each.name}', expected "
-                f"{onnx.TensorProto.DataType.Name(wanted)}. Cast it inside."
+                f"its model takes {onnx.TensorProto.DataType.Name(declared)} for '{info.name}', expected "
+                f"{onnx.TensorProto.DataType.Name(expected)}. Cast it in the model."
             )
-    declared_inputs = [
-        helper.make_tensor_value_info(each.name, _element_type(given.dtype), [None] * given.rank)
-        for each, given in zip(inputs, types, strict=True)
-    ]
-    output = helper.make_tensor_value_info(graph.output[0].name, _element_type(written.dtype), [None] * written.rank)
+    declared_inputs = [declaration(info, value) for info, value in zip(inputs, types, strict=True)]
+    output = declaration(graph.output[0], output_type)
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     for entries, new in ((typed.graph.input, declared_inputs), (typed.graph.output, [output])):
@@ -304,14 +274,14 @@ def _typed(model: onnx.ModelProto, types: Sequence[ValueType], written: ValueTyp
     _check_domains(typed.graph)
     opset = opset_of(typed)
     if not opset:
-        raise PostProcessorError("its model imports no opset of ONNX's own domain. Write it with ONNX operators.")
+        raise PostProcessorError("its model does not import the default ONNX domain. Write it with ONNX operators.")
     del typed.opset_import[:]
     typed.opset_import.append(helper.make_opsetid("", opset))
     del typed.functions[:]
     del typed.metadata_props[:]
     typed.doc_string = typed.graph.doc_string = ""
     with contextlib.suppress(onnx.shape_inference.InferenceError):
-        # onnxruntime says better what is wrong.
+        # onnxruntime reports the mistake more clearly.
         typed = onnx.shape_inference.infer_shapes(typed)
     return typed
 
@@ -323,13 +293,13 @@ def _check_domains(graph: onnx.GraphProto) -> None:
         if tensor.data_type == onnx.TensorProto.STRING or tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise PostProcessorError(
                 f"its model holds the constant '{tensor.name}' as text or in another file, expected numbers in the "
-                "model. Export it without these."
+                "model. Export it without such constants."
             )
     for node in graph.node:
         if node.domain not in DEFAULT_DOMAINS:
             raise PostProcessorError(
-                f"its model has the operator {node.domain}::{node.op_type}, expected operators of ONNX's own domain or "
-                "functions made of these: no other runtime would know it. Write it with ONNX operators."
+                f"its model has the operator {node.domain}::{node.op_type}, expected operators of the default ONNX "
+                "domain or functions of such operators, as runtimes know no others. Write it with ONNX operators."
             )
         node.domain = ""
         for attribute in node.attribute:
@@ -341,7 +311,3 @@ def _element_type(dtype: str) -> int:
     import onnx
 
     return int(onnx.TensorProto.BOOL if dtype == "bool" else onnx.TensorProto.FLOAT)
-
-
-def _shape(value: ValueType, batch: Any) -> Shape:
-    return tuple(batch if axis == "N" else size for axis, size in zip(value.axes, value.sizes, strict=True))

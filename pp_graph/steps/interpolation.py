@@ -1,4 +1,4 @@
-"""Normalise by interpolating between given points."""
+"""Normalise by interpolation between given points."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.min_max import BEYOND, BoundedStep, as_location
-from pp_graph.steps.step import checked_on_nan
+from pp_graph.steps.bounded import BEYOND, BoundedStep, as_location
+from pp_graph.steps.step import check_on_nan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 _MOST_KNOTS: Final = 2**16
 _PROBED_KNOTS: Final = 65
-"""How many knots `verify` tries out at most."""
+"""Largest number of bends."""
 
 
 @dataclass(frozen=True, eq=False)
 class Knots:
-    """A non-decreasing function through knots: straight between them, constant before the first and behind the last.
+    """A non-decreasing, piecewise linear function through knots, constant outside them.
 
-    Where several knots are at one place, the function jumps there, and has the value behind the jump at that place.
+    If several knots have the same place, the function jumps there; at the place itself it has the last value.
 
     Attributes:
-        places: Where the knots are, float32, non-decreasing.
-        values: Their values, float64, non-decreasing.
+        places: Places of the knots, float32, non-decreasing.
+        values: Values at the knots, float64, non-decreasing.
     """
 
     places: npt.NDArray[np.float32]
@@ -43,12 +43,12 @@ class Knots:
 
     @cached_property
     def _segments(self) -> tuple[Array, Array, Array, Array]:
-        """Start, slope, and first and last value of the segment that begins at each knot, and before all of them."""
+        """Start, slope, first and last value of each segment: before the first knot, then after each knot."""
         ends = self.places.astype(np.float64)
         width = np.diff(ends)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             slopes = np.where(width > 0, np.diff(self.values) / width, 0.0)
-        # A segment that is steeper than float32 can say is narrower than any number but 0 can tell.
+        # A steeper segment is too narrow to matter: float32 has no slope for it.
         slopes = np.minimum(slopes, float(np.finfo(np.float32).max))
         return (
             np.concatenate([ends[:1], ends]),
@@ -58,7 +58,7 @@ class Knots:
         )
 
     def interpolate(self, x: Array) -> Array:
-        """Interpolate float32 numbers without NaN; float64 of that shape."""
+        """Interpolate float32 numbers without NaN; float64 of the same shape."""
         starts, slopes, first, last = self._segments
         segment = np.searchsorted(self.places, x, side="right")
         within = np.clip(x, self.places[0], self.places[-1]).astype(np.float64)
@@ -71,7 +71,7 @@ class Knots:
         starts, slopes, first, _ = self._segments
         levels = len(self.places).bit_length()
         missing = 2**levels - len(starts)
-        # The knot at which each segment begins; none is reached behind the last.
+        # The knot at which each segment begins. No input reaches the padding.
         begins = np.concatenate([[-float(BEYOND)], self.places, np.full(missing, np.finfo(np.float32).max)])
         tables = {
             name: op.array(np.pad(table, (0, missing), mode="edge"), name)
@@ -93,7 +93,7 @@ class Knots:
 
 
 class KnotStep(BoundedStep):
-    """A step that is a function through knots."""
+    """Base class of functions through knots."""
 
     @property
     def _knots(self) -> Knots:
@@ -101,31 +101,31 @@ class KnotStep(BoundedStep):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The values of the first and the last knot."""
+        """Values at the first and last knot."""
         return float(self._knots.values[0]), float(self._knots.values[-1])
 
     @property
     def span(self) -> float:
-        """From the first knot to the last."""
+        """Distance between the first and last knot."""
         places = self._knots.places
         return float(places[-1]) - float(places[0])
 
     @property
     def bends(self) -> tuple[float, ...]:
-        """The knots; of many, some that are spread evenly."""
+        """The knots; if there are many, an evenly spaced subset."""
         places = self._knots.places
-        chosen = np.unique(np.linspace(0, len(places) - 1, min(len(places), _PROBED_KNOTS)).astype(np.int64))
-        return tuple(float(place) for place in places[chosen])
+        subset = np.unique(np.linspace(0, len(places) - 1, min(len(places), _PROBED_KNOTS)).astype(np.int64))
+        return tuple(float(place) for place in places[subset])
 
     def _compute(self, x: Array) -> Array:
         return self._knots.interpolate(x)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write a Where that settles NaN, a search for the segment, and its line."""
-        return self._knots.emit(op, self._emit_settled(op, value))
+        """Write Where for NaN, a search for the segment, and its line."""
+        return self._knots.emit(op, self._emit_without_nan(op, value))
 
-    def _settle_numbers(self, name: str) -> None:
-        """Check a field of numbers that do not fall, and make a tuple of a list."""
+    def _check_rising(self, name: str) -> None:
+        """Check that a field holds non-decreasing numbers, and convert it to a tuple."""
         given: Any = getattr(self, name)
         what = f"{name} of '{self.target}'"
         if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str):
@@ -136,7 +136,7 @@ class KnotStep(BoundedStep):
         for index, (one, next_one) in enumerate(itertools.pairwise(numbers)):
             if one > next_one:
                 raise PostProcessorError(
-                    f"{what} falls from {one} to {next_one} at number {index + 1}, expected numbers that do not fall."
+                    f"{what} falls from {one} to {next_one} at number {index + 1}, expected non-decreasing numbers."
                 )
         object.__setattr__(self, name, numbers)
 
@@ -146,18 +146,18 @@ class PiecewiseLinear(KnotStep):
     """Interpolate between knots, in float64, rounded once to float32; constant outside of them.
 
     Source: scikit-learn, `IsotonicRegression(out_of_bounds="clip")`, whose knots are `X_thresholds_` and
-    `y_thresholds_`. Inputs are rounded to float32 first. Where an input comes several times, also after rounding, the
-    function jumps, and at the input itself it has the largest of the outputs there.
+    `y_thresholds_`. Inputs are rounded to float32 first. At an input that occurs several times, also after rounding,
+    the function jumps, and its value is the largest of the outputs there.
 
     Attributes:
         source: Name of the raw value; any shape, float32.
         target: Name of the mapped value; same shape, float32, between the first and the last output.
         inputs: Raw values of the knots, non-decreasing; 2 to 65,536.
-        outputs: What each maps to, as many, non-decreasing.
-        on_nan: What NaN counts as: the last output with `"anomalous"`, the first with `"normal"`.
+        outputs: Value at each knot, non-decreasing.
+        on_nan: Result for NaN: the last output with `"anomalous"`, the first with `"normal"`.
 
     Raises:
-        PostProcessorError: Numbers fall, are not finite, or are not as many.
+        PostProcessorError: Numbers fall or are not finite, or inputs and outputs differ in length.
     """
 
     source: str
@@ -167,14 +167,14 @@ class PiecewiseLinear(KnotStep):
     on_nan: OnNaN = "anomalous"
 
     def __post_init__(self) -> None:
-        """Refuse knots that are no function that rises."""
-        checked_on_nan(self.on_nan, self.target)
-        self._settle_numbers("inputs")
-        self._settle_numbers("outputs")
+        """Check the knots."""
+        check_on_nan(self.on_nan, self.target)
+        self._check_rising("inputs")
+        self._check_rising("outputs")
         if len(self.inputs) != len(self.outputs):
             raise PostProcessorError(
                 f"outputs of '{self.target}' holds {len(self.outputs):,} numbers, expected {len(self.inputs):,}, one "
-                "for each of inputs."
+                "for each input."
             )
 
     @cached_property
@@ -186,20 +186,19 @@ class PiecewiseLinear(KnotStep):
 class QuantileMap(KnotStep):
     """The share of calibrated values that a raw value reaches, between quantiles that are spread evenly.
 
-    The first of K quantiles, the minimum, maps to 0, number k to `k / (K - 1)`, and the last, the maximum, to 1;
-    between them the line is straight, in float64, rounded once to float32. Source: scikit-learn,
-    `QuantileTransformer(output_distribution="uniform")`, whose `quantiles_` they are; so are
+    The first of K quantiles, the minimum, maps to 0, quantile k to `k / (K - 1)`, and the last, the maximum, to 1.
+    Between them the step interpolates linearly in float64 and rounds once to float32. Source: scikit-learn,
+    `QuantileTransformer(output_distribution="uniform")`. Use its `quantiles_`, or
     `numpy.quantile(values, numpy.linspace(0, 1, K))`.
 
-    A raw value that several quantiles have, also after rounding to float32, maps to the last of them: that is the
-    share of calibrated values at or below it, as `scipy.stats.ecdf` defines it. scikit-learn takes the middle of the
-    first and the last there.
+    A raw value that equals several quantiles, also after rounding to float32, maps to the last of them: the share of
+    calibrated values at or below it, as in `scipy.stats.ecdf`. scikit-learn takes the middle of the first and last.
 
     Attributes:
         source: Name of the raw value; any shape, float32.
         target: Name of the share; same shape, float32, in [0, 1].
         quantiles: Quantiles of the calibration, non-decreasing; 2 to 65,536.
-        on_nan: What NaN counts as: 1 with `"anomalous"`, 0 with `"normal"`.
+        on_nan: Result for NaN: 1 with `"anomalous"`, 0 with `"normal"`.
 
     Raises:
         PostProcessorError: Quantiles fall or are not finite, or there are too few or too many.
@@ -211,9 +210,9 @@ class QuantileMap(KnotStep):
     on_nan: OnNaN = "anomalous"
 
     def __post_init__(self) -> None:
-        """Refuse quantiles that fall."""
-        checked_on_nan(self.on_nan, self.target)
-        self._settle_numbers("quantiles")
+        """Check the quantiles."""
+        check_on_nan(self.on_nan, self.target)
+        self._check_rising("quantiles")
 
     @cached_property
     def _knots(self) -> Knots:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.steps.bounded import BoundedStep, as_location, as_width
 from pp_graph.steps.compare import find_cutoff
-from pp_graph.steps.step import MAPS, Accepts, Array, MonotoneStep, OnNaN, Step, as_float32, checked_on_nan
-from pp_graph.values import Scale
+from pp_graph.steps.step import MAPS, Accepts, Array, MonotoneStep, OnNaN, Step, as_float32, check_on_nan
+from pp_graph.values import Scale, spatial_axes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,117 +20,22 @@ if TYPE_CHECKING:
     from pp_graph.steps.operators.emitter import Emitter
 
 
-LARGEST_PARAMETER: Final = 2.0**100
-"""Largest magnitude of a parameter; the smallest of a width is its reciprocal.
-
-OpenVINO divides by multiplying with the reciprocal, and takes numbers below 1.2e-38 for 0: within these bounds neither
-a parameter, nor its reciprocal, nor a product of two that are sensible together gets there.
-"""
-BEYOND: Final = np.float32(2.0**120)
-"""A number that is above whatever a step tells apart."""
-
-
-class BoundedStep(MonotoneStep):
-    """A monotone step with bounded results. NaN becomes one of the bounds, in every runtime.
-
-    Attributes:
-        on_nan: What NaN counts as: the upper bound with `"anomalous"`, the lower one with `"normal"`.
-    """
-
-    on_nan: OnNaN
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The smallest and the largest number that it writes."""
-        return (0.0, 1.0)
-
-    @abstractmethod
-    def _compute(self, x: Array) -> Array:
-        """Compute the step on float32 numbers without NaN, in float32 or float64."""
-
-    def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Between the bounds."""
-        del scales
-        return Scale(*self.bounds)
-
-    def reference(self, array: Array) -> Array:
-        """Compute the step; float32 of any shape to float32 of that shape, without NaN."""
-        x = np.asarray(array, np.float32)
-        nan = np.isnan(x)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            computed = self._compute(np.where(nan, np.float32(0), x)).astype(np.float32)
-        return np.where(nan, np.float32(self.bounds[self.on_nan == "anomalous"]), computed)
-
-    def _emit_settled(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Replace NaN by a number outside the range: runtimes disagree on Clip of NaN."""
-        if self.on_nan == "anomalous":
-            # Less is false for NaN in every runtime.
-            return op.where(op.less(value, op.constant(BEYOND, "beyond")), value, op.constant(BEYOND, "beyond"))
-        return op.where(op.is_nan(value), op.constant(-BEYOND, "beyond"), value)
-
-    def _emit_distance(self, op: Emitter, value: ir.Value, center: float, reach: float) -> ir.Value:
-        """Write `value - center` with full precision near the center, cut off where it is beyond `reach`.
-
-        A center in float64 is subtracted in two parts. The Clip between them is not only there for infinity: OpenVINO
-        folds what is subtracted and multiplied in a row into one multiply-add, whose constant cancels the digits that
-        subtracting first would have kept.
-        """
-        high = np.float32(center)
-        low = np.float32(center - float(high))
-        limit = float(np.float32(reach + 2 * abs(float(low))))
-        distance = self._emit_settled(op, value)
-        if high != 0:
-            distance = op.sub(distance, op.constant(high, "center"))
-        distance = op.clip(distance, -limit, limit)
-        return op.sub(distance, op.constant(low, "center_rest")) if low != 0 else distance
-
-
-def as_location(number: float, what: str) -> float:
-    """A parameter that is a place among the numbers.
-
-    Raises:
-        PostProcessorError: It is no number, or too large.
-    """
-    as_float32(number, what)
-    if abs(number) > LARGEST_PARAMETER:
-        raise PostProcessorError(f"{what} is {number}, expected a magnitude of at most {LARGEST_PARAMETER:.4g}.")
-    return float(number)
-
-
-def as_width(number: float, what: str) -> float:
-    """A parameter that is a width, or the reciprocal of one: a positive number.
-
-    Raises:
-        PostProcessorError: It is not positive, or too small or large.
-    """
-    as_float32(number, what)
-    if number <= 0:
-        raise PostProcessorError(f"{what} is {number}, expected a number above 0.")
-    if not 1 / LARGEST_PARAMETER <= number <= LARGEST_PARAMETER:
-        raise PostProcessorError(
-            f"{what} is {number}, expected a number from {1 / LARGEST_PARAMETER:.4g} to {LARGEST_PARAMETER:.4g}: "
-            "float32 cannot divide by others in every runtime."
-        )
-    return float(number)
-
-
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
-# |threshold| / range up to which folding may stand. Measured in OpenVINO 2026.4 on CPU, the largest error of the
-# normalised value: 3e-7 at 4, 5e-7 at 8, 4e-6 at 100; 6e-8 at any with the Clip.
-_FOLDING_COSTS_DIGITS = 4
+_LARGEST_FOLDED_OFFSET: Final = 4
+"""Up to this |offset| / width, OpenVINO may fold `(x - offset) / width` into one multiply-add.
+
+Largest error of a normalised value in OpenVINO 2026.4 on CPU: 3e-7 at 4, 5e-7 at 8, 4e-6 at 100. Without folding it is
+6e-8 at any offset.
+"""
 
 
 @dataclass(frozen=True)
-class MinMaxNormalize(MonotoneStep):
+class MinMaxNormalize(BoundedStep):
     """Map raw values to [0, 1] with the threshold at 0.5.
 
-    `clip((x - threshold) / (max - min) + 0.5, 0, 1)`, in exactly this order of float32 operations.
-    Where `max == min`: 1 above the threshold, 0 below it, 0.5 at it. Source: Anomalib 2.7,
-    `PostProcessor._normalize`.
-
-    NaN becomes 1 with `on_nan="anomalous"` and 0 with `"normal"`, in every runtime: runtimes
-    disagree on what `Clip` makes of it.
+    `clip((x - threshold) / (max - min) + 0.5, 0, 1)`, in exactly this order of float32 operations. If `max == min`: 1
+    above the threshold, 0 below it, 0.5 at it. Source: Anomalib 2.7, `PostProcessor._normalize`.
 
     Attributes:
         source: Name of the raw value; any shape, float32.
@@ -138,7 +43,7 @@ class MinMaxNormalize(MonotoneStep):
         threshold: Raw value that maps to 0.5.
         minimum: Smallest raw value of the calibration.
         maximum: Largest raw value of the calibration, at least `minimum`.
-        on_nan: What NaN counts as.
+        on_nan: Result for NaN: 1 with `"anomalous"`, 0 with `"normal"`.
 
     Raises:
         PostProcessorError: A number or the range is not finite in float32, or the range is negative.
@@ -152,8 +57,8 @@ class MinMaxNormalize(MonotoneStep):
     on_nan: OnNaN = "anomalous"
 
     def __post_init__(self) -> None:
-        """Refuse a range that float32 cannot hold."""
-        checked_on_nan(self.on_nan, self.target)
+        """Check the numbers and the range."""
+        check_on_nan(self.on_nan, self.target)
         for name in ("threshold", "minimum", "maximum"):
             as_float32(getattr(self, name), f"{name} of '{self.target}'")
         if self.minimum > self.maximum:
@@ -175,7 +80,7 @@ class MinMaxNormalize(MonotoneStep):
 
     @property
     def bends(self) -> tuple[float, ...]:
-        """Threshold and range of the calibration."""
+        """Threshold, minimum and maximum."""
         return (self.threshold, self.minimum, self.maximum)
 
     @cached_property
@@ -190,34 +95,28 @@ class MinMaxNormalize(MonotoneStep):
         del scales
         return Scale(0.0, 1.0, threshold=0.5)
 
-    def reference(self, array: Array) -> Array:
-        """Normalise an array; float32 of any shape to float32 of that shape."""
-        x = np.asarray(array, np.float32)
+    def _compute(self, x: Array) -> Array:
         threshold = np.float32(self.threshold)
         if self.range == 0:
-            normalized = np.where(x > threshold, _ONE, np.where(x < threshold, _ZERO, _HALF))
-        else:
-            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-                normalized = np.clip((x - threshold) / self.range + _HALF, _ZERO, _ONE)
-        nan = _ONE if self.on_nan == "anomalous" else _ZERO
-        return np.where(np.isnan(x), nan, normalized).astype(np.float32)
+            return np.where(x > threshold, _ONE, np.where(x < threshold, _ZERO, _HALF))
+        normalized: Array = np.clip((x - threshold) / self.range + _HALF, _ZERO, _ONE)
+        return normalized
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write Sub, Div, Add, Clip and a Where that settles NaN.
+        """Write Where for NaN, then Sub, Div, Add and Clip.
 
-        OpenVINO folds Sub, Div and Add into one multiply-add. With a threshold far from zero, seen from the
-        range, its constant cancels digits that the two steps would have kept; there a Clip that changes
-        nothing stands between them.
+        OpenVINO folds Sub, Div and Add into one multiply-add. If the threshold is large compared with the range, its
+        constant cancels digits; a Clip that changes no result then prevents the folding.
         """
         threshold = np.float32(self.threshold)
         if self.range == 0:
-            nan = op.constant(_ONE if self.on_nan == "anomalous" else _ZERO, "nan_counts_as")
+            nan = op.constant(self._result_for_nan, "nan_counts_as")
             at = op.constant(threshold, "threshold")
             not_below = op.where(op.less(at, value), op.constant(_ONE, "one"), op.constant(_HALF, "half"))
             normalized = op.where(op.less(value, at), op.constant(_ZERO, "zero"), not_below)
             return op.where(op.is_nan(value), nan, normalized)
-        # NaN is settled first, so that all that follows is one pass: what is at least the saturation, or NaN, becomes a
-        # number that clips to 1; or NaN becomes one that clips to 0.
+        # Replacing NaN first lets runtimes fuse the rest into one pass. Here, NaN and all numbers from the saturation
+        # on become a number that clips to 1; with on_nan="normal", NaN becomes one that clips to 0.
         if self.on_nan == "anomalous":
             # Less is false for NaN in every runtime.
             below = op.less(value, op.constant(self._saturation, "saturation"))
@@ -225,7 +124,7 @@ class MinMaxNormalize(MonotoneStep):
         else:
             value = op.where(op.is_nan(value), op.constant(self._below, "below"), value)
         centered = op.sub(value, op.constant(threshold, "threshold"))
-        if abs(float(threshold)) > _FOLDING_COSTS_DIGITS * float(self.range):
+        if abs(float(threshold)) > _LARGEST_FOLDED_OFFSET * float(self.range):
             centered = op.clip(centered, -float(self.range), float(self.range))
         scaled = op.div(centered, op.constant(self.range, "range"))
         shifted = op.add(scaled, op.constant(_HALF, "half"))
@@ -233,14 +132,14 @@ class MinMaxNormalize(MonotoneStep):
 
     @property
     def _above(self) -> np.float32:
-        """A raw value that maps to 1 however a runtime rounds."""
+        """A raw value that every runtime maps to 1, however it rounds."""
         with np.errstate(over="ignore"):
             far = np.float32(self.threshold) + np.float32(2) * self.range
             return max(far, np.nextafter(self._saturation, np.float32(np.inf)))
 
     @property
     def _below(self) -> np.float32:
-        """A raw value that maps to 0 however a runtime rounds."""
+        """A raw value that every runtime maps to 0, however it rounds."""
         positive = find_cutoff(lambda x: self.reference(x) > _ZERO)
         assert positive is not None, "infinity maps to 1"
         lowest = np.float32(-np.inf)
@@ -254,14 +153,14 @@ class PlainMinMax(BoundedStep):
     """Map raw values to [0, 1], the smallest one of the calibration to 0 and the largest to 1.
 
     `clip((x - min) / (max - min), 0, 1)`, in exactly this order of float32 operations. Source: scikit-learn,
-    `MinMaxScaler(clip=True)`. The threshold lies wherever it lies; `MinMaxNormalize` puts it at 0.5.
+    `MinMaxScaler(clip=True)`. Unlike `MinMaxNormalize`, it does not move the threshold to 0.5.
 
     Attributes:
         source: Name of the raw value; any shape, float32.
         target: Name of the normalised value; same shape, float32, in [0, 1].
         minimum: Raw value that maps to 0.
         maximum: Raw value that maps to 1, above `minimum`.
-        on_nan: What NaN counts as: 1 with `"anomalous"`, 0 with `"normal"`.
+        on_nan: Result for NaN: 1 with `"anomalous"`, 0 with `"normal"`.
 
     Raises:
         PostProcessorError: A number or the range is not finite or too large, or the range is not positive.
@@ -274,8 +173,8 @@ class PlainMinMax(BoundedStep):
     on_nan: OnNaN = "anomalous"
 
     def __post_init__(self) -> None:
-        """Refuse a range that cannot be divided by."""
-        checked_on_nan(self.on_nan, self.target)
+        """Check the numbers and the range."""
+        check_on_nan(self.on_nan, self.target)
         for name in ("minimum", "maximum"):
             as_location(getattr(self, name), f"{name} of '{self.target}'")
         if np.float32(self.minimum) >= np.float32(self.maximum):
@@ -300,35 +199,35 @@ class PlainMinMax(BoundedStep):
         return np.clip(scaled, np.float32(0), np.float32(1))
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write a Where that settles NaN, Sub, Clip, Div and Clip."""
+        """Write Where for NaN, then Sub, Clip, Div and Clip."""
         above = self._emit_distance(op, value, float(np.float32(self.minimum)), 2 * self.span)
         return op.clip(op.div(above, op.constant(np.float32(self.span), "range")), 0.0, 1.0)
 
 
 _LIMIT: Final = np.float32(2.0**125)
-"""The range of numbers within it, either way, is finite, and so is one divided by it."""
+"""The range of numbers of at most this magnitude is finite, and so is its reciprocal."""
 _LEAST_RANGE: Final = np.float32(2.0**-100)
-"""Above it, what OpenVINO takes for 0 (numbers below 2^-126) shows in no digit of the result."""
+"""Above this range, numbers that OpenVINO flushes to 0 (below 2^-126) change no digit of the result."""
 
 
 @dataclass(frozen=True)
 class PerImageMinMax(Step):
     """Map each image's own range to [0, 1]: `(x - min) / (max - min)` over height and width.
 
-    Source: `normPRED` of U2-Net and IS-Net. Each class of a map with classes is spread by itself. A map that is
-    constant, which has no range, becomes 0 (there it becomes NaN); so does one whose range is at most 2^-100. Infinite
-    numbers, and all beyond 2^125 (4e37), count as that. NaN takes no part in the range.
+    Source: `normPRED` of U2-Net and IS-Net. Each class has its own range. A constant map, or one whose range is at most
+    2^-100, becomes 0 (in the source: NaN). Magnitudes above 2^125 (4e37), including infinity, count as 2^125. NaN is
+    left out of the range.
 
-    It makes the largest pixel of every image 1, also of a normal one: a threshold behind it always finds something.
+    The largest pixel of every image becomes 1, even in a normal image, so a later threshold always finds something.
 
     Attributes:
         source: Name of the map, float32: (N,H,W), (N,C,H,W) or (N,H,W,C).
-        target: Name of the spread map; same shape, float32, in [0, 1].
-        on_nan: What NaN counts as: 1 with `anomalous`, 0 with `normal`.
-        axes: Axes of the map; None until they are known.
+        target: Name of the normalised map; same shape, float32, in [0, 1].
+        on_nan: Result for NaN: 1 with `"anomalous"`, 0 with `"normal"`.
+        axes: Axes of the map; None until the step is bound.
 
     Raises:
-        PostProcessorError: `on_nan` is neither.
+        PostProcessorError: `on_nan` is unknown.
     """
 
     exact: ClassVar[bool] = False
@@ -340,12 +239,8 @@ class PerImageMinMax(Step):
     axes: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse another meaning of NaN."""
-        checked_on_nan(self.on_nan, self.target)
-
-    @property
-    def _spatial(self) -> tuple[int, int]:
-        return (2, 3) if self.axes == "NCHW" else (1, 2)
+        """Check `on_nan`."""
+        check_on_nan(self.on_nan, self.target)
 
     @property
     def _nan(self) -> np.float32:
@@ -357,39 +252,37 @@ class PerImageMinMax(Step):
         return Scale(0.0, 1.0)
 
     def reference(self, array: Array) -> Array:
-        """Spread an array."""
+        """Normalise an array."""
+        axes = spatial_axes(self.axes or "NHW")
         x = np.clip(np.asarray(array, np.float32), -_LIMIT, _LIMIT)
         nan = np.isnan(x)
-        lowest = np.where(nan, _LIMIT, x).min(axis=self._spatial, keepdims=True)
-        highest = np.where(nan, -_LIMIT, x).max(axis=self._spatial, keepdims=True)
+        lowest = np.where(nan, _LIMIT, x).min(axis=axes, keepdims=True)
+        highest = np.where(nan, -_LIMIT, x).max(axis=axes, keepdims=True)
         extent = highest - lowest
-        # Numbers of a constant map divided by this are 0.
+        # Dividing the pixels of a constant map by this gives 0.
         divisor = np.where(extent > _LEAST_RANGE, extent, 2 * _LIMIT)
         with np.errstate(under="ignore"):
             return np.where(nan, self._nan, (x - lowest) / divisor).astype(np.float32)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write the range without NaN, then Sub, Div and a Where that settles NaN."""
+        """Write the range without NaN, then Sub, Div and Where for NaN."""
+        axes = spatial_axes(self.axes or "NHW")
         nan = op.is_nan(value)
         above = op.clip(op.where(nan, op.constant(_LIMIT, "above_all"), value), -float(_LIMIT), float(_LIMIT))
-        lowest = op.reduce("ReduceMin", above, self._spatial, keepdims=True)
+        lowest = op.reduce("ReduceMin", above, axes, keepdims=True)
         below = op.where(nan, op.constant(-_LIMIT, "below_all"), above)
-        extent = op.sub(op.reduce("ReduceMax", below, self._spatial, keepdims=True), lowest)
+        extent = op.sub(op.reduce("ReduceMax", below, axes, keepdims=True), lowest)
         wide = op.less(op.constant(_LEAST_RANGE, "least_range"), extent)
         divisor = op.where(wide, extent, op.constant(np.float32(2) * _LIMIT, "makes_0"))
         return op.where(nan, op.constant(self._nan, "nan_counts_as"), op.div(op.sub(above, lowest), divisor))
-
-
-_SPREAD_COSTS_DIGITS: Final = 4
-"""|mean| / std up to which folding may stand; see `MinMaxNormalize`."""
 
 
 @dataclass(frozen=True)
 class ZScore(MonotoneStep):
     """Standardise: `(x - mean) / std`, in this order of float32 operations; not bounded.
 
-    Source: scikit-learn, `StandardScaler`. NaN stays NaN, and infinity infinity, in every runtime; what decides about
-    them says by its own `on_nan` what NaN counts as. A result beyond the largest float32 is infinite.
+    Source: scikit-learn, `StandardScaler`. NaN and infinities pass through unchanged in every runtime; `on_nan` of the
+    step that compares them decides how NaN is classified. A result beyond the largest float32 is infinite.
 
     Attributes:
         source: Name of the raw value; any shape, float32.
@@ -407,7 +300,7 @@ class ZScore(MonotoneStep):
     std: float
 
     def __post_init__(self) -> None:
-        """Refuse a deviation that cannot be divided by."""
+        """Check both numbers."""
         as_location(self.mean, f"mean of '{self.target}'")
         as_width(self.std, f"std of '{self.target}'")
 
@@ -418,11 +311,11 @@ class ZScore(MonotoneStep):
 
     @property
     def bends(self) -> tuple[float, ...]:
-        """The mean, and four standard deviations to both sides; it bends nowhere."""
+        """The mean, and four standard deviations to both sides, although the step is linear."""
         return (self.mean - 4 * self.std, self.mean, self.mean + 4 * self.std)
 
     def reference(self, array: Array) -> Array:
-        """Standardise an array; float32 of any shape to float32 of that shape."""
+        """Standardise an array; float32 of any shape to float32 of the same shape."""
         x = np.asarray(array, np.float32)
         with np.errstate(over="ignore", under="ignore"):
             standardised: Array = (x - np.float32(self.mean)) / np.float32(self.std)
@@ -431,11 +324,11 @@ class ZScore(MonotoneStep):
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write Sub and Div.
 
-        OpenVINO folds them into one multiply-add, whose constant cancels digits where the mean is far from zero, seen
-        from the deviation. There a choice between a number and itself stands between them: it lets NaN through,
-        unlike a Clip, and is not optimised away.
+        OpenVINO folds them into one multiply-add, whose constant cancels digits if the mean is large compared with the
+        deviation. A Where with two equal branches then prevents the folding: unlike a Clip it passes NaN through, and
+        it is not optimised away.
         """
         centered = op.sub(value, op.constant(np.float32(self.mean), "mean"))
-        if abs(self.mean) > _SPREAD_COSTS_DIGITS * self.std:
+        if abs(self.mean) > _LARGEST_FOLDED_OFFSET * self.std:
             centered = op.where(op.less(centered, op.constant(np.float32(0), "zero")), centered, centered)
         return op.div(centered, op.constant(np.float32(self.std), "std"))

@@ -1,4 +1,4 @@
-"""Bring a step that comes as a model to the raw model's later opset, and check that it still computes the same."""
+"""Convert the model of a `GraphStep` to the raw model's later opset, and check that it still computes the same."""
 
 from __future__ import annotations
 
@@ -16,24 +16,36 @@ if TYPE_CHECKING:
     import onnx
 
     from pp_graph.steps.step import Array
+    from pp_graph.values import ValueType
 
 _TOLERANCE: Final = 1e-6
-"""Allowed difference between both forms, as a fraction of the largest number."""
-_SILENT: Final = 4
+"""Allowed difference between both models, as a fraction of the largest number."""
+_LOG_FATAL_ONLY: Final = 4
+_OPEN_SIZES: Final = ((48, 40), (64, 56))
+"""Heights and widths to try if the size is open."""
+OPEN_CLASSES: Final = 3
+_OPEN_AXES: Final = {"C": OPEN_CLASSES, "K": 5, "P": 4, "T": 2}
+"""Sizes to try for other open axes."""
 
 
-class Trials:
-    """Inputs to compare two models on, one tuple of arrays per run; equal keys make equal trials."""
-
-    def __init__(self, key: object, arrays: Sequence[tuple[Array, ...]]) -> None:
-        self.arrays = tuple(arrays)
-        self._key = key
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Trials) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
+def trial_arrays(types: Sequence[ValueType]) -> list[tuple[Array, ...]]:
+    """Arrays of some types for several batches and, if open, sizes. The last ones are the best example."""
+    rng = np.random.default_rng(0)
+    open_size = any(value.per_pixel and value.map_size is None for value in types)
+    # Batch 1 comes first: an exporter would take it for fixed in the example.
+    cases = [(1, _OPEN_SIZES[0]), (3, _OPEN_SIZES[0]), *([(2, _OPEN_SIZES[1])] if open_size else [])]
+    trials = []
+    for turn, (batch, size) in enumerate(cases):
+        arrays: list[Array] = []
+        for value in types:
+            height, width = value.map_size or size
+            sized = value.resized(H=height, W=width) if value.per_pixel else value
+            shape = sized.example_shape(batch=batch, **_OPEN_AXES)
+            # Raw values are around zero or far above it.
+            numbers = rng.normal(20.0 * turn, 3.0 + 3.0 * turn, shape).astype(np.float32)
+            arrays.append(numbers > 0 if value.dtype == "bool" else numbers)
+        trials.append(tuple(arrays))
+    return trials
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -41,83 +53,83 @@ def opset_of(model: onnx.ModelProto) -> int:
     return default_opset({entry.domain: entry.version for entry in model.opset_import})
 
 
-def adapted(model: onnx.ModelProto, opset: int, trials: Trials, what: str) -> onnx.ModelProto:
+def adapted(model: onnx.ModelProto, opset: int, types: tuple[ValueType, ...], what: str) -> onnx.ModelProto:
     """Return a model at a later opset.
 
     Args:
-        model: The model, of the default domain alone and without local functions.
+        model: A model without local functions that imports only the default domain.
         opset: The raw model's opset.
-        trials: Inputs to compare both forms on.
+        types: Types of the inputs, for arrays on which to compare both models.
         what: Subject of the error messages.
 
     Raises:
-        OpsetError: The model needs a later opset than `opset`, or would compute something else there.
+        OpsetError: The model has a later opset than `opset`, or would compute other results there.
     """
-    own = opset_of(model)
-    if own == opset:
+    written_at = opset_of(model)
+    if written_at == opset:
         return model
-    if own > opset:
+    if written_at > opset:
         raise OpsetError(
-            f"{what} is written at opset {own}, expected at most {opset}, the raw model's. Raise the raw model with "
-            f"raise_opset={own} (--raise-opset {own}), export it with opset_version={own}, or write the step with "
-            f"operators of opset {opset}."
+            f"{what} is written at opset {written_at}, expected at most {opset}, the raw model's. Raise the raw model "
+            f"with raise_opset={written_at} (--raise-opset {written_at}), export it with opset_version={written_at}, "
+            f"or write the step with operators of opset {opset}."
         )
-    return _converted(model.SerializeToString(deterministic=True), opset, trials, what)
+    return _converted(model.SerializeToString(deterministic=True), opset, types, what)
 
 
 @functools.lru_cache(maxsize=64)
-def _converted(content: bytes, opset: int, trials: Trials, what: str) -> onnx.ModelProto:
+def _converted(content: bytes, opset: int, types: tuple[ValueType, ...], what: str) -> onnx.ModelProto:
     import onnx
     from onnx import version_converter
 
     model = onnx.load_from_string(content)
     try:
-        found = version_converter.convert_version(model, opset)
-        onnx.checker.check_model(found, full_check=True)
-        different = _difference(model, found, trials)
-    except Exception as failure:  # the converter and the checker raise errors of many kinds
-        different = _first_line(failure)
-    if different is not None:
+        converted = version_converter.convert_version(model, opset)
+        onnx.checker.check_model(converted, full_check=True)
+        problem = _difference(model, converted, trial_arrays(types))
+    except Exception as failure:  # the errors of converter and checker have no common base
+        problem = (str(failure).strip().splitlines() or [type(failure).__name__])[0].rstrip(".")
+    if problem is not None:
         raise OpsetError(
             f"{what} is written at opset {opset_of(model)} and cannot be converted to opset {opset}, the raw model's: "
-            f"{different}. Write the step with operators of opset {opset}."
+            f"{problem}. Write the step with operators of opset {opset}."
         )
-    _mark_new_constants(found, model, opset)
-    return found
+    _mark_new_constants(converted, model, opset)
+    return converted
 
 
 def run_model(model: onnx.ModelProto, arrays: Sequence[Array]) -> Array:
-    """Run a model of one output in onnxruntime, without optimising it."""
+    """Run a model with one output in onnxruntime, without graph optimisations."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = _SILENT
+    options.log_severity_level = _LOG_FATAL_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    fed = {each.name: array for each, array in zip(model.graph.input, arrays, strict=True)}
-    read = {each.name for each in session.get_inputs()}
-    result: Array = session.run(None, {name: array for name, array in fed.items() if name in read})[0]
+    read = {info.name for info in session.get_inputs()}
+    named = zip(model.graph.input, arrays, strict=True)
+    result: Array = session.run(None, {info.name: array for info, array in named if info.name in read})[0]
     return result
 
 
-def _difference(model: onnx.ModelProto, found: onnx.ModelProto, trials: Trials) -> str | None:
+def _difference(model: onnx.ModelProto, converted: onnx.ModelProto, trials: Sequence[tuple[Array, ...]]) -> str | None:
     """Describe how two models differ in onnxruntime; None if they do not."""
-    for arrays in (*trials.arrays, *map(_with_special_numbers, trials.arrays)):
-        expected, given = run_model(model, arrays), run_model(found, arrays)
-        if expected.shape != given.shape or expected.dtype != given.dtype:
-            return f"it would give {given.dtype} {given.shape} instead of {expected.dtype} {expected.shape}"
-        if not _same(given, expected):
+    for arrays in (*trials, *map(_with_special_numbers, trials)):
+        expected, result = run_model(model, arrays), run_model(converted, arrays)
+        if expected.shape != result.shape or expected.dtype != result.dtype:
+            return f"it would return {result.dtype} {result.shape} instead of {expected.dtype} {expected.shape}"
+        if not _close(result, expected):
             operators = ", ".join(sorted({node.op_type for node in model.graph.node}))
             return f"it would compute other numbers (its operators: {operators})"
     return None
 
 
-def _same(found: Array, expected: Array) -> bool:
+def _close(result: Array, expected: Array) -> bool:
     if expected.dtype.kind != "f":
-        return np.array_equal(found, expected)
+        return np.array_equal(result, expected)
     finite = expected[np.isfinite(expected)]
     scale = float(np.abs(finite).max(initial=0.0))
-    return np.allclose(found, expected, rtol=0, atol=_TOLERANCE * scale, equal_nan=True)
+    return np.allclose(result, expected, rtol=0, atol=_TOLERANCE * scale, equal_nan=True)
 
 
 def _with_special_numbers(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -133,13 +145,13 @@ def _with_special_numbers(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(changed)
 
 
-def _mark_new_constants(found: onnx.ModelProto, model: onnx.ModelProto, opset: int) -> None:
-    """Name constants that the conversion added after the opset, so that one name means one number at every opset."""
+def _mark_new_constants(converted: onnx.ModelProto, model: onnx.ModelProto, opset: int) -> None:
+    """Prefix constants that the conversion added with the opset, so that a name means the same number at any opset."""
     known = {tensor.name for tensor in model.graph.initializer}
     known |= {name for node in model.graph.node for name in node.output}
-    added = [tensor.name for tensor in found.graph.initializer]
-    added += [name for node in found.graph.node if node.op_type == "Constant" for name in node.output]
-    _rename(found.graph, {name: f"opset{opset}/{name}" for name in added if name not in known})
+    added = [tensor.name for tensor in converted.graph.initializer]
+    added += [name for node in converted.graph.node if node.op_type == "Constant" for name in node.output]
+    _rename(converted.graph, {name: f"opset{opset}/{name}" for name in added if name not in known})
 
 
 def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
@@ -154,7 +166,3 @@ def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
                 _rename(body, new)
     for output in graph.output:
         output.name = new.get(output.name, output.name)
-
-
-def _first_line(failure: Exception) -> str:
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[0].rstrip(".")

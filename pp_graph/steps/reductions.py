@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.step import MAP_AXES, MAPS, Accepts, Array, Step, as_float32
-from pp_graph.values import Scale
+from pp_graph.steps.step import MAP_AXES, MAPS, Accepts, Array, Step, as_float32, require_whole
+from pp_graph.values import Scale, spatial_axes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,35 +20,45 @@ if TYPE_CHECKING:
     from pp_graph.values import ValueType
 
 
+class MapReduction(Step):
+    """Base class of steps that reduce maps to scores."""
+
+    pointwise: ClassVar[bool] = False
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """One number for each image and class."""
+        return value.reduced("HW")
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """Scale of the input without its threshold, which does not apply to scores."""
+        return None if scales[0] is None else Scale(scales[0].low, scales[0].high)
+
+
 @dataclass(frozen=True)
-class MaxOverMap(Step):
+class MaxOverMap(MapReduction):
     """Take the maximum of a map over height and width; NaN if any pixel is NaN.
 
-    Source: Anomalib 2.7, `PostProcessor.forward`, for models without a score of their own. A map of
-    rank 4 has one channel, so it does not matter which axis that is.
+    Source: Anomalib 2.7, `PostProcessor.forward`, for models that return no score. A map of rank 4 has one channel, on
+    any axis.
 
     Attributes:
         source: Name of the map, float32: (N,H,W), (N,1,H,W) or (N,H,W,1).
         target: Name of the score, float32: (N,) for a map of rank 3, (N,1) for rank 4.
-        axes: Axes of the map; those of rank 4 where they are not known.
+        axes: Axes of the map; rank 4 if unknown.
     """
 
-    pointwise: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(needs="HW", axes=MAP_AXES, single="C"),)
     source: str
     target: str
     axes: str | None = None
 
     def output_type(self, value: ValueType) -> ValueType:
-        """One number an image."""
+        """One number for each image."""
         return value.reduced("HW").resized(C=1)
 
-    def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Scale of the input without its threshold, which does not apply to scores."""
-        return None if scales[0] is None else Scale(scales[0].low, scales[0].high)
-
     def reference(self, array: Array) -> Array:
-        """Reduce an array; NumPy's max already spreads NaN.
+        """Reduce an array; NumPy's max propagates NaN.
 
         Raises:
             PostProcessorError: The map has no pixels.
@@ -56,7 +66,7 @@ class MaxOverMap(Step):
         x = np.asarray(array, np.float32)
         if 0 in x.shape[1:]:
             raise PostProcessorError(
-                f"What '{self.target}' is computed from has shape {x.shape}, expected at least one pixel."
+                f"The map from which '{self.target}' is computed has shape {x.shape}, expected at least one pixel."
             )
         maximum: Array = x.max(axis=tuple(range(1, x.ndim)))
         return maximum if x.ndim == 3 else maximum[:, None]
@@ -64,30 +74,30 @@ class MaxOverMap(Step):
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write ReduceMax. NaN bypasses it, since runtimes disagree on it.
 
-        A map that holds -inf only reduces to the lowest finite float32 in OpenVINO on CPU, and to -inf in
-        onnxruntime; both lie below any calibrated threshold.
+        A map of -inf reduces to the lowest finite float32 in OpenVINO on CPU, and to -inf in onnxruntime; both are
+        below any calibrated threshold.
         """
-        # A sum of squares is NaN if and only if a number is: nothing cancels in it, and infinity stays infinity.
-        # ReduceL1 would do as well, but of that OpenVINO 2026.4 reduces all axes at opsets 13 to 17.
+        # A sum of squares is NaN if and only if a number is, as no infinities cancel. ReduceL1 would do as well, but
+        # OpenVINO 2026.4 reduces all axes with it at opsets 13 to 17.
         magnitudes = self._reduce(op, value, "ReduceL2")
-        # Less is false for NaN in every runtime. IsNaN and a constant NaN would not do: in OpenVINO 2026.4 on CPU the
-        # choice between a number and NaN is NaN.
+        # Less is false for NaN in every runtime. With a constant NaN as a branch, Where always returns NaN in OpenVINO
+        # 2026.4 on CPU.
         numbers = op.less(op.constant(np.float32(-1), "below_all"), magnitudes)
         return op.where(numbers, self._reduce(op, value, "ReduceMax"), magnitudes)
 
     def _reduce(self, op: Emitter, value: ir.Value, kind: Literal["ReduceMax", "ReduceL2"]) -> ir.Value:
         if self.axes == "NHW":
             return op.reduce(kind, value, (1, 2))
-        # Two of the three axes disappear, whichever of them is the channel.
+        # Reduces all three axes, as the channel may be any of them.
         return op.reduce(kind, op.reduce(kind, value, (2, 3)), (1,), keepdims=True)
 
 
 @dataclass(frozen=True)
-class MeanOverMap(Step):
+class MeanOverMap(MapReduction):
     """Take the mean of a map over height and width; NaN if any pixel is NaN.
 
     Source: `x.mean(dim=(-2, -1))`, global average pooling. Runtimes round sums differently, so the step is not exact.
-    Where the sum of a row lies beyond float32 (3.4e38), the mean is infinite or NaN in a runtime.
+    If the sum of a row exceeds float32 (3.4e38), a runtime may return infinity or NaN.
 
     Attributes:
         source: Name of the map, float32: (N,H,W), (N,C,H,W) or (N,H,W,C).
@@ -96,60 +106,44 @@ class MeanOverMap(Step):
     """
 
     exact: ClassVar[bool] = False
-    pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
     source: str
     target: str
     axes: str | None = None
 
-    def output_type(self, value: ValueType) -> ValueType:
-        """One number an image and class."""
-        return value.reduced("HW")
-
-    @property
-    def _spatial(self) -> tuple[int, int]:
-        return (2, 3) if self.axes == "NCHW" else (1, 2)
-
-    def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Scale of the input without its threshold, which does not apply to scores."""
-        return None if scales[0] is None else Scale(scales[0].low, scales[0].high)
-
     def reference(self, array: Array) -> Array:
-        """Reduce an array: in float64, rounded once."""
+        """Reduce an array in float64 and round once."""
         with np.errstate(over="ignore", invalid="ignore"):
-            mean: Array = np.asarray(array, np.float32).mean(axis=self._spatial, dtype=np.float64)
+            mean: Array = np.asarray(array, np.float32).mean(axis=spatial_axes(self.axes or "NHW"), dtype=np.float64)
             return mean.astype(np.float32)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write ReduceMean twice: short sums lose fewer digits than one over all pixels."""
-        rows, columns = self._spatial
+        """Write ReduceMean twice, as short sums lose fewer digits than a sum over all pixels."""
+        rows, columns = spatial_axes(self.axes or "NHW")
         return op.reduce("ReduceMean", op.reduce("ReduceMean", value, (columns,)), (rows,))
 
 
 @dataclass(frozen=True)
-class TopKMean(Step):
+class TopKMean(MapReduction):
     """Take the mean of the largest pixels of a map; NaN if any pixel is NaN.
 
-    Source: `torch.topk(x.flatten(-2), k).values.mean(-1)`, the image score of, among others, DSR- and CLIP-style
-    anomaly models, which a single noisy pixel does not lift as it does the maximum. Runtimes round sums differently, so
-    the step is not exact. The size of the map must be known, so that the same pixels count everywhere.
+    Source: `torch.topk(x.flatten(-2), k).values.mean(-1)`, the image score of DSR- and CLIP-style anomaly models among
+    others. A single noisy pixel affects it less than the maximum. Runtimes round sums differently, so the step is not
+    exact. The size of the map must be known, so that every runtime takes the same number of pixels.
 
     Attributes:
         source: Name of the map, float32: (N,H,W), (N,C,H,W) or (N,H,W,C).
         target: Name of the score, float32: (N,) for a map of rank 3, (N,C) for rank 4, with C of 1 or more.
-        k: How many pixels; None where `fraction` says it.
-        fraction: Which part of all pixels, above 0 and at most 1, rounded down to whole pixels, at least one.
-        axes: Axes of the map; None until they are known.
-        size: Height and width of the map; None until they are known.
-        classes: Size of the axis C; None until it is known.
+        k: Number of pixels; None if `fraction` is given.
+        fraction: Share of all pixels, above 0 and at most 1; rounded down to whole pixels, at least one.
+        axes: Axes of the map; None until the step is bound.
+        size: Height and width of the map; None until the step is bound.
+        classes: Size of the axis C; None until the step is bound.
 
     Raises:
         PostProcessorError: Not exactly one of `k` and `fraction` is given, or it is outside its range.
     """
 
     exact: ClassVar[bool] = False
-    pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "size", "classes"})
     source: str
     target: str
@@ -160,13 +154,12 @@ class TopKMean(Step):
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse counts that do not exist."""
+        """Check the number of pixels."""
         if (self.k is None) == (self.fraction is None):
-            found = "neither" if self.k is None else "both"
-            raise PostProcessorError(f"Of k and fraction of '{self.target}' {found} is given, expected one of the two.")
+            given = "Neither k nor fraction" if self.k is None else "Both k and fraction"
+            raise PostProcessorError(f"{given} of '{self.target}' are given, expected one of them.")
         if self.k is not None:
-            if isinstance(self.k, bool) or not isinstance(self.k, int | np.integer) or self.k < 1:
-                raise PostProcessorError(f"k of '{self.target}' is {self.k!r}, expected a whole number from 1.")
+            require_whole(self.k, f"k of '{self.target}'", 1)
             object.__setattr__(self, "k", int(self.k))
         if self.fraction is not None:
             as_float32(self.fraction, f"fraction of '{self.target}'")
@@ -176,7 +169,7 @@ class TopKMean(Step):
                 )
 
     def bind(self, value: ValueType) -> Self:
-        """The step with the axes and size of the map.
+        """Bind the step to its input.
 
         Raises:
             PostProcessorError: The size is open, or the map has fewer pixels than `k`.
@@ -185,30 +178,22 @@ class TopKMean(Step):
         if size is None:
             raise PostProcessorError(
                 f"the size of the map, {value}, is open, expected a known one. Export the model with a fixed size, or "
-                "resize the map first, with ResizeMap."
+                "resize the map first with ResizeMap."
             )
         pixels = size[0] * size[1]
         if self.k is not None and self.k > pixels:
-            raise PostProcessorError(f"k is {self.k}, and {value} has {pixels} pixels, expected at most as many.")
+            raise PostProcessorError(f"k is {self.k}, and {value} has {pixels} pixels, expected at most that many.")
         return dataclasses.replace(self, axes=value.known_axes, size=size, classes=value.size("C"))
-
-    def output_type(self, value: ValueType) -> ValueType:
-        """One number an image and class."""
-        return value.reduced("HW")
 
     def _count(self, height: int, width: int) -> int:
         if self.k is not None:
             return self.k
         assert self.fraction is not None
-        # 0.29 of 100 pixels are 28.999999999999996 in floating point.
+        # In floating point, 0.29 of 100 pixels are 28.999999999999996.
         return max(1, math.floor(self.fraction * height * width + 1e-6))
 
-    def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Scale of the input without its threshold, which does not apply to scores."""
-        return None if scales[0] is None else Scale(scales[0].low, scales[0].high)
-
     def reference(self, array: Array) -> Array:
-        """Reduce an array: in float64, rounded once."""
+        """Reduce an array in float64 and round once."""
         x = np.asarray(array, np.float32)
         if self.axes == "NHWC":
             x = np.moveaxis(x, 3, 1)
@@ -221,14 +206,14 @@ class TopKMean(Step):
             return mean.astype(np.float32)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write TopK over the pixels, and its mean, and carry NaN past it: runtimes sort it differently."""
-        assert self.size is not None, "bound() asks for it"
+        """Write TopK over the pixels and its mean. NaN bypasses it, since runtimes sort it differently."""
+        assert self.size is not None, "bind() sets it"
         height, width = self.size
         # Along the last axis TopK is many times faster in OpenVINO (2026.4, CPU).
         if self.axes == "NHW":
             pixels = op.reshape(value, (0, -1))
         elif self.axes == "NHWC" and self.classes == 1:
-            # A Transpose would lose its mark there; see `targets.island`.
+            # A Transpose would lose its mark there; see `pp_graph.openvino.island`.
             pixels = op.reshape(value, (0, 1, -1))
         else:
             pixels = op.reshape(op.transpose(value, (0, 3, 1, 2)) if self.axes == "NHWC" else value, (0, 0, -1))

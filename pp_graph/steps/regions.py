@@ -1,34 +1,35 @@
 """Steps on connected regions of a mask.
 
-The same hooking as in `pp_graph.steps.regions`, over runs instead of pixels, until nothing changes.
+The reference joins runs of pixels in a row; the graph joins pixels. Both use the same algorithm, hooking and
+compressing, until nothing changes.
 
-Pixel p of a batch has the number p, counted over all its images. f[p], the parent of p, is a pixel of the same region
-with f[p] <= p; a root has f[p] = p; pixels outside of the mask are roots of themselves for ever.
+Pixels are numbered over all images of a batch. f[p], the parent of pixel p, is a pixel of the same region with
+f[p] <= p. A root has f[p] = p. Pixels outside the mask are always roots.
 
-    start    f[p] = least number in the neighbourhood of p, p included, inside the mask; then compress
-    round    m[p] = least f in the neighbourhood of p
-             f[f[p]] = least m of all pixels with that parent: roots hook onto the least root that they touch
+    start    f[p] = smallest number in the neighbourhood of p, p included, inside the mask; then compress
+    round    m[p] = smallest f in the neighbourhood of p
+             f[f[p]] = smallest m of all pixels with that parent: each root hooks onto the smallest root it touches
              compress: f = f[f] until nothing changes
 
-The rounds end when one changes nothing. Then neighbours have the same parent, so every pixel of a region has: its
-first.
+The rounds end when one changes nothing. Neighbours then have the same parent, so all pixels of a region have the same
+parent: the region's first pixel.
 
-**The number of rounds is bounded, whatever is in the mask.** At the start, f[p] <= p and f[p] is in the region of p,
-and each change takes the least of such numbers, or a parent's parent. So parents form a forest, and no f ever grows.
+**The number of rounds is bounded for every mask.** At the start, f[p] <= p, and f[p] is in the region of p. Each change
+takes the minimum of such numbers, or a parent's parent. So parents form a forest, and no f ever grows.
 
-1. Compressing: after j times f[p] is the ancestor that was 2^j steps away. A path is shorter than 2^30, so 30 times
-   end it. A trip of the loop does it twice; 32 trips are more than it takes.
-2. Rounds: after compressing, each tree is a root with leaves. Take the k roots of one region, and call two neighbours
-   if pixels of their trees touch; all k are connected. While k > 1, two rounds leave at most k/2 of them. For let r be
-   a root that is left after both. In the first of them r did not hook, so all its neighbours were greater; let s be
-   one. It has a smaller neighbour, r, so it hooks onto its least neighbour t <= r. If t < r, the tree with s has a root
-   below r after the first round, and touches that of r: then r hooks in the second round, and is not left. So t = r:
-   each root that is left has taken in another, which hooked onto no other root, and at least half of the k are gone.
-   With k < 2^30, sixty rounds leave one root, and one more sees that nothing changes: 62 trips are enough.
+1. Compressing: after j jumps, f[p] is the ancestor that was 2^j steps away. A path is shorter than 2^30, so 30 jumps
+   suffice. Each iteration of the loop jumps twice; 32 iterations are more than enough.
+2. Rounds: after compressing, each tree is a root with leaves. Call two of the k roots of a region neighbours if pixels
+   of their trees touch; all k are connected. While k > 1, two rounds leave at most k/2 roots. Proof: let r be a root
+   that remains after both. In the first round r did not hook, so all its neighbours were greater; let s be one. s has a
+   smaller neighbour, r, so it hooks onto its smallest neighbour t <= r. If t < r, the tree of s has a root below r
+   after the first round and touches the tree of r, so r hooks in the second round and does not remain. Hence t = r:
+   each remaining root has absorbed another root, which hooked onto no other, so at least half of the k are gone. With k
+   < 2^30, sixty rounds leave one root, and one more finds no change: 62 rounds are enough.
 
-Numbers by place, least first, exist from opset 18. Before, proposals are sorted by root and the first for each is
-taken, which need not be the least: every root with a smaller neighbour still hooks, so an unfinished region loses at
-least one root a round, and as many rounds as there are pixels are enough (ten were the most seen).
+Scattering minima exists from opset 18 on. Before, proposals are sorted by root, and the first one of each root is
+taken, which need not be the smallest. Every root with a smaller neighbour still hooks, so an unfinished region loses at
+least one root in each round, and as many rounds as there are pixels are enough (at most ten were observed).
 
 Source of the idea: Shiloach and Vishkin, "An O(log n) parallel connectivity algorithm", J. Algorithms 3 (1982).
 """
@@ -43,7 +44,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.model.opset_raising import HOW_TO_RAISE
-from pp_graph.steps.morphology import Mask, emit_with_channel, emit_without_channel, like, without_channel
+from pp_graph.steps.masks import Mask, emit_with_channel, emit_without_channel, without_channel
 from pp_graph.steps.operators.integers import BEYOND
 from pp_graph.steps.step import MASK, Accepts, Step, require_one_of, require_whole
 
@@ -59,13 +60,13 @@ _Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a batch of masks, and the region of each.
+    """The runs of anomalous pixels in the rows of a batch of masks.
 
     Attributes:
-        starts: Where each begins, in the batch with background between rows and images.
-        stops: Where each ends.
-        regions: The first run of the region that each belongs to.
-        padded: Shape of the batch with that background.
+        starts: Start of each run in the flattened batch, padded with background after rows and images.
+        stops: End of each run.
+        regions: For each run, the first run of its region.
+        padded: Shape of the padded batch.
         shape: Shape of the batch, (N,H,W).
     """
 
@@ -92,7 +93,7 @@ class Runs:
         return cls(starts, stops, regions, padded.shape, mask.shape)
 
     def totals(self, truths: Mask) -> npt.NDArray[Any]:
-        """Number of true pixels in the region of each run."""
+        """Count the true pixels in the region of each run."""
         before = np.concatenate([[0], np.cumsum(_padded(truths, self.padded[2] - self.shape[2] - 1), dtype=np.int64)])
         inside = before[self.stops] - before[self.starts]
         counts = np.zeros(len(inside), np.int64)
@@ -100,9 +101,9 @@ class Runs:
         return counts[self.regions]
 
     def painted(self, keep: npt.NDArray[np.bool_]) -> Mask:
-        """The mask of some of the runs, (N,H,W)."""
+        """Return the mask of some of the runs, (N,H,W)."""
         edges = np.zeros(int(np.prod(self.padded)) + 1, np.int8)
-        # No two runs meet, so each place begins or ends one at most.
+        # Runs do not touch, so at most one starts or ends at each place.
         edges[self.starts[keep]] += 1
         edges[self.stops[keep]] -= 1
         whole = np.cumsum(edges[:-1], dtype=np.int8).reshape(self.padded)
@@ -111,7 +112,7 @@ class Runs:
 
 
 def _padded(mask: Mask, corners: int) -> Mask:
-    """Masks with background behind each row, so that none touches another's, and below each image."""
+    """Add background after each row, so that rows do not touch, and below each image."""
     count, height, width = mask.shape
     padded = np.zeros((count, height + 1, width + 1 + corners), np.bool_)
     padded[:, :height, :width] = mask
@@ -119,7 +120,7 @@ def _padded(mask: Mask, corners: int) -> Mask:
 
 
 def _merged(count: int, above: _Numbers, below: _Numbers) -> _Numbers:
-    """The first of each set of runs that touch."""
+    """For each run, the first of all runs connected to it; `above` and `below` are pairs of touching runs."""
     regions = np.arange(count)
     while True:
         one, other = regions[above], regions[below]
@@ -133,22 +134,18 @@ def _merged(count: int, above: _Numbers, below: _Numbers) -> _Numbers:
 
 
 Connectivity = Literal[4, 8]
-"""Whether regions are connected by the sides of their pixels alone, or by corners, too."""
+"""Number of neighbours of a pixel: 4 share a side, 8 share a side or a corner."""
 
 CONNECTIVITIES: Final = (4, 8)
 
 _LEAST_OPSET: Final = 12
-"""Min of integers, which runtimes compute exactly."""
+"""Min takes integers from this opset on."""
 _MOST_ROUNDS: Final = 62
 _MOST_JUMPS: Final = 32
 
 
 def require_opset(op: Emitter, target: str) -> None:
-    """Raise if the graph's opset is too low for regions.
-
-    Raises:
-        OpsetError: They cannot.
-    """
+    """Raise `OpsetError` if the graph's opset is too low to find regions."""
     if op.opset < _LEAST_OPSET:
         raise OpsetError(
             f"The model is at opset {op.opset}, expected {_LEAST_OPSET} or later to find the regions of '{target}'. "
@@ -161,19 +158,19 @@ def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
     """Write the search for the regions of a mask.
 
     Args:
-        op: Writes the operators.
+        op: Emitter at the graph's opset.
         mask: The mask, bool (N,H,W).
         connectivity: 4 or 8 neighbours.
 
     Returns:
-        For each pixel, along one axis, the number of the first pixel of its region; int32. A pixel outside of the mask
-        has its own number.
+        For each pixel, the number of the first pixel of its region; int32, flat. Pixels outside the mask have their own
+        number.
     """
     sizes, shape = op.sizes_of(mask), op.shape_of(mask)
     beyond = op.integer(BEYOND, "beyond")
 
     def least_beside(numbers: ir.Value) -> ir.Value:
-        """The least number in each pixel's neighbourhood inside the mask; its own outside of it."""
+        """Smallest number in the neighbourhood of each pixel in the mask; other pixels keep their own."""
         images = op.arranged(numbers, sizes, shape)
         inside = op.where(mask, images, beyond)
         rows = op.beside(inside, 2)
@@ -184,10 +181,10 @@ def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
             least = op.least(least, *op.beside(least, 1))
         return op.listed(op.where(mask, least, images))
 
-    def round_(parents: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def hook(parents: ir.Value) -> tuple[ir.Value, ir.Value]:
         proposed = least_beside(parents)
         if op.scatters_least:
-            hooked = op.put_least(parents, parents, proposed)
+            hooked = op.put(parents, parents, proposed, "min")
         else:
             hooked = _hook_by_sorting(op, parents, proposed)
         compressed = _compress(op, hooked)
@@ -195,26 +192,26 @@ def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
 
     numbers = op.numbered(mask)
     trips = _MOST_ROUNDS if op.scatters_least else op.count_of(mask)
-    return op.loop(trips, _compress(op, least_beside(numbers)), round_)
+    return op.loop(trips, _compress(op, least_beside(numbers)), hook)
 
 
 def emit_totals(op: Emitter, regions: ir.Value, truths: ir.Value) -> ir.Value:
-    """Write the number of true pixels in each pixel's region.
+    """Write the number of true pixels in the region of each pixel.
 
     Args:
-        op: Writes the operators.
-        regions: What `emit_regions` gave.
-        truths: Bool, along one axis.
+        op: Emitter at the graph's opset.
+        regions: The result of `emit_regions`.
+        truths: The pixels to count, bool, flat.
 
     Returns:
-        Numbers along one axis; int32.
+        The counts; int32, flat.
     """
     none = op.difference(regions, regions)
     if op.scatters_sums:
-        return op.looked_up(op.put_sums(none, regions, op.counted(truths)), regions)
-    # A stranger behind all regions keeps the list from being empty, and ends the last region.
-    stranger = op.counted(op.sizes_of(regions))
-    ordered, _ = op.in_order(op.joined(op.chosen(regions, op.places_of(truths)), stranger))
+        return op.looked_up(op.put(none, regions, op.counted(truths), "add"), regions)
+    # A number above all regions ends the last region, and keeps the list from being empty.
+    end = op.counted(op.sizes_of(regions))
+    ordered, _ = op.in_order(op.joined(op.chosen(regions, op.places_of(truths)), end))
     begins = op.beginnings(ordered)
     counts = op.counted(op.difference(op.without_first(begins), op.without_last(begins)))
     roots = op.chosen(ordered, op.without_last(begins))
@@ -222,7 +219,7 @@ def emit_totals(op: Emitter, regions: ir.Value, truths: ir.Value) -> ir.Value:
 
 
 def _compress(op: Emitter, parents: ir.Value) -> ir.Value:
-    """Make every pixel a child of its root."""
+    """Replace each parent by its root."""
 
     def jump_twice(numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
         once = op.looked_up(numbers, numbers)
@@ -233,38 +230,61 @@ def _compress(op: Emitter, parents: ir.Value) -> ir.Value:
 
 
 def _hook_by_sorting(op: Emitter, parents: ir.Value, proposed: ir.Value) -> ir.Value:
-    """Hook each root that has a smaller neighbour onto one such."""
-    # The first pixel is a root, and proposes what changes nothing; it keeps the list from being empty.
+    """Hook each root with a smaller neighbour onto one of its smaller neighbours."""
+    # The first pixel is a root whose proposal changes nothing; it keeps the list from being empty.
     places = op.joined(op.constant((0,), "first"), op.places_of(op.below(proposed, parents)))
     ordered, order = op.in_order(op.chosen(parents, places))
     begins = op.beginnings(ordered)
-    least = op.chosen(op.chosen(proposed, places), op.chosen(order, begins))
-    return op.put(parents, op.chosen(ordered, begins), least)
+    first = op.chosen(op.chosen(proposed, places), op.chosen(order, begins))
+    return op.put(parents, op.chosen(ordered, begins), first)
+
+
+class RegionStep(Step):
+    """Base class of steps that keep the regions of a mask with enough pixels of a kind."""
+
+    pointwise: ClassVar[bool] = False
+    connectivity: Connectivity
+    axes: str | None
+
+    def _keep(self, mask: Mask, counted: Mask, least: int) -> Mask:
+        images = without_channel(mask, self.axes)
+        runs = Runs.of(images, self.connectivity)
+        totals = runs.totals(images & without_channel(counted, self.axes))
+        return runs.painted(totals >= least).reshape(np.shape(mask))
+
+    def _emit_keep(self, op: Emitter, mask: ir.Value, counted: ir.Value | None, least: int, name: str) -> ir.Value:
+        """Write `_keep`; `counted` is None for all pixels, and `name` is that of the constant `least`."""
+        require_opset(op, self.target)
+        images = emit_without_channel(op, mask, self.axes)
+        regions, truths = emit_regions(op, images, self.connectivity), op.listed(images)
+        pixels = truths if counted is None else op.logical_and(truths, op.listed(counted))
+        too_few = op.below(emit_totals(op, regions, pixels), op.integer(least, name))
+        kept = op.logical_and(truths, op.logical_not(too_few))
+        return emit_with_channel(op, op.arranged(kept, op.sizes_of(images), op.shape_of(images)), self.axes)
 
 
 _LARGEST: Final = 2**30 - 1
 
 
 @dataclass(frozen=True)
-class RemoveSmallRegions(Step):
+class RemoveSmallRegions(RegionStep):
     """Keep the regions of a mask that have at least so many pixels, and no others.
 
     Source: `skimage.morphology.remove_small_objects` with `min_size` (`max_size = min_area - 1` from scikit-image 0.26
-    on), and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. How the graph finds regions, and why it
-    always ends: see `pp_graph.steps.regions`. It needs opset 12, and is faster from 18 on.
+    on), and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. See `pp_graph.steps.regions` for the algorithm
+    and a proof that it ends. The step needs opset 12, and is faster from opset 18 on.
 
     Attributes:
         source: Name of the mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1); a batch has less than 2**30 pixels.
-        target: Name of the mask that is left, bool, of the same shape.
-        min_area: Pixels that a region must have to stay; 1 keeps all.
-        connectivity: 8 if pixels that touch at a corner are of one region, 4 if only those that share a side.
-        axes: Axes of the mask; None until they are known.
+        target: Name of the new mask, bool, of the same shape.
+        min_area: Smallest number of pixels of a region to keep; 1 keeps all.
+        connectivity: 4 connects pixels that share a side, 8 also pixels that share a corner.
+        axes: Axes of the mask; None until the step is bound.
 
     Raises:
-        PostProcessorError: `min_area` is no whole number above 0, or `connectivity` neither 4 nor 8.
+        PostProcessorError: `min_area` is not a whole number above 0, or `connectivity` is neither 4 nor 8.
     """
 
-    pointwise: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (MASK,)
     source: str
     target: str
@@ -273,53 +293,45 @@ class RemoveSmallRegions(Step):
     axes: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse parameters without a meaning."""
+        """Check the parameters."""
         require_whole(self.min_area, f"min_area of '{self.target}'", 1, _LARGEST)
         require_one_of(self.connectivity, f"connectivity of '{self.target}'", CONNECTIVITIES)
 
     def reference(self, mask: Mask) -> Mask:
-        """Find the regions of an array, and keep the large ones."""
-        images = without_channel(mask, self.axes)
-        runs = Runs.of(images, self.connectivity)
-        return like(runs.painted(runs.totals(images) >= self.min_area), mask)
+        """Keep the large regions of an array."""
+        return self._keep(mask, mask, self.min_area)
 
     def emit(self, op: Emitter, mask: ir.Value) -> ir.Value:
-        """Write what finds regions and counts their pixels.
+        """Write operators that find regions and count their pixels.
 
         Raises:
             OpsetError: The graph's opset is below 12.
         """
-        require_opset(op, self.target)
-        images = emit_without_channel(op, mask, self.axes)
-        regions, truths = emit_regions(op, images, self.connectivity), op.listed(images)
-        small = op.below(emit_totals(op, regions, truths), op.integer(self.min_area, "min_area"))
-        kept = op.logical_and(truths, op.logical_not(small))
-        return emit_with_channel(op, op.arranged(kept, op.sizes_of(images), op.shape_of(images)), self.axes)
+        return self._emit_keep(op, mask, None, self.min_area, "min_area")
 
 
 @dataclass(frozen=True)
-class Hysteresis(Step):
+class Hysteresis(RegionStep):
     """Keep the regions of a weak mask that hold a pixel of a strong one, and no others.
 
-    Both masks come from steps that compare, so both thresholds are compiled to cutoffs. A strong pixel outside of the
-    weak mask counts for nothing.
+    Let comparing steps write both masks, so that both thresholds are compiled to cutoffs. Strong pixels outside the
+    weak mask are ignored.
 
     Source: `skimage.filters.apply_hysteresis_threshold` (with 4 neighbours), and the last stage of Canny's edge
-    detector (with 8). How the graph finds regions, and why it always ends: see `pp_graph.steps.regions`. It needs
-    opset 12, and is faster from 18 on.
+    detector (with 8). See `pp_graph.steps.regions` for the algorithm and a proof that it ends. The step needs opset 12,
+    and is faster from opset 18 on.
 
     Attributes:
         source: Name of the weak mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1); a batch has less than 2**30 pixels.
         strong: Name of the strong mask, bool, of the same shape.
-        target: Name of the mask that is left, bool, of the same shape.
-        connectivity: 8 if pixels that touch at a corner are of one region, 4 if only those that share a side.
-        axes: Axes of the masks; None until they are known.
+        target: Name of the new mask, bool, of the same shape.
+        connectivity: 4 connects pixels that share a side, 8 also pixels that share a corner.
+        axes: Axes of the masks; None until the step is bound.
 
     Raises:
         PostProcessorError: `connectivity` is neither 4 nor 8.
     """
 
-    pointwise: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (MASK, MASK)
     source: str
     strong: str
@@ -328,39 +340,35 @@ class Hysteresis(Step):
     axes: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse parameters without a meaning."""
+        """Check the parameters."""
         require_one_of(self.connectivity, f"connectivity of '{self.target}'", CONNECTIVITIES)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The weak mask, and the strong one."""
+        """The weak and the strong mask."""
         return (self.source, self.strong)
 
     def bind(self, weak: ValueType, strong: ValueType) -> Self:
-        """This step on masks of these axes."""
+        """Bind the step to its inputs.
+
+        Raises:
+            PostProcessorError: The masks differ in axes or size.
+        """
         sizes = {value.map_size for value in (weak, strong) if value.map_size is not None}
         if weak.axes != strong.axes or len(sizes) > 1:
             raise PostProcessorError(
-                f"'{self.source}' is {weak} and '{self.strong}' is {strong}, expected two masks of one shape."
+                f"'{self.source}' is {weak} and '{self.strong}' is {strong}, expected two masks of the same shape."
             )
         return replace(self, axes=weak.known_axes)
 
     def reference(self, weak: Mask, strong: Mask) -> Mask:
-        """Find the regions of an array, and keep those with a strong pixel."""
-        images = without_channel(weak, self.axes)
-        runs = Runs.of(images, self.connectivity)
-        return like(runs.painted(runs.totals(images & without_channel(strong, self.axes)) > 0), weak)
+        """Keep the regions of an array with a strong pixel."""
+        return self._keep(weak, strong, 1)
 
     def emit(self, op: Emitter, weak: ir.Value, strong: ir.Value) -> ir.Value:
-        """Write what finds regions and counts their strong pixels.
+        """Write operators that find regions and count their strong pixels.
 
         Raises:
             OpsetError: The graph's opset is below 12.
         """
-        require_opset(op, self.target)
-        images = emit_without_channel(op, weak, self.axes)
-        regions, truths = emit_regions(op, images, self.connectivity), op.listed(images)
-        certain = op.logical_and(truths, op.listed(strong))
-        none = op.below(emit_totals(op, regions, certain), op.integer(1, "one_pixel"))
-        kept = op.logical_and(truths, op.logical_not(none))
-        return emit_with_channel(op, op.arranged(kept, op.sizes_of(images), op.shape_of(images)), self.axes)
+        return self._emit_keep(op, weak, strong, 1, "one_pixel")

@@ -1,4 +1,4 @@
-"""Base classes of steps, and checks of their parameters."""
+"""Base classes of steps, checks of their parameters, and `Keep`, the identity."""
 
 from __future__ import annotations
 
@@ -23,57 +23,34 @@ if TYPE_CHECKING:
     from pp_graph.values import Scale, ValueType
 
 
-def require_whole(number: object, what: str, least: int, most: int, *, odd: bool = False) -> None:
-    """Raise unless a parameter is an integer within limits.
-
-    Raises:
-        PostProcessorError: It is none.
-    """
+def require_whole(number: object, what: str, least: int, most: int | None = None, *, odd: bool = False) -> None:
+    """Raise `PostProcessorError` unless a parameter is an integer within limits."""
     whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    if not whole or not least <= number <= most or (odd and number % 2 == 0):  # type: ignore[operator]
+    if not whole or number < least or (most and number > most) or (odd and number % 2 == 0):  # type: ignore[operator]
         kind = "an odd whole number" if odd else "a whole number"
-        raise PostProcessorError(f"{what} is {number!r}, expected {kind} from {least} to {most}.")
+        limits = f"from {least} to {most}" if most else f"from {least}"
+        raise PostProcessorError(f"{what} is {number!r}, expected {kind} {limits}.")
 
 
 def require_one_of(value: object, what: str, allowed: Sequence[object]) -> None:
-    """Refuse a parameter that is none of some values.
-
-    Raises:
-        PostProcessorError: It is none.
-    """
-    # True equals 1, and is no number of neighbours.
+    """Raise `PostProcessorError` unless a parameter has one of the allowed values."""
+    # True equals 1, but is not a number of neighbours.
     if isinstance(value, bool) or value not in allowed:
         raise PostProcessorError(f"{what} is {value!r}, expected {' or '.join(map(repr, allowed))}.")
 
 
-def require_size(value: ValueType, least: tuple[int, int], why: str) -> None:
-    """Refuse a map whose size is known and too small.
+def require_size(size: tuple[int, int] | None, least: tuple[int, int], target: str, why: str) -> None:
+    """Raise `PostProcessorError` if a map is too small.
 
     Args:
-        value: The map.
-        least: Height and width that it must have at least.
-        why: What needs them.
-
-    Raises:
-        PostProcessorError: It is too small.
+        size: Height and width of the map; None if unknown.
+        least: Smallest height and width.
+        target: Name of the value computed from the map.
+        why: Reason for the error message, such as `to be mirrored by 4`.
     """
-    size = value.map_size
     if size is not None and (size[0] < least[0] or size[1] < least[1]):
         raise PostProcessorError(
-            f"the map has {size[0]}x{size[1]} pixels, expected at least {least[0]}x{least[1]} {why}."
-        )
-
-
-def require_array_size(array: Array, axes: tuple[int, int], least: tuple[int, int], what: str) -> None:
-    """Refuse an array that is too small; arguments as of `require_size`.
-
-    Raises:
-        PostProcessorError: It is too small.
-    """
-    size = (array.shape[axes[0]], array.shape[axes[1]])
-    if size[0] < least[0] or size[1] < least[1]:
-        raise PostProcessorError(
-            f"What '{what}' is computed from has {size[0]}x{size[1]} pixels, expected at least {least[0]}x{least[1]}."
+            f"'{target}' is computed from {size[0]}x{size[1]} pixels, expected at least {least[0]}x{least[1]} {why}."
         )
 
 
@@ -81,15 +58,15 @@ def require_array_size(array: Array, axes: tuple[int, int], least: tuple[int, in
 class Accepts:
     """Requirements of a step for one of its inputs.
 
-    A step that computes each number from the one at its place works on any axes, and asks for none.
+    The defaults suit a step that computes each number from the one at the same place: it works on any axes.
 
     Attributes:
-        dtypes: Element types, of which it must have one.
-        needs: Axes that it must have, such as `HW` for a map.
-        axes: All axes, in order, of which it must have one; `()` for any.
+        dtypes: Accepted element types.
+        needs: Axes that the input must have, such as `HW` for a map.
+        axes: Accepted axes, in order, such as `("NHW", "NCHW")`; `()` for any.
         lacks: Axes that it must not have.
-        single: Axes along which there must be no more than one value, such as `C` for a map of one channel.
-        known_rank: Whether its rank must be known.
+        single: Axes that must have size 1, such as `C` for a map of one channel.
+        known_rank: True if its rank must be known.
     """
 
     dtypes: tuple[DType, ...] = ("float32",)
@@ -104,7 +81,7 @@ class Accepts:
         if "H" in self.needs and not value.per_pixel:
             return "a map, one value a pixel"
         if any(axis in value.axes for axis in self.lacks):
-            return "one value an image, no map" if "H" in self.lacks else f"no axis {' or '.join(self.lacks)}"
+            return "one value an image, not a map" if "H" in self.lacks else f"no axis {' or '.join(self.lacks)}"
         if self.axes and value.axes not in self.axes:
             return f"the axes {' or '.join(map(pattern, self.axes))}"
         if value.dtype not in self.dtypes:
@@ -120,7 +97,7 @@ class Accepts:
 
 
 MAP_AXES: Final = ("NHW", "NCHW", "NHWC")
-"""Axes for which steps that look at whole maps are written."""
+"""Axes of the maps that steps on whole maps accept."""
 
 NUMBERS = Accepts()
 """Numbers of any axes."""
@@ -141,27 +118,29 @@ MAPS_AND_MASKS = Accepts(dtypes=DTYPES, needs="HW", known_rank=True)
 Array = npt.NDArray[Any]
 
 OnNaN = Literal["anomalous", "normal"]
-"""What a NaN in the raw values counts as."""
+"""How NaN among the raw values is classified."""
 
 
 class Step(ABC):
-    """One step of a post-processing: reads named values, writes another.
+    """One step of a post-processor: reads named values and writes another one.
 
-    Subclasses are frozen dataclasses whose fields are the step's parameters; every step has the two fields `source`
-    and `target`. A field `axes: str | None = None` is filled in with the axes of what is read.
+    Subclasses are frozen dataclasses whose fields are the step's parameters. Every step has the fields `source` and
+    `target`. `bind` sets a field `axes: str | None = None`, if there is one, to the axes of the input.
 
     Attributes:
-        source: Name of the value read.
-        target: Name of the value written.
-        exact: Whether every runtime computes the same bits. What a decision reads from a step that is not is a raw
-            value of the runtime's own: `verify` makes it visible, and counts its difference as drift.
-        pointwise: Whether each number follows from what stands at the same place alone.
-        accepts: What it takes for each value that it reads, in the order of `reads`.
-        settled: Fields that `bind` fills in, and no user.
+        source: Name of the input.
+        target: Name of the output.
+        exact: True if every runtime computes the same bits. Otherwise `verify` reads the output from the runtime,
+            checks decisions on these numbers, and counts other flips as drift.
+        pointwise: True if each number depends only on the number at the same place.
+        keeps_scale: True if the output has the scale of the first input; see `output_scale`.
+        accepts: Requirements for each input, in the order of `reads`.
+        settled: Fields that `bind` sets, rather than the user.
     """
 
     exact: ClassVar[bool] = True
     pointwise: ClassVar[bool] = True
+    keeps_scale: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (NUMBERS,)
     settled: ClassVar[frozenset[str]] = frozenset({"axes"})
     source: str
@@ -169,99 +148,94 @@ class Step(ABC):
 
     @property
     def least_size(self) -> int:
-        """Height and width that a map must have at least."""
+        """Smallest height and width of a map."""
         return 1
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of the values read, in the order in which `emit` and `reference` take them."""
+        """Names of the inputs, in the order in which `emit` and `reference` take them."""
         return (self.source,)
 
     def bind(self, *values: Any) -> Self:
         """Return this step for inputs of these types.
 
         Args:
-            values: A `ValueType` for each value that it reads, as `accepts` asks for.
+            values: A `ValueType` for each input; it meets the requirements of `accepts`.
 
         Raises:
-            PostProcessorError: What it reads does not fit; the message begins with what was found.
+            PostProcessorError: An input does not fit.
         """
         if any(field.name == "axes" for field in dataclasses.fields(self)):  # type: ignore[arg-type]
             return dataclasses.replace(self, axes=values[0].known_axes)  # type: ignore[type-var]
         return self
 
     def output_type(self, *values: Any) -> ValueType:
-        """Type of the value that it writes: that of the first one it reads, unless a step says else.
+        """Type of the output; by default that of the first input.
 
         Args:
-            values: A `ValueType` for each value that it reads.
+            values: A `ValueType` for each input.
         """
-        kept: ValueType = values[0]
-        return kept
+        first: ValueType = values[0]
+        return first
 
     def output_scale(self, *scales: Scale | None) -> Scale | None:
-        """Range of the numbers that it writes; None where it is not bounded or not known.
+        """Range of the output's numbers; None if unbounded or unknown.
 
         Args:
-            scales: That of each value that it reads.
+            scales: Range of each input.
         """
-        del scales
-        return None
+        return scales[0] if self.keeps_scale else None
 
     @abstractmethod
     def emit(self, op: Emitter, *values: Any) -> ir.Value:
         """Write the step into a graph.
 
         Args:
-            op: Writes the operators, at the graph's opset.
-            values: What the step reads, an `ir.Value` each.
+            op: Emitter at the graph's opset.
+            values: An `ir.Value` for each input.
 
         Returns:
-            What the step computes.
+            The output.
         """
 
     @abstractmethod
     def reference(self, *arrays: Any) -> Array:
-        """Compute the step in NumPy.
+        """Compute the step in NumPy. This is its specification.
 
         Args:
-            arrays: What the step reads, an array each.
+            arrays: An array for each input.
 
         Returns:
-            What the step computes; its specification.
+            The output.
         """
 
 
 class MonotoneStep(Step):
-    """A step that computes each number from the one at its place, and never a smaller one from a larger.
+    """A pointwise step that never maps a larger number to a smaller one.
 
-    A decision about what it computes is compiled to a cutoff on what it reads, so no runtime can round it differently
-    (see `pp_graph.steps.compare`). For that, the reference must not fall anywhere in float32, NaN aside: compute what
-    has an exponential or a division in float64 and round once.
-
-    Attributes:
-        span: Width of the interval of what is read that the step tells apart, in which margins are measured; 0 where
-            there is no such interval.
+    A decision about its output is compiled to a cutoff on its input, so no runtime can round it differently (see
+    `pp_graph.steps.compare`). This requires a reference that never falls in float32, except for NaN. Compute
+    exponentials and divisions in float64 and round once.
     """
 
     exact: ClassVar[bool] = False
 
     @property
     def span(self) -> float:
-        """See the class."""
+        """Input range over which the output changes; margins are reported relative to it. 0 if unbounded."""
         return 0.0
 
     @property
     def bends(self) -> tuple[float, ...]:
-        """Input numbers at which the step bends, near which it is tried out."""
+        """Input numbers near which the step changes its slope; it is tested there."""
         return ()
 
 
 def as_float32(number: float, what: str) -> np.float32:
-    """Round a parameter to float32, the precision in which every step computes.
+    """Round a parameter to float32.
 
     Raises:
-        PostProcessorError: The number is not finite in float32.
+        PostProcessorError: It is not a number, or not finite in float32.
     """
     if isinstance(number, bool | str) or not isinstance(number, int | float | np.number):
         raise PostProcessorError(f"{what} is {number!r}, expected a number.")
@@ -272,16 +246,33 @@ def as_float32(number: float, what: str) -> np.float32:
     return rounded
 
 
-def checked_on_nan(on_nan: object, target: str) -> None:
-    """Raise if `on_nan` is unknown.
+def check_on_nan(on_nan: object, target: str) -> None:
+    """Raise `PostProcessorError` if `on_nan` is unknown."""
+    require_one_of(on_nan, f"on_nan of '{target}'", get_args(OnNaN))
 
-    Raises:
-        PostProcessorError: It is none.
+
+@dataclass(frozen=True)
+class Keep(MonotoneStep):
+    """Give a raw value an output of its own, unchanged; NaN stays NaN.
+
+    Attributes:
+        source: Name of the raw value; any shape and element type.
+        target: Name of the output; same shape and dtype.
     """
-    if on_nan not in get_args(OnNaN):
-        raise PostProcessorError(
-            f"on_nan of '{target}' is {on_nan!r}, expected {' or '.join(map(repr, get_args(OnNaN)))}."
-        )
+
+    exact: ClassVar[bool] = True
+    keeps_scale: ClassVar[bool] = True
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(dtypes=("float32", "uint8", "int64")),)
+    source: str
+    target: str
+
+    def reference(self, array: Array) -> Array:
+        """Return the array."""
+        return np.asarray(array)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Identity."""
+        return op.unchanged(value)
 
 
 @dataclass(frozen=True)
@@ -289,8 +280,8 @@ class MonotoneChain(MonotoneStep):
     """Consecutive monotone steps. They are compiled to a cutoff and never listed among the steps.
 
     Attributes:
-        source: Name of the value read; any shape, float32.
-        target: Name of the value written; same shape, float32.
+        source: Name of the input; any shape, float32.
+        target: Name of the output; same shape, float32.
         links: The steps, in order.
     """
 
@@ -305,7 +296,7 @@ class MonotoneChain(MonotoneStep):
 
     @property
     def bends(self) -> tuple[float, ...]:
-        """Those of the first step, which reads the same numbers."""
+        """Bends of the first step, which has the same input."""
         return self.links[0].bends
 
     def reference(self, array: Array) -> Array:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pp_graph.values.value_type import AXES, DTYPES, DType, Scale, ValueType, axes_of_shape, spatial_axes
+from pp_graph.values.value_type import AXES, DTYPES, DType, Scale, ValueType, axes_of_shape, spatial_axes, valid_axes
 
-__all__ = ["AXES", "DTYPES", "DType", "Scale", "ValueType", "axes_of_shape", "spatial_axes"]
+__all__ = ["AXES", "DTYPES", "DType", "Scale", "ValueType", "axes_of_shape", "spatial_axes", "valid_axes"]

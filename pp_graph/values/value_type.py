@@ -47,7 +47,7 @@ class ValueType:
         Raises:
             ValueError: An axis is not in `AXES` or occurs twice, or the number of sizes differs from that of axes.
         """
-        if set(self.axes) - set(AXES) or len(set(self.axes)) != len(self.axes):
+        if not valid_axes(self.axes):
             raise ValueError(f"Axes are {self.axes!r}, expected some of {', '.join(AXES)}, each once.")
         if not self.sizes:
             object.__setattr__(self, "sizes", (None,) * len(self.axes))
@@ -112,6 +112,11 @@ class ValueType:
         if not self.rank_known:
             return f"{self.dtype} of unknown rank"
         return f"{self.dtype} {pattern(self.axes, self.sizes)}"
+
+
+def valid_axes(axes: str) -> bool:
+    """Return True if all axes are letters of `AXES`, each at most once."""
+    return set(axes) <= set(AXES) and len(set(axes)) == len(axes)
 
 
 def pattern(axes: str, sizes: Sequence[int | None] = ()) -> str:

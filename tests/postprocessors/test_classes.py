@@ -41,7 +41,7 @@ CLASSES, SIDE = 4, 16
 def class_model(
     layout: str = "NCHW", *, classes: int = CLASSES, open_size: bool = False, opset: int = 17
 ) -> onnx.ModelProto:
-    """A small network: image (N,3,16,16) -> logits (N,C), heat (N,C,16,16) or with its axes as `layout` says."""
+    """A small network: image (N,3,16,16) -> logits (N,C), heat (N,C,16,16), or in another `layout`."""
     rng = np.random.default_rng(3)
     side = ["H", "W"] if open_size else [SIDE, SIDE]
     w1 = numpy_helper.from_array(rng.normal(0, 0.3, (8, 3, 3, 3)).astype(F32), "w1")
@@ -128,7 +128,7 @@ class OneOfMany(pp.PostProcessor):
 
 @dataclass(frozen=True)
 class Spread(pp.PostProcessor):
-    """Each map over its own range, its mean as score, a threshold a pixel."""
+    """Maps normalised by image, their mean as score, and a threshold for each pixel."""
 
     statistics: pp.Statistics | None = None
     levels: str = ""
@@ -300,7 +300,7 @@ def test_every_class_meets_its_cutoff_and_both_neighbours(layout: str) -> None:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_every_pixel_meets_its_cutoff_and_both_neighbours(layout: str) -> None:
     arrays, compares = boundary_of(OneOfMany(levels=LEVELS), layout)
-    # The cutoffs are those of one class, and what is fed has all of them.
+    # The cutoffs are for one class; the inputs have all classes.
     for wanted in sides(compares["pred_mask"].cutoffs):
         assert (arrays[RAW_MAP] == wanted).all(axis=(1, 2, 3)).any()
 
@@ -329,7 +329,7 @@ def test_raw_values_of_a_model_with_classes(images: np.ndarray, tmp_path: Path) 
 
 @dataclass(frozen=True)
 class Listed(pp.PostProcessor):
-    """Any steps, for the tests of what is refused."""
+    """A post-processor of any steps."""
 
     statistics: pp.Statistics | None = None
     listed: tuple[Step, ...] = ()
@@ -344,7 +344,7 @@ class Listed(pp.PostProcessor):
     [
         (SelectClass(RAW_SCORE, "pred_score", 4), r"index is 4, and float32 \(N,4\) has 4 classes, expected at most 3"),
         (ComparePerClass(RAW_SCORE, "pred_label", (0.5,)), r"there are 1 class_levels for 4 classes"),
-        (ComparePerPixel(RAW_MAP, "pred_mask", [[0.5, 1.0]]), r"has 16x16 pixels, expected 1x2 as pixel_levels has"),
+        (ComparePerPixel(RAW_MAP, "pred_mask", [[0.5, 1.0]]), r"has 16x16 pixels, expected 1x2 like pixel_levels"),
         (TopKMean(RAW_MAP, "pred_score", k=257), r"k is 257, and float32 \(N,4,16,16\) has 256 pixels"),
         (MaxOverMap(RAW_MAP, "pred_score"), r"expected one channel: choose a class first, with SelectClass"),
     ],
@@ -358,7 +358,7 @@ def test_steps_that_do_not_fit(step: Step, message: str) -> None:
     ("step", "message"),
     [
         (TopKMean(RAW_MAP, "pred_score", fraction=0.1), "is open, expected a known one. Export the model with a fixed"),
-        (ComparePerPixel(RAW_MAP, "pred_mask", [[0.5]]), "has an open size, expected 1x1 as pixel_levels has"),
+        (ComparePerPixel(RAW_MAP, "pred_mask", [[0.5]]), "has an open size, expected 1x1 like pixel_levels"),
     ],
 )
 def test_an_open_size_is_refused(step: Step, message: str) -> None:
@@ -375,8 +375,8 @@ def test_one_number_has_no_classes() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: TopKMean("a", "b"), "Of k and fraction of 'b' neither is given"),
-        (lambda: TopKMean("a", "b", k=1, fraction=0.5), "Of k and fraction of 'b' both is given"),
+        (lambda: TopKMean("a", "b"), "Neither k nor fraction of 'b' are given"),
+        (lambda: TopKMean("a", "b", k=1, fraction=0.5), "Both k and fraction of 'b' are given"),
         (lambda: TopKMean("a", "b", k=0), "k of 'b' is 0, expected a whole number from 1"),
         (lambda: TopKMean("a", "b", fraction=1.5), "fraction of 'b' is 1.5, expected a number above 0 and at most 1"),
         (lambda: SelectClass("a", "b", -1), "index of 'b' is -1, expected a whole number from 0"),

@@ -33,7 +33,7 @@ F32 = np.float32
 
 @dataclass(frozen=True)
 class Cleaned(pp.PostProcessor):
-    """Two thresholds, thin parts and specks removed, and no mask where the image is normal."""
+    """Two thresholds; thin parts, specks and the masks of normal images are removed."""
 
     statistics: pp.Statistics | None = None
     pixel_sensitivity: float = 0.5
@@ -239,7 +239,7 @@ def test_a_sensitivity_moves_a_mask_that_a_later_step_writes() -> None:
 
 
 def test_loops_with_the_same_operators_are_told_apart() -> None:
-    """Retuning compares what an old and a new post-processing write, bodies of loops included."""
+    """Retuning compares the operators of the old and new post-processing, including bodies of loops."""
     from pp_graph.fusion.emission import emit_alone
 
     _, fused = fused_network("NCHW", 18)

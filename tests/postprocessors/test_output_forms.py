@@ -103,7 +103,7 @@ def test_resized(shapes: dict[str, list], runtime: str) -> None:
         assert np.allclose(found["anomaly_map"], eager.anomaly_map, atol=2e-6)
         near = np.abs(eager.anomaly_map - 0.5) < 1e-5
         assert np.array_equal(found["pred_mask"][~near], eager.pred_mask[~near])
-        # The score is that of the map as it was.
+        # The score is reduced from the original map.
         plain = pp.OneClassPostProcessor(STATS)({"pred_score": feeds.get("score"), "anomaly_map": feeds["heat"]})
         assert np.allclose(found["pred_score"], plain.pred_score, atol=1e-6)
 
@@ -171,7 +171,7 @@ def test_every_form_is_verified(settings_: dict, precision: str, tmp_path: Path)
 
 
 def test_a_wrong_resize_is_drift_and_a_wrong_cutoff_is_not(tmp_path: Path) -> None:
-    """What the resize rounds is not held against the post-processing, but a cutoff that is off is."""
+    """Rounding of a resize is not an error of the post-processing; a wrong cutoff is."""
     post = pp.OneClassPostProcessor(DEMO_STATS, map_size=(64, 64))
     fused = pp.fuse(DEMO / "raw.onnx", post)
     proto = fused.to_proto()
@@ -254,7 +254,7 @@ def test_models_that_cannot_take_a_form() -> None:
 def test_resizing_is_in_float32_whatever_the_network_runs_in(
     shapes: dict[str, list], settings_: dict, known: bool
 ) -> None:
-    """Also where the map is the input itself, and nothing before it keeps the plugin from rounding."""
+    """Also if the map is the model's input, where nothing before it keeps the plugin from rounding."""
     sized = {name: [{"H": 12, "W": 10}.get(size, size) for size in shape] for name, shape in shapes.items()}
     model = identity_model(sized if known else shapes, opset=18)
     artifact = pp.convert(pp.fuse(model, pp.OneClassPostProcessor(STATS, map_size=(37, 51), **settings_)))

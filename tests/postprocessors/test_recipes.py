@@ -59,7 +59,7 @@ def test_recipe_decides_as_the_one_class_post_processor(
     fused = pp.fuse(DEMO / "raw.onnx", pp.RecipePostProcessor.load(recipe, stats))
     ours = run_onnx(fused, {"image": demo_images[-6:]})
     theirs = run_onnx(str(demo_fused_path), {"image": demo_images[-6:]})
-    # The score that the model gives is read by no step, so it stays an output.
+    # No step reads the model's score, so it stays an output.
     assert list(ours) == [*theirs, "raw_pred_score"]
     assert theirs["pred_mask"].any()
     for name, array in theirs.items():
@@ -159,13 +159,13 @@ MISTAKES = {
     "steps:\n  - {step: compare, source: raw_score, target: above, level: 1}\n  - {step: keep, source: above, target: pred_score}\n": (
         "line 3: Step 'pred_score' .Keep. reads 'above', which is bool .*, expected float32"
     ),
-    "steps:\n  - {step: keep, source: raw_score, target: raw_map}\n": "writes 'raw_map', which the raw model gives",
+    "steps:\n  - {step: keep, source: raw_score, target: raw_map}\n": "writes 'raw_map', which the raw model returns",
     "steps: []\n": "line 1, field 'steps'|lists no steps",
     "steps: 3\n": "line 1: is 3, expected a list",
     "stps: []\n": "line 1, field 'stps': is not known.*Did you mean 'steps'",
     "{}": "expected either 'steps' or 'post_processor'",
     "": "expected a mapping",
-    "steps:\n  - [\n": "is no YAML",
+    "steps:\n  - [\n": "is not YAML",
     "a: 1\na: 2\n": "line 2, field 'a': is given twice",
     "a: &x 1\nb: *x\n": "line 2: aliases",
     "schema_version: 7\nsteps: []\n": "line 1, field 'schema_version': is 7, expected 1",
@@ -190,10 +190,10 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         pp.RecipePostProcessor.load(tmp_path / "nothing.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="no text in UTF-8"):
+    with pytest.raises(RecipeError, match="not UTF-8 text"):
         pp.RecipePostProcessor.load(tmp_path / "binary.yaml")
     (tmp_path / "deep.yaml").write_text("[" * 5000)
-    with pytest.raises(RecipeError, match="no YAML|nested too deeply"):
+    with pytest.raises(RecipeError, match="not YAML|nested too deeply"):
         pp.RecipePostProcessor.load(tmp_path / "deep.yaml")
 
 
@@ -301,7 +301,7 @@ steps:
         [
             (
                 "  - {step: compare, source: raw_map, target: pred_mask, level: $pixel.threshold}\n",
-                "Steps refer to .pixel that read 'small' and 'raw_map', expected one value",
+                "Steps that read 'small' and 'raw_map' refer to .pixel, expected one value",
             ),
             (
                 (

@@ -1,4 +1,4 @@
-"""Each verb binds the post-processor once, whatever it does with the program afterwards."""
+"""Each verb binds the post-processor only once."""
 
 from __future__ import annotations
 

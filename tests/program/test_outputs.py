@@ -1,4 +1,4 @@
-"""Roles of outputs: by shape and rank first, by name second, and an error where a choice remains."""
+"""Roles of outputs: by shape and rank first, by name second; an error if several remain."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_shapes_decide(score: list, anomaly_map: list) -> None:
         ({"score": ["N"]}, ("score", None)),
         ({"embedding": ["N", 512], "out": ["N", 1]}, ("out", None)),
         ({"features": ["N", 64, 8, 8], "out": ["N", 1, 8, 8]}, (None, "out")),
-        # names choose where shapes leave a choice
+        # names decide if several shapes fit
         ({"a": ["N", 1, 8, 8], "anomaly_map": ["N", 1, 8, 8]}, (None, "anomaly_map")),
         ({"aux": ["N"], "model/pred_score:0": ["N", 1]}, ("model/pred_score:0", None)),
         # a size that is known beats one that is open
@@ -130,7 +130,7 @@ def test_wrong_declarations_are_corrected_and_noted(declared: list) -> None:
     assert found.name == "anomaly_map"
     assert found.shape[:2] == ("N", 1)
     assert "declared as" in found.note
-    # the declaration in the graph itself is left as it is
+    # the declaration in the graph stays as it is
     dims = raw.to_proto().graph.output[1].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in dims] == declared
 

@@ -59,7 +59,7 @@ def recipe(
 
 
 def kept(role: Mapping[str, Any] | Role) -> pp.RecipePostProcessor:
-    """A recipe that gives one value an output named `y`."""
+    """A recipe with one output, `y`."""
     name = role.name if isinstance(role, Role) else role["name"]
     return recipe({"step": "keep", "source": name, "target": "y"}, roles=(role,), outputs=("y",))
 
@@ -139,7 +139,7 @@ class TestOwnNames:
         assert not found["found"].all()
         assert np.array_equal(found["corners"], self.arrays["rectangles"])
         assert np.array_equal(found["features"], self.arrays["features"])
-        # A decision about what a sigmoid gives is a cutoff on what came out of the network.
+        # A decision about a sigmoid is a cutoff on the network's output.
         assert fused.program.comparisons["found"].source == "objectness"
         assert list(fused.provenance.cutoffs) == ["found"]
 
@@ -311,7 +311,7 @@ def test_steps_over_maps_say_which_maps(step: Step, axes: str) -> None:
 
 @dataclass(frozen=True)
 class IsIndex(Step):
-    """Whether an index is a certain one."""
+    """True for one index."""
 
     accepts = (Accepts(dtypes=("int64",)),)
     source: str
@@ -472,13 +472,13 @@ class TestRoles:
         # Two outputs could be the score, and nobody asks.
         fused = pp.fuse(copies(a=["N"], b=["N", 1], c=["N", 5, 6]), post)
         assert list(fused.output_names) == ["anomaly_map", "a", "b"]
-        # A caller may give what a model returns, also what no step reads.
+        # Callers may pass all outputs of a model, including unread ones.
         assert list(post({"pred_score": np.zeros(2), "anomaly_map": np.zeros((2, 5, 6))})) == ["anomaly_map"]
 
 
 class TestWhatNoStepReads:
     def test_a_state_stays(self) -> None:
-        """As of a recurrent model, whose next call needs what this one returned."""
+        """As in a recurrent model, whose state is the input of the next call."""
         info = helper.make_tensor_value_info
         graph = helper.make_graph(
             [
@@ -530,7 +530,7 @@ class TestWhatNoStepReads:
 
 
 class TestClasses:
-    """Recipes with steps over classes take what has an axis of them."""
+    """Recipes with steps on classes read values with an axis of classes."""
 
     @pytest.mark.parametrize(
         "steps",
@@ -626,7 +626,7 @@ class TestCompiledOnce:
         path = pp.fuse(conv_model(), pp.OneClassPostProcessor(STATS)).save(tmp_path / "fused.onnx")
         fused = pp.FusedModel.load(path)
         assert [output.name for output in fused.outputs] == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
-        assert len(calls) == 1  # what comes out is noted
+        assert len(calls) == 1  # the output is recorded
         assert fused.program is fused.program
         assert len(calls) == 2
 
@@ -718,7 +718,7 @@ class TestDescriptions:
             {"step": "compare", "source": "anomaly_map", "target": "pred_mask", "level": 0.5},
         )
         program = pp.fuse(score_and_map(), post).program
-        # The mask is decided about the blurred map: a sigmoid never falls, and a blur is no matter of one number.
+        # The mask compares the blurred map: a decision moves in front of a sigmoid, but not of a blur, which is not pointwise.
         assert program.intermediates == ("smooth",)
         assert program.comparisons["pred_mask"].source == "smooth"
         assert program.decisions == {"pred_mask": program.comparisons["pred_mask"]}
@@ -749,7 +749,7 @@ class TestArraysThatDoNotFit:
             pp.OneClassPostProcessor(STATS)({"anomaly_map": x})
         with pytest.raises(PostProcessorError, match=r"'raw_map' has shape .*, expected at least one pixel"):
             pp.OneClassPostProcessor(STATS).predict({"raw_map": x})
-        with pytest.raises(PostProcessorError, match=r"What 'raw_score' is computed from has shape .*one pixel"):
+        with pytest.raises(PostProcessorError, match=r"'raw_score' is computed has shape .*one pixel"):
             MaxOverMap("raw_map", "raw_score").reference(x)
 
 

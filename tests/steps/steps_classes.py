@@ -1,4 +1,4 @@
-"""Steps over classes and over whole maps, drawn at random, and numbers where each could go wrong."""
+"""Random steps on classes and whole maps, and inputs at which each could fail."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TINY = [0.0, 1e-45, -1e-45, 5e-39, -5e-39, 1.1754942e-38, -1.1754942e-38, 1.1754
 MAPS = st.sampled_from(["NHW", "NCHW", "NHWC"])
 WITH_CLASSES = st.sampled_from(["NC", "NCHW", "NHWC"])
 on_nan = st.sampled_from(["anomalous", "normal"])
-# 1 lies at the top of the normaliser below, so nothing is above it; tiny ones give cutoffs that are no normal numbers.
+# Nothing normalises to more than 1, and tiny levels have subnormal cutoffs.
 levels = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from(TINY), st.floats(-2, 2, width=32))
 normalizers = st.sampled_from(
     [None, MinMaxNormalize("x", "y", 0.5, 0.0, 1.0), MinMaxNormalize("x", "y", 0.0, 0.0, 0.0)]
@@ -91,13 +91,13 @@ def ordinary(step: Any, rng: np.random.Generator) -> np.ndarray:
         x[image].reshape(-1)[image % CLASSES] = number
     x[4] = 2.5
     x[5] = np.nan
-    # Of one sign: where huge numbers cancel, each order of summing has an answer of its own.
+    # All of one sign: if huge numbers cancel, the result depends on the order of summation.
     x[6] = np.abs(x[6]) * F32(1e30)
     return x
 
 
 def around_cutoffs(step: Any, rng: np.random.Generator) -> np.ndarray:
-    """Each cutoff at its own place, its neighbours, special numbers, and numbers all over."""
+    """Each cutoff at its place, its neighbours, special numbers, and random ones."""
     x = rng.normal(0, 1, _shape(step)).astype(F32)
     cutoffs = np.broadcast_to(np.nan_to_num(step.cutoffs, nan=1.0, posinf=np.inf, neginf=-np.inf), x.shape[1:])
     x[0], x[1], x[2] = cutoffs, np.nextafter(cutoffs, F32(-np.inf)), np.nextafter(cutoffs, F32(np.inf))
@@ -107,7 +107,7 @@ def around_cutoffs(step: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 def promised(step: DecidingStep, x: np.ndarray) -> np.ndarray:
-    """Numbers with 0 for those about which a graph may decide otherwise than the reference; see docs/semantics.md."""
+    """Replace numbers that a graph may decide differently by 0; see docs/semantics.md."""
     adjustable = isinstance(step, Compare) and step.runtime
     return np.where(is_subnormal(x) & (is_subnormal if adjustable else is_blurred)(step.cutoffs), F32(0), x)
 

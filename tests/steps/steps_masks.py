@@ -1,4 +1,4 @@
-"""Masks for the steps that read them, and parameters of these steps."""
+"""Masks, and steps on masks with their parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def with_axes(images: np.ndarray, axes: str | None) -> np.ndarray:
 
 
 def mask_inputs(step: Step, images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """What a step reads, its first mask being that of these images; a label is (N,1) for maps of four axes."""
+    """Inputs of a step, with these images as the first mask; labels are (N,1) for masks of rank 4."""
     found = [with_axes(images, step.axes)]
     if isinstance(step, Hysteresis):
         found.append(with_axes(rng.random(images.shape) < 0.05, step.axes))
@@ -52,13 +52,13 @@ def mask_inputs(step: Step, images: np.ndarray, rng: np.random.Generator) -> lis
 
 
 def mask_shapes(step: Step) -> list[list[int | None]]:
-    """Shapes of what a step reads, with open sizes."""
+    """Input shapes of a step, with open sizes."""
     second = {Hysteresis: OPEN_SIZES[step.axes], MaskByLabel: [None, 1] if step.axes == "NCHW" else [None]}
     return [OPEN_SIZES[step.axes], *([second[type(step)]] if type(step) in second else [])]
 
 
 def serpentine(height: int, width: int) -> np.ndarray:
-    """One winding region: its first pixel is as far from its last as it can be."""
+    """One winding region with the longest possible path between its first and last pixel."""
     mask = np.zeros((height, width), bool)
     mask[::2] = True
     for turn, row in enumerate(range(1, height, 2)):

@@ -37,7 +37,7 @@ def plain_min_max(draw: st.DrawFn) -> PlainMinMax:
 @st.composite
 def platt_scaling(draw: st.DrawFn) -> PlattScaling:
     slope = 1 / draw(widths)
-    # Of a larger intercept, float64 itself does not hold what is left of it near the center.
+    # With a larger intercept, even float64 cancels its digits near the center.
     furthest = 2.0**32 / slope
     center = min(max(draw(locations), -furthest), furthest)
     return PlattScaling(*NAMES, slope, -slope * center, draw(on_nan))

@@ -21,7 +21,7 @@ from pp_graph.integrations.onnxscript import OnnxScriptStep
 from pp_graph.integrations.torch.module_step import ModuleStep
 from pp_graph.program import Signature
 from pp_graph.steps import Array, Compare, GraphStep, Keep, MaxOverMap, MinMaxNormalize, Step, ValueType
-from pp_graph.steps.opset_adaptation import Trials, _difference
+from pp_graph.steps.opset_adaptation import _difference
 from tests.conftest import ROOT
 from tests.models import STATS, conv_model, from_text, run, score_and_map
 
@@ -235,7 +235,7 @@ def test_a_step_that_runtimes_decide_differently_is_found() -> None:
                 Keep("raw_score", "pred_score"),
             ]
 
-    # NaN is greater than any number in OpenVINO on CPU, and no image says so.
+    # In OpenVINO on CPU, NaN is greater than any number; the images have no NaN to show it.
     raw = conv_model(18)
     report = pp.verify(raw, pp.convert(pp.fuse(raw, Careless())), {"image": IMAGES})
     assert report.boundary.flips > 0
@@ -279,7 +279,7 @@ SCORE = ValueType("NC", (None, 1))
         (lambda: OnnxScriptStep("a", "b", number), (MAP,), "returns int64 \\(\\) for .*expected float32 or bool"),
         (lambda: OnnxScriptStep("a", "b", two), (MAP,), "returns 2 values, expected one"),
         (lambda: OnnxScriptStep("a", "b", averaged), (SCORE,), "its reference fails on float32 \\(1, 1\\)"),
-        (lambda: OnnxScriptStep(1, "b", averaged), (SCORE,), "has 1 among its names, expected text"),
+        (lambda: OnnxScriptStep(1, "b", averaged), (SCORE,), "has 1 among its names, expected strings"),
         (lambda: ModuleStep("a", "b", print), (MAP,), "expected a torch.nn.Module. Give an instance"),
     ],
 )
@@ -319,7 +319,7 @@ def test_a_raw_model_of_an_earlier_opset(kind: str, opset: int) -> None:
 def test_a_conversion_that_computes_something_else() -> None:
     header = """<ir_version: 8, opset_import: ["": 13]> f (float[N,1,H,W] x) => (float[N,1,H,W] y)"""
     softmax, log_softmax = (from_text(f"{header} {{ y = {kind}<axis=-1>(x) }}") for kind in ("Softmax", "LogSoftmax"))
-    trials = Trials("x", [(np.ones((2, 1, 3, 3), F32),)])
+    trials = [(np.ones((2, 1, 3, 3), F32),)]
     assert _difference(softmax, softmax, trials) is None
     assert _difference(softmax, log_softmax, trials) == "it would compute other numbers (its operators: Softmax)"
 

@@ -1,4 +1,4 @@
-"""Steps on masks: against SciPy, and against their twins in both runtimes."""
+"""Steps on masks: references against SciPy, and graphs against references in both runtimes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pp_graph.steps import (
     RemoveSmallRegions,
     Step,
 )
-from pp_graph.steps.morphology import neighbourhood
+from pp_graph.steps.masks import neighbourhood
 from pp_graph.steps.regions import emit_regions
 from tests.models import run
 from tests.steps.steps_masks import (

@@ -1,4 +1,4 @@
-"""Monotone normalisers: they never fall, decisions about them are cutoffs, and they are what their sources say."""
+"""Monotone normalisers: they never fall, decisions about them are cutoffs, and they match their sources."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_ties_and_jumps() -> None:
 def test_small_numbers_are_no_noise(
     step: MonotoneStep, low: float, high: float, execute: Callable[..., dict[str, np.ndarray]]
 ) -> None:
-    """A map that is normal all over can hold small numbers only, and is compared with what it holds."""
+    """A normal map may hold small numbers only, so errors are compared with those."""
     x = np.linspace(low, high, 999, dtype=F32)
     found = execute(emit(step, x.shape, 17, 8), {"x": x})["y"]
     np.testing.assert_allclose(found, step.reference(x), rtol=2e-5)
@@ -180,7 +180,7 @@ def test_small_numbers_are_no_noise(
 @given(st.floats(-6, 9), st.floats(-6, 5), st.booleans())
 def test_far_from_zero_no_digit_is_lost(power: float, width_power: float, negative: bool) -> None:
     center, width = (-1 if negative else 1) * 10.0**power, 10.0**width_power
-    # Of an intercept above 2**32, float64 itself does not hold what is left of it near the center.
+    # With an intercept above 2**32, even float64 cancels its digits near the center.
     intercept = float(np.clip(-center / width, -(2.0**32), 2.0**32))
     for step in (
         PlattScaling(*AB, 1 / width, intercept),
@@ -226,7 +226,7 @@ def _spread(low: float, high: float, count: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Normalised(PostProcessor):
-    """Every monotone normaliser in turn, on score and map, and a decision about what it computes."""
+    """Every monotone normaliser on score and map, followed by a decision."""
 
     statistics: pp.Statistics | None = None
     kind: str = "Sigmoid"

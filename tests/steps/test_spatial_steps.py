@@ -96,7 +96,7 @@ def statistics_of(raw: onnx.ModelProto) -> Statistics:
 
 
 def per_channel(axes: str, x: np.ndarray, compute) -> np.ndarray:
-    """What SciPy makes of each channel of each image."""
+    """Apply a SciPy filter to each channel of each image."""
     last = np.moveaxis(x, 3, 1) if axes == "NHWC" else x
     flat = last.reshape(-1, *last.shape[-2:])
     found = np.stack([compute(each) for each in flat]).reshape(last.shape)
@@ -174,13 +174,13 @@ SMALL = [(GaussianBlur("a", "b", 2.0, axes="NCHW"), 8), (CropBorder("a", "b", (3
 @pytest.mark.parametrize("opset", [9, 17])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_map_that_is_too_small_fails(step: Step, height: int, opset: int, runtime: str) -> None:
-    """A map whose size is open fails as it is run; it must never give an empty or another map."""
+    """A map of open size that is too small must fail at run time, never return an empty or wrong map."""
     model = emit(step, ("N", 1, "H", "W"), opset, 8)
     fitting, small = (np.ones((2, 1, rows, 20), F32) for rows in (height + 1, height))
     assert np.array_equal(RUNTIMES[runtime](model, {"x": fitting})["y"], step.reference(fitting))
     with pytest.raises(Exception, match=r"pp_graph/b/Pad"):
         RUNTIMES[runtime](model, {"x": small})
-    with pytest.raises(PostProcessorError, match=f"'b' is computed from has {height}x20 pixels, expected at least 9x"):
+    with pytest.raises(PostProcessorError, match=f"'b' is computed from {height}x20 pixels, expected at least 9x"):
         step.reference(small)
 
 
@@ -188,7 +188,9 @@ def test_a_known_size_that_is_too_small_is_refused_before_anything_runs() -> Non
     blur = GaussianBlur("raw_map", "b", 4.0)
     small, large = (ValueType("NHW", (None, 40, width)) for width in (16, 17))
     assert blur.bind(large).axes == "NHW"
-    with pytest.raises(PostProcessorError, match="has 40x16 pixels, expected at least 17x17 to be mirrored by 16"):
+    with pytest.raises(
+        PostProcessorError, match="computed from 40x16 pixels, expected at least 17x17 to be mirrored by 16"
+    ):
         blur.bind(small)
     with pytest.raises(PostProcessorError, match="expected at least 3x17 for one to be left"):
         CropBorder("a", "b", (1, 1, 8, 8)).bind(small)
@@ -201,7 +203,7 @@ def test_a_known_size_that_is_too_small_is_refused_before_anything_runs() -> Non
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: GaussianBlur("a", "b", 0.0), "sigma of 'b' is 0.0, expected a number above 0"),
     (lambda: GaussianBlur("a", "b", float("nan")), "sigma of 'b' is nan"),
-    (lambda: GaussianBlur("a", "b", 40.0), "sigma of 'b' is 40.0, which asks for a kernel of 321 pixels"),
+    (lambda: GaussianBlur("a", "b", 40.0), "sigma of 'b' is 40.0, which needs a kernel of 321 pixels"),
     (lambda: GaussianBlur("a", "b", 1.0, 4), "kernel_size of 'b' is 4, expected an odd whole number from 1 to 255"),
     (lambda: MedianFilter("a", "b", 4), "size of 'b' is 4, expected an odd whole number from 3 to 9"),
     (lambda: MedianFilter("a", "b", 3.0), "size of 'b' is 3.0, expected an odd whole number"),

@@ -1,4 +1,4 @@
-"""Twins: what each step emits computes what its reference computes, at every opset and in both runtimes."""
+"""The graph of each step computes the same as its reference, at every opset and in both runtimes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = (
 
 
 def values_around(step: Step, rng: np.random.Generator) -> np.ndarray:
-    """Numbers where a step could go wrong: special ones, and the neighbours of every point where it bends."""
+    """Numbers at which a step could fail: special ones, and the neighbours of its bends."""
     points: list[float] = []
     normalizer = step.normalizer if isinstance(step, Compare) else step
     if isinstance(normalizer, MinMaxNormalize):
@@ -122,7 +122,7 @@ def emit(step: Step, shape: tuple[int, ...], opset: int, ir_version: int) -> onn
 
 
 def has_subnormals(step: Step) -> bool:
-    """Whether a number that is written into the graph is one that OpenVINO takes for zero; no cutoff is."""
+    """True if a constant of the graph is subnormal; cutoffs never are."""
     return isinstance(step, MinMaxNormalize) and bool(is_subnormal([step.threshold, step.range]).any())
 
 
@@ -244,7 +244,7 @@ def test_nan_counts_as_asked() -> None:
         (lambda: MinMaxNormalize("a", "b", 0, -3e38, 3e38), "maximum - minimum of 'b' is inf"),
         (lambda: Compare("a", "b", float("inf")), "level of 'b' is inf"),
         (lambda: Compare("a", "b", 0, dtype="i8"), "dtype of 'b' is 'i8', expected one of: bool, u8, u8_255, f32"),
-        (lambda: ResizeMap("a", "b", 0, 5), "height of 'b' is 0, expected a whole number of pixels above 0"),
+        (lambda: ResizeMap("a", "b", 0, 5), "height of 'b' is 0, expected a whole number from 1"),
     ],
 )
 def test_impossible_parameters(build: Callable[[], Step], message: str) -> None:

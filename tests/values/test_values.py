@@ -1,4 +1,4 @@
-"""Types of values: element type, named axes, sizes, and how an array's axes are told by its shape."""
+"""Types of values: element type, named axes, sizes, and axes inferred from an array's shape."""
 
 from __future__ import annotations
 

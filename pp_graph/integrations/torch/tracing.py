@@ -16,7 +16,7 @@ from pp_graph.postprocessors import PostProcessor
 from pp_graph.postprocessors.anomaly import DECISION_NAMES, RAW_MAP, RAW_SCORE
 from pp_graph.postprocessors.onnx_model import REFERENCES, OnnxPostProcessor, encode_model, inputs_of
 from pp_graph.steps.compare import find_cutoff
-from pp_graph.steps.graph_step import trial_arrays
+from pp_graph.steps.opset_adaptation import trial_arrays
 from pp_graph.values.float_keys import HIGHEST_KEY, LOWEST_KEY, from_keys, to_key
 
 if TYPE_CHECKING:

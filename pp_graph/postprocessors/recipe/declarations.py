@@ -11,7 +11,7 @@ import msgspec
 from pp_graph.errors import RecipeError
 from pp_graph.postprocessors.anomaly import OUTPUTS, ROLES
 from pp_graph.program import Meaning, Output, Role
-from pp_graph.values import AXES, DType
+from pp_graph.values import AXES, DType, valid_axes
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 _NAMED_FIELD: Final = re.compile(r"(?:\$\.|field `)(\w+)")
@@ -133,7 +133,7 @@ def _converted(entry: object, kind: Any, field: str, example: str) -> Any:
 def _axes(given: str | tuple[str, ...], field: str) -> tuple[str, ...]:
     axes = (given,) if isinstance(given, str) else tuple(given)
     for choice in axes:
-        if not choice or set(choice) - set(AXES) or len(set(choice)) != len(choice):
+        if not choice or not valid_axes(choice):
             raise RecipeError(
                 f"{field} has the axes {choice!r}, expected some of {', '.join(AXES)}, each once, such as NCHW.",
                 field="axes",

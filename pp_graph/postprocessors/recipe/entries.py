@@ -1,4 +1,4 @@
-"""Entries of a recipe: a step's name and its fields, some of which may refer to statistics or input sizes."""
+"""Entries of a recipe: a step's name and fields, which may refer to statistics or input sizes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REFERENCES: Final = (
 """References that a field may hold instead of a number."""
 
 _PLAUSIBLE: Final = ((0.5, 0.0, 1.0), (5.0, 4.0, 6.0), (50.0, 10.0, 100.0), (-5.0, -10.0, -1.0), (5e3, 1e3, 1e4))
-"""Plausible threshold, min and max to check a step with."""
+"""Plausible threshold, min and max with which to check a step."""
 _NAMED_FIELD: Final = re.compile(r"(\w+)\b")
 
 
@@ -81,7 +81,7 @@ class Entry(msgspec.Struct, frozen=True):
                 refusals.append(error)
                 continue
             if not all(isinstance(name, str) for name in step.reads):
-                raise RecipeError(f"step '{step_name(self.kind)}' has reads {step.reads}, expected names.")
+                raise RecipeError(f"step '{step_name(self.kind)}' reads {step.reads}, expected names.")
             return step
         named = _NAMED_FIELD.match(str(refusals[0]))
         field = named.group(1) if named is not None and named.group(1) in self.fields else None
@@ -160,10 +160,10 @@ def parse_entry(given: object) -> Entry:
         name_given = given.get(field, field)
         if not isinstance(name_given, str) or not name_given or name_given.startswith("$"):
             raise RecipeError(f"{name_given!r} is not the name of a value, expected one such as raw_map.", field=field)
-    for each in allowed:
-        optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
-        if each.name not in given and not optional:
-            raise RecipeError(f"step '{name}' lacks the field '{each.name}'. Add it.", field="step")
+    for declared in allowed:
+        optional = declared.default is not dataclasses.MISSING or declared.default_factory is not dataclasses.MISSING
+        if declared.name not in given and not optional:
+            raise RecipeError(f"step '{name}' lacks the field '{declared.name}'. Add it.", field="step")
     return Entry(kind, {str(field): _plain(value) for field, value in given.items() if field != "step"})
 
 
@@ -178,17 +178,17 @@ def _fields(kind: type[Step]) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def _described(step: Step) -> dict[str, Any]:
-    found: dict[str, Any] = {"step": step_name(type(step))}
+    described: dict[str, Any] = {"step": step_name(type(step))}
     for field in _fields(type(step)):
         value = getattr(step, field.name)
         if field.name not in step.settled and (value != field.default or field.default is dataclasses.MISSING):
-            found[field.name] = value
+            described[field.name] = value
         elif field.name == "normalizer" and value is not None:
             raise RecipeError(
-                f"Step '{step.target}' has a normalizer, expected none in a recipe: let an earlier step normalise, and "
-                "compare what it writes."
+                f"Step '{step.target}' has a normalizer, expected none in a recipe. Let an earlier step normalise, and "
+                "compare its output."
             )
-    return found
+    return described
 
 
 def _check_value(field: str, value: object, hints: Mapping[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""The operators that steps write: each works at every opset from `MINIMUM_OPSET` on."""
+"""Operators that steps write, at every opset from `MINIMUM_OPSET` on."""

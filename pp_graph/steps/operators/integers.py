@@ -1,16 +1,17 @@
 """Integers, conditions and loops.
 
-All numbers are int32, below 2**30. OpenVINO's CPU plugin (2026.4) compares integers as float32, and the value with
-which it pads goes through float32 as well: a difference is exact and has an exact sign, and a power of two is exact.
+All numbers are int32 below 2**30. OpenVINO's CPU plugin (2026.4) compares integers as float32, and converts padding
+values to float32. Therefore numbers are compared by the sign of their difference, which is exact, and the padding value
+is a power of two.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from pp_graph.steps.operators.spatial import Shaping
+from pp_graph.steps.operators.spatial import LAST, Shaping
 from pp_graph.steps.operators.writer import NODES_FOR_CONSTANTS_BELOW, Writer
 
 if TYPE_CHECKING:
@@ -22,15 +23,14 @@ if TYPE_CHECKING:
 
 
 BEYOND: Final = 2**30
-"""Above every number that there is; float32 holds it."""
+"""Above all numbers, and exact in float32."""
 
 _INT32, _INT64, _BOOL = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.bool_)
-_LAST = 2**31 - 1
-_SCATTER_ADDS, _SCATTER_TAKES_LEAST = 16, 18
+_SCATTER_ADDS, _SCATTER_TAKES_MINIMA = 16, 18
 
 
 class Integers(Shaping):
-    """Lists of whole numbers, and of places in other lists."""
+    """Flat lists of integers, and of indices into other lists."""
 
     @property
     def scatters_sums(self) -> bool:
@@ -40,7 +40,7 @@ class Integers(Shaping):
     @property
     def scatters_least(self) -> bool:
         """True if the opset can find minima by index."""
-        return self.opset >= _SCATTER_TAKES_LEAST
+        return self.opset >= _SCATTER_TAKES_MINIMA
 
     def integer(self, number: int, name: str) -> ir.Value:
         """A named constant, int32."""
@@ -56,31 +56,31 @@ class Integers(Shaping):
         return self.node("Size", [a], {}, _INT64, ())
 
     def listed(self, a: ir.Value) -> ir.Value:
-        """All elements along one axis."""
-        return self.node("Reshape", [a, self.constant((-1,), "one_axis")], {}, _dtype_of(a), (None,))
+        """Flatten to one axis."""
+        return self.node("Reshape", [a, self.constant((-1,), "one_axis")], {}, self.dtype_of(a), (None,))
 
     def arranged(self, a: ir.Value, sizes: ir.Value, shape: Shape | None) -> ir.Value:
-        """Reshape to `sizes`, of which `shape` is known."""
-        return self.node("Reshape", [a, sizes], {}, _dtype_of(a), shape)
+        """Reshape to `sizes`, int64; `shape` holds the known ones."""
+        return self.node("Reshape", [a, sizes], {}, self.dtype_of(a), shape)
 
     def numbered(self, a: ir.Value) -> ir.Value:
-        """0, 1, 2, … for the elements, along one axis; int32."""
+        """Index of each element in the flattened value; int32."""
         bounds = [self.constant(np.int64(0), "zero"), self.count_of(a), self.constant(np.int64(1), "one")]
         return self.counted(self.node("Range", bounds, {}, _INT64, (None,)))
 
     def counted(self, a: ir.Value) -> ir.Value:
-        """Truths as 0 and 1, or numbers of another type; int32."""
+        """Cast to int32."""
         import onnx_ir as ir
 
         return self.node("Cast", [a], {"to": ir.DataType.INT32.value}, _INT32, self.shape_of(a))
 
     def least(self, *values: ir.Value) -> ir.Value:
-        """The smallest of values of one shape, place by place."""
+        """Elementwise minimum of values of one shape."""
         return self.node("Min", values, {}, _INT32, self.shape_of(values[0]))
 
     def difference(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a - b`; `b` broadcasts to `a`."""
-        return self.node("Sub", [a, b], {}, _dtype_of(a), self.shape_of(a))
+        return self.node("Sub", [a, b], {}, self.dtype_of(a), self.shape_of(a))
 
     def below(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a < b`; `b` broadcasts to `a`."""
@@ -88,62 +88,58 @@ class Integers(Shaping):
         return self.node("Less", [self.difference(a, b), zero], {}, _BOOL, self.shape_of(a))
 
     def any_below(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """True if any number of `a` is below its counterpart in `b`; a bool scalar. `a` is not empty."""
+        """True if any number of `a` is below that of `b` at the same place; a bool scalar. `a` must not be empty."""
         least = self.node("ReduceMin", [self.difference(a, b)], {"keepdims": 0}, _INT32, ())
         return self.node("Less", [least, self.integer(0, "none")], {}, _BOOL, ())
 
     def beside(self, a: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
-        """Neighbours before and behind each element along one of three axes; `BEYOND` outside."""
+        """Neighbours before and after each element along one of three axes; `BEYOND` outside."""
         pads = tuple(int(place % 3 == axis) for place in range(6))
         padded = self.node(
             "Pad", [a, self.constant(pads, "pads"), self.integer(BEYOND, "beyond")], {}, _INT32, (None,) * 3
         )
-        return self._cut(padded, 0, -2, axis, self.shape_of(a)), self._cut(padded, 2, _LAST, axis, self.shape_of(a))
+        return self._cut(padded, 0, -2, axis, self.shape_of(a)), self._cut(padded, 2, LAST, axis, self.shape_of(a))
 
     def _cut(self, a: ir.Value, start: int, stop: int, axis: int, shape: Shape | None) -> ir.Value:
         bounds = [self.constant((number,), "bound") for number in (start, stop, axis)]
-        return self.node("Slice", [a, *bounds], {}, _dtype_of(a), shape)
+        return self.node("Slice", [a, *bounds], {}, self.dtype_of(a), shape)
 
     def looked_up(self, table: ir.Value, places: ir.Value) -> ir.Value:
-        """Elements of a list at each index, of the shape of `places`."""
-        return self.node("GatherElements", [table, places], {"axis": 0}, _dtype_of(table), self.shape_of(places))
+        """Elements of a list at each index, in the shape of `places`."""
+        return self.node("GatherElements", [table, places], {"axis": 0}, self.dtype_of(table), self.shape_of(places))
 
-    def put(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
-        """Replace elements of a list at distinct indices."""
-        return self.node("ScatterElements", [a, places, numbers], {"axis": 0}, _INT32, self.shape_of(a))
+    def put(
+        self, a: ir.Value, places: ir.Value, numbers: ir.Value, reduction: Literal["min", "add"] | None = None
+    ) -> ir.Value:
+        """Replace elements of a list at distinct indices, or reduce them with the new numbers at any indices.
 
-    def put_least(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
-        """Replace elements of a list by the minimum of themselves and the new numbers; see `scatters_least`."""
-        how: dict[str, int | str] = {"axis": 0, "reduction": "min"}
-        return self.node("ScatterElements", [a, places, numbers], how, _INT32, self.shape_of(a))
-
-    def put_sums(self, a: ir.Value, places: ir.Value, numbers: ir.Value) -> ir.Value:
-        """Add numbers to elements of a list; see `scatters_sums`."""
-        how: dict[str, int | str] = {"axis": 0, "reduction": "add"}
-        return self.node("ScatterElements", [a, places, numbers], how, _INT32, self.shape_of(a))
+        `min` needs `scatters_least`, `add` needs `scatters_sums`.
+        """
+        attributes: dict[str, int | str] = {"axis": 0, **({"reduction": reduction} if reduction else {})}
+        return self.node("ScatterElements", [a, places, numbers], attributes, _INT32, self.shape_of(a))
 
     def places_of(self, truths: ir.Value) -> ir.Value:
-        """Indices at which a list is true, in rising order; int64."""
+        """Indices at which a list is true, ascending; int64."""
         return self.listed(self.node("NonZero", [truths], {}, _INT64, (1, None)))
 
     def chosen(self, a: ir.Value, places: ir.Value) -> ir.Value:
         """Elements of a list at some indices, int64."""
-        return self.node("Gather", [a, places], {"axis": 0}, _dtype_of(a), (None,))
+        return self.node("Gather", [a, places], {"axis": 0}, self.dtype_of(a), (None,))
 
     def joined(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """One list behind the other."""
-        return self.node("Concat", [a, b], {"axis": 0}, _dtype_of(b), (None,))
+        """Concatenate two lists."""
+        return self.node("Concat", [a, b], {"axis": 0}, self.dtype_of(b), (None,))
 
     def without_first(self, a: ir.Value) -> ir.Value:
         """A list without its first element."""
-        return self._cut(a, 1, _LAST, 0, (None,))
+        return self._cut(a, 1, LAST, 0, (None,))
 
     def without_last(self, a: ir.Value) -> ir.Value:
         """A list without its last element."""
         return self._cut(a, 0, -1, 0, (None,))
 
     def in_order(self, a: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """A list in rising order, and the place at which each number was, int64."""
+        """Sort a list in ascending order; also return the original index of each number, int64."""
         import onnx_ir as ir
 
         outputs = [
@@ -155,7 +151,7 @@ class Integers(Shaping):
         return outputs[0], outputs[1]
 
     def beginnings(self, ordered: ir.Value) -> ir.Value:
-        """Indices at which a sorted list starts or changes its number; int64."""
+        """Indices at which a sorted list starts or its number changes; int64."""
         steps = self.difference(self.without_last(ordered), self.without_first(ordered))
         rising = self.node("Less", [steps, self.integer(0, "none")], {}, _BOOL, (None,))
         one = self.constant((1,), "behind")
@@ -163,12 +159,8 @@ class Integers(Shaping):
         return self.joined(self.constant((0,), "first"), behind)
 
 
-def _dtype_of(a: ir.Value) -> np.dtype[np.generic] | None:
-    return None if a.dtype is None else a.dtype.numpy()
-
-
 class Loops(Writer):
-    """Loops with a data-dependent, bounded number of rounds."""
+    """Loops whose number of rounds depends on the data and is bounded."""
 
     def loop(
         self,
@@ -178,17 +170,17 @@ class Loops(Writer):
     ) -> ir.Value:
         """Apply a body to a value repeatedly.
 
-        The body's operators go into a graph of their own, its constants into the main graph, and every name is fresh
-        in both. It may read values of the graph around it.
+        The operators of the body go into a subgraph, its constants into the main graph. All names are fresh in both.
+        The body may read values of the main graph.
 
         Args:
-            trips: How often at most; an int64 scalar, or a number.
-            start: The value to begin with, of a known element type.
-            body: Writes one round: reads the value, and returns whether another round is needed, a bool scalar, and
-                the new value, of the same element type and rank. Both must be written by the body.
+            trips: Largest number of rounds; a number or an int64 scalar.
+            start: The initial value, of a known element type.
+            body: Writes one round. Takes the value; returns a bool scalar that is true if another round is needed, and
+                the new value, of the same element type and rank. It must write both itself.
 
         Returns:
-            The value after the last round, of the shape of `start`.
+            The value after the last round, in the shape of `start`.
         """
         import onnx_ir as ir
 
@@ -215,7 +207,7 @@ class Loops(Writer):
         finally:
             self._body = around
             if self._ir_version < NODES_FOR_CONSTANTS_BELOW:
-                # A constant that is an operator of the body is not there outside of it.
+                # Constant nodes in the body cannot be read outside it.
                 self._constants = known
         result = value("Loop_output", kind, shape)
         self._write(ir.node("Loop", [limit, begin, start], {"body": graph}, outputs=[result], name=self._fresh("Loop")))

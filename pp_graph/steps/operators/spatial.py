@@ -23,14 +23,14 @@ _PADS_ARE_INPUTS = 11
 _UNSQUEEZE_AXES_ARE_INPUTS = 13
 
 LAST: Final = 2**31 - 1
-"""Where a cut stops that goes to the end of an axis."""
+"""Stop of a slice that goes to the end of an axis."""
 
 
 class Shaping(Writer):
-    """Joining, cutting and reordering axes."""
+    """Concatenation, slicing, indexing and reordering of axes."""
 
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
-        """Concatenate along an axis. The first value shows all other sizes; float32."""
+        """Concatenate float32 values along an axis; the first value determines the other sizes."""
         before = [self.shape_of(value) for value in values]
         sizes = [None if shape is None else shape[axis] for shape in before]
         total = sum(size for size in sizes if isinstance(size, int))
@@ -39,16 +39,15 @@ class Shaping(Writer):
         return self.node("Concat", values, {"axis": axis}, np.dtype(np.float32), shape)
 
     def gather(self, a: ir.Value, index: ir.Value, axis: int, shape: Shape | None = None) -> ir.Value:
-        """Gather slices along an axis, which takes the shape of `index`; `shape` where it is known."""
-        return self.node("Gather", [a, index], {"axis": axis}, None if a.dtype is None else a.dtype.numpy(), shape)
+        """Gather slices along an axis, which gets the shape of `index`; `shape` is that of the result, if known."""
+        return self.node("Gather", [a, index], {"axis": axis}, self.dtype_of(a), shape)
 
     def look_up(self, table: ir.Value, index: ir.Value) -> ir.Value:
-        """Look up each index, int64, in a one-dimensional constant; of the shape of `index`."""
-        dtype = np.dtype(np.float32) if table.dtype is None else table.dtype.numpy()
-        return self.node("Gather", [table, index], {"axis": 0}, dtype, self.shape_of(index))
+        """Look up each int64 index in a one-dimensional constant; result in the shape of `index`."""
+        return self.node("Gather", [table, index], {"axis": 0}, self.dtype_of(table), self.shape_of(index))
 
     def transpose(self, a: ir.Value, order: Sequence[int]) -> ir.Value:
-        """The axes in another order; float32."""
+        """Reorder the axes of a float32 value."""
         before = self.shape_of(a)
         shape = None if before is None else tuple(before[axis] for axis in order)
         return self.node("Transpose", [a], {"perm": list(order)}, np.dtype(np.float32), shape)
@@ -61,36 +60,37 @@ class Shaping(Writer):
         axes: Sequence[int],
         shape: Shape | None = None,
     ) -> ir.Value:
-        """A cut along some axes; negative places count from the end. `shape` is that of the cut, where it is known."""
-        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        """Slice along some axes; negative bounds count from the end. `shape` is that of the result, if known."""
+        dtype = self.dtype_of(a) or np.dtype(np.float32)
         shape = self._sliced(a, starts, stops, axes) if shape is None else shape
         if self.opset < _SLICE_BOUNDS_ARE_INPUTS:
             attributes = {"starts": list(starts), "ends": list(stops), "axes": list(axes)}
             return self.node("Slice", [a], attributes, dtype, shape)
         bounds = [
-            self.constant(tuple(each), name) for each, name in ((starts, "starts"), (stops, "ends"), (axes, "axes"))
+            self.constant(tuple(numbers), name)
+            for numbers, name in ((starts, "starts"), (stops, "ends"), (axes, "axes"))
         ]
         return self.node("Slice", [a, *bounds], {}, dtype, shape)
 
     def shortened(
         self, a: ir.Value, axes: Sequence[int], before: Sequence[int], behind: Sequence[int], shape: Shape | None = None
     ) -> ir.Value:
-        """Without so many places before and behind, along each of some axes.
+        """Remove places at the start (`before`) and end (`behind`) of some axes.
 
-        `shape` is that of what is left; where it is not given, the sizes that are known tell.
+        `shape` is that of the result; None infers it from the known sizes.
         """
         known = self.shape_of(a)
         if shape is None and known is not None:
             lost = {axis: first + last for axis, first, last in zip(axes, before, behind, strict=True)}
             shape = tuple(_longer(dim, -lost[axis]) if lost.get(axis) else dim for axis, dim in enumerate(known))
-        return self.slice(a, before, [-each if each else LAST for each in behind], axes, shape)
+        return self.slice(a, before, [-lost if lost else LAST for lost in behind], axes, shape)
 
     def pad(
         self, a: ir.Value, axes: Sequence[int], places: int, mode: Literal["reflect", "edge"], *, rank: int
     ) -> ir.Value:
-        """So many places more at both ends of some axes of a value of this rank; float32.
+        """Pad a float32 value of this rank by `places` at both ends of some axes.
 
-        `reflect` mirrors at the outermost place without repeating it, and needs more than `places`; `edge` repeats it.
+        `reflect` mirrors without repeating the outermost place, and needs a size above `places`; `edge` repeats it.
         """
         before = self.shape_of(a)
         pads = [places if axis in axes else 0 for axis in range(rank)] * 2
@@ -103,7 +103,7 @@ class Shaping(Writer):
         return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": mode}, dtype, sizes)
 
     def _sliced(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> Shape | None:
-        """Shape of a slice, as far as known."""
+        """Shape of a slice, None for unknown sizes."""
         before = self.shape_of(a)
         if before is None:
             return None
@@ -114,14 +114,14 @@ class Shaping(Writer):
         return tuple(sizes)
 
     def reshape(self, a: ir.Value, shape: Sequence[int]) -> ir.Value:
-        """Reshape; 0 keeps a size and -1 is inferred; float32."""
+        """Reshape a float32 value; 0 keeps a size and -1 is inferred."""
         before = self.shape_of(a)
         sizes = [before[axis] if before is not None and not size else size for axis, size in enumerate(shape)]
         known = tuple(None if size in (-1, 0) else size for size in sizes)
         return self.node("Reshape", [a, self.constant(tuple(shape), "shape")], {}, np.dtype(np.float32), known)
 
     def unsqueeze(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """New axes of size 1 at these places of the result, in rising order."""
+        """Insert axes of size 1 at these positions of the result, ascending."""
         before = self.shape_of(a)
         shape: list[int | str | None] = list(before or ())
         for axis in axes:
@@ -129,7 +129,7 @@ class Shaping(Writer):
         return self._reshaped("Unsqueeze", a, axes, None if before is None else shape)
 
     def squeeze(self, a: ir.Value, axis: int) -> ir.Value:
-        """Without an axis of size 1."""
+        """Remove an axis of size 1."""
         before = self.shape_of(a)
         return self._reshaped("Squeeze", a, (axis,), before and [*before[:axis], *before[axis + 1 :]])
 
@@ -137,7 +137,7 @@ class Shaping(Writer):
         self, kind: str, a: ir.Value, axes: Sequence[int], shape: Sequence[int | str | None] | None
     ) -> ir.Value:
         known = None if shape is None else tuple(shape)
-        dtype = np.dtype(np.float32) if a.dtype is None else a.dtype.numpy()
+        dtype = self.dtype_of(a) or np.dtype(np.float32)
         if self.opset < _UNSQUEEZE_AXES_ARE_INPUTS:
             return self.node(kind, [a], {"axes": list(axes)}, dtype, known)
         return self.node(kind, [a, self.constant(tuple(axes), "axes")], {}, dtype, known)
@@ -155,23 +155,23 @@ class Spatial(Shaping):
     """Convolution and resizing."""
 
     def convolution(self, a: ir.Value, kernel: ir.Value, **attributes: int | list[int]) -> ir.Value:
-        """A convolution over the last two axes; float32. Without attributes: no padding, stride 1, one group."""
+        """Convolve the last two axes, float32; by default without padding, with stride 1 and one group."""
         return self.node("Conv", [a, kernel], attributes, np.dtype(np.float32), None)
 
     def greatest_around(self, a: ir.Value, height: int, width: int) -> ir.Value:
-        """Maximum in a window around each place of (N,C,H,W), without padding values; float32.
+        """Maximum in a window of odd sizes around each pixel of (N,C,H,W), float32; ignores pixels outside the map.
 
-        Both sizes of the window are odd. What it makes of NaN depends on the runtime.
+        What NaN becomes depends on the runtime.
         """
-        sides = [height // 2, width // 2]
-        attributes = {"kernel_shape": [height, width], "pads": [*sides, *sides], "strides": [1, 1]}
+        pads = [height // 2, width // 2] * 2
+        attributes = {"kernel_shape": [height, width], "pads": pads, "strides": [1, 1]}
         return self.node("MaxPool", [a], attributes, np.dtype(np.float32), self.shape_of(a))
 
     def resize(self, a: ir.Value, height: int, width: int) -> ir.Value:
-        """`a` of (N,C,H,W) with other sizes of H and W, bilinear between centres of pixels; float32.
+        """Resize (N,C,H,W), float32, bilinear between the centres of pixels.
 
         Raises:
-            OpsetError: The opset has no such operator.
+            OpsetError: The opset is too low.
         """
         if self.opset < _RESIZE_TAKES_SIZES:
             raise OpsetError(
@@ -184,7 +184,7 @@ class Spatial(Shaping):
         kept = self.node("Slice", [whole, *bounds], {}, np.dtype(np.int64), (2,))
         size = self.constant((height, width), "size")
         sizes = self.node("Concat", [kept, size], {"axis": 0}, np.dtype(np.int64), (4,))
-        # Between opsets 11 and 12 the region of interest must be there, and is not looked at.
+        # Opsets 11 and 12 require the region of interest, and ignore it.
         roi = self.array(np.empty(0), "no_region")
         scales = self.array(np.empty(0), "no_scales") if self.opset < _RESIZE_INPUTS_ARE_OPTIONAL else None
         roi_or_none = roi if scales is not None else None

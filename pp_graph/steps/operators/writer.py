@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from pp_graph.model import NameScope, Shape
 
 MINIMUM_OPSET = 9
-"""Where and IsNaN first take float32 here; everything else is older."""
+"""Where and IsNaN take float32 from this opset on; the other operators are older."""
 
 NODES_FOR_CONSTANTS_BELOW = 4
 """IR version below which an initializer must be a graph input as well."""
 
 _OUTPUTS = {"TopK": 2}
-"""Operators with more than one output, of which the first is read."""
+"""Number of outputs, for operators with several. Only the first is used."""
 
 
 class Writer:
-    """Writes operators at the end of a graph, with fresh names under one prefix.
+    """Writes operators at the end of a graph, with fresh names under a prefix.
 
     Attributes:
-        opset: The graph's opset; operators are written in the form it asks for.
+        opset: The graph's opset, which determines the form of the operators.
 
     Args:
         graph: The graph to write into.
-        opset: The graph's opset; operators are written in the form it asks for.
-        ir_version: The model's IR version. Before 4 an initializer must also be an input, so
-            constants are written as Constant nodes there, and the inputs stay as they are.
+        opset: The graph's opset.
+        ir_version: The model's IR version. Below 4 an initializer must also be an input, so constants are written as
+            Constant nodes.
         names: The names taken in the graph.
-        prefix: What every name begins with.
+        prefix: Prefix of all names.
 
     Raises:
         OpsetError: The opset is below `MINIMUM_OPSET`.
@@ -73,7 +73,7 @@ class Writer:
             self._before = None
 
     def trust(self, value: ir.Value, shape: Shape | None) -> None:
-        """Set `shape` on a value of the raw model, which declares only the proven part."""
+        """Use a shape for a value of the raw model, whose declared shape holds only proven sizes."""
         self._trusted[value] = shape
 
     def shape_of(self, value: ir.Value) -> Shape | None:
@@ -95,11 +95,11 @@ class Writer:
             self._scope = ""
 
     def constant(self, value: np.generic | Sequence[int], name: str) -> ir.Value:
-        """A named constant: a scalar, or int64 numbers. One value a scope is written once."""
+        """A named constant: a scalar, or a list of int64 numbers. Equal constants of a scope are written once."""
         return self._constant(np.asarray(value, np.int64 if isinstance(value, Sequence) else None), name)
 
     def array(self, value: npt.NDArray[np.floating] | npt.NDArray[np.bool_], name: str) -> ir.Value:
-        """A named constant array: booleans, or numbers rounded to float32."""
+        """A named constant array: bool, or rounded to float32."""
         return self._constant(np.ascontiguousarray(value, None if value.dtype == np.bool_ else np.float32), name)
 
     def _constant(self, array: npt.NDArray[Any], name: str) -> ir.Value:
@@ -127,7 +127,7 @@ class Writer:
         return any(value is constant for constant in self._constants.values())
 
     def adjustable(self, default: np.float32, name: str) -> ir.Value:
-        """A float32 scalar that a caller may feed, under exactly this name; an input of the graph with a default.
+        """A graph input of exactly this name with a default: a float32 scalar.
 
         Raises:
             FusionError: The name is taken.
@@ -137,7 +137,7 @@ class Writer:
         if self._names.fresh(name) != name:
             raise FusionError(
                 f"The model has a value named '{name}', which the adjustable cutoff needs. Export the model with "
-                "another name, or leave thresholds fixed."
+                "another name there, or leave thresholds fixed."
             )
         value = ir.Value(
             name=name,
@@ -165,11 +165,14 @@ class Writer:
 
         Args:
             op_type: Name of the operator, such as `Exp`.
-            inputs: What it reads; None for an optional input that is left out.
+            inputs: Its inputs; None for an omitted optional input.
             attributes: Its attributes.
-            dtype: Element type of its first output; None where it is not known.
-            shape: Shape of its first output; None where it is not known.
-            name: Name of the output; None for a fresh one.
+            dtype: Element type of its first output; None if unknown.
+            shape: Shape of its first output; None if unknown.
+            name: Name of its first output; None for a fresh one.
+
+        Returns:
+            Its first output.
 
         Raises:
             OpsetError: The graph's opset has no such operator.
@@ -180,7 +183,7 @@ class Writer:
         if not onnx.defs.has(op_type, self.opset, ""):
             raise OpsetError(
                 f"Operator {op_type} does not exist at opset {self.opset} of the model. Fuse with {HOW_TO_RAISE}, "
-                "export the model with a later opset_version, or write the step with operators that it has."
+                "export the model with a later opset_version, or write the step with other operators."
             )
 
         output = ir.Value(
@@ -192,6 +195,10 @@ class Writer:
         node = ir.node(op_type, inputs, attributes, outputs=[output, *unread], name=self._fresh(op_type))
         self._write(node)
         return output
+
+    def dtype_of(self, value: ir.Value) -> np.dtype[np.generic] | None:
+        """Element type of a value; None if unknown."""
+        return None if value.dtype is None else value.dtype.numpy()
 
     def _write(self, node: ir.Node) -> None:
         if self._body is not None:
