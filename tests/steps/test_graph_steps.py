@@ -134,7 +134,7 @@ def test_fused_at_any_opset(kind: str, opset: int, raised: int | None) -> None:
     onnx.checker.check_model(proto, full_check=True)
     assert [each.version for each in proto.opset_import] == [raised or opset]
     report = pp.verify(raw, fused, {"image": IMAGES})
-    assert report.passed
+    assert report.postprocessing_exact
     assert "calm" in {error.name for error in report.postprocessing_errors}
     assert len(pp.strip(fused).to_proto().graph.node) == len(raw.graph.node)
 
@@ -149,7 +149,7 @@ def test_converted_in_any_precision(kind: str, opset: int) -> None:
     for weights, inference in (("f32", "bf16"), ("f16", "f32")):
         artifact = pp.convert(fused, precision=weights)
         report = pp.verify(raw, artifact, {"image": IMAGES}, inference_precision=inference)
-        assert report.passed, (weights, inference, report.island)
+        assert report.postprocessing_exact, (weights, inference, report.island)
         assert {decision.postprocessing.image.size for decision in report.decisions} == {0}
 
 
@@ -166,7 +166,7 @@ def test_retuned_files(kind: str, tmp_path: Path) -> None:
         ways = {"script": {"rewritten"}, "module": {"constants", "rewritten"}}
         assert pp.retune(path, other).way in ways[kind]
         report = pp.verify(raw, path, {"image": IMAGES})
-        assert report.passed
+        assert report.postprocessing_exact
         assert report.provenance.statistics == other
 
 
@@ -239,7 +239,7 @@ def test_a_step_that_runtimes_decide_differently_is_found() -> None:
     raw = conv_model(18)
     report = pp.verify(raw, pp.convert(pp.fuse(raw, Careless())), {"image": IMAGES})
     assert report.boundary.flips > 0
-    assert not report.passed
+    assert not report.postprocessing_exact
 
 
 @needs_torch
@@ -261,7 +261,7 @@ def test_a_decision_that_another_step_reads() -> None:
 
     raw = conv_model(18)
     report = pp.verify(raw, pp.convert(pp.fuse(raw, GrownMask())), {"image": IMAGES}, inference_precision="bf16")
-    assert report.passed
+    assert report.postprocessing_exact
     assert [decision.name for decision in report.decisions] == ["pred_mask"]
 
 

@@ -7,10 +7,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from pp_graph.errors import PostProcessorError, StatisticsError
+from pp_graph.errors import DataError, PostProcessorError, StatisticsError
 from pp_graph.integrations.lightning.exporter import Exporter
 from pp_graph.integrations.lightning.flavours import callback_bases
-from pp_graph.integrations.lightning.outputs import Key, Keys, write_predictions
+from pp_graph.integrations.lightning.outputs import Key, Keys, value_of, write_predictions
 from pp_graph.integrations.lightning.state import NO_STATISTICS, OUTDATED, saved_state, statistics_in
 from pp_graph.integrations.lightning.validation import Collector, Validation
 from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor
@@ -140,7 +140,25 @@ class PostProcessorCallback(_Callback):
         """True if the model was trained further since the validation that gave the statistics."""
         return self._outdated and self.statistics is not None
 
+    def use(self, post: PostProcessor) -> None:
+        """Replace the post-processor, statistics included."""
+        self._post = post
+
     # --- validation ---------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Raise before training if the callback would do nothing.
+
+        Raises:
+            PostProcessorError: There is no validation that could find the statistics, and there are none yet.
+        """
+        del pl_module
+        if self.statistics is None and not trainer.enable_validation:
+            raise PostProcessorError(
+                f"{type(self).__name__} has no statistics, and the trainer does not validate, expected validation "
+                "images with labels: it would do nothing. Give fit a validation loader and the module a validation_step, or "
+                "build the callback with a post-processor that has statistics."
+            )
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Start anew."""
@@ -159,6 +177,12 @@ class PostProcessorCallback(_Callback):
         """
         del trainer, pl_module
         if self._validation is not None:
+            done = next((name for name in ("pred_label", "pred_mask") if value_of(outputs, (name,)) is not None), None)
+            if done is not None:
+                raise DataError(
+                    f"validation_step returned '{done}', so its values are post-processed, expected raw ones: "
+                    "statistics of normalised values would decide wrongly. Return what the model gives."
+                )
             self._validation.add(outputs, batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -64,7 +64,7 @@ class Keys:
         found = {}
         for name in names:
             key = keys.get(name)
-            value = _first(outputs, (name if key is None else key,))
+            value = value_of(outputs, (name if key is None else key,))
             if value is not None:
                 found[name] = to_numpy(value)
             elif key is not None:
@@ -109,9 +109,9 @@ class Keys:
                 f"({option}={key}). Give the position that holds it, or a name."
             )
         names = usual if key is None else (key,)
-        value = _first(outputs, names)
+        value = value_of(outputs, names)
         if value is None:
-            value = _first(batch, names)
+            value = value_of(batch, names)
         if value is None and key is not None:
             raise DataError(
                 f"{step} returned {_described(outputs)}, and the batch is {_described(batch)}, expected '{key}' in one "
@@ -172,7 +172,7 @@ def _masks(value: Any) -> list[npt.NDArray[np.bool_] | None]:
     ]
 
 
-def _first(source: object, names: Sequence[str]) -> Any:
+def value_of(source: object, names: Sequence[str]) -> Any:
     """The first of some names that is there and is not None."""
     for name in names:
         if isinstance(source, Mapping):
@@ -215,7 +215,7 @@ def _described(source: object) -> str:
 def _device(outputs: object) -> torch.device:
     names = _names(outputs) or []
     for name in names:
-        value = _first(outputs, (name,))
+        value = value_of(outputs, (name,))
         if isinstance(value, torch.Tensor):
             return value.device
     return torch.device("cpu")

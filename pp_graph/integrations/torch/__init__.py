@@ -9,6 +9,9 @@ exported = export(model, post_processor, images, "model.xml")
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 from pp_graph.extras import check_extra
 
 check_extra("torch", "torch", "post-processing in torch")
@@ -20,8 +23,20 @@ from pp_graph.integrations.torch.module import PostProcessor, PostProcessorModul
 from pp_graph.integrations.torch.module_step import ModuleStep  # noqa: E402
 from pp_graph.integrations.torch.one_class import OneClassModule  # noqa: E402
 
-OneClassPostProcessor = OneClassModule
-"""Alias of `OneClassModule`, under the name that Anomalib uses."""
+if TYPE_CHECKING:
+    from pp_graph.integrations.lightning.one_class import OneClassPostProcessor
+
+
+def __getattr__(name: str) -> Any:
+    """Load `OneClassPostProcessor` when it is asked for: `OneClassModule`, and a callback if Lightning is installed."""
+    if name != "OneClassPostProcessor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not any(find_spec(package) for package in ("lightning", "pytorch_lightning")):
+        return OneClassModule
+    from pp_graph.integrations.lightning.one_class import OneClassPostProcessor
+
+    return OneClassPostProcessor
+
 
 __all__ = [
     "ExportResult",

@@ -82,22 +82,15 @@ class PostProcessor(nn.Module, ABC):
 
         return ModulePostProcessor(None, self)
 
-    @property
-    def state_key(self) -> str:
-        """Name of a Lightning callback in checkpoints.
-
-        Raises:
-            PostProcessorError: The module is not a callback.
-        """
-        for base in type(self).__mro__:
-            if _is_callback_base(base):
-                key: str = base.state_key.fget(self)  # type: ignore[attr-defined]
-                return key
-        raise PostProcessorError(
-            f"{type(self).__name__} is a torch module and not a Lightning callback. Use "
-            "pp_graph.integrations.torch.OneClassPostProcessor, which is both, or pass "
-            "PostProcessorCallback(post) of pp_graph.integrations.lightning to the trainer."
-        )
+    def __getattr__(self, name: str) -> Any:
+        """Say what a trainer needs instead of a torch module."""
+        if name == "state_key":
+            raise AttributeError(
+                f"{type(self).__name__} is a torch module and not a Lightning callback. Use "
+                "pp_graph.integrations.torch.OneClassPostProcessor, which is both, or pass PostProcessorCallback(post) "
+                "of pp_graph.integrations.lightning to the trainer."
+            )
+        return super().__getattr__(name)
 
     @abstractmethod
     def forward(self, predictions: Any) -> Any:
