@@ -4,11 +4,11 @@ OpenVINO compresses constants to f16 when saving, and runs in bf16 or f16 if the
 becomes 13.6015625, and masks flip. A mark prevents both (see `float32`), but OpenVINO reads it only from a file. So the
 post-processing is cut out of the model, written, marked, read and put back. It is small; the network is never copied.
 
-A transformation that replaces a node drops its mark. `float32.island_precisions` therefore reads the precisions that the
-compiled model really runs in.
+A transformation that replaces a node drops its mark. `float32.island_precisions` therefore reads the precisions that
+the compiled model really runs in.
 
-Adjustable cutoffs become states. OpenVINO makes a constant of an ONNX input that has an initializer; `add_states` puts a
-`ReadValue` and an `Assign` behind it, so that `request.query_state()` changes it and `reset()` restores the default.
+Adjustable cutoffs become states. OpenVINO makes a constant of an ONNX input that has an initializer; `add_states` puts
+a `ReadValue` and an `Assign` behind it, so that `request.query_state()` changes it and `reset()` restores the default.
 Checked with OpenVINO 2026.4.
 """
 
