@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 
 from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
-from pp_graph.openvino import OpenVINOSession
+from pp_graph.openvino.core import port_name
+from pp_graph.openvino.timed_session import TimedSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,8 +70,10 @@ def main() -> None:
     model = read_openvino(Path(path))
     if static:
         fix_shapes(model, shapes)
-    session = OpenVINOSession(model, device=device, precision=precision, performance_hint=hint)
-    session.feed({each.name: np.zeros(shapes[each.name], each.dtype) for each in session.inputs})
+    feeds = {
+        port_name(port): np.zeros(shapes[port_name(port)], port.get_element_type().to_dtype()) for port in model.inputs
+    }
+    session = TimedSession(model, feeds, device=device, precision=precision, performance_hint=hint)
     session.infer()
     sys.stdout.write(msgspec.json.encode(Figures(session.compile_seconds, _peak_mib())).decode())
 

@@ -30,7 +30,7 @@ from pp_graph.openvino.devices import (
     split_devices,
 )
 from pp_graph.openvino.island.float32 import executed_precision, island_precisions
-from pp_graph.openvino.session import OpenVINOSession
+from pp_graph.openvino.timed_session import TimedSession
 from pp_graph.raw_values import open_raw_values
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model
@@ -197,8 +197,8 @@ class TestRunning:
 
     @pytest.mark.parametrize("hint", PERFORMANCE_HINTS)
     def test_timed(self, device: str, hint: str, static: pp.OpenVINOModel) -> None:
-        timed = OpenVINOSession(static.network, device=device, performance_hint=hint, profile=True)
-        timed.feed({"image": IMAGE[:1]})
+        feeds = {"image": IMAGE[:1]}
+        timed = TimedSession(static.network, feeds, device=device, performance_hint=hint, profile=True)
         timed.infer()
         assert timed.precision == "f32"
         assert timed.run_in_flight(0.01, None)[0] > 0
