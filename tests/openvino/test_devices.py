@@ -442,7 +442,7 @@ def test_convert_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str], dem
     assert status == 0
     assert "Checked for GPU" in out
     assert "float32 marks" in out
-    assert "Warning (shapes): OpenVINO documents open sizes on the GPU as a preview" in err
+    assert "Warning (shapes): OpenVINO documents dynamic sizes on the GPU as a preview" in err
     if not describe_device("GPU").here:
         assert "which is not on this machine" in out
         assert "compilation, the precision it really runs in, decisions (pp-graph verify --device GPU, where" in out
