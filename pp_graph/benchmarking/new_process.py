@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What the new process measured.
-
-    Attributes:
-        compile_seconds: Time to compile the model.
-        peak_mib: Peak memory of the process in MiB.
-    """
+    """Time to compile a model, and peak memory of the process in MiB."""
 
     compile_seconds: float
     peak_mib: float
@@ -40,15 +35,7 @@ def measure_in_new_process(
     *,
     static: bool,
 ) -> Figures:
-    """Run a model once in a new process.
-
-    Args:
-        model: An ONNX file or IR.
-        device: Device to run on.
-        precision: Inference precision; None for the device's default.
-        hint: `latency` or `throughput`.
-        shapes: Shape to feed for each input.
-        static: Compile the model for these shapes; otherwise keep dynamic sizes.
+    """Run a model once in a new process, compiled for the given shapes if `static`.
 
     Raises:
         OSError: The process cannot be started.

@@ -121,12 +121,18 @@ class Compilation:
 
     def take(self, states: Mapping[str, Array] | None) -> Request:
         """Return an idle request with the given states; other states are reset. None keeps all states."""
+        import openvino as ov
+
         try:
             request = self.idle.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
         if states is not None:
-            _set_states(request, states)
+            for state in request.query_state():
+                if state.name in states:
+                    state.state = ov.Tensor(states[state.name])
+                else:
+                    state.reset()
         return Request(self, request)
 
 
@@ -165,13 +171,3 @@ class Request:
 def shared_outputs(request: ov.InferRequest, places: Mapping[str, int]) -> dict[str, Array]:
     """Return the outputs of a request by name, without copying."""
     return {name: request.get_output_tensor(place).data for name, place in places.items()}
-
-
-def _set_states(request: ov.InferRequest, states: Mapping[str, Array]) -> None:
-    import openvino as ov
-
-    for state in request.query_state():
-        if state.name in states:
-            state.state = ov.Tensor(states[state.name])
-        else:
-            state.reset()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from pp_graph.errors import TargetError
-from pp_graph.model import ModelInput
+from pp_graph.model import FrameFormat, ModelInput
 from pp_graph.openvino.compiling import (
     Compilation,
     Request,
@@ -32,7 +32,6 @@ from pp_graph.openvino.devices import (
 )
 from pp_graph.openvino.island.float32 import island_precisions, names_operators
 from pp_graph.openvino.island.island import add_probes
-from pp_graph.openvino.preprocessing import frame_format
 from pp_graph.sessions.session import Array, Session, cut_to_batch, joined
 
 if TYPE_CHECKING:
@@ -133,11 +132,14 @@ class OpenVINOSession(Session):
     def _input(self, port: ov.Output, preprocessing: Preprocessing | None) -> ModelInput:
         """Describe an input: with a frame format if it takes frames, with an open batch if requests are grouped."""
         name, shape = port_name(port), partial_shape(port)
+        frames = None
+        if preprocessing is not None and preprocessing.input == name:
+            frames = FrameFormat(preprocessing.layout, preprocessing.channel_order)
         return ModelInput(
             name=name,
             dtype=np.dtype(port.get_element_type().to_dtype()).name,
             shape=(None, *shape[1:]) if shape and self._group > 1 else shape,
-            frames=frame_format(preprocessing, name),
+            frames=frames,
         )
 
     def set_states(self, states: Mapping[str, Array]) -> None:

@@ -16,7 +16,7 @@ from pp_graph.openvino.core import first_line
 from pp_graph.openvino.session import OpenVINOSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     import openvino as ov
 
@@ -24,6 +24,23 @@ if TYPE_CHECKING:
 
 _HETERO_PART: Final = re.compile(r"^subgraph\d+: ")
 _NOT_EXECUTED: Final = ("Parameter", "Result", "Constant")
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """Time of an executed operator.
+
+    Attributes:
+        name: Names of the original operators, joined by commas if they were merged.
+        kind: Type of the executed operator.
+        implementation: Kernel and its precision.
+        microseconds: Median time.
+    """
+
+    name: str
+    kind: str
+    implementation: str
+    microseconds: float
 
 
 class TimedSession(OpenVINOSession):
@@ -125,45 +142,19 @@ class TimedSession(OpenVINOSession):
 
     def operator_times(self, runs: int) -> list[OperatorTime]:
         """Return the median time of each executed operator; needs a session with `profile`."""
-
-        def profiles() -> Iterator[Iterable[ov.ProfilingInfo]]:
-            for _ in range(runs):
-                self.infer()
-                yield self._request.profiling_info
-
-        return _median_times(self._compiled, profiles())
-
-
-@dataclass(frozen=True)
-class OperatorTime:
-    """Time of an executed operator.
-
-    Attributes:
-        name: Names of the original operators, joined by commas if they were merged.
-        kind: Type of the executed operator.
-        implementation: Kernel and its precision.
-        microseconds: Median time.
-    """
-
-    name: str
-    kind: str
-    implementation: str
-    microseconds: float
-
-
-def _median_times(compiled: ov.CompiledModel, profiles: Iterable[Iterable[ov.ProfilingInfo]]) -> list[OperatorTime]:
-    original = {}
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        if "originalLayersNames" in info:
-            original[node.get_friendly_name()] = str(info["originalLayersNames"].value)
-    times: dict[tuple[str, str, str], list[float]] = {}
-    for profile in profiles:
-        for operator in profile:
-            if operator.node_type not in _NOT_EXECUTED:
-                key = (_HETERO_PART.sub("", operator.node_name), operator.node_type, operator.exec_type)
-                times.setdefault(key, []).append(operator.real_time.total_seconds() * 1e6)
-    return [
-        OperatorTime(original.get(name) or name, kind, implementation, statistics.median(microseconds))
-        for (name, kind, implementation), microseconds in times.items()
-    ]
+        original = {}
+        for node in self._compiled.get_runtime_model().get_ordered_ops():
+            info = node.get_rt_info()
+            if "originalLayersNames" in info:
+                original[node.get_friendly_name()] = str(info["originalLayersNames"].value)
+        times: dict[tuple[str, str, str], list[float]] = {}
+        for _ in range(runs):
+            self.infer()
+            for operator in self._request.profiling_info:
+                if operator.node_type not in _NOT_EXECUTED:
+                    key = (_HETERO_PART.sub("", operator.node_name), operator.node_type, operator.exec_type)
+                    times.setdefault(key, []).append(operator.real_time.total_seconds() * 1e6)
+        return [
+            OperatorTime(original.get(name) or name, kind, implementation, statistics.median(microseconds))
+            for (name, kind, implementation), microseconds in times.items()
+        ]
