@@ -12,19 +12,15 @@ import msgspec
 import numpy as np
 
 from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
-from pp_graph.openvino import OpenVINOSession
+from pp_graph.openvino.core import port_name
+from pp_graph.openvino.timed_session import TimedSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What the new process measured.
-
-    Attributes:
-        compile_seconds: Time to compile the model.
-        peak_mib: Peak memory of the process in MiB.
-    """
+    """Time to compile a model, and peak memory of the process in MiB."""
 
     compile_seconds: float
     peak_mib: float
@@ -39,15 +35,7 @@ def measure_in_new_process(
     *,
     static: bool,
 ) -> Figures:
-    """Run a model once in a new process.
-
-    Args:
-        model: An ONNX file or IR.
-        device: Device to run on.
-        precision: Inference precision; None for the device's default.
-        hint: `latency` or `throughput`.
-        shapes: Shape to feed for each input.
-        static: Compile the model for these shapes; otherwise keep dynamic sizes.
+    """Run a model once in a new process, compiled for the given shapes if `static`.
 
     Raises:
         OSError: The process cannot be started.
@@ -69,8 +57,10 @@ def main() -> None:
     model = read_openvino(Path(path))
     if static:
         fix_shapes(model, shapes)
-    session = OpenVINOSession(model, device=device, precision=precision, performance_hint=hint)
-    session.feed({each.name: np.zeros(shapes[each.name], each.dtype) for each in session.inputs})
+    feeds = {
+        port_name(port): np.zeros(shapes[port_name(port)], port.get_element_type().to_dtype()) for port in model.inputs
+    }
+    session = TimedSession(model, feeds, device=device, precision=precision, performance_hint=hint)
     session.infer()
     sys.stdout.write(msgspec.json.encode(Figures(session.compile_seconds, _peak_mib())).decode())
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pp_graph.fusion import Provenance
-    from pp_graph.openvino.compiling import OperatorTime
+    from pp_graph.openvino.timed_session import OperatorTime
 
 GROUPS: Final = ("network", "tail", "post-processing", PREPROCESSING_SCOPE)
 _SHOWN: Final = 8

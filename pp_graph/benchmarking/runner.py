@@ -22,9 +22,9 @@ from pp_graph.errors import DataError, DeviceError
 from pp_graph.fusion import METADATA_KEY
 from pp_graph.model import RawModel, format_shape, image_input
 from pp_graph.opening import kind_of
-from pp_graph.openvino import OpenVINOSession
 from pp_graph.openvino.compiling import INFERENCE_PRECISIONS
 from pp_graph.openvino.devices import PERFORMANCE_HINTS, absent_members, runnable_devices
+from pp_graph.openvino.timed_session import TimedSession
 
 if TYPE_CHECKING:
     from pp_graph.data import ImageSource
@@ -47,7 +47,7 @@ class _Entry:
     """A compiled contender and its measurements, in seconds."""
 
     contender: Contender
-    session: OpenVINOSession
+    session: TimedSession
     times: list[float] = field(default_factory=list)
     finished: int = 0
     busy: float = 0.0
@@ -197,15 +197,18 @@ class _Setting:
     def shapes(self, contender: Contender) -> dict[str, tuple[int, ...]]:
         return {name: array.shape for name, array in self.feeds[contender.preprocessing].items()}
 
-    def compile(self, contender: Contender, *, profile: bool = False) -> OpenVINOSession:
+    def compile(self, contender: Contender, *, profile: bool = False) -> TimedSession:
         model = read_contender(contender)
         if self.static:
             fix_shapes(model, self.shapes(contender))
-        session = OpenVINOSession(
-            model, device=self.device, precision=self.precision, performance_hint=self.hint, profile=profile
+        return TimedSession(
+            model,
+            self.feeds[contender.preprocessing],
+            device=self.device,
+            precision=self.precision,
+            performance_hint=self.hint,
+            profile=profile,
         )
-        session.feed(self.feeds[contender.preprocessing])
-        return session
 
 
 def _run_setting(

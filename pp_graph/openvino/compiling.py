@@ -1,9 +1,7 @@
-"""Compile models, read the precision they run in, manage infer requests, and time operators."""
+"""Compile models, read the precision they run in, and manage infer requests."""
 
 from __future__ import annotations
 
-import re
-import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,15 +12,13 @@ from pp_graph.openvino.island.float32 import executed_precision
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     import openvino as ov
 
     from pp_graph.sessions.session import Array
 
 INFERENCE_PRECISIONS: Final = ("f32", "bf16", "f16")
-_HETERO_PART: Final = re.compile(r"^subgraph\d+: ")
-_IMMEDIATE: Final = ("Parameter", "Result", "Constant")
 
 
 def require_inference_precision(precision: str | None) -> None:
@@ -125,12 +121,18 @@ class Compilation:
 
     def take(self, states: Mapping[str, Array] | None) -> Request:
         """Return an idle request with the given states; other states are reset. None keeps all states."""
+        import openvino as ov
+
         try:
             request = self.idle.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
         if states is not None:
-            _set_states(request, states)
+            for state in request.query_state():
+                if state.name in states:
+                    state.state = ov.Tensor(states[state.name])
+                else:
+                    state.reset()
         return Request(self, request)
 
 
@@ -169,49 +171,3 @@ class Request:
 def shared_outputs(request: ov.InferRequest, places: Mapping[str, int]) -> dict[str, Array]:
     """Return the outputs of a request by name, without copying."""
     return {name: request.get_output_tensor(place).data for name, place in places.items()}
-
-
-def _set_states(request: ov.InferRequest, states: Mapping[str, Array]) -> None:
-    import openvino as ov
-
-    for state in request.query_state():
-        if state.name in states:
-            state.state = ov.Tensor(states[state.name])
-        else:
-            state.reset()
-
-
-@dataclass(frozen=True)
-class OperatorTime:
-    """Time of an executed operator.
-
-    Attributes:
-        name: Names of the original operators, joined by commas if they were merged.
-        kind: Type of the executed operator.
-        implementation: Kernel and its precision.
-        microseconds: Median time.
-    """
-
-    name: str
-    kind: str
-    implementation: str
-    microseconds: float
-
-
-def median_times(compiled: ov.CompiledModel, profiles: Iterable[Iterable[ov.ProfilingInfo]]) -> list[OperatorTime]:
-    """Return the median time of each executed operator over several profiled runs."""
-    original = {}
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        if "originalLayersNames" in info:
-            original[node.get_friendly_name()] = str(info["originalLayersNames"].value)
-    times: dict[tuple[str, str, str], list[float]] = {}
-    for profile in profiles:
-        for operator in profile:
-            if operator.node_type not in _IMMEDIATE:
-                key = (_HETERO_PART.sub("", operator.node_name), operator.node_type, operator.exec_type)
-                times.setdefault(key, []).append(operator.real_time.total_seconds() * 1e6)
-    return [
-        OperatorTime(original.get(name) or name, kind, implementation, statistics.median(microseconds))
-        for (name, kind, implementation), microseconds in times.items()
-    ]

@@ -72,6 +72,10 @@ class DeviceCheck:
         return result
 
 
+def _warning(check: str, message: str) -> Finding:
+    return Finding("warning", check, message)
+
+
 def check_for_device(artifact: OpenVINOModel, device: str) -> DeviceCheck:
     """Check a converted model for a device, which may be absent.
 
@@ -166,8 +170,7 @@ def _shapes(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
             if any(output.get_partial_shape().is_dynamic for output in node.outputs())
         ]
         if inner:
-            yield Finding(
-                "warning",
+            yield _warning(
                 "shapes",
                 f"{_listed(inner)} have data-dependent sizes, expected static ones: the model may not compile for "
                 f"{device}. Export it without them.",
@@ -175,16 +178,13 @@ def _shapes(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
             return
     batches = {shape[0] for shape in map(partial_shape, model.inputs) if shape}
     if profile.dynamic_remark and (message is not None or (profile.groups_requests and batches != {1})):
-        yield Finding(
-            "warning",
+        yield _warning(
             "shapes",
             f"{profile.dynamic_remark}. Fix the sizes with --input-shape (input_shape=...), with a batch of 1.",
         )
         return
     if profile.groups_requests and name.batch is None and any(member.text == "CPU" for member in name.members):
-        yield Finding(
-            "warning", "shapes", f"{device} groups no requests: the CPU suggests no batch size. Write BATCH:CPU(4)."
-        )
+        yield _warning("shapes", f"{device} groups no requests: the CPU suggests no batch size. Write BATCH:CPU(4).")
         return
     yield f"sizes ({'fixed' if message is None else 'dynamic, which the device supports'})"
 
@@ -195,14 +195,13 @@ def _operators(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
     unsupported = [node for node in nodes if node.get_type_name() in profile.unsupported]
     on_host = [node for node in nodes if node.get_type_name() in profile.on_host]
     if unsupported:
-        yield Finding(
-            "warning",
+        yield _warning(
             "operators",
             f"{_listed(unsupported)}: {device} is not known to support these operators, and the model may not compile. "
             "HETERO:...,CPU runs them on the CPU.",
         )
     if on_host:
-        yield Finding("warning", "operators", f"{_listed(on_host)}: {device} may run these slowly, on the host's CPU.")
+        yield _warning("operators", f"{_listed(on_host)}: {device} may run these slowly, on the host's CPU.")
     if not unsupported and not on_host:
         kinds = {node.get_type_name() for node in nodes}
         yield f"operators ({len(kinds)} types, none known to be missing)"
@@ -235,8 +234,7 @@ def _precision(name: DeviceName) -> Iterator[str | Finding]:
         yield "precision (f32 can be requested)"
         return
     default = name.profile.default_precision or "its default precision"
-    yield Finding(
-        "warning",
+    yield _warning(
         "precision",
         f"{name.text} cannot run in f32 and uses {default}: drift of the network flips decisions, and only the device "
         "shows if the post-processing stays in float32. Calibrate and verify on the device itself.",
@@ -249,8 +247,7 @@ def _island(artifact: OpenVINOModel) -> Iterator[str | Finding]:
     floating = [node for node in nodes if any(is_floating(kind) for kind in _types(node))]
     unmarked = [node for node in floating if not is_marked(node)]
     if unmarked:
-        yield Finding(
-            "warning",
+        yield _warning(
             "marks",
             f"{_listed(unmarked)} of the post-processing lack the mark that keeps them in float32: decisions could "
             "flip. Convert the fused model again.",
@@ -260,8 +257,7 @@ def _island(artifact: OpenVINOModel) -> Iterator[str | Finding]:
     constants = [node for node in floating if node.get_type_name() == "Constant"]
     narrow = [node for node in constants if _types(node) != ["f32"]]
     if narrow:
-        yield Finding(
-            "warning",
+        yield _warning(
             "constants",
             f"{_listed(narrow)} of the post-processing are {', '.join(sorted({_types(node)[0] for node in narrow}))}, "
             "expected f32: decisions could flip. Convert the fused model again.",
@@ -282,8 +278,7 @@ def _states(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
     if name.profile.states:
         yield f"states ({len(states)})"
     else:
-        yield Finding(
-            "warning",
+        yield _warning(
             "states",
             f"The model has {len(states)} states, which {name.text} ignores: a batch of requests does not use the "
             "states set on one request. Fuse the model with fixed thresholds, or use another device.",
@@ -297,15 +292,11 @@ def _queried(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
         try:
             supported |= set(openvino_core().query_model(model, member.text))
         except RuntimeError as error:
-            yield Finding(
-                "warning", "operators", f"OpenVINO cannot query {member.text} for operators: {first_line(error)}."
-            )
+            yield _warning("operators", f"OpenVINO cannot query {member.text} for operators: {first_line(error)}.")
             return
     unsupported = [node for node in model.get_ordered_ops() if node.get_friendly_name() not in supported]
     if members and unsupported:
-        yield Finding(
-            "warning", "operators", f"{_listed(unsupported)}: according to OpenVINO, {name.text} does not run these."
-        )
+        yield _warning("operators", f"{_listed(unsupported)}: according to OpenVINO, {name.text} does not run these.")
     elif members:
         yield f"operators, according to OpenVINO ({name.text} runs all {len(model.get_ops())})"
 
@@ -322,8 +313,7 @@ def _compiled(artifact: OpenVINOModel, name: DeviceName) -> Iterator[str | Findi
     narrow = {operator: kind for operator, kind in precisions.items() if is_floating(kind) and kind != "f32"}
     if narrow:
         operator, kind = next(iter(narrow.items()))
-        yield Finding(
-            "warning",
+        yield _warning(
             "compilation",
             f"{len(narrow)} operators of the post-processing do not run in f32, such as '{operator}' in {kind}: "
             "decisions could flip. Count flips with pp-graph verify.",

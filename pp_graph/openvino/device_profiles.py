@@ -81,7 +81,7 @@ DEVICES: tuple[DeviceProfile, ...] = (
         summary="x86-64 and Arm processors",
         written=("CPU",),
         remarks=(
-            "runs bf16 (or f16) by default where the processor has it, and drift of the network then flips decisions",
+            "runs in bf16 or f16 by default if the processor supports it: drift of the network then flips decisions",
             "an NCHW input, as exported, is the fastest",
         ),
     ),
@@ -94,13 +94,11 @@ DEVICES: tuple[DeviceProfile, ...] = (
         # Operators that OpenVINO does not decompose and that are not in the plugin's table.
         unsupported=frozenset({"BitwiseNot", "Inverse", "StringTensorPack", "StringTensorUnpack"}),
         on_host=frozenset({"DetectionOutput", "NonMaxSuppression", "Proposal"}),
-        dynamic_remark=(
-            "OpenVINO documents open sizes on the GPU as a preview: an operator may fail, and what works may be slow"
-        ),
+        dynamic_remark=("OpenVINO documents dynamic sizes on the GPU as a preview: operators may fail or be slow"),
         indexed=True,
         remarks=(
-            "THROUGHPUT may group requests into batches by itself; ALLOW_AUTO_BATCHING=NO keeps them apart",
-            "f16 is faster; request it only after pp-graph verify has counted the decisions that its drift flips",
+            "THROUGHPUT may group requests into batches; ALLOW_AUTO_BATCHING=NO prevents this",
+            "f16 is faster; count the decisions that it flips with pp-graph verify before you request it",
         ),
     ),
     DeviceProfile(
@@ -113,7 +111,7 @@ DEVICES: tuple[DeviceProfile, ...] = (
         indexed=True,
         remarks=(
             "computes in f16 only: calibrate thresholds on the NPU itself",
-            "a batch above one may be run as so many single images",
+            "a batch above one may run image by image",
         ),
     ),
     DeviceProfile(
@@ -128,17 +126,17 @@ DEVICES: tuple[DeviceProfile, ...] = (
         members_optional=True,
         falls_back=True,
         remarks=(
-            "only the machine itself shows which device decides: verify and calibrate there",
-            "after a failed run it continues on another device; ENABLE_RUNTIME_FALLBACK=NO makes that an error",
+            "the choice depends on the machine: verify and calibrate on the machine you deploy to",
+            "after a failed run it continues on another device; ENABLE_RUNTIME_FALLBACK=NO raises an error instead",
         ),
     ),
     DeviceProfile(
         "HETERO",
-        summary="splits a model: what the first device cannot run goes to the next",
+        summary="splits a model: operators that the first device cannot run go to the next",
         written=("HETERO:GPU,CPU",),
         meta=True,
         falls_back=True,
-        remarks=("works with the NPU for certain models only",),
+        remarks=("works with the NPU only for some models",),
     ),
     DeviceProfile(
         "BATCH",
@@ -148,12 +146,12 @@ DEVICES: tuple[DeviceProfile, ...] = (
         states=False,
         # Milliseconds that a request waits for others; the default is 1000.
         hint_properties={"latency": {"AUTO_BATCH_TIMEOUT": "0"}, "throughput": {"AUTO_BATCH_TIMEOUT": "100"}},
-        dynamic_remark="BATCH groups nothing where sizes are open or a batch above one is fixed",
+        dynamic_remark="BATCH groups nothing if sizes are dynamic or a batch above one is fixed",
         meta=True,
         groups_requests=True,
         remarks=(
-            "the application must keep as many requests in flight as there are in a batch",
-            "on the CPU it groups only with a number, as in BATCH:CPU(4)",
+            "the application must keep a full batch of requests in flight",
+            "on the CPU it groups requests only if the name has a number, as in BATCH:CPU(4)",
         ),
     ),
     DeviceProfile(
@@ -161,7 +159,7 @@ DEVICES: tuple[DeviceProfile, ...] = (
         summary="spreads requests over devices (legacy; OpenVINO advises AUTO)",
         written=("MULTI:GPU,CPU",),
         meta=True,
-        remarks=("equal images may be decided on different devices, in different precisions",),
+        remarks=("the same image may run on different devices, in different precisions",),
     ),
 )
 """The kinds of devices that pp_graph knows: plain devices, then meta devices."""

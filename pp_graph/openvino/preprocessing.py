@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.errors import TargetError
-from pp_graph.model import FrameFormat, format_shape
+from pp_graph.model import format_shape
 from pp_graph.openvino.core import partial_shape, port_name
 from pp_graph.openvino.island.float32 import PREPROCESSING_SCOPE, mark_float32
 from pp_graph.openvino.island.graph import find_tensor
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
 _CHANNELS: Final = (1, 3)
 _OPSET_4_MODES: Final = {"linear": "linear_onnx", "cubic": "cubic", "nearest": "nearest"}
 """Modes of Interpolate in opset 4, by mode in opset 11. On two axes, `linear_onnx` is `linear` without antialiasing."""
-
-
-def frame_format(preprocessing: Preprocessing | None, name: str) -> FrameFormat | None:
-    """Return the memory format of the frames that an input takes; None if it takes the raw model's input."""
-    if preprocessing is None or preprocessing.input != name:
-        return None
-    return FrameFormat(preprocessing.layout, preprocessing.channel_order)
 
 
 def add_preprocessing(model: ov.Model, preprocessing: Preprocessing, provenance: Provenance) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""`OpenVINOSession`: run a model in OpenVINO batch by batch or with several requests in flight, and time it."""
+"""`OpenVINOSession`: run a model in OpenVINO batch by batch or with several requests in flight."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from pp_graph.errors import TargetError
-from pp_graph.model import ModelInput
+from pp_graph.model import FrameFormat, ModelInput
 from pp_graph.openvino.compiling import (
     Compilation,
-    OperatorTime,
     Request,
     compile_for,
-    median_times,
     require_inference_precision,
     running_precision,
-    shared_outputs,
 )
 from pp_graph.openvino.core import first_line, partial_shape, port_name
 from pp_graph.openvino.devices import (
@@ -35,11 +32,10 @@ from pp_graph.openvino.devices import (
 )
 from pp_graph.openvino.island.float32 import island_precisions, names_operators
 from pp_graph.openvino.island.island import add_probes
-from pp_graph.openvino.preprocessing import frame_format
 from pp_graph.sessions.session import Array, Session, cut_to_batch, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     import openvino as ov
 
@@ -53,8 +49,7 @@ _LEAST_IN_FLIGHT: Final = 2
 class OpenVINOSession(Session):
     """A model compiled for a device.
 
-    Several threads may call `run` and `stream` at the same time. The methods for timing, from `feed` on, are for one
-    thread.
+    Several threads may call `run` and `stream` at the same time.
 
     Args:
         model: The model; it is not changed.
@@ -68,7 +63,7 @@ class OpenVINOSession(Session):
         island: Prefix of the names of the post-processing's operators, to read the precisions that they run in; None
             for a model without post-processing.
         decides: Raise if the compiled model has no operators with this prefix.
-        profile: Allow `operator_times`. Slows down every run.
+        profile: Measure the times of operators, for `TimedSession`. Slows down every run.
 
     Attributes:
         in_flight: Number of requests that `stream` keeps busy.
@@ -137,11 +132,14 @@ class OpenVINOSession(Session):
     def _input(self, port: ov.Output, preprocessing: Preprocessing | None) -> ModelInput:
         """Describe an input: with a frame format if it takes frames, with an open batch if requests are grouped."""
         name, shape = port_name(port), partial_shape(port)
+        frames = None
+        if preprocessing is not None and preprocessing.input == name:
+            frames = FrameFormat(preprocessing.layout, preprocessing.channel_order)
         return ModelInput(
             name=name,
             dtype=np.dtype(port.get_element_type().to_dtype()).name,
             shape=(None, *shape[1:]) if shape and self._group > 1 else shape,
-            frames=frame_format(preprocessing, name),
+            frames=frames,
         )
 
     def set_states(self, states: Mapping[str, Array]) -> None:
@@ -277,88 +275,6 @@ class OpenVINOSession(Session):
     def _compilation(self, compiled: ov.CompiledModel) -> Compilation:
         # Appending to a deque is thread-safe; a full deque drops its oldest request.
         return Compilation(compiled, self._places, deque(maxlen=self.in_flight))
-
-    def feed(self, feeds: Mapping[str, Array]) -> None:
-        """Set the inputs of all timed runs."""
-        import openvino as ov
-
-        taken = self._take_request()
-        self._compiled, self._request = taken.compilation.compiled, taken.request
-        self._fed = {name: ov.Tensor(np.asarray(array, order="C")) for name, array in feeds.items()}
-        try:
-            for name, tensor in self._fed.items():
-                self._request.set_tensor(name, tensor)
-        except RuntimeError as error:
-            raise TargetError(
-                f"The model does not accept the inputs: {first_line(error)}. Compare models with the same inputs and "
-                "sizes."
-            ) from error
-
-    def infer(self) -> None:
-        """Run once on the inputs set by `feed`.
-
-        Raises:
-            TargetError: The runtime fails.
-        """
-        try:
-            self._request.infer()
-        except RuntimeError as error:
-            raise TargetError(f"OpenVINO failed on a batch: {first_line(error)}. Do all models take it?") from error
-
-    def inferred(self) -> dict[str, Array]:
-        """Return the outputs of the last `infer`, without copying."""
-        return shared_outputs(self._request, self._places)
-
-    def border_bytes(self) -> tuple[int, int]:
-        """Return the bytes of all inputs and of all outputs of the last `infer`."""
-        sent = sum(int(tensor.get_byte_size()) for tensor in self._fed.values())
-        returned = sum(int(tensor.get_byte_size()) for tensor in self._request.output_tensors)
-        return sent, returned
-
-    def run_in_flight(self, seconds: float, after: Callable[[dict[str, Array]], object] | None) -> tuple[int, float]:
-        """Keep `in_flight` requests busy with the inputs set by `feed`.
-
-        Args:
-            seconds: Time to start requests for.
-            after: Function called with the outputs of each run, such as post-processing on the host.
-
-        Returns:
-            Number of finished runs, and seconds taken.
-        """
-        import openvino as ov
-
-        queue = ov.AsyncInferQueue(self._compiled, self.in_flight)
-        failures: list[BaseException] = []
-
-        def finish(request: ov.InferRequest, _: object) -> None:
-            try:
-                if after is not None:
-                    after(shared_outputs(request, self._places))
-            except BaseException as error:
-                failures.append(error)
-
-        queue.set_callback(finish)
-        done = 0
-        start = time.perf_counter()
-        try:
-            while time.perf_counter() - start < seconds and not failures:
-                queue.start_async(self._fed)
-                done += 1
-        finally:
-            queue.wait_all()
-        if failures:
-            raise failures[0]
-        return done, time.perf_counter() - start
-
-    def operator_times(self, runs: int) -> list[OperatorTime]:
-        """Return the median time of each executed operator; needs a session with `profile`."""
-
-        def profiles() -> Iterator[Iterable[ov.ProfilingInfo]]:
-            for _ in range(runs):
-                self.infer()
-                yield self._request.profiling_info
-
-        return median_times(self._compiled, profiles())
 
 
 def _requests_in_batch(compiled: ov.CompiledModel, device: str) -> int:

@@ -1,87 +1,50 @@
-"""`model.usage.md`: how to run a converted model, in text and in Python and C++ programs.
+"""Write `model.usage.md`: how to run a converted model, with programs in Python and C++.
 
-The text comes from `usage_template.md`, the model's inputs and outputs, and its provenance. It names no threshold,
-range, cutoff or sensitivity, so it stays true when the model is retuned.
+Sentences come from `usage_template.md`. They name no threshold, range, cutoff or sensitivity, so they stay true after
+retuning.
 """
 
 from __future__ import annotations
 
 import json
-import keyword
 import re
 import shlex
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from pp_graph.model import ModelInput, Port, batch_places
-from pp_graph.openvino.core import declared_layout, partial_shape, port_name
-from pp_graph.openvino.devices import device_profile, recommended_properties
+from pp_graph.openvino.devices import PRECISION_HINT, device_profile, recommended_properties
 from pp_graph.openvino.model_info import read_model_info, takes_frames
-from pp_graph.sessions.session import with_batch_axes
+from pp_graph.openvino.usage_tensors import ELEMENT_TYPES, Tensor, inputs_of, name_variables, outputs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import openvino as ov
 
     from pp_graph.fusion import Provenance
     from pp_graph.program import OutputDescription
 
-ELEMENT_TYPES: Final = {
-    "f32": ("float32", "float"),
-    "f64": ("float64", "double"),
-    "f16": ("float16", "ov::float16"),
-    "bf16": ("bfloat16", "ov::bfloat16"),
-    "boolean": ("bool", "bool"),
-    **{f"i{bits}": (f"int{bits}", f"std::int{bits}_t") for bits in (8, 16, 32, 64)},
-    **{f"u{bits}": (f"uint{bits}", f"std::uint{bits}_t") for bits in (8, 16, 32, 64)},
-}
-"""OpenVINO's element types to NumPy's and C++'s."""
-
-_ELEMENTS: Final = {dtype: element for element, (dtype, _) in ELEMENT_TYPES.items()}
-_CHANNELS: Final = (1, 3)
 _SIZES: Final = {"C": "channels", "H": "height", "W": "width"}
-_EXAMPLE_SIZES: Final = {"N": 1, "C": 3, "H": 256, "W": 256}
 _IMAGE_LEVEL: Final = ("pred_label", "pred_score")
-_RESERVED: Final = frozenset(
-    re.findall(
-        r"\w+",
-        """
-        np ov core model request results print main std
-        auto bool case catch char class concept const constexpr decltype default delete do double enum explicit export
-        extern final float friend goto inline int long mutable namespace new operator override private protected public
-        register requires short signed sizeof static struct switch template this throw typedef typeid typename union
-        unsigned using virtual void volatile xor
-        """,
-    )
-)
-"""Names that the programs use, and keywords of C++."""
-
-_REASONS: Final = {
-    "CPU": "A CPU with bf16 runs the network in bf16 unless told otherwise",
-    "GPU": "A GPU runs the network in f16 unless told otherwise",
-}
 
 
 def usage_path(path: str | Path) -> Path:
-    """Return the path of the text about a model: `model.xml` -> `model.usage.md`."""
+    """Return the path of the guide to a model: `model.xml` -> `model.usage.md`."""
     return Path(path).with_suffix(".usage.md")
 
 
 def usage_text(model: ov.Model, provenance: Provenance, file: str) -> str:
-    """Write the text about a converted model.
+    """Return the guide to a converted model, in Markdown.
 
     Args:
         model: The model.
-        provenance: Its provenance, with the conversion's settings.
+        provenance: Its provenance, with the settings of the conversion.
         file: Name of its `.xml`, without folders.
-
-    Returns:
-        The text, in Markdown.
     """
-    inputs, outputs = _inputs_of(model, provenance), _outputs_of(model, provenance)
+    inputs, outputs = inputs_of(model, provenance), outputs_of(model, provenance)
     sections = (
         _heading(provenance, file),
         _input_section(inputs, provenance),
@@ -95,33 +58,43 @@ def usage_text(model: ov.Model, provenance: Provenance, file: str) -> str:
 
 
 def renamed_usage(text: str, before: str, after: str) -> str:
-    """Adapt the text about a model to a copy of the model under another name.
+    """Adapt the guide to a model to a copy of the model under another name.
 
     Args:
-        text: What `usage_text` wrote.
-        before: Name of the `.xml` that it was written for, without folders.
+        text: Result of `usage_text`.
+        before: Name of the `.xml` in it, without folders.
         after: The new name.
     """
     pairs = ((before, after), (Path(before).stem + ".bin", Path(after).stem + ".bin"))
-    # As they are written in prose, in programs and on a command line.
+    # The text contains names as Markdown code, as string literals and as shell arguments.
     renamed = {quote(old): quote(new) for old, new in pairs for quote in (_code, _literal, shlex.quote)}
     known = "|".join(map(re.escape, sorted(renamed, key=len, reverse=True)))
     return re.sub(rf"(?<![\w.-])(?:{known})(?!\w)", lambda match: renamed[match[0]], text)
 
 
-def _render(section: str, **values: object) -> str:
+@cache
+def _templates() -> dict[str, Template]:
     text = resources.files("pp_graph.openvino").joinpath("usage_template.md").read_text("utf-8")
-    return Template(text.split(f"%% {section}\n", 1)[1].split("\n\n%% ", 1)[0].rstrip("\n")).substitute(values)
+    sections = re.findall(r"^%% (\w+)\n(.*?)\n*(?=^%% |\Z)", text, re.DOTALL | re.MULTILINE)
+    return {name: Template(body) for name, body in sections}
+
+
+def _render(section: str, **values: object) -> str:
+    return _templates()[section].substitute(values)
+
+
+def _sentences(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
 
 
 def _code(text: str) -> str:
-    """Format a name as code in Markdown; a table may hold it."""
+    """Format a name as code in Markdown, also for tables."""
     fence, space = ("``", " ") if "`" in text else ("`", "")
     return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
 
 
 def _literal(text: str) -> str:
-    """Format a string literal that Python and C++ both read."""
+    """Format a string literal of Python and C++."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -133,96 +106,13 @@ def _device(provenance: Provenance) -> str:
     return str((provenance.conversion or {}).get("device", "CPU"))
 
 
-# --- inputs and outputs ---
+def _feeds(inputs: Sequence[Tensor]) -> str:
+    return ", ".join(f"{_literal(tensor.name)}: {variable}" for variable, tensor in name_variables(inputs).items())
 
 
-class _Tensor(NamedTuple):
-    """An input or output with its axes: `N` images, `C` channels, `H` height, `W` width, `?` unknown."""
-
-    port: Port
-    axes: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.port.name
-
-    @property
-    def dtype(self) -> str:
-        return self.port.dtype or "?"
-
-    @property
-    def element(self) -> str:
-        return _ELEMENTS.get(self.dtype, self.dtype)
-
-    @property
-    def sizes(self) -> str:
-        """The sizes with letters for open ones, such as `(N, 3, 256, 256)`."""
-        if self.port.shape is None:
-            return "(any rank)"
-        sizes = [axis if size is None else str(size) for axis, size in zip(self.axes, self.port.shape, strict=True)]
-        return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
-
-    @property
-    def example(self) -> tuple[int, ...]:
-        """Sizes for an example: one image where the batch is open."""
-        shape, axes = ((None,) * 4, "NCHW") if self.port.shape is None else (self.port.shape, self.axes)
-        return tuple(
-            size if isinstance(size, int) else _EXAMPLE_SIZES.get(axis, 1)
-            for size, axis in zip(shape, axes, strict=True)
-        )
-
-    @property
-    def hint(self) -> str:
-        return f": {', '.join(self.axes)}" if len(self.axes) > 1 and "?" not in self.axes else ""
-
-
-def _port(port: ov.Output, written: Collection[str] = ()) -> Port:
-    element = str(port.get_element_type().get_type_name())
-    return Port(port_name(port, written), ELEMENT_TYPES.get(element, (element,))[0], partial_shape(port))
-
-
-def _inputs_of(model: ov.Model, provenance: Provenance) -> list[_Tensor]:
-    undeclared = [ModelInput(port_name(port), None, partial_shape(port)) for port in model.inputs]
-    places = batch_places(with_batch_axes(undeclared, provenance.conversion))
-    batch_axis = {name: place.axes[0] for name, place in places.items() if place.axes}
-
-    def axes(port: Port, layout: str) -> tuple[str, ...]:
-        shape = port.shape or ()
-        if len(layout) == len(shape) and layout.isalpha():
-            return tuple(layout)
-        if len(shape) == 4 and batch_axis.get(port.name) == 0:
-            return tuple("NHWC" if shape[3] in _CHANNELS and shape[1] not in _CHANNELS else "NCHW")
-        return tuple("N" if axis == batch_axis.get(port.name) else "?" for axis in range(len(shape)))
-
-    return [_Tensor(port, axes(port, declared_layout(node))) for node in model.inputs for port in (_port(node),)]
-
-
-def _outputs_of(model: ov.Model, provenance: Provenance) -> list[_Tensor]:
-    known = {record.tensor: record.axes for record in provenance.raw.read.values() if record.rank_known}
-    known |= {output.name: output.axes for output in provenance.outputs if output.axes}
-    tensors = []
-    for port in (_port(each, provenance.output_names) for each in model.outputs):
-        rank, axes = len(port.shape or ()), known.get(port.name) or ""
-        tensors.append(_Tensor(port, tuple(axes) if len(axes) == rank else ("N", *"?" * (rank - 1))[:rank]))
-    return tensors
-
-
-def _variables(tensors: Sequence[_Tensor]) -> dict[str, _Tensor]:
-    """Name a variable after each tensor, as far as Python and C++ allow."""
-    named: dict[str, _Tensor] = {}
-    for index, tensor in enumerate(tensors):
-        name = re.sub(r"\W", "_", tensor.name, flags=re.ASCII).strip("_")
-        if not name or not name[0].isalpha() or keyword.iskeyword(name) or name in _RESERVED or name in named:
-            name = f"tensor_{index}"
-        named[name] = tensor
-    return named
-
-
-def _feeds(inputs: Sequence[_Tensor]) -> str:
-    return ", ".join(f"{_literal(tensor.name)}: {variable}" for variable, tensor in _variables(inputs).items())
-
-
-# --- the sections ---
+def _reminder(tensor: Tensor) -> str:
+    axes = f": {', '.join(tensor.axes)}" if len(tensor.axes) > 1 and "?" not in tensor.axes else ""
+    return f"put your own here{axes}"
 
 
 def _heading(provenance: Provenance, file: str) -> str:
@@ -231,7 +121,7 @@ def _heading(provenance: Provenance, file: str) -> str:
     return _render(
         "heading",
         file=_code(file),
-        inside="It decides by itself" if decides else "Post-processing is in it",
+        inside=_render("it_decides" if decides else "it_post_processes"),
         post_processor=provenance.post_processor,
         weights=_code(Path(file).stem + ".bin"),
         raw=f"{_code(raw)}, a raw model" if raw else "a raw model",
@@ -242,42 +132,38 @@ def _heading(provenance: Provenance, file: str) -> str:
     )
 
 
-def _input_section(inputs: Sequence[_Tensor], provenance: Provenance) -> str:
+def _input_section(inputs: Sequence[Tensor], provenance: Provenance) -> str:
     rows = _rows((_code(each.name), each.dtype, each.sizes, " ".join(each.axes)) for each in inputs)
     return _render("inputs", rows=rows, sizes=_sizes(inputs), values=_values(inputs, provenance))
 
 
-def _values(inputs: Sequence[_Tensor], provenance: Provenance) -> str:
+def _values(inputs: Sequence[Tensor], provenance: Provenance) -> str:
     if provenance.preprocessing is not None:
-        described = provenance.preprocessing.describe()
-        return f"The preprocessing is in the model, and a frame goes in as a camera gives it: {described}."
+        return _render("frames", preprocessing=provenance.preprocessing.describe())
     image_dtypes = [each.dtype for each in inputs if len(each.axes) == 4]
-    own = ""
     if any(dtype.startswith("float") for dtype in image_dtypes):
-        own = " The pp-graph commands feed 8-bit pictures as RGB, divided by 255."
-    elif "uint8" in image_dtypes:
-        own = " The pp-graph commands feed 8-bit pictures as RGB, as they are."
-    return f"Use the range of values, order of channels and resizing that the raw model was trained with.{own}"
+        return _sentences(_render("values"), _render("commands_feed_floats"))
+    return _sentences(_render("values"), _render("commands_feed_bytes") if "uint8" in image_dtypes else "")
 
 
-def _sizes(inputs: Sequence[_Tensor]) -> str:
-    sizes = [pair for each in inputs for pair in zip(each.axes, each.port.shape or (), strict=True)]
+def _sizes(inputs: Sequence[Tensor]) -> str:
+    sizes = [pair for each in inputs for pair in zip(each.axes, each.shape or (), strict=True)]
     open_axes = {axis for axis, size in sizes if size is None}
     batches = [size for axis, size in sizes if axis == "N" and isinstance(size, int)]
-    lines = []
+    open_sizes = [name for axis, name in _SIZES.items() if axis in open_axes]
+    batch = ""
     if "N" in open_axes:
-        lines.append("N is the number of images in a batch, any from 1.")
+        batch = _render("open_batch")
     elif batches:
-        lines.append(f"N, the number of images in a batch, is fixed at {min(batches)}: fill up a smaller batch.")
-    others = [name for axis, name in _SIZES.items() if axis in open_axes]
-    if others:
-        lines.append(f"Open as well: {', '.join(others)}, as far as the raw model can take them.")
-    if "?" in open_axes or any(each.port.shape is None for each in inputs):
-        lines.append("Other open sizes are those of the raw model.")
-    return " ".join(lines)
+        batch = _render("fixed_batch", batch=min(batches))
+    return _sentences(
+        batch,
+        _render("open_sizes", sizes=", ".join(open_sizes)) if open_sizes else "",
+        _render("other_sizes") if "?" in open_axes or any(each.shape is None for each in inputs) else "",
+    )
 
 
-def _output_section(outputs: Sequence[_Tensor], provenance: Provenance) -> str:
+def _output_section(outputs: Sequence[Tensor], provenance: Provenance) -> str:
     raw_names = {record.tensor: record.name for record in provenance.raw.read.values()}
     written = {output.name: output for output in provenance.outputs}
 
@@ -289,15 +175,17 @@ def _output_section(outputs: Sequence[_Tensor], provenance: Provenance) -> str:
         return "that of the raw model", "further output of the raw model, unchanged"
 
     on_nan = {output.on_nan for output in provenance.predicted.values() if output.decides}
-    notes = _render("decides") if on_nan else ""
-    if len(on_nan) == 1 and None not in on_nan:
-        notes += f" NaN from the network counts as {on_nan.pop()}."
+    notes = _sentences(
+        _render("outputs_by_name"),
+        _render("decisions") if on_nan else "",
+        _render("nan", decision=next(iter(on_nan))) if len(on_nan) == 1 and None not in on_nan else "",
+    )
     rows = _rows((_code(each.name), each.dtype, each.sizes, *meaning(each.name)) for each in outputs)
     return _render("outputs", rows=rows, notes=notes)
 
 
 def _meaning(output: OutputDescription) -> tuple[str, str]:
-    """Range and meaning of an output that post-processing writes."""
+    """Return range and meaning of an output of the post-processing, for the table."""
     if output.channels:
         ranges = {_range(channel) for channel in output.channels if not channel.decides}
         channels = "; ".join(f"`[..., {place}]` {_meaning(each)[1]}" for place, each in enumerate(output.channels))
@@ -325,19 +213,20 @@ def _range(output: OutputDescription) -> str:
     return "that of the raw model" if output.unchanged is not None else "not bounded"
 
 
-def _running(inputs: Sequence[_Tensor], outputs: Sequence[_Tensor], provenance: Provenance, file: str) -> str:
+def _running(inputs: Sequence[Tensor], outputs: Sequence[Tensor], provenance: Provenance, file: str) -> str:
     device = _device(provenance)
     properties = recommended_properties(device)
-    if any("INFERENCE_PRECISION_HINT" in name + value for name, value in properties.items()):
+    if any(PRECISION_HINT in name + value for name, value in properties.items()):
+        kind = device.split(".", 1)[0]
         advice = _render(
             "advice_f32",
             listed=", ".join(f"`{name}: {value}`" for name, value in properties.items()),
-            reason=_REASONS.get(device.split(".", 1)[0], "The device may run the network in bf16 or f16 otherwise"),
+            reason=_render(f"reason_{kind if kind in ('CPU', 'GPU') else 'other'}"),
         )
     else:
-        listed = "".join(f"Compile it with `{name}: {value}`. " for name, value in properties.items())
-        advice = _render("advice_fixed", listed=listed, device=device)
-    fed, read = _variables(inputs), _variables(outputs)
+        compile_with = [_render("compile_with", name=name, value=value) for name, value in properties.items()]
+        advice = _sentences(*compile_with, _render("advice_fixed", device=device))
+    fed, read = name_variables(inputs), name_variables(outputs)
     printed = [variable for variable in read if variable in _IMAGE_LEVEL]
     streamed = [
         f"{variable}.data<{ELEMENT_TYPES[read[variable].element][1]}>()[0]"
@@ -370,16 +259,16 @@ def _running(inputs: Sequence[_Tensor], outputs: Sequence[_Tensor], provenance: 
     )
 
 
-def _python_input(variable: str, tensor: _Tensor) -> str:
+def _python_input(variable: str, tensor: Tensor) -> str:
     dtype = {"bool": "bool_", "bfloat16": "float32"}.get(tensor.dtype, tensor.dtype)
-    return f"{variable} = np.zeros({tensor.example}, np.{dtype})  # put your own here{tensor.hint}"
+    return f"{variable} = np.zeros({tensor.example}, np.{dtype})  # {_reminder(tensor)}"
 
 
-def _cpp_input(variable: str, tensor: _Tensor) -> str:
+def _cpp_input(variable: str, tensor: Tensor) -> str:
     sizes = ", ".join(map(str, tensor.example))
     return (
         f"    ov::Tensor {variable}(ov::element::{tensor.element}, ov::Shape{{{sizes}}});\n"
-        f"    std::memset({variable}.data(), 0, {variable}.get_byte_size());  // put your own here{tensor.hint}\n"
+        f"    std::memset({variable}.data(), 0, {variable}.get_byte_size());  // {_reminder(tensor)}\n"
         f"    request.set_tensor({_literal(tensor.name)}, {variable});"
     )
 
@@ -392,36 +281,38 @@ def _model_api(model: ov.Model, provenance: Provenance, file: str) -> str:
     properties = recommended_properties(_device(provenance))
     return _render(
         "model_api",
-        feeding="" if known else _render("model_api_feeding"),
+        about=_sentences(_render("model_api_outputs"), "" if known else _render("model_api_feeding")),
         file=_literal(file),
         device=_literal(_device(provenance)),
         properties=f", plugin_config={json.dumps(properties)}" if properties else "",
     )
 
 
-def _changing(inputs: Sequence[_Tensor], provenance: Provenance, file: str) -> str:
+def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> str:
     quoted = shlex.quote(file)
     sensitivities = [output.sensitivity for output in provenance.predicted.values() if output.sensitivity is not None]
     changes = [*(f"--{name.replace('_', '-')} 0.6" for name in sensitivities), "--stats new.json"]
-    text = _render(
-        "changing",
-        scale=" A sensitivity goes from 0, flags nothing, to 1, flags all that normalises above 0."
-        if sensitivities
-        else "",
-        commands="\n".join(f"pp-graph retune {quoted} {change} -o retuned.xml" for change in changes),
-    )
-    if (provenance.conversion or {}).get("precision") == "int8":
-        text += _render("calibrating", file=quoted)
-    # Some devices ignore a state that is set on a request.
-    if provenance.adjustable and device_profile(_device(provenance)).states:
-        text += _render(
-            "states",
-            names=", ".join(map(_code, provenance.adjustable)),
-            file=_literal(file),
-            changes=f"{sensitivities[0]}=0.6" if sensitivities else 'statistics=pp.Statistics.load("new.json")',
-            feeds=_feeds(inputs),
+    parts = [
+        _render(
+            "changing",
+            about=_sentences(_render("network_kept"), _render("sensitivity") if sensitivities else ""),
+            commands="\n".join(f"pp-graph retune {quoted} {change} -o retuned.xml" for change in changes),
         )
-    return text
+    ]
+    if (provenance.conversion or {}).get("precision") == "int8":
+        parts.append(_render("calibrating", file=quoted))
+    # Some devices ignore the states of a request.
+    if provenance.adjustable and device_profile(_device(provenance)).states:
+        parts.append(
+            _render(
+                "states",
+                names=", ".join(map(_code, provenance.adjustable)),
+                file=_literal(file),
+                changes=f"{sensitivities[0]}=0.6" if sensitivities else 'statistics=pp.Statistics.load("new.json")',
+                feeds=_feeds(inputs),
+            )
+        )
+    return "\n\n".join(parts)
 
 
 def _checking(provenance: Provenance, file: str) -> str:

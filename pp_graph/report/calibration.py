@@ -1,4 +1,4 @@
-"""`write_calibration_report`: a calibration as one HTML page that needs nothing else, or as one picture."""
+"""`write_calibration_report`: a calibration as one self-contained HTML page, or as one picture."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Curve:
 
     @property
     def best(self) -> int:
-        """Index of the first maximum of `y`; the second of two equal neighbours."""
+        """Index of the first maximum of `y`, or the next index if its value is equal."""
         first = int(np.argmax(self.y))
         return first + int(first + 1 < len(self.y) and self.y[first + 1] == self.y[first])
 
@@ -63,7 +63,7 @@ class Curve:
 
 
 def score_histogram(counts: ScoreCounts, bins: int | None = None) -> Histogram:
-    """Count scores in equal bins; an interval of the counts is spread evenly over the bins it covers.
+    """Count scores in bins of equal width, spreading each interval of the counts evenly over its bins.
 
     Args:
         counts: Counts of at least one score.
@@ -74,18 +74,18 @@ def score_histogram(counts: ScoreCounts, bins: int | None = None) -> Histogram:
     low, high = score_range(counts)
     edges = np.linspace(low, high, bins + 1)
     lower, upper = counts.lower.astype(np.float64), counts.upper.astype(np.float64)
-    # Below each inner edge lie all intervals that start there except the last, and the part of the last below the edge.
+    # Below an inner edge lie all intervals that start below it, except the part of the last one beyond the edge.
     last = np.searchsorted(lower, edges[1:-1], side="left") - 1
     length = np.where(counts.exact, 1.0, upper - lower)
     part = np.where(counts.exact[last], 1.0, np.minimum((edges[1:-1] - lower[last]) / length[last], 1.0))
     part[last < 0] = 0.0
     shares = {}
     for name in ("normal", "anomalous", "unlabelled"):
-        held: Counts = getattr(counts, name)
-        total = int(held.sum())
+        counted: Counts = getattr(counts, name)
+        total = int(counted.sum())
         if not total:
             continue
-        below = (np.cumsum(held) - held)[last] + part * held[last]
+        below = (np.cumsum(counted) - counted)[last] + part * counted[last]
         below[last < 0] = 0.0
         shares[name] = np.diff(np.concatenate([[0.0], below, [total]])) / total
     return Histogram(edges, shares)
@@ -110,20 +110,20 @@ def precision_recall(counts: ScoreCounts) -> Curve:
     """
     flagged = counts.true_positives + counts.false_positives
     shown = np.flatnonzero(flagged)
-    found = counts.true_positives[shown]
-    return Curve(found / counts.anomalies, found / flagged[shown])
+    true_positives = counts.true_positives[shown]
+    return Curve(true_positives / counts.anomalies, true_positives / flagged[shown])
 
 
 def f1_over_threshold(counts: ScoreCounts) -> Curve:
     """Return F1 (y) over the threshold (x); scores at or above the threshold are anomalous.
 
     Each interval has two points: a threshold at its lower end, and one just above its upper end. For an interval of one
-    number this is the exact step of F1; for a longer one the line between is an approximation.
+    score, this is the exact step of F1; for a longer one, the line between them is an approximation.
 
     Args:
         counts: Counts with anomalous scores.
     """
-    found: npt.NDArray[Any] = 2 * counts.true_positives
-    f1 = found / (counts.true_positives + counts.false_positives + counts.anomalies)
+    doubled: npt.NDArray[Any] = 2 * counts.true_positives
+    f1 = doubled / (counts.true_positives + counts.false_positives + counts.anomalies)
     thresholds = np.stack([counts.lower, counts.upper], axis=1, dtype=np.float64)
     return Curve(thresholds.reshape(-1), np.stack([f1[:-1], f1[1:]], axis=1).reshape(-1))

@@ -41,7 +41,7 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawnOutputs:
-    """Post-processed outputs of a model, and those to draw.
+    """Post-processed outputs of a model, and the masks and maps among them.
 
     Attributes:
         outputs: Descriptions of the outputs that have a batch axis, by name.
@@ -123,7 +123,7 @@ class DrawnOutputs:
         """Return the values of outputs that have no fixed column, by column name.
 
         Args:
-            values: The values for the image; see `of_image`.
+            values: Result of `of_image`.
             files: Files of pictures, by output.
         """
         further: dict[str, Any] = {}

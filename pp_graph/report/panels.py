@@ -48,7 +48,7 @@ def draw_histogram(axes: Axes, name: str, level: LevelResult) -> None:
     """Draw the scores of each class, with the threshold."""
     histogram = score_histogram(level.counts)
     drawn = np.concatenate(list(histogram.shares.values()))
-    # Shares below that of one score spread over all bins are artefacts of the spreading.
+    # Spreading intervals over bins gives shares below one score in all bins; they must not set the scale.
     smallest = max(float(drawn[drawn > 0].min()), 1 / (BINS[1] * int(level.counts.total.sum())))
     largest = float(drawn.max())
     logarithmic = largest > _LOG_FROM * smallest
@@ -223,7 +223,7 @@ def _limit_to_scores(axes: Axes, level: LevelResult) -> None:
 
 
 def _explained_missing(axes: Axes, level: LevelResult) -> bool:
-    """Write why there is no curve, and return True, if a class has no scores."""
+    """If a class has no scores, write the reason for the missing curve and return True."""
     counts = level.counts
     if counts.anomalies and counts.normals:
         return False

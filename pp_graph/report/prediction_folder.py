@@ -89,7 +89,7 @@ def write_predictions(
         runner: The model.
         images: See `Runner.__call__`.
         folder: Output folder; created if missing.
-        save: Pictures to write: `masks`, `overlays`, `maps`.
+        save: Kinds of pictures to write: `masks`, `overlays`, `maps`.
         formats: Tables to write: `csv`, `json`.
         overwrite: Write to a folder that is not empty. Files of an earlier run are removed, others kept.
         batch_size: Images to run at a time.
@@ -102,10 +102,10 @@ def write_predictions(
         DataError: An image cannot be read or does not fit the model, or `save` or `formats` has an unknown entry.
         TargetError: The runtime fails.
     """
-    for what, asked, known in (("Pictures", save, tuple(PICTURES)), ("Tables", formats, FORMATS)):
-        unknown = [name for name in asked if name not in known]
+    for kind, requested, known in (("Pictures", save, tuple(PICTURES)), ("Tables", formats, FORMATS)):
+        unknown = [name for name in requested if name not in known]
         if unknown:
-            raise DataError(f"{what} '{unknown[0]}' are not known, expected some of: {', '.join(known)}.")
+            raise DataError(f"{kind} '{unknown[0]}' are not known, expected some of: {', '.join(known)}.")
     folder = Path(folder)
     source = open_source(images, runner.inputs, batch_size=batch_size)
     drawn = DrawnOutputs.of(runner)
@@ -142,7 +142,7 @@ def _refuse_folder_among_images(folder: Path, source: Source, pictures: Iterable
     if any(pictures) and images is not None and folder.resolve().is_relative_to(images.resolve()):
         raise OutputFileError(
             f"Output folder '{folder}' lies in the folder of images '{images}', expected another place: the "
-            "next run would take its pictures for images. Choose a folder outside."
+            "next run would read its pictures as images. Choose a folder outside."
         )
 
 

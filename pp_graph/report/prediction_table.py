@@ -17,7 +17,7 @@ FORMATS: Final = ("csv", "json")
 PICTURES: Final = {"masks": ".png", "overlays": ".png", "maps": ".tiff"}
 """Folders of pictures, with the file extension of their pictures.
 
-If several outputs have pictures of one kind, the first uses this folder and the others `<folder>_<output>`.
+If several outputs have pictures of one kind, the first uses this folder, and the others use `<folder>_<output>`.
 """
 _TABLE: Final = "predictions"
 
@@ -105,19 +105,19 @@ def write_json(file: Path, about: dict[str, Any], rows: Iterable[ImagePrediction
 
 def earlier_files(folder: Path) -> list[str]:
     """Return the tables and pictures that an earlier run wrote to a folder, as its tables list them."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for form, read in (("csv", _read_csv), ("json", _read_json)):
         try:
             rows = read(folder / table_name(form))
         except (OSError, ValueError, LookupError, TypeError, csv.Error):
             continue  # missing, or written by another program
-        found[table_name(form)] = None
+        names[table_name(form)] = None
         for row in rows:
-            for name, cell in row.items():
-                picture = name in _PICTURE_COLUMNS or name not in COLUMNS
-                if picture and isinstance(cell, str) and _is_ours(cell):
-                    found[cell] = None
-    return [name for name in found if (folder / name).is_file()]
+            for column, cell in row.items():
+                may_be_picture = column in _PICTURE_COLUMNS or column not in COLUMNS
+                if may_be_picture and isinstance(cell, str) and _is_picture_path(cell):
+                    names[cell] = None
+    return [name for name in names if (folder / name).is_file()]
 
 
 def _read_csv(file: Path) -> list[dict[str, Any]]:
@@ -139,8 +139,8 @@ def _has_columns(names: Iterable[str]) -> bool:
     return tuple(names)[: len(COLUMNS)] == COLUMNS
 
 
-def _is_ours(name: str) -> bool:
-    """Return True if a path in a table is one that this module could have written."""
+def _is_picture_path(name: str) -> bool:
+    """Return True if a path in a table could be a picture of an earlier run."""
     path = PurePosixPath(name)
     if len(path.parts) < 2 or ".." in path.parts:
         return False

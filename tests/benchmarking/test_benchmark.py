@@ -15,7 +15,7 @@ from pp_graph.benchmarking.contenders import has_torch, host_post_processing
 from pp_graph.benchmarking.measuring import ratio_of_medians
 from pp_graph.benchmarking.operator_groups import group_times
 from pp_graph.cli import run as run_cli
-from pp_graph.openvino.compiling import OperatorTime
+from pp_graph.openvino.timed_session import OperatorTime, TimedSession
 from tests.conftest import DEMO
 
 RAW = DEMO / "raw.onnx"
@@ -256,12 +256,10 @@ def test_models_that_do_not_belong_together_are_named(
 
 def test_a_failing_callback_ends_the_run(demo_ir_path: Path) -> None:
     from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
-    from pp_graph.openvino import OpenVINOSession
 
     model = read_openvino(demo_ir_path)
     fix_shapes(model, {"image": [1, 3, 256, 256]})
-    timed = OpenVINOSession(model, performance_hint="latency")
-    timed.feed({"image": np.zeros((1, 3, 256, 256), np.float32)})
+    timed = TimedSession(model, {"image": np.zeros((1, 3, 256, 256), np.float32)})
 
     def fail(_: object) -> None:
         raise ValueError("on purpose")

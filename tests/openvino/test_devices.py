@@ -30,7 +30,7 @@ from pp_graph.openvino.devices import (
     split_devices,
 )
 from pp_graph.openvino.island.float32 import executed_precision, island_precisions
-from pp_graph.openvino.session import OpenVINOSession
+from pp_graph.openvino.timed_session import TimedSession
 from pp_graph.raw_values import open_raw_values
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model
@@ -197,8 +197,8 @@ class TestRunning:
 
     @pytest.mark.parametrize("hint", PERFORMANCE_HINTS)
     def test_timed(self, device: str, hint: str, static: pp.OpenVINOModel) -> None:
-        timed = OpenVINOSession(static.network, device=device, performance_hint=hint, profile=True)
-        timed.feed({"image": IMAGE[:1]})
+        feeds = {"image": IMAGE[:1]}
+        timed = TimedSession(static.network, feeds, device=device, performance_hint=hint, profile=True)
         timed.infer()
         assert timed.precision == "f32"
         assert timed.run_in_flight(0.01, None)[0] > 0
@@ -442,7 +442,7 @@ def test_convert_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str], dem
     assert status == 0
     assert "Checked for GPU" in out
     assert "float32 marks" in out
-    assert "Warning (shapes): OpenVINO documents open sizes on the GPU as a preview" in err
+    assert "Warning (shapes): OpenVINO documents dynamic sizes on the GPU as a preview" in err
     if not describe_device("GPU").here:
         assert "which is not on this machine" in out
         assert "compilation, the precision it really runs in, decisions (pp-graph verify --device GPU, where" in out

@@ -20,7 +20,8 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import OutputFileError
 from pp_graph.openvino import OpenVINOModel
-from pp_graph.openvino.usage import ELEMENT_TYPES, renamed_usage, usage_path, usage_text
+from pp_graph.openvino.usage import renamed_usage, usage_path, usage_text
+from pp_graph.openvino.usage_tensors import ELEMENT_TYPES
 from pp_graph.retuning import retune
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text, identity_model, score_and_map

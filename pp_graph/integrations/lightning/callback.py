@@ -156,8 +156,8 @@ class PostProcessorCallback(_Callback):
         if self.statistics is None and not trainer.enable_validation:
             raise PostProcessorError(
                 f"{type(self).__name__} has no statistics, and the trainer does not validate, expected validation "
-                "images with labels: it would do nothing. Give fit a validation loader and the module a validation_step, or "
-                "build the callback with a post-processor that has statistics."
+                "images with labels: it would do nothing. Give fit a validation loader and the module a "
+                "validation_step, or build the callback with a post-processor that has statistics."
             )
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
