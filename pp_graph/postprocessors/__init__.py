@@ -21,6 +21,7 @@ from pp_graph.postprocessors.anomaly import (
 )
 from pp_graph.postprocessors.lookup import class_name, find_post_processor, post_processor_names
 from pp_graph.postprocessors.one_class import OneClassPostProcessor
+from pp_graph.postprocessors.onnx_model import OnnxPostProcessor
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe import RecipePostProcessor
 
@@ -40,6 +41,7 @@ __all__ = [
     "SCORE",
     "SCORES",
     "OneClassPostProcessor",
+    "OnnxPostProcessor",
     "PostProcessor",
     "RecipePostProcessor",
     "class_name",

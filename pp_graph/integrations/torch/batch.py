@@ -62,6 +62,19 @@ class Predictions:
         return iter(self._asdict().values())
 
 
+class TracedPredictions(dict[str, torch.Tensor]):
+    """Predictions in a trace: a dict to the tracer, which takes the names from it, and an `InferenceBatch` to code."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values())
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a prediction, None if there is none."""
+        if name in FIELDS:
+            return self.get(name)
+        raise AttributeError(f"predictions have no field '{name}', expected one of: {', '.join(FIELDS)}")
+
+
 def fields_of(predictions: object) -> dict[str, Any]:
     """Return the fields of predictions, given as an object or a mapping; empty for anything else."""
     if isinstance(predictions, Mapping):

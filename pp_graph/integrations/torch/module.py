@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.integrations.torch.batch import InferenceBatch, Predictions, raw_tensors, signature_of_tensors
+from pp_graph.integrations.torch.batch import (
+    InferenceBatch,
+    Predictions,
+    TracedPredictions,
+    raw_tensors,
+    signature_of_tensors,
+)
 from pp_graph.integrations.torch.interpreter import (
     TorchGraph,
     compile_post_processor,
@@ -214,7 +220,7 @@ class PostProcessorModule(PostProcessor):
             return packed
         if is_jit_traced():
             # A trace that is not strict, as that of openvino.convert_model, keeps the names.
-            return tuple(found.values()) if is_strict_trace() else dict(found)
+            return tuple(found.values()) if is_strict_trace() else TracedPredictions(found)
         # What is declared decides, so that a post-processor always returns the same kind.
         usual = {output.name for output in post.declared_outputs} <= set(InferenceBatch._fields)
         return InferenceBatch(**found) if usual else found

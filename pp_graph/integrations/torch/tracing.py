@@ -12,6 +12,7 @@ from torch import nn
 from pp_graph.errors import PostProcessorError
 from pp_graph.integrations.torch.batch import FIELDS, Predictions, fields_of
 from pp_graph.integrations.torch.module_step import exported, prepared
+from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.postprocessors import PostProcessor
 from pp_graph.postprocessors.anomaly import DECISION_NAMES, RAW_MAP, RAW_SCORE
 from pp_graph.postprocessors.onnx_model import REFERENCES, OnnxPostProcessor, encode_model, inputs_of
@@ -21,6 +22,8 @@ from pp_graph.values.float_keys import HIGHEST_KEY, LOWEST_KEY, from_keys, to_ke
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import onnx
 
     from pp_graph.program import Signature
     from pp_graph.statistics import Statistics
@@ -84,6 +87,7 @@ def trace(module: nn.Module, raw: Signature) -> OnnxPostProcessor:
     found = _run(own, roles, [torch.from_numpy(array) for array in example])
     wrapper = _Wrapper(own, roles, list(found))
     model = exported(wrapper, types, example, list(found), roles)
+    _lower_opset(model)
     text = encode_model(model)
 
     def reference(output: str, arrays: Sequence[Array]) -> Array:
@@ -100,6 +104,18 @@ def trace(module: nn.Module, raw: Signature) -> OnnxPostProcessor:
 
     REFERENCES[text] = reference
     return OnnxPostProcessor(None, text, _compiled(text, list(found), raw, reference))
+
+
+def _lower_opset(model: onnx.ModelProto) -> None:
+    """Declare the earliest opset at which all operators are what they are in the model, so that more models take it."""
+    import onnx
+
+    (entry,) = (each for each in model.opset_import if each.domain in DEFAULT_DOMAINS)
+    nodes = list(model.graph.node)
+    if any(attribute.HasField("g") or attribute.graphs for node in nodes for attribute in node.attribute):
+        return
+    schemas = [onnx.defs.get_schema(node.op_type, entry.version, "") for node in nodes]
+    entry.version = max((schema.since_version for schema in schemas), default=entry.version)
 
 
 def _run(module: nn.Module, roles: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
