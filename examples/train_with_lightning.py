@@ -76,9 +76,14 @@ class Inspection(pl.LightningModule):
         self.model = AutoEncoder()
         self.example_input_array = torch.rand(2, 3, SIZE, SIZE)
 
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw score and map; the model summary of the default trainer calls it."""
+        score, anomaly_map = self.model(image)
+        return score, anomaly_map
+
     def raw(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Raw values of a batch."""
-        score, anomaly_map = self.model(batch["image"])
+        score, anomaly_map = self(batch["image"])
         return {"pred_score": score, "anomaly_map": anomaly_map}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
