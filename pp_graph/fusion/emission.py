@@ -138,8 +138,16 @@ def _plain(value: Any) -> object:
 
 def _comparable(node: onnx.NodeProto) -> object:
     """Return what an operator computes, without its name and texts."""
-    attributes = {}
+    attributes: dict[str, object] = {}
     for attribute in node.attribute:
+        bodies = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+        if bodies:
+            # Declarations in a body may be written in several ways.
+            attributes[attribute.name] = [
+                ([_comparable(inner) for inner in body.node], [tensor.name for tensor in body.initializer])
+                for body in bodies
+            ]
+            continue
         plain = type(attribute)()
         plain.CopyFrom(attribute)
         plain.ClearField("doc_string")

@@ -285,7 +285,7 @@ def test_end_to_end(kind: str, tmp_path: Path) -> None:
     retuned = pp.retune(plain, OTHER_STATS)
     for artifact, precision in ((plain, None), (plain, "f32"), (narrow, "bf16"), (retuned, "bf16"), (fused, None)):
         report = pp.verify(raw, artifact, images, inference_precision=precision)
-        assert report.failures == ()
+        assert report.postprocessing_failures == ()
         assert report.postprocessing_flips == 0
         assert report.postprocessing_error < 2e-6
         assert all(0 < each.positive < each.total for each in report.decisions if each.name == "pred_mask")

@@ -102,6 +102,16 @@ class Shaping(Writer):
             return self.node("Pad", [a], {"mode": mode, "pads": pads}, dtype, sizes)
         return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": mode}, dtype, sizes)
 
+    def pad_end(self, a: ir.Value, axis: int, places: int, *, rank: int) -> ir.Value:
+        """Append zeros behind one axis of a float32 value of this rank."""
+        before = self.shape_of(a)
+        pads = [0] * (rank + axis) + [places] + [0] * (rank - axis - 1)
+        sizes = before and tuple(dim if at != axis else _longer(dim, places) for at, dim in enumerate(before))
+        dtype = np.dtype(np.float32)
+        if self.opset < _PADS_ARE_INPUTS:
+            return self.node("Pad", [a], {"mode": "constant", "pads": pads, "value": 0.0}, dtype, sizes)
+        return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": "constant"}, dtype, sizes)
+
     def _sliced(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> Shape | None:
         """Shape of a slice, None for unknown sizes."""
         before = self.shape_of(a)
