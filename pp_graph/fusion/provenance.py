@@ -6,6 +6,7 @@ descriptions, and replaced the fixed score and map by roles.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,6 +92,18 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     def type(self) -> ValueType:
         """Type of the raw value as the steps read it."""
         return ValueType(self.axes, self.sizes, self.dtype, self.rank_known)  # type: ignore[arg-type]
+
+    @property
+    def narrow(self) -> str | None:
+        """Element type of the raw value if it is narrower than float32: `float16` or `bfloat16`."""
+        import onnx
+
+        try:
+            declared = onnx.ValueInfoProto.FromString(base64.b64decode(self.declaration))
+        except Exception:  # strip says what is wrong with a damaged record
+            return None
+        kinds = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
+        return kinds.get(declared.type.tensor_type.elem_type)
 
 
 class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -277,7 +290,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Signature of the raw values that the post-processor reads."""
         read = self.raw.read
         outputs = {role: record.name for role, record in read.items()}
-        return Signature({role: record.type for role, record in read.items()}, self.raw.input_size, outputs=outputs)
+        narrow = {role: kind for role, record in read.items() if (kind := record.narrow) is not None}
+        types = {role: record.type for role, record in read.items()}
+        return Signature(types, self.raw.input_size, outputs=outputs, narrow=narrow)
 
     @property
     def tensors(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pp_graph.errors import PostProcessorError, StatisticsError
 from pp_graph.program.outputs import Output, check_output
 from pp_graph.program.signature import Signature
 from pp_graph.steps import DecidingStep, MonotoneStep, Step
+from pp_graph.steps.step import RoundToType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -143,7 +144,7 @@ def compile_steps(
             f"The steps write {listed}, expected some of {', '.join(declared)}: the model returns only these. "
             "Give the last steps one of these targets, or declare their outputs (in a recipe under outputs)."
         )
-    compiled = CompiledSteps(tuple(_pulled_back(bound)), types)
+    compiled = CompiledSteps(tuple(_pulled_back(bound, signature.narrow)), types)
     return dataclasses.replace(compiled, steps=tuple(compiled.needed(written, signature)))
 
 
@@ -208,8 +209,12 @@ def _check_names(step: Step, types: Mapping[str, ValueType], signature: Signatur
         raise PostProcessorError(f"{named(step)} writes '{step.target}', which an earlier step writes. Rename one.")
 
 
-def _pulled_back(steps: Sequence[Step]) -> list[Step]:
-    """Move each decision in front of the monotone step it reads, so that it compares that step's input."""
+def _pulled_back(steps: Sequence[Step], narrow: Mapping[str, str]) -> list[Step]:
+    """Move each decision in front of the monotone step it reads, so that it compares that step's input.
+
+    A raw value of float16 or bfloat16 may reach the comparison before it is rounded: onnxruntime and OpenVINO compute
+    it in float32 and drop the casts in between. The cutoff lies where rounding does, so both decide alike.
+    """
     by_target: dict[str, Step] = {}
     for step in steps:
         moved = step
@@ -221,5 +226,7 @@ def _pulled_back(steps: Sequence[Step]) -> list[Step]:
             if earlier is moved:
                 break
             moved = earlier
+        if isinstance(moved, DecidingStep) and moved.source in narrow:
+            moved = moved.pulled_back(RoundToType(moved.source, moved.target, narrow[moved.source]))
         by_target[moved.target] = moved
     return list(by_target.values())

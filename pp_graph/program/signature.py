@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pp_graph.model import describe_outputs
 from pp_graph.program.roles import Role, RoleMatch, find_roles
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array
 
 
+_NARROW: Final = ("FLOAT16", "BFLOAT16")
+
+
 @dataclass(frozen=True)
 class Signature(Mapping[str, ValueType]):
     """Types of the raw values, by role name.
@@ -27,12 +30,15 @@ class Signature(Mapping[str, ValueType]):
         input_size: Height and width of the model's images; None if unknown.
         matches: Outputs of the raw model, by role; empty if the signature was made without a model.
         outputs: Names of these outputs, by role, for messages; empty if unknown.
+        narrow: Element type of raw values that the model returns in less than float32, by role: `float16` or
+            `bfloat16`.
     """
 
     types: Mapping[str, ValueType]
     input_size: tuple[int, int] | None = None
     matches: Mapping[str, RoleMatch] = field(default_factory=dict, compare=False, repr=False)
     outputs: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    narrow: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_model(cls, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str] | None = None) -> Signature:
@@ -41,7 +47,8 @@ class Signature(Mapping[str, ValueType]):
         images = [info.shape for info in raw.inputs if info.shape is not None and len(info.shape) == 4]
         size = _image_size(images[0]) if len(images) == 1 else None
         outputs = {role: match.output.name for role, match in matches.items()}
-        return cls({role: match.type for role, match in matches.items()}, size, matches, outputs)
+        narrow = {role: match.output.dtype.lower() for role, match in matches.items() if match.output.dtype in _NARROW}
+        return cls({role: match.type for role, match in matches.items()}, size, matches, outputs, narrow)
 
     @classmethod
     def of_values(
@@ -107,7 +114,7 @@ class Signature(Mapping[str, ValueType]):
         return len(self.types)
 
     def __hash__(self) -> int:
-        return hash((tuple(self.types.items()), self.input_size))
+        return hash((tuple(self.types.items()), self.input_size, tuple(self.narrow.items())))
 
 
 def _image_size(shape: Shape) -> tuple[int, int] | None:

@@ -276,6 +276,35 @@ class Keep(MonotoneStep):
 
 
 @dataclass(frozen=True)
+class RoundToType(MonotoneStep):
+    """Round to the element type in which a raw model returns a value. It is compiled to a cutoff, and never written.
+
+    Attributes:
+        source: Name of the raw value; any shape.
+        target: Name of the decision it is compiled into.
+        dtype: `float16` or `bfloat16`.
+    """
+
+    source: str
+    target: str
+    dtype: str
+
+    def reference(self, array: Array) -> Array:
+        """Round to nearest, ties to even."""
+        import ml_dtypes
+
+        kind = np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else np.float16)
+        with np.errstate(over="ignore"):
+            rounded: Array = np.asarray(array, np.float32).astype(kind).astype(np.float32)
+        return rounded
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write nothing: the runtimes round, or the cutoff does."""
+        del op
+        return value
+
+
+@dataclass(frozen=True)
 class MonotoneChain(MonotoneStep):
     """Consecutive monotone steps. They are compiled to a cutoff and never listed among the steps.
 

@@ -13,6 +13,7 @@ from pp_graph.plausibility import PredictionChecks
 from pp_graph.program import check_packed
 from pp_graph.verification.report import (
     LARGE_DRIFT,
+    TOLERANCE,
     BoundaryReport,
     DecisionReport,
     ErrorReport,
@@ -162,6 +163,7 @@ class Comparison:
         self._errors: dict[str, ErrorSum] = {}
         self._own_errors: dict[str, ErrorSum] = {}
         self._distinct: int | None = None
+        self._largest = dict.fromkeys(program.signature.narrow, 0.0)
         self._checks = PredictionChecks(program.predicted)
         statistics = provenance.statistics
         self._has_range = statistics is not None and any(
@@ -201,6 +203,9 @@ class Comparison:
                 # Compare the artifact's intermediate with the NumPy reference on the artifact's own inputs.
                 computed = step.reference(*(own.values[name] for name in step.reads))
                 self._own_errors.setdefault(step.target, ErrorSum()).add_relative(own.raw[step.target], computed)
+        for role in self._largest:
+            finite = own.raw[role][np.isfinite(own.raw[role])]
+            self._largest[role] = max(self._largest[role], float(np.abs(finite).max(initial=0.0)))
         for role, values in reference.raw.items():
             self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
         for name, values in reference.passed_through.items():
@@ -269,9 +274,22 @@ class Comparison:
             raw_matches=raw_matches,
             max_label_flips=max_label_flips,
             max_pixel_flips=max_pixel_flips,
+            tolerance=self._tolerance(),
             warnings=(*warnings, *self._checks.warnings(), *self._large_drift()),
             notes=notes,
         )
+
+    def _tolerance(self) -> float:
+        """Largest error of a number that counts as rounding.
+
+        Runtimes may normalise a float16 or bfloat16 value before they round it. Decisions do not depend on that.
+        """
+        found = TOLERANCE
+        for role, kind in self._program.signature.narrow.items():
+            half_unit = 2.0**-9 if kind == "bfloat16" else 2.0**-11
+            scales = [step.scale for step in self._steps.values() if step is not None and step.source == role]
+            found = max(found, TOLERANCE + half_unit * self._largest[role] / min(scales, default=1.0))
+        return found
 
     def _large_drift(self) -> list[str]:
         """Describe raw values that drift by more than a hundredth of the calibrated range."""

@@ -268,6 +268,7 @@ class VerificationReport:
         raw_matches: True if the raw model is, byte for byte, the one that the artifact was made from.
         max_label_flips: Tolerated flips of labels by drift; None for any number.
         max_pixel_flips: Tolerated flips of pixels by drift; None for any number.
+        tolerance: Largest error of the post-processing's numbers that counts as rounding.
         warnings: What looks wrong although it may pass: large drift, results that are all alike, numbers that do not
             fit each other.
         notes: Remarks about the images, such as skipped files.
@@ -288,6 +289,7 @@ class VerificationReport:
     raw_matches: bool
     max_label_flips: FlipLimit | None
     max_pixel_flips: FlipLimit | None
+    tolerance: float = TOLERANCE
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -333,8 +335,11 @@ class VerificationReport:
                 f"the post-processing alone flips {self.boundary.flips:,} decisions about values around its cutoffs",
             ),
             (
-                self.postprocessing_error > TOLERANCE,
-                f"the post-processing's numbers are off by {self.postprocessing_error:.3g}, more than {TOLERANCE:g}",
+                self.postprocessing_error > self.tolerance,
+                (
+                    f"the post-processing's numbers are off by {self.postprocessing_error:.3g}, more than "
+                    f"{self.tolerance:.3g}"
+                ),
             ),
             (
                 self.boundary.max_scaled > TOLERANCE,
