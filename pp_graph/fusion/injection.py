@@ -69,7 +69,10 @@ def write_program(
     graph = raw.model.graph
     names = NameScope(graph)
     prefix = names.fresh_prefix(PREFIX)
-    rewritten = rewrite_tail(raw, RULES, names, prefix) if tail else RewrittenTail()
+    # A NaN that spreads over the whole map would hide its anomalies where NaN counts as normal.
+    ignores_nan = any(step.on_nan == "normal" for step in program.comparisons.values())
+    rules = [rule for rule in RULES if not (ignores_nan and rule.spreads_nan)]
+    rewritten = rewrite_tail(raw, rules, names, prefix) if tail else RewrittenTail()
     outputs = {output.name or "": output for output in graph.outputs}
     opset = raw.opset or _opset_for(raw)
     op = Emitter(graph, opset=opset, ir_version=raw.model.ir_version, names=names, prefix=prefix)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     Emit = Callable[[Emitter, Callable[[ir.Value], ir.Value]], ir.Value]
 
+_COPIED_AT_MOST: Final = 1 << 18
+"""Numbers of a weight of which the selected rows are written as a constant."""
 Index = npt.NDArray[np.int64]
 
 _UNARY: Final = frozenset(
@@ -243,7 +245,14 @@ def _through_convolution(view: GraphView, node: ir.Node, source: ir.Value, index
         return None
     weights = [value for value in node.inputs[1:] if value is not None]
 
+    arrays = [view.constant(weight) for weight in weights]
+    # Quantisers and simplifiers expect constants as weights. Selected copies of large ones would double the file.
+    small = all(array is not None and array.dtype == np.float32 and array.size <= _COPIED_AT_MOST for array in arrays)
+
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        if small:
+            selected = [op.array(array[index], "weight") for array in arrays if array is not None]
+            return op.rewired(node, [at(source), *selected])
         rows = op.constant(tuple(index.tolist()), "channels")
         return op.rewired(node, [at(source), *(op.gather(at(weight), rows, 0) for weight in weights)])
 

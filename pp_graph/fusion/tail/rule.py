@@ -70,9 +70,11 @@ class Rule(ABC):
 
     Attributes:
         name: Name in `inspect --tail` and in the provenance.
+        spreads_nan: True if a NaN reaches more pixels than before. Such rules apply only where NaN counts as anomalous.
     """
 
     name: ClassVar[str]
+    spreads_nan: ClassVar[bool] = False
 
     @abstractmethod
     def find(self, view: GraphView) -> Iterator[Match | Miss]:

@@ -64,6 +64,7 @@ class SeparableCollapse(Rule):
     """Rule that collapses chains of linear operators; see the module."""
 
     name: ClassVar[str] = "separable linear collapse"
+    spreads_nan = True
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
         """Propose to collapse every chain that ends in a map, from the depth that saves most."""
