@@ -141,7 +141,7 @@ def test_checkpoints_bring_the_same_decisions_back(flavour: ModuleType, tmp_path
 def test_other_parameters_than_the_checkpoints_are_named() -> None:
     saved = PostProcessorCallback(pp.OneClassPostProcessor(pixel_sensitivity=0.7)).state_dict()
     callback = PostProcessorCallback()
-    with pytest.warns(UserWarning, match=r"decisions may differ: pixel_sensitivity was 0.7 and is 0.5\. What"):
+    with pytest.warns(UserWarning, match=r"decisions may differ: pixel_sensitivity was 0.7 and is 0.5\. The"):
         callback.load_state_dict(saved)
     assert callback.statistics is None
     with pytest.raises(StatisticsError, match="has version 2, expected 1. Upgrade pp_graph"):
@@ -161,7 +161,7 @@ def test_statistics_of_older_weights_warn_and_are_not_exported(tmp_path: Path) -
     running = trainer(pl, callback, max_epochs=3, check_val_every_n_epoch=2)
     running.fit(module, loader(), loader())
     assert callback.outdated
-    with pytest.warns(UserWarning, match="trained on since the validation"):
+    with pytest.warns(UserWarning, match="trained further after the validation"):
         running.predict(module, loader())
     with pytest.raises(StatisticsError, match=r"Run trainer.validate\(model\)"):
         callback.export(module, tmp_path / "model.xml")
@@ -401,7 +401,7 @@ def test_it_can_be_sent_to_another_process(arrays: dict) -> None:
         ({}, lambda batch: {"loss": 1, "score": 2}, "returned a dict with 'loss', 'score', expected"),
         ({"score_key": "raw"}, lambda batch: batch, "expected 'raw' among it. Return it there, or .* score_key="),
         ({"label_key": "bad"}, lambda batch: batch, "the batch is a dict with 'pred_score'.* expected 'bad' in one"),
-        ({"mask_key": 2}, lambda batch: batch, r"position 2 \(mask_key=2\). Give the position that holds it"),
+        ({"mask_key": 2}, lambda batch: batch, r"position 2 \(mask_key=2\). Pass another position"),
         ({}, lambda batch: {"pred_score": batch["pred_score"][0]}, r"Scores have shape \(\), expected \(N,\)"),
         ({}, lambda batch: {**batch, "mask": 3}, "Masks are a int, expected"),
         ({}, lambda batch: {**batch, "label": batch["pred_score"]}, "Labels: found .*, expected bool, or 0"),
@@ -433,7 +433,7 @@ def test_what_cannot_be_changed_says_so(arrays: dict) -> None:
 
 
 def test_predicting_needs_statistics(arrays: dict) -> None:
-    with pytest.raises(StatisticsError, match="No validation has run yet.*give ckpt_path="):
+    with pytest.raises(StatisticsError, match="No validation has run yet.*pass ckpt_path="):
         trainer(pl, PostProcessorCallback()).predict(replaying_module(pl, dict), replayed(**arrays))
 
 

@@ -142,7 +142,7 @@ class Opaque(PostProcessor):
         ({"example": (IMAGES, IMAGES, IMAGES)}, DataError, "holds 3 inputs, expected at most 2"),
         ({"example": (IMAGES, IMAGES[:1])}, DataError, "different batches: 'image' 3, 'unread' 1"),
         ({"example": IMAGES.numpy()}, DataError, "The example is ndarray, expected a torch.Tensor"),
-        ({"example": IMAGES[:, :2]}, DataError, r"Network does not take 'image' \(3, 2, 20, 24\): .*channels"),
+        ({"example": IMAGES[:, :2]}, DataError, r"Network does not accept 'image' \(3, 2, 20, 24\): .*channels"),
         ({"example": []}, DataError, "The example is empty"),
         ({"model": torch.nn.LSTM(3, 3), "example": torch.rand(2, 4, 3)}, ModelError, "LSTM returns tuple as 'output_1'"),
     ],

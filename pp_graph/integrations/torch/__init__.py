@@ -1,4 +1,4 @@
-"""Post-processors as torch modules, and the way from a torch model to a verified OpenVINO model.
+"""Post-processors as torch modules, and the export of a torch model to a verified OpenVINO model.
 
 from pp_graph.integrations.torch import OneClassPostProcessor, export
 
@@ -13,7 +13,7 @@ from pp_graph.extras import check_extra
 
 check_extra("torch", "torch", "post-processing in torch")
 
-from pp_graph.integrations.export_result import ExportResult  # noqa: E402
+from pp_graph.integrations.exporting import ExportResult  # noqa: E402
 from pp_graph.integrations.torch.batch import InferenceBatch  # noqa: E402
 from pp_graph.integrations.torch.exporting import export  # noqa: E402
 from pp_graph.integrations.torch.module import PostProcessor, PostProcessorModule  # noqa: E402
@@ -21,7 +21,7 @@ from pp_graph.integrations.torch.module_step import ModuleStep  # noqa: E402
 from pp_graph.integrations.torch.one_class import OneClassModule  # noqa: E402
 
 OneClassPostProcessor = OneClassModule
-"""Alias of `OneClassModule`, under the name that Anomalib uses."""
+"""Anomalib's name for `OneClassModule`."""
 
 __all__ = [
     "ExportResult",
