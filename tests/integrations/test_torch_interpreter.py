@@ -211,7 +211,7 @@ def test_operators_compute_what_onnxruntime_does(name: str, x: np.ndarray) -> No
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("{ y = Det(x) }", "operator Det is not written for torch"),
+        ("{ y = Det(x) }", "operator Det is not implemented in torch"),
         ('{ y = Resize<mode="cubic">(x, , two4) }', "operator Resize uses mode cubic"),
         ('{ y = MaxPool<kernel_shape=[3, 3], auto_pad="SAME_UPPER">(x) }', "uses auto_pad SAME_UPPER"),
         ("{ y = Floor<axis=1>(x) }", "operator Floor has the attribute 'axis', expected only none, as of opset 18"),
@@ -231,5 +231,5 @@ def test_a_missing_operator_is_named_with_its_step(monkeypatch: pytest.MonkeyPat
     kept = {name: function for name, function in graph.OPERATORS.items() if name != "Less"}
     monkeypatch.setattr(graph, "OPERATORS", kept)
     program = pp.OneClassPostProcessor(STATS).bind(pp.Signature.of_shapes({"raw_score": (None,)}, ROLES))
-    with pytest.raises(TargetError, match=r"Step 'pred_score', operator Less is not written.*torch\.export\(model"):
+    with pytest.raises(TargetError, match=r"Step 'pred_score', operator Less is not implemented.*torch\.export\(model"):
         compile_post_processor(program)
