@@ -1,4 +1,4 @@
-"""What of the Anomalib integration needs no Anomalib: on the raw export and the state dict of a real model."""
+"""Parts of the Anomalib integration that do not need Anomalib, on the raw export and state dict of a real model."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_impossible_statistics_are_refused(module: object, message: str) -> None
 
 @pytest.fixture(scope="module")
 def raw(brick: Path) -> dict[str, np.ndarray]:
-    """Eight good and eight bad parts: what the raw model gives, and what Anomalib made of it."""
+    """Outputs of the raw model and of Anomalib for eight normal and eight anomalous images."""
     at = np.r_[0:8, 72:80]
     images = np.load(brick / "images.npz")["image"][at].astype(np.float32) / 255
     reference = np.load(brick / "ref.npz")
@@ -189,7 +189,7 @@ def test_other_rules_are_told_from_drift(raw: dict, fused: pp.FusedModel) -> Non
     assert found.decisions[0].rules.image.tolist() == [3]
     assert 0 < found.decisions[0].rules.margin[0] < 1
 
-    # As if the network had computed something else in torch, and Anomalib had decided about that.
+    # As if the network had computed other values in torch, and Anomalib had decided about those.
     shifted = {name: array.copy() for name, array in raw["raw"].items()}
     name = fused.provenance.raw.read[RAW_SCORE].name
     cutoff = pp.Statistics.load(Path(str(fused.network.source)).parent / "stats.json").image.threshold

@@ -10,7 +10,7 @@ from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.integrations.torch import PostProcessorModule
+from pp_graph.integrations.torch.module import PostProcessorModule, restore_precision
 from pp_graph.postprocessors import OneClassPostProcessor
 from pp_graph.statistics.anomalib_checkpoint import BUFFERS, SETTINGS
 
@@ -175,12 +175,9 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
         self._share_buffers()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move the buffers to another device, but keep their precision: rounding would flip decisions."""
-        before = {name: self._buffers[name] for name in BUFFERS}
+        """Move the buffers to another device, but keep their precision."""
+        before = dict(self._buffers)
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
+        restore_precision(self, before)
         self._share_buffers()
         return self

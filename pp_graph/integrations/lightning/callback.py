@@ -73,7 +73,7 @@ class PostProcessorCallback(_Callback):
     Every checkpoint contains the statistics as plain types and restores them. If the model is trained further after a
     validation, its statistics are outdated: test and predict warn, and `export` raises.
 
-    In test and predict, the callback writes the outputs of the post-processor into what the step returned; for an
+    In test and predict, the callback writes the outputs of the post-processor into the step's return value; for an
     anomaly model these are `pred_score`, `pred_label`, `anomaly_map` and `pred_mask`. They replace raw values of the
     same name. The step must return a dict or an object with assignable fields; a NamedTuple works in validation only. A
     post-processor that reads other values than a score and a map finds them by the names of its roles.

@@ -25,7 +25,7 @@ from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.statistics.anomalib_checkpoint import BUFFERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pp_graph.program import Signature
 
@@ -230,13 +230,10 @@ class PostProcessorModule(PostProcessor):
         self._refresh()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move the buffers to another device, but keep their precision: rounding would flip decisions."""
-        before = {name: self._buffers[name] for name in BUFFERS}
+        """Move the buffers to another device, but keep their precision."""
+        before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in before.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
+        restore_precision(self, before)
         self._refresh()
         return self
 
@@ -251,6 +248,19 @@ class PostProcessorModule(PostProcessor):
 
 
 _DERIVED: Final = ("_post", "_post_numbers", "_graphs", "_read", "_read_versions", "_read_numbers", "_views")
+
+
+def restore_precision(module: nn.Module, before: Mapping[str, torch.Tensor | None]) -> None:
+    """Undo a change of element type of the calibrated numbers, because rounding them would flip decisions.
+
+    Args:
+        module: Module whose buffers were moved or converted.
+        before: Its buffers before that.
+    """
+    for name in BUFFERS:
+        original, moved = before[name], module._buffers[name]
+        if original is not None and moved is not None and moved.dtype != original.dtype:
+            module._buffers[name] = original.to(moved.device)
 
 
 def _version(buffer: torch.Tensor) -> int | None:
