@@ -1,4 +1,4 @@
-"""Run by a test on two processes: validates and writes what each found."""
+"""Run by a test in two processes: validate, and write the statistics of each process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(folder: Path) -> None:
     with np.load(folder / "data.npz") as data:
         arrays = dict(data)
     for pixel in ("f1", "pro"):
-        # The mean of the normal scores moves when one of them counts twice.
+        # sigma depends on the mean of the normal scores, which changes if one of them counts twice.
         callback = PostProcessorCallback(image="sigma", pixel=pixel)
         module = replaying_module(pl, lambda batch: {name: batch[name] for name in ("pred_score", "anomaly_map")})
         running = trainer(pl, callback, devices=2, strategy="ddp", max_epochs=1, limit_train_batches=1)
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
         else:
             running.fit(module, replayed(2, **arrays), replayed(2, **arrays))
             found = callback.statistics
-            # The loader of the fit must not be taken for the one of a validation after it.
+            # A validation after the fit must not use the loaders of the fit.
             few = {name: array[:3] for name, array in arrays.items()}
             running.validate(module, replayed(2, **few), verbose=False)
             assert callback.result.record.images == 3

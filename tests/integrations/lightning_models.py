@@ -1,4 +1,4 @@
-"""Lightning modules and data for tests, in either flavour."""
+"""Lightning modules and data for tests, for either Lightning package."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def loader(images: int = 12, batch: int = 5) -> DataLoader:
 
 
 class AutoEncoder(nn.Module):
-    """image (N,3,H,W) -> pred_score (N,1), anomaly_map (N,1,H,W): how badly it is drawn again."""
+    """image (N,3,H,W) -> pred_score (N,1), anomaly_map (N,1,H,W): the reconstruction error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class AutoEncoder(nn.Module):
 
 
 def training_module(pl: Any) -> Any:
-    """A module that is trained; `seen` holds the raw outputs of its last validation."""
+    """A trainable module; `seen` holds the raw outputs of its last validation."""
 
     class Trained(pl.LightningModule):
         def __init__(self) -> None:
@@ -86,7 +86,7 @@ def training_module(pl: Any) -> Any:
 
 
 def replaying_module(pl: Any, outputs: Callable[[Any], Any]) -> Any:
-    """A module whose steps return what a function makes of the batch."""
+    """A module whose steps return `outputs(batch)`."""
 
     class Replaying(pl.LightningModule):
         def __init__(self) -> None:

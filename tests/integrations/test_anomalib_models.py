@@ -1,4 +1,4 @@
-"""Real models of Anomalib: trained, exported, and with our post-processor in them."""
+"""Anomalib models: trained, exported, and with our post-processor inside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 import pp_graph as pp
 
 with warnings.catch_warnings():
-    # Anomalib and what it imports warn at import about one another.
+    # Anomalib and its dependencies warn at import.
     warnings.simplefilter("ignore")
     pytest.importorskip("anomalib", reason="Anomalib is not installed: pip install 'pp_graph[anomalib]'")
     torch = pytest.importorskip("torch")
@@ -26,7 +26,7 @@ with warnings.catch_warnings():
 from pp_graph.integrations.anomalib import OneClassPostProcessor, export
 
 pytestmark = [
-    # About the insides of Lightning, torchmetrics, torch and torchvision.
+    # Internals of Lightning, torchmetrics, torch and torchvision.
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -176,7 +176,7 @@ def test_a_model_that_cannot_be_exported(
 ) -> None:
     model, _ = theirs
     post = model.post_processor
-    # As Anomalib's models for which it supports no export do.
+    # Like Anomalib models whose export is not supported.
     monkeypatch.setattr(Padim, "to_onnx", lambda *_, **__: None)
     with pytest.raises(pp.PPGraphError, match="its to_onnx wrote no file"):
         export(model, tmp_path / "model.xml")
@@ -217,7 +217,7 @@ def test_ours_in_a_model(ours: tuple[Padim, Engine, Folder, Path], folder: Path,
         wanted = model(torch.from_numpy(batch))
     predicted = torch.cat([each.pred_label for each in batches])
     assert predicted.ravel().tolist() == wanted.pred_label[:6].ravel().tolist()
-    # Anomalib's own exports of it.
+    # Anomalib's own exports decide alike.
     path = model.to_onnx(tmp_path, input_size=SIZE, opset_version=18, verbose=False)
     session = ort.InferenceSession(str(path))
     found = dict(zip([each.name for each in session.get_outputs()], session.run(None, {"input": batch}), strict=True))

@@ -1,4 +1,4 @@
-"""What of the Anomalib integration needs no Anomalib: on the raw export and the state dict of a real model."""
+"""Parts of the Anomalib integration that do not need Anomalib, on the raw export and state dict of a real model."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_impossible_statistics_are_refused(module: object, message: str) -> None
 
 @pytest.fixture(scope="module")
 def raw(brick: Path) -> dict[str, np.ndarray]:
-    """Eight good and eight bad parts: what the raw model gives, and what Anomalib made of it."""
+    """Outputs of the raw model and of Anomalib for eight normal and eight anomalous images."""
     at = np.r_[0:8, 72:80]
     images = np.load(brick / "images.npz")["image"][at].astype(np.float32) / 255
     reference = np.load(brick / "ref.npz")
@@ -134,7 +134,7 @@ def raw(brick: Path) -> dict[str, np.ndarray]:
     return {
         "images": images,
         "raw": found,
-        "own": {
+        "model_outputs": {
             "pred_label": reference["pred_label"][at].ravel(),
             "pred_mask": masks[:, 0],
             "pred_score": reference["pred_score"][at],
@@ -150,11 +150,11 @@ def fused(brick: Path) -> pp.FusedModel:
 def compare(raw: dict, fused: pp.FusedModel, **changes: object) -> ModelComparison:
     feeds = {"input": raw["images"]}
     values = {
-        "own": raw["own"],
-        "own_raw": raw["raw"],
-        "exported": raw["raw"],
-        "shipped": run_in_batches(OnnxSession(fused.network), feeds),
-        "shipped_raw": open_raw_values(fused).run(feeds),
+        "model_outputs": raw["model_outputs"],
+        "model_raw": raw["raw"],
+        "export_raw": raw["raw"],
+        "artifact_outputs": run_in_batches(OnnxSession(fused.network), feeds),
+        "artifact_raw": open_raw_values(fused).run(feeds),
     }
     values |= changes
     totals = ModelTotals(fused)
@@ -170,7 +170,7 @@ def test_decisions_are_those_of_anomalib(raw: dict, fused: pp.FusedModel) -> Non
     assert found.incomparable == ("anomaly_map",)
     label, mask = found.decisions
     assert (label.name, label.total, label.flips, len(label.drift)) == ("pred_label", 16, 0, 0)
-    assert label.positive == raw["own"]["pred_label"].sum() > 0
+    assert label.positive == raw["model_outputs"]["pred_label"].sum() > 0
     assert mask.total == 16 * 256 * 256
     assert mask.flips == len(mask.drift) <= 2
     assert {error.name for error in found.errors} == {RAW_SCORE, RAW_MAP, "pred_score"}
@@ -182,28 +182,28 @@ def test_decisions_are_those_of_anomalib(raw: dict, fused: pp.FusedModel) -> Non
 
 
 def test_other_rules_are_told_from_drift(raw: dict, fused: pp.FusedModel) -> None:
-    label = raw["own"]["pred_label"].copy()
+    label = raw["model_outputs"]["pred_label"].copy()
     label[3] = ~label[3]
-    found = compare(raw, fused, own={**raw["own"], "pred_label": label})
+    found = compare(raw, fused, model_outputs={**raw["model_outputs"], "pred_label": label})
     assert (found.rule_flips, found.decisions[0].flips, len(found.decisions[0].drift)) == (1, 1, 0)
     assert found.decisions[0].rules.image.tolist() == [3]
     assert 0 < found.decisions[0].rules.margin[0] < 1
 
-    # As if the network had computed something else in torch, and Anomalib had decided about that.
+    # As if the network had computed other values in torch, and Anomalib had decided about those.
     shifted = {name: array.copy() for name, array in raw["raw"].items()}
     name = fused.provenance.raw.read[RAW_SCORE].name
     cutoff = pp.Statistics.load(Path(str(fused.network.source)).parent / "stats.json").image.threshold
     shifted[name][3] = 2 * cutoff - shifted[name][3]
-    found = compare(raw, fused, own={**raw["own"], "pred_label": label}, own_raw=shifted)
+    found = compare(raw, fused, model_outputs={**raw["model_outputs"], "pred_label": label}, model_raw=shifted)
     assert (found.rule_flips, found.decisions[0].flips, len(found.decisions[0].drift)) == (0, 1, 1)
     assert found.export_error > 1e-2
 
 
 def test_a_nan_is_no_other_rule(raw: dict, fused: pp.FusedModel) -> None:
     broken = {name: array.copy() for name, array in raw["raw"].items()}
-    label = raw["own"]["pred_label"]
+    label = raw["model_outputs"]["pred_label"]
     # Of a normal image, so that the label of the fused model is normal too.
     broken[fused.provenance.raw.read[RAW_SCORE].name][np.flatnonzero(~label)[0]] = np.nan
-    found = compare(raw, fused, own_raw=broken)
+    found = compare(raw, fused, model_raw=broken)
     assert found.rule_flips == 0
     assert len(found.decisions[0].drift) == 1

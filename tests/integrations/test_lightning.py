@@ -1,4 +1,4 @@
-"""The Lightning callback, in real trainers of both flavours."""
+"""The Lightning callback in trainers of both Lightning packages."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tests.conftest import ROOT  # noqa: E402
 from tests.integrations.lightning_models import loader, replayed, replaying_module, trainer, training_module  # noqa: E402
 
 pytestmark = [
-    # Lightning's own: it calls PyTorch by a name that is being retired, and counts the cores of this machine.
+    # From Lightning itself: a deprecated PyTorch name, and the number of cores.
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    # A test that reads a checkpoint need not write one.
+    # Tests that read a checkpoint do not write one.
     pytest.mark.filterwarnings("ignore:.*Please add the following callbacks. ..ModelCheckpoint"),
 ]
 
@@ -37,7 +37,7 @@ RAW = ("pred_score", "anomaly_map")
 
 
 @pytest.fixture(params=["lightning.pytorch", "pytorch_lightning"])
-def flavour(request: pytest.FixtureRequest) -> ModuleType:
+def package(request: pytest.FixtureRequest) -> ModuleType:
     return pytest.importorskip(request.param, reason=f"{request.param} is not installed")
 
 
@@ -74,16 +74,16 @@ def validated(
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def test_training_finds_what_calibrating_finds(flavour: ModuleType, tmp_path: Path) -> None:
+def test_training_finds_what_calibrating_finds(package: ModuleType, tmp_path: Path) -> None:
     callback = PostProcessorCallback()
-    assert isinstance(callback, flavour.Callback)
+    assert isinstance(callback, package.Callback)
     assert callback.statistics is None
-    module = training_module(flavour)
+    module = training_module(package)
     found = []
 
-    class Watch(flavour.Callback):
+    class Watch(package.Callback):
         def on_train_start(self, *_: object) -> None:
-            assert callback.statistics is None, "the sanity check counts for nothing"
+            assert callback.statistics is None, "the sanity check does not count"
 
         def on_validation_end(self, running: object, *_: object) -> None:
             if not running.sanity_checking:
@@ -91,7 +91,7 @@ def test_training_finds_what_calibrating_finds(flavour: ModuleType, tmp_path: Pa
                 assert numbers(callback.statistics) == numbers(expected(tmp_path, seen))
                 found.append(callback.statistics)
 
-    trainer(flavour, callback, Watch(), max_epochs=2).fit(module, loader(), loader())
+    trainer(package, callback, Watch(), max_epochs=2).fit(module, loader(), loader())
     assert len(found) == 2
     assert numbers(found[0]) != numbers(found[1])
     assert callback.result.exact
@@ -99,11 +99,11 @@ def test_training_finds_what_calibrating_finds(flavour: ModuleType, tmp_path: Pa
     assert (record.images, record.anomalous_images, record.device, record.precision) == (12, 6, "CPU", "32-true")
 
 
-def test_checkpoints_bring_the_same_decisions_back(flavour: ModuleType, tmp_path: Path) -> None:
-    saving = flavour.callbacks.ModelCheckpoint(tmp_path, filename="last")
+def test_checkpoints_bring_the_same_decisions_back(package: ModuleType, tmp_path: Path) -> None:
+    saving = package.callbacks.ModelCheckpoint(tmp_path, filename="last")
     first = PostProcessorCallback(pp.OneClassPostProcessor(image_sensitivity=0.6))
-    module = training_module(flavour)
-    running = trainer(flavour, first, saving, max_epochs=1, enable_checkpointing=True)
+    module = training_module(package)
+    running = trainer(package, first, saving, max_epochs=1, enable_checkpointing=True)
     running.fit(module, loader(), loader())
     checkpoint = tmp_path / "last.ckpt"
     state = torch.load(checkpoint, weights_only=True)["callbacks"]["PostProcessorCallback"]
@@ -113,13 +113,13 @@ def test_checkpoints_bring_the_same_decisions_back(flavour: ModuleType, tmp_path
     again = PostProcessorCallback(pp.OneClassPostProcessor(image_sensitivity=0.6))
     tested = []
 
-    class Watch(flavour.Callback):
+    class Watch(package.Callback):
         def on_test_batch_end(self, running: object, module: object, outputs: dict, *_: object) -> None:
             tested.append(outputs)
 
-    other = trainer(flavour, again, Watch())
+    other = trainer(package, again, Watch())
     # Weights and statistics both come from the file.
-    other.test(training_module(flavour), loader(), ckpt_path=checkpoint, verbose=False)
+    other.test(training_module(package), loader(), ckpt_path=checkpoint, verbose=False)
     assert again.statistics == first.statistics
     for before, after in zip(decisions, tested, strict=True):
         assert list(before) == list(after)
@@ -128,12 +128,12 @@ def test_checkpoints_bring_the_same_decisions_back(flavour: ModuleType, tmp_path
 
     resumed = PostProcessorCallback(pp.OneClassPostProcessor(image_sensitivity=0.6))
 
-    class Resumed(flavour.Callback):
+    class Resumed(package.Callback):
         def on_train_start(self, *_: object) -> None:
             assert resumed.statistics == first.statistics
 
-    trainer(flavour, resumed, Resumed(), max_epochs=2).fit(
-        training_module(flavour), loader(), loader(), ckpt_path=checkpoint
+    trainer(package, resumed, Resumed(), max_epochs=2).fit(
+        training_module(package), loader(), loader(), ckpt_path=checkpoint
     )
     assert numbers(resumed.statistics) != numbers(first.statistics)
 
@@ -141,7 +141,7 @@ def test_checkpoints_bring_the_same_decisions_back(flavour: ModuleType, tmp_path
 def test_other_parameters_than_the_checkpoints_are_named() -> None:
     saved = PostProcessorCallback(pp.OneClassPostProcessor(pixel_sensitivity=0.7)).state_dict()
     callback = PostProcessorCallback()
-    with pytest.warns(UserWarning, match=r"decisions may differ: pixel_sensitivity was 0.7 and is 0.5\. What"):
+    with pytest.warns(UserWarning, match=r"decisions may differ: pixel_sensitivity was 0.7 and is 0.5\. The"):
         callback.load_state_dict(saved)
     assert callback.statistics is None
     with pytest.raises(StatisticsError, match="has version 2, expected 1. Upgrade pp_graph"):
@@ -161,7 +161,7 @@ def test_statistics_of_older_weights_warn_and_are_not_exported(tmp_path: Path) -
     running = trainer(pl, callback, max_epochs=3, check_val_every_n_epoch=2)
     running.fit(module, loader(), loader())
     assert callback.outdated
-    with pytest.warns(UserWarning, match="trained on since the validation"):
+    with pytest.warns(UserWarning, match="trained further after the validation"):
         running.predict(module, loader())
     with pytest.raises(StatisticsError, match=r"Run trainer.validate\(model\)"):
         callback.export(module, tmp_path / "model.xml")
@@ -247,7 +247,7 @@ def test_other_precisions_count_as_float32_holds_them(arrays: dict, tmp_path: Pa
     [("pred_score", "label"), ("anomaly_map", "label", "mask"), ("anomaly_map", "mask"), ("anomaly_map", "label")],
     ids=" ".join,
 )
-def test_what_is_absent_is_left_out(arrays: dict, tmp_path: Path, present: tuple) -> None:
+def test_missing_values_are_left_out(arrays: dict, tmp_path: Path, present: tuple) -> None:
     some = {name: arrays[name] for name in present}
     callback = PostProcessorCallback()
     assert numbers(validated(callback, replayed(**some))) == numbers(expected(tmp_path, some))
@@ -274,13 +274,13 @@ def test_labels_decide_whether_there_is_a_threshold(arrays: dict, tmp_path: Path
     assert found.image.threshold == found.image.max
 
 
-def test_names_and_positions_are_a_matter_of_choice(arrays: dict, tmp_path: Path) -> None:
+def test_names_and_positions_can_be_chosen(arrays: dict, tmp_path: Path) -> None:
     renamed = {"a": arrays["pred_score"], "b": arrays["anomaly_map"], "bad": arrays["label"], "where": arrays["mask"]}
     wanted = numbers(expected(tmp_path, arrays))
     callback = PostProcessorCallback(score_key="s", map_key="m", label_key="bad", mask_key=3)
     data = replayed(as_tuple=True, **renamed)
     assert numbers(validated(callback, data, lambda batch: {"s": batch[0], "m": batch[1], "bad": batch[2]})) == wanted
-    # Predictions have names of their own.
+    # Predictions keep their usual names.
     (result,) = trainer(pl, callback).predict(
         replaying_module(pl, lambda batch: {"s": batch[0], "m": batch[1]}), replayed(11, as_tuple=True, **renamed)
     )
@@ -321,7 +321,7 @@ def test_what_a_recipe_decides_about_is_calibrated(
         pp.RecipePostProcessor, "bind_calibration", lambda post, raw: bound.append(raw) or bind(post, raw)
     )
     found = validated(PostProcessorCallback(recipe), replayed(**arrays))
-    # Three batches, of which the last is smaller.
+    # There are three batches, and the last is smaller: one signature for all.
     (signature,) = bound
     smooth = bind(recipe, signature).compute({"raw_map": arrays["anomaly_map"]}, ("smooth_map", "highest"))
     wanted = {**arrays, "pred_score": smooth["highest"], "anomaly_map": smooth["smooth_map"]}
@@ -330,7 +330,7 @@ def test_what_a_recipe_decides_about_is_calibrated(
         replaying_module(pl, dict), replayed(11, **{name: arrays[name] for name in RAW})
     )
     assert torch.equal(result["pred_mask"], torch.from_numpy(smooth["smooth_map"] > np.float32(found.pixel.threshold)))
-    assert torch.equal(result["pred_score"], torch.from_numpy(arrays["pred_score"])), "it is not read, and stays"
+    assert torch.equal(result["pred_score"], torch.from_numpy(arrays["pred_score"])), "an unread value stays"
 
 
 def test_roles_and_outputs_of_other_names(arrays: dict, tmp_path: Path) -> None:
@@ -356,9 +356,7 @@ def test_all_validation_loaders_count(arrays: dict, tmp_path: Path) -> None:
     assert numbers(found) == numbers(expected(tmp_path, arrays))
 
 
-def test_maps_wait_on_disk_and_leave_nothing_behind(
-    arrays: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_maps_are_kept_in_temporary_files(arrays: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened, original = [], tempfile.TemporaryFile
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: opened.append(original(**how)) or opened[-1])
     validated(PostProcessorCallback(), replayed(**arrays))
@@ -386,7 +384,7 @@ def test_it_can_be_sent_to_another_process(arrays: dict) -> None:
     callback = PostProcessorCallback(first.post, pixel="quantile")
     again = pickle.loads(pickle.dumps(callback))
     assert again.post == callback.post
-    # What is collected is the same, too.
+    # The copy collects the same values.
     assert validated(again, replayed(**arrays)) == first.statistics
 
 
@@ -401,7 +399,7 @@ def test_it_can_be_sent_to_another_process(arrays: dict) -> None:
         ({}, lambda batch: {"loss": 1, "score": 2}, "returned a dict with 'loss', 'score', expected"),
         ({"score_key": "raw"}, lambda batch: batch, "expected 'raw' among it. Return it there, or .* score_key="),
         ({"label_key": "bad"}, lambda batch: batch, "the batch is a dict with 'pred_score'.* expected 'bad' in one"),
-        ({"mask_key": 2}, lambda batch: batch, r"position 2 \(mask_key=2\). Give the position that holds it"),
+        ({"mask_key": 2}, lambda batch: batch, r"position 2 \(mask_key=2\). Pass another position"),
         ({}, lambda batch: {"pred_score": batch["pred_score"][0]}, r"Scores have shape \(\), expected \(N,\)"),
         ({}, lambda batch: {**batch, "mask": 3}, "Masks are a int, expected"),
         ({}, lambda batch: {**batch, "label": batch["pred_score"]}, "Labels: found .*, expected bool, or 0"),
@@ -419,7 +417,7 @@ def test_outputs_that_do_not_fit_are_named(arrays: dict, settings: dict, outputs
     assert callback.statistics is None
 
 
-def test_what_cannot_be_changed_says_so(arrays: dict) -> None:
+def test_outputs_that_cannot_be_changed_are_named(arrays: dict) -> None:
     callback = PostProcessorCallback()
     validated(callback, replayed(**arrays))
     running = trainer(pl, callback)
@@ -427,13 +425,13 @@ def test_what_cannot_be_changed_says_so(arrays: dict) -> None:
     message = "predict_step returned a Named with 'pred_score', .*'pred_score' cannot be set, expected a dict .*_asdict"
     with pytest.raises(DataError, match=message):
         running.predict(module, replayed(**arrays))
-    # Where the step post-processes by itself, the callback need not.
+    # A step that post-processes itself does not need the callback.
     callback = PostProcessorCallback(callback.post, apply_in=())
     assert isinstance(trainer(pl, callback).predict(module, replayed(**arrays))[0], Named)
 
 
 def test_predicting_needs_statistics(arrays: dict) -> None:
-    with pytest.raises(StatisticsError, match="No validation has run yet.*give ckpt_path="):
+    with pytest.raises(StatisticsError, match="No validation has run yet.*pass ckpt_path="):
         trainer(pl, PostProcessorCallback()).predict(replaying_module(pl, dict), replayed(**arrays))
 
 
@@ -458,44 +456,21 @@ def test_bad_settings_are_refused_before_training() -> None:
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the torch integration is not there yet, what it does, of the real parts."""
-    name = "pp_graph.integrations.torch"
-    if importlib.util.find_spec(name) is not None:
-        return
-
-    def export(model: object, post: pp.OneClassPostProcessor, example: object, path: Path, **_: object) -> object:
-        assert not any(part.training for part in model.modules())
-        raw = Path(path).with_suffix(".onnx")
-        names = {"input_names": ["image"], "output_names": list(RAW), "dynamic_shapes": ({0: "batch"},)}
-        torch.onnx.export(model, (example,), raw, dynamo=True, opset_version=18, verbose=False, **names)
-        artifact = pp.convert(pp.fuse(raw, post))
-        artifact.save(path)
-        report = pp.verify(raw, artifact, example.numpy())
-        assert report.passed
-        return report
-
-    module = ModuleType(name)
-    module.export = export
-    monkeypatch.setitem(sys.modules, name, module)
-
-
-def test_the_end_of_training_exports(exporting: None, flavour: ModuleType, tmp_path: Path) -> None:
+def test_the_end_of_training_exports(package: ModuleType, tmp_path: Path) -> None:
     callback = PostProcessorCallback(export_to=tmp_path / "model.xml", export_module="model")
-    module = training_module(flavour)
-    running = trainer(flavour, callback, max_epochs=1)
+    module = training_module(package)
+    running = trainer(package, callback, max_epochs=1)
     running.fit(module, loader(), loader())
     images = next(iter(loader(12, 12)))["image"]
     predictions = pp.load(tmp_path / "model.xml")(images.numpy())
     (result,) = running.predict(module, loader(12, 12))
     assert np.array_equal(np.asarray(predictions.pred_label).ravel(), result["pred_label"].numpy().ravel())
     assert np.array_equal(np.asarray(predictions.pred_mask).ravel(), result["pred_mask"].numpy().ravel())
-    assert module.model.training, "modes are as they were"
+    assert module.model.training, "the mode is restored"
 
 
 @pytest.mark.slow
-def test_the_example_finds_its_anomalies_and_exports(exporting: None, tmp_path: Path) -> None:
+def test_the_example_finds_its_anomalies_and_exports(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("train_with_lightning", ROOT / "examples" / "train_with_lightning.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
@@ -509,7 +484,7 @@ def test_the_example_finds_its_anomalies_and_exports(exporting: None, tmp_path: 
     assert np.array_equal(np.asarray(exported.pred_label).ravel(), labels.numpy().ravel())
 
 
-def test_files_that_are_there_stop_training_before_it_begins(tmp_path: Path) -> None:
+def test_existing_files_stop_training_before_it_begins(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_text("mine")
     settings = {"export_to": tmp_path / "model.xml", "export_module": "model"}
     with pytest.raises(OutputFileError, match="model.bin' exists already"):
@@ -535,7 +510,7 @@ def test_a_fast_dev_run_exports_nothing(tmp_path: Path) -> None:
     reason="this PyTorch cannot connect processes on a CPU",
 )
 def test_two_processes_find_what_one_finds(arrays: dict, tmp_path: Path) -> None:
-    # Eleven images: the last batch of one process is filled up with the first image.
+    # With eleven images, the last batch of one process repeats the first image.
     np.savez(tmp_path / "data.npz", **arrays)
     command = [sys.executable, "-m", "tests.integrations.distributed_validation", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
@@ -548,11 +523,11 @@ def test_two_processes_find_what_one_finds(arrays: dict, tmp_path: Path) -> None
             assert found.provenance.calibration.images == 11
 
 
-# --- flavours --------------------------------------------------------------------------------------------------------
+# --- Lightning packages -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_one_flavour_is_enough() -> None:
+def test_one_package_is_enough() -> None:
     code = (
         "import sys\n"
         "sys.modules['lightning'] = sys.modules['lightning.pytorch'] = sys.modules['pytorch_lightning'] = None\n"

@@ -1,4 +1,4 @@
-"""From a torch model to a verified OpenVINO model in one call."""
+"""Exporting a torch model to a verified OpenVINO model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_model_becomes_a_verified_file(tmp_path: Path) -> None:
     more = torch.rand(5, 3, 20, 24, generator=torch.Generator().manual_seed(2))
     path, raw = tmp_path / "out" / "model.xml", tmp_path / "out" / "network.onnx"
     exported = export(network, module, IMAGES, path, images={"image": more.numpy()}, raw=raw)
-    # The model is left as it was, down to each module's mode.
+    # The model is not changed, including the mode of each module.
     assert [each.training for each in network.modules()] == [True, True, True, False, True, True]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -77,7 +77,7 @@ def test_a_model_becomes_a_verified_file(tmp_path: Path) -> None:
     assert {file.name for file in path.parent.iterdir()} == {"model.xml", "model.bin", "model.usage.md", "network.onnx"}
     assert pp.verify(raw, path, {"image": more.numpy()}).raw_matches
 
-    # In torch and in OpenVINO alike, for a batch that the export has not seen.
+    # torch and OpenVINO agree on a batch that the export has not seen.
     network.eval()
     with torch.no_grad():
         expected = module(network(more))
@@ -137,7 +137,7 @@ def test_nothing_is_written_unless_everything_agrees(tmp_path: Path) -> None:
         ({"example": (IMAGES, IMAGES, IMAGES)}, DataError, "holds 3 inputs, expected at most 2"),
         ({"example": (IMAGES, IMAGES[:1])}, DataError, "different batches: 'image' 3, 'unread' 1"),
         ({"example": IMAGES.numpy()}, DataError, "The example is ndarray, expected a torch.Tensor"),
-        ({"example": IMAGES[:, :2]}, DataError, r"Network does not take 'image' \(3, 2, 20, 24\): .*channels"),
+        ({"example": IMAGES[:, :2]}, DataError, r"Network does not accept 'image' \(3, 2, 20, 24\): .*channels"),
         ({"example": []}, DataError, "The example is empty"),
         ({"model": torch.nn.LSTM(3, 3), "example": torch.rand(2, 4, 3)}, ModelError, "LSTM returns tuple as 'output_1'"),
     ],

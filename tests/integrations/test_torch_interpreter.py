@@ -1,4 +1,4 @@
-"""The torch twin of each step: the graph that is fused, run in torch, computes what the reference computes."""
+"""The fused graph of each step, run in torch, computes the same as its reference."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from pp_graph.errors import TargetError  # noqa: E402
 from pp_graph.integrations.torch.interpreter import OPSET, TorchGraph  # noqa: E402
 from pp_graph.steps import STEPS, Step  # noqa: E402
 from tests.models import run  # noqa: E402
-from tests.steps import test_mask_steps as mask_twins  # noqa: E402
-from tests.steps import test_steps as twins  # noqa: E402
+from tests.steps import test_mask_steps, test_steps  # noqa: E402
 from tests.steps.steps_masks import MASK_STEPS, OPEN_SIZES, mask_inputs  # noqa: E402
 
 
 def torch_graph(step: Step, shape: tuple[int, ...]) -> TorchGraph:
-    return TorchGraph(ir.from_proto(twins.emit(step, shape, OPSET, ir_version=8)).graph)
+    return TorchGraph(ir.from_proto(test_steps.emit(step, shape, OPSET, ir_version=8)).graph)
 
 
 def test_every_step_is_tested() -> None:
-    assert set(twins.STRATEGIES) | set(MASK_STEPS) == set(STEPS)
+    assert set(test_steps.STRATEGIES) | set(MASK_STEPS) == set(STEPS)
 
 
 @pytest.mark.parametrize("kind", MASK_STEPS, ids=lambda kind: kind.__name__)
@@ -35,28 +34,24 @@ def test_torch_decides_about_masks_as_the_reference_does(kind: type[Step]) -> No
         for fields in MASK_STEPS[kind]:
             step = kind(source="a", target="t", axes=axes, **fields)
             inputs = mask_inputs(step, rng.random((3, 19, 23)) < 0.4, rng)
-            graph = TorchGraph(ir.from_proto(mask_twins.graph_of(step, OPSET)).graph)
-            names = [value.name for value in mask_twins.graph_of(step, OPSET).graph.input]
+            graph = TorchGraph(ir.from_proto(test_mask_steps.graph_of(step, OPSET)).graph)
+            names = [value.name for value in test_mask_steps.graph_of(step, OPSET).graph.input]
             found = graph({name: torch.from_numpy(array) for name, array in zip(names, inputs, strict=True)})
             assert np.array_equal(next(iter(found.values())).numpy(), step.reference(*inputs))
 
 
 @pytest.mark.hypothesis
-@pytest.mark.parametrize("kind", twins.STRATEGIES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", test_steps.STRATEGIES, ids=lambda kind: kind.__name__)
 def test_torch_computes_what_the_reference_does(kind: type[Step]) -> None:
     @settings(max_examples=25)
-    @given(twins.STRATEGIES[kind], st.integers(0, 2**32 - 1))
+    @given(test_steps.STRATEGIES[kind], st.integers(0, 2**32 - 1))
     def check(step: Step, seed: int) -> None:
-        x = twins.inputs_of(step, np.random.default_rng(seed))
+        x = test_steps.inputs_of(step, np.random.default_rng(seed))
         found = torch_graph(step, x.shape)({"x": torch.from_numpy(x)})["y"].numpy()
-        # A monotone step promises the bits of its decisions only, but plain float32 arithmetic has these here as well.
-        assert twins.same(found, step.reference(x), exact=kind.exact or kind is twins.MinMaxNormalize)
+        # Only decisions of a monotone step must be exact, but plain float32 arithmetic is exact here as well.
+        assert test_steps.same(found, step.reference(x), exact=kind.exact or kind is test_steps.MinMaxNormalize)
 
     check()
-
-
-def parsed(text: str) -> ir.Model:
-    return ir.from_onnx_text(text)
 
 
 F32 = np.float32
@@ -187,7 +182,7 @@ CONSTANTS = """<float half = {0.5}, float two = {2.0}, float big = {1e9}, int64[
     int64 second = {1}, float[1,1,3,2] kernel = {0.1, 0.2, -0.3, 0.4, 0.5, 0.6}>"""
 
 
-# About the others runtimes disagree where there is a NaN; steps settle it before.
+# Runtimes disagree about NaN in the other operators, so steps remove it first.
 TREAT_NAN_ALIKE = (
     "comparisons", "convolution", "constant pad", "cumulative", "edge", "mean", "reflection", "shape arithmetic", "slices",
     "split", "softmax", "sum of all",
@@ -211,7 +206,7 @@ def test_operators_compute_what_onnxruntime_does(name: str, x: np.ndarray) -> No
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("{ y = Det(x) }", "operator Det is not written for torch"),
+        ("{ y = Det(x) }", "operator Det is not implemented in torch"),
         ('{ y = Resize<mode="cubic">(x, , two4) }', "operator Resize uses mode cubic"),
         ('{ y = MaxPool<kernel_shape=[3, 3], auto_pad="SAME_UPPER">(x) }', "uses auto_pad SAME_UPPER"),
         ("{ y = Floor<axis=1>(x) }", "operator Floor has the attribute 'axis', expected only none, as of opset 18"),
@@ -231,5 +226,5 @@ def test_a_missing_operator_is_named_with_its_step(monkeypatch: pytest.MonkeyPat
     kept = {name: function for name, function in graph.OPERATORS.items() if name != "Less"}
     monkeypatch.setattr(graph, "OPERATORS", kept)
     program = pp.OneClassPostProcessor(STATS).bind(pp.Signature.of_shapes({"raw_score": (None,)}, ROLES))
-    with pytest.raises(TargetError, match=r"Step 'pred_score', operator Less is not written.*torch\.export\(model"):
+    with pytest.raises(TargetError, match=r"Step 'pred_score', operator Less is not implemented.*torch\.export\(model"):
         compile_post_processor(program)

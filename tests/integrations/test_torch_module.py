@@ -131,7 +131,7 @@ def test_what_does_not_fit(given: tuple, message: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Defects(pp.PostProcessor):
-    """Reads `heat` and writes outputs of its own names."""
+    """Reads `heat` and writes outputs with other names than an anomaly model's."""
 
     roles = (pp.Role("heat", ("NCHW",), {"C": 1}, required=True),)
     declared_outputs = (pp.Output("worst", ("NC",)), pp.Output("defects", ("NCHW",), "decision"))
@@ -162,7 +162,7 @@ def test_outputs_of_other_names_come_as_a_dict() -> None:
         for name, value in expected.items():
             assert np.array_equal(found[name].numpy(), value, equal_nan=value.dtype.kind == "f")
             assert found[name].numpy().dtype == value.dtype
-    # A trace takes maps of any size.
+    # A trace accepts maps of any size.
     traced = torch.jit.trace(module, (torch.zeros(1, 1, 4, 4),))
     for found, value in zip(traced(given), expected.values(), strict=True):
         assert np.array_equal(found.numpy(), value, equal_nan=value.dtype.kind == "f")
@@ -187,7 +187,7 @@ def test_what_does_not_fit_other_roles(given: tuple, named: dict, message: str) 
 
 
 def test_what_no_step_reads_may_be_given() -> None:
-    """A model returns a score and a map, and the post-processor looks at the map alone."""
+    """A model returns a score and a map, and the post-processor reads only the map."""
     post = pp.RecipePostProcessor(None, [Compare("raw_map", "pred_mask", 0.5)])
     anomaly_map = torch.rand(2, 1, 4, 4)
     for given in (
@@ -232,7 +232,7 @@ def test_anomalibs_state_dict_loads_and_changes_decisions(brick: Path) -> None:
     found = module(torch.from_numpy(score), torch.from_numpy(anomaly_map))
     assert np.array_equal(found.pred_mask.numpy(), expected["pred_mask"])
     assert not np.array_equal(found.pred_mask.numpy(), fused_outputs(before, score, anomaly_map)["pred_mask"])
-    # And back, by key, shape and type.
+    # Our state dict has the same keys, shapes and types.
     for name, value in module.state_dict().items():
         assert torch.equal(value, state[name])
         assert (value.shape, value.dtype) == (state[name].shape, state[name].dtype)
@@ -330,7 +330,7 @@ def test_numbers_that_float32_rounds_stay_as_they_were_given() -> None:
     assert module.state_dict()["_image_threshold"].item() == F32(0.1)
 
 
-def test_it_survives_the_device_meta() -> None:
+def test_the_device_meta() -> None:
     module = OneClassPostProcessor(statistics=STATS)
     state = module.state_dict()
     moved = copy.deepcopy(module).to("meta").to_empty(device="cpu")
@@ -363,7 +363,7 @@ class Network(torch.nn.Module):
 def onnx_of(module: torch.nn.Module, example: tuple, names: list[str], outputs: list[str]) -> bytes:
     shapes = tuple({0: torch.export.Dim("batch")} for _ in example)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about torch's own insides
+        warnings.simplefilter("ignore")  # internals of torch
         program = torch.onnx.export(
             module, example, dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs, verbose=False
         )
@@ -456,7 +456,7 @@ def test_openvino_converts_the_module(name: str) -> None:
 
 
 def test_a_loop_runs_in_torch_and_is_refused_when_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that needs a loop runs, and its export points at the way that works."""
+    """A step with a loop runs; its export raises and names the export that works."""
     import onnx_ir as ir
 
     from pp_graph.steps import MaxOverMap
@@ -478,14 +478,12 @@ def test_a_loop_runs_in_torch_and_is_refused_when_traced(monkeypatch: pytest.Mon
     module = PostProcessorModule(pp.OneClassPostProcessor(STATS, normalize=False))
     anomaly_map = torch.rand(2, 1, 4, 4)
     assert torch.equal(module(anomaly_map=anomaly_map).pred_score, anomaly_map.amax((1, 2, 3)) * 8)
-    message = (
-        r"Step 'raw_score', operator Loop branches on the data, which torch cannot write down.*export\(model, post"
-    )
+    message = r"Step 'raw_score', operator Loop branches on the data, which torch cannot export.*export\(model, post"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated
         with pytest.raises(TargetError, match=message):
             torch.jit.trace(MapAlone(module), anomaly_map)
-    with pytest.raises(Exception, match="branches on the data, which torch cannot write down"):
+    with pytest.raises(Exception, match="branches on the data, which torch cannot export"):
         onnx_of(MapAlone(module), (anomaly_map,), ["map"], OUTPUTS)
 
 
@@ -498,8 +496,8 @@ class MapAlone(torch.nn.Module):
         return self.post_processor(anomaly_map=anomaly_map)
 
 
-def test_numbers_written_behind_torchs_back_decide() -> None:
-    """As DistributedDataParallel does when it hands out buffers."""
+def test_decisions_follow_writes_through_data() -> None:
+    """As DistributedDataParallel does when it broadcasts buffers."""
     statistics = pp.Statistics(image=pp.LevelStatistics(threshold=1.25, min=0.0, max=4.0))
     module = OneClassPostProcessor(statistics=statistics)
     scores = torch.tensor([1.5, 2.4, 2.6])

@@ -272,15 +272,15 @@ SCORE = ValueType("NC", (None, 1))
 @pytest.mark.parametrize(
     ("build", "types", "message"),
     [
-        (lambda: OnnxScriptStep("a", "b", above), (MAP,), "attributes of 'b' lack 'level', which the function takes"),
+        (lambda: OnnxScriptStep("a", "b", above), (MAP,), "attributes of 'b' lack 'level', which the function needs"),
         (lambda: OnnxScriptStep("a", "b", above, {"cut": 1}), (MAP,), "'cut', expected some of: level"),
         (lambda: OnnxScriptStep("a", "b", print), (MAP,), "expected an onnxscript function. Decorate it"),
-        (lambda: OnnxScriptStep("a", "b", branching), (MAP,), "takes 2 inputs \\(x, score\\), and the step reads 1"),
+        (lambda: OnnxScriptStep("a", "b", branching), (MAP,), "takes 2 inputs \\(x, score\\), expected 1"),
         (lambda: OnnxScriptStep("a", "b", number), (MAP,), "returns int64 \\(\\) for .*expected float32 or bool"),
         (lambda: OnnxScriptStep("a", "b", two), (MAP,), "returns 2 values, expected one"),
         (lambda: OnnxScriptStep("a", "b", averaged), (SCORE,), "its reference fails on float32 \\(1, 1\\)"),
         (lambda: OnnxScriptStep(1, "b", averaged), (SCORE,), "has 1 among its names, expected strings"),
-        (lambda: ModuleStep("a", "b", print), (MAP,), "expected a torch.nn.Module. Give an instance"),
+        (lambda: ModuleStep("a", "b", print), (MAP,), "expected a torch.nn.Module. Pass an instance"),
     ],
 )
 def test_what_does_not_fit(build: Callable[[], GraphStep], types: tuple, message: str) -> None:

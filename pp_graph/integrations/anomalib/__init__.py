@@ -1,4 +1,4 @@
-"""Anomalib 2.x: its models exported in one call, and post-processing of ours inside its models.
+"""Anomalib 2.x: export its models in one call, and use our post-processor inside them.
 
     from pp_graph.integrations.anomalib import AnomalibPostProcessor, export
 
@@ -18,7 +18,7 @@ from pp_graph.extras import check_extra
 from pp_graph.integrations.anomalib.comparison import ModelComparison, ModelDecision
 from pp_graph.integrations.anomalib.exporting import export
 from pp_graph.integrations.anomalib.settings import read_post_processor
-from pp_graph.integrations.export_result import ExportResult
+from pp_graph.integrations.exporting import ExportResult
 
 if TYPE_CHECKING:
     from pp_graph.integrations.anomalib.post_processor import AnomalibPostProcessor
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The second is the name that Anomalib has for it.
+    # `OneClassPostProcessor` is Anomalib's name for it.
     if name in ("AnomalibPostProcessor", "OneClassPostProcessor"):
         for library in ("anomalib", "torch"):
             check_extra(library, "anomalib", "a post-processor for Anomalib's models")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pp_graph.data import choose_batch_size
-from pp_graph.integrations.anomalib.raw_export import evaluating, raw_form
+from pp_graph.integrations.anomalib.raw_export import without_post_processor
+from pp_graph.integrations.exporting import evaluating
 from pp_graph.openvino import OpenVINOModel
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.raw_values import open_raw_values
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     from pp_graph.verification.report import ErrorReport, Flips
 
 EXPORT_TOLERANCE: Final = 1e-2
-"""Error of the raw export, as a part of the largest value, above which it is another function than the model. Measured
-in torch 2.13: 1e-6 for PaDiM and STFPM, 2e-4 for PatchCore, whose distances to images that it remembers are the
-roots of rounding errors."""
+"""Largest error of the raw export to accept, as a fraction of the largest value. Measured with torch 2.13: 1e-6 for
+PaDiM and STFPM, 2e-4 for PatchCore, which takes square roots of rounding errors for images it has memorised."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class ModelDecision:
 
     Attributes:
         name: Name of the output, such as `pred_label`.
-        total: Decisions compared.
-        positive: Of these, how many the model calls anomalous.
-        flips: Decisions of the artifact that differ from the model's, whatever the cause.
-        rules: Flips by other rules: the model's own post-processor decides otherwise than ours about the same raw
-            value. None where the model gives no such output. Values that are NaN are left out: Anomalib calls them
-            normal, and `on_nan` says what we do.
-        drift: Flips by rounding of the network: our post-processor decides otherwise about the raw value of the
-            artifact than about that of the model in torch.
+        total: Number of decisions compared.
+        positive: Number of these that the model calls anomalous.
+        flips: Decisions of the artifact that differ from the model's, for any reason.
+        rules: Flips by other rules: for the same raw value, the model's post-processor decides differently from ours.
+            None if the model lacks this output. NaN values are excluded: Anomalib calls them normal, and `on_nan`
+            chooses for ours.
+        drift: Flips by rounding of the network: our post-processor decides differently for the raw value of the
+            artifact and for that of the model in torch.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ModelDecision:
     drift: Flips
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; flips as their count and margins, parts of the calibrated range."""
+        """Return JSON values: flips as their count and margins, which are fractions of the calibrated range."""
         return {
             "name": self.name,
             "total": self.total,
@@ -70,12 +70,12 @@ class ModelComparison:
     """Comparison of an artifact with the Anomalib model in torch.
 
     Attributes:
-        images: Images compared.
+        images: Number of images.
         decisions: Labels and masks.
-        errors: Differences of raw and normalised numbers; see `ErrorReport`.
-        export_error: Largest difference between the raw ONNX export in onnxruntime and the model in torch, as a part of
-            the largest raw value of the same output.
-        incomparable: Outputs of which the model gives none, or one of another size.
+        errors: Differences of raw and normalised values; see `ErrorReport`.
+        export_error: Largest difference between the raw ONNX export in onnxruntime and the model in torch, as a
+            fraction of the largest raw value of the same output.
+        incomparable: Outputs that the model lacks or returns in another size.
     """
 
     images: int
@@ -86,24 +86,24 @@ class ModelComparison:
 
     @property
     def rule_flips(self) -> int:
-        """Flips because the model's own post-processor has other rules, over all outputs."""
-        return sum(len(each.rules) for each in self.decisions if each.rules is not None)
+        """Number of flips by other rules, over all outputs."""
+        return sum(len(decision.rules) for decision in self.decisions if decision.rules is not None)
 
     @property
     def drift_flips(self) -> int:
-        """Flips by rounding of the network, over all outputs."""
-        return sum(len(each.drift) for each in self.decisions)
+        """Number of flips by rounding of the network, over all outputs."""
+        return sum(len(decision.drift) for decision in self.decisions)
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain JSON values; numbers that are not finite become None."""
+        """Return JSON values; None for numbers that are not finite."""
         return {
             "images": self.images,
             "export_error": _finite(self.export_error),
             "errors": [
-                {"name": each.name, "max_abs": _finite(each.max_abs), "max_scaled": _finite(each.max_scaled)}
-                for each in self.errors
+                {"name": error.name, "max_abs": _finite(error.max_abs), "max_scaled": _finite(error.max_scaled)}
+                for error in self.errors
             ],
-            "decisions": [each.to_dict() for each in self.decisions],
+            "decisions": [decision.to_dict() for decision in self.decisions],
             "incomparable": list(self.incomparable),
         }
 
@@ -121,50 +121,49 @@ def compare_with_model(
     """Run a model in torch and its artifact on the same images.
 
     Args:
-        model: An `AnomalibModule`; it is put into evaluation for the while.
+        model: An `AnomalibModule`; it runs in evaluation mode and is not changed.
         raw: Its raw export.
-        artifact: What was made from that.
-        images: Images, as the model takes them in front of its pre-processor.
+        artifact: The artifact made from the raw export.
+        images: Images before the model's pre-processor.
         device: OpenVINO device.
-        inference_precision: Precision to run an OpenVINO model in; None leaves it to the device.
-        batch_size: Images a batch; None for the default.
+        inference_precision: Precision to run an OpenVINO model in; None for the device's default.
+        batch_size: Images per batch; None for the default.
 
     Raises:
         DataError: The images do not fit.
         TargetError: A runtime cannot load or run a model.
     """
-    shipped = artifact.session(device, precision=inference_precision)
-    # onnxruntime runs an ONNX file; with a device, that would be converted first.
-    where: Any = {"device": device, "inference_precision": inference_precision}
-    inside = open_raw_values(artifact, **(where if isinstance(artifact, OpenVINOModel) else {}))
-    exported = OnnxSession(raw)
+    artifact_session = artifact.session(device, precision=inference_precision)
+    # Without a device, onnxruntime runs a fused ONNX model; with one, it would be converted first.
+    target: Any = {"device": device, "inference_precision": inference_precision}
+    artifact_raw_values = open_raw_values(artifact, **(target if isinstance(artifact, OpenVINOModel) else {}))
+    export_session = OnnxSession(raw)
     totals = ModelTotals(artifact)
-    size = choose_batch_size(exported.inputs, batch_size)
+    size = choose_batch_size(export_session.inputs, batch_size)
     with evaluating(model):
         for start in range(0, len(images), size):
-            feeds = images.read(start, min(start + size, len(images)), exported.inputs)
+            feeds = images.read(start, min(start + size, len(images)), export_session.inputs)
             (batch,) = feeds.values()
-            own = run_torch(model, batch)
-            with raw_form(model):
-                raw_values = run_torch(model, batch)
+            model_outputs = _run_torch(model, batch)
+            with without_post_processor(model):
+                model_raw = _run_torch(model, batch)
             totals.add(
-                own=own,
-                own_raw=raw_values,
-                exported=run_in_batches(exported, feeds),
-                shipped=run_in_batches(shipped, feeds),
-                shipped_raw=inside.run(feeds),
+                model_outputs=model_outputs,
+                model_raw=model_raw,
+                export_raw=run_in_batches(export_session, feeds),
+                artifact_outputs=run_in_batches(artifact_session, feeds),
+                artifact_raw=artifact_raw_values.run(feeds),
             )
     return totals.report()
 
 
-def run_torch(model: Any, batch: Array) -> dict[str, Array]:
-    """Run a model on a batch of images (N,C,H,W), on its device and in its mode. Returns outputs by name."""
+def _run_torch(model: Any, batch: Array) -> dict[str, Array]:
+    """Run a model on a batch of images (N,C,H,W), on its device and in its dtype. Return its outputs by name."""
     import torch
 
     parameter = next(model.parameters(), torch.zeros(()))
-    with torch.no_grad():
-        found = model(torch.tensor(batch).to(parameter.device, parameter.dtype))
-    tensors = {name: getattr(found, name, None) for name in OUTPUT_NAMES}
+    outputs = model(torch.tensor(batch).to(parameter.device, parameter.dtype))
+    tensors = {name: getattr(outputs, name, None) for name in OUTPUT_NAMES}
     return {
         name: np.asarray(tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu())
         for name, tensor in tensors.items()
@@ -173,7 +172,7 @@ def run_torch(model: Any, batch: Array) -> dict[str, Array]:
 
 
 @dataclass
-class _Decided:
+class _DecisionTotals:
     step: DecidingStep | None
     total: int = 0
     positive: int = 0
@@ -183,19 +182,15 @@ class _Decided:
 
 
 class ModelTotals:
-    """Running totals over batches.
-
-    Args:
-        artifact: What is compared with the model.
-    """
+    """Totals of a comparison over batches."""
 
     def __init__(self, artifact: Artifact) -> None:
         self._provenance = artifact.provenance
         self._program = artifact.program
         self._names = [output.name for output in self._program.predicted]
-        self._decided = {name: _Decided(step) for name, step in self._program.decisions.items()}
+        self._decisions = {name: _DecisionTotals(step) for name, step in self._program.decisions.items()}
         self._errors: dict[str, ErrorSum] = {}
-        self._export: dict[str, ErrorSum] = {}
+        self._export_errors: dict[str, ErrorSum] = {}
         self._largest: dict[str, float] = {}
         self._images = 0
         self._incomparable: set[str] = set()
@@ -203,90 +198,91 @@ class ModelTotals:
     def add(
         self,
         *,
-        own: Mapping[str, Array],
-        own_raw: Mapping[str, Array],
-        exported: Mapping[str, Array],
-        shipped: Mapping[str, Array],
-        shipped_raw: Mapping[str, Array],
+        model_outputs: Mapping[str, Array],
+        model_raw: Mapping[str, Array],
+        export_raw: Mapping[str, Array],
+        artifact_outputs: Mapping[str, Array],
+        artifact_raw: Mapping[str, Array],
     ) -> None:
         """Count a batch.
 
         Args:
-            own: What the model itself returns, by the names of `OUTPUT_NAMES`.
-            own_raw: What it returns without its post-processor.
-            exported: What the raw export returns, by the names of its outputs.
-            shipped: What the artifact returns.
-            shipped_raw: The artifact's raw values, by role.
+            model_outputs: Outputs of the model in torch, by the names of `OUTPUT_NAMES`.
+            model_raw: Its outputs without its post-processor.
+            export_raw: Outputs of the raw export, by output name.
+            artifact_outputs: Outputs of the artifact.
+            artifact_raw: Raw values of the artifact, by role.
         """
         records = self._provenance.raw.read
         raw = {}
         for role, record in records.items():
-            # The exporter names outputs as the model does.
-            values = own_raw[record.name].reshape(exported[record.name].shape)
+            # The exporter keeps the model's output names.
+            values = model_raw[record.name].reshape(export_raw[record.name].shape)
             raw[role] = values
-            self._export.setdefault(role, ErrorSum()).add(exported[record.name], values)
+            self._export_errors.setdefault(role, ErrorSum()).add(export_raw[record.name], values)
             finite = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values))
             self._largest[role] = max(self._largest.get(role, 0.0), float(finite.max(initial=0.0)))
-            self._errors.setdefault(role, ErrorSum()).add(shipped_raw[role], values)
-        on_own = self._program.run(raw)
-        on_shipped = self._program.run({role: shipped_raw[role] for role in records})
-        found = self._provenance.unpacked(shipped)
+            self._errors.setdefault(role, ErrorSum()).add(artifact_raw[role], values)
+        reference_on_model = self._program.run(raw)
+        reference_on_artifact = self._program.run({role: artifact_raw[role] for role in records})
+        found = self._provenance.unpacked(artifact_outputs)
         start, self._images = self._images, self._images + len(next(iter(raw.values())))
         for name in self._names:
             if name not in found:
                 continue
-            theirs = own.get(name)
-            if theirs is not None and theirs.size == found[name].size:
-                theirs = theirs.reshape(found[name].shape)
+            from_model = model_outputs.get(name)
+            if from_model is not None and from_model.size == found[name].size:
+                from_model = from_model.reshape(found[name].shape)
             else:
                 self._incomparable.add(name)
-                theirs = None
-            if name in self._decided:
-                self._add_decisions(name, theirs, on_own, on_shipped, found[name], start)
-            elif theirs is not None:
-                self._errors.setdefault(name, ErrorSum()).add(found[name], theirs)
+                from_model = None
+            if name in self._decisions:
+                self._add_decisions(name, from_model, reference_on_model, reference_on_artifact, found[name], start)
+            elif from_model is not None:
+                self._errors.setdefault(name, ErrorSum()).add(found[name], from_model)
 
     def _add_decisions(
         self,
         name: str,
-        theirs: Array | None,
-        on_own: Mapping[str, Array],
-        on_shipped: Mapping[str, Array],
+        from_model: Array | None,
+        reference_on_model: Mapping[str, Array],
+        reference_on_artifact: Mapping[str, Array],
         found: Array,
         start: int,
     ) -> None:
-        decided = self._decided[name]
-        ours = on_own[name] != 0
-        decided.total += ours.size
-        expected = ours if theirs is None else theirs != 0
-        decided.positive += int(np.count_nonzero(expected))
-        decided.flips += int(((found != 0) != expected).sum())
-        decided.drift.add((on_shipped[name] != 0) != ours, on_own, decided.step, start)
-        if theirs is not None:
-            differs = expected != ours
-            values = None if decided.step is None else on_own[decided.step.source]
+        totals = self._decisions[name]
+        reference = reference_on_model[name] != 0
+        totals.total += reference.size
+        expected = reference if from_model is None else from_model != 0
+        totals.positive += int(np.count_nonzero(expected))
+        totals.flips += int(((found != 0) != expected).sum())
+        totals.drift.add((reference_on_artifact[name] != 0) != reference, reference_on_model, totals.step, start)
+        if from_model is not None:
+            differs = expected != reference
+            values = None if totals.step is None else reference_on_model[totals.step.source]
             if values is not None and values.shape == differs.shape:
                 differs &= ~np.isnan(values)
-            decided.rules.add(differs, on_own, decided.step, start)
+            totals.rules.add(differs, reference_on_model, totals.step, start)
 
     def report(self) -> ModelComparison:
-        """The totals."""
+        """Return the totals."""
         return ModelComparison(
             images=self._images,
             decisions=tuple(
                 ModelDecision(
                     name=name,
-                    total=each.total,
-                    positive=each.positive,
-                    flips=each.flips,
-                    rules=None if name in self._incomparable else each.rules.report(),
-                    drift=each.drift.report(),
+                    total=totals.total,
+                    positive=totals.positive,
+                    flips=totals.flips,
+                    rules=None if name in self._incomparable else totals.rules.report(),
+                    drift=totals.drift.report(),
                 )
-                for name, each in self._decided.items()
+                for name, totals in self._decisions.items()
             ),
             errors=tuple(error.report(name) for name, error in self._errors.items()),
             export_error=max(
-                (error.maximum / (self._largest[role] or 1.0) for role, error in self._export.items()), default=0.0
+                (error.maximum / (self._largest[role] or 1.0) for role, error in self._export_errors.items()),
+                default=0.0,
             ),
             incomparable=tuple(name for name in self._names if name in self._incomparable),
         )

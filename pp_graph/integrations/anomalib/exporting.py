@@ -13,16 +13,14 @@ import numpy as np
 from pp_graph.conversion import convert
 from pp_graph.data import ImageSource, open_images
 from pp_graph.errors import ModelError, PostProcessorError, StatisticsError, TargetError, VerificationError
-from pp_graph.files import check_targets
 from pp_graph.fusion import fuse
 from pp_graph.integrations.anomalib.comparison import EXPORT_TOLERANCE, ModelComparison, compare_with_model
 from pp_graph.integrations.anomalib.loading import load_model
-from pp_graph.integrations.anomalib.raw_export import evaluating, export_raw, own_size, raw_form, resizes_smoothly
+from pp_graph.integrations.anomalib.raw_export import export_raw, preprocessed_size, resizes_with_antialiasing
 from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_processor, settings_of
-from pp_graph.integrations.export_result import ExportResult
+from pp_graph.integrations.exporting import ExportResult, check_output_files, check_verified, evaluating
 from pp_graph.model import RawModel
 from pp_graph.opening import open_artifact
-from pp_graph.openvino.usage import usage_path
 from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor
 from pp_graph.statistics import Statistics
 from pp_graph.verification import VerificationReport, verify
@@ -61,91 +59,94 @@ def export(
     model_arguments: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> ExportResult:
-    """Export an Anomalib 2.x model: raw to ONNX, post-processing fused in, converted, and verified.
+    """Export an Anomalib 2.x model to ONNX, fuse post-processing into it, convert, verify and save it.
 
-    The pre-processor becomes part of the model, Anomalib's post-processor is left out, and ours decides by its
-    statistics. The artifact is verified against the raw export (see `pp_graph.verify`), and compared with the model
-    itself in torch. It is written when all that has passed; the model is left as it was.
+    The artifact contains the model's pre-processor. Our post-processor, with the model's statistics, replaces
+    Anomalib's. The artifact is verified against the raw export (see `pp_graph.verify`) and compared with the model in
+    torch. Files are written only if both pass. The model is not changed.
 
     Args:
-        model: An `AnomalibModule`, trained and validated, or the path of its `.ckpt`.
+        model: A trained and validated `AnomalibModule`, or the path of its `.ckpt`.
         output: The `.xml` to write, with its `.bin` and `.usage.md`, or an `.onnx`.
-        model_class: Class of the model in a checkpoint, or the name of one in `anomalib.models`; not needed where its
-            hyperparameters are those of one class only.
-        images: Images to verify with, as `pp_graph.verify` takes them; None for noise, which proves that the parts fit
-            and says little about decisions.
+        model_class: Class of the model in a checkpoint, or its name in `anomalib.models`; None if only one class has
+            the checkpoint's hyperparameters.
+        images: Images to verify with; see `pp_graph.verify`. None for noise, which exercises the artifact but says
+            little about decisions.
         device: Device to convert for; see `pp_graph.convert`.
         precision: Precision of the network's weights.
-        input_size: Height and width of the images that the artifact takes. `model` is the size that the pre-processor
-            resizes to, so that nothing is resized in the graph; None leaves it open, and the graph resizes.
-        statistics: Statistics, or a file of them, in place of the model's own.
-        image_sensitivity: Sensitivity in place of the model's own.
+        input_size: Height and width of the images. `model` for the size to which the pre-processor resizes, so that the
+            graph does not resize; None for any size, which the graph resizes.
+        statistics: Statistics, or a file of them, to use instead of the model's.
+        image_sensitivity: Sensitivity to use instead of the model's.
         pixel_sensitivity: The same for pixels.
-        post: A post-processor in place of all settings of the model; without statistics it gets the model's.
-        quantization: How to quantise, for `precision="int8"`.
-        raw_output: Where to keep the raw ONNX export, for `pp_graph.calibrate` and `pp_graph.verify`; None for nowhere.
-        match_model: Whether the rules of the model's own post-processor must be ours too, wherever no argument changes
-            them: if it decides otherwise about any raw value of the images, nothing is written.
+        post: A post-processor to use instead of the model's settings. If it has no statistics, it gets the model's.
+        quantization: Settings for `precision="int8"`.
+        raw_output: The raw ONNX export to write as well, for `pp_graph.calibrate` and `pp_graph.verify`; None to
+            discard it.
+        match_model: Raise if the model's post-processor decides differently from ours for any raw value of the images.
+            Ignored if another argument changes the settings.
         max_label_flips: Labels that drift of the network may flip, against either reference: a number, or a share such
             as `"1%"`; None for any number. Anomalib's threshold is the score of a validation image, so rounding may
             flip that one.
         max_pixel_flips: Pixels that drift of the network may flip, likewise.
         verify_device: Device to verify on.
-        inference_precision: Precision to verify in: `f32`, `bf16`, `f16`; None leaves it to the device.
-        batch_size: Images a batch.
-        weights_only: Whether a checkpoint may hold tensors and plain values only. Those of Anomalib before 2.7 hold
-            more: switch it off for files you trust.
+        inference_precision: Precision to verify in: `f32`, `bf16`, `f16`; None for the device's default.
+        batch_size: Images per batch.
+        weights_only: Refuse checkpoints that contain more than tensors and plain values. Checkpoints of Anomalib before
+            2.7 do: pass False for files you trust.
         model_arguments: Keyword arguments of the model's class, for a checkpoint.
-        overwrite: Whether files may be replaced.
+        overwrite: Replace existing files.
 
     Returns:
         The artifact and both reports.
 
     Raises:
-        ExtraError: Anomalib is needed for a checkpoint, and not installed.
-        ModelError: This is no Anomalib model, the checkpoint is not of that class, or it cannot be exported.
+        ExtraError: A checkpoint is given, and Anomalib is not installed.
+        ModelError: The model is not an Anomalib model, has another class, or cannot be exported.
         StatisticsError: There are no statistics yet.
         PostProcessorError: A setting is out of range.
-        VerificationError: The artifact decides otherwise than the raw export or the model, or computes something else.
+        VerificationError: The artifact makes other decisions than the raw export or the model, or computes other
+            values.
         DataError: The images do not fit.
-        TargetError: OpenVINO cannot take the model, or the device is not there.
-        OutputFileError: A file cannot be written there.
+        TargetError: OpenVINO cannot convert the model, or the device is missing.
+        OutputFileError: A file exists and must not be replaced, or cannot be written.
         PPGraphError: See `pp_graph.fuse` and `pp_graph.convert`.
     """
     output = Path(output)
     raw_output = None if raw_output is None else Path(raw_output)
     checkpoint = Path(model) if isinstance(model, str | Path) else None
-    _check_outputs(output, raw_output, overwrite, [] if checkpoint is None else [checkpoint])
+    inputs = [] if checkpoint is None else [checkpoint]
+    _check_suffixes(output, raw_output)
+    check_output_files(output, raw_output, overwrite=overwrite, inputs=inputs)
     if checkpoint is not None:
         model = load_model(checkpoint, model_class, weights_only=weights_only, arguments=dict(model_arguments or {}))
     _check_model(model)
-    changed = statistics is not None or post is not None or (image_sensitivity, pixel_sensitivity) != (None, None)
+    match_model &= all(argument is None for argument in (statistics, post, image_sensitivity, pixel_sensitivity))
     post = _post_processor(model, statistics, image_sensitivity, pixel_sensitivity, post, checkpoint)
     with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder, evaluating(model):
         size, notes = _input_size(model, input_size)
-        with raw_form(model):
-            raw_file = export_raw(model, Path(folder), size)
-        raw = RawModel.open(raw_file)
+        raw = RawModel.open(export_raw(model, Path(folder), size))
         fused = fuse(raw, post)
         artifact: Artifact = fused
         if output.suffix.lower() == ".xml":
             artifact = convert(fused, device=device, precision=precision, quantization=quantization)
-        notes = [*_notes_of(post), *fused.notes, *notes]
+        provenance = None if post.statistics is None else post.statistics.provenance
+        notes = [*(() if provenance is None else provenance.notes), *fused.notes, *notes]
         if images is None:
             images = _noise(model, size)
             notes.append("No images were given: verified on noise, which says little about decisions.")
-        opened = open_images(images)
+        images = open_images(images)
         settings: Any = {
             "device": verify_device, "inference_precision": inference_precision, "batch_size": batch_size,
         }  # fmt: skip
         verification = verify(
-            raw, artifact, opened, max_label_flips=max_label_flips, max_pixel_flips=max_pixel_flips, **settings
+            raw, artifact, images, max_label_flips=max_label_flips, max_pixel_flips=max_pixel_flips, **settings
         )
-        comparison = compare_with_model(model, raw, artifact, opened, **settings)
-        _refuse(model, verification, comparison, required=match_model and not changed)
+        comparison = compare_with_model(model, raw, artifact, images, **settings)
+        _check_comparison(model, verification, comparison, match_model=match_model)
         if raw_output is not None:
             raw_output = raw.save(raw_output, overwrite=overwrite)
-        artifact.save(output, overwrite=overwrite, inputs=[] if checkpoint is None else [checkpoint])
+        artifact.save(output, overwrite=overwrite, inputs=inputs)
     return ExportResult(
         output,
         open_artifact(output),
@@ -156,29 +157,23 @@ def export(
     )
 
 
-def _check_outputs(output: Path, raw_output: Path | None, overwrite: bool, inputs: list[Path]) -> None:
+def _check_suffixes(output: Path, raw_output: Path | None) -> None:
     if output.suffix.lower() not in (".xml", ".onnx"):
         raise TargetError(
             f"Output '{output}' ends in '{output.suffix}', expected '.xml' for OpenVINO or '.onnx'. Rename it."
         )
-    targets = [output]
-    if output.suffix.lower() == ".xml":
-        targets += [output.with_suffix(".bin"), usage_path(output)]
-    if raw_output is not None:
-        if raw_output.suffix.lower() != ".onnx" or raw_output.absolute() == output.absolute():
-            raise TargetError(
-                f"raw_output is '{raw_output}', expected the name of another file that ends in '.onnx'. Rename it."
-            )
-        targets.append(raw_output)
-    check_targets(targets, overwrite=overwrite, inputs=inputs)
+    if raw_output is not None and (raw_output.suffix.lower() != ".onnx" or raw_output.absolute() == output.absolute()):
+        raise TargetError(
+            f"raw_output is '{raw_output}', expected the name of another file that ends in '.onnx'. Rename it."
+        )
 
 
 def _check_model(model: Any) -> None:
     base = getattr(sys.modules.get("anomalib.models.components"), "AnomalibModule", None)
     if base is None or not isinstance(model, base):
         raise ModelError(
-            f"The model is {type(model).__name__}, expected an AnomalibModule or the path of its checkpoint. Give the "
-            "model of Anomalib that was trained, not its inner torch model."
+            f"The model is {type(model).__name__}, expected an AnomalibModule or the path of its checkpoint. Pass the "
+            "trained Anomalib model, not its inner torch model."
         )
 
 
@@ -190,29 +185,29 @@ def _post_processor(
     post: PostProcessor | None,
     checkpoint: Path | None,
 ) -> PostProcessor:
-    """The post-processor to fuse: the model's own settings, as far as no argument replaces them."""
-    given = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
-    given = {name: value for name, value in given.items() if value is not None}
+    """Return the post-processor to fuse: the model's settings, replaced by the arguments that are not None."""
+    sensitivities = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
+    sensitivities = {name: value for name, value in sensitivities.items() if value is not None}
     if isinstance(statistics, str | Path):
         statistics = Statistics.load(statistics)
     if post is not None:
-        if given or (statistics is not None and post.statistics is not None):
+        if sensitivities or (statistics is not None and post.statistics is not None):
             raise PostProcessorError(
-                "A post-processor was given together with statistics or sensitivities, expected one or the other. Set "
-                "them in the post-processor."
+                "post is given together with statistics or sensitivities, expected one or the other. Set them in the "
+                "post-processor."
             )
         if post.statistics is not None:
             return post
-        return post.with_statistics(statistics or _own(model.post_processor, None, checkpoint).statistics)
-    own = _own(model.post_processor, statistics, checkpoint)
-    return own.from_parameters(own.statistics, {**own.parameters(), **given})
+        return post.with_statistics(statistics or _converted(model.post_processor, None, checkpoint).statistics)
+    converted = _converted(model.post_processor, statistics, checkpoint)
+    return converted.from_parameters(converted.statistics, {**converted.parameters(), **sensitivities})
 
 
-def _own(module: Any, statistics: Statistics | None, checkpoint: Path | None) -> PostProcessor:
-    """Return the model's own post-processor, with other statistics if given."""
+def _converted(module: Any, statistics: Statistics | None, checkpoint: Path | None) -> PostProcessor:
+    """Convert the model's post-processor to ours, with other statistics if given."""
     described = getattr(module, "post", None)
     if isinstance(described, PostProcessor):
-        # One of ours, as a torch module.
+        # The module is an `AnomalibPostProcessor`.
         if statistics is None and described.statistics is None:
             raise StatisticsError(f"The post-processor of the model has no statistics yet. {NOT_VALIDATED}")
         return described if statistics is None else described.with_statistics(statistics)
@@ -222,7 +217,7 @@ def _own(module: Any, statistics: Statistics | None, checkpoint: Path | None) ->
         raise StatisticsError(f"The model has no post-processor to take statistics from, expected one. {NOT_VALIDATED}")
     found = read_post_processor(module)
     provenance = found.provenance
-    assert provenance is not None, "it was just written"
+    assert provenance is not None, "read_post_processor sets it"
     if checkpoint is not None:
         source = provenance.source.replace("in memory", "in a checkpoint")
         provenance = msgspec.structs.replace(provenance, source=source, file=checkpoint.name)
@@ -233,31 +228,26 @@ def _own(module: Any, statistics: Statistics | None, checkpoint: Path | None) ->
 def _input_size(
     model: Any, input_size: tuple[int, int] | Literal["model"] | None
 ) -> tuple[tuple[int, int] | None, list[str]]:
-    """Height and width to export with, and a note about them."""
-    size = own_size(model) if input_size == "model" else input_size
+    """Return height and width to export with, and notes about them."""
+    size = preprocessed_size(model) if input_size == "model" else input_size
     notes = []
     if size is None and input_size == "model":
         notes.append(
-            "The pre-processor fixes no size, or crops as well as resizes: the artifact takes images of any size."
+            "The pre-processor has no fixed size, or crops as well as resizes: the artifact accepts images of any size."
         )
-    if resizes_smoothly(model):
-        if size is not None and size == own_size(model):
+    if resizes_with_antialiasing(model):
+        if size is not None and size == preprocessed_size(model):
             notes.append(
-                f"The model was validated on images that were resized to {size[0]}x{size[1]} with antialiasing "
-                "(bilinear, as Pillow does): resize alike before you feed it."
+                f"The model was validated on images resized to {size[0]}x{size[1]} with antialiasing (bilinear, as in "
+                "Pillow): resize images in the same way before inference."
             )
         else:
             notes.append(
-                "The model was validated on images that were resized with antialiasing, and the exported graph resizes "
-                "without, as Anomalib's own export does: scores shift. Calibrate on the raw export "
-                "(raw_output=..., pp_graph.calibrate), or keep input_size='model' and resize before."
+                "The model was validated on images resized with antialiasing, but the exported graph resizes without, "
+                "like Anomalib's own export: scores shift. Calibrate on the raw export (raw_output=..., "
+                "pp_graph.calibrate), or keep input_size='model' and resize beforehand."
             )
     return size, notes
-
-
-def _notes_of(post: PostProcessor) -> list[str]:
-    provenance = None if post.statistics is None else post.statistics.provenance
-    return [] if provenance is None else list(provenance.notes)
 
 
 def _noise(model: Any, size: tuple[int, int] | None) -> np.ndarray[Any, Any]:
@@ -265,13 +255,15 @@ def _noise(model: Any, size: tuple[int, int] | None) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).random((_NOISE_IMAGES, 3, height, width), np.float32)
 
 
-def _refuse(model: Any, verification: VerificationReport, comparison: ModelComparison, *, required: bool) -> None:
-    """Refuse an artifact that decides otherwise for another reason than rounding of the network."""
+def _check_comparison(
+    model: Any, verification: VerificationReport, comparison: ModelComparison, *, match_model: bool
+) -> None:
+    """Raise `VerificationError` if decisions differ for another reason than accepted drift."""
     if not comparison.export_error <= EXPORT_TOLERANCE:
         raise VerificationError(
             f"The raw ONNX export of {type(model).__name__} differs from the model in torch by "
             f"{comparison.export_error:.1e} of its largest value, expected at most {EXPORT_TOLERANCE:g}. Nothing was "
-            "written. The exporter made another model of it: try another torch version."
+            "written. Try another torch version: the exporter changed the model."
         )
     failures = list(verification.failures)
     masks = {decision.name for decision in verification.decisions if decision.per_pixel}
@@ -282,13 +274,12 @@ def _refuse(model: Any, verification: VerificationReport, comparison: ModelCompa
                 f"{len(decision.drift):,} of {decision.total:,} decisions of {decision.name} differ from the model in "
                 f"torch by drift, more than {limit}"
             )
-    if failures:
-        raise VerificationError(f"The artifact did not pass: {'; '.join(failures)}. Nothing was written.")
-    if required and comparison.rule_flips:
-        flips = {each.name: len(each.rules) for each in comparison.decisions if each.rules}
+    check_verified(failures, "the images")
+    if match_model and comparison.rule_flips:
+        flips = {decision.name: len(decision.rules) for decision in comparison.decisions if decision.rules}
         listed = " and ".join(f"{count:,} of {name}" for name, count in flips.items())
         raise VerificationError(
-            f"The model's own post-processor {type(model.post_processor).__name__} has other rules than ours: with the "
-            f"same raw values and statistics {listed} differ. Nothing was written. Write it as a PostProcessor of "
+            f"The model's own post-processor {type(model.post_processor).__name__} has other rules than ours: for the "
+            f"same raw values and statistics, {listed} differ. Nothing was written. Describe it as a PostProcessor of "
             "pp_graph and pass post=..., or accept ours with match_model=False."
         )

@@ -1,4 +1,4 @@
-"""Our post-processing as the `post_processor` of an Anomalib model. Needs Anomalib, which the package asks for."""
+"""Our post-processing as the `post_processor` of an Anomalib model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.integrations.torch import PostProcessorModule
+from pp_graph.integrations.torch.module import PostProcessorModule, restore_precision
 from pp_graph.postprocessors import OneClassPostProcessor
 from pp_graph.statistics.anomalib_checkpoint import BUFFERS, SETTINGS
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from pp_graph.statistics import Statistics
     from pp_graph.steps import OnNaN
 
-_OURS: Final = ("on_nan",)
+_ADDED_SETTINGS: Final = ("on_nan",)
 """Settings that Anomalib does not have."""
-_SETTINGS: Final = frozenset({*SETTINGS, *_OURS})
+_ALL_SETTINGS: Final = frozenset({*SETTINGS, *_ADDED_SETTINGS})
 
 
 class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
     """Post-processing for models trained on normal images only, with the decisions that `pp_graph.fuse` writes.
 
-    It is an Anomalib `PostProcessor`: hand it to a model as `post_processor`, and Anomalib's own metrics find the
-    thresholds and ranges in validation. Where Anomalib decides about normalised values, this decides about raw ones, by
-    cutoffs. Decisions are the same in `forward`, in `engine.test` and `engine.predict`, in what Anomalib exports, and
-    in what `pp_graph` fuses. State dicts have the keys of Anomalib's own, and load both ways. A checkpoint does not say
-    which class it was saved with: to load it with this one, pass `post_processor=AnomalibPostProcessor()`.
+    Pass it to a model as `post_processor`; Anomalib's metrics find the thresholds and ranges in validation. Anomalib
+    compares normalised values, this class compares raw values with cutoffs. It makes the same decisions in `forward`,
+    in `engine.test` and `engine.predict`, in Anomalib's exports, and in models fused by `pp_graph`. Each class loads
+    the other's state dict. A checkpoint does not name the class of its post-processor: to load it with this one, pass
+    `post_processor=AnomalibPostProcessor()`.
 
-    It differs from Anomalib's in that NaN counts as anomalous (`on_nan`), that without normalisation raw values are
-    compared with the raw threshold, and that missing statistics are an error.
+    Differences from Anomalib's: NaN counts as anomalous (`on_nan`), raw values are compared with the raw threshold
+    without normalisation, and missing statistics raise.
 
     Args:
-        image_sensitivity: Within [0, 1]: 0 flags no image, 0.5 flags above the threshold, 1 flags every score that
-            normalises above 0. May be assigned later. Has no meaning with `enable_normalization=False`.
+        image_sensitivity: In [0, 1]: 0 flags no image, 0.5 flags above the threshold, 1 flags every score that
+            normalises above 0. Can be assigned later. Has no effect with `enable_normalization=False`.
         pixel_sensitivity: The same for pixels.
-        statistics: Calibrated numbers to start with; validation replaces them.
-        on_nan: What a NaN among the raw values counts as, `anomalous` or `normal`.
-        settings: `enable_normalization`, `enable_thresholding` and `enable_threshold_matching`, as Anomalib has them.
+        statistics: Initial statistics; validation replaces them.
+        on_nan: Decision about a raw value that is NaN, `anomalous` or `normal`.
+        settings: Anomalib's `enable_normalization`, `enable_thresholding` and `enable_threshold_matching`.
 
     Raises:
         PostProcessorError: A parameter is outside its range.
@@ -62,20 +62,20 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
     ) -> None:
         super().__init__(image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity, **settings)
         self.on_nan: OnNaN = on_nan
-        self._take_over(OneClassPostProcessor(statistics))
+        self._apply_settings(OneClassPostProcessor(statistics))
         for name in BUFFERS:
             getattr(self, name).copy_(getattr(self._inner, name))
-        self._settle()
+        self._share_buffers()
 
     @property
     def post(self) -> OneClassPostProcessor:
-        """The post-processor that decides, with the settings and statistics of now.
+        """The post-processor with the current settings and statistics.
 
         Raises:
-            PostProcessorError: A setting that was assigned is outside its range.
-            StatisticsError: The buffers hold numbers that no calibration can have produced.
+            PostProcessorError: An assigned setting is outside its range.
+            StatisticsError: The buffers hold invalid statistics, such as `min` above `max`.
         """
-        self._settle()
+        self._share_buffers()
         post = self._inner.post
         assert isinstance(post, OneClassPostProcessor)
         return post
@@ -88,32 +88,33 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
                 (N,1,H,W), or both.
 
         Returns:
-            An `InferenceBatch` of Anomalib's; None for what there is not.
+            Anomalib's `InferenceBatch`, with None for missing outputs.
 
         Raises:
-            ValueError: Neither is there, or one has another shape.
+            ValueError: Both are missing, or one has another shape.
             StatisticsError: The model was not validated yet.
         """
-        self._settle()
+        self._share_buffers()
         found = self._inner({"pred_score": predictions.pred_score, "anomaly_map": predictions.anomaly_map})
         return InferenceBatch(**found._asdict())
 
     def post_process_batch(self, batch: Any) -> None:
         """Post-process a batch in place, as `engine.test` and `engine.predict` do.
 
-        Labels and masks that the model itself gave are kept, as Anomalib does.
+        Keeps labels and masks that the model itself returned, like Anomalib.
 
         Args:
-            batch: A batch of Anomalib's with `pred_score`, `anomaly_map`, or both.
+            batch: An Anomalib batch with `pred_score`, `anomaly_map`, or both.
 
         Raises:
             StatisticsError: The model was not validated yet.
         """
         if batch.pred_score is None and batch.anomaly_map is None:
             return
-        # A batch labels its maps as masks, by a class of torchvision's.
+        # A batch wraps its maps in torchvision's `Mask`.
         score, anomaly_map = (
-            None if each is None else each.as_subclass(torch.Tensor) for each in (batch.pred_score, batch.anomaly_map)
+            None if tensor is None else tensor.as_subclass(torch.Tensor)
+            for tensor in (batch.pred_score, batch.anomaly_map)
         )
         found = self(InferenceBatch(pred_score=score, anomaly_map=anomaly_map))
         if found.anomaly_map is not None:
@@ -125,43 +126,43 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        """Settings that Anomalib 2.7 keeps in a checkpoint."""
-        return (*super()._checkpoint_config_keys, *_OURS)
+        """Settings that Anomalib 2.7 stores in a checkpoint."""
+        return (*super()._checkpoint_config_keys, *_ADDED_SETTINGS)
 
     def on_validation_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Adopt the statistics that Anomalib's metrics found."""
+        """Use the statistics that Anomalib's metrics found."""
         super().on_validation_epoch_end(*args, **kwargs)
-        self._settle()
+        self._share_buffers()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        decides = name in _SETTINGS and "_inner" in self.__dict__
-        before = getattr(self, name) if decides else None
+        is_setting = name in _ALL_SETTINGS and "_inner" in self.__dict__
+        before = getattr(self, name) if is_setting else None
         super().__setattr__(name, value)
-        if decides:
+        if is_setting:
             try:
-                self._take_over(self.post)
+                self._apply_settings(self.post)
             except PostProcessorError:
                 super().__setattr__(name, before)
                 raise
 
-    def _take_over(self, post: OneClassPostProcessor) -> None:
-        """Adopt the present settings; raise if one is out of range."""
+    def _apply_settings(self, post: OneClassPostProcessor) -> None:
+        """Rebuild the inner module with the current settings; raise if one is out of range."""
         normalize = self.enable_normalization
         settings = {
             "normalize": normalize,
             "threshold": self.enable_thresholding,
             "match_thresholds": self.enable_threshold_matching,
-            # Without normalisation they have no meaning, and Anomalib's default says nothing.
+            # Without normalisation, sensitivities have no effect, and Anomalib's default is not a user's choice.
             "image_sensitivity": self.image_sensitivity if normalize else 0.5,
             "pixel_sensitivity": self.pixel_sensitivity if normalize else 0.5,
             "on_nan": self.on_nan,
         }
         inner = PostProcessorModule(dataclasses.replace(post, **settings))
-        # It is no submodule: its buffers are these, under their own names.
+        # Not a submodule: it shares the buffers of this module.
         object.__setattr__(self, "_inner", inner)
 
-    def _settle(self) -> None:
-        """Let the inner module see these buffers; it reads them now, since it cannot while an export is looking."""
+    def _share_buffers(self) -> None:
+        """Share the buffers with the inner module, which reads them now because it cannot during an export."""
         if torch.compiler.is_compiling():
             return
         for name in BUFFERS:
@@ -171,15 +172,12 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._settle()
+        self._share_buffers()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move the buffers to another device; in another precision, decisions would flip."""
-        before = {name: self._buffers[name] for name in BUFFERS}
+        """Move the buffers to another device, but keep their precision."""
+        before = dict(self._buffers)
         super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
-        self._settle()
+        restore_precision(self, before)
+        self._share_buffers()
         return self

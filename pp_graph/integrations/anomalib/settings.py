@@ -11,30 +11,30 @@ from pp_graph.statistics.source import as_number
 from pp_graph.version import __version__
 
 NOT_VALIDATED: Final = (
-    "Validate the model first (engine.validate, or engine.fit with a validation set), or give statistics=..."
+    "Validate the model first (engine.validate, or engine.fit with a validation set), or pass statistics=..."
 )
 
 
 def read_post_processor(module: Any) -> Statistics:
-    """Read the statistics of an Anomalib post-processor, or of any module that keeps the same buffers.
+    """Read the statistics of an Anomalib post-processor, or of any module with the same buffers.
 
     Args:
         module: A `torch.nn.Module` with the buffers `_image_threshold`, `image_min`, `image_max`, `_pixel_threshold`,
-            `pixel_min`, `pixel_max`, each one number, NaN where it is unknown. Its attributes `image_sensitivity`,
-            `enable_normalization` and the like are its settings.
+            `pixel_min`, `pixel_max`, one number each, NaN if unknown. Its settings are attributes such as
+            `image_sensitivity` and `enable_normalization`.
 
     Returns:
-        The statistics; the `settings` of their provenance are keyword arguments of `OneClassPostProcessor`.
+        The statistics. The `settings` of their provenance are keyword arguments of `OneClassPostProcessor`.
 
     Raises:
-        StatisticsError: The module has no such buffers, one is impossible, or all are unknown.
+        StatisticsError: The module has no such buffers, one is invalid, or all are unknown.
     """
     kind = type(module).__name__
     state = module.state_dict() if hasattr(module, "state_dict") else {}
     if not any(name in state for name in BUFFERS):
         raise StatisticsError(
-            f"Post-processor {kind} has no buffers '_image_threshold', 'image_min' and the like, expected those of "
-            "Anomalib's PostProcessor. Give the numbers with statistics=..."
+            f"Post-processor {kind} has no buffers '_image_threshold', 'image_min' and so on, expected those of "
+            "Anomalib's PostProcessor. Pass the numbers with statistics=..."
         )
     levels: dict[str, dict[str, float | None]] = {"image": {}, "pixel": {}}
     for name, (level, end) in BUFFERS.items():
@@ -68,11 +68,11 @@ def read_post_processor(module: Any) -> Statistics:
 
 
 def settings_of(module: Any) -> tuple[dict[str, Any], list[str]]:
-    """An Anomalib post-processor's settings as keyword arguments of `OneClassPostProcessor`, and notes about them.
+    """Return an Anomalib post-processor's settings as keyword arguments of `OneClassPostProcessor`, and notes.
 
     Raises:
-        StatisticsError: One is of the wrong type.
+        StatisticsError: A setting has the wrong type.
     """
-    # MEBinPostProcessor has two more, by which it is known.
+    # The last two identify MEBinPostProcessor.
     names = (*SETTINGS, "sample_rate", "min_interval_len")
     return read_settings({name: getattr(module, name) for name in names if hasattr(module, name)})

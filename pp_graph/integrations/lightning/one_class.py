@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pp_graph.integrations.lightning.callback import PostProcessorCallback
-from pp_graph.integrations.lightning.flavours import callback_bases
+from pp_graph.integrations.lightning.callback import PostProcessorCallback, callback_bases
 from pp_graph.integrations.torch.batch import fields_of
 from pp_graph.integrations.torch.one_class import OneClassModule
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pp_graph.program import Predictions, Role
 
 Key = str | int
-"""Where a value is: its name in the outputs or in the batch, or its position in a batch that is a tuple or list."""
+"""Name of a value in the outputs or the batch, or its position in a batch that is a tuple or list."""
 
 _OPTIONS: Final = {"pred_score": "score_key=", "anomaly_map": "map_key="}
-"""How to say what raw values are called, by their usual name."""
+"""The callback's option for the name of each raw value."""
 _LABEL_NAMES: Final = ("label", "gt_label")
 _MASK_NAMES: Final = ("mask", "gt_mask")
-_MOST_LISTED: Final = 20
+_MAX_LISTED: Final = 20
 _NUMPY_FLOATS: Final = (torch.float16, torch.float32, torch.float64)
 
 
@@ -34,9 +34,9 @@ class Keys:
     """Names of the values in a step's output. None means the usual names.
 
     Attributes:
-        score: Name of the raw score in the outputs, where the post-processor reads one.
-        map: Name of the raw map in the outputs, where the post-processor reads one.
-        label: Name of the labels in the outputs or the batch, or position in the batch.
+        score: Name of the raw score in the outputs, if the post-processor reads one.
+        map: Name of the raw map in the outputs, if the post-processor reads one.
+        label: Name of the labels in the outputs or the batch, or their position in the batch.
         mask: The same for masks.
     """
 
@@ -46,18 +46,18 @@ class Keys:
     mask: Key | None = None
 
     def raw(self, outputs: object, roles: Sequence[Role], step: str) -> dict[str, Any]:
-        """Raw values in a step's outputs, by the names a post-processor takes.
+        """Return the raw values in a step's outputs, by the names a post-processor accepts.
 
         Args:
-            outputs: What the step returned.
-            roles: What the post-processor reads.
-            step: Name of the step, for errors.
+            outputs: Return value of the step.
+            roles: Roles of the post-processor.
+            step: Name of the step, for error messages.
 
         Returns:
-            NumPy arrays, or whatever else was not a tensor.
+            NumPy arrays for tensors; other values unchanged.
 
         Raises:
-            DataError: There are none, or one that was asked for by its name is not there.
+            DataError: There are no raw values, or one that the user named is missing.
         """
         keys = {"pred_score": self.score, "anomaly_map": self.map}
         names = [given_as(role) for role in roles]
@@ -69,64 +69,66 @@ class Keys:
                 found[name] = to_numpy(value)
             elif key is not None:
                 raise DataError(
-                    f"{step} returned {_described(outputs)}, expected '{key}' among it. Return it there, or name what "
-                    f"holds it with {_OPTIONS[name]}."
+                    f"{step} returned {_described(outputs)}, expected '{key}' among it. Return it there, or pass "
+                    f"its name with {_OPTIONS[name]}."
                 )
         if not found:
             options = " and ".join(_OPTIONS[name] for name in names if name in _OPTIONS)
             raise DataError(
                 f"{step} returned {_described(outputs)}, expected {' or '.join(map(repr, names))} among it, the raw "
                 "values of the model. Return a dict with at least one of them"
-                f"{f', or say how they are called with {options}' if options else ''}."
+                f"{f', or pass their names with {options}' if options else ''}."
             )
         return found
 
     def truth(self, outputs: object, batch: object, step: str) -> tuple[Any, list[npt.NDArray[np.bool_] | None] | None]:
-        """Labels and masks from the outputs, otherwise from the batch; None if missing.
+        """Return labels and masks from the outputs, otherwise from the batch; None if missing.
 
         Args:
-            outputs: What the step returned.
-            batch: What the step was given.
-            step: Name of the step, for errors.
+            outputs: Return value of the step.
+            batch: Batch that the step received.
+            step: Name of the step, for error messages.
 
         Returns:
-            Labels (N,), and a mask (H,W) an image, None where an image has none.
+            Labels (N,), and for each image a mask (H,W) or None.
 
         Raises:
-            DataError: What was asked for by its key is not there, or a mask holds something else.
+            DataError: A value that the user named is missing, or a mask has an invalid shape or value.
         """
-        label = self._true(self.label, _LABEL_NAMES, outputs, batch, step, "label_key")
-        mask = self._true(self.mask, _MASK_NAMES, outputs, batch, step, "mask_key")
+        label = self._label_or_mask(self.label, _LABEL_NAMES, outputs, batch, step, "label_key")
+        mask = self._label_or_mask(self.mask, _MASK_NAMES, outputs, batch, step, "mask_key")
         return None if label is None else to_numpy(label), None if mask is None else _masks(mask)
 
     @staticmethod
-    def _true(key: Key | None, usual: Sequence[str], outputs: object, batch: object, step: str, option: str) -> Any:
+    def _label_or_mask(
+        key: Key | None, usual_names: Sequence[str], outputs: object, batch: object, step: str, option: str
+    ) -> Any:
         if isinstance(key, int):
             if isinstance(batch, Sequence) and -len(batch) <= key < len(batch):
                 return batch[key]
             raise DataError(
-                f"The batch is {_described(batch)}, expected a tuple or list with something at position {key} "
-                f"({option}={key}). Give the position that holds it, or a name."
+                f"The batch is {_described(batch)}, expected a tuple or list with a value at position {key} "
+                f"({option}={key}). Pass another position, or a name."
             )
-        names = usual if key is None else (key,)
+        names = usual_names if key is None else (key,)
         value = value_of(outputs, names)
         if value is None:
             value = value_of(batch, names)
         if value is None and key is not None:
             raise DataError(
                 f"{step} returned {_described(outputs)}, and the batch is {_described(batch)}, expected '{key}' in one "
-                f"of them. Return it, or say where it is with {option}=, a name or a position in the batch."
+                f"of them. Return it, or pass its name or its position in the batch with {option}=."
             )
         return value
 
 
 def write_predictions(outputs: object, predictions: Predictions, step: str) -> None:
-    """Add predictions to a step's outputs, as tensors on their device.
+    """Add predictions to a step's outputs, as tensors on the same device.
 
     Args:
-        outputs: What the step returned: a mapping or an object that can be changed.
+        outputs: Return value of the step: a mutable mapping or an object with assignable attributes.
         predictions: The predictions.
-        step: Name of the step, for errors.
+        step: Name of the step, for error messages.
 
     Raises:
         DataError: The outputs cannot be changed.
@@ -142,20 +144,20 @@ def write_predictions(outputs: object, predictions: Predictions, step: str) -> N
         except (AttributeError, TypeError, ValueError) as error:
             raise DataError(
                 f"{step} returned {_described(outputs)}, in which '{name}' cannot be set, expected a dict or an object "
-                "whose fields can be: Lightning gives a callback no way to hand back another one. Return a "
-                "dict (of a NamedTuple, outputs._asdict())."
+                "with assignable attributes: a callback can only change the outputs in place. Return a dict (for a "
+                "NamedTuple, outputs._asdict())."
             ) from error
 
 
 def to_numpy(value: Any) -> Any:
-    """Convert a tensor, or each of a list, to NumPy without loss; return anything else unchanged."""
+    """Convert a tensor, or each tensor of a list, to NumPy without loss; return other values unchanged."""
     if isinstance(value, list | tuple):
         return [to_numpy(each) for each in value]
     if not isinstance(value, torch.Tensor):
         return value
     tensor = value.detach().cpu()
     if tensor.is_floating_point() and tensor.dtype not in _NUMPY_FLOATS:
-        # NumPy has no bfloat16; float32 holds all of its numbers.
+        # NumPy has no bfloat16; float32 represents all of its values.
         tensor = tensor.float()
     return tensor.numpy()
 
@@ -165,7 +167,7 @@ def _masks(value: Any) -> list[npt.NDArray[np.bool_] | None]:
     if isinstance(value, np.ndarray):
         return list(mask_flags(without_channel(value, "Masks"), "Masks"))
     if not isinstance(value, Sequence):
-        raise DataError(f"Masks are {_described(value)}, expected (N,H,W) or (N,1,H,W), or a list with one an image.")
+        raise DataError(f"Masks are {_described(value)}, expected (N,H,W) or (N,1,H,W), or a list of one per image.")
     return [
         None if mask is None else mask_flags(mask, f"The mask of image {index} of the batch")
         for index, mask in enumerate(value)
@@ -173,12 +175,12 @@ def _masks(value: Any) -> list[npt.NDArray[np.bool_] | None]:
 
 
 def value_of(source: object, names: Sequence[str]) -> Any:
-    """The first of some names that is there and is not None."""
+    """Return the first value that is not None."""
     for name in names:
         if isinstance(source, Mapping):
             value = source.get(name)
         else:
-            # A tensor has attributes of its own, which are no values of ours.
+            # Attributes of a tensor, such as `names`, are not outputs.
             value = None if isinstance(source, torch.Tensor) else getattr(source, name, None)
         if value is not None:
             return value
@@ -199,7 +201,6 @@ def _names(source: object) -> list[str] | None:
 
 
 def _described(source: object) -> str:
-    """Describe an object for error messages."""
     if source is None:
         return "None"
     if isinstance(source, torch.Tensor):
@@ -207,14 +208,13 @@ def _described(source: object) -> str:
     kind = type(source).__name__
     names = _names(source)
     if names is not None:
-        held = ", ".join(repr(name) for name in names[:_MOST_LISTED]) or "nothing in it"
-        return f"a {kind} with {held}{' and more' if len(names) > _MOST_LISTED else ''}"
+        listed = ", ".join(repr(name) for name in names[:_MAX_LISTED]) or "nothing in it"
+        return f"a {kind} with {listed}{' and more' if len(names) > _MAX_LISTED else ''}"
     return f"a {kind} of {len(source)}" if isinstance(source, tuple | list) else f"a {kind}"
 
 
 def _device(outputs: object) -> torch.device:
-    names = _names(outputs) or []
-    for name in names:
+    for name in _names(outputs) or []:
         value = value_of(outputs, (name,))
         if isinstance(value, torch.Tensor):
             return value.device

@@ -6,7 +6,7 @@ import pickle
 import zlib
 from collections import defaultdict
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,17 +33,14 @@ if TYPE_CHECKING:
 
 
 class Duplicates:
-    """Tells which images of a batch are there only to fill it up.
+    """Counts the images of a batch that only fill it up.
 
-    `DistributedSampler`, which Lightning puts into validation loaders, starts again at the first image where the images
-    do not divide by the processes. Those images come last on their process.
-
-    Args:
-        trainer: The trainer that validates.
+    Lightning gives validation loaders a `DistributedSampler`. If the number of images is not a multiple of the number
+    of processes, it repeats the first images as the last ones of a process.
     """
 
     def __init__(self, trainer: Any) -> None:
-        # `trainer.val_dataloaders` is that of the last fit even while validate() runs with another.
+        # Inside validate(), `trainer.val_dataloaders` may still be the loaders of the last fit.
         fitting = trainer.state.fn == "fit"
         loop = trainer.fit_loop.epoch_loop.val_loop if fitting else trainer.validate_loop
         combined = getattr(loop, "_combined_loader", None)
@@ -51,15 +48,15 @@ class Duplicates:
         self._seen: defaultdict[int, int] = defaultdict(int)
 
     def in_batch(self, images: int, batch_idx: int, dataloader_idx: int | None) -> int:
-        """Number of repeated images at the end of a batch.
+        """Return the number of repeated images at the end of a batch.
 
         Args:
-            images: Images of the batch.
-            batch_idx: Its index.
-            dataloader_idx: Index of its loader; None where Lightning gave none.
+            images: Number of images in the batch.
+            batch_idx: Index of the batch.
+            dataloader_idx: Index of its loader; None if Lightning passed none.
         """
         if dataloader_idx is None and len(self._loaders) != 1:
-            # Several loaders that are read side by side: whose images these are is not known.
+            # Lightning reads several loaders in parallel, so the loader of these images is unknown.
             return 0
         index = dataloader_idx or 0
         self._seen[index] += images
@@ -67,38 +64,36 @@ class Duplicates:
         sampler = getattr(loader, "sampler", None)
         if not isinstance(sampler, DistributedSampler):
             return 0
-        # Where a step gives more or fewer images than it was given, which ones are repeated is not known.
+        # If a step returned more or fewer images than it received, the repeated ones are unknown.
         if batch_idx != len(loader) - 1 or self._seen[index] != len(sampler):  # type: ignore[arg-type]
             return 0
-        own = range(sampler.rank, len(sampler.dataset), sampler.num_replicas)  # type: ignore[arg-type]
-        return max(0, len(sampler) - len(own))
+        distinct = range(sampler.rank, len(sampler.dataset), sampler.num_replicas)  # type: ignore[arg-type]
+        return max(0, len(sampler) - len(distinct))
 
 
 Masks = list[npt.NDArray[np.bool_] | None] | None
 
-_FASTEST: Final = 1
-
 
 class Collector:
-    """Collects the batches of one validation and joins those of all processes.
+    """Collects the batches of one validation and merges the counts of all processes.
 
     Args:
         settings: Keyword arguments of `Calibrator`.
-        one_pass: Count maps once, with a bound, instead of keeping them in a temporary file for a second pass.
-        processes: How many processes validate together.
+        one_pass: Count maps once, with bounded error, instead of keeping them in a temporary file for a second pass.
+        processes: Number of processes that validate together.
 
     Raises:
-        CalibrationError: An estimator or the placement is not known.
+        CalibrationError: An estimator or the placement is unknown.
         ExtraError: An estimator needs a library that is not installed.
-        DataError: There are several processes, and torch.distributed does not connect them.
+        DataError: There are several processes, and torch.distributed is not initialised.
     """
 
     def __init__(self, settings: CalibratorSettings, *, one_pass: bool = False, processes: int = 1) -> None:
         self._calibrator = Calibrator(**settings)
         self._one_pass = one_pass
-        self._together = processes > 1
+        self._distributed = processes > 1
         connected = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if self._together and not connected:
+        if self._distributed and not connected:
             raise DataError(
                 f"{processes} processes validate together, expected torch.distributed to connect them. Use a strategy "
                 "that starts it, such as 'ddp', or validate on one device."
@@ -106,13 +101,13 @@ class Collector:
         self._stack = ExitStack()
         self._maps: SpilledMaps | None = None
         self._masks: SpilledMaps | None = None
-        self._truths: list[tuple[Any, list[bool] | None]] = []
+        self._labels_and_presence: list[tuple[Any, list[bool] | None]] = []
 
     def add(self, *, scores: Any, maps: Any, labels: Any, masks: Masks) -> None:
-        """Take in a batch; arguments as of `Calibrator.update`.
+        """Add a batch; see `Calibrator.update`.
 
         Raises:
-            DataError: They do not fit.
+            DataError: A shape or value is invalid.
             OutputFileError: The disk is full.
         """
         self._calibrator.update(scores=scores, maps=maps, labels=labels, masks=masks)
@@ -125,55 +120,54 @@ class Collector:
             self._masks = self._stack.enter_context(SpilledMaps(np.bool_))
         with np.errstate(over="ignore"):
             self._maps.write(maps.astype(np.float32, copy=False))
-        known = None
+        present = None
         if masks is not None:
-            known = [mask is not None for mask in masks]
-            nothing = np.zeros(maps.shape[1:], np.bool_)
-            self._masks.write(np.stack([nothing if mask is None else mask.reshape(nothing.shape) for mask in masks]))
-        self._truths.append((None if labels is None else np.array(labels), known))
+            present = [mask is not None for mask in masks]
+            empty = np.zeros(maps.shape[1:], np.bool_)
+            self._masks.write(np.stack([empty if mask is None else mask.reshape(empty.shape) for mask in masks]))
+        self._labels_and_presence.append((None if labels is None else np.array(labels), present))
 
     def _kept(self) -> Iterator[tuple[npt.NDArray[Any], Any, Masks]]:
         if self._maps is None or self._masks is None:
             return
         masks = self._masks.read()
-        for maps, (labels, known) in zip(self._maps.read(), self._truths, strict=True):
-            if known is None:
+        for maps, (labels, present) in zip(self._maps.read(), self._labels_and_presence, strict=True):
+            if present is None:
                 yield maps, labels, None
             else:
-                flags = next(masks)
-                yield maps, labels, [flags[index] if there else None for index, there in enumerate(known)]
+                yield maps, labels, [mask if known else None for mask, known in zip(next(masks), present, strict=True)]
 
     def result(self, *, resamples: int) -> CalibrationResult:
-        """What all batches give, the same on every process; every process must call it.
+        """Return the calibration of all batches. Every process must call this and gets the same result.
 
         Args:
-            resamples: Draws for the image level's confidence intervals; 0 for none.
+            resamples: Bootstrap resamples for the confidence intervals of the image level; 0 for none.
 
         Raises:
             CalibrationError: There were no images, or their scores do not allow an estimate.
         """
         calibrator = self._merged(self._calibrator)
-        while not self._one_pass and (further := calibrator.refine()) is not None:
+        while not self._one_pass and (refined := calibrator.refine()) is not None:
             for maps, labels, masks in self._kept():
-                further.update(maps=maps, labels=labels, masks=masks)
-            calibrator = self._merged(further)
+                refined.update(maps=maps, labels=labels, masks=masks)
+            calibrator = self._merged(refined)
         return calibrator.result(resamples=resamples)
 
     def _merged(self, calibrator: Calibrator) -> Calibrator:
-        """The states of all processes in one, added up in the order of their ranks."""
-        if not self._together:
+        """Merge the calibrators of all processes in the order of their ranks."""
+        if not self._distributed:
             return calibrator
-        # Mostly zeros: megabytes become kilobytes.
-        packed = zlib.compress(pickle.dumps(calibrator), _FASTEST)
+        # The counts are mostly zeros, so megabytes become kilobytes.
+        packed = zlib.compress(pickle.dumps(calibrator), zlib.Z_BEST_SPEED)
         gathered: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(gathered, packed)
-        states: Sequence[Calibrator] = [pickle.loads(zlib.decompress(each)) for each in gathered]  # noqa: S301 - our own
+        states: Sequence[Calibrator] = [pickle.loads(zlib.decompress(state)) for state in gathered]  # noqa: S301 - written above
         for other in states[1:]:
             states[0].merge(other)
         return states[0]
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Delete the temporary files."""
         self._stack.close()
 
 
@@ -181,12 +175,12 @@ _STEP = "validation_step"
 
 
 class Validation:
-    """Reads batches as they come, leaves repeated images out, and estimates at the end.
+    """Calibrates from the batches of one validation, without repeated images.
 
     Args:
         trainer: The trainer that validates.
-        post: Says which values are calibrated; see `PostProcessor.calibrated_names`.
-        keys: Where scores, maps, labels and masks are.
+        post: Chooses the values to calibrate; see `PostProcessor.calibrated_names`.
+        keys: Names of scores, maps, labels and masks.
         settings: Keyword arguments of `Calibrator`.
         one_pass: See `Collector`.
     """
@@ -210,7 +204,7 @@ class Validation:
         """Collect the outputs of a step.
 
         Raises:
-            DataError: It lacks what is needed, or it does not fit together.
+            DataError: A value is missing, or shapes do not match.
             OutputFileError: The disk is full.
         """
         raw = self._keys.raw(outputs, self._post.roles, _STEP)
@@ -222,30 +216,29 @@ class Validation:
         if repeated:
             kept = slice(images - repeated)
             scores, maps, labels, masks = (
-                None if each is None else each[kept] for each in (scores, maps, labels, masks)
+                None if values is None else values[kept] for values in (scores, maps, labels, masks)
             )
         self._collector.add(scores=scores, maps=maps, labels=labels, masks=masks)
 
     def _to_calibrate(self, raw: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Scores and maps whose threshold and range the statistics are; raw ones are checked by the collector."""
+        """Return the scores and maps that are calibrated. The collector checks them if they are raw."""
         roles = self._post.roles
-        found = {role.name: raw[given_as(role)] for role in roles if given_as(role) in raw}
-        signature = Signature.of_values({name: np.asarray(value) for name, value in found.items()}, roles)
+        values = {role.name: raw[given_as(role)] for role in roles if given_as(role) in raw}
+        signature = Signature.of_values({name: np.asarray(value) for name, value in values.items()}, roles)
         if signature not in self._names:
             self._names[signature] = self._post.calibrated_names(signature)
         names = self._names[signature]
-        if not set(names.values()) <= set(found):
-            values = checked_values(raw, roles)
+        if not set(names.values()) <= set(values):
             if signature not in self._compiled:
                 self._compiled[signature] = self._post.bind_calibration(signature)
-            found = self._compiled[signature].compute(values, names.values())
+            values = self._compiled[signature].compute(checked_values(raw, roles), names.values())
         image, pixel = names.get("image"), names.get("pixel")
-        return None if image is None else found[image], None if pixel is None else found[pixel]
+        return None if image is None else values[image], None if pixel is None else values[pixel]
 
     def result(self, *, resamples: int) -> CalibrationResult:
-        """What was found, the same on every process; see `Collector.result`."""
+        """Return the calibration, the same on every process; see `Collector.result`."""
         return self._collector.result(resamples=resamples).with_record(**self._record)
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Delete the temporary files."""
         self._collector.close()

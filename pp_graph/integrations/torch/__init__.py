@@ -1,4 +1,4 @@
-"""Post-processors as torch modules, and the way from a torch model to a verified OpenVINO model.
+"""Post-processors as torch modules, and the export of a torch model to a verified OpenVINO model.
 
 from pp_graph.integrations.torch import OneClassPostProcessor, export
 
@@ -16,7 +16,7 @@ from pp_graph.extras import check_extra
 
 check_extra("torch", "torch", "post-processing in torch")
 
-from pp_graph.integrations.export_result import ExportResult  # noqa: E402
+from pp_graph.integrations.exporting import ExportResult  # noqa: E402
 from pp_graph.integrations.torch.batch import InferenceBatch  # noqa: E402
 from pp_graph.integrations.torch.exporting import export  # noqa: E402
 from pp_graph.integrations.torch.module import PostProcessor, PostProcessorModule  # noqa: E402

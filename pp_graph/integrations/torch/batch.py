@@ -15,22 +15,21 @@ from pp_graph.program import Signature
 
 if TYPE_CHECKING:
     from pp_graph.program import Role
-    from pp_graph.values import ValueType
 
 _ANOMALY: Final = tuple(given_as(role) for role in ROLES)
-"""Names under which anomaly models return what they found, in the order of `PostProcessorModule.forward`."""
-_TAKEN: Final = {"float32": "fiu", "bool": "b", "uint8": "u", "int64": "iu"}
-"""Kinds of numbers that are taken for each element type in which steps read."""
+"""Names under which anomaly models return score and map, in the order of `PostProcessorModule.forward`."""
+_ACCEPTED_KINDS: Final = {"float32": "fiu", "bool": "b", "uint8": "u", "int64": "iu"}
+"""NumPy kinds of the tensors accepted for each element type of a role."""
 
 
 class InferenceBatch(NamedTuple):
-    """Predictions of a batch; the fields of Anomalib 2.x's `InferenceBatch`, in its order.
+    """Predictions of a batch, with the fields of Anomalib 2.x's `InferenceBatch` in the same order.
 
     Attributes:
-        pred_score: Score an image, float32, (N,) or (N,1); in [0, 1] when normalised.
-        pred_label: Whether each image is anomalous, bool, shape of `pred_score`.
-        anomaly_map: Score a pixel, float32, of the shape of the raw map; in [0, 1] when normalised.
-        pred_mask: Whether each pixel is anomalous, shape of `anomaly_map`.
+        pred_score: Score of each image, float32, (N,) or (N,1); in [0, 1] if normalised.
+        pred_label: True for anomalous images, bool, shape of `pred_score`.
+        anomaly_map: Score of each pixel, float32, shape of the raw map; in [0, 1] if normalised.
+        pred_mask: Nonzero for anomalous pixels, shape of `anomaly_map`.
     """
 
     pred_score: torch.Tensor | None = None
@@ -87,16 +86,16 @@ def fields_of(predictions: object) -> dict[str, Any]:
 def raw_tensors(
     first: object, second: torch.Tensor | None, named: Mapping[str, torch.Tensor | None], roles: Sequence[Role]
 ) -> dict[str, torch.Tensor]:
-    """Raw outputs of a batch without gradients, by role, in the element type in which the steps read them.
+    """Return the raw outputs of a batch by role, without gradients and in the element type of the role.
 
     Args:
-        first: The scores, or the value of the first role; or everything: a mapping, or an object with attributes.
+        first: The scores, or the value of the first role; or all values as a mapping or an object with attributes.
         second: The map, or the value of the second role.
-        named: Further values, by name.
-        roles: What the post-processor reads.
+        named: Other values, by name.
+        roles: Roles of the post-processor.
 
     Raises:
-        PostProcessorError: None is given, or one has another shape or element type.
+        PostProcessorError: All values are missing, or one has another shape or element type.
     """
     given = given_values(_by_name(first, second, named, [given_as(role) for role in roles]), roles)
     values = {role.name: _typed(given[given_as(role)], role) for role in roles if given.get(given_as(role)) is not None}
@@ -111,40 +110,37 @@ def raw_tensors(
 def signature_of_tensors(
     values: Mapping[str, torch.Tensor], roles: Sequence[Role], input_size: tuple[int, int] | None
 ) -> Signature:
-    """The signature of a batch of raw values, by role; sizes that an export leaves open are not known."""
+    """Return the signature of raw values by role. Sizes that an export leaves open are unknown."""
     shapes = {name: known_sizes(value) for name, value in values.items()}
     signature = Signature.of_shapes(shapes, roles, input_size=input_size)
     if not is_jit_traced():
         return signature
-    # What torch.jit.trace writes down is run on values of any size, and no size in it is checked.
-    return Signature({name: _open(value) for name, value in signature.items()}, input_size)
-
-
-def _open(value: ValueType) -> ValueType:
-    return value.resized(H=None, W=None, K=None, T=None)
+    # A trace accepts values of any size and checks none.
+    open_types = {name: value.resized(H=None, W=None, K=None, T=None) for name, value in signature.items()}
+    return Signature(open_types, input_size)
 
 
 def _by_name(
     first: object, second: torch.Tensor | None, named: Mapping[str, torch.Tensor | None], names: Sequence[str]
 ) -> object:
-    """Return the entries of a mapping that are not None. Unknown names stay, so that the error can list them."""
-    # A map is the second argument, also where it is the only value that is read.
+    """Return the values by name, without unknown names whose value is None. Other unknown names raise later."""
+    # The map is the second argument even if the post-processor reads no score.
     places = _ANOMALY if set(names) & set(_ANOMALY) else names
     if first is not None and not isinstance(first, torch.Tensor):
         if second is not None or named:
             other = next(iter(named), places[-1])
             raise PostProcessorError(
-                f"{places[0]} is {type(first).__name__}, expected a tensor next to {other}. Give both as tensors, or "
+                f"{places[0]} is {type(first).__name__}, expected a tensor next to {other}. Pass both as tensors, or "
                 "one object that holds both."
             )
         given: Any = first
     else:
         if second is not None and len(places) < 2:
-            raise PostProcessorError(f"Two tensors are given, expected one, '{places[0]}'. Leave the second out.")
+            raise PostProcessorError(f"Two tensors are given, expected one, '{places[0]}'. Omit the second.")
         given = dict(zip(places, (first, second), strict=False))
-        twice = next((name for name in named if given.get(name) is not None), None)
-        if twice is not None:
-            raise PostProcessorError(f"'{twice}' is given by position and by name, expected it once. Leave one out.")
+        repeated = next((name for name in named if given.get(name) is not None), None)
+        if repeated is not None:
+            raise PostProcessorError(f"'{repeated}' is given by position and by name, expected it once. Omit one.")
         given |= named
     if not isinstance(given, Mapping):
         return given
@@ -155,17 +151,17 @@ def _typed(value: object, role: Role) -> torch.Tensor:
     name = given_as(role)
     if not isinstance(value, torch.Tensor):
         raise PostProcessorError(f"'{name}' is {type(value).__name__}, expected a torch.Tensor. Convert it first.")
-    if _kind(value.dtype) not in _TAKEN[role.dtype]:
+    if _kind(value.dtype) not in _ACCEPTED_KINDS[role.dtype]:
         expected = "floating-point numbers" if role.dtype == "float32" else role.dtype
         raise PostProcessorError(
-            f"'{name}' holds {value.dtype}, expected {expected}. Give the raw output of the model."
+            f"'{name}' holds {value.dtype}, expected {expected}. Pass the raw output of the model."
         )
     dtype: Any = getattr(torch, role.dtype)
     return value.detach().to(dtype)
 
 
 def _kind(dtype: torch.dtype) -> str:
-    """Kind of numbers, as NumPy calls it."""
+    """Return the NumPy kind of an element type."""
     if dtype == torch.bool or dtype.is_complex:
         return "b" if dtype == torch.bool else "c"
     return "f" if dtype.is_floating_point else "i" if dtype.is_signed else "u"

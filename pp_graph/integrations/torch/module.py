@@ -32,12 +32,12 @@ from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.statistics.anomalib_checkpoint import BUFFERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pp_graph.program import Signature
 
 _KEPT_GRAPHS: Final = 16
-"""Signatures of raw values for which the operators are kept ready."""
+"""Number of signatures whose compiled graphs are kept."""
 
 
 def _is_callback_base(base: type) -> bool:
@@ -50,14 +50,14 @@ def _hooks(base: type) -> list[str]:
 
 
 Numbers = dict[str, float | None]
-"""Calibrated numbers by the name of their buffer; None for unknown."""
+"""Calibrated numbers by buffer name; None for unknown."""
 
 
 class PostProcessor(nn.Module, ABC):
     """Base class of post-processors as torch modules: a model's outputs in, predictions out.
 
-    To write one of your own, inherit from it and implement `forward`; or describe it in steps (inherit from
-    `pp_graph.PostProcessor`) and wrap it in `PostProcessorModule`, and it can be fused, converted and verified as well.
+    For a custom one, implement `forward`. To fuse, convert and verify it as well, describe it in steps instead: inherit
+    from `pp_graph.PostProcessor` and wrap it in `PostProcessorModule`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -103,29 +103,30 @@ class PostProcessor(nn.Module, ABC):
         """Post-process a batch.
 
         Args:
-            predictions: What the model returned: an object or a mapping with `pred_score` and `anomaly_map`, or
-                whatever is read.
+            predictions: The model's outputs: an object or a mapping with `pred_score` and `anomaly_map`, or other
+                values that the post-processor reads.
 
         Returns:
-            An `InferenceBatch`, or what has its fields; a dict where the outputs have other names.
+            An `InferenceBatch` or an object with its fields; a dict if the outputs have other names.
         """
 
 
 class PostProcessorModule(PostProcessor):
     """Runs a `pp_graph.PostProcessor` in torch.
 
-    It runs the operators that `pp_graph.fuse` writes, so its decisions on CPU are, bit for bit, those of the fused
-    graph. The calibrated numbers are buffers with the names and shapes of Anomalib 2.x's `PostProcessor`
-    (`_image_threshold`, `image_min`, …; NaN for unknown), so state dicts load both ways; decisions follow the buffers.
-    Sensitivities are, as there, no part of the state dict. Training mode makes no difference, half-precision values are
-    taken as float32, and no gradients are kept.
+    It runs the operators that `pp_graph.fuse` writes, so on CPU it decides exactly like the fused graph.
+
+    The calibrated numbers are buffers with the names and shapes of Anomalib 2.x's `PostProcessor` (`_image_threshold`,
+    `image_min`, …; NaN for unknown), so each loads the other's state dict, and decisions follow the buffers. As in
+    Anomalib, the state dict does not contain sensitivities. Training mode has no effect, half-precision values are
+    converted to float32, and gradients are not tracked.
 
     Args:
         post: The post-processor.
-        input_size: Height and width of the model's images, for `map_size="input"`; None where they are not known.
+        input_size: Height and width of the model's images, for `map_size="input"`; None if unknown.
 
     Raises:
-        PostProcessorError: `post` is no post-processor.
+        PostProcessorError: `post` is not a post-processor.
     """
 
     _post: Described | None
@@ -144,7 +145,7 @@ class PostProcessorModule(PostProcessor):
                 "pp_graph.OneClassPostProcessor(pp_graph.Statistics.load('stats.json'))."
             )
         self._input_size = input_size
-        self._given = post
+        self._original = post
         for name, number in _numbers_of(post.statistics).items():
             self.register_buffer(name, torch.tensor(math.nan if number is None else number, dtype=torch.float32))
         self._forget()
@@ -156,15 +157,15 @@ class PostProcessorModule(PostProcessor):
 
     @property
     def post(self) -> Described:
-        """The post-processor with the numbers that the buffers hold now.
+        """The post-processor with the current numbers of the buffers.
 
         Raises:
-            StatisticsError: The buffers hold numbers that no calibration can have produced.
+            StatisticsError: The buffers hold invalid statistics, such as `min` above `max`.
         """
         numbers = self._numbers()
         if self._post is None or numbers != self._post_numbers:
-            post = self._given
-            # Numbers that the buffers only round are kept as they were given.
+            post = self._original
+            # Keep the original numbers while the buffers hold their float32 roundings.
             if numbers != _numbers_of(post.statistics):
                 post = post.with_statistics(_statistics_from(numbers))
             self._post, self._post_numbers = post, numbers
@@ -173,12 +174,12 @@ class PostProcessorModule(PostProcessor):
 
     @property
     def statistics(self) -> Statistics | None:
-        """The calibrated numbers; assigning others writes them into the buffers."""
+        """The calibrated numbers. Assigning writes them into the buffers."""
         return self.post.statistics
 
     @statistics.setter
     def statistics(self, statistics: Statistics | None) -> None:
-        self._given = self._given.with_statistics(statistics)
+        self._original = self._original.with_statistics(statistics)
         with torch.no_grad():
             for name, number in _numbers_of(statistics).items():
                 getattr(self, name).fill_(math.nan if number is None else number)
@@ -192,21 +193,21 @@ class PostProcessorModule(PostProcessor):
         """Post-process the raw outputs of a batch.
 
         Args:
-            pred_score: Scores, (N,) or (N,1); or everything at once: a mapping, or an object with attributes,
+            pred_score: Scores, (N,) or (N,1). Or all values as a mapping, or as an object with the attributes
                 `pred_score` and `anomaly_map`, such as Anomalib's `InferenceBatch`.
             anomaly_map: Maps, (N,H,W), (N,1,H,W) or (N,H,W,1).
-            values: Values of other roles, by name. A post-processor that reads neither score nor map takes the values
-                of its first two roles by position as well.
+            values: Values of other roles, by name. A post-processor that reads neither score nor map also accepts its
+                first two roles by position.
 
         Returns:
-            An `InferenceBatch`, with None for what there is not. Where the post-processor declares outputs of other
-            names, a dict: a tensor for each output, by name, in their order. With `pack` one tensor, (N,H,W,4). In
-            `torch.jit.trace`, which takes no None, a tuple of the predictions that there are; a dict with
-            `strict=False`, from which `openvino.convert_model` takes the names of the outputs.
+            An `InferenceBatch`, with None for missing outputs. If the post-processor declares outputs of other names, a
+            dict of one tensor per output, in their order. With `pack`, one tensor (N,H,W,4). Under `torch.jit.trace`,
+            which does not support None, a tuple of the existing outputs in the same order; with `strict=False` a dict,
+            from which `openvino.convert_model` takes the names of the outputs.
 
         Raises:
-            ValueError: None is given, or one has another shape or element type.
-            StatisticsError: A number that is needed is not known.
+            ValueError: All values are missing, or one has another shape or element type.
+            StatisticsError: Statistics that the post-processor needs are unknown.
             TargetError: An operator cannot run in torch, or cannot be exported from it.
         """
         post = self.post
@@ -221,9 +222,9 @@ class PostProcessorModule(PostProcessor):
         if is_jit_traced():
             # A trace that is not strict, as that of openvino.convert_model, keeps the names.
             return tuple(found.values()) if is_strict_trace() else TracedPredictions(found)
-        # What is declared decides, so that a post-processor always returns the same kind.
-        usual = {output.name for output in post.declared_outputs} <= set(InferenceBatch._fields)
-        return InferenceBatch(**found) if usual else found
+        # The declared outputs decide, so that a post-processor always returns the same type.
+        is_anomaly = {output.name for output in post.declared_outputs} <= set(InferenceBatch._fields)
+        return InferenceBatch(**found) if is_anomaly else found
 
     def _graph(self, post: Described, signature: Signature) -> TorchGraph:
         if signature not in self._graphs:
@@ -233,7 +234,7 @@ class PostProcessorModule(PostProcessor):
         return self._graphs[signature]
 
     def _forget(self) -> None:
-        """Start without anything that follows from the buffers."""
+        """Reset everything that was derived from the buffers."""
         self._post = None
         self._post_numbers = {}
         self._graphs = {}
@@ -243,22 +244,22 @@ class PostProcessorModule(PostProcessor):
         self._read_numbers = {}
 
     def _numbers(self) -> Numbers:
-        """The numbers in the buffers, read anew if they were written to since they were read."""
-        if is_exporting():
-            # The buffers hold no numbers now; those that they held when they were read may have been written to.
-            written = [_version(buffer) for buffer in self._read.values()] != self._read_versions
-            if written or not self._seen_as_read():
-                raise PostProcessorError(
-                    "The statistics of the post-processor were written to since it last ran, expected numbers that are "
-                    "known before the export. Assign module.statistics, or call the module once, and export again."
-                )
+        """Return the current numbers of the buffers; during an export, the numbers read before it."""
+        if not is_exporting():
+            # Always, because writes through .data, as DistributedDataParallel makes, do not change the version.
+            self._refresh()
             return self._read_numbers
-        # What writes through .data, as DistributedDataParallel does, leaves no trace but the numbers.
-        self._refresh()
+        # Tensors have no values during an export, so check that the last numbers read are still current.
+        written = [_version(buffer) for buffer in self._read.values()] != self._read_versions
+        if written or not self._views_unchanged():
+            raise PostProcessorError(
+                "The statistics of the post-processor were written to since it last ran, expected numbers that are "
+                "known before the export. Assign module.statistics, or call the module once, and export again."
+            )
         return self._read_numbers
 
-    def _seen_as_read(self) -> bool:
-        """True if the buffers still hold the numbers that were read, or if their memory cannot be read."""
+    def _views_unchanged(self) -> bool:
+        """Return True if the buffers still hold the numbers last read, or if their memory is not accessible."""
         return all(
             np.array_equal(view, np.float32(np.nan if number is None else number), equal_nan=True)
             for view, number in zip(self._views, self._read_numbers.values(), strict=False)
@@ -269,7 +270,7 @@ class PostProcessorModule(PostProcessor):
         buffers = {name: self._buffers[name] for name in BUFFERS}
         found = [buffer for buffer in buffers.values() if buffer is not None]
         if len(found) < len(BUFFERS) or any(buffer.is_meta or type(buffer) is not torch.Tensor for buffer in found):
-            return  # there is nothing to read, as on the device "meta"
+            return  # the buffers have no values, as on the device "meta"
         with torch.no_grad(), without_trace_warnings():
             numbers = torch.stack([buffer.float().reshape(()) for buffer in found]).tolist()
             on_cpu = all(buffer.device.type == "cpu" and buffer.dtype == torch.float32 for buffer in found)
@@ -290,19 +291,16 @@ class PostProcessorModule(PostProcessor):
         self._refresh()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move the buffers to another device; in another precision, decisions would flip."""
-        before = {name: self._buffers[name] for name in BUFFERS}
+        """Move the buffers to another device, but keep their precision."""
+        before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in before.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
+        restore_precision(self, before)
         self._refresh()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy gets buffers of its own, so nothing that was read from these.
-        return {name: value for name, value in self.__dict__.items() if name not in _FORGOTTEN}
+        # A copy has other buffers, so it must not share anything derived from these.
+        return {name: value for name, value in self.__dict__.items() if name not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -310,16 +308,29 @@ class PostProcessorModule(PostProcessor):
         self._refresh()
 
 
-_FORGOTTEN: Final = ("_post", "_post_numbers", "_graphs", "_read", "_read_versions", "_read_numbers", "_views")
+_DERIVED: Final = ("_post", "_post_numbers", "_graphs", "_read", "_read_versions", "_read_numbers", "_views")
+
+
+def restore_precision(module: nn.Module, before: Mapping[str, torch.Tensor | None]) -> None:
+    """Undo a change of element type of the calibrated numbers, because rounding them would flip decisions.
+
+    Args:
+        module: Module whose buffers were moved or converted.
+        before: Its buffers before that.
+    """
+    for name in BUFFERS:
+        original, moved = before[name], module._buffers[name]
+        if original is not None and moved is not None and moved.dtype != original.dtype:
+            module._buffers[name] = original.to(moved.device)
 
 
 def _version(buffer: torch.Tensor) -> int | None:
-    """Number of in-place writes to a tensor; None if torch does not count them."""
+    """Return the number of in-place writes to a tensor; None if torch does not count them."""
     return None if buffer.is_inference() else buffer._version
 
 
 def _numbers_of(statistics: Statistics | None) -> Numbers:
-    """Calibrated numbers, rounded to float32 as the buffers hold them."""
+    """Return calibrated numbers, rounded to float32 like the buffers."""
     numbers: Numbers = {}
     for buffer, (level, end) in BUFFERS.items():
         number = None if statistics is None else getattr(getattr(statistics, level), end)
@@ -338,7 +349,7 @@ def _statistics_from(numbers: Numbers) -> Statistics | None:
 
 @contextlib.contextmanager
 def _in_float32(device: torch.device) -> Iterator[None]:
-    """Keep torch from computing in less than float32, which autocast and TensorFloat32 would."""
+    """Disable autocast and TensorFloat32, which compute in less than float32."""
     if is_exporting() or is_jit_traced():
         yield
         return
@@ -348,6 +359,6 @@ def _in_float32(device: torch.device) -> Iterator[None]:
             stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
             cudnn: Any = torch.backends.cudnn
-            kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
-            stack.enter_context(cudnn.flags(**kept, allow_tf32=False))
+            flags = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+            stack.enter_context(cudnn.flags(**flags, allow_tf32=False))
         yield

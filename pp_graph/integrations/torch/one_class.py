@@ -31,7 +31,7 @@ class OneClassModule(PostProcessorModule):
     Args:
         image_sensitivity: In [0, 1]; see `pp_graph.OneClassPostProcessor`. None for the default. Can be assigned later.
         pixel_sensitivity: The same for pixels.
-        statistics: The calibrated numbers; None until they are loaded or assigned.
+        statistics: The calibrated numbers; None to load or assign them later.
         input_size: Height and width of the model's images, for `map_size="input"`.
         settings: Other options of `pp_graph.OneClassPostProcessor`, such as `on_nan` or `mask_dtype`.
 
@@ -61,57 +61,57 @@ class OneClassModule(PostProcessorModule):
     @property
     def image_sensitivity(self) -> float:
         """Sensitivity for images; assigning it moves the cutoff."""
-        return self._described.image_sensitivity
+        return self._one_class.image_sensitivity
 
     @image_sensitivity.setter
     def image_sensitivity(self, sensitivity: float | None) -> None:
-        self._change(image_sensitivity=_sensitivity("image_sensitivity", sensitivity))
+        self._replace_settings(image_sensitivity=_sensitivity("image_sensitivity", sensitivity))
 
     @property
     def pixel_sensitivity(self) -> float:
         """Sensitivity for pixels; assigning it moves the cutoff."""
-        return self._described.pixel_sensitivity
+        return self._one_class.pixel_sensitivity
 
     @pixel_sensitivity.setter
     def pixel_sensitivity(self, sensitivity: float | None) -> None:
-        self._change(pixel_sensitivity=_sensitivity("pixel_sensitivity", sensitivity))
+        self._replace_settings(pixel_sensitivity=_sensitivity("pixel_sensitivity", sensitivity))
 
     @property
     def image_threshold(self) -> torch.Tensor:
-        """Raw threshold of images; that of pixels if it is unknown and `match_thresholds` is on. NaN if unknown."""
+        """Raw threshold of images, NaN if unknown. With `match_thresholds`, the pixels' threshold replaces NaN."""
         return self._matched(self._image_threshold, self._pixel_threshold)
 
     @property
     def pixel_threshold(self) -> torch.Tensor:
-        """Raw threshold of pixels; that of images if it is unknown and `match_thresholds` is on. NaN if unknown."""
+        """Raw threshold of pixels, NaN if unknown. With `match_thresholds`, the images' threshold replaces NaN."""
         return self._matched(self._pixel_threshold, self._image_threshold)
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Return the settings as Anomalib 2.7 stores them in a checkpoint, under `anomalib_post_processor_config`."""
-        return {theirs: getattr(self._described, ours) for theirs, ours in SETTINGS.items()}
+        return {setting: getattr(self._one_class, option) for setting, option in SETTINGS.items()}
 
     def load_checkpoint_config(self, config: Mapping[str, Any]) -> None:
-        """Load settings that `checkpoint_config` returned, here or in Anomalib.
+        """Load settings that `checkpoint_config` or Anomalib stored.
 
-        Sensitivities have no meaning without normalisation and are then reset to 0.5.
+        Without normalisation, sensitivities have no meaning and are reset to 0.5.
 
         Raises:
-            StatisticsError: A setting is of the wrong type.
+            StatisticsError: A setting has the wrong type.
             PostProcessorError: A sensitivity is outside [0, 1].
         """
         settings, _ = read_settings(config)
         if settings.get("normalize") is False:
             settings |= {"image_sensitivity": 0.5, "pixel_sensitivity": 0.5}
-        self._change(**settings)
+        self._replace_settings(**settings)
 
     @property
-    def _described(self) -> OneClassPostProcessor:
-        assert isinstance(self._given, OneClassPostProcessor)
-        return self._given
+    def _one_class(self) -> OneClassPostProcessor:
+        assert isinstance(self._original, OneClassPostProcessor)
+        return self._original
 
-    def _change(self, **settings: Any) -> None:
-        self._given = dataclasses.replace(self._described, **settings)
+    def _replace_settings(self, **settings: Any) -> None:
+        self._original = dataclasses.replace(self._one_class, **settings)
         self._post = None
 
     def _matched(self, own: Any, other: Any) -> torch.Tensor:
-        return torch.where(torch.isnan(own), other, own) if self._described.match_thresholds else own
+        return torch.where(torch.isnan(own), other, own) if self._one_class.match_thresholds else own

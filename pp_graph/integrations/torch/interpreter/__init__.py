@@ -1,7 +1,4 @@
-"""Run the operators of a post-processing in torch: the same graph that is fused into a model, one operator at a time.
-
-Needs torch, an optional dependency.
-"""
+"""Run the operators of a post-processor in torch: the graph that `fuse` writes, one operator at a time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The torch function of each ONNX operator.
 
-A new operator is one entry. Its function takes the operator's inputs in order (None for one that is left out) and its
-attributes by their names. Inputs listed in `HOST_INPUTS` come as NumPy arrays, all others as tensors.
+To add an operator, add an entry. Its function takes the operator's inputs in order (None for an omitted one) and its
+attributes by name. Inputs listed in `HOST_INPUTS` are NumPy arrays, all others tensors.
 """
 
 from __future__ import annotations
@@ -14,43 +14,41 @@ import numpy as np
 import torch
 
 from pp_graph.integrations.torch.interpreter import elementwise, spatial
-from pp_graph.integrations.torch.interpreter import elementwise as reductions
-from pp_graph.integrations.torch.interpreter import spatial as shaping
 
 Function = Callable[..., Any]
 
 OPSET: Final = 18
-"""Opset at which post-processors are written to be run in torch; the table's functions are those of this opset."""
+"""Opset of the graphs that run in torch, and of the functions in this table."""
 
 OPERATORS: Final[Mapping[str, Function]] = {
     "Abs": torch.abs,
     "Add": torch.add,
     "And": torch.logical_and,
-    "ArgMax": reductions.arg_max,
-    "ArgMin": reductions.arg_min,
+    "ArgMax": elementwise.locating(torch.argmax),
+    "ArgMin": elementwise.locating(torch.argmin),
     "AveragePool": spatial.average_pool,
     "BitwiseAnd": torch.bitwise_and,
     "BitwiseOr": torch.bitwise_or,
     "Cast": elementwise.cast,
     "Ceil": torch.ceil,
     "Clip": elementwise.clip,
-    "Concat": shaping.concat,
-    "ConstantOfShape": shaping.constant_of_shape,
+    "Concat": spatial.concat,
+    "ConstantOfShape": spatial.constant_of_shape,
     "Conv": spatial.convolution,
     "Cos": torch.cos,
-    "CumSum": reductions.cumulative_sum,
+    "CumSum": elementwise.cumulative_sum,
     "Div": elementwise.divide,
     "Equal": torch.eq,
     "Erf": torch.erf,
     "Exp": torch.exp,
-    "Expand": shaping.expand,
-    "Flatten": shaping.flatten,
+    "Expand": spatial.expand,
+    "Flatten": spatial.flatten,
     "Floor": torch.floor,
-    "Gather": shaping.gather,
-    "GatherElements": shaping.gather_elements,
-    "GatherND": shaping.gather_nd,
+    "Gather": spatial.gather,
+    "GatherElements": spatial.gather_elements,
+    "GatherND": spatial.gather_nd,
     "Gelu": elementwise.gelu,
-    "Gemm": reductions.gemm,
+    "Gemm": elementwise.gemm,
     "GlobalAveragePool": spatial.global_mean,
     "GlobalMaxPool": spatial.global_max,
     "Greater": torch.gt,
@@ -62,11 +60,11 @@ OPERATORS: Final[Mapping[str, Function]] = {
     "Less": torch.lt,
     "LessOrEqual": torch.le,
     "Log": torch.log,
-    "LogSoftmax": reductions.log_softmax,
+    "LogSoftmax": elementwise.log_softmax,
     "MatMul": torch.matmul,
-    "Max": elementwise.maximum,
+    "Max": elementwise.folding(torch.maximum),
     "MaxPool": spatial.max_pool,
-    "Min": elementwise.minimum,
+    "Min": elementwise.folding(torch.minimum),
     "Mod": elementwise.modulo,
     "Mul": torch.mul,
     "Neg": torch.neg,
@@ -74,44 +72,44 @@ OPERATORS: Final[Mapping[str, Function]] = {
     "Or": torch.logical_or,
     "Pad": spatial.pad,
     "Pow": elementwise.power,
-    "Range": shaping.number_range,
+    "Range": spatial.number_range,
     "Reciprocal": torch.reciprocal,
     "Relu": torch.relu,
-    "Reshape": shaping.reshape,
+    "Reshape": spatial.reshape,
     "Resize": spatial.resize,
     "Round": torch.round,
-    "ScatterElements": shaping.scatter_elements,
-    "ScatterND": shaping.scatter_nd,
-    "Shape": shaping.shape,
+    "ScatterElements": spatial.scatter_elements,
+    "ScatterND": spatial.scatter_nd,
+    "Shape": spatial.shape,
     "Sigmoid": torch.sigmoid,
     "Sign": torch.sign,
     "Sin": torch.sin,
-    "Size": shaping.size,
-    "Slice": shaping.slice_,
-    "Softmax": reductions.softmax,
+    "Size": spatial.size,
+    "Slice": spatial.slice_,
+    "Softmax": elementwise.softmax,
     "Softplus": torch.nn.functional.softplus,
-    "Split": shaping.split,
+    "Split": spatial.split,
     "Sqrt": torch.sqrt,
-    "Squeeze": shaping.squeeze,
+    "Squeeze": spatial.squeeze,
     "Sub": torch.sub,
-    "Sum": elementwise.total,
+    "Sum": elementwise.folding(torch.add),
     "Tanh": torch.tanh,
-    "Tile": shaping.tile,
-    "TopK": reductions.top_k,
-    "Transpose": shaping.transpose,
-    "Trilu": shaping.triangle,
-    "Unsqueeze": shaping.unsqueeze,
+    "Tile": spatial.tile,
+    "TopK": elementwise.top_k,
+    "Transpose": spatial.transpose,
+    "Trilu": spatial.triangle,
+    "Unsqueeze": spatial.unsqueeze,
     "Where": torch.where,
     "Xor": torch.logical_xor,
-    **reductions.REDUCTIONS,
+    **elementwise.REDUCTIONS,
 }
-"""Operators of the default domain, as of `OPSET`."""
+"""Operators of the default domain at `OPSET`."""
 
-VALUES_ALONE: Final[Mapping[str, Function]] = {"TopK": reductions.top_values}
-"""Faster functions for operators of which only the first output is read."""
+VALUES_ALONE: Final[Mapping[str, Function]] = {"TopK": elementwise.top_values}
+"""Faster functions for operators whose other outputs are unused."""
 
 NEEDS_DEVICE: Final = frozenset({"ConstantOfShape", "Range"})
-"""Operators that make a tensor from sizes alone, and must be told where."""
+"""Operators without tensor inputs. They take the device as an argument."""
 
 HOST_INPUTS: Final[Mapping[str, frozenset[int]]] = {
     "Clip": frozenset({1, 2}),
@@ -129,27 +127,21 @@ HOST_INPUTS: Final[Mapping[str, frozenset[int]]] = {
     "TopK": frozenset({1}),
     "Trilu": frozenset({1}),
     "Unsqueeze": frozenset({1}),
-    **{name: frozenset({1}) for name in reductions.REDUCTIONS},
+    **{name: frozenset({1}) for name in elementwise.REDUCTIONS},
 }
-"""Inputs that must be known in Python: sizes, axes and bounds."""
+"""Inputs that torch needs as Python numbers: sizes, axes and bounds."""
 
 
-def _joined(*arrays: Any, axis: int) -> Any:
-    return np.concatenate(arrays, axis)
-
-
-def _cut(array: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
-    along = range(starts.size) if axes is None else shaping.listed(axes)
-    strides = [1] * starts.size if steps is None else shaping.listed(steps)
-    for start, end, axis, step in zip(shaping.listed(starts), shaping.listed(ends), along, strides, strict=True):
-        array = array[(*(slice(None),) * (axis % array.ndim), slice(start, end, step))]
+def _slice_array(array: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
+    for axis, chosen in spatial.slices(starts, ends, axes, steps):
+        array = array[(*(slice(None),) * (axis % array.ndim), chosen)]
     return array
 
 
 HOST_OPERATORS: Final[Mapping[str, Function]] = {
     "Add": operator.add,
     "Cast": lambda array, to: array,
-    "Concat": _joined,
+    "Concat": lambda *arrays, axis: np.concatenate(arrays, axis),
     "Div": operator.floordiv,
     "Gather": lambda array, index, axis=0: np.take(array, index.astype(np.int64), axis),
     "Identity": lambda array: array,
@@ -157,10 +149,10 @@ HOST_OPERATORS: Final[Mapping[str, Function]] = {
     "Min": lambda *arrays: np.min(np.stack(arrays), axis=0),
     "Mul": operator.mul,
     "ReduceProd": lambda array, axes=None, keepdims=1: np.prod(array, keepdims=bool(keepdims)),
-    "Reshape": lambda array, sizes, allowzero=0: array.reshape(shaping.listed(sizes)),
-    "Slice": _cut,
-    "Squeeze": lambda array, axes=None: np.squeeze(array, None if axes is None else tuple(shaping.listed(axes))),
+    "Reshape": lambda array, sizes, allowzero=0: array.reshape(spatial.size_list(sizes)),
+    "Slice": _slice_array,
+    "Squeeze": lambda array, axes=None: np.squeeze(array, None if axes is None else tuple(spatial.size_list(axes))),
     "Sub": operator.sub,
-    "Unsqueeze": lambda array, axes: np.expand_dims(array, tuple(shaping.listed(axes))),
+    "Unsqueeze": lambda array, axes: np.expand_dims(array, tuple(spatial.size_list(axes))),
 }
-"""Arithmetic on sizes: what is computed in NumPy where all that is read is whole numbers known in Python."""
+"""NumPy functions for operators whose inputs are all sizes known in Python."""

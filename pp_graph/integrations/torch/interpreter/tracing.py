@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-_JIT: Final[Any] = torch.jit  # without types of its own
+_JIT: Final[Any] = torch.jit  # untyped in torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def is_exporting() -> bool:
-    """True inside `torch.export` or `torch.compile`, where tensors have no values."""
+    """Return True inside `torch.export` or `torch.compile`, where tensors have no values."""
     return torch.compiler.is_compiling()
 
 
 def is_jit_traced() -> bool:
-    """True inside `torch.jit.trace`."""
+    """Return True inside `torch.jit.trace`."""
     return bool(_JIT.is_tracing())
 
 
@@ -37,13 +37,13 @@ def is_strict_trace() -> bool:
 
 
 def is_traced() -> bool:
-    """True inside `torch.export` or `torch.jit.trace`."""
+    """Return True inside `torch.export`, `torch.compile` or `torch.jit.trace`."""
     return is_exporting() or is_jit_traced()
 
 
 @contextlib.contextmanager
 def without_trace_warnings() -> Iterator[None]:
-    """Run code that turns tensors into constants without warnings from `torch.jit.trace`."""
+    """Silence the warnings of `torch.jit.trace` about tensors that become constants."""
     if not is_jit_traced():
         yield
         return
@@ -53,10 +53,7 @@ def without_trace_warnings() -> Iterator[None]:
 
 
 def known_sizes(tensor: torch.Tensor) -> tuple[int | None, ...]:
-    """Sizes of a tensor; None for the batch and for those that an export leaves open.
-
-    `torch.jit.trace` leaves height and width open without saying so: what is written down is run on maps of any size.
-    """
+    """Return the sizes of a tensor; None for the batch and for sizes that `torch.export` leaves open."""
     with without_trace_warnings():
         if is_jit_traced():
             sizes: tuple[int | None, ...] = tuple(int(size) for size in tensor.shape)
