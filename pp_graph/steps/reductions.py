@@ -129,7 +129,7 @@ class MeanOverMap(MapReduction):
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write short sums, which lose fewer digits than a sum over all pixels."""
         if self.size is not None:
-            pixels, axis = _flatten_pixels(op, value, self.axes, self.classes)
+            pixels, axis = _flatten_pixels(op, value, self.axes, self.classes, self.size[0] * self.size[1])
             return _mean_in_stages(op, pixels, axis, self.size[0] * self.size[1])
         rows, columns = spatial_axes(self.axes or "NHW")
         # OpenVINO joins two reductions of one kind to one.
@@ -226,7 +226,7 @@ class TopKMean(MapReduction):
         assert self.size is not None, "bind() sets it"
         height, width = self.size
         # Along the last axis TopK is many times faster in OpenVINO (2026.4, CPU).
-        pixels, axis = _flatten_pixels(op, value, self.axes, self.classes)
+        pixels, axis = _flatten_pixels(op, value, self.axes, self.classes, height * width)
         count = self._count(height, width)
         # A sum of squares is NaN if and only if a number is; see MaxOverMap.
         magnitudes = op.reduce("ReduceL2", pixels, (axis,))
@@ -235,18 +235,23 @@ class TopKMean(MapReduction):
         return op.where(numbers, mean, magnitudes)
 
 
-_LONGEST_SUM: Final = 64
-"""Numbers summed at once. OpenVINO's and onnxruntime's sums of 262,144 numbers are off by 3e-5, of 64 by 1e-7."""
+_LONGEST_SUM: Final = 16
+"""Numbers summed at once. One sum of 262,144 numbers is off by 3e-5 in OpenVINO, stages of 64 by 2.5e-6, of 16 by 3e-7."""
 
 
-def _flatten_pixels(op: Emitter, value: ir.Value, axes: str | None, classes: int | None) -> tuple[ir.Value, int]:
-    """Reshape a map to (N,P) or (N,C,P), and return it with the axis P of its pixels."""
+def _flatten_pixels(
+    op: Emitter, value: ir.Value, axes: str | None, classes: int | None, pixels: int
+) -> tuple[ir.Value, int]:
+    """Reshape a map to (N,P) or (N,C,P), and return it with the axis P of its pixels.
+
+    The number of pixels is written, because nothing can be inferred from an empty batch.
+    """
     if axes == "NHW":
-        return op.reshape(value, (0, -1)), 1
+        return op.reshape(value, (0, pixels)), 1
     if axes == "NHWC" and classes == 1:
         # A Transpose would lose its mark there; see `pp_graph.openvino.island`.
-        return op.reshape(value, (0, 1, -1)), 2
-    return op.reshape(op.transpose(value, (0, 3, 1, 2)) if axes == "NHWC" else value, (0, 0, -1)), 2
+        return op.reshape(value, (0, 1, pixels)), 2
+    return op.reshape(op.transpose(value, (0, 3, 1, 2)) if axes == "NHWC" else value, (0, 0, pixels)), 2
 
 
 def _mean_in_stages(op: Emitter, values: ir.Value, axis: int, count: int) -> ir.Value:
