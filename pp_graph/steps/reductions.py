@@ -236,7 +236,7 @@ class TopKMean(MapReduction):
 
 
 _LONGEST_SUM: Final = 16
-"""Numbers summed at once. One sum of 262,144 numbers is off by 3e-5 in OpenVINO, stages of 64 by 2.5e-6, of 16 by 3e-7."""
+"""Numbers summed at once. In OpenVINO, one sum of 262,144 numbers is off by 3e-5, and stages of 16 by 3e-7."""
 
 
 def _flatten_pixels(
