@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pp_graph.calibration.calibration import calibrate, calibrate_scores
 from pp_graph.calibration.calibrator import Calibrator
-from pp_graph.calibration.estimators import range_estimator, threshold_estimator
-from pp_graph.calibration.ranges import RANGES
+from pp_graph.calibration.ranges import RANGES, range_estimator
 from pp_graph.calibration.result import CalibrationResult, LevelResult
-from pp_graph.calibration.thresholds import THRESHOLDS
+from pp_graph.calibration.thresholds import THRESHOLDS, threshold_estimator
 
 __all__ = [
     "RANGES",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pp_graph.calibration.estimator import RangeEstimator, ThresholdEstimator
-    from pp_graph.calibration.placement import Placement
+    from pp_graph.calibration.level import Placement
     from pp_graph.calibration.result import CalibrationResult
     from pp_graph.data import LabelledSource
     from pp_graph.fusion import Artifact, Provenance
@@ -44,10 +44,10 @@ Maps = npt.NDArray[Any]
 
 
 class SpilledMaps:
-    """Batches of maps, or of their masks, on disk; read back in the order in which they were written.
+    """Batches of maps or masks in a temporary file, read back in the order they were written.
 
     Args:
-        dtype: Their element type.
+        dtype: Element type of all batches.
     """
 
     def __init__(self, dtype: npt.DTypeLike = np.float32) -> None:
@@ -64,7 +64,7 @@ class SpilledMaps:
         self._file.close()
 
     def write(self, maps: Maps) -> None:
-        """Add a batch of that element type.
+        """Append a batch.
 
         Raises:
             OutputFileError: The disk is full.
@@ -75,9 +75,8 @@ class SpilledMaps:
         except OSError as error:
             raise OutputFileError(
                 f"The maps for a second pass cannot be kept in '{tempfile.gettempdir()}': {error.strerror or error}. "
-                "Free disk space, set TMPDIR to another folder, or accept a bound instead of the exact answer with "
-                "--one-pass "
-                "(one_pass=True)."
+                "Free disk space, set TMPDIR to another folder, or accept a bound instead of the exact answer: "
+                "--one-pass (one_pass=True)."
             ) from error
         self._shapes.append(maps.shape)
 
@@ -90,7 +89,7 @@ class SpilledMaps:
 
 
 Progress = Callable[[int], None]
-"""Called with the number of images just done."""
+"""Called with the number of images in the batch that was just processed."""
 
 
 class CalibratorSettings(TypedDict, total=False):
@@ -121,26 +120,26 @@ def calibrate(
     progress: Progress | None = None,
     **settings: Unpack[CalibratorSettings],
 ) -> CalibrationResult:
-    """Run a model on labelled images and calibrate on the values that its decisions compare.
+    """Run a model on labelled images and calibrate the values that its decisions compare.
 
-    Run on the artifact that ships, on its device and in its precision, thresholds fit what that computes.
+    Calibrate the artifact you deploy, on its device and in its precision, so that thresholds fit its values.
 
     Args:
-        model: A raw ONNX model, a fused one or a converted one.
+        model: A raw ONNX model, or an artifact.
         images: Labelled images; see `pp_graph.data.open_labelled`.
-        post: Post-processor for a raw model, where it decides about other values than the raw ones, as a recipe that
-            smooths the map first does; see `PostProcessor.calibrated_names`. A fused model has its own.
-        device: OpenVINO device. None runs an ONNX model in onnxruntime, in float32, and a converted one on the CPU.
-        inference_precision: Precision to run in OpenVINO: `f32`, `bf16`, `f16`; None leaves it to the device.
-        roles: Names of a raw model's outputs by role, such as `raw_score`, where axes and sizes leave a choice.
+        post: Post-processor of a raw model. Needed if its decisions compare processed values, such as a smoothed map;
+            see `PostProcessor.calibrated_names`. An artifact has its own.
+        device: OpenVINO device. None runs an ONNX model in onnxruntime, in float32, and an IR on the CPU.
+        inference_precision: OpenVINO's inference precision: `f32`, `bf16`, `f16`; None means the device's default.
+        roles: Names of a raw model's outputs by role, such as `raw_score`; needed if several outputs fit a role.
         score_output: Short form of `roles={"raw_score": ...}`.
         map_output: Short form of `roles={"raw_map": ...}`.
-        batch_size: Images a batch, where the model leaves it open.
-        fixed_inputs: Values for inputs that are no images and not in the data, such as `{"sr": 16000}`; see
-            `pp_graph.data.fix_inputs`.
-        one_pass: Take the pixel level's answer after one pass, with its bound, instead of keeping the maps in a
-            temporary file for a second.
-        resamples: Draws for the image level's confidence intervals; 0 for none.
+        batch_size: Images per batch, if the model's batch size is open.
+        fixed_inputs: Values of inputs other than the images, such as `{"sr": 16000}`, if the data do not contain them;
+            see `pp_graph.data.fix_inputs`.
+        one_pass: True bounds the pixel level after one pass. False keeps the maps in a temporary file for a second
+            pass, which makes it exact.
+        resamples: Number of draws for the image level's confidence intervals; 0 for none.
         progress: Called after each batch.
         **settings: Keyword arguments of `Calibrator`: estimators, ranges, placement.
 
@@ -151,9 +150,9 @@ def calibrate(
         ModelError: The model cannot be used.
         DataError: Images or labels do not fit, or the model computes values that are not finite.
         CalibrationError: The scores do not allow an estimate, or an estimator is not known.
-        TargetError: A runtime cannot run the model; `DeviceError` where the device is absent.
+        TargetError: A runtime cannot run the model; `DeviceError` if the device is absent.
         OutputFileError: The disk is full.
-        ExtraError: An estimator needs a library that is not installed.
+        ExtraError: A library that an estimator needs is not installed.
     """
     calibrator = Calibrator(**settings)
     labelled = open_labelled(images)
@@ -168,9 +167,8 @@ def calibrate(
     names = calibrated.calibrated_names(values.signature)
     if not names:
         raise CalibrationError(
-            f"{type(calibrated).__name__} reads {' and '.join(values.signature)}, and nothing that it does with these "
-            "refers to statistics, expected a raw score or map, or steps that refer to $image or $pixel. There is "
-            "nothing to calibrate."
+            f"{type(calibrated).__name__} reads {' and '.join(values.signature)} and has nothing to calibrate, "
+            "expected a raw score or map, or steps that refer to $image or $pixel."
         )
     compiled = calibrated.bind_calibration(values.signature)
     fed = feed_model(labelled.images, values.inputs, fixed_inputs)
@@ -179,11 +177,11 @@ def calibrate(
         for start in range(0, len(labelled), size):
             stop = min(start + size, len(labelled))
             raw = values.run(fed.read(start, stop, values.inputs))
-            found = compiled.compute(raw, names.values())
-            maps = None if "pixel" not in names else without_channel(found[names["pixel"]], "Maps")
+            computed = compiled.compute(raw, names.values())
+            maps = None if "pixel" not in names else without_channel(computed[names["pixel"]], "Maps")
             if maps is not None and not one_pass:
                 spilled.write(maps)
-            scores = None if "image" not in names else found[names["image"]]
+            scores = None if "image" not in names else computed[names["image"]]
             _update(calibrator, labelled, start, stop, maps=maps, scores=scores)
             if progress is not None:
                 progress(stop - start)
@@ -202,8 +200,8 @@ def _post_processor(values: RawValues, post: PostProcessor | None) -> PostProces
         return OneClassPostProcessor() if post is None else post
     if post is not None:
         raise CalibrationError(
-            "A post-processor was given for a model that is fused already, expected a raw model. Leave it out: the "
-            "model has its own."
+            "A post-processor was given for a fused model, expected a raw model. Leave it out: a fused model has its "
+            "own."
         )
     return values.provenance.build_post_processor(values.provenance.statistics, {})
 
@@ -227,7 +225,7 @@ def _update(
 
 
 def _with_model(result: CalibrationResult, values: RawValues, labelled: LabelledImages) -> CalibrationResult:
-    result = result.with_warnings(_sensitivities(values.provenance))
+    result = result.with_warnings(_sensitivity_warnings(values.provenance))
     result = dataclasses.replace(result, notes=labelled.notes)
     return result.with_record(
         model=values.file,
@@ -241,13 +239,13 @@ def _with_model(result: CalibrationResult, values: RawValues, labelled: Labelled
     )
 
 
-def _sensitivities(provenance: Provenance | None) -> dict[str, str]:
-    """Warnings, by level, where an artifact decides with another sensitivity than the figures are for."""
+def _sensitivity_warnings(provenance: Provenance | None) -> dict[str, str]:
+    """Warnings by level if the artifact decides with another sensitivity than the metrics."""
     parameters = {} if provenance is None else provenance.parameters
-    given = {level: parameters.get(f"{level}_sensitivity", 0.5) for level in ("image", "pixel")}
+    sensitivities = {level: parameters.get(f"{level}_sensitivity", 0.5) for level in ("image", "pixel")}
     return {
         level: f"the model decides with {level}_sensitivity={value:g}, and the figures here are for 0.5"
-        for level, value in given.items()
+        for level, value in sensitivities.items()
         if value != 0.5
     }
 
@@ -260,13 +258,12 @@ def calibrate_scores(
     progress: Progress | None = None,
     **settings: Unpack[CalibratorSettings],
 ) -> CalibrationResult:
-    """Calibrate on raw scores and maps that were dumped.
+    """Calibrate on raw scores and maps in a file.
 
     Args:
-        predictions: An `.npz`, `.csv` or `.parquet`; see `pp_graph.data.open_predictions`. It is read once, and once
-            more for each further pass.
-        one_pass: Take the pixel level's answer after one pass, with its bound.
-        resamples: Draws for the image level's confidence intervals; 0 for none.
+        predictions: An `.npz`, `.csv` or `.parquet`; see `pp_graph.data.open_predictions`. It is read once per pass.
+        one_pass: True bounds the pixel level after one pass, instead of reading the file again for the exact answer.
+        resamples: Number of draws for the image level's confidence intervals; 0 for none.
         progress: Called after each batch of the first pass.
         **settings: Keyword arguments of `Calibrator`: estimators, ranges, placement.
 
@@ -274,21 +271,21 @@ def calibrate_scores(
         Statistics with their provenance, metrics and warnings.
 
     Raises:
-        DataError: The file cannot be read, lacks what is needed, or holds values that are not finite.
+        DataError: The file cannot be read, lacks scores and maps, or has values that are not finite.
         CalibrationError: The scores do not allow an estimate, or an estimator is not known.
-        ExtraError: An estimator, or the file, needs a library that is not installed.
+        ExtraError: A library that an estimator or the file needs is not installed.
     """
     calibrator = Calibrator(**settings)
     dumped = predictions if isinstance(predictions, DumpedPredictions) else open_predictions(predictions)
-    read = False
+    first_pass = True
     while True:
         for batch in dumped.batches():
             calibrator.update(
                 scores=batch.scores, maps=batch.maps, labels=batch.labels, masks=batch.masks, names=batch.names
             )
-            if progress is not None and not read:
+            if progress is not None and first_pass:
                 progress(len(batch))
-        read = True
+        first_pass = False
         further = None if one_pass else calibrator.refine()
         if further is None:
             break

@@ -1,4 +1,4 @@
-"""`Calibrator`: scores, maps, labels and masks in, in batches; statistics out."""
+"""`Calibrator`: from batches of scores, maps, labels and masks to statistics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from pp_graph.calibration.batch import Batch, check_batch
 from pp_graph.calibration.bootstrap import RESAMPLES, bootstrap_intervals
 from pp_graph.calibration.counting import FinerPass, FirstPass, Pass
 from pp_graph.calibration.estimator import CutEstimator
-from pp_graph.calibration.estimators import range_estimator, threshold_estimator
-from pp_graph.calibration.level import LevelPlan, Settlement, settle
-from pp_graph.calibration.metrics import cliff, measure
+from pp_graph.calibration.level import Estimate, LevelPlan, estimate_level
+from pp_graph.calibration.metrics import cliff_warning, measure
+from pp_graph.calibration.ranges import range_estimator
 from pp_graph.calibration.result import CalibrationResult, LevelResult
 from pp_graph.calibration.score_counts import ScoreCounts
-from pp_graph.calibration.sketches import Sketch
-from pp_graph.calibration.thresholds import PerRegionOverlap
-from pp_graph.calibration.thresholds.per_region_overlap import RegionOverlap
+from pp_graph.calibration.thresholds import threshold_estimator
+from pp_graph.calibration.thresholds.per_region_overlap import PerRegionOverlap, RegionOverlap
 from pp_graph.errors import CalibrationError, DataError
 from pp_graph.extras import check_extra
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics
@@ -31,20 +30,18 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from pp_graph.calibration.estimator import RangeEstimator, ThresholdEstimator
-    from pp_graph.calibration.placement import Placement
-
-_Sketches = dict[type[Sketch], Sketch]
+    from pp_graph.calibration.level import Placement
 
 FEW_IMAGES: Final = 20
-"""Images of a class below which its figures say little."""
+"""Fewest images of a class for reliable metrics."""
 
 
 class Calibrator:
-    """Takes in scores and labels in batches, in bounded memory, and gives statistics.
+    """Computes statistics from batches of scores and labels, in bounded memory.
 
-    Image scores are kept; of pixels it is counted how many lie where (see `pp_graph.calibration.counting`). After one
-    pass the pixel level's answer may come with a bound. Where the data can be read again, `refine` gives a calibrator
-    for a further pass, and the answer becomes the one of all pixels sorted, bit for bit:
+    Image scores are kept. Pixels are counted in intervals (see `pp_graph.calibration.counting`), so after one pass the
+    pixel threshold may only be known within a bound. If the data can be read again, `refine` returns a calibrator for
+    another pass, until the result equals that of all pixels sorted, bit for bit:
 
         calibrator = Calibrator()
         while calibrator is not None:
@@ -53,20 +50,20 @@ class Calibrator:
             last, calibrator = calibrator, calibrator.refine()
         result = last.result()
 
-    States of one pass that several processes counted add up with `merge`; they can be pickled.
+    Several processes can share a pass: calibrators can be pickled, and `merge` adds their counts.
 
     Args:
         image: Estimator of the image threshold, or its name.
         pixel: Estimator of the pixel threshold, or its name.
         image_range: Estimator of the image level's minimum and maximum, or its name.
-        pixel_range: The same for pixels.
-        placement: `midpoint` puts a threshold that is chosen among scores halfway to the next lower one, so that the
-            strict comparison of inference decides as the metric counted; `observed` puts it at the score, as Anomalib.
-        ignore_nonfinite: Leave NaN and infinite values out, and count them, instead of raising.
+        pixel_range: Estimator of the pixel level's minimum and maximum, or its name.
+        placement: Position of a threshold that is chosen among scores. `midpoint` is halfway to the next lower score,
+            so that the strict comparison of inference agrees with the metric. `observed` is at the score, as Anomalib.
+        ignore_nonfinite: True leaves NaN and infinite values out and counts them. False raises an error.
 
     Raises:
         CalibrationError: An estimator or the placement is not known.
-        ExtraError: An estimator needs a library that is not installed.
+        ExtraError: A library that an estimator needs is not installed.
     """
 
     def __init__(
@@ -90,20 +87,20 @@ class Calibrator:
                 check_extra("scipy", "calibration", f"the '{plan.threshold.name}' estimator")
         if isinstance(self._plans["image"].threshold, PerRegionOverlap):
             raise CalibrationError(
-                "Estimator 'pro' was asked for images, expected pixels: an image has no regions. Use 'fpr'."
+                "Estimator 'pro' was given for images, expected pixels: an image has no regions. Use 'fpr'."
             )
         self._ignore_nonfinite = ignore_nonfinite
         self._scores: list[npt.NDArray[np.float32]] = []
         self._labels: list[npt.NDArray[np.int8]] = []
         self._pixels: Pass = FirstPass()
-        self._sketches: _Sketches = {kind: kind() for kind in self._plans["pixel"].threshold.sketches()}
+        self._sketch = self._plans["pixel"].threshold.new_sketch()
         self._pixel_count = 0
         self._dropped = {"image": 0, "pixel": 0}
         self._without_mask = 0
         self._empty_masks = 0
         self._overlap: RegionOverlap | None = None
         self._first: Calibrator | None = None
-        self._settlement: Settlement | None = None
+        self._estimate: Estimate | None = None
 
     def update(
         self,
@@ -114,29 +111,29 @@ class Calibrator:
         masks: Sequence[ArrayLike | None] | npt.NDArray[Any] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
-            scores: Raw scores, floating point, (N,) or (N,1); None takes the largest value of each map, as inference.
-            maps: Raw maps, floating point, (N,H,W), (N,1,H,W) or (N,H,W,1); sizes may differ from batch to batch.
-            labels: Whether each image is anomalous, bool or 0 and 1, (N,); None takes it from the masks, and without
-                these leaves it open: then the images count for the range only.
-            masks: Anomalous pixels, bool or 0 and more, (N,H,W) or with one channel; None for an image whose pixels
-                have no labels. An image labelled normal needs no mask.
-            names: What to call each image in errors.
+            scores: Raw scores, floating point, (N,) or (N,1). None takes the largest value of each map, as inference.
+            maps: Raw maps, floating point, (N,H,W), (N,1,H,W) or (N,H,W,1). Batches may differ in size.
+            labels: True or 1 for anomalous images, False or 0 for normal ones, (N,). None takes the labels from the
+                masks. Without masks, the images count for the range only.
+            masks: True or positive for anomalous pixels, (N,H,W) or with one channel; None for an image without pixel
+                labels. A normal image needs no mask.
+            names: Names of the images for error messages.
 
         Raises:
             DataError: Shapes or types do not fit, a label contradicts a mask, or a value is not finite.
         """
-        self._settlement = None
-        seen = sum(map(len, self._scores))
+        self._estimate = None
+        first_index = sum(map(len, self._scores))
         batch = check_batch(
-            scores, maps, labels, masks, names, ignore_nonfinite=self._ignore_nonfinite, first_index=seen
+            scores, maps, labels, masks, names, ignore_nonfinite=self._ignore_nonfinite, first_index=first_index
         )
         self._scores.append(batch.scores)
         self._labels.append(batch.labels)
         self._dropped["image"] += batch.dropped_scores
-        for index in range(batch.images) if batch.maps is not None else ():
+        for index in range(len(batch.scores)) if batch.maps is not None else ():
             self._add_map(batch, index)
 
     def _add_map(self, batch: Batch, index: int) -> None:
@@ -153,13 +150,11 @@ class Calibrator:
             mask = mask[finite] if isinstance(mask, np.ndarray) else mask
         self._pixel_count += anomaly_map.size
         self._pixels.update(anomaly_map, mask)
-        if self._sketches and mask is not None and mask is not True:
-            normal = anomaly_map.reshape(-1) if mask is False else anomaly_map[~mask]
-            for sketch in self._sketches.values():
-                sketch.update(normal)
+        if self._sketch is not None and mask is not None and mask is not True:
+            self._sketch.update(anomaly_map.reshape(-1) if mask is False else anomaly_map[~mask])
 
     def merge(self, other: Self) -> None:
-        """Add the counts of another calibrator with the same settings and pass.
+        """Add the counts of another calibrator with the same settings, in the same pass.
 
         Raises:
             DataError: Settings or pass differ.
@@ -173,15 +168,15 @@ class Calibrator:
             or (self._overlap is None) != (other._overlap is None)
         ):
             raise DataError(
-                "The calibrators to merge are one and the same, or differ in their settings or in their pass, expected "
+                "The calibrators to merge are the same object, or differ in their settings or in their pass, expected "
                 "two of the same kind. Build both with the same arguments, and merge before refine()."
             )
-        self._settlement = None
+        self._estimate = None
         self._pixels.merge(other._pixels)
         if self._overlap is not None and other._overlap is not None:
             self._overlap.merge(other._overlap)
-        for kind, sketch in self._sketches.items():
-            sketch.merge(other._sketches[kind])
+        if self._sketch is not None and other._sketch is not None:
+            self._sketch.merge(other._sketch)
         self._scores += other._scores
         self._labels += other._labels
         self._pixel_count += other._pixel_count
@@ -192,71 +187,69 @@ class Calibrator:
 
     @property
     def settled(self) -> bool:
-        """True if the answer is exact already; see `refine`."""
+        """True if no further pass is needed; see `refine`."""
         if not self._has_pixels:
             return True
-        settlement = self._settle_pixels()
-        return not settlement.unsettled.any() and not self._overlap_wanted(settlement)
+        estimate = self._estimate_pixels()
+        return not estimate.to_refine.any() and not self._needs_overlap(estimate)
 
     @property
     def _has_pixels(self) -> bool:
-        """True if the first pass saw maps. A later pass without any is not complete."""
+        """True if the first pass saw maps."""
         return (self._first or self)._pixel_count > 0
 
     def refine(self) -> Calibrator | None:
-        """Return a calibrator for another pass over the same data; None if the answer is exact.
+        """Return a calibrator for another pass over the same data; None if the result is exact.
 
         Raises:
-            DataError: This pass saw other data than the one before.
+            DataError: This pass saw other data than the first.
         """
         if not self._has_pixels:
             return None
-        settlement = self._settle_pixels()
-        settled = not settlement.unsettled.any()
-        wants_overlap = self._overlap_wanted(settlement)
-        if settled and not wants_overlap:
+        estimate = self._estimate_pixels()
+        exact = not estimate.to_refine.any()
+        needs_overlap = self._needs_overlap(estimate)
+        if exact and not needs_overlap:
             return None
         further = copy.copy(self)
         further._first = self._first or self
         further._scores, further._labels = [], []
-        further._sketches = {}
+        further._sketch = None
         further._dropped = {"image": 0, "pixel": 0}
         further._pixel_count = 0
-        further._pixels = FinerPass(self._pixels.counts(), settlement.unsettled)
+        further._pixels = FinerPass(self._pixels.counts(), estimate.to_refine)
         further._overlap = None
-        further._settlement = None
-        if wants_overlap and settled:
-            assert settlement.cutoff is not None
-            further._overlap = RegionOverlap(settlement.cutoff)
+        further._estimate = None
+        if needs_overlap and exact:
+            assert estimate.cutoff is not None
+            further._overlap = RegionOverlap(estimate.cutoff)
         return further
 
-    def _overlap_wanted(self, settlement: Settlement) -> bool:
-        measured = self._overlap is not None and settlement.cutoff == self._overlap.cutoff
-        return (
-            isinstance(self._plans["pixel"].threshold, PerRegionOverlap)
-            and settlement.cutoff is not None
-            and not measured
-        )
+    def _needs_overlap(self, estimate: Estimate) -> bool:
+        """True if the per-region overlap at the cutoff is not measured yet."""
+        if estimate.cutoff is None or not isinstance(self._plans["pixel"].threshold, PerRegionOverlap):
+            return False
+        return self._overlap is None or self._overlap.cutoff != estimate.cutoff
 
-    def _settle_pixels(self) -> Settlement:
+    def _estimate_pixels(self) -> Estimate:
         first = self._first or self
         if self._pixel_count != first._pixel_count:
             raise DataError(
                 f"A later pass saw {self._pixel_count:,} pixels and the first {first._pixel_count:,}, expected the "
                 "same data in every pass. Read the same images each time."
             )
-        if self._settlement is None:
-            self._settlement = settle(self._plans["pixel"], self._pixels.counts(), first._sketches)
-        return self._settlement
+        if self._estimate is None:
+            self._estimate = estimate_level(self._plans["pixel"], self._pixels.counts(), first._sketch)
+        return self._estimate
 
     def result(self, *, resamples: int = RESAMPLES) -> CalibrationResult:
-        """Return statistics and metrics of the scores counted so far.
+        """Return statistics and metrics of all scores so far.
 
         Args:
-            resamples: Draws for the image level's confidence intervals; 0 for none.
+            resamples: Number of draws for the image level's confidence intervals; 0 for none.
 
         Raises:
-            CalibrationError: There were no images, or their scores do not allow an estimate.
+            CalibrationError: There are no images, or their scores do not allow an estimate.
             DataError: A later pass saw other data than the first.
         """
         if resamples < 0:
@@ -266,7 +259,7 @@ class Calibrator:
         image = first._image_result(scores, labels, resamples) if len(scores) else None
         pixel = self._pixel_result() if self._has_pixels else None
         if image is None and pixel is None:
-            raise CalibrationError("There were no images, expected at least one to calibrate with.")
+            raise CalibrationError("There were no images, expected at least one. Pass scores or maps to update().")
         record = CalibrationRecord(
             images=len(labels),
             anomalous_images=int((labels == 1).sum()),
@@ -277,7 +270,7 @@ class Calibrator:
 
     @property
     def image_scores(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
-        """Scores of all images and their labels: 1 anomalous, 0 normal, -1 unknown. (N,) each."""
+        """Scores of all images, and their labels: 1 anomalous, 0 normal, -1 unknown. (N,) each."""
         return (self._first or self)._image_scores()
 
     def _image_scores(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
@@ -292,27 +285,24 @@ class Calibrator:
         kept = np.isfinite(scores)
         scores, labels = scores[kept], labels[kept]
         if not len(scores):
-            raise CalibrationError("No image score is finite, expected at least one. Does the model compute NaN?")
+            raise CalibrationError("No image score is finite, expected at least one. Check what the model computes.")
         counts = ScoreCounts.of(scores, labels == 1, labels >= 0)
-        sketches = {kind: kind() for kind in plan.threshold.sketches()}
-        for sketch in sketches.values():
-            sketch.update(scores[labels == 0])
-        settlement = settle(plan, counts, sketches)
+        estimate = estimate_level(plan, counts, plan.threshold.sketch_of(scores[labels == 0]))
         few = [
             f"{name} images: only {count}, and the figures of fewer than {FEW_IMAGES} say little"
             for name, count in (("normal", counts.normals), ("anomalous", counts.anomalies))
-            if 0 < count < FEW_IMAGES and settlement.threshold is not None
+            if 0 < count < FEW_IMAGES and estimate.threshold is not None
         ]
         if len(scores) > 1 and np.isin(scores, (0, 1)).all() and scores.min() != scores.max():
             few.append("all scores are 0 or 1: does the model return labels, or saturated scores, instead of raw ones?")
-        result = self._level_result("image", counts, settlement, few)
-        if result.metrics is None or not resamples or settlement.cutoff is None:
+        result = self._level_result("image", counts, estimate, few)
+        if result.metrics is None or not resamples:
             return result
         intervals = bootstrap_intervals(plan, counts, resamples=resamples)
         return replace(result, metrics=replace(result.metrics, intervals=intervals))
 
     def _pixel_result(self) -> LevelResult:
-        settlement, counts = self._settle_pixels(), self._pixels.counts()
+        estimate, counts = self._estimate_pixels(), self._pixels.counts()
         warnings = []
         first = self._first or self
         if first._without_mask:
@@ -323,14 +313,12 @@ class Calibrator:
             warnings.append(
                 f"anomalous images with nothing in their mask: {first._empty_masks}; all their pixels count as normal"
             )
-        result = self._level_result("pixel", counts, settlement, warnings)
+        result = self._level_result("pixel", counts, estimate, warnings)
         if result.metrics is None or self._overlap is None:
             return result
         return replace(result, metrics=replace(result.metrics, pro=self._overlap.mean, regions=self._overlap.regions))
 
-    def _level_result(
-        self, name: str, counts: ScoreCounts, settlement: Settlement, warnings: Sequence[str]
-    ) -> LevelResult:
+    def _level_result(self, name: str, counts: ScoreCounts, estimate: Estimate, warnings: Sequence[str]) -> LevelResult:
         plan, first = self._plans[name], self._first or self
         record = LevelRecord(
             method=plan.threshold.name,
@@ -340,44 +328,41 @@ class Calibrator:
             range_parameters=plan.range.parameters(),
             normal=counts.normals,
             anomalous=counts.anomalies,
-            exact=settlement.exact,
-            threshold_bound=None if settlement.exact else settlement.threshold_bound,
+            exact=estimate.exact,
+            threshold_bound=None if estimate.exact else estimate.threshold_bound,
             dropped=first._dropped[name],
         )
-        found = [*settlement.warnings, *warnings]
+        warnings = [*estimate.warnings, *warnings]
         if record.dropped:
-            found.append(
+            warnings.append(
                 f"{record.dropped:,} values that are not finite were left out; the figures here do not count what "
                 "inference decides about them (NaN is anomalous unless on_nan says otherwise)"
             )
-        if settlement.minimum == settlement.maximum:
-            found.append(f"all scores are {settlement.minimum:.6g}: nothing tells them apart")
-        if settlement.threshold is not None and not settlement.minimum <= settlement.threshold <= settlement.maximum:
-            found.append(
-                f"the threshold {settlement.threshold:.6g} lies outside the range from {settlement.minimum:.6g} to "
-                f"{settlement.maximum:.6g}, so nothing that was calibrated on is on one side of it"
+        if estimate.minimum == estimate.maximum:
+            warnings.append(f"all scores are {estimate.minimum:.6g}: nothing tells them apart")
+        if estimate.threshold is not None and not estimate.minimum <= estimate.threshold <= estimate.maximum:
+            warnings.append(
+                f"the threshold {estimate.threshold:.6g} lies outside the range from {estimate.minimum:.6g} to "
+                f"{estimate.maximum:.6g}, so all calibration scores are on one side of it"
             )
         metrics = None
-        if settlement.cutoff is not None:
-            metrics = measure(counts, settlement.cutoff)
+        if estimate.cutoff is not None:
+            metrics = measure(counts, estimate.cutoff)
             flagged, total = metrics.true_positives + metrics.false_positives, counts.normals + counts.anomalies
             if flagged in (0, total) and counts.normals and counts.anomalies:
-                found.append(
+                warnings.append(
                     f"{'everything' if flagged else 'nothing'} is anomalous at this threshold, although labels "
                     "name both kinds; are images preprocessed as in training (0..1 or 0..255, mean, channel order), "
                     "and is this output the anomaly score?"
                 )
-            steep = cliff(counts, settlement.cutoff, settlement.minimum, settlement.maximum)
-            if steep.steep:
-                found.append(
-                    f"the threshold stands on a cliff: moving it by 1 % of the range flips {steep.flips:,} decisions, "
-                    f"where {steep.flagged:,} of {steep.total:,} are anomalous"
-                )
+            cliff = cliff_warning(counts, estimate.cutoff, estimate.minimum, estimate.maximum)
+            if cliff is not None:
+                warnings.append(cliff)
         return LevelResult(
-            LevelStatistics(threshold=settlement.threshold, min=settlement.minimum, max=settlement.maximum),
-            settlement.cutoff,
+            LevelStatistics(threshold=estimate.threshold, min=estimate.minimum, max=estimate.maximum),
+            estimate.cutoff,
             record,
             metrics,
             counts,
-            tuple(found),
+            tuple(warnings),
         )

@@ -1,8 +1,8 @@
-"""Count scores in batches, in bounded memory: a first pass over everything, and finer ones where it matters.
+"""Count scores in batches and in bounded memory.
 
-Float32 numbers have 2^32 keys in their order. The first pass counts by the leading 20 bits of the key. Where the data
-can be read again, a later pass counts the keys themselves in those few intervals that may still hold the answer.
-States of the same pass add up, whichever process counted them and in whatever order.
+Float32 numbers map to 32-bit integer keys in the same order. The first pass counts scores by the leading 20 bits of
+their key. A later pass over the same data counts single keys, in the few intervals that may contain the answer. States
+of one pass can be merged in any order, also from several processes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 _KEY_BITS: Final = 32
 _FIRST_BITS: Final = 20
 _CHUNK: Final = 1 << 16
-"""Scores worked on at a time: what fits in a core's cache."""
+"""Scores processed at once; they fit in a core's cache."""
 _FINE_BINS: Final = 1 << 21
-"""Most bins of a later pass: 16 MiB a class."""
+"""Largest number of bins of a later pass: 16 MiB per class."""
 _BUFFERED: Final = 1 << 20
 _MOST_RANGES: Final = 8
-"""Ranges up to which each is compared with; more are read as one, from the first to the last."""
+"""Largest number of ranges to filter scores by; more are joined into one range."""
 
 NORMAL, ANOMALOUS, UNLABELLED = 0, 1, 2
 
@@ -41,7 +41,7 @@ class Pass(ABC):
 
         Args:
             scores: Finite float32 scores of any shape.
-            anomalous: Which are anomalous, of the same shape, or one bool for all; None where that is not known.
+            anomalous: True for anomalous scores, of the same shape or one bool for all; None if unlabelled.
         """
         flat = np.ascontiguousarray(scores).reshape(-1)
         flags = anomalous.reshape(-1) if isinstance(anomalous, np.ndarray) else None
@@ -55,23 +55,23 @@ class Pass(ABC):
 
     @abstractmethod
     def _add(self, chunk: Scores, kind: int, anomalous: Flags | None) -> None:
-        """Count a chunk of one class, or of two where some of the normal ones are flagged as anomalous."""
+        """Count a chunk of one class. If `anomalous` is given, count the flagged scores as anomalous instead."""
 
     @abstractmethod
     def merge(self, other: Self) -> None:
-        """Add what another state of the same pass counted.
+        """Add the counts of another state of the same pass.
 
         Raises:
-            DataError: The other state belongs to another pass.
+            DataError: The other state counts other intervals.
         """
 
     @abstractmethod
     def counts(self) -> ScoreCounts:
-        """Return the counts after this pass."""
+        """Return the counts so far."""
 
 
 class FirstPass(Pass):
-    """Count everything, by the leading bits of the keys."""
+    """Counts all scores by the leading bits of their keys."""
 
     def __init__(self) -> None:
         self._bins = np.zeros((3, 1 << _FIRST_BITS), np.int64)
@@ -96,17 +96,17 @@ class FirstPass(Pass):
         first = int(keys.min())
         positions = self._positions[: len(keys)]
         np.subtract(keys, first, out=positions, dtype=np.intp)
-        found = np.bincount(positions)
-        self._bins[kind, first : first + len(found)] += times * found
+        counts = np.bincount(positions)
+        self._bins[kind, first : first + len(counts)] += times * counts
 
     def merge(self, other: Self) -> None:
-        """Add what another process counted."""
+        """Add the counts of another first pass."""
         self._bins += other._bins
         self._lowest = min(self._lowest, other._lowest)
         self._highest = max(self._highest, other._highest)
 
     def counts(self) -> ScoreCounts:
-        """Counts in as many intervals as hold scores; the outermost end at the smallest and the largest score."""
+        """Return the counts of all intervals with scores. The outermost end at the smallest and the largest score."""
         filled = np.flatnonzero(self._bins.any(axis=0))
         shift = np.uint32(_KEY_BITS - _FIRST_BITS)
         low = filled.astype(np.uint32) << shift
@@ -117,17 +117,17 @@ class FirstPass(Pass):
 
 
 class FinerPass(Pass):
-    """Count again, in some intervals of an earlier pass, by as many bits as memory allows: mostly all.
+    """Counts some intervals of an earlier pass again, by as many bits as memory allows, usually all 32.
 
     Args:
-        before: What the earlier pass found.
-        chosen: Which of its intervals to look into.
+        before: Counts of the earlier pass.
+        chosen: True for the intervals to count again. (intervals,).
     """
 
     def __init__(self, before: ScoreCounts, chosen: Flags) -> None:
         self._before = before
         self._chosen = chosen
-        self._low, self._high = _joined(before.low[chosen], before.high[chosen])
+        self._low, self._high = _merge_touching(before.low[chosen], before.high[chosen])
         self._shift = 0
         while self._sizes().sum() > _FINE_BINS:
             self._shift += 1
@@ -145,17 +145,17 @@ class FinerPass(Pass):
         for low, high in self._ranges:
             inside = chunk >= low
             inside &= chunk <= high
-            found = chunk[inside]
-            if not len(found):
+            scores = chunk[inside]
+            if not len(scores):
                 continue
             if anomalous is None:
-                self._hold(kind, to_keys(found))
+                self._buffer(kind, to_keys(scores))
             else:
                 flagged = anomalous[inside]
-                self._hold(kind, to_keys(found[~flagged]))
-                self._hold(ANOMALOUS, to_keys(found[flagged]))
+                self._buffer(kind, to_keys(scores[~flagged]))
+                self._buffer(ANOMALOUS, to_keys(scores[flagged]))
 
-    def _hold(self, kind: int, keys: Keys) -> None:
+    def _buffer(self, kind: int, keys: Keys) -> None:
         self._pending.append((kind, keys))
         self._pending_size += len(keys)
         if self._pending_size > _BUFFERED:
@@ -163,10 +163,10 @@ class FinerPass(Pass):
 
     def _count_pending(self) -> None:
         for kind in range(3):
-            held = [keys for each, keys in self._pending if each == kind]
-            keys = np.concatenate(held) if held else np.zeros(0, np.uint32)
+            parts = [keys for pending_kind, keys in self._pending if pending_kind == kind]
+            keys = np.concatenate(parts) if parts else np.zeros(0, np.uint32)
             index = np.searchsorted(self._low, keys, side="right") - 1
-            # Several ranges may have been read as one, with numbers between them that belong to none.
+            # Joined ranges let scores between them through.
             inside = (index >= 0) & (keys <= self._high[index])
             keys, index = keys[inside], index[inside]
             positions = self._offset[index] + ((keys - self._low[index]) >> np.uint32(self._shift)).astype(np.int64)
@@ -175,24 +175,24 @@ class FinerPass(Pass):
         self._pending_size = 0
 
     def merge(self, other: Self) -> None:
-        """Add what another process counted in the same intervals.
+        """Add the counts of another state with the same intervals.
 
         Raises:
-            DataError: The intervals are others.
+            DataError: The intervals differ.
         """
         if not (np.array_equal(self._low, other._low) and np.array_equal(self._high, other._high)):
             raise DataError(
-                "The state to merge counts other intervals, expected one that continues the same merged first pass. "
-                "Merge the states of the first pass before starting the next."
+                "The state to merge counts other intervals, expected one that continues the same first pass. Merge "
+                "the states of the first pass before you start the next."
             )
         other._count_pending()
         self._bins += other._bins
 
     def counts(self) -> ScoreCounts:
-        """The earlier counts, with the chosen intervals exchanged for finer ones.
+        """Return the earlier counts with the chosen intervals replaced by finer ones.
 
         Raises:
-            DataError: The chosen intervals do not hold what they held in the earlier pass.
+            DataError: The chosen intervals contain fewer or more scores than in the earlier pass.
         """
         self._count_pending()
         filled = np.flatnonzero(self._bins.any(axis=0))
@@ -202,17 +202,16 @@ class FinerPass(Pass):
         finer = ScoreCounts(low, high, *(row[filled] for row in self._bins))
         earlier = self._before.only(self._chosen)
         for name in ("normal", "anomalous", "unlabelled"):
-            expected, found = int(getattr(earlier, name).sum()), int(getattr(finer, name).sum())
-            if found != expected:
+            expected, counted = int(getattr(earlier, name).sum()), int(getattr(finer, name).sum())
+            if counted != expected:
                 raise DataError(
-                    f"A later pass found {found:,} {name} scores where the first found {expected:,}, expected the same "
-                    "data in every pass. Read the same images, with a model that computes the same each time."
+                    f"A later pass found {counted:,} {name} scores where the first found {expected:,}, expected the "
+                    "same data in every pass. Read the same images, and use a model that always computes the same."
                 )
         return self._before.replaced(self._chosen, finer)
 
 
-def _joined(low: Keys, high: Keys) -> tuple[Keys, Keys]:
-    """Intervals that touch, as one."""
+def _merge_touching(low: Keys, high: Keys) -> tuple[Keys, Keys]:
     if not len(low):
         return low, high
     starts = np.concatenate([[True], low[1:] > high[:-1] + np.uint32(1)])

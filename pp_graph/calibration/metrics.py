@@ -17,19 +17,19 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class LevelMetrics:
-    """Decisions at the threshold, as inference makes them with sensitivity 0.5, against the labels.
+    """Decisions of inference at sensitivity 0.5, compared with the labels.
 
     Attributes:
-        true_positives: Anomalous and called so.
-        false_positives: Normal and called anomalous.
-        false_negatives: Anomalous and called normal.
-        true_negatives: Normal and called so.
-        auroc: Area under the ROC curve; None with one class. The middle of its bound.
-        auroc_bound: Between what it is proven to lie, where scores were counted coarsely.
-        pro: Mean share of each anomalous region that is found; None where it was not measured.
-        regions: Number of such regions.
-        exact: Whether the four counts are; else scores near the cutoff were counted as one.
-        intervals: 95 % confidence intervals by the names of `threshold`, `f1`, `precision`, `recall`, `auroc`.
+        true_positives: Anomalous scores called anomalous.
+        false_positives: Normal scores called anomalous.
+        false_negatives: Anomalous scores called normal.
+        true_negatives: Normal scores called normal.
+        auroc: Area under the ROC curve, the middle of its bound; None with one class.
+        auroc_bound: Smallest and largest area that the counts allow.
+        exact: True if the four counts are exact; otherwise scores near the cutoff were counted as one.
+        pro: Per-region overlap: mean share of each anomalous region that is found; None if not measured.
+        regions: Number of anomalous regions.
+        intervals: 95 % confidence intervals of `threshold`, `f1`, `precision`, `recall` and `auroc`.
     """
 
     true_positives: int
@@ -45,14 +45,14 @@ class LevelMetrics:
 
     @property
     def precision(self) -> float | None:
-        """Share of true anomalies among those found; None if none were found or there are no anomalies."""
+        """`TP / (TP + FP)`; None if nothing was called anomalous, or without anomalies."""
         if not self.true_positives + self.false_negatives:
             return None
         return _ratio(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float | None:
-        """Share of anomalies that were found; None without anomalies."""
+        """`TP / (TP + FN)`; None without anomalies."""
         return _ratio(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
@@ -68,11 +68,11 @@ def _ratio(part: int, whole: int) -> float | None:
 
 
 def measure(counts: ScoreCounts, cutoff: float) -> LevelMetrics:
-    """Count decisions against labels.
+    """Compare decisions with labels.
 
     Args:
         counts: The counts.
-        cutoff: The smallest score that is called anomalous.
+        cutoff: Smallest score that is called anomalous.
     """
     key = to_key(cutoff)
     first = counts.first_at_least(key)
@@ -90,55 +90,41 @@ def measure(counts: ScoreCounts, cutoff: float) -> LevelMetrics:
 
 
 def auroc_bound(counts: ScoreCounts) -> Interval | None:
-    """Bounds of the area under the ROC curve: the share of pairs in order, ties counting half."""
+    """Bound the area under the ROC curve, the share of ordered pairs, where ties count half. None with one class."""
     pairs = float(counts.normals) * float(counts.anomalies)
     if not pairs:
         return None
     normal, anomalous = counts.normal.astype(np.float64), counts.anomalous.astype(np.float64)
     below = np.cumsum(normal) - normal
-    together = normal * anomalous
-    ordered = float((anomalous * below).sum()) + float(together[counts.exact].sum()) / 2
-    return ordered / pairs, (ordered + float(together[~counts.exact].sum())) / pairs
+    same_interval = normal * anomalous
+    ordered = float((anomalous * below).sum()) + float(same_interval[counts.exact].sum()) / 2
+    return ordered / pairs, (ordered + float(same_interval[~counts.exact].sum())) / pairs
 
 
 _STEP: Final = 0.01
 _MANY_OF_ALL: Final = 0.05
 _MANY_OF_ANOMALOUS: Final = 0.2
-_CLIFF_DECISIONS: Final = 2
+_FEWEST_FLIPS: Final = 2
 
 
-@dataclass(frozen=True)
-class Cliff:
-    """Share of decisions that flip when the threshold moves by 1 % of the range.
+def cliff_warning(counts: ScoreCounts, cutoff: float, minimum: float, maximum: float) -> str | None:
+    """Return a warning if moving the threshold by 1 % of the range flips many decisions.
 
-    Attributes:
-        flips: Decisions that change, moving it to the worse side.
-        flagged: Decisions that are anomalous where it stands.
-        anomalies: Labels that are.
-        total: All decisions.
+    With scores spread evenly over the range, 1 % would flip. More than 5 % are many. Where anomalies are rare, so are
+    more flips than a fifth of the anomalous labels or decisions. A single flip is never many.
     """
-
-    flips: int
-    flagged: int
-    anomalies: int
-    total: int
-
-    @property
-    def steep(self) -> bool:
-        """True if the share deserves a warning.
-
-        Of scores spread evenly over the range 1 % would flip; 5 % of all are many. So is a fifth of what is, or should
-        be, anomalous, where anomalies are rare. One decision never is.
-        """
-        anomalous = max(self.flagged, self.anomalies) if self.anomalies else self.total
-        many = min(_MANY_OF_ALL * self.total, _MANY_OF_ANOMALOUS * anomalous)
-        return self.flips >= _CLIFF_DECISIONS and self.flips > many
-
-
-def cliff(counts: ScoreCounts, cutoff: float, minimum: float, maximum: float) -> Cliff:
-    """Count the decisions that change if the threshold moves by 1 % of the range."""
     flagged = counts.true_positives + counts.false_positives
-    here = int(flagged[counts.first_at_least(to_key(cutoff))])
+
+    def flagged_at(value: float) -> int:
+        return int(flagged[counts.first_at_least(to_key(value))])
+
+    here, total = flagged_at(cutoff), int(flagged[0])
     step = _STEP * (maximum - minimum)
-    moved = [int(flagged[counts.first_at_least(to_key(cutoff + sign * step))]) for sign in (-1, 1)]
-    return Cliff(max(abs(each - here) for each in moved), here, counts.anomalies, int(flagged[0]))
+    flips = max(abs(flagged_at(cutoff + shift) - here) for shift in (-step, step))
+    anomalous = max(here, counts.anomalies) if counts.anomalies else total
+    if flips < _FEWEST_FLIPS or flips <= min(_MANY_OF_ALL * total, _MANY_OF_ANOMALOUS * anomalous):
+        return None
+    return (
+        f"the threshold stands on a cliff: moving it by 1 % of the range flips {flips:,} decisions, "
+        f"where {here:,} of {total:,} are anomalous"
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics, Statistics, StatisticsProvenance
 from pp_graph.version import __version__
 
@@ -21,12 +23,11 @@ class LevelResult:
 
     Attributes:
         statistics: Threshold, minimum and maximum, float32.
-        cutoff: The smallest raw value that inference calls anomalous with these, sensitivity 0.5; None without a
-            threshold.
-        record: How they were calibrated.
-        metrics: How the decisions do on the calibration's own labels; None without a threshold.
-        counts: The scores, counted.
-        warnings: What a person should know.
+        cutoff: Smallest raw value that inference calls anomalous at sensitivity 0.5; None without a threshold.
+        record: Method and data of the calibration.
+        metrics: Metrics on the calibration data; None without a threshold.
+        counts: Counts of the scores.
+        warnings: Warnings for the user.
     """
 
     statistics: LevelStatistics
@@ -37,7 +38,7 @@ class LevelResult:
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values, without the scores."""
+        """Return the result as plain JSON values, without the scores."""
         metrics = None
         if self.metrics is not None:
             rates = {name: getattr(self.metrics, name) for name in ("precision", "recall", "f1")}
@@ -50,9 +51,9 @@ class CalibrationResult:
     """Result of a calibration.
 
     Attributes:
-        image: The image level; None where there were no scores.
-        pixel: The pixel level; None where there were no maps.
-        record: What was run on what.
+        image: The image level; None without scores.
+        pixel: The pixel level; None without maps.
+        record: Model and data of the calibration.
         notes: Remarks about the data, such as skipped files.
     """
 
@@ -68,13 +69,13 @@ class CalibrationResult:
 
     @property
     def exact(self) -> bool:
-        """True if every number equals that of the sorted data, bit for bit."""
+        """True if all statistics equal those of the sorted scores, bit for bit."""
         return all(level.record.exact for level in self.levels.values())
 
     @property
     def statistics(self) -> Statistics:
         """The calibrated numbers, with their provenance."""
-        numbers = {name: level.statistics for name, level in self.levels.items()}
+        calibrated = {name: level.statistics for name, level in self.levels.items()}
         provenance = StatisticsProvenance(
             source="calibration",
             pp_graph_version=__version__,
@@ -86,18 +87,16 @@ class CalibrationResult:
         )
         unknown = LevelStatistics()
         return Statistics(
-            image=numbers.get("image", unknown), pixel=numbers.get("pixel", unknown), provenance=provenance
+            image=calibrated.get("image", unknown), pixel=calibrated.get("pixel", unknown), provenance=provenance
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
-        import msgspec
-
+        """Return the result as plain JSON values."""
         statistics: dict[str, Any] = msgspec.to_builtins(self.statistics)
         return {"statistics": statistics, **{name: level.to_dict() for name, level in self.levels.items()}}
 
     def with_warnings(self, warnings: Mapping[str, str]) -> CalibrationResult:
-        """The result with a further warning for some levels, by their names."""
+        """Return the result with one more warning for each level named."""
         image, pixel = (
             level
             if level is None or name not in warnings
@@ -107,7 +106,5 @@ class CalibrationResult:
         return replace(self, image=image, pixel=pixel)
 
     def with_record(self, **changes: Any) -> CalibrationResult:
-        """The result with more said about where the scores came from; see `CalibrationRecord`."""
-        import msgspec
-
+        """Return the result with some fields of its `CalibrationRecord` replaced."""
         return replace(self, record=msgspec.structs.replace(self.record, **changes))

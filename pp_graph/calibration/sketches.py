@@ -1,4 +1,4 @@
-"""Small states of the normal scores, beside their counts; they add up exactly."""
+"""Summaries of the normal scores that estimators need in addition to counts. They merge exactly."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Sketch(ABC):
-    """A state of bounded size."""
+    """A summary of scores in bounded memory."""
 
     @abstractmethod
     def update(self, scores: Scores) -> None:
-        """Take in finite float32 scores, (N,)."""
+        """Add finite float32 scores, (N,)."""
 
     @abstractmethod
     def merge(self, other: Self) -> None:
-        """Add the state of another sketch."""
+        """Add the scores of another sketch."""
 
 
 _EXPONENTS: Final = 256
@@ -35,10 +35,10 @@ _UNIT_EXPONENT: Final = -149
 
 
 class Moments(Sketch):
-    """Mean and standard deviation, rounded once; independent of order and batches.
+    """Mean and standard deviation, rounded once, so that order and batches do not matter.
 
-    A float32 number is an integer of 24 bits times a power of two. Mantissas are summed for each power by itself, as
-    integers, so that no digit is ever lost.
+    A float32 number is a 24-bit integer times a power of two. These integers and their squares are summed exactly, for
+    each power separately.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Moments(Sketch):
         self._count += len(scores)
 
     def merge(self, other: Self) -> None:
-        """Add another's sums."""
+        """Add the scores of another sketch."""
         self._count += other._count
         self._sum += other._sum
         self._squares += other._squares
@@ -81,11 +81,11 @@ class Moments(Sketch):
 
     @property
     def std(self) -> float:
-        """The standard deviation of the scores as a population, `sqrt(mean((x - mean)^2))`, within one float64 ulp."""
+        """The population standard deviation, `sqrt(mean((x - mean)^2))`, within one float64 ulp."""
         variance = Fraction(self._count * self._squares - self._sum**2, self._count**2)
         if variance == 0:
             return 0.0
-        # Scaled so that the integer root has more digits than float64.
+        # Scale, so that the integer root has more digits than float64.
         scale = max(0, 64 - (variance.numerator.bit_length() - variance.denominator.bit_length()) // 2)
         root = math.isqrt((variance.numerator << 2 * scale) // variance.denominator)
         return float(Fraction(root) * Fraction(2) ** (_UNIT_EXPONENT - scale))
@@ -95,27 +95,27 @@ TAIL_SIZE: Final = 10_000
 
 
 class LargestScores(Sketch):
-    """The largest scores: the upper tail, up to a fixed number."""
+    """The `TAIL_SIZE` largest scores."""
 
     def __init__(self) -> None:
-        self._held = np.zeros(0, np.float32)
+        self._kept = np.zeros(0, np.float32)
         self._floor = np.float32(-np.inf)
 
     def update(self, scores: Scores) -> None:
-        """Keep the largest of old and new scores."""
-        above = scores[scores > self._floor] if len(self._held) >= TAIL_SIZE else scores
-        self._held = np.concatenate([self._held, above])
-        if len(self._held) > 2 * TAIL_SIZE:
+        """Add scores."""
+        above = scores[scores > self._floor] if len(self._kept) >= TAIL_SIZE else scores
+        self._kept = np.concatenate([self._kept, above])
+        if len(self._kept) > 2 * TAIL_SIZE:
             self._cut()
 
     def merge(self, other: Self) -> None:
-        """Keep the largest of both."""
-        self.update(other._held)
+        """Add the scores of another sketch."""
+        self.update(other._kept)
 
     def _cut(self) -> None:
-        self._held = np.partition(self._held, len(self._held) - TAIL_SIZE)[-TAIL_SIZE:]
-        self._floor = self._held.min()
+        self._kept = np.partition(self._kept, len(self._kept) - TAIL_SIZE)[-TAIL_SIZE:]
+        self._floor = self._kept.min()
 
     def largest(self, count: int) -> Scores:
-        """The largest scores, ascending; at most `TAIL_SIZE` of them."""
-        return np.sort(self._held)[len(self._held) - min(count, TAIL_SIZE, len(self._held)) :]
+        """Return the largest scores, ascending, at most `TAIL_SIZE`."""
+        return np.sort(self._kept)[len(self._kept) - min(count, TAIL_SIZE, len(self._kept)) :]

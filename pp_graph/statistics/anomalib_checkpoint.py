@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pp_graph.errors import StatisticsError
 from pp_graph.statistics.source import StatisticsFormat, as_number
+from pp_graph.statistics.torch_file import TorchZip, mappings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ SETTINGS: Final = {
     "pixel_sensitivity": "pixel_sensitivity",
 }  # fmt: skip
 _ADAPTIVE: Final = ("sample_rate", "min_interval_len")
-"""Settings that only MEBinPostProcessor has."""
+"""Settings of MEBinPostProcessor."""
 
 _ZIP: Final = b"PK\x03\x04"
 _LEGACY: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -45,37 +46,33 @@ class AnomalibCheckpoint(StatisticsFormat):
     title: ClassVar[str] = "Anomalib 2.x checkpoint"
 
     def recognises(self, file: StatisticsFile) -> bool:
-        """True if torch wrote the file, as a zip or, before 1.6, as consecutive pickles."""
+        """True for a zip, or for the consecutive pickles of torch before 1.6."""
         return file.head.startswith((_ZIP, _LEGACY))
 
     def read(self, file: StatisticsFile) -> Statistics:
-        """Read the buffers, and the settings where the checkpoint has them."""
+        """Read the buffers, and the settings if the checkpoint has them."""
         to_number: Callable[[Any], float]
         if file.head.startswith(_LEGACY):
-            content, to_number = _load_legacy(file.path), _float
+            content, to_number = _load_legacy(file.path), float
         else:
-            from pp_graph.statistics.torch_file import TorchZip
-
             archive = TorchZip(file.path)
             content, to_number = archive.content, archive.number
-        dicts = _all_dicts(content)
+        dicts = list(mappings(content))
         prefix, stored = _find_buffers(dicts)
         levels: dict[str, dict[str, float | None]] = {"image": {}, "pixel": {}}
         for buffer, tensor in stored.items():
-            level, end = BUFFERS[buffer]
+            level, field = BUFFERS[buffer]
             try:
                 number = to_number(tensor)
-            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-                if isinstance(error, StatisticsError):
-                    raise StatisticsError(f"'{prefix}{buffer}': {error}") from None
-                raise StatisticsError(f"'{prefix}{buffer}' is not a tensor with one number. Save it again.") from None
-            levels[level][end] = as_number(f"{prefix}{buffer}", number)
+            except StatisticsError as error:
+                raise StatisticsError(f"'{prefix}{buffer}': {error}") from None
+            except (TypeError, ValueError, RuntimeError, AttributeError):
+                raise StatisticsError(
+                    f"'{prefix}{buffer}' is not a tensor with one number. Save the checkpoint again."
+                ) from None
+            levels[level][field] = as_number(f"{prefix}{buffer}", number)
         settings, notes = _find_settings(dicts)
         return self.statistics(file, levels["image"], levels["pixel"], settings=settings, notes=notes)
-
-
-def _float(tensor: Any) -> float:
-    return float(tensor)
 
 
 def _load_legacy(path: Path) -> Any:
@@ -83,30 +80,24 @@ def _load_legacy(path: Path) -> Any:
         import torch
     except ImportError:
         raise StatisticsError(
-            "it is in the format of torch before 1.6, which only torch itself reads, and torch is not installed. "
-            "Install it (pip install torch), or save the file again with a newer torch."
+            "it is in the format of torch before 1.6, and reading that needs torch. Install it (pip install torch), or "
+            "save the file again with a newer torch."
         ) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, and refuses what is not plain data
+    except Exception as error:  # torch raises many types
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise StatisticsError(
-            f"torch.load(weights_only=True) refuses it: {reason} Save its state dict alone, with a newer torch."
+            f"torch.load(weights_only=True) cannot read it: {reason} Save only its state dict, with a newer torch."
         ) from None
 
 
-def _all_dicts(content: Any) -> _Dicts:
-    from pp_graph.statistics.torch_file import mappings
-
-    return list(mappings(content))
-
-
 def _find_buffers(dicts: _Dicts) -> tuple[str, dict[str, Any]]:
-    """The prefix of the post-processor's buffers and the buffers, by their names without it."""
-    named: dict[str, dict[str, Any]] = {}
-    bare: dict[str, dict[str, Any]] = {}
+    """Find the post-processor's buffers. Returns their prefix, and the tensors by name without prefix."""
+    prefixed: dict[str, dict[str, Any]] = {}
+    unprefixed: dict[str, dict[str, Any]] = {}
     keys: list[str] = []
     for path, entries in dicts:
         names = [key for key in entries if isinstance(key, str)]
@@ -116,32 +107,34 @@ def _find_buffers(dicts: _Dicts) -> tuple[str, dict[str, Any]]:
             if buffer not in BUFFERS or entries[name] is None:
                 continue
             if f"{prefix}.".endswith(_PREFIX):
-                named.setdefault(f"{'/'.join(path)}:{prefix}.", {})[buffer] = entries[name]
+                prefixed.setdefault(f"{'/'.join(path)}:{prefix}.", {})[buffer] = entries[name]
             elif not prefix:
-                bare.setdefault(f"{'/'.join(path)}:", {})[buffer] = entries[name]
-    # A checkpoint may also carry the post-processor it was configured with, which was never calibrated.
-    for found in (named, bare):
-        whole = {name: buffers for name, buffers in found.items() if any("threshold" in each for each in buffers)}
-        if len(whole) > 1:
-            listed = ", ".join(f"'{name.partition(':')[2] or name}'" for name in whole)
+                unprefixed.setdefault(f"{'/'.join(path)}:", {})[buffer] = entries[name]
+    # A checkpoint may also contain an uncalibrated post-processor in its hyperparameters. That has no threshold.
+    for candidates in (prefixed, unprefixed):
+        calibrated = {
+            name: tensors for name, tensors in candidates.items() if any("threshold" in buffer for buffer in tensors)
+        }
+        if len(calibrated) > 1:
+            listed = ", ".join(f"'{name.partition(':')[2] or name}'" for name in calibrated)
             raise StatisticsError(
-                f"it holds {len(whole)} post-processors, under {listed}, expected one. Save the state dict of the one "
-                "that is meant."
+                f"it has {len(calibrated)} post-processors, under {listed}, expected one. Save the state dict of one "
+                "model."
             )
-        for name, buffers in whole.items():
-            return name.partition(":")[2], buffers
+        for name, tensors in calibrated.items():
+            return name.partition(":")[2], tensors
     shown = ", ".join(f"'{key}'" for key in keys[:5]) or "nothing"
     raise StatisticsError(
-        f"it has no buffers of a post-processor, expected '{_PREFIX}_image_threshold' and the like as Anomalib 2.x "
-        f"writes them; found {shown}{', …' if len(keys) > 5 else ''}. Validate the model with Anomalib 2.x, or name "
-        "the metadata.json of an earlier version."
+        f"it has no buffers of a post-processor, expected '{_PREFIX}_image_threshold' and others from Anomalib 2.x; "
+        f"found {shown}{', …' if len(keys) > 5 else ''}. Validate the model with Anomalib 2.x, or pass the "
+        "metadata.json of an earlier version."
     )
 
 
 def _find_settings(dicts: _Dicts) -> tuple[dict[str, Any], list[str]]:
-    """Keyword arguments of `OneClassPostProcessor`, and notes."""
+    """Find the settings, as keyword arguments of `OneClassPostProcessor`, and notes."""
     configs = [entries for path, entries in dicts if path == (_CONFIG,)]
-    # Before 2.7 only a pickled post-processor has them, as attributes.
+    # Before Anomalib 2.7, they are attributes of a pickled post-processor.
     configs += [entries for _, entries in dicts if "enable_normalization" in entries and "_buffers" in entries]
     if not configs:
         return {}, ["The checkpoint has no settings of the post-processor (Anomalib 2.7 writes them): defaults apply."]
@@ -149,7 +142,7 @@ def _find_settings(dicts: _Dicts) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_settings(config: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Anomalib's settings as ours."""
+    """Translate Anomalib's settings into keyword arguments of `OneClassPostProcessor`, and notes."""
     settings: dict[str, Any] = {}
     notes: list[str] = []
     for theirs, ours in SETTINGS.items():

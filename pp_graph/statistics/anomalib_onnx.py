@@ -1,7 +1,7 @@
-"""An Anomalib 2.x export to ONNX, whose post-processing is in the graph.
+"""Read statistics from an Anomalib 2.x export to ONNX, which has its post-processing in the graph.
 
-It is told by its arithmetic, read backwards from Anomalib's four outputs; names of operators and constants differ from
-one exporter and version to the next.
+The post-processing is recognised by its arithmetic, read backwards from Anomalib's four outputs, because names of
+operators and constants differ between exporters and versions.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ if TYPE_CHECKING:
     from pp_graph.statistics.statistics import Statistics
 
 _LEVELS: Final = {"image": ("pred_score", "pred_label"), "pixel": ("anomaly_map", "pred_mask")}
-_KEEPING: Final = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "BOOL")
-"""Types that a score, a map or a decision can be cast to without becoming something else."""
+_LOSSLESS: Final = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "BOOL")
+"""Types that scores, maps and decisions can be cast to without changing their meaning."""
 
 _MOST_STEPS: Final = 64
 
 
 @dataclass(frozen=True)
 class _Normalizer:
-    """Arithmetic that normalises one level."""
+    """Constants of the normalisation of one level."""
 
-    raw: ir.Value
     threshold: float
     extent: float
     minimum: float | None = None
@@ -43,12 +42,12 @@ class _Normalizer:
 
 @dataclass(frozen=True)
 class _Level:
-    """Arithmetic behind the outputs of one level.
+    """Post-processing of one level.
 
     Attributes:
-        normalizer: Constants of the normalisation; None where the value comes out raw.
-        compared: Number that the value is compared with; None where no decision was found.
-        decides: Whether there is an output for the decision.
+        normalizer: Constants of the normalisation; None if the model outputs the raw value.
+        compared: Number that the value is compared with; None if no comparison was found.
+        decides: True if the model outputs the decision.
     """
 
     normalizer: _Normalizer | None
@@ -58,12 +57,12 @@ class _Level:
 
 @dataclass(frozen=True)
 class GraphStatistics:
-    """The post-processing that was found in a graph.
+    """Statistics and settings of the post-processing in a graph.
 
     Attributes:
-        numbers: `image` and `pixel` to `threshold`, `min` and `max`, as far as they are in the graph.
+        numbers: For `image` and `pixel`, those of `threshold`, `min` and `max` that the graph contains.
         settings: Keyword arguments of `OneClassPostProcessor`.
-        notes: What a person should know about how they were read.
+        notes: Notes for the user.
     """
 
     numbers: dict[str, dict[str, float | None]]
@@ -81,13 +80,13 @@ class AnomalibONNX(StatisticsFormat):
         return file.onnx is not None
 
     def read(self, file: StatisticsFile) -> Statistics:
-        """Read the constants of the post-processing in the graph."""
+        """Read the constants of the post-processing."""
         found = None if file.onnx is None else find_in_graph(file.onnx)
         if found is None:
             raise StatisticsError(
-                "the ONNX model holds no post-processing that is known, expected Anomalib's "
-                "clip((x - threshold) / (max - min) + 0.5, 0, 1) behind an output pred_score or anomaly_map. A raw "
-                "export has no statistics in it: name the file they are in."
+                "the ONNX model has no known post-processing, expected Anomalib's "
+                "clip((x - threshold) / (max - min) + 0.5, 0, 1) as output pred_score or anomaly_map. A raw export has "
+                "no statistics: pass the file that contains them."
             )
         numbers = found.numbers
         return self.statistics(file, numbers["image"], numbers["pixel"], settings=found.settings, notes=found.notes)
@@ -97,24 +96,24 @@ def find_in_graph(model: RawModel) -> GraphStatistics | None:
     """Find Anomalib's post-processing in a graph.
 
     Args:
-        model: The opened model; only small constants of it are read.
+        model: The model. Only its small constants are read.
 
     Returns:
-        What was found; None where there is none.
+        The post-processing; None if there is none.
 
     Raises:
-        StatisticsError: A number in it is infinite or NaN.
+        StatisticsError: A constant of the post-processing is infinite or NaN.
     """
     graph = _Graph(model)
     try:
         levels = {name: level for name in _LEVELS if (level := graph.level(*_LEVELS[name])) is not None}
     except Exception:
-        return None  # operators without their inputs, tensors cut short: whatever it is, Anomalib did not export it
+        return None  # a malformed graph, so not an export of Anomalib
     normalizes = any(level.normalizer is not None for level in levels.values())
     if not normalizes and all(level.compared is None for level in levels.values()):
         return None
     numbers: dict[str, dict[str, float | None]] = {"image": {}, "pixel": {}}
-    settings: dict[str, Any] = {"normalize": normalizes, "threshold": any(each.decides for each in levels.values())}
+    settings: dict[str, Any] = {"normalize": normalizes, "threshold": any(level.decides for level in levels.values())}
     notes: list[str] = []
     for name, level in levels.items():
         value, decision = _LEVELS[name]
@@ -153,29 +152,36 @@ def _only_extent(level: _Level) -> bool:
 def _numbers(level: str, found: _Normalizer) -> dict[str, float | None]:
     constants = {"threshold": found.threshold, "max - min": found.extent}
     for name, value in constants.items():
-        # Without a threshold the middle of minimum and maximum would be taken, which are not known here.
+        # An unknown threshold would mean the middle of minimum and maximum, but these are unknown here.
         if as_number(f"{level} {name}", value) is None:
-            raise StatisticsError(f"'{level} {name}' is not a number (NaN), expected one. Validate the model again.")
+            raise StatisticsError(f"'{level} {name}' is NaN, expected a number. Validate the model again.")
     if found.minimum is None:
         return {"threshold": found.threshold, "min": 0.0, "max": found.extent}
     return {"threshold": found.threshold, "min": found.minimum, "max": found.maximum}
 
 
 def _sensitivity(compared: float) -> float:
-    """The shortest sensitivity for which `1 - sensitivity`, in float32, is a given number."""
+    """Return the shortest sensitivity for which `1 - sensitivity`, in float32, equals a number."""
     exact = 1 - compared
-    candidates = [round(exact, digits) for digits in range(1, 9)]
-    same = [each for each in candidates if np.float32(1) - np.float32(each) == np.float32(compared)]
-    return same[0] if same else exact
+    for candidate in (round(exact, digits) for digits in range(1, 9)):
+        if np.float32(1) - np.float32(candidate) == np.float32(compared):
+            return candidate
+    return exact
 
 
-def _renames(node: ir.Node) -> bool:
+def _passes_through(node: ir.Node) -> bool:
     """True if an operator returns its input."""
     if node.op_type == "Cast":
         import onnx_ir as ir
 
-        return ir.DataType(node.attributes["to"].as_int()).name in _KEEPING
+        return ir.DataType(node.attributes["to"].as_int()).name in _LOSSLESS
     return node.op_type == "Identity"
+
+
+def _node(value: ir.Value | None, kind: str) -> ir.Node | None:
+    """Return the operator that computes a value, if it is of a kind."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == kind else None
 
 
 class _Graph:
@@ -186,31 +192,33 @@ class _Graph:
         self._constants = GraphConstants(model.opset)
 
     def level(self, value: str, decision: str) -> _Level | None:
-        """Return the arithmetic behind one level's outputs; None if the model lacks them."""
+        """Find the post-processing of one level; None if the model has no such output."""
         if value not in self._outputs:
             return None
-        start = self._outputs[value]
         decides = decision in self._outputs
-        compared = self._compared(self._outputs[decision], start) if decides else None
-        return _Level(self._normalizer(start), compared, decides)
+        compared = self._compared(self._outputs[decision], self._outputs[value]) if decides else None
+        return _Level(self._normalizer(self._outputs[value]), compared, decides)
 
     def _compared(self, decision: ir.Value, value: ir.Value) -> float | None:
-        """The number of `value > number`; None where the decision is something else."""
-        node = self._settle(decision).producer()
-        if node is None or node.op_type not in ("Greater", "Less"):
+        """Find the number in `value > number`; None if the decision is not this comparison."""
+        comparison = self._skip_identities(decision)
+        if (node := _node(comparison, "Greater")) is not None:
+            larger, smaller = node.inputs
+        elif (node := _node(comparison, "Less")) is not None:
+            smaller, larger = node.inputs
+        else:
             return None
-        larger, smaller = node.inputs if node.op_type == "Greater" else reversed(node.inputs)
         number = self._constants.number(smaller)
-        if number is None or larger is None or self._settle(larger) is not self._settle(value):
+        if number is None or self._skip_identities(larger) is not self._skip_identities(value):
             return None
         return float(number)
 
-    def _settle(self, value: ir.Value) -> ir.Value:
-        """The value behind renaming, casts, and selections that always go the same way."""
+    def _skip_identities(self, value: ir.Value | None) -> ir.Value | None:
+        """Skip Identity, Cast, and Where with a constant condition."""
         for _ in range(_MOST_STEPS):
-            node = value.producer()
+            node = None if value is None else value.producer()
             inner = None
-            if node is not None and _renames(node):
+            if node is not None and _passes_through(node):
                 inner = node.inputs[0]
             elif node is not None and node.op_type == "Where":
                 truth = self._constants.truth(node.inputs[0])
@@ -221,126 +229,121 @@ class _Graph:
         return value
 
     def _normalizer(self, output: ir.Value) -> _Normalizer | None:
-        found = self._scaled(self._settle(output)) or self._stepped(self._settle(output))
-        if found is None or found.minimum is not None:
-            return found
-        for low, high in self._checked(output):
-            if np.float32(high) - np.float32(low) == np.float32(found.extent):
-                return replace(found, minimum=low, maximum=high)
-        return found
+        value = self._skip_identities(output)
+        normalizer = self._match_scaled(value) or self._match_stepped(value)
+        if normalizer is None or normalizer.minimum is not None:
+            return normalizer
+        for low, high in self._range_checks(output):
+            if np.float32(high) - np.float32(low) == np.float32(normalizer.extent):
+                return replace(normalizer, minimum=low, maximum=high)
+        return normalizer
 
-    def _scaled(self, value: ir.Value) -> _Normalizer | None:
-        """`clip((raw - threshold) / extent + 0.5, 0, 1)`; optimisers drop a division by 1 and a subtraction of 0."""
-        unclipped = self._clipped(value)
-        shifted = None if unclipped is None else self._operand(unclipped, "Add", 0.5)
-        if shifted is None:
+    def _match_scaled(self, value: ir.Value | None) -> _Normalizer | None:
+        """Match `clip((raw - threshold) / extent + 0.5, 0, 1)`."""
+        scaled = self._match_commutative(self._match_clip(value), "Add", 0.5)
+        if scaled is None:
             return None
-        divided = self._binary(shifted, "Div")
-        inner, extent = (shifted, None) if divided is None else divided
-        size = 1.0 if extent is None else self._float(extent)
-        subtracted = self._binary(inner, "Sub")
-        raw, threshold = (inner, 0.0) if subtracted is None else (subtracted[0], self._float(subtracted[1]))
-        if size is None or threshold is None:
+        # Optimisers remove a division by 1 and a subtraction of 0.
+        shifted, extent = self._match_binary(scaled, "Div") or (scaled, None)
+        _, threshold = self._match_binary(shifted, "Sub") or (shifted, None)
+        extent_number = 1.0 if extent is None else self._float(extent)
+        threshold_number = 0.0 if threshold is None else self._float(threshold)
+        if extent_number is None or threshold_number is None:
             return None
-        constants = (self._constants.number(each) for each in (extent, subtracted and subtracted[1]))
-        other = {each.dtype.name for each in constants if each is not None} - {"float32"}
-        found = _Normalizer(raw, threshold, size, dtype=min(other, default="float32"))
-        ends = None if extent is None else self._binary(self._settle(extent), "Sub")
-        if ends is not None:
-            high, low = (self._float(each) for each in ends)
-            if low is not None and high is not None:
-                return replace(found, minimum=low, maximum=high)
-        return found
+        constants = (self._constants.number(constant) for constant in (extent, threshold))
+        dtypes = {constant.dtype.name for constant in constants if constant is not None} - {"float32"}
+        normalizer = _Normalizer(threshold_number, extent_number, dtype=min(dtypes, default="float32"))
+        ends = self._match_binary(self._skip_identities(extent), "Sub")
+        high, low = (None, None) if ends is None else (self._float(end) for end in ends)
+        return normalizer if low is None or high is None else replace(normalizer, minimum=low, maximum=high)
 
-    def _stepped(self, value: ir.Value) -> _Normalizer | None:
-        """`raw > threshold ? 1 : raw < threshold ? 0 : 0.5`, the form when max equals min."""
-        for kind, first, other, second in (("Greater", 1.0, "Less", 0.0), ("Less", 0.0, "Greater", 1.0)):
-            outer = self._selection(value, kind, first)
-            inner = None if outer is None else self._selection(self._settle(outer[2]), other, second)
-            if outer is None or inner is None or not self._constants.equals(inner[2], 0.5):
+    def _match_stepped(self, value: ir.Value | None) -> _Normalizer | None:
+        """Match `raw > threshold ? 1 : raw < threshold ? 0 : 0.5`, the form if max equals min."""
+        for kind, chosen, other_kind, other_chosen in (("Greater", 1.0, "Less", 0.0), ("Less", 0.0, "Greater", 1.0)):
+            outer = self._match_selection(value, kind, chosen)
+            if outer is None:
                 continue
-            if inner[0] is outer[0] and inner[1] == outer[1]:
-                return _Normalizer(outer[0], outer[1], 0.0)
+            raw, threshold, alternative = outer
+            inner = self._match_selection(self._skip_identities(alternative), other_kind, other_chosen)
+            if inner is not None and inner[:2] == (raw, threshold) and self._constants.equals(inner[2], 0.5):
+                return _Normalizer(threshold, 0.0)
         return None
 
-    def _selection(self, value: ir.Value, comparison: str, chosen: float) -> tuple[ir.Value, float, ir.Value] | None:
-        """Raw value, number and alternative of `raw <comparison> number ? chosen : alternative`."""
-        node = value.producer()
-        if node is None or node.op_type != "Where" or not self._constants.equals(node.inputs[1], chosen):
+    def _match_selection(
+        self, value: ir.Value | None, comparison: str, chosen: float
+    ) -> tuple[ir.Value | None, float, ir.Value] | None:
+        """Match `raw <comparison> number ? chosen : alternative`. Returns raw value, number and alternative."""
+        node = _node(value, "Where")
+        if node is None or not self._constants.equals(node.inputs[1], chosen):
             return None
         condition, _, alternative = node.inputs
-        compared = None if condition is None else self._binary(condition, comparison)
+        compared = self._match_binary(condition, comparison)
         number = None if compared is None else self._float(compared[1])
         return None if compared is None or number is None or alternative is None else (compared[0], number, alternative)
 
-    def _clipped(self, value: ir.Value) -> ir.Value | None:
-        """Return the value that is clipped to [0, 1]."""
-        node = value.producer()
-        if node is None:
-            return None
-        if node.op_type == "Clip":
-            # Before opset 11 the bounds are attributes.
+    def _match_clip(self, value: ir.Value | None) -> ir.Value | None:
+        """Match a clip to [0, 1]. Returns its input."""
+        node = _node(value, "Clip")
+        if node is not None:
+            # Before opset 11, the bounds are attributes.
             low, high = (node.attributes.get(name) for name in ("min", "max"))
             if low is not None and high is not None and (low.as_float(), high.as_float()) == (0.0, 1.0):
-                return self._given(node.inputs[0])
+                return self._skip_identities(node.inputs[0])
             bounds = node.inputs[1:3]
             if len(bounds) == 2 and self._constants.equals(bounds[0], 0) and self._constants.equals(bounds[1], 1):
-                return self._given(node.inputs[0])
-            return None
+                return self._skip_identities(node.inputs[0])
         for outer, bound, inner, other in (("Min", 1.0, "Max", 0.0), ("Max", 0.0, "Min", 1.0)):
-            between = self._operand(value, outer, bound)
-            if between is not None and (found := self._operand(between, inner, other)) is not None:
-                return found
+            clipped = self._match_commutative(self._match_commutative(value, outer, bound), inner, other)
+            if clipped is not None:
+                return clipped
         return None
 
-    def _operand(self, value: ir.Value, kind: str, constant: float) -> ir.Value | None:
-        """The other operand of an operation that may be written either way round."""
-        node = value.producer()
-        if node is None or node.op_type != kind or len(node.inputs) != 2:
+    def _match_commutative(self, value: ir.Value | None, kind: str, constant: float) -> ir.Value | None:
+        """Match a commutative operator with a constant operand. Returns the other operand."""
+        node = _node(value, kind)
+        if node is None or len(node.inputs) != 2:
             return None
         for index in (0, 1):
             if self._constants.equals(node.inputs[index], constant):
-                return self._given(node.inputs[1 - index])
+                return self._skip_identities(node.inputs[1 - index])
         return None
 
-    def _binary(self, value: ir.Value, kind: str) -> tuple[ir.Value, ir.Value] | None:
-        """Both operands of an operation, the first of them settled."""
-        node = value.producer()
-        if node is None or node.op_type != kind or len(node.inputs) != 2:
+    def _match_binary(self, value: ir.Value | None, kind: str) -> tuple[ir.Value | None, ir.Value] | None:
+        """Match an operator with two operands. Returns both, the first without identities."""
+        node = _node(value, kind)
+        if node is None or len(node.inputs) != 2:
             return None
         first, second = node.inputs
-        return None if first is None or second is None else (self._settle(first), second)
+        return None if first is None or second is None else (self._skip_identities(first), second)
 
-    def _given(self, value: ir.Value | None) -> ir.Value | None:
-        return None if value is None else self._settle(value)
-
-    def _float(self, value: ir.Value) -> float | None:
+    def _float(self, value: ir.Value | None) -> float | None:
         number = self._constants.number(value)
         return None if number is None or number.dtype.kind not in "fiu" else float(number)
 
-    def _checked(self, output: ir.Value) -> list[tuple[float, float]]:
-        """Minimum and maximum where the graph still checks that both are known, `not isnan(min) and not isnan(max)`."""
-        found = []
+    def _range_checks(self, output: ir.Value) -> list[tuple[float, float]]:
+        """Find minimum and maximum in checks `not isnan(min) and not isnan(max)`, if the exporter kept them."""
+        ranges = []
         value: ir.Value | None = output
         for _ in range(_MOST_STEPS):
             node = None if value is None else value.producer()
-            if node is None or not (_renames(node) or node.op_type == "Where"):
+            if node is None or not (_passes_through(node) or node.op_type == "Where"):
                 break
-            if node.op_type == "Where" and (ends := self._ends(node.inputs[0])) is not None:
-                found.append(ends)
-            value = node.inputs[0 if _renames(node) else 1 if self._constants.truth(node.inputs[0]) else 2]
-        return found
+            if _passes_through(node):
+                value = node.inputs[0]
+                continue
+            if (ends := self._match_range_check(node.inputs[0])) is not None:
+                ranges.append(ends)
+            value = node.inputs[1 if self._constants.truth(node.inputs[0]) else 2]
+        return ranges
 
-    def _ends(self, condition: ir.Value | None) -> tuple[float, float] | None:
-        node = None if condition is None else condition.producer()
-        if node is None or node.op_type != "And":
+    def _match_range_check(self, condition: ir.Value | None) -> tuple[float, float] | None:
+        node = _node(condition, "And")
+        if node is None:
             return None
         numbers = []
-        for side in node.inputs:
-            checked = side
-            for kind in ("Not", "IsNaN"):
-                inner = None if checked is None else checked.producer()
-                checked = inner.inputs[0] if inner is not None and inner.op_type == kind else None
-            numbers.append(None if checked is None else self._float(checked))
+        for value in node.inputs:
+            inverted = _node(value, "Not")
+            checked = None if inverted is None else _node(inverted.inputs[0], "IsNaN")
+            numbers.append(None if checked is None else self._float(checked.inputs[0]))
         low, high = numbers
         return None if low is None or high is None else (low, high)

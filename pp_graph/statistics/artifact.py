@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Provenance(msgspec.Struct):
-    """The fields of `fusion.Provenance` that matter here."""
+    """The fields of `fusion.Provenance` that contain statistics and settings."""
 
     post_processor: str
     parameters: dict[str, Any]
@@ -32,24 +32,24 @@ class ArtifactProvenance(StatisticsFormat):
         return _provenance(file) is not None
 
     def read(self, file: StatisticsFile) -> Statistics:
-        """Read statistics and parameters of the post-processing in it."""
+        """Read statistics and parameters from the provenance."""
         try:
-            found = msgspec.json.decode(_provenance(file) or "", type=_Provenance)
+            fused = msgspec.json.decode(_provenance(file) or "", type=_Provenance)
         except (msgspec.DecodeError, RecursionError) as error:
             raise StatisticsError(f"its provenance cannot be read: {error}. Fuse the raw model again.") from None
-        if found.statistics is None:
+        if fused.statistics is None:
             raise StatisticsError(
-                f"its post-processing, '{found.post_processor}', was fused without statistics, expected calibrated "
-                "numbers. Name the file they are in."
+                f"its post-processor '{fused.post_processor}' was fused without statistics, expected calibrated "
+                "numbers. Pass the file that contains them."
             )
-        image, pixel = (msgspec.structs.asdict(level) for level in (found.statistics.image, found.statistics.pixel))
-        before = found.statistics.provenance
+        image, pixel = (msgspec.structs.asdict(level) for level in (fused.statistics.image, fused.statistics.pixel))
+        origin = fused.statistics.provenance
         imported = self.statistics(
-            file, image, pixel, settings=found.parameters, notes=[] if before is None else before.notes
+            file, image, pixel, settings=fused.parameters, notes=[] if origin is None else origin.notes
         )
-        if before is None or before.calibration is None or imported.provenance is None:
+        if origin is None or origin.calibration is None or imported.provenance is None:
             return imported
-        provenance = msgspec.structs.replace(imported.provenance, calibration=before.calibration)
+        provenance = msgspec.structs.replace(imported.provenance, calibration=origin.calibration)
         return msgspec.structs.replace(imported, provenance=provenance)
 
 

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class OwnJSON(StatisticsFormat):
-    """JSON written by `Statistics.save`. Any other JSON is taken for a faulty one, and the faults are named."""
+    """JSON written by `Statistics.save`. Recognises any JSON, to report what is wrong with it."""
 
     title = "pp_graph statistics JSON"
 
     def recognises(self, file: StatisticsFile) -> bool:
-        """Whether the file looks like JSON, or is called so."""
+        """True if the content looks like JSON, or the file name ends in `.json`."""
         return file.text_head[:1] in (b"{", b"[") or file.path.suffix.lower() == ".json"
 
     def read(self, file: StatisticsFile) -> Statistics:
-        """Read the statistics as they are."""
+        """Read the statistics unchanged."""
         return Statistics.from_json(file.content)
 
 
@@ -33,26 +33,26 @@ INCLUSIVE: Final = "counts a value at the threshold itself as anomalous (>=), pp
 
 
 class AnomalibMetadata(StatisticsFormat):
-    """`metadata.json`: one range for both levels until 0.7, one for each in 1.x."""
+    """`metadata.json`: one range for both levels until 0.7, one for each level in 1.x."""
 
     title = "Anomalib 0.x/1.x metadata.json"
 
     def recognises(self, file: StatisticsFile) -> bool:
-        """Whether a JSON has thresholds at its top."""
+        """True for a JSON object with a threshold and without `minmax`."""
         return file.json is not None and any(name in file.json for name in _THRESHOLDS) and "minmax" not in file.json
 
     def read(self, file: StatisticsFile) -> Statistics:
         """Read thresholds and ranges."""
         metadata = file.json or {}
-        if standardised := [name for name in _CDF if name in metadata]:
+        if cdf := [name for name in _CDF if name in metadata]:
             raise StatisticsError(
-                f"it holds '{standardised[0]}', so scores were normalised with a CDF and the thresholds belong to "
-                "standardised logarithms; expected min-max normalisation. Train with min-max, or calibrate on the "
-                "raw model."
+                f"it contains '{cdf[0]}', so scores were normalised with a CDF and the thresholds apply to "
+                "standardised logarithms; expected min-max normalisation. Train with min-max, or calibrate the raw "
+                "model."
             )
         levels, notes = {}, [f"Anomalib 0.x/1.x {INCLUSIVE}"]
         for level, prefix in _RANGES.items():
-            # A level that was never counted keeps infinities, which the exporter leaves out.
+            # The exporter leaves infinities out, which a level without data has.
             own = any(f"{prefix}.{end}" in metadata for end in ("min", "max"))
             keys = {end: f"{prefix}.{end}" if own else end for end in ("min", "max")}
             keys["threshold"] = f"{level}_threshold"
@@ -66,29 +66,30 @@ _TILED_RANGES: Final = {"image": "pred_score", "pixel": "anomaly_map"}
 
 
 class TiledEnsemble(StatisticsFormat):
-    """JSON of the tiled ensemble's statistics job, `NaN` included."""
+    """JSON of the tiled ensemble's statistics job. It may contain NaN."""
 
     title = "Anomalib tiled-ensemble stats.json"
 
     def recognises(self, file: StatisticsFile) -> bool:
-        """Whether a JSON has ranges under `minmax`."""
+        """True for a JSON object with `minmax`."""
         return file.json is not None and "minmax" in file.json
 
     def read(self, file: StatisticsFile) -> Statistics:
         """Read thresholds and ranges."""
-        found = file.json or {}
+        content = file.json or {}
+        ranges = _object(content, "minmax", "minmax")
         levels = {}
         for level, name in _TILED_RANGES.items():
-            extent = _object(_object(found, "minmax", "minmax"), name, f"minmax.{name}")
+            extent = _object(ranges, name, f"minmax.{name}")
             numbers = {end: as_number(f"minmax.{name}.{end}", extent.get(end)) for end in ("min", "max")}
             threshold = f"{level}_threshold"
-            levels[level] = {"threshold": as_number(threshold, found.get(threshold)), **numbers}
+            levels[level] = {"threshold": as_number(threshold, content.get(threshold)), **numbers}
         notes = [f"The tiled ensemble {INCLUSIVE}"]
         return self.statistics(file, levels["image"], levels["pixel"], notes=notes)
 
 
 def _object(parent: dict[str, Any], key: str, name: str) -> dict[str, Any]:
-    found = parent.get(key, {})
-    if not isinstance(found, dict):
-        raise StatisticsError(f"'{name}' holds a {type(found).__name__}, expected an object with numbers.")
-    return found
+    value = parent.get(key, {})
+    if not isinstance(value, dict):
+        raise StatisticsError(f"'{name}' is a {type(value).__name__}, expected an object with numbers.")
+    return value

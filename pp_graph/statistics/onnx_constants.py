@@ -1,4 +1,4 @@
-"""Single numbers that a graph works out from constants alone."""
+"""Evaluate the parts of a graph that compute small constants."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _ARITHMETIC: Final = frozenset({
     "Less", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMin", "Reshape", "Shape", "Slice",
     "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
-"""What gives no more numbers than it takes, or the product of them."""
+"""Operators whose output is no larger than the product of their inputs' sizes."""
 _SHAPED: Final = {"ConstantOfShape": 0, "Expand": 1}
-"""What gives as many numbers as one of its inputs says."""
+"""Operators whose output shape is an input, with the index of that input."""
 _DEEPEST: Final = 32
-"""Operators in a row; Anomalib's longest has seven."""
+"""Longest chain of operators to follow; Anomalib's has seven."""
 
 
 class GraphConstants:
-    """The small constants of a graph, worked out where they are asked for.
+    """Small constants of a graph, computed on demand.
 
     Args:
         opset: Version of the default ONNX domain.
@@ -36,12 +36,12 @@ class GraphConstants:
         self._known: dict[ir.Value, Array | None] = {}
 
     def number(self, value: ir.Value | None) -> Array | None:
-        """The one number of a value, as a scalar of its own type; None where it depends on the inputs or is larger."""
+        """Constant number of a value, a scalar of its own type; None if it is not constant or not a single number."""
         array = self._array(value, _DEEPEST)
         return None if array is None or array.size != 1 else array.reshape(())
 
     def equals(self, value: ir.Value | None, expected: float) -> bool:
-        """True if a value is a constant with this number."""
+        """True if a value is a constant equal to a number."""
         number = self.number(value)
         return number is not None and number.dtype.kind in "fiu" and bool(number == expected)
 
@@ -68,7 +68,7 @@ class GraphConstants:
             return read_constant_node(node)
         if any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values()):
             return None
-        inputs = {each.name or "": self._array(each, deepest - 1) for each in node.inputs if each is not None}
+        inputs = {value.name or "": self._array(value, deepest - 1) for value in node.inputs if value is not None}
         known = {name: array for name, array in inputs.items() if array is not None}
         if len(known) < len(inputs) or not inputs:
             return None

@@ -13,15 +13,15 @@ class LevelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         method: Name of the threshold estimator, such as `f1`.
         parameters: Its parameters.
-        placement: `midpoint` or `observed`: where between two scores the threshold lies; None for an estimator that
-            computes it.
+        placement: Position of the threshold between two scores: `midpoint` or `observed`; None for an estimator that
+            computes the threshold.
         range: Name of the range estimator, such as `minmax`.
         range_parameters: Its parameters.
-        normal: Normal images or pixels that were counted.
-        anomalous: Anomalous ones.
-        exact: Whether threshold and range are those of the sorted data, bit for bit.
-        threshold_bound: Where an exact threshold is proven to lie, smallest and largest; None where `exact`.
-        dropped: Values left out because they were not finite.
+        normal: Number of normal images or pixels.
+        anomalous: Number of anomalous images or pixels.
+        exact: True if threshold and range equal those of the sorted data, bit for bit.
+        threshold_bound: Smallest and largest possible value of the exact threshold; None if `exact`.
+        dropped: Number of values left out because they were not finite.
     """
 
     method: str
@@ -40,18 +40,18 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Record of the model and data of a calibration.
 
     Attributes:
-        model: File of the model, without folders; None where scores were given.
-        model_sha256: Hash of the raw `.onnx` in it.
-        runtime: Runtime, device and precision, for people.
-        device: Device the network ran on; None where scores were given.
-        precision: Precision the network ran in; None where it is not known.
+        model: File name of the model; None if scores were given.
+        model_sha256: Hash of the raw `.onnx` it was made from.
+        runtime: Readable description of runtime, device and precision.
+        device: Device that ran the network; None if scores were given.
+        precision: Inference precision of the network; None if unknown.
         weights: Precision of the network's weights in an OpenVINO model.
-        data: File or folder of the data, without folders above it; None for data in memory.
+        data: Name of the data's file or folder; None for data in memory.
         data_sha256: Hash of images, labels and masks, or of scores and labels.
         images: Number of images.
-        anomalous_images: Anomalous ones among them.
-        image: The image level; None where it was not calibrated.
-        pixel: The pixel level; None where it was not calibrated.
+        anomalous_images: Number of anomalous images.
+        image: The image level; None if not calibrated.
+        pixel: The pixel level; None if not calibrated.
     """
 
     model: str | None = None
@@ -72,13 +72,13 @@ class StatisticsProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     """Origin of statistics.
 
     Attributes:
-        source: Origin: `calibration`, or the name of a format.
-        pp_graph_version: Version that wrote this.
-        file: File they were read from, without folders.
-        sha256: Hash of that file; None where it is larger than 64 MiB, or was a pipe.
-        settings: Settings that came with them, as keyword arguments of `OneClassPostProcessor`.
-        notes: What a person should know about how they were read.
-        calibration: How they were calibrated; None where that is not known.
+        source: `calibration`, or the name of a file format.
+        pp_graph_version: Version of pp_graph that wrote this record.
+        file: Name of the file that was read.
+        sha256: Hash of that file; None if it is larger than 64 MiB or a pipe.
+        settings: Settings from that file, as keyword arguments of `OneClassPostProcessor`.
+        notes: Notes for the user.
+        calibration: Record of the calibration; None if unknown.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Read statistics, whichever format they come in. A new format is one file and one entry in `FORMATS`."""
+"""Read statistics in any format. A new format is one file and one entry in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ FORMATS: Final[tuple[StatisticsFormat, ...]] = (
     AnomalibCheckpoint(),
     AnomalibMetadata(),
     TiledEnsemble(),
-    # Before the two that take any model of their kind.
+    # Before the two formats that recognise any IR and any ONNX model.
     ArtifactProvenance(),
     ModelAPI(),
     AnomalibONNX(),
-    # Last: it takes any JSON, and names what is wrong with it.
+    # Last, because it recognises any JSON and reports what is wrong with it.
     OwnJSON(),
 )
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read statistics from a file of any format in `FORMATS`, recognised by content.
+    """Read statistics from a file in any format of `FORMATS`, recognised by its content.
 
     Args:
         path: The file.
 
     Returns:
-        The statistics; their provenance says which format they were read from.
+        The statistics. Their provenance names the format.
 
     Raises:
-        StatisticsError: The file cannot be read, is of no known format, lacks what its format promises, or a number
-            in it is impossible. The message names the file.
+        StatisticsError: The file cannot be read, has no known format, lacks an entry, or a number is invalid. The
+            message names the file.
     """
     try:
         file = StatisticsFile(path)
-        for each in FORMATS:
-            if each.recognises(file):
-                return each.read(file)
+        for format_ in FORMATS:
+            if format_.recognises(file):
+                return format_.read(file)
     except StatisticsError as error:
         raise StatisticsError(f"Statistics file '{path}': {error}") from error.__cause__
     except OSError as error:
         raise StatisticsError(
             f"Statistics file '{path}' cannot be read: {error.strerror or error}. Check the path."
         ) from error
-    known = "; ".join(each.title for each in FORMATS)
+    known = "; ".join(format_.title for format_ in FORMATS)
     raise StatisticsError(
-        f"Statistics file '{path}' is of no known format, expected one of: {known}. It begins with {file.head[:8]!r}."
+        f"Statistics file '{path}' has no known format, expected one of: {known}. It begins with {file.head[:8]!r}."
     )

@@ -1,4 +1,4 @@
-"""Base class of statistics formats: the file, and its numbers."""
+"""Base class of statistics formats, and lazy access to the content of a file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pp_graph.errors import ModelError, StatisticsError
 from pp_graph.statistics.provenance import StatisticsProvenance
+from pp_graph.statistics.rt_info import read_rt_info
 from pp_graph.statistics.statistics import LevelStatistics, Statistics
 from pp_graph.version import __version__
 
@@ -26,29 +27,29 @@ _HEAD_BYTES: Final = 64
 _LARGEST_TEXT: Final = 64 << 20
 _LARGEST_HASHED: Final = 64 << 20
 _XML: Final = (b"<?xml", b"<net")
-# The first field of a model's protobuf is its IR version, which every exporter writes.
+# Every exporter writes the IR version, the first field of a model's protobuf.
 _ONNX: Final = b"\x08"
 
 
 class StatisticsFormat(ABC):
-    """A kind of file that holds statistics.
+    """A file format with statistics.
 
     Attributes:
-        title: Its name, for people and for provenance.
+        title: Name for messages and provenance.
     """
 
     title: ClassVar[str]
 
     @abstractmethod
     def recognises(self, file: StatisticsFile) -> bool:
-        """True if the file is of this format, judged by its content. Cheap."""
+        """True if the content of the file is in this format. Must be fast."""
 
     @abstractmethod
     def read(self, file: StatisticsFile) -> Statistics:
-        """Read the statistics of a file of this kind.
+        """Read the statistics of a file in this format.
 
         Raises:
-            StatisticsError: It lacks what it should hold, or a number is impossible.
+            StatisticsError: An entry is missing, or a number is invalid.
         """
 
     def statistics(
@@ -60,14 +61,14 @@ class StatisticsFormat(ABC):
         settings: Mapping[str, Any] | None = None,
         notes: Iterable[str] = (),
     ) -> Statistics:
-        """Statistics with this format as their provenance.
+        """Build statistics whose provenance names this format.
 
         Args:
-            file: The file they were read from.
-            image: `threshold`, `min` and `max` of the image level; what is left out is unknown.
+            file: The file that was read.
+            image: `threshold`, `min` and `max` of the image level; missing ones are unknown.
             pixel: The same for the pixel level.
-            settings: Keyword arguments of `OneClassPostProcessor` that came with them.
-            notes: What a person should know about how they were read.
+            settings: Keyword arguments of `OneClassPostProcessor` that the file contains.
+            notes: Notes for the user.
         """
         return Statistics(
             image=_level("image", image),
@@ -91,19 +92,19 @@ def _level(name: str, numbers: Mapping[str, float | None]) -> LevelStatistics:
 
 
 class StatisticsFile:
-    """A file that may hold statistics; nothing but its beginning is read until it is asked for.
+    """A file that may contain statistics. Only its beginning is read until a property is used.
 
     Args:
         path: The file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("rb") as stream:
-            # What comes through a pipe comes once.
+            # A pipe can be read only once.
             if stream.seekable():
                 self.head = stream.read(_HEAD_BYTES)
             else:
@@ -112,37 +113,34 @@ class StatisticsFile:
 
     @cached_property
     def content(self) -> bytes:
-        """The whole of a small file."""
+        """All bytes of the file, at most 64 MiB."""
         size = self.path.stat().st_size
         if size > _LARGEST_TEXT:
             raise StatisticsError(
-                f"it has {size:,} bytes, expected at most {_LARGEST_TEXT:,} for a JSON of a few numbers. "
-                "Name the file with the statistics."
+                f"it has {size:,} bytes, expected at most {_LARGEST_TEXT:,}. Pass the file with the statistics."
             )
         return self.path.read_bytes()
 
     @cached_property
     def text_head(self) -> bytes:
-        """The beginning, without a byte order mark and white space."""
+        """The beginning of the file, without byte order mark and leading white space."""
         return self.head.removeprefix(b"\xef\xbb\xbf").lstrip()
 
     @cached_property
     def json(self) -> dict[str, Any] | None:
-        """The object that a JSON file holds; None where it holds something else."""
+        """Object in a JSON file; None for any other content."""
         if not self.text_head.startswith(b"{"):
             return None
         try:
-            # Python's reader takes NaN and Infinity, which Python's writer writes.
-            found = json.loads(self.content)
+            # Unlike msgspec, Python's json reads NaN and Infinity, which it also writes.
+            content = json.loads(self.content)
         except (ValueError, RecursionError):
             return None
-        return found if isinstance(found, dict) else None
+        return content if isinstance(content, dict) else None
 
     @cached_property
     def rt_info(self) -> Mapping[tuple[str, ...], str] | None:
-        """Names to texts of the `rt_info` of an OpenVINO IR; None for another file."""
-        from pp_graph.statistics.model_api import read_rt_info
-
+        """The `rt_info` of an OpenVINO IR, see `read_rt_info`; None for another file."""
         return read_rt_info(self.path) if self.text_head.startswith(_XML) else None
 
     @cached_property
@@ -155,15 +153,15 @@ class StatisticsFile:
 
         try:
             return RawModel.open(self.path)
-        except Exception as error:  # onnx_ir lets many kinds through for a malformed model
+        except Exception as error:  # onnx_ir raises many types for a malformed model
             if not named:
                 return None
-            what = str(error) if isinstance(error, ModelError) else f"it is not valid ONNX: {error}. Export it again."
-            raise StatisticsError(what) from error
+            reason = str(error) if isinstance(error, ModelError) else f"it is not valid ONNX: {error}. Export it again."
+            raise StatisticsError(reason) from error
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash of the file; None above 64 MiB, where hashing would take longer than everything else."""
+        """Hash of the file; None above 64 MiB, because hashing would take too long."""
         if not self.path.is_file() or self.path.stat().st_size > _LARGEST_HASHED:
             return None
         with self.path.open("rb") as stream:
@@ -171,14 +169,14 @@ class StatisticsFile:
 
 
 def as_number(name: str, value: object) -> float | None:
-    """Parse a number given as number or text, with NaN for unknown.
+    """Parse a number or text as a number. None for None and NaN, which mean unknown.
 
     Args:
-        name: What it is called in the file.
-        value: What the file holds.
+        name: Name in the file, for error messages.
+        value: Value in the file.
 
     Raises:
-        StatisticsError: It is no number, or infinite.
+        StatisticsError: The value is not a number, or infinite.
     """
     if value is None:
         return None
@@ -192,8 +190,8 @@ def as_number(name: str, value: object) -> float | None:
         ) from None
     if math.isinf(number):
         raise StatisticsError(
-            f"'{name}' is {number}, expected a finite number. Nothing was counted when it was calibrated, or scores "
-            "were not finite: validate the model again."
+            f"'{name}' is {number}, expected a finite number. The validation had no data or its scores were not "
+            "finite. Validate the model again."
         )
     return None if math.isnan(number) else number
 

@@ -21,16 +21,16 @@ _FLOAT32_MAX = 3.4028234663852886e38
 _FIELDS = "threshold, min, max (numbers or null)"
 
 Level = Literal["image", "pixel"]
-"""Whether numbers are of image scores or of the pixels of maps."""
+"""`image` for scores and labels, `pixel` for maps and masks."""
 
 
 class LevelStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The calibrated numbers of one level, image or pixel, on the scale of the raw model.
 
     Attributes:
-        threshold: Raw value above which something is anomalous; None where unknown.
-        min: Smallest raw value seen in calibration; None where unknown.
-        max: Largest raw value seen in calibration; None where unknown.
+        threshold: Raw values above it are anomalous; None if unknown.
+        min: Minimum of the calibrated range; None if unknown.
+        max: Maximum of the calibrated range; None if unknown.
 
     Raises:
         StatisticsError: A number is not finite, does not fit in float32, or `max` is below `min`.
@@ -41,19 +41,17 @@ class LevelStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     max: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no calibration can have produced."""
+        """Check the numbers."""
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if value is None:
                 continue
             if isinstance(value, bool | str) or not isinstance(value, SupportsFloat):
-                raise StatisticsError(
-                    f"'{name}' is {value!r}, expected a number or null. Give the value on the raw scale."
-                )
+                raise StatisticsError(f"'{name}' is {value!r}, expected a number or null. Use the raw model's scale.")
             value = float(value)
             if not math.isfinite(value):
                 raise StatisticsError(
-                    f"'{name}' is {value}, expected a finite number. Use null (None) where it is unknown, and "
+                    f"'{name}' is {value}, expected a finite number. Use null (None) if it is unknown, and "
                     "calibrate again if scores were not finite."
                 )
             if abs(value) > _FLOAT32_MAX:
@@ -79,12 +77,12 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         schema_version: Version of the JSON layout, 1.
-        image: Numbers of the image level (the score).
-        pixel: Numbers of the pixel level (the map).
-        provenance: Where they come from; None where that was not noted. No decision depends on it.
+        image: Statistics of scores.
+        pixel: Statistics of maps.
+        provenance: Origin of the statistics; None if unknown. No decision depends on it.
 
     Raises:
-        StatisticsError: See `LevelStatistics`; also an unknown schema version.
+        StatisticsError: A level is invalid, see `LevelStatistics`, or the schema version is unknown.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -93,7 +91,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     provenance: StatisticsProvenance | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a layout that this version does not know."""
+        """Check levels and schema version."""
         for name in ("image", "pixel"):
             level = getattr(self, name)
             if not isinstance(level, LevelStatistics):
@@ -111,16 +109,15 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Read statistics from our JSON, or from a file of Anomalib, Model API or pp_graph.
 
         Args:
-            path: The file; `pp_graph.statistics.reading.FORMATS` lists what it may be. What it holds decides, not
-                what it is called.
+            path: A file in any format of `pp_graph.statistics.reading.FORMATS`, recognised by its content.
 
         Returns:
-            The statistics. Where they were imported, `provenance` says from what, and its `settings` are the
-            keyword arguments of `OneClassPostProcessor` that came with them.
+            The statistics. For a foreign file, `provenance` names its format, and `provenance.settings` are keyword
+            arguments of `OneClassPostProcessor` that it contains.
 
         Raises:
-            StatisticsError: The file is missing, of no known format, or a field is unknown, of the wrong
-                type or impossible. The message names the file and the field.
+            StatisticsError: The file is missing or has no known format, or a field is unknown, has the wrong type or an
+                invalid value. The message names the file and the field.
         """
         from pp_graph.statistics.reading import read_statistics
 
@@ -144,7 +141,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Statistics:
-        """Read statistics from JSON text; see `load` for the errors."""
+        """Parse JSON text; raises the errors of `load`."""
         try:
             return msgspec.json.decode(text, type=cls)
         except msgspec.ValidationError as error:
@@ -157,26 +154,26 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise StatisticsError(
                 f"not valid JSON: {error}. Expected "
                 '{"schema_version": 1, "image": {"threshold": ..., "min": ..., "max": ...}, "pixel": {...}}; '
-                "NaN and Infinity are not JSON, use null for unknown."
+                "NaN and Infinity are not JSON; use null if unknown."
             ) from None
 
     def to_json(self) -> str:
-        """Write statistics as indented JSON text, ending in a newline."""
+        """Return indented JSON text that ends in a newline."""
         fields = msgspec.structs.asdict(self)
         if self.provenance is None:
             del fields["provenance"]
         return msgspec.json.format(msgspec.json.encode(fields), indent=1).decode() + "\n"
 
     def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
-        """Write statistics to a JSON file, whole or not at all.
+        """Write a JSON file atomically.
 
         Args:
             path: The file.
-            overwrite: Whether a file of that name may be replaced.
-            inputs: Files never to be replaced.
+            overwrite: True replaces an existing file.
+            inputs: Files that must not be replaced.
 
         Raises:
-            OutputFileError: The file exists with `overwrite` off, is an input, or cannot be written.
+            OutputFileError: The file exists and `overwrite` is False, it is an input, or it cannot be written.
         """
         with written_together(Path(path), overwrite=overwrite, inputs=inputs) as (draft,):
             draft.write_text(self.to_json(), encoding="utf-8")
@@ -190,15 +187,13 @@ def _field_path(message: str) -> str:
 
 def _explain(message: str) -> str:
     where = _field_path(message)
-    unknown = re.search(r"contains unknown field `([^`]*)`", message)
-    if unknown:
+    if unknown := re.search(r"contains unknown field `([^`]*)`", message):
         name = f"{where}.{unknown.group(1)}" if where else unknown.group(1)
         known = {"": "schema_version, image, pixel, provenance", "image": _FIELDS, "pixel": _FIELDS}
         expected = f"expected only {known[where]}" if where in known else "which this version does not know"
         return f"unknown field '{name}', {expected}. Remove or rename it."
-    wrong = re.search(r"Expected `([^`]*)`, got `([^`]*)`", message)
-    if wrong:
+    if wrong := re.search(r"Expected `([^`]*)`, got `([^`]*)`", message):
         expected = wrong.group(1).replace("float", "number").replace(" | ", " or ")
         field = f"field '{where}'" if where else "the file"
-        return f"{field} holds {wrong.group(2)}, expected {expected}. Correct it, or use null where unknown."
+        return f"{field} holds {wrong.group(2)}, expected {expected}. Correct it, or use null if unknown."
     return f"{message}. Expected fields: {_FIELDS} under 'image' and 'pixel'."

@@ -1,8 +1,8 @@
-"""Read a file of `torch.save` without torch and without running anything in it.
+"""Read a file of `torch.save` without torch and without executing code from it.
 
-A pickle is a program: it names functions, and the unpickler calls them. Here nothing is called. Its opcodes are
-followed one by one; what they would build is only noted (`Built`), and a few numbers are read from the zip where a
-caller asks for them, so that the size of a checkpoint does not matter.
+A pickle is a program: it names functions, and the unpickler calls them. This module follows the opcodes but calls
+nothing; it records each call as a `Built`. Single numbers are read from the zip on demand, so large checkpoints take
+no longer than small ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LARGEST_PICKLE: Final = 64 << 20
 _MOST_OPCODES: Final = 4_000_000
-"""A checkpoint has some tens for each tensor; each may take some tens of bytes here."""
+"""A checkpoint has some tens of opcodes per tensor, and each may take some tens of bytes of memory."""
 _DEEPEST: Final = 64
 _DTYPES: Final = {
     "FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "BFloat16Storage": "bf16",
@@ -36,7 +36,7 @@ _MARK: Final = object()
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a pickle names; it is not imported."""
+    """A class or function that a pickle names. It is not imported."""
 
     module: str
     name: str
@@ -44,13 +44,13 @@ class Name:
 
 @dataclass
 class Built:
-    """Object that a pickle would have built by calling something.
+    """A call in a pickle that was not made.
 
     Attributes:
-        by: What it would have called.
-        arguments: With what.
-        state: The attributes it would have set.
-        items: The entries it would have set, for a class that is a kind of dict.
+        by: The class or function.
+        arguments: The arguments.
+        state: Attributes to set on the result.
+        items: Entries to set, if the result is a dict.
     """
 
     by: Any
@@ -61,7 +61,7 @@ class Built:
 
 @dataclass(frozen=True)
 class StoredNumber:
-    """A tensor of one element, still in the file."""
+    """Position of a tensor with one element in the file."""
 
     dtype: str
     key: str
@@ -69,13 +69,13 @@ class StoredNumber:
 
 
 class TorchZip:
-    """A file that `torch.save` has written since torch 1.6: a zip with a pickle and the bytes of each tensor.
+    """A file of `torch.save` from torch 1.6 on: a zip with a pickle and the bytes of each tensor.
 
     Args:
         path: The file.
 
     Raises:
-        StatisticsError: It is cut short or malformed.
+        StatisticsError: The file is truncated or malformed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,29 +83,29 @@ class TorchZip:
         names = self._names()
         pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if not pickles:
-            raise StatisticsError("it is a zip without a data.pkl, expected one that torch.save wrote.")
-        # TorchScript has further pickles deeper in; the shortest name is the outermost.
+            raise StatisticsError("it is a zip without data.pkl, expected a file of torch.save.")
+        # TorchScript has more pickles in subfolders. The outermost has the shortest name.
         self._prefix = min(pickles, key=len).removesuffix("data.pkl")
-        self._big = f"{self._prefix}byteorder" in names and self._record("byteorder", 0, 3) == b"big"
+        self._big_endian = f"{self._prefix}byteorder" in names and self._record("byteorder", 0, 3) == b"big"
         pickled = self._record("data.pkl", 0, _LARGEST_PICKLE + 1)
         if len(pickled) > _LARGEST_PICKLE:
-            raise StatisticsError(f"its data.pkl has more than {_LARGEST_PICKLE:,} bytes, expected names and shapes.")
+            raise StatisticsError(f"its data.pkl has more than {_LARGEST_PICKLE:,} bytes, expected a smaller one.")
         self.content: Any = follow(pickled)
 
     def number(self, stored: StoredNumber) -> float:
         """Read one number.
 
         Raises:
-            StatisticsError: It is not in the file, or of a type that is no number.
+            StatisticsError: The number is missing, or its type is not supported.
         """
         dtype = _DTYPES.get(stored.dtype)
         if dtype is None:
             raise StatisticsError(f"a tensor is a {stored.dtype}, expected floating-point numbers.")
-        plain = np.dtype("u2" if dtype == "bf16" else dtype).newbyteorder(">" if self._big else "<")
-        data = self._record(f"data/{stored.key}", stored.offset * plain.itemsize, plain.itemsize)
-        if len(data) != plain.itemsize:
+        stored_dtype = np.dtype("u2" if dtype == "bf16" else dtype).newbyteorder(">" if self._big_endian else "<")
+        data = self._record(f"data/{stored.key}", stored.offset * stored_dtype.itemsize, stored_dtype.itemsize)
+        if len(data) != stored_dtype.itemsize:
             raise StatisticsError(f"its record 'data/{stored.key}' is cut short. Copy the file again.")
-        value = np.frombuffer(data, plain)
+        value = np.frombuffer(data, stored_dtype)
         if dtype == "bf16":
             value = (value.astype(np.uint32) << 16).view(np.float32)
         return float(value[0])
@@ -114,23 +114,23 @@ class TorchZip:
         try:
             with zipfile.ZipFile(self._path) as archive:
                 return archive.namelist()
-        except Exception as error:  # the standard library lets many kinds through for a malformed zip
-            raise StatisticsError(f"it is not a whole zip file: {error}. Copy it again.") from None
+        except Exception as error:  # zipfile raises many types for a malformed zip
+            raise StatisticsError(f"it is a damaged zip file: {error}. Copy it again.") from None
 
     def _record(self, name: str, offset: int, size: int) -> bytes:
-        """Bytes of a record; fewer where it ends before."""
+        """Read bytes of a record; fewer if the record ends before."""
         try:
             with zipfile.ZipFile(self._path) as archive:
                 info = archive.getinfo(self._prefix + name)
                 if info.compress_type != zipfile.ZIP_STORED:
-                    # torch compresses nothing, and so nothing can grow when it is read.
-                    raise StatisticsError(f"its record '{name}' is compressed, expected one as torch.save writes it.")
+                    # torch never compresses. Refusing compressed records also rules out zip bombs.
+                    raise StatisticsError(f"its record '{name}' is compressed, expected one that is not.")
                 with archive.open(info) as stream:
                     stream.seek(offset)
                     return stream.read(size)
         except StatisticsError:
             raise
-        except Exception as error:  # as above
+        except Exception as error:
             raise StatisticsError(f"its record '{name}' cannot be read: {error}. Copy the file again.") from None
 
 
@@ -141,18 +141,18 @@ def follow(pickled: bytes) -> Any:
         pickled: The pickle.
 
     Returns:
-        Plain values as they are, a `StoredNumber` for a tensor of one element, a `Name` or a `Built` for the rest.
+        Plain values, with a `StoredNumber` for each tensor of one element, and `Name` and `Built` for other objects.
 
     Raises:
-        StatisticsError: It is malformed, or uses what no file of torch does.
+        StatisticsError: The pickle is malformed, or uses an opcode that torch does not write.
     """
     machine = _Machine()
     try:
         with warnings.catch_warnings():
-            # A text in a damaged pickle may hold an escape that Python does not know; it is read as it stands.
+            # Text in a damaged pickle may contain an invalid escape, which Python warns of and keeps.
             warnings.simplefilter("ignore", DeprecationWarning)
-            for done, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
-                if done > _MOST_OPCODES:
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+                if count > _MOST_OPCODES:
                     raise StatisticsError(f"its pickle has more than {_MOST_OPCODES:,} operations, expected fewer.")
                 if opcode.name == "STOP":
                     return machine.pop()
@@ -165,7 +165,7 @@ def follow(pickled: bytes) -> Any:
 
 
 class _Machine:
-    """The unpickler's stack and memo, and the effect of each opcode."""
+    """An unpickler that calls nothing: a stack, a memo, and a method for each opcode."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -175,7 +175,7 @@ class _Machine:
         return self._stack.pop()
 
     def step(self, opcode: str, argument: Any) -> None:
-        if opcode in _NOTHING:
+        if opcode in _IGNORED:
             return
         if opcode in _PUSHES_ARGUMENT:
             self._stack.append(argument)
@@ -190,7 +190,7 @@ class _Machine:
         elif (method := getattr(self, f"_{opcode.lower()}", None)) is not None:
             method(*(() if argument is None else (argument,)))
         else:
-            raise StatisticsError(f"its pickle uses {opcode}, expected only what torch.save writes.")
+            raise StatisticsError(f"its pickle uses {opcode}, expected only opcodes that torch.save writes.")
 
     def _to_mark(self) -> list[Any]:
         items: list[Any] = []
@@ -222,7 +222,7 @@ class _Machine:
     def _list(self) -> None:
         self._stack.append(self._to_mark())
 
-    # A set is a list here: what is in it may not be hashable, as nothing was built.
+    # Sets become lists, because a `Built` is not hashable.
     _frozenset = _list
 
     def _dict(self) -> None:
@@ -254,7 +254,7 @@ class _Machine:
     def _stack_global(self) -> None:
         module, name = self._stack[-2:]
         if not isinstance(module, str) or not isinstance(name, str):
-            raise StatisticsError("its pickle names a function by an object, expected text. Save it again.")
+            raise StatisticsError("its pickle names a function by an object, expected a string. Save it again.")
         self._stack[-2:] = [Name(module, name)]
 
     def _binpersid(self) -> None:
@@ -276,7 +276,7 @@ class _Machine:
             self._stack[-1].state = state
 
 
-_NOTHING: Final = frozenset({"PROTO", "FRAME"})
+_IGNORED: Final = frozenset({"PROTO", "FRAME"})
 _PUSHES_ARGUMENT: Final = frozenset({
     "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1",
     "LONG4", "BINFLOAT", "FLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "BINSTRING",
@@ -289,7 +289,7 @@ _PUSHES: Final[dict[str, Callable[[], Any]]] = {
 
 
 def _build(by: Any, arguments: Any) -> Any:
-    """Result of a call in a pickle, as far as it matters here."""
+    """Result of a call: a dict, a `StoredNumber`, or a `Built` for all other calls."""
     if by == Name("collections", "OrderedDict") and arguments == ():
         return {}
     if by == Name("torch._utils", "_rebuild_parameter"):
@@ -297,7 +297,7 @@ def _build(by: Any, arguments: Any) -> Any:
     if isinstance(by, Name) and (by.module, by.name) in _TENSORS:
         storage, offset, size = arguments[:3]
         _, kind, key, *_ = storage.arguments
-        one = isinstance(size, tuple) and all(each == 1 for each in size)
+        one = isinstance(size, tuple) and all(length == 1 for length in size)
         if one and isinstance(kind, Name) and isinstance(key, str) and isinstance(offset, int) and offset >= 0:
             return StoredNumber(kind.name, key, offset)
     return Built(by, arguments)
@@ -309,7 +309,7 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 
 def _fill(target: Any, items: list[Any]) -> None:
-    """Set entries; keys of other types than these are no names, and hashing them might take forever."""
+    """Set entries with plain keys. Hashing other keys, such as nested tuples, could take forever."""
     entries = target.items if isinstance(target, Built) else target
     for key, value in zip(items[::2], items[1::2], strict=True):
         if isinstance(key, str | int | float | bytes):
@@ -317,22 +317,22 @@ def _fill(target: Any, items: list[Any]) -> None:
 
 
 def mappings(content: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """Every dict in a pickle, each once, outer before inner, with the keys that lead to it.
+    """Yield each dict in a pickle once, outer before inner, with the keys that lead to it.
 
     Args:
-        content: What `follow` gave, or a legacy file's dict.
+        content: Result of `follow`, or the content of a legacy file.
     """
     seen: set[int] = set()
     pending: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
     while pending:
-        path, found = pending.popleft()
-        if id(found) in seen or len(path) > _DEEPEST:
+        path, value = pending.popleft()
+        if id(value) in seen or len(path) > _DEEPEST:
             continue
-        seen.add(id(found))
-        if isinstance(found, dict):
-            yield path, found
-            pending.extend(((*path, key), value) for key, value in found.items() if isinstance(key, str))
-        elif isinstance(found, list | tuple):
-            pending.extend((path, value) for value in found)
-        elif isinstance(found, Built):
-            pending.extend((path, part) for part in (found.state, found.items, found.arguments))
+        seen.add(id(value))
+        if isinstance(value, dict):
+            yield path, value
+            pending.extend(((*path, key), entry) for key, entry in value.items() if isinstance(key, str))
+        elif isinstance(value, list | tuple):
+            pending.extend((path, item) for item in value)
+        elif isinstance(value, Built):
+            pending.extend((path, part) for part in (value.state, value.items, value.arguments))

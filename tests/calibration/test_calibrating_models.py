@@ -427,7 +427,7 @@ def test_steps_that_refer_to_no_statistics() -> None:
     recipe = [{"step": "compare", "source": "heat", "target": "bad", "level": 0.5}]
     post = pp.RecipePostProcessor(recipe=recipe, roles=[{"name": "heat", "axes": "NC"}], declared_outputs=["bad"])
     data = {"h_in": np.ones((2, 3), np.float32), "label": [0, 1]}
-    with pytest.raises(CalibrationError, match="reads heat, and nothing that it does with these refers to statistics"):
+    with pytest.raises(CalibrationError, match="reads heat and has nothing to calibrate"):
         calibrate(pp.RawModel.open(identity_model({"h": ["N", 3]})), data, post=post)
 
 
@@ -509,7 +509,7 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["raw.onnx", "--data", "images", "--report", "a.png", "--report", "a.png"], "Two outputs have the same name"),
         (["raw.onnx", "--data", "images", "--image-method", "best"], "'best' is not known, expected one of: f1"),
         (["raw.onnx", "--data", "images", "--image-method", "fpr:rate"], "'rate' is not a KEY=VALUE with a number"),
-        (["raw.onnx", "--data", "images", "--image-method", "fpr:rate=2"], "'rate' is 2.0, expected a number from 0"),
+        (["raw.onnx", "--data", "images", "--image-method", "fpr:rate=2"], "'rate' is 2.0, expected a number in [0, 1)"),
         (["raw.onnx", "--data", "images", "--image-method", "pro"], "expected pixels"),
         (["raw.onnx", "--data", "images/good"], "holds image '00.png' in no folder, expected a folder 'good'"),
         (["raw.onnx", "--data", "ground_truth"], "holds no images in 'good', expected a folder 'good'"),
@@ -568,7 +568,7 @@ def test_bad_dumps(tmp_path: Path, arrays: dict, expected: str) -> None:
         ("preds.csv", b"score,label,Score\n1,0,2\n", "'score' and 'Score', expected one score"),
         ("preds.csv", b"score,label\n1_0,1\n", "row 1: the score is '1_0', expected a number"),
         ("preds.csv", b"\xff\xfe\x00", "cannot be read: .* Expected comma-separated text in UTF-8"),
-        ("preds.csv", b"score,label\nnan,1\n1,0\n", "The score of 'image 0' holds 1 of 1 values that are not finite"),
+        ("preds.csv", b"score,label\nnan,1\n1,0\n", "The score of 'image 0' has 1 of 1 values that are not finite"),
         ("preds.parquet", b"PAR1", "cannot be read: .* Expected a Parquet file"),
     ],
 )
@@ -607,7 +607,7 @@ def test_cut_short_dump(dumped: Path, tmp_path: Path) -> None:
         ({"label": np.arange(12)}, "Labels in the data: found 2, expected bool, or 0 for normal and 1"),
         ({"label": np.ones(3)}, r"Array 'label' .* has shape \(3,\), expected 12 items"),
         ({"mask": np.ones((12, 3, 256, 256), bool)}, r"Masks have shape \(8, 3, 256, 256\), expected \(N,H,W\)"),
-        ({"label": np.zeros(12, bool)}, "'6' is labelled normal, and its mask has"),
+        ({"label": np.zeros(12, bool)}, "'6' is labelled normal, but its mask has"),
     ],
 )
 def test_bad_labels(arrays: dict, change: dict, expected: str) -> None:
@@ -629,7 +629,7 @@ def test_another_tools_post_processing_is_refused(brick: Path) -> None:
 def test_nan_from_the_model_names_the_image(tmp_path: Path, arrays: dict) -> None:
     images = arrays["image"].copy()
     images[3, 0, 100, 100] = np.nan
-    with pytest.raises(DataError, match="of '3' holds .* not finite .*--ignore-nonfinite"):
+    with pytest.raises(DataError, match="of '3' has .* not finite .*--ignore-nonfinite"):
         calibrate(DEMO / "raw.onnx", {**arrays, "image": images})
     result = calibrate(DEMO / "raw.onnx", {**arrays, "image": images}, ignore_nonfinite=True, resamples=0)
     assert result.pixel.record.dropped > 0

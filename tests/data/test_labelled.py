@@ -97,7 +97,7 @@ def test_masks_that_contradict(tmp_path: Path) -> None:
     shutil.copy(root / "ground_truth" / "bent" / "0.png", root / "ground_truth" / "good")
     labelled = open_labelled(root)
     given = {"labels": labelled.labels, "masks": labelled.masks(0, 4, (8, 8))}
-    with pytest.raises(DataError, match="is labelled normal, and its mask has anomalous pixels .6."):
+    with pytest.raises(DataError, match="is labelled normal, but its mask has anomalous pixels .6."):
         pp.Calibrator().update(maps=np.ones((4, 8, 8), np.float32), **given)
     (root / "ground_truth" / "bent").rename(root / "ground_truth" / "bnet")
     shutil.rmtree(root / "ground_truth" / "good")

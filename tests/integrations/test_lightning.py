@@ -363,7 +363,7 @@ def test_maps_are_kept_in_temporary_files(arrays: dict, monkeypatch: pytest.Monk
     assert len(opened) == 2
     broken = {**arrays, "anomaly_map": arrays["anomaly_map"].copy()}
     broken["anomaly_map"][9, 0, 2, 2] = np.nan
-    with pytest.raises(DataError, match="The map of 'image 9' holds 1 of 30 values that are not finite"):
+    with pytest.raises(DataError, match="The map of 'image 9' has 1 of 30 values that are not finite"):
         validated(PostProcessorCallback(), replayed(**broken))
     assert len(opened) == 4
     assert all(file.closed for file in opened)
@@ -406,7 +406,7 @@ def test_it_can_be_sent_to_another_process(arrays: dict) -> None:
         (
             {},
             lambda batch: {**batch, "mask": batch["mask"][:, :2]},
-            r"has shape \(2, 5\), expected \(6, 5\) as the map",
+            r"has shape \(2, 5\), expected \(6, 5\) like its map",
         ),
     ],
 )

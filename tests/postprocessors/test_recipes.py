@@ -293,7 +293,7 @@ steps:
 
     def test_a_fused_model_has_a_post_processor_of_its_own(self, demo_fused_path: Path) -> None:
         post = pp.RecipePostProcessor(None, (Keep("raw_map", "anomaly_map"),))
-        with pytest.raises(pp.PPGraphError, match="given for a model that is fused already"):
+        with pytest.raises(pp.PPGraphError, match="given for a fused model"):
             pp.calibrate(demo_fused_path, DEMO / "images", post=post)
 
     @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def test_metadata_with_less(tmp_path: Path) -> None:
         ({"image_threshold": "high"}, "'image_threshold' is 'high', expected a number"),
         ({"image_threshold": 1, "min": 3, "max": 2}, "in 'image': 'max' is 2, expected at least 'min', 3"),
         ({"image_threshold": 1, "image_mean": 0.1, "image_std": 2}, "normalised with a CDF.*standardised logarithms"),
-        ({"minmax": 3}, "'minmax' holds a int"),
-        ({"minmax": {"pred_score": []}}, r"'minmax\.pred_score' holds a list"),
+        ({"minmax": 3}, "'minmax' is a int"),
+        ({"minmax": {"pred_score": []}}, r"'minmax\.pred_score' is a list"),
         ({"minmax": {"pred_score": {"min": float("inf")}}}, r"'minmax\.pred_score\.min' is inf"),
     ],
 )
@@ -186,10 +186,10 @@ def test_model_api_with_less(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({}, "no rt_info model_info with image_threshold, pixel_threshold, normalization_scale"),
+        ({}, "nor an rt_info model_info with image_threshold, pixel_threshold, normalization_scale"),
         ({**INFO, "model_type": "ssd"}, "for a model of type 'ssd', expected 'AnomalyDetection'"),
         ({"image_threshold": "high"}, "'image_threshold' is 'high', expected a number"),
-        ({"image_threshold": "nan"}, "'image_threshold' is not a number"),
+        ({"image_threshold": "nan"}, "'image_threshold' is NaN, expected a number"),
         ({"normalization_scale": "inf"}, "'normalization_scale' is inf"),
         ({"normalization_scale": -1}, "'normalization_scale' is -1, expected 0 or more"),
     ],
@@ -208,7 +208,7 @@ def test_model_api_that_says_something_else(tmp_path: Path, info: dict[str, obje
         ("<net>" * 50_000, "nested more than 200 deep"),
         (
             "<net><layers><rt_info><model_info><image_threshold value='1'/></model_info></rt_info></layers></net>",
-            "no rt",
+            "nor an rt",
         ),
     ],
 )
@@ -248,7 +248,7 @@ def test_provenance_is_handed_on(tmp_path: Path) -> None:
     [
         ("{}", "provenance cannot be read"),
         ("nonsense", "provenance cannot be read"),
-        ('{"post_processor": "X", "parameters": {}, "statistics": null}', "'X', was fused without statistics"),
+        ('{"post_processor": "X", "parameters": {}, "statistics": null}', "'X' was fused without statistics"),
         ('{"post_processor": "X", "parameters": {}, "statistics": {"image": {"min": 2, "max": 1}}}', "'max' is 1"),
     ],
 )

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from pp_graph.calibration.estimator import CutEstimator, MaximumEstimator, Objective, require_positive, require_share
+from pp_graph.calibration.estimator import CutEstimator, require_number
 
 if TYPE_CHECKING:
     from pp_graph.calibration.score_counts import Counts, Flags, ScoreCounts
 
+Objective = npt.NDArray[np.floating[Any]]
+
+
+class MaximumEstimator(CutEstimator):
+    """Cuts at the largest objective; at the lowest score if several reach it, as `argmax`.
+
+    Attributes:
+        rounding: Bound on the relative error of the computed objective.
+        floor: Smallest objective to which that relative error applies; below, the error is `rounding * floor`.
+    """
+
+    needs_anomalous = True
+    rounding: ClassVar[float] = 1e-12
+    floor: ClassVar[float] = 1.0
+
+    @abstractmethod
+    def objective(self, true_positives: Counts, false_positives: Counts, anomalies: int, normals: int) -> Objective:
+        """Objective of each pair of counts. It must not fall with true positives, nor rise with false ones."""
+
+    def candidates(self, counts: ScoreCounts) -> Flags:
+        """Intervals whose upper bound of the objective reaches the largest lower bound."""
+        true, false = counts.true_positives, counts.false_positives
+        totals = counts.anomalies, counts.normals
+        reached = self.objective(true[:-1], false[:-1], *totals).astype(np.float64)
+        # A cut within an interval finds at most all its anomalous scores, and may spare all its normal ones.
+        possible = self.objective(true[:-1], false[1:], *totals).astype(np.float64)
+        best = float(reached.max())
+        slack = self.rounding * max(abs(best), self.floor)
+        promising: Flags = np.where(counts.exact, reached, possible) >= best - slack
+        return promising
+
+    def choose(self, counts: ScoreCounts) -> int:
+        """The first interval with the largest objective."""
+        true, false = counts.true_positives[:-1], counts.false_positives[:-1]
+        return int(np.argmax(self.objective(true, false, counts.anomalies, counts.normals)))
+
 
 @dataclass(frozen=True)
 class F1(MaximumEstimator):
-    """`2 * precision * recall / (precision + recall)`, largest; at the lowest score where there are several.
+    """Largest `2 * precision * recall / (precision + recall)`; at the lowest score if several reach it.
 
-    In float32 and in the order of operations of Anomalib 2.7, `_F1AdaptiveThreshold.compute`, on the curve of
-    torchmetrics, `_binary_clf_curve`: scores so many that float32 cannot tell their F1 apart are ties there, and the
-    first of them wins.
+    Computed in float32 and in the order of operations of Anomalib 2.7 (`_F1AdaptiveThreshold.compute`, on the curve of
+    torchmetrics' `_binary_clf_curve`), so that ties in float32 are decided as there: the first one wins.
     """
 
     name: ClassVar[str] = "f1"
@@ -29,49 +66,49 @@ class F1(MaximumEstimator):
 
     def objective(self, true_positives: Counts, false_positives: Counts, anomalies: int, normals: int) -> Objective:
         """F1, float32."""
-        found = true_positives.astype(np.float32)
-        false = (true_positives + false_positives).astype(np.float32) - found
+        true = true_positives.astype(np.float32)
+        false = (true_positives + false_positives).astype(np.float32) - true
         with np.errstate(invalid="ignore"):
-            precision = found / (found + false)
-            recall = found / np.float32(anomalies)
+            precision = true / (true + false)
+            recall = true / np.float32(anomalies)
             return np.nan_to_num(2 * precision * recall / (precision + recall + np.float32(1e-10)), nan=0.0)
 
 
 @dataclass(frozen=True)
 class FBeta(MaximumEstimator):
-    """`(1 + beta^2) TP / ((1 + beta^2) TP + beta^2 FN + FP)`, largest; at the lowest score where there are several.
+    """Largest `(1 + beta^2) TP / ((1 + beta^2) TP + beta^2 FN + FP)`; at the lowest score if several reach it.
 
     Source: C. J. van Rijsbergen, Information Retrieval, 1979, chapter 7.
 
     Attributes:
-        beta: How many times recall counts as much as precision, above 0: 2 where a missed defect is worse than a false
-            alarm, 0.5 where it is the other way round.
+        beta: Weight of recall relative to precision, in (0, 1e6]. Use 2 if a missed defect is worse than a false alarm,
+            0.5 for the opposite.
 
     Raises:
-        CalibrationError: `beta` is not above 0.
+        CalibrationError: `beta` is out of range.
     """
 
     name: ClassVar[str] = "fbeta"
     beta: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse a weight that means nothing."""
-        require_positive("beta", self.beta)
+        """Check the parameters."""
+        require_number("beta", self.beta, 0, 1e6)
 
     def objective(self, true_positives: Counts, false_positives: Counts, anomalies: int, normals: int) -> Objective:
         """F-beta, float64."""
         weight = self.beta**2
-        found = (1 + weight) * true_positives
-        total = found + weight * (anomalies - true_positives) + false_positives
-        return found / np.maximum(total, np.finfo(np.float64).tiny)
+        weighted = (1 + weight) * true_positives
+        total = weighted + weight * (anomalies - true_positives) + false_positives
+        return weighted / np.maximum(total, np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
 class Youden(MaximumEstimator):
-    """True-positive rate minus false-positive rate, largest; at the lowest score where there are several.
+    """Largest difference of true-positive and false-positive rate; at the lowest score if several reach it.
 
-    Does not depend on how many of the calibration's scores are anomalous. Source: W. J. Youden, Index for rating
-    diagnostic tests, Cancer 3, 1950.
+    It does not depend on the share of anomalous scores. Source: W. J. Youden, Index for rating diagnostic tests,
+    Cancer 3, 1950.
     """
 
     name: ClassVar[str] = "youden"
@@ -83,13 +120,13 @@ class Youden(MaximumEstimator):
 
 @dataclass(frozen=True)
 class Recall(CutEstimator):
-    """The highest score at and above which at least a share `recall` of the anomalous scores lies.
+    """The highest score with at least a share `recall` of the anomalous scores at or above it.
 
     Attributes:
         recall: Smallest share of anomalous scores called anomalous, in (0, 1].
 
     Raises:
-        CalibrationError: `recall` is outside (0, 1].
+        CalibrationError: `recall` is out of range.
     """
 
     name: ClassVar[str] = "recall"
@@ -98,13 +135,13 @@ class Recall(CutEstimator):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        require_share("recall", self.recall)
+        require_number("recall", self.recall, 0, 1)
 
     def choose(self, counts: ScoreCounts) -> int:
-        """The last cut that still has the recall."""
+        """The last interval that reaches the recall."""
         reached = counts.true_positives[:-1] / max(counts.anomalies, 1) >= self.recall
         return int(np.flatnonzero(reached)[-1])
 
     def candidates(self, counts: ScoreCounts) -> Flags:
-        """The interval within which the recall is lost."""
+        """The last interval that reaches the recall."""
         return np.equal(np.arange(len(counts)), self.choose(counts))

@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from pp_graph.calibration.estimator import (
-    CutEstimator,
-    ValueEstimator,
-    require_flag,
-    require_positive,
-    require_rate,
-    require_share,
-)
+from pp_graph.calibration.estimator import CutEstimator, ValueEstimator, require_number
 from pp_graph.calibration.score_counts import quantile_bounds, quantile_candidates, weighted_quantile, weighted_ranks
 from pp_graph.calibration.sketches import Moments
+from pp_graph.errors import CalibrationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy.typing as npt
 
     from pp_graph.calibration.score_counts import Flags, ScoreCounts
@@ -29,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FalsePositiveRate(CutEstimator):
-    """The lowest score at and above which at most a share `rate` of the normal scores lies.
+    """The lowest score with at most a share `rate` of the normal scores at or above it.
 
     Attributes:
         rate: Largest share of normal scores called anomalous, in [0, 1).
 
     Raises:
-        CalibrationError: `rate` is outside [0, 1).
+        CalibrationError: `rate` is out of range.
     """
 
     name: ClassVar[str] = "fpr"
@@ -44,34 +36,34 @@ class FalsePositiveRate(CutEstimator):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        require_rate("rate", self.rate)
+        require_number("rate", self.rate, 0, 1, closed="left")
 
     def choose(self, counts: ScoreCounts) -> int:
-        """The first cut that is within the rate."""
+        """The first interval within the rate."""
         return first_within(counts, self.rate)
 
     def candidates(self, counts: ScoreCounts) -> Flags:
-        """The interval within which the rate is crossed, and the one behind."""
+        """The first interval within the rate, and the one below, in which the rate is crossed."""
         chosen = self.choose(counts)
         index = np.arange(len(counts))
         return np.equal(index, chosen) | np.equal(index, chosen - 1)
 
 
 def first_within(counts: ScoreCounts, rate: float) -> int:
-    """Index of the first interval whose smallest score has at most a share of the normal scores at or above it."""
+    """Index of the first interval with at most a share `rate` of the normal scores at or above its lower end."""
     return int(np.argmax(counts.false_positives / max(counts.normals, 1) <= rate))
 
 
 @dataclass(frozen=True)
 class Quantile(ValueEstimator):
-    """`factor` times the `q` quantile of the normal scores, interpolated as `numpy.quantile` does.
+    """`factor` times the `q` quantile of the normal scores, as `numpy.quantile`.
 
     Attributes:
         q: The quantile, in (0, 1].
-        factor: What it is multiplied with, above 0.
+        factor: Factor of the quantile, in (0, 1e6].
 
     Raises:
-        CalibrationError: A parameter is outside its range.
+        CalibrationError: A parameter is out of range.
     """
 
     name: ClassVar[str] = "quantile"
@@ -80,35 +72,35 @@ class Quantile(ValueEstimator):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        require_share("q", self.q)
-        require_positive("factor", self.factor)
+        require_number("q", self.q, 0, 1)
+        require_number("factor", self.factor, 0, 1e6)
 
     def candidates(self, counts: ScoreCounts) -> Flags:
-        """The intervals of the scores that are interpolated."""
+        """Intervals of the scores that the quantile interpolates."""
         return quantile_candidates(counts.normal, self.q)
 
-    def bounds(self, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> tuple[float, float]:
-        """The quantile with each interval at its lower, and at its upper end."""
+    def bounds(self, counts: ScoreCounts, sketch: Sketch | None) -> tuple[float, float]:
+        """The quantile with all scores at the lower, and at the upper, end of their interval."""
         low, high = quantile_bounds(counts, counts.normal, self.q)
         return self.factor * low, self.factor * high
 
 
 _MAD_TO_SIGMA: Final = 1.4826
-"""The MAD of a normal distribution is 1 / 1.4826 of its standard deviation (P. Rousseeuw, C. Croux, JASA 88, 1993)."""
+"""Standard deviation of a normal distribution divided by its MAD (P. Rousseeuw, C. Croux, JASA 88, 1993)."""
 
 
 @dataclass(frozen=True)
 class Sigma(ValueEstimator):
-    """`mean + k * std` of the normal scores, or `median + k * 1.4826 * MAD`, which outliers do not move.
+    """`mean + k * std` of the normal scores, or, robust to outliers, `median + k * 1.4826 * MAD`.
 
-    The standard deviation is that of the scores as a population (NumPy's default).
+    The standard deviation is the population's, NumPy's default. MAD is the median absolute deviation from the median.
 
     Attributes:
-        k: How many standard deviations, above 0.
-        robust: Whether median and MAD stand for mean and standard deviation.
+        k: Number of standard deviations, in (0, 1e6].
+        robust: True uses median and MAD.
 
     Raises:
-        CalibrationError: A parameter is outside its range.
+        CalibrationError: A parameter is out of range.
     """
 
     name: ClassVar[str] = "sigma"
@@ -116,30 +108,30 @@ class Sigma(ValueEstimator):
     robust: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a threshold below the mean."""
-        require_positive("k", self.k)
-        require_flag("robust", self.robust)
+        """Check the parameters."""
+        require_number("k", self.k, 0, 1e6)
+        if not isinstance(self.robust, bool):
+            raise CalibrationError(f"Parameter 'robust' is {self.robust!r}, expected True or False.")
 
-    def sketches(self) -> tuple[type[Sketch], ...]:
-        """Mean and standard deviation come from exact sums."""
-        return () if self.robust else (Moments,)
+    def new_sketch(self) -> Sketch | None:
+        """Exact sums for mean and standard deviation."""
+        return None if self.robust else Moments()
 
     def candidates(self, counts: ScoreCounts) -> Flags:
-        """With the median, its interval, and those as far from it as the MAD may be."""
+        """If robust, the interval of the median, and the intervals that may be one MAD away from it."""
         if not self.robust:
             return np.zeros(len(counts), np.bool_)
         near, far = _distances(counts)
         smallest, _, _ = weighted_ranks(near, counts.normal, 0.5)
         _, largest, _ = weighted_ranks(far, counts.normal, 0.5)
-        as_far_as_mad = (counts.normal > 0) & (far >= smallest) & (near <= largest)
-        return quantile_candidates(counts.normal, 0.5) | as_far_as_mad
+        one_mad_away = (counts.normal > 0) & (far >= smallest) & (near <= largest)
+        return quantile_candidates(counts.normal, 0.5) | one_mad_away
 
-    def bounds(self, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> tuple[float, float]:
+    def bounds(self, counts: ScoreCounts, sketch: Sketch | None) -> tuple[float, float]:
         """Exact for mean and standard deviation."""
         if not self.robust:
-            moments = sketches[Moments]
-            assert isinstance(moments, Moments)
-            exact = moments.mean + self.k * moments.std
+            assert isinstance(sketch, Moments)
+            exact = sketch.mean + self.k * sketch.std
             return exact, exact
         low, high = quantile_bounds(counts, counts.normal, 0.5)
         near, far = _distances(counts)
@@ -161,7 +153,7 @@ def _distances(counts: ScoreCounts) -> tuple[npt.NDArray[np.float64], npt.NDArra
 
 @dataclass(frozen=True)
 class MaxNormal(ValueEstimator):
-    """The largest normal score itself, which the strict `>` of inference calls normal."""
+    """The largest normal score. Inference compares with `>`, so it calls this score normal."""
 
     name: ClassVar[str] = "max-normal"
 
@@ -169,6 +161,6 @@ class MaxNormal(ValueEstimator):
         """The last interval with normal scores."""
         return quantile_candidates(counts.normal, 1.0)
 
-    def bounds(self, counts: ScoreCounts, sketches: Mapping[type[Sketch], Sketch]) -> tuple[float, float]:
-        """The ends of that interval."""
+    def bounds(self, counts: ScoreCounts, sketch: Sketch | None) -> tuple[float, float]:
+        """Ends of the last interval with normal scores."""
         return quantile_bounds(counts, counts.normal, 1.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.calibration.estimator import CutEstimator, require_rate
+from pp_graph.calibration.estimator import CutEstimator, require_number
 from pp_graph.calibration.thresholds.from_normal import first_within
 from pp_graph.extras import require_extra
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pp_graph.calibration.score_counts import Flags, ScoreCounts
 
 
-# Pixels that touch by an edge or a corner are one region, as in Anomalib's and MVTec's evaluation.
+# Pixels that share an edge or a corner belong to one region, as in Anomalib's and MVTec's evaluation.
 _CONNECTED = np.ones((3, 3), np.int64)
 
 
@@ -26,7 +26,7 @@ class RegionOverlap:
     """Mean share of each connected region of the ground truth at or above a cutoff.
 
     Args:
-        cutoff: The smallest score that is called anomalous.
+        cutoff: Smallest score that is called anomalous.
 
     Raises:
         ExtraError: SciPy is not installed.
@@ -45,12 +45,12 @@ class RegionOverlap:
         labels, count = _ndimage().label(mask, structure=_CONNECTED)
         inside = labels[mask]
         sizes = np.bincount(inside, minlength=count + 1)[1:]
-        found = np.bincount(inside, weights=anomaly_map[mask] >= self.cutoff, minlength=count + 1)[1:]
-        self._sum += float((found / sizes).sum())
+        detected = np.bincount(inside, weights=anomaly_map[mask] >= self.cutoff, minlength=count + 1)[1:]
+        self._sum += float((detected / sizes).sum())
         self.regions += int(count)
 
     def merge(self, other: Self) -> None:
-        """Add another's regions."""
+        """Add the regions of another state."""
         self._sum += other._sum
         self.regions += other.regions
 
@@ -66,18 +66,18 @@ def _ndimage() -> Any:
 
 @dataclass(frozen=True)
 class PerRegionOverlap(CutEstimator):
-    """The highest of the thresholds that reach the largest per-region overlap within a false-positive rate.
+    """The highest threshold with the largest per-region overlap that a false-positive rate allows.
 
-    The per-region overlap (PRO) is the mean, over connected regions of the ground truth, of the share of a region that
-    is found; every region counts alike, however small. It grows with each anomalous pixel that is found, so within the
-    rate it is largest, and first reached, at the lowest score of an anomalous pixel. Source: P. Bergmann et al., The
-    MVTec Anomaly Detection Dataset, IJCV 2021, section 5.2.
+    The per-region overlap (PRO) is the mean share of a connected region of the ground truth that is found. Every
+    region has the same weight, whatever its size. PRO grows with each anomalous pixel found. So among the scores
+    within the rate, it is largest at the lowest score of an anomalous pixel. Source: P. Bergmann et al., The MVTec
+    Anomaly Detection Dataset, IJCV 2021, section 5.2.
 
     Attributes:
         rate: Largest share of normal pixels called anomalous, in [0, 1).
 
     Raises:
-        CalibrationError: `rate` is outside [0, 1).
+        CalibrationError: `rate` is out of range.
     """
 
     name: ClassVar[str] = "pro"
@@ -87,15 +87,15 @@ class PerRegionOverlap(CutEstimator):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        require_rate("rate", self.rate)
+        require_number("rate", self.rate, 0, 1, closed="left")
 
     def choose(self, counts: ScoreCounts) -> int:
-        """The first anomalous score within the rate."""
+        """The first interval within the rate that has anomalous scores."""
         first = first_within(counts, self.rate)
-        found = np.flatnonzero(counts.anomalous[first:])
-        return first + int(found[0]) if len(found) else len(counts)
+        anomalous = np.flatnonzero(counts.anomalous[first:])
+        return first + int(anomalous[0]) if len(anomalous) else len(counts)
 
     def candidates(self, counts: ScoreCounts) -> Flags:
-        """From the interval within which the rate is crossed to the first anomalous score behind."""
+        """From the interval in which the rate is crossed to the chosen one."""
         index = np.arange(len(counts))
         return (index >= first_within(counts, self.rate) - 1) & (index <= self.choose(counts))

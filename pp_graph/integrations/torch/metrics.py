@@ -15,7 +15,7 @@ from pp_graph.errors import DataError
 from pp_graph.extras import require_extra
 
 if TYPE_CHECKING:
-    from pp_graph.calibration.placement import Placement
+    from pp_graph.calibration.level import Placement
 
 _torchmetrics: Any = require_extra("torchmetrics", "lightning", "metrics of post-processors")
 Metric: Any = _torchmetrics.Metric
