@@ -27,8 +27,8 @@ def strip(fused: Path, output: Path, copy_weights: bool, force: bool, as_json: b
     """Remove the post-processing from FUSED and restore the raw file."""
     from pp_graph import fusion
 
-    provenance = fusion.FusedModel.load(fused).provenance
     raw = fusion.strip(fused)
+    provenance = fusion.FusedModel.load(fused).provenance
     raw.save(output, overwrite=force, copy_weights=copy_weights)
     restored = raw.sha256 == provenance.raw.sha256
     if not restored:

@@ -578,7 +578,7 @@ class TestStripAfterChanges:
     def test_something_reads_the_post_processing(self) -> None:
         proto = pp.fuse(conv_model(), POST).to_proto()
         proto.graph.node.add(op_type="Neg", input=["pred_score"], output=["more"], name="more")
-        with pytest.raises(ProvenanceError, match="changed after it was fused: operator 'more' reads 'pred_score'"):
+        with pytest.raises(ProvenanceError, match="changed after it was fused, .*: operator 'more' reads 'pred_score'"):
             pp.strip(proto)
 
 

@@ -181,7 +181,7 @@ class TestWhatIsQuantised:
         assert quantizers_behind_the_layers(artifact) == []
         assert artifact.precision == "int8"
         report = pp.verify(pp.RawModel.open(distance_model()), artifact, IMAGES)
-        assert report.passed, report.failures
+        assert report.postprocessing_exact, report.failures
         assert report.postprocessing_flips == 0
         errors = {error.name: error for error in report.errors}
         assert 1e-4 < errors["raw_map"].mean_abs < 0.05, "int8, but not another model"
@@ -207,7 +207,7 @@ class TestWhatIsQuantised:
         }
         assert quantizers_behind_the_layers(artifact) == []
         report = pp.verify(pp.RawModel.open(neighbour_model()), artifact, images)
-        assert report.passed, report.failures
+        assert report.postprocessing_exact, report.failures
         assert report.errors[0].mean_abs < 0.1, "distances are about 1.7"
 
     def test_layers_of_a_transformer(self) -> None:
@@ -215,7 +215,7 @@ class TestWhatIsQuantised:
         artifact = int8(token_model(), {"tokens": tokens})
         assert layers(artifact) == {"MatMul [12, 24]": True}
         assert quantizers_behind_the_layers(artifact) == []
-        assert pp.verify(pp.RawModel.open(token_model()), artifact, {"tokens": tokens}).passed
+        assert pp.verify(pp.RawModel.open(token_model()), artifact, {"tokens": tokens}).postprocessing_exact
 
     def test_a_matrix_for_each_position_is_no_layer(self, demo_fused_path: Path, demo_images: np.ndarray) -> None:
         artifact = int8(pp.FusedModel.load(demo_fused_path), demo_images, subset_size=3)
@@ -266,7 +266,7 @@ class TestDistinctValues:
         assert min(map_values(artifact, shown)) > 10_000
         assert quantizers_behind_the_layers(artifact) == []
         report = pp.verify(brick / "raw.onnx", artifact, images[::8])
-        assert report.passed, report.failures
+        assert report.postprocessing_exact, report.failures
         assert report.postprocessing_flips == 0
         assert next(each for each in report.decisions if each.name == "pred_label").flips <= 1
 
@@ -298,7 +298,7 @@ class TestArtifact:
     @pytest.mark.parametrize("execution", ["f32", "bf16", "f16"])
     def test_island_runs_in_f32_and_flips_nothing(self, saved: Path, demo_images: np.ndarray, execution: str) -> None:
         report = pp.verify(DEMO / "raw.onnx", saved, demo_images, inference_precision=execution)
-        assert report.passed, report.failures
+        assert report.postprocessing_exact, report.failures
         assert report.postprocessing_flips == 0
         assert set(report.island.values()) == {"f32"}
         labels = next(each for each in report.decisions if each.name == "pred_label")
@@ -323,7 +323,7 @@ class TestArtifact:
         raw = [open_raw_values(each).run({"image": demo_images[:3]})["raw_map"] for each in (saved, path)]
         assert np.array_equal(*raw)
         report = pp.verify(DEMO / "raw.onnx", path, demo_images)
-        assert report.passed, report.failures
+        assert report.postprocessing_exact, report.failures
         assert report.postprocessing_flips == 0
         assert pp.OpenVINOModel.load(path).conversion["quantization"]["images"] == 6
 
@@ -388,7 +388,7 @@ class TestData:
         assert artifact.conversion["quantization"]["data"] == "data.npz"
         assert all(layers(artifact).values())
         assert pp.verify(pp.RawModel.open(model), artifact, tmp_path / "data.npz").passed
-        with pytest.raises(DataError, match="Found arrays 'image' in the data, expected one an input"):
+        with pytest.raises(DataError, match="Found arrays 'image' in the data, expected an array for each input"):
             int8(model, {"image": arrays["left"]})
 
     @pytest.mark.parametrize(("data", "message"), [
@@ -663,7 +663,7 @@ def test_decisions_follow_from_the_raw_value_whoever_reads_it_too(
     path = artifact.save(tmp_path / "model.xml")
     for tuned in (artifact, pp.retune(pp.open(path), image_sensitivity=0.0)):
         report = pp.verify(pp.RawModel.open(model), tuned, IMAGES, inference_precision=precision)
-        assert report.passed, report.failures
+        assert report.postprocessing_exact, report.failures
         assert report.postprocessing_flips == report.boundary.flips == 0
         assert 0 < report.decisions[1].positive < report.decisions[1].total
         if keep_raw:

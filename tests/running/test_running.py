@@ -374,7 +374,9 @@ def test_an_error_in_the_runtime_leaves_the_runner_usable() -> None:
     runner = pp.load(pp.fuse(proto, pp.OneClassPostProcessor(STATS)))
     good, bad = np.ones((1, 3, 8, 8), np.float32), np.ones((1, 5, 8, 8), np.float32)
     expected = runner(good)
-    with pytest.raises(TargetError, match="OpenVINO failed on a batch: .* Do the images have the size and layout"):
+    with pytest.raises(
+        TargetError, match="OpenVINO failed on a batch: .* Do the images have the model's size and layout"
+    ):
         runner(bad)
     stream = runner.stream([good, good, bad, good, good])
     assert same(next(stream), expected)
