@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pp_graph.errors import StatisticsError
+from pp_graph.one_class_options import OPTIONS
 from pp_graph.statistics.source import StatisticsFormat, as_number
 from pp_graph.statistics.torch_file import TorchZip, mappings
 
@@ -22,7 +23,9 @@ BUFFERS: Final = {
     "_image_threshold": ("image", "threshold"), "image_min": ("image", "min"), "image_max": ("image", "max"),
     "_pixel_threshold": ("pixel", "threshold"), "pixel_min": ("pixel", "min"), "pixel_max": ("pixel", "max"),
 }  # fmt: skip
-_PREFIX: Final = "post_processor."
+_ATTRIBUTE: Final = "post_processor"
+_WRAPPERS: Final = ("_orig_mod", "module", "model")
+"""Components that `torch.compile`, data parallelism and Lightning modules put before a name."""
 _CONFIG: Final = "anomalib_post_processor_config"
 SETTINGS: Final = {
     "enable_normalization": "normalize", "enable_thresholding": "threshold",
@@ -58,7 +61,10 @@ class AnomalibCheckpoint(StatisticsFormat):
             archive = TorchZip(file.path)
             content, to_number = archive.content, archive.number
         dicts = list(mappings(content))
-        prefix, stored = _find_buffers(dicts)
+        callback = _find_callback(dicts)
+        if callback is not None:
+            return self._of_callback(file, callback)
+        prefix, stored = _find_buffers(dicts, to_number)
         levels: dict[str, dict[str, float | None]] = {"image": {}, "pixel": {}}
         for buffer, tensor in stored.items():
             level, field = BUFFERS[buffer]
@@ -73,6 +79,25 @@ class AnomalibCheckpoint(StatisticsFormat):
             levels[level][field] = as_number(f"{prefix}{buffer}", number)
         settings, notes = _find_settings(dicts)
         return self.statistics(file, levels["image"], levels["pixel"], settings=settings, notes=notes)
+
+    def _of_callback(self, file: StatisticsFile, state: dict[Any, Any]) -> Statistics:
+        """Read the state of pp_graph's own Lightning callback."""
+        try:
+            levels = {level: dict(state["statistics"][level]) for level in ("image", "pixel")}
+            numbers = {
+                level: {end: as_number(f"{level}.{end}", found.get(end)) for end in ("threshold", "min", "max")}
+                for level, found in levels.items()
+            }
+        except (TypeError, KeyError, ValueError):
+            raise StatisticsError(
+                "the state of its PostProcessorCallback is damaged, expected statistics of both levels. Save the "
+                "checkpoint again."
+            ) from None
+        parameters = state["parameters"] if isinstance(state["parameters"], dict) else {}
+        own = state["post_processor"] == "OneClassPostProcessor"
+        settings = {name: value for name, value in parameters.items() if own and name in OPTIONS}
+        notes = ["The model was trained after these statistics were found."] if state.get("outdated") else []
+        return self.statistics(file, numbers["image"], numbers["pixel"], settings=settings, notes=notes)
 
 
 def _load_legacy(path: Path) -> Any:
@@ -94,10 +119,13 @@ def _load_legacy(path: Path) -> Any:
         ) from None
 
 
-def _find_buffers(dicts: _Dicts) -> tuple[str, dict[str, Any]]:
-    """Find the post-processor's buffers. Returns their prefix, and the tensors by name without prefix."""
-    prefixed: dict[str, dict[str, Any]] = {}
-    unprefixed: dict[str, dict[str, Any]] = {}
+def _find_buffers(dicts: _Dicts, to_number: Callable[[Any], float]) -> tuple[str, dict[str, Any]]:
+    """Find the post-processor's buffers. Returns their prefix, and the tensors by name without prefix.
+
+    Wrappers (`torch.compile`, `DataParallel`, a Lightning module) put a component before the name. Groups under
+    `post_processor` come first, then those without a name, then those under any other attribute.
+    """
+    ranked: tuple[dict[str, dict[str, Any]], ...] = ({}, {}, {})
     keys: list[str] = []
     for path, entries in dicts:
         names = [key for key in entries if isinstance(key, str)]
@@ -106,29 +134,47 @@ def _find_buffers(dicts: _Dicts) -> tuple[str, dict[str, Any]]:
             prefix, _, buffer = name.rpartition(".")
             if buffer not in BUFFERS or entries[name] is None:
                 continue
-            if f"{prefix}.".endswith(_PREFIX):
-                prefixed.setdefault(f"{'/'.join(path)}:{prefix}.", {})[buffer] = entries[name]
-            elif not prefix:
-                unprefixed.setdefault(f"{'/'.join(path)}:", {})[buffer] = entries[name]
+            parts = [part for part in prefix.split(".") if part not in _WRAPPERS]
+            rank = 0 if parts and parts[-1] == _ATTRIBUTE else 2 if parts else 1
+            label = f"{'/'.join(path)}:{prefix}{'.' if prefix else ''}"
+            ranked[rank].setdefault(label, {})[buffer] = entries[name]
     # A checkpoint may also contain an uncalibrated post-processor in its hyperparameters. That has no threshold.
-    for candidates in (prefixed, unprefixed):
+    for candidates in ranked:
         calibrated = {
             name: tensors for name, tensors in candidates.items() if any("threshold" in buffer for buffer in tensors)
         }
-        if len(calibrated) > 1:
+        if len({repr(_numbers(tensors, to_number)) for tensors in calibrated.values()}) > 1:
             listed = ", ".join(f"'{name.partition(':')[2] or name}'" for name in calibrated)
             raise StatisticsError(
-                f"it has {len(calibrated)} post-processors, under {listed}, expected one. Save the state dict of one "
-                "model."
+                f"it has {len(calibrated)} post-processors with different numbers, under {listed}, expected one. Save "
+                "the state dict of one model."
             )
         for name, tensors in calibrated.items():
             return name.partition(":")[2], tensors
     shown = ", ".join(f"'{key}'" for key in keys[:5]) or "nothing"
     raise StatisticsError(
-        f"it has no buffers of a post-processor, expected '{_PREFIX}_image_threshold' and others from Anomalib 2.x; "
-        f"found {shown}{', …' if len(keys) > 5 else ''}. Validate the model with Anomalib 2.x, or pass the "
-        "metadata.json of an earlier version."
+        f"it has no buffers of a post-processor, expected '{_ATTRIBUTE}._image_threshold' and others from Anomalib 2.x "
+        f"or pp_graph; found {shown}{', …' if len(keys) > 5 else ''}. Validate the model, or pass the metadata.json of "
+        "an earlier version."
     )
+
+
+def _numbers(tensors: Mapping[str, Any], to_number: Callable[[Any], float]) -> dict[str, object]:
+    """Return what can be compared of tensors; `read` says what is wrong with one that is not a number."""
+    found: dict[str, object] = {}
+    for name in sorted(tensors):
+        try:
+            found[name] = to_number(tensors[name])
+        except Exception:  # damaged in any way
+            found[name] = None
+    return found
+
+
+def _find_callback(dicts: _Dicts) -> dict[Any, Any] | None:
+    """Find the state of pp_graph's Lightning callback that has statistics; None if there is none."""
+    names = {"version", "statistics", "post_processor", "parameters"}
+    states = [entries for _, entries in dicts if names <= set(entries)]
+    return next((state for state in states if state["statistics"] is not None), None)
 
 
 def _find_settings(dicts: _Dicts) -> tuple[dict[str, Any], list[str]]:

@@ -62,7 +62,8 @@ class AnomalibMetadata(StatisticsFormat):
         return self.statistics(file, levels["image"], levels["pixel"], notes=notes)
 
 
-_TILED_RANGES: Final = {"image": "pred_score", "pixel": "anomaly_map"}
+_TILED_RANGES: Final = {"image": ("pred_score", "pred_scores"), "pixel": ("anomaly_map", "anomaly_maps")}
+"""Names of the ranges; Anomalib 1.x used the plural."""
 
 
 class TiledEnsemble(StatisticsFormat):
@@ -79,7 +80,8 @@ class TiledEnsemble(StatisticsFormat):
         content = file.json or {}
         ranges = _object(content, "minmax", "minmax")
         levels = {}
-        for level, name in _TILED_RANGES.items():
+        for level, names in _TILED_RANGES.items():
+            name = next((name for name in names if name in ranges), names[0])
             extent = _object(ranges, name, f"minmax.{name}")
             numbers = {end: as_number(f"minmax.{name}.{end}", extent.get(end)) for end in ("min", "max")}
             threshold = f"{level}_threshold"

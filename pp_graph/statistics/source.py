@@ -70,6 +70,11 @@ class StatisticsFormat(ABC):
             settings: Keyword arguments of `OneClassPostProcessor` that the file contains.
             notes: Notes for the user.
         """
+        if all(number is None for number in (*image.values(), *pixel.values())):
+            raise StatisticsError(
+                "it holds no number: threshold, min and max of both levels are unknown, expected at least one. "
+                "Validate or calibrate the model first."
+            )
         return Statistics(
             image=_level("image", image),
             pixel=_level("pixel", pixel),

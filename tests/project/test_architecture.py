@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "values": set(),
     "preprocessing": {"errors"},
     "model": {"errors", "files"},
-    "statistics": {"model", "version"},
+    "statistics": {"model", "one_class_options", "version"},
     "steps": {"model", "values"},
     "program": {"steps", "statistics"},
     "postprocessors": {"program", "one_class_options"},

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import pp_graph as pp
 from pp_graph.errors import StatisticsError
+from pp_graph.statistics.anomalib_checkpoint import BUFFERS
 from pp_graph.statistics.torch_file import Built, Name, follow, mappings
 from tests.conftest import ROOT
 
@@ -312,9 +313,9 @@ NAN = struct.pack("<f", float("nan"))
         ({"_image_threshold": b"X\x01\x00\x00\x00a"}, {}, "not a tensor with one number"),
         ({"_image_threshold": tensor("0")}, {"data/0": struct.pack("<f", float("inf"))}, "_image_threshold' is inf"),
         (
-            {"a.post_processor._image_threshold": tensor("0"), "post_processor._image_threshold": tensor("0")},
-            {"data/0": NAN},
-            r"2 post-processors, under 'a\.post_processor\.', 'post_processor\.', expected one",
+            {"a.post_processor._image_threshold": tensor("0"), "post_processor._image_threshold": tensor("1")},
+            {"data/0": struct.pack("<f", 1.0), "data/1": struct.pack("<f", 2.0)},
+            r"2 post-processors with different numbers, under 'a\.post_processor\.', 'post_processor\.', expected one",
         ),
         (
             {"_image_threshold": tensor("0"), "image_min": tensor("1"), "image_max": tensor("0")},
@@ -333,8 +334,47 @@ def test_what_is_wrong_is_named(
 
 
 def test_nan_is_unknown(tmp_path: Path) -> None:
-    path = torch_zip(tmp_path / "x.ckpt", state_dict(_image_threshold=tensor("0")), {"data/0": NAN})
-    assert pp.Statistics.load(path).image == pp.LevelStatistics()
+    tensors = {"_image_threshold": tensor("0"), "pixel_min": tensor("1")}
+    path = torch_zip(tmp_path / "x.ckpt", state_dict(**tensors), {"data/0": NAN, "data/1": struct.pack("<f", 2.0)})
+    found = pp.Statistics.load(path)
+    assert (found.image, found.pixel) == (pp.LevelStatistics(), pp.LevelStatistics(min=2.0))
+    path = torch_zip(tmp_path / "y.ckpt", state_dict(_image_threshold=tensor("0")), {"data/0": NAN})
+    with pytest.raises(StatisticsError, match="it holds no number: threshold, min and max of both levels are unknown"):
+        pp.Statistics.load(path)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "post_processor.", "_orig_mod.post_processor.", "module.post_processor.", "module._orig_mod.post_processor.",
+        "model.post_processor._orig_mod.", "model.", "post.", "net.decider._orig_mod.", "module.",
+    ],
+)  # fmt: skip
+def test_wrappers_and_attributes_of_any_name(tmp_path: Path, prefix: str) -> None:
+    names = [f"{prefix}{buffer}" for buffer in BUFFERS]
+    tensors = {name: tensor(str(index)) for index, name in enumerate(names)}
+    data = {f"data/{index}": struct.pack("<f", 1.0 + index) for index in range(6)}
+    found = pp.Statistics.load(torch_zip(tmp_path / "x.ckpt", state_dict(**tensors), data))
+    assert [found.image.threshold, found.image.min, found.image.max] == [1.0, 2.0, 3.0]
+    assert [found.pixel.threshold, found.pixel.min, found.pixel.max] == [4.0, 5.0, 6.0]
+
+
+def test_the_checkpoint_of_our_own_callback(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    state = {
+        "version": 1, "post_processor": "OneClassPostProcessor", "outdated": True,
+        "parameters": {"image_sensitivity": 0.25, "unknown": 3},
+        "statistics": {"schema_version": 1, "image": {"threshold": 1.5, "min": 1.0, "max": 2.0}, "pixel": {"threshold": None}},
+    }  # fmt: skip
+    torch.save({"state_dict": {}, "callbacks": {"PostProcessorCallback": state}}, tmp_path / "x.ckpt")
+    found = pp.Statistics.load(tmp_path / "x.ckpt")
+    assert (found.image.threshold, found.image.max, found.pixel.threshold) == (1.5, 2.0, None)
+    assert found.provenance.settings == {"image_sensitivity": 0.25}
+    assert found.provenance.notes == ["The model was trained after these statistics were found."]
+    state["statistics"]["image"] = 3
+    torch.save({"callbacks": {"PostProcessorCallback": state}}, tmp_path / "y.ckpt")
+    with pytest.raises(StatisticsError, match="state of its PostProcessorCallback is damaged"):
+        pp.Statistics.load(tmp_path / "y.ckpt")
 
 
 def test_compressed_records_are_refused(tmp_path: Path) -> None:
