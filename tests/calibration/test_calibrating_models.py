@@ -1,4 +1,4 @@
-"""Calibrating real models on labelled images, and on what they gave: from the API and the command line."""
+"""Calibrating models on labelled images and on stored predictions, from the API and the command line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def arrays(demo_images: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def dumped(tmp_path_factory: pytest.TempPathFactory, arrays: dict) -> Path:
-    """What the raw model gives on the demo's images."""
+    """Outputs of the raw model on the demo's images."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(DEMO / "raw.onnx")
@@ -52,11 +52,11 @@ def dumped(tmp_path_factory: pytest.TempPathFactory, arrays: dict) -> Path:
     return path
 
 
-# --- the real case ---------------------------------------------------------------------------------------------------
+# --- a trained model --------------------------------------------------------------------------------------------------
 
 
-def test_anomalibs_own_numbers_come_back_to_the_bit(brick: Path) -> None:
-    """`stats.json` is what Anomalib's metrics found on the same model and images."""
+def test_equals_anomalibs_metrics_bit_for_bit(brick: Path) -> None:
+    """Anomalib's metrics computed `stats.json` with the same model and images."""
     found = calibrate(brick / "raw.onnx", brick / "images.npz", placement="observed", resamples=100).statistics
     theirs = pp.Statistics.load(brick / "stats.json")
     assert (found.image, found.pixel) == (theirs.image, theirs.pixel)
@@ -86,7 +86,7 @@ def test_all_sources_agree(arrays: dict, dumped: Path, tmp_path: Path) -> None:
     category = tmp_path / "category"
     shutil.copytree(DATA, category / "test")
     shutil.copytree(DEMO / "ground_truth", category / "ground_truth")
-    # Beside the test images, a category of MVTec AD has those for training.
+    # A category of MVTec AD also has training images.
     (category / "train" / "good").mkdir(parents=True)
     expected = calibrate(DEMO / "raw.onnx", DATA, resamples=0)
     assert expected.exact
@@ -123,7 +123,7 @@ def test_labels_of_a_model_without_a_map_follow_from_masks(arrays: dict) -> None
     assert result.record.anomalous_images == 6
 
 
-def test_hash_tells_data_apart(tmp_path: Path, arrays: dict) -> None:
+def test_hash_depends_on_data(tmp_path: Path, arrays: dict) -> None:
     for name in ("one", "other"):
         shutil.copytree(DATA, tmp_path / name / "images")
     one, other = (open_labelled(tmp_path / name / "images").sha256() for name in ("one", "other"))
@@ -164,12 +164,12 @@ def labelled_folder(root: Path, count: int = 2) -> Path:
     mask = np.zeros((8, 8), np.uint8)
     mask[2:4, 3:6] = 1
     for index in range(count):
-        # The image's name, with and without what MVTec AD puts behind it.
+        # The image's name, with and without the suffix of MVTec AD.
         Image.fromarray(mask).save(root / "ground_truth" / "bent" / f"{index}{'_mask' * (index % 2)}.png")
     return root
 
 
-def test_folders_say_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = labelled_folder(tmp_path / "bottle")
     for hidden in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
         (root / "test" / hidden).mkdir()
@@ -198,7 +198,7 @@ def test_folders_say_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         open_labelled(root)
 
 
-def test_masks_beside_test_belong_to_it(tmp_path: Path) -> None:
+def test_masks_next_to_a_test_folder_belong_to_it(tmp_path: Path) -> None:
     root = labelled_folder(tmp_path / "bottle")
     for kind in ("train/good", "validation/good", "validation/bent"):
         (root / kind).mkdir(parents=True)
@@ -206,7 +206,7 @@ def test_masks_beside_test_belong_to_it(tmp_path: Path) -> None:
     assert open_labelled(root / "train").labels.tolist() == [False]
     assert open_labelled(root / "validation").masks(0, 2, None) == [None, None]
     assert open_labelled(root / "test").masks(0, 1, None)[0].sum() == 6
-    # Without a test folder, normal images alone need none of the masks that lie beside.
+    # Without a test folder, normal images ignore the masks next to them.
     (root / "test").rename(tmp_path / "elsewhere")
     assert open_labelled(root / "train").notes == ("files in ground_truth that match no image: 2, such as '0.png'",)
 
@@ -313,14 +313,14 @@ def test_masks_follow_the_map(tmp_path: Path) -> None:
 # --- on the target ---------------------------------------------------------------------------------------------------
 
 
-def test_record_names_the_file_that_was_given(demo_fused_path: Path, arrays: dict) -> None:
+def test_record_names_the_given_file(demo_fused_path: Path, arrays: dict) -> None:
     for device in (None, "CPU"):
         record = calibrate(demo_fused_path, arrays, device=device, resamples=0).record
         assert record.model == demo_fused_path.name
         assert record.model_sha256 == pp.RawModel.open(DEMO / "raw.onnx").sha256
 
 
-def test_nothing_is_written_where_the_model_needs_more(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_if_the_model_needs_more_statistics(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("preds.csv").write_text("score,label\n1,0\n2,1\n")
     arguments = ["-o", "part.json", "--retune", "part.xml", "--bootstrap", "0"]
     assert run(["calibrate", "model.xml", "--scores", "preds.csv", *arguments]) == 2
@@ -328,7 +328,7 @@ def test_nothing_is_written_where_the_model_needs_more(work: Path, capfd: pytest
     assert not Path("part.json").exists()
 
 
-def test_artifact_is_calibrated_in_the_precision_it_runs_in(demo_ir_path: Path, arrays: dict) -> None:
+def test_artifact_is_calibrated_in_its_inference_precision(demo_ir_path: Path, arrays: dict) -> None:
     in_f32 = calibrate(demo_ir_path, arrays, resamples=0)
     in_bf16 = calibrate(demo_ir_path, arrays, inference_precision="bf16", resamples=0)
     assert (in_f32.record.device, in_f32.record.precision, in_f32.record.weights) == ("CPU", "f32", "f32")
@@ -344,14 +344,14 @@ def test_artifact_is_calibrated_in_the_precision_it_runs_in(demo_ir_path: Path, 
         assert in_bf16.statistics != in_f32.statistics
 
 
-def test_raw_model_is_calibrated_as_it_would_ship(arrays: dict, demo_ir_path: Path) -> None:
+def test_raw_model_on_a_device_equals_its_artifact(arrays: dict, demo_ir_path: Path) -> None:
     shipped = calibrate(demo_ir_path, arrays, resamples=0)
     raw = calibrate(DEMO / "raw.onnx", arrays, device="CPU", resamples=0)
     assert (raw.statistics.image, raw.statistics.pixel) == (shipped.statistics.image, shipped.statistics.pixel)
     assert raw.record.runtime.startswith("OpenVINO on CPU")
 
 
-def test_fused_onnx_gives_its_raw_values(arrays: dict, demo_fused_path: Path) -> None:
+def test_fused_onnx_is_calibrated_on_its_raw_values(arrays: dict, demo_fused_path: Path) -> None:
     raw = calibrate(DEMO / "raw.onnx", arrays, resamples=0).statistics
     fused = calibrate(demo_fused_path, arrays, resamples=0).statistics
     # Its tail is rewritten.
@@ -372,7 +372,7 @@ EDGES = pp.Statistics(
 @pytest.mark.sample(every=5)
 @pytest.mark.parametrize("statistics", [OTHERS, EDGES], ids=["usual", "other operators"])
 @pytest.mark.parametrize("settings", [{}, {"keep_raw": True}, {"outputs": ("pred_mask",)}], ids=str)
-def test_retuned_equals_fused_anew(statistics: pp.Statistics, settings: dict, tmp_path: Path, arrays: dict) -> None:
+def test_retuned_equals_fused_again(statistics: pp.Statistics, settings: dict, tmp_path: Path, arrays: dict) -> None:
     post = {"outputs": settings.get("outputs")}
     keep = {"keep_raw": settings.get("keep_raw", False)}
     before = pp.OneClassPostProcessor(pp.Statistics.load(DEMO / "stats.json"), pixel_sensitivity=0.4, **post)
@@ -403,8 +403,8 @@ def test_retuned_equals_fused_anew(statistics: pp.Statistics, settings: dict, tm
         assert pp.verify(DEMO / "raw.onnx", tmp_path / "retuned.xml", arrays["image"][:2]).postprocessing_flips == 0
 
 
-def test_retuned_as_it_was_fused(tmp_path: Path) -> None:
-    """Without rewrites, under another prefix, from outputs in float16."""
+def test_retuning_keeps_the_options_of_fuse(tmp_path: Path) -> None:
+    """Without a rewritten tail, with another prefix and float16 outputs."""
     statistics = pp.Statistics(image=EDGES.image, pixel=OTHERS.pixel)
     post, changed = pp.OneClassPostProcessor(OTHERS), pp.OneClassPostProcessor(statistics)
     proto = identity_model({"pp_graph/score": ["N", 1], "heat": ["N", 1, 4, 4]}, dtype=onnx.TensorProto.FLOAT16)
@@ -458,8 +458,8 @@ def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("outputs", [("pred_score",), ("pred_label",), ("anomaly_map",), ("pred_mask",)])
-def test_raw_values_are_kept_beside_few_outputs(outputs: tuple[str, ...]) -> None:
-    """A raw value must not pass for the post-processed one of its name that was not asked for."""
+def test_raw_values_are_kept_with_few_outputs(outputs: tuple[str, ...]) -> None:
+    """A raw value must not take the name of an output that was not requested."""
     proto = conv_model()
     fused = pp.fuse(proto, pp.OneClassPostProcessor(OTHERS, outputs=outputs), keep_raw=True)
     assert set(fused.output_names) == {*outputs, "raw_pred_score", "raw_anomaly_map"}
@@ -486,7 +486,7 @@ def test_retuned_model_without_a_score(tmp_path: Path, arrays: dict) -> None:
     assert np.array_equal(labels, anew)
 
 
-def test_retuning_with_too_little(demo_fused_path: Path, tmp_path: Path) -> None:
+def test_retuning_with_incomplete_statistics(demo_fused_path: Path, tmp_path: Path) -> None:
     with pytest.raises(StatisticsError, match="Statistics lack 'image.min' and 'image.max'"):
         retune(demo_fused_path, pp.Statistics(image=pp.LevelStatistics(threshold=1.0)))
     with pytest.raises(ProvenanceError, match="carries no pp_graph provenance"):
@@ -498,7 +498,7 @@ def test_retuning_with_too_little(demo_fused_path: Path, tmp_path: Path) -> None
 
 @dataclass(frozen=True)
 class OfSecondClass(pp.PostProcessor):
-    """Compares the second class, as it is, normalised or through a sigmoid."""
+    """Compares the second class: raw, normalised or after a sigmoid."""
 
     roles = CLASS_ROLES
     statistics: pp.Statistics | None = None
@@ -518,7 +518,7 @@ class OfSecondClass(pp.PostProcessor):
 
 
 @pytest.mark.parametrize("way", ["plain", "normalized", "sigmoid"])
-def test_what_is_compared_is_calibrated(way: str, tmp_path: Path) -> None:
+def test_calibrates_the_value_that_decisions_compare(way: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2 == 1
     logits = np.stack([rng.normal(0, 1, 40), rng.normal(0, 1, 40) + 3 * labels, rng.normal(9, 1, 40)], 1)
@@ -531,7 +531,7 @@ def test_what_is_compared_is_calibrated(way: str, tmp_path: Path) -> None:
     assert (found.image.statistics.min, found.image.statistics.max) == (expected.min(), expected.max())
     fused = pp.fuse(proto, OfSecondClass(found.statistics, way))
     assert run_onnx(fused, {"logits_in": data["logits_in"]})["pred_label"].mean() == pytest.approx(0.5, abs=0.1)
-    # A fused model knows its own post-processor, and gives the same.
+    # A fused model has its own post-processor, with the same result.
     for model in (fused.save(tmp_path / "f.onnx"), pp.convert(fused).save(tmp_path / "f.xml")):
         assert calibrate(model, data, resamples=0).statistics.image == found.statistics.image
 
@@ -709,7 +709,7 @@ def test_bad_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, 
 
 @pytest.mark.parametrize("place", range(0, 4000, 61))
 def test_damaged_dump(dumped: Path, tmp_path: Path, place: int) -> None:
-    """Whatever is damaged, it is an error of ours, or the numbers in it are others."""
+    """Damage either raises a PPGraphError or changes only numbers."""
     with np.load(dumped) as data:
         np.savez_compressed(tmp_path / "preds.npz", **{name: data[name][:2, ...] for name in data.files})
     content = bytearray((tmp_path / "preds.npz").read_bytes())
