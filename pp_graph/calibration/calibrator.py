@@ -254,9 +254,8 @@ class Calibrator:
         """
         if resamples < 0:
             raise CalibrationError(f"resamples is {resamples}, expected at least 0. Give 0 for no intervals.")
-        first = self._first or self
-        scores, labels = first._image_scores()
-        image = first._image_result(scores, labels, resamples) if len(scores) else None
+        scores, labels = self.image_scores
+        image = (self._first or self)._image_result(scores, labels, resamples) if len(scores) else None
         pixel = self._pixel_result() if self._has_pixels else None
         if image is None and pixel is None:
             raise CalibrationError("There were no images, expected at least one. Pass scores or maps to update().")
@@ -271,12 +270,10 @@ class Calibrator:
     @property
     def image_scores(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
         """Scores of all images, and their labels: 1 anomalous, 0 normal, -1 unknown. (N,) each."""
-        return (self._first or self)._image_scores()
-
-    def _image_scores(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
-        if not self._scores:
+        first = self._first or self
+        if not first._scores:
             return np.zeros(0, np.float32), np.zeros(0, np.int8)
-        return np.concatenate(self._scores), np.concatenate(self._labels)
+        return np.concatenate(first._scores), np.concatenate(first._labels)
 
     def _image_result(
         self, scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], resamples: int

@@ -97,13 +97,12 @@ class CalibrationResult:
 
     def with_warnings(self, warnings: Mapping[str, str]) -> CalibrationResult:
         """Return the result with one more warning for each level named."""
-        image, pixel = (
-            level
-            if level is None or name not in warnings
-            else replace(level, warnings=(*level.warnings, warnings[name]))
-            for name, level in (("image", self.image), ("pixel", self.pixel))
-        )
-        return replace(self, image=image, pixel=pixel)
+        changed: dict[str, Any] = {
+            name: replace(level, warnings=(*level.warnings, warnings[name]))
+            for name, level in self.levels.items()
+            if name in warnings
+        }
+        return replace(self, **changed)
 
     def with_record(self, **changes: Any) -> CalibrationResult:
         """Return the result with some fields of its `CalibrationRecord` replaced."""

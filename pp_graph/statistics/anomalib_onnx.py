@@ -81,15 +81,15 @@ class AnomalibONNX(StatisticsFormat):
 
     def read(self, file: StatisticsFile) -> Statistics:
         """Read the constants of the post-processing."""
-        found = None if file.onnx is None else find_in_graph(file.onnx)
-        if found is None:
+        post_processing = None if file.onnx is None else find_in_graph(file.onnx)
+        if post_processing is None:
             raise StatisticsError(
                 "the ONNX model has no known post-processing, expected Anomalib's "
                 "clip((x - threshold) / (max - min) + 0.5, 0, 1) as output pred_score or anomaly_map. A raw export has "
                 "no statistics: pass the file that contains them."
             )
-        numbers = found.numbers
-        return self.statistics(file, numbers["image"], numbers["pixel"], settings=found.settings, notes=found.notes)
+        image, pixel = post_processing.numbers["image"], post_processing.numbers["pixel"]
+        return self.statistics(file, image, pixel, settings=post_processing.settings, notes=post_processing.notes)
 
 
 def find_in_graph(model: RawModel) -> GraphStatistics | None:
@@ -134,7 +134,11 @@ def find_in_graph(model: RawModel) -> GraphStatistics | None:
             notes.append(
                 f"{decision} is not {value} > a number, as with MEBinPostProcessor; pp_graph decides otherwise there."
             )
-    extents = [f"{name} {numbers[name]['max']:.9g}" for name, level in levels.items() if _only_extent(level)]
+    extents = [
+        f"{name} {numbers[name]['max']:.9g}"
+        for name, level in levels.items()
+        if level.normalizer is not None and level.normalizer.minimum is None
+    ]
     if extents:
         notes.append(f"The graph keeps only the difference max - min ({', '.join(extents)}); {STAND_IN}")
     if not normalizes:
@@ -145,19 +149,15 @@ def find_in_graph(model: RawModel) -> GraphStatistics | None:
     return GraphStatistics(numbers, settings, tuple(notes))
 
 
-def _only_extent(level: _Level) -> bool:
-    return level.normalizer is not None and level.normalizer.minimum is None
-
-
-def _numbers(level: str, found: _Normalizer) -> dict[str, float | None]:
-    constants = {"threshold": found.threshold, "max - min": found.extent}
+def _numbers(level: str, normalizer: _Normalizer) -> dict[str, float | None]:
+    constants = {"threshold": normalizer.threshold, "max - min": normalizer.extent}
     for name, value in constants.items():
         # An unknown threshold would mean the middle of minimum and maximum, but these are unknown here.
         if as_number(f"{level} {name}", value) is None:
             raise StatisticsError(f"'{level} {name}' is NaN, expected a number. Validate the model again.")
-    if found.minimum is None:
-        return {"threshold": found.threshold, "min": 0.0, "max": found.extent}
-    return {"threshold": found.threshold, "min": found.minimum, "max": found.maximum}
+    if normalizer.minimum is None:
+        return {"threshold": normalizer.threshold, "min": 0.0, "max": normalizer.extent}
+    return {"threshold": normalizer.threshold, "min": normalizer.minimum, "max": normalizer.maximum}
 
 
 def _sensitivity(compared: float) -> float:

@@ -53,10 +53,10 @@ class AnomalibMetadata(StatisticsFormat):
         levels, notes = {}, [f"Anomalib 0.x/1.x {INCLUSIVE}"]
         for level, prefix in _RANGES.items():
             # The exporter leaves infinities out, which a level without data has.
-            own = any(f"{prefix}.{end}" in metadata for end in ("min", "max"))
-            keys = {end: f"{prefix}.{end}" if own else end for end in ("min", "max")}
+            has_range = any(f"{prefix}.{end}" in metadata for end in ("min", "max"))
+            keys = {end: f"{prefix}.{end}" if has_range else end for end in ("min", "max")}
             keys["threshold"] = f"{level}_threshold"
-            levels[level] = {end: as_number(key, metadata.get(key)) for end, key in keys.items()}
+            levels[level] = {field: as_number(key, metadata.get(key)) for field, key in keys.items()}
         if "min" in metadata and not any(f"{prefix}.min" in metadata for prefix in _RANGES.values()):
             notes.append("Anomalib 0.x keeps one range for both levels.")
         return self.statistics(file, levels["image"], levels["pixel"], notes=notes)

@@ -49,7 +49,9 @@ class ModelAPI(StatisticsFormat):
                 "an Anomalib 2.x export, use its checkpoint or its .onnx file."
             )
         numbers = dict(_DEFAULTS)
-        for name in [name for name in _DEFAULTS if name in info]:
+        for name in _DEFAULTS:
+            if name not in info:
+                continue
             value = as_number(name, info[name])
             if value is None:
                 raise StatisticsError(f"'{name}' is NaN, expected a number. Export the model again.")

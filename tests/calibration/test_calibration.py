@@ -1,4 +1,4 @@
-"""Thresholds and ranges: streamed and counted, they are those of all scores sorted, bit for bit."""
+"""Thresholds and ranges from streamed counts equal those of the sorted scores, bit for bit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cases() -> list[tuple[str, dict]]:
     return [(kind.name, parameters) for kind in THRESHOLDS for parameters in PARAMETERS[kind.name]]
 
 
-# --- the definitions, on sorted scores -------------------------------------------------------------------------------
+# --- definitions, on sorted scores ---------------------------------------------------------------------------------
 
 
 def f1_of_torchmetrics(scores: np.ndarray, labels: np.ndarray) -> np.float32:
@@ -67,7 +67,7 @@ def curve(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def defined(name: str, parameters: dict, scores: np.ndarray, labels: np.ndarray) -> float:
-    """The observed threshold, by the textbook."""
+    """The observed threshold, by its definition."""
     normal = np.sort(scores[~labels]).astype(np.float64)
     distinct, found, false = curve(scores, labels)
     positives, negatives = int(labels.sum()), int((~labels).sum())
@@ -95,7 +95,7 @@ def defined(name: str, parameters: dict, scores: np.ndarray, labels: np.ndarray)
         case "max-normal":
             return float(normal[-1])
         case "evt":
-            # A rate that is not rarer than the tail is answered by the data.
+            # If the rate is not smaller than the tail, the threshold is a quantile of the data.
             return float(np.float32(np.quantile(normal, 1 - parameters["rate"])))
         case "pro":
             fitting = distinct[(false / negatives <= parameters["rate"]) & np.isin(distinct, scores[labels])]
@@ -103,7 +103,7 @@ def defined(name: str, parameters: dict, scores: np.ndarray, labels: np.ndarray)
     raise AssertionError(name)
 
 
-# --- scores that make it hard ----------------------------------------------------------------------------------------
+# --- difficult scores ------------------------------------------------------------------------------------------------
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100)
 close = st.integers(0, 40).map(lambda steps: float(np.float32(1) + np.float32(steps) * np.float32(2.0**-23)))
@@ -122,7 +122,7 @@ def labelled_scores(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def streamed(
     plan: LevelPlan, scores: np.ndarray, labels: np.ndarray, *, cuts: list[int] | None = None
 ) -> tuple[ScoreCounts, Sketch | None, int]:
-    """Count in batches, pass after pass, in two states that merge."""
+    """Count in batches and in two states that are merged, until no further pass is needed."""
     sketch = plan.threshold.new_sketch()
     parts = np.split(np.arange(len(scores)), sorted(cuts or []))
 
@@ -158,7 +158,7 @@ def test_streamed_equals_sorted(name: str, parameters: dict, data: tuple, cuts: 
     found = estimate_level(plan, counts, sketch)
     expected = defined(name, parameters, scores, labels)
     if name == "sigma" and not parameters.get("robust"):
-        # The definition's own sums round; ours do not.
+        # The sums of the definition round.
         assert found.threshold == pytest.approx(expected, rel=1e-6, abs=1e-44 + float(np.abs(scores).max()) * 1e-6)
     else:
         assert found.threshold == expected
@@ -191,7 +191,7 @@ def test_one_pass_bound_holds(name: str, parameters: dict, data: tuple) -> None:
 
 @settings(max_examples=100)
 @given(data=labelled_scores())
-def test_midpoint_decides_as_the_metric_counted(data: tuple) -> None:
+def test_midpoint_decides_like_the_metric(data: tuple) -> None:
     scores, labels = data
     assume(labels.any())
     assume(float(scores.max()) - float(scores.min()) < 1e38)
@@ -201,7 +201,7 @@ def test_midpoint_decides_as_the_metric_counted(data: tuple) -> None:
     found = estimate_level(plan, counts, None)
     flagged = scores >= np.float32(found.cutoff)
     below = scores[scores < np.float32(observed.threshold)]
-    # Scores that differ by less than float32 can normalise are told apart as far as the threshold's own digits go.
+    # Normalisation in float32 cannot separate scores that are too close.
     if len(below) and decision_cutoff(float(below.max()), (found.minimum, found.maximum)) > observed.threshold:
         return
     assert np.array_equal(flagged, scores >= np.float32(observed.threshold))
@@ -212,7 +212,7 @@ def test_midpoint_decides_as_the_metric_counted(data: tuple) -> None:
     below=st.floats(-100, 100, width=32), steps=st.integers(1, 50), low=st.floats(-1000, 0), span=st.floats(1e-3, 1e6)
 )
 def test_placed_threshold_separates_after_normalising(below: float, steps: int, low: float, span: float) -> None:
-    """However close two scores, and however wide the range."""
+    """For very close scores and very wide ranges."""
     score = np.float32(below)
     for _ in range(steps):
         score = np.nextafter(score, np.float32(np.inf))
@@ -221,7 +221,7 @@ def test_placed_threshold_separates_after_normalising(below: float, steps: int, 
     cutoff = decision_cutoff(float(threshold), normalization)
     assert cutoff <= score
     assert threshold < score
-    # Below the next lower score it goes only where no threshold from there on would do.
+    # It is below the next lower score only if no higher threshold separates the two.
     if threshold < np.float32(below):
         assert decision_cutoff(below, normalization) > score
     else:
@@ -241,7 +241,7 @@ PRO_CASE = (np.array([[[1.0] * 10 + [1 + 2.0**-20, 2.0]]], np.float32), np.arang
 
 @pytest.mark.parametrize("placement", ["observed", "midpoint"])
 def test_bound_where_the_rate_is_crossed_within_an_interval(placement: str) -> None:
-    """After one pass no score seems to be within the rate; the only one that is lies where the rate is crossed."""
+    """After one pass no interval is within the rate. The only score that is lies in the interval that crosses it."""
     maps, masks = PRO_CASE
     estimator = threshold_estimator("pro", {"rate": 0.1})
     first = Calibrator(pixel=estimator, placement=placement)
@@ -256,8 +256,8 @@ def test_bound_where_the_rate_is_crossed_within_an_interval(placement: str) -> N
     assert exact.metrics.pro == (0.0 if placement == "observed" else 1.0)
 
 
-def test_bound_allows_for_what_normalising_rounds_away() -> None:
-    """Scores a step apart, in a range so wide that the threshold is lowered to tell them apart."""
+def test_bound_includes_the_rounding_of_normalisation() -> None:
+    """Adjacent float32 scores in a range so wide that the threshold must be lowered to separate them."""
     generator = np.random.default_rng(1)
     estimators = [("f1", {}), ("youden", {}), ("fpr", {"rate": 0.3}), ("recall", {"recall": 0.6})]
     for index in range(60):
@@ -273,8 +273,8 @@ def test_bound_allows_for_what_normalising_rounds_away() -> None:
         assert low <= exact <= high, scores
 
 
-def test_decisions_are_exact_where_the_threshold_is_at_once() -> None:
-    """Mean and standard deviation need no second pass, and the cutoff lies amid many scores."""
+def test_metrics_need_a_second_pass_if_only_the_threshold_is_exact() -> None:
+    """Mean and standard deviation are exact after one pass, but the cutoff lies within an interval."""
     maps, masks, _ = images(20, size=64)
     first = Calibrator(pixel=threshold_estimator("sigma", {"k": 0.1}))
     first.update(maps=maps, masks=masks)
@@ -378,7 +378,7 @@ def test_evt_finds_the_rate_of_a_known_tail() -> None:
     counts = ScoreCounts.of(scores, np.zeros(len(scores), bool), np.ones(len(scores), bool))
     found, again = estimator.bounds(counts, sketch)
     assert found == again
-    # exp(-x) = 1e-4; the tail of 1,000 scores leaves a few tenths open.
+    # exp(-x) = 1e-4; a tail of 1,000 scores gives it within a few tenths.
     assert found == pytest.approx(-np.log(1e-4), abs=1.0)
     for unit in (1e-30, 1e30):
         scaled = LargestScores()
@@ -397,7 +397,7 @@ def test_evt_finds_the_rate_of_a_known_tail() -> None:
         (np.repeat([1.0, 2.0], [90, 10]), "The tail of the scores is not smooth"),
     ],
 )
-def test_evt_says_what_it_lacks(scores: np.ndarray, expected: str) -> None:
+def test_evt_errors(scores: np.ndarray, expected: str) -> None:
     calibrator = Calibrator(image="evt")
     calibrator.update(scores=scores, labels=np.zeros(len(scores)))
     with pytest.raises(CalibrationError, match=expected):
@@ -444,7 +444,7 @@ def test_pixels_of_many_maps_equal_all_sorted(method: str) -> None:
     assert metrics.exact
     assert metrics.true_positives == (flagged & masks).sum()
     assert metrics.false_positives == (flagged & ~masks).sum()
-    # A model without a score: the largest value of its map.
+    # Without scores, the score is the largest value of the map.
     assert result.image.statistics.max == maps.max()
     if method == "pro":
         from scipy import ndimage
@@ -539,8 +539,8 @@ def test_memory_stays_bounded() -> None:
     assert peak < 150 * 2**20, "104 million pixels are 400 MiB"
 
 
-def test_scores_all_over_float32_stay_bounded() -> None:
-    """The worst case of a first pass: no leading bits are alike."""
+def test_memory_stays_bounded_with_scores_of_all_magnitudes() -> None:
+    """The worst case of a first pass: scores in all intervals."""
     generator = np.random.default_rng(0)
     bits = generator.integers(0, 2**32, 1 << 22, dtype=np.uint64).astype(np.uint32)
     scores = bits.view(np.float32)
@@ -566,8 +566,8 @@ def test_batches_may_share_a_buffer() -> None:
     assert calibrator.image_scores[0].tolist() == [1, 1, 2, 2]
 
 
-def test_a_further_pass_that_sees_nothing_is_an_error() -> None:
-    """As from a generator that was read once already."""
+def test_an_empty_further_pass_is_an_error() -> None:
+    """For example, from a generator that is exhausted."""
     maps, masks, _ = images(8)
     batches = iter([(maps, masks)])
     calibrator = Calibrator()
@@ -591,13 +591,13 @@ def test_empty_batches_count_nothing() -> None:
 
 
 @pytest.mark.parametrize("other", [3, "itself", Calibrator(ignore_nonfinite=True), Calibrator(placement="observed")])
-def test_what_does_not_merge(other: object) -> None:
+def test_incompatible_calibrators_do_not_merge(other: object) -> None:
     calibrator = Calibrator()
     with pytest.raises(DataError, match="expected two of the same kind"):
         calibrator.merge(calibrator if other == "itself" else other)
 
 
-def test_few_distinct_scores_need_no_second_pass_for_what_is_known() -> None:
+def test_sigma_is_exact_after_one_pass() -> None:
     calibrator = Calibrator(pixel="sigma")
     calibrator.update(maps=np.array([[[1.0, 2.0, 4.0]]], np.float32), masks=np.array([[[0, 0, 1]]]))
     threshold = calibrator.result(resamples=0).pixel.statistics.threshold
@@ -625,7 +625,7 @@ def test_all_anomalous_gives_the_minimum() -> None:
     result = result_of([3.0, 1.0, 2.0], [1, 1, 1], placement="observed")
     assert result.image.statistics.threshold == 1
     assert "no score is normal: how often normal ones are flagged cannot be told" in result.image.warnings
-    # Placed below it, all are found.
+    # The midpoint is below the smallest score, so all are found.
     result = result_of([3.0, 1.0, 2.0], [1, 1, 1])
     assert result.image.statistics.threshold < 1
     assert result.image.metrics.recall == 1
@@ -682,7 +682,7 @@ def test_nothing_meets_the_rate() -> None:
 # --- warnings and intervals ------------------------------------------------------------------------------------------
 
 
-def test_warns_of_few_images_and_of_a_cliff() -> None:
+def test_warns_of_few_images_and_steep_thresholds() -> None:
     crowd = np.linspace(4.99, 5.01, 60)
     scores = np.concatenate([np.linspace(0, 10, 40), crowd])
     labels = np.concatenate([np.zeros(20), np.ones(20), np.arange(60) % 2])
@@ -702,13 +702,13 @@ def test_warns_of_few_images_and_of_a_cliff() -> None:
 
 
 def test_intervals_need_both_classes_left_out() -> None:
-    """A single normal image is in every draw, so that none is left out to be flagged."""
+    """A single normal image is in every draw, so no normal image is left out."""
     metrics = result_of([5.0, *range(30)], [0, *[1] * 30]).image.metrics
     assert not {"precision", "recall", "f1"} & set(metrics.intervals)
     assert "threshold" in metrics.intervals
 
 
-def test_intervals_cover_what_they_are_for() -> None:
+def test_intervals_cover_the_true_values() -> None:
     generator = np.random.default_rng(5)
     scores = np.concatenate([generator.normal(0, 1, 300), generator.normal(2, 1, 300)]).astype(np.float32)
     calibrator = Calibrator()
@@ -766,7 +766,7 @@ def test_values_that_are_not_finite_are_counted_and_named() -> None:
         Calibrator().update(maps=maps, masks=masks, names=list("abcd"))
     with pytest.raises(DataError, match="The score of 'image 1' has 1 of 1 values that are not finite"):
         Calibrator().update(scores=[1.0, np.nan])
-    # Finite numbers whose sum is not.
+    # Finite numbers with an infinite sum.
     Calibrator().update(scores=np.array([3e38, 3e38], np.float32))
     lenient, _ = run(Calibrator(ignore_nonfinite=True), maps, masks)
     result = lenient.result(resamples=0)
@@ -775,7 +775,7 @@ def test_values_that_are_not_finite_are_counted_and_named() -> None:
     kept = np.isfinite(maps)
     assert result.pixel.statistics.max == maps[kept].max()
     assert result.pixel.record.normal + result.pixel.record.anomalous == kept.sum()
-    # The score of 'c' is the largest value of its map, which inference takes for anomalous.
+    # The score of 'c' is the largest value of its map, NaN, which inference calls anomalous.
     assert result.image.record.dropped == 1
     assert result.image.record.normal + result.image.record.anomalous == 3
     assert any("do not count what inference decides about them" in warning for warning in result.image.warnings)

@@ -1,4 +1,4 @@
-"""Anomalib's ONNX exports: what is read from the graph decides as the graph does."""
+"""Anomalib's ONNX exports: a post-processor with the imported statistics decides like the graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDE, NARROW = np.float32(15.979560852050781) - np.float32(7.425710201263428), 1
 
 
 def with_raw_outputs(path: Path) -> onnx.ModelProto:
-    """The model with its raw map and the maximum of it as outputs too."""
+    """The model with its raw map and raw score as additional outputs."""
     model = onnx.load(path)
     (reduced,) = [node for node in model.graph.node if node.op_type == "ReduceMax"]
     for name, value in (("raw_map", reduced.input[0]), ("raw_score", reduced.output[0])):
@@ -33,7 +33,7 @@ def with_raw_outputs(path: Path) -> onnx.ModelProto:
 
 
 def compare(path: Path, images: np.ndarray, stats: pp.Statistics) -> dict[str, int]:
-    """Run a file and the post-processor imported from it on the same raw values; gives what was compared."""
+    """Compare a file with the post-processor imported from it on the same raw values. Returns the decisions."""
     model = with_raw_outputs(path)
     found = run(model, {model.graph.input[0].name: images})
     post = pp.OneClassPostProcessor(stats, **stats.provenance.settings)
@@ -59,19 +59,19 @@ def test_decides_as_the_export_does(file: str) -> None:
     outputs = {value.name for value in onnx.load(FILES / file).graph.output}
     unknown = {"anomaly_map", "pred_mask"} if "no_pixel_range" in file else set()
     assert set(counted) == outputs - unknown
-    # Both decisions occur, so that the comparison means something.
+    # Both decisions occur.
     if "pred_label" in counted and "not_normalized" not in file:
         assert 0 < counted["pred_label"] < 64
 
 
 @pytest.mark.parametrize("exporter", ["", "_torchscript"])
-def test_what_is_found(exporter: str) -> None:
+def test_statistics_of_each_exporter(exporter: str) -> None:
     def load(name: str) -> pp.Statistics:
         return pp.Statistics.load(FILES / f"{name}{exporter}.onnx")
 
     plain = load("plain")
     if exporter:
-        # That exporter leaves the buffers in the graph.
+        # This exporter keeps the buffers in the graph.
         assert plain.image == LEVEL(threshold=IMAGE, min=7.425710201263428, max=15.979560852050781)
         assert plain.pixel == LEVEL(threshold=PIXEL, min=1.5876535177230835, max=15.979560852050781)
         assert plain.provenance.notes == []
@@ -117,20 +117,20 @@ def test_after_an_optimiser(file: str, level: str, tmp_path: Path) -> None:
             assert np.float32(ours.max) - np.float32(ours.min) == np.float32(theirs.max) - np.float32(theirs.min)
 
 
-def test_the_case(brick: Path) -> None:
+def test_trained_model(brick: Path) -> None:
     images = np.load(brick / "images.npz")["image"][::5].astype(np.float32) / 255
     stats = pp.Statistics.load(brick / "full.onnx")
     counted = compare(brick / "full.onnx", images, stats)
     assert set(counted) == {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
     assert 0 < counted["pred_label"] < len(images)
-    # Exported from another run of the calibration than the checkpoint, a few steps of float32 away.
+    # Export and checkpoint come from different calibrations, whose results differ by a few float32 steps.
     checkpoint = pp.Statistics.load(brick / "post_processor.ckpt")
     assert stats.image.threshold == pytest.approx(checkpoint.image.threshold, rel=1e-6)
     with pytest.raises(StatisticsError, match=r"expected Anomalib's clip\(\(x - threshold\)"):
         pp.Statistics.load(brick / "raw.onnx")
 
 
-# --- the same arithmetic, written otherwise ---
+# --- other forms of the same arithmetic ---
 
 HEADER = '<ir_version: 8, opset_import: ["": 17]> g '
 CONSTANTS = "<float t = {3.0}, float r = {8.0}, float low = {1.0}, float high = {9.0}, float half = {0.5}, float zero = {0.0}, float one = {1.0}, float c = {0.25}>"
@@ -158,7 +158,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("body", WRITTEN.values(), ids=WRITTEN)
-def test_written_otherwise(tmp_path: Path, body: str) -> None:
+def test_other_forms(tmp_path: Path, body: str) -> None:
     found = load_text(tmp_path, f"{body} {LABEL}")
     assert found.provenance.settings["image_sensitivity"] == 0.75
     assert found.image.threshold == 3.0
@@ -171,12 +171,12 @@ def test_bounds_as_attributes(tmp_path: Path) -> None:
     assert load_text(tmp_path, f"{body} {LABEL}", opset=9).image.threshold == 3.0
 
 
-def test_what_divides_by_one_and_subtracts_nothing_may_be_gone(tmp_path: Path) -> None:
+def test_division_by_one_and_subtraction_of_zero_may_be_missing(tmp_path: Path) -> None:
     found = load_text(tmp_path, f"d = Add(x, half) pred_score = Clip(d, zero, one) {LABEL}")
     assert found.image == LEVEL(threshold=0.0, min=0.0, max=1.0)
 
 
-def test_a_label_may_be_compared_the_other_way_round(tmp_path: Path) -> None:
+def test_a_label_may_use_less(tmp_path: Path) -> None:
     found = load_text(tmp_path, f"{WRITTEN['plain']} pred_label = Less(c, pred_score)")
     assert found.provenance.settings["image_sensitivity"] == 0.75
 
@@ -190,7 +190,7 @@ def test_a_label_may_be_compared_the_other_way_round(tmp_path: Path) -> None:
         "pred_label = Greater(pred_score, s)",
     ],
 )
-def test_other_decisions_are_not_taken_for_anomalibs(tmp_path: Path, label: str) -> None:
+def test_other_decisions_are_not_recognised(tmp_path: Path, label: str) -> None:
     found = load_text(tmp_path, f"{WRITTEN['plain']} {label}")
     assert found.image.threshold == 3.0
     assert "image_sensitivity" not in found.provenance.settings
@@ -208,13 +208,13 @@ def test_other_decisions_are_not_taken_for_anomalibs(tmp_path: Path, label: str)
         "a = Sub(x, t) b = Mul(a, r) d = Sub(b, half) pred_score = Sigmoid(d)",
     ],
 )
-def test_other_arithmetic_is_not_taken_for_anomalibs(tmp_path: Path, body: str) -> None:
+def test_other_arithmetic_is_not_recognised(tmp_path: Path, body: str) -> None:
     with pytest.raises(StatisticsError, match="has no known post-processing"):
         load_text(tmp_path, f"{body} y = Greater(x, x) pred_label = Identity(y)")
     assert pp.inspect(tmp_path / "x.onnx").post_processing is None
 
 
-def test_a_cast_that_rounds_is_no_other_name(tmp_path: Path) -> None:
+def test_a_cast_to_integers_is_not_an_identity(tmp_path: Path) -> None:
     body = f"{WRITTEN['plain'].replace('pred_score', 'e')} i = Cast<to = 6>(e) pred_score = Cast<to = 1>(i)"
     with pytest.raises(StatisticsError, match="has no known post-processing"):
         load_text(tmp_path, f"{body} y = Greater(x, x) pred_label = Identity(y)")
@@ -249,7 +249,7 @@ def test_other_precisions_are_noted(tmp_path: Path) -> None:
     ("value", "message"), [(np.inf, "is inf, expected a finite"), (np.nan, "is NaN, expected a number")]
 )
 @pytest.mark.parametrize(("constant", "what"), [("onnx::Div", "max - min"), ("_threshold", "threshold")])
-def test_numbers_that_are_none(tmp_path: Path, value: float, message: str, constant: str, what: str) -> None:
+def test_nan_and_infinite_constants(tmp_path: Path, value: float, message: str, constant: str, what: str) -> None:
     model = onnx.load(FILES / "earlier_torchscript.onnx")
     for each in model.graph.initializer:
         if constant in each.name:

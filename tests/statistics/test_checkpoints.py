@@ -1,4 +1,4 @@
-"""Checkpoints of torch, read without torch and without running anything in them."""
+"""Torch checkpoints, read without torch and without executing code from them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DEFAULTS = {
 
 @pytest.mark.slow
 def test_small_bombs_stay_small(tmp_path: Path) -> None:
-    """Each took minutes or gigabytes: names of nested tuples, numbers worked out of sizes, deep XML, many opcodes."""
+    """Small files that could take minutes or gigabytes: nested keys, computed shapes, deep XML, many opcodes."""
     nested = b"\x80\x02)" + b"2\x86" * 60 + b"\x8c\x01a\x93."
     torch_zip(tmp_path / "names.ckpt", nested)
     torch_zip(tmp_path / "many.ckpt", b"\x80\x02" + b"}" * 6_000_000 + b".")
@@ -80,7 +80,7 @@ def _normalizing_by(kind: str) -> onnx.ModelProto:
 
 
 def torch_zip(path: Path, pickled: bytes, records: dict[str, bytes] | None = None, **options: int) -> Path:
-    """A file laid out as torch.save does."""
+    """A file in the layout of torch.save."""
     with zipfile.ZipFile(path, "w", **options) as archive:
         archive.writestr("archive/data.pkl", pickled)
         for name, data in {"version": b"3\n", "byteorder": b"little", **(records or {})}.items():
@@ -89,7 +89,7 @@ def torch_zip(path: Path, pickled: bytes, records: dict[str, bytes] | None = Non
 
 
 def tensor(key: str, dtype: str = "FloatStorage", offset: int = 0, size: bytes = b")") -> bytes:
-    """Opcodes of one tensor, as torch writes them."""
+    """Opcodes of one tensor."""
     text = b"".join(b"X" + struct.pack("<I", len(each)) + each for each in (b"storage",))
     key_text = b"X" + struct.pack("<I", len(key)) + key.encode()
     storage = b"((" + text + f"ctorch\n{dtype}\n".encode() + key_text + b"X\x03\x00\x00\x00cpuK\x01tQ"
@@ -131,7 +131,7 @@ def test_types_of_numbers() -> None:
     assert (found.image.min, found.pixel.min) == (7.4375, PIXEL.min)  # bfloat16, float64
 
 
-def test_the_case(brick: Path) -> None:
+def test_trained_model(brick: Path) -> None:
     found = pp.Statistics.load(brick / "post_processor.ckpt")
     expected = pp.Statistics.load(brick / "stats.json")
     assert (found.image, found.pixel) == (expected.image, expected.pixel)
@@ -145,7 +145,7 @@ def test_byte_order_and_offset(tmp_path: Path) -> None:
     assert found.image == pp.LevelStatistics(threshold=2.0, min=0.0, max=8.0)
 
 
-def test_torch_is_not_asked() -> None:
+def test_torch_is_not_imported() -> None:
     code = (
         f"import sys, pp_graph as pp; pp.Statistics.load({str(FILES / 'anomalib_2_7.ckpt')!r})\n"
         "assert not {'torch', 'onnx', 'openvino', 'anomalib'} & set(sys.modules)"
@@ -167,7 +167,7 @@ def test_the_size_of_a_checkpoint_does_not_matter(tmp_path: Path) -> None:
     assert seconds < 1
 
 
-# --- what a pickle could do ---
+# --- harmful pickles ---
 
 
 class Attack:
@@ -206,7 +206,7 @@ def nested(count: int) -> bytes:
 
 
 def tuple_keys(count: int) -> bytes:
-    """A key that takes 2**count steps to hash."""
+    """A key whose hash takes 2**count steps."""
     return b"\x80\x02})" + b"2\x86" * count + b"K\x01s."
 
 
@@ -255,7 +255,7 @@ def test_a_damaged_pickle_is_an_error_or_harmless(file: str, data: st.DataObject
     assert all(isinstance(entries, dict) for _, entries in mappings(found))
 
 
-def test_what_plain_pickles_hold_is_followed() -> None:
+def test_plain_pickles() -> None:
     content = {
         "a": [1, -2, 2**40, 2**70, 0.5, None, True, False, "é", b"bytes"],
         "b": {"c": (1,), "d": (1, 2), "e": (1, 2, 3), "f": (1, 2, 3, 4), "g": ()},
@@ -267,11 +267,11 @@ def test_what_plain_pickles_hold_is_followed() -> None:
         assert follow(pickle.dumps(plain, protocol=protocol)) == plain
 
 
-def test_an_escape_that_python_does_not_know_is_no_warning() -> None:
+def test_invalid_escapes_do_not_warn() -> None:
     assert follow(b"S'\\X'\n.") == "\\X"
 
 
-# --- what a file may lack ---
+# --- incomplete files ---
 
 
 def damaged(file: str, keep: float) -> bytes:
@@ -286,7 +286,7 @@ def damaged(file: str, keep: float) -> bytes:
         ("images.npz", None, r"without data\.pkl"),
     ],
 )
-def test_no_torch_file(tmp_path: Path, name: str, data: bytes | None, message: str) -> None:
+def test_not_a_torch_file(tmp_path: Path, name: str, data: bytes | None, message: str) -> None:
     if data is None:
         stream = io.BytesIO()
         np.savez(stream, image=np.zeros(3))
@@ -324,7 +324,7 @@ NAN = struct.pack("<f", float("nan"))
         ),
     ],
 )
-def test_what_is_wrong_is_named(
+def test_errors_name_the_cause(
     tmp_path: Path, tensors: dict[str, bytes], records: dict[str, bytes], message: str
 ) -> None:
     path = torch_zip(tmp_path / "x.ckpt", state_dict(**tensors), records)
@@ -396,7 +396,7 @@ def checkpoint_with(tmp_path: Path, config: dict[str, object]) -> Path:
 def test_settings(tmp_path: Path) -> None:
     path = checkpoint_with(tmp_path, {"enable_threshold_matching": False, "pixel_sensitivity": 0.25})
     assert pp.Statistics.load(path).provenance.settings == {"match_thresholds": False, "pixel_sensitivity": 0.25}
-    # Sensitivity has no meaning in pp_graph where nothing is normalised; Anomalib compares raw values with it.
+    # Without normalisation, Anomalib compares raw values with 1 - sensitivity. pp_graph has no sensitivity then.
     found = pp.Statistics.load(checkpoint_with(tmp_path, {"enable_normalization": False, "image_sensitivity": 0.75}))
     assert found.provenance.settings == {"normalize": False}
     assert "compares raw values with 1 - sensitivity" in found.provenance.notes[0]
@@ -414,7 +414,7 @@ def test_legacy_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         pp.Statistics.load(FILES / "legacy.pt")
 
 
-# --- with torch itself, where it is installed ---
+# --- with torch, if installed ---
 
 
 def test_legacy_with_torch(tmp_path: Path) -> None:
@@ -429,13 +429,13 @@ def test_legacy_with_torch(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-def test_what_torch_writes_today(tmp_path: Path) -> None:
+def test_files_of_the_installed_torch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="a real checkpoint is written by torch, which is not installed")
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         low, threshold, high = torch.rand(3, generator=generator).sort().values.to(dtype)
         buffers = {"_image_threshold": threshold, "image_min": low, "image_max": high}
-        # Slices share one storage, so two of them do not begin with it.
+        # The slices share one storage, so two of them have an offset.
         saved = {"state_dict": {f"post_processor.{name}": value for name, value in buffers.items()}, "epoch": 3}
         saved["state_dict"]["weight"] = torch.nn.Parameter(torch.rand(64))
         torch.save(saved, tmp_path / "x.ckpt")

@@ -1,4 +1,4 @@
-"""Statistics in the formats of others: JSON, IR and fused models, and how a file is told."""
+"""Statistics in foreign JSON, IRs and fused models, and how formats are recognised."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEVEL = pp.LevelStatistics
 
 
 def write_ir(path: Path, **info: object) -> Path:
-    """A real IR with a `model_info`, as Model API's tools write it."""
+    """An IR with a `model_info` like that of Model API's tools."""
     data = ov.opset13.parameter([1, 1, 4, 4], np.float32, name="image")
     model = ov.Model([ov.opset13.relu(data)], [data], "model")
     for key, value in info.items():
@@ -45,11 +45,11 @@ def files(tmp_path: Path, demo_fused_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("title", [each.title for each in FORMATS])
-def test_every_format_is_told_by_what_a_file_holds(title: str, files: dict[str, Path], tmp_path: Path) -> None:
+def test_formats_are_recognised_by_content(title: str, files: dict[str, Path], tmp_path: Path) -> None:
     found = pp.Statistics.load(files[title])
     assert found.image.threshold is not None
     assert found.provenance is None or found.provenance.source == title
-    # A name says nothing: neither none nor another's.
+    # The file name does not matter.
     for name in ("nameless", "x.ckpt", "x.xml", "x.pth"):
         (tmp_path / name).write_bytes(files[title].read_bytes())
         again = pp.Statistics.load(tmp_path / name)
@@ -62,7 +62,7 @@ def test_every_format_is_told_by_what_a_file_holds(title: str, files: dict[str, 
         assert pp.Statistics.load(tmp_path / "own.json") == found
 
 
-def test_own_json_is_returned_as_it_is() -> None:
+def test_own_json_is_returned_unchanged() -> None:
     assert pp.Statistics.load(DEMO / "stats.json") == pp.Statistics.from_json((DEMO / "stats.json").read_bytes())
 
 
@@ -110,8 +110,8 @@ def test_metadata() -> None:
     assert "one range for both levels" in earlier.provenance.notes[1]
 
 
-def test_metadata_with_less(tmp_path: Path) -> None:
-    # A task of classification counts no pixels.
+def test_incomplete_metadata(tmp_path: Path) -> None:
+    # Classification has no pixel level.
     found = load_json(tmp_path, {"image_threshold": "13.5", "pred_scores.min": "6.5", "pred_scores.max": 21})
     assert found.image == LEVEL(threshold=13.5, min=6.5, max=21.0)
     assert found.pixel == LEVEL()
@@ -133,7 +133,7 @@ def test_metadata_with_less(tmp_path: Path) -> None:
         ({"minmax": {"pred_score": {"min": float("inf")}}}, r"'minmax\.pred_score\.min' is inf"),
     ],
 )
-def test_impossible_json(tmp_path: Path, content: object, message: str) -> None:
+def test_invalid_json_values(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(StatisticsError, match=message):
         load_json(tmp_path, content)
 
@@ -165,7 +165,7 @@ def test_model_api(tmp_path: Path) -> None:
     assert found.pixel == LEVEL(threshold=11.25, min=0.0, max=21.7712345123)
     assert np.float32(found.image.max) - np.float32(found.image.min) == np.float32(INFO["normalization_scale"])
     assert "only the difference" in found.provenance.notes[0]
-    # Model API's own arithmetic, on its own raw values.
+    # Model API's arithmetic.
     raw = np.random.default_rng(0).uniform(0, 30, (4, 8, 8)).astype(np.float32)
     predictions = pp.OneClassPostProcessor(found)({"anomaly_map": raw})
     theirs = np.clip((raw - INFO["pixel_threshold"]) / INFO["normalization_scale"] + 0.5, 0, 1)
@@ -174,7 +174,7 @@ def test_model_api(tmp_path: Path) -> None:
     assert np.array_equal(predictions.pred_label, raw.max(axis=(1, 2)) > INFO["image_threshold"])
 
 
-def test_model_api_with_less(tmp_path: Path) -> None:
+def test_incomplete_model_info(tmp_path: Path) -> None:
     found = pp.Statistics.load(write_ir(tmp_path / "model.xml", image_threshold=13.5))
     assert (found.image.threshold, found.pixel.threshold, found.image.max) == (13.5, 0.5, 1.0)
     assert [note for note in found.provenance.notes if "is not in the file" in note] == [
@@ -194,7 +194,7 @@ def test_model_api_with_less(tmp_path: Path) -> None:
         ({"normalization_scale": -1}, "'normalization_scale' is -1, expected 0 or more"),
     ],
 )
-def test_model_api_that_says_something_else(tmp_path: Path, info: dict[str, object], message: str) -> None:
+def test_invalid_model_info(tmp_path: Path, info: dict[str, object], message: str) -> None:
     with pytest.raises(StatisticsError, match=message):
         pp.Statistics.load(write_ir(tmp_path / "model.xml", **info))
 
@@ -218,7 +218,7 @@ def test_bad_xml(tmp_path: Path, text: str, message: str) -> None:
         pp.Statistics.load(tmp_path / "x.xml")
 
 
-# --- models that pp_graph made ---
+# --- artifacts of pp_graph ---
 
 
 def test_fused_and_converted_models(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_fused_and_converted_models(tmp_path: Path) -> None:
         assert again.parameters() == post.parameters()
 
 
-def test_provenance_is_handed_on(tmp_path: Path) -> None:
+def test_provenance_is_kept(tmp_path: Path) -> None:
     imported = pp.Statistics.load(FILES / "metadata_1_x.json")
     pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(imported), tail=False).save(tmp_path / "fused.onnx")
     found = pp.Statistics.load(tmp_path / "fused.onnx")
@@ -252,7 +252,7 @@ def test_provenance_is_handed_on(tmp_path: Path) -> None:
         ('{"post_processor": "X", "parameters": {}, "statistics": {"image": {"min": 2, "max": 1}}}', "'max' is 1"),
     ],
 )
-def test_provenance_that_cannot_be_read(tmp_path: Path, metadata: str, message: str) -> None:
+def test_invalid_provenance(tmp_path: Path, metadata: str, message: str) -> None:
     model = identity_model({"pred_score": ["N"]})
     model.metadata_props.add(key="pp_graph", value=metadata)
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())

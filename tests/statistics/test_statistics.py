@@ -56,7 +56,7 @@ def test_schema_version_defaults_and_null_is_unknown() -> None:
         ('{"image": null}', "field 'image' holds null, expected object"),
     ],
 )
-def test_errors_name_the_field_and_the_mend(text: str, message: str, tmp_path: Path) -> None:
+def test_errors_name_the_field(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "stats.json"
     file.write_text(text)
     with pytest.raises(StatisticsError, match=message) as caught:
@@ -70,7 +70,7 @@ def test_missing_file() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1.0", True, 1e39])
-def test_impossible_values(value: object) -> None:
+def test_invalid_values(value: object) -> None:
     with pytest.raises(StatisticsError, match="'threshold' is"):
         pp.LevelStatistics(threshold=value)  # type: ignore[arg-type]
 

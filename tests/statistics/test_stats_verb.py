@@ -1,4 +1,4 @@
-"""`pp-graph stats`, and the settings that statistics bring along."""
+"""`pp-graph stats`, and settings imported with statistics."""
 
 from __future__ import annotations
 
@@ -57,22 +57,22 @@ def test_convert(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pp.Statistics.load("out.json").provenance.file == "anomalib_2_7.ckpt"
 
 
-def test_settings_come_along(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_are_imported(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fuse", "raw.onnx", "--stats", "anomalib_2_7.ckpt", "-o", "f.onnx", "--no-tail"]) == 0
     err = capsys.readouterr().err
     assert "Note: image_sensitivity=0.7 comes from anomalib_2_7.ckpt" in err
     assert "pixel_sensitivity" not in err  # 0.5, as without it
     assert parameters("f.onnx")["image_sensitivity"] == 0.7
-    # By way of our own JSON, the same.
+    # The same from our JSON.
     assert run(["stats", "convert", "anomalib_2_7.ckpt", "-o", "out.json"]) == 0
     assert run(["fuse", "raw.onnx", "--stats", "out.json", "-o", "g.onnx", "--no-tail"]) == 0
     assert "Note: image_sensitivity=0.7 comes from out.json" in capsys.readouterr().err
     assert parameters("g.onnx") == parameters("f.onnx")
 
 
-def test_what_is_said_wins(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_win_over_imported_settings(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["fuse", "raw.onnx", "--stats", "sensitive.onnx", "-o", "f.onnx", "--no-tail"]
-    # 0.5 is the default too, but here it was asked for.
+    # 0.5 is also the default, but here it was given.
     assert run([*command, "--image-sensitivity", "0.5"]) == 0
     err = capsys.readouterr().err
     assert "image_sensitivity=" not in err
@@ -90,7 +90,7 @@ def test_settings_can_be_turned_on_again(work: Path, capsys: pytest.CaptureFixtu
     assert "Statistics lack 'image.min'" in capsys.readouterr().err
 
 
-def test_convert_takes_settings_too(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_imports_settings(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["convert", "raw.onnx", "--stats", "anomalib_2_7.ckpt", "-o", "m.xml", "--no-tail", "--json"]
     assert run(command) == 0
     captured = capsys.readouterr()
@@ -111,7 +111,7 @@ def test_convert_takes_settings_too(work: Path, capsys: pytest.CaptureFixture[st
         ({"on_nan": []}, r"on_nan is []"),
     ],
 )
-def test_settings_that_make_no_sense(
+def test_invalid_settings(
     work: Path, settings: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stats = json.loads((work / "stats.json").read_text())
