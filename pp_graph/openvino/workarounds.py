@@ -1,7 +1,7 @@
 """Rewrite parts of a network that OpenVINO's CPU plugin computes wrongly.
 
-Found in OpenVINO 2025.0 to 2026.4.1. `tests/openvino/test_workarounds.py` has minimal models. Its tests of OpenVINO alone
-are skipped with a reason once a version computes them right: then this file can go.
+Found in OpenVINO 2025.0 to 2026.4.1. `tests/openvino/test_workarounds.py` has minimal models. Its tests of OpenVINO
+alone are skipped with a reason once a version computes them right: then this file can go.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pp_graph.fusion.injection import PREFIX
+from pp_graph.fusion.tail import NETWORK_SCOPE
 from pp_graph.openvino.island.rewrites import move_names_and_consumers
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ _FUSED_WITH_REDUCTIONS: Final = _CONVERSIONS | _ARITHMETIC | {
 def work_around_defects(model: ov.Model, prefix: str = PREFIX) -> list[str]:
     """Rewrite the parts of a network that OpenVINO's CPU plugin computes wrongly. Changes the model in place.
 
-    Results stay the same up to rounding. Shapes, element types and names of outputs stay. Bodies of control flow are not
-    rewritten.
+    Results stay the same up to rounding. Shapes, element types and names of outputs stay. Bodies of control flow are
+    not rewritten.
 
     Args:
         model: A model as read from ONNX.
-        prefix: Prefix of the names of the post-processing's nodes. These are not rewritten.
+        prefix: Prefix of the names of the post-processing's nodes. These are not rewritten: `verify` checks them alone.
 
     Returns:
         A sentence for each kind of rewriting that was applied.
@@ -76,7 +77,7 @@ def _places(count: int) -> str:
 
 
 class _Network:
-    """The network in a model: all nodes but those of the post-processing."""
+    """The network in a model: all nodes but those of the post-processing. A rewritten tail belongs to the network."""
 
     def __init__(self, model: ov.Model, prefix: str) -> None:
         self.nodes: list[ov.Node] = []
@@ -89,7 +90,8 @@ class _Network:
                 self._varying.add(node.get_instance_id())
 
     def contains(self, node: ov.Node) -> bool:
-        return not node.get_friendly_name().startswith(self._prefix)
+        name = node.get_friendly_name()
+        return not name.startswith(self._prefix) or name.startswith(f"{self._prefix}{NETWORK_SCOPE}/")
 
     def is_constant(self, value: ov.Output) -> bool:
         return value.get_node().get_instance_id() not in self._varying
