@@ -111,23 +111,13 @@ class _Network:
 
 @dataclass
 class _Sum:
-    """A chain of conversions and additions of constants: `source + terms`, or `terms - source`."""
+    """A chain of conversions and arithmetic with constants: `source * factors + terms`."""
 
     source: ov.Output
-    is_negated: bool = False
-    terms: list[tuple[int, ov.Output]] = field(default_factory=list)
+    factors: Array = field(default_factory=lambda: np.ones((), np.float64))
+    terms: Array = field(default_factory=lambda: np.zeros((), np.float64))
     element_types: set[str] = field(default_factory=set)
-    additions: set[int] = field(default_factory=set)
-
-    def total(self) -> Array | None:
-        """Return the sum of the terms in float64; None if OpenVINO cannot compute one of them beforehand."""
-        total = np.zeros((), np.float64)
-        for sign, term in self.terms:
-            values = _values(term)
-            if values is None:
-                return None
-            total = total + sign * values
-        return total
+    nodes: set[int] = field(default_factory=set)
 
 
 def _join_added_constants(network: _Network) -> int:
@@ -143,15 +133,15 @@ def _join_added_constants(network: _Network) -> int:
     count = 0
     for node in reversed(network.nodes):
         chain = _lossy_sum(node, network) if node.get_instance_id() not in joined else None
-        total = None if chain is None else chain.total()
-        if chain is None or total is None:
+        if chain is None:
             continue
         widest = ov.Type.f64 if "f64" in chain.element_types else ov.Type.f32
-        constant = ops.constant(total, widest)
-        source = _converted(chain.source, widest)
-        added = ops.subtract(constant, source) if chain.is_negated else ops.add(source, constant)
-        _replace(node, _converted(added.output(0), node.get_output_element_type(0)))
-        joined |= chain.additions
+        value = _converted(chain.source, widest)
+        if (chain.factors != 1).any():
+            value = ops.multiply(value, ops.constant(chain.factors, widest)).output(0)
+        value = ops.add(value, ops.constant(chain.terms, widest)).output(0)
+        _replace(node, _converted(value, node.get_output_element_type(0)))
+        joined |= chain.nodes
         count += 1
     return count
 
@@ -162,29 +152,48 @@ def _lossy_sum(node: ov.Node, network: _Network) -> _Sum | None:
         return None
     value = node.output(0)
     chain = _Sum(value)
+    factors, terms = chain.factors, chain.terms
     per_channel = converted = lossy = False
-    while not chain.is_negated and (not chain.terms or len(value.get_target_inputs()) == 1):
+    while not chain.nodes or len(value.get_target_inputs()) == 1:
         above, element_type = value.get_node(), value.get_element_type().get_type_name()
+        kind = above.get_type_name()
         if not network.contains(above) or element_type not in _FLOATS:
             break
-        if above.get_type_name() in _CONVERSIONS or _keeps_shape(above):
+        if kind in _CONVERSIONS or _keeps_shape(above):
             value = above.input_value(0)
             converted |= per_channel and value.get_element_type() != above.get_output_element_type(0)
         else:
-            operands = network.operands(above) if above.get_type_name() in _ADDITIONS else None
-            if operands is None or not _keeps_shape_of(operands[0], operands[1]):
+            operands = network.operands(above) if kind in _ARITHMETIC else None
+            affine = _as_affine(above, *operands) if operands is not None else None
+            # Factors behind the last conversion keep the plugin from fusing the additions.
+            if operands is None or affine is None or not (converted or (affine[0] == 1).all()):
                 break
             value, constant = operands
-            is_difference = above.get_type_name() == "Subtract"
-            chain.is_negated = is_difference and network.is_constant(above.input_value(0))
-            chain.terms.append((-1 if is_difference and not chain.is_negated else 1, constant))
-            chain.additions.add(above.get_instance_id())
-            chain.source = value
-            if _is_per_channel(constant, value.get_partial_shape(), -1):
-                lossy |= converted
-                per_channel = True
+            factors, terms = factors * affine[0], terms + factors * affine[1]
+            if kind in _ADDITIONS:
+                chain.source, chain.factors, chain.terms = value, factors, terms
+                chain.nodes.add(above.get_instance_id())
+                if _is_per_channel(constant, value.get_partial_shape(), -1):
+                    lossy |= converted
+                    per_channel = True
         chain.element_types |= {element_type, value.get_element_type().get_type_name()}
     return chain if lossy and _is_behind_product(chain.source, network) else None
+
+
+def _as_affine(node: ov.Node, value: ov.Output, constant: ov.Output) -> tuple[Array, Array] | None:
+    """Return factors and terms with which a node computes `value * factors + terms`; None if it changes the shape."""
+    numbers = _values(constant) if _keeps_shape_of(value, constant) else None
+    if numbers is None:
+        return None
+    kind, one, zero = node.get_type_name(), np.ones(()), np.zeros(())
+    constant_first = node.input_value(0) == constant
+    if kind == "Add":
+        return one, numbers
+    if kind == "Subtract":
+        return (-one, numbers) if constant_first else (one, -numbers)
+    if kind == "Multiply":
+        return numbers, zero
+    return None if constant_first or not numbers.all() else (1 / numbers, zero)
 
 
 def _keeps_shape(node: ov.Node) -> bool:

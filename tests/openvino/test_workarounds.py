@@ -37,6 +37,13 @@ SUMS = {
         "p = MatMul(image, w)  q = Mul(p, b)  s = Add(q, a)  c = Cast<to=11>(s)  d = Add(c, b64)"
         "  values = Cast<to=1>(d)"
     ),
+    "scaled between": (
+        "p = MatMul(image, w)  s = Add(p, a)  q = Mul(s, b)  c = Cast<to=11>(q)  d = Add(c, b64)  values = Cast<to=1>(d)"
+    ),
+    "divided and subtracted": (
+        "p = MatMul(image, w)  s = Sub(a, p)  q = Div(s, b)  r = Mul(scalar, q)  c = Cast<to=11>(r)  d = Sub(c, b64)"
+        "  values = Cast<to=1>(d)"
+    ),
     "three": (
         "p = MatMul(image, w)  s = Add(p, a)  c = Cast<to=11>(s)  d = Add(c, b64)  e = Cast<to=1>(d)  values = Add(e, a)"
     ),
@@ -291,6 +298,10 @@ LEFT_ALONE = {
             c = Cast<to=11>(s)
             features = Add(c, b)
         }"""
+    ),
+    "scaled behind the conversion": sum_model(
+        "p = MatMul(image, w)  s = Add(p, a)  c = Cast<to=11>(s)  q = Mul(c, b64)  d = Add(q, b64)"
+        "  values = Cast<to=1>(d)"
     ),
     "no product": sum_model("s = Add(image, a)  c = Cast<to=11>(s)  d = Add(c, b64)  values = Cast<to=1>(d)"),
     "subtracted from": sum_model(
