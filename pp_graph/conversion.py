@@ -22,6 +22,7 @@ from pp_graph.openvino.island.island import add_states, isolate_island
 from pp_graph.openvino.model import RT_INFO_PATH, OpenVINOModel
 from pp_graph.openvino.model_info import write_model_info
 from pp_graph.openvino.preprocessing import add_preprocessing
+from pp_graph.openvino.workarounds import work_around_defects
 from pp_graph.postprocessors import merged_roles
 from pp_graph.quantization.quantization import Quantization, check_quantization, quantize_network
 from pp_graph.sessions.session import record_batch_axes
@@ -59,7 +60,8 @@ def convert(
     """Convert a fused model to OpenVINO.
 
     Names of inputs and outputs stay, the batch stays dynamic if the device allows it, and the post-processing stays in
-    float32 whatever the precision. The device need not be on this machine.
+    float32 whatever the precision. The device need not be on this machine. Parts of the network that OpenVINO is known
+    to compute wrongly are rewritten; `OpenVINOModel.conversion` lists them under `workarounds`.
 
     Args:
         model: A fused model or its path; with `post`, the path of a raw model.
@@ -98,6 +100,7 @@ def convert(
     check_quantization(precision, quantization)
     fused = _fused(model, post, raise_opset, merged_roles(roles, score_output=score_output, map_output=map_output))
     converted = _read(fused)
+    workarounds = work_around_defects(converted, fused.provenance.prefix)
     if input_shape is not None:
         _reshape(converted, input_shape)
     if not profile.dynamic_shapes:
@@ -113,6 +116,8 @@ def convert(
         "openvino": _version(),
         **record_batch_axes(fused.network.inputs, _passed_through(fused)),
     }
+    if workarounds:
+        settings["workarounds"] = workarounds
     if quantization is not None:
         settings["quantization"] = quantize_network(
             converted, fused.provenance, quantization, device, fused.network.inputs

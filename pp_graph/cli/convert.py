@@ -167,6 +167,8 @@ def _print(model: Path, artifact: OpenVINOModel, fused: FusedModel, written: dic
     }
     if artifact.provenance.preprocessing is not None:
         lines["preprocessing"] = artifact.provenance.preprocessing.describe()
+    if "workarounds" in conversion:
+        lines["workarounds"] = "; ".join(conversion["workarounds"])
     print_fields(f"Converted {model} -> {written['output']}", lines)
 
 

@@ -274,13 +274,15 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for rewrite in self.tail:
             lines[f"tail, '{rewrite.target}'"] = rewrite.what
         if self.conversion:
-            flat = {key: value for key, value in self.conversion.items() if not isinstance(value, dict)}
+            flat = {key: value for key, value in self.conversion.items() if not isinstance(value, dict | list)}
             lines["conversion"] = ", ".join(f"{key} {value}" for key, value in flat.items())
             for key, record in self.conversion.items():
                 if isinstance(record, dict):
                     lines[key] = ", ".join(
                         f"{name} {value}" for name, value in record.items() if value not in (None, [])
                     )
+                elif isinstance(record, list):
+                    lines[key] = "; ".join(record)
         if self.preprocessing is not None:
             lines["preprocessing"] = self.preprocessing.describe()
         return lines

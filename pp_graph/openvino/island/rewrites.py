@@ -53,7 +53,7 @@ def drop_channel_axis(island: ov.Model, start: ov.Node, shown: Collection[str] =
         if outside:
             unsqueezed = ops.unsqueeze(node, ops.constant(np.array([axis])))
             unsqueezed.set_friendly_name(f"{node.get_friendly_name()}/whole")
-            _move_names_and_consumers(node.output(0), unsqueezed.output(0), outside)
+            move_names_and_consumers(node.output(0), unsqueezed.output(0), outside)
             if is_shown:
                 shown_nodes.append(unsqueezed)
     # The next rewrites need the new ranks.
@@ -62,7 +62,8 @@ def drop_channel_axis(island: ov.Model, start: ov.Node, shown: Collection[str] =
         drop_channel_axis(island, node, shown)
 
 
-def _move_names_and_consumers(old: ov.Output, new: ov.Output, consumers: Iterable[ov.Input]) -> None:
+def move_names_and_consumers(old: ov.Output, new: ov.Output, consumers: Iterable[ov.Input]) -> None:
+    """Give an output's names, and some of its consumers, to another output."""
     names = old.get_names()
     old.get_tensor().set_names(set())
     new.get_tensor().set_names(names)
@@ -109,7 +110,7 @@ def keep_resizing_marked(island: ov.Model) -> None:
         if layout == "NHWC":
             output = opset13.unsqueeze(marked, opset13.constant(np.array([3])))
             output.set_friendly_name(f"{node.get_friendly_name()}/whole")
-        _move_names_and_consumers(resized, output.output(0), list(resized.get_target_inputs()))
+        move_names_and_consumers(resized, output.output(0), list(resized.get_target_inputs()))
 
 
 def keep_padding_marked(island: ov.Model) -> None:
@@ -211,7 +212,7 @@ def fence(source: ov.Output) -> ov.Node | None:
     if channel is not None:
         fenced = ops.unsqueeze(fenced, channel)
     fenced.set_friendly_name(f"{node.get_friendly_name()}{_FENCE}")
-    _move_names_and_consumers(source, fenced.output(0), consumers)
+    move_names_and_consumers(source, fenced.output(0), consumers)
     return fenced
 
 
