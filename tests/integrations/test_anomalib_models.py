@@ -294,3 +294,93 @@ def test_statistics_follow_the_buffers() -> None:
     assert post(score).pred_label.item()
     post.image_sensitivity = 0.0
     assert not post(score).pred_label.item()
+
+
+class Doubled(PostProcessor):
+    """The same decisions, other scores."""
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        found = super().forward(predictions)
+        return found._replace(pred_score=found.pred_score * 2)
+
+
+class Labels(PostProcessor):
+    """No masks and no maps."""
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        found = super().forward(predictions)
+        return InferenceBatch(found.pred_score, found.pred_label, None, None)
+
+
+def with_post_processor(model: Padim, kind: type[PostProcessor]) -> Padim:
+    post = kind()
+    post.load_state_dict(model.post_processor.state_dict())
+    model.post_processor = post
+    return model
+
+
+def test_another_post_processor_is_not_replaced_in_silence(
+    theirs: tuple[Padim, Path], folder: Path, tmp_path: Path
+) -> None:
+    model = theirs[0]
+    own = model.post_processor
+    try:
+        with_post_processor(model, Doubled)
+        with pytest.raises(
+            pp.PPGraphError, match="Doubled computes another 'pred_score' than ours: .* differ by up to"
+        ):
+            export(model, tmp_path / "model.xml", images=folder)
+        assert list(tmp_path.iterdir()) == []
+        result = export(model, tmp_path / "model.xml", images=folder, match_model=False)
+        assert any(
+            "'pred_score' differs from that of the model's own post-processor Doubled" in n for n in result.notes
+        )
+        model.post_processor = own
+        with_post_processor(model, Labels)
+        result = export(model, tmp_path / "labels.xml", images=folder)
+        missing = (
+            "The model's own post-processor Labels returns no 'pred_mask', or one of another size; the artifact does."
+        )
+        assert missing in result.notes
+    finally:
+        model.post_processor = own
+
+
+def test_output_forms(theirs: tuple[Padim, Path], folder: Path, tmp_path: Path) -> None:
+    result = export(theirs[0], tmp_path / "packed.xml", images=folder, pack=True)
+    assert result.artifact.provenance.parameters["pack"] is True
+    assert [output.name for output in result.artifact.provenance.outputs] == ["predictions"]
+    masks = export(
+        theirs[0], tmp_path / "masks.xml", images=folder, mask_dtype="u8", outputs=["pred_label", "pred_mask"]
+    )
+    assert [(each.name, each.dtype) for each in masks.artifact.provenance.outputs][1] == ("pred_mask", "uint8")
+    with pytest.raises(pp.PPGraphError, match=r"export\(\) has no argument 'packed', expected options of OneClass"):
+        export(theirs[0], tmp_path / "other.xml", packed=True)
+
+
+def test_a_model_that_fixes_its_batch(folder: Path, tmp_path: Path) -> None:
+    from anomalib.models import Dfm
+
+    data = images(folder).repeat(3, axis=2).repeat(3, axis=3)  # Dfm needs larger images than the other tests
+    torch.manual_seed(0)
+    model = Dfm(
+        backbone="resnet18", layer="layer3", pre_trained=False, visualizer=False,
+        pre_processor=Dfm.configure_pre_processor(image_size=(96, 96)),
+    )  # fmt: skip
+    model.model.train()
+    with torch.no_grad():
+        model.model(model.pre_processor(torch.from_numpy(data)))
+    model.fit()
+    model.eval()
+    result = export(
+        model, tmp_path / "model.xml", images=data, statistics=STATISTICS, raw_output=tmp_path / "raw.onnx"
+    )
+    assert any(
+        "The export of Dfm fixes its batch, so the artifact takes one image at a time" in n for n in result.notes
+    )
+    assert pp.RawModel.open(tmp_path / "raw.onnx").inputs[0].shape == (1, 3, 96, 96)
+    assert len(pp.load(result.path)(data).pred_score) == 18
+    result = export(model, tmp_path / "two.xml", images=data, statistics=STATISTICS, batch=2)
+    assert result.comparison.export_error < 1e-4
+    with pytest.raises(pp.PPGraphError, match="batch is 0, expected a number of images from 1"):
+        export(model, tmp_path / "none.xml", batch=0, statistics=STATISTICS)

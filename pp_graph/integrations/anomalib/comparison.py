@@ -76,6 +76,7 @@ class ModelComparison:
         export_error: Largest difference between the raw ONNX export in onnxruntime and the model in torch, as a
             fraction of the largest raw value of the same output.
         incomparable: Outputs that the model lacks or returns in another size.
+        rule_errors: Differences of scores and maps between the model's post-processor and ours, on the same raw values.
     """
 
     images: int
@@ -83,6 +84,7 @@ class ModelComparison:
     errors: tuple[ErrorReport, ...]
     export_error: float
     incomparable: tuple[str, ...]
+    rule_errors: tuple[ErrorReport, ...] = ()
 
     @property
     def rule_flips(self) -> int:
@@ -105,6 +107,10 @@ class ModelComparison:
             ],
             "decisions": [decision.to_dict() for decision in self.decisions],
             "incomparable": list(self.incomparable),
+            "rule_errors": [
+                {"name": error.name, "max_abs": _finite(error.max_abs), "max_scaled": _finite(error.max_scaled)}
+                for error in self.rule_errors
+            ],
         }
 
 
@@ -191,6 +197,7 @@ class ModelTotals:
         self._decisions = {name: _DecisionTotals(step) for name, step in self._program.decisions.items()}
         self._errors: dict[str, ErrorSum] = {}
         self._export_errors: dict[str, ErrorSum] = {}
+        self._rule_errors: dict[str, ErrorSum] = {}
         self._largest: dict[str, float] = {}
         self._images = 0
         self._incomparable: set[str] = set()
@@ -240,6 +247,10 @@ class ModelTotals:
                 self._add_decisions(name, from_model, reference_on_model, reference_on_artifact, found[name], start)
             elif from_model is not None:
                 self._errors.setdefault(name, ErrorSum()).add(found[name], from_model)
+                # Anomalib passes NaN on, and ours decides about it.
+                comparable = np.isfinite(from_model)
+                own = reference_on_model[name].reshape(from_model.shape)
+                self._rule_errors.setdefault(name, ErrorSum()).add(own[comparable], from_model[comparable])
 
     def _add_decisions(
         self,
@@ -285,6 +296,7 @@ class ModelTotals:
                 default=0.0,
             ),
             incomparable=tuple(name for name in self._names if name in self._incomparable),
+            rule_errors=tuple(error.report(name) for name, error in self._rule_errors.items()),
         )
 
 

@@ -16,10 +16,16 @@ from pp_graph.errors import ModelError, PostProcessorError, StatisticsError, Tar
 from pp_graph.fusion import fuse
 from pp_graph.integrations.anomalib.comparison import EXPORT_TOLERANCE, ModelComparison, compare_with_model
 from pp_graph.integrations.anomalib.loading import load_model
-from pp_graph.integrations.anomalib.raw_export import export_raw, preprocessed_size, resizes_with_antialiasing
+from pp_graph.integrations.anomalib.raw_export import (
+    export_raw,
+    fixed_batch_of,
+    preprocessed_size,
+    resizes_with_antialiasing,
+)
 from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_processor, settings_of
 from pp_graph.integrations.exporting import ExportResult, check_output_files, check_verified, evaluating
 from pp_graph.model import RawModel
+from pp_graph.one_class_options import OPTIONS
 from pp_graph.opening import open_artifact
 from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor
 from pp_graph.statistics import Statistics
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from pp_graph.quantization import Quantization
 
 _NOISE_IMAGES: Final = 8
+_RULE_TOLERANCE: Final = 1e-5
+"""Largest difference of a score or map between two post-processors with the same rules."""
 
 
 def export(
@@ -54,10 +62,12 @@ def export(
     max_pixel_flips: int | str | None = None,
     verify_device: str = "CPU",
     inference_precision: str | None = "f32",
+    batch: int | None = None,
     batch_size: int | None = None,
     weights_only: bool = True,
     model_arguments: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    **form: Any,
 ) -> ExportResult:
     """Export an Anomalib 2.x model to ONNX, fuse post-processing into it, convert, verify and save it.
 
@@ -91,11 +101,14 @@ def export(
         max_pixel_flips: Pixels that drift of the network may flip, likewise.
         verify_device: Device to verify on.
         inference_precision: Precision to verify in: `f32`, `bf16`, `f16`; None for the device's default.
-        batch_size: Images per batch.
+        batch: Number of images to fix in the export. None leaves it open; a model whose export fixes it gets 1, and a
+            note says so.
+        batch_size: Images per batch in verification, if the export leaves it open.
         weights_only: Refuse checkpoints that contain more than tensors and plain values. Checkpoints of Anomalib before
             2.7 do: pass False for files you trust.
         model_arguments: Keyword arguments of the model's class, for a checkpoint.
         overwrite: Replace existing files.
+        form: Other options of `OneClassPostProcessor`, such as `pack=True`, `mask_dtype="u8"` or `on_nan="normal"`.
 
     Returns:
         The artifact and both reports.
@@ -121,17 +134,26 @@ def export(
     if checkpoint is not None:
         model = load_model(checkpoint, model_class, weights_only=weights_only, arguments=dict(model_arguments or {}))
     _check_model(model)
-    match_model &= all(argument is None for argument in (statistics, post, image_sensitivity, pixel_sensitivity))
-    post = _post_processor(model, statistics, image_sensitivity, pixel_sensitivity, post, checkpoint)
+    same_rules = all(name in OPTIONS and (OPTIONS[name].output_form or name == "on_nan") for name in form)
+    match_model &= same_rules and all(
+        argument is None for argument in (statistics, post, image_sensitivity, pixel_sensitivity)
+    )
+    form |= {
+        name: value
+        for name, value in (("image_sensitivity", image_sensitivity), ("pixel_sensitivity", pixel_sensitivity))
+        if value is not None
+    }
+    post = _post_processor(model, statistics, form, post, checkpoint)
     with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder, evaluating(model):
         size, notes = _input_size(model, input_size)
-        raw = RawModel.open(export_raw(model, Path(folder), size))
+        file, batch_note = _export(model, Path(folder), size, batch)
+        raw = RawModel.open(file)
         fused = fuse(raw, post)
         artifact: Artifact = fused
         if output.suffix.lower() == ".xml":
             artifact = convert(fused, device=device, precision=precision, quantization=quantization)
         provenance = None if post.statistics is None else post.statistics.provenance
-        notes = [*(() if provenance is None else provenance.notes), *fused.notes, *notes]
+        notes = [*(() if provenance is None else provenance.notes), *fused.notes, *notes, *batch_note]
         if images is None:
             images = _noise(model, size)
             notes.append("No images were given: verified on noise, which says little about decisions.")
@@ -144,6 +166,7 @@ def export(
         )
         comparison = compare_with_model(model, raw, artifact, images, **settings)
         _check_comparison(model, verification, comparison, match_model=match_model)
+        notes += _differences(model, comparison, match_model=match_model)
         if raw_output is not None:
             raw_output = raw.save(raw_output, overwrite=overwrite)
         artifact.save(output, overwrite=overwrite, inputs=inputs)
@@ -180,27 +203,29 @@ def _check_model(model: Any) -> None:
 def _post_processor(
     model: Any,
     statistics: Statistics | str | Path | None,
-    image_sensitivity: float | None,
-    pixel_sensitivity: float | None,
+    settings: Mapping[str, Any],
     post: PostProcessor | None,
     checkpoint: Path | None,
 ) -> PostProcessor:
-    """Return the post-processor to fuse: the model's settings, replaced by the arguments that are not None."""
-    sensitivities = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity}
-    sensitivities = {name: value for name, value in sensitivities.items() if value is not None}
+    """Return the post-processor to fuse: the model's settings, replaced by the given ones."""
+    unknown = next((name for name in settings if name not in OPTIONS), None)
+    if unknown is not None:
+        raise PostProcessorError(
+            f"export() has no argument '{unknown}', expected options of OneClassPostProcessor: {', '.join(OPTIONS)}."
+        )
     if isinstance(statistics, str | Path):
         statistics = Statistics.load(statistics)
     if post is not None:
-        if sensitivities or (statistics is not None and post.statistics is not None):
+        if settings or (statistics is not None and post.statistics is not None):
             raise PostProcessorError(
-                "post is given together with statistics or sensitivities, expected one or the other. Set them in the "
-                "post-processor."
+                "post is given together with statistics, sensitivities or options, expected one or the other. Set "
+                "them in the post-processor."
             )
         if post.statistics is not None:
             return post
         return post.with_statistics(statistics or _converted(model.post_processor, None, checkpoint).statistics)
     converted = _converted(model.post_processor, statistics, checkpoint)
-    return converted.from_parameters(converted.statistics, {**converted.parameters(), **sensitivities})
+    return converted.from_parameters(converted.statistics, {**converted.parameters(), **settings})
 
 
 def _converted(module: Any, statistics: Statistics | None, checkpoint: Path | None) -> PostProcessor:
@@ -250,6 +275,23 @@ def _input_size(
     return size, notes
 
 
+def _export(model: Any, folder: Path, size: tuple[int, int] | None, batch: int | None) -> tuple[Path, list[str]]:
+    """Export a model, with one image if its export fixes the batch; return the file, and a note about that."""
+    if batch is not None:
+        if isinstance(batch, bool) or batch < 1:
+            raise ModelError(f"batch is {batch}, expected a number of images from 1, or None for an open batch.")
+        return export_raw(model, folder, size, batch), []
+    file = export_raw(model, folder, size)
+    fixed = fixed_batch_of(file)
+    if fixed in (None, 1):
+        return file, []
+    note = (
+        f"The export of {type(model).__name__} fixes its batch, so the artifact takes one image at a time. "
+        "pp_graph.load splits larger batches; batch=N fixes another number."
+    )
+    return export_raw(model, folder, size, 1), [note]
+
+
 def _noise(model: Any, size: tuple[int, int] | None) -> np.ndarray[Any, Any]:
     height, width = size or getattr(model, "input_size", None) or (256, 256)
     return np.random.default_rng(0).random((_NOISE_IMAGES, 3, height, width), np.float32)
@@ -283,3 +325,28 @@ def _check_comparison(
             f"same raw values and statistics, {listed} differ. Nothing was written. Describe it as a PostProcessor of "
             "pp_graph and pass post=..., or accept ours with match_model=False."
         )
+    if match_model:
+        for error in comparison.rule_errors:
+            if error.max_scaled > _RULE_TOLERANCE:
+                raise VerificationError(
+                    f"The model's own post-processor {type(model.post_processor).__name__} computes another "
+                    f"'{error.name}' than ours: for the same raw values and statistics, they differ by up to "
+                    f"{error.max_abs:.3g}. Nothing was written. Describe it as a PostProcessor of pp_graph and pass "
+                    "post=..., or accept ours with match_model=False."
+                )
+
+
+def _differences(model: Any, comparison: ModelComparison, *, match_model: bool) -> list[str]:
+    """Return notes about outputs that differ from those of the model's own post-processor."""
+    own = type(model.post_processor).__name__
+    notes = [
+        f"The model's own post-processor {own} returns no '{name}', or one of another size; the artifact does."
+        for name in comparison.incomparable
+    ]
+    if not match_model:
+        notes += [
+            f"'{error.name}' differs from that of the model's own post-processor {own} by up to {error.max_abs:.3g}."
+            for error in comparison.rule_errors
+            if error.max_scaled > _RULE_TOLERANCE
+        ]
+    return notes

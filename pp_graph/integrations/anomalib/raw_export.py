@@ -11,7 +11,7 @@ from pp_graph.errors import ModelError
 from pp_graph.integrations.exporting import OPSET, reason_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _MAX_EMBEDDED_BYTES: Final = 3 << 29
 """Bytes of weights that an .onnx contains itself. A protobuf file is limited to 2 GiB."""
@@ -30,13 +30,14 @@ def without_post_processor(model: Any) -> Iterator[None]:
         model.post_processor = post
 
 
-def export_raw(model: Any, folder: Path, input_size: Size | None) -> Path:
+def export_raw(model: Any, folder: Path, input_size: Size | None, batch: int | None = None) -> Path:
     """Export a model without its post-processor. Call it inside `evaluating`.
 
     Args:
         model: An `AnomalibModule`.
         folder: Folder for the `.onnx`.
         input_size: Height and width of the images; None leaves them open.
+        batch: Number of images to fix; None leaves it open where torch can.
 
     Returns:
         Path of the `.onnx`.
@@ -49,13 +50,15 @@ def export_raw(model: Any, folder: Path, input_size: Size | None) -> Path:
     try:
         # torch's exporter prints its progress.
         with without_post_processor(model), contextlib.redirect_stdout(io.StringIO()):
-            path = model.to_onnx(
-                folder,
-                input_size=input_size,
-                opset_version=OPSET,
-                external_data=weight_bytes > _MAX_EMBEDDED_BYTES,
-                verbose=False,
-            )
+            settings: Any = {
+                "opset_version": OPSET,
+                "external_data": weight_bytes > _MAX_EMBEDDED_BYTES,
+                "verbose": False,
+            }
+            if batch is None:
+                path = model.to_onnx(folder, input_size=input_size, **settings)
+            else:
+                path = _export_fixed(model, folder, input_size, batch, settings)
     except Exception as error:  # torch raises many types
         hint = "" if input_size is not None else " Try a fixed size: input_size=(256, 256)."
         raise ModelError(
@@ -68,6 +71,27 @@ def export_raw(model: Any, folder: Path, input_size: Size | None) -> Path:
             "support the export of this model."
         )
     return Path(path)
+
+
+def _export_fixed(model: Any, folder: Path, size: Size | None, batch: int, settings: Mapping[str, Any]) -> Path:
+    """Export with a fixed batch, as `AnomalibModule.to_onnx` does with an open one."""
+    import torch
+
+    height, width = size or getattr(model, "input_size", None) or (256, 256)
+    example = torch.zeros((batch, 3, int(height), int(width)), device=next(model.parameters(), torch.zeros(())).device)
+    names = [name for name, value in model.eval()(example)._asdict().items() if value is not None]
+    path = folder / "fixed.onnx"
+    torch.onnx.export(model, (example,), str(path), input_names=["input"], output_names=names, dynamo=True, **settings)
+    return path
+
+
+def fixed_batch_of(path: Path) -> int | None:
+    """Return the number of images that an export fixes; None if it is open."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    sizes = graph.input[0].type.tensor_type.shape.dim
+    return sizes[0].dim_value if sizes and sizes[0].HasField("dim_value") else None
 
 
 def preprocessed_size(model: Any) -> Size | None:
