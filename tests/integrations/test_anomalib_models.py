@@ -372,9 +372,7 @@ def test_a_model_that_fixes_its_batch(folder: Path, tmp_path: Path) -> None:
         model.model(model.pre_processor(torch.from_numpy(data)))
     model.fit()
     model.eval()
-    result = export(
-        model, tmp_path / "model.xml", images=data, statistics=STATISTICS, raw_output=tmp_path / "raw.onnx"
-    )
+    result = export(model, tmp_path / "model.xml", images=data, statistics=STATISTICS, raw_output=tmp_path / "raw.onnx")
     assert any(
         "The export of Dfm fixes its batch, so the artifact takes one image at a time" in n for n in result.notes
     )
