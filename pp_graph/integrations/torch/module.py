@@ -56,8 +56,9 @@ Numbers = dict[str, float | None]
 class PostProcessor(nn.Module, ABC):
     """Base class of post-processors as torch modules: a model's outputs in, predictions out.
 
-    For a custom one, implement `forward`. To fuse, convert and verify it as well, describe it in steps instead: inherit
-    from `pp_graph.PostProcessor` and wrap it in `PostProcessorModule`.
+    For a custom one, implement `forward`. `pp_graph.fuse` takes such a module as it is: it traces the module and
+    verifies decisions against it. To retune it without the module, describe it in steps: inherit from
+    `pp_graph.PostProcessor` and wrap that in `PostProcessorModule`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
