@@ -296,6 +296,8 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
         model.reshape(shapes)
     except RuntimeError as error:
         wanted = ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in input_shape.items())
+        given = ", ".join(f"{name} {format_shape(partial_shape(model.input(name)))}" for name in input_shape)
         raise TargetError(
-            f"The model cannot take the input shape {wanted}: {first_line(error)}. Use sizes it was trained for."
+            f"The model cannot take the input shape {wanted}, expected sizes that fit {given}: {first_line(error)}. "
+            "Use sizes it was trained for."
         ) from error

@@ -106,7 +106,8 @@ class OpenVINOModel(Artifact):
                 ov.save_model(self.network, str(draft), compress_to_fp16=False)
             except RuntimeError as error:
                 raise TargetError(f"OpenVINO cannot save '{path}': {first_line(error)}. Is the disk full?") from error
-            draft.write_bytes(marked(draft.read_bytes(), weights_mark(content)))
+            text = draft.read_bytes()
+            draft.write_bytes(marked(text, weights_mark(content, text)))
             constants = island_constants(
                 openvino_core().read_model(draft), self.provenance.prefix, self.provenance.adjustable
             )

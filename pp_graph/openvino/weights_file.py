@@ -1,8 +1,8 @@
 """Tell if the `.bin` beside an `.xml` is the one it was saved with.
 
-OpenVINO reads any `.bin` that is long enough. The XML therefore records the size of its `.bin`, the hash of a sample of
-it, and a hash of the XML itself: other programs that read an IR and save it again copy the record, which then says
-nothing.
+OpenVINO reads any `.bin` that is long enough. The XML therefore records the size of its `.bin`, a hash of it (in a
+large one, of a sample of every constant), and a hash of the XML itself: other programs that read an IR and save it
+again copy the record, which then says nothing.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ from pp_graph.errors import TargetError
 from pp_graph.fusion import METADATA_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 WEIGHTS_PATH: Final = [METADATA_KEY, "weights"]
-_BLOCK: Final = 4096
-_BLOCKS: Final = 64
+_LARGE: Final = 1 << 24
+"""Bytes of a `.bin` that are hashed in about 10 ms; larger files are sampled."""
+_SAMPLE: Final = 256
+"""Bytes read at the start, in the middle and at the end of each constant of a large `.bin`."""
 _DIGITS: Final = 16
 UNKNOWN: Final = f"{0:0{_DIGITS}}:{'0' * 64}:{'0' * 64}"
 """Placeholder of the record, of the same length."""
+_CONSTANT: Final = re.compile(rb'\boffset="(\d{1,18})" size="(\d{1,18})"')
 _RECORD: Final = re.compile(rb'(<weights\s+value=")(\d{16}:[0-9a-f]{64}):([0-9a-f]{64})(")')
 
 
-def weights_mark(weights: Path, size: int | None = None, appended: bytes = b"") -> str:
-    """Return the size of a `.bin`, and the hash of up to 64 blocks of 4 KiB.
+def weights_mark(weights: Path, text: bytes, size: int | None = None, appended: bytes = b"") -> str:
+    """Return the size and the hash of a `.bin`.
 
     Args:
         weights: The file.
+        text: The XML, which says where each constant lies.
         size: Number of its bytes that count; None for all.
         appended: Bytes that will follow.
     """
@@ -44,15 +47,19 @@ def weights_mark(weights: Path, size: int | None = None, appended: bytes = b"") 
             found = stream.read(max(0, min(stop, own) - start)) if start < own else b""
             return found + appended[max(0, start - own) : max(0, stop - own)]
 
-        return _mark(read, own + len(appended))
+        total = own + len(appended)
+        digest = hashlib.sha256()
+        for start, stop in [(0, total)] if total <= _LARGE else _sampled(text):
+            digest.update(read(start, stop))
+    return f"{total:0{_DIGITS}}:{digest.hexdigest()}"
 
 
-def _mark(read: Callable[[int, int], bytes], size: int) -> str:
-    digest = hashlib.sha256()
-    last = max(0, size - _BLOCK)
-    for start in sorted({last * index // (_BLOCKS - 1) for index in range(_BLOCKS)}):
-        digest.update(read(start, min(size, start + _BLOCK)))
-    return f"{size:0{_DIGITS}}:{digest.hexdigest()}"
+def _sampled(text: bytes) -> list[tuple[int, int]]:
+    found = set()
+    for offset, size in ((int(offset), int(size)) for offset, size in _CONSTANT.findall(text)):
+        for start in (0, max(0, size - _SAMPLE) // 2, max(0, size - _SAMPLE)):
+            found.add((offset + start, offset + min(size, start + _SAMPLE)))
+    return sorted(found)
 
 
 def marked(text: bytes, mark: str) -> bytes:
@@ -85,7 +92,7 @@ def check_weights_file(path: Path, text: bytes | None = None) -> None:
     # Retuning in place appends to the .bin before it replaces the .xml.
     size = int(expected[:_DIGITS])
     own = weights.stat().st_size
-    if own < size or weights_mark(weights, size) != expected:
+    if own < size or weights_mark(weights, text, size) != expected:
         raise TargetError(
             f"Weights file '{weights}' ({own:,} bytes) is not the one that '{path}' was saved with, expected "
             f"{size:,} bytes with hash {expected[_DIGITS + 1 :][:12]}. Copy both files of one conversion, or convert "

@@ -261,7 +261,8 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
             at = len(end) + len(appended)
             appended += content
         offsets[constants[name].digits] = str(start + at).encode()
-    after = marked(layout.changed(offsets, numbers.provenance.to_json()), weights_mark(weights, length, appended))
+    after = layout.changed(offsets, numbers.provenance.to_json())
+    after = marked(after, weights_mark(weights, after, length, appended))
     return IREdit(path, numbers.provenance, numbers.size, text, after, length, appended)
 
 
@@ -288,7 +289,8 @@ def replace_ir(path: Path, written: Path, provenance: Provenance) -> IREdit:
             known[key] = len(old) + len(appended)
             appended += content
         offsets[digits] = str(known[key]).encode()
-    text = marked(patched(after, offsets), weights_mark(path.with_suffix(".bin"), len(old), bytes(appended)))
+    text = patched(after, offsets)
+    text = marked(text, weights_mark(path.with_suffix(".bin"), text, len(old), bytes(appended)))
     return IREdit(path, provenance, len(text) + len(appended), before, text, len(old), bytes(appended))
 
 

@@ -195,6 +195,25 @@ def test_an_edited_record_is_a_typed_error(edit: object) -> None:
         pp.strip(proto)
 
 
+@pytest.mark.parametrize("large", [1 << 24, 0])
+def test_the_bin_of_a_model_of_which_one_layer_was_trained_again(
+    large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pp_graph.openvino.weights_file._LARGE", large)
+    raw = onnx.load(DEMO / "raw.onnx")
+    own = pp.convert(pp.fuse(pp.RawModel.open(raw), POST)).save(tmp_path / "own.xml")
+    layer = next(each for each in raw.graph.initializer if each.name == "stem.0.bias")
+    layer.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(layer) * 1.01, layer.name))
+    other = pp.convert(pp.fuse(pp.RawModel.open(raw), POST)).save(tmp_path / "other.xml")
+    weights, retrained = own.with_suffix(".bin"), other.with_suffix(".bin")
+    assert weights.stat().st_size == retrained.stat().st_size
+    pp.retune(own, image_sensitivity=0.6)
+    assert pp.open(own)
+    shutil.copy(retrained, weights)
+    with pytest.raises(TargetError, match=r"own.bin' .* is not the one that '.*own.xml' was saved with, expected"):
+        pp.open(own)
+
+
 def test_the_bin_of_another_ir(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     own = pp.convert(pp.fuse(conv_model(), POST)).save(tmp_path / "own.xml")
     other = pp.convert(pp.fuse(conv_model(seed=1), POST)).save(tmp_path / "other.xml")
