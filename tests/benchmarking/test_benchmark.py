@@ -29,7 +29,7 @@ def report(demo_ir_path: Path, demo_fused_path: Path) -> pp.BenchmarkReport:
         devices=["CPU", "GPU", "NPU"],
         inference_precisions=["f32", "default"],
         against=["host-numpy", RAW],
-        seconds=0.5,
+        seconds=0.2,
     )
 
 

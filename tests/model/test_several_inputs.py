@@ -501,6 +501,7 @@ def test_inputs_without_a_feed_are_named_with_both_remedies(tmp_path: Path) -> N
         )
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_with_all_inputs(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     from onnx import numpy_helper

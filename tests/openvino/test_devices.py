@@ -176,7 +176,7 @@ class TestRunning:
         assert running_precision(compiled, "bf16") == executed_precision(compiled) == "bf16"
         assert set(island_precisions(compiled, "pp_graph").values()) == {"f32"}
 
-    @pytest.mark.sample(every=4)
+    @pytest.mark.sample(every=7)
     @pytest.mark.parametrize("shape", [None, ONE], ids=["open", "fixed"])
     def test_verified(self, device: str, shape: list[int] | None, fused: pp.FusedModel, tmp_path: Path) -> None:
         path = pp.convert(fused, device=device, input_shape=shape).save(tmp_path / "model.xml")
@@ -229,6 +229,7 @@ def test_batched_requests_run_as_a_batch() -> None:
         assert np.array_equal(values["raw_map"], image + batch), "each image in a full batch, the last ones too"
 
 
+@pytest.mark.slow
 def test_images_of_a_batch_are_not_mixed_up(static: pp.OpenVINOModel) -> None:
     session = static.session(device="BATCH:CPU(4)")
     assert session.inputs[0].shape == (None, 3, 9, 11), "it takes any number of images"

@@ -147,7 +147,7 @@ CASES = {
 }
 
 
-@pytest.mark.sample(every=5)
+@pytest.mark.sample(every=10)
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("settings_", CASES.values(), ids=CASES)
 def test_every_form_is_verified(settings_: dict, precision: str, tmp_path: Path) -> None:
@@ -184,6 +184,7 @@ def test_a_wrong_resize_is_drift_and_a_wrong_cutoff_is_not(tmp_path: Path) -> No
     assert report.boundary.flips > 0
 
 
+@pytest.mark.slow
 def test_cli_changes_the_form_of_a_fused_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fused, xml = tmp_path / "fused.onnx", tmp_path / "model.xml"
     stats = ["--stats", str(DEMO / "stats.json")]
@@ -247,7 +248,7 @@ def test_models_that_cannot_take_a_form() -> None:
         pp.fuse(score_and_map(opset=9), pp.OneClassPostProcessor(STATS, map_size=(5, 5)))
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=7)
 @pytest.mark.parametrize("settings_", [{}, {"pack": True}, {"outputs": ("pred_mask",)}], ids=["all", "packed", "mask"])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "open"])

@@ -21,6 +21,7 @@ from pp_graph.errors import DataError, TargetError
 from pp_graph.model import FrameFormat, ModelInput
 from pp_graph.openvino.compiling import compile_for
 from pp_graph.openvino.island.float32 import PREPROCESSING_SCOPE
+from pp_graph.openvino.weights_file import marked, weights_mark
 from pp_graph.preprocessing import DTYPES, RESIZES, feed_by_hand, resize
 from pp_graph.raw_values import open_raw_values
 from tests.conftest import DEMO
@@ -88,7 +89,7 @@ def preprocessings(draw: st.DrawFn, channels: int) -> pp.Preprocessing:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.data(), st.sampled_from([1, 3]), st.booleans())
 def test_graph_equals_the_reference(data: st.DataObject, channels: int, channels_last: bool) -> None:
     asked = data.draw(preprocessings(channels))
@@ -521,6 +522,8 @@ def test_a_wrong_scale_fails(demo_fused_path: Path, coloured: Path, tmp_path: Pa
     scale = np.full(3, np.float32(1 / 255)).tobytes()
     assert weights.read_bytes().count(scale) == 1
     weights.write_bytes(weights.read_bytes().replace(scale, np.full(3, np.float32(1.05 / 255)).tobytes()))
+    text = path.read_bytes()
+    path.write_bytes(marked(text, weights_mark(weights, text)))
     wrong = pp.verify(DEMO / "raw.onnx", path, coloured)
     assert any("the preprocessing is off by 0.05" in failure for failure in wrong.failures)
 

@@ -249,7 +249,7 @@ def test_cropped_masks(dtype: str, size: tuple[int | str, int | str]) -> None:
     assert pp.verify(raw, pp.convert(fused), IMAGES, inference_precision="bf16").passed
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=6)
 @pytest.mark.parametrize(("names", "axes", "size", "input_shape"), [
     ("blur", "NHWC", ("H", "W"), None),
     ("blur+resize", "NCHW", ("H", "W"), None),

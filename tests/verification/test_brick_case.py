@@ -45,6 +45,7 @@ def test_no_decision_differs_from_anomalibs(brick: Path, untouched: Path, images
         )
 
 
+@pytest.mark.slow
 def test_a_rewritten_tail_decides_alike(brick: Path, fused: Path, images: np.ndarray) -> None:
     onnx.checker.check_model(str(fused), full_check=True)
     report = pp.verify(brick / "raw.onnx", fused, images)
