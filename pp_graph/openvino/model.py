@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from pp_graph.program import Program
 
-RT_INFO_PATH = [METADATA_KEY, "provenance"]
+RT_INFO_PATH: Final = [METADATA_KEY, "provenance"]
+_VERSION: Final = re.compile(rb'<net\b[^>]*\bversion="(\d{1,9})"')
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,6 +231,8 @@ def describe_ir(path: Path) -> IRDescription:
     if model.has_rt_info(RT_INFO_PATH):
         provenance = Provenance.from_json(rt_text(model.get_rt_info(RT_INFO_PATH)))
     written = () if provenance is None else provenance.output_names
+    with path.open("rb") as stream:
+        version = _VERSION.search(stream.read(1 << 16))
     ports = [
         tuple(
             Port(port_name(port, written), str(np.dtype(port.get_element_type().to_dtype())), partial_shape(port))
@@ -240,7 +243,7 @@ def describe_ir(path: Path) -> IRDescription:
     return IRDescription(
         inputs=ports[0],
         outputs=ports[1],
-        version=int(ET.parse(path).getroot().get("version", "0")),  # noqa: S314 - OpenVINO has read it
+        version=int(version[1]) if version else 0,
         producer=_producer(model, provenance),
         nodes=sum(node.get_type_name() not in ("Constant", "Parameter", "Result") for node in model.get_ops()),
         weight_bytes=path.with_suffix(".bin").stat().st_size,

@@ -108,12 +108,14 @@ class IRLayout:
             return None
         start = self._text.find(b"<", end)
         data, _ = self._tag(start)
-        digits = re.compile(rb'\soffset="(\d+)"').search(self._text, start)
-        if not self._text.startswith(b"<data ", start) or digits is None or not {"element_type", "size"} <= data.keys():
+        digits = re.compile(rb'\soffset="(\d{1,15})"').search(self._text, start)
+        size = re.fullmatch(r"\d{1,15}", data.get("size", ""))
+        written = self._text.startswith(b"<data ", start) and "element_type" in data
+        if not written or digits is None or size is None:
             raise LayoutError(f"its constant '{name}' is not as OpenVINO writes it")
         return IRConstant(
             element_type=data["element_type"],
-            size=int(data["size"]),
+            size=int(size[0]),
             offset=int(digits[1]),
             digits=Span(*digits.span(1)),
             readers=self._text.count(b'<edge from-layer="%s" ' % layer["id"].encode(), self._edges),

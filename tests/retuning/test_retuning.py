@@ -541,6 +541,15 @@ def _link(folder: Path) -> Path:
     return folder / "link.onnx"
 
 
+def _sizes(text: str) -> Callable[[Path], Path]:
+    def edit(folder: Path) -> Path:
+        content = re.sub(rb'(offset|size)="\d+"', text.encode(), (folder / "model.xml").read_bytes())
+        (folder / "model.xml").write_bytes(content)
+        return folder / "model.xml"
+
+    return edit
+
+
 def _edited_provenance(folder: Path) -> Path:
     text = (folder / "model.xml").read_text().replace("OneClassPostProcessor", "TwoClassPostProcessor")
     (folder / "model.xml").write_text(text)
@@ -560,6 +569,9 @@ def _edited_provenance(folder: Path) -> Path:
         (_written("noise.onnx", b"\x89PNG\r\n" + b"x" * 99), "(is not|Is this) an ONNX model"),
         (_written("cut.onnx", (DEMO / "raw.onnx").read_bytes()[:9999]), "is not an ONNX model"),
         (_written("model.xml", b"<net><layers>"), "is not an OpenVINO IR"),
+        (_sizes('size="-8"'), "is not an OpenVINO IR"),
+        (_sizes('offset="99999999999999999999"'), "is not an OpenVINO IR"),
+        (_sizes('size="abc"'), "is not an OpenVINO IR"),
         (_short_weights, "is not the one that .* was saved with, expected"),
         (_link, "is a link to '.*fused.onnx', which may be used elsewhere"),
     ],
