@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'pp_graph[torch]'")
@@ -158,6 +160,41 @@ def test_openvino_gives_the_names_of_the_outputs() -> None:
     openvino = pytest.importorskip("openvino")
     model = openvino.convert_model(Net(OneClassModule(statistics=STATS)).eval(), example_input=torch.rand(2, 3, 16, 16))
     assert [next(iter(each.names)) for each in model.outputs] == list(InferenceBatch._fields)
+
+
+class Whole(torch.nn.Module):
+    def __init__(self, post: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer, self.post = torch.nn.Conv2d(3, 1, 3, padding=1), post
+
+    def forward(self, image: torch.Tensor) -> Any:
+        anomaly_map = self.layer(image)
+        return self.post(InferenceBatch(anomaly_map.amax((1, 2, 3)), None, anomaly_map))
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize(
+    ("post", "names"),
+    [
+        (lambda: OneClassPostProcessor(statistics=STATS), ["pred_score", "pred_label", "anomaly_map", "pred_mask"]),
+        (lambda: OneClassPostProcessor(statistics=STATS, pack=True), ["predictions"]),
+        (custom, ["pred_score", "pred_label", "anomaly_map", "pred_mask"]),
+    ],
+    ids=["one class", "packed", "own"],
+)
+def test_torch_onnx_export_gives_the_names_of_the_outputs(post: Any, names: list[str], dynamo: bool, tmp_path: Path):
+    model, images = Whole(post()).eval(), torch.from_numpy(IMAGE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of the exporters
+        torch.onnx.export(
+            model, (images,), tmp_path / "model.onnx", input_names=["image"], dynamo=dynamo, verbose=False
+        )
+    found = run(onnx.load(tmp_path / "model.onnx"), {"image": IMAGE})
+    assert list(found) == names
+    with torch.no_grad():
+        expected = model(images)
+    for value, wanted in zip(found.values(), expected if len(names) > 1 else [expected], strict=True):
+        np.testing.assert_allclose(value.astype(np.float32), wanted.numpy().astype(np.float32), atol=1e-5)
 
 
 def test_none_is_the_default_sensitivity() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.integrations.torch.batch import (
+    FIELDS,
     InferenceBatch,
     Predictions,
     TracedPredictions,
@@ -27,7 +28,9 @@ from pp_graph.integrations.torch.interpreter import (
     is_strict_trace,
     without_trace_warnings,
 )
+from pp_graph.integrations.torch.output_names import prepare_output_names, with_output_names
 from pp_graph.postprocessors import PostProcessor as Described
+from pp_graph.program import PACKED_NAME
 from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.statistics.anomalib_checkpoint import BUFFERS
 
@@ -76,12 +79,25 @@ class PostProcessor(nn.Module, ABC):
                 "hooks such as on_validation_epoch_end."
             )
 
+    def __init__(self) -> None:
+        super().__init__()
+        prepare_output_names([*FIELDS, PACKED_NAME])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        prepare_output_names([*FIELDS, PACKED_NAME])
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`. Predictions given as an `InferenceBatch` can be changed in place there."""
-        if not args or not isinstance(args[0], InferenceBatch) or isinstance(self, PostProcessorModule):
+        if isinstance(self, PostProcessorModule):
             return super().__call__(*args, **kwargs)
-        result = super().__call__(Predictions(**args[0]._asdict()), *args[1:], **kwargs)
-        return InferenceBatch(**result._asdict()) if isinstance(result, Predictions) else result
+        if args and isinstance(args[0], InferenceBatch):
+            args = (Predictions(**args[0]._asdict()), *args[1:])
+        result = super().__call__(*args, **kwargs)
+        if not isinstance(result, (InferenceBatch, Predictions)):
+            return result
+        found = {name: value for name, value in result._asdict().items() if value is not None}
+        return InferenceBatch(**with_output_names(found))
 
     def to_post_processor(self) -> Described:
         """Return the post-processor to fuse: here the module, traced when it meets a raw model."""
@@ -151,6 +167,7 @@ class PostProcessorModule(PostProcessor):
             self.register_buffer(name, torch.tensor(math.nan if number is None else number, dtype=torch.float32))
         self._forget()
         self._refresh()
+        prepare_output_names(output.name for output in post.declared_outputs)
 
     def to_post_processor(self) -> Described:
         """Return `post`."""
@@ -217,6 +234,7 @@ class PostProcessorModule(PostProcessor):
         device = next(iter(raw.values())).device
         with _in_float32(device):
             found = graph(raw)
+        found = with_output_names(found)
         if post.pack:
             (packed,) = found.values()
             return packed
@@ -304,9 +322,10 @@ class PostProcessorModule(PostProcessor):
         return {name: value for name, value in self.__dict__.items() if name not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self._forget()
         self._refresh()
+        prepare_output_names(output.name for output in self._original.declared_outputs)
 
 
 _DERIVED: Final = ("_post", "_post_numbers", "_graphs", "_read", "_read_versions", "_read_numbers", "_views")
