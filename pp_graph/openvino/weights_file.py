@@ -18,7 +18,7 @@ from pp_graph.fusion import METADATA_KEY
 if TYPE_CHECKING:
     from pathlib import Path
 
-WEIGHTS_PATH: Final = [METADATA_KEY, "weights"]
+WEIGHTS_PATH: Final = [METADATA_KEY, "weights_file"]
 _LARGE: Final = 1 << 24
 """Bytes of a `.bin` that are hashed in about 10 ms; larger files are sampled."""
 _SAMPLE: Final = 256
@@ -27,7 +27,7 @@ _DIGITS: Final = 16
 UNKNOWN: Final = f"{0:0{_DIGITS}}:{'0' * 64}:{'0' * 64}"
 """Placeholder of the record, of the same length."""
 _CONSTANT: Final = re.compile(rb'\boffset="(\d{1,18})" size="(\d{1,18})"')
-_RECORD: Final = re.compile(rb'(<weights\s+value=")(\d{16}:[0-9a-f]{64}):([0-9a-f]{64})(")')
+_RECORD: Final = re.compile(rb'(<weights_file\s+value=")(\d{16}:[0-9a-f]{64}):([0-9a-f]{64})(")')
 
 
 def weights_mark(weights: Path, text: bytes, size: int | None = None, appended: bytes = b"") -> str:
