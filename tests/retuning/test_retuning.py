@@ -313,7 +313,7 @@ def test_weights_are_never_an_output(tmp_path: Path) -> None:
 
 def without_ours(xml: bytes) -> bytes:
     """Remove the provenance, the record of the .bin, and the offsets of the post-processing's constants from an XML."""
-    xml = re.sub(rb'<(provenance|weights) value="[^"]*"', rb"<\1", xml)
+    xml = re.sub(rb'<(provenance|weights_file) value="[^"]*"', rb"<\1", xml)
     ours = rb'(name="pp_graph[^"]*/(?:pred|anomaly)_[^"]*" type="Const"[^>]*>\s*<data[^>]*) offset="\d+"'
     return re.sub(ours, rb"\1", xml)
 
@@ -485,7 +485,7 @@ def test_tampered_constants(work: Path) -> None:
             pp.retune("model.xml", **change)
     # An IR that another program saved again has no valid record of its .bin.
     text = Path("model.xml").read_bytes()
-    Path("model.xml").write_bytes(re.sub(rb'(<weights value=")\d{16}', rb"\g<1>" + b"9" * 16, text) + b"\n")
+    Path("model.xml").write_bytes(re.sub(rb'(<weights_file value=")\d{16}', rb"\g<1>" + b"9" * 16, text) + b"\n")
     with pytest.raises(ProvenanceError, match=rf"Constant '{name}' of 'model.xml' is 12.5, expected 12\.6172"):
         pp.retune("model.xml", image_sensitivity=0.4)
     Path("model.xml").write_bytes(text)
