@@ -8,6 +8,8 @@ from __future__ import annotations
 from pp_graph.fusion.tail.channel_selection import ChannelSelection
 from pp_graph.fusion.tail.exporter_leftovers import ExporterLeftovers
 from pp_graph.fusion.tail.flattened_transpose import FlattenedTranspose
+from pp_graph.fusion.tail.monotone_reduction import MonotoneReduction
+from pp_graph.fusion.tail.partial_order import GroupedOrder, ShorterOrder
 from pp_graph.fusion.tail.quadratic_form import QuadraticForm
 from pp_graph.fusion.tail.rewriting import (
     NETWORK_SCOPE,
@@ -29,6 +31,9 @@ RULES: tuple[Rule, ...] = (
     SeparableConvolution(),
     ChannelSelection(),
     RowSelection(),
+    MonotoneReduction(),
+    ShorterOrder(),
+    GroupedOrder(),
     QuadraticForm(),
     FlattenedTranspose(),
     ExporterLeftovers(),

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pp_graph.steps import Emitter
 
 _UNARY: Final = frozenset({"Abs", "Ceil", "Clip", "Floor", "Identity", "Neg", "Relu", "Sqrt"})
-_BINARY: Final = frozenset({"Add", "Div", "Max", "Min", "Mul", "Sub"})
-"""With a constant number. Runtimes compute these and `_UNARY` to the bit, whatever stands beside a number."""
+_ARITHMETIC: Final = frozenset({"Add", "Div", "Mul", "Sub"})
+"""With a constant number. OpenVINO rounds several in a row once or each, depending on what stands beside them."""
+_BINARY: Final = _ARITHMETIC | {"Max", "Min"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Elementwise:
     place: int
     constants: tuple[Array | None, ...]
 
+    @property
+    def exact(self) -> bool:
+        """True if runtimes compute it to the bit, whatever stands beside it."""
+        return self.node.op_type not in _ARITHMETIC
+
     def emit(self, op: Emitter, numbers: ir.Value) -> ir.Value:
         """Write the operator for other numbers."""
         inputs = [
@@ -43,7 +49,7 @@ class Elementwise:
 
 
 def elementwise(view: GraphView, node: ir.Node) -> Elementwise | None:
-    """Return an operator that changes each number by itself, exactly; None if it is another one."""
+    """Return an operator that changes each number by itself; None if it is another one."""
     if node.domain != "" or node.op_type not in _UNARY | _BINARY or len(node.outputs) != 1:
         return None
     constants = [view.constant(value) for value in node.inputs]
@@ -57,7 +63,7 @@ def elementwise(view: GraphView, node: ir.Node) -> Elementwise | None:
 
 
 def elementwise_before(
-    view: GraphView, value: ir.Value, readers: Collection[str]
+    view: GraphView, value: ir.Value, readers: Collection[str], *, exact: bool = False
 ) -> tuple[ir.Value, tuple[Elementwise, ...]]:
     """Follow a value back through operators that change each number by itself, while only some operators read it.
 
@@ -65,6 +71,7 @@ def elementwise_before(
         view: The graph.
         value: The value.
         readers: Operators that may read it.
+        exact: True for exact operators only.
 
     Returns:
         The value before these operators, and the operators in order.
@@ -74,7 +81,13 @@ def elementwise_before(
         function = elementwise(view, node)
         users = {user for user in value.consumers() if not functions or user is not functions[0].node}
         others = any(user.op_type not in readers for user in users)
-        if function is None or others or value.is_graph_output() or view.is_rewritten(node):
+        if (
+            function is None
+            or others
+            or (exact and not function.exact)
+            or value.is_graph_output()
+            or view.is_rewritten(node)
+        ):
             break
         source = node.inputs[function.place]
         assert source is not None

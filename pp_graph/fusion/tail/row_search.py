@@ -86,7 +86,7 @@ def row_search(view: GraphView, node: ir.Node, result: ir.Value) -> RowSearch | 
     kept = (*shape[:axis], *((1,) if keeps else ()))
     if sum(not isinstance(dim, int) for dim in kept) > 1:
         return "more than one size of what is searched is open"
-    source, functions = elementwise_before(view, table, {"ReduceMin", "ReduceMax", *SEARCHES})
+    source, functions = elementwise_before(view, table, {"ReduceMin", "ReduceMax", *SEARCHES}, exact=True)
     return RowSearch(result, kept, node, source, functions, columns)
 
 
