@@ -319,7 +319,7 @@ def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str]
     assert run(["verify", "raw.onnx", "tuned.xml", "--data", "images"]) == 0
     capfd.readouterr()
     for arguments, message in (
-        (["model.xml", "-o", "t.xml"], "Nothing is to be changed: give --stats"),
+        (["model.xml", "-o", "t.xml"], "There is nothing to change: give --stats"),
         (
             ["model.xml", "--image-sensitivity", "1.5", "-o", "t.xml"],
             "image_sensitivity is 1.5, expected a number from 0",
@@ -519,8 +519,8 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["--scores", "raw.onnx"], "are a '.onnx' file, expected .npz, .csv or .parquet"),
         (["--stats", "raw.onnx", "-o", "o.json"], "Statistics file 'raw.onnx'"),
         (["raw.onnx", "--data", "images", "--inference-precision", "bf16"], "without a device, expected f32"),
-        (["--scores", "preds.npz", "--device", "GPU"], "--device has no meaning with --scores"),
-        (["--stats", "stats.json", "-o", "o.json", "--image-method", "evt"], "--image-method has no meaning with --stats"),
+        (["--scores", "preds.npz", "--device", "GPU"], "--device has no effect with --scores"),
+        (["--stats", "stats.json", "-o", "o.json", "--image-method", "evt"], "--image-method has no effect with --stats"),
         (["raw.onnx", "--data", "images", "--image-method", "fpr:rate=1,rate=0"], "'rate' is given twice"),
         (["raw.onnx", "--data", "images", "--report", "r.pdf"], "ends in '.pdf', expected '.html' or '.png'"),
         (["raw.onnx", "--data", "images", "-o", "images/good/00.png", "--force"], "is an input of this command"),

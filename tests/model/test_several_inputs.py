@@ -543,7 +543,7 @@ def test_int8_is_calibrated_with_all_inputs(tmp_path: Path) -> None:
     assert "nothing feeds 'sr'" in done.stderr
     done = command_line([*arguments[:-2], "--input", "sr=2", "--force"])
     assert done.exit_code == 2
-    assert "--input belongs to quantising" in done.stderr
+    assert "--input applies only to --precision int8" in done.stderr
 
 
 def test_frames_and_another_input(tmp_path: Path) -> None:
@@ -599,7 +599,7 @@ def test_values_on_the_command_line(tmp_path: Path) -> None:
     assert str(found) == "{'sr': 16000, 'gain': [0.5, -1000.0, nan], 'flip': True, 'off': False, 'a:0': 3}"
     assert parse_inputs(()) is None
     done = command_line(["calibrate", "--scores", "x.csv", "--input", "sr=1"])
-    assert "--input has no meaning with --scores" in done.stderr
+    assert "--input has no effect with --scores" in done.stderr
 
 
 @pytest.mark.parametrize("sizes", [["N", "N"], [4, 4], [None, None]], ids=["open", "fixed", "without names"])

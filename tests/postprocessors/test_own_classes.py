@@ -310,4 +310,4 @@ def test_plugin_with_the_name_of_a_library(tmp_path: Path) -> None:
     (tmp_path / "own" / "scipy.py").write_text("")
     done = call("--plugin", "own/scipy.py", "devices", folder=tmp_path)
     assert done.returncode == 2
-    assert "has the name of another module, 'scipy'" in done.stderr.replace("\n", " ").replace("  ", " ")
+    assert "has the name of a different module, 'scipy'" in done.stderr.replace("\n", " ").replace("  ", " ")

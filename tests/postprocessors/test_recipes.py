@@ -246,7 +246,7 @@ class TestCommandLine:
     ) -> None:
         arguments = ["fuse", str(DEMO / "raw.onnx"), "--recipe", str(recipe), "-o", str(tmp_path / "x.onnx")]
         assert run([*arguments, "--image-sensitivity", "0.7"]) == 2
-        assert "--image-sensitivity belongs to the one-class post-processor" in capsys.readouterr().err
+        assert "--image-sensitivity applies only to the one-class post-processor" in capsys.readouterr().err
 
     def test_recipe_is_never_overwritten(self, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
         before = recipe.read_bytes()

@@ -607,9 +607,9 @@ class TestCommandLine:
         assert "label balanced accuracy 1.0000 in float32" in shown
 
     @pytest.mark.parametrize(("arguments", "message"), [
-        (["--precision", "int8"], "needs images that show which values occur"),
+        (["--precision", "int8"], "needs calibration images"),
         (["--calibration-data", "images"], "would be ignored with precision f32"),
-        (["--precision", "f16", "--preset", "performance"], "--preset belongs to quantising"),
+        (["--precision", "f16", "--preset", "performance"], "--preset applies only to --precision int8"),
         (["--precision", "int8", "--calibration-data", "nowhere"], "'nowhere' does not exist"),
         (["--precision", "int8", "--calibration-data", "empty"], "holds no images"),
         (["--precision", "int8", "--calibration-data", "nowhere", "--subset-size", "0"], "subset_size is 0"),
