@@ -12,7 +12,7 @@
     │   ├── AlreadyFusedError    the model already has post-processing
     │   └── ProvenanceError      pp_graph's metadata is missing or unreadable
     ├── TargetError              OpenVINO or onnxruntime cannot load or run the model
-    │   ├── DeviceError          the device is not on this machine
+    │   ├── DeviceError          the device is unknown, malformed or not on this machine
     │   ├── AccuracyError        quantising costs more correct decisions than allowed
     │   └── VerificationError    a converted model decides differently from its original
     ├── DataError                images or arrays do not fit the model

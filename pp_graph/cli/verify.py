@@ -54,10 +54,10 @@ def verify(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Check that ARTIFACT makes the same decisions as RAW followed by ARTIFACT's post-processing in NumPy.
+    """Check that ARTIFACT makes the same decisions as RAW.
 
-    RAW is the raw ONNX model. It runs in onnxruntime in float32, followed by the post-processing in NumPy. ARTIFACT is
-    an OpenVINO IR (.xml) or a fused .onnx, which runs in onnxruntime.
+    RAW is the raw ONNX model. It runs in onnxruntime in float32, followed by ARTIFACT's post-processing in NumPy.
+    ARTIFACT is an OpenVINO IR (.xml) or a fused .onnx, which runs in onnxruntime.
 
     The verdict has two parts. The post-processing is exact if no decision differs from the reference on the artifact's
     own raw values. Drift of the network counts decisions that changed because the network in ARTIFACT computes slightly

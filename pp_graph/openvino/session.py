@@ -114,7 +114,7 @@ class OpenVINOSession(Session):
         self.outputs = tuple(self._places)
         self.precision = running_precision(compiled, requested)
         unmet = requested is not None and requested != self.precision and " " not in self.precision
-        note = f" ({requested} is not to be had)" if unmet else ""
+        note = f" ({requested} is not available)" if unmet else ""
         self.description = f"OpenVINO on {device}, {self.precision}{note}"
         self.island = {} if island is None else island_precisions(compiled, island)
         if decides and not self.island and names_operators(compiled):
@@ -164,8 +164,8 @@ class OpenVINOSession(Session):
                 read ahead of the results.
 
         Yields:
-            The tag, and output name to array, in the order of the batches. Finished results are yielded before the next
-            batch but one is read, so that they do not wait for a slow source.
+            The tag, and output name to array, in the order of the batches. At most one further batch is read
+            before a finished result is yielded, so that results do not wait for a slow source.
 
         Raises:
             TargetError: The runtime fails on a batch. Results of earlier batches are yielded first; likewise if

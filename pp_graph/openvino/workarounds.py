@@ -261,9 +261,9 @@ def _converted(value: ov.Output, element_type: ov.Type) -> ov.Output:
 def _separate_reductions(network: _Network) -> int:
     """Rewrite reductions that the plugin fuses wrongly with what follows; return the number of rewritten places.
 
-    It takes a per-channel constant behind a reduction of (N,C,K) to (N,C) or (N,C,1) along N instead of C. It fuses
-    nothing past a Squeeze, and it fuses a reduction of (N,C,K,1) to (N,C,1,1) rightly. A static batch of 1 is rewritten
-    too, as the model may be reshaped.
+    After a reduction of (N,C,K) to (N,C) or (N,C,1), the plugin applies a per-channel constant along N instead of C. It
+    does not fuse across a Squeeze, and handles (N,C,K,1) to (N,C,1,1) correctly, so the reduction is rewritten in that
+    form. A static batch of 1 is rewritten too, because the model may be reshaped.
     """
     from openvino import opset13 as ops
 

@@ -40,8 +40,8 @@ class PostProcessor(ABC):
     Attributes:
         roles: Outputs of a raw model that the steps may read; by default the score and map of an anomaly model.
         declared_outputs: Possible outputs, in order. A step writes an output if its target has that name.
-        replaces_unread: Leave outputs with a role out of the fused model even if no step reads them, as when only
-            labels are wanted.
+        replaces_unread: If True, raw outputs with a role are dropped from the fused model even if no step reads them.
+            By default, unread raw outputs stay outputs.
         statistics: The calibrated numbers; None until they are known.
         pack: Return all predictions in one tensor, (N,H,W,4) (see `pp_graph.program.packing`).
     """

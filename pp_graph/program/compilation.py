@@ -210,10 +210,11 @@ def _check_names(step: Step, types: Mapping[str, ValueType], signature: Signatur
 
 
 def _pulled_back(steps: Sequence[Step], narrow: Mapping[str, str]) -> list[Step]:
-    """Move each decision in front of the monotone step it reads, so that it compares that step's input.
+    """Move each decision ahead of the monotone step it reads, so that it compares that step's input.
 
     A raw value of float16 or bfloat16 may reach the comparison before it is rounded: onnxruntime and OpenVINO compute
-    it in float32 and drop the casts in between. The cutoff lies where rounding does, so both decide alike.
+    it in float32 and drop the casts in between. The cutoff is placed midway between two numbers of the narrow type, so
+    the rounded and the unrounded value give the same decision.
     """
     by_target: dict[str, Step] = {}
     for step in steps:

@@ -81,9 +81,9 @@ class CutModel:
 
 
 def cut_behind_layers(model: ov.Model, provenance: Provenance, float_from: Sequence[str] = ()) -> CutModel:
-    """Cut a model behind the last layer on every path to its outputs. Changes the model in place.
+    """Cut a model after the last layer on every path to its outputs. Changes the model in place.
 
-    A layer mixes channels: it is a convolution, or a product with one matrix for all positions. Not layers are
+    A layer mixes channels: it is a convolution, or a product with one matrix for all positions. These are not layers:
     depthwise convolutions such as blurs, products with a matrix per position (Mahalanobis distances), and products
     whose smallest result is selected (nearest neighbours).
 

@@ -28,9 +28,9 @@ MAX_LABEL_FLIPS: Final = 0
 """Default limit of labels that drift flips. A flipped label is a bad part shipped, or a line stopped."""
 MAX_PIXEL_FLIPS: Final = "0.1%"
 """Default limit of pixels that drift flips. In bf16, 0.02 % to 0.03 % flip along the borders of regions on the demo
-model, within 1 % of the range from the threshold; more points to something else than rounding."""
+model, within 1 % of the range from the threshold; more points to a cause other than rounding."""
 LARGE_DRIFT: Final = 0.01
-"""Drift of a raw value is named from this share of the calibrated range on, even if it flips nothing."""
+"""Largest drift of a raw value, as a share of the calibrated range, that gives no warning."""
 
 _MAX_LISTED_FLIPS: Final = 1000
 """Flips that `to_dict` lists for each output and cause, the furthest from the cutoff first."""

@@ -141,10 +141,16 @@ BAD = [
         ("inspect", "raw.onnx", "--role", "raw_map=x", "--map-output", "y"),
         "Role 'raw_map' is given as 'x' and map_output",
     ),
-    (("convert", "ready.onnx", "-o", "m.xml", "--role", "raw_map=x"), "--role applies only when convert fuses a raw MODEL"),
+    (
+        ("convert", "ready.onnx", "-o", "m.xml", "--role", "raw_map=x"),
+        "--role applies only when convert fuses a raw MODEL",
+    ),
     (("convert", "raw.onnx", "-o", "m.xml"), "carries no pp_graph provenance"),
     (("convert", "raw.onnx", "-o", "m.xml", "--keep-raw"), "--keep-raw applies only when convert fuses a raw MODEL"),
-    (("convert", "raw.onnx", "-o", "m.xml", "--no-normalize"), "--no-normalize applies only when convert fuses a raw MODEL"),
+    (
+        ("convert", "raw.onnx", "-o", "m.xml", "--no-normalize"),
+        "--no-normalize applies only when convert fuses a raw MODEL",
+    ),
     (("convert", "raw.onnx", "-o", "m.xml", "--threshold"), "--threshold applies only when convert fuses a raw MODEL"),
     (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.onnx"), "expected '.xml'"),
     (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--device", "TPU"), "Device 'TPU' is not known"),
