@@ -211,7 +211,7 @@ def main() -> None:
     for row in again:
         print(
             f"{row['weights']}, {row['execution']}: F1 of labels {row['label_f1_before']:.4f} -> "
-            f"{row['label_f1_after']:.4f} calibrated anew, of mask pixels {row['mask_f1_before']:.4f} -> "
+            f"{row['label_f1_after']:.4f} calibrated again, of mask pixels {row['mask_f1_before']:.4f} -> "
             f"{row['mask_f1_after']:.4f}"
         )
     if arguments.json:

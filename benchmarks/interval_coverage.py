@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=150)
     runs = parser.parse_args().runs
     rng = np.random.default_rng(9)
-    print(f"{'images a class':>15} {'intervals':18}" + "".join(f"{name:>11}" for name in truth(1.0)))
+    print(f"{'images/class':>15} {'intervals':18}" + "".join(f"{name:>11}" for name in truth(1.0)))
     for count in (30, 60, 300):
         held = {kind: dict.fromkeys(truth(1.0), 0) for kind in ("images left out", "threshold fixed")}
         for _ in range(runs):

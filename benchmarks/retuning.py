@@ -31,7 +31,7 @@ _LEVEL = {"threshold": 1.3, "min": 0.4, "max": 3.1}
 
 
 def models(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Lay out one fused or converted model after the other, and remove each when the next is asked for."""
+    """Lay out one fused or converted model after the other, and remove each when the next is requested."""
     import pp_graph as pp
 
     level = pp.LevelStatistics(**_LEVEL)

@@ -18,7 +18,7 @@ training crops come from rows 0-271, calibration crops from rows 272-511 left of
 from rows 272-511 right of it. The pasted grass and gravel are split into left and right halves as well.
 Within a set crops overlap, so its images are not independent; all sets show one and the same wall; and the
 layers and the grid were chosen by looking at crops of the test region too (other crops than these). The
-figures printed at the end say that the demo works, not how well PaDiM does on real defects.
+figures printed at the end show that the demo works, not how well PaDiM does on real defects.
 
 All random choices are seeded. Other versions of the packages, or another CPU, may change the last digits.
 """

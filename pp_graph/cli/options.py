@@ -124,7 +124,7 @@ class PostProcessing:
         keep_raw: Keep the raw outputs as well.
         tail: Rewrite the raw model's own tail.
         raise_opset: Opset to bring the raw model to first; None for its own.
-        strict: Fail if the statistics were calibrated on another model.
+        strict: Fail if the statistics were calibrated on a different model.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Names of the settings that the user set explicitly.
     """
@@ -289,7 +289,7 @@ _OPTIONS = (
     click.option("--raise-opset", type=int, metavar="VERSION",
                  help="Raise the raw model to this opset first, for steps that need it. Fails if a bit of its "
                       "outputs would change. strip restores the original file."),
-    click.option("--strict", is_flag=True, help="Fail if the statistics were calibrated on another model."),
+    click.option("--strict", is_flag=True, help="Fail if the statistics were calibrated on a different model."),
     click.option("--keep-raw", is_flag=True, help="Also return the raw values that the steps read."),
 )  # fmt: skip
 

@@ -45,7 +45,7 @@ def compile_for(
         settings: Further properties. They override the device's own.
 
     Raises:
-        TargetError: OpenVINO cannot compile the model, or `f32` is requested and the device runs in another precision.
+        TargetError: OpenVINO cannot compile the model, or `f32` is requested and the device does not run in it.
     """
     hint = precision_properties(device, precision)
     try:
@@ -81,7 +81,7 @@ def running_precision(compiled: ov.CompiledModel, asked: str | None) -> str:
 
 
 def _asked(asked: str | None) -> str:
-    return f"{asked} asked for" if asked else "its own precision"
+    return f"{asked} requested" if asked else "its own precision"
 
 
 def _hints(compiled: ov.CompiledModel) -> dict[str, ov.Type]:

@@ -106,7 +106,7 @@ class _Network:
         return (second, first) if self.is_constant(first) else (first, second)
 
 
-# --- constants added behind a matrix product ---
+# --- constants added after a matrix product ---
 
 
 @dataclass
@@ -165,7 +165,7 @@ def _lossy_sum(node: ov.Node, network: _Network) -> _Sum | None:
         else:
             operands = network.operands(above) if kind in _ARITHMETIC else None
             affine = _as_affine(above, *operands) if operands is not None else None
-            # Factors behind the last conversion keep the plugin from fusing the additions.
+            # Factors after the last conversion keep the plugin from fusing the additions.
             if operands is None or affine is None or not (converted or (affine[0] == 1).all()):
                 break
             value, constant = operands

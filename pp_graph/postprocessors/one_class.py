@@ -178,7 +178,7 @@ class OneClassPostProcessor(PostProcessor):
             steps += self._level("pixel", source, "anomaly_map", "pred_mask", self.pixel_sensitivity)
         if self.pack and RAW_MAP not in raw:
             raise PostProcessorError(
-                "pack is given, but the raw model has no map: the packed tensor has one value a pixel. Leave it out."
+                "pack is given, but the raw model has no map: the packed tensor has one value per pixel. Leave it out."
             )
         wanted = [step for step in steps if self._writes(step.target) or step.target in (RAW_SCORE, RESIZED_MAP)]
         if not wanted:

@@ -108,7 +108,7 @@ def compile_steps(
     outputs: Sequence[Output] = (),
     wanted: Sequence[str] | None = None,
 ) -> CompiledSteps:
-    """Check steps, bind them to the types they read, and move decisions in front of monotone steps.
+    """Check steps, bind them to the types they read, and move decisions ahead of monotone steps.
 
     Args:
         steps: The steps, in order.
@@ -179,7 +179,7 @@ def check_steps(
 
 
 def check_result(step: Step, result: object, value: ValueType) -> None:
-    """Raise `PostProcessorError` if a NumPy reference returned another element type or rank than the step declares."""
+    """Raise `PostProcessorError` if a NumPy reference returned an element type or rank that differs from the step's."""
     rank = value.rank if value.rank_known else None
     if not isinstance(result, np.ndarray) or result.dtype != value.dtype or (rank is not None and result.ndim != rank):
         what = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__

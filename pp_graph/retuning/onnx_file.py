@@ -38,7 +38,7 @@ class OnnxEdit:
         provenance: The new provenance.
         size: Bytes of new constants and provenance.
         region: The change.
-        padded: The change with blanks behind the provenance, so that the file does not become shorter.
+        padded: The change with blanks after the provenance, so that the file does not become shorter.
     """
 
     path: Path

@@ -380,7 +380,7 @@ class VerificationReport:
 
     @property
     def verdict(self) -> str:
-        """One sentence that says what the result means."""
+        """One sentence that explains the result."""
         drifted = [drift for drift in self.drift if drift.flips]
         if self.postprocessing_failures:
             return (
@@ -389,8 +389,8 @@ class VerificationReport:
             )
         if self.failures:
             return (
-                "FAILED: the post-processing is exact, but the network in the artifact computes other raw values, and "
-                "that changes more decisions than allowed. Run or convert it in a higher precision "
+                "FAILED: the post-processing is exact, but the network in the artifact computes different raw values, "
+                "and that changes more decisions than allowed. Run or convert it in a higher precision "
                 "(--inference-precision f32, --precision f32), or calibrate on this artifact (pp-graph calibrate "
                 "ARTIFACT --data ... --retune ...)."
             )
@@ -398,9 +398,9 @@ class VerificationReport:
             return "PASSED: the numbers agree. The artifact makes no decisions."
         if drifted:
             return (
-                "PASSED: the post-processing is exact. The network in the artifact computes slightly other raw values: "
-                f"{' and '.join(f'{drift.flips:,} of {drift.total:,} {drift.kind}' for drift in drifted)} changed, "
-                "within the limit."
+                "PASSED: the post-processing is exact. The network in the artifact computes slightly different raw "
+                f"values: {' and '.join(f'{drift.flips:,} of {drift.total:,} {drift.kind}' for drift in drifted)} "
+                "changed, within the limit."
             )
         return f"PASSED: all decisions about these {self.images:,} images are those of the raw model."
 

@@ -242,7 +242,7 @@ def test_step_whose_numbers_are_not_of_the_form_it_says() -> None:
 
 def test_number_is_no_decision() -> None:
     with pytest.raises(
-        PostProcessorError, match="Step 'pred_label' .Keep. writes float32 .*expected one value an image, bool"
+        PostProcessorError, match="Step 'pred_label' .Keep. writes float32 .*expected one value per image, bool"
     ):
         composed(Keep("raw_score", "pred_label"))
 

@@ -394,7 +394,7 @@ def test_models_that_do_not_take_it(settings: dict[str, Any], change: dict[str, 
 
 def test_inputs_that_are_not_float32_images() -> None:
     one_channel = pp.fuse(shows_its_input(1), POST, map_output="heat")
-    with pytest.raises(TargetError, match="Frames in BGR were asked for, and input 'image' .* has one channel"):
+    with pytest.raises(TargetError, match="Frames in BGR were requested, and input 'image' .* has one channel"):
         pp.convert(one_channel, preprocessing=pp.Preprocessing(channel_order="BGR"))
     with pytest.raises(TargetError, match="Input 'image' takes f16, expected f32"):
         pp.convert(pp.fuse(half(), POST), preprocessing=pp.Preprocessing())

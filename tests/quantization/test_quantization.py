@@ -417,7 +417,7 @@ class TestRefusals:
 
     def test_data_and_precision_belong_together(self) -> None:
         fused = pp.fuse(distance_model(), POST)
-        with pytest.raises(TargetError, match="int8 was asked for without calibration data"):
+        with pytest.raises(TargetError, match="int8 was requested without calibration data"):
             pp.convert(fused, precision="int8")
         with pytest.raises(TargetError, match="Calibration data were given with precision f16, expected int8"):
             pp.convert(fused, precision="f16", quantization=pp.Quantization(IMAGES))

@@ -91,7 +91,7 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
             Anomalib's `InferenceBatch`, with None for missing outputs.
 
         Raises:
-            ValueError: Both are missing, or one has another shape.
+            ValueError: Both are missing, or one has a different shape.
             StatisticsError: The model was not validated yet.
         """
         self._share_buffers()

@@ -334,7 +334,7 @@ class PostProcessorCallback(_Callback):
         Raises:
             StatisticsError: No validation has run yet, and no checkpoint was loaded.
             DataError: The outputs lack a raw value, or cannot be changed.
-            PostProcessorError: A raw value has another shape or element type.
+            PostProcessorError: A raw value has a different shape or element type.
         """
         try:
             predictions = self._post(self._keys.raw(outputs, self._post.roles, step))

@@ -224,7 +224,7 @@ class PostProcessorModule(PostProcessor):
             from which `openvino.convert_model` takes the names of the outputs.
 
         Raises:
-            ValueError: All values are missing, or one has another shape or element type.
+            ValueError: All values are missing, or one has a different shape or element type.
             StatisticsError: Statistics that the post-processor needs are unknown.
             TargetError: An operator cannot run in torch, or cannot be exported from it.
         """
