@@ -49,7 +49,7 @@ _SHAPES = {True: "any", False: "static only, batch included", None: "not known"}
 @click.argument("device", required=False)
 @json_option
 def devices(device: str | None, as_json: bool) -> None:
-    """List devices on this machine, other known devices, and meta devices.
+    """List known devices and meta devices, on this machine or not.
 
     Shows the precisions of each device, its default, and the properties to compile with. With DEVICE, such as GPU or
     HETERO:GPU,CPU, shows all known facts about it.
