@@ -89,7 +89,7 @@ class TargetError(PPGraphError, RuntimeError):
 
 
 class DeviceError(TargetError):
-    """The device is not on this machine."""
+    """The device is unknown, malformed or not on this machine."""
 
 
 class AccuracyError(TargetError):
