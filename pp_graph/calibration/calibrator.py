@@ -286,7 +286,7 @@ class Calibrator:
         counts = ScoreCounts.of(scores, labels == 1, labels >= 0)
         estimate = estimate_level(plan, counts, plan.threshold.sketch_of(scores[labels == 0]))
         few = [
-            f"{name} images: only {count}, and metrics of fewer than {FEW_IMAGES} are uncertain"
+            f"{name} images: only {count}, and the figures of fewer than {FEW_IMAGES} say little"
             for name, count in (("normal", counts.normals), ("anomalous", counts.anomalies))
             if 0 < count < FEW_IMAGES and estimate.threshold is not None
         ]
@@ -332,11 +332,11 @@ class Calibrator:
         warnings = [*estimate.warnings, *warnings]
         if record.dropped:
             warnings.append(
-                f"{record.dropped:,} values that are not finite were left out; the metrics do not count what "
-                "inference decides about them (NaN is anomalous with the default on_nan)"
+                f"{record.dropped:,} values that are not finite were left out; the figures here do not count what "
+                "inference decides about them (NaN is anomalous unless on_nan says otherwise)"
             )
         if estimate.minimum == estimate.maximum:
-            warnings.append(f"all scores are {estimate.minimum:.6g}: no threshold separates them")
+            warnings.append(f"all scores are {estimate.minimum:.6g}: nothing tells them apart")
         if estimate.threshold is not None and not estimate.minimum <= estimate.threshold <= estimate.maximum:
             warnings.append(
                 f"the threshold {estimate.threshold:.6g} lies outside the range from {estimate.minimum:.6g} to "

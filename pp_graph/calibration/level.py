@@ -130,11 +130,7 @@ def _find_threshold(
     if isinstance(estimator, ValueEstimator):
         return _compute_threshold(estimator, counts, sketch)
     assert isinstance(estimator, CutEstimator)
-    warnings = (
-        ()
-        if counts.normals
-        else ("no score is normal: the rate of normal images or pixels that are flagged is unknown",)
-    )
+    warnings = () if counts.normals else ("no score is normal: how often normal ones are flagged cannot be told",)
     chosen, candidates = estimator.choose(counts), estimator.candidates(counts)
     threshold = _threshold_at(plan, counts, chosen, candidates, normalization, warnings)
     if chosen < len(counts) or (threshold.candidates & ~counts.exact).any():

@@ -126,6 +126,6 @@ def cliff_warning(counts: ScoreCounts, cutoff: float, minimum: float, maximum: f
     if flips < _FEWEST_FLIPS or flips <= min(_MANY_OF_ALL * total, _MANY_OF_ANOMALOUS * anomalous):
         return None
     return (
-        f"decisions are sensitive to the threshold: moving it by 1 % of the range flips {flips:,} of {total:,} "
-        f"decisions ({here:,} are anomalous at the threshold)"
+        f"the threshold stands on a cliff: moving it by 1 % of the range flips {flips:,} decisions, "
+        f"where {here:,} of {total:,} are anomalous"
     )

@@ -275,7 +275,7 @@ class FileImages(Images):
         """Remarks for the user."""
         found = list(self._notes)
         if self._turned:
-            found.append(f"{len(self._turned)} of {len(self)} images were turned by their EXIF orientation")
+            found.append(f"{len(self._turned)} of {len(self)} images were turned as their EXIF orientation says")
         deep = sum(depth > 8 for depth in self._depths.values())
         if deep:
             found.append(f"{deep} of {len(self)} images have 16 bits; white is 65535 in these and 255 in the others")

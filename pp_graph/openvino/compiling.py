@@ -81,7 +81,7 @@ def running_precision(compiled: ov.CompiledModel, asked: str | None) -> str:
 
 
 def _asked(asked: str | None) -> str:
-    return f"{asked} requested" if asked else "its own precision"
+    return f"{asked} asked for" if asked else "its own precision"
 
 
 def _hints(compiled: ov.CompiledModel) -> dict[str, ov.Type]:

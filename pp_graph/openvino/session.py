@@ -114,7 +114,7 @@ class OpenVINOSession(Session):
         self.outputs = tuple(self._places)
         self.precision = running_precision(compiled, requested)
         unmet = requested is not None and requested != self.precision and " " not in self.precision
-        note = f" ({requested} is not available)" if unmet else ""
+        note = f" ({requested} is not to be had)" if unmet else ""
         self.description = f"OpenVINO on {device}, {self.precision}{note}"
         self.island = {} if island is None else island_precisions(compiled, island)
         if decides and not self.island and names_operators(compiled):

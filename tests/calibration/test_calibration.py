@@ -625,9 +625,7 @@ def test_all_normal_gives_the_maximum_with_a_warning(placement: str) -> None:
 def test_all_anomalous_gives_the_minimum() -> None:
     result = result_of([3.0, 1.0, 2.0], [1, 1, 1], placement="observed")
     assert result.image.statistics.threshold == 1
-    assert (
-        "no score is normal: the rate of normal images or pixels that are flagged is unknown" in result.image.warnings
-    )
+    assert "no score is normal: how often normal ones are flagged cannot be told" in result.image.warnings
     # The midpoint is below the smallest score, so all are found.
     result = result_of([3.0, 1.0, 2.0], [1, 1, 1])
     assert result.image.statistics.threshold < 1
@@ -644,7 +642,7 @@ def test_no_labels_give_a_range_only() -> None:
 def test_single_value() -> None:
     result = result_of([2.0] * 4, [0, 1, 0, 1], placement="observed")
     assert result.image.statistics.threshold == 2
-    assert "all scores are 2: no threshold separates them" in result.image.warnings
+    assert "all scores are 2: nothing tells them apart" in result.image.warnings
     assert result.image.metrics.auroc == 0.5
 
 
@@ -690,19 +688,18 @@ def test_warns_of_few_images_and_steep_thresholds() -> None:
     scores = np.concatenate([np.linspace(0, 10, 40), crowd])
     labels = np.concatenate([np.zeros(20), np.ones(20), np.arange(60) % 2])
     result = result_of(list(scores), list(labels.astype(int)))
-    (steep,) = (warning for warning in result.image.warnings if "sensitive to the threshold" in warning)
-    flips, flagged = map(int, re.search(r"flips (\d+) of 100 decisions \((\d+) are", steep).groups())
+    (steep,) = (warning for warning in result.image.warnings if "cliff" in warning)
+    flips, flagged = map(int, re.search(r"flips (\d+) decisions, where (\d+) of 100", steep).groups())
     assert flips > flagged / 20
     below = np.concatenate([np.linspace(0, 10, 40), np.linspace(4.95, 4.99, 60)])
     steep = result_of(list(below), [int(score >= 5) for score in below], image="recall", image_range="minmax")
-    assert any("sensitive to the threshold" in warning for warning in steep.image.warnings), "to the lower side only"
+    assert any("cliff" in warning for warning in steep.image.warnings), "to the lower side only"
     crowded = Calibrator(image="max-normal")
     crowded.update(scores=np.linspace(0, 1, 2000), labels=np.zeros(2000))
-    warnings = crowded.result(resamples=0).image.warnings
-    assert not any("sensitive to the threshold" in warning for warning in warnings), "20 of 2,000"
+    assert not any("cliff" in warning for warning in crowded.result(resamples=0).image.warnings), "20 of 2,000"
     calm = result_of([1.0, 2.0, 8.0, 9.0], [0, 0, 1, 1])
-    assert not any("sensitive to the threshold" in warning for warning in calm.image.warnings)
-    assert "normal images: only 2, and metrics of fewer than 20 are uncertain" in calm.image.warnings
+    assert not any("cliff" in warning for warning in calm.image.warnings)
+    assert "normal images: only 2, and the figures of fewer than 20 say little" in calm.image.warnings
 
 
 def test_intervals_need_both_classes_left_out() -> None:

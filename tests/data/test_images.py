@@ -172,7 +172,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, ending: s
     found = images.read(0, 1, [wanted])["image"][0, 0]
     assert np.array_equal(found > 0.5, seen > 0)
     assert upright_size(images.files[0])[0] == (48, 32)
-    turned = "1 of 1 images were turned by their EXIF orientation"
+    turned = "1 of 1 images were turned as their EXIF orientation says"
     assert images.notes == ((turned,) if orientation != 1 and ending != "tiff" else ())
 
 

@@ -301,7 +301,7 @@ def test_errors_of_the_converter_are_quoted(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(version_converter, "convert_version", fail)
     with pytest.raises(
-        OpsetError, match=r"at opset 11 and cannot be raised to 18: .* says 'No adapter for Upsample'\. "
+        OpsetError, match=r"at opset 11 and cannot be raised to 18: .* reports 'No adapter for Upsample'\. "
     ):
         raise_opset(RawModel.open(network(11)), 18)
 
