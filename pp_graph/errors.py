@@ -19,7 +19,7 @@
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          an output cannot be written
 
-Each message names the thing, what was found, what was expected, and how to mend it.
+Each message names the thing, what was found, what was expected, and how to fix it.
 Errors about values are also `ValueError`, so that callers need not know this tree.
 """
 

@@ -59,7 +59,7 @@ def _sensitivity(name: str, moves: str, help_text: str) -> Option:
     def check(value: Any) -> float:
         if isinstance(value, bool | str) or not isinstance(value, SupportsFloat) or not 0 <= float(value) <= 1:
             raise PostProcessorError(
-                f"{name} is {value!r}, expected a number from 0 (flags nothing) to 1 (flags everything above 0)."
+                f"{name} is {value!r}, expected a number from 0 (flags only NaN) to 1 (flags everything above 0)."
             )
         return float(value)
 

@@ -50,8 +50,8 @@ class OneClassPostProcessor(PostProcessor):
 
     Attributes:
         statistics: The calibrated numbers; may be None until the post-processor is used.
-        image_sensitivity: In [0, 1]. 0 flags no image, 0.5 those above the threshold, 1 all whose normalised score is
-            above 0.
+        image_sensitivity: In [0, 1]. 0 flags no image (except NaN), 0.5 those above the threshold, 1 all whose
+            normalised score is above 0.
         pixel_sensitivity: The same for pixels.
         normalize: Normalise scores and maps; otherwise return them raw.
         threshold: Return labels and masks.
