@@ -608,7 +608,7 @@ class TestCommandLine:
 
     @pytest.mark.parametrize(("arguments", "message"), [
         (["--precision", "int8"], "needs calibration images"),
-        (["--calibration-data", "images"], "would be ignored with precision f32"),
+        (["--calibration-data", "images"], "--calibration-data applies only to --precision int8"),
         (["--precision", "f16", "--preset", "performance"], "--preset applies only to --precision int8"),
         (["--precision", "int8", "--calibration-data", "nowhere"], "'nowhere' does not exist"),
         (["--precision", "int8", "--calibration-data", "empty"], "holds no images"),
