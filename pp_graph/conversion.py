@@ -157,7 +157,8 @@ def input_shape_warnings(fused: FusedModel, input_shape: InputShape) -> list[str
         if any(isinstance(own, int) and own != size for own, size in zip(declared[1:], sizes[1:], strict=True)):
             found.append(
                 f"Input '{model_input.name}' is declared as {format_shape(declared)}, and --input-shape makes it "
-                f"{format_shape(tuple(sizes))}: the model was trained on other sizes, and verify cannot compare them."
+                f"{format_shape(tuple(sizes))}: the model was trained on different sizes, and verify cannot compare "
+                "them."
             )
     return found
 

@@ -12,14 +12,14 @@
     │   ├── AlreadyFusedError    the model already has post-processing
     │   └── ProvenanceError      pp_graph's metadata is missing or unreadable
     ├── TargetError              OpenVINO or onnxruntime cannot load or run the model
-    │   ├── DeviceError          the device is not on this machine
+    │   ├── DeviceError          the device is unknown, malformed or not on this machine
     │   ├── AccuracyError        quantising costs more correct decisions than allowed
     │   └── VerificationError    a converted model decides differently from its original
     ├── DataError                images or arrays do not fit the model
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          an output cannot be written
 
-Each message names the thing, what was found, what was expected, and how to mend it.
+Each message names the thing, what was found, what was expected, and how to fix it.
 Errors about values are also `ValueError`, so that callers need not know this tree.
 """
 
@@ -89,7 +89,7 @@ class TargetError(PPGraphError, RuntimeError):
 
 
 class DeviceError(TargetError):
-    """The device is not on this machine."""
+    """The device is unknown, malformed or not on this machine."""
 
 
 class AccuracyError(TargetError):

@@ -62,7 +62,7 @@ class _OrderedGroup(click.Group):
 def cli(plugins: tuple[str, ...]) -> None:
     """Write post-processing into ONNX models, convert them to OpenVINO, and prove that no decision changed.
 
-    Exit status: 0 done, 1 a check failed, 2 bad input. PP_GRAPH_DEBUG=1 shows tracebacks.
+    Exit status: 0 done, 1 a check failed, 2 any other error. PP_GRAPH_DEBUG=1 shows tracebacks.
     """
     for plugin in plugins:
         import_plugin(plugin)
@@ -72,10 +72,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line.
 
     Args:
-        arguments: The words behind `pp-graph`.
+        arguments: The words after `pp-graph`.
 
     Returns:
-        The exit status: 0 done, 1 a check failed, 2 bad input.
+        The exit status: 0 done, 1 a check failed, 2 any other error.
     """
     as_json = _wants_json(arguments)
     try:

@@ -85,7 +85,7 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], others: Counter[str])
                 continue
             if path.is_symlink() and not path.exists():
                 raise DataError(
-                    f"'{path}' is a link that leads nowhere, expected a file or folder. Fetch or remove it."
+                    f"'{path}' is a broken link, expected a file or folder. Restore its target or remove it."
                 )
             if stat.S_ISDIR(path.stat().st_mode):
                 if name != MASK_FOLDERS[0] and not (has_images and name in MASK_FOLDERS):
@@ -96,7 +96,8 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], others: Counter[str])
                 others[path.suffix.lower() or "without an ending"] += 1
     except OSError as error:
         raise DataError(
-            f"Folder '{error.filename or folder}' cannot be read: {error.strerror or error}. Allow it, or move it away."
+            f"Folder '{error.filename or folder}' cannot be read: {error.strerror or error}. Grant read permission, or "
+            "move the folder away."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Read images batch by batch, as a model's inputs ask for them."""
+"""Read images batch by batch, in the form that a model's inputs need."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Images(ABC):
 
         Args:
             start: Index of the first image.
-            stop: Index behind the last image.
+            stop: Exclusive end index.
             inputs: The model's inputs.
 
         Returns:
@@ -89,10 +89,10 @@ def open_images(source: ImageSource, *, max_pixels: int | None = MAX_PIXELS, ski
 
     Args:
         source: A folder of image files (searched recursively, sorted by name); an image file; an `.npz` with an array
-            `image`, or an array for each input under its name; an `.npy`; or arrays in memory. Files are turned as
-            their EXIF orientation says. Arrays are (N,C,H,W) or (N,H,W,C) in RGB: uint8 is scaled to [0, 1], floating
-            point is used unchanged. Models that preprocess frames get values unscaled, channels in the order they ask
-            for. Other inputs are fed unchanged; an input without a batch gets the whole array with every batch.
+            `image`, or an array for each input under its name; an `.npy`; or arrays in memory. Files are turned by
+            their EXIF orientation. Arrays are (N,C,H,W) or (N,H,W,C) in RGB: uint8 is scaled to [0, 1], floating
+            point is used unchanged. Models that preprocess frames get values unscaled, channels in the order they
+            need. Other inputs are fed unchanged; an input without a batch gets the whole array with every batch.
             Arrays in files are read as they are needed.
         max_pixels: Refuse image files with more pixels; None for no limit.
         skip_broken: Skip image files that cannot be decoded, and list them in `notes`. Decodes every file once more.
@@ -320,10 +320,10 @@ class FileImages(Images):
 
 
 def choose_batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
-    """Return the number of images to read at a time: as asked, one if their sizes may differ, otherwise a few.
+    """Return the number of images to read at a time: `asked` if given, one if their sizes may differ, otherwise a few.
 
     Raises:
-        DataError: Fewer than one was asked for.
+        DataError: `asked` is below one.
     """
     if asked is not None:
         if asked < 1:

@@ -64,7 +64,7 @@ class LabelledImages(ABC):
 
         Args:
             start: Index of the first image.
-            stop: Index behind the last image.
+            stop: Exclusive end index.
             size: Height and width to resize to by nearest neighbour; None to keep their own.
 
         Returns:
@@ -100,9 +100,9 @@ def open_labelled(
               beside it: `<kind>/<image>.png`, `<kind>/<image>_mask.png`, or several in `<kind>/<image>/`, which are
               united.
             - A folder with `images/` and `masks/` (VisA also calls it `Data`). Images may be sorted into folders as
-              above. Otherwise masks alone say what is anomalous, and an image without a mask is normal.
+              above. Otherwise masks alone determine what is anomalous, and an image without a mask is normal.
             - An `.npz` or a mapping of arrays `image`, `label` (N,) and `mask` (N,H,W). One of the last two may be
-              missing. Further inputs have an array each, by name.
+              missing. Further inputs have one array each, by name.
         masks: Folder of the masks; False to use none.
         max_pixels: Refuse image files with more pixels; None for no limit.
         skip_broken: Skip image files that cannot be decoded, and list them in `notes`.

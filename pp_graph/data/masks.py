@@ -105,9 +105,9 @@ def match_masks(root: Path, images: Sequence[Path], anomalous: int, folder: Path
         if not belongs:
             return MatchedMasks({}, (f"masks in '{folder}' were not used: none matches an image",))
         raise DataError(
-            f"None of {len(listed.images)} masks in '{folder}', such as "
-            f"'{listed.images[0].relative_to(folder)}', matches an image, expected the names of the images in "
-            f"'{root}', with '_mask' behind them or not. Rename them, or use --masks DIR or --no-masks."
+            f"None of {len(listed.images)} masks in '{folder}' (such as '{listed.images[0].relative_to(folder)}') "
+            f"matches an image in '{root}', expected the image's file name, with or without the suffix '_mask'. Rename "
+            "them, or use --masks DIR or --no-masks."
         )
     notes = list(listed.notes(folder.name))
     if found and not belongs:
@@ -120,7 +120,7 @@ def match_masks(root: Path, images: Sequence[Path], anomalous: int, folder: Path
 
 
 def check_mask_sizes(masks: Mapping[Path, tuple[Path, ...]], max_pixels: int | None = MAX_PIXELS) -> None:
-    """Raise if a mask cannot lie on its image: another aspect ratio, or the image before its EXIF rotation.
+    """Raise if a mask does not fit its image: a different aspect ratio, or that before the image's EXIF rotation.
 
     Raises:
         DataError: A mask does not fit its image, or one of the two cannot be read.

@@ -183,7 +183,7 @@ def fuse(
             OpenVINO.
         raise_opset: Opset to convert the model to first if its own is earlier, for steps that need newer operators.
             Raises if the converted model would not compute the same bits.
-        strict: True to raise if the statistics were calibrated on another model. By default a note says so.
+        strict: True to raise if the statistics were calibrated on a different model. By default a note reports it.
 
     Returns:
         The fused model. Nothing is written until `save`.
@@ -191,7 +191,7 @@ def fuse(
     Raises:
         ModelError: The model is not usable; `OutputRoleError` if roles are ambiguous, `OpsetError` if its opset is too
             old or cannot be raised.
-        StatisticsError: Required statistics are missing, or `strict` is True and they belong to another model.
+        StatisticsError: Required statistics are missing, or `strict` is True and they belong to a different model.
         PostProcessorError: `post` is not a post-processor.
         FusionError: A name in the model conflicts with an output; `AlreadyFusedError` if the model already has
             post-processing.

@@ -152,7 +152,7 @@ def check_weights(opened: RawModel, provenance: Provenance) -> None:
     """Raise if the external weights of a fused model are not those it was saved with.
 
     Raises:
-        ProvenanceError: They are those of another model.
+        ProvenanceError: They are those of a different model.
     """
     record = provenance.weights
     if record is None:

@@ -235,7 +235,7 @@ def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int
 
 
 def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """Read a varint. Return the number and the position behind it."""
+    """Read a varint. Return the number and the position after it."""
     number = shift = 0
     while at < stop and shift < 70:
         byte = data[at]

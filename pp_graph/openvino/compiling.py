@@ -45,7 +45,7 @@ def compile_for(
         settings: Further properties. They override the device's own.
 
     Raises:
-        TargetError: OpenVINO cannot compile the model, or `f32` is requested and the device runs in another precision.
+        TargetError: OpenVINO cannot compile the model, or `f32` is requested and the device does not run in it.
     """
     hint = precision_properties(device, precision)
     try:

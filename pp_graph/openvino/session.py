@@ -164,8 +164,8 @@ class OpenVINOSession(Session):
                 read ahead of the results.
 
         Yields:
-            The tag, and output name to array, in the order of the batches. Finished results are yielded before the next
-            batch but one is read, so that they do not wait for a slow source.
+            The tag, and output name to array, in the order of the batches. At most one further batch is read
+            before a finished result is yielded, so that results do not wait for a slow source.
 
         Raises:
             TargetError: The runtime fails on a batch. Results of earlier batches are yielded first; likewise if

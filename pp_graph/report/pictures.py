@@ -16,7 +16,7 @@ _GAP: Final = 8
 _CAPTION_HEIGHT: Final = 24
 _MAX_OPACITY: Final = 0.7
 _OUTLINE: Final = 256
-"""The outline is one pixel wide for each so many pixels of the shorter side."""
+"""Pixels of the picture's shorter side per pixel of outline width."""
 _MASK_COLOR: Final = np.array([255, 40, 40], np.float32)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _COPIED_AT_MOST: Final = 16 * 2**20
 """Files up to this size are copied, patched and replaced, which is atomic and takes milliseconds. Larger ones are
-patched in span."""
+patched in place."""
 _LARGEST_ONNX: Final = 2**31 - 1
 
 
@@ -38,7 +38,7 @@ class OnnxEdit:
         provenance: The new provenance.
         size: Bytes of new constants and provenance.
         region: The change.
-        padded: The change with blanks behind the provenance, so that the file does not become shorter.
+        padded: The change with blanks after the provenance, so that the file does not become shorter.
     """
 
     path: Path

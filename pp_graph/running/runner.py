@@ -205,8 +205,8 @@ class Runner:
         )
         if not device_profile(self.device).states:
             raise TargetError(
-                f"Device '{self.device}' does not heed states that are set, expected one that does, such as CPU. Load "
-                "the model there, or change the file with pp-graph retune."
+                f"Device '{self.device}' ignores states, so thresholds cannot change at run time. Load the model on "
+                "CPU, or change the file with pp-graph retune."
             )
         changed = not (image_sensitivity is None and pixel_sensitivity is None and statistics is None)
         self._session.set_states(cutoffs if changed else {})

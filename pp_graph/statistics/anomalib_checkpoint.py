@@ -160,7 +160,7 @@ def _find_buffers(dicts: _Dicts, to_number: Callable[[Any], float]) -> tuple[str
 
 
 def _numbers(tensors: Mapping[str, Any], to_number: Callable[[Any], float]) -> dict[str, object]:
-    """Return what can be compared of tensors; `read` says what is wrong with one that is not a number."""
+    """Convert tensors to numbers for comparison; None for a tensor without a number, which `read` reports."""
     found: dict[str, object] = {}
     for name in sorted(tensors):
         try:

@@ -134,8 +134,8 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             return None
         own = "" if record.model is None else f"'{record.model}', "
         return (
-            f"The statistics were calibrated on another model ({own}sha256 {str(record.model_sha256)[:12]}) than this "
-            f"one (sha256 {raw_sha256[:12]}), so thresholds may not fit. Calibrate this model: pp-graph calibrate "
+            f"The statistics were calibrated on a different model ({own}sha256 {str(record.model_sha256)[:12]}) than "
+            f"this one (sha256 {raw_sha256[:12]}), so thresholds may not fit. Calibrate this model: pp-graph calibrate "
             "RAW.onnx --data IMAGES -o stats.json"
         )
 

@@ -79,9 +79,9 @@ class Accepts:
     def refusal(self, value: ValueType) -> str | None:
         """Describe what was expected instead of this type; None if it fits."""
         if "H" in self.needs and not value.per_pixel:
-            return "a map, one value a pixel"
+            return "a map, one value per pixel"
         if any(axis in value.axes for axis in self.lacks):
-            return "one value an image, not a map" if "H" in self.lacks else f"no axis {' or '.join(self.lacks)}"
+            return "one value per image, not a map" if "H" in self.lacks else f"no axis {' or '.join(self.lacks)}"
         if self.axes and value.axes not in self.axes:
             return f"the axes {' or '.join(map(pattern, self.axes))}"
         if value.dtype not in self.dtypes:

@@ -36,23 +36,23 @@ def test_statistics_of_another_model(tmp_path: Path, capfd: pytest.CaptureFixtur
     other = pp.OneClassPostProcessor(calibrated_on("0123456789abcdef" * 4))
     (note,) = pp.fuse(DEMO / "raw.onnx", other).notes
     assert note.startswith(
-        "The statistics were calibrated on another model ('old.onnx', sha256 0123456789ab) than this one"
+        "The statistics were calibrated on a different model ('old.onnx', sha256 0123456789ab) than this one"
     )
     assert raw.sha256[:12] in note
     assert "pp-graph calibrate RAW.onnx" in note
-    with pytest.raises(StatisticsError, match="calibrated on another model"):
+    with pytest.raises(StatisticsError, match="calibrated on a different model"):
         pp.fuse(DEMO / "raw.onnx", other, strict=True)
     assert not pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(calibrated_on(raw.sha256)), strict=True).notes
     assert not pp.fuse(DEMO / "raw.onnx", POST, strict=True).notes
     other.statistics.save(tmp_path / "own.json")
     fuse = ["fuse", str(DEMO / "raw.onnx"), "--stats", str(tmp_path / "own.json"), "-o", str(tmp_path / "f.onnx")]
     assert run([*fuse, "--strict"]) == 2
-    assert "calibrated on another model" in capfd.readouterr().err
+    assert "calibrated on a different model" in capfd.readouterr().err
     assert not (tmp_path / "f.onnx").exists()
     assert run(fuse) == 0
-    assert "calibrated on another model" in capfd.readouterr().err
+    assert "calibrated on a different model" in capfd.readouterr().err
     assert run(["retune", str(tmp_path / "f.onnx"), "--stats", str(tmp_path / "own.json")]) == 0
-    assert "Warning: The statistics were calibrated on another model" in capfd.readouterr().err
+    assert "Warning: The statistics were calibrated on a different model" in capfd.readouterr().err
 
 
 def with_weights(path: Path, seed: int) -> Path:

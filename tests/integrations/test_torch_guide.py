@@ -289,7 +289,7 @@ def test_both_roles_in_one_class(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_callback_that_would_do_nothing_is_an_error() -> None:
-    with pytest.raises(PostProcessorError, match="Nothing is a Lightning callback that would do nothing"):
+    with pytest.raises(PostProcessorError, match="Nothing is a Lightning callback that overrides no hook"):
         type("Nothing", (OneClassModule, pl.Callback), {})
     assert type("Something", (OneClassModule, pl.Callback), {"on_fit_end": lambda *_: None})
     with pytest.raises(AttributeError, match="OneClassModule is a torch module and not a Lightning callback. Use"):

@@ -189,7 +189,7 @@ def test_a_model_without_a_map_writes_no_masks(tmp_path: Path, monkeypatch: pyte
     done = cli("score.onnx", "scores.npz", "-o", "out", "--json")
     assert done.status == 0
     assert files_in(tmp_path / "out") == {"predictions.csv", "predictions.json"}
-    assert "nothing to draw masks from" in done.err
+    assert "no output to draw masks from" in done.err
     rows = done.json["predictions"]
     assert [row["pred_label"] for row in rows] == [False, True, True]
     assert rows[2]["pred_score"] is None

@@ -92,7 +92,7 @@ def test_a_network_that_computes_otherwise_is_drift(tmp_path: Path, openvino: bo
     assert {error.name: error.max_abs for error in report.errors}["raw_map"] == pytest.approx(0.01, abs=1e-6)
     (labels, pixels) = report.drift
     assert (labels.kind, labels.flips, pixels.kind, pixels.flips) == ("labels", 0, "pixels", report.drift_flips)
-    assert "exact, but the network in the artifact computes other raw values" in report.verdict
+    assert "exact, but the network in the artifact computes different raw values" in report.verdict
     assert "--inference-precision f32" in report.verdict
     assert "calibrate on this artifact" in report.verdict
     share = f"{100 * report.drift_flips / 630:.4f}"

@@ -80,7 +80,7 @@ def export(
         output: The `.xml` to write, with its `.bin` and `.usage.md`, or an `.onnx`.
         model_class: Class of the model in a checkpoint, or its name in `anomalib.models`; None if only one class has
             the checkpoint's hyperparameters.
-        images: Images to verify with; see `pp_graph.verify`. None for noise, which exercises the artifact but says
+        images: Images to verify with; see `pp_graph.verify`. None for noise, which runs the artifact but proves
             little about decisions.
         device: Device to convert for; see `pp_graph.convert`.
         precision: Precision of the network's weights.
@@ -102,7 +102,7 @@ def export(
         verify_device: Device to verify on.
         inference_precision: Precision to verify in: `f32`, `bf16`, `f16`; None for the device's default.
         batch: Number of images to fix in the export. None leaves it open; a model whose export fixes it gets 1, and a
-            note says so.
+            note reports it.
         batch_size: Images per batch in verification, if the export leaves it open.
         weights_only: Refuse checkpoints that contain more than tensors and plain values. Checkpoints of Anomalib before
             2.7 do: pass False for files you trust.
@@ -156,7 +156,7 @@ def export(
         notes = [*(() if provenance is None else provenance.notes), *fused.notes, *notes, *batch_note]
         if images is None:
             images = _noise(model, size)
-            notes.append("No images were given: verified on noise, which says little about decisions.")
+            notes.append("No images were given: verified on noise, which proves little about decisions.")
         images = open_images(images)
         settings: Any = {
             "device": verify_device, "inference_precision": inference_precision, "batch_size": batch_size,

@@ -95,7 +95,7 @@ def raw_tensors(
         roles: Roles of the post-processor.
 
     Raises:
-        PostProcessorError: All values are missing, or one has another shape or element type.
+        PostProcessorError: All values are missing, or one has a different shape or element type.
     """
     given = given_values(_by_name(first, second, named, [given_as(role) for role in roles]), roles)
     values = {role.name: _typed(given[given_as(role)], role) for role in roles if given.get(given_as(role)) is not None}

@@ -107,7 +107,10 @@ def trace(module: nn.Module, raw: Signature) -> OnnxPostProcessor:
 
 
 def _lower_opset(model: onnx.ModelProto) -> None:
-    """Declare the earliest opset at which all operators are what they are in the model, so that more models take it."""
+    """Lower the declared opset to the earliest one in which every operator has the same definition.
+
+    The step then fits raw models of older opsets.
+    """
     import onnx
 
     (entry,) = (each for each in model.opset_import if each.domain in DEFAULT_DOMAINS)
