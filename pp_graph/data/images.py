@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -317,6 +318,32 @@ class FileImages(Images):
             return scale_pixels(decoded.pixels, wanted)
         except DataError as error:
             raise DataError(f"Image '{file}': {error}") from error
+
+
+def read_ahead(
+    images: Images, inputs: Sequence[ModelInput], size: int
+) -> Iterator[tuple[int, int, Mapping[str, Array]]]:
+    """Read batches, the next one in another thread while the caller uses the last.
+
+    Args:
+        images: The images.
+        inputs: The model's inputs.
+        size: Images in a batch.
+
+    Yields:
+        Index of the first image, index after the last one, and the arrays by input name.
+
+    Raises:
+        DataError: An image of the batch cannot be read, or does not fit.
+    """
+    spans = [(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+    with ThreadPoolExecutor(1, thread_name_prefix="reading") as pool:
+        coming = pool.submit(images.read, *spans[0], inputs) if spans else None
+        for (start, stop), following in zip(spans, [*spans[1:], None], strict=True):
+            assert coming is not None
+            feeds = coming.result()
+            coming = None if following is None else pool.submit(images.read, *following, inputs)
+            yield start, stop, feeds
 
 
 def choose_batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:

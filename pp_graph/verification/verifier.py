@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images
+from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images, read_ahead
 from pp_graph.errors import DataError, ModelError
 from pp_graph.fusion import Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
@@ -112,9 +112,7 @@ def verify(
     source = feed_model(opened_images, wanted, fixed_inputs)
     size = choose_batch_size(wanted, batch_size)
     frame_range = (np.inf, -np.inf)
-    for start in range(0, len(source), size):
-        stop = min(start + size, len(source))
-        feeds = source.read(start, stop, wanted)
+    for start, stop, feeds in read_ahead(source, wanted, size):
         if provenance.preprocessing is not None:
             frames = feeds[provenance.preprocessing.input or ""]
             frame_range = (min(frame_range[0], float(frames.min())), max(frame_range[1], float(frames.max())))
