@@ -123,7 +123,14 @@ def convert(
             converted, fused.provenance, quantization, device, fused.network.inputs
         )
     add_states(converted, fused.provenance.adjustable)
-    isolate_island(converted, fused.provenance)
+    try:
+        isolate_island(converted, fused.provenance)
+    except RuntimeError as error:
+        raise TargetError(
+            f"The post-processing cannot be kept in float32: {first_line(error)}. Was the model changed after it was "
+            "fused, so that other operators read values of the post-processing? Convert the model as pp-graph fuse "
+            "wrote it."
+        ) from error
     if precision == "f16":
         converted = _with_f16_weights(converted)
     if preprocessing is not None:

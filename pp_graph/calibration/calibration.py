@@ -230,6 +230,7 @@ def _with_model(result: CalibrationResult, values: RawValues, labelled: Labelled
     return result.with_record(
         model=values.file,
         model_sha256=values.raw_sha256,
+        model_weights=None if values.raw_weights is None else values.raw_weights.sample,
         runtime=values.session.description,
         device=values.device,
         precision=values.precision,

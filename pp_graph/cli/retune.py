@@ -117,7 +117,8 @@ def prepare_with_notes(
     retuning = prepare_retuning(
         model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
     )
-    other = None if statistics is None else statistics.of_another_model(retuning.provenance.raw.sha256)
+    raw = retuning.provenance.raw
+    other = None if statistics is None else statistics.of_another_model(raw.sha256, raw.weights)
     if other is not None:
         note(f"Warning: {other}")
     provenance = None if statistics is None else statistics.provenance

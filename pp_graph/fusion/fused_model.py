@@ -13,6 +13,7 @@ from pp_graph.fusion.injection import refuse_foreign_decisions, write_program
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.stripping import check_weights, restore_raw
 from pp_graph.model import METADATA_KEY, RawModel
+from pp_graph.model.weights import weights_record
 from pp_graph.postprocessors import PostProcessor, merged_roles
 from pp_graph.program import Signature
 from pp_graph.sessions import OnnxSession, require_onnxruntime
@@ -67,14 +68,30 @@ class FusedModel(Artifact):
                 "Fuse it first: pp-graph fuse MODEL --stats STATS.json -o FUSED.onnx, or give --stats to pp-graph "
                 "convert."
             )
+        return cls.of(opened, provenance)
+
+    @classmethod
+    def of(cls, opened: RawModel, provenance: Provenance) -> FusedModel:
+        """Return an opened model as a fused one.
+
+        Raises:
+            ProvenanceError: Its external weights are those of a different model, or an input or output that its
+                provenance lists is missing.
+        """
         check_weights(opened, provenance)
-        inputs = {value.name for value in opened.model.graph.inputs}
-        missing = next((name for name in provenance.adjustable if name not in inputs), None)
-        if missing is not None:
-            raise ProvenanceError(
-                f"Model '{path}' was changed after it was fused: its input '{missing}', which holds a cutoff, is "
-                "missing. Apply tools that simplify or optimise a model to the raw export, and fuse that."
-            )
+        graph = opened.model.graph
+        for kind, wanted, values in (
+            ("input", provenance.adjustable, graph.inputs),
+            ("output", provenance.output_names, graph.outputs),
+        ):
+            names = {value.name for value in values}
+            missing = next((name for name in wanted if name not in names), None)
+            if missing is not None:
+                raise ProvenanceError(
+                    f"Model '{opened.source or '(in memory)'}' was changed after it was fused: its {kind} '{missing}' "
+                    "is missing. Fuse the raw model again, if need be with fewer outputs (outputs=..., --outputs). "
+                    "Apply tools that simplify or optimise a model to the raw export."
+                )
         return cls(opened, provenance)
 
     @property
@@ -216,7 +233,8 @@ def fuse(
         raw, _ = restore_raw(raw, provenance)
     refuse_foreign_decisions(raw)
     program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
-    other = None if post.statistics is None else post.statistics.of_another_model(raw.sha256)
+    weights = weights_record(raw.external_tensors())
+    other = None if post.statistics is None else post.statistics.of_another_model(raw.sha256, weights)
     if other is not None and strict:
         raise StatisticsError(other)
     network, record, notes = write_program(

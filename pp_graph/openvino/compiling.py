@@ -156,6 +156,10 @@ class Request:
 
     def start(self, feeds: Mapping[str, Array]) -> None:
         """Start the request with a copy of the arrays, or with the arrays themselves."""
+        if self.share:  # OpenVINO cannot share an array that is read-only, or has no axes
+            feeds = {
+                name: array if array.ndim and array.flags.writeable else array.copy() for name, array in feeds.items()
+            }
         self.request.start_async(dict(feeds), share_inputs=self.share)
 
     def outputs(self) -> dict[str, Array]:

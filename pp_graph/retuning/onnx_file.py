@@ -105,7 +105,7 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
         spans = layout.float_initializers(numbers.old.constants)
         for name, span in spans.items():
             numbers.check(name, data[span.start : span.stop], path)
-        if not set(provenance.adjustable) <= set(layout.input_names()):
+        if not {*provenance.adjustable, *provenance.output_names} <= layout.port_names():
             return None
         if not numbers.only_numbers or len(spans) < len(numbers.old.constants):
             return None

@@ -87,6 +87,74 @@ def test_weights_of_another_run(tmp_path: Path) -> None:
     assert pp.FusedModel.load(copied)
 
 
+def test_statistics_of_another_run_with_the_same_graph(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """The hash of the graph does not tell them apart, the weights beside it do."""
+    raw, other = with_weights(tmp_path / "raw.onnx", 0), with_weights(tmp_path / "other.onnx", 1)
+    data = {"image": IMAGE, "label": np.arange(len(IMAGE)) % 2}
+    np.savez(tmp_path / "data.npz", **data)
+    calibrated = pp.calibrate(raw, tmp_path / "data.npz", image="max-normal", pixel="max-normal").statistics
+    post = pp.OneClassPostProcessor(calibrated, normalize=False)
+    found = pp.fuse(other, post).notes
+    assert any("a different model ('raw.onnx', hash of external weights" in note for note in found), found
+    with pytest.raises(StatisticsError, match="calibrated on a different model"):
+        pp.fuse(other, post, strict=True)
+    assert pp.fuse(raw, post, strict=True)
+    artifact = pp.convert(pp.fuse(raw, post)).save(tmp_path / "model.xml")
+    assert pp.calibrate(
+        artifact, tmp_path / "data.npz", image="max-normal", pixel="max-normal"
+    ).statistics.of_another_model(pp.RawModel.open(other).sha256, pp.fuse(other, POST).provenance.raw.weights)
+    fused = pp.fuse(raw, POST).save(tmp_path / "fused.onnx")
+    shutil.copy(other.with_suffix(".data"), raw.with_suffix(".data"))
+    for verb in (
+        pp.inspect,
+        lambda path: pp.calibrate(path, tmp_path / "data.npz", image="max-normal", pixel="max-normal"),
+    ):
+        with pytest.raises(ProvenanceError, match="External weights in 'raw.data' are not those"):
+            verb(fused)
+
+
+def test_statistics_of_an_artifact_of_another_model(tmp_path: Path) -> None:
+    """Numbers typed by hand have no record of a calibration; the artifact that they come from says whose they are."""
+    for path in (
+        pp.fuse(conv_model(), POST).save(tmp_path / "fused.onnx"),
+        pp.convert(pp.fuse(conv_model(), POST)).save(tmp_path / "model.xml"),
+    ):
+        post = pp.OneClassPostProcessor(pp.Statistics.load(path))
+        assert not pp.fuse(conv_model(), post, strict=True).notes
+        (note,) = pp.fuse(conv_model(seed=1), post).notes
+        assert f"come from an artifact of a different model ('{path.name}', sha256" in note
+        with pytest.raises(StatisticsError, match="come from an artifact of a different model"):
+            pp.fuse(conv_model(seed=1), post, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "verb", "message"),
+    [
+        ("renamed values", "verify", "Tensor 'raw_pred_score' is not in the model.*changed after it was fused"),
+        ("renamed values", "convert", "is not in the converted model.*changed after it was fused"),
+        ("lost output", "verify", "its output 'pred_mask' is missing"),
+        ("lost output", "convert", "its output 'pred_mask' is missing"),
+        ("lost output", "retune", "its output 'pred_mask' is missing"),
+        ("lost output", "load", "its output 'pred_mask' is missing"),
+        ("further operator", "convert", "other operators read values of the post-processing"),
+    ],
+)
+def test_other_verbs_say_what_was_changed(change: str, verb: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "fused.onnx"
+    onnx.save(changed(change), path)
+    onnx.save(conv_model(), tmp_path / "raw.onnx")
+    before = path.read_bytes()
+    verbs = {
+        "verify": lambda: pp.verify(tmp_path / "raw.onnx", path, IMAGE),
+        "convert": lambda: pp.convert(path),
+        "retune": lambda: pp.retune(path, image_sensitivity=0.6),
+        "load": lambda: pp.load(path),
+    }
+    with pytest.raises((ProvenanceError, TargetError), match=message):
+        verbs[verb]()
+    assert path.read_bytes() == before
+
+
 def test_provenance_without_weights_is_as_before() -> None:
     text = pp.fuse(conv_model(), POST).to_proto().metadata_props[-1]
     assert text.key == METADATA_KEY
@@ -111,6 +179,15 @@ def changed(change: str, **settings: object) -> onnx.ModelProto:
         kept = [each for each in proto.graph.input if not each.name.endswith("_cutoff")]
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
+    elif change == "renamed values":
+        for node in proto.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [f"main/{name}" if name.startswith("raw_") else name for name in names]
+    elif change == "lost output":
+        del proto.graph.output[-1]
+    elif change == "further operator":
+        proto.graph.node.append(onnx.helper.make_node("Cast", ["pred_label"], ["bytes"], to=onnx.TensorProto.UINT8))
+        proto.graph.output.append(onnx.helper.make_tensor_value_info("bytes", onnx.TensorProto.UINT8, None))
     elif change == "merged":
         model = ir.from_proto(proto)
         ir.passes.common.DeduplicateInitializersPass()(model)
@@ -131,7 +208,8 @@ def changed(change: str, **settings: object) -> onnx.ModelProto:
     ("change", "settings", "message"),
     [
         ("float16", {}, "is not valid any more"),
-        ("lost input", {"thresholds": "runtime"}, "its input 'pred_label_cutoff', which holds a cutoff, is missing"),
+        ("lost input", {"thresholds": "runtime"}, "its input 'pred_label_cutoff'.* is missing"),
+        ("renamed values", {}, "of the raw model is missing"),
     ],
 )
 def test_what_cannot_be_restored_is_refused(tmp_path: Path, change: str, settings: dict, message: str) -> None:
