@@ -237,8 +237,10 @@ def _remove_post_processing(graph: ir.Graph, scope: str, emitted: set[str | None
     for name in adjustable:
         if name not in {value.name for value in graph.inputs}:
             raise _changed(f"its input '{name}', which holds a cutoff, is missing")
-    for value in fed:
-        graph.inputs.remove(value)
+    # Another tool may have listed all constants as inputs, or removed the defaults of inputs.
+    for value in list(graph.inputs):
+        if value in constants or value.name in adjustable or (value.name or "").startswith(scope):
+            graph.inputs.remove(value)
     for constant in constants:
         del graph.initializers[constant.name or ""]
 

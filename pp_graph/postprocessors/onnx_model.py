@@ -7,7 +7,7 @@ import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.anomaly import OUTPUT_NAMES, RAW_MAP, RAW_SCORE
@@ -105,6 +105,8 @@ class _ModelStep(GraphStep):
     """
 
     text: str = field(repr=False)
+    # OpenVINO rewrites comparisons so that NaN decides otherwise.
+    defines_nan: ClassVar[bool] = False
 
     def content(self) -> Hashable:
         """Return the model and the output."""

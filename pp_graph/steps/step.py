@@ -133,6 +133,7 @@ class Step(ABC):
         exact: True if every runtime computes the same bits. Otherwise `verify` reads the output from the runtime,
             checks decisions on these numbers, and counts other flips as drift.
         pointwise: True if each number depends only on the number at the same place.
+        defines_nan: True if every runtime gives the same for NaN.
         keeps_scale: True if the output has the scale of the first input; see `output_scale`.
         accepts: Requirements for each input, in the order of `reads`.
         settled: Fields that `bind` sets, rather than the user.
@@ -140,6 +141,7 @@ class Step(ABC):
 
     exact: ClassVar[bool] = True
     pointwise: ClassVar[bool] = True
+    defines_nan: ClassVar[bool] = True
     keeps_scale: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (NUMBERS,)
     settled: ClassVar[frozenset[str]] = frozenset({"axes"})

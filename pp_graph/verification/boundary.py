@@ -38,7 +38,8 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
     """Return the raw values to test, finite ones first, NaN last.
 
     Subnormal numbers are left out if runtimes may flush them; see `pp_graph.steps.compare`. -inf is left out if steps
-    read neighbours: OpenVINO reduces a map of only -inf to the lowest finite number.
+    read neighbours: OpenVINO reduces a map of only -inf to the lowest finite number. NaN is left out if a step leaves
+    its result to the runtime.
     """
     points = [0.0, 1.0, -1.0]
     spans = []
@@ -68,7 +69,9 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
     if provenance.adjustable or any(is_blurred(compare.cutoffs).any() for compare in program.comparisons.values()):
         near = near[~is_subnormal(near)]
     pointwise = all(step.pointwise for step in program.steps)
-    ends = [np.inf, -np.inf, np.nan] if pointwise else [np.inf, np.nan]
+    ends = [np.inf, -np.inf] if pointwise else [np.inf]
+    if all(step.defines_nan for step in program.steps):
+        ends.append(np.nan)
     return np.concatenate([np.unique(near[np.isfinite(near)]), np.array(ends, np.float32)])
 
 

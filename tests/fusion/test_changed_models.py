@@ -89,7 +89,10 @@ def test_weights_of_another_run(tmp_path: Path) -> None:
 
 def test_statistics_of_another_run_with_the_same_graph(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     """The hash of the graph does not tell them apart, the weights beside it do."""
-    raw, other = with_weights(tmp_path / "raw.onnx", 0), with_weights(tmp_path / "other.onnx", 1)
+    for training in ("first", "second"):
+        (tmp_path / training).mkdir()
+    raw, other = with_weights(tmp_path / "first" / "raw.onnx", 0), with_weights(tmp_path / "second" / "raw.onnx", 1)
+    assert raw.read_bytes() == other.read_bytes()
     data = {"image": IMAGE, "label": np.arange(len(IMAGE)) % 2}
     np.savez(tmp_path / "data.npz", **data)
     calibrated = pp.calibrate(raw, tmp_path / "data.npz", image="max-normal", pixel="max-normal").statistics
@@ -103,7 +106,7 @@ def test_statistics_of_another_run_with_the_same_graph(tmp_path: Path, capfd: py
     assert pp.calibrate(
         artifact, tmp_path / "data.npz", image="max-normal", pixel="max-normal"
     ).statistics.of_another_model(pp.RawModel.open(other).sha256, pp.fuse(other, POST).provenance.raw.weights)
-    fused = pp.fuse(raw, POST).save(tmp_path / "fused.onnx")
+    fused = pp.fuse(raw, POST).save(tmp_path / "first" / "fused.onnx")
     shutil.copy(other.with_suffix(".data"), raw.with_suffix(".data"))
     for verb in (
         pp.inspect,
@@ -183,6 +186,15 @@ def changed(change: str, **settings: object) -> onnx.ModelProto:
         for node in proto.graph.node:
             for names in (node.input, node.output):
                 names[:] = [f"main/{name}" if name.startswith("raw_") else name for name in names]
+    elif change == "constants as inputs":
+        for tensor in proto.graph.initializer:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            if tensor.name not in {each.name for each in proto.graph.input}:
+                proto.graph.input.append(value)
+    elif change == "lost defaults":
+        kept = [each for each in proto.graph.initializer if not each.name.endswith("_cutoff")]
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(kept)
     elif change == "lost output":
         del proto.graph.output[-1]
     elif change == "further operator":
@@ -237,6 +249,16 @@ def test_retuning_a_changed_model_decides_right(tmp_path: Path, change: str, set
     )
     for name, array in outputs_of(str(tuned), {"image": IMAGE}).items():
         assert np.array_equal(array, expected[name]), name
+
+
+@pytest.mark.parametrize("change", ["constants as inputs", "lost defaults"])
+def test_stripping_leaves_no_input_behind(change: str) -> None:
+    raw = pp.strip(changed(change, thresholds="runtime"))
+    required = {value.name for value in raw.model.graph.inputs} - set(raw.model.graph.initializers)
+    assert required == {"image"}
+    expected = outputs_of(conv_model(), {"image": IMAGE})
+    for name, array in outputs_of(raw.to_proto(), {"image": IMAGE}).items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5)
 
 
 def test_strip_says_if_it_is_not_the_raw_file(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

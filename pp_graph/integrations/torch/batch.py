@@ -83,6 +83,16 @@ def fields_of(predictions: object) -> dict[str, Any]:
     return {name: getattr(predictions, name, None) for name in FIELDS}
 
 
+def other_fields(predictions: object) -> list[str]:
+    """Return the names of tensors in predictions that are not fields of `InferenceBatch`."""
+    if isinstance(predictions, Mapping):
+        held: Mapping[str, Any] = predictions
+    else:
+        fields = getattr(predictions, "_fields", ())
+        held = {**{name: getattr(predictions, name) for name in fields}, **getattr(predictions, "__dict__", {})}
+    return [str(name) for name, value in held.items() if name not in FIELDS and isinstance(value, torch.Tensor)]
+
+
 def raw_tensors(
     first: object, second: torch.Tensor | None, named: Mapping[str, torch.Tensor | None], roles: Sequence[Role]
 ) -> dict[str, torch.Tensor]:
