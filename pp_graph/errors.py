@@ -20,7 +20,7 @@
     └── OutputFileError          an output cannot be written
 
 Each message names the thing, what was found, what was expected, and how to fix it.
-Errors about values are also `ValueError`, so that callers need not know this tree.
+Errors about values are also `ValueError`, so that callers need not know this tree. `StatisticsWarning` is a warning.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ class OpsetError(ModelError):
 
 class StatisticsError(PPGraphError, ValueError):
     """A statistics file or value is missing, malformed or impossible."""
+
+
+class StatisticsWarning(UserWarning):
+    """The statistics were calibrated on a different model."""
 
 
 class CalibrationError(PPGraphError, ValueError):

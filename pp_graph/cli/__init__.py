@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +23,7 @@ from pp_graph.cli.run import run_verb
 from pp_graph.cli.stats import stats
 from pp_graph.cli.strip import strip
 from pp_graph.cli.verify import verify
-from pp_graph.errors import PPGraphError
+from pp_graph.errors import PPGraphError, StatisticsWarning
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     as_json = _wants_json(arguments)
     try:
-        with pipe_tolerant_stdout():
+        with pipe_tolerant_stdout(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", StatisticsWarning)  # printed as a note
             return _run(arguments, as_json)
     except OSError as error:
         # The result itself could not be written, to a full disk for example.

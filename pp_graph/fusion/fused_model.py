@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pp_graph.errors import AlreadyFusedError, PostProcessorError, ProvenanceError, StatisticsError
+from pp_graph.errors import AlreadyFusedError, PostProcessorError, ProvenanceError, StatisticsError, StatisticsWarning
 from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.emission import Numbers
 from pp_graph.fusion.injection import refuse_foreign_decisions, write_program
@@ -235,8 +236,10 @@ def fuse(
     program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
     weights = weights_record(raw.external_tensors())
     other = None if post.statistics is None else post.statistics.of_another_model(raw.sha256, weights)
-    if other is not None and strict:
-        raise StatisticsError(other)
+    if other is not None:
+        if strict:
+            raise StatisticsError(other)
+        warnings.warn(other, StatisticsWarning, stacklevel=2)
     network, record, notes = write_program(
         raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset
     )

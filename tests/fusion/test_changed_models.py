@@ -14,7 +14,7 @@ import pytest
 
 import pp_graph as pp
 from pp_graph.cli import run
-from pp_graph.errors import ModelError, ProvenanceError, StatisticsError, TargetError
+from pp_graph.errors import ModelError, ProvenanceError, StatisticsError, StatisticsWarning, TargetError
 from pp_graph.fusion import METADATA_KEY
 from pp_graph.statistics import CalibrationRecord, StatisticsProvenance
 from tests.conftest import DEMO
@@ -34,7 +34,8 @@ def calibrated_on(sha256: str) -> pp.Statistics:
 def test_statistics_of_another_model(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     raw = pp.RawModel.open(DEMO / "raw.onnx")
     other = pp.OneClassPostProcessor(calibrated_on("0123456789abcdef" * 4))
-    (note,) = pp.fuse(DEMO / "raw.onnx", other).notes
+    with pytest.warns(StatisticsWarning, match="calibrated on a different model"):
+        (note,) = pp.fuse(DEMO / "raw.onnx", other).notes
     assert note.startswith(
         "The statistics were calibrated on a different model ('old.onnx', sha256 0123456789ab) than this one"
     )
@@ -97,7 +98,8 @@ def test_statistics_of_another_run_with_the_same_graph(tmp_path: Path, capfd: py
     np.savez(tmp_path / "data.npz", **data)
     calibrated = pp.calibrate(raw, tmp_path / "data.npz", image="max-normal", pixel="max-normal").statistics
     post = pp.OneClassPostProcessor(calibrated, normalize=False)
-    found = pp.fuse(other, post).notes
+    with pytest.warns(StatisticsWarning):
+        found = pp.fuse(other, post).notes
     assert any("a different model ('raw.onnx', hash of external weights" in note for note in found), found
     with pytest.raises(StatisticsError, match="calibrated on a different model"):
         pp.fuse(other, post, strict=True)
@@ -124,7 +126,15 @@ def test_statistics_of_an_artifact_of_another_model(tmp_path: Path) -> None:
     ):
         post = pp.OneClassPostProcessor(pp.Statistics.load(path))
         assert not pp.fuse(conv_model(), post, strict=True).notes
-        (note,) = pp.fuse(conv_model(seed=1), post).notes
+        with pytest.warns(StatisticsWarning):
+            (note,) = pp.fuse(conv_model(seed=1), post).notes
+        for model in (path, pp.open(path)):
+            with pytest.warns(StatisticsWarning, match="calibrated on a different model"):
+                pp.retune(
+                    model,
+                    calibrated_on("0" * 64),
+                    **({"output": tmp_path / f"new{path.suffix}"} if model is path else {}),
+                )
         assert f"come from an artifact of a different model ('{path.name}', sha256" in note
         with pytest.raises(StatisticsError, match="come from an artifact of a different model"):
             pp.fuse(conv_model(seed=1), post, strict=True)
