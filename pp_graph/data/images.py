@@ -269,6 +269,7 @@ class FileImages(Images):
         self.where = f"'{root}'"
         self._notes = [*notes, *(f"skipped '{file}': it cannot be decoded ({why})" for file, why in broken.items())]
         self._turned: set[Path] = set()
+        self._animated: set[Path] = set()
         self._depths: dict[Path, int] = {}
 
     @property
@@ -277,6 +278,12 @@ class FileImages(Images):
         found = list(self._notes)
         if self._turned:
             found.append(f"{len(self._turned)} of {len(self)} images were turned as their EXIF orientation says")
+        if self._animated:
+            first = min(self._animated)
+            found.append(
+                f"{len(self._animated)} of {len(self)} images have several frames or pages, such as '{first.name}', "
+                "of which the first was read"
+            )
         deep = sum(depth > 8 for depth in self._depths.values())
         if deep:
             found.append(f"{deep} of {len(self)} images have 16 bits; white is 65535 in these and 255 in the others")
@@ -313,6 +320,8 @@ class FileImages(Images):
             )
         if decoded.turned:
             self._turned.add(file)
+        if decoded.frames > 1:
+            self._animated.add(file)
         self._depths[file] = 8 * decoded.pixels.dtype.itemsize
         try:
             return scale_pixels(decoded.pixels, wanted)

@@ -33,6 +33,13 @@ Mask = npt.NDArray[np.bool_] | None
 NORMAL_FOLDERS: Final = ("good", "normal", "ok")
 
 
+_MISNAMED: Final = {
+    "label": ("labels", "gt_label", "gt_labels", "target", "targets", "y"),
+    "mask": ("masks", "gt_mask", "gt_masks"),
+}
+"""Names that people give to labels and masks."""
+
+
 class LabelledImages(ABC):
     """Images with labels, and often with masks.
 
@@ -135,6 +142,12 @@ class _LabelledArrays(LabelledImages):
         self.name = None if path is None else path.name
         self.files = () if path is None else (path,)
         label, self._mask = arrays.get("label"), arrays.get("mask") if masks else None
+        for wanted, others in _MISNAMED.items():
+            other = next((name for name in arrays if name.lower() in others), None)
+            if wanted not in arrays and other is not None and (masks or wanted == "label"):
+                raise DataError(
+                    f"Array '{other}' in {where} would not be read, expected the name '{wanted}'. Rename it."
+                )
         inputs = {name: array for name, array in arrays.items() if name not in ("label", "mask")}
         count = len(ArrayImages(inputs, where))
         self._arrays = arrays

@@ -76,6 +76,13 @@ class OnnxSession(Session):
         try:
             return dict(zip(self.outputs, self._session.run(self.outputs, dict(feeds)), strict=True))
         except Exception as error:
+            ports = [*self._session.get_outputs(), *self._session.get_inputs()]
+            narrow = [each.name for each in ports if each.type == "tensor(bfloat16)"]
+            if narrow:
+                raise TargetError(
+                    f"'{narrow[0]}' is bfloat16, expected an element type that NumPy has, since onnxruntime cannot "
+                    "exchange others with Python. Cast the raw model's output to float32."
+                ) from error
             raise TargetError(
                 f"onnxruntime failed on a batch: {first_line(error)}. Do the images have the model's size and layout?"
             ) from error

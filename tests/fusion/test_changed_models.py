@@ -85,6 +85,7 @@ def test_weights_of_another_run(tmp_path: Path) -> None:
         ModelError, match="has the graph of the model that the artifact was made from, and other external"
     ):
         pp.verify(raw, artifact, IMAGE)
+    assert not pp.verify(raw, artifact, IMAGE, other_raw=True).raw_matches
     assert pp.FusedModel.load(copied)
 
 

@@ -234,7 +234,7 @@ def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
         )
     broken = onnx.load(demo_fused_path)
     del broken.graph.output[3]
-    with pytest.raises(TargetError, match="has no output 'pred_mask', which its provenance lists"):
+    with pytest.raises(ProvenanceError, match="was changed after it was fused: its output 'pred_mask' is missing"):
         pp.verify(DEMO / "raw.onnx", save(broken, tmp_path / "broken.onnx"), DEMO / "images")
     edited = pp.fuse(model(), POST).to_proto()
     entry = next(each for each in edited.metadata_props if each.key == METADATA_KEY)
