@@ -222,7 +222,7 @@ def _callbacks(dicts: _Dicts) -> list[_Group]:
     """Find the states of pp_graph's Lightning callbacks that have statistics."""
     groups = []
     for path, state in dicts:
-        if not _CALLBACK_KEYS <= set(state) or state["statistics"] is None:
+        if not set(state) >= _CALLBACK_KEYS or state["statistics"] is None:
             continue
         if state["version"] != _CALLBACK_VERSION:
             raise StatisticsError(
