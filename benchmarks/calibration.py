@@ -2,10 +2,10 @@
 
     python benchmarks/calibration.py [--maps 200] [--size 512] [--streamed 2000000000] [--json OUT.json]
 
-Both sides find the F1-adaptive threshold of the same maps and masks, each in a process of its own that computes the
-maps again batch by batch, as a model would; the time that takes is counted for neither. The baseline is Anomalib 2.7's
+Both sides find the F1-adaptive threshold of the same maps and masks, each in its own process, which generates the maps
+batch by batch as a model would; generation is not timed. The baseline is Anomalib 2.7's
 algorithm, written in torch after torchmetrics' exact curve: every batch is kept, all are joined, sorted and summed up.
-Rounds alternate; the figures are medians. The last part streams as many pixels as asked for through two passes.
+Rounds alternate; the figures are medians. The last part streams `--streamed` pixels through two passes.
 Needs torch for the baseline: pip install torch==2.13.0.
 """
 
@@ -99,7 +99,7 @@ def sorted_in_torch(maps: int, size: int) -> tuple[float, float]:
 
 
 def streamed(pixels: int) -> dict[str, Any]:
-    """Two passes over so many pixels, computed anew a batch."""
+    """Time two passes over `pixels` generated pixels."""
     from pp_graph.calibration import Calibrator
 
     size = 2048
@@ -111,7 +111,7 @@ def streamed(pixels: int) -> dict[str, Any]:
     while calibrator is not None:
         passes += 1
         for index in range(count):
-            # No two batches alike, and cheap to make.
+            # Cheap to generate, and every batch differs.
             calibrator.update(maps=base * np.float32(1 + index / (4 * count)), masks=mask)
         last, calibrator = calibrator, calibrator.refine()
     assert last is not None

@@ -1,4 +1,4 @@
-"""Decisions that change on the way to OpenVINO: ours, and a model with another post-processing converted plainly.
+"""Count decisions that change in conversion to OpenVINO, for pp_graph and for a PEER model.
 
     python benchmarks/decisions.py RAW.onnx STATS.json IMAGES.npz [--peer PEER.onnx] [--seconds 10] [--json result.json]
 
@@ -7,7 +7,7 @@ their margins, flips by the post-processing, size of the files, and time as a ra
 labels, F1 of labels and of mask pixels before and after calibrating the artifact itself in that precision. PEER is an
 export of the same model that carries its own post-processing, with outputs of our names (Anomalib's own export, for
 example). It is saved by plain `openvino.save_model`, and quantised whole by plain `nncf.quantize`, as its users do.
-IMAGES serve for quantising as well, for both sides, so read the flips of int8 as drift on known images.
+IMAGES also calibrate int8 on both sides, so int8 flips are measured on the quantiser's own calibration images.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def main() -> None:
     for row in again:
         print(
             f"{row['weights']}, {row['execution']}: F1 of labels {row['label_f1_before']:.4f} -> "
-            f"{row['label_f1_after']:.4f} calibrated anew, of mask pixels {row['mask_f1_before']:.4f} -> "
+            f"{row['label_f1_after']:.4f} calibrated again, of mask pixels {row['mask_f1_before']:.4f} -> "
             f"{row['mask_f1_after']:.4f}"
         )
     if arguments.json:

@@ -4,7 +4,7 @@
 
 Weights are embedded in the .onnx, up to the 2 GB that protobuf takes, and in an external file. Each run is a fresh
 process; time is counted after imports, from the file on disk to the file on disk, memory for the whole process. The
-peer loads the model as its documentation says and merges the same post-processing subgraph, which pp_graph wrote.
+peer loads the model as documented and merges the same post-processing subgraph, which pp_graph wrote.
 Embedded weights are random; an external file is sparse where the file system allows it, so that reading it costs the
 peer no disk.
 """
@@ -55,7 +55,7 @@ print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def make_post_processing(folder: Path) -> Path:
-    """The post-processing alone, for the peer to merge: as pp_graph writes it behind a model that computes nothing."""
+    """The post-processing alone, for the peer to merge: as pp_graph writes it after a model that computes nothing."""
     import onnx
     from onnx import TensorProto, helper
 

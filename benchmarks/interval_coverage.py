@@ -1,10 +1,10 @@
-"""How often the 95 % intervals of a calibration hold the true figure of the threshold that ships.
+"""Coverage of the 95 % confidence intervals: how often they contain the true metric of the calibrated threshold.
 
     python benchmarks/interval_coverage.py [--runs 150]
 
-Scores of two normal distributions, two standard deviations apart, of which the true figures are known. Beside the
-intervals of `pp_graph.calibration.bootstrap`, those that come from resampling the images that chose the threshold, with
-the threshold fixed. Needs SciPy: pip install 'pp_graph[calibration]'.
+Scores are drawn from two normal distributions two standard deviations apart, so true values are known. Compares the
+intervals of `pp_graph.calibration.bootstrap` with resampling at a fixed threshold. Needs SciPy:
+pip install 'pp_graph[calibration]'.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=150)
     runs = parser.parse_args().runs
     rng = np.random.default_rng(9)
-    print(f"{'images a class':>15} {'intervals':18}" + "".join(f"{name:>11}" for name in truth(1.0)))
+    print(f"{'images/class':>15} {'intervals':18}" + "".join(f"{name:>11}" for name in truth(1.0)))
     for count in (30, 60, 300):
         held = {kind: dict.fromkeys(truth(1.0), 0) for kind in ("images left out", "threshold fixed")}
         for _ in range(runs):

@@ -1,4 +1,4 @@
-"""Raw models of any size, for the scripts that look at how something grows."""
+"""Raw models of any size, for the scripts that measure how time and memory grow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def make_chain(folder: Path, megabytes: int, *, external: bool, distinct: bool) -> Path:
-    """Write a chain of matrix multiplications with that many bytes of weights, and a score.
+    """Write a chain of matrix multiplications with that many megabytes of weights, and a score.
 
-    With `distinct` no two matrices are alike, as OpenVINO would keep only one of them; else external weights are a hole
-    in a file, which is written at once.
+    `distinct` makes all matrices different, because OpenVINO stores equal ones once. Otherwise external weights are a
+    sparse file, which takes no time to write.
     """
     import onnx
     from onnx import TensorProto, helper

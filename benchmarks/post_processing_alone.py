@@ -2,12 +2,12 @@
 
     python benchmarks/post_processing_alone.py [--sides 256,512,1024,2048,4096] [--seconds 4] [--json result.json]
 
-"The same bytes" are those that come out: the map in float32 and the mask in bytes; copying reads and writes as many.
-Everything is interleaved, and a figure is the median of ratios to the copy of the same round. The model gives map and
+"The same bytes" are those of the outputs: the map in float32 and the mask in bytes; copying reads and writes as many.
+Everything is interleaved, and a figure is the median of ratios to the copy of the same round. The model returns map and
 score; its sizes are fixed, as they are on a device. OpenVINO's CPU plugin computes a mask in bytes and then converts it
-to its boolean type in a pass of its own, which takes longer than all the rest; a mask of u8 (`--mask-dtype u8`) has
-none. `map only` and `mask only` show what is left when only that is asked for, `adjustable` what cutoffs cost that can
-be changed while the model runs (`--thresholds runtime`, on the u8 mask), and `packed` the one tensor of all (`--pack`).
+to its boolean type in a separate pass, which takes longer than all the rest; a mask of u8 (`--mask-dtype u8`) needs no
+such pass. Variants: `map only` and `mask only` compute one output; `adjustable` has cutoffs that can change at run time
+(`--thresholds runtime`, u8 mask); `packed` returns one tensor (`--pack`).
 """
 
 from __future__ import annotations

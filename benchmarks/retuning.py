@@ -1,12 +1,12 @@
-"""Time of retuning a file as the model grows: in place, to another file, and by loading and writing the model anew.
+"""Time of retuning a file as the model grows: in place, to a different file, and by loading and saving the model.
 
     python benchmarks/retuning.py [--megabytes 10,1000] [--external 4000] [--runs 9] [--case FOLDER] [--json FILE]
 
-For each size an ONNX file with embedded weights (below the 2 GB that protobuf takes) and an IR, and one ONNX file with
-external weights; with `--case` also the raw.onnx and stats.json of a folder. Times are medians of runs in one process,
-after imports; each run sets another sensitivity, so that something changes. "anew" is `retune(...).save(...)`, the
-general path. Beside the copy stands what copying the bytes alone takes. Everything is made in a temporary folder
-(`--folder` says on which disk) and removed.
+For each size, the benchmark retunes an ONNX file with embedded weights (below the 2 GB that protobuf takes) and an IR,
+and one ONNX file with external weights; with `--case` also the raw.onnx and stats.json of a folder. Times are medians
+of runs in one process, after imports; each run sets a different sensitivity, so that something changes. "to_another"
+retunes into a different file, "copy_alone" copies the bytes only, and "anew" opens, retunes and saves the model, the
+general path. All files are made in a temporary folder (in `--folder`, to choose the disk) and removed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LEVEL = {"threshold": 1.3, "min": 0.4, "max": 3.1}
 
 
 def models(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Lay out one fused or converted model after the other, and remove each when the next is asked for."""
+    """Lay out one fused or converted model after the other, and remove each when the next is requested."""
     import pp_graph as pp
 
     level = pp.LevelStatistics(**_LEVEL)
@@ -75,17 +75,17 @@ def measure(path: Path, runs: int) -> dict[str, float]:
     beside = [file for file in (path, path.with_suffix(".bin")) if file.exists()]
 
     def in_place() -> None:
-        assert pp.retune_file(path, image_sensitivity=next(turns)).way == "constants"
+        assert pp.retune(path, image_sensitivity=next(turns)).way == "constants"
 
     def to_another() -> None:
-        assert pp.retune_file(path, image_sensitivity=next(turns), output=other, overwrite=True).way == "constants"
+        assert pp.retune(path, image_sensitivity=next(turns), output=other, overwrite=True).way == "constants"
 
     def copy() -> None:
         for file in beside:
             shutil.copyfile(file, file.with_stem("other"))
 
     def anew() -> None:
-        pp.retune(path, image_sensitivity=next(turns)).save(other)
+        pp.retune(pp.open(path), image_sensitivity=next(turns)).save(other, overwrite=True)
 
     in_place()  # imports
     found = {"in_place_ms": median_ms(in_place, runs)}

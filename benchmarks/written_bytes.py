@@ -4,13 +4,13 @@
     python benchmarks/written_bytes.py [--text] --check before.txt
 
 For each case (folders of --cases that hold raw.onnx and stats.json, the demo, models of tests/) and each form one line,
-`sha256  case/form/file`. `--text` adds what is meant for people: `.usage.md`, and what was said where a form is
+`sha256  case/form/file`. `--text` also hashes texts for people: `.usage.md` files, and error messages where a form is
 refused. With `--check` the files that differ are listed, and the exit status is 1 if there are any. Takes four minutes,
 and 2 GB in the temporary folder. Only the command line, public names, examples/ and tests/ are used, so that the same
 script runs before and after a change of everything else.
 
-IR files are compared with the names that OpenVINO makes up (`Multiply_349390`) numbered anew within the file: it counts
-operators in the process, so that a name says how much was converted before. All else is compared to the byte.
+OpenVINO numbers the names it generates per process (`Multiply_349390`), so these names are renumbered within each IR
+file before comparing. Everything else is compared byte for byte.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def small_models() -> Iterator[tuple[str, onnx.ModelProto, list[str]]]:
 
 
 def recipes() -> dict[str, list[str]]:
-    """Every step at least once, with what decides behind it: the fields of each step, and `source>target`."""
+    """Every step at least once, with a decision after it: the fields of each step, and `source>target`."""
     maps = {named(each): [f"{each} raw_map>anomaly_map", "compare, level: 0.5 anomaly_map>pred_mask"]
             for each in BOUNDED + MAPS}  # fmt: skip
     scores = {f"score_{named(each)}": [f"{each} raw_score>pred_score", "compare, level: 0.5 pred_score>pred_label"]
@@ -219,7 +219,7 @@ def recipes() -> dict[str, list[str]]:
 
 
 def command(place: Path, *words: str | Path) -> bool:
-    """Run a command line; what it says when it refuses becomes a file in `place`."""
+    """Run a command line; if it fails, write its error message to a file in `place`."""
     place.mkdir(parents=True, exist_ok=True)
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
@@ -244,7 +244,7 @@ def write_forms(case: str, raw: Path, stats: Path, forms: Iterable[str], *words:
 
 
 def write_recipe(place: Path, raw: Path, recipe: Iterable[str] | str, *words: str | Path, **plugin: list[str]) -> None:
-    """Lay out a recipe, its text or its steps, and write what it makes of a model."""
+    """Write a recipe, given as text or as steps, and the files of a model fused with it."""
     file = INPUTS / "post.yaml"
     if not isinstance(recipe, str):
         entries = [re.fullmatch(r"(.*) (\w+)>(\w+)", entry).groups() for entry in recipe]  # type: ignore[union-attr]
@@ -287,7 +287,7 @@ def write_main(case: str, raw: Path, stats: Path, size: int, forms: Iterable[str
 
 
 def write_demo(case: str = "demo") -> None:
-    """What needs images, and post-processors of one's own."""
+    """Conversions that need images, and custom post-processors."""
     folder = shutil.copytree(DEMO, INPUTS / case)
     raw, stats, images = folder / "raw.onnx", folder / "stats.json", folder / "images"
     write_main(case, raw, stats, 256, [*FEW_FORMS, "--no-tail", "--map-size input"])
@@ -313,7 +313,7 @@ def save(case: str, model: onnx.ModelProto, **options: str | int) -> Path:
 
 
 def write_steps(stats: Path) -> None:
-    """Every step on each layout of a map, and at opsets that write it otherwise; classes; roles of one's own."""
+    """Every step on each layout of a map, and at opsets that write it differently; classes; custom roles."""
     layouts = {"NHW": ["N", 24, 20], "N1HW": ["N", 1, 24, 20], "NHW1": ["N", 24, 20, 1], "open": ["N", 1, "H", "W"]}
     for layout, opset in (("NHW", 18), ("N1HW", 12), ("N1HW", 18), ("NHW1", 12), ("open", 18)):
         case = f"steps_{layout}_{opset}"
@@ -333,7 +333,7 @@ def write_steps(stats: Path) -> None:
 
 
 def write_external(stats: Path) -> None:
-    """Weights in a file of their own: referenced beside it, copied elsewhere or on request."""
+    """External weights: referenced beside the model, copied elsewhere or on request."""
     raw = save("external", conv_model(), save_as_external_data=True, location="weights.bin", size_threshold=100)
     for form in table("; --thresholds runtime; --copy-weights"):
         write_form(Path("external", named(form)), raw, "--stats", stats, *form.split())
@@ -343,7 +343,7 @@ def write_external(stats: Path) -> None:
 
 
 def write_statistics(network: Path) -> None:
-    """Statistics with gaps and with numbers that meet, and all that other tools write."""
+    """Statistics with missing and with equal numbers, and those in other tools' formats."""
     scores = save("scores", identity_model({"score": ["N", 1]}))
     for name, (image, pixel) in LEVELS.items():
         file = INPUTS / f"{name}.json"
@@ -373,7 +373,7 @@ def write_kept(stats: Path) -> None:
 
 
 def write_all(folder: Path) -> Iterator[None]:
-    """Write into the current folder, and stop where what is there may be taken away."""
+    """Write all cases into the current folder; yield whenever the caller may hash and delete the files so far."""
     INPUTS.mkdir()
     stats, others = INPUTS / "stats.json", INPUTS / "other.json"
     STATS.save(stats)
@@ -409,7 +409,7 @@ NUMBERED = re.compile(rb"\b[A-Z]\w*_\d+\b")
 
 
 def comparable(file: Path) -> bytes:
-    """The content of a file, with the names that OpenVINO made up numbered by their order in the file."""
+    """The content of a file, with the names that OpenVINO generated numbered by their order in the file."""
     content = file.read_bytes()
     if file.suffix != ".xml":
         return content
@@ -438,7 +438,7 @@ def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, default=ROOT.parent / "shared" / "cases", metavar="FOLDER")
-    parser.add_argument("--text", action="store_true", help="what is meant for people too, behind the rest")
+    parser.add_argument("--text", action="store_true", help="also hash texts for people, after the rest")
     parser.add_argument("--check", type=Path, metavar="FILE", help="earlier output to compare with")
     asked = parser.parse_args()
     cases, lines = asked.cases.resolve(), [] if asked.check is None else asked.check.read_text().splitlines()

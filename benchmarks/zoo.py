@@ -3,7 +3,7 @@
     python benchmarks/zoo.py FOLDER [--models padim_resnet18,unet] [--list]
 
 Each is exported by `torch.onnx.export` as `<name>.onnx`, raw, and as `<name>_full.onnx` with Anomalib's post-processing
-in torch behind it, as Anomalib's own exports have it. Weights are random but fixed: speed does not depend on them.
+in torch after it, as Anomalib's own exports have it. Weights are random but fixed: speed does not depend on them.
 Heads follow the sources of Anomalib 2.7 operator by operator; backbones are ResNets in plain torch, because
 torchvision and timm are not needed for anything else here. Needs torch and onnxscript.
 """
@@ -263,7 +263,7 @@ class Scorer(nn.Module):
 
 
 class WithPostProcessing(nn.Module):
-    """Anomalib 2.7's PostProcessor in torch behind a model, as its own exports have it."""
+    """Anomalib 2.7's PostProcessor in torch after a model, as its own exports have it."""
 
     def __init__(self, model: nn.Module, stats: dict[str, dict[str, float]]) -> None:
         super().__init__()
@@ -347,7 +347,7 @@ def export(name: str, folder: Path) -> dict[str, Path]:
 
 
 def main() -> None:
-    """Export the models asked for."""
+    """Export the requested models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path())
     parser.add_argument("--models", default=",".join(MODELS))

@@ -46,18 +46,18 @@ class LogScale(MonotoneStep):
     scale: float
 
     def __post_init__(self) -> None:
-        """Refuse a scale that divides by zero, or turns the order round."""
+        """Refuse a scale that divides by zero, or reverses the order."""
         if not 0 < self.scale < np.inf:
             raise PostProcessorError(f"scale of '{self.target}' is {self.scale!r}, expected a number above 0.")
 
     def reference(self, array: Array) -> Array:
-        """Compute in float64 and round once, so that no number falls where the raw value rises."""
+        """Compute in float64 and round once, so that the result never decreases."""
         x = np.asarray(array, np.float64)
         with np.errstate(invalid="ignore"):
             return np.log1p(np.where(x < 0, 0.0, x) / self.scale).astype(np.float32)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write the same with words of the vocabulary, and Log, for which it has none."""
+        """Write the same operators. `Emitter` has no method for Log, so it is written with `node`."""
         zero, one = op.constant(np.float32(0), "zero"), op.constant(np.float32(1), "one")
         positive = op.where(op.less(value, zero), zero, value)
         shifted = op.add(op.div(positive, op.constant(np.float32(self.scale), "scale")), one)
@@ -68,7 +68,8 @@ class LogScale(MonotoneStep):
 class LogPostProcessor(pp.PostProcessor):
     """Normalise and decide on a logarithmic scale.
 
-    Every field but the statistics is a plain number: a model remembers them, and is verified and retuned with them.
+    All fields except `statistics` are plain numbers: the provenance stores them, so verify and retune can rebuild this
+    class.
 
     Attributes:
         statistics: The calibrated raw values; thresholds, minima and maxima of both levels.
@@ -115,7 +116,7 @@ def main(folder: Path, inference_precision: str | None = "f32") -> dict[str, obj
         inference_precision: Precision to verify in.
 
     Returns:
-        What was found: whether each artifact was verified, the cutoffs, and the latency in milliseconds.
+        Results: whether each artifact was verified, the cutoffs, and the latency in milliseconds.
     """
     statistics = pp.Statistics.load(STATISTICS)
     post = LogPostProcessor(statistics, scale=2.0)

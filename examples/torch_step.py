@@ -1,8 +1,8 @@
 """A step written as a torch module, which is its own reference.
 
-The module smooths the map with a kernel whose width a person chooses, and keeps of each pixel what stands out of its
-surroundings. `torch.onnx.export` writes it as ONNX; pp_graph
-writes those operators into the raw model, which needs opset 18 or later (`raise_opset=18` raises an older one).
+The module smooths the map with a Gaussian of a given width and subtracts a share of the local mean, so that only
+contrast to the surroundings remains. `torch.onnx.export` writes it as ONNX; pp_graph writes those operators into the
+raw model, which needs opset 18 or later (`raise_opset=18` raises an older one).
 
 python examples/torch_step.py OUTPUT_FOLDER
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class LocalContrast(nn.Module):
-    """Smooth (N,1,H,W) with a Gaussian, less a part of a wide mean."""
+    """Smooth (N,1,H,W) with a Gaussian, and subtract a share of the mean over a wide window."""
 
     def __init__(self, sigma: float, background: float) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class LocalContrast(nn.Module):
 class ContrastPostProcessor(pp.PostProcessor):
     """Decide about the local contrast of the map.
 
-    The module is made anew from these numbers whenever a model is verified or retuned, and exported once for each.
+    The module is built again from these numbers whenever a model is verified or retuned, and exported once for each.
     """
 
     statistics: pp.Statistics | None = None

@@ -18,7 +18,7 @@ training crops come from rows 0-271, calibration crops from rows 272-511 left of
 from rows 272-511 right of it. The pasted grass and gravel are split into left and right halves as well.
 Within a set crops overlap, so its images are not independent; all sets show one and the same wall; and the
 layers and the grid were chosen by looking at crops of the test region too (other crops than these). The
-figures printed at the end say that the demo works, not how well PaDiM does on real defects.
+figures printed at the end show that the demo works, not how well PaDiM does on real defects.
 
 All random choices are seeded. Other versions of the packages, or another CPU, may change the last digits.
 """
@@ -70,7 +70,7 @@ class Region(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Images with the truth about them."""
+    """Images with labels and masks."""
 
     names: list[str]
     images: Images
@@ -82,7 +82,7 @@ class Dataset(NamedTuple):
         return np.asarray(self.masks.any(axis=(1, 2)))
 
     def shipped(self) -> Dataset:
-        """The first images of every kind, whatever the model says about them."""
+        """The first images of each kind, chosen independently of the model's output."""
         limits = {"good": SHIPPED_GOOD} | dict.fromkeys(KINDS, SHIPPED_OF_A_KIND)
         keep = [i for i, name in enumerate(self.names) if int(name[-2:]) < limits[name[:-3]]]
         return Dataset([self.names[i] for i in keep], self.images[keep], self.masks[keep])
@@ -321,7 +321,7 @@ def summary(scores: Floats, truth: NDArray[np.bool_]) -> dict[str, float]:
 
 
 def write_images(dataset: Dataset, folder: Path) -> None:
-    """Write images and masks as MVTec AD has them: a folder a kind, masks in a folder beside."""
+    """Write images and masks in MVTec AD's layout: one folder per kind, masks in `ground_truth/`."""
     for name, gray, mask in zip(dataset.names, dataset.images, dataset.masks, strict=True):
         kind, number = name.split("_")
         files = {folder / "images" / kind / f"{number}.png": Image.fromarray(gray).convert("RGB")}

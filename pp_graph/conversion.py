@@ -123,7 +123,14 @@ def convert(
             converted, fused.provenance, quantization, device, fused.network.inputs
         )
     add_states(converted, fused.provenance.adjustable)
-    isolate_island(converted, fused.provenance)
+    try:
+        isolate_island(converted, fused.provenance)
+    except RuntimeError as error:
+        raise TargetError(
+            f"The post-processing cannot be kept in float32: {first_line(error)}. Was the model changed after it was "
+            "fused, so that other operators read values of the post-processing? Convert the model as pp-graph fuse "
+            "wrote it."
+        ) from error
     if precision == "f16":
         converted = _with_f16_weights(converted)
     if preprocessing is not None:
@@ -157,7 +164,8 @@ def input_shape_warnings(fused: FusedModel, input_shape: InputShape) -> list[str
         if any(isinstance(own, int) and own != size for own, size in zip(declared[1:], sizes[1:], strict=True)):
             found.append(
                 f"Input '{model_input.name}' is declared as {format_shape(declared)}, and --input-shape makes it "
-                f"{format_shape(tuple(sizes))}: the model was trained on other sizes, and verify cannot compare them."
+                f"{format_shape(tuple(sizes))}: the model was trained on different sizes, and verify cannot compare "
+                "them."
             )
     return found
 

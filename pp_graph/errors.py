@@ -12,15 +12,15 @@
     │   ├── AlreadyFusedError    the model already has post-processing
     │   └── ProvenanceError      pp_graph's metadata is missing or unreadable
     ├── TargetError              OpenVINO or onnxruntime cannot load or run the model
-    │   ├── DeviceError          the device is not on this machine
+    │   ├── DeviceError          the device is unknown, malformed or not on this machine
     │   ├── AccuracyError        quantising costs more correct decisions than allowed
     │   └── VerificationError    a converted model decides differently from its original
     ├── DataError                images or arrays do not fit the model
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          an output cannot be written
 
-Each message names the thing, what was found, what was expected, and how to mend it.
-Errors about values are also `ValueError`, so that callers need not know this tree.
+Each message names the thing, what was found, what was expected, and how to fix it.
+Errors about values are also `ValueError`, so that callers need not know this tree. `StatisticsWarning` is a warning.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ class OpsetError(ModelError):
 
 class StatisticsError(PPGraphError, ValueError):
     """A statistics file or value is missing, malformed or impossible."""
+
+
+class StatisticsWarning(UserWarning):
+    """The statistics were calibrated on a different model."""
 
 
 class CalibrationError(PPGraphError, ValueError):
@@ -89,7 +93,7 @@ class TargetError(PPGraphError, RuntimeError):
 
 
 class DeviceError(TargetError):
-    """The device is not on this machine."""
+    """The device is unknown, malformed or not on this machine."""
 
 
 class AccuracyError(TargetError):

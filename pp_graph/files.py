@@ -1,4 +1,4 @@
-"""Write files whole or not at all."""
+"""Write each file whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[tuple[Path, ...]]:
-    """Write one or more files so that either all of them appear, whole, or none does.
+    """Write one or more files completely, then move them into place one after the other.
+
+    Each file appears whole. If the body of the `with` statement raises, none appears.
 
     Args:
         targets: The files to write, in the order in which they appear. All are in one folder, which is created if it
@@ -41,7 +43,9 @@ def written_together(*targets: Path, overwrite: bool, inputs: Iterable[Path] = (
 def folder_filled(
     folder: Path, names: Sequence[str], *, overwrite: bool, inputs: Iterable[Path] = (), stale: Sequence[str] = ()
 ) -> Iterator[Path]:
-    """Write many files into a folder so that either all of them appear, whole, or none does.
+    """Write many files completely, then move them into a folder one after the other.
+
+    Each file appears whole. If the body of the `with` statement raises, none appears.
 
     Args:
         folder: The folder, which is created if it does not exist.

@@ -11,6 +11,7 @@ import msgspec
 from pp_graph.errors import AlreadyFusedError, OutputRoleError, StatisticsError
 from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
+from pp_graph.fusion.stripping import check_weights
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
 from pp_graph.model import NameScope, Port, RawModel, describe_outputs
 from pp_graph.model.graphs import DEFAULT_DOMAINS
@@ -159,6 +160,7 @@ def inspect(
     provenance = Provenance.from_metadata(raw.model.metadata_props)
     problem = foreign = None
     if provenance is not None:
+        check_weights(raw, provenance)
         outputs = tuple(
             InspectedPort(info.name, _dtype(info.dtype), info.shape, None, _meaning(info.name, provenance), info.note)
             for info in describe_outputs(raw)

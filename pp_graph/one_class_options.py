@@ -30,8 +30,8 @@ class Option:
         metavar: Placeholder of the value in `--help`.
         parse: Converts the text from the command line to a value to check; raises `ValueError`.
         moves: The decision that a sensitivity moves.
-        output_form: True if the option changes only the form of the outputs, not their numbers. Provenance records such
-            an option only if it is not the default, and `convert` can change it in a fused model.
+        output_form: True if `convert` can change the option in a fused model (outputs, mask_dtype, map_size, pack,
+            thresholds). Provenance records such an option only if it is not the default.
     """
 
     name: str
@@ -59,7 +59,7 @@ def _sensitivity(name: str, moves: str, help_text: str) -> Option:
     def check(value: Any) -> float:
         if isinstance(value, bool | str) or not isinstance(value, SupportsFloat) or not 0 <= float(value) <= 1:
             raise PostProcessorError(
-                f"{name} is {value!r}, expected a number from 0 (flags nothing) to 1 (flags everything above 0)."
+                f"{name} is {value!r}, expected a number from 0 (flags only NaN) to 1 (flags everything above 0)."
             )
         return float(value)
 
@@ -141,11 +141,11 @@ OPTIONS: Final = {
         _sensitivity(
             "image_sensitivity",
             "pred_label",
-            "0 flags no image, 0.5 those above the threshold, 1 all whose normalised score is above 0.",
+            "0 flags no image (except NaN), 0.5 those above the threshold, 1 all whose normalised score is above 0.",
         ),
         _sensitivity("pixel_sensitivity", "pred_mask", "The same for pixels."),
         _switch("normalize", True, "Normalise score and map, or leave them raw and compare with the raw threshold."),
-        _switch("threshold", True, "Write label and mask, or neither."),
+        _switch("threshold", True, "Write label and mask, or neither (unrelated to --thresholds)."),
         _switch("match_thresholds", True, "Use the other level's threshold where one is unknown."),
         _choice("on_nan", ("anomalous", "normal"), "How to classify NaN."),
         Option(
@@ -181,7 +181,8 @@ OPTIONS: Final = {
         _choice(
             "thresholds",
             ("fixed", "runtime"),
-            "Write the cutoffs as constants, or so that they can be changed while the model runs.",
+            "Write the cutoffs as constants, or so that they can be changed while the model runs (unrelated to "
+            "--threshold).",
             output_form=True,
         ),
     )

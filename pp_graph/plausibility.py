@@ -43,7 +43,7 @@ def statistics_warnings(statistics: Statistics | None) -> list[str]:
 
 
 def preprocessing_warnings(preprocessing: Preprocessing | None) -> list[str]:
-    """Describe a mean and scale that are on another scale than the frames.
+    """Describe a mean and scale that are on a different scale than the frames.
 
     Returns:
         A sentence if they seem to be for images in [0, 1] and frames are 0..255 or 0..65535, or the other way round.
@@ -73,7 +73,7 @@ def preprocessing_warnings(preprocessing: Preprocessing | None) -> list[str]:
 
 
 def range_warnings(preprocessing: Preprocessing | None, low: float, high: float) -> list[str]:
-    """Describe floating-point frames on another scale than the mean and scale they meet.
+    """Describe floating-point frames on a different scale than the mean and scale they meet.
 
     Args:
         preprocessing: Preprocessing in the artifact.

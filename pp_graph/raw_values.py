@@ -13,6 +13,7 @@ from pp_graph.errors import TargetError
 from pp_graph.fusion import Artifact, FusedModel, Provenance, fuse
 from pp_graph.fusion.injection import refuse_foreign_decisions
 from pp_graph.model import RawModel
+from pp_graph.model.weights import WeightsRecord, weights_record
 from pp_graph.opening import kind_of
 from pp_graph.openvino.model import OpenVINOModel
 from pp_graph.postprocessors import ROLES, RecipePostProcessor
@@ -40,6 +41,7 @@ class RawValues:
         weights: Precision of the network's weights in an OpenVINO model; None in onnxruntime.
         file: Name of the model's file; None for a model in memory.
         raw_sha256: Hash of the raw `.onnx` file.
+        raw_weights: External weights of the raw model; None if it has none.
         provenance: Provenance of a fused or converted model; None for a raw one.
         signature: The model's raw values by role.
     """
@@ -50,6 +52,7 @@ class RawValues:
     weights: str | None
     file: str | None
     raw_sha256: str
+    raw_weights: WeightsRecord | None
     provenance: Provenance | None
     signature: Signature
 
@@ -116,7 +119,7 @@ def open_raw_values(
         return _of_artifact(model, session, device or "CPU", model.precision)
     opened = RawModel.open(model.network if isinstance(model, Artifact) else model)
     provenance = Provenance.from_metadata(opened.model.metadata_props)
-    fused = None if provenance is None else FusedModel(opened, provenance)
+    fused = None if provenance is None else FusedModel.of(opened, provenance)
     if device is not None:
         converted = open_raw_values(
             convert(fused or _fuse_nothing(opened, roles, declared), device=device),
@@ -134,14 +137,18 @@ def open_raw_values(
     refuse_foreign_decisions(opened)
     signature = Signature.of_model(opened, declared, roles)
     tensors = {role: match.output.name for role, match in signature.matches.items()}
-    return RawValues(OnnxSession(opened), tensors, "CPU", None, _name(opened.source), opened.sha256, None, signature)
+    weights = weights_record(opened.external_tensors())
+    return RawValues(
+        OnnxSession(opened), tensors, "CPU", None, _name(opened.source), opened.sha256, weights, None, signature
+    )
 
 
 def _of_artifact(artifact: Artifact, session: Session, device: str, weights: str | None) -> RawValues:
     provenance = artifact.provenance
     file = _name(artifact.file) or (provenance.raw.file if isinstance(artifact, OpenVINOModel) else None)
+    raw = provenance.raw
     return RawValues(
-        session, provenance.tensors, device, weights, file, provenance.raw.sha256, provenance, provenance.signature
+        session, provenance.tensors, device, weights, file, raw.sha256, raw.weights, provenance, provenance.signature
     )
 
 

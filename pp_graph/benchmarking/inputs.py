@@ -36,7 +36,7 @@ def fixed_shapes(
         fixed: Values of other inputs, which fix their shapes.
 
     Raises:
-        DataError: A size is still open, an input does not exist, or a shape has another batch.
+        DataError: A size is still open, an input does not exist, or a shape has a different batch.
     """
     main = image_input(raw.inputs) or raw.inputs[0]
     by_name = asked if isinstance(asked, Mapping) else {} if asked is None else {main.name: asked}

@@ -19,6 +19,7 @@ from pp_graph.data import (
     feed_model,
     open_labelled,
     open_predictions,
+    read_ahead,
 )
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import CalibrationError, OutputFileError
@@ -174,9 +175,8 @@ def calibrate(
     fed = feed_model(labelled.images, values.inputs, fixed_inputs)
     size = choose_batch_size(values.inputs, batch_size)
     with SpilledMaps() as spilled:
-        for start in range(0, len(labelled), size):
-            stop = min(start + size, len(labelled))
-            raw = values.run(fed.read(start, stop, values.inputs))
+        for start, stop, feeds in read_ahead(fed, values.inputs, size):
+            raw = values.run(feeds)
             computed = compiled.compute(raw, names.values())
             maps = None if "pixel" not in names else without_channel(computed[names["pixel"]], "Maps")
             if maps is not None and not one_pass:
@@ -230,6 +230,7 @@ def _with_model(result: CalibrationResult, values: RawValues, labelled: Labelled
     return result.with_record(
         model=values.file,
         model_sha256=values.raw_sha256,
+        model_weights=None if values.raw_weights is None else values.raw_weights.sample,
         runtime=values.session.description,
         device=values.device,
         precision=values.precision,

@@ -110,8 +110,9 @@ _FEWEST_FLIPS: Final = 2
 def cliff_warning(counts: ScoreCounts, cutoff: float, minimum: float, maximum: float) -> str | None:
     """Return a warning if moving the threshold by 1 % of the range flips many decisions.
 
-    With scores spread evenly over the range, 1 % would flip. More than 5 % are many. Where anomalies are rare, so are
-    more flips than a fifth of the anomalous labels or decisions. A single flip is never many.
+    If scores were spread evenly, moving the threshold by 1 % of the range would flip 1 % of the decisions. The warning
+    is given for more than 5 % of all decisions or, where anomalies are rare, more than a fifth of the anomalous labels
+    or decisions (whichever are more); never for a single flip.
     """
     flagged = counts.true_positives + counts.false_positives
 

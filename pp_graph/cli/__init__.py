@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +23,7 @@ from pp_graph.cli.run import run_verb
 from pp_graph.cli.stats import stats
 from pp_graph.cli.strip import strip
 from pp_graph.cli.verify import verify
-from pp_graph.errors import PPGraphError
+from pp_graph.errors import PPGraphError, StatisticsWarning
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class _OrderedGroup(click.Group):
 def cli(plugins: tuple[str, ...]) -> None:
     """Write post-processing into ONNX models, convert them to OpenVINO, and prove that no decision changed.
 
-    Exit status: 0 done, 1 a check failed, 2 bad input. PP_GRAPH_DEBUG=1 shows tracebacks.
+    Exit status: 0 done, 1 a check failed, 2 any other error. PP_GRAPH_DEBUG=1 shows tracebacks.
     """
     for plugin in plugins:
         import_plugin(plugin)
@@ -72,14 +73,15 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line.
 
     Args:
-        arguments: The words behind `pp-graph`.
+        arguments: The words after `pp-graph`.
 
     Returns:
-        The exit status: 0 done, 1 a check failed, 2 bad input.
+        The exit status: 0 done, 1 a check failed, 2 any other error.
     """
     as_json = _wants_json(arguments)
     try:
-        with pipe_tolerant_stdout():
+        with pipe_tolerant_stdout(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", StatisticsWarning)  # printed as a note
             return _run(arguments, as_json)
     except OSError as error:
         # The result itself could not be written, to a full disk for example.

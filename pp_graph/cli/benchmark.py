@@ -29,14 +29,17 @@ _STDOUT = "-"
 )
 @click.argument("models", nargs=-1, type=PATH, metavar="RAW ARTIFACT...")
 @click.option("--device", default="CPU", show_default=True, metavar="CPU,GPU,...",
-              help="Devices, those with members last, as in CPU,HETERO:GPU,CPU; absent ones are listed.")  # fmt: skip
+              help="Comma-separated devices. Put meta devices with members last: CPU,HETERO:GPU,CPU. Devices that are "
+                   "not on this machine are skipped and reported.")  # fmt: skip
 @click.option("--inference-precision", default="f32,default", show_default=True, metavar="f32,bf16,f16,default",
               help="Precisions to run in; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N",
               help="Images per run, if RAW leaves it open.  [default: 1]")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes of the input, where RAW leaves more open than the batch.")  # fmt: skip
-@click.option("--dynamic", is_flag=True, help="Compile with open sizes left open, instead of fixing them for all.")
+@click.option(
+    "--dynamic", is_flag=True, help="Compile with open sizes left open, instead of fixing them for all models."
+)
 @click.option("--hint", type=click.Choice(["latency", "throughput"]), default="latency", show_default=True,
               help="Performance hint for the device.")  # fmt: skip
 @click.option("--against", multiple=True, metavar="host-numpy|host-torch|MODEL",
@@ -83,7 +86,7 @@ def benchmark(
     devices = split_devices(options["device"])
     total = options["seconds"] * len(precisions) * len(devices)
     if not 0 < total < float("inf"):
-        total = 1  # the function says what is wrong
+        total = 1  # the function raises the error
     with progress_bar("Measuring", max(1, round(total))) as advance:
         report = benchmarking.benchmark(
             models[0],
@@ -129,7 +132,7 @@ def _sizes(texts: tuple[str, ...]) -> Any:
 
 
 def _target(json_output: str | None, models: Sequence[Path], force: bool) -> Path | None:
-    """The file to write; a mistake in it shows before the measuring, and not after."""
+    """Return the file to write, or None for stdout; raise before measuring if it cannot be written."""
     from pathlib import Path
 
     from pp_graph.files import refuse_inputs
@@ -138,14 +141,16 @@ def _target(json_output: str | None, models: Sequence[Path], force: bool) -> Pat
         return None
     target = Path(json_output)
     if target.suffix != ".json":
-        raise click.BadParameter(f"'{target}' does not end in .json; - writes to stdout.", param_hint="--json")
+        raise click.BadParameter(
+            f"'{target}' is not a report file, expected a name ending in .json, or - for stdout.", param_hint="--json"
+        )
     refuse_inputs([target], models)
     if target.exists() and not force:
         raise click.BadParameter(f"'{target}' exists already. Use --force to replace it.", param_hint="--json")
     if not target.absolute().parent.is_dir():
         raise click.BadParameter(f"Folder '{target.parent}' does not exist. Make it first.", param_hint="--json")
     if target.is_dir() or not os.access(target.absolute().parent, os.W_OK):
-        raise click.BadParameter(f"'{target}' cannot be written there. Choose another place.", param_hint="--json")
+        raise click.BadParameter(f"'{target}' cannot be written. Choose another path.", param_hint="--json")
     return target
 
 
@@ -188,7 +193,7 @@ def print_report(report: BenchmarkReport) -> None:
             ],
         )
     for device in report.absent_devices:
-        click.echo(f"{device}: absent on this machine, not measured")
+        click.echo(f"{device}: not on this machine, not measured")
     for remark in report.notes:
         note(f"Note: {remark}")
 

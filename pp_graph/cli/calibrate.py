@@ -48,7 +48,7 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--stats", type=PATH, metavar="FILE", help="Existing statistics, for --retune or -o.")
 @click.option("-o", "--output", type=PATH, metavar="STATS.json", help="Statistics JSON to write.")
 @click.option("--retune", "retuned", type=PATH, metavar="FILE.onnx|.xml",
-              help="Write the fused or converted MODEL with these statistics.")  # fmt: skip
+              help="Write a copy of MODEL (fused or converted) with the new statistics to FILE.")  # fmt: skip
 @click.option("--device", metavar="CPU|GPU|NPU|AUTO|...",
               help="OpenVINO device. Without it an ONNX file runs in onnxruntime, and an IR on the CPU.")  # fmt: skip
 @click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
@@ -62,8 +62,8 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--pixel-range", default="minmax", show_default=True, metavar="NAME[:KEY=VALUE,...]",
               help="The same for pixels.")  # fmt: skip
 @click.option("--placement", type=click.Choice(["midpoint", "observed"]), default="midpoint", show_default=True,
-              help="Put the threshold halfway to the next lower score, so that inference decides as counted, or "
-                   "at the score, as Anomalib does.")  # fmt: skip
+              help="Put the threshold halfway to the next lower score, so that inference agrees with the printed "
+                   "metrics, or at the score, as Anomalib does.")  # fmt: skip
 @click.option(
     "--one-pass", is_flag=True, help="Stop after one pass over the pixels, with a bound instead of the exact threshold."
 )
@@ -137,8 +137,8 @@ def calibrate(
         tuned.write(retuned, overwrite=force, inputs=inputs)
         if options["device"] is not None and kind_of(model) == "onnx":
             note(
-                f"Note: these are the thresholds of the model converted for {options['device']}, as pp-graph convert "
-                f"does; convert {retuned} likewise to run it."
+                f"Note: thresholds were calibrated on the model as converted for {options['device']}. Convert "
+                f"{retuned} with --device {options['device']} before you run it."
             )
     for report in reports:
         assert result is not None
@@ -198,7 +198,7 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | N
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             source = "--scores" if scores is not None else "--stats"
             flag = "input" if name == "fixed_inputs" else name.replace("_", "-")
-            raise click.UsageError(f"--{flag} has no meaning with {source}. Leave it out.")
+            raise click.UsageError(f"--{flag} has no effect with {source}. Leave it out.")
 
 
 def _further_files(model: Path) -> list[Path]:
@@ -240,7 +240,7 @@ def _check_outputs(
         if isinstance(open_artifact(model), OpenVINOModel):
             outputs = [*outputs, retuned.with_suffix(".bin"), usage_path(retuned)]
     if len({path.absolute() for path in outputs}) < len(outputs):
-        raise click.UsageError("Two outputs have the same name, expected a file each.")
+        raise click.UsageError("Two outputs have the same name, expected one file for each.")
     check_targets(outputs, overwrite=force, inputs=inputs)
 
 
@@ -342,9 +342,13 @@ def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
     measured = {name: level for name, level in result.levels.items() if level.metrics is not None}
     if measured:
         with_intervals = any(map(_has_intervals, measured.values()))
-        intervals = " (95 % confidence intervals; F1 to recall: images left out)" if with_intervals else ""
+        intervals = (
+            " (95 % confidence intervals; those of F1, precision and recall on the images that each draw leaves out)"
+            if with_intervals
+            else ""
+        )
         print_table(
-            f"At that threshold, on this data{intervals}",
+            f"Metrics at this threshold, on this data{intervals}",
             ("level", "F1", "precision", "recall", "AUROC", "anomalous found", "missed", "normal flagged", "passed"),
             [_metrics_row(name, level) for name, level in measured.items()],
         )  # fmt: skip

@@ -49,7 +49,8 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
               help="Device to convert for, also AUTO:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(4); need not be on this "
                    "machine.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["f32", "f16", "int8"]), default="f32", show_default=True,
-              help="Precision of the weights, for int8 of the layers; the post-processing stays f32.")  # fmt: skip
+              help="Precision of the network's weights. int8 also computes its layers in int8. The post-processing "
+                   "stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes of the model's own input; ? leaves one open. Repeat for each input.")  # fmt: skip
 @click.option("--model-info", "entries", multiple=True, metavar="KEY=VALUE",
@@ -78,8 +79,8 @@ def convert(
 ) -> None:
     """Convert a fused ONNX model to OpenVINO.
 
-    With --stats or --recipe, MODEL is raw and is fused first. For a fused MODEL, options about the form of the outputs
-    and thresholds change its post-processing.
+    With --stats or --recipe, MODEL is raw and is fused first. For a fused MODEL, --pack, --mask-dtype, --map-size,
+    --outputs and --thresholds change its post-processing; other options of fuse are refused.
     """
     shapes = parse_shapes(input_shapes)
     model_info = _parse_entries(entries)
@@ -192,7 +193,9 @@ def parse_shapes(texts: tuple[str, ...]) -> Shapes | None:
         named[name] = parsed
     if "" in named:
         if len(named) > 1:
-            raise click.BadParameter("several shapes need the name of their input each.", param_hint="--input-shape")
+            raise click.BadParameter(
+                "with several shapes, name the input of each: NAME:1,3,256,256.", param_hint="--input-shape"
+            )
         return named[""]
     return named
 
@@ -206,7 +209,7 @@ def _parse_entries(texts: tuple[str, ...]) -> dict[str, str] | None:
             problem = "is not an entry" if not separator else "is given twice"
             raise click.BadParameter(
                 f"'{text if not separator else name}' {problem}, expected KEY=VALUE such as scale_values=255,255,255, "
-                "once a key.",
+                "one per key.",
                 param_hint="--model-info",
             )
         entries[name] = value
@@ -221,6 +224,6 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             raise click.UsageError(
-                f"{flag} belongs to fusing, and without --stats or --recipe MODEL is taken as fused already. Add "
-                f"one of these to fuse a raw model, or leave out {flag}."
+                f"{flag} applies only when convert fuses a raw MODEL. Add --stats or --recipe if MODEL is raw, or "
+                f"leave out {flag}."
             )

@@ -18,7 +18,7 @@ def refuse_errors(check: DeviceCheck) -> None:
     """Stop where the model cannot run on the device.
 
     Raises:
-        TargetError: It cannot; the message says why.
+        TargetError: It cannot; the message gives the reason.
     """
     from pp_graph.errors import TargetError
 
@@ -49,10 +49,10 @@ _SHAPES = {True: "any", False: "static only, batch included", None: "not known"}
 @click.argument("device", required=False)
 @json_option
 def devices(device: str | None, as_json: bool) -> None:
-    """List available, unavailable and combined devices.
+    """List known devices and meta devices, on this machine or not.
 
     Shows the precisions of each device, its default, and the properties to compile with. With DEVICE, such as GPU or
-    HETERO:GPU,CPU, shows all that is known of that one.
+    HETERO:GPU,CPU, shows all known facts about it.
     """
     from pp_graph.openvino.devices import describe_device, list_devices
 
@@ -85,7 +85,7 @@ def devices(device: str | None, as_json: bool) -> None:
         ],
     )
     print_table(
-        "Meta devices, of the devices above",
+        "Meta devices (combinations of the above)",
         ("device", "what it does", "write"),
         [
             (each.name, each.profile.summary, " or ".join(each.profile.written))
@@ -106,7 +106,7 @@ def devices(device: str | None, as_json: bool) -> None:
             if each["profile"] is not None
         ],
     )
-    click.echo("pp-graph devices DEVICE shows all that is known of one.")
+    click.echo("pp-graph devices DEVICE shows all known facts about one device.")
 
 
 def _properties(properties: dict[str, str]) -> str:
@@ -123,11 +123,11 @@ def _print_one(info: DeviceInfo) -> None:
             "what it is": info.full_name or profile.get("summary", "-"),
             "write": " or ".join(profile.get("written", [])) or "-",
             "computes in": ", ".join(info.precisions) or "-",
-            "can be asked for": ", ".join(profile.get("precisions", [])) or "-",
+            "supported precisions": ", ".join(profile.get("precisions", [])) or "-",
             "runs by default in": info.default_precision or "differs",
             "input shapes": _SHAPES[info.dynamic_shapes],
             "states": "yes" if profile.get("states") else "no",
-            "lacks": ", ".join(profile.get("unsupported", [])) or "nothing that is known",
+            "missing operators": ", ".join(profile.get("unsupported", [])) or "none known",
             "for latency": _properties(known["properties"].get("latency", {})) or "-",
             "for throughput": _properties(known["properties"].get("throughput", {})) or "-",
         },

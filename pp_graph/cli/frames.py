@@ -77,8 +77,8 @@ def take_preprocessing(options: dict[str, Any]) -> Preprocessing | None:
     if preprocessing.dtype != "f32" and not preprocessing.scale and not warnings:
         largest = {"u8": 255, "u16": 65535}[preprocessing.dtype]
         note(
-            f"Note: values go into the model as 0..{largest}. One that was trained on [0,1] needs --scale {largest}"
-            + (", or what your camera's white is." if largest > 255 else ".")
+            f"Note: the model gets values from 0 to {largest}. If it was trained on [0,1], add --scale {largest}"
+            + (", or the value your camera returns for white." if largest > 255 else ".")
         )
     return preprocessing
 
@@ -90,7 +90,7 @@ def parse_frame_size(text: str | None) -> tuple[int, int] | None:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(
-            f"'{text}' is no size, expected height and width such as 1080x1920.", param_hint="--frame-size"
+            f"'{text}' is not a size, expected height and width such as 1080x1920.", param_hint="--frame-size"
         )
     return int(parts[0]), int(parts[1])
 
@@ -100,5 +100,6 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(
-            f"'{text}' holds no numbers, expected one, or one a channel such as 123.7,116.3,103.5.", param_hint=option
+            f"'{text}' is not a list of numbers, expected one number, or one per channel such as 123.7,116.3,103.5.",
+            param_hint=option,
         ) from None

@@ -40,9 +40,7 @@ def inspect(model: Path, recipe: Path | None, tail: bool, as_json: bool, **optio
     post = None if recipe is None else RecipePostProcessor.load(recipe)
     found = inspection.inspect(model, post=post, roles=roles, tail=tail)
     if found.provenance is not None and (roles or recipe is not None):
-        raise click.UsageError(
-            "--role and --recipe say how a raw model is read, and this one carries a post-processing. Leave them out."
-        )
+        raise click.UsageError("--role and --recipe apply to raw models only, and this model is fused. Leave them out.")
     if as_json:
         print_json(found.to_dict())
         return
@@ -108,7 +106,7 @@ def _print_tail(tail: TailInspection) -> None:
     if tail.rewrites:
         print_table(
             "Tail: what is rewritten",
-            ("value", "rule", "what becomes of what", "estimate before", "after", "numbers"),
+            ("value", "rule", "change", "estimate before", "after", "numbers"),
             [
                 (
                     each.target,
@@ -122,7 +120,7 @@ def _print_tail(tail: TailInspection) -> None:
             ],
         )
         saved = sum(each.before_us - each.after_us for each in tail.rewrites) / 1000
-        click.echo(f"Saves about {saved:.1f} ms an image, by estimate; measure it with pp-graph benchmark.\n")
+        click.echo(f"Estimated saving: {saved:.1f} ms per image. Measure it with pp-graph benchmark.\n")
     else:
         click.echo("Tail: nothing is rewritten.\n")
     if tail.missed:

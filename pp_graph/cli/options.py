@@ -52,15 +52,17 @@ def image_settings(options: dict[str, Any]) -> dict[str, Any]:
     return {"skip_broken": skip_broken, **({} if limit is None else {"max_pixels": limit})}
 
 
-def input_option(function: _Function) -> _Function:
-    """Add the option for inputs that are no images, as `fixed_inputs`."""
+def input_option(function: _Function, *, value_of: str = "Value of an input that is not an image") -> _Function:
+    """Add the option for inputs that are not images, as `fixed_inputs`.
+
+    Args:
+        function: The verb.
+        value_of: Beginning of the help text.
+    """
     option = click.option(
         "--input", "fixed_inputs", multiple=True, metavar="NAME=VALUE",
         callback=lambda _, __, texts: parse_inputs(texts),
-        help=(
-            "Value of an input that is not an image: a number, comma-separated numbers, true, false, or an .npy "
-            "file. Repeat for each input."
-        ),
+        help=f"{value_of}: a number, comma-separated numbers, true, false, or an .npy file. Repeat for each input.",
     )  # fmt: skip
     return option(function)
 
@@ -73,7 +75,7 @@ def parse_inputs(texts: Sequence[str]) -> dict[str, Any] | None:
         if not separator or not name or not value.strip() or name in found:
             problem = "is given twice" if name in found and separator else "is not an input with its value"
             raise click.BadParameter(
-                f"'{name if name in found else text}' {problem}, expected NAME=VALUE such as sr=16000, once an input.",
+                f"'{name if name in found else text}' {problem}, expected NAME=VALUE such as sr=16000, one per input.",
                 param_hint="--input",
             )
         if value.lower().endswith(".npy"):
@@ -122,9 +124,9 @@ class PostProcessing:
         keep_raw: Keep the raw outputs as well.
         tail: Rewrite the raw model's own tail.
         raise_opset: Opset to bring the raw model to first; None for its own.
-        strict: Fail if the statistics were calibrated on another model.
+        strict: Fail if the statistics were calibrated on a different model.
         settings: Keyword arguments of `OneClassPostProcessor`.
-        given: Those of them that were said, and not left to their defaults.
+        given: Names of the settings that the user set explicitly.
     """
 
     recipe: Path | None
@@ -146,7 +148,7 @@ class PostProcessing:
     def fuse(self, raw: Path, stats: Path | None, *, replace: bool = False) -> FusedModel:
         """Fuse a raw model with the statistics of a file, and print notes.
 
-        Settings that came with the statistics hold where no option says otherwise.
+        Settings in the statistics file apply unless an option overrides them.
         """
         from pp_graph.fusion import fuse
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
@@ -179,7 +181,7 @@ class PostProcessing:
         option = next((option for option in OPTIONS.values() if option.name in self.given), None)
         if option is not None:
             raise click.UsageError(
-                f"{option.flag} belongs to the one-class post-processor, but --recipe lists other steps. Leave out "
+                f"{option.flag} applies only to the one-class post-processor, and --recipe replaces it. Leave out "
                 f"{option.flag}, or write what it does into the recipe."
             )
 
@@ -189,7 +191,8 @@ class PostProcessing:
             written = settings["threshold"] and (not isinstance(outputs, list | tuple) or option.moves in outputs)
             if option.moves is not None and option.name in self.given and not written:
                 raise click.UsageError(
-                    f"{option.flag} moves {option.moves}, which is not written. Use one or the other."
+                    f"{option.flag} has no effect, because {option.moves} is not written (--outputs, --no-threshold). "
+                    f"Leave out {option.flag}, or write {option.moves}."
                 )
 
     def _settings_with(self, statistics: Statistics, file: Path) -> dict[str, Any]:
@@ -203,7 +206,7 @@ class PostProcessing:
         for name, value in statistics.provenance.settings.items():
             if name not in settings:
                 raise StatisticsError(
-                    f"Statistics file '{file}' brings a setting '{name}', expected some of: {', '.join(settings)}. "
+                    f"Statistics file '{file}' has a setting '{name}', expected some of: {', '.join(settings)}. "
                     "Take it out of the file."
                 )
             if name not in self.given and value != settings[name]:
@@ -228,19 +231,19 @@ def role_options(function: _Function) -> _Function:
 
 
 def named_roles(options: Mapping[str, Any]) -> dict[str, str]:
-    """Names of outputs by role, as the options that `role_options` adds say.
+    """Return names of outputs by role, from the options that `role_options` adds.
 
     Raises:
-        click.BadParameter: An entry is no ROLE=NAME, or a role is given twice.
+        click.BadParameter: An entry is not ROLE=NAME, or a role is given twice.
         OutputRoleError: A role is given by two options, differently.
     """
     roles: dict[str, str] = {}
     for text in options["role"]:
         role, _, name = text.partition("=")
         if not role or not name or role in roles:
-            problem = f"'{role}' is given twice" if role in roles else f"'{text}' is no role with its output"
+            problem = f"'{role}' is given twice" if role in roles else f"'{text}' is not a role with its output"
             raise click.BadParameter(
-                f"{problem}, expected ROLE=NAME such as raw_score=logits, once a role.", param_hint="--role"
+                f"{problem}, expected ROLE=NAME such as raw_score=logits, one per role.", param_hint="--role"
             )
         roles[role] = name
     if options["score_output"] is None and options["map_output"] is None:
@@ -286,7 +289,7 @@ _OPTIONS = (
     click.option("--raise-opset", type=int, metavar="VERSION",
                  help="Raise the raw model to this opset first, for steps that need it. Fails if a bit of its "
                       "outputs would change. strip restores the original file."),
-    click.option("--strict", is_flag=True, help="Fail if the statistics were calibrated on another model."),
+    click.option("--strict", is_flag=True, help="Fail if the statistics were calibrated on a different model."),
     click.option("--keep-raw", is_flag=True, help="Also return the raw values that the steps read."),
 )  # fmt: skip
 
@@ -299,7 +302,7 @@ def post_processing_options(function: _Function) -> _Function:
 
 
 def post_processing(options: dict[str, Any]) -> PostProcessing:
-    """Collect what the options say."""
+    """Collect the values of the options."""
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(

@@ -21,7 +21,7 @@ _PIPED_WIDTH = 160
 
 
 class _PipeTolerant(io.TextIOWrapper):
-    """Standard output whose reader may go away, as `| head` does, without changing the exit status."""
+    """Standard output that ignores a closed pipe, such as that of `| head`, and leaves the exit status alone."""
 
     def write(self, text: str) -> int:
         with self._tolerating():
@@ -42,7 +42,7 @@ class _PipeTolerant(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def pipe_tolerant_stdout() -> Iterator[None]:
-    """Write to standard output in a way that survives a reader who goes away, and a missing standard output.
+    """Write to a standard output that ignores a closed pipe, and may be missing.
 
     Raises:
         OSError: Something else keeps the output from being written.
@@ -117,7 +117,7 @@ def print_fields(title: str, fields: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[float], None]]:
-    """Show a bar on stderr while work goes on, where somebody is looking.
+    """Show a progress bar on stderr if it is a terminal.
 
     Yields:
         A function to call with the amount of work just done.
@@ -135,7 +135,7 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[float], Non
     from rich.text import Text
 
     class RateColumn(ProgressColumn):
-        """Pieces of work a second."""
+        """Items per second."""
 
         def render(self, task: Task) -> Text:
             return Text("" if task.speed is None else f"{task.speed:,.1f}/s")

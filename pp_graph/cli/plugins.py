@@ -14,7 +14,8 @@ import click
 def import_plugin(name: str) -> None:
     """Import a file or a module.
 
-    A file is known as the module of its own name, as `import` would call it from its folder; that is what models note.
+    A file becomes the module named after it (`my_post.py` becomes `my_post`), as if imported from its own folder.
+    Provenance records this module name.
 
     Args:
         name: Path of a `.py` file, or name of an installed module.
@@ -34,11 +35,11 @@ def import_plugin(name: str) -> None:
         if known is not None and Path(known).resolve() == path.resolve():
             return
         raise click.BadParameter(
-            f"File '{name}' has the name of another module, '{module}'. Rename it.", param_hint="--plugin"
+            f"File '{name}' has the name of a different module, '{module}'. Rename it.", param_hint="--plugin"
         )
     if is_file and _is_another(module, path):
         raise click.BadParameter(
-            f"File '{name}' has the name of another module, '{module}'. Rename it.", param_hint="--plugin"
+            f"File '{name}' has the name of a different module, '{module}'. Rename it.", param_hint="--plugin"
         )
     try:
         # What it prints must not get into a result on standard output.
@@ -54,7 +55,7 @@ def import_plugin(name: str) -> None:
 
 
 def _is_another(module: str, path: Path) -> bool:
-    """True if Python knows another module of that name."""
+    """True if Python finds a different module of that name."""
     if module in sys.modules:
         return False
     try:

@@ -22,17 +22,17 @@ NAMES = ("calibration_data", "preset", "subset_size", "float_from", "max_drop", 
 
 _OPTIONS = (
     click.option("--calibration-data", type=PATH, metavar="FOLDER|FILE.npz",
-                 help="int8: images that show which values occur, anomalous ones among them."),
+                 help="int8: calibration images, which set the ranges of activations. Include anomalous ones."),
     click.option("--preset", type=click.Choice(["performance", "mixed"]), default="performance", show_default=True,
                  help="int8: symmetric (performance) or asymmetric (mixed) activations."),
     click.option("--subset-size", type=int, default=300, show_default=True, metavar="N",
                  help="int8: maximum number of images, spread evenly over all."),
     click.option("--float-from", multiple=True, metavar="TENSOR",
-                 help="int8: tensor of the raw model from which on it stays float32, instead of behind its last layers."
-                 " May be given several times."),
+                 help="int8: keep everything after this tensor of the raw model in float32. Default: everything after "
+                      "the last layers. Repeat for each tensor."),
     click.option("--max-drop", type=float, metavar="D",
                  help="int8: maximum loss of balanced accuracy of labels or F1 of masks, for example 0.01. "
-                      "Layers that cost more stay float32. Needs --labels."),
+                      "Layers that lose more stay float32. Needs --labels."),
     click.option("--labels", type=PATH, metavar="FOLDER|FILE.npz",
                  help="int8: labelled images for --max-drop, as pp-graph calibrate --data takes them."),
 )  # fmt: skip
@@ -42,7 +42,7 @@ def quantization_options(function: _Function) -> _Function:
     """Add the options of quantising to a verb."""
     for option in reversed(_OPTIONS):
         function = option(function)
-    return input_option(function)
+    return input_option(function, value_of="int8: value of an input of the calibration images that is not an image")
 
 
 @contextlib.contextmanager
@@ -56,16 +56,14 @@ def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) ->
     if precision != "int8":
         if given:
             raise click.UsageError(
-                f"{given[0]} belongs to quantising and would be ignored with precision {precision}. Add --precision "
-                f"int8, or leave out {given[0]}."
+                f"{given[0]} applies only to --precision int8, and the precision is {precision}. Add --precision int8, "
+                f"or leave out {given[0]}."
             )
         yield None
         return
     data: Path | None = options["calibration_data"]
     if data is None:
-        raise click.UsageError(
-            "--precision int8 needs images that show which values occur. Give --calibration-data FOLDER|FILE.npz."
-        )
+        raise click.UsageError("--precision int8 needs calibration images. Give --calibration-data FOLDER|FILE.npz.")
     from pp_graph.data import open_images, open_labelled
     from pp_graph.quantization import Quantization
 
@@ -82,7 +80,7 @@ def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) ->
     labelled = None if options["labels"] is None else open_labelled(options["labels"])
     for remark in () if labelled is None else labelled.notes:
         note(f"Note: {remark}")
-    # Labelled images are run in float32 and in int8; how often again, while layers are left out, nobody knows.
+    # Labelled images run in float32, in int8, and an unknown number of times while NNCF reverts layers; 3 is a guess.
     work = min(options["subset_size"], len(images)) + (0 if labelled is None else 3 * len(labelled))
     with progress_bar("Quantising", work) as progress:
         yield Quantization(data, labelled=labelled, progress=progress, **settings)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pp_graph.cli.options import PATH, STATS_HELP, examples, force_option, json_option
+from pp_graph.cli.options import PATH, STATS_HELP, examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=PATH, metavar="FILE.onnx|.xml",
               help="Model to write; without it MODEL itself is changed.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the new cutoffs and write nothing.")
-@force_option
+@click.option("--force", is_flag=True, help="Replace FILE of -o if it exists.")
 @json_option
 def retune(
     model: Path,
@@ -43,21 +43,21 @@ def retune(
 ) -> None:
     """Change the statistics or sensitivities of MODEL.
 
-    MODEL is a fused ONNX file or an IR that pp-graph wrote. The network is not touched, and decisions are those of the
-    raw model fused anew. If no operator changes, only the constants of the post-processing are written, which takes
-    milliseconds for a model of any size.
+    MODEL is a fused ONNX file or an IR that pp-graph wrote. The network is not touched, and decisions equal those of
+    the raw model fused again. If no operator changes, only the constants of the post-processing are written, which
+    takes milliseconds for a model of any size.
 
     Without -o, MODEL is changed in place. No other command changes its input. If it fails, MODEL stays as it was. The
     .bin of an IR grows by about 64 bytes each time, because its old bytes are never changed.
     """
     if stats is None and image_sensitivity is None and pixel_sensitivity is None:
-        raise click.UsageError("Nothing is to be changed: give --stats, --image-sensitivity or --pixel-sensitivity.")
+        raise click.UsageError("There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity.")
     if output is not None:
         check_ending(model, output)
         if output.exists() and model.exists() and output.samefile(model):
             raise click.UsageError(
-                f"Output '{output}' is an input of this command, expected another file. Leave out -o to change MODEL "
-                "in place."
+                f"Output '{output}' is an input of this command, expected a different file. Leave out -o to change "
+                "MODEL in place."
             )
     statistics = None
     if stats is not None:
@@ -100,7 +100,9 @@ def check_ending(model: Path, output: Path) -> None:
 
     ending = ".xml" if kind_of(model) == "ir" else ".onnx"
     if output.suffix.lower() != ending:
-        raise click.UsageError(f"'{output}' ends in '{output.suffix}', expected '{ending}' as MODEL is one.")
+        raise click.UsageError(
+            f"'{output}' ends in '{output.suffix}', expected '{ending}', the ending of MODEL's kind."
+        )
 
 
 def prepare_with_notes(
@@ -115,12 +117,16 @@ def prepare_with_notes(
     retuning = prepare_retuning(
         model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
     )
-    other = None if statistics is None else statistics.of_another_model(retuning.provenance.raw.sha256)
+    raw = retuning.provenance.raw
+    other = None if statistics is None else statistics.of_another_model(raw.sha256, raw.weights)
     if other is not None:
         note(f"Warning: {other}")
     provenance = None if statistics is None else statistics.provenance
     for name, value in ({} if provenance is None else provenance.settings).items():
         kept = retuning.provenance.parameters.get(name)
         if kept != value:
-            note(f"Note: the statistics come with {name}={value}, and the model has {name}={kept}.")
+            note(
+                f"Note: the statistics file sets {name}={value}; retuning ignores this and keeps the model's "
+                f"{name}={kept}."
+            )
     return retuning

@@ -57,8 +57,9 @@ def run_verb(
 ) -> None:
     """Run MODEL on IMAGES, and save predictions.
 
-    MODEL is an OpenVINO IR or a fused ONNX file. IMAGES is a folder, an .npz with an array 'image', or image files.
-    DIR gets predictions.csv, predictions.json, masks/ and overlays/, all at once when every image is done. With
+    MODEL is an OpenVINO IR or a fused ONNX file, which is converted to OpenVINO in memory first. IMAGES is a folder, an
+    .npz with an array 'image', or image files. DIR gets predictions.csv, predictions.json, masks/ and overlays/, all
+    at once when every image is done. With
     --force, DIR may contain files: those of an earlier run are replaced, others are kept.
     """
     from pp_graph.report import write_predictions
@@ -93,7 +94,7 @@ def run_verb(
         note(f"Warning: {warning}")
     for kind in pictures:
         if kind not in written.pictures:
-            note(f"Note: the model gives nothing to draw {kind} from, so none are written.")
+            note(f"Note: the model returns no output to draw {kind} from, so none are written.")
     if as_json:
         print_json(
             {
@@ -163,7 +164,7 @@ def _how_anomalous(row: ImagePrediction) -> tuple[float, float, float]:
 def _cells(row: ImagePrediction) -> tuple[str, ...]:
     label = "-" if row.pred_label is None else "anomalous" if row.pred_label else "normal"
     return (
-        # A name that is no Unicode cannot be printed as it is.
+        # A name that is not Unicode cannot be printed as it is.
         row.image.encode("utf-8", "replace").decode(),
         "-" if row.pred_score is None else f"{row.pred_score:.4f}",
         label,

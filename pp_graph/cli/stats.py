@@ -93,7 +93,7 @@ def describe_settings(settings: Mapping[str, Any]) -> str:
 def _describe(found: Statistics) -> dict[str, str]:
     provenance = found.provenance
     if provenance is None:
-        return {"source": "not noted"}
+        return {"source": "not recorded"}
     fields = {"source": provenance.source}
     if provenance.file is not None:
         fields["file"] = provenance.file

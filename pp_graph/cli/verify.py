@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument("artifact", type=PATH)
 @click.option("--data", type=PATH, required=True, metavar="FILE.npz|FOLDER",
               help="Images: an .npz with an array 'image' (N,C,H,W or N,H,W,C), or a folder of images. For several "
-              "inputs, an .npz with an array each, by name.")  # fmt: skip
+              "inputs, an .npz with one array per input, by name.")  # fmt: skip
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
 @click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
               show_default=True, help="Precision to run in; 'default' leaves it to the device.")  # fmt: skip
@@ -54,14 +54,14 @@ def verify(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Check that ARTIFACT decides as RAW with its statistics.
+    """Check that ARTIFACT makes the same decisions as RAW.
 
-    RAW is the raw ONNX model. It runs in onnxruntime in float32, followed by the post-processing in NumPy. ARTIFACT is
-    an OpenVINO IR (.xml) or a fused .onnx, which runs in onnxruntime.
+    RAW is the raw ONNX model. It runs in onnxruntime in float32, followed by ARTIFACT's post-processing in NumPy.
+    ARTIFACT is an OpenVINO IR (.xml) or a fused .onnx, which runs in onnxruntime.
 
     The verdict has two parts. The post-processing is exact if no decision differs from the reference on the artifact's
     own raw values. Drift of the network counts decisions that changed because the network in ARTIFACT computes slightly
-    other raw values. Exit status 1 if the post-processing is not exact or drift exceeds a limit.
+    different raw values. Exit status 1 if the post-processing is not exact or drift exceeds a limit.
     """
     from pp_graph import verification
     from pp_graph.data import open_images
@@ -98,7 +98,7 @@ def print_report(report: VerificationReport) -> None:
             "artifact": report.artifact,
             "reference": report.reference,
             **_island(report.island),
-            **({} if distinct is None else {"raw map": f"{distinct:,} different values an image, or more"}),
+            **({} if distinct is None else {"raw map": f"at least {distinct:,} different values per image"}),
             **{key: line for key, line in report.provenance.summary().items() if not key.startswith("raw ")},
         },
     )
@@ -135,7 +135,7 @@ def print_report(report: VerificationReport) -> None:
     boundary = report.boundary
     click.echo(
         f"Around the cutoffs: {boundary.values:,} raw values, {boundary.flips:,} decisions differ, "
-        f"numbers are off by {boundary.max_scaled:.2g} at most\n"
+        f"numbers differ by at most {boundary.max_scaled:.2g}\n"
     )
     for remark in report.notes:
         note(f"Note: {remark}.")

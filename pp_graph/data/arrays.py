@@ -24,7 +24,7 @@ _CHUNK: Final = 1 << 24
 
 
 class ArchiveArray:
-    """A large array in an `.npz`. Slices of its first axis are read from the file when asked for.
+    """A large array in an `.npz`. Slices of its first axis are read from the file when they are indexed.
 
     Attributes:
         shape: Sizes.
@@ -112,7 +112,7 @@ def open_arrays(path: Path) -> dict[str, AnyArray]:
     """Open the arrays of an `.npz`, or that of an `.npy` as `image`. Large ones stay in the file.
 
     Raises:
-        DataError: The file is missing, damaged or of another kind, or holds Python objects.
+        DataError: The file is missing, damaged or of a different kind, or holds Python objects.
     """
     if not path.exists():
         raise DataError(

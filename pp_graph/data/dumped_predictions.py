@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Names by which tools of this field dump them, ours first.
+# Accepted names of each quantity, ours first.
 _NAMES: Final = {
     "score": ("pred_score", "score", "pred_scores", "scores", "anomaly_score", "image_score"),
     "map": ("anomaly_map", "anomaly_maps", "map", "maps"),
@@ -91,8 +91,8 @@ def open_predictions(path: str | Path) -> DumpedPredictions:
 
     Args:
         path: An `.npz` with raw `pred_score` (N,) or `anomaly_map` (N,H,W), or both, and `label` (N,) or `mask`
-            (N,H,W), or both; or a `.csv` or `.parquet` with a column for scores and one for labels. Common other names
-            are understood. Maps are read a few at a time.
+            (N,H,W), or both; or a `.csv` or `.parquet` with a column for scores and one for labels. Other common names
+            are accepted. Maps are read a few at a time.
 
     Raises:
         DataError: The file is missing, cannot be read, or lacks what is needed.
@@ -113,7 +113,7 @@ def open_predictions(path: str | Path) -> DumpedPredictions:
 
 
 def _find(what: str, present: Sequence[str], path: Path) -> str | None:
-    """The name that something has in a file."""
+    """Return the name under which a file stores a quantity, such as `label`; None if it does not."""
     found = [name for known in _NAMES[what] for name in present if name.lower() == known]
     if len(found) > 1 and what != "name":
         raise DataError(
@@ -150,7 +150,7 @@ class _DumpedArrays(DumpedPredictions):
         counts = {what: len(array) if array.ndim else 0 for what, array in self._arrays.items()}
         if len(set(counts.values())) > 1 or 0 in counts.values():
             listing = ", ".join(f"'{names[what]}' {array.shape}" for what, array in self._arrays.items())
-            raise DataError(f"'{path}' holds {listing}, expected as many items in each, and at least one.")
+            raise DataError(f"'{path}' holds {listing}, expected arrays of the same length, at least 1.")
         self._count = next(iter(counts.values()))
         row = max(math.prod(array.shape[1:]) for array in self._arrays.values())
         self._batch = max(1, _BATCH_BYTES // (4 * max(row, 1)))
@@ -182,7 +182,7 @@ class _DumpedTable(DumpedPredictions):
             elif what != "name":
                 raise _lacks(path, what, header)
         if not len(columns["score"]):
-            raise DataError(f"'{path}' holds no rows, expected one an image.")
+            raise DataError(f"'{path}' holds no rows, expected one row per image.")
         places = [f"'{path}', row {index + 1}" for index in range(len(columns["score"]))]
         scores = [_score(where, value) for where, value in zip(places, columns["score"], strict=True)]
         labels = [_label(where, value) for where, value in zip(places, columns["label"], strict=True)]
@@ -224,7 +224,7 @@ class _Table:
     """A table as it was read.
 
     Attributes:
-        header: Names of the columns; some may be alike.
+        header: Column names; duplicates are possible.
         columns: Their values.
     """
 

@@ -107,7 +107,7 @@ def fit(array: Array, wanted: ModelInput) -> Array:
 
     Returns:
         The batch. (N,C,H,W) and (N,H,W,C) are exchanged if only the other layout fits. Frames get the channel order
-        that the input asks for.
+        that the input needs.
 
     Raises:
         DataError: Neither layout fits, or the element type cannot be used.

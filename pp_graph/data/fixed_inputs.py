@@ -1,4 +1,4 @@
-"""Inputs that are no images and are the same for all of them: a sampling rate, a switch, an initial state."""
+"""Inputs that are not images and are the same for all images: a sampling rate, a switch, an initial state."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class FixedInputs:
     """Values for some inputs of a model.
 
     Attributes:
-        values: A value an input, by name, in the input's element type.
-        rest: The inputs that they leave to be fed.
+        values: Value of each fixed input, by name, in the input's element type.
+        rest: Inputs without a fixed value.
     """
 
     values: Mapping[str, Array]
@@ -40,7 +40,7 @@ class FixedInputs:
             count: Number of images.
 
         Returns:
-            The values in the sizes of their inputs; on an axis of the batch, one an image.
+            The values, broadcast to the shapes of their inputs and repeated for each image along a batch axis.
         """
         return {name: _sized(array, self._places[name], count) for name, array in self.values.items()}
 
@@ -49,8 +49,8 @@ def fix_inputs(values: Mapping[str, npt.ArrayLike] | None, inputs: Sequence[Mode
     """Check values for inputs.
 
     Args:
-        values: A value an input, by name: a number or boolean, which fills the input, or an array that NumPy can
-            broadcast to its sizes. On an axis of the batch it has one item, for all images.
+        values: Value of each fixed input, by name: a number or boolean, which fills the input, or an array that NumPy
+            can broadcast to its shape. On a batch axis it has one item, for all images.
         inputs: All inputs of the model.
 
     Returns:
@@ -70,16 +70,16 @@ def fix_inputs(values: Mapping[str, npt.ArrayLike] | None, inputs: Sequence[Mode
             )
         if main is not None and name == main.name:
             raise DataError(
-                f"Input '{name}' takes the images, expected another one: this way an input is fed the same for all "
-                "images. Give its arrays as the images (--data)."
+                f"Input '{name}' takes the images, and a fixed value would be the same for all of them. Pass the "
+                "images as data (--data)."
             )
-        # A copy: the caller may change what was given.
+        # A copy: the caller may change the given array later.
         found[name] = as_element_type(_as_array(name, value), by_name[name]).copy()
         if name in places:
             _sized(found[name], places[name], 1)
         elif found[name].ndim:
             raise DataError(f"Value for input '{name}' has shape {found[name].shape}, expected (). Give one number.")
-    # Without an input for images there are only scalars, which have no place in a batch.
+    # If no input takes images, all inputs are scalars and have no batch axis.
     scalars = {name: BatchPlace(by_name[name], (), certain=False, images=False) for name in found}
     rest = tuple(each for each in inputs if each.name not in found)
     return FixedInputs(found, rest, {**scalars, **places})
@@ -89,11 +89,11 @@ def _as_array(name: str, value: npt.ArrayLike) -> Array:
     try:
         return np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise DataError(f"Value for input '{name}' is no array: {error}. Give a number or an array.") from error
+        raise DataError(f"Value for input '{name}' is not an array: {error}. Give a number or an array.") from error
 
 
 def _sized(array: Array, place: BatchPlace, count: int) -> Array:
-    """A value in the sizes of its input."""
+    """Broadcast a value to the shape of its input."""
     shape = place.input.shape
     if shape is None:
         return array
@@ -110,7 +110,8 @@ def _sized(array: Array, place: BatchPlace, count: int) -> Array:
         else:
             raise DataError(
                 f"Value for input '{place.input.name}' has shape {array.shape}, expected "
-                f"{format_shape(shape)}, of which open sizes are not known. Give an array of that rank."
+                f"{format_shape(shape)}. Its open sizes cannot be inferred from fewer axes: give an array with all "
+                "axes."
             )
     try:
         found = np.broadcast_to(array, tuple(sizes))
@@ -152,7 +153,7 @@ def feed_model(
     Args:
         images: The images.
         inputs: The model's inputs.
-        fixed_inputs: Values for inputs that are no images and not in the data; see `fix_inputs`.
+        fixed_inputs: Values for inputs that are not images and not in the data; see `fix_inputs`.
 
     Returns:
         The images, which read all inputs.
@@ -173,11 +174,11 @@ def refuse_twice(images: Images, fixed: FixedInputs) -> None:
     """Raise if an input has both a fixed value and an array in the data.
 
     Raises:
-        DataError: One has.
+        DataError: An input has both.
     """
     twice = next((name for name in fixed.values if name in images.arrays), None)
     if twice is not None:
         raise DataError(
-            f"Input '{twice}' is given as a value, and the data hold an array '{twice}', expected one of both. Leave "
-            "out --input (fixed_inputs), or the array."
+            f"Input '{twice}' is given twice, by --input (fixed_inputs) and by an array in the data, expected one of "
+            "the two. Leave one out."
         )

@@ -28,7 +28,8 @@ IMAGE_ENDINGS: Final = frozenset(
      ".tga", ".tif", ".tiff", ".webp"}
 )  # fmt: skip
 """Endings of pictures that Pillow decodes."""
-MASK_FOLDERS: Final = ("ground_truth", "masks")
+MASKS_FOLDER: Final = "masks"
+MASK_FOLDERS: Final = ("ground_truth", MASKS_FOLDER)
 """Folders of ground-truth masks. They are skipped when collecting images; `masks` only beside a folder `images`."""
 IMAGES_FOLDER: Final = "images"
 MAX_PIXELS: Final = 1 << 28
@@ -85,7 +86,7 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], others: Counter[str])
                 continue
             if path.is_symlink() and not path.exists():
                 raise DataError(
-                    f"'{path}' is a link that leads nowhere, expected a file or folder. Fetch or remove it."
+                    f"'{path}' is a broken link, expected a file or folder. Restore its target or remove it."
                 )
             if stat.S_ISDIR(path.stat().st_mode):
                 if name != MASK_FOLDERS[0] and not (has_images and name in MASK_FOLDERS):
@@ -96,7 +97,8 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], others: Counter[str])
                 others[path.suffix.lower() or "without an ending"] += 1
     except OSError as error:
         raise DataError(
-            f"Folder '{error.filename or folder}' cannot be read: {error.strerror or error}. Allow it, or move it away."
+            f"Folder '{error.filename or folder}' cannot be read: {error.strerror or error}. Grant read permission, or "
+            "move the folder away."
         ) from error
 
 
@@ -186,11 +188,13 @@ class Decoded:
         pixels: uint8 or uint16, (H,W,C) in RGB or gray.
         turned: True if the EXIF orientation was applied.
         lost_depth: True if the file holds colours of 16 bits, of which Pillow keeps 8.
+        frames: Number of frames or pages in the file; the first is decoded.
     """
 
     pixels: Array
     turned: bool
     lost_depth: bool
+    frames: int = 1
 
 
 def decode(file: Path, channels: int, size: tuple[int, int] | None, max_pixels: int | None = MAX_PIXELS) -> Decoded:
@@ -210,15 +214,16 @@ def decode(file: Path, channels: int, size: tuple[int, int] | None, max_pixels: 
     mode = "L" if channels == 1 else "RGB"
     with opened_image(file, max_pixels) as opened:
         lost_depth = _has_16_bit_colours(opened)
+        frames = getattr(opened, "n_frames", 1)
         image, turned = upright(opened)
         if image.mode == "F" or image.mode.startswith("I"):
-            return Decoded(_deep_pixels(image, file, channels, size), turned, lost_depth=False)
+            return Decoded(_deep_pixels(image, file, channels, size), turned, lost_depth=False, frames=frames)
         # Resizing a gray image before it becomes RGB gives the same pixels in a third of the memory.
         converted = image if image.mode == "L" else image.convert(mode)
         if size is not None and converted.size != size:
             converted = converted.resize(size, Image.Resampling.BILINEAR)
         pixels = np.asarray(converted.convert(mode), np.uint8)
-    return Decoded(pixels[..., None] if pixels.ndim == 2 else pixels, turned, lost_depth)
+    return Decoded(pixels[..., None] if pixels.ndim == 2 else pixels, turned, lost_depth, frames)
 
 
 def _deep_pixels(image: Image, file: Path, channels: int, size: tuple[int, int] | None) -> Array:

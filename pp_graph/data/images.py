@@ -1,10 +1,11 @@
-"""Read images batch by batch, as a model's inputs ask for them."""
+"""Read images batch by batch, in the form that a model's inputs need."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +70,7 @@ class Images(ABC):
 
         Args:
             start: Index of the first image.
-            stop: Index behind the last image.
+            stop: Exclusive end index.
             inputs: The model's inputs.
 
         Returns:
@@ -89,10 +90,10 @@ def open_images(source: ImageSource, *, max_pixels: int | None = MAX_PIXELS, ski
 
     Args:
         source: A folder of image files (searched recursively, sorted by name); an image file; an `.npz` with an array
-            `image`, or an array for each input under its name; an `.npy`; or arrays in memory. Files are turned as
-            their EXIF orientation says. Arrays are (N,C,H,W) or (N,H,W,C) in RGB: uint8 is scaled to [0, 1], floating
-            point is used unchanged. Models that preprocess frames get values unscaled, channels in the order they ask
-            for. Other inputs are fed unchanged; an input without a batch gets the whole array with every batch.
+            `image`, or an array for each input under its name; an `.npy`; or arrays in memory. Files are turned by
+            their EXIF orientation. Arrays are (N,C,H,W) or (N,H,W,C) in RGB: uint8 is scaled to [0, 1], floating
+            point is used unchanged. Models that preprocess frames get values unscaled, channels in the order they
+            need. Other inputs are fed unchanged; an input without a batch gets the whole array with every batch.
             Arrays in files are read as they are needed.
         max_pixels: Refuse image files with more pixels; None for no limit.
         skip_broken: Skip image files that cannot be decoded, and list them in `notes`. Decodes every file once more.
@@ -268,6 +269,7 @@ class FileImages(Images):
         self.where = f"'{root}'"
         self._notes = [*notes, *(f"skipped '{file}': it cannot be decoded ({why})" for file, why in broken.items())]
         self._turned: set[Path] = set()
+        self._animated: set[Path] = set()
         self._depths: dict[Path, int] = {}
 
     @property
@@ -276,6 +278,12 @@ class FileImages(Images):
         found = list(self._notes)
         if self._turned:
             found.append(f"{len(self._turned)} of {len(self)} images were turned as their EXIF orientation says")
+        if self._animated:
+            first = min(self._animated)
+            found.append(
+                f"{len(self._animated)} of {len(self)} images have several frames or pages, such as '{first.name}', "
+                "of which the first was read"
+            )
         deep = sum(depth > 8 for depth in self._depths.values())
         if deep:
             found.append(f"{deep} of {len(self)} images have 16 bits; white is 65535 in these and 255 in the others")
@@ -312,6 +320,8 @@ class FileImages(Images):
             )
         if decoded.turned:
             self._turned.add(file)
+        if decoded.frames > 1:
+            self._animated.add(file)
         self._depths[file] = 8 * decoded.pixels.dtype.itemsize
         try:
             return scale_pixels(decoded.pixels, wanted)
@@ -319,11 +329,37 @@ class FileImages(Images):
             raise DataError(f"Image '{file}': {error}") from error
 
 
-def choose_batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
-    """Return the number of images to read at a time: as asked, one if their sizes may differ, otherwise a few.
+def read_ahead(
+    images: Images, inputs: Sequence[ModelInput], size: int
+) -> Iterator[tuple[int, int, Mapping[str, Array]]]:
+    """Read batches, the next one in another thread while the caller uses the last.
+
+    Args:
+        images: The images.
+        inputs: The model's inputs.
+        size: Images in a batch.
+
+    Yields:
+        Index of the first image, index after the last one, and the arrays by input name.
 
     Raises:
-        DataError: Fewer than one was asked for.
+        DataError: An image of the batch cannot be read, or does not fit.
+    """
+    spans = [(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+    with ThreadPoolExecutor(1, thread_name_prefix="reading") as pool:
+        coming = pool.submit(images.read, *spans[0], inputs) if spans else None
+        for (start, stop), following in zip(spans, [*spans[1:], None], strict=True):
+            assert coming is not None
+            feeds = coming.result()
+            coming = None if following is None else pool.submit(images.read, *following, inputs)
+            yield start, stop, feeds
+
+
+def choose_batch_size(inputs: Sequence[ModelInput], asked: int | None) -> int:
+    """Return the number of images to read at a time: `asked` if given, one if their sizes may differ, otherwise a few.
+
+    Raises:
+        DataError: `asked` is below one.
     """
     if asked is not None:
         if asked < 1:

@@ -33,6 +33,13 @@ Mask = npt.NDArray[np.bool_] | None
 NORMAL_FOLDERS: Final = ("good", "normal", "ok")
 
 
+_MISNAMED: Final = {
+    "label": ("labels", "gt_label", "gt_labels", "target", "targets", "y"),
+    "mask": ("masks", "gt_mask", "gt_masks"),
+}
+"""Names that people give to labels and masks."""
+
+
 class LabelledImages(ABC):
     """Images with labels, and often with masks.
 
@@ -64,7 +71,7 @@ class LabelledImages(ABC):
 
         Args:
             start: Index of the first image.
-            stop: Index behind the last image.
+            stop: Exclusive end index.
             size: Height and width to resize to by nearest neighbour; None to keep their own.
 
         Returns:
@@ -100,9 +107,9 @@ def open_labelled(
               beside it: `<kind>/<image>.png`, `<kind>/<image>_mask.png`, or several in `<kind>/<image>/`, which are
               united.
             - A folder with `images/` and `masks/` (VisA also calls it `Data`). Images may be sorted into folders as
-              above. Otherwise masks alone say what is anomalous, and an image without a mask is normal.
+              above. Otherwise masks alone determine what is anomalous, and an image without a mask is normal.
             - An `.npz` or a mapping of arrays `image`, `label` (N,) and `mask` (N,H,W). One of the last two may be
-              missing. Further inputs have an array each, by name.
+              missing. Further inputs have one array each, by name.
         masks: Folder of the masks; False to use none.
         max_pixels: Refuse image files with more pixels; None for no limit.
         skip_broken: Skip image files that cannot be decoded, and list them in `notes`.
@@ -135,6 +142,12 @@ class _LabelledArrays(LabelledImages):
         self.name = None if path is None else path.name
         self.files = () if path is None else (path,)
         label, self._mask = arrays.get("label"), arrays.get("mask") if masks else None
+        for wanted, others in _MISNAMED.items():
+            other = next((name for name in arrays if name.lower() in others), None)
+            if wanted not in arrays and other is not None and (masks or wanted == "label"):
+                raise DataError(
+                    f"Array '{other}' in {where} would not be read, expected the name '{wanted}'. Rename it."
+                )
         inputs = {name: array for name, array in arrays.items() if name not in ("label", "mask")}
         count = len(ArrayImages(inputs, where))
         self._arrays = arrays

@@ -23,18 +23,16 @@ def label_flags(values: npt.ArrayLike, what: str) -> Flags:
         Whether each image is anomalous, (N,).
 
     Raises:
-        DataError: The shape is another, or a number is neither 0 nor 1.
+        DataError: The shape is different, or a number is neither 0 nor 1.
     """
     array = _numbers(values, what)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise DataError(f"{what} have shape {array.shape}, expected (N,): one an image.")
+        raise DataError(f"{what} have shape {array.shape}, expected (N,): one per image.")
     others = array[(array != 0) & (array != 1)]
     if len(others):
-        raise DataError(
-            f"{what}: found {others[0]}, expected bool, or 0 for normal and 1 for anomalous. Bring them to these two."
-        )
+        raise DataError(f"{what}: found {others[0]}, expected bool, or 0 for normal and 1 for anomalous. Convert them.")
     return np.asarray(array != 0)
 
 
@@ -49,7 +47,7 @@ def mask_flags(values: npt.ArrayLike, what: str) -> Flags:
         Whether each pixel is anomalous, of that shape.
 
     Raises:
-        DataError: It holds something else, or negative numbers or NaN.
+        DataError: The mask is neither bool nor numeric, or has negative numbers or NaN.
     """
     array = _numbers(values, what)
     if array.dtype.kind in "if" and not (array >= 0).all():
@@ -71,7 +69,7 @@ def as_array(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
     """Convert to an array.
 
     Raises:
-        DataError: It cannot: lists of different lengths, or tensors that need another call before.
+        DataError: NumPy cannot convert it, such as lists of different lengths or tensors that require gradients.
     """
     try:
         return np.asarray(values)
@@ -84,7 +82,7 @@ def without_channel(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
     """Bring (N,1,H,W) and (N,H,W,1) to (N,H,W).
 
     Raises:
-        DataError: The shape is another.
+        DataError: The shape is different.
     """
     if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
         array = array[:, 0] if array.shape[1] == 1 else array[..., 0]

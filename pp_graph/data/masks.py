@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pp_graph.data.image_files import (
     IMAGES_FOLDER,
     MASK_FOLDERS,
+    MASKS_FOLDER,
     MAX_PIXELS,
     find_images,
     opened_image,
@@ -44,10 +45,11 @@ class MatchedMasks:
     notes: tuple[str, ...] = ()
 
 
-def find_mask_folder(root: Path) -> Path | None:
-    """Return the folder of masks in or beside a folder of images; None if there is none.
+def find_mask_folders(root: Path) -> list[Path]:
+    """Return folders of masks in or beside a folder of images, the best first.
 
-    Masks beside MVTec AD's `test` belong to `test`, and to no other folder there. `masks` counts only beside `images`.
+    Masks beside MVTec AD's `test` belong to `test`, and to no other folder there. `masks` counts only beside `images`,
+    and comes first there.
     """
     name = root.name.lower()
     beside = name in (TEST_FOLDER, IMAGES_FOLDER) or not (root.parent / TEST_FOLDER).is_dir()
@@ -58,9 +60,11 @@ def find_mask_folder(root: Path) -> Path | None:
             folders = [child for child in sorted(parent.iterdir()) if child.name.lower() in names and child.is_dir()]
         except PermissionError:
             continue  # folders above the images need not be readable
-        if folders and folders[0] != root:
-            return folders[0]
-    return None
+        if root in folders:
+            continue
+        if folders:
+            return sorted(folders, key=lambda child: (child.name.lower() == MASKS_FOLDER) != (name == IMAGES_FOLDER))
+    return []
 
 
 def match_masks(root: Path, images: Sequence[Path], anomalous: int, folder: Path | None = None) -> MatchedMasks:
@@ -79,9 +83,10 @@ def match_masks(root: Path, images: Sequence[Path], anomalous: int, folder: Path
         DataError: An image has two masks of its name, or there are masks and anomalous images and nothing matches.
     """
     given = folder is not None
-    folder = folder or find_mask_folder(root)
-    if folder is None:
+    folders = find_mask_folders(root) if folder is None else [folder]
+    if not folders:
         return MatchedMasks({})
+    folder = folders[0]
     listed = find_images(folder)
     by_stem = {image.relative_to(root).with_suffix("").as_posix(): image for image in images}
     found: dict[Path, list[Path]] = {}
@@ -105,11 +110,14 @@ def match_masks(root: Path, images: Sequence[Path], anomalous: int, folder: Path
         if not belongs:
             return MatchedMasks({}, (f"masks in '{folder}' were not used: none matches an image",))
         raise DataError(
-            f"None of {len(listed.images)} masks in '{folder}', such as "
-            f"'{listed.images[0].relative_to(folder)}', matches an image, expected the names of the images in "
-            f"'{root}', with '_mask' behind them or not. Rename them, or use --masks DIR or --no-masks."
+            f"None of {len(listed.images)} masks in '{folder}' (such as '{listed.images[0].relative_to(folder)}') "
+            f"matches an image in '{root}', expected the image's file name, with or without the suffix '_mask'. Rename "
+            "them, or use --masks DIR or --no-masks."
         )
     notes = list(listed.notes(folder.name))
+    if len(folders) > 1:
+        unused = ", ".join(f"'{other.name}'" for other in folders[1:])
+        notes.append(f"masks were read from '{folder.name}' and not from {unused}; --masks DIR chooses")
     if found and not belongs:
         notes.append(f"masks were read from '{folder}'; use --no-masks if they belong to other images")
     if stray:
@@ -120,7 +128,7 @@ def match_masks(root: Path, images: Sequence[Path], anomalous: int, folder: Path
 
 
 def check_mask_sizes(masks: Mapping[Path, tuple[Path, ...]], max_pixels: int | None = MAX_PIXELS) -> None:
-    """Raise if a mask cannot lie on its image: another aspect ratio, or the image before its EXIF rotation.
+    """Raise if a mask does not fit its image: a different aspect ratio, or that before the image's EXIF rotation.
 
     Raises:
         DataError: A mask does not fit its image, or one of the two cannot be read.

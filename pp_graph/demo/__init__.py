@@ -54,11 +54,11 @@ class DemoResult:
     """Files and reports of the demo.
 
     Attributes:
-        folder: Where everything lies.
+        folder: Output folder.
         fused: The fused model.
-        reports: Weights and execution precision to the verification of that combination.
-        images: What the model says about each image.
-        files: Files written, by what they are.
+        reports: Verification report by combination, such as `f16 weights, f32 execution`.
+        images: Prediction for each image.
+        files: Written files by kind: `fused`, `ir`, `ir_f16`, `picture`, `inputs`.
     """
 
     folder: Path
@@ -72,16 +72,16 @@ def run_demo(folder: str | Path, *, overwrite: bool = False, say: Callable[[str]
     """Fuse, convert, verify and draw, on the model and the photographs that come with the package.
 
     Args:
-        folder: Where to write; made if it is not there.
-        overwrite: Whether results of an earlier run may be replaced.
+        folder: Folder to write to; created if it does not exist.
+        overwrite: Replace results of an earlier run.
         say: Called with a line about each stage.
 
     Returns:
-        What was made.
+        Written files and reports.
 
     Raises:
-        OutputFileError: The folder cannot be written, or holds results and `overwrite` is off.
-        TargetError: OpenVINO cannot run here.
+        OutputFileError: The folder cannot be written, or holds results and `overwrite` is false.
+        TargetError: OpenVINO cannot run on this machine.
     """
     folder = Path(folder)
     files = {

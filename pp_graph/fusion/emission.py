@@ -233,7 +233,7 @@ class Numbers:
     def are_operators(self, found: Mapping[str, onnx.NodeProto]) -> bool:
         """Return True if a model holds the operators of the new program, unchanged.
 
-        Tools that simplify or optimise a model may replace operators and leave constants behind that nothing reads.
+        Tools that simplify or optimise a model may replace operators and leave unread constants in the file.
 
         Args:
             found: Operators of the model, by the name of their first output.

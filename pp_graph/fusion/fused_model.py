@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pp_graph.errors import AlreadyFusedError, PostProcessorError, ProvenanceError, StatisticsError
+from pp_graph.errors import AlreadyFusedError, PostProcessorError, ProvenanceError, StatisticsError, StatisticsWarning
 from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.emission import Numbers
 from pp_graph.fusion.injection import refuse_foreign_decisions, write_program
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.stripping import check_weights, restore_raw
 from pp_graph.model import METADATA_KEY, RawModel
+from pp_graph.model.weights import weights_record
 from pp_graph.postprocessors import PostProcessor, merged_roles
 from pp_graph.program import Signature
 from pp_graph.sessions import OnnxSession, require_onnxruntime
@@ -67,14 +69,30 @@ class FusedModel(Artifact):
                 "Fuse it first: pp-graph fuse MODEL --stats STATS.json -o FUSED.onnx, or give --stats to pp-graph "
                 "convert."
             )
+        return cls.of(opened, provenance)
+
+    @classmethod
+    def of(cls, opened: RawModel, provenance: Provenance) -> FusedModel:
+        """Return an opened model as a fused one.
+
+        Raises:
+            ProvenanceError: Its external weights are those of a different model, or an input or output that its
+                provenance lists is missing.
+        """
         check_weights(opened, provenance)
-        inputs = {value.name for value in opened.model.graph.inputs}
-        missing = next((name for name in provenance.adjustable if name not in inputs), None)
-        if missing is not None:
-            raise ProvenanceError(
-                f"Model '{path}' was changed after it was fused: its input '{missing}', which holds a cutoff, is "
-                "missing. Apply tools that simplify or optimise a model to the raw export, and fuse that."
-            )
+        graph = opened.model.graph
+        for kind, wanted, values in (
+            ("input", provenance.adjustable, graph.inputs),
+            ("output", provenance.output_names, graph.outputs),
+        ):
+            names = {value.name for value in values}
+            missing = next((name for name in wanted if name not in names), None)
+            if missing is not None:
+                raise ProvenanceError(
+                    f"Model '{opened.source or '(in memory)'}' was changed after it was fused: its {kind} '{missing}' "
+                    "is missing. Fuse the raw model again, if need be with fewer outputs (outputs=..., --outputs). "
+                    "Apply tools that simplify or optimise a model to the raw export."
+                )
         return cls(opened, provenance)
 
     @property
@@ -183,7 +201,7 @@ def fuse(
             OpenVINO.
         raise_opset: Opset to convert the model to first if its own is earlier, for steps that need newer operators.
             Raises if the converted model would not compute the same bits.
-        strict: True to raise if the statistics were calibrated on another model. By default a note says so.
+        strict: True to raise if the statistics were calibrated on a different model. By default a note reports it.
 
     Returns:
         The fused model. Nothing is written until `save`.
@@ -191,7 +209,7 @@ def fuse(
     Raises:
         ModelError: The model is not usable; `OutputRoleError` if roles are ambiguous, `OpsetError` if its opset is too
             old or cannot be raised.
-        StatisticsError: Required statistics are missing, or `strict` is True and they belong to another model.
+        StatisticsError: Required statistics are missing, or `strict` is True and they belong to a different model.
         PostProcessorError: `post` is not a post-processor.
         FusionError: A name in the model conflicts with an output; `AlreadyFusedError` if the model already has
             post-processing.
@@ -216,9 +234,12 @@ def fuse(
         raw, _ = restore_raw(raw, provenance)
     refuse_foreign_decisions(raw)
     program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
-    other = None if post.statistics is None else post.statistics.of_another_model(raw.sha256)
-    if other is not None and strict:
-        raise StatisticsError(other)
+    weights = weights_record(raw.external_tensors())
+    other = None if post.statistics is None else post.statistics.of_another_model(raw.sha256, weights)
+    if other is not None:
+        if strict:
+            raise StatisticsError(other)
+        warnings.warn(other, StatisticsWarning, stacklevel=2)
     network, record, notes = write_program(
         raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset
     )

@@ -1,4 +1,4 @@
-"""Write a program behind the outputs of a raw model."""
+"""Write a program after the outputs of a raw model."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def _free_output_names(graph: ir.Graph, names: NameScope, needed: set[str], remo
     if blocked:
         raise FusionError(
             f"Input '{blocked[0]}' has the name of a post-processed output ({', '.join(sorted(needed))}), expected "
-            "another one, because inputs keep their names. Export the model with another input name."
+            "a different one, because inputs keep their names. Export the model with a different input name."
         )
     taken = ({value.name for value in all_values(graph)} | removed) & wanted
     new_names = {old: names.fresh(f"raw_{old}") for old in sorted(name for name in taken if name)}

@@ -100,7 +100,7 @@ class RawOutputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
         try:
             declared = onnx.ValueInfoProto.FromString(base64.b64decode(self.declaration))
-        except Exception:  # strip says what is wrong with a damaged record
+        except Exception:  # strip reports a damaged record
             return None
         kinds = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
         return kinds.get(declared.type.tensor_type.elem_type)

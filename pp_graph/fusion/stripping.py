@@ -152,7 +152,7 @@ def check_weights(opened: RawModel, provenance: Provenance) -> None:
     """Raise if the external weights of a fused model are not those it was saved with.
 
     Raises:
-        ProvenanceError: They are those of another model.
+        ProvenanceError: They are those of a different model.
     """
     record = provenance.weights
     if record is None:
@@ -237,8 +237,10 @@ def _remove_post_processing(graph: ir.Graph, scope: str, emitted: set[str | None
     for name in adjustable:
         if name not in {value.name for value in graph.inputs}:
             raise _changed(f"its input '{name}', which holds a cutoff, is missing")
-    for value in fed:
-        graph.inputs.remove(value)
+    # Another tool may have listed all constants as inputs, or removed the defaults of inputs.
+    for value in list(graph.inputs):
+        if value in constants or value.name in adjustable or (value.name or "").startswith(scope):
+            graph.inputs.remove(value)
     for constant in constants:
         del graph.initializers[constant.name or ""]
 

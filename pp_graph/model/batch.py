@@ -31,7 +31,7 @@ class BatchPlace:
         axes: Possible batch axes, the likeliest first. If empty, the input has no batch and is fed unchanged.
         certain: True if the input must have a batch. Otherwise sizes decide: an array with one item per image along
             one of `axes` is split, and an array that fits unchanged is shared by all images.
-        images: True if this input takes images, whose axes may come in another order.
+        images: True if this input takes images, whose axes may come in a different order.
     """
 
     input: ModelInput

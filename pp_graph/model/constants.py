@@ -23,7 +23,7 @@ FOLDED: Final = frozenset({
 
 
 def read_constant_node(node: ir.Node) -> Array | None:
-    """Return the numbers of a Constant; None if it has another type or more than `LARGEST_CONSTANT` elements."""
+    """Return the numbers of a Constant; None if it has a different type or more than `LARGEST_CONSTANT` elements."""
     # onnx_ir's get_const_tensor would rename the tensor.
     attribute = next(iter(node.attributes.values()), None)
     if attribute is None or attribute.is_ref():

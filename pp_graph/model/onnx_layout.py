@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 # Field numbers of onnx.proto, which no version of ONNX may change.
 _IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA = 1, 7, 8, 14
 _DOMAIN, _VERSION = 1, 2
-_INPUT_NAME = 1
+_PORT_NAME = 1
 _KEY, _VALUE = 1, 2
-_NODE, _INITIALIZER, _INPUT = 1, 5, 11
+_NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12
 _NODE_OUTPUT = 2
 _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DATA_LOCATION = 2, 4, 8, 9, 14
 _FLOAT, _EXTERNAL = 1, 1
@@ -114,16 +114,16 @@ class OnnxLayout:
                 spans[wanted[name]] = span_of_bytes
         return spans
 
-    def input_names(self) -> list[str]:
-        """Return the names of the main graph's inputs.
+    def port_names(self) -> set[str]:
+        """Return the names of the main graph's inputs and outputs.
 
         Raises:
             LayoutError: The graph is cut short.
         """
-        found = []
+        found = set()
         for number, wire, _, span in _fields(self._data, self._graph):
-            if number == _INPUT and wire == _LENGTH:
-                found += [self._text(name) for part, _, _, name in _fields(self._data, span) if part == _INPUT_NAME]
+            if number in (_INPUT, _OUTPUT) and wire == _LENGTH:
+                found |= {self._text(name) for part, _, _, name in _fields(self._data, span) if part == _PORT_NAME}
         return found
 
     def nodes(self, names: Collection[str]) -> dict[str, bytes]:
@@ -235,7 +235,7 @@ def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int
 
 
 def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """Read a varint. Return the number and the position behind it."""
+    """Read a varint. Return the number and the position after it."""
     number = shift = 0
     while at < stop and shift < 70:
         byte = data[at]

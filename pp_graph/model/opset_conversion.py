@@ -43,7 +43,7 @@ def convert_opset(
         converted = version_converter.convert_version(_with_small_weights(original, weights), target)
     except Exception as error:  # C++ raises errors of many kinds
         raise OpsetError(
-            f"The model is at opset {before} and cannot be raised to {target}: onnx.version_converter says "
+            f"The model is at opset {before} and cannot be raised to {target}: onnx.version_converter reports "
             f"'{first_line(error)}'. Choose a lower opset, or export it again with opset_version={target}."
         ) from error
     if before <= _RESIZE_ASYMMETRIC_UNTIL < target:

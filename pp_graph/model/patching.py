@@ -111,7 +111,7 @@ def patch_in_place(path: Path, region: Region) -> None:
             write_at(stream, region.start, region.after)
             os.fsync(stream.fileno())
         except BaseException:
-            # If the old bytes cannot be written at some position either, no new ones were written behind it.
+            # If the old bytes cannot be written at some position either, no new ones were written after it.
             with contextlib.suppress(OSError):
                 write_at(stream, region.start, region.before)
             stream.truncate(size)

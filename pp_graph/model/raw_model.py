@@ -75,7 +75,7 @@ class RawModel:
         sha256: Hash of the `.onnx` file, or of the serialised graph for a model in memory. It covers location, offset
             and length of external weights, not their content, because hashing gigabytes takes too long.
         value_info: The file's declarations of inner values. Writing adds no others.
-        edited: True if the graph differs from `source`, which then only tells where the external weights are.
+        edited: True if the graph differs from `source`, which then only locates the external weights.
     """
 
     model: ir.Model

@@ -45,7 +45,7 @@ def compile_for(
         settings: Further properties. They override the device's own.
 
     Raises:
-        TargetError: OpenVINO cannot compile the model, or `f32` is requested and the device runs in another precision.
+        TargetError: OpenVINO cannot compile the model, or `f32` is requested and the device does not run in it.
     """
     hint = precision_properties(device, precision)
     try:
@@ -113,18 +113,27 @@ class Compilation:
         compiled: OpenVINO's compiled model.
         places: Positions of the outputs, by name.
         idle: Requests that are not in use.
+        idle_sharing: The same of requests that read the caller's arrays. They are kept apart, because a request copies
+            into the memory that it read last.
     """
 
     compiled: ov.CompiledModel
     places: Mapping[str, int]
     idle: deque[ov.InferRequest]
+    idle_sharing: deque[ov.InferRequest]
 
-    def take(self, states: Mapping[str, Array] | None) -> Request:
-        """Return an idle request with the given states; other states are reset. None keeps all states."""
+    def take(self, states: Mapping[str, Array] | None, *, share: bool = False) -> Request:
+        """Return an idle request.
+
+        Args:
+            states: Values of states; others are reset. None keeps all states.
+            share: Read the arrays of the caller without copying them.
+        """
         import openvino as ov
 
+        idle = self.idle_sharing if share else self.idle
         try:
-            request = self.idle.pop()
+            request = idle.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
         if states is not None:
@@ -133,7 +142,7 @@ class Compilation:
                     state.state = ov.Tensor(states[state.name])
                 else:
                     state.reset()
-        return Request(self, request)
+        return Request(self, request, idle, share)
 
 
 @dataclass(frozen=True)
@@ -142,10 +151,16 @@ class Request:
 
     compilation: Compilation
     request: ov.InferRequest
+    idle: deque[ov.InferRequest]
+    share: bool
 
     def start(self, feeds: Mapping[str, Array]) -> None:
-        """Start the request with a copy of the arrays."""
-        self.request.start_async(dict(feeds))
+        """Start the request with a copy of the arrays, or with the arrays themselves."""
+        if self.share:  # OpenVINO cannot share an array that is read-only, or has no axes
+            feeds = {
+                name: array if array.ndim and array.flags.writeable else array.copy() for name, array in feeds.items()
+            }
+        self.request.start_async(dict(feeds), share_inputs=self.share)
 
     def outputs(self) -> dict[str, Array]:
         """Wait for the outputs and return copies."""
@@ -165,7 +180,7 @@ class Request:
 
     def give_back(self) -> None:
         """Return the request to the idle ones."""
-        self.compilation.idle.append(self.request)
+        self.idle.append(self.request)
 
 
 def shared_outputs(request: ov.InferRequest, places: Mapping[str, int]) -> dict[str, Array]:

@@ -80,7 +80,7 @@ def check_for_device(artifact: OpenVINOModel, device: str) -> DeviceCheck:
     """Check a converted model for a device, which may be absent.
 
     Checks shapes, operator types, inference precisions, states, and the marks and types of the f32 island. If the
-    device is on this machine, also asks OpenVINO about every operator, and compiles the model. Runs nothing.
+    device is on this machine, also queries OpenVINO about every operator, and compiles the model. Runs nothing.
 
     Args:
         artifact: The converted model.

@@ -74,7 +74,7 @@ class OpenVINOModel(Artifact):
         return cls(model, provenance, precision, path, (path, path.with_suffix(".bin")))
 
     def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
-        """Write the IR and a guide to using it: all three files or none.
+        """Write the IR and `model.usage.md`: all three files completely, then moved into place one after the other.
 
         Args:
             path: The `.xml` to write, beside a `.bin` with the weights and a `.usage.md` with the guide. Files that the

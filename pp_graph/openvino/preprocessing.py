@@ -33,7 +33,7 @@ _OPSET_4_MODES: Final = {"linear": "linear_onnx", "cubic": "cubic", "nearest": "
 
 
 def add_preprocessing(model: ov.Model, preprocessing: Preprocessing, provenance: Provenance) -> Preprocessing:
-    """Write preprocessing in front of the model's input, so that it takes frames. Changes the model in place.
+    """Write preprocessing before the model's input, so that it takes frames. Changes the model in place.
 
     Args:
         model: The converted model.
@@ -153,7 +153,7 @@ def _fit(parameter: ov.op.Parameter, asked: Preprocessing) -> tuple[Preprocessin
         )
     if asked.reverses_channels and channels == 1:
         raise TargetError(
-            f"Frames in {asked.channel_order} were asked for, and input '{name}' {format_shape(shape)} has one "
+            f"Frames in {asked.channel_order} were requested, and input '{name}' {format_shape(shape)} has one "
             "channel. Omit the channel order."
         )
     if asked.resize is not None and (height is None or width is None):

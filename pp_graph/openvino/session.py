@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 Tag = TypeVar("Tag")
 
 _LEAST_IN_FLIGHT: Final = 2
+_KEPT_SIZES: Final = 4
+"""Number of sizes of the inputs for which a compilation is kept."""
+_OFTEN: Final = 4
+"""Batches of further sizes after which one of them replaces the size that was used longest ago."""
+
+Sizes = tuple[tuple[int, ...], ...]
+"""Shapes of all inputs, in order."""
 
 
 class OpenVINOSession(Session):
@@ -64,6 +71,8 @@ class OpenVINOSession(Session):
             for a model without post-processing.
         decides: Raise if the compiled model has no operators with this prefix.
         profile: Measure the times of operators, for `TimedSession`. Slows down every run.
+        fit_sizes: Compile a model with open sizes again for the sizes that come, because OpenVINO fuses less with open
+            ones. Up to four sizes are kept.
 
     Attributes:
         in_flight: Number of requests that `stream` keeps busy.
@@ -87,6 +96,7 @@ class OpenVINOSession(Session):
         island: str | None = None,
         decides: bool = False,
         profile: bool = False,
+        fit_sizes: bool = False,
     ) -> None:
         require_device(device)
         if precision != RECOMMENDED:
@@ -101,11 +111,15 @@ class OpenVINOSession(Session):
         if probes:
             model = model.clone()
             add_probes(model, probes)
-        self._compile: Callable[[], ov.CompiledModel] = partial(
-            compile_for, model, device, requested, {**settings, "PERF_COUNT": True} if profile else settings
+        self._model = model
+        self._compile: Callable[[ov.Model], ov.CompiledModel] = partial(
+            compile_for,
+            device=device,
+            precision=requested,
+            settings={**settings, "PERF_COUNT": True} if profile else settings,
         )
         start = time.perf_counter()
-        compiled = self._compile()
+        compiled = self._compile(model)
         self.compile_seconds = time.perf_counter() - start
         self._places = {name: place for place in range(count) for name in compiled.outputs[place].get_names()}
         self._places |= {name: place for place, name in enumerate(probes, count)}
@@ -127,7 +141,10 @@ class OpenVINOSession(Session):
         self._lock = threading.RLock()
         # None until a state is changed, because setting states takes time with every request.
         self._states: dict[str, Array] | None = None
-        self._current: Compilation | None = self._compilation(compiled)
+        self._open: Compilation | None = self._compilation(compiled)
+        self._fits = fit_sizes and self._group == 1 and any(None in (each.shape or (None,)) for each in self.inputs)
+        self._fitted: OrderedDict[Sizes, Compilation] = OrderedDict()
+        self._further: Counter[Sizes] = Counter()
 
     def _input(self, port: ov.Output, preprocessing: Preprocessing | None) -> ModelInput:
         """Describe an input: with a frame format if it takes frames, with an open batch if requests are grouped."""
@@ -149,7 +166,7 @@ class OpenVINOSession(Session):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch."""
-        return self._run_grouped(feeds) if self._group > 1 else self._finish(self._start(feeds))
+        return self._run_grouped(feeds) if self._group > 1 else self._finish(self._start(feeds, share=True))
 
     def stream(
         self, batches: Iterable[tuple[Tag, Mapping[str, Array]]]
@@ -164,8 +181,8 @@ class OpenVINOSession(Session):
                 read ahead of the results.
 
         Yields:
-            The tag, and output name to array, in the order of the batches. Finished results are yielded before the next
-            batch but one is read, so that they do not wait for a slow source.
+            The tag, and output name to array, in the order of the batches. At most one further batch is read
+            before a finished result is yielded, so that results do not wait for a slow source.
 
         Raises:
             TargetError: The runtime fails on a batch. Results of earlier batches are yielded first; likewise if
@@ -209,8 +226,8 @@ class OpenVINOSession(Session):
         tag, request = flights.popleft()
         return tag, self._finish(request)
 
-    def _start(self, feeds: Mapping[str, Array]) -> Request:
-        request = self._take_request()
+    def _start(self, feeds: Mapping[str, Array], *, share: bool = False) -> Request:
+        request = self._take_request(feeds, share=share)
         try:
             request.start(feeds)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -233,9 +250,9 @@ class OpenVINOSession(Session):
         failure, and a batch is only invalid if it fails alone.
         """
         with self._lock:
-            if self._current is failed.compilation:
-                self._current = None
-        alone = self._compilation(self._compile())
+            if self._open is failed.compilation:
+                self._open = None
+        alone = self._compilation(self._compile(self._model))
         request = alone.take(self._states)
         try:
             request.start(failed.feeds())
@@ -244,8 +261,8 @@ class OpenVINOSession(Session):
             raise _failed(error) from error
         request.give_back()
         with self._lock:
-            if self._current is None:
-                self._current = alone
+            if self._open is None:
+                self._open = alone
         return outputs
 
     def _run_grouped(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -254,7 +271,7 @@ class OpenVINOSession(Session):
         cuts = list(cut_to_batch(single, feeds))
         results: list[dict[str, Array]] = []
         with self._lock:  # requests created one after the other form a batch
-            requests = [self._take_request() for _ in range(self._group)]
+            requests = [self._take_request(feeds) for _ in range(self._group)]
             try:
                 for start in range(0, len(cuts), self._group):
                     for offset, request in enumerate(requests):
@@ -266,15 +283,37 @@ class OpenVINOSession(Session):
                 request.give_back()
         return joined(results[: len(cuts)], cuts, 1)
 
-    def _take_request(self) -> Request:
+    def _take_request(self, feeds: Mapping[str, Array], *, share: bool = False) -> Request:
         with self._lock:
-            if self._current is None:
-                self._current = self._compilation(self._compile())
-            return self._current.take(self._states)
+            chosen = (self._fitted_to(feeds) if self._fits else None) or self._open
+            if chosen is None:
+                chosen = self._open = self._compilation(self._compile(self._model))
+            return chosen.take(self._states, share=share)
+
+    def _fitted_to(self, feeds: Mapping[str, Array]) -> Compilation | None:
+        """Return the compilation for the sizes of a batch; None to run it in the one with open sizes."""
+        if any(each.name not in feeds for each in self.inputs):
+            return None
+        sizes = tuple(np.shape(feeds[each.name]) for each in self.inputs)
+        if sizes not in self._fitted:
+            if len(self._fitted) >= _KEPT_SIZES:
+                self._further[sizes] += 1
+                if self._further[sizes] < _OFTEN:
+                    return None
+                self._further.clear()
+                self._fitted.popitem(last=False)
+            fixed = self._model.clone()
+            try:
+                fixed.reshape({port_name(port): list(shape) for port, shape in zip(fixed.inputs, sizes, strict=True)})
+                self._fitted[sizes] = self._compilation(self._compile(fixed))
+            except (RuntimeError, TargetError):
+                return None  # the open model will say what is wrong with these sizes
+        self._fitted.move_to_end(sizes)
+        return self._fitted[sizes]
 
     def _compilation(self, compiled: ov.CompiledModel) -> Compilation:
         # Appending to a deque is thread-safe; a full deque drops its oldest request.
-        return Compilation(compiled, self._places, deque(maxlen=self.in_flight))
+        return Compilation(compiled, self._places, deque(maxlen=self.in_flight), deque(maxlen=self.in_flight))
 
 
 def _requests_in_batch(compiled: ov.CompiledModel, device: str) -> int:

@@ -72,7 +72,7 @@ class TimedSession(OpenVINOSession):
         import openvino as ov
 
         super().__init__(model, device=device, precision=precision, performance_hint=performance_hint, profile=profile)
-        taken = self._take_request()
+        taken = self._take_request(feeds)
         self._compiled, self._request = taken.compilation.compiled, taken.request
         self._feeds = {name: ov.Tensor(np.asarray(array, order="C")) for name, array in feeds.items()}
         try:

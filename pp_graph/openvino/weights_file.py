@@ -1,8 +1,8 @@
-"""Tell if the `.bin` beside an `.xml` is the one it was saved with.
+"""Check whether the `.bin` beside an `.xml` is the one it was saved with.
 
 OpenVINO reads any `.bin` that is long enough. The XML therefore records the size of its `.bin`, a hash of it (in a
 large one, of a sample of every constant), and a hash of the XML itself: other programs that read an IR and save it
-again copy the record, which then says nothing.
+again copy the record, which then no longer applies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def weights_mark(weights: Path, text: bytes, size: int | None = None, appended: 
 
     Args:
         weights: The file.
-        text: The XML, which says where each constant lies.
+        text: The XML, which holds the position of each constant.
         size: Number of its bytes that count; None for all.
         appended: Bytes that will follow.
     """
@@ -81,7 +81,7 @@ def check_weights_file(path: Path, text: bytes | None = None) -> None:
         text: Its content; None to read it.
 
     Raises:
-        TargetError: The `.bin` belongs to another model.
+        TargetError: The `.bin` belongs to a different model.
     """
     text = path.read_bytes() if text is None else text
     found = _RECORD.search(text)

@@ -106,7 +106,7 @@ class _Network:
         return (second, first) if self.is_constant(first) else (first, second)
 
 
-# --- constants added behind a matrix product ---
+# --- constants added after a matrix product ---
 
 
 @dataclass
@@ -165,7 +165,7 @@ def _lossy_sum(node: ov.Node, network: _Network) -> _Sum | None:
         else:
             operands = network.operands(above) if kind in _ARITHMETIC else None
             affine = _as_affine(above, *operands) if operands is not None else None
-            # Factors behind the last conversion keep the plugin from fusing the additions.
+            # Factors after the last conversion keep the plugin from fusing the additions.
             if operands is None or affine is None or not (converted or (affine[0] == 1).all()):
                 break
             value, constant = operands
@@ -261,9 +261,9 @@ def _converted(value: ov.Output, element_type: ov.Type) -> ov.Output:
 def _separate_reductions(network: _Network) -> int:
     """Rewrite reductions that the plugin fuses wrongly with what follows; return the number of rewritten places.
 
-    It takes a per-channel constant behind a reduction of (N,C,K) to (N,C) or (N,C,1) along N instead of C. It fuses
-    nothing past a Squeeze, and it fuses a reduction of (N,C,K,1) to (N,C,1,1) rightly. A static batch of 1 is rewritten
-    too, as the model may be reshaped.
+    After a reduction of (N,C,K) to (N,C) or (N,C,1), the plugin applies a per-channel constant along N instead of C. It
+    does not fuse across a Squeeze, and handles (N,C,K,1) to (N,C,1,1) correctly, so the reduction is rewritten in that
+    form. A static batch of 1 is rewritten too, because the model may be reshaped.
     """
     from openvino import opset13 as ops
 

@@ -23,10 +23,10 @@ SCORE: Final = Role(
     sizes={"C": 1},
     names=frozenset({"pred_score", "pred_scores", "anomaly_score", "anomaly_scores", "image_score", "score", "scores"}),
     noun="score",
-    meaning="one number an image",
+    meaning="one number per image",
     option="score_output",
 )
-"""One number an image: (N,) or (N,1)."""
+"""One number per image: (N,) or (N,1)."""
 
 MAP: Final = Role(
     RAW_MAP,
@@ -34,15 +34,15 @@ MAP: Final = Role(
     sizes={"C": 1},
     names=frozenset({"anomaly_map", "anomaly_maps", "heatmap", "heat_map", "score_map", "pred_map", "map", "maps"}),
     noun="map",
-    meaning="one number a pixel",
+    meaning="one number per pixel",
     option="map_output",
 )
-"""One number a pixel: (N,H,W), (N,1,H,W) or (N,H,W,1)."""
+"""One number per pixel: (N,H,W), (N,1,H,W) or (N,H,W,1)."""
 
-SCORES: Final = dataclasses.replace(SCORE, sizes={}, meaning="one number an image and class")
-"""One number an image and class: (N,C)."""
-MAPS: Final = dataclasses.replace(MAP, sizes={}, meaning="one number a pixel and class")
-"""One number a pixel and class: (N,C,H,W) or (N,H,W,C)."""
+SCORES: Final = dataclasses.replace(SCORE, sizes={}, meaning="one number per image and class")
+"""One number per image and class: (N,C)."""
+MAPS: Final = dataclasses.replace(MAP, sizes={}, meaning="one number per pixel and class")
+"""One number per pixel and class: (N,C,H,W) or (N,H,W,C)."""
 
 ROLES: Final = (SCORE, MAP)
 CLASS_ROLES: Final = (SCORES, MAPS)

@@ -34,7 +34,7 @@ def checked_values(raw: Mapping[str, ArrayLike | None] | object, roles: Sequence
         roles: Roles that the post-processor reads.
 
     Raises:
-        PostProcessorError: No value is given, or one has another shape or element type.
+        PostProcessorError: No value is given, or one has a different shape or element type.
     """
     given = given_values(raw, roles)
     values: dict[str, Array] = {}

@@ -50,8 +50,8 @@ class OneClassPostProcessor(PostProcessor):
 
     Attributes:
         statistics: The calibrated numbers; may be None until the post-processor is used.
-        image_sensitivity: In [0, 1]. 0 flags no image, 0.5 those above the threshold, 1 all whose normalised score is
-            above 0.
+        image_sensitivity: In [0, 1]. 0 flags no image (except NaN), 0.5 those above the threshold, 1 all whose
+            normalised score is above 0.
         pixel_sensitivity: The same for pixels.
         normalize: Normalise scores and maps; otherwise return them raw.
         threshold: Return labels and masks.
@@ -178,7 +178,7 @@ class OneClassPostProcessor(PostProcessor):
             steps += self._level("pixel", source, "anomaly_map", "pred_mask", self.pixel_sensitivity)
         if self.pack and RAW_MAP not in raw:
             raise PostProcessorError(
-                "pack is given, but the raw model has no map: the packed tensor has one value a pixel. Leave it out."
+                "pack is given, but the raw model has no map: the packed tensor has one value per pixel. Leave it out."
             )
         wanted = [step for step in steps if self._writes(step.target) or step.target in (RAW_SCORE, RESIZED_MAP)]
         if not wanted:

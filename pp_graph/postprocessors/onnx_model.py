@@ -7,7 +7,7 @@ import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.anomaly import OUTPUT_NAMES, RAW_MAP, RAW_SCORE
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from pp_graph.values import ValueType
 
 _LARGEST_MODEL: Final = 1 << 26
-"""Bytes that a carried model may have; a few kilobytes of text can decompress to any number."""
+"""Largest size of an embedded model in bytes, decompressed; a few kilobytes of text can decompress to any size."""
 
 Reference = Callable[[str, Sequence[Array]], Array]
-"""Computes an output from the values that it depends on, as the code does from which a model was exported."""
+"""Function that computes one output from the values it depends on, in the code from which the model was exported; used
+as the NumPy reference."""
 
 REFERENCES: Final[dict[str, Reference]] = {}
-"""References of models that were exported in this process, by `OnnxPostProcessor.model`."""
+"""Reference of each model exported in this process, by its text (`OnnxPostProcessor.model`)."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class _ModelStep(GraphStep):
     """
 
     text: str = field(repr=False)
+    # OpenVINO rewrites comparisons so that NaN decides otherwise.
+    defines_nan: ClassVar[bool] = False
 
     def content(self) -> Hashable:
         """Return the model and the output."""

@@ -40,8 +40,8 @@ class PostProcessor(ABC):
     Attributes:
         roles: Outputs of a raw model that the steps may read; by default the score and map of an anomaly model.
         declared_outputs: Possible outputs, in order. A step writes an output if its target has that name.
-        replaces_unread: Leave outputs with a role out of the fused model even if no step reads them, as when only
-            labels are wanted.
+        replaces_unread: If True, raw outputs with a role are dropped from the fused model even if no step reads them.
+            By default, unread raw outputs stay outputs.
         statistics: The calibrated numbers; None until they are known.
         pack: Return all predictions in one tensor, (N,H,W,4) (see `pp_graph.program.packing`).
     """
@@ -152,7 +152,7 @@ class PostProcessor(ABC):
 
         Returns:
             Names under `image` and `pixel`; by default the raw values. For a raw value with several classes, the input
-            of the first step that depends on statistics, if that is one number an image or pixel.
+            of the first step that depends on statistics, if that is one number per image or pixel.
         """
         names = {level: name for level, name in _RAW.items() if name in raw}
         single = {role.name for role in self.roles if "C" in role.sizes}
@@ -209,7 +209,7 @@ class PostProcessor(ABC):
                 (N,H,W,1), or both; floating point. A mapping, or an object with attributes of these names.
 
         Raises:
-            ValueError: Neither is given, or one has another shape or element type.
+            ValueError: Neither is given, or one has a different shape or element type.
             StatisticsError: A number that a step needs is unknown.
         """
         return self.predict(checked_values(raw, self.roles))

@@ -137,7 +137,7 @@ class Preprocessing:
             The batch in the model's layout and size, float32.
 
         Raises:
-            DataError: The frames have another element type or rank.
+            DataError: The frames have a different element type or rank.
             TargetError: `resize` is set and `model_size` is unknown.
         """
         if frames.dtype != self.numpy_dtype or frames.ndim != 4:

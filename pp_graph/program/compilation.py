@@ -108,7 +108,7 @@ def compile_steps(
     outputs: Sequence[Output] = (),
     wanted: Sequence[str] | None = None,
 ) -> CompiledSteps:
-    """Check steps, bind them to the types they read, and move decisions in front of monotone steps.
+    """Check steps, bind them to the types they read, and move decisions ahead of monotone steps.
 
     Args:
         steps: The steps, in order.
@@ -179,7 +179,7 @@ def check_steps(
 
 
 def check_result(step: Step, result: object, value: ValueType) -> None:
-    """Raise `PostProcessorError` if a NumPy reference returned another element type or rank than the step declares."""
+    """Raise `PostProcessorError` if a NumPy reference returned an element type or rank that differs from the step's."""
     rank = value.rank if value.rank_known else None
     if not isinstance(result, np.ndarray) or result.dtype != value.dtype or (rank is not None and result.ndim != rank):
         what = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
@@ -210,10 +210,11 @@ def _check_names(step: Step, types: Mapping[str, ValueType], signature: Signatur
 
 
 def _pulled_back(steps: Sequence[Step], narrow: Mapping[str, str]) -> list[Step]:
-    """Move each decision in front of the monotone step it reads, so that it compares that step's input.
+    """Move each decision ahead of the monotone step it reads, so that it compares that step's input.
 
     A raw value of float16 or bfloat16 may reach the comparison before it is rounded: onnxruntime and OpenVINO compute
-    it in float32 and drop the casts in between. The cutoff lies where rounding does, so both decide alike.
+    it in float32 and drop the casts in between. The cutoff is placed midway between two numbers of the narrow type, so
+    the rounded and the unrounded value give the same decision.
     """
     by_target: dict[str, Step] = {}
     for step in steps:

@@ -106,7 +106,7 @@ class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 def check_output(step: Step, declared: Output, value: ValueType) -> None:
-    """Raise `PostProcessorError` if a step writes other axes or another element type than its output declares."""
+    """Raise `PostProcessorError` if a step writes other axes or a different element type than its output declares."""
     decides = declared.meaning == "decision"
     number = value.dtype == "float32"
     # A deciding step may also write its decision as the numbers 0 and 1.
@@ -129,8 +129,8 @@ def check_output(step: Step, declared: Output, value: ValueType) -> None:
 def _kind(axes: str) -> str:
     """Describe axes in words; empty if there is no short description."""
     if "H" in axes and "W" in axes:
-        return "one value a pixel"
-    return "one value an image" if axes in ("N", "NC") else ""
+        return "one value per pixel"
+    return "one value per image" if axes in ("N", "NC") else ""
 
 
 def describe(

@@ -41,7 +41,7 @@ class Role:
         names: Names that exporters give such outputs, lower case and without folders. They decide if several outputs
             have fitting axes and sizes.
         noun: Noun for messages, such as `score`.
-        meaning: What one number describes, such as `one number an image`.
+        meaning: What one number describes, such as `one number per image`.
         option: Short option that names the output, such as `score_output`; None if only `roles` does.
     """
 

@@ -1,4 +1,4 @@
-"""Quantise the layers of a converted model to int8. Operators behind the last layer stay float32."""
+"""Quantise the layers of a converted model to int8. Operators after the last layer stay float32."""
 
 from __future__ import annotations
 

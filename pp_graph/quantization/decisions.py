@@ -142,7 +142,7 @@ def _sum(counts: Sequence[Counts]) -> Counts:
 
 
 class DecisionCheck:
-    """Measures the decisions of quantised layers together with the float32 part behind them.
+    """Measures the decisions of quantised layers together with the float32 part after them.
 
     Args:
         cut: The model, cut into layers and float32 part.

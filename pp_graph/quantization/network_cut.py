@@ -1,8 +1,8 @@
 """Cut a converted model in two: layers, which can be quantised, and operators that need float32.
 
-Behind the last layer, an anomaly model computes distances, likelihoods or differences of features. Eight bits are not
+After the last layer, an anomaly model computes distances, likelihoods or differences of features. Eight bits are not
 enough for these: they are small differences of large numbers, and they grow with the anomaly, so ranges calibrated on
-normal images clip anomalies. Therefore only layers are quantised, and everything behind the last one stays float32,
+normal images clip anomalies. Therefore only layers are quantised, and everything after the last one stays float32,
 like the post-processing. Layers are recognised by the graph alone, never by names.
 """
 
@@ -81,9 +81,9 @@ class CutModel:
 
 
 def cut_behind_layers(model: ov.Model, provenance: Provenance, float_from: Sequence[str] = ()) -> CutModel:
-    """Cut a model behind the last layer on every path to its outputs. Changes the model in place.
+    """Cut a model after the last layer on every path to its outputs. Changes the model in place.
 
-    A layer mixes channels: it is a convolution, or a product with one matrix for all positions. Not layers are
+    A layer mixes channels: it is a convolution, or a product with one matrix for all positions. These are not layers:
     depthwise convolutions such as blurs, products with a matrix per position (Mahalanobis distances), and products
     whose smallest result is selected (nearest neighbours).
 
@@ -111,9 +111,9 @@ def cut_behind_layers(model: ov.Model, provenance: Provenance, float_from: Seque
     if layers is None or not count_layers(layers):
         raise TargetError(
             "The network has nothing to quantise, expected convolutions or matrix products with weights, and operators "
-            "behind them. Convert with precision f32 or f16"
+            "after them. Convert with precision f32 or f16"
             + (
-                ", or name other tensors behind which it stays f32 (float_from=..., --float-from)."
+                ", or name other tensors after which it stays f32 (float_from=..., --float-from)."
                 if float_from
                 else "."
             )

@@ -36,8 +36,8 @@ class Quantization:
         preset: `performance` for symmetric activations, which are faster and have wider ranges, or `mixed` for
             asymmetric ones, which are more precise if all values have the same sign.
         subset_size: Maximum number of images. An evenly spaced subset is used if there are more.
-        float_from: Names of tensors of the raw model behind which the network stays float32. By default, everything up
-            to the last layer on every path is quantised, and distances computed behind it stay float32.
+        float_from: Names of tensors of the raw model after which the network stays float32. By default, everything up
+            to the last layer on every path is quantised, and distances computed after it stay float32.
         max_drop: Maximum decrease, in [0, 1), of the balanced accuracy of labels and of the F1 of mask pixels. Layers
             that cost too much accuracy stay float32.
         labelled: Images with labels or masks to measure `max_drop` on, in a form that `pp_graph.data.open_labelled`
@@ -100,7 +100,7 @@ def check_quantization(precision: str, quantization: Quantization | None) -> Non
         return
     if quantization is None:
         raise TargetError(
-            "Precision int8 was asked for without calibration data, expected images to measure activations on. "
+            "Precision int8 was requested without calibration data, expected images to measure activations on. "
             "Give quantization=Quantization(images) (--calibration-data FOLDER)."
         )
     open_nncf()

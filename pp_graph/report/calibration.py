@@ -30,6 +30,7 @@ _DARK: Final = {
     "unlabelled": "#9aa0a6",
     "curve": "#2fc49b",
 }
+_METRICS_INTERVAL: Final = "95 % interval (F1, precision, recall: images that each draw leaves out)"
 _STYLE: Final = """
 body { margin: 0 auto; max-width: 1280px; padding: 1rem 1.5rem; color: var(--ink); background: var(--back);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -93,7 +94,7 @@ def _level_section(name: str, level: LevelResult) -> str:
     if level.metrics is not None:
         note = "" if level.metrics.exact else " (scores near the cutoff are counted as one: approximate)"
         tables += [
-            _table(f"At the threshold{note}", _metrics_rows(level.metrics), ("", "", "95 % interval, images left out")),
+            _table(f"At the threshold{note}", _metrics_rows(level.metrics), ("", "", _METRICS_INTERVAL)),
             _table("Confusion matrix", _confusion_rows(level.metrics), ("", "called normal", "called anomalous")),
         ]
     tables.append(_table("How it was calibrated", _record_rows(level)))

@@ -48,7 +48,8 @@ def draw_histogram(axes: Axes, name: str, level: LevelResult) -> None:
     """Draw the scores of each class, with the threshold."""
     histogram = score_histogram(level.counts)
     drawn = np.concatenate(list(histogram.shares.values()))
-    # Spreading intervals over bins gives shares below one score in all bins; they must not set the scale.
+    # Spreading an interval over its bins can leave less than one score per bin; such tiny shares must not decide
+    # whether the axis is logarithmic.
     smallest = max(float(drawn[drawn > 0].min()), 1 / (BINS[1] * int(level.counts.total.sum())))
     largest = float(drawn.max())
     logarithmic = largest > _LOG_FROM * smallest

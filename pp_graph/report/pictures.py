@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 _GAP: Final = 8
 _CAPTION_HEIGHT: Final = 24
-_MAX_OPACITY: Final = 0.7
+_OPACITIES: Final = [round(0.7 * level) for level in range(256)]
+"""Opacity of the heat map at each level of the anomaly map."""
 _OUTLINE: Final = 256
-"""The outline is one pixel wide for each so many pixels of the shorter side."""
-_MASK_COLOR: Final = np.array([255, 40, 40], np.float32)
+"""Pixels of the picture's shorter side per pixel of outline width."""
+_MASK_COLOR: Final = (255, 40, 40)
+_MASK_OPACITIES: Final = [round(0.55 * level) for level in range(256)]
 
 
 def prediction_panel(
@@ -34,11 +36,10 @@ def prediction_panel(
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = image.shape[:2]
-    heat = _heat(anomaly_map, (width, height))
-    anomalous = np.asarray(mask_picture(mask, (width, height))) > 0
-    overlay = image.astype(np.float32)
-    overlay[anomalous] = 0.45 * overlay[anomalous] + 0.55 * _MASK_COLOR
-    parts = [Image.fromarray(image), heat, Image.fromarray(overlay.astype(np.uint8))]
+    picture = Image.fromarray(image)
+    overlay = picture.copy()
+    overlay.paste(_MASK_COLOR, mask=mask_picture(mask, picture.size).point(_MASK_OPACITIES))
+    parts = [picture, _heat(_gray(anomaly_map).resize(picture.size)), overlay]
     panel = Image.new("RGB", (3 * width + 2 * _GAP, height + _CAPTION_HEIGHT), "white")
     ImageDraw.Draw(panel).text((2, 4), caption, fill="black", font=ImageFont.load_default(14))
     for index, part in enumerate(parts):
@@ -76,15 +77,20 @@ def overlay_picture(
     """
     from PIL import Image
 
-    height, width = image.shape[:2]
-    size = (width, height)
-    drawn = image.astype(np.float32)
+    drawn = Image.fromarray(image)
     if anomaly_map is not None:
-        opacity = np.asarray(_gray(anomaly_map).resize(size), np.float32)[..., None] * np.float32(_MAX_OPACITY / 255)
-        drawn += opacity * (np.asarray(_heat(anomaly_map, size), np.float32) - drawn)
-    if mask is not None:
-        drawn[_outline(np.asarray(mask_picture(mask, size)) > 0)] = _MASK_COLOR
-    return Image.fromarray(np.round(drawn).astype(np.uint8))
+        gray = _gray(anomaly_map).resize(drawn.size)
+        drawn = Image.composite(_heat(gray), drawn, gray.point(_OPACITIES))
+    if mask is not None and mask.any():
+        whole = mask_picture(mask, drawn.size)
+        box = whole.getbbox()
+        if box is not None:
+            right, bottom = min(drawn.width, box[2] + 1), min(drawn.height, box[3] + 1)
+            around = (max(0, box[0] - 1), max(0, box[1] - 1), right, bottom)
+            part = whole.crop(around)
+            width = max(1, min(drawn.size) // _OUTLINE)
+            drawn.paste(_MASK_COLOR, around[:2], Image.fromarray(_outline(np.asarray(part) > 0, width)))
+    return drawn
 
 
 def _gray(anomaly_map: npt.NDArray[Any]) -> Image:
@@ -93,17 +99,17 @@ def _gray(anomaly_map: npt.NDArray[Any]) -> Image:
     return Image.fromarray(np.round(np.clip(np.nan_to_num(anomaly_map, nan=1.0), 0, 1) * 255).astype(np.uint8))
 
 
-def _heat(anomaly_map: npt.NDArray[Any], size: tuple[int, int]) -> Image:
+def _heat(gray: Image) -> Image:
     """Colour a map: dark below the threshold at 0.5, warm above."""
     from PIL import ImageOps
 
-    return ImageOps.colorize(_gray(anomaly_map).resize(size), "#10102e", "#fff7c0", mid="#d1495b", midpoint=128)
+    return ImageOps.colorize(gray, "#10102e", "#fff7c0", mid="#d1495b", midpoint=128)
 
 
-def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return the border pixels of a mask, wide enough to be visible at the size of the picture."""
+def _outline(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
+    """Return the pixels of a mask within a distance from its border."""
     inside = mask
-    for _ in range(max(1, min(mask.shape) // _OUTLINE)):
+    for _ in range(width):
         padded = np.pad(inside, 1, mode="edge")
         neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
         inside = np.logical_and.reduce([inside, *neighbours])

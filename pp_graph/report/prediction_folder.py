@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 _MAX_OVERLAY_SIDE: Final = 4096
+_QUALITY: Final = 90
+"""Quality of JPEG overlays. Encoding them as PNG takes 20 times as long as predicting."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,11 @@ def write_predictions(
 ) -> WrittenPredictions:
     """Run a model on images and write its predictions to a folder.
 
-    Pictures are named after the images. Masks (0 and 255) have the size of the image file, or of the model's input for
-    arrays. Overlays have that size up to 4096 pixels on the longer side. Maps are float32 TIFF at the size of the
-    model's map. Outputs that the model does not return are skipped. If several outputs are masks or maps, `pred_mask`
-    and `anomaly_map` come first, and the others get folders with their own names. The folder is written at once when
-    everything is done.
+    Pictures are named after the images. Masks (PNG, 0 and 255) have the size of the image file, or of the model's input
+    for arrays. Overlays (JPEG) have that size up to 4096 pixels on the longer side. Maps (TIFF, float32) have the size
+    of the model's map. Outputs that the model does not return are skipped. If several outputs are masks or maps,
+    `pred_mask` and `anomaly_map` come first, and the others get folders with their own names. The folder is written at
+    once when everything is done.
 
     Args:
         runner: The model.
@@ -165,20 +170,33 @@ def _write_pictures(
     progress: Callable[[int], None] | None,
 ) -> tuple[ImagePrediction, ...]:
     rows: list[ImagePrediction] = []
-    with closing(runner.stream(source.batches())) as results:
+    waiting: deque[Future[None]] = deque()
+    # While this thread decodes, the device predicts, and others draw.
+    workers = os.cpu_count() or 1
+    with (
+        closing(runner.stream(source.batches())) as results,
+        ThreadPoolExecutor(workers, thread_name_prefix="drawing") as pool,
+    ):
         for (start, stop), predictions in zip(source.spans(), results, strict=True):
             checks.add(dict(predictions))
             for index in range(start, stop):
                 values = drawn.of_image(predictions, index - start, stop - start)
                 files = picture_files[index]
                 pictures = {draft / file: folders[folder] for folder, file in files.items()}
-                _draw(runner, source, index, values, drawn, pictures)
+                if pictures:
+                    if len(waiting) >= 2 * workers:
+                        waiting.popleft().result()
+                    # Arrays in a file are read by one thread only.
+                    shown = _rgb_image(runner, source, index) if source.images.files is None else None
+                    waiting.append(pool.submit(_draw, runner, source, index, shown, values, drawn, pictures))
                 further = drawn.further(
                     values, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
                 )
                 rows.append(_row(source.images.names[index], values, drawn, files, further))
             if progress is not None:
                 progress(stop - start)
+        for future in waiting:
+            future.result()
     return tuple(rows)
 
 
@@ -206,30 +224,24 @@ def _draw(
     runner: Runner,
     source: Source,
     index: int,
+    shown: Image | None,
     values: dict[str, Array],
     drawn: DrawnOutputs,
     pictures: dict[Path, Picture],
 ) -> None:
     from PIL import Image
 
-    overlays = any(picture.kind == "overlays" for picture in pictures.values())
-    shown = _rgb_image(runner, source, index) if overlays else None
-    size = None
+    size, files = None, source.images.files or ()
     for file, (kind, name) in pictures.items():
-        if shown is not None and kind == "overlays":
+        if kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
-            overlay_picture(np.asarray(shown), drawn.shown_map(values, runner.provenance), mask).save(file)
+            image = np.asarray(shown or _rgb_image(runner, source, index))
+            overlay_picture(image, drawn.shown_map(values, runner.provenance), mask).save(file, quality=_QUALITY)
         elif name is not None and kind == "maps":
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
         elif name is not None:
-            size = size or _image_size(runner, source, index)
-            mask_picture(values[name], size).save(file)
-
-
-def _image_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
-    if source.images.files is None:
-        return _rgb_image(runner, source, index).size
-    return upright_size(source.images.files[index])[0]
+            size = size or (upright_size(files[index])[0] if shown is None else shown.size)
+            mask_picture(values[name], size).save(file, compress_level=1)
 
 
 def _rgb_image(runner: Runner, source: Source, index: int) -> Image:

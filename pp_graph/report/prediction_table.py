@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 FORMATS: Final = ("csv", "json")
-PICTURES: Final = {"masks": ".png", "overlays": ".png", "maps": ".tiff"}
+PICTURES: Final = {"masks": ".png", "overlays": ".jpg", "maps": ".tiff"}
 """Folders of pictures, with the file extension of their pictures.
 
 If several outputs have pictures of one kind, the first uses this folder, and the others use `<folder>_<output>`.
@@ -144,7 +144,8 @@ def _is_picture_path(name: str) -> bool:
     path = PurePosixPath(name)
     if len(path.parts) < 2 or ".." in path.parts:
         return False
-    return PICTURES.get(path.parts[0].partition("_")[0]) == path.suffix
+    known = PICTURES.get(path.parts[0].partition("_")[0])
+    return known is not None and path.suffix in (known, ".png")  # overlays were PNG once
 
 
 def picture_stems(names: Sequence[str]) -> list[str]:

@@ -12,10 +12,11 @@ import contextlib
 import dataclasses
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
-from pp_graph.errors import OutputFileError
+from pp_graph.errors import OutputFileError, StatisticsWarning
 from pp_graph.fusion import Artifact, FusedModel, Provenance, retuned_program, sensitivities
 from pp_graph.model.onnx_layout import LayoutError
 from pp_graph.model.writing import write_onnx
@@ -122,11 +123,20 @@ def retune(
                 "it out, and save the result."
             )
         changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
+        _warn_of_another_model(statistics, model.provenance)
         return model.with_program(retuned_program(model.provenance, statistics, changes))
     retuning = prepare_retuning(
         model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
     )
+    _warn_of_another_model(statistics, retuning.provenance)
     return retuning.write(output, overwrite=overwrite, inputs=inputs)
+
+
+def _warn_of_another_model(statistics: Statistics | None, provenance: Provenance) -> None:
+    raw = provenance.raw
+    other = None if statistics is None else statistics.of_another_model(raw.sha256, raw.weights)
+    if other is not None:
+        warnings.warn(other, StatisticsWarning, stacklevel=3)
 
 
 def prepare_retuning(

@@ -126,7 +126,7 @@ class IRLayout:
         return patched(self._text, {**offsets, self._provenance_span: _escaped(provenance)})
 
     def _tag(self, start: int) -> tuple[dict[str, str], int]:
-        """Return the attributes of a tag, still escaped, and the position behind it."""
+        """Return the attributes of a tag, still escaped, and the position after it."""
         tag = _TAG.match(self._text, start)
         if tag is None:
             raise LayoutError(f"its tag at byte {start} is not as OpenVINO writes it")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _COPIED_AT_MOST: Final = 16 * 2**20
 """Files up to this size are copied, patched and replaced, which is atomic and takes milliseconds. Larger ones are
-patched in span."""
+patched in place."""
 _LARGEST_ONNX: Final = 2**31 - 1
 
 
@@ -38,7 +38,7 @@ class OnnxEdit:
         provenance: The new provenance.
         size: Bytes of new constants and provenance.
         region: The change.
-        padded: The change with blanks behind the provenance, so that the file does not become shorter.
+        padded: The change with blanks after the provenance, so that the file does not become shorter.
     """
 
     path: Path
@@ -105,7 +105,7 @@ def find_in_onnx(path: Path, program_for: Callable[[Provenance], Program]) -> On
         spans = layout.float_initializers(numbers.old.constants)
         for name, span in spans.items():
             numbers.check(name, data[span.start : span.stop], path)
-        if not set(provenance.adjustable) <= set(layout.input_names()):
+        if not {*provenance.adjustable, *provenance.output_names} <= layout.port_names():
             return None
         if not numbers.only_numbers or len(spans) < len(numbers.old.constants):
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from pp_graph.running.sources import RunnerInput
     from pp_graph.sessions.session import Array
     from pp_graph.statistics import Statistics
+
+
+Piece = tuple[int, int, bool]
+"""A run: its number of images, its batch size, and True for the last of an item."""
 
 
 def load(
@@ -86,6 +91,9 @@ def load(
 class Runner:
     """A model compiled for a device: call it with images, get predictions.
 
+    A model with open sizes is compiled again for the sizes that come (for four at a time), because OpenVINO fuses less
+    with open ones. The first image of a size waits for that. Numbers of two sizes can therefore differ by rounding.
+
     Thread-safe: any number of threads may call and stream at the same time. As with any generator, one that `stream`
     returned belongs to one thread at a time. Do not use a runner across a fork.
 
@@ -130,6 +138,7 @@ class Runner:
             precision=inference_precision,
             performance_hint=mode,
             preprocessing=artifact.provenance.preprocessing,
+            fit_sizes=True,
         )
         self.name = _name(artifact) if name is None else name
         self._fixed = fix_inputs(fixed_inputs, with_batch_axes(self._session.inputs, artifact.provenance.conversion))
@@ -172,7 +181,12 @@ class Runner:
             DataError: There are no images, or they cannot be read or do not fit the model.
             TargetError: The runtime fails.
         """
-        with closing(self._stream([images])) as results:
+        pieces = self._pieces([images])
+        (count, fed, is_all), feeds = first = next(pieces)
+        if is_all:
+            found = to_predictions(self._session.run(feeds), self.provenance)
+            return join_predictions([first_of(found, count, fed, self._raw_axes)], self._raw_axes)
+        with closing(self._joined(chain([first], pieces))) as results:
             return next(results)
 
     def set_thresholds(
@@ -205,8 +219,8 @@ class Runner:
         )
         if not device_profile(self.device).states:
             raise TargetError(
-                f"Device '{self.device}' does not heed states that are set, expected one that does, such as CPU. Load "
-                "the model there, or change the file with pp-graph retune."
+                f"Device '{self.device}' ignores states, so thresholds cannot change at run time. Load the model on "
+                "CPU, or change the file with pp-graph retune."
             )
         changed = not (image_sensitivity is None and pixel_sensitivity is None and statistics is None)
         self._session.set_states(cutoffs if changed else {})
@@ -219,7 +233,8 @@ class Runner:
                 streamed image by image. At most `in_flight` + 1 items are read ahead of the results.
 
         Returns:
-            A generator of one `Predictions` per item, in order, equal to those of separate calls. Finished results are
+            A generator of one `Predictions` per item, in order, equal to those of separate calls (but for rounding, if
+            more than four sizes come). Finished results are
             yielded before the next item is read. Errors are raised after the results of the items before, and leave the
             runner usable. Closing the generator early waits for the requests in flight.
 
@@ -237,16 +252,19 @@ class Runner:
         return self._stream(items)
 
     def _stream(self, items: Iterable[RunnerInput]) -> Generator[Predictions, None, None]:
+        return self._joined(self._pieces(items))
+
+    def _joined(self, pieces: Iterable[tuple[Piece, Mapping[str, Array]]]) -> Generator[Predictions, None, None]:
         parts: list[Predictions] = []
-        with closing(self._session.stream(self._pieces(items))) as results:
+        with closing(self._session.stream(pieces)) as results:
             for (count, fed, ends_item), outputs in results:
                 parts.append(first_of(to_predictions(outputs, self.provenance), count, fed, self._raw_axes))
                 if ends_item:
                     joined, parts = join_predictions(parts, self._raw_axes), []
                     yield joined
 
-    def _pieces(self, items: Iterable[RunnerInput]) -> Iterator[tuple[tuple[int, int, bool], Mapping[str, Array]]]:
-        """Yield the feeds of each run, after its number of images, its batch size, and True for the last of an item."""
+    def _pieces(self, items: Iterable[RunnerInput]) -> Iterator[tuple[Piece, Mapping[str, Array]]]:
+        """Yield the feeds of each run, after its description."""
         for item in items:
             source = open_source(item, self.inputs)
             refuse_twice(source.images, self._fixed)

@@ -164,7 +164,7 @@ def _is_picture(given: Any) -> bool:
 
 
 def _as_array(given: Any) -> Array:
-    """Convert to an array; a PIL image is turned as its EXIF orientation says, as its file would be."""
+    """Convert to an array; a PIL image is turned by its EXIF orientation, as its file would be."""
     return np.asarray(upright(given)[0] if _is_picture(given) else given)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import TargetError, first_line
 from pp_graph.model import ModelInput, RawModel
+from pp_graph.model.graphs import all_values
 from pp_graph.sessions.session import Array, Session
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class OnnxSession(Session):
             self._session = ort.InferenceSession(
                 _loadable(model, probes, options), options, providers=["CPUExecutionProvider"]
             )
+        except TargetError:
+            raise
         except Exception as error:
             name = "the model" if model.source is None else f"'{model.source}'"
             raise TargetError(
@@ -73,6 +76,13 @@ class OnnxSession(Session):
         try:
             return dict(zip(self.outputs, self._session.run(self.outputs, dict(feeds)), strict=True))
         except Exception as error:
+            ports = [*self._session.get_outputs(), *self._session.get_inputs()]
+            narrow = [each.name for each in ports if each.type == "tensor(bfloat16)"]
+            if narrow:
+                raise TargetError(
+                    f"'{narrow[0]}' is bfloat16, expected an element type that NumPy has, since onnxruntime cannot "
+                    "exchange others with Python. Cast the raw model's output to float32."
+                ) from error
             raise TargetError(
                 f"onnxruntime failed on a batch: {first_line(error)}. Do the images have the model's size and layout?"
             ) from error
@@ -91,6 +101,13 @@ def _loadable(model: RawModel, probes: Sequence[str], options: ort.SessionOption
     """Return the model's path, or the serialised graph if it was edited or needs probes as outputs."""
     outputs = {output.name for output in model.model.graph.outputs}
     missing = [name for name in probes if name not in outputs]
+    known = {value.name for value in all_values(model.model.graph)} if missing else set()
+    lost = next((name for name in missing if name not in known), None)
+    if lost is not None:
+        raise TargetError(
+            f"Tensor '{lost}' is not in the model, expected a tensor that the provenance names. The model was changed "
+            "after it was fused: fuse the raw model again."
+        )
     if not missing and model.source is not None and not model.edited:
         return str(model.source)
     proto = model.to_proto()

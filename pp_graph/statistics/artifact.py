@@ -14,12 +14,22 @@ if TYPE_CHECKING:
     from pp_graph.statistics.source import StatisticsFile
 
 
+class _Weights(msgspec.Struct):
+    sample: str
+
+
+class _Raw(msgspec.Struct):
+    sha256: str
+    weights: _Weights | None = None
+
+
 class _Provenance(msgspec.Struct):
     """The fields of `fusion.Provenance` that contain statistics and settings."""
 
     post_processor: str
     parameters: dict[str, Any]
     statistics: Statistics | None
+    raw: _Raw | None = None
 
 
 class ArtifactProvenance(StatisticsFormat):
@@ -47,9 +57,13 @@ class ArtifactProvenance(StatisticsFormat):
         imported = self.statistics(
             file, image, pixel, settings=fused.parameters, notes=[] if origin is None else origin.notes
         )
-        if origin is None or origin.calibration is None or imported.provenance is None:
-            return imported
-        provenance = msgspec.structs.replace(imported.provenance, calibration=origin.calibration)
+        assert imported.provenance is not None
+        provenance = msgspec.structs.replace(
+            imported.provenance,
+            calibration=None if origin is None else origin.calibration,
+            raw_sha256=None if fused.raw is None else fused.raw.sha256,
+            raw_weights=None if fused.raw is None or fused.raw.weights is None else fused.raw.weights.sample,
+        )
         return msgspec.structs.replace(imported, provenance=provenance)
 
 

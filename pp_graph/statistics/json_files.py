@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import StatisticsError
-from pp_graph.statistics.source import StatisticsFormat, as_number
+from pp_graph.statistics.source import StatisticsFormat, as_number, check_known
 from pp_graph.statistics.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ class OwnJSON(StatisticsFormat):
 
     def read(self, file: StatisticsFile) -> Statistics:
         """Read the statistics unchanged."""
-        return Statistics.from_json(file.content)
+        statistics = Statistics.from_json(file.content)
+        check_known(
+            number
+            for level in (statistics.image, statistics.pixel)
+            for number in (level.threshold, level.min, level.max)
+        )
+        return statistics
 
 
 _RANGES: Final = {"image": "pred_scores", "pixel": "anomaly_maps"}

@@ -42,6 +42,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     Attributes:
         model: File name of the model; None if scores were given.
         model_sha256: Hash of the raw `.onnx` it was made from.
+        model_weights: Hash of a sample of its external weights; None if it has none.
         runtime: Readable description of runtime, device and precision.
         device: Device that ran the network; None if scores were given.
         precision: Inference precision of the network; None if unknown.
@@ -56,6 +57,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     model: str | None = None
     model_sha256: str | None = None
+    model_weights: str | None = None
     runtime: str | None = None
     device: str | None = None
     precision: str | None = None
@@ -79,6 +81,8 @@ class StatisticsProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         settings: Settings from that file, as keyword arguments of `OneClassPostProcessor`.
         notes: Notes for the user.
         calibration: Record of the calibration; None if unknown.
+        raw_sha256: Hash of the raw `.onnx` of the artifact that they were read from; None for other sources.
+        raw_weights: Hash of a sample of its external weights.
     """
 
     source: str
@@ -88,3 +92,5 @@ class StatisticsProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     settings: dict[str, Any] = {}
     notes: list[str] = []
     calibration: CalibrationRecord | None = None
+    raw_sha256: str | None = None
+    raw_weights: str | None = None

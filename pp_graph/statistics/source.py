@@ -70,11 +70,7 @@ class StatisticsFormat(ABC):
             settings: Keyword arguments of `OneClassPostProcessor` that the file contains.
             notes: Notes for the user.
         """
-        if all(number is None for number in (*image.values(), *pixel.values())):
-            raise StatisticsError(
-                "it holds no number: threshold, min and max of both levels are unknown, expected at least one. "
-                "Validate or calibrate the model first."
-            )
+        check_known((*image.values(), *pixel.values()))
         return Statistics(
             image=_level("image", image),
             pixel=_level("pixel", pixel),
@@ -86,6 +82,15 @@ class StatisticsFormat(ABC):
                 settings=dict(settings or {}),
                 notes=list(notes),
             ),
+        )
+
+
+def check_known(numbers: Iterable[float | None]) -> None:
+    """Raise `StatisticsError` if all numbers of a file are unknown."""
+    if all(number is None for number in numbers):
+        raise StatisticsError(
+            "it holds no number: threshold, min and max of both levels are unknown, expected at least one. Validate or "
+            "calibrate the model first."
         )
 
 

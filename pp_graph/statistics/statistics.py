@@ -16,6 +16,8 @@ from pp_graph.statistics.provenance import StatisticsProvenance
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pp_graph.model.weights import WeightsRecord
+
 SCHEMA_VERSION = 1
 _FLOAT32_MAX = 3.4028234663852886e38
 _FIELDS = "threshold, min, max (numbers or null)"
@@ -123,20 +125,32 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
         return read_statistics(Path(path))
 
-    def of_another_model(self, raw_sha256: str) -> str | None:
-        """Return a warning if the statistics were calibrated on another raw model; None if not, or if unknown.
+    def of_another_model(self, raw_sha256: str, weights: WeightsRecord | None) -> str | None:
+        """Return a warning if the statistics belong to a different raw model; None if not, or if unknown.
 
         Args:
-            raw_sha256: Hash of the raw model they are used for.
+            raw_sha256: Hash of the raw `.onnx` they are used for.
+            weights: Its external weights; None if it has none.
         """
-        record = None if self.provenance is None else self.provenance.calibration
-        if record is None or record.model_sha256 in (None, raw_sha256):
+        origin = self.provenance
+        if origin is None:
             return None
-        own = "" if record.model is None else f"'{record.model}', "
+        record = origin.calibration
+        if record is not None and record.model_sha256 is not None:
+            verb, file, theirs = "were calibrated on", record.model, (record.model_sha256, record.model_weights)
+        elif origin.raw_sha256 is not None:
+            verb, file, theirs = "come from an artifact of", origin.file, (origin.raw_sha256, origin.raw_weights)
+        else:
+            return None
+        own = (raw_sha256, None if weights is None else weights.sample)
+        if theirs[0] == own[0] and (None in (theirs[1], own[1]) or theirs[1] == own[1]):
+            return None
+        kind, index = ("sha256", 0) if theirs[0] != own[0] else ("hash of external weights", 1)
+        named = "" if file is None else f"'{file}', "
         return (
-            f"The statistics were calibrated on another model ({own}sha256 {str(record.model_sha256)[:12]}) than this "
-            f"one (sha256 {raw_sha256[:12]}), so thresholds may not fit. Calibrate this model: pp-graph calibrate "
-            "RAW.onnx --data IMAGES -o stats.json"
+            f"The statistics {verb} a different model ({named}{kind} {str(theirs[index])[:12]}) than this one ({kind} "
+            f"{str(own[index])[:12]}), so thresholds may not fit. Calibrate this model: pp-graph calibrate RAW.onnx "
+            "--data IMAGES -o stats.json"
         )
 
     @classmethod

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 LARGEST_PARAMETER: Final = 2.0**100
-"""Largest magnitude of a parameter. The smallest width is its reciprocal.
+"""Largest magnitude of a parameter; raw values are not limited. The smallest width is its reciprocal.
 
 OpenVINO divides by multiplying with the reciprocal, and flushes numbers below 1.2e-38 to 0. Within these bounds,
 neither a parameter nor its reciprocal nor a product of two sensible parameters is that small.
 """
 BEYOND: Final = np.float32(2.0**120)
-"""Above all numbers at which a step still changes."""
+"""A number so large that every bounded step has reached its upper bound there."""
 
 
 class BoundedStep(MonotoneStep):
@@ -109,6 +109,6 @@ def as_width(number: float, what: str) -> float:
     if not 1 / LARGEST_PARAMETER <= number <= LARGEST_PARAMETER:
         raise PostProcessorError(
             f"{what} is {number}, expected a number from {1 / LARGEST_PARAMETER:.4g} to {LARGEST_PARAMETER:.4g}: "
-            "not every runtime divides by others in float32."
+            "dividing by numbers outside this range underflows in some runtimes."
         )
     return float(number)

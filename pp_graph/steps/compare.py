@@ -96,12 +96,15 @@ def is_subnormal(numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 
 def normal_below(subnormal_cutoffs: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """The largest number below each subnormal cutoff that is not subnormal."""
+    """Return the largest number below each subnormal cutoff that is not itself subnormal."""
     return np.where(np.asarray(subnormal_cutoffs) > 0, np.float32(0), -SMALLEST_NORMAL)
 
 
 def is_blurred(cutoffs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Mark subnormal cutoffs with other subnormals just below them, which graphs decide differently."""
+    """Mark subnormal cutoffs that have subnormal numbers between themselves and `normal_below`.
+
+    The graph calls those numbers anomalous, the reference normal.
+    """
     apart: npt.NDArray[np.bool_] = np.nextafter(normal_below(cutoffs), np.float32(np.inf)) != np.asarray(cutoffs)
     return is_subnormal(cutoffs) & apart
 

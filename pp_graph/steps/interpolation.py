@@ -48,7 +48,7 @@ class Knots:
         width = np.diff(ends)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             slopes = np.where(width > 0, np.diff(self.values) / width, 0.0)
-        # A steeper segment is too narrow to matter: float32 has no slope for it.
+        # Steeper segments are narrower than the spacing of float32 numbers, so capping their slope changes nothing.
         slopes = np.minimum(slopes, float(np.finfo(np.float32).max))
         return (
             np.concatenate([ends[:1], ends]),
@@ -184,7 +184,7 @@ class PiecewiseLinear(KnotStep):
 
 @dataclass(frozen=True)
 class QuantileMap(KnotStep):
-    """The share of calibrated values that a raw value reaches, between quantiles that are spread evenly.
+    """Map a raw value to the share of calibrated values at or below it, interpolated between evenly spaced quantiles.
 
     The first of K quantiles, the minimum, maps to 0, quantile k to `k / (K - 1)`, and the last, the maximum, to 1.
     Between them the step interpolates linearly in float64 and rounds once to float32. Source: scikit-learn,

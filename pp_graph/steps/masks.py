@@ -142,7 +142,9 @@ class MorphologyStep(Step):
 
 @dataclass(frozen=True)
 class DilateMask(MorphologyStep):
-    """Call a pixel anomalous if any in its neighbourhood is: regions grow. See `MorphologyStep` for fields.
+    """Call a pixel anomalous if any in its neighbourhood is: regions grow.
+
+    See `MorphologyStep` for the fields.
 
     Source: `cv2.dilate`, `scipy.ndimage.binary_dilation`.
     """
@@ -152,7 +154,9 @@ class DilateMask(MorphologyStep):
 
 @dataclass(frozen=True)
 class ErodeMask(MorphologyStep):
-    """Call a pixel anomalous if all in its neighbourhood are: regions shrink. See `MorphologyStep` for fields.
+    """Call a pixel anomalous if all in its neighbourhood are: regions shrink.
+
+    See `MorphologyStep` for the fields.
 
     Source: `cv2.erode`, `scipy.ndimage.binary_erosion(border_value=1)`.
     """
@@ -162,7 +166,9 @@ class ErodeMask(MorphologyStep):
 
 @dataclass(frozen=True)
 class OpenMask(MorphologyStep):
-    """Erode, then dilate: what is too thin for the neighbourhood vanishes. See `MorphologyStep` for fields.
+    """Erode, then dilate: what is too thin for the neighbourhood vanishes.
+
+    See `MorphologyStep` for the fields.
 
     Source: `cv2.morphologyEx` with `MORPH_OPEN`.
     """
@@ -172,7 +178,9 @@ class OpenMask(MorphologyStep):
 
 @dataclass(frozen=True)
 class CloseMask(MorphologyStep):
-    """Dilate, then erode: gaps too narrow for the neighbourhood are filled. See `MorphologyStep` for fields.
+    """Dilate, then erode: gaps too narrow for the neighbourhood are filled.
+
+    See `MorphologyStep` for the fields.
 
     Source: `cv2.morphologyEx` with `MORPH_CLOSE`.
     """

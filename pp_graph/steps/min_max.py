@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
 _LARGEST_FOLDED_OFFSET: Final = 4
-"""Up to this |offset| / width, OpenVINO may fold `(x - offset) / width` into one multiply-add.
+"""Largest |offset| / width at which we let OpenVINO fold `(x - offset) / width` into one multiply-add.
 
-Largest error of a normalised value in OpenVINO 2026.4 on CPU: 3e-7 at 4, 5e-7 at 8, 4e-6 at 100. Without folding it is
-6e-8 at any offset.
+Above it, an operator without effect prevents the folding. Largest error of a normalised value in OpenVINO 2026.4 on
+CPU: 3e-7 at 4, 5e-7 at 8, 4e-6 at 100. Without folding it is 6e-8 at any offset.
 """
 
 

@@ -84,17 +84,16 @@ _SATURATED: Final = 104
 
 @dataclass(frozen=True)
 class PlattScaling(BoundedStep):
-    """A probability from a score: `1 / (1 + exp(-(slope * x + intercept)))`, in float64 and rounded once to float32.
+    """Map a score to a probability: `1 / (1 + exp(-(slope * x + intercept)))`, in float64 and rounded once to float32.
 
-    Source: Platt, "Probabilistic outputs for support vector machines", 1999. His A and B, `a_` and `b_` of
-        scikit-learn's
-    `CalibratedClassifierCV(method="sigmoid")`, have the opposite sign: `slope = -a_`, `intercept = -b_`. `coef_` and
-    `intercept_` of a logistic regression on the score have the same sign.
+    Source: Platt, "Probabilistic outputs for support vector machines", 1999. Platt's A and B (`a_` and `b_` in
+    scikit-learn's `CalibratedClassifierCV(method="sigmoid")`) have the opposite sign: `slope = -a_`,
+    `intercept = -b_`. `coef_` and `intercept_` of a logistic regression on the score have the same sign.
 
     Attributes:
         source: Name of the score or map; any shape, float32.
         target: Name of the probability; same shape, float32, in [0, 1].
-        slope: Increase of the logit per unit of the score; above 0, as larger scores are more anomalous.
+        slope: Increase of the logit per unit of the score; above 0, because larger scores are more anomalous.
         intercept: Logit of a score of 0.
         on_nan: Result for NaN: 1 with `"anomalous"`, 0 with `"normal"`.
 
@@ -144,8 +143,7 @@ class Temperature(MonotoneStep):
     """Divide logits by a temperature: `x / T`, in float32; also of several classes.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017. The temperature is fitted on validation data;
-        a
-    sigmoid or softmax follows. NaN and infinities pass through unchanged. A result beyond the largest float32 is
+    a sigmoid or softmax follows. NaN and infinities pass through unchanged. A result beyond the largest float32 is
     infinite.
 
     Attributes:
@@ -200,7 +198,7 @@ _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 @dataclass(frozen=True)
 class GaussianCDF(BoundedStep):
-    """The share of a normal distribution below a raw value: `Phi((x - mean) / std)`, in float64, rounded once.
+    """Map a value to the share of a normal distribution below it: `Phi((x - mean) / std)`, in float64, rounded once.
 
     Source: `torch.distributions.Normal.cdf`. The `cdf` normalisation of Anomalib up to 1.x applies it to the logarithm
     of the raw value.
@@ -248,8 +246,7 @@ class GaussianCDF(BoundedStep):
 
         `erfc(w) = t * exp(polynomial(t) - w * w)` with `t = 1 / (1 + w / 2)` has a relative error of at most 1.2e-7;
         source: Press et al., "Numerical Recipes", 6.2. With the operator Erf, `1 + erf(-w)` would cancel digits, so
-            that
-        small results would be noise, and OpenVINO 2026.4 adds an error of 4e-7.
+        that small results would be noise, and OpenVINO 2026.4 adds an error of 4e-7.
         """
 
         def constant(number: float, name: str) -> ir.Value:

@@ -268,7 +268,7 @@ _LARGEST: Final = 2**30 - 1
 
 @dataclass(frozen=True)
 class RemoveSmallRegions(RegionStep):
-    """Keep the regions of a mask that have at least so many pixels, and no others.
+    """Keep the regions of a mask that have at least `min_area` pixels, and no others.
 
     Source: `skimage.morphology.remove_small_objects` with `min_size` (`max_size = min_area - 1` from scikit-image 0.26
     on), and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. See `pp_graph.steps.regions` for the algorithm

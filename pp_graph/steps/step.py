@@ -79,9 +79,9 @@ class Accepts:
     def refusal(self, value: ValueType) -> str | None:
         """Describe what was expected instead of this type; None if it fits."""
         if "H" in self.needs and not value.per_pixel:
-            return "a map, one value a pixel"
+            return "a map, one value per pixel"
         if any(axis in value.axes for axis in self.lacks):
-            return "one value an image, not a map" if "H" in self.lacks else f"no axis {' or '.join(self.lacks)}"
+            return "one value per image, not a map" if "H" in self.lacks else f"no axis {' or '.join(self.lacks)}"
         if self.axes and value.axes not in self.axes:
             return f"the axes {' or '.join(map(pattern, self.axes))}"
         if value.dtype not in self.dtypes:
@@ -133,6 +133,7 @@ class Step(ABC):
         exact: True if every runtime computes the same bits. Otherwise `verify` reads the output from the runtime,
             checks decisions on these numbers, and counts other flips as drift.
         pointwise: True if each number depends only on the number at the same place.
+        defines_nan: True if every runtime gives the same for NaN.
         keeps_scale: True if the output has the scale of the first input; see `output_scale`.
         accepts: Requirements for each input, in the order of `reads`.
         settled: Fields that `bind` sets, rather than the user.
@@ -140,6 +141,7 @@ class Step(ABC):
 
     exact: ClassVar[bool] = True
     pointwise: ClassVar[bool] = True
+    defines_nan: ClassVar[bool] = True
     keeps_scale: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (NUMBERS,)
     settled: ClassVar[frozenset[str]] = frozenset({"axes"})

@@ -92,7 +92,7 @@ class ValueType:
         return dataclasses.replace(self, axes="".join(axis for axis, _ in kept), sizes=tuple(size for _, size in kept))
 
     def as_dtype(self, dtype: str) -> ValueType:
-        """Return the type with another element type."""
+        """Return the type with a different element type."""
         return dataclasses.replace(self, dtype=dtype)  # type: ignore[arg-type]
 
     def example_shape(self, *, batch: int = 1, **usual: int) -> tuple[int, ...]:

@@ -38,7 +38,8 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
     """Return the raw values to test, finite ones first, NaN last.
 
     Subnormal numbers are left out if runtimes may flush them; see `pp_graph.steps.compare`. -inf is left out if steps
-    read neighbours: OpenVINO reduces a map of only -inf to the lowest finite number.
+    read neighbours: OpenVINO reduces a map of only -inf to the lowest finite number. NaN is left out if a step leaves
+    its result to the runtime.
     """
     points = [0.0, 1.0, -1.0]
     spans = []
@@ -46,8 +47,8 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
         if not compare.per_pixel:
             points += [float(cutoff) for cutoff in compare.cutoffs.ravel() if not np.isnan(cutoff)]
             points += [float(number) for number in compare.levels.ravel()]
-    # With a cutoff for each pixel, every value becomes an image of the model's full size.
-    count = 3 if _sized(program) else _SAMPLES
+    # Every value may become an image of the model's full size.
+    count = 3 if _needs_whole_maps(program) else _SAMPLES
     for step in program.steps:
         normalizer = step.normalizer if isinstance(step, DecidingStep) else step
         if isinstance(normalizer, MonotoneStep) and normalizer.bends:
@@ -68,13 +69,20 @@ def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.
     if provenance.adjustable or any(is_blurred(compare.cutoffs).any() for compare in program.comparisons.values()):
         near = near[~is_subnormal(near)]
     pointwise = all(step.pointwise for step in program.steps)
-    ends = [np.inf, -np.inf, np.nan] if pointwise else [np.inf, np.nan]
+    ends = [np.inf, -np.inf] if pointwise else [np.inf]
+    if all(step.defines_nan for step in program.steps):
+        ends.append(np.nan)
     return np.concatenate([np.unique(near[np.isfinite(near)]), np.array(ends, np.float32)])
 
 
 def _sized(program: Program) -> list[DecidingStep]:
     """Return the comparisons with a cutoff for each pixel."""
     return [step for step in program.comparisons.values() if step.per_pixel]
+
+
+def _needs_whole_maps(program: Program) -> bool:
+    """Return True if maps must have the model's size: for a cutoff per pixel, or a module exported for that size."""
+    return bool(_sized(program)) or not all(step.defines_nan for step in program.steps)
 
 
 def _fed(step: Step, program: Program, roles: Container[str]) -> str | None:
@@ -91,7 +99,7 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
     values = boundary_values(provenance, program)
     types = {name: program.types[name] for name in provenance.tensors}
     needed = program.needed([output.name for output in program.predicted], provenance.tensors)
-    sized = _sized(program)
+    sized, whole = _sized(program), _needs_whole_maps(program)
     side = max(_MIN_SIDE, *(2 * step.least_size for step in needed)) if any(not s.pointwise for s in needed) else 1
     if side > 1:
         # Sorted neighbours would be close in value and rarely get different decisions.
@@ -100,7 +108,7 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
     shapes: dict[str, tuple[int, ...]] = {}
     for name, value in types.items():
         # If the rank is unknown, feed the most common one.
-        height, width = value.map_size if sized and value.map_size is not None else (side, side)
+        height, width = value.map_size if whole and value.map_size is not None else (side, side)
         fed = value.resized(H=height, W=width) if value.per_pixel else value
         shapes[name] = fed.example_shape()[1:]
     arrays = {}

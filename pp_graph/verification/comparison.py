@@ -41,7 +41,7 @@ class Side:
 
 
 def check_form(name: str, found: Mapping[str, Array], expected: Array) -> None:
-    """Raise `TargetError` if an output is missing, or has another shape or element type than expected."""
+    """Raise `TargetError` if an output is missing, or has a different shape or element type than expected."""
     if name not in found:
         raise TargetError(
             f"The artifact has no output '{name}', which its provenance lists. It was changed after it was "
@@ -191,7 +191,7 @@ class Comparison:
             start: Index of the first image.
 
         Raises:
-            TargetError: An output is missing, or of another shape or element type.
+            TargetError: An output is missing, or of a different shape or element type.
         """
         self._checks.add(shipped)
         if self._map is not None:

@@ -28,9 +28,9 @@ MAX_LABEL_FLIPS: Final = 0
 """Default limit of labels that drift flips. A flipped label is a bad part shipped, or a line stopped."""
 MAX_PIXEL_FLIPS: Final = "0.1%"
 """Default limit of pixels that drift flips. In bf16, 0.02 % to 0.03 % flip along the borders of regions on the demo
-model, within 1 % of the range from the threshold; more points to something else than rounding."""
+model, within 1 % of the range from the threshold; more points to a cause other than rounding."""
 LARGE_DRIFT: Final = 0.01
-"""Drift of a raw value is named from this share of the calibrated range on, even if it flips nothing."""
+"""Largest drift of a raw value, as a share of the calibrated range, that gives no warning."""
 
 _MAX_LISTED_FLIPS: Final = 1000
 """Flips that `to_dict` lists for each output and cause, the furthest from the cutoff first."""
@@ -380,7 +380,7 @@ class VerificationReport:
 
     @property
     def verdict(self) -> str:
-        """One sentence that says what the result means."""
+        """One sentence that explains the result."""
         drifted = [drift for drift in self.drift if drift.flips]
         if self.postprocessing_failures:
             return (
@@ -389,8 +389,8 @@ class VerificationReport:
             )
         if self.failures:
             return (
-                "FAILED: the post-processing is exact, but the network in the artifact computes other raw values, and "
-                "that changes more decisions than allowed. Run or convert it in a higher precision "
+                "FAILED: the post-processing is exact, but the network in the artifact computes different raw values, "
+                "and that changes more decisions than allowed. Run or convert it in a higher precision "
                 "(--inference-precision f32, --precision f32), or calibrate on this artifact (pp-graph calibrate "
                 "ARTIFACT --data ... --retune ...)."
             )
@@ -398,9 +398,9 @@ class VerificationReport:
             return "PASSED: the numbers agree. The artifact makes no decisions."
         if drifted:
             return (
-                "PASSED: the post-processing is exact. The network in the artifact computes slightly other raw values: "
-                f"{' and '.join(f'{drift.flips:,} of {drift.total:,} {drift.kind}' for drift in drifted)} changed, "
-                "within the limit."
+                "PASSED: the post-processing is exact. The network in the artifact computes slightly different raw "
+                f"values: {' and '.join(f'{drift.flips:,} of {drift.total:,} {drift.kind}' for drift in drifted)} "
+                "changed, within the limit."
             )
         return f"PASSED: all decisions about these {self.images:,} images are those of the raw model."
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images
+from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images, read_ahead
 from pp_graph.errors import DataError, ModelError
 from pp_graph.fusion import Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
@@ -112,9 +112,7 @@ def verify(
     source = feed_model(opened_images, wanted, fixed_inputs)
     size = choose_batch_size(wanted, batch_size)
     frame_range = (np.inf, -np.inf)
-    for start in range(0, len(source), size):
-        stop = min(start + size, len(source))
-        feeds = source.read(start, stop, wanted)
+    for start, stop, feeds in read_ahead(source, wanted, size):
         if provenance.preprocessing is not None:
             frames = feeds[provenance.preprocessing.input or ""]
             frame_range = (min(frame_range[0], float(frames.min())), max(frame_range[1], float(frames.max())))
@@ -132,7 +130,7 @@ def verify(
         reference=f"{reference.session.description} and the NumPy reference",
         names=source.names,
         island=session.island,
-        raw_matches=opened.sha256 == provenance.raw.sha256,
+        raw_matches=opened.sha256 == provenance.raw.sha256 and _has_weights(opened, provenance),
         max_label_flips=label_limit,
         max_pixel_flips=pixel_limit,
         warnings=(*describe_warnings(provenance), *range_warnings(provenance.preprocessing, *frame_range)),
@@ -155,12 +153,18 @@ def _check_raw(raw: RawModel, provenance: Provenance, *, other_raw: bool) -> Non
             "(other_raw=True)."
         )
     weights = provenance.raw.weights
-    if not other_raw and weights is not None and weights_record(raw.external_tensors()) != weights:
+    if not other_raw and weights is not None and not _has_weights(raw, provenance):
         raise ModelError(
             f"{name} has the graph of the model that the artifact was made from, and other external weights, expected "
             f"{weights.size:,} bytes with hash {weights.sample[:12]}. Copy the weights that belong to it beside it, or "
             "compare with these with --other-raw (other_raw=True)."
         )
+
+
+def _has_weights(raw: RawModel, provenance: Provenance) -> bool:
+    """Return True if the external weights are those of the raw model that was fused, as far as it had any."""
+    weights = provenance.raw.weights
+    return weights is None or weights_record(raw.external_tensors()) == weights
 
 
 def _verify_boundary(artifact: Artifact, device: str, precision: str | None) -> BoundaryReport:

@@ -319,12 +319,12 @@ def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str]
     assert run(["verify", "raw.onnx", "tuned.xml", "--data", "images"]) == 0
     capfd.readouterr()
     for arguments, message in (
-        (["model.xml", "-o", "t.xml"], "Nothing is to be changed: give --stats"),
+        (["model.xml", "-o", "t.xml"], "There is nothing to change: give --stats"),
         (
             ["model.xml", "--image-sensitivity", "1.5", "-o", "t.xml"],
             "image_sensitivity is 1.5, expected a number from 0",
         ),
-        (["model.xml", "--image-sensitivity", "0.4", "-o", "t.onnx"], "ends in '.onnx', expected '.xml' as MODEL"),
+        (["model.xml", "--image-sensitivity", "0.4", "-o", "t.onnx"], "ends in '.onnx', expected '.xml', the ending"),
         (["model.xml", "--image-sensitivity", "0.4", "-o", "model.xml", "--force"], "is an input of this command"),
         (["raw.onnx", "--image-sensitivity", "0.4", "-o", "t.onnx"], "carries no pp_graph provenance"),
     ):
@@ -503,7 +503,7 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["model.xml", "--data", "images", "-o", "q.bin", "--retune", "q.xml"], "Two outputs have the same name"),
         (["--stats", "stats.json", "-o", "o.json", "--report", "r.html"], "--report plots scores, and --stats has none"),
         (["raw.onnx", "--data", "images", "--retune", "t.onnx"], "carries no pp_graph provenance"),
-        (["model.xml", "--data", "images", "--retune", "t.onnx"], "ends in '.onnx', expected '.xml' as MODEL"),
+        (["model.xml", "--data", "images", "--retune", "t.onnx"], "ends in '.onnx', expected '.xml', the ending"),
         (["model.xml", "--data", "images", "--retune", "model.xml"], "is an input of this command"),
         (["raw.onnx", "--data", "images", "-o", "stats.json"], "'stats.json' exists already. Use --force"),
         (["raw.onnx", "--data", "images", "--report", "a.png", "--report", "a.png"], "Two outputs have the same name"),
@@ -519,8 +519,8 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["--scores", "raw.onnx"], "are a '.onnx' file, expected .npz, .csv or .parquet"),
         (["--stats", "raw.onnx", "-o", "o.json"], "Statistics file 'raw.onnx'"),
         (["raw.onnx", "--data", "images", "--inference-precision", "bf16"], "without a device, expected f32"),
-        (["--scores", "preds.npz", "--device", "GPU"], "--device has no meaning with --scores"),
-        (["--stats", "stats.json", "-o", "o.json", "--image-method", "evt"], "--image-method has no meaning with --stats"),
+        (["--scores", "preds.npz", "--device", "GPU"], "--device has no effect with --scores"),
+        (["--stats", "stats.json", "-o", "o.json", "--image-method", "evt"], "--image-method has no effect with --stats"),
         (["raw.onnx", "--data", "images", "--image-method", "fpr:rate=1,rate=0"], "'rate' is given twice"),
         (["raw.onnx", "--data", "images", "--report", "r.pdf"], "ends in '.pdf', expected '.html' or '.png'"),
         (["raw.onnx", "--data", "images", "-o", "images/good/00.png", "--force"], "is an input of this command"),
@@ -542,8 +542,8 @@ def test_bad_input(work: Path, capfd: pytest.CaptureFixture[str], arguments: lis
     [
         ({"pred_score": np.ones(3)}, "expected a label or mask under one of the names label, gt_label"),
         ({"label": np.ones(3)}, "expected a score or map under one of the names pred_score"),
-        ({"pred_score": np.ones(3), "label": np.ones(2)}, r"'pred_score' \(3,\), 'label' \(2,\), expected as many"),
-        ({"pred_score": np.ones(0), "label": np.ones(0)}, "and at least one"),
+        ({"pred_score": np.ones(3), "label": np.ones(2)}, r"'pred_score' \(3,\), 'label' \(2,\), expected arrays of"),
+        ({"pred_score": np.ones(0), "label": np.ones(0)}, "the same length, at least 1"),
         ({"pred_score": np.ones(3), "score": np.ones(3), "label": np.ones(3)}, "'pred_score' and 'score', expected one score"),
         ({"pred_score": np.array(["a"] * 3), "label": np.ones(3)}, "Scores hold <U1, expected floating-point"),
         ({"pred_score": np.array([{}, {}], object), "label": np.ones(2)}, "'pred_score' in .* holds Python objects"),

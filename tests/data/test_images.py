@@ -260,3 +260,15 @@ def test_arrays_that_lie_about_their_size(tmp_path: Path) -> None:
         open_images(npz(form.format("|S0", 10**12), b""))
     with pytest.raises(DataError, match=r"of shape \(1000000000000, 0\), expected numbers, with at least one pixel"):
         open_images(npz(form.format("<f4", "1000000000000, 0"), b""))
+
+
+@pytest.mark.parametrize("ending", ["gif", "tiff", "webp", "png"])
+def test_several_frames_are_noted(tmp_path: Path, ending: str) -> None:
+    frames = [Image.new("L", (6, 4), level) for level in (0, 120, 240)]
+    frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
+    images = open_images(tmp_path)
+    found = images.read(0, 1, [ModelInput("image", "float32", ("N", 1, 4, 6))])["image"]
+    assert found.max() == 0
+    assert images.notes == (
+        f"1 of 1 images have several frames or pages, such as 'a.{ending}', of which the first was read",
+    )

@@ -54,7 +54,7 @@ def test_folders_say_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (root / "ground_truth").rename(root / "Ground_Truth")
     assert open_labelled(root).masks(0, 1, None)[0].sum() == 6
     (root / "test" / "good" / "2.png").symlink_to(root / "nowhere.png")
-    with pytest.raises(DataError, match="2.png' is a link that leads nowhere, expected a file"):
+    with pytest.raises(DataError, match="2.png' is a broken link, expected a file"):
         open_labelled(root)
 
 
@@ -77,7 +77,7 @@ def test_links_to_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (root / name).symlink_to(root / "bent", target_is_directory=True)
     assert open_labelled(root).kinds == {"again": 2, "bent": 2, "good": 2, "zzz": 2}
     (root / "lost").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="lost' is a link that leads nowhere"):
+    with pytest.raises(DataError, match="lost' is a broken link"):
         open_labelled(root)
     (root / "lost").unlink()
     (tmp_path / "here").mkdir()
@@ -253,3 +253,25 @@ def test_files_in_the_mask_folder_that_are_not_read(tmp_path: Path) -> None:
         "files in ground_truth that are not images and were skipped: 1 .xcf",
         "anomalous images without a mask: 1 of 2",
     )
+
+
+def test_masks_beside_images_come_before_a_ground_truth(tmp_path: Path) -> None:
+    for kind in ("good", "bent"):
+        gray(tmp_path / "images" / kind / "0.png", np.zeros((8, 8)))
+    gray(tmp_path / "masks" / "bent" / "0.png", np.eye(8))
+    gray(tmp_path / "ground_truth" / "bent" / "0.png", np.ones((8, 8)))
+    labelled = open_labelled(tmp_path / "images")
+    assert [None if mask is None else int(mask.sum()) for mask in labelled.masks(0, 2, None)] == [8, None]
+    assert labelled.notes == ("masks were read from 'masks' and not from 'ground_truth'; --masks DIR chooses",)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "others"),
+    [("labels", "label", ["mask"]), ("gt_label", "label", ["mask"]), ("masks", "mask", ["label"])],
+)
+def test_misnamed_arrays_are_refused(name: str, wanted: str, others: list[str]) -> None:
+    known = {"label": np.ones(2), "mask": np.ones((2, 8, 8))}
+    arrays = {"image": np.zeros((2, 3, 8, 8)), name: known[wanted], **{other: known[other] for other in others}}
+    with pytest.raises(DataError, match=f"Array '{name}' in the data would not be read, expected the name '{wanted}'"):
+        open_labelled(arrays)
+    assert open_labelled({**arrays, wanted: known[wanted]})

@@ -14,7 +14,7 @@ import pytest
 
 import pp_graph as pp
 from pp_graph.cli import run
-from pp_graph.errors import ModelError, ProvenanceError, StatisticsError, TargetError
+from pp_graph.errors import ModelError, ProvenanceError, StatisticsError, StatisticsWarning, TargetError
 from pp_graph.fusion import METADATA_KEY
 from pp_graph.statistics import CalibrationRecord, StatisticsProvenance
 from tests.conftest import DEMO
@@ -34,25 +34,26 @@ def calibrated_on(sha256: str) -> pp.Statistics:
 def test_statistics_of_another_model(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     raw = pp.RawModel.open(DEMO / "raw.onnx")
     other = pp.OneClassPostProcessor(calibrated_on("0123456789abcdef" * 4))
-    (note,) = pp.fuse(DEMO / "raw.onnx", other).notes
+    with pytest.warns(StatisticsWarning, match="calibrated on a different model"):
+        (note,) = pp.fuse(DEMO / "raw.onnx", other).notes
     assert note.startswith(
-        "The statistics were calibrated on another model ('old.onnx', sha256 0123456789ab) than this one"
+        "The statistics were calibrated on a different model ('old.onnx', sha256 0123456789ab) than this one"
     )
     assert raw.sha256[:12] in note
     assert "pp-graph calibrate RAW.onnx" in note
-    with pytest.raises(StatisticsError, match="calibrated on another model"):
+    with pytest.raises(StatisticsError, match="calibrated on a different model"):
         pp.fuse(DEMO / "raw.onnx", other, strict=True)
     assert not pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(calibrated_on(raw.sha256)), strict=True).notes
     assert not pp.fuse(DEMO / "raw.onnx", POST, strict=True).notes
     other.statistics.save(tmp_path / "own.json")
     fuse = ["fuse", str(DEMO / "raw.onnx"), "--stats", str(tmp_path / "own.json"), "-o", str(tmp_path / "f.onnx")]
     assert run([*fuse, "--strict"]) == 2
-    assert "calibrated on another model" in capfd.readouterr().err
+    assert "calibrated on a different model" in capfd.readouterr().err
     assert not (tmp_path / "f.onnx").exists()
     assert run(fuse) == 0
-    assert "calibrated on another model" in capfd.readouterr().err
+    assert "calibrated on a different model" in capfd.readouterr().err
     assert run(["retune", str(tmp_path / "f.onnx"), "--stats", str(tmp_path / "own.json")]) == 0
-    assert "Warning: The statistics were calibrated on another model" in capfd.readouterr().err
+    assert "Warning: The statistics were calibrated on a different model" in capfd.readouterr().err
 
 
 def with_weights(path: Path, seed: int) -> Path:
@@ -84,7 +85,88 @@ def test_weights_of_another_run(tmp_path: Path) -> None:
         ModelError, match="has the graph of the model that the artifact was made from, and other external"
     ):
         pp.verify(raw, artifact, IMAGE)
+    assert not pp.verify(raw, artifact, IMAGE, other_raw=True).raw_matches
     assert pp.FusedModel.load(copied)
+
+
+def test_statistics_of_another_run_with_the_same_graph(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """The hash of the graph does not tell them apart, the weights beside it do."""
+    for training in ("first", "second"):
+        (tmp_path / training).mkdir()
+    raw, other = with_weights(tmp_path / "first" / "raw.onnx", 0), with_weights(tmp_path / "second" / "raw.onnx", 1)
+    assert raw.read_bytes() == other.read_bytes()
+    data = {"image": IMAGE, "label": np.arange(len(IMAGE)) % 2}
+    np.savez(tmp_path / "data.npz", **data)
+    calibrated = pp.calibrate(raw, tmp_path / "data.npz", image="max-normal", pixel="max-normal").statistics
+    post = pp.OneClassPostProcessor(calibrated, normalize=False)
+    with pytest.warns(StatisticsWarning):
+        found = pp.fuse(other, post).notes
+    assert any("a different model ('raw.onnx', hash of external weights" in note for note in found), found
+    with pytest.raises(StatisticsError, match="calibrated on a different model"):
+        pp.fuse(other, post, strict=True)
+    assert pp.fuse(raw, post, strict=True)
+    artifact = pp.convert(pp.fuse(raw, post)).save(tmp_path / "model.xml")
+    assert pp.calibrate(
+        artifact, tmp_path / "data.npz", image="max-normal", pixel="max-normal"
+    ).statistics.of_another_model(pp.RawModel.open(other).sha256, pp.fuse(other, POST).provenance.raw.weights)
+    fused = pp.fuse(raw, POST).save(tmp_path / "first" / "fused.onnx")
+    shutil.copy(other.with_suffix(".data"), raw.with_suffix(".data"))
+    for verb in (
+        pp.inspect,
+        lambda path: pp.calibrate(path, tmp_path / "data.npz", image="max-normal", pixel="max-normal"),
+    ):
+        with pytest.raises(ProvenanceError, match="External weights in 'raw.data' are not those"):
+            verb(fused)
+
+
+def test_statistics_of_an_artifact_of_another_model(tmp_path: Path) -> None:
+    """Numbers typed by hand have no record of a calibration; the artifact that they come from says whose they are."""
+    for path in (
+        pp.fuse(conv_model(), POST).save(tmp_path / "fused.onnx"),
+        pp.convert(pp.fuse(conv_model(), POST)).save(tmp_path / "model.xml"),
+    ):
+        post = pp.OneClassPostProcessor(pp.Statistics.load(path))
+        assert not pp.fuse(conv_model(), post, strict=True).notes
+        with pytest.warns(StatisticsWarning):
+            (note,) = pp.fuse(conv_model(seed=1), post).notes
+        for model in (path, pp.open(path)):
+            with pytest.warns(StatisticsWarning, match="calibrated on a different model"):
+                pp.retune(
+                    model,
+                    calibrated_on("0" * 64),
+                    **({"output": tmp_path / f"new{path.suffix}"} if model is path else {}),
+                )
+        assert f"come from an artifact of a different model ('{path.name}', sha256" in note
+        with pytest.raises(StatisticsError, match="come from an artifact of a different model"):
+            pp.fuse(conv_model(seed=1), post, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "verb", "message"),
+    [
+        ("renamed values", "verify", "Tensor 'raw_pred_score' is not in the model.*changed after it was fused"),
+        ("renamed values", "convert", "is not in the converted model.*changed after it was fused"),
+        ("lost output", "verify", "its output 'pred_mask' is missing"),
+        ("lost output", "convert", "its output 'pred_mask' is missing"),
+        ("lost output", "retune", "its output 'pred_mask' is missing"),
+        ("lost output", "load", "its output 'pred_mask' is missing"),
+        ("further operator", "convert", "other operators read values of the post-processing"),
+    ],
+)
+def test_other_verbs_say_what_was_changed(change: str, verb: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "fused.onnx"
+    onnx.save(changed(change), path)
+    onnx.save(conv_model(), tmp_path / "raw.onnx")
+    before = path.read_bytes()
+    verbs = {
+        "verify": lambda: pp.verify(tmp_path / "raw.onnx", path, IMAGE),
+        "convert": lambda: pp.convert(path),
+        "retune": lambda: pp.retune(path, image_sensitivity=0.6),
+        "load": lambda: pp.load(path),
+    }
+    with pytest.raises((ProvenanceError, TargetError), match=message):
+        verbs[verb]()
+    assert path.read_bytes() == before
 
 
 def test_provenance_without_weights_is_as_before() -> None:
@@ -111,6 +193,24 @@ def changed(change: str, **settings: object) -> onnx.ModelProto:
         kept = [each for each in proto.graph.input if not each.name.endswith("_cutoff")]
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
+    elif change == "renamed values":
+        for node in proto.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [f"main/{name}" if name.startswith("raw_") else name for name in names]
+    elif change == "constants as inputs":
+        for tensor in proto.graph.initializer:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            if tensor.name not in {each.name for each in proto.graph.input}:
+                proto.graph.input.append(value)
+    elif change == "lost defaults":
+        kept = [each for each in proto.graph.initializer if not each.name.endswith("_cutoff")]
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(kept)
+    elif change == "lost output":
+        del proto.graph.output[-1]
+    elif change == "further operator":
+        proto.graph.node.append(onnx.helper.make_node("Cast", ["pred_label"], ["bytes"], to=onnx.TensorProto.UINT8))
+        proto.graph.output.append(onnx.helper.make_tensor_value_info("bytes", onnx.TensorProto.UINT8, None))
     elif change == "merged":
         model = ir.from_proto(proto)
         ir.passes.common.DeduplicateInitializersPass()(model)
@@ -131,7 +231,8 @@ def changed(change: str, **settings: object) -> onnx.ModelProto:
     ("change", "settings", "message"),
     [
         ("float16", {}, "is not valid any more"),
-        ("lost input", {"thresholds": "runtime"}, "its input 'pred_label_cutoff', which holds a cutoff, is missing"),
+        ("lost input", {"thresholds": "runtime"}, "its input 'pred_label_cutoff'.* is missing"),
+        ("renamed values", {}, "of the raw model is missing"),
     ],
 )
 def test_what_cannot_be_restored_is_refused(tmp_path: Path, change: str, settings: dict, message: str) -> None:
@@ -159,6 +260,16 @@ def test_retuning_a_changed_model_decides_right(tmp_path: Path, change: str, set
     )
     for name, array in outputs_of(str(tuned), {"image": IMAGE}).items():
         assert np.array_equal(array, expected[name]), name
+
+
+@pytest.mark.parametrize("change", ["constants as inputs", "lost defaults"])
+def test_stripping_leaves_no_input_behind(change: str) -> None:
+    raw = pp.strip(changed(change, thresholds="runtime"))
+    required = {value.name for value in raw.model.graph.inputs} - set(raw.model.graph.initializers)
+    assert required == {"image"}
+    expected = outputs_of(conv_model(), {"image": IMAGE})
+    for name, array in outputs_of(raw.to_proto(), {"image": IMAGE}).items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5)
 
 
 def test_strip_says_if_it_is_not_the_raw_file(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

@@ -162,6 +162,67 @@ def test_openvino_gives_the_names_of_the_outputs() -> None:
     assert [next(iter(each.names)) for each in model.outputs] == list(InferenceBatch._fields)
 
 
+class Written(PostProcessor):
+    """A `forward` given as a function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, predictions: Any) -> Any:
+        return self.function(predictions)
+
+
+def test_a_band_is_not_taken_for_a_threshold() -> None:
+    """No sampled number falls into the band."""
+    post = Written(
+        lambda p: InferenceBatch(
+            p.pred_score, (p.pred_score > 5) & ~((p.pred_score > 6.1) & (p.pred_score < 6.4)), p.anomaly_map, None
+        )
+    )
+    fused = pp.fuse(score_and_map(), post)
+    assert not fused.provenance.cutoffs
+    scores = np.array([[4], [5.5], [6.05], [6.2], [6.39], [6.45], [9]], np.float32)
+    feeds = {"level": scores, "image": RNG.random((7, 1, 6, 7)).astype(np.float32)}
+    wanted = [False, True, True, False, False, True, True]
+    for found in (run(fused, feeds), run_openvino(fused, feeds)):
+        assert found["pred_label"].ravel().tolist() == wanted
+    for artifact in (fused, pp.convert(fused)):
+        report = pp.verify(pp.RawModel.open(score_and_map()), artifact, feeds)
+        assert report.passed, report.failures
+
+
+def test_a_forward_that_works_in_place_is_its_own_reference() -> None:
+    def forward(p: Any) -> Any:
+        p.anomaly_map.sub_(0.3)
+        p.pred_score.sub_(0.5)
+        return InferenceBatch(p.pred_score, p.pred_score > 0, p.anomaly_map, p.anomaly_map > 0)
+
+    report = pp.verify(pp.RawModel.open(conv_model()), pp.fuse(conv_model(), Written(forward)), IMAGE)
+    assert report.passed, report.failures
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (
+            lambda p: {"pred_score": p.pred_score, "severity": p.pred_score * 3},
+            "returns 'severity', expected only pred_",
+        ),
+        (lambda p: InferenceBatch(pred_label=(p.pred_score > 3).int() + 2 * (p.pred_score > 4).int()), "expected dec"),
+        (
+            lambda p: InferenceBatch(pred_label=torch.sigmoid(p.pred_score - 3)),
+            "pred_label as float32 with values such",
+        ),
+    ],
+)
+def test_results_that_would_be_lost_are_refused(forward: Any, message: str) -> None:
+    with pytest.raises(PostProcessorError, match=message):
+        pp.fuse(conv_model(), Written(forward))
+    mask = Written(lambda p: InferenceBatch(pred_mask=(p.anomaly_map > 1).to(torch.uint8) * 255))
+    assert pp.fuse(conv_model(), mask).provenance.predicted["pred_mask"].dtype == "bool"
+
+
 class Whole(torch.nn.Module):
     def __init__(self, post: torch.nn.Module) -> None:
         super().__init__()
@@ -289,7 +350,7 @@ def test_both_roles_in_one_class(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_callback_that_would_do_nothing_is_an_error() -> None:
-    with pytest.raises(PostProcessorError, match="Nothing is a Lightning callback that would do nothing"):
+    with pytest.raises(PostProcessorError, match="Nothing is a Lightning callback that overrides no hook"):
         type("Nothing", (OneClassModule, pl.Callback), {})
     assert type("Something", (OneClassModule, pl.Callback), {"on_fit_end": lambda *_: None})
     with pytest.raises(AttributeError, match="OneClassModule is a torch module and not a Lightning callback. Use"):

@@ -301,7 +301,7 @@ def test_errors_of_the_converter_are_quoted(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(version_converter, "convert_version", fail)
     with pytest.raises(
-        OpsetError, match=r"at opset 11 and cannot be raised to 18: .* says 'No adapter for Upsample'\. "
+        OpsetError, match=r"at opset 11 and cannot be raised to 18: .* reports 'No adapter for Upsample'\. "
     ):
         raise_opset(RawModel.open(network(11)), 18)
 
@@ -537,4 +537,4 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert run_command(["convert", str(path), *post, "-o", str(ir), "--raise-opset", "18"]) == 0
     assert "The opset was raised from 11 to 18" in capfd.readouterr().err
     assert run_command(["convert", str(fused), "-o", str(ir), "--raise-opset", "18"]) == 2
-    assert "--raise-opset belongs to fusing" in capfd.readouterr().err
+    assert "--raise-opset applies only when convert fuses a raw MODEL" in capfd.readouterr().err

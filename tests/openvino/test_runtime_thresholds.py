@@ -127,7 +127,7 @@ def test_runner(adjustable: Path, file: str) -> None:
     assert not np.array_equal(found.pred_mask, own.pred_mask)
     runner.set_thresholds()
     assert np.array_equal(runner(x).pred_mask, own.pred_mask)
-    with pytest.raises(TargetError, match=r"Device 'BATCH:CPU\(2\)' does not heed states"):
+    with pytest.raises(TargetError, match=r"Device 'BATCH:CPU\(2\)' ignores states"):
         pp.load(adjustable / file, device="BATCH:CPU(2)").set_thresholds(image_sensitivity=0.3)
     with pytest.raises(ProvenanceError, match="cutoffs are constants"):
         pp.load(fixed(STATS, 0.5, 0.5)).set_thresholds(image_sensitivity=0.3)

@@ -303,7 +303,7 @@ def test_cpp_program_runs(name: str, written: dict[str, Path], tmp_path: Path) -
 
 
 def test_every_element_type_has_its_cpp_type(tmp_path: Path) -> None:
-    """`Tensor::data<T>()` throws for another type than the tensor's; here the compiler's own table is asked."""
+    """`Tensor::data<T>()` throws for a different type than the tensor's; here the compiler's own table is asked."""
     compiler, flags, _ = cpp_setup()
     asserts = "\n".join(
         f"static_assert(std::is_same_v<{'char' if kind == 'boolean' else name}, "

@@ -210,7 +210,7 @@ def test_cli_changes_the_form_of_a_fused_model(tmp_path: Path, capsys: pytest.Ca
         (["--map-size", "64"], "'64' is not a size, expected height and width such as 256x256, or input"),
         (["--map-size", "0x5"], "map_size is (0, 5), expected height and width in pixels"),
         (["--pack", "--mask-dtype", "u8"], "pack is given together with mask_dtype"),
-        (["--pixel-sensitivity", "0.7"], "--pixel-sensitivity belongs to fusing"),
+        (["--pixel-sensitivity", "0.7"], "--pixel-sensitivity applies only when convert fuses a raw MODEL"),
     ):
         assert pp_graph(["convert", str(fused), "-o", str(tmp_path / "bad.xml"), *words]) == 2
         assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
@@ -303,4 +303,4 @@ def test_a_sensitivity_that_moves_nothing_is_refused(tmp_path: Path, capsys: pyt
         pp.retune(fused, pixel_sensitivity=0.3)
     words = ["fuse", str(DEMO / "raw.onnx"), "--stats", str(DEMO / "stats.json"), "-o", str(tmp_path / "x.onnx")]
     assert pp_graph([*words, "--outputs", "pred_label", "--pixel-sensitivity", "0.3"]) == 2
-    assert "--pixel-sensitivity moves pred_mask, which is not written" in capsys.readouterr().err
+    assert "--pixel-sensitivity has no effect, because pred_mask is not written" in capsys.readouterr().err

@@ -242,7 +242,7 @@ def test_step_whose_numbers_are_not_of_the_form_it_says() -> None:
 
 def test_number_is_no_decision() -> None:
     with pytest.raises(
-        PostProcessorError, match="Step 'pred_label' .Keep. writes float32 .*expected one value an image, bool"
+        PostProcessorError, match="Step 'pred_label' .Keep. writes float32 .*expected one value per image, bool"
     ):
         composed(Keep("raw_score", "pred_label"))
 
@@ -310,4 +310,4 @@ def test_plugin_with_the_name_of_a_library(tmp_path: Path) -> None:
     (tmp_path / "own" / "scipy.py").write_text("")
     done = call("--plugin", "own/scipy.py", "devices", folder=tmp_path)
     assert done.returncode == 2
-    assert "has the name of another module, 'scipy'" in done.stderr.replace("\n", " ").replace("  ", " ")
+    assert "has the name of a different module, 'scipy'" in done.stderr.replace("\n", " ").replace("  ", " ")

@@ -154,8 +154,8 @@ MISTAKES = {
         "line 3: Step 'anomaly_map' .Keep. reads 'smoth', which is not there; there are 'raw_score', 'raw_map'"
     ),
     "steps:\n  - {step: keep, source: raw_score, target: score}\n": "The steps write 'score', expected some of pred_score",
-    "steps:\n  - {step: keep, source: raw_map, target: pred_score}\n": "writes .*a pixel, expected one value an image",
-    "steps:\n  - {step: max_over_map, source: raw_score, target: pred_score}\n": "expected a map, one value a pixel",
+    "steps:\n  - {step: keep, source: raw_map, target: pred_score}\n": "writes .*per pixel, expected one value per image",
+    "steps:\n  - {step: max_over_map, source: raw_score, target: pred_score}\n": "expected a map, one value per pixel",
     "steps:\n  - {step: compare, source: raw_score, target: above, level: 1}\n  - {step: keep, source: above, target: pred_score}\n": (
         "line 3: Step 'pred_score' .Keep. reads 'above', which is bool .*, expected float32"
     ),
@@ -246,7 +246,7 @@ class TestCommandLine:
     ) -> None:
         arguments = ["fuse", str(DEMO / "raw.onnx"), "--recipe", str(recipe), "-o", str(tmp_path / "x.onnx")]
         assert run([*arguments, "--image-sensitivity", "0.7"]) == 2
-        assert "--image-sensitivity belongs to the one-class post-processor" in capsys.readouterr().err
+        assert "--image-sensitivity applies only to the one-class post-processor" in capsys.readouterr().err
 
     def test_recipe_is_never_overwritten(self, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
         before = recipe.read_bytes()

@@ -394,7 +394,7 @@ def test_models_that_do_not_take_it(settings: dict[str, Any], change: dict[str, 
 
 def test_inputs_that_are_not_float32_images() -> None:
     one_channel = pp.fuse(shows_its_input(1), POST, map_output="heat")
-    with pytest.raises(TargetError, match="Frames in BGR were asked for, and input 'image' .* has one channel"):
+    with pytest.raises(TargetError, match="Frames in BGR were requested, and input 'image' .* has one channel"):
         pp.convert(one_channel, preprocessing=pp.Preprocessing(channel_order="BGR"))
     with pytest.raises(TargetError, match="Input 'image' takes f16, expected f32"):
         pp.convert(pp.fuse(half(), POST), preprocessing=pp.Preprocessing())
@@ -481,10 +481,10 @@ def test_every_verb_takes_frames(in_folder: Path, coloured: Path, capfd: pytest.
 
 def test_a_missing_scale_is_mentioned(in_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     _, err = convert_demo(capfd, "--channel-order", "BGR")
-    assert "Note: values go into the model as 0..255. One that was trained on [0,1] needs --scale 255." in err
+    assert "Note: the model gets values from 0 to 255. If it was trained on [0,1], add --scale 255." in err
     assert run_cli(["verify", RAW, "m.xml", "--data", IMAGES]) == 0, "the raw model is fed the same"
     _, err = convert_demo(capfd, "--input-dtype", "f32", "--force")
-    assert "Note: values" not in err
+    assert "Note: the model gets" not in err
 
 
 @pytest.mark.parametrize(
@@ -493,10 +493,10 @@ def test_a_missing_scale_is_mentioned(in_folder: Path, capfd: pytest.CaptureFixt
         (["--input-dtype", "u9"], "Element type of frames is 'u9'"),
         (["--channel-order", "XYZ"], "Channel order of frames is 'XYZ'"),
         (["--mean", "1,2"], "mean has 2 numbers, expected one, or 3"),
-        (["--mean", "red"], "'red' holds no numbers"),
+        (["--mean", "red"], "'red' is not a list of numbers"),
         (["--scale", "0"], "scale contains 0, expected a finite number above 0"),
-        (["--resize", "linear", "--frame-size", "1080"], "'1080' is no size, expected height and width"),
-        (["--resize", "linear", "--frame-size", "0x7"], "'0x7' is no size"),
+        (["--resize", "linear", "--frame-size", "1080"], "'1080' is not a size, expected height and width"),
+        (["--resize", "linear", "--frame-size", "0x7"], "'0x7' is not a size"),
         (["--frame-size", "10x10"], "A size of frames was given without a method to resize"),
         (["--image-input", "nope"], "Input 'nope' does not exist"),
     ],

@@ -137,7 +137,7 @@ def test_wrong_declarations_are_corrected_and_noted(declared: list) -> None:
 
 def test_channels_last() -> None:
     found = find(conv_model(channels_last=True))["raw_map"]
-    assert found.why == "rank 4, one number a pixel, (N,H,W,1)"
+    assert found.why == "rank 4, one number per pixel, (N,H,W,1)"
     assert found.type.axes == "NHWC"
 
 

@@ -590,7 +590,7 @@ class TestClasses:
     def test_others_do_not(self) -> None:
         post = recipe({"step": "keep", "source": "raw_score", "target": "pred_score"})
         assert post.roles == ROLES[:1]
-        with pytest.raises(OutputRoleError, match=r"shape \(N, 4\) is not one number an image \(N,\) or \(N,1\)"):
+        with pytest.raises(OutputRoleError, match=r"shape \(N, 4\) is not one number per image \(N,\) or \(N,1\)"):
             pp.fuse(copies(logits=["N", 4]), post)
 
 

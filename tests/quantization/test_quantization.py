@@ -417,7 +417,7 @@ class TestRefusals:
 
     def test_data_and_precision_belong_together(self) -> None:
         fused = pp.fuse(distance_model(), POST)
-        with pytest.raises(TargetError, match="int8 was asked for without calibration data"):
+        with pytest.raises(TargetError, match="int8 was requested without calibration data"):
             pp.convert(fused, precision="int8")
         with pytest.raises(TargetError, match="Calibration data were given with precision f16, expected int8"):
             pp.convert(fused, precision="f16", quantization=pp.Quantization(IMAGES))
@@ -607,9 +607,9 @@ class TestCommandLine:
         assert "label balanced accuracy 1.0000 in float32" in shown
 
     @pytest.mark.parametrize(("arguments", "message"), [
-        (["--precision", "int8"], "needs images that show which values occur"),
-        (["--calibration-data", "images"], "would be ignored with precision f32"),
-        (["--precision", "f16", "--preset", "performance"], "--preset belongs to quantising"),
+        (["--precision", "int8"], "needs calibration images"),
+        (["--calibration-data", "images"], "--calibration-data applies only to --precision int8"),
+        (["--precision", "f16", "--preset", "performance"], "--preset applies only to --precision int8"),
         (["--precision", "int8", "--calibration-data", "nowhere"], "'nowhere' does not exist"),
         (["--precision", "int8", "--calibration-data", "empty"], "holds no images"),
         (["--precision", "int8", "--calibration-data", "nowhere", "--subset-size", "0"], "subset_size is 0"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 import pp_graph as pp
 from pp_graph.cli import run
@@ -72,7 +73,7 @@ def test_everything_is_written_and_true(work: Path, cli, demo_images: np.ndarray
     out = work / "out" / "deep"
     names = sorted(file.relative_to(work / "images").as_posix() for file in (work / "images").rglob("*.png"))
     stems = [name.removesuffix(".png") for name in names]
-    pictures = {f"{kind}/{stem}.png" for kind in ("masks", "overlays") for stem in stems}
+    pictures = {f"masks/{stem}.png" for stem in stems} | {f"overlays/{stem}.jpg" for stem in stems}
     assert files_in(out) == pictures | {f"maps/{stem}.tiff" for stem in stems} | {
         "predictions.csv",
         "predictions.json",
@@ -98,9 +99,10 @@ def test_everything_is_written_and_true(work: Path, cli, demo_images: np.ndarray
         np.testing.assert_allclose(written, expected.anomaly_map[index, 0], atol=1e-5)
         overlay = pixels_of(out / entry["overlay"])
         assert overlay.shape == (256, 256, 3)
-        red = (overlay == (255, 40, 40)).all(axis=-1)
+        red = (overlay[..., 0] > 200) & (overlay[..., 1:] < 110).all(axis=-1)
         assert red.any() == mask.any()
-        assert not (red & ~mask).any()
+        # JPEG spreads colours within blocks of 16 pixels.
+        assert not (red & ~binary_dilation(mask, iterations=16)).any()
 
 
 def test_people_see_a_summary(work: Path, cli) -> None:
@@ -113,7 +115,7 @@ def test_people_see_a_summary(work: Path, cli) -> None:
     assert done.err == ""
     one = cli("model.xml", "images/grass/00.png", "-o", "one")
     assert "1 image, 1 anomalous" in one.out
-    assert files_in(work / "one") == {"masks/00.png", "overlays/00.png", "predictions.csv", "predictions.json"}
+    assert files_in(work / "one") == {"masks/00.png", "overlays/00.jpg", "predictions.csv", "predictions.json"}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_pictures_have_the_size_of_the_image(work: Path, cli) -> None:
         mask = pixels_of(f"out/masks/{name}.png")
         assert mask.shape == size[::-1]
         assert set(np.unique(mask)) <= {0, 255}
-        assert pixels_of(f"out/overlays/{name}.png").shape == (*size[::-1], 3)
+        assert pixels_of(f"out/overlays/{name}.jpg").shape == (*size[::-1], 3)
         assert pixels_of(f"out/maps/{name}.tiff").shape == (256, 256)
 
 
@@ -155,8 +157,9 @@ def test_arrays(work: Path, cli) -> None:
     assert [row["pred_label"] for row in done.json["predictions"]] == [True] * 3
     cli("model.xml", "images/grass", "-o", "files")
     for index in range(3):
-        for kind in ("masks", "overlays"):
-            assert np.array_equal(pixels_of(f"out/{kind}/{index}.png"), pixels_of(f"files/{kind}/{index:02}.png"))
+        for kind, ending in (("masks", "png"), ("overlays", "jpg")):
+            from_array, from_file = f"out/{kind}/{index}.{ending}", f"files/{kind}/{index:02}.{ending}"
+            assert np.array_equal(pixels_of(from_array), pixels_of(from_file))
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0, -3.0], ids=["unit", "bytes", "standardised"])
@@ -165,12 +168,12 @@ def test_arrays_of_any_range_and_layout_are_drawn(tmp_path: Path, scale: float) 
     runner = pp.load(pp.fuse(conv_model(channels_last=True), pp.OneClassPostProcessor(STATS)))
     written = write_predictions(runner, images, tmp_path / "out", save=("overlays", "masks", "maps"))
     assert written.pictures == {"masks": 2, "overlays": 2, "maps": 2}
-    assert pixels_of(tmp_path / "out" / "overlays" / "0.png").shape == (12, 20, 3)
+    assert pixels_of(tmp_path / "out" / "overlays" / "0.jpg").shape == (12, 20, 3)
     assert pixels_of(tmp_path / "out" / "maps" / "1.tiff").shape == (12, 20)
     post = pp.OneClassPostProcessor(STATS, normalize=False)
     raw = pp.load(pp.fuse(conv_model(), post))
     assert write_predictions(raw, images, tmp_path / "raw").pictures == {"masks": 2, "overlays": 2}
-    assert len(np.unique(pixels_of(tmp_path / "raw" / "overlays" / "0.png"))) > 10
+    assert len(np.unique(pixels_of(tmp_path / "raw" / "overlays" / "0.jpg"))) > 10
 
 
 def test_several_inputs(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_several_inputs(tmp_path: Path) -> None:
     feeds = {"image": RNG.random((3, 1, 6, 7)).astype(np.float32), "level": np.array([[0.0], [2], [9]], np.float32)}
     written = write_predictions(runner, feeds, tmp_path / "out")
     assert [row.pred_label for row in written.predictions] == [False, True, True]
-    assert pixels_of(tmp_path / "out" / "overlays" / "2.png").shape == (6, 7, 3)
+    assert pixels_of(tmp_path / "out" / "overlays" / "2.jpg").shape == (6, 7, 3)
 
 
 def test_a_model_without_a_map_writes_no_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli) -> None:
@@ -189,7 +192,7 @@ def test_a_model_without_a_map_writes_no_masks(tmp_path: Path, monkeypatch: pyte
     done = cli("score.onnx", "scores.npz", "-o", "out", "--json")
     assert done.status == 0
     assert files_in(tmp_path / "out") == {"predictions.csv", "predictions.json"}
-    assert "nothing to draw masks from" in done.err
+    assert "no output to draw masks from" in done.err
     rows = done.json["predictions"]
     assert [row["pred_label"] for row in rows] == [False, True, True]
     assert rows[2]["pred_score"] is None
@@ -295,7 +298,7 @@ def test_a_folder_that_holds_something_needs_force(work: Path, cli) -> None:
     # What the earlier run wrote goes, what others wrote stays.
     assert cli("model.xml", "images/good", "-o", "out", "--force", "--format", "csv").status == 0
     assert files_in(work / "out") == {"notes.txt", "masks/mine.png", "predictions.csv"} | {
-        f"{kind}/{index:02}.png" for kind in ("masks", "overlays") for index in range(6)
+        f"{kind}/{index:02}.{ending}" for kind, ending in (("masks", "png"), ("overlays", "jpg")) for index in range(6)
     }
     assert (work / "out/notes.txt").read_text() == "precious"
     assert (work / "out/masks/mine.png").read_text() == "precious too"
@@ -385,13 +388,15 @@ def test_an_interrupted_run_leaves_nothing(work: Path) -> None:
 
     def interrupt(count: int) -> None:
         seen.append(count)
+        if sum(seen) < 12:
+            return  # pictures of the last few images may still be drawn
         drafts = list((work / "out").rglob("masks/**/*.png"))
         assert drafts
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_predictions(loaded, "images", work / "out", batch_size=2, progress=interrupt)
-    assert seen == [2]
+    assert seen == [2] * 6
     assert not (work / "out").exists()
     (work / "out").mkdir()
     with pytest.raises(KeyboardInterrupt):

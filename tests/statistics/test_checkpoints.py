@@ -371,10 +371,90 @@ def test_the_checkpoint_of_our_own_callback(tmp_path: Path) -> None:
     assert (found.image.threshold, found.image.max, found.pixel.threshold) == (1.5, 2.0, None)
     assert found.provenance.settings == {"image_sensitivity": 0.25}
     assert found.provenance.notes == ["The model was trained after these statistics were found."]
+    assert found.provenance.source == "checkpoint of pp_graph's Lightning callback"
     state["statistics"]["image"] = 3
     torch.save({"callbacks": {"PostProcessorCallback": state}}, tmp_path / "y.ckpt")
     with pytest.raises(StatisticsError, match="state of its PostProcessorCallback is damaged"):
         pp.Statistics.load(tmp_path / "y.ckpt")
+
+
+A, B, UNKNOWN = (1.1, 0.5, 3.0, 2.0, 1.0, 4.0), (1.5, 0.5, 3.0, 2.0, 1.0, 4.0), (float("nan"),) * 6
+
+
+def buffers(prefix: str, numbers: tuple[float, ...], count: int = 6) -> dict[str, object]:
+    import torch
+
+    names = (f"{prefix}{name}" for name in BUFFERS)
+    return dict(zip(list(names)[:count], map(torch.tensor, numbers), strict=False))
+
+
+def callback_state(numbers: tuple[float, ...], **changes: object) -> dict[str, object]:
+    levels = {
+        level: dict(zip(("threshold", "min", "max"), part, strict=True))
+        for level, part in (("image", numbers[:3]), ("pixel", numbers[3:]))
+    }
+    statistics = {"schema_version": 1, **levels}
+    own = {"version": 1, "post_processor": "OneClassPostProcessor", "parameters": {}, "outdated": False}
+    return {**own, "statistics": statistics, **changes}
+
+
+def loaded(tmp_path: Path, content: object) -> pp.Statistics:
+    import torch
+
+    torch.save(content, tmp_path / "x.ckpt")
+    return pp.Statistics.load(tmp_path / "x.ckpt")
+
+
+def test_post_processors_that_differ_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    callbacks = {"callbacks": {"P{'a'}": callback_state(B)}}
+    contradictions = {
+        "'post.', 'post_processor.'": buffers("post_processor.", A) | buffers("post.", B),
+        "'no prefix', 'post_processor.'": buffers("post_processor.", A) | buffers("", B),
+        "'a/post.', 'b/post.'": {"a": buffers("post.", A), "b": buffers("post.", B)},
+        "'callbacks/P{'a'}', 'post.'": {"state_dict": buffers("post.", A), **callbacks},
+        "'callbacks/P', 'callbacks/Q'": {"callbacks": {"P": callback_state(A), "Q": callback_state(B)}},
+    }
+    for names, content in contradictions.items():
+        with pytest.raises(StatisticsError, match="2 post-processors with different numbers") as caught:
+            loaded(tmp_path, content)
+        assert names in str(caught.value)
+
+
+def test_post_processors_that_agree_are_one(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    both = {"state_dict": buffers("post.", A), "callbacks": {"P": callback_state(A)}}
+    agreeing: list[dict[str, object]] = [
+        buffers("post_processor.", A) | buffers("post.", A),
+        buffers("post_processor.", UNKNOWN) | buffers("post.", A),
+        buffers("a.", A) | buffers("b.", UNKNOWN),
+        buffers("post_processor.", A, 3) | buffers("post.", A),
+        # What the constructor was given is not what validation found.
+        {"state_dict": buffers("post_processor.", A), "hyper_parameters": {"post": buffers("", B)}},
+        {"state_dict": buffers("post.", A), "callbacks": {"P": callback_state(A, statistics=None)}},
+        both,
+    ]
+    for content in agreeing:
+        found = loaded(tmp_path, content)
+        assert (round(found.image.threshold, 6), found.image.max, found.pixel.max) == (1.1, 3.0, 4.0)
+    assert loaded(tmp_path, both).image.threshold == 1.1  # of the callback, which keeps more digits
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 99}, "has version 99, expected 1"),
+        (
+            {"parameters": {"image_sensitivity": 2}},
+            "in 'callbacks/P': image_sensitivity is 2, expected a number from 0",
+        ),
+        ({"statistics": {"image": {}, "pixel": {}}}, "it holds no number"),
+    ],
+)
+def test_states_of_our_callback_that_do_not_fit(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    with pytest.raises(StatisticsError, match=message):
+        loaded(tmp_path, {"callbacks": {"P": callback_state(A, **changes)}})
 
 
 def test_compressed_records_are_refused(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_show(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("9.9596138", "Anomalib 2.x ONNX export", "image_sensitivity=0.7", "only the difference max - min"):
         assert part in out
     assert run(["stats", "show", "stats.json"]) == 0
-    assert "not noted" in capsys.readouterr().out
+    assert "not recorded" in capsys.readouterr().out
     (work / "partial.json").write_text('{"image": {"threshold": 1.5}}')
     assert run(["stats", "show", "partial.json"]) == 0
     assert "unknown" in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_convert_imports_settings(work: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sensitivity": 0.5}, "brings a setting 'sensitivity', expected some of: image_sensitivity"),
+        ({"sensitivity": 0.5}, "has a setting 'sensitivity', expected some of: image_sensitivity"),
         ({"image_sensitivity": "high"}, "image_sensitivity is 'high', expected a number"),
         ({"image_sensitivity": 7}, "image_sensitivity is 7, expected a number"),
         ({"normalize": "yes"}, "normalize is 'yes', expected True or False"),

@@ -9,6 +9,7 @@ import pytest
 from onnx import helper
 
 import pp_graph as pp
+from pp_graph.errors import TargetError
 from tests.models import run_openvino
 
 N = 2000
@@ -78,3 +79,20 @@ def test_the_cutoff_of_bfloat16_lies_where_rounding_does() -> None:
     fused = pp.fuse(raw_model("Relu", onnx.TensorProto.BFLOAT16), pp.OneClassPostProcessor(statistics))
     # Halfway between 1 and the next bfloat16; ties go to even, which is 1.
     assert fused.provenance.cutoffs["pred_label"] == float(np.nextafter(np.float32(1 + 2**-8), np.float32(2)))
+
+
+def test_onnxruntime_cannot_return_bfloat16() -> None:
+    statistics = pp.Statistics(image=pp.LevelStatistics(threshold=1.0, min=0.0, max=3.0))
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Cast", ["x"], ["score"], to=onnx.TensorProto.BFLOAT16)],
+            "g",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N"])],
+            [helper.make_tensor_value_info("score", onnx.TensorProto.BFLOAT16, ["N"])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    fused = pp.fuse(model, pp.OneClassPostProcessor(statistics))
+    with pytest.raises(TargetError, match="is bfloat16, .* Cast the raw model's output to float32"):
+        pp.verify(pp.RawModel.open(model), fused, {"x": np.ones(3, np.float32)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pp_graph.data import choose_batch_size
+from pp_graph.errors import TargetError
 from pp_graph.integrations.anomalib.raw_export import without_post_processor
 from pp_graph.integrations.exporting import evaluating
 from pp_graph.openvino import OpenVINOModel
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 EXPORT_TOLERANCE: Final = 1e-2
 """Largest error of the raw export to accept, as a fraction of the largest value. Measured with torch 2.13: 1e-6 for
 PaDiM and STFPM, 2e-4 for PatchCore, which takes square roots of rounding errors for images it has memorised."""
+_BATCH_TOLERANCE: Final = 1e-4
+"""Largest error of a batch of another size than the exported one, as a fraction of the largest value."""
+_OTHER_BATCHES: Final = (1, 3)
+"""Numbers of images that Anomalib does not export with."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,9 @@ class ModelComparison:
         export_error: Largest difference between the raw ONNX export in onnxruntime and the model in torch, as a
             fraction of the largest raw value of the same output.
         incomparable: Outputs that the model lacks or returns in another size.
-        rule_errors: Differences of scores and maps between the model's post-processor and ours, on the same raw values.
+        rule_errors: Differences of scores and maps between the model's post-processor and ours, on the same raw values;
+            images with raw values that are not finite are left out. `max_scaled` is a fraction of the output's scale: 1
+            if it is normalised, else its largest absolute value.
     """
 
     images: int
@@ -177,6 +184,40 @@ def _run_torch(model: Any, batch: Array) -> dict[str, Array]:
     }
 
 
+def batch_is_open(model: Any, raw: RawModel, size: tuple[int, int]) -> bool:
+    """True if a raw export computes batches of other sizes as the model in torch does. Call it inside `evaluating`.
+
+    A symbolic first axis is not enough: a loop over the images that the exporter unrolled fixes the batch, too.
+
+    Args:
+        model: An `AnomalibModule`.
+        raw: Its raw export.
+        size: Height and width of the images.
+    """
+    shape = raw.inputs[0].shape
+    if not shape or isinstance(shape[0], int):
+        return False
+    session = OnnxSession(raw)
+    rng = np.random.default_rng(0)
+    for count in _OTHER_BATCHES:
+        batch = rng.random((count, 3, *size), np.float32)
+        with without_post_processor(model):
+            expected = _run_torch(model, batch)
+        try:
+            found = session.run({raw.inputs[0].name: batch})
+        except TargetError:
+            return False
+        for name, values in found.items():
+            wanted = expected.get(name)
+            error = ErrorSum()
+            if wanted is None or wanted.size != values.size:
+                return False
+            error.add_relative(values.reshape(wanted.shape), wanted)
+            if error.scaled > _BATCH_TOLERANCE:
+                return False
+    return True
+
+
 @dataclass
 class _DecisionTotals:
     step: DecidingStep | None
@@ -199,6 +240,7 @@ class ModelTotals:
         self._export_errors: dict[str, ErrorSum] = {}
         self._rule_errors: dict[str, ErrorSum] = {}
         self._largest: dict[str, float] = {}
+        self._normalizes = bool(self._provenance.parameters.get("normalize"))
         self._images = 0
         self._incomparable: set[str] = set()
 
@@ -227,13 +269,13 @@ class ModelTotals:
             values = model_raw[record.name].reshape(export_raw[record.name].shape)
             raw[role] = values
             self._export_errors.setdefault(role, ErrorSum()).add(export_raw[record.name], values)
-            finite = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values))
-            self._largest[role] = max(self._largest.get(role, 0.0), float(finite.max(initial=0.0)))
+            self._measure(role, values)
             self._errors.setdefault(role, ErrorSum()).add(artifact_raw[role], values)
         reference_on_model = self._program.run(raw)
         reference_on_artifact = self._program.run({role: artifact_raw[role] for role in records})
         found = self._provenance.unpacked(artifact_outputs)
         start, self._images = self._images, self._images + len(next(iter(raw.values())))
+        finite = np.all([np.isfinite(values).reshape(len(values), -1).all(axis=1) for values in raw.values()], axis=0)
         for name in self._names:
             if name not in found:
                 continue
@@ -248,9 +290,18 @@ class ModelTotals:
             elif from_model is not None:
                 self._errors.setdefault(name, ErrorSum()).add(found[name], from_model)
                 # Anomalib passes NaN on, and ours decides about it.
-                comparable = np.isfinite(from_model)
                 own = reference_on_model[name].reshape(from_model.shape)
-                self._rule_errors.setdefault(name, ErrorSum()).add(own[comparable], from_model[comparable])
+                self._measure(name, own)
+                self._rule_errors.setdefault(name, ErrorSum()).add(from_model[finite], own[finite])
+
+    def _measure(self, name: str, values: Array) -> None:
+        """Keep the largest absolute value of an output or role."""
+        finite = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values))
+        self._largest[name] = max(self._largest.get(name, 0.0), float(finite.max(initial=0.0)))
+
+    def _rule_error(self, name: str, error: ErrorSum) -> ErrorReport:
+        scale = 1.0 if self._normalizes else self._largest[name] or 1.0
+        return replace(error.report(name), max_scaled=error.maximum / scale)
 
     def _add_decisions(
         self,
@@ -296,7 +347,7 @@ class ModelTotals:
                 default=0.0,
             ),
             incomparable=tuple(name for name in self._names if name in self._incomparable),
-            rule_errors=tuple(error.report(name) for name, error in self._rule_errors.items()),
+            rule_errors=tuple(self._rule_error(name, error) for name, error in self._rule_errors.items()),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -14,13 +15,18 @@ from pp_graph.conversion import convert
 from pp_graph.data import ImageSource, open_images
 from pp_graph.errors import ModelError, PostProcessorError, StatisticsError, TargetError, VerificationError
 from pp_graph.fusion import fuse
-from pp_graph.integrations.anomalib.comparison import EXPORT_TOLERANCE, ModelComparison, compare_with_model
+from pp_graph.integrations.anomalib.comparison import (
+    EXPORT_TOLERANCE,
+    ModelComparison,
+    batch_is_open,
+    compare_with_model,
+)
 from pp_graph.integrations.anomalib.loading import load_model
 from pp_graph.integrations.anomalib.raw_export import (
     export_raw,
-    fixed_batch_of,
     preprocessed_size,
     resizes_with_antialiasing,
+    size_of_example,
 )
 from pp_graph.integrations.anomalib.settings import NOT_VALIDATED, read_post_processor, settings_of
 from pp_graph.integrations.exporting import ExportResult, check_output_files, check_verified, evaluating
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
 
 _NOISE_IMAGES: Final = 8
 _RULE_TOLERANCE: Final = 1e-5
-"""Largest difference of a score or map between two post-processors with the same rules."""
+"""Largest difference of a score or map between two post-processors with the same rules, as a fraction of its scale."""
 
 
 def export(
@@ -80,7 +86,7 @@ def export(
         output: The `.xml` to write, with its `.bin` and `.usage.md`, or an `.onnx`.
         model_class: Class of the model in a checkpoint, or its name in `anomalib.models`; None if only one class has
             the checkpoint's hyperparameters.
-        images: Images to verify with; see `pp_graph.verify`. None for noise, which exercises the artifact but says
+        images: Images to verify with; see `pp_graph.verify`. None for noise, which runs the artifact but proves
             little about decisions.
         device: Device to convert for; see `pp_graph.convert`.
         precision: Precision of the network's weights.
@@ -101,8 +107,8 @@ def export(
         max_pixel_flips: Pixels that drift of the network may flip, likewise.
         verify_device: Device to verify on.
         inference_precision: Precision to verify in: `f32`, `bf16`, `f16`; None for the device's default.
-        batch: Number of images to fix in the export. None leaves it open; a model whose export fixes it gets 1, and a
-            note says so.
+        batch: Number of images to fix in the export. None leaves it open if onnxruntime then computes batches of other
+            sizes as torch does; otherwise it is 1, and a note reports it.
         batch_size: Images per batch in verification, if the export leaves it open.
         weights_only: Refuse checkpoints that contain more than tensors and plain values. Checkpoints of Anomalib before
             2.7 do: pass False for files you trust.
@@ -130,6 +136,8 @@ def export(
     checkpoint = Path(model) if isinstance(model, str | Path) else None
     inputs = [] if checkpoint is None else [checkpoint]
     _check_suffixes(output, raw_output)
+    _check_batch(batch)
+    _check_options(form)
     check_output_files(output, raw_output, overwrite=overwrite, inputs=inputs)
     if checkpoint is not None:
         model = load_model(checkpoint, model_class, weights_only=weights_only, arguments=dict(model_arguments or {}))
@@ -146,17 +154,16 @@ def export(
     post = _post_processor(model, statistics, form, post, checkpoint)
     with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder, evaluating(model):
         size, notes = _input_size(model, input_size)
-        file, batch_note = _export(model, Path(folder), size, batch)
-        raw = RawModel.open(file)
+        raw, batch_notes = _export(model, Path(folder), size, None if batch is None else int(batch))
         fused = fuse(raw, post)
         artifact: Artifact = fused
         if output.suffix.lower() == ".xml":
             artifact = convert(fused, device=device, precision=precision, quantization=quantization)
         provenance = None if post.statistics is None else post.statistics.provenance
-        notes = [*(() if provenance is None else provenance.notes), *fused.notes, *notes, *batch_note]
+        notes = [*(() if provenance is None else provenance.notes), *fused.notes, *notes, *batch_notes]
         if images is None:
             images = _noise(model, size)
-            notes.append("No images were given: verified on noise, which says little about decisions.")
+            notes.append("No images were given: verified on noise, which proves little about decisions.")
         images = open_images(images)
         settings: Any = {
             "device": verify_device, "inference_precision": inference_precision, "batch_size": batch_size,
@@ -200,6 +207,14 @@ def _check_model(model: Any) -> None:
         )
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    unknown = next((name for name in options if name not in OPTIONS), None)
+    if unknown is not None:
+        raise PostProcessorError(
+            f"export() has no argument '{unknown}', expected options of OneClassPostProcessor: {', '.join(OPTIONS)}."
+        )
+
+
 def _post_processor(
     model: Any,
     statistics: Statistics | str | Path | None,
@@ -208,11 +223,6 @@ def _post_processor(
     checkpoint: Path | None,
 ) -> PostProcessor:
     """Return the post-processor to fuse: the model's settings, replaced by the given ones."""
-    unknown = next((name for name in settings if name not in OPTIONS), None)
-    if unknown is not None:
-        raise PostProcessorError(
-            f"export() has no argument '{unknown}', expected options of OneClassPostProcessor: {', '.join(OPTIONS)}."
-        )
     if isinstance(statistics, str | Path):
         statistics = Statistics.load(statistics)
     if post is not None:
@@ -275,26 +285,40 @@ def _input_size(
     return size, notes
 
 
-def _export(model: Any, folder: Path, size: tuple[int, int] | None, batch: int | None) -> tuple[Path, list[str]]:
-    """Export a model, with one image if its export fixes the batch; return the file, and a note about that."""
+def _export(
+    model: Any, folder: Path, size: tuple[int, int] | None, batch: int | None
+) -> tuple[RawModel, tuple[str, ...]]:
+    """Export a model, with one image if its batch cannot stay open; return a note about that."""
     if batch is not None:
-        if isinstance(batch, bool) or batch < 1:
-            raise ModelError(f"batch is {batch}, expected a number of images from 1, or None for an open batch.")
-        return export_raw(model, folder, size, batch), []
-    file = export_raw(model, folder, size)
-    fixed = fixed_batch_of(file)
-    if fixed in (None, 1):
-        return file, []
+        return RawModel.open(export_raw(model, folder, size, batch)), ()
+    raw, failure = None, None
+    try:
+        raw = RawModel.open(export_raw(model, folder, size))
+        if batch_is_open(model, raw, size_of_example(model, size)):
+            return raw, ()
+    except ModelError as error:
+        if error.__cause__ is None:  # `to_onnx` wrote no file, so one image would not help
+            raise
+        failure = error
     note = (
         f"The export of {type(model).__name__} fixes its batch, so the artifact takes one image at a time. "
         "pp_graph.load splits larger batches; batch=N fixes another number."
     )
-    return export_raw(model, folder, size, 1), [note]
+    if raw is not None and raw.inputs[0].shape and raw.inputs[0].shape[0] == 1:
+        return raw, (note,)
+    try:
+        return RawModel.open(export_raw(model, folder, size, 1)), (note,)
+    except ModelError as error:
+        raise (failure or error) from None
+
+
+def _check_batch(batch: Any) -> None:
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1):
+        raise ModelError(f"batch is {batch!r}, expected a number of images from 1, or None for an open batch.")
 
 
 def _noise(model: Any, size: tuple[int, int] | None) -> np.ndarray[Any, Any]:
-    height, width = size or getattr(model, "input_size", None) or (256, 256)
-    return np.random.default_rng(0).random((_NOISE_IMAGES, 3, height, width), np.float32)
+    return np.random.default_rng(0).random((_NOISE_IMAGES, 3, *size_of_example(model, size)), np.float32)
 
 
 def _check_comparison(

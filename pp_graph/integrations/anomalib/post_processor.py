@@ -38,8 +38,8 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
     without normalisation, and missing statistics raise.
 
     Args:
-        image_sensitivity: In [0, 1]: 0 flags no image, 0.5 flags above the threshold, 1 flags every score that
-            normalises above 0. Can be assigned later. Has no effect with `enable_normalization=False`.
+        image_sensitivity: In [0, 1]: 0 flags no image (except NaN), 0.5 flags above the threshold, 1 flags every score
+            that normalises above 0. Can be assigned later. Has no effect with `enable_normalization=False`.
         pixel_sensitivity: The same for pixels.
         statistics: Initial statistics; validation replaces them.
         on_nan: Decision about a raw value that is NaN, `anomalous` or `normal`.
@@ -91,7 +91,7 @@ class AnomalibPostProcessor(PostProcessor):  # type: ignore[misc]
             Anomalib's `InferenceBatch`, with None for missing outputs.
 
         Raises:
-            ValueError: Both are missing, or one has another shape.
+            ValueError: Both are missing, or one has a different shape.
             StatisticsError: The model was not validated yet.
         """
         self._share_buffers()

@@ -77,21 +77,22 @@ def _export_fixed(model: Any, folder: Path, size: Size | None, batch: int, setti
     """Export with a fixed batch, as `AnomalibModule.to_onnx` does with an open one."""
     import torch
 
-    height, width = size or getattr(model, "input_size", None) or (256, 256)
-    example = torch.zeros((batch, 3, int(height), int(width)), device=next(model.parameters(), torch.zeros(())).device)
+    device = next(model.parameters(), torch.zeros(())).device
+    example = torch.zeros((batch, 3, *size_of_example(model, size)), device=device)
     names = [name for name, value in model.eval()(example)._asdict().items() if value is not None]
+    open_axes = None if size is not None else ({2: torch.export.Dim("height"), 3: torch.export.Dim("width")},)
     path = folder / "fixed.onnx"
-    torch.onnx.export(model, (example,), str(path), input_names=["input"], output_names=names, dynamo=True, **settings)
+    torch.onnx.export(
+        model, (example,), str(path), input_names=["input"], output_names=names, dynamo=True,
+        dynamic_shapes=open_axes, **settings,
+    )  # fmt: skip
     return path
 
 
-def fixed_batch_of(path: Path) -> int | None:
-    """Return the number of images that an export fixes; None if it is open."""
-    import onnx
-
-    graph = onnx.load(str(path), load_external_data=False).graph
-    sizes = graph.input[0].type.tensor_type.shape.dim
-    return sizes[0].dim_value if sizes and sizes[0].HasField("dim_value") else None
+def size_of_example(model: Any, size: Size | None) -> Size:
+    """Return height and width of an image to run a model with, if its export takes images of this or any size."""
+    height, width = size or getattr(model, "input_size", None) or (256, 256)
+    return int(height), int(width)
 
 
 def preprocessed_size(model: Any) -> Size | None:

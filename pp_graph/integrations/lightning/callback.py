@@ -65,8 +65,8 @@ else:
 class PostProcessorCallback(_Callback):
     """Calibrates a post-processor in validation and applies it in test and predict.
 
-    Each validation in `fit` or `validate` (not the sanity check) calibrates anew. It gives the same statistics, bit for
-    bit, as `pp_graph.calibrate_scores` on the same raw scores, maps, labels and masks. Maps are kept in a temporary
+    Each validation in `fit` or `validate` (not the sanity check) starts from zero. It gives the same statistics, bit
+    for bit, as `pp_graph.calibrate_scores` on the same raw scores, maps, labels and masks. Maps are kept in a temporary
     file for a second pass. Several devices add up their counts in the order of their ranks, without the images that
     `DistributedSampler` repeats to fill the last batch. All validation loaders count.
 
@@ -334,7 +334,7 @@ class PostProcessorCallback(_Callback):
         Raises:
             StatisticsError: No validation has run yet, and no checkpoint was loaded.
             DataError: The outputs lack a raw value, or cannot be changed.
-            PostProcessorError: A raw value has another shape or element type.
+            PostProcessorError: A raw value has a different shape or element type.
         """
         try:
             predictions = self._post(self._keys.raw(outputs, self._post.roles, step))

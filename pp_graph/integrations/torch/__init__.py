@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Load `OneClassPostProcessor` when it is asked for: `OneClassModule`, and a callback if Lightning is installed."""
+    """Load `OneClassPostProcessor` on first use: `OneClassModule`, and a callback if Lightning is installed."""
     if name != "OneClassPostProcessor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if not any(find_spec(package) for package in ("lightning", "pytorch_lightning")):

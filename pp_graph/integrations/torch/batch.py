@@ -83,6 +83,16 @@ def fields_of(predictions: object) -> dict[str, Any]:
     return {name: getattr(predictions, name, None) for name in FIELDS}
 
 
+def other_fields(predictions: object) -> list[str]:
+    """Return the names of tensors in predictions that are not fields of `InferenceBatch`."""
+    if isinstance(predictions, Mapping):
+        held: Mapping[str, Any] = predictions
+    else:
+        fields = getattr(predictions, "_fields", ())
+        held = {**{name: getattr(predictions, name) for name in fields}, **getattr(predictions, "__dict__", {})}
+    return [str(name) for name, value in held.items() if name not in FIELDS and isinstance(value, torch.Tensor)]
+
+
 def raw_tensors(
     first: object, second: torch.Tensor | None, named: Mapping[str, torch.Tensor | None], roles: Sequence[Role]
 ) -> dict[str, torch.Tensor]:
@@ -95,7 +105,7 @@ def raw_tensors(
         roles: Roles of the post-processor.
 
     Raises:
-        PostProcessorError: All values are missing, or one has another shape or element type.
+        PostProcessorError: All values are missing, or one has a different shape or element type.
     """
     given = given_values(_by_name(first, second, named, [given_as(role) for role in roles]), roles)
     values = {role.name: _typed(given[given_as(role)], role) for role in roles if given.get(given_as(role)) is not None}

@@ -74,7 +74,7 @@ class PostProcessor(nn.Module, ABC):
         callbacks = [base for base in cls.__mro__ if _is_callback_base(base)]
         if callbacks and all(getattr(cls, hook) is getattr(callbacks[0], hook) for hook in _hooks(callbacks[0])):
             raise PostProcessorError(
-                f"{cls.__name__} is a Lightning callback that would do nothing: it has none of its hooks. Inherit from "
+                f"{cls.__name__} is a Lightning callback that overrides no hook, so it would do nothing. Inherit from "
                 "pp_graph.integrations.torch.OneClassPostProcessor, which finds its statistics in validation, or write "
                 "hooks such as on_validation_epoch_end."
             )
@@ -106,7 +106,7 @@ class PostProcessor(nn.Module, ABC):
         return ModulePostProcessor(None, self)
 
     def __getattr__(self, name: str) -> Any:
-        """Say what a trainer needs instead of a torch module."""
+        """Raise a helpful error if a Lightning trainer uses this module as a callback."""
         if name == "state_key":
             raise AttributeError(
                 f"{type(self).__name__} is a torch module and not a Lightning callback. Use "
@@ -224,7 +224,7 @@ class PostProcessorModule(PostProcessor):
             from which `openvino.convert_model` takes the names of the outputs.
 
         Raises:
-            ValueError: All values are missing, or one has another shape or element type.
+            ValueError: All values are missing, or one has a different shape or element type.
             StatisticsError: Statistics that the post-processor needs are unknown.
             TargetError: An operator cannot run in torch, or cannot be exported from it.
         """

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.integrations.torch.batch import FIELDS, Predictions, fields_of
+from pp_graph.integrations.torch.batch import FIELDS, Predictions, fields_of, other_fields
 from pp_graph.integrations.torch.module_step import exported, prepared
 from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.postprocessors import PostProcessor
 from pp_graph.postprocessors.anomaly import DECISION_NAMES, RAW_MAP, RAW_SCORE
-from pp_graph.postprocessors.onnx_model import REFERENCES, OnnxPostProcessor, encode_model, inputs_of
+from pp_graph.postprocessors.onnx_model import REFERENCES, OnnxPostProcessor, decode_model, encode_model, inputs_of
 from pp_graph.steps.compare import find_cutoff
 from pp_graph.steps.opset_adaptation import trial_arrays
 from pp_graph.values.float_keys import HIGHEST_KEY, LOWEST_KEY, from_keys, to_key
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 _ROLES: Final = {RAW_SCORE: "pred_score", RAW_MAP: "anomaly_map"}
 """Field in which a module finds each raw value."""
 _SAMPLES: Final = 4097
+_COMPARISONS: Final = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+_MOVES: Final = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_KEEP_DECISIONS: Final = {*_MOVES, "Not"}
+_MONOTONE: Final = {
+    *_MOVES, "Add", "Clip", "Div", "Erf", "Exp", "LeakyRelu", "Log", "Max", "Min", "Mul", "Neg", "Relu", "Sigmoid",
+    "Softplus", "Sqrt", "Sub", "Tanh",
+}  # fmt: skip
+"""Operators that rise or fall over all numbers if one operand varies. Where one has no result, such as Log below 0, NaN
+compares as false."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,11 @@ def trace(module: nn.Module, raw: Signature) -> OnnxPostProcessor:
     own = prepared(module)
     roles = [role for role in (RAW_SCORE, RAW_MAP) if role in raw]
     types = [raw[role] for role in roles]
-    example = trial_arrays(types)[-1]
-    found = _run(own, roles, [torch.from_numpy(array) for array in example])
+    trials = trial_arrays(types)
+    example = trials[-1]
+    found = _run(own, roles, _tensors(example))
+    for arrays in trials:
+        _check_decisions(own, _results(own, roles, _tensors(arrays)))
     wrapper = _Wrapper(own, roles, list(found))
     model = exported(wrapper, types, example, list(found), roles)
     _lower_opset(model)
@@ -95,7 +107,7 @@ def trace(module: nn.Module, raw: Signature) -> OnnxPostProcessor:
         reads = inputs_of(text, output)
         given = dict(zip(reads, arrays, strict=True))
         tensors = [
-            torch.from_numpy(np.asarray(given[role], np.float32))
+            torch.tensor(np.asarray(given[role], np.float32))
             if role in given
             else torch.zeros(raw[role].resized(H=4, W=4).example_shape(batch=len(arrays[0])))
             for role in roles
@@ -107,7 +119,10 @@ def trace(module: nn.Module, raw: Signature) -> OnnxPostProcessor:
 
 
 def _lower_opset(model: onnx.ModelProto) -> None:
-    """Declare the earliest opset at which all operators are what they are in the model, so that more models take it."""
+    """Lower the declared opset to the earliest one in which every operator has the same definition.
+
+    The step then fits raw models of older opsets.
+    """
     import onnx
 
     (entry,) = (each for each in model.opset_import if each.domain in DEFAULT_DOMAINS)
@@ -118,7 +133,34 @@ def _lower_opset(model: onnx.ModelProto) -> None:
     entry.version = max((schema.since_version for schema in schemas), default=entry.version)
 
 
+def _tensors(arrays: Sequence[Array]) -> list[torch.Tensor]:
+    """Copy arrays to tensors, because a module may change what it is given."""
+    return [torch.tensor(array) for array in arrays]
+
+
+def _check_decisions(module: nn.Module, found: dict[str, torch.Tensor]) -> None:
+    """Raise if a label or mask is not one of two values."""
+    for name in DECISION_NAMES & found.keys():
+        values = set(np.unique(found[name].numpy()).tolist())
+        if found[name].dtype != torch.bool and not (values <= {0, 1} or values <= {0, 255}):
+            shown = ", ".join(f"{value:g}" for value in sorted(values)[:3])
+            raise PostProcessorError(
+                f"{type(module).__name__}.forward returns {name} as {str(found[name].dtype).removeprefix('torch.')} "
+                f"with values such as {shown}, expected decisions: bool, or 0 and 1. Return a comparison, such as "
+                f"pred_score > threshold."
+            )
+
+
 def _run(module: nn.Module, roles: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Run a module on raw values, and return its predictions in the types that steps have."""
+    return {
+        name: value if name in DECISION_NAMES and value.dtype == torch.bool else
+        value != 0 if name in DECISION_NAMES else value.float()
+        for name, value in _results(module, roles, tensors).items()
+    }  # fmt: skip
+
+
+def _results(module: nn.Module, roles: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Run a module on raw values, and return the predictions that it computes."""
     batch = Predictions(**{_ROLES[role]: tensor for role, tensor in zip(roles, tensors, strict=True)})
     with torch.no_grad():
@@ -131,11 +173,13 @@ def _run(module: nn.Module, roles: Sequence[str], tensors: Sequence[torch.Tensor
             f"{type(module).__name__}.forward returns {held}, expected predictions with tensors among "
             f"{', '.join(FIELDS)}. Return the predictions it was given, changed, or an InferenceBatch."
         )
-    return {
-        name: value if name in DECISION_NAMES and value.dtype == torch.bool else
-        value != 0 if name in DECISION_NAMES else value.float()
-        for name, value in found.items()
-    }  # fmt: skip
+    further = other_fields(result)
+    if further:
+        raise PostProcessorError(
+            f"{type(module).__name__}.forward returns {further[0]!r}, expected only {', '.join(FIELDS)}. Leave it out, "
+            "or describe the post-processing in steps: a pp_graph.PostProcessor declares outputs of any name."
+        )
+    return found
 
 
 class _Wrapper(nn.Module):
@@ -157,7 +201,7 @@ def _compiled(text: str, outputs: Sequence[str], raw: Signature, reference: Any)
     found: dict[str, dict[str, Any]] = {}
     for name in outputs:
         reads = inputs_of(text, name)
-        if name not in DECISION_NAMES or len(reads) != 1:
+        if name not in DECISION_NAMES or len(reads) != 1 or not _is_one_comparison(text, name):
             continue
         shape = raw[reads[0]].resized(H=1, W=1, C=1).example_shape(batch=1)
 
@@ -180,6 +224,33 @@ def _compiled(text: str, outputs: Sequence[str], raw: Signature, reference: Any)
         if np.isfinite(np.float32(level)) and _is_pointwise(name, reads[0], raw, reference, cutoff):
             found[name] = {"reads": reads[0], "level": level, "on_nan": on_nan}
     return found
+
+
+def _is_one_comparison(text: str, output: str) -> bool:
+    """Return True if a decision compares a chain of monotone operators with a constant.
+
+    Trying numbers cannot show it: a decision may differ in a band that is narrower than their distance.
+    """
+    graph = decode_model(text).graph
+    producers = {name: node for node in graph.node for name in node.output}
+    varying = {value.name for value in graph.input}
+    for node in graph.node:
+        if varying.intersection(node.input):
+            varying.update(node.output)
+    name, compared = output, False
+    while name in producers:
+        node = producers[name]
+        sources = [source for source in node.input if source in varying]
+        if node.op_type in _COMPARISONS:
+            if compared:
+                return False
+            compared = True
+        elif node.op_type not in (_MONOTONE if compared else _KEEP_DECISIONS):
+            return False
+        if len(sources) != 1 or (node.op_type == "Div" and sources[0] != node.input[0]):
+            return False
+        (name,) = sources
+    return compared
 
 
 def _is_pointwise(name: str, role: str, raw: Signature, reference: Any, cutoff: np.float32) -> bool:

@@ -8,7 +8,7 @@ A transformation that replaces a node drops its mark. `float32.island_precisions
 the compiled model really runs in.
 
 Adjustable cutoffs become states. OpenVINO makes a constant of an ONNX input that has an initializer; `add_states` puts
-a `ReadValue` and an `Assign` behind it, so that `request.query_state()` changes it and `reset()` restores the default.
+a `ReadValue` and an `Assign` after it, so that `request.query_state()` changes it and `reset()` restores the default.
 Checked with OpenVINO 2026.4.
 """
 

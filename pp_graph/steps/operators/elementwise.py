@@ -92,7 +92,7 @@ class Elementwise(Writer):
         return self.node("Where", [condition, a, b], {}, dtype, self.shape_of(condition))
 
     def cast(self, a: ir.Value, dtype: np.dtype[np.generic]) -> ir.Value:
-        """Convert to another element type."""
+        """Convert to a different element type."""
         import onnx_ir as ir
 
         to = ir.DataType.from_numpy(dtype)

@@ -54,7 +54,7 @@ class Emitter(Elementwise, Reductions, Spatial, Integers, Loops):
             Its output.
 
         Raises:
-            PostProcessorError: The model takes another number of inputs, or does not have one output.
+            PostProcessorError: The model takes a different number of inputs, or does not have one output.
         """
         import onnx_ir as ir
 

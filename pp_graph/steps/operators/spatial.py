@@ -103,7 +103,7 @@ class Shaping(Writer):
         return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": mode}, dtype, sizes)
 
     def pad_end(self, a: ir.Value, axis: int, places: int, *, rank: int) -> ir.Value:
-        """Append zeros behind one axis of a float32 value of this rank."""
+        """Append zeros at the end of one axis of a float32 value of this rank."""
         before = self.shape_of(a)
         pads = [0] * (rank + axis) + [places] + [0] * (rank - axis - 1)
         sizes = before and tuple(dim if at != axis else _longer(dim, places) for at, dim in enumerate(before))

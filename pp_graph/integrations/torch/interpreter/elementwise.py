@@ -54,7 +54,7 @@ def is_infinite(a: Tensor, detect_positive: int = 1, detect_negative: int = 1) -
 
 
 def cast(a: Tensor, to: Any) -> Tensor:
-    """Convert to another element type, given as its ONNX number."""
+    """Convert to a different element type, given as its ONNX number."""
     return a.to(getattr(torch, ir.DataType(to).numpy().name))
 
 

@@ -27,7 +27,10 @@ def is_jit_traced() -> bool:
 
 
 def is_strict_trace() -> bool:
-    """Return True if `torch.jit.trace` refuses a dict. torch does not say so; its own frame does."""
+    """Return True inside `torch.jit.trace(strict=True)`, which refuses a dict.
+
+    torch has no API for this, so the argument is read from the tracer's stack frame.
+    """
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "trace_module" and "strict" in frame.f_locals:
