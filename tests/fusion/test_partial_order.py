@@ -1,4 +1,4 @@
-"""Only what is read is ordered, and what keeps the order is computed behind a reduction."""
+"""Sorts order only the values that are used, and order-preserving operators move after a reduction."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_a_sort_of_which_the_first_are_read(stop: int, largest: int, batch: str 
 @pytest.mark.parametrize(
     ("start", "stop", "axis", "why"),
     [
-        (2, 9, 1, "it does not keep the beginning of the order"),
-        (-9, 9000, 1, "it does not keep the beginning of the order"),
-        (0, 1, 0, "it does not cut the order"),
+        (2, 9, 1, "it does not keep the first numbers"),
+        (-9, 9000, 1, "it does not keep the first numbers"),
+        (0, 1, 0, "it does not slice the sorted axis"),
     ],
 )
 def test_other_cuts(start: int, stop: int, axis: int, why: str) -> None:
@@ -89,7 +89,7 @@ def test_groups_hold_the_least(count: int, flat: bool, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "why"), [({"largest": 1}, "the greatest are asked for"), ({"sorted": 0, "largest": 0}, "in no order")]
+    ("settings", "why"), [({"largest": 1}, "it finds the largest"), ({"sorted": 0, "largest": 0}, "not sorted")]
 )
 def test_orders_that_stay(settings: dict[str, int], why: str) -> None:
     node = helper.make_node("TopK", ["x", "k"], ["y", "places"], axis=-1, **settings)
@@ -102,7 +102,7 @@ def test_places_keep_the_order() -> None:
     node = helper.make_node("TopK", ["x", "k"], ["values", "y"], axis=-1)
     _, rules, whys = applied(model_of([node], {"k": np.array([3])}, [400, 4096], TensorProto.INT64))
     assert rules == []
-    assert whys == ["the places of the numbers are read too, and may differ where numbers are equal"]
+    assert whys == ["the indices are used too, and may differ where numbers are equal"]
 
 
 def test_a_row_that_cannot_be_cut() -> None:
@@ -186,4 +186,4 @@ def test_an_index_is_not_moved() -> None:
     nodes = chain(["relu", "Sqrt"], [helper.make_node("TopK", ["?", "k"], ["values", "y"], axis=1)])
     _, rules, whys = applied(model_of(nodes, {"k": np.array([1])}, [200, 1000], TensorProto.INT64))
     assert rules == []
-    assert "places are read, and may differ where numbers become equal" in whys
+    assert "its indices are used, and may differ where numbers become equal" in whys

@@ -162,19 +162,21 @@ def test_rows_that_others_read_are_searched() -> None:
     nodes, constants, inputs = chunks()
     nodes[-1] = helper.make_node("ReduceMax", ["p"], ["most"], keepdims=0)
     nodes.append(helper.make_node("Add", ["chosen", "most"], ["found"]))
-    assert misses(nodes, constants, inputs, output=TensorProto.INT64) == ["all that is found is read by ReduceMax"]
+    assert misses(nodes, constants, inputs, output=TensorProto.INT64) == [
+        "all results of the search are read by ReduceMax"
+    ]
 
 
 def test_parts_that_no_search_finds() -> None:
     nodes, _, inputs = chunks()
     nodes[2] = helper.make_node("Concat", ["p", "q", "more"], ["joined"], axis=0)
-    assert misses(nodes, {"more": np.array([5])}, inputs) == ["what is found is joined with other values"]
+    assert misses(nodes, {"more": np.array([5])}, inputs) == ["search results are concatenated with other values"]
 
 
 def test_parts_that_are_searched_differently() -> None:
     nodes, constants, inputs = chunks()
     nodes[1].op_type = "ArgMax"
-    assert misses(nodes, constants, inputs) == ["the joined parts are searched differently"]
+    assert misses(nodes, constants, inputs) == ["the concatenated parts are searched differently"]
 
 
 def test_another_axis() -> None:
@@ -192,14 +194,14 @@ def test_an_index_that_is_rounded() -> None:
         helper.make_node("Gather", ["rounded", "asked"], ["found"]),
     ]
     found = misses(nodes, constants, inputs, output=TensorProto.FLOAT16)
-    assert found == ["a Cast to FLOAT16 may round what is found"]
+    assert found == ["a Cast to FLOAT16 may round the results"]
 
 
 def test_cuts_that_are_computed() -> None:
     nodes, _, inputs = chunks()
     nodes[3] = helper.make_node("Slice", ["joined", "asked", "end"], ["chosen"])
     inputs["asked"] = (TensorProto.INT64, [1])
-    assert misses(nodes, {"end": np.array([3])}, inputs) == ["Slice depends on numbers that are computed"]
+    assert misses(nodes, {"end": np.array([3])}, inputs) == ["Slice has inputs that are computed and not indices"]
 
 
 def test_an_old_opset() -> None:

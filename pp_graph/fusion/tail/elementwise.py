@@ -1,4 +1,4 @@
-"""Operators that change each number of a value by itself, and how they order numbers."""
+"""Elementwise operators with one variable input."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 _UNARY: Final = frozenset({"Abs", "Ceil", "Clip", "Floor", "Identity", "Neg", "Relu", "Sqrt"})
 _ARITHMETIC: Final = frozenset({"Add", "Div", "Mul", "Sub"})
-"""With a constant number. OpenVINO rounds several in a row once or each, depending on what stands beside them."""
+"""With a scalar constant. OpenVINO rounds a sequence of them once, or after each, depending on the operators around."""
 _BINARY: Final = _ARITHMETIC | {"Max", "Min"}
 
 
 @dataclass(frozen=True)
 class Elementwise:
-    """An operator that changes each number by itself.
+    """An elementwise operator whose other inputs are scalar constants.
 
     Attributes:
         node: The operator.
@@ -36,7 +36,7 @@ class Elementwise:
 
     @property
     def exact(self) -> bool:
-        """True if runtimes compute it to the bit, whatever stands beside it."""
+        """True if runtimes compute it bit-identically, whatever operators are next to it."""
         return self.node.op_type not in _ARITHMETIC
 
     def emit(self, op: Emitter, numbers: ir.Value) -> ir.Value:
@@ -49,7 +49,7 @@ class Elementwise:
 
 
 def elementwise(view: GraphView, node: ir.Node) -> Elementwise | None:
-    """Return an operator that changes each number by itself; None if it is another one."""
+    """Return an elementwise operator with one variable input; None if the operator is not one."""
     if node.domain != "" or node.op_type not in _UNARY | _BINARY or len(node.outputs) != 1:
         return None
     constants = [view.constant(value) for value in node.inputs]
@@ -65,12 +65,12 @@ def elementwise(view: GraphView, node: ir.Node) -> Elementwise | None:
 def elementwise_before(
     view: GraphView, value: ir.Value, readers: Collection[str], *, exact: bool = False
 ) -> tuple[ir.Value, tuple[Elementwise, ...]]:
-    """Follow a value back through operators that change each number by itself, while only some operators read it.
+    """Follow a value back through elementwise operators, as long as only some types of operators read it.
 
     Args:
         view: The graph.
         value: The value.
-        readers: Operators that may read it.
+        readers: Types of operators that may read it.
         exact: True for exact operators only.
 
     Returns:

@@ -1,14 +1,13 @@
-"""Reduce before computing what keeps the order of numbers.
+"""Apply order-preserving operators after a minimum, maximum or TopK.
 
-A square root, a lower bound or a positive factor keeps the order, also after rounding, so the least, greatest or k
+A square root, a lower bound or a positive factor preserves the order, also after rounding, so the least, greatest or k
 greatest numbers can be found first:
 
     min(sqrt(max(x, 0))) = sqrt(max(min(x), 0))
 
-Both sides compute the function of the same numbers, so results are identical, up to how runtimes round products and
-sums. Which of several numbers is the
-least is another question, as different numbers may have the same root: where an index is read, nothing is moved. What
-a minimum makes of NaN depends on the runtime, before and after.
+Both sides compute the function of the same numbers, so results are identical, except that runtimes may round products
+and sums differently. Indices may change, because different numbers can have the same square root: if an index is used,
+nothing is moved. What a minimum makes of NaN depends on the runtime, before and after.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ _NOT_NEGATIVE: Final = frozenset({"Abs", "Relu", "Sqrt", "ReduceL1", "ReduceL2",
 
 
 class MonotoneReduction(Rule):
-    """Rule that reduces before it computes what keeps the order; see the module."""
+    """Rule that applies order-preserving operators after a reduction; see the module."""
 
     name: ClassVar[str] = "monotone reduction"
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to move operators that keep the order behind each minimum, maximum and TopK."""
+        """Propose to move order-preserving operators after each minimum, maximum and TopK."""
         for node in reversed(view.nodes()):
             if node.op_type not in _REDUCTIONS or node.inputs[0] is None:
                 continue
@@ -58,7 +57,7 @@ class MonotoneReduction(Rule):
             value = moved[0].node.inputs[moved[0].place]
             if any(output.consumers() or output.is_graph_output() for output in node.outputs[1:]):
                 what = f"{moved[-1].node.op_type} before {node.op_type}"
-                yield Miss(node.outputs[0], what, "places are read, and may differ where numbers become equal")
+                yield Miss(node.outputs[0], what, "its indices are used, and may differ where numbers become equal")
             elif value is not None:
                 yield _propose(view, node, value, moved)
 
@@ -102,7 +101,7 @@ def _propose(view: GraphView, node: ir.Node, source: ir.Value, functions: list[E
     written = cost.elements(view, node.outputs[0])
     return Match(
         target=node.outputs[0],
-        what=f"{', '.join(function.node.op_type for function in functions)} behind {node.op_type}",
+        what=f"{', '.join(function.node.op_type for function in functions)} after {node.op_type}",
         reads=reads,
         before=cost.of_nodes(view, view.only_for([node.outputs[0]], reads)),
         after=cost.of_nodes(view, [node]) + len(functions) * cost.moved(2 * written),

@@ -1,12 +1,13 @@
-"""Order only what is read.
+"""Order only the values that are used.
 
-Exporters write a sort as a TopK of all numbers. If only the first m are read, a TopK of m finds them.
+Exporters write a sort as a TopK of all numbers. If only the first m are used, a TopK of m finds them.
 
-The k least of many numbers lie in the k groups with the least minima: any number elsewhere is at least its group's
+The k smallest of many numbers lie in the k groups with the smallest minima: any other number is at least its group's
 minimum, and so at least k others. A search of the minima and one of the k groups replace that of all numbers. In the
-minima NaN counts as infinity, as onnxruntime orders it.
+minima, NaN counts as infinity, which is how onnxruntime orders it.
 
-The numbers are identical. Their places are not where numbers are equal, so nothing changes where places are read.
+The numbers are identical. Their indices may differ where numbers are equal, so these rules do not apply if indices are
+used.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _NEEDS: Final = 12
 """Opset from which GatherND selects in each row."""
 _GROUPS: Final = "groups are searched before numbers"
 _LEAST_ROW: Final = 16
-"""Size of a row, as a multiple of the results, from which groups are tried."""
+"""Smallest ratio of row size to k for which groups are tried."""
 
 
 def _rows(view: GraphView, node: ir.Node) -> tuple[ir.Value, int, int] | str | None:
@@ -39,7 +40,7 @@ def _rows(view: GraphView, node: ir.Node) -> tuple[ir.Value, int, int] | str | N
     if node.op_type != "TopK" or view.opset < _NEEDS or node.inputs[0] is None:
         return None
     if any(output.consumers() or output.is_graph_output() for output in node.outputs[1:]):
-        return "the places of the numbers are read too, and may differ where numbers are equal"
+        return "the indices are used too, and may differ where numbers are equal"
     shape, count = view.shape(node.inputs[0]), view.known_integers(node.inputs[1])
     axis = node.attributes.get_int("axis", -1)
     if shape is None or count is None or axis % len(shape) != len(shape) - 1 or not isinstance(shape[-1], int):
@@ -48,7 +49,7 @@ def _rows(view: GraphView, node: ir.Node) -> tuple[ir.Value, int, int] | str | N
 
 
 class ShorterOrder(Rule):
-    """Rule that orders only as many numbers as are read; see the module."""
+    """Rule that orders only as many numbers as are used; see the module."""
 
     name: ClassVar[str] = "shorter order"
 
@@ -72,15 +73,15 @@ class ShorterOrder(Rule):
 
 
 def _stop(view: GraphView, node: ir.Node, rank: int, count: int) -> int | str:
-    """Return how many numbers a Slice reads from the beginning, or why that is not what it does."""
+    """Return how many of the first numbers a Slice keeps, or why it does not keep the first."""
     bounds = [view.known_integers(value) for value in node.inputs[1:]]
     if any(bound is None or len(bound) != 1 for bound in bounds) or len(bounds) < 2:
-        return "it does not cut the order alone, by constants"
+        return "it does not slice one axis with constant bounds"
     start, stop, axis, step = [bound[0] for bound in bounds if bound is not None] + [0, 1][len(bounds) - 2 :]
     if axis % rank != rank - 1:
-        return "it does not cut the order"
+        return "it does not slice the sorted axis"
     stop = max(0, stop + count) if stop < 0 else min(stop, count)
-    return stop if (start, step) == (0, 1) and stop > 0 else "it does not keep the beginning of the order"
+    return stop if (start, step) == (0, 1) and stop > 0 else "it does not keep the first numbers"
 
 
 def _shorter(
@@ -103,7 +104,7 @@ def _shorter(
 
 
 class GroupedOrder(Rule):
-    """Rule that finds the groups of the least numbers first; see the module."""
+    """Rule that finds the groups of the smallest numbers first; see the module."""
 
     name: ClassVar[str] = "groups before order"
 
@@ -129,9 +130,9 @@ def _grouped(view: GraphView, node: ir.Node, source: ir.Value, columns: int, cou
     }
     shape = view.shape(node.outputs[0])
     if node.attributes.get_int("largest", 1) != 0:
-        return Miss(node.outputs[0], _GROUPS, "the greatest are asked for, and NaN comes before infinity there")
+        return Miss(node.outputs[0], _GROUPS, "it finds the largest, and NaN comes before infinity there")
     if node.attributes.get_int("sorted", 1) == 0:
-        return Miss(node.outputs[0], _GROUPS, "the numbers come in no order, so another search orders them otherwise")
+        return Miss(node.outputs[0], _GROUPS, "its numbers are not sorted, so another search may order them otherwise")
     if not prices or shape is None or sum(not isinstance(dim, int) for dim in shape) > 1:
         return Miss(node.outputs[0], _GROUPS, f"a row of {columns} cannot be cut into equal groups")
     count_of = node.inputs[1]

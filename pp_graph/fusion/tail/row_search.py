@@ -34,7 +34,7 @@ class RowSearch:
         shape: Shape of the result.
         node: The operator.
         table: The numbers before `functions`.
-        functions: Operators that change each number of the table by itself.
+        functions: Elementwise operators between `table` and the search.
         columns: Size of a row.
     """
 
@@ -47,19 +47,19 @@ class RowSearch:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What must be the same for rows of several tables to be searched at once."""
+        """Settings that tables must share for their rows to be searched together."""
         settings = sorted(f"{name} {each.value}" for name, each in self.node.attributes.items() if name != "axis")
         return self.node.op_type, self.node.outputs.index(self.result), self.columns, self.table.dtype, *settings
 
     def rows_of(self, op: Emitter, table: ir.Value, numbers: ir.Value) -> ir.Value:
-        """Write the rows of some numbers, one after the other."""
+        """Emit the rows with the given numbers."""
         rows = op.gather(op.arranged(table, op.constant((-1, self.columns), "rows"), None), numbers, 0)
         for function in self.functions:
             rows = function.emit(op, rows)
         return rows
 
     def search(self, op: Emitter, rows: ir.Value, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
-        """Write the search of some rows; returns one result for each."""
+        """Emit the search of some rows; returns one result per row."""
         count = [None if value is None else at(value) for value in self.node.inputs[1:]]
         copy = op.rewired(self.node, [rows, *count], axis=1).producer()
         assert copy is not None
@@ -69,23 +69,23 @@ class RowSearch:
 
 
 def row_search(view: GraphView, node: ir.Node, result: ir.Value) -> RowSearch | str | None:
-    """Return the search that finds a value; why its rows cannot be selected; None if it finds several in a row."""
+    """Return the search that finds a value; or why its rows cannot be selected; or None if it finds several per row."""
     table = node.inputs[0]
     shape = None if table is None else view.shape(table)
     if table is None or shape is None:
-        return "the shape of what is searched is not known"
+        return "the shape of the searched tensor is not known"
     if node.op_type == "TopK" and view.known_integers(node.inputs[1]) != (1,):
         return None  # not one result for each row
     axis = node.attributes.get_int("axis", -1 if node.op_type == "TopK" else 0) % len(shape)
     if axis != len(shape) - 1:
-        return f"axis {axis} is searched, not the last, where runtimes choose among equal numbers otherwise"
+        return f"axis {axis} is searched, not the last, where runtimes differ in which of equal numbers they choose"
     columns = shape[axis]
     if not isinstance(columns, int):
         return "the size of a row is not known"
     keeps = node.op_type == "TopK" or node.attributes.get_int("keepdims", 1) != 0
     kept = (*shape[:axis], *((1,) if keeps else ()))
     if sum(not isinstance(dim, int) for dim in kept) > 1:
-        return "more than one size of what is searched is open"
+        return "the searched tensor has more than one open size"
     source, functions = elementwise_before(view, table, {"ReduceMin", "ReduceMax", *SEARCHES}, exact=True)
     return RowSearch(result, kept, node, source, functions, columns)
 
@@ -111,7 +111,7 @@ def gathered(
     op: Emitter,
     at: Callable[[ir.Value], ir.Value],
 ) -> ir.Value:
-    """Write the rows of some numbers. Each comes from the last table whose first number is not above it."""
+    """Emit the rows with the given numbers. Each comes from the last table whose first number is not above it."""
     if len(searches) == 1:
         return searches[0].rows_of(op, at(searches[0].table), chosen)
     rows: ir.Value | None = None

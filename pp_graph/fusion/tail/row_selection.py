@@ -5,11 +5,11 @@ distances, one row per patch, and i the selected rows:
 
     argmin(D)[i] = argmin(D[i])
 
-Between search and selection, exporters write operators that only move numbers: one search for each chunk of patches,
-joined, reshaped and cut. So rows are numbered, the numbers go through copies of these operators, and the rows of the
-numbers that come out are searched. Runtimes fold the copies where sizes are constant. Shapes that exporters read
-on the way are those of the numbers. Operators that change each number by itself, such as a square root, move behind the
-selection if nothing else reads all their results. The results are identical.
+Between search and selection, exporters write operators that only move numbers: one search per chunk of patches,
+concatenated, reshaped and sliced. The rule numbers the rows, sends the row numbers through copies of these operators,
+and searches the rows whose numbers come out. Runtimes fold the copies if sizes are constant. Where the graph reads the
+shape of a search result, it reads the shape of the row numbers instead. Elementwise operators, such as a square root,
+move after the selection if nothing else reads all their results. The results are identical.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NEEDS: Final = 12
 
 @dataclass(frozen=True)
 class _Selection:
-    """A selection from what searches find, or its shape.
+    """A selection from search results, or their shape.
 
     Attributes:
         node: The operator that selects, or Shape.
@@ -56,17 +56,17 @@ class _Selection:
 
     @property
     def target(self) -> ir.Value:
-        """What is selected."""
+        """The selected results."""
         return self.node.outputs[0]
 
 
 class RowSelection(Rule):
-    """Rule that selects rows before ArgMin, ArgMax and TopK of one; see the module."""
+    """Rule that selects rows before ArgMin, ArgMax and TopK with k=1; see the module."""
 
     name: ClassVar[str] = "row selection"
 
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to search only selected rows, for each operator that selects from what is found."""
+        """Propose to search only the selected rows, for each operator that selects from search results."""
         found: dict[ir.Value, str | None] = {}
         selections: list[_Selection] = []
         for node in view.nodes():
@@ -85,7 +85,7 @@ class RowSelection(Rule):
             if isinstance(selection, _Selection):
                 selections.append(selection)
             elif node.op_type != "Shape":
-                yield Miss(node.outputs[0], "rows are selected after all are searched", selection)
+                yield Miss(node.outputs[0], "rows are searched before they are selected", selection)
         for selection in reversed(selections):
             proposal = _propose(view, selection, selections)
             if isinstance(proposal, Match) or selection.node.op_type != "Shape":
@@ -93,23 +93,23 @@ class RowSelection(Rule):
 
 
 def _data(node: ir.Node) -> Sequence[ir.Value | None]:
-    """Return the inputs whose numbers an operator moves."""
+    """Return the inputs that an operator moves."""
     return node.inputs if node.op_type == "Concat" else node.inputs[:1]
 
 
 def _obstacle(
     view: GraphView, node: ir.Node, data: Sequence[ir.Value | None], found: dict[ir.Value, str | None]
 ) -> str | None:
-    """Say why numbers of rows cannot go through an operator."""
+    """Return why row numbers cannot go through an operator."""
     if any(value not in found for value in data):
-        return "what is found is joined with other values"
+        return "search results are concatenated with other values"
     if node.op_type == "Cast" and view.dtype(node.outputs[0]) not in _HOLD_INDICES:
-        return f"a Cast to {view.dtype(node.outputs[0])} may round what is found"
+        return f"a Cast to {view.dtype(node.outputs[0])} may round the results"
     return next((reason for value in data if value is not None and (reason := found[value]) is not None), None)
 
 
 def _trace(view: GraphView, selecting: ir.Node) -> _Selection | str | None:
-    """Return the selection by an operator; why rows cannot be selected first; None if no rows are searched."""
+    """Return the selection of an operator; or why rows cannot be selected first; or None if no rows are searched."""
     searches: dict[ir.Value, RowSearch] = {}
     moves: set[ir.Node] = set()
     pending = [value for value in _data(selecting) if value is not None]
@@ -127,7 +127,7 @@ def _trace(view: GraphView, selecting: ir.Node) -> _Selection | str | None:
             pending += [data for data in _data(node) if data is not None]
     parts = tuple(searches[value] for node in view.graph for value in node.outputs if value in searches)
     if len({part.kind for part in parts}) > 1:
-        return "the joined parts are searched differently"
+        return "the concatenated parts are searched differently"
     if view.opset < _NEEDS:
         return f"opset {view.opset} is below {_NEEDS}"
     return _Selection(selecting, parts, tuple(node for node in view.graph if node in moves))
@@ -135,7 +135,7 @@ def _trace(view: GraphView, selecting: ir.Node) -> _Selection | str | None:
 
 def _propose(view: GraphView, selection: _Selection, others: Sequence[_Selection]) -> Match | Miss:
     node, searches, first = selection.node, selection.searches, selection.searches[0]
-    what = f"{first.node.op_type} over {first.columns} columns runs on the rows that are asked for"
+    what = f"{first.node.op_type} over {first.columns} columns runs on the selected rows only"
     # A Shape moves no numbers, and reads no indices.
     moves = selection.moves if node.op_type == "Shape" else (*selection.moves, node)
     indices = {value: move for move in moves for value in move.inputs[len(_data(move)) :] if value is not None}
@@ -144,16 +144,16 @@ def _propose(view: GraphView, selection: _Selection, others: Sequence[_Selection
         if view.constant(value) is None and view.integers(value) is None:
             limit = _limit(view, move)
             if limit is None:
-                return Miss(node.outputs[0], what, f"{move.op_type} depends on numbers that are computed")
+                return Miss(node.outputs[0], what, f"{move.op_type} has inputs that are computed and not indices")
             below[value] = limit
     counts = [value for search in searches for value in search.node.inputs[1:] if value is not None]
     reads = tuple(dict.fromkeys([*(search.table for search in searches), *indices, *counts]))
     dead = _redundant(view, selection, others, reads)
     if alive := [search.node for search in searches if search.node not in dead]:
-        return Miss(node.outputs[0], what, f"all that is found is read by {_readers(alive, dead)}")
+        return Miss(node.outputs[0], what, f"all results of the search are read by {_readers(alive, dead)}")
     rows = [rows_per_image(view, search) for search in searches]
     found = max(cost.elements(view, value) for move in (*moves, node) for value in _data(move) if value is not None)
-    if found > sum(rows):  # rows become images only behind the search
+    if found > sum(rows):  # images are split only after the search
         rows = [found // len(searches)] * len(searches)
     trial: dict[ir.Value, tuple[int, ...]] = {}
     for search, count in zip(searches, rows, strict=True):
@@ -167,7 +167,7 @@ def _propose(view: GraphView, selection: _Selection, others: Sequence[_Selection
     rest = [each for each in dead if each.op_type not in SEARCHES]
     return Match(
         target=node.outputs[0],
-        what="the shape of what a search finds is known before it" if node.op_type == "Shape" else what,
+        what="the shape of a search result is read before the search" if node.op_type == "Shape" else what,
         reads=reads,
         before=cost.of_nodes(view, rest) + sum(cost.search(count * first.columns) for count in rows),
         after=cost.moved(2 * picked) * (len(searches) + functions) + cost.search(picked),
@@ -179,7 +179,7 @@ def _propose(view: GraphView, selection: _Selection, others: Sequence[_Selection
 
 
 def _trial_shape(view: GraphView, value: ir.Value, rows: int) -> dict[ir.Value, tuple[int, ...]]:
-    """Return the shape of one image for what a search finds in some rows, if it has open sizes."""
+    """Return the shape of the search results of one image, if it has open sizes."""
     sizes = [dim if isinstance(dim, int) else None for dim in view.shape(value) or ()]
     if None not in sizes:
         return {}
@@ -189,7 +189,7 @@ def _trial_shape(view: GraphView, value: ir.Value, rows: int) -> dict[ir.Value, 
 
 
 def _readers(alive: Sequence[ir.Node], dead: Sequence[ir.Node]) -> str:
-    """Name the operators that read what some searches find."""
+    """Name the operators that read the results of some searches."""
     pending, seen, names = list(alive), set(dead), set()
     while pending:
         node = pending.pop()
@@ -204,7 +204,7 @@ def _readers(alive: Sequence[ir.Node], dead: Sequence[ir.Node]) -> str:
 
 
 def _limit(view: GraphView, node: ir.Node) -> tuple[Dimension, ...] | None:
-    """Return the sizes that the indices of a selection stay below; None if it has other inputs."""
+    """Return exclusive upper bounds of the indices of a selection; None if its inputs are not indices."""
     data = node.inputs[0]
     shape = None if data is None else view.shape(data)
     if shape is None or node.op_type not in ("Gather", "GatherElements", "GatherND"):
@@ -220,9 +220,9 @@ def _limit(view: GraphView, node: ir.Node) -> tuple[Dimension, ...] | None:
 def _redundant(
     view: GraphView, selection: _Selection, others: Sequence[_Selection], reads: Sequence[ir.Value]
 ) -> list[ir.Node]:
-    """Return the operators that no one reads once all selections from the same searches are rewritten.
+    """Return the operators that become unused when all selections from the same searches are rewritten.
 
-    The least or greatest numbers that a TopK also finds need no search: they are a reduction.
+    The smallest or largest values that a TopK also returns need no search: they are a reduction.
     """
     nodes = {search.node for search in selection.searches}
     targets = [each.target for each in others if nodes & {search.node for search in each.searches}]

@@ -33,8 +33,8 @@ class Match:
         tidies: True if the rewrite only removes operators without effect, and applies however little it saves.
         trial: Shapes of one image to test with, for values whose open sizes depend on each other. Batches multiply the
             first size.
-        below: Bounds of the integers to test with, exclusive: one for all, or one for each place on the last axis. An
-            open one is the number of images. The least integer is 0.
+        below: Exclusive upper bounds of the integers to test with: one for all, or one per position on the last axis.
+            An open bound is the number of images. The smallest integer is 0.
     """
 
     target: ir.Value
