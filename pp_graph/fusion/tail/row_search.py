@@ -53,7 +53,11 @@ class RowSearch:
 
     def rows_of(self, op: Emitter, table: ir.Value, numbers: ir.Value) -> ir.Value:
         """Emit the rows with the given numbers."""
-        rows = op.gather(op.arranged(table, op.constant((-1, self.columns), "rows"), None), numbers, 0)
+        rows = op.arranged(table, op.constant((-1, self.columns), "rows"), None)
+        if self.functions:  # OpenVINO moves elementwise operators before a Gather, where they apply to all rows
+            rows = op.node("GatherND", [rows, op.unsqueeze(numbers, (1,))], {}, op.dtype_of(rows), None)
+        else:
+            rows = op.gather(rows, numbers, 0)
         for function in self.functions:
             rows = function.emit(op, rows)
         return rows
