@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pp_graph.fusion.tail.channel_selection import ChannelSelection
 from pp_graph.fusion.tail.exporter_leftovers import ExporterLeftovers
+from pp_graph.fusion.tail.flattened_transpose import FlattenedTranspose
+from pp_graph.fusion.tail.monotone_reduction import MonotoneReduction
+from pp_graph.fusion.tail.partial_order import GroupedOrder, ShorterOrder
 from pp_graph.fusion.tail.quadratic_form import QuadraticForm
-from pp_graph.fusion.tail.reordering import FlattenedTranspose, RowSelection
 from pp_graph.fusion.tail.rewriting import (
     NETWORK_SCOPE,
     TAIL_SCOPE,
@@ -18,6 +20,7 @@ from pp_graph.fusion.tail.rewriting import (
     restore_tail,
     rewrite_tail,
 )
+from pp_graph.fusion.tail.row_selection import RowSelection
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
 from pp_graph.fusion.tail.separable_collapse import SeparableCollapse
 from pp_graph.fusion.tail.separable_convolution import SeparableConvolution
@@ -28,6 +31,9 @@ RULES: tuple[Rule, ...] = (
     SeparableConvolution(),
     ChannelSelection(),
     RowSelection(),
+    MonotoneReduction(),
+    ShorterOrder(),
+    GroupedOrder(),
     QuadraticForm(),
     FlattenedTranspose(),
     ExporterLeftovers(),

@@ -204,7 +204,7 @@ def rank_one_factors(kernel: Matrix, tolerance: float) -> tuple[Matrix, Matrix] 
 
 
 def product(matrices: Sequence[Matrix | None]) -> Matrix | None:
-    """Compose matrices, of which the first is applied first. None means the identity."""
+    """Compose matrices; the first is applied first. None means the identity."""
     result: Matrix | None = None
     for matrix in matrices:
         if matrix is not None:

@@ -8,7 +8,7 @@ convolution's kernel:
     conv(x, W, b)[:, i] = conv(x, W[i], b[i])  (f(x) + g(x))[:, i] = f(x)[:, i] + g(x)[:, i]
 
 The Gather therefore moves towards the input until another operator needs the dropped channels. There it becomes a 1×1
-convolution with a single 1 per row if that is cheaper, because a Gather needs another memory layout than the
+convolution with a single 1 per row if that is cheaper, because a Gather needs a different memory layout than the
 convolutions around it. The results are equal unless a dropped channel is infinite: the convolution turns it into NaN,
 which counts as anomalous.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Emit = Callable[[Emitter, Callable[[ir.Value], ir.Value]], ir.Value]
 
 _COPIED_AT_MOST: Final = 1 << 18
-"""Numbers of a weight of which the selected rows are written as a constant."""
+"""Largest weight, in numbers, whose selected rows are written as a constant."""
 Index = npt.NDArray[np.int64]
 
 _UNARY: Final = frozenset(

@@ -3,7 +3,7 @@
 Only ratios of costs matter. The rates were measured in OpenVINO 2026.4 on two cores with AVX-512, in float32 with batch
 1. A single-channel convolution reaches a tenth of the rate of a matrix product, and the cost of an interpolation is
 proportional to its outputs. `benchmarks/operator_rates.py` measures convolutions, products, averages and
-interpolations; the rates of ArgMin and of batched products come from profiles of PatchCore and PaDiM.
+interpolations; the rates of searches and of batched products come from profiles of PatchCore and PaDiM.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _POOL_MACS_PER_US: Final = 4_000.0
 _RESIZE_OUTPUTS_PER_US: Final = {"nearest": 500.0, "linear": 125.0, "cubic": 30.0}
 _ARG_INPUTS_PER_US: Final = 430.0
 """ArgMin and ArgMax: OpenVINO runs them as TopK."""
+_ORDER_US: Final = 0.008
+"""TopK: time for each result and doubling of their number."""
 _REDUCE_INPUTS_PER_US: Final = 10_000.0
 
 
@@ -61,9 +63,9 @@ def dense_convolution(outputs: float, taps: int) -> float:
     return LAUNCH_US + max(outputs * taps / _DENSE_CONV_MACS_PER_US, 8 * outputs / _BYTES_PER_US)
 
 
-def search(inputs: float) -> float:
-    """Cost of ArgMin, ArgMax or TopK over some inputs."""
-    return LAUNCH_US + inputs / _ARG_INPUTS_PER_US
+def search(inputs: float, kept: float = 0, count: int = 1) -> float:
+    """Cost of ArgMin, ArgMax or TopK over some inputs, with `kept` results, `count` of them in order."""
+    return LAUNCH_US + inputs / _ARG_INPUTS_PER_US + kept * math.log2(count) * _ORDER_US
 
 
 def of_nodes(view: GraphView, nodes: Iterable[ir.Node]) -> float:
@@ -101,7 +103,11 @@ def _of_node(view: GraphView, node: ir.Node) -> float:
         rate = _RESIZE_OUTPUTS_PER_US.get(node.attributes.get_string("mode", "nearest"), 125.0)
         return LAUNCH_US + max(bandwidth, written / rate)
     if node.op_type in ("ArgMin", "ArgMax", "TopK"):
-        return search(read)
+        shape = None if node.inputs[0] is None else view.shape(node.inputs[0])
+        row = shape[node.attributes.get_int("axis", -1)] if shape else 1
+        counts = view.known_integers(node.inputs[1]) if len(node.inputs) > 1 else None
+        count = max(1, counts[0]) if counts else 1
+        return search(read, read / row * count if isinstance(row, int) and row else 0, count)
     if node.op_type.startswith("Reduce"):
         return LAUNCH_US + max(bandwidth, read / _REDUCE_INPUTS_PER_US)
     return LAUNCH_US + bandwidth

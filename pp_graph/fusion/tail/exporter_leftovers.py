@@ -1,4 +1,4 @@
-"""Remove operators without effect that exporters leave behind.
+"""Remove operators without effect that exporters leave in the graph.
 
 Exporters such as `torch.onnx` write operators that would matter only for dynamic shapes:
 

@@ -41,7 +41,7 @@ _LONGEST_AXIS: Final = 2048
 
 
 class RefusalError(Exception):
-    """An operator of a supported type is not separable, not linear or not known well enough. The message says why."""
+    """A supported operator is not separable or linear, or not known well enough. The message gives the reason."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pp_graph.model.graphs import NameScope
 from pp_graph.steps import Emitter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import onnx_ir as ir
 
@@ -50,9 +50,10 @@ def disprove(view: GraphView, model: ir.Model, match: Match) -> str | None:
         return f"it cannot be tested: its weights take {size / 2**30:.1f} GiB, expected at most 1"
     try:
         original, fed = _alone(view, model, match, replaced)
-        rewritten, _ = _alone(view, model, match, None)
+        rewritten, also_fed = _alone(view, model, match, None)
+        fed = list(dict.fromkeys([*fed, *also_fed]))
         for batch, offset in _TRIALS:
-            feeds = _feeds(view, fed, match.trial, batch, offset)
+            feeds = _feeds(view, fed, match, batch, offset)
             difference = _differ(match, _run(original, feeds), _run(rewritten, feeds))
             if difference is not None:
                 return difference
@@ -131,19 +132,25 @@ def _dtype(view: GraphView, value: ir.Value) -> ir.DataType:
     return ir.DataType[name]
 
 
-def _feeds(
-    view: GraphView, fed: Sequence[ir.Value], trial: Mapping[ir.Value, tuple[int, ...]], batch: int, offset: float
-) -> dict[str, Array]:
+def _feeds(view: GraphView, fed: Sequence[ir.Value], match: Match, batch: int, offset: float) -> dict[str, Array]:
     rng = np.random.default_rng(0)
     feeds = {}
     for value in fed:
         shape = view.shape(value)
         if shape is None:
             raise ValueError(f"the rank of '{value.name}' is not known")
-        sizes = trial.get(value) or tuple(
+        sizes = tuple(
             dim if isinstance(dim, int) else batch if axis == 0 else _OPEN_SIZE for axis, dim in enumerate(shape)
         )
+        if value in match.trial:
+            rows, *others = match.trial[value]
+            sizes = (batch * rows, *others)
         dtype = _dtype(view, value).numpy()
+        if value in match.below:
+            limits = [dim if isinstance(dim, int) else batch for dim in match.below[value]]
+            bounds = limits[0] if len(limits) == 1 else limits
+            feeds[value.name or ""] = rng.integers(0, bounds, sizes).astype(dtype)
+            continue
         dims = view.integers(value) if dtype.kind == "i" else None
         if dims is not None:
             known = [dim if isinstance(dim, int) else batch for dim in dims]

@@ -46,7 +46,7 @@ class TailRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         what: Description of the change.
         reads: Names, in the fused model, of the tensors that the new operators read.
         target: Name, in the fused model, of the tensor that they compute.
-        float32: True if they stay in float32 when the network runs in another precision.
+        float32: True if they stay in float32 when the network runs in a different precision.
         exact: True if the results are bit-identical to those of the replaced operators.
         before_us: Estimated time of the replaced operators, in microseconds per image.
         after_us: Estimated time of the new operators, in microseconds per image.

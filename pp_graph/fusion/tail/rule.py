@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from pp_graph.fusion.tail.view import GraphView
+    from pp_graph.model.shapes import Dimension
     from pp_graph.steps import Emitter
 
 
@@ -30,7 +31,10 @@ class Match:
         exact: True if the results are bit-identical.
         float32: True if the new operators stay in float32 when the network runs in bf16 or f16.
         tidies: True if the rewrite only removes operators without effect, and applies however little it saves.
-        trial: Shapes to test with, for values whose open sizes depend on each other.
+        trial: Shapes of one image to test with, for values whose open sizes depend on each other. Batches multiply the
+            first size.
+        below: Exclusive upper bounds of the integers to test with: one for all, or one per position on the last axis.
+            An open bound is the number of images. The smallest integer is 0.
     """
 
     target: ir.Value
@@ -43,6 +47,7 @@ class Match:
     float32: bool = False
     tidies: bool = False
     trial: Mapping[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+    below: Mapping[ir.Value, tuple[Dimension, ...]] = field(default_factory=dict)
 
     @property
     def saves(self) -> float:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pp_graph.steps import Emitter
 
 _MOST_CHANNELS: Final = 4
-"""Maximum number of channels of a map. Feature maps have more, in another memory layout."""
+"""Maximum number of channels of a map. Feature maps have more, in a different memory layout."""
 
 _DEEPEST: Final = 12
 """Maximum length of a chain. Real tails have up to six operators."""

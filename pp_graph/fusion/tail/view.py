@@ -130,7 +130,7 @@ class GraphView:
         return live
 
     def is_live(self, node: ir.Node) -> bool:
-        """True if an output of the graph depends on the operator. Exporters leave unused ones behind."""
+        """True if an output of the graph depends on the operator. Exporters leave unused ones in the graph."""
         return node in self._live
 
     def is_rewritten(self, node: ir.Node) -> bool:
@@ -367,7 +367,7 @@ class GraphView:
 
 
 def tail_names(model: ir.Model) -> frozenset[str]:
-    """Return the names of the operators behind the last layers that mix channels, and of their outputs."""
+    """Return the names of the operators after the last layers that mix channels, and of their outputs."""
     view = GraphView(model)
     network: set[ir.Node] = set()
     for node in reversed(list(view.graph)):

@@ -1,11 +1,4 @@
-"""Select rows before searching them; move channels last before flattening.
-
-PatchCore finds the nearest neighbour of every patch, but uses only that of the most anomalous patch. With D the
-distances, one row per patch, and i the selected rows:
-
-    argmin(D)[i] = argmin(D[i])
-
-Exporters write `ArgMin -> Reshape -> GatherND`; the rewrite selects rows of D first. The results are identical.
+"""Move channels last before positions are flattened.
 
 PaDiM flattens height and width, subtracts a mean, and moves positions to the front:
 
@@ -17,7 +10,6 @@ batch axis. The left side moves all elements twice. The results are identical.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, ClassVar
 
 from pp_graph.fusion.tail import cost
@@ -30,63 +22,6 @@ if TYPE_CHECKING:
 
     from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
-
-
-class RowSelection(Rule):
-    """Rule that selects rows before ArgMin or ArgMax; see the module."""
-
-    name: ClassVar[str] = "row selection"
-
-    def find(self, view: GraphView) -> Iterator[Match | Miss]:
-        """Propose to select rows before each ArgMin or ArgMax that a GatherND selects from."""
-        for node in reversed(view.nodes()):
-            if node.op_type != "GatherND" or node.attributes.get_int("batch_dims", 0) != 0:
-                continue
-            folded = view.producer(node.inputs[0], "Reshape")
-            search = view.producer(node.inputs[0] if folded is None else folded.inputs[0], "ArgMin", "ArgMax")
-            if search is not None and (match := _match(view, node, folded, search)) is not None:
-                yield match
-
-
-def _match(view: GraphView, node: ir.Node, folded: ir.Node | None, search: ir.Node) -> Match | None:
-    table, places = search.inputs[0], node.inputs[1]
-    shape = None if table is None else view.shape(table)
-    asked = None if places is None else view.shape(places)
-    if table is None or places is None or shape is None or asked is None or not isinstance(shape[-1], int):
-        return None
-    rank = len(shape)
-    if search.attributes.get_int("axis", 0) % rank != rank - 1 or search.attributes.get_int("keepdims", 1) != 0:
-        return None
-    rows: tuple[int, ...] | None = None
-    depth = rank - 1
-    if folded is not None:
-        rows = view.known_integers(folded.inputs[1])
-        if rows is None or 0 in rows:
-            return None
-        depth = len(rows)
-    if asked[-1] != depth:
-        return None  # it selects slices, not single rows
-    columns = shape[-1]
-
-    def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:
-        value = at(table)
-        if folded is not None and rows is not None:
-            value = op.rewired(folded, [value, op.constant((*rows, columns), "rows")])
-        return op.rewired(search, [op.rewired(node, [value, at(places)])], axis=-1)
-
-    reads = (table, places)
-    # The rows are the patches of all images; shape inference does not separate the two.
-    searched = math.prod(abs(row) for row in rows or ()) * columns
-    return Match(
-        target=node.outputs[0],
-        what=f"{search.op_type} over {columns} columns runs on the rows that are asked for",
-        reads=reads,
-        before=cost.search(searched) + cost.moved(0),
-        after=cost.moved(2 * columns) + cost.search(columns),
-        emit=emit,
-        exact=True,
-        trial={table: (2 * searched // columns, columns)} if rows and rank == 2 else {},
-    )
 
 
 _SHIFTS = ("Sub", "Add", "Mul", "Div")
