@@ -76,8 +76,8 @@ class FusedModel(Artifact):
         """Return an opened model as a fused one.
 
         Raises:
-            ProvenanceError: Its external weights are those of a different model, or an input or output that its
-                provenance lists is missing.
+            ProvenanceError: Its external weights are those of a different model, an input or output that its provenance
+                lists is missing, or another operator was appended to an output.
         """
         check_weights(opened, provenance)
         graph = opened.model.graph
@@ -92,6 +92,13 @@ class FusedModel(Artifact):
                     f"Model '{opened.source or '(in memory)'}' was changed after it was fused: its {kind} '{missing}' "
                     "is missing. Fuse the raw model again, if need be with fewer outputs (outputs=..., --outputs). "
                     "Apply tools that simplify or optimise a model to the raw export."
+                )
+        for output in graph.outputs:
+            if output.name in provenance.output_names and (appended := _appended(output, f"{provenance.prefix}/")):
+                raise ProvenanceError(
+                    f"Model '{opened.source or '(in memory)'}' was changed after it was fused: operator '{appended}' of "
+                    f"another program computes output '{output.name}' from the post-processing. Fuse the raw model "
+                    "again; write further operators as a step of the post-processor."
                 )
         return cls(opened, provenance)
 
@@ -244,3 +251,16 @@ def fuse(
         raw, program, keep_raw=keep_raw, tail=tail, file=file, raise_opset=raise_opset
     )
     return FusedModel(network, record, notes if other is None else (other, *notes), program)
+
+
+def _appended(output: ir.Value, scope: str) -> str | None:
+    """Return the operator of another program between the post-processing and an output.
+
+    Converters of element types add casts there, which change no decision.
+    """
+    node = output.producer()
+    if node is None or node.op_type in ("Cast", "Identity") or (node.name or "").startswith(scope):
+        return None
+    sources = [value.producer() for value in node.inputs if value is not None]
+    ours = any(source is not None and (source.name or "").startswith(scope) for source in sources)
+    return node.op_type if ours else None

@@ -150,6 +150,10 @@ def test_statistics_of_an_artifact_of_another_model(tmp_path: Path) -> None:
         ("lost output", "convert", "its output 'pred_mask' is missing"),
         ("lost output", "retune", "its output 'pred_mask' is missing"),
         ("lost output", "load", "its output 'pred_mask' is missing"),
+        *[
+            ("appended operator", verb, "operator 'Not' of another program computes output 'pred_label'")
+            for verb in ("verify", "convert", "retune", "load")
+        ],
         ("further operator", "convert", "other operators read values of the post-processing"),
     ],
 )
@@ -208,6 +212,10 @@ def changed(change: str, **settings: object) -> onnx.ModelProto:
         proto.graph.initializer.extend(kept)
     elif change == "lost output":
         del proto.graph.output[-1]
+    elif change == "appended operator":
+        node = next(each for each in proto.graph.node if each.output[0] == "pred_label")
+        node.output[0] = "before"
+        proto.graph.node.append(onnx.helper.make_node("Not", ["before"], ["pred_label"]))
     elif change == "further operator":
         proto.graph.node.append(onnx.helper.make_node("Cast", ["pred_label"], ["bytes"], to=onnx.TensorProto.UINT8))
         proto.graph.output.append(onnx.helper.make_tensor_value_info("bytes", onnx.TensorProto.UINT8, None))
