@@ -96,8 +96,8 @@ class FusedModel(Artifact):
         for output in graph.outputs:
             if output.name in provenance.output_names and (appended := _appended(output, f"{provenance.prefix}/")):
                 raise ProvenanceError(
-                    f"Model '{opened.source or '(in memory)'}' was changed after it was fused: operator '{appended}' of "
-                    f"another program computes output '{output.name}' from the post-processing. Fuse the raw model "
+                    f"Model '{opened.source or '(in memory)'}' was changed after it was fused: operator '{appended}' "
+                    f"of another program computes output '{output.name}' from the post-processing. Fuse the raw model "
                     "again; write further operators as a step of the post-processor."
                 )
         return cls(opened, provenance)
