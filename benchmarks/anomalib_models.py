@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 IMAGES: Final = 16
+PASSES: Final = {"MHPatchcore": 3}
+"""Passes over the images to fit what follows the network, if it takes several."""
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "AnomalyDINO": {},
     "Cfa": {},
@@ -95,17 +97,16 @@ def build(name: str) -> tuple[Any, tuple[int, int]]:
         model = kind(**settings)
     height, width = getattr(model, "input_size", None) or (256, 256)
     images = torch.rand((IMAGES, 3, int(height), int(width)), generator=torch.Generator().manual_seed(0))
-    if name == "Cfa":
-        with torch.no_grad():
-            model.model.initialize_centroid(
-                [SimpleNamespace(image=model.pre_processor(each)) for each in images.split(4)]
-            )
-    if hasattr(model, "fit"):
-        model.model.train()
-        with torch.no_grad():
-            for each in images.split(4):
-                model.model(model.pre_processor(each))
-        model.fit()
+    with torch.no_grad():
+        batches = [SimpleNamespace(image=model.pre_processor(each)) for each in images.split(4)]
+        if name == "Cfa":
+            model.model.initialize_centroid(batches)
+        if hasattr(model, "fit"):
+            model.model.train()
+            for _ in range(PASSES.get(name, 1)):
+                for each in batches:
+                    model.training_step(each)
+                model.fit()
     return model.eval(), (int(height), int(width))
 
 

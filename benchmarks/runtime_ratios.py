@@ -5,14 +5,14 @@
     python benchmarks/runtime_ratios.py --raw RAW.onnx --stats STATS.json [--full FULL.onnx]
 
 A case is a folder with `raw.onnx`, `stats.json` and, if there is a peer to compare with, `full.onnx`, such as
-Anomalib's export with its post-processing. Images for verification come from `images.npz` in the folder or in one beside
-it, if their size fits; otherwise they are random. `anomalib_models.py` writes such cases.
+Anomalib's export with its post-processing. Images for verification come from `images.npz` in the folder or in one
+beside it, if their size fits; otherwise they are random. `anomalib_models.py` writes such cases.
 
-Each model is timed raw, as its peer, ours, ours with `--no-tail`, and as the limit: the raw model cut at its last layers,
-without tail and post-processing. All are interleaved, with the latency hint, in float32 and in the precision that the
-device chooses. `--dynamic` leaves the batch open when compiling. Below the times come the five slowest operators of ours
-in float32, with their part of the model and their share, and all others over 3 % that are not layers (marked `!`).
-Flipped decisions come from `pp.verify` in float32.
+Each model is timed raw, as its peer, ours, ours with `--no-tail`, and as the limit: the raw model cut at its last
+layers, without tail and post-processing. All are interleaved, with the latency hint, in float32 and in the precision
+that the device chooses. `--dynamic` leaves the batch open when compiling. Below the times come the five slowest
+operators of ours in float32, with their part of the model and their share, and all others over 3 % that are not layers
+(marked `!`). Flipped decisions come from `pp.verify` in float32.
 """
 
 from __future__ import annotations
