@@ -45,13 +45,13 @@ def group_times(
     rows = []
     for each in times:
         if parts is not None:
-            groups[_group(each.name, parts, provenance)] += each.microseconds
+            groups[group_of(each.name, parts, provenance)] += each.microseconds
         rows.append((each.name, each.implementation, round(each.microseconds, 1)))
     rows.sort(key=lambda row: -row[2])
     return {name: round(total, 1) for name, total in groups.items()} if parts is not None else {}, rows[:_SHOWN]
 
 
-def _group(names: str, parts: Mapping[str, str], provenance: Provenance | None) -> str:
+def group_of(names: str, parts: Mapping[str, str], provenance: Provenance | None) -> str:
     """Return the group of an executed operator; a layer that OpenVINO merged with others counts as network."""
     groups = {_group_of_one(name, parts, provenance) for name in names.split(",")}
     return next((group for group in GROUPS if group in groups), "network")
