@@ -32,7 +32,10 @@ from pp_graph.benchmarking.operator_groups import group_of, parts_of
 from pp_graph.fusion.tail import tail_names
 from pp_graph.openvino.timed_session import TimedSession
 
-LAYERS: Final = ("Convolution", "Deconvolution", "FullyConnected", "GroupConvolution", "MatMul", "MHA")
+LAYERS: Final = (
+    "Convolution", "ConvolutionBackpropData", "FullyConnected", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul",
+    "ScaledDotProductAttention",
+)  # fmt: skip
 PROFILED_RUNS: Final = 20
 SLOW: Final = 0.03
 """Share of the time from which an operator outside the network's layers needs a rule, or a reason against one."""
