@@ -33,8 +33,8 @@ from pp_graph.fusion.tail import tail_names
 from pp_graph.openvino.timed_session import TimedSession
 
 LAYERS: Final = (
-    "Convolution", "ConvolutionBackpropData", "FullyConnected", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul",
-    "ScaledDotProductAttention",
+    "Convolution", "ConvolutionBackpropData", "FullyConnected", "GroupConvolution", "GroupConvolutionBackpropData",
+    "MatMul", "ScaledDotProductAttention",
 )  # fmt: skip
 PROFILED_RUNS: Final = 20
 SLOW: Final = 0.03
