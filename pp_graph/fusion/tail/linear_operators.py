@@ -343,6 +343,22 @@ def resize_scales(
     return by_axis.get(2, 1.0), by_axis.get(3, 1.0)
 
 
+def fixed_scales(view: GraphView, node: ir.Node) -> tuple[float, float] | None:
+    """Return scales with which a Resize gives its sizes for any number of channels; None if there are none."""
+    source = node.inputs[0]
+    sizes, outputs = None if source is None else view.sizes(source), view.sizes(node.outputs[0])
+    if sizes is None or outputs is None or view.opset < 11 or "axes" in node.attributes:
+        return None
+    try:
+        scales = resize_scales(view, node, sizes, outputs)
+    except RefusalError:
+        return None
+    if any(int(np.floor(np.float32(size) * np.float32(scale))) != output
+           for size, scale, output in zip(sizes, scales, outputs, strict=True)):  # fmt: skip
+        return None
+    return scales[0], scales[1]
+
+
 def _crops(view: GraphView, node: ir.Node, coordinates: str) -> tuple[tuple[float, float], ...]:
     """Return the region along height and width that `tf_crop_and_resize` resizes."""
     if coordinates != "tf_crop_and_resize":
