@@ -353,10 +353,15 @@ def fixed_scales(view: GraphView, node: ir.Node) -> tuple[float, float] | None:
         scales = resize_scales(view, node, sizes, outputs)
     except RefusalError:
         return None
-    if any(int(np.floor(np.float32(size) * np.float32(scale))) != output
-           for size, scale, output in zip(sizes, scales, outputs, strict=True)):  # fmt: skip
-        return None
-    return scales[0], scales[1]
+    found = []
+    for size, scale, output in zip(sizes, scales, outputs, strict=True):
+        single = np.float32(scale)
+        if float(single) * size < output and node.attributes.get_string("mode", "nearest") != "nearest":
+            single = np.nextafter(single, np.float32(np.inf))  # runtimes round the size down, some in float64
+        if int(single * np.float32(size)) != output or int(float(single) * size) != output:
+            return None
+        found.append(float(single))
+    return found[0], found[1]
 
 
 def _crops(view: GraphView, node: ir.Node, coordinates: str) -> tuple[tuple[float, float], ...]:
