@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pp_graph.fusion.tail.view import GraphView
     from pp_graph.steps import Emitter
 
+PROJECTION: Final = "projection"
+"""Name of the weights of convolutions that mix channels."""
 _MOST_WEIGHTS: Final = 1 << 22
 """Maximum number of weights of all convolutions. The file grows by them."""
 _MOST_NUMBERS: Final = 1 << 24
@@ -292,8 +294,8 @@ def _emit(
     rows, columns = part.rows, part.columns
     value = op.convolution(
         at(part.source),
-        op.array(kernels[0], "weight"),
-        group=len(kernels[0]) if len(kernels) > 1 else 1,
+        op.array(kernels[0], "average" if part.split else PROJECTION),
+        group=len(kernels[0]) if part.split else 1,
         strides=[rows.stride, columns.stride],
         dilations=[rows.dilation, columns.dilation],
         pads=[rows.before, columns.before, rows.after, columns.after],
@@ -301,7 +303,7 @@ def _emit(
     if not (rows.exact and columns.exact):
         value = op.slice(value, (0, 0), (rows.outputs, columns.outputs), (2, 3))
     for kernel in kernels[1:]:
-        value = op.convolution(value, op.array(kernel, "projection"))
+        value = op.convolution(value, op.array(kernel, PROJECTION))
     for node in part.reading.behind:
         if node.op_type == "Resize":
             scales = np.array([1, 1, *(fixed_scales(tracer.view, node) or ())], np.float32)
