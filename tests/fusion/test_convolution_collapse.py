@@ -18,7 +18,7 @@ from pp_graph.fusion.tail.convolution_collapse import ConvolutionCollapse
 from pp_graph.fusion.tail.rule import Miss
 from pp_graph.fusion.tail.view import GraphView
 from pp_graph.model import NameScope
-from tests.models import run, run_openvino
+from tests.models import STATS, run, run_openvino
 
 CHANNELS = 4
 
@@ -163,11 +163,16 @@ def chains(draw: st.DrawFn) -> tuple[Chain, str, list[int | str]]:
             elif kind == "Sum" and features % 2 == 0:
                 axis = draw(st.integers(1, 2))
                 value = chain.reshape(value, -1, 2, features // 2)
-                value = chain.add(draw(st.sampled_from(["ReduceSum", "ReduceMean"])), value, np.array([axis]), keepdims=0)
+                value = chain.add(
+                    draw(st.sampled_from(["ReduceSum", "ReduceMean"])), value, np.array([axis]), keepdims=0
+                )
                 features = features // 2 if axis == 1 else 2
                 value = chain.reshape(value, -1, 1, features)
             elif kind == "Pool" and features > 3:
-                value, features = chain.add("AveragePool", value, kernel_shape=[3], strides=[2]), (features - 3) // 2 + 1
+                value, features = (
+                    chain.add("AveragePool", value, kernel_shape=[3], strides=[2]),
+                    (features - 3) // 2 + 1,
+                )
             elif kind == "MatMul":
                 count = draw(st.integers(1, 7))
                 value, features = chain.add("MatMul", value, chain.random(features, count)), count
@@ -196,3 +201,102 @@ def test_random_chains(drawn: tuple[Chain, str, list[int | str]]) -> None:
     if rewritten.applied:
         assert_same(model, chain.feeds())
     assert all("µs" in miss.why or "cannot come first" in miss.why for _, miss in rewritten.missed), rewritten.missed
+
+
+def pooled_patches(batch: int | str, channels: int, outputs: int, side: int = 16) -> tuple[Chain, str]:
+    """Average each channel's patch of 3×3 with a flattened axis of channels and offsets, and project."""
+    chain = Chain(batch)
+    value, _ = chain.unfold(chain.map(channels, side, side), (side, side), 3)
+    value = chain.add("Transpose", chain.reshape(value, -1, 9 * channels, side * side), perm=[0, 2, 1])
+    value = chain.add("AveragePool", chain.reshape(value, -1, 1, 9 * channels), kernel_shape=[9], strides=[9])
+    value = chain.add("MatMul", chain.reshape(value, -1, channels), chain.random(channels, outputs))
+    return chain, value
+
+
+@pytest.mark.parametrize("batch", [1, 2, "N"])
+def test_unfolded_maps_of_two_sizes(batch: int | str) -> None:
+    """The second map's patches are upsampled plane by plane, all features at once."""
+    chain = Chain(batch)
+    first, sizes = chain.unfold(chain.map(6, 12, 10), (12, 10), 3)
+    first = chain.reshape(first, -1, 54, 120)
+    second, small = chain.unfold(chain.map(8, 6, 5), (6, 5), 3)
+    second = chain.resize(chain.reshape(chain.reshape(second, -1, 72, 30), -1, 1, *small), sizes)
+    second = chain.reshape(second, -1, 72, 120)
+    joined = chain.add("Transpose", chain.add("Concat", first, second, axis=1), perm=[0, 2, 1])
+    index = chain.rng.integers(0, 126, 80)
+    chosen = chain.reshape(chain.add("Gather", joined, index, axis=2), -1, 40, 2)
+    summed = chain.add("ReduceSum", chain.add("Mul", chosen, chain.random(40, 2)), np.array([2]), keepdims=0)
+    value = chain.add("MatMul", summed, chain.random(40, 7))
+    found = operators(assert_same(chain.model(value, [None, 7]), chain.feeds(3)))
+    assert found.count("Conv") == 2
+    assert found.count("Resize") == 1
+    assert not {"Gather", "Pad", "MatMul", "Mul", "ReduceSum"} & set(found)
+
+
+def test_weights_of_rank_one_are_split() -> None:
+    chain, value = pooled_patches("N", 256, 64)
+    found = assert_same(chain.model(value, [None, 64]), chain.feeds())
+    kernels = [tuple(each.dims) for each in found.graph.initializer if len(each.dims) == 4]
+    assert sorted(kernels) == [(64, 256, 1, 1), (256, 1, 3, 3)]
+
+
+def test_the_product_of_channels_first() -> None:
+    chain = Chain("N")
+    value, _ = chain.unfold(chain.map(4, 9, 9), (9, 9), 2, stride=2, dilation=3, pad=0)
+    value = chain.add("MatMul", chain.random(5, 16), chain.reshape(value, -1, 16, 9))
+    found = assert_same(chain.model(chain.reshape(value, -1, 5, 3, 3), ["N", 5, 3, 3]), chain.feeds())
+    assert operators(found) == ["Conv"]
+
+
+def test_weights_that_take_too_much_memory() -> None:
+    chain, value = pooled_patches("N", 700, 700, side=4)
+    reason = "the convolutions would have 4,410,000 weights, expected at most 4,194,304"
+    assert set(misses(chain.model(value, [None, 700]))) == {reason}
+
+
+def test_what_is_not_the_same_at_all_places_stays() -> None:
+    chain = Chain("N")
+    value, _ = chain.unfold(chain.map(4, 8, 8), (8, 8), 3)
+    value = chain.add("Mul", chain.reshape(value, -1, 36, 64), chain.random(64))
+    value = chain.add("MatMul", chain.random(5, 36), value)
+    model = chain.model(value, [None, 5, 64])
+    assert not rewrite(model)[1].applied
+
+
+def test_zeros_around_a_pooled_map_are_not_pooled() -> None:
+    """Padding comes after the average, so the convolution reads the average."""
+    chain = Chain(2)
+    value = chain.add("AveragePool", chain.map(3, 8, 8), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    value, _ = chain.unfold(value, (8, 8), 3)
+    value = chain.add("MatMul", chain.random(5, 27), chain.reshape(value, -1, 27, 64))
+    found = operators(assert_same(chain.model(value, [None, 5, 64]), chain.feeds()))
+    assert found[0] == "AveragePool"
+
+
+def test_a_projection_to_more_channels_comes_after_the_upsampling() -> None:
+    chain = Chain(2)
+    value = chain.resize(chain.map(2, 16, 16), (64, 64))
+    value = chain.add("Transpose", chain.reshape(value, -1, 2, 64 * 64), perm=[0, 2, 1])
+    value = chain.add("MatMul", value, chain.random(2, 256))
+    found, _ = rewrite(chain.model(value, [None, 64 * 64, 256]))
+    later = operators(found)
+    assert "Conv" not in later[: later.index("Resize")]
+
+
+def test_int8_keeps_projections_before_distances_in_float32() -> None:
+    """As it keeps the products that they replace."""
+    pytest.importorskip("nncf")
+    chain = Chain(1)
+    image = chain.map(3, 32, 32)
+    value = chain.add("Relu", chain.add("Conv", image, chain.random(16, 3, 3, 3), pads=[1, 1, 1, 1]))
+    value, _ = chain.unfold(value, (32, 32), 3)
+    value = chain.add("Transpose", chain.reshape(value, -1, 144, 1024), perm=[0, 2, 1])
+    value = chain.add("MatMul", chain.add("MatMul", value, chain.random(144, 12)), chain.random(12, 50))
+    value = chain.add("ReduceMin", value, np.array([2]), keepdims=0)
+    chain.reshape(value, -1, 1, 32, 32)
+    model = chain.model(chain.nodes[-1].output[0], [1, 1, 32, 32])
+    fused = pp.fuse(model, pp.OneClassPostProcessor(STATS))
+    assert "convolution collapse" in {record.rule for record in fused.provenance.tail}
+    images = chain.random(2, 3, 32, 32)
+    artifact = pp.convert(fused, precision="int8", quantization=pp.Quantization(images))
+    assert artifact.conversion["quantization"]["layers"] == "1 of 1 in int8"

@@ -27,7 +27,7 @@ from pp_graph.fusion.tail.map_operators import MIXES, MOVES, Tracer
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
@@ -321,8 +321,8 @@ def _arranged(op: Emitter, value: ir.Value, layout: Layout) -> ir.Value:
     factors = [factor for axis in layout.axes for factor in axis]
     if BATCH not in factors:
         factors.insert(0, BATCH)
-    ranks = {BATCH: 0, HEIGHT: 2, WIDTH: 3}
-    order = sorted(range(len(factors)), key=lambda at: (1 if isinstance(factors[at], int) else ranks[factors[at]], at))
+    ranks = [1 if isinstance(factor, int) else {BATCH: 0, HEIGHT: 2, WIDTH: 3}[factor] for factor in factors]
+    order = sorted(range(len(factors)), key=ranks.__getitem__)
     if len(layout.features) != 1:
         value = op.reshape(value, (-1, *layout.features, layout.height, layout.width))
     if order != sorted(order):

@@ -198,7 +198,9 @@ class Reading:
 
     def with_window(self, axis: Literal[1, 2], window: Window, weights: Weights) -> Reading:
         """Replace the window of an axis of the weights."""
-        return replace(self, weights=weights, **{"rows" if axis == 1 else "columns": window})
+        if axis == 1:
+            return replace(self, weights=weights, rows=window)
+        return replace(self, weights=weights, columns=window)
 
     def with_features(self, weights: Weights, features: Sequence[int]) -> Reading:
         """Replace the weights, whose features are reshaped."""

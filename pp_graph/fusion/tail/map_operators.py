@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from pp_graph.fusion.tail.linear_operators import fixed_scales
-from pp_graph.fusion.tail.map_layout import HEIGHT, PLACES, Index, Layout, Reading, Weights, Window, scattered
+from pp_graph.fusion.tail.map_layout import HEIGHT, PLACES, Index, Layout, Reading, Weights, scattered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,7 +170,9 @@ def _of_places(before: Layout, axis: int, index: Index, along: int, step: int) -
         starts = index[..., 0].ravel()
         window, positions = reading.window(number).through(step, starts)
         weights = reading.weights.reshape(*reading.weights.shape[:3], *before.features[: at - 3], starts.size, -1)
-        weights = np.moveaxis(weights, (number, at), (0, 1)).reshape(len(positions), *np.delete(weights.shape, (number, at)))
+        weights = np.moveaxis(weights, (number, at), (0, 1)).reshape(
+            len(positions), *np.delete(weights.shape, (number, at))
+        )
         weights = np.moveaxis(scattered(weights, positions, len(window.offsets)), 0, number)
         return reading.with_window(number, window, weights).with_features(weights, before.features)
 
@@ -214,12 +216,12 @@ def _slice(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
     axes = rest[0] if rest else tuple(range(len(starts)))
     steps = rest[1] if len(rest) > 1 else (1,) * len(starts)
     parts = []
-    for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True):
-        axis %= len(before.axes)
+    for number, start, stop, step in zip(axes, starts, stops, steps, strict=True):
+        axis = number % len(before.axes)
         if not before.is_features(axis) and before.axes[axis] not in PLACES:
             return None
-        stop = None if step < 0 and stop < -before.count(axis) else stop
-        parts.append((axis, np.arange(before.count(axis))[start:stop:step]))
+        size = before.count(axis)
+        parts.append((axis, np.arange(size)[start : None if step < 0 and stop < -size else stop : step]))
     return _composed(source, before, parts) if all(index.size for _, index in parts) else None
 
 
@@ -230,12 +232,14 @@ def _split(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
         return None
     source, before = found
     axis = node.attributes.get_int("axis", 0) % len(before.axes)
-    sizes = [shape[axis] for shape in shapes if shape is not None]
-    if not before.is_features(axis) or not all(isinstance(size, int) for size in sizes):
+    sizes = [size for shape in shapes if shape is not None and isinstance(size := shape[axis], int)]
+    if not before.is_features(axis) or len(sizes) < len(shapes):
         return None
-    ends = np.cumsum(sizes)
+    ends = np.cumsum(sizes, dtype=np.int64)
     number = node.outputs.index(value)
-    return _composed(source, before, [(axis, np.arange(before.count(axis))[ends[number] - sizes[number] : ends[number]])])
+    return _composed(
+        source, before, [(axis, np.arange(before.count(axis))[ends[number] - sizes[number] : ends[number]])]
+    )
 
 
 def _pad(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
@@ -289,7 +293,9 @@ def _concat(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
 
         return pull
 
-    return Step(after, tuple((part, pull_of(layout, int(end))) for (part, layout), end in zip(parts, ends, strict=True)))
+    return Step(
+        after, tuple((part, pull_of(layout, int(end))) for (part, layout), end in zip(parts, ends, strict=True))
+    )
 
 
 def _sum(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
@@ -328,7 +334,9 @@ def _reduce(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
     if not all(before.is_features(axis) for axis in reduced):
         return None
     keep = node.attributes.get_int("keepdims", 1)
-    kept = [() if axis in reduced else factors for axis, factors in enumerate(before.axes) if keep or axis not in reduced]
+    kept = [
+        () if axis in reduced else factors for axis, factors in enumerate(before.axes) if keep or axis not in reduced
+    ]
     after = before.with_axes(kept)
     count = np.prod([before.count(axis) for axis in reduced]) if node.op_type == "ReduceMean" else 1
     sizes = [1 if axis in reduced else factor for axis, factored in enumerate(before.axes) for factor in factored
@@ -336,7 +344,10 @@ def _reduce(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
 
     def pull(reading: Reading) -> Reading:
         shape = reading.weights.shape[:3]
-        return replace(reading, weights=np.broadcast_to(reading.weights.reshape(*shape, *sizes) / count, (*shape, *before.features)))
+        return replace(
+            reading,
+            weights=np.broadcast_to(reading.weights.reshape(*shape, *sizes) / count, (*shape, *before.features)),
+        )
 
     return Step(after, ((source, pull),))
 
@@ -346,14 +357,21 @@ def _product(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
     first, second = node.inputs[:2]
     left, right = floats(tracer.view, first), floats(tracer.view, second)
     gemm = node.op_type == "Gemm"
-    if gemm and (len(node.inputs) > 2 or node.attributes.get_int("transA", 0)):
+    if gemm and (len(node.inputs) > 2 or node.attributes.get_int("transA", 0) != 0):
         return None
     matrix, source, contracted = (right, first, -1) if left is None else (left, second, -2)
     before = tracer.layout(source)
-    if source is None or before is None or matrix is None or matrix.ndim != 2 or len(before.axes) < 2 or (gemm and left is not None):
+    if (
+        source is None
+        or before is None
+        or matrix is None
+        or matrix.ndim != 2
+        or len(before.axes) < 2
+        or (gemm and left is not None)
+    ):
         return None
     if contracted == -1:
-        matrix = matrix if gemm and node.attributes.get_int("transB", 0) else matrix.T
+        matrix = matrix if gemm and node.attributes.get_int("transB", 0) != 0 else matrix.T
     scale = node.attributes.get_float("alpha", 1.0) if gemm else 1.0
     axis = contracted % len(before.axes)
     if not before.is_features(axis) or before.count(axis) != matrix.shape[1]:
