@@ -16,10 +16,10 @@ LARGEST_CONSTANT: Final = 1 << 20
 """Number of elements up to which constants are read. Kernels, sizes and scales are smaller."""
 
 FOLDED: Final = frozenset({
-    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul", "Neg", "Range", "Reshape",
-    "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+    "Add", "Cast", "Clip", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Less", "Max", "Min",
+    "Mul", "Neg", "Range", "Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 })  # fmt: skip
-"""Operators with which exporters compute shapes and pads from constants."""
+"""Operators with which exporters compute shapes, pads and indices from constants."""
 
 
 def read_constant_node(node: ir.Node) -> Array | None:

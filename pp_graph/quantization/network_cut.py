@@ -3,7 +3,8 @@
 After the last layer, an anomaly model computes distances, likelihoods or differences of features. Eight bits are not
 enough for these: they are small differences of large numbers, and they grow with the anomaly, so ranges calibrated on
 normal images clip anomalies. Therefore only layers are quantised, and everything after the last one stays float32,
-like the post-processing. Layers are recognised by the graph alone, never by names.
+like the post-processing. Layers are recognised by the graph alone, never by names; only convolutions that replaced
+products of the tail are recognised by the name of their weights, and treated as these products are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pp_graph.errors import TargetError
+from pp_graph.fusion.tail import NETWORK_SCOPE, PROJECTION
 from pp_graph.openvino.island.graph import detach, find_tensor, is_constant, nodes_between, tensor_key
 from pp_graph.openvino.island.island import island_border
 
@@ -85,7 +87,7 @@ def cut_behind_layers(model: ov.Model, provenance: Provenance, float_from: Seque
 
     A layer mixes channels: it is a convolution, or a product with one matrix for all positions. These are not layers:
     depthwise convolutions such as blurs, products with a matrix per position (Mahalanobis distances), and products
-    whose smallest result is selected (nearest neighbours).
+    whose smallest result is selected (nearest neighbours), also if a rewritten tail computes them as convolutions.
 
     Args:
         model: The converted model.
@@ -230,7 +232,8 @@ def _behind_layers(model: ov.Model, island: set[int]) -> set[int]:
 def _is_layer(node: ov.Node, before_minimum: set[int]) -> bool:
     kind = node.get_type_name()
     if kind in _CONVOLUTIONS:
-        return _mixes_channels(node)
+        projects = f"/{NETWORK_SCOPE}/{PROJECTION}" in node.input_value(1).get_node().get_friendly_name()
+        return _mixes_channels(node) and not (projects and node.get_instance_id() in before_minimum)
     if kind == "MatMul" and is_constant(node.input_value(1).get_node()):
         matrices = sum(size != 1 for size in list(node.input_value(1).get_shape())) > 2
         return not (matrices or node.get_instance_id() in before_minimum)

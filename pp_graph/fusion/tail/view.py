@@ -236,10 +236,22 @@ class GraphView:
             return np.array(shape[start:stop], np.int64)
         if node.op_type not in FOLDED:
             return None
+        if node.op_type == "Gather" and self.producer(node.inputs[0], "Shape") is not None:
+            return self._read_size(node)
         inputs = {operand.name or "": self.constant(operand) for operand in node.inputs if operand is not None}
         if any(array is None for array in inputs.values()):
             return None
         return evaluate(node, {name: array for name, array in inputs.items() if array is not None}, self.opset)
+
+    def _read_size(self, node: ir.Node) -> Array | None:
+        """Return sizes that a Gather takes from a shape, of which others may be open."""
+        sizes, index = self.integers(node.inputs[0]), self.constant(node.inputs[1])
+        if sizes is None or index is None or node.attributes.get_int("axis", 0) != 0:
+            return None
+        chosen = [sizes[int(place)] for place in index.ravel()]
+        if not all(isinstance(size, int) for size in chosen):
+            return None
+        return np.array(chosen, np.int64).reshape(index.shape)
 
     def integers(self, value: ir.Value | None) -> tuple[Dimension, ...] | None:
         """Return the elements of an integer vector, such as the sizes for a Resize. Symbolic sizes are names.
