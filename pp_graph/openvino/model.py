@@ -42,6 +42,7 @@ class OpenVINOModel(Artifact):
         precision: Precision of the network's weights: `f32`, `f16` or `int8`. The post-processing is always in f32.
         file: The `.xml` it was loaded from; None if it was not loaded.
         inputs: Files it was made from, which `save` never overwrites.
+        notes: Notes of `fuse` and `convert`. Empty after loading.
     """
 
     network: ov.Model
@@ -49,6 +50,7 @@ class OpenVINOModel(Artifact):
     precision: str
     file: Path | None = None
     inputs: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
     _program: Program | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -182,7 +184,7 @@ class OpenVINOModel(Artifact):
                 "the converted model. Change the fused model, and convert it again."
             )
         network, provenance = with_other_program(self.network, self.provenance, program)
-        changed = OpenVINOModel(network, provenance, self.precision, None, self.inputs, program)
+        changed = OpenVINOModel(network, provenance, self.precision, None, self.inputs, self.notes, program)
         changed.stamp()
         return changed
 
