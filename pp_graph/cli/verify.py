@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, examples, image_options, image_settings, input_option, json_option
+from pp_graph.cli.options import PATH, cache_option, examples, image_options, image_settings, input_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
               help="Fail if drift of the network flips more pixels.")  # fmt: skip
 @click.option("--other-raw", is_flag=True, help="Accept a RAW that is not the model ARTIFACT was made from.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per batch, if the model leaves it open.")
+@cache_option
 @input_option
 @image_options
 @json_option
@@ -50,6 +51,7 @@ def verify(
     max_pixel_flips: str,
     other_raw: bool,
     batch: int | None,
+    cache_dir: Path | None,
     fixed_inputs: dict[str, Any] | None,
     as_json: bool,
     **options: Any,
@@ -78,6 +80,7 @@ def verify(
             max_pixel_flips=max_pixel_flips,
             other_raw=other_raw,
             batch_size=batch,
+            cache_dir=cache_dir,
             fixed_inputs=fixed_inputs,
             progress=progress,
         )

@@ -17,6 +17,7 @@ from pp_graph.openvino.session import OpenVINOSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import openvino as ov
 
@@ -53,6 +54,7 @@ class TimedSession(OpenVINOSession):
         precision: Inference precision; see `OpenVINOSession`.
         performance_hint: `latency` or `throughput`.
         profile: Allow `operator_times`. Slows down every run.
+        cache_dir: Folder to keep the compiled model in; see `OpenVINOSession`.
 
     Raises:
         DeviceError: The device is not on this machine.
@@ -68,10 +70,18 @@ class TimedSession(OpenVINOSession):
         precision: str | None = "f32",
         performance_hint: str = "latency",
         profile: bool = False,
+        cache_dir: str | Path | None = None,
     ) -> None:
         import openvino as ov
 
-        super().__init__(model, device=device, precision=precision, performance_hint=performance_hint, profile=profile)
+        super().__init__(
+            model,
+            device=device,
+            precision=precision,
+            performance_hint=performance_hint,
+            profile=profile,
+            cache_dir=cache_dir,
+        )
         taken = self._take_request(feeds)
         self._compiled, self._request = taken.compilation.compiled, taken.request
         self._feeds = {name: ov.Tensor(np.asarray(array, order="C")) for name, array in feeds.items()}

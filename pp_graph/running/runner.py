@@ -52,6 +52,7 @@ def load(
     device: str = "CPU",
     inference_precision: str | None = RECOMMENDED,
     mode: str = "latency",
+    cache_dir: str | Path | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Runner:
     """Load a model to run it.
@@ -64,6 +65,8 @@ def load(
             the device supports it. None means the device's default, which is bf16 on many CPUs and flips pixels. The
             post-processing always runs in float32.
         mode: `latency` for one image after the other, `throughput` for many in flight.
+        cache_dir: Folder to keep the compiled model in, so that an IR loads faster from the second time on.
+            A model with other constants, retuned ones included, is compiled again. Nothing in it is ever deleted.
         fixed_inputs: Values for inputs that are not images, such as `{"sr": 16000}`, used for every image; see
             `pp_graph.data.fix_inputs`.
 
@@ -75,6 +78,7 @@ def load(
         ModelError: The ONNX file cannot be used.
         TargetError: OpenVINO cannot read or compile the model, or the precision or mode is unknown; `DeviceError` if
             the device is unknown or absent.
+        OutputFileError: The cache's folder cannot be written.
         DataError: A fixed input does not exist, or its value does not fit.
     """
     if isinstance(model, str | Path):
@@ -84,7 +88,13 @@ def load(
         model = convert(model, device=device)
     assert isinstance(model, OpenVINOModel)
     return Runner(
-        model, device=device, inference_precision=inference_precision, mode=mode, name=name, fixed_inputs=fixed_inputs
+        model,
+        device=device,
+        inference_precision=inference_precision,
+        mode=mode,
+        name=name,
+        cache_dir=cache_dir,
+        fixed_inputs=fixed_inputs,
     )
 
 
@@ -103,6 +113,7 @@ class Runner:
         inference_precision: Inference precision of the network; see `load`.
         mode: `latency` or `throughput`.
         name: Name of the model; None for that of its file.
+        cache_dir: Folder to keep the compiled model in; see `load`.
         fixed_inputs: Values for inputs that are not images; see `load`.
 
     Attributes:
@@ -120,6 +131,7 @@ class Runner:
 
     Raises:
         TargetError: OpenVINO cannot compile the model; `DeviceError` if the device is absent.
+        OutputFileError: The cache's folder cannot be written.
     """
 
     def __init__(
@@ -130,6 +142,7 @@ class Runner:
         inference_precision: str | None = RECOMMENDED,
         mode: str = "latency",
         name: str | None = None,
+        cache_dir: str | Path | None = None,
         fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         self._session = OpenVINOSession(
@@ -138,6 +151,7 @@ class Runner:
             precision=inference_precision,
             performance_hint=mode,
             preprocessing=artifact.provenance.preprocessing,
+            cache_dir=cache_dir,
             fit_sizes=True,
         )
         self.name = _name(artifact) if name is None else name

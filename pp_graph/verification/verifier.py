@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images, read_ahead
-from pp_graph.errors import DataError, ModelError
+from pp_graph.errors import DataError, ModelError, TargetError
 from pp_graph.fusion import Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
 from pp_graph.model.batch import output_axes
@@ -54,6 +54,7 @@ def verify(
     max_pixel_flips: int | str | None = MAX_PIXEL_FLIPS,
     other_raw: bool = False,
     batch_size: int | None = None,
+    cache_dir: str | Path | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     progress: Progress | None = None,
 ) -> VerificationReport:
@@ -74,6 +75,7 @@ def verify(
         max_pixel_flips: Pixels that drift may flip, likewise.
         other_raw: Compare with a raw model that is not the one the artifact was made from.
         batch_size: Images per batch, if the model leaves the batch open.
+        cache_dir: Folder to read the compiled IR from, or to keep it in, so that what a cache returns is verified.
         fixed_inputs: Values for inputs that are not images and not in the data, such as `{"sr": 16000}`; see
             `pp_graph.data.fix_inputs`.
         progress: Called after each batch.
@@ -88,6 +90,7 @@ def verify(
         StatisticsError: The provenance's statistics do not suit its post-processor.
         DataError: The images do not fit.
         TargetError: A runtime cannot load or run a model; `DeviceError` where the device is absent.
+        OutputFileError: The cache's folder cannot be written.
     """
     label_limit = FlipLimit.parse(max_label_flips, "max_label_flips")
     pixel_limit = FlipLimit.parse(max_pixel_flips, "max_pixel_flips")
@@ -99,7 +102,7 @@ def verify(
     opened_images = open_images(images)
     reference = _Reference(opened, artifact)
     # The artifact runs twice, as it ships and with its raw values exposed, as exposing them might hide a flip.
-    session = artifact.session(device, precision=inference_precision)
+    session = _shipped_session(artifact, device, inference_precision, cache_dir)
     raw_values = (
         open_raw_values(artifact, device=device, inference_precision=inference_precision)
         if isinstance(artifact, OpenVINOModel)
@@ -136,6 +139,17 @@ def verify(
         warnings=(*describe_warnings(provenance), *range_warnings(provenance.preprocessing, *frame_range)),
         notes=source.notes,
     )
+
+
+def _shipped_session(artifact: Artifact, device: str, precision: str | None, cache_dir: str | Path | None) -> Session:
+    if isinstance(artifact, OpenVINOModel):
+        return artifact.session(device, precision=precision, cache_dir=cache_dir)
+    if cache_dir is not None:
+        raise TargetError(
+            f"A cache is given for the fused model '{artifact.file or '(in memory)'}', expected an IR: a fused .onnx "
+            "is verified in onnxruntime, which keeps no compiled models. Leave out --cache-dir (cache_dir=...)."
+        )
+    return artifact.session(device, precision=precision)
 
 
 def _check_raw(raw: RawModel, provenance: Provenance, *, other_raw: bool) -> None:
