@@ -289,8 +289,7 @@ def test_a_mean_of_channels_is_no_convolution() -> None:
     assert not rewrite(chain.model(value, [2, 1, 32, 32]))[1].applied
 
 
-def test_int8_keeps_projections_before_distances_in_float32() -> None:
-    """As it keeps the products that they replace."""
+def test_int8_keeps_projections_in_float32() -> None:
     pytest.importorskip("nncf")
     chain = Chain(1)
     image = chain.map(3, 32, 32)
