@@ -3,8 +3,8 @@
 After the last layer, an anomaly model computes distances, likelihoods or differences of features. Eight bits are not
 enough for these: they are small differences of large numbers, and they grow with the anomaly, so ranges calibrated on
 normal images clip anomalies. Therefore only layers are quantised, and everything after the last one stays float32,
-like the post-processing. Layers are recognised by the graph alone, never by names; only convolutions that replaced
-products of the tail are recognised by the name of their weights, and treated as these products are.
+like the post-processing. Layers are recognised by the graph alone, never by names, except convolutions that a
+rewritten tail computes instead of products and sums: these are recognised by the name of their weights.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def cut_behind_layers(model: ov.Model, provenance: Provenance, float_from: Seque
 
     A layer mixes channels: it is a convolution, or a product with one matrix for all positions. These are not layers:
     depthwise convolutions such as blurs, products with a matrix per position (Mahalanobis distances), and products
-    whose smallest result is selected (nearest neighbours), also if a rewritten tail computes them as convolutions.
+    whose smallest result is selected (nearest neighbours). Convolutions of a rewritten tail are no layers either.
 
     Args:
         model: The converted model.
@@ -233,7 +233,7 @@ def _is_layer(node: ov.Node, before_minimum: set[int]) -> bool:
     kind = node.get_type_name()
     if kind in _CONVOLUTIONS:
         projects = f"/{NETWORK_SCOPE}/{PROJECTION}" in node.input_value(1).get_node().get_friendly_name()
-        return _mixes_channels(node) and not (projects and node.get_instance_id() in before_minimum)
+        return _mixes_channels(node) and not projects
     if kind == "MatMul" and is_constant(node.input_value(1).get_node()):
         matrices = sum(size != 1 for size in list(node.input_value(1).get_shape())) > 2
         return not (matrices or node.get_instance_id() in before_minimum)

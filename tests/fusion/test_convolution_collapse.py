@@ -283,8 +283,13 @@ def test_a_projection_to_more_channels_comes_after_the_upsampling() -> None:
     assert "Conv" not in later[: later.index("Resize")]
 
 
-def test_int8_keeps_projections_before_distances_in_float32() -> None:
-    """As it keeps the products that they replace."""
+def test_a_mean_of_channels_is_no_convolution() -> None:
+    chain = Chain(2)
+    value = chain.add("ReduceMean", chain.map(64, 32, 32), np.array([1]))
+    assert not rewrite(chain.model(value, [2, 1, 32, 32]))[1].applied
+
+
+def test_int8_keeps_projections_in_float32() -> None:
     pytest.importorskip("nncf")
     chain = Chain(1)
     image = chain.map(3, 32, 32)

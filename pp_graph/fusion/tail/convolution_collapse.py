@@ -244,8 +244,11 @@ def _part(tracer: Tracer, source: ir.Value, reading: Reading, layout: Layout, ou
     batch = before.batch if isinstance(before.batch, int) else 1
     places, taps = batch * inner.height * inner.width, rows.size * columns.size
     channels = math.prod(before.features)
-    whole = cost.dense_convolution(places * outputs, channels * taps)
-    alone = cost.narrow_convolution(places * channels, taps) + cost.dense_convolution(places * outputs, channels)
+    # A convolution to few channels takes the time to read the map.
+    moved = cost.moved(before.elements + places * outputs)
+    whole = max(moved, cost.dense_convolution(places * outputs, channels * taps))
+    projected = max(cost.moved(places * (channels + outputs)), cost.dense_convolution(places * outputs, channels))
+    alone = cost.narrow_convolution(places * channels, taps) + projected
     # A reading of one output has rank one, so `split` is decided when all are known.
     split = alone < whole and _rank_one(reading.weights) is not None
     price = alone if split else whole

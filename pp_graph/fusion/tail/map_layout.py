@@ -7,6 +7,7 @@ channels or places around each place. Reshaping (N,C,H,W) to (N,H*W,C) keeps the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -215,3 +216,20 @@ def scattered(array: Weights, positions: Index, size: int) -> Weights:
     else:
         np.add.at(result, positions, array)
     return result
+
+
+Pull = Callable[[Reading], Reading | None]
+"""Turns a reading of a result into one of an input; None if that is not possible."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A value that is linear in feature maps.
+
+    Attributes:
+        layout: Its layout.
+        sources: The values it is computed from, each with its function; none for a map to start from.
+    """
+
+    layout: Layout
+    sources: tuple[tuple[ir.Value, Pull], ...] = ()

@@ -7,17 +7,17 @@ up the weights of what it repeats. To support another operator, write a reader a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from pp_graph.fusion.tail.linear_operators import fixed_scales
-from pp_graph.fusion.tail.map_layout import HEIGHT, PLACES, Index, Layout, Reading, Weights, scattered
+from pp_graph.fusion.tail.map_indexing import concat, cut, gather, of_features, pad, split
+from pp_graph.fusion.tail.map_layout import PLACES, Layout, Reading, Step, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     import onnx_ir as ir
 
@@ -26,22 +26,6 @@ if TYPE_CHECKING:
 
 MOVES: Final = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 MIXES: Final = frozenset({"Add", "AveragePool", "Gemm", "MatMul", "ReduceMean", "ReduceSum", "Sum"})
-
-Pull = Callable[[Reading], Reading | None]
-"""Turns a reading of a result into one of an input; None if that is not possible."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A value that is linear in feature maps.
-
-    Attributes:
-        layout: Its layout.
-        sources: The values it is computed from, each with its function; none for a map to start from.
-    """
-
-    layout: Layout
-    sources: tuple[tuple[ir.Value, Pull], ...] = ()
 
 
 class Tracer:
@@ -69,6 +53,12 @@ class Tracer:
         step = self.step(value)
         return None if step is None else step.layout
 
+    def first(self, node: ir.Node) -> tuple[ir.Value, Layout] | None:
+        """Return the first input of an operator with its layout; None if it is not known."""
+        source = node.inputs[0] if node.inputs else None
+        layout = self.layout(source)
+        return None if source is None or layout is None else (source, layout)
+
     def passed(self, value: ir.Value) -> list[ir.Node]:
         """Return the operators between feature maps and a value."""
         found: dict[ir.Node, None] = {}
@@ -90,15 +80,9 @@ class Tracer:
         return Step(Layout.of_map(shape[0], channels, *sizes))
 
 
-def _first(tracer: Tracer, node: ir.Node) -> tuple[ir.Value, Layout] | None:
-    source = node.inputs[0] if node.inputs else None
-    layout = tracer.layout(source)
-    return None if source is None or layout is None else (source, layout)
-
-
 def _moved(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
     """Read an operator that keeps the elements in order."""
-    found, sizes = _first(tracer, node), tracer.view.named_shape(value)
+    found, sizes = tracer.first(node), tracer.view.named_shape(value)
     if found is None or sizes is None:
         return None
     source, before = found
@@ -111,7 +95,7 @@ def _moved(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
 
 
 def _transpose(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
-    found = _first(tracer, node)
+    found = tracer.first(node)
     if found is None:
         return None
     source, before = found
@@ -125,177 +109,6 @@ def _transpose(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
 
     # An axis may have factors of features on both sides of a place, so the features of the result are not joined.
     return Step(before.with_axes([before.axes[axis] for axis in order]), ((source, pull),))
-
-
-def _indexed(before: Layout, axis: int, index: Index) -> tuple[Layout, Pull] | None:
-    """Read a Gather: of features, or of places whose distance is constant."""
-    index = np.where(index < 0, index + before.count(axis), index)
-    if before.is_features(axis):
-        return _of_features(before, axis, index)
-    if before.axes[axis] not in PLACES or not index.ndim:
-        return None
-    for along in (index.ndim - 1, 0):
-        moved = np.moveaxis(index, along, -1)
-        steps = np.diff(moved, axis=-1)
-        if moved.shape[-1] > 1 and (steps == steps.flat[0]).all() and steps.flat[0] > 0:
-            return _of_places(before, axis, moved, along, int(steps.flat[0]))
-    return None
-
-
-def _of_features(before: Layout, axis: int, index: Index) -> tuple[Layout, Pull]:
-    at, count = 3 + before.position(axis), before.count(axis)
-    after = before.with_axes([*before.axes[:axis], *((size,) for size in index.shape), *before.axes[axis + 1 :]])
-
-    def pull(reading: Reading) -> Reading:
-        shape = reading.weights.shape[:3] + before.features[: at - 3]
-        weights = reading.weights.reshape(*shape, index.size, -1)
-        weights = np.moveaxis(scattered(np.moveaxis(weights, at, 0), index.ravel(), count), 0, at)
-        return reading.with_features(weights, before.features)
-
-    return after, pull
-
-
-def _of_places(before: Layout, axis: int, index: Index, along: int, step: int) -> tuple[Layout, Pull]:
-    """Read a Gather of places. The last axis of `index` is that of the places, which is axis `along` of the result."""
-    at = 3 + before.position(axis)
-    number: Literal[1, 2] = 1 if before.axes[axis] == (HEIGHT,) else 2
-    axes: list[tuple[str | int, ...]] = [(size,) for size in index.shape[:-1]]
-    axes.insert(along, before.axes[axis])
-    after = before.with_axes([*before.axes[:axis], *axes, *before.axes[axis + 1 :]])
-    after = replace(after, **{"height" if number == 1 else "width": index.shape[-1]})
-
-    def pull(reading: Reading) -> Reading | None:
-        if reading.padded:
-            return None  # what is read as 0 outside the result may not be 0 before
-        starts = index[..., 0].ravel()
-        window, positions = reading.window(number).through(step, starts)
-        weights = reading.weights.reshape(*reading.weights.shape[:3], *before.features[: at - 3], starts.size, -1)
-        weights = np.moveaxis(weights, (number, at), (0, 1)).reshape(
-            len(positions), *np.delete(weights.shape, (number, at))
-        )
-        weights = np.moveaxis(scattered(weights, positions, len(window.offsets)), 0, number)
-        return reading.with_window(number, window, weights).with_features(weights, before.features)
-
-    return after, pull
-
-
-def _composed(source: ir.Value, before: Layout, parts: Sequence[tuple[int, Index]]) -> Step | None:
-    """Read Gathers along several axes, each with a one-dimensional index."""
-    pulls: list[Pull] = []
-    for axis, index in parts:
-        found = _indexed(before, axis, index)
-        if found is None:
-            return None
-        before = found[0]
-        pulls.insert(0, found[1])
-
-    def pull(reading: Reading) -> Reading | None:
-        result: Reading | None = reading
-        for each in pulls:
-            result = None if result is None else each(result)
-        return result
-
-    return Step(before, ((source, pull),))
-
-
-def _gather(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
-    found, index = _first(tracer, node), tracer.view.constant(node.inputs[1])
-    if found is None or index is None:
-        return None
-    source, before = found
-    return _composed(source, before, [(node.attributes.get_int("axis", 0) % len(before.axes), index.astype(np.int64))])
-
-
-def _slice(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
-    found = _first(tracer, node)
-    given = [tracer.view.known_integers(each) for each in node.inputs[1:]]
-    if found is None or len(given) < 2 or None in given:
-        return None
-    source, before = found
-    starts, stops, *rest = [each or () for each in given]
-    axes = rest[0] if rest else tuple(range(len(starts)))
-    steps = rest[1] if len(rest) > 1 else (1,) * len(starts)
-    parts = []
-    for number, start, stop, step in zip(axes, starts, stops, steps, strict=True):
-        axis = number % len(before.axes)
-        if not before.is_features(axis) and before.axes[axis] not in PLACES:
-            return None
-        size = before.count(axis)
-        parts.append((axis, np.arange(size)[start : None if step < 0 and stop < -size else stop : step]))
-    return _composed(source, before, parts) if all(index.size for _, index in parts) else None
-
-
-def _split(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
-    found = _first(tracer, node)
-    shapes = [tracer.view.shape(output) for output in node.outputs]
-    if found is None or None in shapes:
-        return None
-    source, before = found
-    axis = node.attributes.get_int("axis", 0) % len(before.axes)
-    sizes = [size for shape in shapes if shape is not None and isinstance(size := shape[axis], int)]
-    if not before.is_features(axis) or len(sizes) < len(shapes):
-        return None
-    ends = np.cumsum(sizes, dtype=np.int64)
-    number = node.outputs.index(value)
-    return _composed(
-        source, before, [(axis, np.arange(before.count(axis))[ends[number] - sizes[number] : ends[number]])]
-    )
-
-
-def _pad(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
-    view, found = tracer.view, _first(tracer, node)
-    fill = node.inputs[2] if len(node.inputs) > 2 else None
-    pads = view.known_integers(node.inputs[1]) if len(node.inputs) > 1 else None
-    zeros = node.attributes.get_string("mode", "constant") == "constant" and (fill is None or view.uniform(fill) == 0)
-    if found is None or pads is None or not zeros:
-        return None
-    source, before = found
-    given = node.inputs[3] if len(node.inputs) > 3 else None
-    axes = tuple(range(len(before.axes))) if given is None else view.known_integers(given) or ()
-    amounts = {axis % len(before.axes): (pads[at], pads[at + len(axes)]) for at, axis in enumerate(axes)}
-    amounts = {axis: amount for axis, amount in amounts.items() if amount != (0, 0)}
-    if any(before.axes[axis] not in PLACES or min(amount) < 0 for axis, amount in amounts.items()):
-        return None
-    by_place = {before.axes[axis][0]: amount for axis, amount in amounts.items()}
-    (top, bottom), (left, right) = (by_place.get(place, (0, 0)) for (place,) in PLACES)
-    after = replace(before, height=before.height + top + bottom, width=before.width + left + right)
-
-    def pull(reading: Reading) -> Reading:
-        rows = replace(reading.rows, offsets=tuple(offset - top for offset in reading.rows.offsets))
-        columns = replace(reading.columns, offsets=tuple(offset - left for offset in reading.columns.offsets))
-        return replace(reading, rows=rows, columns=columns, padded=True)
-
-    return Step(after, ((source, pull),))
-
-
-def _concat(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
-    layouts = [tracer.layout(part) for part in node.inputs]
-    first = layouts[0]
-    if first is None:
-        return None
-    axis = node.attributes.get_int("axis", 0) % len(first.axes)
-    parts: list[tuple[ir.Value, Layout]] = []
-    for part, layout in zip(node.inputs, layouts, strict=True):
-        if part is None or layout is None or len(layout.axes) != len(first.axes) or not layout.is_features(axis):
-            return None
-        if layout.with_axes([*layout.axes[:axis], first.axes[axis], *layout.axes[axis + 1 :]]) != first:
-            return None
-        parts.append((part, layout))
-    ends = np.cumsum([layout.count(axis) for _, layout in parts])
-    after = first.with_axes([*first.axes[:axis], (int(ends[-1]),), *first.axes[axis + 1 :]])
-    before = first.features[: first.position(axis)]
-
-    def pull_of(layout: Layout, end: int) -> Pull:
-        def pull(reading: Reading) -> Reading:
-            weights = reading.weights.reshape(*reading.weights.shape[:3], *before, int(ends[-1]), -1)
-            chosen = np.take(weights, range(end - layout.count(axis), end), axis=3 + len(before))
-            return reading.with_features(chosen, layout.features)
-
-        return pull
-
-    return Step(
-        after, tuple((part, pull_of(layout, int(end))) for (part, layout), end in zip(parts, ends, strict=True))
-    )
 
 
 def _sum(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
@@ -326,7 +139,7 @@ def _scaled(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
 
 
 def _reduce(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
-    found, axes = _first(tracer, node), tracer.view.reduced_axes(node)
+    found, axes = tracer.first(node), tracer.view.reduced_axes(node)
     if found is None or not axes:
         return None
     source, before = found
@@ -389,7 +202,7 @@ def _product(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
 
 def _pool(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
     """Read AveragePool over places, which acts on each channel alike, or over features."""
-    found, shape = _first(tracer, node), tracer.view.shape(value)
+    found, shape = tracer.first(node), tracer.view.shape(value)
     if found is None or shape is None or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
     source, before = found
@@ -404,7 +217,7 @@ def _pool(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
     if not isinstance(count, int) or (count - 1) * strides[0] + (kernel[0] - 1) * dilations[0] >= before.count(2):
         return None
     windows = strides[0] * np.arange(count)[:, None] + dilations[0] * np.arange(kernel[0])
-    layout, gather = _of_features(before, 2, windows)
+    layout, gather = of_features(before, 2, windows)
 
     def pull(reading: Reading) -> Reading | None:
         weights = np.repeat(reading.weights[..., None], kernel[0], -1) / kernel[0]
@@ -419,7 +232,7 @@ def _resize(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
 
 def _on_places(tracer: Tracer, node: ir.Node, value: ir.Value) -> Step | None:
     """Read an operator that acts on each channel alike, and so may come after the weights."""
-    found, sizes = _first(tracer, node), tracer.view.sizes(value)
+    found, sizes = tracer.first(node), tracer.view.sizes(value)
     if found is None or sizes is None or min(sizes) < 2:
         return None
     source, before = found
@@ -444,21 +257,21 @@ _READERS: Final[dict[str, Callable[[Tracer, ir.Node, ir.Value], Step | None]]] =
     "Add": _sum,
     "AveragePool": _pool,
     "Cast": _moved,
-    "Concat": _concat,
+    "Concat": concat,
     "Div": _scaled,
     "Flatten": _moved,
-    "Gather": _gather,
+    "Gather": gather,
     "Gemm": _product,
     "Identity": _moved,
     "MatMul": _product,
     "Mul": _scaled,
-    "Pad": _pad,
+    "Pad": pad,
     "ReduceMean": _reduce,
     "ReduceSum": _reduce,
     "Reshape": _moved,
     "Resize": _resize,
-    "Slice": _slice,
-    "Split": _split,
+    "Slice": cut,
+    "Split": split,
     "Squeeze": _moved,
     "Sum": _sum,
     "Transpose": _transpose,
