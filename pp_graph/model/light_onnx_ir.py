@@ -1,39 +1,36 @@
-"""Import onnx_ir without loading sympy, which takes longer than everything else that fusing imports.
+"""Import onnx_ir without sympy, which takes longer than everything else that fusing imports.
 
-onnx_ir (1.1) needs sympy only to compute with symbolic sizes. Both modules below load when they are first used.
+onnx_ir (1.1) needs it only to compute with symbolic sizes.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import LazyLoader
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Final
 
 _LATE: Final = ("sympy", "onnx_ir._symbolic_shapes")
 
 
-class _LateFinder:
-    """Finds the modules of `_LATE`, to be loaded on first use."""
+class _Late(ModuleType):
+    """Stands for a module in onnx_ir until an attribute of the module is read."""
 
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path) if name in _LATE else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = LazyLoader(spec.loader)
-        return spec
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def import_onnx_ir() -> None:
-    """Import onnx_ir, if it is not imported yet. Other imports of these modules are not affected."""
+    """Import onnx_ir, if it is not imported yet. Other modules that import sympy get the module itself."""
     if "onnx_ir" in sys.modules:
         return
-    finder = _LateFinder()
-    sys.meta_path.insert(0, finder)
+    late = {name: _Late(name) for name in _LATE if name not in sys.modules}
+    sys.modules.update(late)
     try:
-        import onnx_ir  # noqa: F401 - imported for the next one who does
+        importlib.import_module("onnx_ir")
     finally:
-        sys.meta_path.remove(finder)
+        for name, module in late.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]

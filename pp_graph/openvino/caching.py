@@ -1,9 +1,9 @@
 """Keep compiled models in a folder, so that they load faster the next time.
 
 OpenVINO names a compiled model by a hash of 64 bits. For a model in memory it covers the graph, the constants and the
-compile properties; for a path, only its name, size and time (2026.4). So only models in memory are compiled with a
-cache, in a sub-folder named by a hash of their constants: cutoffs decide, whatever a later version leaves out of its
-own hash. Constants of a device that OpenVINO compiles without weights are covered as well.
+compile properties; for a path, not the content of the files, so that a retuned model would decide with its old cutoffs
+(2026.4). So only models in memory are compiled with a cache, in a sub-folder named by a hash of their constants. That
+holds even if a later version leaves weights out of its own hash, as it does on request (`ENABLE_WEIGHTLESS`).
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def load(
             post-processing always runs in float32.
         mode: `latency` for one image after the other, `throughput` for many in flight.
         cache_dir: Folder to keep the compiled model in, so that an IR loads faster from the second time on.
-            A model with other constants, retuned ones included, is compiled again. Nothing in it is ever deleted.
+            A model with other constants, retuned ones included, is compiled again. Nothing in it is ever deleted. A
+            fused ONNX model is converted every time, and only found if the process converted none before.
         fixed_inputs: Values for inputs that are not images, such as `{"sr": 16000}`, used for every image; see
             `pp_graph.data.fix_inputs`.
 
