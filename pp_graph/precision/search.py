@@ -1,0 +1,319 @@
+"""Search the fastest plan whose decisions stay within limits."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pp_graph.errors import DataError, TargetError
+from pp_graph.precision.blocks import block_times
+from pp_graph.precision.decisions import Decided
+from pp_graph.precision.plan import BASE, HALVES, INT8, Plan, runs_otherwise
+from pp_graph.precision.timing import Timing
+from pp_graph.verification.report import FlipLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pp_graph.openvino.timed_session import TimedSession
+    from pp_graph.precision.decisions import Judge
+    from pp_graph.precision.plan import Builder
+    from pp_graph.precision.state import State
+    from pp_graph.precision.timing import Stopwatch
+
+_FINALISTS: Final = 4
+_LABEL_WEIGHT: Final = 10_000
+"""Pixels that a flipped label counts for when blocks are ordered."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of what a plan may change; None for no limit.
+
+    Attributes:
+        label_flips: Labels that differ from those of the f32 model.
+        pixel_flips: Pixels that differ.
+        drop: Largest decrease of the F1 of labels and of the F1 of mask pixels.
+    """
+
+    label_flips: FlipLimit | None
+    pixel_flips: FlipLimit | None
+    drop: float | None
+
+    @classmethod
+    def parse(cls, label_flips: int | str | None, pixel_flips: int | str | None, drop: float | None) -> Limits:
+        """Read limits.
+
+        Raises:
+            DataError: A limit is out of range.
+        """
+        if drop is not None and not 0 <= drop < 1:
+            raise DataError(
+                f"max_drop is {drop}, expected at least 0 and below 1. For example, 0.01 allows F1 to fall from 0.95 "
+                "to 0.94."
+            )
+        return cls(
+            FlipLimit.parse(label_flips, "max_label_flips"), FlipLimit.parse(pixel_flips, "max_pixel_flips"), drop
+        )
+
+    def allow(self, decided: Decided, base: Decided) -> bool:
+        """Return True if decisions are within the limits; `base` has those of the f32 model."""
+        labels = self.label_flips is None or self.label_flips.allows(decided.label_flips, decided.labels)
+        pixels = self.pixel_flips is None or self.pixel_flips.allows(decided.pixel_flips, decided.pixels)
+        return labels and pixels and (self.drop is None or drop(decided, base) <= self.drop)
+
+    def __str__(self) -> str:
+        """Return for example `at most 0 labels and 0.1% of pixels flipped`."""
+        flips = [
+            f"{limit} {'of ' if limit.percent else ''}{name}"
+            for limit, name in ((self.label_flips, "labels"), (self.pixel_flips, "pixels"))
+            if limit is not None
+        ]
+        parts = [f"at most {' and '.join(flips)} flipped"] if flips else []
+        return ", ".join([*parts, *([] if self.drop is None else [f"F1 at most {self.drop:g} lower"])]) or "none"
+
+
+def drop(decided: Decided, base: Decided) -> float:
+    """Return the largest decrease of F1; 0 without ground truth."""
+    return max((before - decided.f1.get(name, 0.0) for name, before in base.f1.items()), default=0.0)
+
+
+@dataclass
+class Measured:
+    """What was measured of a plan.
+
+    Attributes:
+        plan: The plan.
+        decided: Its decisions.
+        timing: Its latency; None if it was not timed.
+        otherwise: Operators that the device runs in another precision than planned.
+    """
+
+    plan: Plan
+    decided: Decided
+    timing: Timing | None = None
+    otherwise: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "plan": list(self.plan.precisions)}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Measured:
+        """Read the result of `to_dict`."""
+        timing = None if record["timing"] is None else Timing(**record["timing"])
+        return cls(Plan(tuple(record["plan"])), Decided(**record["decided"]), timing, tuple(record["otherwise"]))
+
+
+class _BudgetSpentError(Exception):
+    """No time is left for another measurement."""
+
+
+class Search:
+    """Measures plans until all are measured that look worthwhile, or until the time is over.
+
+    First each precision for the whole network, then each block alone in each precision, then a greedy search: blocks
+    are lowered in the order of flips per microsecond gained, as long as the decisions stay within the limits.
+
+    Args:
+        builder: Builds artifacts.
+        judge: Measures decisions.
+        stopwatch: Measures latency.
+        limits: The limits.
+        device: Device to run on.
+        levels: Precisions below f32, fastest to try first.
+        state: Earlier measurements, and the place to keep new ones.
+        seconds: Time to search for.
+        progress: Called with the seconds just spent.
+
+    Attributes:
+        notes: Remarks for the user.
+        complete: False if the time was over before the search ended.
+    """
+
+    def __init__(
+        self,
+        builder: Builder,
+        judge: Judge,
+        stopwatch: Stopwatch,
+        limits: Limits,
+        *,
+        device: str,
+        levels: Sequence[str],
+        state: State,
+        seconds: float,
+        progress: Callable[[float], None] | None,
+    ) -> None:
+        self._builder = builder
+        self._judge = judge
+        self._stopwatch = stopwatch
+        self._limits = limits
+        self._device = device
+        self._levels = list(levels)
+        self._state = state
+        self._started = self._last = time.monotonic()
+        self._seconds = seconds
+        # A hundredth of the budget for a comparison leaves time for all of them.
+        self._turn = min(max(seconds / 100, 0.5), 3.0)
+        self._progress = progress or (lambda _: None)
+        self._base_session: TimedSession | None = None
+        self.notes: list[str] = []
+        self.complete = False
+
+    @property
+    def measured(self) -> list[Measured]:
+        """Everything that was measured of these blocks."""
+        return list(self._state.measured.values())
+
+    @property
+    def base(self) -> Measured:
+        """Measurements of the f32 model."""
+        return self._decide(Plan.uniform(BASE, self._builder.blocks))
+
+    def allowed(self, measured: Measured) -> bool:
+        """Return True if a plan is within the limits. The f32 model always is."""
+        return measured.plan == self.base.plan or self._limits.allow(measured.decided, self._judge.base)
+
+    def run(self) -> None:
+        """Search until the end, or until the time is over."""
+        self._decide(self.base.plan, free=True)
+        self._time(self.base, free=True)
+        with contextlib.suppress(_BudgetSpentError):
+            halves = [level for level in self._levels if level in HALVES]
+            for half in halves:
+                self._whole(Plan.uniform(half, self._builder.blocks))
+            self._whole_int8(halves)
+            for half in halves or [BASE]:
+                self._lower_blocks(half)
+            self.complete = True
+
+    def finalists(self) -> list[Measured]:
+        """Time the fastest plans within the limits together, and return them, the fastest first."""
+        timed = [each for each in self.measured if each.timing is not None and self.allowed(each)]
+        timed = sorted((each for each in timed if each.plan != self.base.plan), key=_ratio)[:_FINALISTS]
+        if timed:
+            sessions = [self._session(each.plan) for each in timed]
+            timings = self._stopwatch.compare(self._session(self.base.plan), sessions, self._turn * (len(timed) + 1))
+            for each, timing in zip([self.base, *timed], timings, strict=True):
+                each.timing = timing
+                self._state.keep(each)
+        return sorted([self.base, *timed], key=_ratio)
+
+    def _whole(self, plan: Plan) -> None:
+        self._time(self._decide(plan))
+
+    def _whole_int8(self, halves: Sequence[str]) -> None:
+        """Try all layers in int8; if that fails, leave int8 out."""
+        if INT8 not in self._levels:
+            return
+        try:
+            for rest in halves or [BASE]:
+                self._whole(Plan.uniform(INT8, self._builder.blocks, rest))
+        except TargetError as error:
+            self._levels.remove(INT8)
+            self.notes.append(f"int8 was left out: {error}")
+
+    def _lower_blocks(self, half: str) -> None:
+        """Lower blocks one after the other, those first that flip least for the time they gain."""
+        base, blocks = self.base.plan, self._builder.blocks
+        start = Plan.uniform(half, blocks)
+        if start != base and not self.allowed(self._decide(start)):
+            start = base
+        levels = [level for level in dict.fromkeys((half, INT8)) if level in self._levels]
+        gains = {level: self._gains(level, half) for level in levels}
+        moves = []
+        for index, block in enumerate(blocks):
+            for level in levels:
+                gain = gains[level][index]
+                if gain > 0 and (level != INT8 or block.quantisable) and start.precisions[index] != level:
+                    decided = self._try(base.having(index, level))
+                    if decided is not None:
+                        moves.append((_cost(decided) / gain, index, level))
+        plan = start
+        for _, index, level in sorted(moves):
+            now = plan.precisions[index]
+            if now != BASE and gains[now][index] >= gains[level][index]:
+                continue
+            trial = plan.having(index, level)
+            decided = self._try(trial)
+            if decided is None:
+                continue
+            self._time(decided)
+            if self.allowed(decided):
+                plan = trial
+
+    def _gains(self, level: str, half: str) -> list[float]:
+        """Return the microseconds that each block gains in a precision."""
+        blocks = self._builder.blocks
+        plan = Plan.uniform(level, blocks, half)
+        if level not in self._state.times:
+            self._check_time()
+            artifact = self._builder.build(plan)
+            self._state.times[level] = self._stopwatch.operator_times(artifact, plan.inference_precision)
+            self._state.save()
+        before, after = (block_times(blocks, self._state.times[each]) for each in (BASE, level))
+        return [own - lower for own, lower in zip(before, after, strict=True)]
+
+    def _try(self, plan: Plan) -> Measured | None:
+        """Measure decisions; None if the network cannot be built like that."""
+        try:
+            return self._decide(plan)
+        except TargetError as error:
+            self.notes.append(f"{plan} was left out: {error}")
+            return None
+
+    def _decide(self, plan: Plan, *, free: bool = False) -> Measured:
+        """Measure decisions, or return what is known. Measures the f32 model even if no time is left."""
+        known = self._state.measured.get(plan)
+        if known is not None:
+            return known
+        is_base = set(plan.precisions) == {BASE}
+        if not (free or is_base):
+            self._check_time()
+        artifact = self._builder.build(plan)
+        found = self._judge.decide(artifact, self._device, plan.inference_precision, recalibrate=not is_base)
+        measured = Measured(plan, found)
+        self._state.keep(measured)
+        return measured
+
+    def _time(self, measured: Measured, *, free: bool = False) -> None:
+        """Time a plan against the f32 model, unless it was timed before."""
+        if measured.timing is not None:
+            return
+        if not free:
+            self._check_time()
+        base = self._session(self.base.plan)
+        if measured.plan == self.base.plan:
+            (measured.timing,) = self._stopwatch.compare(base, [], self._turn)
+        else:
+            session = self._session(measured.plan)
+            _, measured.timing = self._stopwatch.compare(base, [session], self._turn)
+            measured.otherwise = tuple(
+                runs_otherwise(self._builder.blocks, measured.plan, session.operator_precisions())
+            )
+        self._state.keep(measured)
+
+    def _session(self, plan: Plan) -> TimedSession:
+        if set(plan.precisions) == {BASE}:
+            self._base_session = self._base_session or self._stopwatch.compile(self._builder.base, BASE)
+            return self._base_session
+        return self._stopwatch.compile(self._builder.build(plan), plan.inference_precision)
+
+    def _check_time(self) -> None:
+        now = time.monotonic()
+        self._progress(now - self._last)
+        self._last = now
+        if now - self._started > self._seconds:
+            raise _BudgetSpentError
+
+
+def _ratio(measured: Measured) -> float:
+    assert measured.timing is not None
+    return measured.timing.ratio
+
+
+def _cost(measured: Measured) -> float:
+    # A block without flips is still ordered by its gain.
+    return 1.0 + measured.decided.pixel_flips + _LABEL_WEIGHT * measured.decided.label_flips
