@@ -151,7 +151,6 @@ def choose_precision(
             artifact,
             opened,
             device=device,
-            inference_precision=chosen.plan.inference_precision,
             max_label_flips=max_label_flips,
             max_pixel_flips=max_pixel_flips,
             other_raw=True,

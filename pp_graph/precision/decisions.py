@@ -108,15 +108,14 @@ class Judge:
         self.sha256 = digest.hexdigest()
         self.base = Decided(f1=counts.f1())
 
-    def decide(self, artifact: Artifact, device: str, precision: str | None, *, recalibrate: bool) -> Decided:
-        """Run an artifact, and compare its decisions.
+    def decide(self, artifact: Artifact, device: str, precision: str | None, *, recalibrate: bool) -> list[Decided]:
+        """Run an artifact, and compare its decisions with the given thresholds, and with recalibrated ones.
 
         Args:
             artifact: The artifact, with the statistics of the f32 model.
             device: Device to run it on.
             precision: Inference precision.
-            recalibrate: Also decide with thresholds found on the artifact's raw values, and return whichever thresholds
-                flip fewer labels, then fewer pixels. Without ground truth, the given ones are kept.
+            recalibrate: Also decide with thresholds found on the artifact's raw values, if there is ground truth.
         """
         programs: list[tuple[Program, Decided]] = [(artifact.program, Decided())]
         statistics = self._recalibrated(artifact, device, precision) if recalibrate else None
@@ -141,7 +140,7 @@ class Judge:
             at += len(rows)
         for (_, decided), count in zip(programs, counts, strict=True):
             decided.f1 = count.f1()
-        return min((decided for _, decided in programs), key=lambda each: (each.label_flips, each.pixel_flips))
+        return [decided for _, decided in programs]
 
     def _recalibrated(self, artifact: Artifact, device: str, precision: str | None) -> Statistics | None:
         """Calibrate on the artifact's own raw values, with the method of its statistics if they record one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import DataError, TargetError
@@ -86,13 +86,15 @@ class Measured:
 
     Attributes:
         plan: The plan.
-        decided: Its decisions.
+        options: Its decisions with the given thresholds, and with recalibrated ones.
+        decided: One of these, chosen by the limits.
         timing: Its latency; None if it was not timed.
         otherwise: Operators that the device runs in another precision than planned.
     """
 
     plan: Plan
-    decided: Decided
+    options: list[Decided]
+    decided: Decided = field(init=False)
     timing: Timing | None = None
     otherwise: tuple[str, ...] = ()
 
@@ -100,11 +102,18 @@ class Measured:
         """Return plain values."""
         return {**asdict(self), "plan": list(self.plan.precisions)}
 
+    def choose(self, limits: Limits, base: Decided) -> None:
+        """Choose thresholds within the limits, if any are, then those that flip fewer labels, then fewer pixels."""
+        self.decided = min(
+            self.options, key=lambda each: (not limits.allow(each, base), each.label_flips, each.pixel_flips)
+        )
+
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Measured:
         """Read the result of `to_dict`."""
         timing = None if record["timing"] is None else Timing(**record["timing"])
-        return cls(Plan(tuple(record["plan"])), Decided(**record["decided"]), timing, tuple(record["otherwise"]))
+        options = [Decided(**each) for each in record["options"]]
+        return cls(Plan(tuple(record["plan"])), options, timing, tuple(record["otherwise"]))
 
 
 class _BudgetSpentError(Exception):
@@ -161,6 +170,8 @@ class Search:
         self._base_session: TimedSession | None = None
         self.notes: list[str] = []
         self.complete = False
+        for each in state.measured.values():
+            each.choose(limits, judge.base)
 
     @property
     def measured(self) -> list[Measured]:
@@ -186,7 +197,11 @@ class Search:
                 self._whole(Plan.uniform(half, self._builder.blocks))
             self._whole_int8(halves)
             for half in halves or [BASE]:
-                self._lower_blocks(half)
+                plan = self._raise_blocks(half)
+                plan = self._lower_blocks(plan, half, [half])
+                # int8 comes last, because quantising a block takes the longest.
+                for start in (plan, self.base.plan) if INT8 in self._levels else ():
+                    self._lower_blocks(start, half, [half, INT8])
             self.complete = True
 
     def finalists(self) -> list[Measured]:
@@ -215,34 +230,63 @@ class Search:
             self._levels.remove(INT8)
             self.notes.append(f"int8 was left out: {error}")
 
-    def _lower_blocks(self, half: str) -> None:
-        """Lower blocks one after the other, those first that flip least for the time they gain."""
-        base, blocks = self.base.plan, self._builder.blocks
-        start = Plan.uniform(half, blocks)
-        if start != base and not self.allowed(self._decide(start)):
-            start = base
-        levels = [level for level in dict.fromkeys((half, INT8)) if level in self._levels]
+    def _raise_blocks(self, half: str) -> Plan:
+        """Start with all blocks in bf16 or f16, and return blocks to f32 until the decisions are within the limits.
+
+        Those that flip most for the time they gain come first.
+        """
+        blocks, base = self._builder.blocks, self.base.plan
+        plan = Plan.uniform(half, blocks)
+        if half == BASE or self.allowed(self._decide(plan)):
+            return plan
+        for _, index, _ in sorted(self._moves(half, [half]), reverse=True):
+            plan = plan.having(index, BASE)
+            if plan == base or self.allowed(self._decide(plan)):
+                break
+        if plan != base:
+            self._time(self._decide(plan))
+        return plan
+
+    def _lower_blocks(self, plan: Plan, half: str, levels: Sequence[str]) -> Plan:
+        """Lower blocks of a plan as long as the decisions stay within the limits.
+
+        Those that flip least for the time they gain come first.
+
+        Args:
+            plan: The plan to start with, within the limits.
+            half: bf16 or f16, or f32 without them.
+            levels: Precisions to lower blocks to.
+        """
+        levels = [level for level in levels if level in self._levels]
         gains = {level: self._gains(level, half) for level in levels}
-        moves = []
-        for index, block in enumerate(blocks):
-            for level in levels:
-                gain = gains[level][index]
-                if gain > 0 and (level != INT8 or block.quantisable) and start.precisions[index] != level:
-                    decided = self._try(base.having(index, level))
-                    if decided is not None:
-                        moves.append((_cost(decided) / gain, index, level))
-        plan = start
-        for _, index, level in sorted(moves):
+        for _, index, level in sorted(self._moves(half, levels)):
             now = plan.precisions[index]
             if now != BASE and gains[now][index] >= gains[level][index]:
                 continue
             trial = plan.having(index, level)
-            decided = self._try(trial)
-            if decided is None:
-                continue
-            self._time(decided)
-            if self.allowed(decided):
+            measured = self._try(trial)
+            if measured is not None and self.allowed(measured):
+                self._time(measured)
                 plan = trial
+        return plan
+
+    def _moves(self, half: str, levels: Sequence[str]) -> list[tuple[float, int, str]]:
+        """Measure each block alone in each precision.
+
+        Returns:
+            Flips for each microsecond that the block gains, its index and the precision.
+        """
+        moves = []
+        for level in levels:
+            for index, (block, gain) in enumerate(zip(self._builder.blocks, self._gains(level, half), strict=True)):
+                if level == INT8 and not block.quantisable:
+                    continue
+                measured = self._try(self.base.plan.having(index, level))
+                # A label may flip in one block and flip back in others. Errors of int8 are larger than that.
+                if measured is not None and (level != INT8 or self.allowed(measured)):
+                    # A block that seems to gain nothing comes last; its time is measured with the others'.
+                    moves.append((_cost(measured) / max(gain, 1.0), index, level))
+        return moves
 
     def _gains(self, level: str, half: str) -> list[float]:
         """Return the microseconds that each block gains in a precision."""
@@ -275,6 +319,7 @@ class Search:
         artifact = self._builder.build(plan)
         found = self._judge.decide(artifact, self._device, plan.inference_precision, recalibrate=not is_base)
         measured = Measured(plan, found)
+        measured.choose(self._limits, self._judge.base)
         self._state.keep(measured)
         return measured
 
