@@ -78,17 +78,13 @@ def choose(
         quantising: The options of int8.
         conversion: Further arguments of `pp_graph.convert`, with the device.
     """
-    import importlib.util
-
     from pp_graph.precision import choose_precision
     from pp_graph.quantization import Quantization
 
-    quantization = None
-    if importlib.util.find_spec("nncf") is not None:
-        quantization = Quantization(
-            quantising["calibration_data"] or options["data"],
-            **{name: quantising[name] for name in ("preset", "subset_size", "float_from", "fixed_inputs")},
-        )
+    quantization = Quantization(
+        quantising["calibration_data"] or options["data"],
+        **{name: quantising[name] for name in ("preset", "subset_size", "float_from", "fixed_inputs")},
+    )
     seconds = 60 * options["budget"]
     with progress_bar("Searching", max(1, round(seconds)) if seconds < float("inf") else 1) as progress:
         return choose_precision(

@@ -295,7 +295,7 @@ def chosen_precision(provenance: Provenance, device: str) -> str | None:
         DeviceError: The device is unknown.
     """
     precision = (provenance.conversion or {}).get("inference_precision")
-    return precision if precision in device_profile(device).precisions else None
+    return precision if precision is not None and precision in device_profile(device).precisions else None
 
 
 @dataclass(frozen=True)

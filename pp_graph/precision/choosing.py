@@ -28,7 +28,7 @@ from pp_graph.precision.search import Limits, Measured, Search
 from pp_graph.precision.state import State
 from pp_graph.precision.timing import Stopwatch
 from pp_graph.quantization import Quantization
-from pp_graph.quantization.nncf import read_batch
+from pp_graph.quantization.nncf import CalibrationFeeds, read_batch
 from pp_graph.raw_values import open_raw_values
 from pp_graph.statistics import Statistics
 from pp_graph.verification import verify
@@ -36,7 +36,7 @@ from pp_graph.verification.report import MAX_LABEL_FLIPS, MAX_PIXEL_FLIPS
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -60,6 +60,7 @@ def choose_precision(
     max_label_flips: int | str | None = MAX_LABEL_FLIPS,
     max_pixel_flips: int | str | None = MAX_PIXEL_FLIPS,
     max_drop: float | None = None,
+    precisions: Sequence[str] = (*HALVES, INT8),
     budget: float = BUDGET,
     quantization: Quantization | None = None,
     state: str | Path | None = None,
@@ -83,6 +84,7 @@ def choose_precision(
             for any number.
         max_pixel_flips: Pixels of masks that may differ, likewise.
         max_drop: Maximum decrease, in [0, 1), of the F1 of labels and of the F1 of mask pixels. Needs labels or masks.
+        precisions: Precisions to try below f32: `bf16`, `f16`, `int8`. Those that the device lacks are left out.
         budget: Minutes to search for. What was found by then is returned.
         quantization: Settings of int8; None calibrates with `images`.
         state: File that keeps the measurements, so that a later call with the same inputs goes on; None for none.
@@ -114,17 +116,17 @@ def choose_precision(
     fused = (
         fuse(model, post) if post is not None else model if isinstance(model, FusedModel) else FusedModel.load(model)
     )
-    if quantization is None and importlib.util.find_spec("nncf") is not None:
-        quantization = Quantization(opened, fixed_inputs=fixed_inputs)
-    if quantization is None:
+    levels = [*_halves(device, precisions), *([INT8] if INT8 in precisions else [])]
+    if INT8 in levels and importlib.util.find_spec("nncf") is None:
+        levels.remove(INT8)
         notes.append("int8 was left out: NNCF is not installed. Install the extra 'quantize' to try it.")
+    quantization = quantization or Quantization(opened, fixed_inputs=fixed_inputs)
     builder = Builder(fused, {"device": device, **conversion}, quantization)
     judge = Judge(fused, builder.base, opened, labelled, fixed_inputs)
     inputs = open_raw_values(builder.base, device=device).inputs
     batch = fixed_batch(inputs) or 1
     first = range(min(batch, len(opened)))
     stopwatch = Stopwatch(read_batch(feed_model(opened, inputs, fixed_inputs), first, inputs, batch), device)
-    levels = [*_halves(device), *([] if quantization is None else [INT8])]
     path = None if state is None else Path(state)
     kept = State(path, _key(builder, judge, device, levels))
     if BASE not in kept.times:
@@ -203,8 +205,14 @@ def _open(
     return open_images(images), None
 
 
-def _halves(device: str) -> list[str]:
-    """Return which of bf16 and f16 the device computes in faster than in f32, as far as OpenVINO reports it."""
+def _halves(device: str, asked: Sequence[str]) -> list[str]:
+    """Return which of bf16 and f16 are asked for and built into the device, as far as OpenVINO reports it."""
+    unknown = [precision for precision in asked if precision not in (*HALVES, INT8)]
+    if unknown:
+        raise TargetError(
+            f"Precision '{unknown[0]}' is not known, expected some of: {', '.join((*HALVES, INT8))}. f32 is always "
+            "tried; name the others."
+        )
     supported = device_profile(device).precisions
     if BASE not in supported:
         raise TargetError(
@@ -215,16 +223,19 @@ def _halves(device: str) -> list[str]:
         capabilities = openvino_core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     except RuntimeError:  # a meta device
         capabilities = []
-    return [half for half in HALVES if half in supported and _CAPABILITIES[half] in capabilities]
+    return [half for half in HALVES if half in asked and half in supported and _CAPABILITIES[half] in capabilities]
 
 
 def _key(builder: Builder, judge: Judge, device: str, levels: list[str]) -> str:
     """Return a hash of all that measurements depend on; the limits and the budget may change."""
-    quantization = builder.quantization
-    settings = (
-        None if quantization is None else (quantization.preset, quantization.subset_size, quantization.float_from)
-    )
-    versions = [importlib.metadata.version(name) for name in ("openvino", *(["nncf"] if INT8 in levels else []))]
+    versions = [importlib.metadata.version("openvino")]
+    settings: tuple[Any, ...] = ()
+    if INT8 in levels:
+        quantization, inputs = builder.quantization, builder.fused.network.inputs
+        versions.append(importlib.metadata.version("nncf"))
+        calibration = feed_model(open_images(quantization.images), inputs, quantization.fixed_inputs)
+        feeds = CalibrationFeeds(calibration, inputs, quantization.subset_size, None)
+        settings = (feeds.sha256, quantization.preset, quantization.float_from)
     return hashlib.sha256(
         repr(
             (
@@ -233,7 +244,6 @@ def _key(builder: Builder, judge: Judge, device: str, levels: list[str]) -> str:
                 device,
                 levels,
                 settings,
-                None if quantization is None else str(quantization.images),
                 versions,
                 __version__,
                 describe_machine(),

@@ -12,7 +12,7 @@ import numpy as np
 
 from pp_graph.calibration import calibrate, range_estimator, threshold_estimator
 from pp_graph.data import choose_batch_size, feed_model, read_ahead
-from pp_graph.errors import CalibrationError, DataError
+from pp_graph.errors import CalibrationError
 from pp_graph.fusion.runtime_cutoffs import retuned_program
 from pp_graph.preprocessing import feed_by_hand
 from pp_graph.quantization.decisions import judge
@@ -73,7 +73,7 @@ class Judge:
         sha256: Hash of all inputs that the f32 model was fed, and of its labels and masks.
 
     Raises:
-        DataError: There are no images, or they do not fit the model.
+        DataError: The images do not fit the model.
     """
 
     def __init__(
@@ -88,8 +88,6 @@ class Judge:
         if labelled is not None:
             same = labelled.images is images
             self._sources = [*([] if same else self._sources), (labelled.images, labelled)]
-        if not len(images):
-            raise DataError("There are no images, expected at least 1 to compare decisions on. Give more images.")
         self._fixed = fixed_inputs
         self._labelled = labelled
         self._reference: list[dict[str, bytes]] = []

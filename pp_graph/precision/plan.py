@@ -68,14 +68,14 @@ class Builder:
     Attributes:
         fused: The model.
         settings: Arguments of `convert`, besides precision and quantisation.
-        quantization: Settings of int8; None without int8.
+        quantization: Settings of int8.
         base: The artifact in f32.
         blocks: Blocks of the network; set once their times are known.
     """
 
     fused: FusedModel
     settings: Mapping[str, Any]
-    quantization: Quantization | None
+    quantization: Quantization
     base: OpenVINOModel = field(init=False)
     blocks: list[Block] = field(init=False)
     _built: dict[tuple[str, ...], OpenVINOModel] = field(init=False, default_factory=dict)
@@ -101,7 +101,6 @@ class Builder:
         return replace(artifact, network=mark_float32(artifact.network, set(marked))) if marked else artifact
 
     def _quantised(self, plan: Plan) -> OpenVINOModel:
-        assert self.quantization is not None
         kept = tuple(self._names(plan, *HALVES, BASE))
         if kept not in self._built:
             quantization = replace(self.quantization, float_operators=kept)

@@ -164,10 +164,11 @@ class Search:
         self._state = state
         self._started = self._last = time.monotonic()
         self._seconds = seconds
-        # A hundredth of the budget for a comparison leaves time for all of them.
-        self._turn = min(max(seconds / 100, 0.5), 3.0)
+        # A small part of the budget for each comparison leaves time for all of them.
+        self._turn = min(max(seconds / 200, 0.1), 3.0)
         self._progress = progress or (lambda _: None)
         self._base_session: TimedSession | None = None
+        self._failed: set[Plan] = set()
         self.notes: list[str] = []
         self.complete = False
         for each in state.measured.values():
@@ -193,9 +194,7 @@ class Search:
         self._time(self.base, free=True)
         with contextlib.suppress(_BudgetSpentError):
             halves = [level for level in self._levels if level in HALVES]
-            for half in halves:
-                self._whole(Plan.uniform(half, self._builder.blocks))
-            self._whole_int8(halves)
+            self._whole_network(halves)
             for half in halves or [BASE]:
                 plan = self._raise_blocks(half)
                 plan = self._lower_blocks(plan, half, [half])
@@ -216,19 +215,15 @@ class Search:
                 self._state.keep(each)
         return sorted([self.base, *timed], key=_ratio)
 
-    def _whole(self, plan: Plan) -> None:
-        self._time(self._decide(plan))
-
-    def _whole_int8(self, halves: Sequence[str]) -> None:
-        """Try all layers in int8; if that fails, leave int8 out."""
-        if INT8 not in self._levels:
-            return
-        try:
-            for rest in halves or [BASE]:
-                self._whole(Plan.uniform(INT8, self._builder.blocks, rest))
-        except TargetError as error:
-            self._levels.remove(INT8)
-            self.notes.append(f"int8 was left out: {error}")
+    def _whole_network(self, halves: Sequence[str]) -> None:
+        """Measure each precision for the whole network; leave int8 out if the network cannot be quantised."""
+        blocks = self._builder.blocks
+        for half in halves:
+            self._try(Plan.uniform(half, blocks), timed=True)
+        for rest in (halves or [BASE]) if INT8 in self._levels else ():
+            if self._try(Plan.uniform(INT8, blocks, rest), timed=True) is None:
+                self._levels.remove(INT8)
+                return
 
     def _raise_blocks(self, half: str) -> Plan:
         """Start with all blocks in bf16 or f16, and return blocks to f32 until the decisions are within the limits.
@@ -237,15 +232,13 @@ class Search:
         """
         blocks, base = self._builder.blocks, self.base.plan
         plan = Plan.uniform(half, blocks)
-        if half == BASE or self.allowed(self._decide(plan)):
+        if half == BASE or self._allowed(plan):
             return plan
         for _, index, _ in sorted(self._moves(half, [half]), reverse=True):
             plan = plan.having(index, BASE)
-            if plan == base or self.allowed(self._decide(plan)):
+            if plan == base or self._allowed(plan):
                 break
-        if plan != base:
-            self._time(self._decide(plan))
-        return plan
+        return plan if plan == base or self._try(plan, timed=True) is not None else base
 
     def _lower_blocks(self, plan: Plan, half: str, levels: Sequence[str]) -> Plan:
         """Lower blocks of a plan as long as the decisions stay within the limits.
@@ -264,9 +257,7 @@ class Search:
             if now != BASE and gains[now][index] >= gains[level][index]:
                 continue
             trial = plan.having(index, level)
-            measured = self._try(trial)
-            if measured is not None and self.allowed(measured):
-                self._time(measured)
+            if self._allowed(trial) and self._try(trial, timed=True) is not None:
                 plan = trial
         return plan
 
@@ -284,8 +275,7 @@ class Search:
                 measured = self._try(self.base.plan.having(index, level))
                 # A label may flip in one block and flip back in others. Errors of int8 are larger than that.
                 if measured is not None and (level != INT8 or self.allowed(measured)):
-                    # A block that seems to gain nothing comes last; its time is measured with the others'.
-                    moves.append((_cost(measured) / max(gain, 1.0), index, level))
+                    moves.append((_cost(measured) / gain, index, level))
         return moves
 
     def _gains(self, level: str, half: str) -> list[float]:
@@ -298,15 +288,27 @@ class Search:
             self._state.times[level] = self._stopwatch.operator_times(artifact, plan.inference_precision)
             self._state.save()
         before, after = (block_times(blocks, self._state.times[each]) for each in (BASE, level))
-        return [own - lower for own, lower in zip(before, after, strict=True)]
+        # Times of single operators are noisy: a block counts for at least a quarter of the average gain.
+        least = max((sum(before) - sum(after)) / len(blocks) / 4, 1.0)
+        return [max(own - lower, least) for own, lower in zip(before, after, strict=True)]
 
-    def _try(self, plan: Plan) -> Measured | None:
-        """Measure decisions; None if the network cannot be built like that."""
+    def _try(self, plan: Plan, *, timed: bool = False) -> Measured | None:
+        """Measure a plan; None if it cannot be built, or the device fails on it."""
+        if plan in self._failed:
+            return None
         try:
-            return self._decide(plan)
+            measured = self._decide(plan)
+            if timed:
+                self._time(measured)
         except TargetError as error:
+            self._failed.add(plan)
             self.notes.append(f"{plan} was left out: {error}")
             return None
+        return measured
+
+    def _allowed(self, plan: Plan) -> bool:
+        measured = self._try(plan)
+        return measured is not None and self.allowed(measured)
 
     def _decide(self, plan: Plan, *, free: bool = False) -> Measured:
         """Measure decisions, or return what is known. Measures the f32 model even if no time is left."""
