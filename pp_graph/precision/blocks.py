@@ -50,22 +50,25 @@ def cut_into_blocks(model: ov.Model, provenance: Provenance, times: Mapping[str,
         [node for node in part if not node.get_friendly_name().startswith(scope)]
         for part in split_network(model, provenance)
     )
-    own = {node.get_friendly_name() for node in (*layers, *behind)}
+    known = {node.get_friendly_name() for node in (*layers, *behind)}
     spent: dict[str, float] = defaultdict(float)
     for names, microseconds in times.items():
-        name = next((name for name in names.split(",") if name in own), None)
+        name = next((name for name in names.split(",") if name in known), None)
         if name is not None:
             spent[name] += microseconds
     ends = [*_ends(layers, [spent[node.get_friendly_name()] for node in layers]), len(layers)]
     parts = [layers[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    return [
-        Block(
-            tuple(node.get_friendly_name() for node in part),
-            part is not behind and any(map(is_quantisable, part)),
-        )
-        for part in (*parts, behind)
-        if part
-    ]
+    block_of = {node.get_friendly_name(): index for index, part in enumerate((*parts, behind)) for node in part}
+    # Operators that the device merges run in one precision, that of the first.
+    for names in times:
+        merged = [name for name in names.split(",") if name in block_of]
+        block_of.update((name, block_of[merged[0]]) for name in merged)
+    quantisable = {node.get_friendly_name() for node in layers if is_quantisable(node)}
+    blocks = []
+    for index in sorted(set(block_of.values())):
+        own = [name for name, block in block_of.items() if block == index]
+        blocks.append(Block(tuple(own), not quantisable.isdisjoint(own)))
+    return blocks
 
 
 def _ends(layers: Sequence[ov.Node], times: Sequence[float]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pp_graph.conversion import convert
 from pp_graph.openvino.island.float32 import mark_float32
+from pp_graph.openvino.island.rewrites import keep_network_marked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,8 +98,12 @@ class Builder:
         if program is not None:
             artifact = artifact.with_program(program)
         # Marks come last: OpenVINO reads them from a file only, and rewriting a model may lose them.
-        marked = self._names(plan, BASE) if plan.inference_precision != BASE else []
-        return replace(artifact, network=mark_float32(artifact.network, set(marked))) if marked else artifact
+        marked = set(self._names(plan, BASE)) if plan.inference_precision != BASE else set()
+        if not marked:
+            return artifact
+        network = artifact.network.clone()
+        keep_network_marked(network, marked)
+        return replace(artifact, network=mark_float32(network, marked))
 
     def _quantised(self, plan: Plan) -> OpenVINOModel:
         kept = tuple(self._names(plan, *HALVES, BASE))
