@@ -132,6 +132,11 @@ def choose_precision(
     if BASE not in kept.times:
         kept.times[BASE] = stopwatch.operator_times(builder.base, BASE)
     builder.blocks = cut_into_blocks(builder.base.network, builder.base.provenance, kept.times[BASE])
+    if not builder.blocks:
+        raise TargetError(
+            "The model has no operators before its post-processing, expected a network to choose a precision for. "
+            "Convert it with precision f32."
+        )
     search = Search(
         builder,
         judge,
@@ -161,6 +166,8 @@ def choose_precision(
         if verification.passed or chosen.plan == search.base.plan:
             break
         notes.append(f"{chosen.plan} was left out: verify fails, {'; '.join(verification.failures)}.")
+    if not verification.passed:
+        notes.append(f"Even in f32 verify fails: {'; '.join(verification.failures)}. Set the limits higher.")
     plans = sorted((each for each in search.measured if each.timing is not None), key=_milliseconds)
     if kept.resumed:
         notes.append(f"{kept.resumed} plans were measured by an earlier run with the same inputs ({path}).")

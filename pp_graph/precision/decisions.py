@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array
 
 GIVEN, RECALIBRATED = "given", "recalibrated"
+LEVELS = ("image", "pixel")
 
 
 @dataclass
@@ -141,21 +142,27 @@ class Judge:
         return [decided for _, decided in programs]
 
     def _recalibrated(self, artifact: Artifact, device: str, precision: str | None) -> Statistics | None:
-        """Calibrate on the artifact's own raw values, with the method of its statistics if they record one."""
-        if self._labelled is None:
+        """Calibrate on the artifact's own raw values, with the method of its statistics if they record one.
+
+        A level without ground truth keeps the given numbers.
+        """
+        given = artifact.provenance.statistics
+        if self._labelled is None or given is None:
             return None
         try:
-            return calibrate(
+            found = calibrate(
                 artifact,
                 self._labelled,
                 device=device,
                 inference_precision=precision,
                 fixed_inputs=self._fixed,
                 resamples=0,
-                **_settings(artifact.provenance.statistics),
+                **_settings(given),
             ).statistics
         except CalibrationError:  # nothing to calibrate, or images of one class only
             return None
+        kept = {level: getattr(given, level) for level in LEVELS if getattr(found, level).threshold is None}
+        return msgspec.structs.replace(found, **kept)
 
     def _batches(
         self, inputs: tuple[ModelInput, ...]
@@ -190,12 +197,11 @@ class _Counts:
         }
 
 
-def _settings(statistics: Statistics | None) -> dict[str, Any]:
+def _settings(statistics: Statistics) -> dict[str, Any]:
     """Return the calibration settings that statistics record; empty for the defaults."""
-    provenance = None if statistics is None else statistics.provenance
-    record = None if provenance is None else provenance.calibration
+    record = None if statistics.provenance is None else statistics.provenance.calibration
     settings: dict[str, Any] = {}
-    for level in ("image", "pixel"):
+    for level in LEVELS:
         own = None if record is None else getattr(record, level)
         if own is not None:
             settings[level] = threshold_estimator(own.method, own.parameters)

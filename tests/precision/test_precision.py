@@ -22,7 +22,7 @@ from pp_graph.precision.search import Limits
 from pp_graph.precision.timing import Stopwatch
 from pp_graph.quantization.network_cut import split_network
 from tests.models import STATS
-from tests.quantization.test_quantization import distance_model
+from tests.quantization.test_quantization import distance_model, with_weights
 
 POST = pp.OneClassPostProcessor(STATS)
 LABELS = np.array([False, True] * 3)
@@ -48,14 +48,21 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> pp.FusedModel:
 def builder(fused: pp.FusedModel) -> Builder:
     made = Builder(fused, {"device": "CPU"}, pp.Quantization(IMAGES))
     times = Stopwatch({"image": IMAGES[:1]}, "CPU").operator_times(made.base, "f32")
-    made.blocks = cut_into_blocks(made.base.network, made.base.provenance, times)
+    # Equal times, so that both convolutions get a block of their own on every machine.
+    made.blocks = cut_into_blocks(made.base.network, made.base.provenance, dict.fromkeys(times, 10.0))
     return made
 
 
 @pytest.fixture(scope="module")
-def free(fused: pp.FusedModel) -> pp.PrecisionChoice:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file with the measurements of `free`."""
+    return tmp_path_factory.mktemp("state") / "search.json"
+
+
+@pytest.fixture(scope="module")
+def free(fused: pp.FusedModel, state: Path) -> pp.PrecisionChoice:
     """The choice without limits."""
-    return pp.choose_precision(fused, DATA, **ANY, **QUICK)
+    return pp.choose_precision(fused, DATA, **ANY, **QUICK, state=state)
 
 
 def executed(artifact: pp.OpenVINOModel, precision: str) -> dict[str, str]:
@@ -67,16 +74,34 @@ class TestBlocks:
     def test_every_operator_of_the_network_is_in_one_block(self, builder: Builder) -> None:
         parts = split_network(builder.base.network, builder.base.provenance)
         names = [node.get_friendly_name() for part in parts for node in part]
-        assert [name for block in builder.blocks for name in block.names] == names
+        assert sorted(name for block in builder.blocks for name in block.names) == sorted(names)
         assert not any(name.startswith("pp_graph/pred") for name in names)
         # What follows the last layer is a block of its own.
         assert [block.quantisable for block in builder.blocks][-1] is False
         assert sum(block.quantisable for block in builder.blocks) == 2
 
-    def test_cuts_lie_where_one_tensor_crosses(self, builder: Builder) -> None:
-        # The bias and the activation stay with their convolution.
-        first = builder.blocks[0].names
-        assert any("Relu" in name or name == "b" for name in first)
+    def test_cuts_lie_where_the_fewest_tensors_cross(self, tmp_path: Path) -> None:
+        # Each r adds the input of its two convolutions: only between r and the next a does one tensor cross.
+        pairs = [
+            f"""a{i} = Conv <pads = [1, 1, 1, 1]> (r{i}, w)
+            b{i} = Relu (a{i})
+            c{i} = Conv <pads = [1, 1, 1, 1]> (b{i}, w)
+            r{i + 1} = Add (c{i}, r{i})
+            """
+            for i in range(8)
+        ]
+        text = f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,3,16,16] r0) => (float[N,1,16,16] heat) {{
+            {"".join(pairs)}
+            heat = ReduceMean <axes = [1], keepdims = 1> (r8)
+        }}"""
+        (tmp_path / "raw.onnx").write_bytes(with_weights(text, w=(3, 3, 3, 3)).SerializeToString())
+        base = pp.convert(tmp_path / "raw.onnx", post=POST)
+        # The device merges the sum into the second convolution, so the last sum belongs to the last layer's block.
+        times = {names: 10.0 for i in range(8) for names in (f"a{i},b{i}", f"c{i},r{i + 1}")}
+        blocks = cut_into_blocks(base.network, base.provenance, times)
+        layers = [[name for name in block.names if name[:1] in "abcr" and name[1:].isdigit()] for block in blocks]
+        assert layers == [*([f"a{i}", f"b{i}", f"c{i}", f"r{i + 1}"] for i in range(8)), []]
 
     def test_plans_are_named_by_precision_and_block(self) -> None:
         assert str(Plan(("bf16",) * 3)) == "bf16"
@@ -148,8 +173,12 @@ class TestLimits:
 
 
 class TestChoice:
-    def test_is_within_the_limits_and_verified(self, fused: pp.FusedModel) -> None:
-        choice = pp.choose_precision(fused, DATA, max_label_flips=0, max_pixel_flips=0, **QUICK)
+    def test_is_within_the_limits_and_verified(
+        self, fused: pp.FusedModel, free: pp.PrecisionChoice, state: Path
+    ) -> None:
+        choice = pp.choose_precision(fused, DATA, max_label_flips=0, max_pixel_flips=0, **QUICK, state=state)
+        # Limits may change between runs.
+        assert any("were measured by an earlier run" in note for note in choice.notes)
         assert choice.chosen.decided.label_flips == choice.chosen.decided.pixel_flips == 0
         assert choice.verification.passed
         raw = pp.strip(fused)
@@ -195,18 +224,29 @@ class TestChoice:
         assert found.label_flips == 3
         assert found.statistics["image"]["threshold"] > 0.01
 
-    def test_a_later_run_goes_on(self, fused: pp.FusedModel, tmp_path: Path) -> None:
-        state = tmp_path / "search.json"
-        first = pp.choose_precision(fused, DATA, **QUICK, state=state)
-        before = json.loads(state.read_text())
-        second = pp.choose_precision(fused, DATA, **QUICK, state=state)
-        assert any("were measured by an earlier run" in note for note in second.notes)
-        assert [each["options"] for each in json.loads(state.read_text())["measured"]] == [
-            each["options"] for each in before["measured"]
-        ]
-        assert {each.plan for each in first.plans} <= {each.plan for each in second.plans}
-        other = pp.choose_precision(fused, {**DATA, "image": IMAGES * 0.5}, **QUICK, state=state)
-        assert not any("earlier run" in note for note in other.notes)
+    def test_labels_may_come_with_other_images(self, fused: pp.FusedModel) -> None:
+        choice = pp.choose_precision(fused, IMAGES[:2], labels=DATA, precisions=(), budget=0.1, max_drop=0)
+        assert choice.base.f1 == {"image": 1.0}
+        # Decisions are compared on both.
+        assert choice.chosen.decided.labels == 8
+        assert choice.images == 2
+
+    def test_a_later_run_goes_on(
+        self, fused: pp.FusedModel, free: pp.PrecisionChoice, state: Path, tmp_path: Path
+    ) -> None:
+        # The first measurements of a search that was cut off.
+        record = json.loads(state.read_text())
+        before = record["measured"][: len(record["measured"]) // 2]
+        cut_off = tmp_path / "cut_off.json"
+        cut_off.write_text(json.dumps({**record, "measured": before}))
+        later = pp.choose_precision(fused, DATA, **ANY, **QUICK, state=cut_off)
+        assert any(f"{len(before)} plans were measured by an earlier run" in note for note in later.notes)
+        after = json.loads(cut_off.read_text())["measured"]
+        assert [each["options"] for each in after[: len(before)]] == [each["options"] for each in before]
+        assert {each.plan for each in free.plans} == {each.plan for each in later.plans}
+        other = {**DATA, "image": IMAGES * 0.5}
+        choice = pp.choose_precision(fused, other, precisions=("bf16",), budget=1e-6, state=cut_off)
+        assert not any("earlier run" in note for note in choice.notes)
 
     def test_a_spent_budget_gives_what_was_found(self, fused: pp.FusedModel) -> None:
         choice = pp.choose_precision(fused, DATA, precisions=("bf16",), budget=1e-6)
