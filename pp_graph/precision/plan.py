@@ -102,6 +102,15 @@ class Builder:
         if not marked:
             return artifact
         network = artifact.network.clone()
+        known = {name for block in self.blocks for name in block.names}
+        for node in reversed(network.get_ordered_ops()):
+            # Quantising folds operators into new ones, which belong to the block that reads them.
+            name, readers = (
+                node.get_friendly_name(),
+                [each for out in node.outputs() for each in out.get_target_inputs()],
+            )
+            if name not in known and readers and all(each.get_node().get_friendly_name() in marked for each in readers):
+                marked.add(name)
         keep_network_marked(network, marked)
         return replace(artifact, network=mark_float32(network, marked))
 
