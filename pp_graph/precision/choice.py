@@ -12,12 +12,12 @@ import msgspec
 from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
 from pp_graph.precision.decisions import RECALIBRATED
-from pp_graph.precision.search import drop
+from pp_graph.precision.measured import drop
 
 if TYPE_CHECKING:
     from pp_graph.openvino import OpenVINOModel
     from pp_graph.precision.decisions import Decided
-    from pp_graph.precision.search import Limits, Measured
+    from pp_graph.precision.measured import Limits, Measured
     from pp_graph.verification import VerificationReport
 
 COLUMNS: Final = ("plan", "labels flipped", "pixels flipped", "F1 image", "F1 mask", "thresholds", "ms", "of f32", "")

@@ -23,8 +23,9 @@ from pp_graph.openvino.devices import device_profile, require_device
 from pp_graph.precision.blocks import cut_into_blocks
 from pp_graph.precision.choice import PrecisionChoice
 from pp_graph.precision.decisions import Judge
+from pp_graph.precision.measured import Limits, Measured
 from pp_graph.precision.plan import BASE, HALVES, INT8, Builder
-from pp_graph.precision.search import Limits, Measured, Search
+from pp_graph.precision.search import Search
 from pp_graph.precision.state import State
 from pp_graph.precision.timing import Stopwatch
 from pp_graph.quantization import Quantization

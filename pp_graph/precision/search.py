@@ -4,116 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from pp_graph.errors import DataError, TargetError
+from pp_graph.errors import TargetError
 from pp_graph.precision.blocks import block_times
-from pp_graph.precision.decisions import Decided
+from pp_graph.precision.measured import Measured
 from pp_graph.precision.plan import BASE, HALVES, INT8, Plan, runs_otherwise
-from pp_graph.precision.timing import Timing
-from pp_graph.verification.report import FlipLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pp_graph.openvino.timed_session import TimedSession
     from pp_graph.precision.decisions import Judge
+    from pp_graph.precision.measured import Limits
     from pp_graph.precision.plan import Builder
     from pp_graph.precision.state import State
     from pp_graph.precision.timing import Stopwatch
 
-_FINALISTS: Final = 4
+_FINALISTS: Final = 5
 _LABEL_WEIGHT: Final = 10_000
 """Pixels that a flipped label counts for when blocks are ordered."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of what a plan may change; None for no limit.
-
-    Attributes:
-        label_flips: Labels that differ from those of the f32 model.
-        pixel_flips: Pixels that differ.
-        drop: Largest decrease of the F1 of labels and of the F1 of mask pixels.
-    """
-
-    label_flips: FlipLimit | None
-    pixel_flips: FlipLimit | None
-    drop: float | None
-
-    @classmethod
-    def parse(cls, label_flips: int | str | None, pixel_flips: int | str | None, drop: float | None) -> Limits:
-        """Read limits.
-
-        Raises:
-            DataError: A limit is out of range.
-        """
-        if drop is not None and not 0 <= drop < 1:
-            raise DataError(
-                f"max_drop is {drop}, expected at least 0 and below 1. For example, 0.01 allows F1 to fall from 0.95 "
-                "to 0.94."
-            )
-        return cls(
-            FlipLimit.parse(label_flips, "max_label_flips"), FlipLimit.parse(pixel_flips, "max_pixel_flips"), drop
-        )
-
-    def allow(self, decided: Decided, base: Decided) -> bool:
-        """Return True if decisions are within the limits; `base` has those of the f32 model."""
-        labels = self.label_flips is None or self.label_flips.allows(decided.label_flips, decided.labels)
-        pixels = self.pixel_flips is None or self.pixel_flips.allows(decided.pixel_flips, decided.pixels)
-        return labels and pixels and (self.drop is None or drop(decided, base) <= self.drop)
-
-    def __str__(self) -> str:
-        """Return for example `at most 0 labels and 0.1% of pixels flipped`."""
-        flips = [
-            f"{limit} {'of ' if limit.percent else ''}{name}"
-            for limit, name in ((self.label_flips, "labels"), (self.pixel_flips, "pixels"))
-            if limit is not None
-        ]
-        parts = [f"at most {' and '.join(flips)} flipped"] if flips else []
-        return ", ".join([*parts, *([] if self.drop is None else [f"F1 at most {self.drop:g} lower"])]) or "none"
-
-
-def drop(decided: Decided, base: Decided) -> float:
-    """Return the largest decrease of F1; 0 without ground truth."""
-    return max((before - decided.f1.get(name, 0.0) for name, before in base.f1.items()), default=0.0)
-
-
-@dataclass
-class Measured:
-    """What was measured of a plan.
-
-    Attributes:
-        plan: The plan.
-        options: Its decisions with the given thresholds, and with recalibrated ones.
-        decided: One of these, chosen by the limits.
-        timing: Its latency; None if it was not timed.
-        otherwise: Operators that the device runs in another precision than planned.
-    """
-
-    plan: Plan
-    options: list[Decided]
-    decided: Decided = field(init=False)
-    timing: Timing | None = None
-    otherwise: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {**asdict(self), "plan": list(self.plan.precisions)}
-
-    def choose(self, limits: Limits, base: Decided) -> None:
-        """Choose thresholds within the limits, if any are, then those that flip fewer labels, then fewer pixels."""
-        self.decided = min(
-            self.options, key=lambda each: (not limits.allow(each, base), each.label_flips, each.pixel_flips)
-        )
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Measured:
-        """Read the result of `to_dict`."""
-        timing = None if record["timing"] is None else Timing(**record["timing"])
-        options = [Decided(**each) for each in record["options"]]
-        return cls(Plan(tuple(record["plan"])), options, timing, tuple(record["otherwise"]))
 
 
 class _BudgetSpentError(Exception):
@@ -169,6 +79,7 @@ class Search:
         self._progress = progress or (lambda _: None)
         self._base_session: TimedSession | None = None
         self._failed: set[Plan] = set()
+        self._whole: list[Plan] = []
         self.notes: list[str] = []
         self.complete = False
         for each in state.measured.values():
@@ -204,24 +115,31 @@ class Search:
             self.complete = True
 
     def finalists(self) -> list[Measured]:
-        """Time the fastest plans within the limits together, and return them, the fastest first."""
-        timed = [each for each in self.measured if each.timing is not None and self.allowed(each)]
-        timed = sorted((each for each in timed if each.plan != self.base.plan), key=_ratio)[:_FINALISTS]
-        if timed:
-            sessions = [self._session(each.plan) for each in timed]
-            timings = self._stopwatch.compare(self._session(self.base.plan), sessions, self._turn * (len(timed) + 1))
-            for each, timing in zip([self.base, *timed], timings, strict=True):
-                each.timing = timing
-                self._state.keep(each)
-        return sorted([self.base, *timed], key=_ratio)
+        """Time the fastest plans within the limits together, and return them, the fastest first.
+
+        Plans with one precision for the whole network are timed with them, so that the table compares like with like.
+        """
+        timed = sorted((each for each in self.measured if each.timing is not None), key=_ratio)
+        others = [each for each in timed if each.plan != self.base.plan]
+        best = [each for each in others if self.allowed(each)][:_FINALISTS]
+        whole = [each for each in others if each.plan in self._whole and each not in best]
+        together = [self.base, *best, *whole]
+        sessions = [self._session(each.plan) for each in together]
+        timings = self._stopwatch.compare(sessions[0], sessions[1:], 2 * self._turn * len(sessions))
+        for each, timing in zip(together, timings, strict=True):
+            each.timing = timing
+            self._state.keep(each)
+        return sorted([self.base, *best], key=_ratio)
 
     def _whole_network(self, halves: Sequence[str]) -> None:
         """Measure each precision for the whole network; leave int8 out if the network cannot be quantised."""
         blocks = self._builder.blocks
-        for half in halves:
-            self._try(Plan.uniform(half, blocks), timed=True)
+        self._whole = [Plan.uniform(half, blocks) for half in halves]
+        for plan in self._whole:
+            self._try(plan, timed=True)
         for rest in (halves or [BASE]) if INT8 in self._levels else ():
-            if self._try(Plan.uniform(INT8, blocks, rest), timed=True) is None:
+            self._whole.append(Plan.uniform(INT8, blocks, rest))
+            if self._try(self._whole[-1], timed=True) is None:
                 self._levels.remove(INT8)
                 return
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.files import written_together
-from pp_graph.precision.search import Measured
+from pp_graph.precision.measured import Measured
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from pp_graph.openvino.core import openvino_core
 from pp_graph.openvino.island.float32 import operator_precisions
 from pp_graph.precision.blocks import cut_into_blocks
 from pp_graph.precision.decisions import Decided, Judge
+from pp_graph.precision.measured import Limits
 from pp_graph.precision.plan import Builder, Plan, runs_otherwise
-from pp_graph.precision.search import Limits
 from pp_graph.precision.timing import Stopwatch
 from pp_graph.quantization.network_cut import split_network
 from tests.models import STATS
