@@ -146,10 +146,14 @@ class PrecisionChoice:
         return self.to_svg()
 
     def to_svg(self) -> str:
-        """Draw flipped pixels (labels, without masks) against time: the closer to the lower left, the better."""
+        """Draw flipped pixels (labels, without masks) against time: the closer to the lower left, the better.
+
+        Times are ratios to the f32 model, times its milliseconds, because the load may change during a search.
+        """
         pixels = any(each.decided.pixels for each in self.plans)
+        f32 = next(each.timing.milliseconds for each in self.plans if each.timing and each.plan.is_base)
         points = [
-            (each.timing.milliseconds, each.decided.pixel_flips if pixels else each.decided.label_flips, each, allowed)
+            (each.timing.ratio * f32, each.decided.pixel_flips if pixels else each.decided.label_flips, each, allowed)
             for each, allowed in zip(self.plans, self.allowed, strict=True)
             if each.timing is not None
         ]

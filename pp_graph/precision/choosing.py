@@ -164,7 +164,7 @@ def choose_precision(
             other_raw=True,
             fixed_inputs=fixed_inputs,
         )
-        if verification.passed or chosen.plan == search.base.plan:
+        if verification.passed or chosen.plan.is_base:
             break
         notes.append(f"{chosen.plan} was left out: verify fails, {'; '.join(verification.failures)}.")
     if not verification.passed:
@@ -178,7 +178,7 @@ def choose_precision(
             f"the f32 model included. Give more time (budget, --budget)"
             + ("." if path is None else ", or run again to go on.")
         )
-    if search.complete and chosen.plan == search.base.plan:
+    if search.complete and chosen.plan.is_base:
         notes.append(f"Nothing faster than f32 is within the limits ({limits}).")
     return PrecisionChoice(
         artifact,

@@ -49,6 +49,11 @@ class Plan:
         """Precision to compile with. Blocks in f32 are marked to stay in it."""
         return next((precision for precision in self.precisions if precision in HALVES), BASE)
 
+    @property
+    def is_base(self) -> bool:
+        """True if every block is in f32."""
+        return set(self.precisions) == {BASE}
+
     def __str__(self) -> str:
         """Return for example `bf16 in 1-3, f32 in 4`, or only the precision if there is one."""
         places: dict[str, list[str]] = {}

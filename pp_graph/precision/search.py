@@ -97,12 +97,11 @@ class Search:
 
     def allowed(self, measured: Measured) -> bool:
         """Return True if a plan is within the limits. The f32 model always is."""
-        return measured.plan == self.base.plan or self._limits.allow(measured.decided, self._judge.base)
+        return measured.plan.is_base or self._limits.allow(measured.decided, self._judge.base)
 
     def run(self) -> None:
         """Search until the end, or until the time is over."""
-        self._decide(self.base.plan, free=True)
-        self._time(self.base, free=True)
+        self._time(self.base)
         with contextlib.suppress(_BudgetSpentError):
             halves = [level for level in self._levels if level in HALVES]
             self._whole_network(halves)
@@ -120,7 +119,7 @@ class Search:
         Plans with one precision for the whole network are timed with them, so that the table compares like with like.
         """
         timed = sorted((each for each in self.measured if each.timing is not None), key=_ratio)
-        others = [each for each in timed if each.plan != self.base.plan]
+        others = [each for each in timed if not each.plan.is_base]
         best = [each for each in others if self.allowed(each)][:_FINALISTS]
         whole = [each for each in others if each.plan in self._whole and each not in best]
         together = [self.base, *best, *whole]
@@ -228,31 +227,29 @@ class Search:
         measured = self._try(plan)
         return measured is not None and self.allowed(measured)
 
-    def _decide(self, plan: Plan, *, free: bool = False) -> Measured:
+    def _decide(self, plan: Plan) -> Measured:
         """Measure decisions, or return what is known. Measures the f32 model even if no time is left."""
         known = self._state.measured.get(plan)
         if known is not None:
             return known
-        is_base = set(plan.precisions) == {BASE}
-        if not (free or is_base):
+        if not plan.is_base:
             self._check_time()
         artifact = self._builder.build(plan)
-        found = self._judge.decide(artifact, self._device, plan.inference_precision, recalibrate=not is_base)
+        found = self._judge.decide(artifact, self._device, plan.inference_precision, recalibrate=not plan.is_base)
         measured = Measured(plan, found)
         measured.choose(self._limits, self._judge.base)
         self._state.keep(measured)
         return measured
 
-    def _time(self, measured: Measured, *, free: bool = False) -> None:
+    def _time(self, measured: Measured) -> None:
         """Time a plan against the f32 model, unless it was timed before."""
         if measured.timing is not None:
             return
-        if not free:
-            self._check_time()
         base = self._session(self.base.plan)
-        if measured.plan == self.base.plan:
+        if measured.plan.is_base:
             (measured.timing,) = self._stopwatch.compare(base, [], self._turn)
         else:
+            self._check_time()
             session = self._session(measured.plan)
             _, measured.timing = self._stopwatch.compare(base, [session], self._turn)
             measured.otherwise = tuple(
@@ -261,7 +258,7 @@ class Search:
         self._state.keep(measured)
 
     def _session(self, plan: Plan) -> TimedSession:
-        if set(plan.precisions) == {BASE}:
+        if plan.is_base:
             self._base_session = self._base_session or self._stopwatch.compile(self._builder.base, BASE)
             return self._base_session
         return self._stopwatch.compile(self._builder.build(plan), plan.inference_precision)
