@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pp_graph.conversion import convert
 from pp_graph.openvino.island.float32 import mark_float32
-from pp_graph.openvino.island.rewrites import keep_network_marked
+from pp_graph.openvino.island.network_marks import keep_network_marked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from pp_graph.cli import run as run_cli
 from pp_graph.data import open_labelled
 from pp_graph.errors import DataError, OutputFileError, TargetError
 from pp_graph.openvino.core import openvino_core
-from pp_graph.openvino.island.float32 import operator_precisions
+from pp_graph.openvino.island.float32 import mark_float32, operator_precisions
+from pp_graph.openvino.island.network_marks import keep_network_marked
 from pp_graph.precision.blocks import cut_into_blocks
 from pp_graph.precision.decisions import Decided, Judge
 from pp_graph.precision.measured import Limits
@@ -120,6 +122,36 @@ class TestMarks:
                 if "Convolution" in names or "a" in names.split(",") or "features" in names.split(","):
                     assert precision == ("bf16" if block == low else "f32"), names
             assert runs_otherwise(builder.blocks, plan, found) == []
+
+    @needs_bf16
+    def test_rewritten_operators_keep_marks_and_numbers(self, tmp_path: Path) -> None:
+        text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,3,16,16] image) => (float[N,1,32,32] heat)
+        <float[1,3,1,1] mean = {0.4, 0.5, 0.6}, float[1,3,1,1] std = {0.2, 0.3, 0.7}, float[4] scales = {1.0, 1.0, 2.0, 2.0},
+         float two = {-2.0}> {
+            centred = Sub (image, mean)
+            normal = Div (centred, std)
+            a = Conv <pads = [1, 1, 1, 1]> (normal, w)
+            large = Resize <mode = "linear"> (a, , scales)
+            last = Transpose <perm = [0, 2, 3, 1]> (large)
+            product = MatMul (last, matrix)
+            doubled = Mul (product, two)
+            shifted = Sub (doubled, offset)
+            back = Transpose <perm = [0, 3, 1, 2]> (shifted)
+            heat = ReduceMean <axes = [1], keepdims = 1> (back)
+        }"""
+        model = with_weights(text, w=(3, 3, 3, 3), matrix=(3, 3), offset=(3,))
+        (tmp_path / "raw.onnx").write_bytes(model.SerializeToString())
+        base = pp.convert(tmp_path / "raw.onnx", post=POST)
+        names = {node.get_friendly_name() for part in split_network(base.network, base.provenance) for node in part}
+        network = base.network.clone()
+        keep_network_marked(network, names)
+        feeds = {"image": IMAGES[:2, :, :16, :16].copy()}
+        before, after = base.session().run(feeds), replace(base, network=network).session().run(feeds)
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+        found = executed(replace(base, network=mark_float32(network, names)), "bf16")
+        inner = {"centred", "normal", "a", "large", "product", "doubled", "shifted"}
+        assert {merged for merged, kind in found.items() if inner & set(merged.split(",")) and kind != "f32"} == set()
 
     @needs_bf16
     def test_what_the_device_does_otherwise_is_said(self, builder: Builder) -> None:
