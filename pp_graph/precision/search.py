@@ -128,7 +128,7 @@ class Search:
         for each, timing in zip(together, timings, strict=True):
             each.timing = timing
             self._state.keep(each)
-        return sorted([self.base, *best], key=_ratio)
+        return sorted(filter(self.allowed, together), key=_ratio)
 
     def _whole_network(self, halves: Sequence[str]) -> None:
         """Measure each precision for the whole network; leave int8 out if the network cannot be quantised."""

@@ -221,6 +221,9 @@ class TestChoice:
         ratios = [each.timing.ratio for each in free.plans]
         assert ratios == sorted(ratios)
         assert all(free.allowed)
+        # Whole-network plans may be chosen like any other.
+        fastest = next(each for each in free.plans if len(set(each.plan.precisions)) == 1)
+        assert free.chosen.timing.ratio <= fastest.timing.ratio
         assert any(set(each.plan.precisions) == {"f32"} for each in free.plans)
 
     def test_shows_a_frontier(self, free: pp.PrecisionChoice, tmp_path: Path) -> None:
@@ -309,6 +312,11 @@ class TestChoice:
     ) -> None:
         with pytest.raises(error, match=message):
             pp.choose_precision(fused, images, **more)
+
+
+def test_convert_points_to_the_search(fused: pp.FusedModel) -> None:
+    with pytest.raises(TargetError, match=r"Precision 'auto' is not known.* Use choose_precision"):
+        pp.convert(fused, precision="auto")
 
 
 class TestCommand:
