@@ -266,6 +266,17 @@ class TestChoice:
         assert choice.chosen.decided.labels == 8
         assert choice.images == 2
 
+    def test_frames_are_preprocessed(self, fused: pp.FusedModel) -> None:
+        frames = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
+        preprocessing = pp.Preprocessing(dtype="u8", layout="NHWC", scale=(255.0,))
+        choice = pp.choose_precision(
+            fused, frames, precisions=("bf16",), budget=0.02, preprocessing=preprocessing, **ANY
+        )
+        assert choice.artifact.provenance.preprocessing is not None
+        assert choice.chosen.decided.labels == 4
+        assert choice.verification.passed
+        assert not any("preprocessing" in block for block in choice.blocks)
+
     def test_a_later_run_goes_on(
         self, fused: pp.FusedModel, free: pp.PrecisionChoice, state: Path, tmp_path: Path
     ) -> None:
