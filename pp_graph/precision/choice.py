@@ -35,7 +35,7 @@ class PrecisionChoice:
         plans: Measurements of all plans that were timed, the fastest first.
         allowed: True for each of `plans` that is within the limits.
         blocks: Description of each block, in order.
-        base: F1 of the f32 model, and its decisions in OpenVINO.
+        base: F1 of the f32 model, where there is ground truth.
         limits: The limits.
         verification: Report of `verify` on the artifact, under the same limits.
         images: Number of images.

@@ -117,6 +117,7 @@ def choose_precision(
     fused = (
         fuse(model, post) if post is not None else model if isinstance(model, FusedModel) else FusedModel.load(model)
     )
+    raw = strip(fused)
     levels = [*_halves(device, precisions), *([INT8] if INT8 in precisions else [])]
     if INT8 in levels and importlib.util.find_spec("nncf") is None:
         levels.remove(INT8)
@@ -150,9 +151,7 @@ def choose_precision(
         progress=progress,
     )
     search.run()
-    raw = strip(fused)
-    best = search.finalists()
-    for chosen in best:
+    for chosen in search.finalists():
         artifact = _finished(builder, chosen, limits, len(opened))
         verification = verify(
             raw,
