@@ -131,13 +131,16 @@ class TestMarks:
          float two = {-2.0}> {
             centred = Sub (image, mean)
             normal = Div (centred, std)
-            a = Conv <pads = [1, 1, 1, 1]> (normal, w)
+            conv = Conv <pads = [1, 1, 1, 1]> (normal, w)
+            a = Add (conv, mean)
             large = Resize <mode = "linear"> (a, , scales)
             last = Transpose <perm = [0, 2, 3, 1]> (large)
             product = MatMul (last, matrix)
             doubled = Mul (product, two)
             shifted = Sub (doubled, offset)
-            back = Transpose <perm = [0, 3, 1, 2]> (shifted)
+            again = MatMul (shifted, matrix)
+            biased = Add (offset, again)
+            back = Transpose <perm = [0, 3, 1, 2]> (biased)
             heat = ReduceMean <axes = [1], keepdims = 1> (back)
         }"""
         model = with_weights(text, w=(3, 3, 3, 3), matrix=(3, 3), offset=(3,))
@@ -150,7 +153,7 @@ class TestMarks:
         before, after = base.session().run(feeds), replace(base, network=network).session().run(feeds)
         assert all(np.array_equal(before[name], after[name]) for name in before)
         found = executed(replace(base, network=mark_float32(network, names)), "bf16")
-        inner = {"centred", "normal", "a", "large", "product", "doubled", "shifted"}
+        inner = {"centred", "normal", "a", "large", "product", "doubled", "shifted", "again", "biased"}
         assert {merged for merged, kind in found.items() if inner & set(merged.split(",")) and kind != "f32"} == set()
 
     @needs_bf16

@@ -28,7 +28,7 @@ def keep_network_marked(model: ov.Model, names: Collection[str]) -> None:
         names: Names of the operators.
     """
     rewrites = {
-        "Add": _added,
+        "Add": _kept_bias,
         "Subtract": _added,
         "Divide": _multiplied,
         "Multiply": _multiplied,
