@@ -104,7 +104,8 @@ def convert(
     """
     profile = device_profile(device)
     if precision not in PRECISIONS:
-        raise TargetError(f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}.")
+        search = " Use choose_precision, which takes the images that a search needs." if precision == "auto" else ""
+        raise TargetError(f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}.{search}")
     check_quantization(precision, quantization)
     fused = _fused(model, post, raise_opset, merged_roles(roles, score_output=score_output, map_output=map_output))
     converted = _read(fused)

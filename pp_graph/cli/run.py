@@ -47,8 +47,8 @@ _NO_PICTURES = "none"
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
 @click.option("--inference-precision", default="recommended", show_default=True,
               type=click.Choice(["recommended", "f32", "bf16", "f16", "default"]),
-              help="Precision to run in; 'recommended' is f32 if the device has it, 'default' leaves it to the "
-                   "device.")  # fmt: skip
+              help="Precision to run in; 'recommended' is the one that convert --precision auto chose, otherwise f32 "
+                   "if the device has it; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per request.")
 @cache_option
 @input_option

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
               help="Images: an .npz with an array 'image' (N,C,H,W or N,H,W,C), or a folder of images. For several "
               "inputs, an .npz with one array per input, by name.")  # fmt: skip
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
-@click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
-              show_default=True, help="Precision to run in; 'default' leaves it to the device.")  # fmt: skip
+@click.option("--inference-precision", type=click.Choice(["own", "f32", "bf16", "f16", "default"]), default="own",
+              show_default=True, help="Precision to run in; 'own' is the one that convert --precision auto chose, "
+              "otherwise f32; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--max-label-flips", default="0", show_default=True, metavar="N|P%",
               help="Fail if drift of the network flips more labels.")  # fmt: skip
 @click.option("--max-pixel-flips", default="0.1%", show_default=True, metavar="N|P%",

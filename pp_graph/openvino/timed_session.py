@@ -13,6 +13,7 @@ import numpy as np
 from pp_graph.errors import TargetError
 from pp_graph.openvino.compiling import shared_outputs
 from pp_graph.openvino.core import first_line
+from pp_graph.openvino.island.float32 import operator_precisions
 from pp_graph.openvino.session import OpenVINOSession
 
 if TYPE_CHECKING:
@@ -149,6 +150,10 @@ class TimedSession(OpenVINOSession):
         if failures:
             raise failures[0]
         return done, time.perf_counter() - start
+
+    def operator_precisions(self) -> dict[str, str]:
+        """Return the precision of each executed operator; see `island.float32.operator_precisions`."""
+        return operator_precisions(self._compiled)
 
     def operator_times(self, runs: int) -> list[OperatorTime]:
         """Return the median time of each executed operator; needs a session with `profile`."""

@@ -125,6 +125,34 @@ def cut_behind_layers(model: ov.Model, provenance: Provenance, float_from: Seque
     return CutModel(layers, model, tuple(joints))
 
 
+def split_network(model: ov.Model, provenance: Provenance) -> tuple[list[ov.Node], list[ov.Node]]:
+    """Return the operators of the network up to its last layers, and those between the last layers and the island.
+
+    Args:
+        model: A converted model; it is not changed.
+        provenance: Provenance of the model.
+
+    Returns:
+        Two lists in topological order, without constants, parameters and results.
+    """
+    island = nodes_between(_border(model, provenance), model.get_results())
+    behind = _behind_layers(model, island)
+    own = [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_instance_id() not in island
+        and node.get_type_name() not in ("Constant", "Parameter", "Result")
+        and not is_constant(node)
+    ]
+    before = [node for node in own if node.get_instance_id() not in behind]
+    return before, [node for node in own if node.get_instance_id() in behind]
+
+
+def is_quantisable(node: ov.Node) -> bool:
+    """Return True if an operator is of a type that can compute in int8: a convolution or matrix product."""
+    return node.get_type_name() in (*_CONVOLUTIONS, "MatMul")
+
+
 def count_layers(model: ov.Model) -> int:
     """Count convolutions and matrix products with weights."""
     return len(_weights(model))

@@ -16,7 +16,7 @@ from pp_graph.fusion import FusedModel, Provenance, cutoffs_for
 from pp_graph.model import fixed_batch, format_shape
 from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
-from pp_graph.openvino.devices import RECOMMENDED, device_profile
+from pp_graph.openvino.devices import RECOMMENDED, chosen_precision, device_profile
 from pp_graph.running.feeding import (
     first_of,
     join_predictions,
@@ -61,9 +61,9 @@ def load(
         model: An IR or a fused ONNX file, or one in memory. A fused ONNX model is converted in memory, with weights in
             float32.
         device: OpenVINO device.
-        inference_precision: Inference precision of the network: `f32`, `bf16` or `f16`; `recommended` is f32 wherever
-            the device supports it. None means the device's default, which is bf16 on many CPUs and flips pixels. The
-            post-processing always runs in float32.
+        inference_precision: Inference precision of the network: `f32`, `bf16` or `f16`; `recommended` is the one that a
+            search for this model chose, otherwise f32 wherever the device supports it. None means the device's default,
+            which is bf16 on many CPUs and flips pixels. The post-processing always runs in float32.
         mode: `latency` for one image after the other, `throughput` for many in flight.
         cache_dir: Folder to keep the compiled model in, so that an IR loads faster from the second time on.
             A model with other constants, retuned ones included, is compiled again. Nothing in it is ever deleted. A
@@ -146,6 +146,8 @@ class Runner:
         cache_dir: str | Path | None = None,
         fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
+        if inference_precision == RECOMMENDED:
+            inference_precision = chosen_precision(artifact.provenance, device) or RECOMMENDED
         self._session = OpenVINOSession(
             artifact.network,
             device=device,

@@ -18,6 +18,7 @@ from pp_graph.model.shapes import declared_shape
 from pp_graph.model.weights import weights_record
 from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
+from pp_graph.openvino.devices import OWN, chosen_precision
 from pp_graph.openvino.preprocessing import extract_preprocessing
 from pp_graph.plausibility import describe_warnings, range_warnings
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
@@ -49,7 +50,7 @@ def verify(
     images: ImageSource,
     *,
     device: str = "CPU",
-    inference_precision: str | None = "f32",
+    inference_precision: str | None = OWN,
     max_label_flips: int | str | None = MAX_LABEL_FLIPS,
     max_pixel_flips: int | str | None = MAX_PIXEL_FLIPS,
     other_raw: bool = False,
@@ -69,8 +70,8 @@ def verify(
         artifact: A converted model, a fused one, or the path of one.
         images: Images: a folder, an `.npz`, or arrays; see `pp_graph.data.open_images`.
         device: Device to run an OpenVINO model on.
-        inference_precision: Inference precision of an OpenVINO model: `f32`, `bf16` or `f16`; None for the device's
-            default.
+        inference_precision: Inference precision of an OpenVINO model: `f32`, `bf16` or `f16`; `own` is the one that a
+            search for this model chose, otherwise f32. None means the device's default.
         max_label_flips: Labels that drift may flip: a number, or a share such as `"1%"`; None for any number.
         max_pixel_flips: Pixels that drift may flip, likewise.
         other_raw: Compare with a raw model that is not the one the artifact was made from.
@@ -98,6 +99,8 @@ def verify(
     if isinstance(artifact, str | Path):
         artifact = open_artifact(artifact)
     provenance = artifact.provenance
+    if inference_precision == OWN:
+        inference_precision = chosen_precision(provenance, device) or "f32"
     _check_raw(opened, provenance, other_raw=other_raw)
     opened_images = open_images(images)
     reference = _Reference(opened, artifact)
