@@ -106,12 +106,11 @@ def convert(
     from pp_graph.openvino.device_check import check_for_device
     from pp_graph.openvino.usage import usage_path
 
-    files = {"xml": output, "bin": output.with_suffix(".bin")}
-    usage = usage_path(output)
+    files = {"usage": usage_path(output), "xml": output, "bin": output.with_suffix(".bin")}
     read = (model, stats, options["recipe"], quantising["calibration_data"], quantising["labels"], searching["data"])
     inputs = [path for path in read if path is not None]
     further = [] if searching["frontier"] is None else [searching["frontier"]]
-    check_targets((*files.values(), usage, *further), overwrite=force, inputs=inputs)
+    check_targets((*files.values(), *further), overwrite=force, inputs=inputs)
     if not is_raw:
         fused = fusion.FusedModel.load(model)
         changes = post_processing(options).output_form
@@ -131,17 +130,16 @@ def convert(
         artifact = choice.artifact
     else:
         choice, artifact = None, _convert(ctx, fused, precision, quantising, settings, as_json=as_json)
-    for remark in artifact.notes[len(fused.notes) :]:
-        note(f"Note: {remark}")
-    if shapes is not None:
-        for warning in input_shape_warnings(fused, shapes):
-            note(f"Warning: {warning}")
+    remarks = [f"Note: {remark}" for remark in artifact.notes[len(fused.notes) :]]
+    warnings = [] if shapes is None else input_shape_warnings(fused, shapes)
+    for line in (*remarks, *(f"Warning: {warning}" for warning in warnings)):
+        note(line)
     check = check_for_device(artifact, device)
     refuse_errors(check)
     artifact.save(output, overwrite=force, inputs=inputs)
     if choice is not None and further:
         choice.save(further[0], overwrite=force)
-    written = {"output": output, "usage": usage, **files}
+    written = {"output": output, **files}
     if as_json:
         _print_json(artifact, fused, written, check, {} if choice is None else {"choice": choice.to_dict()})
         return
