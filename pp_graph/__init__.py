@@ -31,7 +31,12 @@ if TYPE_CHECKING:
     from pp_graph.model import RawModel
     from pp_graph.opening import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.openvino import OpenVINOModel
-    from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, RecipePostProcessor
+    from pp_graph.postprocessors import (
+        ClassificationPostProcessor,
+        OneClassPostProcessor,
+        PostProcessor,
+        RecipePostProcessor,
+    )
     from pp_graph.preprocessing import Preprocessing
     from pp_graph.program import Output, OutputDescription, Predictions, Program, Role, Signature
     from pp_graph.quantization import Quantization
@@ -45,6 +50,7 @@ _EXPORTS = {
     "BenchmarkReport": "pp_graph.benchmarking",
     "CalibrationResult": "pp_graph.calibration",
     "Calibrator": "pp_graph.calibration",
+    "ClassificationPostProcessor": "pp_graph.postprocessors",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -88,6 +94,7 @@ __all__ = [
     "BenchmarkReport",
     "CalibrationResult",
     "Calibrator",
+    "ClassificationPostProcessor",
     "FusedModel",
     "Inspection",
     "LevelStatistics",

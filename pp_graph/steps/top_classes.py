@@ -1,0 +1,423 @@
+"""Steps that decide among classes: the largest ones, their numbers, and the margin between the first two.
+
+Equal numbers are ordered by class, lowest first, and NaN counts as the largest number, as in `numpy.argmax`. The
+operators ArgMax and TopK promise neither: OpenVINO 2026.4 runs both as an unstable sort, and runtimes place NaN
+differently. Here, every number gets a key: its class, moved in front of all others for NaN and behind them for -inf.
+The class is the smallest key among the largest numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final, Self
+
+import numpy as np
+
+from pp_graph.errors import PostProcessorError
+from pp_graph.steps.classes import LIMIT, check_class_count
+from pp_graph.steps.step import CLASSES, DECISION, Accepts, Array, Step, require_whole
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from pp_graph.steps.operators.emitter import Emitter
+    from pp_graph.values import Scale, ValueType
+
+_LOWEST: Final = np.finfo(np.float32).min
+_MOST_CLASSES: Final = 2**21
+"""Keys of up to four times as many classes are exact in float32."""
+
+
+def _one_per_image(value: ValueType) -> ValueType:
+    return value.reduced("C")
+
+
+@dataclass(frozen=True)
+class ClassStep(Step):
+    """Base class of steps over the axis of classes, whose number must be known.
+
+    Attributes:
+        source: Name of the numbers, float32: (N,C), (N,C,H,W) or (N,H,W,C).
+        target: Name of the result.
+        axes: Axes of the numbers; None until the step is bound.
+        classes: Number of classes; None until the step is bound.
+    """
+
+    pointwise: ClassVar[bool] = False
+    accepts: ClassVar[tuple[Accepts, ...]] = (CLASSES,)
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "classes"})
+    source: str
+    target: str
+
+    def bind(self, value: ValueType, *_: ValueType) -> Self:
+        """Bind the step to its input.
+
+        Raises:
+            PostProcessorError: The number of classes is open, or too large.
+        """
+        check_class_count(value)
+        count = value.size("C")
+        if count is not None and not 0 < count <= _MOST_CLASSES:
+            raise PostProcessorError(f"{value} has {count} classes, expected 1 to {_MOST_CLASSES}.")
+        return dataclasses.replace(self, axes=value.known_axes, classes=count)  # type: ignore[call-arg]
+
+    @property
+    def _axis(self) -> int:
+        axes: str | None = getattr(self, "axes", None)
+        return (axes or "NC").index("C")
+
+    def _index(self, classes: int) -> Array:
+        """Index of each class, in a shape that broadcasts to the numbers."""
+        axes: str | None = getattr(self, "axes", None)
+        return np.arange(classes, dtype=np.float32).reshape(-1, *(1,) * (len(axes or "NC") - 1 - self._axis))
+
+    def _first_places(self, op: Emitter, value: ir.Value, count: int, classes: int | None) -> list[ir.Value]:
+        """Write the indices of the `count` largest numbers, float32, with an axis of classes of size 1."""
+        assert classes is not None, "bind() sets it"
+        index = self._index(classes)
+        behind_all = op.constant(np.float32(4 * classes), "behind_all")
+        lowest = op.constant(np.float32(_LOWEST), "lowest")
+        one_more, none = op.constant(np.float32(classes), "classes"), op.constant(np.float32(0), "none")
+        nan = op.is_nan(value)
+        # OpenVINO reduces numbers that are all -inf to the lowest finite one.
+        rest = op.where(op.less(value, lowest), lowest, value)
+        rest = op.where(nan, op.constant(np.float32(np.inf), "largest"), rest)
+        ordinary = op.where(op.less(value, lowest), op.array(index + classes, "last"), op.array(index, "index"))
+        keys = op.where(nan, op.array(index - classes, "first"), ordinary)
+        places = []
+        for turn in range(count):
+            below = op.below_other(rest, op.reduce("ReduceMax", rest, (self._axis,), keepdims=True), rest)
+            tied = op.where(below, behind_all, keys)
+            key = op.reduce("ReduceMin", tied, (self._axis,), keepdims=True)
+            place = op.where(op.less(key, none), op.add(key, one_more), key)
+            places.append(op.where(op.less(place, one_more), place, op.sub(place, one_more)))
+            if turn + 1 < count:
+                kept = op.below_other(key, tied, tied)
+                rest, keys = op.where(kept, rest, lowest), op.where(kept, keys, behind_all)
+        return places
+
+
+class ChoosingStep(ClassStep):
+    """A step that chooses classes. Runtimes make the same choice, as it only compares numbers."""
+
+    def margins(self, array: Array) -> tuple[Array, Array]:
+        """Return how clear each choice is.
+
+        Args:
+            array: The numbers of the classes.
+
+        Returns:
+            The chosen numbers, and the distance of each from the number nearest to it, in the shape of the result; NaN
+            for a single class.
+        """
+        x = np.moveaxis(np.asarray(array, np.float32), self._axis, -1)
+        order = _ordered(x)
+        sorted_ = np.take_along_axis(x, order, axis=-1)
+        with np.errstate(invalid="ignore"):
+            apart = sorted_[..., :-1].astype(np.float64) - sorted_[..., 1:]
+        end = np.full((*x.shape[:-1], 1), np.nan)
+        apart = np.fmin(np.concatenate([apart, end], axis=-1), np.concatenate([end, apart], axis=-1))
+        return self._chosen(sorted_), self._chosen(apart)
+
+    def _chosen(self, ordered: Array) -> Array:
+        """Take the entries of the chosen classes from an array ordered along its last axis."""
+        first: Array = ordered[..., 0]
+        return first
+
+
+def _ordered(x: Array) -> Array:
+    """Indices along the last axis, largest number first, equal numbers by index, NaN before all."""
+    keys = np.where(np.isnan(x), -np.inf, -x.astype(np.float64))
+    return np.lexsort((keys, ~np.isnan(x)), axis=-1)
+
+
+@dataclass(frozen=True)
+class ArgMax(ChoosingStep):
+    """Find the class with the largest number; the first of equal ones, and the first NaN before all numbers.
+
+    Source: `numpy.argmax(x, axis)`.
+
+    Attributes:
+        source: Name of the numbers, float32: (N,C), (N,C,H,W) or (N,H,W,C).
+        target: Name of the class, int64: (N,) or (N,H,W).
+        axes: Axes of the numbers; None until the step is bound.
+        classes: Number of classes; None until the step is bound.
+    """
+
+    axes: str | None = None
+    classes: int | None = None
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """int64, without the axis of classes."""
+        return _one_per_image(value).as_dtype("int64")
+
+    def reference(self, array: Array) -> Array:
+        """Find the class in an array."""
+        found: Array = np.argmax(np.asarray(array, np.float32), axis=self._axis).astype(np.int64)
+        return found
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write the smallest key among the largest numbers."""
+        (place,) = self._first_places(op, value, 1, self.classes)
+        return op.squeeze(op.cast(place, np.dtype(np.int64)), self._axis)
+
+
+@dataclass(frozen=True)
+class TopClasses(ChoosingStep):
+    """Find the classes with the largest numbers, in order; equal numbers by class, and NaN before all numbers.
+
+    Source: `numpy.argsort(-x, kind="stable")[:, :k]`; its first class is that of `ArgMax`.
+
+    Attributes:
+        source: Name of the numbers, float32, (N,C).
+        target: Name of the classes, int64, (N,K).
+        k: Number of classes to find; at most C.
+        axes: Axes of the numbers; None until the step is bound.
+        classes: Number of classes; None until the step is bound.
+
+    Raises:
+        PostProcessorError: `k` is not a whole number from 1 to 100.
+    """
+
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=("NC",), known_rank=True),)
+    k: int
+    axes: str | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        require_whole(self.k, f"k of '{self.target}'", 1, 100)
+        object.__setattr__(self, "k", int(self.k))
+
+    def bind(self, value: ValueType, *_: ValueType) -> Self:
+        """Bind the step to its input.
+
+        Raises:
+            PostProcessorError: There are fewer classes than `k`.
+        """
+        bound = super().bind(value)
+        if bound.classes is not None and self.k > bound.classes:
+            raise PostProcessorError(f"k is {self.k}, and {value} has {bound.classes} classes, expected at most those.")
+        return bound
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """int64, (N,K)."""
+        return dataclasses.replace(value, axes="NK", sizes=(value.size("N"), self.k), dtype="int64")
+
+    def reference(self, array: Array) -> Array:
+        """Order the classes of an array."""
+        return self._chosen(_ordered(np.asarray(array, np.float32))).astype(np.int64)
+
+    def _chosen(self, ordered: Array) -> Array:
+        return ordered[:, : self.k]
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write the smallest key among the largest numbers, `k` times, each time without those found."""
+        places = self._first_places(op, value, self.k, self.classes)
+        return op.cast(op.concat(places, 1) if len(places) > 1 else places[0], np.dtype(np.int64))
+
+
+@dataclass(frozen=True)
+class GatherClasses(Step):
+    """Take the numbers of the classes that another value lists.
+
+    Source: `numpy.take_along_axis(x, classes, 1)`.
+
+    Attributes:
+        source: Name of the numbers, float32, (N,C).
+        target: Name of the numbers of the listed classes, float32, (N,K).
+        classes: Name of the classes, int64, (N,K), such as the result of `TopClasses`.
+    """
+
+    pointwise: ClassVar[bool] = False
+    keeps_scale: ClassVar[bool] = True
+    accepts: ClassVar[tuple[Accepts, ...]] = (
+        Accepts(axes=("NC",), known_rank=True),
+        Accepts(dtypes=("int64",), axes=("NK",), known_rank=True),
+    )
+    source: str
+    target: str
+    classes: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Numbers and classes."""
+        return (self.source, self.classes)
+
+    def output_type(self, value: ValueType, classes: ValueType) -> ValueType:
+        """float32, (N,K)."""
+        del value
+        return classes.as_dtype("float32")
+
+    def reference(self, array: Array, classes: Array) -> Array:
+        """Take the numbers from an array."""
+        return np.take_along_axis(np.asarray(array, np.float32), classes, axis=1)
+
+    def emit(self, op: Emitter, value: ir.Value, classes: ir.Value) -> ir.Value:
+        """Write GatherElements."""
+        dtype = np.dtype(np.float32)
+        return op.node("GatherElements", [value, classes], {"axis": 1}, dtype, op.shape_of(classes))
+
+
+@dataclass(frozen=True)
+class MaxOverClasses(ClassStep):
+    """Take the largest number among the classes; NaN if any is NaN, and -inf counts as the lowest float32.
+
+    Source: `numpy.maximum(x.max(axis), -3.4028235e38)`.
+
+    Attributes:
+        source: Name of the numbers, float32: (N,C), (N,C,H,W) or (N,H,W,C).
+        target: Name of the largest number, float32: (N,) or (N,H,W).
+        axes: Axes of the numbers; None until the step is bound.
+        classes: Number of classes; None until the step is bound.
+    """
+
+    keeps_scale: ClassVar[bool] = True
+    axes: str | None = None
+    classes: int | None = None
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """float32, without the axis of classes."""
+        return _one_per_image(value)
+
+    def reference(self, array: Array) -> Array:
+        """Reduce an array."""
+        largest: Array = np.maximum(np.asarray(array, np.float32).max(axis=self._axis), np.float32(_LOWEST))
+        return largest
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write ReduceMax. NaN bypasses it; see `MaxOverMap`."""
+        axes = (self._axis,)
+        lowest = op.constant(np.float32(_LOWEST), "lowest")
+        largest = op.reduce("ReduceMax", op.where(op.less(value, lowest), lowest, value), axes)
+        magnitudes = op.reduce("ReduceL2", value, axes)
+        numbers = op.less(op.constant(np.float32(-1), "below_all"), magnitudes)
+        return op.where(numbers, largest, magnitudes)
+
+
+@dataclass(frozen=True)
+class TopMargin(ClassStep):
+    """Subtract the second largest number of the classes from the largest; NaN if any is NaN.
+
+    0 if two classes share the largest number. Infinities count as +-2^126. Source: margin sampling (Scheffer et al.,
+    2001), also called best versus second best. For two logits, the sigmoid of the margin is the larger softmax
+    probability, so a limit on it becomes a cutoff.
+
+    Attributes:
+        source: Name of the numbers, float32: (N,C), (N,C,H,W) or (N,H,W,C), with C of 2 or more.
+        target: Name of the margin, float32: (N,) or (N,H,W).
+        axes: Axes of the numbers; None until the step is bound.
+        classes: Number of classes; None until the step is bound.
+    """
+
+    axes: str | None = None
+    classes: int | None = None
+
+    def bind(self, value: ValueType, *_: ValueType) -> Self:
+        """Bind the step to its input.
+
+        Raises:
+            PostProcessorError: There is only one class.
+        """
+        if value.size("C") == 1:
+            raise PostProcessorError(f"{value} has one class, expected at least two to have a margin.")
+        return super().bind(value)
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """float32, without the axis of classes."""
+        return _one_per_image(value)
+
+    def output_scale(self, *scales: Scale | None) -> Scale | None:
+        """Unknown."""
+        del scales
+        return None
+
+    def reference(self, array: Array) -> Array:
+        """Compute the margins of an array."""
+        x = np.clip(np.asarray(array, np.float32), -LIMIT, LIMIT)
+        ordered = np.sort(x, axis=self._axis)
+        first, second = (ordered.take(place, axis=self._axis) for place in (-1, -2))
+        margin: Array = np.where(np.isnan(x).any(axis=self._axis), np.float32(np.nan), first - second)
+        return margin
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write the maximum, minus the maximum of the others."""
+        axis = self._axis
+        bounded = op.clip(value, -float(LIMIT), float(LIMIT))
+        (place,) = self._first_places(op, value, 1, self.classes)
+        listed = op.array(self._index(self.classes or 1), "index")
+        # A class is another one if its index lies below or above that of the largest number.
+        below, above = op.below_other(listed, place, value), op.below_other(place, listed, value)
+        others = op.where(op.logical_or(below, above), bounded, op.constant(-LIMIT, "excluded"))
+        largest, second = (op.reduce("ReduceMax", each, (axis,)) for each in (bounded, others))
+        magnitudes = op.reduce("ReduceL2", value, (axis,))
+        numbers = op.less(op.constant(np.float32(-1), "below_all"), magnitudes)
+        return op.where(numbers, op.sub(largest, second), magnitudes)
+
+
+@dataclass(frozen=True)
+class InvertDecision(Step):
+    """Turn a decision round: true where it was false.
+
+    Source: `numpy.logical_not`.
+
+    Attributes:
+        source: Name of the decision, bool, of any shape.
+        target: Name of the inverted decision, of the same shape.
+    """
+
+    accepts: ClassVar[tuple[Accepts, ...]] = (DECISION,)
+    source: str
+    target: str
+
+    def reference(self, array: Array) -> Array:
+        """Invert an array."""
+        return np.logical_not(array)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Not."""
+        return op.logical_not(value)
+
+
+@dataclass(frozen=True)
+class DropPixelAxes(Step):
+    """Remove height and width of size 1 from the numbers of classes: (N,1,1,C) or (N,C,1,1) to (N,C).
+
+    Source: `numpy.squeeze`; classifiers that pool over the image, as TensorFlow and OpenVINO export them.
+
+    Attributes:
+        source: Name of the numbers, float32, (N,1,1,C) or (N,C,1,1).
+        target: Name of the numbers, float32, (N,C).
+        classes: Number of classes; None until the step is bound.
+    """
+
+    keeps_scale: ClassVar[bool] = True
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=("NCHW", "NHWC"), single="HW", known_rank=True),)
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "classes"})
+    source: str
+    target: str
+    classes: int | None = None
+
+    def bind(self, value: ValueType) -> Self:
+        """Bind the step to its input.
+
+        Raises:
+            PostProcessorError: The number of classes is open.
+        """
+        check_class_count(value)
+        return dataclasses.replace(self, classes=value.size("C"))
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """float32, (N,C)."""
+        return value.reduced("HW")
+
+    def reference(self, array: Array) -> Array:
+        """Reshape an array."""
+        x = np.asarray(array, np.float32)
+        return x.reshape(len(x), self.classes or -1)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Reshape."""
+        assert self.classes is not None, "bind() sets it"
+        return op.reshape(value, (0, self.classes))
