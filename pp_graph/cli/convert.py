@@ -79,14 +79,17 @@ def convert(
 ) -> None:
     """Convert a fused ONNX model to OpenVINO.
 
-    With --stats or --recipe, MODEL is raw and is fused first. For a fused MODEL, --pack, --mask-dtype, --map-size,
-    --outputs and --thresholds change its post-processing; other options of fuse are refused.
+    With --stats, --recipe or --task classification, MODEL is raw and is fused first. For a fused MODEL, --pack,
+    --mask-dtype, --map-size, --outputs and --thresholds change its post-processing; other options of fuse are refused.
     """
     shapes = parse_shapes(input_shapes)
     model_info = _parse_entries(entries)
     preprocessing = take_preprocessing(options)
     quantising = {name: options.pop(name) for name in NAMES}
-    is_raw = stats is not None or options["recipe"] is not None
+    classifies = options["task"] == "classification"
+    if classifies:
+        options["labels"], quantising["labels"] = quantising["labels"], None
+    is_raw = stats is not None or options["recipe"] is not None or classifies
     if not is_raw:
         _refuse_unused(ctx, options)
 
@@ -100,7 +103,14 @@ def convert(
 
     files = {"xml": output, "bin": output.with_suffix(".bin")}
     usage = usage_path(output)
-    read = (model, stats, options["recipe"], quantising["calibration_data"], quantising["labels"])
+    read = (
+        model,
+        stats,
+        options["recipe"],
+        quantising["calibration_data"],
+        quantising["labels"],
+        options.get("labels"),
+    )
     inputs = [path for path in read if path is not None]
     check_targets((*files.values(), usage), overwrite=force, inputs=inputs)
     if not is_raw:
@@ -224,6 +234,6 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             raise click.UsageError(
-                f"{flag} applies only when convert fuses a raw MODEL. Add --stats or --recipe if MODEL is raw, or "
-                f"leave out {flag}."
+                f"{flag} applies only when convert fuses a raw MODEL. Add --stats, --recipe or --task classification "
+                f"if MODEL is raw, or leave out {flag}."
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pp_graph.cli.classification import classification_options, classifier, refuse_options
 from pp_graph.cli.output import note
 from pp_graph.one_class_options import OPTIONS, Option
 
@@ -127,6 +128,7 @@ class PostProcessing:
         strict: Fail if the statistics were calibrated on a different model.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Names of the settings that the user set explicitly.
+        classifier: Values of the options of classification; None for another task.
     """
 
     recipe: Path | None
@@ -137,6 +139,7 @@ class PostProcessing:
     strict: bool
     settings: dict[str, Any]
     given: frozenset[str]
+    classifier: dict[str, Any] | None = None
 
     @property
     def output_form(self) -> dict[str, Any]:
@@ -156,7 +159,13 @@ class PostProcessing:
 
         statistics = None if stats is None else Statistics.load(stats)
         post: PostProcessor
-        if self.recipe is None:
+        if self.classifier is not None:
+            self._refuse_settings(allowed="on_nan")
+            if self.recipe is not None or stats is not None:
+                flag = "--recipe" if stats is None else "--stats"
+                raise click.UsageError(f"{flag} does not apply to --task classification. Leave out one of them.")
+            post = classifier(self.classifier, on_nan=self.settings["on_nan"])
+        elif self.recipe is None:
             settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
             self._refuse_ineffective(settings)
             post = OneClassPostProcessor(statistics, **settings)
@@ -177,8 +186,14 @@ class PostProcessing:
             note(f"Note: {remark}")
         return fused
 
-    def _refuse_settings(self) -> None:
-        option = next((option for option in OPTIONS.values() if option.name in self.given), None)
+    def _refuse_settings(self, allowed: str = "") -> None:
+        given = [option for option in OPTIONS.values() if option.name in self.given and option.name != allowed]
+        option = next(iter(given), None)
+        if option is not None and self.classifier is not None:
+            raise click.UsageError(
+                f"{option.flag} applies only to anomaly models, and the task is classification. Leave out "
+                f"{option.flag}."
+            )
         if option is not None:
             raise click.UsageError(
                 f"{option.flag} applies only to the one-class post-processor, and --recipe replaces it. Leave out "
@@ -284,6 +299,7 @@ _OPTIONS = (
                  help="Use the steps that this file lists, or the class it names, instead of the one-class "
                  "post-processor."),
     role_options,
+    classification_options,
     *map(_click_option, OPTIONS.values()),
     click.option("--no-tail", is_flag=True, help="Do not rewrite the raw model's tail."),
     click.option("--raise-opset", type=int, metavar="VERSION",
@@ -304,6 +320,9 @@ def post_processing_options(function: _Function) -> _Function:
 def post_processing(options: dict[str, Any]) -> PostProcessing:
     """Collect the values of the options."""
     context = click.get_current_context()
+    classifies = options["task"] == "classification"
+    if not classifies:
+        refuse_options(options)
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
         recipe=options["recipe"],
@@ -314,4 +333,5 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         strict=options["strict"],
         settings={name: options[name] for name in OPTIONS},
         given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
+        classifier=options if classifies else None,
     )
