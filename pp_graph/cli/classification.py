@@ -46,8 +46,8 @@ _FUSED = (
     click.option("--task", type=click.Choice(["anomaly", "classification"]), default="anomaly", show_default=True,
                  help="What the model does: score anomalies, or classify."),
     click.option("--activation", type=click.Choice(["softmax", "sigmoid", "none"]),
-                 help="classification: what turns outputs into probabilities; none if they are.  "
-                      "[default: softmax, with --multi-label sigmoid]"),
+                 help="classification: what turns outputs into probabilities.  [default: none if the model ends in a "
+                      "softmax or sigmoid, else softmax, with --multi-label sigmoid]"),
     click.option("--top", type=int, metavar="K", help="classification: also return the K most probable classes."),
     *_RETUNED,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
@@ -81,7 +82,8 @@ class ClassificationPostProcessor(PostProcessor):
     Attributes:
         statistics: Not used.
         activation: Function that turns the model's outputs into probabilities: `softmax`, `sigmoid`, or `none` for a
-            model that returns probabilities. None is `sigmoid` with `multi_label` and `softmax` without.
+            model that returns probabilities. None chooses: `none` if the model ends in one of these functions, else
+            `sigmoid` with `multi_label` and `softmax` without.
         temperature: Number that divides the logits first, above 0 (Guo et al., "On Calibration of Modern Neural
             Networks", 2017).
         unknown_below: Probability in (0, 1] below which an image is unknown; None writes no `unknown`.
@@ -127,8 +129,6 @@ class ClassificationPostProcessor(PostProcessor):
         elif given is not None:
             object.__setattr__(self, "multi_label", _probability(given, "multi_label"))
         object.__setattr__(self, "labels", _checked_labels(self.labels))
-        if self.activation is None:
-            object.__setattr__(self, "activation", "softmax" if self.multi_label is None else "sigmoid")
         if self.activation == "none" and self.temperature != 1:
             raise PostProcessorError(
                 f"temperature is {self.temperature:g} with activation='none', expected 1: it divides logits, and the "
@@ -141,8 +141,17 @@ class ClassificationPostProcessor(PostProcessor):
         return {name: list(each) if isinstance(each, tuple) else each for name, each in super().parameters().items()}
 
     def settled(self, raw: Signature) -> ClassificationPostProcessor:
-        """Check the numbers of labels and thresholds against the number of classes."""
-        value = raw[RAW_LOGITS]
+        """Choose the activation, and check the numbers of labels and thresholds against the number of classes."""
+        value, ends_in = raw[RAW_LOGITS], raw.activations.get(RAW_LOGITS)
+        if self.activation is None:
+            usual: Activation = "softmax" if self.multi_label is None else "sigmoid"
+            return dataclasses.replace(self, activation=usual if ends_in is None else "none").settled(raw)
+        if ends_in is not None and self.activation != "none":
+            raise PostProcessorError(
+                f"activation is {self.activation}, and output '{raw.outputs[RAW_LOGITS]}' holds probabilities, because "
+                f"the model ends in a {ends_in}, expected none. Leave the activation out, or give 'none' "
+                "(--activation none)."
+            )
         count = value.size("C")
         output = f"output '{raw.outputs[RAW_LOGITS]}'" if RAW_LOGITS in raw.outputs else "the value"
         if count is None or not value.rank_known:

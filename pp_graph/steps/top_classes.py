@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pp_graph.values import Scale, ValueType
 
 _LOWEST: Final = np.finfo(np.float32).min
+_GATHER_ELEMENTS: Final = 11
 _MOST_CLASSES: Final = 2**21
 """Keys of up to four times as many classes are exact in float32."""
 
@@ -228,6 +229,7 @@ class GatherClasses(Step):
         source: Name of the numbers, float32, (N,C).
         target: Name of the numbers of the listed classes, float32, (N,K).
         classes: Name of the classes, int64, (N,K), such as the result of `TopClasses`.
+        count: Number of classes C; None until the step is bound.
     """
 
     pointwise: ClassVar[bool] = False
@@ -236,9 +238,21 @@ class GatherClasses(Step):
         Accepts(axes=("NC",), known_rank=True),
         Accepts(dtypes=("int64",), axes=("NK",), known_rank=True),
     )
+    settled: ClassVar[frozenset[str]] = frozenset({"count"})
     source: str
     target: str
     classes: str
+    count: int | None = None
+
+    def bind(self, value: ValueType, classes: ValueType) -> Self:
+        """Bind the step to its inputs.
+
+        Raises:
+            PostProcessorError: The number of classes is open.
+        """
+        del classes
+        check_class_count(value)
+        return dataclasses.replace(self, count=value.size("C"))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -255,8 +269,17 @@ class GatherClasses(Step):
         return np.take_along_axis(np.asarray(array, np.float32), classes, axis=1)
 
     def emit(self, op: Emitter, value: ir.Value, classes: ir.Value) -> ir.Value:
-        """Write GatherElements."""
+        """Write GatherElements, or before opset 11 a sum over the numbers of the listed class and zeros."""
         dtype = np.dtype(np.float32)
+        if op.opset < _GATHER_ELEMENTS:
+            assert self.count is not None, "bind() sets it"
+            listed, shape = op.unsqueeze(classes, (2,)), op.shape_of(classes)
+            index = op.constant(tuple(range(self.count)), "index")
+            chosen = op.node(
+                "Equal", [listed, index], {}, np.dtype(np.bool_), None if shape is None else (*shape, None)
+            )
+            kept = op.where(chosen, op.unsqueeze(value, (1,)), op.constant(np.float32(0), "none"))
+            return op.reduce("ReduceSum", kept, (2,))
         return op.node("GatherElements", [value, classes], {"axis": 1}, dtype, op.shape_of(classes))
 
 

@@ -217,6 +217,17 @@ def test_options_that_do_not_fit_the_model(raw: onnx.ModelProto, options: dict[s
         pp.fuse(raw, pp.ClassificationPostProcessor(**options))
 
 
+@pytest.mark.parametrize("head", ["Softmax", "Sigmoid"])
+def test_probabilities_are_not_activated_twice(head: str) -> None:
+    raw = classifier(head=head)
+    fused = pp.fuse(raw, pp.ClassificationPostProcessor(unknown_below=0.5))
+    assert fused.provenance.parameters["activation"] == "none"
+    found, probabilities = run(fused, {"image": images()}), run(raw, {"image": images()})["logits"]
+    assert np.array_equal(found["pred_prob"], probabilities.max(1))
+    with pytest.raises(PostProcessorError, match=f"ends in a {head.lower()}, expected none.*--activation none"):
+        pp.fuse(raw, pp.ClassificationPostProcessor(activation="softmax"))
+
+
 def test_outputs_that_do_not_fit_or_several_that_do() -> None:
     with pytest.raises(OutputRoleError, match=r"(?s)2 outputs can be read.*'colour'.*'kind'.*--role raw_logits=NAME"):
         pp.fuse(two_outputs(), pp.ClassificationPostProcessor())

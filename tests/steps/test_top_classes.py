@@ -49,16 +49,17 @@ def test_ties_choose_as_the_reference_in_both_runtimes(classes: int) -> None:
                 assert np.array_equal(found, expected[:images])
 
 
-def test_gathers_the_numbers_of_listed_classes() -> None:
-    step = GatherClasses("x", "y", "classes")
+@pytest.mark.parametrize("opset", [9, 13])
+def test_gathers_the_numbers_of_listed_classes(opset: int) -> None:
+    step = GatherClasses("x", "y", "classes").bind(ValueType("NC", (None, 3)), ValueType("NK", (None, 2), "int64"))
     x = np.array([[1, np.nan, -np.inf], [0, 2, np.inf]], F32)
     classes = np.array([[2, 1], [0, 2]])
     values = [
         ir.Value(name="x", shape=ir.Shape(("N", 3)), type=ir.TensorType(ir.DataType.FLOAT)),
         ir.Value(name="c", shape=ir.Shape(("N", 2)), type=ir.TensorType(ir.DataType.INT64)),
     ]
-    graph = ir.Graph(values, [], nodes=[], opset_imports={"": 13}, name="step")
-    op = Emitter(graph, opset=13, ir_version=8, names=NameScope(graph), prefix="pp_graph")
+    graph = ir.Graph(values, [], nodes=[], opset_imports={"": opset}, name="step")
+    op = Emitter(graph, opset=opset, ir_version=8, names=NameScope(graph), prefix="pp_graph")
     graph.outputs.append(step.emit(op, *values))
     graph.outputs[0].name = "y"
     model = ir.to_proto(ir.Model(graph, ir_version=8))
