@@ -16,6 +16,7 @@ import pp_graph as pp
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.postprocessors import RAW_LOGITS
 from tests.classifiers import classifier, images, two_outputs
+from tests.conftest import ROOT
 from tests.models import identity_model, run, run_openvino
 
 F32 = np.float32
@@ -184,6 +185,18 @@ def test_a_recipe_of_the_same_steps_decides_the_same() -> None:
     theirs = run(pp.fuse(raw, recipe), {"image": images()})
     for name in ("pred_class", "pred_prob", "unknown"):
         assert np.array_equal(ours[name], theirs[name])
+
+
+def test_the_recipe_in_the_docs_runs(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "classifier.yaml").write_text(text)
+    raw = classifier()
+    fused = pp.fuse(raw, pp.RecipePostProcessor.load(tmp_path / "classifier.yaml"))
+    logits, found = run(raw, {"image": images()})["logits"], run(fused, {"image": images()})
+    ordered = np.sort(logits, axis=1)
+    assert np.array_equal(found["pred_class"], logits.argmax(1))
+    assert np.array_equal(found["known"], ordered[:, -1] - ordered[:, -2] > 1.5)
+    assert pp.verify(raw, pp.convert(fused), images()).passed
 
 
 @pytest.mark.parametrize(
