@@ -143,6 +143,36 @@ def test_float16_logits() -> None:
         assert np.array_equal(found[name], expected[name])
 
 
+def test_float16_logits_that_tie_after_rounding(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    # Logits around 1000 are multiples of 0.5 in float16, so they often tie; onnxruntime computes them in float32.
+    constants = {"w": rng.normal(0, 30, (16, 50)).astype(np.float16), "b": np.full(50, 1000, np.float16)}
+    value, half = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT16
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gemm", ["x", "w", "b"], ["logits"])],
+        "half",
+        [value("x", half, ["N", 16])],
+        [value("logits", half, ["N", 50])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    raw = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(raw, tmp_path / "raw.onnx")
+    x = rng.normal(0, 1, (1000, 16)).astype(np.float16)
+    fused = pp.fuse(tmp_path / "raw.onnx", pp.ClassificationPostProcessor(top=5, unknown_below=0.5))
+    logits = run(raw, {"x": x})["logits"].astype(F32)
+    assert (np.sort(logits, 1)[:, -1] == np.sort(logits, 1)[:, -2]).any()
+    found = run(fused, {"x": x})
+    assert np.array_equal(found["pred_class"], logits.argmax(1))
+    assert np.array_equal(found["top_classes"], np.argsort(-logits, axis=1, kind="stable")[:, :5])
+    assert pp.verify(raw, fused, {"x": x}).decisions[0].flips == 0
+    assert pp.verify(raw, pp.convert(fused), {"x": x}, max_label_flips=None).postprocessing_exact
+    file = fused.save(tmp_path / "fused.onnx")
+    pp.retune(file, unknown_below=0.7)
+    assert pp.verify(raw, file, {"x": x}).decisions[0].flips == 0
+    pp.strip(file).save(tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "raw.onnx").read_bytes()
+
+
 def test_drift_of_classes_is_reported_with_the_margin_between_the_first_two() -> None:
     raw = classifier(200)
     artifact = pp.convert(pp.fuse(raw, pp.ClassificationPostProcessor(top=5)))
