@@ -153,8 +153,11 @@ class PostProcessing:
 
         Settings in the statistics file apply unless an option overrides them.
         """
+        from pp_graph.errors import OutputRoleError
         from pp_graph.fusion import fuse
+        from pp_graph.model import RawModel
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
+        from pp_graph.postprocessors.classification import classifier_hint
         from pp_graph.statistics import Statistics
 
         statistics = None if stats is None else Statistics.load(stats)
@@ -172,16 +175,21 @@ class PostProcessing:
         else:
             self._refuse_settings()
             post = RecipePostProcessor.load(self.recipe, statistics)
-        fused = fuse(
-            raw,
-            post,
-            roles=self.roles,
-            keep_raw=self.keep_raw,
-            replace=replace,
-            tail=self.tail,
-            raise_opset=self.raise_opset,
-            strict=self.strict,
-        )
+        try:
+            fused = fuse(
+                raw,
+                post,
+                roles=self.roles,
+                keep_raw=self.keep_raw,
+                replace=replace,
+                tail=self.tail,
+                raise_opset=self.raise_opset,
+                strict=self.strict,
+            )
+        except OutputRoleError as error:
+            if self.recipe is not None or self.classifier is not None or self.roles:
+                raise
+            raise OutputRoleError(f"{error}{classifier_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
             note(f"Note: {remark}")
         return fused

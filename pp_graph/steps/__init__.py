@@ -5,6 +5,7 @@ To add one, write a class and an entry in `STEPS`; the tests compare every entry
 
 from __future__ import annotations
 
+from pp_graph.steps.class_numbers import DropPixelAxes, InvertDecision, MaxOverClasses, TopMargin
 from pp_graph.steps.classes import SelectClass, Softmax
 from pp_graph.steps.compare import (
     DECISION_VALUES,
@@ -45,16 +46,7 @@ from pp_graph.steps.step import (
     OnNaN,
     Step,
 )
-from pp_graph.steps.top_classes import (
-    ArgMax,
-    ChoosingStep,
-    DropPixelAxes,
-    GatherClasses,
-    InvertDecision,
-    MaxOverClasses,
-    TopClasses,
-    TopMargin,
-)
+from pp_graph.steps.top_classes import ArgMax, ChoosingStep, GatherClasses, TopClasses
 from pp_graph.values import ValueType
 
 STEPS: tuple[type[Step], ...] = (
