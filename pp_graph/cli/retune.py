@@ -46,7 +46,7 @@ def retune(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Change the statistics, sensitivities, thresholds or temperature of MODEL.
+    """Change statistics, sensitivities or limits of MODEL.
 
     MODEL is a fused ONNX file or an IR that pp-graph wrote. The network is not touched, and decisions equal those of
     the raw model fused again. If no operator changes, only the constants of the post-processing are written, which
