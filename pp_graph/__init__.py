@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pp_graph.opening import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.openvino import OpenVINOModel
     from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, RecipePostProcessor
+    from pp_graph.precision import PrecisionChoice, choose_precision
     from pp_graph.preprocessing import Preprocessing
     from pp_graph.program import Output, OutputDescription, Predictions, Program, Role, Signature
     from pp_graph.quantization import Quantization
@@ -54,6 +55,7 @@ _EXPORTS = {
     "OutputDescription": "pp_graph.program",
     "PPGraphError": "pp_graph.errors",
     "PostProcessor": "pp_graph.postprocessors",
+    "PrecisionChoice": "pp_graph.precision",
     "Predictions": "pp_graph.program",
     "Preprocessing": "pp_graph.preprocessing",
     "Program": "pp_graph.program",
@@ -68,6 +70,7 @@ _EXPORTS = {
     "VerificationReport": "pp_graph.verification",
     "calibrate": "pp_graph.calibration",
     "calibrate_scores": "pp_graph.calibration",
+    "choose_precision": "pp_graph.precision",
     "convert": "pp_graph.conversion",
     "cutoffs_for": "pp_graph.fusion",
     "fuse": "pp_graph.fusion",
@@ -97,6 +100,7 @@ __all__ = [
     "OutputDescription",
     "PPGraphError",
     "PostProcessor",
+    "PrecisionChoice",
     "Predictions",
     "Preprocessing",
     "Program",
@@ -113,6 +117,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "calibrate_scores",
+    "choose_precision",
     "convert",
     "cutoffs_for",
     "fuse",

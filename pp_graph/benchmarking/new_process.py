@@ -34,14 +34,15 @@ def measure_in_new_process(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     static: bool,
+    cache_dir: str | None = None,
 ) -> Figures:
-    """Run a model once in a new process, compiled for the given shapes if `static`.
+    """Run a model once in a new process, compiled for the given shapes if `static`, with a cache if one is given.
 
     Raises:
         OSError: The process cannot be started.
         ValueError: The process failed; the message is the last line that it wrote to stderr.
     """
-    arguments = json.dumps([str(model), device, precision, hint, shapes, static])
+    arguments = json.dumps([str(model), device, precision, hint, shapes, static, cache_dir])
     # Without -P, modules in the current folder would come before the installed ones.
     command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()", arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - this module
@@ -53,14 +54,14 @@ def measure_in_new_process(
 
 def main() -> None:
     """Run in the new process: read the JSON argument, and print the figures as JSON."""
-    path, device, precision, hint, shapes, static = json.loads(sys.argv[1])
+    path, device, precision, hint, shapes, static, cache_dir = json.loads(sys.argv[1])
     model = read_openvino(Path(path))
     if static:
         fix_shapes(model, shapes)
     feeds = {
         port_name(port): np.zeros(shapes[port_name(port)], port.get_element_type().to_dtype()) for port in model.inputs
     }
-    session = TimedSession(model, feeds, device=device, precision=precision, performance_hint=hint)
+    session = TimedSession(model, feeds, device=device, precision=precision, performance_hint=hint, cache_dir=cache_dir)
     session.infer()
     sys.stdout.write(msgspec.json.encode(Figures(session.compile_seconds, _peak_mib())).decode())
 

@@ -76,6 +76,7 @@ def benchmark(
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     seconds: float = 10.0,
     memory: bool = True,
+    cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BenchmarkReport:
     """Time artifacts against the raw model, post-processing on the host, and other models.
@@ -101,6 +102,7 @@ def benchmark(
             `pp_graph.data.fix_inputs`.
         seconds: Time to measure for each device and precision.
         memory: Also measure peak memory and compile time, each model in a new process.
+        cache_dir: Folder to keep compiled models in. Compile times in new processes are then those of reading them.
         progress: Called with the seconds just spent on measuring.
 
     Raises:
@@ -109,6 +111,7 @@ def benchmark(
         ModelError: A model cannot be read.
         ProvenanceError: An artifact was not made by pp_graph.
         TargetError: A model cannot be read, compiled or run.
+        OutputFileError: The cache's folder cannot be written.
     """
     inference_precisions = list(dict.fromkeys(inference_precisions))
     _check(inference_precisions, batch, hint, seconds)
@@ -131,10 +134,12 @@ def benchmark(
     for device in here:
         for precision in inference_precisions:
             asked = None if precision == "default" else precision
-            setting = _Setting(device, asked, hint, not dynamic, feeds, batch)
+            setting = _Setting(device, asked, hint, not dynamic, feeds, batch, cache_dir)
             results += _run_setting(setting, contenders, seconds, notes, memory=memory, progress=progress)
     if any(each.runs < _ENOUGH_ROUNDS for each in results):
         notes.append(f"Fewer than {_ENOUGH_ROUNDS} runs of a model: p99 and intervals are unreliable. Measure longer.")
+    if cache_dir is not None:
+        notes.append(f"Models were compiled with the cache in '{cache_dir}': compile times are those of reading it.")
     return BenchmarkReport(
         machine=describe_machine(),
         versions=describe_versions(),
@@ -148,6 +153,7 @@ def benchmark(
             "input": ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in shapes.items()),
             "data": "random numbers" if images is None else str(images) if isinstance(images, str | Path) else "images",
             "seconds": f"{seconds:g}",
+            **({} if cache_dir is None else {"cache": str(cache_dir)}),
         },
         absent_devices=absent,
         results=results,
@@ -193,6 +199,7 @@ class _Setting:
     static: bool
     feeds: Mapping[Preprocessing | None, dict[str, Array]]
     batch: int
+    cache_dir: str | Path | None
 
     def shapes(self, contender: Contender) -> dict[str, tuple[int, ...]]:
         return {name: array.shape for name, array in self.feeds[contender.preprocessing].items()}
@@ -208,6 +215,7 @@ class _Setting:
             precision=self.precision,
             performance_hint=self.hint,
             profile=profile,
+            cache_dir=self.cache_dir,
         )
 
 
@@ -298,7 +306,13 @@ def _measure_in_new_process(setting: _Setting, contender: Contender, notes: list
     shapes = setting.shapes(contender)
     try:
         return measure_in_new_process(
-            contender.path, setting.device, setting.precision, setting.hint, shapes, static=setting.static
+            contender.path,
+            setting.device,
+            setting.precision,
+            setting.hint,
+            shapes,
+            static=setting.static,
+            cache_dir=None if setting.cache_dir is None else str(setting.cache_dir),
         )
     except (OSError, ValueError) as error:
         notes.append(f"Peak memory of '{contender.path}' could not be measured: {error}")

@@ -9,7 +9,7 @@ import click
 
 from pp_graph.cli.convert import parse_shapes
 from pp_graph.cli.frames import parse_frame_size
-from pp_graph.cli.options import PATH, examples, force_option, input_option
+from pp_graph.cli.options import PATH, cache_option, examples, force_option, input_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ _STDOUT = "-"
 @click.option("--seconds", type=float, default=10.0, show_default=True, metavar="T",
               help="Seconds to measure for each device and precision.")  # fmt: skip
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory (one process for each model).")
+@cache_option
 @click.option("--compare", nargs=2, type=PATH, metavar="A.json B.json", help="Compare two earlier runs instead.")
 @click.option("--json", "json_output", is_flag=False, flag_value="-", metavar="[OUT.json]",
               help="Write the report to a file, or as one JSON object to stdout, all else to stderr.")  # fmt: skip
@@ -103,6 +104,7 @@ def benchmark(
             fixed_inputs=options["fixed_inputs"],
             seconds=options["seconds"],
             memory=not options["no_memory"],
+            cache_dir=options["cache_dir"],
             progress=advance,
         )
     if target is not None:

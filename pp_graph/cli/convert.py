@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pp_graph.cli import precision as precision_cli
 from pp_graph.cli.devices import print_device_check, refuse_errors
 from pp_graph.cli.frames import frame_options, take_preprocessing
 from pp_graph.cli.fuse import describe, fields
@@ -22,6 +23,7 @@ from pp_graph.cli.options import (
     post_processing_options,
 )
 from pp_graph.cli.output import note, print_error, print_fields, print_json
+from pp_graph.cli.precision import AUTO, precision_options
 from pp_graph.cli.quantization import NAMES, quantization, quantization_options
 from pp_graph.cli.quantization import fields as quantization_fields
 from pp_graph.one_class_options import OPTIONS
@@ -40,6 +42,7 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
     epilog=examples(
         "pp-graph convert fused.onnx -o model.xml",
         "pp-graph convert raw.onnx --stats stats.json -o model.xml --device GPU --precision f16",
+        "pp-graph convert raw.onnx --stats stats.json -o model.xml --precision auto --data images/",
         "pp-graph convert fused.onnx -o model.xml --input-dtype u8 --scale 255 --resize bilinear_pillow",
     )
 )
@@ -48,16 +51,20 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...",
               help="Device to convert for, also AUTO:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(4); need not be on this "
                    "machine.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["f32", "f16", "int8"]), default="f32", show_default=True,
-              help="Precision of the network's weights. int8 also computes its layers in int8. The post-processing "
-                   "stays f32.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["f32", "f16", "int8", AUTO]), default="f32", show_default=True,
+              help="Precision of the network's weights. int8 also computes its layers in int8. auto searches the "
+                   "fastest precisions that keep the decisions. The post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes of the model's own input; ? leaves one open. Repeat for each input.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), metavar="N",
+              help="Fix the batch, and no other size. On the CPU, OpenVINO runs an open batch 1.2 to 1.36 times "
+                   "slower.")  # fmt: skip
 @click.option("--model-info", "entries", multiple=True, metavar="KEY=VALUE",
               help="How Intel's Model API feeds images, for example scale_values=255,255,255 or "
                    "reverse_input_channels=True (for a model that takes RGB). Repeat for each entry.")  # fmt: skip
 @frame_options
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; fuses a raw MODEL first, as --recipe does.")
+@precision_options
 @quantization_options
 @post_processing_options
 @force_option
@@ -71,6 +78,7 @@ def convert(
     device: str,
     precision: str,
     input_shapes: tuple[str, ...],
+    batch: int | None,
     entries: tuple[str, ...],
     stats: Path | None,
     force: bool,
@@ -86,23 +94,23 @@ def convert(
     model_info = _parse_entries(entries)
     preprocessing = take_preprocessing(options)
     quantising = {name: options.pop(name) for name in NAMES}
+    searching = {name: options.pop(name) for name in precision_cli.NAMES}
+    precision_cli.check_options(ctx, precision, searching)
     is_raw = stats is not None or options["recipe"] is not None
     if not is_raw:
         _refuse_unused(ctx, options)
 
     from pp_graph import fusion
-    from pp_graph.conversion import convert as convert_model
     from pp_graph.conversion import input_shape_warnings
-    from pp_graph.errors import AccuracyError
     from pp_graph.files import check_targets
     from pp_graph.openvino.device_check import check_for_device
     from pp_graph.openvino.usage import usage_path
 
-    files = {"xml": output, "bin": output.with_suffix(".bin")}
-    usage = usage_path(output)
-    read = (model, stats, options["recipe"], quantising["calibration_data"], quantising["labels"])
+    files = {"usage": usage_path(output), "xml": output, "bin": output.with_suffix(".bin")}
+    read = (model, stats, options["recipe"], quantising["calibration_data"], quantising["labels"], searching["data"])
     inputs = [path for path in read if path is not None]
-    check_targets((*files.values(), usage), overwrite=force, inputs=inputs)
+    further = [] if searching["frontier"] is None else [searching["frontier"]]
+    check_targets((*files.values(), *further), overwrite=force, inputs=inputs)
     if not is_raw:
         fused = fusion.FusedModel.load(model)
         changes = post_processing(options).output_form
@@ -110,38 +118,65 @@ def convert(
             fused = fused.with_program(fusion.retuned_program(fused.provenance, None, changes))
     else:
         fused = post_processing(options).fuse(model, stats)
-    try:
-        with quantization(ctx, precision, quantising) as settings:
-            artifact = convert_model(
-                fused,
-                device=device,
-                precision=precision,
-                input_shape=shapes,
-                quantization=settings,
-                preprocessing=preprocessing,
-                model_info=model_info,
-            )
-    except AccuracyError as error:
-        print_error(type(error).__name__, str(error), as_json=as_json)
-        raise click.exceptions.Exit(1) from error
-    if shapes is not None:
-        for warning in input_shape_warnings(fused, shapes):
-            note(f"Warning: {warning}")
+    settings = {
+        "device": device,
+        "input_shape": shapes,
+        "batch": batch,
+        "preprocessing": preprocessing,
+        "model_info": model_info,
+    }
+    if precision == AUTO:
+        choice = precision_cli.choose(fused, output, searching, quantising, **settings)
+        artifact = choice.artifact
+    else:
+        choice, artifact = None, _convert(ctx, fused, precision, quantising, settings, as_json=as_json)
+    remarks = [f"Note: {remark}" for remark in artifact.notes[len(fused.notes) :]]
+    warnings = [] if shapes is None else input_shape_warnings(fused, shapes)
+    for line in (*remarks, *(f"Warning: {warning}" for warning in warnings)):
+        note(line)
     check = check_for_device(artifact, device)
     refuse_errors(check)
     artifact.save(output, overwrite=force, inputs=inputs)
-    written = {"output": output, "usage": usage, **files}
+    if choice is not None and further:
+        choice.save(further[0], overwrite=force)
+    written = {"output": output, **files}
     if as_json:
-        _print_json(artifact, fused, written, check)
+        _print_json(artifact, fused, written, check, {} if choice is None else {"choice": choice.to_dict()})
         return
     _print(model, artifact, fused, written)
+    if choice is not None:
+        precision_cli.print_choice(choice)
     print_device_check(check)
-    raw = fused.provenance.raw.file or "RAW.onnx"
-    on = "" if device == "CPU" else f" --device {shlex.quote(device)}"
-    note(f"Next: pp-graph verify {model if is_raw else raw} {output} --data IMAGES{on}")
+    raw = model if is_raw else fused.provenance.raw.file or "RAW.onnx"
+    note(
+        f"Next: pp-graph verify {raw} {output} --data IMAGES"
+        + ("" if device == "CPU" else f" --device {shlex.quote(device)}")
+    )
 
 
-def _print_json(artifact: OpenVINOModel, fused: FusedModel, written: dict[str, Path], check: DeviceCheck) -> None:
+def _convert(
+    ctx: click.Context,
+    fused: FusedModel,
+    precision: str,
+    quantising: dict[str, Any],
+    settings: dict[str, Any],
+    *,
+    as_json: bool,
+) -> OpenVINOModel:
+    from pp_graph.conversion import convert as convert_model
+    from pp_graph.errors import AccuracyError
+
+    try:
+        with quantization(ctx, precision, quantising) as quantised:
+            return convert_model(fused, precision=precision, quantization=quantised, **settings)
+    except AccuracyError as error:
+        print_error(type(error).__name__, str(error), as_json=as_json)
+        raise click.exceptions.Exit(1) from error
+
+
+def _print_json(
+    artifact: OpenVINOModel, fused: FusedModel, written: dict[str, Path], check: DeviceCheck, more: dict[str, Any]
+) -> None:
     frames = artifact.provenance.preprocessing
     print_json(
         {
@@ -151,7 +186,9 @@ def _print_json(artifact: OpenVINOModel, fused: FusedModel, written: dict[str, P
             **({} if frames is None else {"preprocessing": dataclasses.asdict(frames)}),
             **{f"{kind}_bytes": written[kind].stat().st_size for kind in ("xml", "bin")},
             **describe(fused),
+            "notes": list(artifact.notes),
             "device_check": check.to_dict(),
+            **more,
         }
     )
 
@@ -162,6 +199,7 @@ def _print(model: Path, artifact: OpenVINOModel, fused: FusedModel, written: dic
     lines = {
         "device": conversion["device"],
         "weights": f"{artifact.precision}, {size:,.1f} MiB",
+        **precision_cli.fields(conversion),
         **(quantization_fields(conversion["quantization"]) if "quantization" in conversion else {}),
         "usage": str(written["usage"]),
         **fields(fused),

@@ -26,6 +26,11 @@ json_option = click.option(
 )
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists. Inputs are never replaced.")
 
+cache_option = click.option(
+    "--cache-dir", type=PATH, metavar="DIR",
+    help="Keep compiled models in this folder, and read them from it the next time.",
+)  # fmt: skip
+
 
 def examples(*lines: str) -> str:
     """Format example command lines as the end of a verb's help."""

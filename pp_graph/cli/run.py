@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, examples, force_option, image_options, image_settings, input_option, json_option
+from pp_graph.cli.options import (
+    PATH,
+    cache_option,
+    examples,
+    force_option,
+    image_options,
+    image_settings,
+    input_option,
+    json_option,
+)
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -38,9 +47,10 @@ _NO_PICTURES = "none"
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
 @click.option("--inference-precision", default="recommended", show_default=True,
               type=click.Choice(["recommended", "f32", "bf16", "f16", "default"]),
-              help="Precision to run in; 'recommended' is f32 if the device has it, 'default' leaves it to the "
-                   "device.")  # fmt: skip
+              help="Precision to run in; 'recommended' is the one that convert --precision auto chose, otherwise f32 "
+                   "if the device has it; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per request.")
+@cache_option
 @input_option
 @image_options
 @force_option
@@ -72,6 +82,7 @@ def run_verb(
         device=options["device"],
         inference_precision=None if precision == "default" else precision,
         mode="throughput",
+        cache_dir=options["cache_dir"],
         fixed_inputs=options["fixed_inputs"],
     )
     given = images[0] if len(images) == 1 else list(images)

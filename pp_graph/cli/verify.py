@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, examples, image_options, image_settings, input_option, json_option
+from pp_graph.cli.options import PATH, cache_option, examples, image_options, image_settings, input_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -29,14 +29,16 @@ if TYPE_CHECKING:
               help="Images: an .npz with an array 'image' (N,C,H,W or N,H,W,C), or a folder of images. For several "
               "inputs, an .npz with one array per input, by name.")  # fmt: skip
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
-@click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
-              show_default=True, help="Precision to run in; 'default' leaves it to the device.")  # fmt: skip
+@click.option("--inference-precision", type=click.Choice(["own", "f32", "bf16", "f16", "default"]), default="own",
+              show_default=True, help="Precision to run in; 'own' is the one that convert --precision auto chose, "
+              "otherwise f32; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--max-label-flips", default="0", show_default=True, metavar="N|P%",
               help="Fail if drift of the network flips more labels.")  # fmt: skip
 @click.option("--max-pixel-flips", default="0.1%", show_default=True, metavar="N|P%",
               help="Fail if drift of the network flips more pixels.")  # fmt: skip
 @click.option("--other-raw", is_flag=True, help="Accept a RAW that is not the model ARTIFACT was made from.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per batch, if the model leaves it open.")
+@cache_option
 @input_option
 @image_options
 @json_option
@@ -50,6 +52,7 @@ def verify(
     max_pixel_flips: str,
     other_raw: bool,
     batch: int | None,
+    cache_dir: Path | None,
     fixed_inputs: dict[str, Any] | None,
     as_json: bool,
     **options: Any,
@@ -78,6 +81,7 @@ def verify(
             max_pixel_flips=max_pixel_flips,
             other_raw=other_raw,
             batch_size=batch,
+            cache_dir=cache_dir,
             fixed_inputs=fixed_inputs,
             progress=progress,
         )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pp_graph.model.batch import image_input
-from pp_graph.model.shapes import Dimension, Shape, declared_shape, format_shape, infer_values
+from pp_graph.model.shape_inference import ShapeInference
+from pp_graph.model.shapes import Dimension, Shape, declared_shape, format_shape
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -106,13 +107,13 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     Args:
         raw: The opened model.
     """
-    inferred = infer_values(raw.model)
+    inferred = ShapeInference(raw.model).infer()
     batches = _inputs_with_the_batch_first([model_input.shape for model_input in raw.inputs], image_input(raw.inputs))
     symbols = {size for model_input in raw.inputs for size in model_input.shape or () if isinstance(size, str)}
     described = []
     for output in raw.model.graph.outputs:
         name = output.name or ""
-        inferred_shape = declared_shape(inferred[name]) if name in inferred else None
+        inferred_shape = inferred[name].shape if name in inferred else None
         shape, note = _reconciled(declared_shape(output), inferred_shape, symbols)
         proven = None if shape is None else _proven(shape, inferred_shape, symbols)
         other = shape is not None and bool(batches) and all(_other_batch(shape, input_shape) for input_shape in batches)

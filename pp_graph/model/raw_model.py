@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pp_graph.errors import ModelError
 from pp_graph.model import fidelity
 from pp_graph.model.graphs import default_opset, quiet_onnx_ir
+from pp_graph.model.light_onnx_ir import import_onnx_ir
 from pp_graph.model.shapes import Shape, declared_shape
 from pp_graph.model.writing import write_onnx
 
@@ -98,6 +99,7 @@ class RawModel:
             ModelError: The file is missing or not an ONNX model, external weights are missing or cut short, or the
                 model has sparse initializers or training information, which could not be written back.
         """
+        import_onnx_ir()
         import onnx
         import onnx_ir as ir
 

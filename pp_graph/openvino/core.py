@@ -6,12 +6,18 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     import openvino as ov
 
     from pp_graph.model import Shape
 
+_BODIES: Final = {
+    "If": ("get_then_body", "get_else_body"),
+    "Loop": ("get_function",),
+    "TensorIterator": ("get_body",),
+}
+"""Methods that return the bodies of an operator, by its type."""
 _NOISE: Final = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully", "Summary:", "To facilitate")
 
 
@@ -60,6 +66,14 @@ def declared_layout(port: ov.Output) -> str:
 
     layout = layout_helpers.get_layout(port)
     return "" if layout.empty else str(layout.to_string()).strip("[]").replace(",", "")
+
+
+def all_operators(model: ov.Model) -> Iterator[ov.Node]:
+    """Yield all operators, including those in branches and loops."""
+    for node in model.get_ordered_ops():
+        yield node
+        for get in _BODIES.get(node.get_type_name(), ()):
+            yield from all_operators(getattr(node, get)())
 
 
 def rt_text(value: object) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
 from pp_graph.openvino.compiling import compile_for, running_precision
-from pp_graph.openvino.core import first_line, openvino_core, partial_shape, port_name
+from pp_graph.openvino.core import all_operators, first_line, openvino_core, partial_shape, port_name
 from pp_graph.openvino.devices import DeviceName, absent_members, parse_device
 from pp_graph.openvino.island.float32 import is_floating, is_marked, island_precisions
 from pp_graph.openvino.island.island import island_nodes
@@ -191,7 +191,7 @@ def _shapes(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
 
 def _operators(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
     device, profile = name.text, name.profile
-    nodes = list(_with_bodies(model))
+    nodes = list(all_operators(model))
     unsupported = [node for node in nodes if node.get_type_name() in profile.unsupported]
     on_host = [node for node in nodes if node.get_type_name() in profile.on_host]
     if unsupported:
@@ -205,16 +205,6 @@ def _operators(model: ov.Model, name: DeviceName) -> Iterator[str | Finding]:
     if not unsupported and not on_host:
         kinds = {node.get_type_name() for node in nodes}
         yield f"operators ({len(kinds)} types, none known to be missing)"
-
-
-def _with_bodies(model: ov.Model) -> Iterator[ov.Node]:
-    """Yield all operators, including those in branches and loops."""
-    for node in model.get_ordered_ops():
-        yield node
-        bodies = ("get_then_body", "get_else_body") if node.get_type_name() == "If" else ("get_function",)
-        for get in bodies:
-            if hasattr(node, get):
-                yield from _with_bodies(getattr(node, get)())
 
 
 def _listed(nodes: Iterable[ov.Node]) -> str:

@@ -18,6 +18,8 @@ from pp_graph.openvino.device_profiles import DEVICES, DeviceProfile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pp_graph.fusion import Provenance
+
 
 _PRECISIONS: Final = ("FP64", "FP32", "BF16", "FP16", "INT8", "INT4")
 _PLAIN: Final = re.compile(r"(?P<kind>[A-Z]+)(?P<index>(\.\d+)*)")
@@ -171,6 +173,9 @@ def _member(device: str, meta: DeviceProfile, text: str) -> DeviceName:
 PERFORMANCE_HINTS: Final = ("latency", "throughput")
 """Goals that OpenVINO can optimise a compiled model for."""
 
+OWN: Final = "own"
+"""Inference precision that a search chose for an artifact, otherwise f32."""
+
 RECOMMENDED: Final = "recommended"
 """Inference precision f32 if the device supports it, otherwise the device's default."""
 
@@ -278,6 +283,19 @@ def precision_properties(device: str, inference_precision: str | None) -> dict[s
     # A member without f32 would refuse a hint for all members.
     hints = [f"{member.text}:{{{PRECISION_HINT}:f32}}" for member in name.members if "f32" in member.kind.precisions]
     return {"DEVICE_PROPERTIES": f"{{{','.join(hints)}}}"} if hints else {}
+
+
+def chosen_precision(provenance: Provenance, device: str) -> str | None:
+    """Return the inference precision that a search chose for a converted model.
+
+    Returns:
+        `f32`, `bf16` or `f16`; None if there was no search, or if the device does not support the precision.
+
+    Raises:
+        DeviceError: The device is unknown.
+    """
+    precision = (provenance.conversion or {}).get("inference_precision")
+    return precision if precision is not None and precision in device_profile(device).precisions else None
 
 
 @dataclass(frozen=True)

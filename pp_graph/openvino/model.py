@@ -42,6 +42,7 @@ class OpenVINOModel(Artifact):
         precision: Precision of the network's weights: `f32`, `f16` or `int8`. The post-processing is always in f32.
         file: The `.xml` it was loaded from; None if it was not loaded.
         inputs: Files it was made from, which `save` never overwrites.
+        notes: Notes of `fuse` and `convert`. Empty after loading.
     """
 
     network: ov.Model
@@ -49,6 +50,7 @@ class OpenVINOModel(Artifact):
     precision: str
     file: Path | None = None
     inputs: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
     _program: Program | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -131,7 +133,12 @@ class OpenVINOModel(Artifact):
         self.network.set_rt_info(self.provenance.to_json(), RT_INFO_PATH)
 
     def session(
-        self, device: str = "CPU", *, precision: str | None = "f32", probes: Sequence[str] = ()
+        self,
+        device: str = "CPU",
+        *,
+        precision: str | None = "f32",
+        probes: Sequence[str] = (),
+        cache_dir: str | Path | None = None,
     ) -> OpenVINOSession:
         """Compile the model for a device, and read the precision that the post-processing runs in.
 
@@ -139,9 +146,11 @@ class OpenVINOModel(Artifact):
             device: Device to run on.
             precision: Inference precision: `f32`, `bf16` or `f16`; None means the device's default.
             probes: Names of inner tensors to return as further outputs.
+            cache_dir: Folder to keep the compiled model in; see `load`.
 
         Raises:
             DeviceError: The device is not on this machine.
+            OutputFileError: The cache's folder cannot be written.
             TargetError: OpenVINO cannot compile the model, or the compiled model lacks the post-processing.
         """
         session = OpenVINOSession(
@@ -152,6 +161,7 @@ class OpenVINOModel(Artifact):
             preprocessing=self.provenance.preprocessing,
             island=self.provenance.prefix,
             decides=self._decides,
+            cache_dir=cache_dir,
         )
         session.inputs = with_batch_axes(session.inputs, self.provenance.conversion)
         return session
@@ -182,7 +192,7 @@ class OpenVINOModel(Artifact):
                 "the converted model. Change the fused model, and convert it again."
             )
         network, provenance = with_other_program(self.network, self.provenance, program)
-        changed = OpenVINOModel(network, provenance, self.precision, None, self.inputs, program)
+        changed = OpenVINOModel(network, provenance, self.precision, None, self.inputs, self.notes, program)
         changed.stamp()
         return changed
 

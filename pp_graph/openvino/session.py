@@ -14,6 +14,7 @@ import numpy as np
 
 from pp_graph.errors import TargetError
 from pp_graph.model import FrameFormat, ModelInput
+from pp_graph.openvino.caching import cache_properties, is_from_cache
 from pp_graph.openvino.compiling import (
     Compilation,
     Request,
@@ -36,6 +37,7 @@ from pp_graph.sessions.session import Array, Session, cut_to_batch, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     import openvino as ov
 
@@ -71,6 +73,7 @@ class OpenVINOSession(Session):
             for a model without post-processing.
         decides: Raise if the compiled model has no operators with this prefix.
         profile: Measure the times of operators, for `TimedSession`. Slows down every run.
+        cache_dir: Folder to keep the compiled model in; see `caching`. None keeps nothing.
         fit_sizes: Compile a model with open sizes again for the sizes that come, because OpenVINO fuses less with open
             ones. Up to four sizes are kept.
 
@@ -80,6 +83,7 @@ class OpenVINOSession(Session):
 
     Raises:
         DeviceError: The device is not on this machine.
+        OutputFileError: The cache's folder cannot be written.
         TargetError: The precision or performance hint is unknown, OpenVINO cannot compile the model, or the compiled
             model lacks the post-processing.
     """
@@ -96,6 +100,7 @@ class OpenVINOSession(Session):
         island: str | None = None,
         decides: bool = False,
         profile: bool = False,
+        cache_dir: str | Path | None = None,
         fit_sizes: bool = False,
     ) -> None:
         require_device(device)
@@ -106,6 +111,8 @@ class OpenVINOSession(Session):
             if performance_hint is None
             else recommended_properties(device, performance_hint, precision)
         )
+        if cache_dir is not None:
+            settings = {**settings, **cache_properties(model, cache_dir)}
         requested = settings.get(PRECISION_HINT) if precision == RECOMMENDED else precision
         count = len(model.outputs)
         if probes:
@@ -129,7 +136,8 @@ class OpenVINOSession(Session):
         self.precision = running_precision(compiled, requested)
         unmet = requested is not None and requested != self.precision and " " not in self.precision
         note = f" ({requested} is not to be had)" if unmet else ""
-        self.description = f"OpenVINO on {device}, {self.precision}{note}"
+        cached = ", from the cache" if cache_dir is not None and is_from_cache(compiled) else ""
+        self.description = f"OpenVINO on {device}, {self.precision}{note}{cached}"
         self.island = {} if island is None else island_precisions(compiled, island)
         if decides and not self.island and names_operators(compiled):
             raise TargetError(

@@ -13,10 +13,12 @@ import numpy as np
 from pp_graph.errors import TargetError
 from pp_graph.openvino.compiling import shared_outputs
 from pp_graph.openvino.core import first_line
+from pp_graph.openvino.island.float32 import operator_precisions
 from pp_graph.openvino.session import OpenVINOSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import openvino as ov
 
@@ -53,6 +55,7 @@ class TimedSession(OpenVINOSession):
         precision: Inference precision; see `OpenVINOSession`.
         performance_hint: `latency` or `throughput`.
         profile: Allow `operator_times`. Slows down every run.
+        cache_dir: Folder to keep the compiled model in; see `OpenVINOSession`.
 
     Raises:
         DeviceError: The device is not on this machine.
@@ -68,10 +71,18 @@ class TimedSession(OpenVINOSession):
         precision: str | None = "f32",
         performance_hint: str = "latency",
         profile: bool = False,
+        cache_dir: str | Path | None = None,
     ) -> None:
         import openvino as ov
 
-        super().__init__(model, device=device, precision=precision, performance_hint=performance_hint, profile=profile)
+        super().__init__(
+            model,
+            device=device,
+            precision=precision,
+            performance_hint=performance_hint,
+            profile=profile,
+            cache_dir=cache_dir,
+        )
         taken = self._take_request(feeds)
         self._compiled, self._request = taken.compilation.compiled, taken.request
         self._feeds = {name: ov.Tensor(np.asarray(array, order="C")) for name, array in feeds.items()}
@@ -139,6 +150,10 @@ class TimedSession(OpenVINOSession):
         if failures:
             raise failures[0]
         return done, time.perf_counter() - start
+
+    def operator_precisions(self) -> dict[str, str]:
+        """Return the precision of each executed operator; see `island.float32.operator_precisions`."""
+        return operator_precisions(self._compiled)
 
     def operator_times(self, runs: int) -> list[OperatorTime]:
         """Return the median time of each executed operator; needs a session with `profile`."""

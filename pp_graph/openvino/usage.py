@@ -15,7 +15,13 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.openvino.devices import PRECISION_HINT, device_profile, recommended_properties
+from pp_graph.openvino.devices import (
+    PRECISION_HINT,
+    RECOMMENDED,
+    chosen_precision,
+    device_profile,
+    recommended_properties,
+)
 from pp_graph.openvino.model_info import read_model_info, takes_frames
 from pp_graph.openvino.usage_tensors import ELEMENT_TYPES, Tensor, inputs_of, name_variables, outputs_of
 
@@ -215,8 +221,12 @@ def _range(output: OutputDescription) -> str:
 
 def _running(inputs: Sequence[Tensor], outputs: Sequence[Tensor], provenance: Provenance, file: str) -> str:
     device = _device(provenance)
-    properties = recommended_properties(device)
-    if any(PRECISION_HINT in name + value for name, value in properties.items()):
+    properties = _properties(provenance)
+    choice = (provenance.conversion or {}).get("precision_choice")
+    if choice is not None:
+        listed = ", ".join(f"`{name}: {value}`" for name, value in properties.items())
+        advice = _render("advice_chosen", listed=listed, plan=choice["plan"], limits=choice["limits"])
+    elif any(PRECISION_HINT in name + value for name, value in properties.items()):
         kind = device.split(".", 1)[0]
         advice = _render(
             "advice_f32",
@@ -259,6 +269,11 @@ def _running(inputs: Sequence[Tensor], outputs: Sequence[Tensor], provenance: Pr
     )
 
 
+def _properties(provenance: Provenance) -> dict[str, str]:
+    device = _device(provenance)
+    return recommended_properties(device, inference_precision=chosen_precision(provenance, device) or RECOMMENDED)
+
+
 def _python_input(variable: str, tensor: Tensor) -> str:
     dtype = {"bool": "bool_", "bfloat16": "float32"}.get(tensor.dtype, tensor.dtype)
     return f"{variable} = np.zeros({tensor.example}, np.{dtype})  # {_reminder(tensor)}"
@@ -278,7 +293,7 @@ def _model_api(model: ov.Model, provenance: Provenance, file: str) -> str:
     if "model_type" not in info:
         return ""
     known = takes_frames(model) or {"scale_values", "reverse_input_channels", "input_dtype"} & info.keys()
-    properties = recommended_properties(_device(provenance))
+    properties = _properties(provenance)
     return _render(
         "model_api",
         about=_sentences(_render("model_api_outputs"), "" if known else _render("model_api_feeding")),

@@ -3,7 +3,8 @@
 After the last layer, an anomaly model computes distances, likelihoods or differences of features. Eight bits are not
 enough for these: they are small differences of large numbers, and they grow with the anomaly, so ranges calibrated on
 normal images clip anomalies. Therefore only layers are quantised, and everything after the last one stays float32,
-like the post-processing. Layers are recognised by the graph alone, never by names.
+like the post-processing. Layers are recognised by the graph alone, never by names, except convolutions that a
+rewritten tail computes instead of products and sums: these are recognised by the name of their weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pp_graph.errors import TargetError
+from pp_graph.fusion.tail import NETWORK_SCOPE, PROJECTION
 from pp_graph.openvino.island.graph import detach, find_tensor, is_constant, nodes_between, tensor_key
 from pp_graph.openvino.island.island import island_border
 
@@ -85,7 +87,7 @@ def cut_behind_layers(model: ov.Model, provenance: Provenance, float_from: Seque
 
     A layer mixes channels: it is a convolution, or a product with one matrix for all positions. These are not layers:
     depthwise convolutions such as blurs, products with a matrix per position (Mahalanobis distances), and products
-    whose smallest result is selected (nearest neighbours).
+    whose smallest result is selected (nearest neighbours). Convolutions of a rewritten tail are no layers either.
 
     Args:
         model: The converted model.
@@ -121,6 +123,34 @@ def cut_behind_layers(model: ov.Model, provenance: Provenance, float_from: Seque
     _require_f32(layers)
     joints = detach(list(border.values()), model.get_results())
     return CutModel(layers, model, tuple(joints))
+
+
+def split_network(model: ov.Model, provenance: Provenance) -> tuple[list[ov.Node], list[ov.Node]]:
+    """Return the operators of the network up to its last layers, and those between the last layers and the island.
+
+    Args:
+        model: A converted model; it is not changed.
+        provenance: Provenance of the model.
+
+    Returns:
+        Two lists in topological order, without constants, parameters and results.
+    """
+    island = nodes_between(_border(model, provenance), model.get_results())
+    behind = _behind_layers(model, island)
+    own = [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_instance_id() not in island
+        and node.get_type_name() not in ("Constant", "Parameter", "Result")
+        and not is_constant(node)
+    ]
+    before = [node for node in own if node.get_instance_id() not in behind]
+    return before, [node for node in own if node.get_instance_id() in behind]
+
+
+def is_quantisable(node: ov.Node) -> bool:
+    """Return True if an operator is of a type that can compute in int8: a convolution or matrix product."""
+    return node.get_type_name() in (*_CONVOLUTIONS, "MatMul")
 
 
 def count_layers(model: ov.Model) -> int:
@@ -230,7 +260,8 @@ def _behind_layers(model: ov.Model, island: set[int]) -> set[int]:
 def _is_layer(node: ov.Node, before_minimum: set[int]) -> bool:
     kind = node.get_type_name()
     if kind in _CONVOLUTIONS:
-        return _mixes_channels(node)
+        projects = f"/{NETWORK_SCOPE}/{PROJECTION}" in node.input_value(1).get_node().get_friendly_name()
+        return _mixes_channels(node) and not projects
     if kind == "MatMul" and is_constant(node.input_value(1).get_node()):
         matrices = sum(size != 1 for size in list(node.input_value(1).get_shape())) > 2
         return not (matrices or node.get_instance_id() in before_minimum)

@@ -154,7 +154,9 @@ def open_nncf() -> Any:
             sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
 
 
-def quantize(layers: ov.Model, feeds: CalibrationFeeds, *, preset: str, device: str) -> ov.Model:
+def quantize(
+    layers: ov.Model, feeds: CalibrationFeeds, *, preset: str, device: str, float_operators: Sequence[str] = ()
+) -> ov.Model:
     """Quantise a model.
 
     Args:
@@ -162,6 +164,7 @@ def quantize(layers: ov.Model, feeds: CalibrationFeeds, *, preset: str, device: 
         feeds: Calibration images, which determine the ranges.
         preset: `performance` or `mixed`.
         device: OpenVINO device that will run the model.
+        float_operators: Names of operators that stay float32; those that are not in the model are ignored.
 
     Returns:
         A quantised copy.
@@ -175,7 +178,7 @@ def quantize(layers: ov.Model, feeds: CalibrationFeeds, *, preset: str, device: 
         return inspect.unwrap(nncf.quantize)(
             layers,
             nncf.Dataset(feeds),
-            **_settings(nncf, feeds, preset, device),
+            **_settings(nncf, feeds, preset, device, float_operators),
             advanced_parameters=_advanced(nncf),
         )
 
@@ -189,6 +192,7 @@ def quantize_within(
     max_drop: float,
     preset: str,
     device: str,
+    float_operators: Sequence[str] = (),
 ) -> ov.Model:
     """Quantise a model, and revert the layers that cost most accuracy until it falls by at most `max_drop`.
 
@@ -201,6 +205,7 @@ def quantize_within(
         max_drop: Maximum decrease of the accuracy.
         preset: `performance` or `mixed`.
         device: OpenVINO device that will run the model.
+        float_operators: Names of operators that stay float32; those that are not in the model are ignored.
 
     Returns:
         A quantised copy. Its accuracy may still be too low if NNCF did not succeed.
@@ -220,18 +225,21 @@ def quantize_within(
             validate,
             max_drop=max_drop,
             drop_type=nncf.DropType.ABSOLUTE,
-            **_settings(nncf, feeds, preset, device),
+            **_settings(nncf, feeds, preset, device, float_operators),
             advanced_quantization_parameters=_advanced(nncf),
             advanced_accuracy_restorer_parameters=restorer,
         )
 
 
-def _settings(nncf: Any, feeds: CalibrationFeeds, preset: str, device: str) -> dict[str, Any]:
+def _settings(
+    nncf: Any, feeds: CalibrationFeeds, preset: str, device: str, float_operators: Sequence[str]
+) -> dict[str, Any]:
     name = device.split(".", 1)[0]
     return {
         "preset": nncf.QuantizationPreset(preset),
         "subset_size": len(feeds),
         "target_device": nncf.TargetDevice(name if name in _OWN_TARGETS else "ANY"),
+        "ignored_scope": nncf.IgnoredScope(names=list(float_operators), validate=False) if float_operators else None,
     }
 
 

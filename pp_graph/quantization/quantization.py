@@ -38,6 +38,7 @@ class Quantization:
         subset_size: Maximum number of images. An evenly spaced subset is used if there are more.
         float_from: Names of tensors of the raw model after which the network stays float32. By default, everything up
             to the last layer on every path is quantised, and distances computed after it stay float32.
+        float_operators: Names of operators of the converted model that stay float32.
         max_drop: Maximum decrease, in [0, 1), of the balanced accuracy of labels and of the F1 of mask pixels. Layers
             that cost too much accuracy stay float32.
         labelled: Images with labels or masks to measure `max_drop` on, in a form that `pp_graph.data.open_labelled`
@@ -53,6 +54,7 @@ class Quantization:
     preset: str = "performance"
     subset_size: int = 300
     float_from: tuple[str, ...] = ()
+    float_operators: tuple[str, ...] = ()
     max_drop: float | None = None
     labelled: LabelledSource | None = None
     progress: Callable[[int], None] | None = field(default=None, compare=False)
@@ -136,7 +138,11 @@ def quantize_network(
     feeds = CalibrationFeeds(images, inputs, quantization.subset_size, quantization.progress)
     cut = cut_behind_layers(model, provenance, quantization.float_from)
     feeds.keep({port_name(port) for port in cut.layers.inputs})
-    settings: dict[str, Any] = {"preset": quantization.preset, "device": device}
+    settings: dict[str, Any] = {
+        "preset": quantization.preset,
+        "device": device,
+        "float_operators": quantization.float_operators,
+    }
     record = {
         "preset": quantization.preset,
         "subset_size": quantization.subset_size,

@@ -16,7 +16,7 @@ from pp_graph.fusion import FusedModel, Provenance, cutoffs_for
 from pp_graph.model import fixed_batch, format_shape
 from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
-from pp_graph.openvino.devices import RECOMMENDED, device_profile
+from pp_graph.openvino.devices import RECOMMENDED, chosen_precision, device_profile
 from pp_graph.running.feeding import (
     first_of,
     join_predictions,
@@ -52,6 +52,7 @@ def load(
     device: str = "CPU",
     inference_precision: str | None = RECOMMENDED,
     mode: str = "latency",
+    cache_dir: str | Path | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Runner:
     """Load a model to run it.
@@ -60,10 +61,13 @@ def load(
         model: An IR or a fused ONNX file, or one in memory. A fused ONNX model is converted in memory, with weights in
             float32.
         device: OpenVINO device.
-        inference_precision: Inference precision of the network: `f32`, `bf16` or `f16`; `recommended` is f32 wherever
-            the device supports it. None means the device's default, which is bf16 on many CPUs and flips pixels. The
-            post-processing always runs in float32.
+        inference_precision: Inference precision of the network: `f32`, `bf16` or `f16`; `recommended` is the one that a
+            search for this model chose, otherwise f32 wherever the device supports it. None means the device's default,
+            which is bf16 on many CPUs and flips pixels. The post-processing always runs in float32.
         mode: `latency` for one image after the other, `throughput` for many in flight.
+        cache_dir: Folder to keep the compiled model in, so that an IR loads faster from the second time on.
+            A model with other constants, retuned ones included, is compiled again. Nothing in it is ever deleted. A
+            fused ONNX model is converted every time, and only found if the process converted none before.
         fixed_inputs: Values for inputs that are not images, such as `{"sr": 16000}`, used for every image; see
             `pp_graph.data.fix_inputs`.
 
@@ -75,6 +79,7 @@ def load(
         ModelError: The ONNX file cannot be used.
         TargetError: OpenVINO cannot read or compile the model, or the precision or mode is unknown; `DeviceError` if
             the device is unknown or absent.
+        OutputFileError: The cache's folder cannot be written.
         DataError: A fixed input does not exist, or its value does not fit.
     """
     if isinstance(model, str | Path):
@@ -84,7 +89,13 @@ def load(
         model = convert(model, device=device)
     assert isinstance(model, OpenVINOModel)
     return Runner(
-        model, device=device, inference_precision=inference_precision, mode=mode, name=name, fixed_inputs=fixed_inputs
+        model,
+        device=device,
+        inference_precision=inference_precision,
+        mode=mode,
+        name=name,
+        cache_dir=cache_dir,
+        fixed_inputs=fixed_inputs,
     )
 
 
@@ -103,6 +114,7 @@ class Runner:
         inference_precision: Inference precision of the network; see `load`.
         mode: `latency` or `throughput`.
         name: Name of the model; None for that of its file.
+        cache_dir: Folder to keep the compiled model in; see `load`.
         fixed_inputs: Values for inputs that are not images; see `load`.
 
     Attributes:
@@ -120,6 +132,7 @@ class Runner:
 
     Raises:
         TargetError: OpenVINO cannot compile the model; `DeviceError` if the device is absent.
+        OutputFileError: The cache's folder cannot be written.
     """
 
     def __init__(
@@ -130,14 +143,18 @@ class Runner:
         inference_precision: str | None = RECOMMENDED,
         mode: str = "latency",
         name: str | None = None,
+        cache_dir: str | Path | None = None,
         fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
+        if inference_precision == RECOMMENDED:
+            inference_precision = chosen_precision(artifact.provenance, device) or RECOMMENDED
         self._session = OpenVINOSession(
             artifact.network,
             device=device,
             precision=inference_precision,
             performance_hint=mode,
             preprocessing=artifact.provenance.preprocessing,
+            cache_dir=cache_dir,
             fit_sizes=True,
         )
         self.name = _name(artifact) if name is None else name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images, read_ahead
-from pp_graph.errors import DataError, ModelError
+from pp_graph.errors import DataError, ModelError, TargetError
 from pp_graph.fusion import Provenance
 from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
 from pp_graph.model.batch import output_axes
@@ -18,6 +18,7 @@ from pp_graph.model.shapes import declared_shape
 from pp_graph.model.weights import weights_record
 from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
+from pp_graph.openvino.devices import OWN, chosen_precision
 from pp_graph.openvino.preprocessing import extract_preprocessing
 from pp_graph.plausibility import describe_warnings, range_warnings
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
@@ -49,11 +50,12 @@ def verify(
     images: ImageSource,
     *,
     device: str = "CPU",
-    inference_precision: str | None = "f32",
+    inference_precision: str | None = OWN,
     max_label_flips: int | str | None = MAX_LABEL_FLIPS,
     max_pixel_flips: int | str | None = MAX_PIXEL_FLIPS,
     other_raw: bool = False,
     batch_size: int | None = None,
+    cache_dir: str | Path | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     progress: Progress | None = None,
 ) -> VerificationReport:
@@ -68,12 +70,13 @@ def verify(
         artifact: A converted model, a fused one, or the path of one.
         images: Images: a folder, an `.npz`, or arrays; see `pp_graph.data.open_images`.
         device: Device to run an OpenVINO model on.
-        inference_precision: Inference precision of an OpenVINO model: `f32`, `bf16` or `f16`; None for the device's
-            default.
+        inference_precision: Inference precision of an OpenVINO model: `f32`, `bf16` or `f16`; `own` is the one that a
+            search for this model chose, otherwise f32. None means the device's default.
         max_label_flips: Labels that drift may flip: a number, or a share such as `"1%"`; None for any number.
         max_pixel_flips: Pixels that drift may flip, likewise.
         other_raw: Compare with a raw model that is not the one the artifact was made from.
         batch_size: Images per batch, if the model leaves the batch open.
+        cache_dir: Folder to read the compiled IR from, or to keep it in, so that what a cache returns is verified.
         fixed_inputs: Values for inputs that are not images and not in the data, such as `{"sr": 16000}`; see
             `pp_graph.data.fix_inputs`.
         progress: Called after each batch.
@@ -88,6 +91,7 @@ def verify(
         StatisticsError: The provenance's statistics do not suit its post-processor.
         DataError: The images do not fit.
         TargetError: A runtime cannot load or run a model; `DeviceError` where the device is absent.
+        OutputFileError: The cache's folder cannot be written.
     """
     label_limit = FlipLimit.parse(max_label_flips, "max_label_flips")
     pixel_limit = FlipLimit.parse(max_pixel_flips, "max_pixel_flips")
@@ -95,11 +99,13 @@ def verify(
     if isinstance(artifact, str | Path):
         artifact = open_artifact(artifact)
     provenance = artifact.provenance
+    if inference_precision == OWN:
+        inference_precision = chosen_precision(provenance, device) or "f32"
     _check_raw(opened, provenance, other_raw=other_raw)
     opened_images = open_images(images)
     reference = _Reference(opened, artifact)
     # The artifact runs twice, as it ships and with its raw values exposed, as exposing them might hide a flip.
-    session = artifact.session(device, precision=inference_precision)
+    session = _shipped_session(artifact, device, inference_precision, cache_dir)
     raw_values = (
         open_raw_values(artifact, device=device, inference_precision=inference_precision)
         if isinstance(artifact, OpenVINOModel)
@@ -136,6 +142,17 @@ def verify(
         warnings=(*describe_warnings(provenance), *range_warnings(provenance.preprocessing, *frame_range)),
         notes=source.notes,
     )
+
+
+def _shipped_session(artifact: Artifact, device: str, precision: str | None, cache_dir: str | Path | None) -> Session:
+    if isinstance(artifact, OpenVINOModel):
+        return artifact.session(device, precision=precision, cache_dir=cache_dir)
+    if cache_dir is not None:
+        raise TargetError(
+            f"A cache is given for the fused model '{artifact.file or '(in memory)'}', expected an IR: a fused .onnx "
+            "is verified in onnxruntime, which keeps no compiled models. Leave out --cache-dir (cache_dir=...)."
+        )
+    return artifact.session(device, precision=precision)
 
 
 def _check_raw(raw: RawModel, provenance: Provenance, *, other_raw: bool) -> None:

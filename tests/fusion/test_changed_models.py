@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes import common as passes
 
 import pp_graph as pp
 from pp_graph.cli import run
@@ -221,7 +222,7 @@ def changed(change: str, **settings: object) -> onnx.ModelProto:
         proto.graph.output.append(onnx.helper.make_tensor_value_info("bytes", onnx.TensorProto.UINT8, None))
     elif change == "merged":
         model = ir.from_proto(proto)
-        ir.passes.common.DeduplicateInitializersPass()(model)
+        passes.DeduplicateInitializersPass()(model)
         proto = ir.to_proto(model)
     elif change == "operator":
         # Greater instead of Not(Less): the old cutoff may stay behind, unread.

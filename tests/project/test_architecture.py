@@ -43,12 +43,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verification": {"raw_values", "data", "plausibility"},
     "interpreter": {"program"},
     "benchmarking": {"raw_values", "interpreter", "data"},
+    "precision": {"calibration", "verification", "benchmarking", "quantization"},
     "running": {"conversion", "opening", "data"},
     "report": {"verification", "calibration", "running", "version"},
     "inspection": {"opening"},
     "demo": {"report"},
     "integrations": {"demo", "inspection", "benchmarking", "retuning"},
-    "cli": {"demo", "inspection", "benchmarking", "retuning"},
+    "cli": {"demo", "inspection", "benchmarking", "retuning", "precision"},
 }
 
 
@@ -123,7 +124,18 @@ def test_fusing_loads_no_runtime() -> None:
 
 
 def test_public_functions_are_documented() -> None:
-    for name in ("calibrate", "calibrate_scores", "convert", "fuse", "inspect", "load", "retune", "strip", "verify"):
+    for name in (
+        "calibrate",
+        "calibrate_scores",
+        "choose_precision",
+        "convert",
+        "fuse",
+        "inspect",
+        "load",
+        "retune",
+        "strip",
+        "verify",
+    ):
         doc = getattr(pp_graph, name).__doc__
         assert "Args:" in doc
         assert "Returns:" in doc

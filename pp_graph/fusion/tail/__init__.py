@@ -6,6 +6,7 @@ To add a rule, write one file and list it in `RULES`.
 from __future__ import annotations
 
 from pp_graph.fusion.tail.channel_selection import ChannelSelection
+from pp_graph.fusion.tail.convolution_collapse import PROJECTION, ConvolutionCollapse
 from pp_graph.fusion.tail.exporter_leftovers import ExporterLeftovers
 from pp_graph.fusion.tail.flattened_transpose import FlattenedTranspose
 from pp_graph.fusion.tail.monotone_reduction import MonotoneReduction
@@ -30,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     SeparableCollapse(),
     SeparableConvolution(),
     ChannelSelection(),
+    ConvolutionCollapse(),
     RowSelection(),
     MonotoneReduction(),
     ShorterOrder(),
@@ -42,6 +44,7 @@ RULES: tuple[Rule, ...] = (
 
 __all__ = [
     "NETWORK_SCOPE",
+    "PROJECTION",
     "RULES",
     "TAIL_SCOPE",
     "Match",

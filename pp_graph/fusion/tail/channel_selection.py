@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.fusion.tail import cost
-from pp_graph.fusion.tail.linear_operators import RefusalError, resize_scales
+from pp_graph.fusion.tail.linear_operators import fixed_scales
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
 
 if TYPE_CHECKING:
@@ -214,16 +214,10 @@ def _through_concat(view: GraphView, node: ir.Node, index: Index) -> _Selected |
 
 
 def _through_resize(view: GraphView, node: ir.Node, source: ir.Value, index: Index) -> _Selected | None:
-    sizes, outputs = view.sizes(source), view.sizes(node.outputs[0])
-    if sizes is None or outputs is None or view.opset < 11 or "axes" in node.attributes:
+    found = fixed_scales(view, node)
+    if found is None:
         return None
-    try:
-        scales = np.array([1, 1, *resize_scales(view, node, sizes, outputs)], np.float32)
-    except RefusalError:
-        return None
-    if any(int(np.floor(np.float32(size) * scale)) != output
-           for size, scale, output in zip(sizes, scales[2:], outputs, strict=True)):  # fmt: skip
-        return None
+    scales = np.array([1, 1, *found], np.float32)
     inner = _select(view, source, index, {node, *_shape_readers(view, source, node)})
 
     def emit(op: Emitter, at: Callable[[ir.Value], ir.Value]) -> ir.Value:

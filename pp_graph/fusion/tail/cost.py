@@ -63,6 +63,16 @@ def dense_convolution(outputs: float, taps: int) -> float:
     return LAUNCH_US + max(outputs * taps / _DENSE_CONV_MACS_PER_US, 8 * outputs / _BYTES_PER_US)
 
 
+def resized(outputs: float, mode: str) -> float:
+    """Cost of interpolating in one of the modes of Resize."""
+    return LAUNCH_US + max(8 * outputs / _BYTES_PER_US, outputs / _RESIZE_OUTPUTS_PER_US.get(mode, 125.0))
+
+
+def pooled(outputs: float, taps: int) -> float:
+    """Cost of averages over windows of some size."""
+    return LAUNCH_US + max(8 * outputs / _BYTES_PER_US, outputs * taps / _POOL_MACS_PER_US)
+
+
 def search(inputs: float, kept: float = 0, count: int = 1) -> float:
     """Cost of ArgMin, ArgMax or TopK over some inputs, with `kept` results, `count` of them in order."""
     return LAUNCH_US + inputs / _ARG_INPUTS_PER_US + kept * math.log2(count) * _ORDER_US

@@ -343,6 +343,27 @@ def resize_scales(
     return by_axis.get(2, 1.0), by_axis.get(3, 1.0)
 
 
+def fixed_scales(view: GraphView, node: ir.Node) -> tuple[float, float] | None:
+    """Return scales with which a Resize gives its sizes for any number of channels; None if there are none."""
+    source = node.inputs[0]
+    sizes, outputs = None if source is None else view.sizes(source), view.sizes(node.outputs[0])
+    if sizes is None or outputs is None or view.opset < 11 or "axes" in node.attributes:
+        return None
+    try:
+        scales = resize_scales(view, node, sizes, outputs)
+    except RefusalError:
+        return None
+    found = []
+    for size, scale, output in zip(sizes, scales, outputs, strict=True):
+        single = np.float32(scale)
+        if float(single) * size < output and node.attributes.get_string("mode", "nearest") != "nearest":
+            single = np.nextafter(single, np.float32(np.inf))  # runtimes round the size down, some in float64
+        if int(single * np.float32(size)) != output or int(float(single) * size) != output:
+            return None
+        found.append(float(single))
+    return found[0], found[1]
+
+
 def _crops(view: GraphView, node: ir.Node, coordinates: str) -> tuple[tuple[float, float], ...]:
     """Return the region along height and width that `tf_crop_and_resize` resizes."""
     if coordinates != "tf_crop_and_resize":

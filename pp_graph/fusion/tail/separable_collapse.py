@@ -15,7 +15,8 @@ past the products would change its rounding. Source: linear algebra; a Gaussian 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
@@ -46,9 +47,19 @@ _SHAPING: Final = frozenset({"Resize", "Upsample", "Pad", "Conv", "AveragePool",
 
 @dataclass(frozen=True)
 class _Term:
+    """A source, and the matrices that are applied to it in turn. They are multiplied only when they are written."""
+
     source: ir.Value
-    height: Matrix | None = None
-    width: Matrix | None = None
+    heights: tuple[Matrix, ...] = ()
+    widths: tuple[Matrix, ...] = ()
+
+    @cached_property
+    def height(self) -> Matrix | None:
+        return product(self.heights)
+
+    @cached_property
+    def width(self) -> Matrix | None:
+        return product(self.widths)
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,11 @@ class _Reader:
             # Moving an addition changes its rounding, which matters where summands nearly cancel.
             inner = _Expression((_Term(view.see_through(operator.source)),))
         terms = tuple(
-            replace(term, height=product([term.height, operator.height]), width=product([term.width, operator.width]))
+            _Term(
+                term.source,
+                term.heights if operator.height is None else (*term.heights, operator.height),
+                term.widths if operator.width is None else (*term.widths, operator.width),
+            )
             for term in inner.terms
         )
         return _Expression(terms, 0.0 if operator.offset is None else operator.offset, (*inner.operators, node))
@@ -183,7 +198,7 @@ class _Reader:
                 if sizes is None:
                     return None
                 height = np.eye(sizes[0]) if term.height is None else term.height
-                terms.append(term if weight == 1 else replace(term, height=weight * height))
+                terms.append(term if weight == 1 else _Term(term.source, (weight * height,), term.widths))
             operators += [operator for operator in inner.operators if operator not in operators]
         # Shape inference loses the batch after a Resize, but every operator here keeps the batch of its source.
         batches = {(view.shape(term.source) or (None,))[0] for term in terms}
@@ -281,8 +296,8 @@ def _propose(view: GraphView, target: ir.Value, expression: _Expression) -> Matc
 
     dead = view.only_for([target], sources)
     what = " → ".join(_describe(view, node) for node in expression.operators)
-    products = sum((term.height is not None) for term in expression.terms) + (
-        1 if len(plan) > 1 else int(expression.terms[0].width is not None)
+    products = sum(bool(term.heights) for term in expression.terms) + (
+        1 if len(plan) > 1 else int(bool(expression.terms[0].widths))
     )
     return Match(
         target=target,
@@ -307,13 +322,13 @@ def _plan(view: GraphView, term: _Term, sizes: tuple[int, int], channels: int, *
     inner = view.sizes(term.source)
     assert inner is not None
     (height, width), (h, w) = sizes, inner
-    by_height = cost.matmul(height, h, w, count=channels) if term.height is not None else 0.0
+    by_height = cost.matmul(height, h, w, count=channels) if term.heights else 0.0
     if joined:
         return by_height, True
-    by_width = cost.matmul(height, w, width, count=channels) if term.width is not None else 0.0
+    by_width = cost.matmul(height, w, width, count=channels) if term.widths else 0.0
     height_first = by_height + by_width
-    by_height = cost.matmul(height, h, width, count=channels) if term.height is not None else 0.0
-    by_width = cost.matmul(h, w, width, count=channels) if term.width is not None else 0.0
+    by_height = cost.matmul(height, h, width, count=channels) if term.heights else 0.0
+    by_width = cost.matmul(h, w, width, count=channels) if term.widths else 0.0
     width_first = by_height + by_width
     if width_first < height_first:
         return width_first, False

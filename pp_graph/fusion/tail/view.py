@@ -8,7 +8,8 @@ import numpy as np
 
 from pp_graph.model.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
 from pp_graph.model.graphs import bodies_of, default_opset
-from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape, infer_values
+from pp_graph.model.shape_inference import ShapeInference
+from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,7 +39,8 @@ class GraphView:
     def __init__(self, model: ir.Model, scope: str = "pp_graph/") -> None:
         self.graph = model.graph
         self.opset = default_opset(model.opset_imports)
-        self._inferred = infer_values(model)
+        inference = ShapeInference(model)
+        self._inferred = inference.infer()
         self._overridable = model.ir_version >= OVERRIDABLE_FROM
         self._constants: dict[ir.Value, Array | None] = {}
         self._scope = scope
@@ -49,7 +51,7 @@ class GraphView:
             if folded.keys() == known[0].keys() and resized == known[1]:
                 break
             known = folded, resized
-            self._inferred = infer_values(model, *known)
+            self._inferred = inference.infer(*known)
             self._constants.clear()
         self._doubtful = self._find_doubtful()
         self._live = self._find_live()
@@ -165,7 +167,7 @@ class GraphView:
         if value.producer() is None:
             return declared_shape(value)
         inferred = self._inferred.get(value.name or "")
-        shape = None if inferred is None else declared_shape(inferred)
+        shape = None if inferred is None else inferred.shape
         if shape is not None and value in self._doubtful:
             return shape[:2] + (None,) * (len(shape) - 2) if len(shape) == 4 else None
         return shape
@@ -182,7 +184,7 @@ class GraphView:
         if value.dtype is not None:
             return value.dtype.name
         inferred = self._inferred.get(value.name or "")
-        return None if inferred is None or inferred.dtype is None else inferred.dtype.name
+        return None if inferred is None else inferred.dtype
 
     def sizes(self, value: ir.Value) -> tuple[int, int] | None:
         """Return height and width of a value (N,C,H,W); None if either or the rank is unknown."""
@@ -236,10 +238,22 @@ class GraphView:
             return np.array(shape[start:stop], np.int64)
         if node.op_type not in FOLDED:
             return None
+        if node.op_type == "Gather" and self.producer(node.inputs[0], "Shape") is not None:
+            return self._read_size(node)
         inputs = {operand.name or "": self.constant(operand) for operand in node.inputs if operand is not None}
         if any(array is None for array in inputs.values()):
             return None
         return evaluate(node, {name: array for name, array in inputs.items() if array is not None}, self.opset)
+
+    def _read_size(self, node: ir.Node) -> Array | None:
+        """Return sizes that a Gather takes from a shape, of which others may be open."""
+        sizes, index = self.integers(node.inputs[0]), self.constant(node.inputs[1])
+        if sizes is None or index is None or node.attributes.get_int("axis", 0) != 0:
+            return None
+        chosen = [sizes[int(place)] for place in index.ravel()]
+        if not all(isinstance(size, int) for size in chosen):
+            return None
+        return np.array(chosen, np.int64).reshape(index.shape)
 
     def integers(self, value: ir.Value | None) -> tuple[Dimension, ...] | None:
         """Return the elements of an integer vector, such as the sizes for a Resize. Symbolic sizes are names.

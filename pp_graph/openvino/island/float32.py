@@ -17,26 +17,31 @@ from pp_graph.fusion.tail import NETWORK_SCOPE
 from pp_graph.openvino.core import openvino_core
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import openvino as ov
 
-
 _MARK: Final = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:bf16,f16"}
 _FLOATING_PRECISIONS: Final = frozenset({"FP32", "FP16", "BF16", "FP64"})
+_PRODUCTS: Final = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
-def mark_float32(island: ov.Model) -> ov.Model:
-    """Return a copy of a small model with every operator marked to stay in float32."""
+def mark_float32(model: ov.Model, names: Collection[str] | None = None) -> ov.Model:
+    """Return a copy of a model with operators marked to stay in float32. The weights are copied: keep the model small.
+
+    Args:
+        model: The model.
+        names: Names of the operators to mark; None for all.
+    """
     import openvino as ov
 
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as folder:
         xml, weights = Path(folder) / "island.xml", Path(folder) / "island.bin"
         with writing_temporarily():
-            ov.serialize(island, str(xml), str(weights))
+            ov.serialize(model, str(xml), str(weights))
         tree = ET.parse(xml)  # noqa: S314 - written by OpenVINO a moment ago
         for layer in tree.iter("layer"):
-            if layer.get("type") in ("Parameter", "Result"):
+            if layer.get("type") in ("Parameter", "Result") or (names is not None and layer.get("name") not in names):
                 continue
             # Compilation fails if nodes without floating-point values, such as integer axes, are marked.
             if not _FLOATING_PRECISIONS & {port.get("precision") for port in layer.iter("port")}:
@@ -118,16 +123,29 @@ def island_precisions(compiled: ov.CompiledModel, prefix: str) -> dict[str, str]
         Precision of each executed operator, such as `f32`, by the names of its original operators, joined by commas if
         they were merged.
     """
+    precisions: dict[str, str] = {}
+    for names, precision in operator_precisions(compiled).items():
+        ours = [name for name in names.split(",") if _in_island(name, prefix)]
+        if ours:
+            precisions[",".join(ours)] = precision
+    return precisions
+
+
+def operator_precisions(compiled: ov.CompiledModel) -> dict[str, str]:
+    """Return the precision of each executed operator by the names of its original operators, joined by commas.
+
+    A convolution or matrix product of integers is `int8`, whatever it returns.
+    """
     precisions = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         original = str(info["originalLayersNames"].value) if "originalLayersNames" in info else ""
-        ours = [name for name in original.split(",") if _in_island(name, prefix)]
         # ShapeOf reads no values, so its precision does not matter.
-        if ours and "runtimePrecision" in info and str(info["layerType"].value) != "ShapeOf":
+        if original and "runtimePrecision" in info and str(info["layerType"].value) != "ShapeOf":
             # runtimePrecision is that of the first input, which is the condition for Select. So look at outputs too.
             kinds = [str(info["runtimePrecision"].value), *str(info["outputPrecisions"].value).split(",")]
             floating = [kind for kind in kinds if is_floating(kind)]
             narrow = [kind for kind in floating if kind != "f32"]
-            precisions[",".join(ours)] = (narrow or floating or kinds)[0]
+            integer = kinds[0] in ("i8", "u8") and str(info["layerType"].value) in _PRODUCTS
+            precisions[original] = "int8" if integer else (narrow or floating or kinds)[0]
     return precisions
