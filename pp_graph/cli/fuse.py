@@ -90,8 +90,9 @@ def fields(fused: FusedModel) -> dict[str, str]:
     lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
     lines["outputs"] = ", ".join(fused.output_names)
     for name, cutoff in fused.provenance.cutoffs.items():
-        what = "anomalous" if "pred_class" not in fused.output_names else "true"
-        lines[name] = "never" if cutoff == "never" else f"{what} from a raw value of {cutoff}"
+        # A classifier may compare a probability.
+        what = "anomalous from a raw value" if "pred_class" not in fused.output_names else "true from a value"
+        lines[name] = "never" if cutoff == "never" else f"{what} of {cutoff}"
     for index, record in enumerate(fused.provenance.tail):
         saved = (record.before_us - record.after_us) / 1000
         lines["tail" if index == 0 else " " * index] = f"{record.what} (saves about {saved:.2g} ms)"
