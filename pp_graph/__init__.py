@@ -31,7 +31,12 @@ if TYPE_CHECKING:
     from pp_graph.model import RawModel
     from pp_graph.opening import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.openvino import OpenVINOModel
-    from pp_graph.postprocessors import OneClassPostProcessor, PostProcessor, RecipePostProcessor
+    from pp_graph.postprocessors import (
+        ClassificationPostProcessor,
+        OneClassPostProcessor,
+        PostProcessor,
+        RecipePostProcessor,
+    )
     from pp_graph.precision import PrecisionChoice, choose_precision
     from pp_graph.preprocessing import Preprocessing
     from pp_graph.program import Output, OutputDescription, Predictions, Program, Role, Signature
@@ -46,6 +51,7 @@ _EXPORTS = {
     "BenchmarkReport": "pp_graph.benchmarking",
     "CalibrationResult": "pp_graph.calibration",
     "Calibrator": "pp_graph.calibration",
+    "ClassificationPostProcessor": "pp_graph.postprocessors",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -91,6 +97,7 @@ __all__ = [
     "BenchmarkReport",
     "CalibrationResult",
     "Calibrator",
+    "ClassificationPostProcessor",
     "FusedModel",
     "Inspection",
     "LevelStatistics",

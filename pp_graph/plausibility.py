@@ -114,6 +114,12 @@ class PredictionChecks:
         Args:
             outputs: The outputs; see `Program.predicted`.
         """
+        # The warnings about scores and labels are for anomaly models.
+        classes = [output for output in outputs if output.classifies and output.axes == "N"]
+        self._classes = {output.name: output for output in classes}
+        self._found: dict[str, set[int]] = {name: set() for name in self._classes}
+        self._images = 0
+        outputs = () if classes else outputs
         self._labels = {output.name: output for output in outputs if output.decides and not output.per_pixel}
         self._scores = {
             output.name: output.scale
@@ -125,6 +131,11 @@ class PredictionChecks:
 
     def add(self, predictions: Mapping[str, Array]) -> None:
         """Add a batch of outputs, by name."""
+        for name in self._classes:
+            if name in predictions:
+                found = np.asarray(predictions[name])
+                self._found[name] |= set(map(int, np.unique(found)))
+                self._images += found.size
         for name, output in self._labels.items():
             if name not in predictions:
                 continue
@@ -145,6 +156,14 @@ class PredictionChecks:
     def warnings(self) -> list[str]:
         """Describe outputs that are the same for all images; empty for fewer than ten images."""
         found = []
+        for name, classes in self._found.items():
+            if self._images >= _FEWEST and len(classes) == 1:
+                (index,), names = classes, self._classes[name].class_names
+                called = f"class {index}" + (f" ('{names[index]}')" if index < len(names) else "")
+                found.append(
+                    f"All {self._images:,} images are of {called}. If they should not be: were they preprocessed as in "
+                    "training (0..1 or 0..255, mean, channel order)?"
+                )
         for name, (total, positive) in self._counts.items():
             if total >= _FEWEST and positive == total:
                 found.append(f"All {total:,} decisions of '{name}' are anomalous. {_CAUSES}")

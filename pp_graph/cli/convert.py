@@ -87,8 +87,8 @@ def convert(
 ) -> None:
     """Convert a fused ONNX model to OpenVINO.
 
-    With --stats or --recipe, MODEL is raw and is fused first. For a fused MODEL, --pack, --mask-dtype, --map-size,
-    --outputs and --thresholds change its post-processing; other options of fuse are refused.
+    With --stats, --recipe or --task classification, MODEL is raw and is fused first. For a fused MODEL, --pack,
+    --mask-dtype, --map-size, --outputs and --thresholds change its post-processing; other options of fuse are refused.
     """
     shapes = parse_shapes(input_shapes)
     model_info = _parse_entries(entries)
@@ -96,28 +96,32 @@ def convert(
     quantising = {name: options.pop(name) for name in NAMES}
     searching = {name: options.pop(name) for name in precision_cli.NAMES}
     precision_cli.check_options(ctx, precision, searching)
-    is_raw = stats is not None or options["recipe"] is not None
+    classifies = options["task"] == "classification"
+    if classifies:
+        options["labels"], quantising["labels"] = quantising["labels"], None
+    is_raw = stats is not None or options["recipe"] is not None or classifies
     if not is_raw:
         _refuse_unused(ctx, options)
 
-    from pp_graph import fusion
     from pp_graph.conversion import input_shape_warnings
     from pp_graph.files import check_targets
     from pp_graph.openvino.device_check import check_for_device
     from pp_graph.openvino.usage import usage_path
 
     files = {"usage": usage_path(output), "xml": output, "bin": output.with_suffix(".bin")}
-    read = (model, stats, options["recipe"], quantising["calibration_data"], quantising["labels"], searching["data"])
+    read = (
+        model,
+        stats,
+        options["recipe"],
+        quantising["calibration_data"],
+        quantising["labels"],
+        options.get("labels"),
+        searching["data"],
+    )
     inputs = [path for path in read if path is not None]
     further = [] if searching["frontier"] is None else [searching["frontier"]]
     check_targets((*files.values(), *further), overwrite=force, inputs=inputs)
-    if not is_raw:
-        fused = fusion.FusedModel.load(model)
-        changes = post_processing(options).output_form
-        if changes:
-            fused = fused.with_program(fusion.retuned_program(fused.provenance, None, changes))
-    else:
-        fused = post_processing(options).fuse(model, stats)
+    fused = post_processing(options).fuse(model, stats) if is_raw else _load(model, options)
     settings = {
         "device": device,
         "input_shape": shapes,
@@ -152,6 +156,15 @@ def convert(
         f"Next: pp-graph verify {raw} {output} --data IMAGES"
         + ("" if device == "CPU" else f" --device {shlex.quote(device)}")
     )
+
+
+def _load(model: Path, options: dict[str, Any]) -> FusedModel:
+    """Load a fused model, and change the form of its outputs as the options say."""
+    from pp_graph.fusion import FusedModel, retuned_program
+
+    fused = FusedModel.load(model)
+    changes = post_processing(options).output_form
+    return fused.with_program(retuned_program(fused.provenance, None, changes)) if changes else fused
 
 
 def _convert(
@@ -262,6 +275,6 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             raise click.UsageError(
-                f"{flag} applies only when convert fuses a raw MODEL. Add --stats or --recipe if MODEL is raw, or "
-                f"leave out {flag}."
+                f"{flag} applies only when convert fuses a raw MODEL. Add --stats, --recipe or --task classification "
+                f"if MODEL is raw, or leave out {flag}."
             )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pp_graph.cli.classification import LABELS_HELP
 from pp_graph.cli.options import (
     PATH,
     STATS_HELP,
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     epilog=examples(
         "pp-graph fuse raw.onnx --stats stats.json -o fused.onnx",
         "pp-graph fuse raw.onnx --recipe post.yaml -o fused.onnx",
+        "pp-graph fuse classifier.onnx --task classification --labels names.txt --top 5 -o fused.onnx",
     )
 )
 @click.argument("raw", type=PATH)
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Fused ONNX file to write.")
 @post_processing_options
+@click.option("--labels", type=PATH, metavar="FILE", help=LABELS_HELP)
 @click.option("--replace", is_flag=True, help="If RAW is fused already, strip it first.")
 @click.option("--copy-weights", is_flag=True, help="Copy external weights instead of referencing them.")
 @force_option
@@ -49,10 +52,13 @@ def fuse(
 ) -> None:
     """Write post-processing into a raw ONNX model.
 
-    The fused model returns scores, labels, maps and masks. strip restores RAW to the byte.
+    The fused model returns scores, labels, maps and masks, or for a classifier classes and probabilities. strip
+    restores RAW to the byte.
     """
+    if options["labels"] is not None and options["task"] != "classification":
+        raise click.UsageError("--labels names classes, and the task is anomaly. Add --task classification.")
     fused = post_processing(options).fuse(raw, stats, replace=replace)
-    inputs = [path for path in (raw, stats, options["recipe"]) if path is not None]
+    inputs = [path for path in (raw, stats, options["recipe"], options["labels"]) if path is not None]
     fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)
     if as_json:
         print_json({"output": str(output), **describe(fused)})
@@ -84,7 +90,9 @@ def fields(fused: FusedModel) -> dict[str, str]:
     lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
     lines["outputs"] = ", ".join(fused.output_names)
     for name, cutoff in fused.provenance.cutoffs.items():
-        lines[name] = "never" if cutoff == "never" else f"anomalous from a raw value of {cutoff}"
+        # A classifier may compare a probability.
+        what = "anomalous from a raw value" if "pred_class" not in fused.output_names else "true from a value"
+        lines[name] = "never" if cutoff == "never" else f"{what} of {cutoff}"
     for index, record in enumerate(fused.provenance.tail):
         saved = (record.before_us - record.after_us) / 1000
         lines["tail" if index == 0 else " " * index] = f"{record.what} (saves about {saved:.2g} ms)"

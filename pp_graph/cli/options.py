@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pp_graph.cli.classification import classification_options, classifier, refuse_options
 from pp_graph.cli.output import note
 from pp_graph.one_class_options import OPTIONS, Option
 
@@ -132,6 +133,7 @@ class PostProcessing:
         strict: Fail if the statistics were calibrated on a different model.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Names of the settings that the user set explicitly.
+        classifier: Values of the options of classification; None for another task.
     """
 
     recipe: Path | None
@@ -142,6 +144,7 @@ class PostProcessing:
     strict: bool
     settings: dict[str, Any]
     given: frozenset[str]
+    classifier: dict[str, Any] | None = None
 
     @property
     def output_form(self) -> dict[str, Any]:
@@ -155,35 +158,55 @@ class PostProcessing:
 
         Settings in the statistics file apply unless an option overrides them.
         """
+        from pp_graph.errors import OutputRoleError
         from pp_graph.fusion import fuse
+        from pp_graph.model import RawModel
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
+        from pp_graph.postprocessors.classification import classifier_hint
         from pp_graph.statistics import Statistics
 
         statistics = None if stats is None else Statistics.load(stats)
         post: PostProcessor
-        if self.recipe is None:
+        if self.classifier is not None:
+            self._refuse_settings(allowed="on_nan")
+            if self.recipe is not None or stats is not None:
+                flag = "--recipe" if stats is None else "--stats"
+                raise click.UsageError(f"{flag} does not apply to --task classification. Leave out one of them.")
+            post = classifier(self.classifier, on_nan=self.settings["on_nan"])
+        elif self.recipe is None:
             settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
             self._refuse_ineffective(settings)
             post = OneClassPostProcessor(statistics, **settings)
         else:
             self._refuse_settings()
             post = RecipePostProcessor.load(self.recipe, statistics)
-        fused = fuse(
-            raw,
-            post,
-            roles=self.roles,
-            keep_raw=self.keep_raw,
-            replace=replace,
-            tail=self.tail,
-            raise_opset=self.raise_opset,
-            strict=self.strict,
-        )
+        try:
+            fused = fuse(
+                raw,
+                post,
+                roles=self.roles,
+                keep_raw=self.keep_raw,
+                replace=replace,
+                tail=self.tail,
+                raise_opset=self.raise_opset,
+                strict=self.strict,
+            )
+        except OutputRoleError as error:
+            if self.recipe is not None or self.classifier is not None or self.roles:
+                raise
+            raise OutputRoleError(f"{error}{classifier_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
             note(f"Note: {remark}")
         return fused
 
-    def _refuse_settings(self) -> None:
-        option = next((option for option in OPTIONS.values() if option.name in self.given), None)
+    def _refuse_settings(self, allowed: str = "") -> None:
+        given = [option for option in OPTIONS.values() if option.name in self.given and option.name != allowed]
+        option = next(iter(given), None)
+        if option is not None and self.classifier is not None:
+            raise click.UsageError(
+                f"{option.flag} applies only to anomaly models, and the task is classification. Leave out "
+                f"{option.flag}."
+            )
         if option is not None:
             raise click.UsageError(
                 f"{option.flag} applies only to the one-class post-processor, and --recipe replaces it. Leave out "
@@ -289,6 +312,7 @@ _OPTIONS = (
                  help="Use the steps that this file lists, or the class it names, instead of the one-class "
                  "post-processor."),
     role_options,
+    classification_options,
     *map(_click_option, OPTIONS.values()),
     click.option("--no-tail", is_flag=True, help="Do not rewrite the raw model's tail."),
     click.option("--raise-opset", type=int, metavar="VERSION",
@@ -309,6 +333,9 @@ def post_processing_options(function: _Function) -> _Function:
 def post_processing(options: dict[str, Any]) -> PostProcessing:
     """Collect the values of the options."""
     context = click.get_current_context()
+    classifies = options["task"] == "classification"
+    if not classifies:
+        refuse_options(options)
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
         recipe=options["recipe"],
@@ -319,4 +346,5 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         strict=options["strict"],
         settings={name: options[name] for name in OPTIONS},
         given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
+        classifier=options if classifies else None,
     )

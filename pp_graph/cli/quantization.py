@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pp_graph.cli.classification import LABELS_HELP
 from pp_graph.cli.options import PATH, input_option
 from pp_graph.cli.output import note, progress_bar
 
@@ -34,7 +35,8 @@ _OPTIONS = (
                  help="int8: maximum loss of balanced accuracy of labels or F1 of masks, for example 0.01. "
                       "Layers that lose more stay float32. Needs --labels."),
     click.option("--labels", type=PATH, metavar="FOLDER|FILE.npz",
-                 help="int8: labelled images for --max-drop, as pp-graph calibrate --data takes them."),
+                 help="int8: labelled images for --max-drop, as pp-graph calibrate --data takes them. "
+                      f"Or for {LABELS_HELP}"),
 )  # fmt: skip
 
 
@@ -51,7 +53,7 @@ def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) ->
     given = [
         "--input" if name == "fixed_inputs" else f"--{name.replace('_', '-')}"
         for name in NAMES
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE and options[name] is not None
     ]
     if precision != "int8":
         if given:

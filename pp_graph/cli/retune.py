@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pp_graph.cli.classification import RETUNED_NAMES, retuned_options
 from pp_graph.cli.options import PATH, STATS_HELP, examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pp_graph.retuning import Retuning
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
     epilog=examples(
         "pp-graph retune model.xml --image-sensitivity 0.6",
         "pp-graph retune fused.onnx --stats new.json -o tuned.onnx",
+        "pp-graph retune classifier.xml --unknown-below 0.8",
     )
 )
 @click.argument("model", type=PATH)
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; without it MODEL keeps its own.")
 @click.option("--image-sensitivity", type=float, metavar="S", help="New image sensitivity, from 0 to 1.")
 @click.option("--pixel-sensitivity", type=float, metavar="S", help="New pixel sensitivity, from 0 to 1.")
+@retuned_options
 @click.option("-o", "--output", type=PATH, metavar="FILE.onnx|.xml",
               help="Model to write; without it MODEL itself is changed.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the new cutoffs and write nothing.")
@@ -40,8 +44,9 @@ def retune(
     dry_run: bool,
     force: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Change the statistics or sensitivities of MODEL.
+    """Change statistics, sensitivities or limits of MODEL.
 
     MODEL is a fused ONNX file or an IR that pp-graph wrote. The network is not touched, and decisions equal those of
     the raw model fused again. If no operator changes, only the constants of the post-processing are written, which
@@ -50,8 +55,12 @@ def retune(
     Without -o, MODEL is changed in place. No other command changes its input. If it fails, MODEL stays as it was. The
     .bin of an IR grows by about 64 bytes each time, because its old bytes are never changed.
     """
-    if stats is None and image_sensitivity is None and pixel_sensitivity is None:
-        raise click.UsageError("There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity.")
+    changes = {name: options[name] for name in RETUNED_NAMES if options[name] is not None}
+    if stats is None and image_sensitivity is None and pixel_sensitivity is None and not changes:
+        raise click.UsageError(
+            "There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity, or for a classifier "
+            "--unknown-below, --multi-label or --temperature."
+        )
     if output is not None:
         check_ending(model, output)
         if output.exists() and model.exists() and output.samefile(model):
@@ -64,7 +73,7 @@ def retune(
         from pp_graph.statistics import Statistics
 
         statistics = Statistics.load(stats)
-    retuning = prepare_with_notes(model, statistics, image_sensitivity, pixel_sensitivity)
+    retuning = prepare_with_notes(model, statistics, image_sensitivity, pixel_sensitivity, changes)
     found = retuning.provenance
     written = None
     if not dry_run:
@@ -110,12 +119,13 @@ def prepare_with_notes(
     statistics: Statistics | None,
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Retuning:
     """Prepare retuning a file, and print which settings of the statistics do not apply."""
     from pp_graph.retuning import prepare_retuning
 
     retuning = prepare_retuning(
-        model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
+        model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity, **(changes or {})
     )
     raw = retuning.provenance.raw
     other = None if statistics is None else statistics.of_another_model(raw.sha256, raw.weights)

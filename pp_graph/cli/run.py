@@ -104,7 +104,7 @@ def run_verb(
     for warning in written.warnings:
         note(f"Warning: {warning}")
     for kind in pictures:
-        if kind not in written.pictures:
+        if kind not in written.pictures and not any(output.classifies for output in runner.provenance.outputs):
             note(f"Note: the model returns no output to draw {kind} from, so none are written.")
     if as_json:
         print_json(
@@ -154,12 +154,21 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
             **{f"{name} cutoff": str(cutoff) for name, cutoff in runner.provenance.cutoffs.items()},
         },
     )
-    shown = sorted(rows, key=_how_anomalous)[:_SHOWN]
-    further = [name for name in columns_of(rows)[len(COLUMNS) :] if not isinstance(rows[0].further.get(name), str)]
+    classifies = any(output.classifies for output in runner.provenance.outputs)
+    shown = (rows if classifies else sorted(rows, key=_how_anomalous))[:_SHOWN]
+    # Files of pictures are not shown.
+    further = [
+        name
+        for name in columns_of(rows)[len(COLUMNS) :]
+        if classifies or not isinstance(rows[0].further.get(name), str)
+    ]
+    columns = ("image", *(() if classifies else ("score", "label", "anomalous pixels", "share")))
     print_table(
-        "Predictions" if len(shown) == len(rows) else f"The {len(shown)} most anomalous",
-        ("image", "score", "label", "anomalous pixels", "share", *further),
-        [(*_cells(row), *(_cell(row.further.get(name)) for name in further)) for row in shown],
+        "Predictions"
+        if len(shown) == len(rows)
+        else f"The {'first ' if classifies else ''}{len(shown)}" + ("" if classifies else " most anomalous"),
+        (*columns, *further),
+        [(*_cells(row)[: len(columns)], *(_cell(row.further.get(name)) for name in further)) for row in shown],
     )
     pictures = [f"{count:,} in {written.folder / kind}" for kind, count in written.pictures.items()]
     click.echo(f"Wrote {', '.join([*map(str, written.tables), *pictures])}")
@@ -186,6 +195,8 @@ def _cells(row: ImagePrediction) -> tuple[str, ...]:
 
 def _cell(value: object) -> str:
     """Format an output that has no column of its own."""
+    if isinstance(value, list):
+        return ", ".join(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

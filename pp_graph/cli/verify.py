@@ -184,7 +184,7 @@ def _decision_row(decision: DecisionReport) -> tuple[str, ...]:
     return (
         decision.name,
         f"{decision.total:,}",
-        f"{decision.positive:,}",
+        "-" if decision.classes else f"{decision.positive:,}",
         f"{decision.flips:,}",
         f"{len(decision.postprocessing):,}",
         f"{len(decision.drift):,}",
@@ -203,8 +203,17 @@ def _print_flips(report: VerificationReport, decision: DecisionReport, cause: st
         for each in flips.listed(report.image_names)[:_SHOWN_FLIPS]
     ]
     print_table(
-        f"{decision.name}, flips by {cause}: the {len(rows)} furthest from the cutoff of {len(flips):,}",
-        ("image", "pixel", "raw value", "margin (of max - min)" if decision.scale != 1 else "margin"),
+        f"{decision.name}, flips by {cause}: the {len(rows)} with the largest margins of {len(flips):,}",
+        (
+            "image",
+            "place" if decision.classes else "pixel",
+            "raw value",
+            "margin to the next class"
+            if decision.classes
+            else "margin (of max - min)"
+            if decision.scale != 1
+            else "margin",
+        ),
         rows,
     )
 

@@ -17,7 +17,7 @@ from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
 from pp_graph.model.graphs import all_values, rename_values
 from pp_graph.model.weights import weights_record
 from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
-from pp_graph.steps import MINIMUM_OPSET, Emitter
+from pp_graph.steps import MINIMUM_OPSET, ChoosingStep, Emitter
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def write_program(
     opset_added = raw.opset == 0
     if opset_added:
         raw.model.opset_imports[""] = opset
-    values = {role: _as_read(op, outputs[match.output.name], match) for role, match in matches.items()}
+    chooses = any(isinstance(step, ChoosingStep) for step in program.steps)
+    values = {role: _as_read(op, outputs[match.output.name], match, fence=chooses) for role, match in matches.items()}
     computed = program.emit(op, values)
     emitted = {output.name: computed[output.name] for output in program.outputs}
 
@@ -202,8 +203,13 @@ def _opset_for(raw: RawModel) -> int:
     return max(used) if used else max([MINIMUM_OPSET, *fitting])
 
 
-def _as_read(op: Emitter, value: ir.Value, match: RoleMatch) -> ir.Value:
-    """Cast a raw value to the element type that the steps read."""
+def _as_read(op: Emitter, value: ir.Value, match: RoleMatch, *, fence: bool) -> ir.Value:
+    """Cast a raw value to the element type that the steps read.
+
+    onnxruntime 1.32 computes float16 in float32 and drops the rounding before a Cast. A step that chooses a class would
+    then see differences where the raw model has equal numbers. A `fence`, an operator that takes float16 itself,
+    prevents this. Cutoffs do not need it, as they lie between two numbers of the narrow type.
+    """
     import numpy as np
 
     op.trust(value, match.output.shape)
@@ -211,6 +217,9 @@ def _as_read(op: Emitter, value: ir.Value, match: RoleMatch) -> ir.Value:
     if value.dtype is not None and value.dtype.numpy() == dtype:
         return value
     with op.scope(match.role.name):
+        if fence and match.type.rank_known:
+            same = op.constant((0,) * match.type.rank, "shape")
+            value = op.node("Reshape", [value, same], {}, op.dtype_of(value), op.shape_of(value))
         return op.cast(value, dtype)
 
 

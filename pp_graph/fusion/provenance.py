@@ -232,6 +232,10 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             # Earlier versions do not know this field.
             if part["weights"] is None:
                 del part["weights"]
+        for output in record["outputs"]:
+            for described in (output, *output["channels"]):
+                if not described["class_names"]:
+                    del described["class_names"]
         return msgspec.json.encode({**record, _DIGEST: _digest(record)}).decode()
 
     def revised(self, **changes: Any) -> Provenance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pp_graph.model.batch import image_input
 from pp_graph.model.shape_inference import ShapeInference
@@ -119,3 +119,29 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
         other = shape is not None and bool(batches) and all(_other_batch(shape, input_shape) for input_shape in batches)
         described.append(OutputInfo(name, _dtype(output), shape, proven, note, other))
     return tuple(described)
+
+
+_MOVES: Final = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Cast", "Expand"})
+
+
+def last_activation(raw: RawModel, output: str) -> str | None:
+    """Return `softmax` or `sigmoid` if an output is the result of this function, else None.
+
+    Exporters also write a softmax as `Exp` divided by its sum.
+    """
+    value = next((value for value in raw.model.graph.outputs if value.name == output), None)
+    node = _maker(value)
+    if node is None:
+        return None
+    if node.op_type == "Div":
+        above = _maker(node.inputs[0])
+        return "softmax" if above is not None and above.op_type == "Exp" else None
+    return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(node.op_type)
+
+
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    """Return the operator that computes a value, looking through those that only move numbers."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in _MOVES and node.inputs and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node

@@ -8,6 +8,9 @@ itself; it refuses other numbers of outputs. The C++ library only runs models wi
 Therefore `model_type` is written only if all four outputs are there and `why_not` finds no other obstacle. A model with
 only a map gets none, because Model API would label the image by the map's maximum instead of our score.
 
+A classifier gets the names of its classes as `labels`, and no `model_type`: Model API would apply a softmax to its
+first output and decide again.
+
 Thresholds are written on the scale of the outputs, where the calibrated threshold is 0.5 and the range is 1. They do
 not depend on statistics or sensitivities, so they stay true after retuning.
 """
@@ -52,7 +55,10 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
     Raises:
         TargetError: An entry is unknown or invalid, or Model API would ignore it for this model.
     """
-    entries = {OWN_KEY: OWN_VALUE, "labels": _LABELS, "task": "segmentation" if _has_map(model) else "classification"}
+    names = next((output.class_names for output in provenance.outputs if output.class_names), ())
+    # Model API splits labels at white space.
+    labels = " ".join("_".join(name.split()) for name in names) or _LABELS
+    entries = {OWN_KEY: OWN_VALUE, "labels": labels, "task": "segmentation" if _has_map(model) else "classification"}
     if _normalised(provenance):
         entries.update(_ON_THE_OUTPUTS_SCALE)
     reason = why_not(model, provenance)

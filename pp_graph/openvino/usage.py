@@ -214,6 +214,8 @@ def _meaning(output: OutputDescription) -> tuple[str, str]:
 
 
 def _range(output: OutputDescription) -> str:
+    if output.classifies:
+        return "class index"
     if output.scale is not None:
         return f"{output.scale.low:g} to {output.scale.high:g}"
     return "that of the raw model" if output.unchanged is not None else "not bounded"
@@ -307,10 +309,17 @@ def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> st
     quoted = shlex.quote(file)
     sensitivities = [output.sensitivity for output in provenance.predicted.values() if output.sensitivity is not None]
     changes = [*(f"--{name.replace('_', '-')} 0.6" for name in sensitivities), "--stats new.json"]
+    classifies = any(output.classifies for output in provenance.outputs)
+    if classifies:
+        limits = {"unknown": "--unknown-below 0.8", "pred_label": "--multi-label 0.6"}
+        changes = [limits[name] for name in provenance.predicted if name in limits] or ["--temperature 1.5"]
     parts = [
         _render(
             "changing",
-            about=_sentences(_render("network_kept"), _render("sensitivity") if sensitivities else ""),
+            about=_sentences(
+                _render("network_alone" if classifies else "network_kept"),
+                _render("sensitivity") if sensitivities else "",
+            ),
             commands="\n".join(f"pp-graph retune {quoted} {change} -o retuned.xml" for change in changes),
         )
     ]

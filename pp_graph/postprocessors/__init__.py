@@ -19,13 +19,18 @@ from pp_graph.postprocessors.anomaly import (
     SCORES,
     merged_roles,
 )
+from pp_graph.postprocessors.classification import RAW_LOGITS, ClassificationPostProcessor
 from pp_graph.postprocessors.lookup import class_name, find_post_processor, post_processor_names
 from pp_graph.postprocessors.one_class import OneClassPostProcessor
 from pp_graph.postprocessors.onnx_model import OnnxPostProcessor
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe import RecipePostProcessor
 
-POST_PROCESSORS: tuple[type[PostProcessor], ...] = (OneClassPostProcessor, RecipePostProcessor)
+POST_PROCESSORS: tuple[type[PostProcessor], ...] = (
+    OneClassPostProcessor,
+    ClassificationPostProcessor,
+    RecipePostProcessor,
+)
 
 __all__ = [
     "CLASS_ROLES",
@@ -35,11 +40,13 @@ __all__ = [
     "OUTPUTS",
     "OUTPUT_NAMES",
     "POST_PROCESSORS",
+    "RAW_LOGITS",
     "RAW_MAP",
     "RAW_SCORE",
     "ROLES",
     "SCORE",
     "SCORES",
+    "ClassificationPostProcessor",
     "OneClassPostProcessor",
     "OnnxPostProcessor",
     "PostProcessor",

@@ -32,12 +32,14 @@ class Output:
         axes: Possible axes; `()` for any.
         meaning: What it holds. None derives it from the step that writes it: a decision or a number.
         description: A description in words, such as `anomaly score of each image`.
+        class_names: Name of each class, in order, if it holds class indices or a decision for each class.
     """
 
     name: str
     axes: tuple[str, ...] = ()
     meaning: Meaning | None = None
     description: str = ""
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Accept a single string as axes, and check the meaning.
@@ -69,6 +71,7 @@ class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         on_nan: How the comparison that decides classifies NaN; None without a comparison.
         sensitivity: Parameter of the post-processor that moves the decision; None if there is none.
         channels: Outputs along the last axis of a packed tensor; empty for other outputs.
+        class_names: Name of each class, in order; empty if unknown, or if it is not about classes.
     """
 
     name: str
@@ -83,6 +86,7 @@ class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     on_nan: OnNaN | None = None
     sensitivity: str | None = None
     channels: tuple[OutputDescription, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     def type(self) -> ValueType | None:
@@ -93,6 +97,11 @@ class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     def decides(self) -> bool:
         """True for a decision."""
         return self.meaning == "decision"
+
+    @property
+    def classifies(self) -> bool:
+        """True for class indices, which are decisions among several classes."""
+        return self.meaning == "class"
 
     @property
     def per_pixel(self) -> bool:
@@ -181,6 +190,7 @@ def describe(
                 decision_values=values.get(output.name),
                 on_nan=_on_nan(step, writes),
                 sensitivity=moved_by.get(output.name),
+                class_names=output.class_names,
             )
         )
     return tuple(described)

@@ -14,7 +14,7 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.program.compilation import CompiledSteps, compile_steps, named
 from pp_graph.program.outputs import OutputDescription, Predictions, describe
 from pp_graph.program.packing import emit_packed, packed_output
-from pp_graph.steps import Compare, DecidingStep
+from pp_graph.steps import ChoosingStep, Compare, DecidingStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,19 +105,19 @@ class Program(CompiledSteps):
         return tuple(part for output in self.outputs for part in (output.channels or (output,)))
 
     @cached_property
-    def decisions(self) -> dict[str, DecidingStep | None]:
+    def decisions(self) -> dict[str, DecidingStep | ChoosingStep | None]:
         """The decision outputs, each with the nearest deciding step it depends on; None if there is none.
 
-        Margins of flips are measured from the cutoff of that step.
+        Margins of flips are measured from the cutoff of that step, or between the classes that it chooses among.
         """
         writes = {step.target: step for step in self.steps}
-        deciders: dict[str, DecidingStep | None] = {}
-        for name in (output.name for output in self.predicted if output.decides):
+        deciders: dict[str, DecidingStep | ChoosingStep | None] = {}
+        for name in (output.name for output in self.predicted if output.decides or output.classifies):
             deciders[name] = None
             pending = [name]
             while pending and deciders[name] is None:
                 step = writes.get(pending.pop(0))
-                if isinstance(step, DecidingStep):
+                if isinstance(step, DecidingStep | ChoosingStep):
                     deciders[name] = step
                 elif step is not None:
                     same = self.types[name].per_pixel

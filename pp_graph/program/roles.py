@@ -129,7 +129,7 @@ class Role:
             given = {axis: sizes[axis] for axis in self.sizes if axis in sizes}
             if any(isinstance(size, int) and size != self.sizes[axis] for axis, size in given.items()):
                 continue
-            if not _can_be_map(axes, shape):
+            if not self._wants_pixel and not _can_be_map(axes, shape):
                 continue
             known = tuple(size if isinstance(size, int) and axis != "N" else None for axis, size in sizes.items())
             value = ValueType(axes, known, self.dtype)
@@ -146,6 +146,11 @@ class Role:
                 taken = " and ".join(str(self.sizes[axis]) for axis in missing)
                 open_reading = value, False, f"rank {len(axes)}; {places} is open and taken as {taken}"
         return open_reading
+
+    @property
+    def _wants_pixel(self) -> bool:
+        """True if height and width are 1, as in (N,1,1,C)."""
+        return self.sizes.get("H") == self.sizes.get("W") == 1
 
     def _in_order(self, shape: Shape) -> list[str]:
         fitting = [axes for axes in self.axes if len(axes) == len(shape)]

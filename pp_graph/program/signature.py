@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.model import describe_outputs
+from pp_graph.model.outputs import last_activation
 from pp_graph.program.roles import Role, RoleMatch, find_roles
 from pp_graph.values import ValueType, axes_of_shape
 
@@ -32,6 +33,8 @@ class Signature(Mapping[str, ValueType]):
         outputs: Names of these outputs, by role, for messages; empty if unknown.
         narrow: Element type of raw values that the model returns in less than float32, by role: `float16` or
             `bfloat16`.
+        activations: `softmax` or `sigmoid`, by role, for raw values that are probabilities, as the raw model ends in
+            this function; empty if the signature was made without a model.
     """
 
     types: Mapping[str, ValueType]
@@ -39,6 +42,7 @@ class Signature(Mapping[str, ValueType]):
     matches: Mapping[str, RoleMatch] = field(default_factory=dict, compare=False, repr=False)
     outputs: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     narrow: Mapping[str, str] = field(default_factory=dict, repr=False)
+    activations: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of_model(cls, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str] | None = None) -> Signature:
@@ -48,7 +52,10 @@ class Signature(Mapping[str, ValueType]):
         size = _image_size(images[0]) if len(images) == 1 else None
         outputs = {role: match.output.name for role, match in matches.items()}
         narrow = {role: match.output.dtype.lower() for role, match in matches.items() if match.output.dtype in _NARROW}
-        return cls({role: match.type for role, match in matches.items()}, size, matches, outputs, narrow)
+        ends = {role: last_activation(raw, match.output.name) for role, match in matches.items()}
+        activations = {role: name for role, name in ends.items() if name is not None}
+        types = {role: match.type for role, match in matches.items()}
+        return cls(types, size, matches, outputs, narrow, activations)
 
     @classmethod
     def of_values(

@@ -64,6 +64,11 @@ class DrawnOutputs:
         return cls(outputs, masks, tuple(output.name for output in pixels if not output.decides))
 
     @property
+    def classifies(self) -> bool:
+        """True if the model returns classes, rather than scores of anomalies."""
+        return any(output.classifies for output in self.outputs.values())
+
+    @property
     def mask(self) -> str | None:
         """The mask for tables and overlays."""
         return self.masks[0] if self.masks else None
@@ -128,7 +133,7 @@ class DrawnOutputs:
         """
         further: dict[str, Any] = {}
         for name, array in values.items():
-            if name in ("pred_score", "pred_label", self.mask, self.map):
+            if name in (self.mask, self.map) or (name in ("pred_score", "pred_label") and not self.classifies):
                 continue
             column = f"output_{name}" if name in COLUMNS else name
             if _per_pixel(self.outputs[name]):
@@ -137,6 +142,9 @@ class DrawnOutputs:
             elif array.size <= _MAX_TABLE_VALUES:
                 single = array.size == 1 and len(self.outputs[name].axes or "NC") <= 2
                 further[column] = plain(array.reshape(()) if single else array)
+            named = _named(array, self.outputs[name])
+            if named is not None:
+                further[f"{name}_name{'s' if isinstance(named, list) else ''}"] = named
         return further
 
     def shown_map(self, values: Mapping[str, Array], provenance: Provenance) -> Array | None:
@@ -166,6 +174,16 @@ class DrawnOutputs:
                 return _between(shown, threshold - half, threshold + half)
         finite = shown[np.isfinite(shown)]
         return _between(shown, float(finite.min()), float(finite.max())) if finite.size else shown
+
+
+def _named(array: Array, output: OutputDescription) -> str | list[str] | None:
+    """Names of the classes that an output of an image lists, or that it decides are present; None if unknown."""
+    names = output.class_names
+    if not names:
+        return None
+    if output.decides:
+        return [name for name, present in zip(names, array.ravel(), strict=True) if present]
+    return names[int(array)] if array.ndim == 0 else [names[index] for index in array.ravel()]
 
 
 def _between(values: Array, low: float, high: float) -> Array:

@@ -203,7 +203,7 @@ def _write_pictures(
 def _row(
     name: str, values: dict[str, Array], drawn: DrawnOutputs, files: dict[str, str], further: dict[str, Any]
 ) -> ImagePrediction:
-    score, label = values.get("pred_score"), values.get("pred_label")
+    score, label = values.get("pred_score"), None if drawn.classifies else values.get("pred_label")
     mask = None if drawn.mask is None else values.get(drawn.mask)
     pixels = None if mask is None else int(mask.sum())
     return ImagePrediction(

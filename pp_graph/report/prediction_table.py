@@ -35,7 +35,8 @@ class ImagePrediction:
         mask: File of the mask, as a path in the output folder; None if not written.
         overlay: File of the image with map and mask drawn over it.
         map: File of the anomaly map.
-        further: Values of other outputs by column: a number, lists of numbers, or the file of a picture.
+        further: Values of other outputs by column: a number, lists of numbers, the file of a picture, or names of
+            classes.
     """
 
     image: str
@@ -70,10 +71,15 @@ def _finite(value: Any) -> Any:
 
 
 def columns_of(rows: Sequence[ImagePrediction]) -> tuple[str, ...]:
-    """Return the columns of a CSV table, which has none for lists."""
+    """Return the columns of a CSV table, which has none for lists of numbers."""
     further = dict.fromkeys(name for row in rows for name in row.further)
-    flat = [name for name in further if not any(isinstance(row.further.get(name), list) for row in rows)]
+    flat = [name for name in further if not any(_is_nested(row.further.get(name)) for row in rows)]
     return (*COLUMNS, *flat)
+
+
+def _is_nested(cell: object) -> bool:
+    """True for lists of anything but names, which a cell joins."""
+    return isinstance(cell, list) and not all(isinstance(each, str) for each in cell)
 
 
 def table_name(form: str) -> str:
@@ -94,6 +100,8 @@ def write_csv(file: Path, rows: Sequence[ImagePrediction]) -> None:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return "; ".join(value)
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

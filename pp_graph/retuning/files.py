@@ -14,7 +14,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from pp_graph.errors import OutputFileError, StatisticsWarning
 from pp_graph.fusion import Artifact, FusedModel, Provenance, retuned_program, sensitivities
@@ -66,6 +66,7 @@ def retune(
     output: str | Path | None = ...,
     overwrite: bool = ...,
     inputs: Iterable[Path] = ...,
+    **parameters: Any,
 ) -> RetunedFile: ...
 
 
@@ -76,6 +77,7 @@ def retune(
     *,
     image_sensitivity: float | None = ...,
     pixel_sensitivity: float | None = ...,
+    **parameters: Any,
 ) -> AnyArtifact: ...
 
 
@@ -88,6 +90,7 @@ def retune(
     output: str | Path | None = None,
     overwrite: bool = False,
     inputs: Iterable[Path] = (),
+    **parameters: Any,
 ) -> RetunedFile | Artifact:
     """Change the statistics or sensitivities of a fused or converted model, and nothing else.
 
@@ -104,6 +107,7 @@ def retune(
             `retune` and `verify` detect this.
         overwrite: Replace an existing output.
         inputs: Further files that are never overwritten.
+        parameters: New values of other parameters of the post-processor, such as `unknown_below=0.8` of a classifier.
 
     Returns:
         A `RetunedFile` for a path, or a new artifact of the same kind for an artifact.
@@ -122,11 +126,11 @@ def retune(
                 "An output was given for a model in memory, expected none: the result is a model in memory too. Leave "
                 "it out, and save the result."
             )
-        changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
+        changes = {**sensitivities(image=image_sensitivity, pixel=pixel_sensitivity), **parameters}
         _warn_of_another_model(statistics, model.provenance)
         return model.with_program(retuned_program(model.provenance, statistics, changes))
     retuning = prepare_retuning(
-        model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity
+        model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity, **parameters
     )
     _warn_of_another_model(statistics, retuning.provenance)
     return retuning.write(output, overwrite=overwrite, inputs=inputs)
@@ -145,13 +149,14 @@ def prepare_retuning(
     *,
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
+    **parameters: Any,
 ) -> Retuning:
     """Prepare to retune a file. Nothing is written until `Retuning.write`.
 
     Arguments and errors are those of `retune`.
     """
     path = Path(path)
-    changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
+    changes = {**sensitivities(image=image_sensitivity, pixel=pixel_sensitivity), **parameters}
     bound: list[Program] = []
 
     def program_for(provenance: Provenance) -> Program:

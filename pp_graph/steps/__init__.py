@@ -5,6 +5,7 @@ To add one, write a class and an entry in `STEPS`; the tests compare every entry
 
 from __future__ import annotations
 
+from pp_graph.steps.class_numbers import DropPixelAxes, InvertDecision, MaxOverClasses, TopMargin
 from pp_graph.steps.classes import SelectClass, Softmax
 from pp_graph.steps.compare import (
     DECISION_VALUES,
@@ -45,6 +46,7 @@ from pp_graph.steps.step import (
     OnNaN,
     Step,
 )
+from pp_graph.steps.top_classes import ArgMax, ChoosingStep, GatherClasses, TopClasses
 from pp_graph.values import ValueType
 
 STEPS: tuple[type[Step], ...] = (
@@ -62,6 +64,12 @@ STEPS: tuple[type[Step], ...] = (
     Sigmoid,
     Softmax,
     SelectClass,
+    DropPixelAxes,
+    ArgMax,
+    TopClasses,
+    GatherClasses,
+    MaxOverClasses,
+    TopMargin,
     Temperature,
     PlattScaling,
     GaussianCDF,
@@ -72,6 +80,7 @@ STEPS: tuple[type[Step], ...] = (
     ComparePerPixel,
     Keep,
     EncodeDecision,
+    InvertDecision,
     MaskByLabel,
     ErodeMask,
     DilateMask,
@@ -93,7 +102,9 @@ __all__ = [
     "NUMBERS",
     "STEPS",
     "Accepts",
+    "ArgMax",
     "Array",
+    "ChoosingStep",
     "CloseMask",
     "Compare",
     "ComparePerClass",
@@ -103,15 +114,19 @@ __all__ = [
     "DecidingStep",
     "DecisionType",
     "DilateMask",
+    "DropPixelAxes",
     "Emitter",
     "EncodeDecision",
     "ErodeMask",
+    "GatherClasses",
     "GaussianBlur",
     "GaussianCDF",
     "GraphStep",
     "Hysteresis",
+    "InvertDecision",
     "Keep",
     "MaskByLabel",
+    "MaxOverClasses",
     "MaxOverMap",
     "MeanOverMap",
     "MedianFilter",
@@ -132,7 +147,9 @@ __all__ = [
     "Softmax",
     "Step",
     "Temperature",
+    "TopClasses",
     "TopKMean",
+    "TopMargin",
     "ValueType",
     "ZScore",
     "find_cutoff",

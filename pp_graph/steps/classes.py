@@ -25,7 +25,7 @@ def check_class_count(value: ValueType) -> None:
         )
 
 
-_LIMIT: Final = np.float32(2.0**126)
+LIMIT: Final = np.float32(2.0**126)
 """The difference of two numbers of at most this magnitude is finite in float32."""
 
 
@@ -73,7 +73,7 @@ class Softmax(Step):
 
     def reference(self, array: Array) -> Array:
         """Compute the probabilities in float64 and round them once."""
-        x = np.clip(np.asarray(array, np.float32), -_LIMIT, _LIMIT).astype(np.float64)
+        x = np.clip(np.asarray(array, np.float32), -LIMIT, LIMIT).astype(np.float64)
         powers = np.exp(x - x.max(axis=self._axis, keepdims=True))
         probabilities: Array = powers / powers.sum(axis=self._axis, keepdims=True)
         return probabilities.astype(np.float32)
@@ -86,7 +86,7 @@ class Softmax(Step):
         """
         axes = (self._axis,)
         magnitudes = op.reduce("ReduceL2", value, axes, keepdims=True)
-        bounded = op.clip(value, -float(_LIMIT), float(_LIMIT))
+        bounded = op.clip(value, -float(LIMIT), float(LIMIT))
         largest = op.reduce("ReduceMax", bounded, axes, keepdims=True)
         powers = op.exp(op.sub(bounded, largest))
         total = op.reduce("ReduceSum", powers, axes, keepdims=True)

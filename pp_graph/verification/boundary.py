@@ -15,7 +15,7 @@ from pp_graph.fusion import FusedModel, extract_post_processing
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
 from pp_graph.openvino.island.island import extract_island
 from pp_graph.sessions import OnnxSession
-from pp_graph.steps import DecidingStep, MonotoneStep, is_blurred, is_subnormal
+from pp_graph.steps import ChoosingStep, DecidingStep, MonotoneStep, is_blurred, is_subnormal
 from pp_graph.verification.comparison import checked_predictions
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
     for name, value in types.items():
         # If the rank is unknown, feed the most common one.
         height, width = value.map_size if whole and value.map_size is not None else (side, side)
-        fed = value.resized(H=height, W=width) if value.per_pixel else value
+        fed = value.resized(H=height, W=width) if value.per_pixel and value.map_size != (1, 1) else value
         shapes[name] = fed.example_shape()[1:]
     arrays = {}
     for role, shape in shapes.items():
@@ -117,6 +117,13 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
         # Each image starts at another value, so that every value occurs at every pixel.
         places = np.arange(count)[:, None] + (np.arange(inside) if inside > 1 else np.zeros(1, np.int64))
         arrays[role] = _as_dtype(values[places % count].reshape(count, *shape), types[role].dtype)
+    if any(isinstance(step, ChoosingStep) for step in program.steps):
+        # Few different numbers, so that classes tie: once more as many images.
+        draw = np.random.default_rng(1)
+        few = np.array([0, -0.0, 1, -1, np.inf, *values[:3]], np.float32)
+        for role, array in arrays.items():
+            ties = few[draw.integers(0, len(few), array.shape)]
+            arrays[role] = np.concatenate([array, _as_dtype(ties, types[role].dtype)])
     for index, step in enumerate(sized):
         origin = _fed(step, program, arrays)
         if origin is None or not _fits(step.cutoffs.shape, arrays[origin].shape[1:]):

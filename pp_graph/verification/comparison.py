@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pp_graph.errors import TargetError
 from pp_graph.plausibility import PredictionChecks
 from pp_graph.program import check_packed
+from pp_graph.steps import ChoosingStep, DecidingStep
 from pp_graph.verification.report import (
     LARGE_DRIFT,
     TOLERANCE,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from pp_graph.fusion import Provenance
     from pp_graph.program import Predictions, Program
-    from pp_graph.steps import Array, DecidingStep
+    from pp_graph.steps import Array
 
 
 @dataclass(frozen=True)
@@ -118,18 +119,24 @@ class FlipLists:
     def __init__(self) -> None:
         self._batches: list[Flips] = []
 
-    def add(self, flipped: Array, values: Mapping[str, Array], step: DecidingStep | None, start: int) -> None:
+    def add(
+        self, flipped: Array, values: Mapping[str, Array], step: DecidingStep | ChoosingStep | None, start: int
+    ) -> None:
         """Add the flips of a batch, with the raw values that were compared."""
         if not flipped.any():
             return
         flat = flipped.reshape(len(flipped), -1)
         image, pixel = np.nonzero(flat)
-        decided = None if step is None else values[step.source]
-        if step is None or decided is None or decided.shape != flipped.shape:
-            raw_value = margin = np.full(len(image), np.nan)
-        else:
-            raw_value = decided.reshape(flat.shape)[image, pixel]
-            margin = _margins(decided, step).reshape(flat.shape)[image, pixel]
+        raw_value = margin = np.full(len(image), np.nan)
+        if step is not None:
+            decided = values[step.source]
+            if isinstance(step, ChoosingStep):
+                decided, margins = step.margins(decided)
+            else:
+                margins = _margins(decided, step)
+            if decided.shape == flipped.shape:
+                raw_value = decided.reshape(flat.shape)[image, pixel]
+                margin = margins.reshape(flat.shape)[image, pixel]
         self._batches.append(Flips(image + start, pixel, raw_value.astype(np.float32), margin))
 
     def report(self) -> Flips:
@@ -145,8 +152,8 @@ def _margins(values: Array, step: DecidingStep) -> npt.NDArray[np.float64]:
     return np.where(np.isnan(cutoffs), np.inf, margins)
 
 
-def _only_cutoff(step: DecidingStep | None) -> float | None:
-    if step is None or step.cutoffs.size != 1 or np.isnan(step.cutoffs).all():
+def _only_cutoff(step: DecidingStep | ChoosingStep | None) -> float | None:
+    if not isinstance(step, DecidingStep) or step.cutoffs.size != 1 or np.isnan(step.cutoffs).all():
         return None
     return float(step.cutoffs.ravel()[0])
 
@@ -223,7 +230,8 @@ class Comparison:
                 continue
             decider = self._steps[name]
             self._total[name] += expected.size
-            self._positive[name] += int(np.count_nonzero(expected))
+            if not isinstance(decider, ChoosingStep):
+                self._positive[name] += int(np.count_nonzero(expected))
             self._flips[name] += int((found != expected).sum())
             self._postprocessing[name].add(found != on_own, own.values, decider, start)
             self._drift[name].add(on_own != expected, reference.values, decider, start)
@@ -249,9 +257,10 @@ class Comparison:
                 per_pixel=self._program.types[name].per_pixel,
                 total=self._total[name],
                 positive=self._positive[name],
-                compare=None if step is None else step.target,
+                compare=step.target if isinstance(step, DecidingStep) else None,
                 cutoff=_only_cutoff(step),
-                scale=1.0 if step is None else step.scale,
+                scale=step.scale if isinstance(step, DecidingStep) else 1.0,
+                classes=isinstance(step, ChoosingStep),
                 flips=self._flips[name],
                 postprocessing=self._postprocessing[name].report(),
                 drift=self._drift[name].report(),
@@ -279,6 +288,10 @@ class Comparison:
             notes=notes,
         )
 
+    @property
+    def _deciding(self) -> list[DecidingStep]:
+        return [step for step in self._steps.values() if isinstance(step, DecidingStep)]
+
     def _tolerance(self) -> float:
         """Largest error of a number that counts as rounding.
 
@@ -287,7 +300,7 @@ class Comparison:
         found = TOLERANCE
         for role, kind in self._program.signature.narrow.items():
             half_unit = 2.0**-9 if kind == "bfloat16" else 2.0**-11
-            scales = [step.scale for step in self._steps.values() if step is not None and step.source == role]
+            scales = [step.scale for step in self._deciding if step.source == role]
             found = max(found, TOLERANCE + half_unit * self._largest[role] / min(scales, default=1.0))
         return found
 
@@ -295,7 +308,7 @@ class Comparison:
         """Describe raw values that drift by more than a hundredth of the calibrated range."""
         found = []
         for name, error in self._errors.items():
-            steps = [step for step in self._steps.values() if step is not None and step.source == name]
+            steps = [step for step in self._deciding if step.source == name]
             if steps and self._has_range and error.maximum > LARGE_DRIFT * steps[0].scale:
                 share = 100 * error.maximum / steps[0].scale
                 found.append(

@@ -127,7 +127,7 @@ class DecisionReport:
         name: Name of the output, such as `pred_label`.
         per_pixel: True for a mask, False for labels.
         total: Decisions compared.
-        positive: Decisions that are anomalous in the reference.
+        positive: Decisions that are anomalous in the reference; 0 for class indices.
         compare: Name of the comparison whose cutoff margins are measured from; None if there is none.
         cutoff: The smallest anomalous value; None if no value is anomalous, or if there are several cutoffs.
         scale: Divisor of the margins: `max - min` of the level, or 1 without a range.
@@ -136,6 +136,7 @@ class DecisionReport:
             reference on the artifact's own raw value. Must be empty.
         drift: Flips caused by drift of the network: the NumPy reference decides differently on the artifact's raw value
             and on the float32 one.
+        classes: True for class indices. A margin is then the distance from the next smaller number of a class.
     """
 
     name: str
@@ -148,6 +149,7 @@ class DecisionReport:
     flips: int
     postprocessing: Flips
     drift: Flips
+    classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class Drift:
         margin: Largest distance of a flipped raw value from its cutoff, as a share of the calibrated range; None
             without flips.
         limit: What is tolerated; None for any number.
+        scaled: True if margins are shares of a range, False if they are differences of raw values.
     """
 
     kind: str
@@ -210,6 +213,7 @@ class Drift:
     total: int
     margin: float | None
     limit: FlipLimit | None
+    scaled: bool = True
 
     @property
     def share(self) -> float:
@@ -225,9 +229,11 @@ class Drift:
         text = f"{self.flips:,} of {self.total:,} {self.kind} flipped"
         if self.flips and self.kind == "pixels":
             text += f" ({100 * self.share:.2g} %)"
-        return (
-            text if self.margin is None else f"{text}, at most {100 * self.margin:.2g} % of the range from the cutoff"
-        )
+        if self.margin is None:
+            return text
+        if not self.scaled:
+            return f"{text}, with a margin of at most {self.margin:.3g}"
+        return f"{text}, at most {100 * self.margin:.2g} % of the range from the cutoff"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the drift as JSON values."""
@@ -321,7 +327,9 @@ class VerificationReport:
                 margins = np.concatenate([decision.drift.margin for decision in decisions])
                 margins = margins[np.isfinite(margins)]
                 flips, total = sum(len(each.drift) for each in decisions), sum(each.total for each in decisions)
-                found.append(Drift(kind, flips, total, float(margins.max()) if len(margins) else None, limit))
+                largest = float(margins.max()) if len(margins) else None
+                scaled = not any(decision.classes for decision in decisions)
+                found.append(Drift(kind, flips, total, largest, limit, scaled))
         return tuple(found)
 
     @property

@@ -169,7 +169,7 @@ MISTAKES = {
     "a: 1\na: 2\n": "line 2, field 'a': is given twice",
     "a: &x 1\nb: *x\n": "line 2: aliases",
     "schema_version: 7\nsteps: []\n": "line 1, field 'schema_version': is 7, expected 1",
-    "post_processor: Nobody\n": "line 1, field 'post_processor': is 'Nobody', expected one of: OneClassPostProcessor",
+    "post_processor: Nobody\n": "line 1, field 'post_processor': is 'Nobody', expected one of: ClassificationPostProcessor",
     "post_processor: OneClassPostProcessor\nparameters:\n  image_sensitivity: 3\n": (
         "line 3, field 'image_sensitivity': image_sensitivity is 3, expected a number from 0"
     ),

@@ -40,6 +40,12 @@ def test_custom_step(tmp_path: Path) -> None:
     assert found["retuned_cutoffs"]["pred_mask"] > found["cutoffs"]["pred_mask"]
 
 
+def test_classification(tmp_path: Path) -> None:
+    found = load("classification").main(tmp_path)
+    check(found)
+    assert found["classes"][:4] == ["red", "green", "blue", "gray"]
+
+
 @pytest.mark.slow
 def test_onnxscript_step(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")

@@ -9,17 +9,24 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pp_graph.steps import (
+    ArgMax,
     Compare,
     ComparePerClass,
     ComparePerPixel,
     DecidingStep,
+    DropPixelAxes,
+    GatherClasses,
+    InvertDecision,
+    MaxOverClasses,
     MeanOverMap,
     MinMaxNormalize,
     PerImageMinMax,
     SelectClass,
     Softmax,
     Step,
+    TopClasses,
     TopKMean,
+    TopMargin,
     ValueType,
     is_blurred,
     is_subnormal,
@@ -53,10 +60,20 @@ def _bound(build: Callable[..., Step], axes: st.SearchStrategy[str], **fields: A
     return st.tuples(fixed, axes).map(lambda drawn: build(**drawn[0]).bind(type_of(drawn[1])))
 
 
+READ_TWO = {GatherClasses}
+"""Steps of two inputs, tested in test_top_classes.py."""
 CLASS_STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
     PerImageMinMax: _bound(PerImageMinMax, MAPS, on_nan=on_nan),
     Softmax: _bound(Softmax, WITH_CLASSES),
     SelectClass: _bound(SelectClass, WITH_CLASSES, index=st.integers(0, CLASSES - 1)),
+    ArgMax: _bound(ArgMax, WITH_CLASSES),
+    TopClasses: _bound(TopClasses, st.just("NC"), k=st.integers(1, CLASSES)),
+    MaxOverClasses: _bound(MaxOverClasses, WITH_CLASSES),
+    TopMargin: _bound(TopMargin, WITH_CLASSES),
+    InvertDecision: st.just(InvertDecision("x", "y")),
+    DropPixelAxes: st.sampled_from(["NHWC", "NCHW"]).map(
+        lambda axes: DropPixelAxes("x", "y").bind(ValueType(axes).resized(C=CLASSES, H=1, W=1))
+    ),
     MeanOverMap: _bound(MeanOverMap, MAPS),
     TopKMean: st.one_of(
         _bound(TopKMean, MAPS, k=st.integers(1, HEIGHT * WIDTH)),
@@ -106,6 +123,22 @@ def around_cutoffs(step: Any, rng: np.random.Generator) -> np.ndarray:
     return promised(step, x)
 
 
+def choices(step: Any, rng: np.random.Generator) -> np.ndarray:
+    """Numbers that often tie, with NaN and infinities in any class, and images of nothing else."""
+    x = rng.integers(-1, 2, _shape(step)).astype(F32)
+    special = np.array([np.nan, np.inf, -np.inf, -0.0, 3.4028235e38, -3.4028235e38], F32)
+    replaced = rng.random(x.shape) < 0.3
+    x[replaced] = rng.choice(special, int(replaced.sum()))
+    x[0], x[1], x[2] = -np.inf, np.inf, np.nan
+    x[3] = rng.normal(0, 3, x.shape[1:])
+    return x
+
+
+def one_pixel(step: Any, rng: np.random.Generator) -> np.ndarray:
+    del step
+    return rng.normal(0, 3, (4, CLASSES)).astype(F32)[:, None, None, :]
+
+
 def promised(step: DecidingStep, x: np.ndarray) -> np.ndarray:
     """Replace numbers that a graph may decide differently by 0; see docs/semantics.md."""
     adjustable = isinstance(step, Compare) and step.runtime
@@ -114,4 +147,10 @@ def promised(step: DecidingStep, x: np.ndarray) -> np.ndarray:
 
 CLASS_INPUTS: dict[type[Step], Callable[[Any, np.random.Generator], np.ndarray]] = dict.fromkeys(
     CLASS_STRATEGIES, ordinary
-) | {ComparePerClass: around_cutoffs, ComparePerPixel: around_cutoffs}
+) | {
+    ComparePerClass: around_cutoffs,
+    ComparePerPixel: around_cutoffs,
+    **dict.fromkeys((ArgMax, TopClasses, MaxOverClasses, TopMargin), choices),
+    DropPixelAxes: one_pixel,
+    InvertDecision: lambda _, rng: rng.random((3, 4)) < 0.5,
+}

@@ -246,7 +246,10 @@ def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
     unknown = pp.fuse(model(), POST).to_proto()
     entry = next(each for each in unknown.metadata_props if each.key == METADATA_KEY)
     entry.value = entry.value.replace("OneClassPostProcessor", "Other")
-    with pytest.raises(ProvenanceError, match="Post-processor 'Other' is not known, expected one of: OneClass"):
+    with pytest.raises(
+        ProvenanceError,
+        match="Post-processor 'Other' is not known, expected one of: ClassificationPostProcessor, OneClass",
+    ):
         pp.verify(raw, save(unknown, tmp_path / "unknown.onnx"), FEEDS)
 
 

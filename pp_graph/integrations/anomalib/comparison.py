@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pp_graph.data import Images
     from pp_graph.fusion import Artifact
     from pp_graph.model import RawModel
-    from pp_graph.steps import Array, DecidingStep
+    from pp_graph.steps import Array, ChoosingStep, DecidingStep
     from pp_graph.verification.report import ErrorReport, Flips
 
 EXPORT_TOLERANCE: Final = 1e-2
@@ -220,7 +220,7 @@ def batch_is_open(model: Any, raw: RawModel, size: tuple[int, int]) -> bool:
 
 @dataclass
 class _DecisionTotals:
-    step: DecidingStep | None
+    step: DecidingStep | ChoosingStep | None
     total: int = 0
     positive: int = 0
     flips: int = 0

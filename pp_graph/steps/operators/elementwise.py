@@ -62,6 +62,10 @@ class Elementwise(Writer):
         shape = self.shape_of(b if self.is_constant(a) else a)
         return self.node("Less", [a, b], {}, _BOOL, shape)
 
+    def below_other(self, a: ir.Value, b: ir.Value, like: ir.Value) -> ir.Value:
+        """`a < b`, where the result has the shape of `like`; both broadcast to it."""
+        return self.node("Less", [a, b], {}, _BOOL, self.shape_of(like))
+
     def less_or_equal(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a <= b` for a scalar `a`; false if either is NaN."""
         if self.opset >= _LESS_OR_EQUAL:
