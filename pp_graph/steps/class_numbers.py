@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class MaxOverClasses(ClassStep):
     """Take the largest number among the classes; NaN if any is NaN, and -inf counts as the lowest float32.
 
-    Source: `numpy.maximum(x.max(axis), -3.4028235e38)`.
+    Source: `numpy.maximum(x.max(axis), -3.4028235e38)`. With the bf16 hint, OpenVINO saturates that constant to
+    -3.3895314e38.
 
     Attributes:
         source: Name of the numbers, float32: (N,C), (N,C,H,W) or (N,H,W,C).
