@@ -2,7 +2,7 @@
 
 Equal numbers are ordered by class, lowest first, and NaN counts as the largest number, as in `numpy.argmax`. The
 operators ArgMax and TopK promise neither: OpenVINO 2026.4 runs both as an unstable sort, and runtimes place NaN
-differently. Here, every number gets a key: its class, moved in front of all others for NaN and behind them for -inf.
+differently. Here, every number gets a key: its class, moved before all others for NaN and after them for -inf.
 The class is the smallest key among the largest numbers.
 """
 

@@ -236,7 +236,7 @@ def _sum(first: Reading, second: Reading) -> Reading:
 def _part(tracer: Tracer, source: ir.Value, reading: Reading, layout: Layout, outputs: int) -> _Part:
     before = tracer.layout(source)
     assert before is not None
-    # Operators behind the convolution may change the size.
+    # Operators after the convolution may change the size.
     inner = tracer.layout(reading.behind[0].inputs[0]) if reading.behind else layout
     assert inner is not None
     rows = _Axis.of(reading.rows, before.height, inner.height)
