@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -389,9 +390,12 @@ def test_an_interrupted_run_leaves_nothing(work: Path) -> None:
     def interrupt(count: int) -> None:
         seen.append(count)
         if sum(seen) < 12:
-            return  # pictures of the last few images may still be drawn
-        drafts = list((work / "out").rglob("masks/**/*.png"))
-        assert drafts
+            return
+        # Pictures are drawn in threads.
+        end = time.monotonic() + 30
+        while not list((work / "out").rglob("masks/**/*.png")):
+            assert time.monotonic() < end
+            time.sleep(0.01)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
