@@ -214,7 +214,7 @@ def read_openvino(path: Path) -> ov.Model:
         raise TargetError(f"OpenVINO cannot read '{path}': {first_line(error)}. Is it an .onnx or an .xml?") from error
 
 
-def fix_shapes(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> None:
+def set_input_shapes(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> None:
     """Set the shape of every input. Changes the model in place.
 
     Raises:

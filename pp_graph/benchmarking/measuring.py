@@ -5,15 +5,52 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.version import __version__
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 _RESAMPLES = 2000
 _LEVEL = 0.95
+
+
+def time_in_rounds(
+    runs: Sequence[Callable[[], object]], seconds: float, fewest: int, progress: Callable[[float], object] | None = None
+) -> list[npt.NDArray[np.float64]]:
+    """Time functions in rounds of random order, each twice in a round; the second run counts.
+
+    The first run brings what a function reads into the caches.
+
+    Args:
+        runs: The functions.
+        seconds: Time to measure for.
+        fewest: Rounds to run at least.
+        progress: Called with the seconds just spent.
+
+    Returns:
+        Milliseconds of each round, for each function.
+    """
+    rng = np.random.default_rng(0)
+    times: list[list[float]] = [[] for _ in runs]
+    begin = last = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(times[0]) < fewest:
+        for index in rng.permutation(len(runs)):
+            runs[index]()
+            start = time.perf_counter()
+            runs[index]()
+            times[index].append(time.perf_counter() - start)
+        now = time.perf_counter()
+        if progress is not None:
+            progress(now - last)
+        last = now
+    return [np.array(each) * 1e3 for each in times]
 
 
 def ratio_of_medians(times: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> tuple[float, float, float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
+from pp_graph.benchmarking.contenders import read_openvino, set_input_shapes
 from pp_graph.openvino.core import port_name
 from pp_graph.openvino.timed_session import TimedSession
 
@@ -57,7 +57,7 @@ def main() -> None:
     path, device, precision, hint, shapes, static, cache_dir = json.loads(sys.argv[1])
     model = read_openvino(Path(path))
     if static:
-        fix_shapes(model, shapes)
+        set_input_shapes(model, shapes)
     feeds = {
         port_name(port): np.zeros(shapes[port_name(port)], port.get_element_type().to_dtype()) for port in model.inputs
     }

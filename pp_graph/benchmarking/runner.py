@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.benchmarking.contenders import Contender, find_contenders, fix_shapes, read_contender, remarks_about
+from pp_graph.benchmarking.contenders import Contender, find_contenders, read_contender, remarks_about, set_input_shapes
 from pp_graph.benchmarking.inputs import Array, fixed_shapes, make_feeds
-from pp_graph.benchmarking.measuring import describe_machine, describe_versions, ratio_of_medians
+from pp_graph.benchmarking.measuring import describe_machine, describe_versions, ratio_of_medians, time_in_rounds
 from pp_graph.benchmarking.new_process import Figures, measure_in_new_process
 from pp_graph.benchmarking.operator_groups import group_times, parts_of
 from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport
@@ -44,20 +43,18 @@ _THROUGHPUT_TURNS: Final = 4
 
 @dataclass
 class _Entry:
-    """A compiled contender and its measurements, in seconds."""
+    """A compiled contender and its measurements: milliseconds of each run; runs in flight, and their seconds."""
 
     contender: Contender
     session: TimedSession
-    times: list[float] = field(default_factory=list)
+    times: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     finished: int = 0
     busy: float = 0.0
 
-    def run(self) -> float:
-        start = time.perf_counter()
+    def run(self) -> None:
         self.session.infer()
         if self.contender.after is not None:
             self.contender.after(self.session.inferred())
-        return time.perf_counter() - start
 
 
 def benchmark(
@@ -207,7 +204,7 @@ class _Setting:
     def compile(self, contender: Contender, *, profile: bool = False) -> TimedSession:
         model = read_contender(contender)
         if self.static:
-            fix_shapes(model, self.shapes(contender))
+            set_input_shapes(model, self.shapes(contender))
         return TimedSession(
             model,
             self.feeds[contender.preprocessing],
@@ -233,21 +230,11 @@ def _run_setting(
         for _ in range(_WARM_UP_RUNS):
             entry.run()
     progress = progress or (lambda _: None)
-    _measure_latency(entries, seconds * _LATENCY_SHARE, progress)
+    times = time_in_rounds([entry.run for entry in entries], seconds * _LATENCY_SHARE, _FEWEST_ROUNDS, progress)
+    for entry, each in zip(entries, times, strict=True):
+        entry.times = each
     _measure_throughput(entries, seconds * (1 - _LATENCY_SHARE), progress)
     return [_report(setting, entry, entries[0], notes, memory=memory) for entry in entries]
-
-
-def _measure_latency(entries: Sequence[_Entry], seconds: float, progress: Progress) -> None:
-    rng = np.random.default_rng(0)
-    start = last = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(entries[0].times) < _FEWEST_ROUNDS:
-        for index in rng.permutation(len(entries)):
-            entries[index].run()
-            entries[index].times.append(entries[index].run())
-        now = time.perf_counter()
-        progress(now - last)
-        last = now
 
 
 def _measure_throughput(entries: Sequence[_Entry], seconds: float, progress: Progress) -> None:
@@ -262,8 +249,8 @@ def _measure_throughput(entries: Sequence[_Entry], seconds: float, progress: Pro
 
 def _report(setting: _Setting, entry: _Entry, reference: _Entry, notes: list[str], *, memory: bool) -> ContenderReport:
     contender = entry.contender
-    times = np.array(entry.times) * 1e3
-    ratio, low, high = ratio_of_medians(times, np.array(reference.times) * 1e3)
+    times = entry.times
+    ratio, low, high = ratio_of_medians(times, reference.times)
     sent, returned = entry.session.border_bytes()
     figures = _measure_in_new_process(setting, contender, notes) if memory and contender.after is None else None
     if contender.after is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.benchmarking.contenders import fix_shapes
-from pp_graph.benchmarking.measuring import ratio_of_medians
+from pp_graph.benchmarking.contenders import set_input_shapes
+from pp_graph.benchmarking.measuring import ratio_of_medians, time_in_rounds
 from pp_graph.openvino.timed_session import TimedSession
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Stopwatch:
             TargetError: OpenVINO cannot compile the model.
         """
         model = artifact.network.clone()
-        fix_shapes(model, {name: array.shape for name, array in self.feeds.items()})
+        set_input_shapes(model, {name: array.shape for name, array in self.feeds.items()})
         return TimedSession(model, self.feeds, device=self.device, precision=precision, profile=profile)
 
     def compare(self, base: TimedSession, others: Sequence[TimedSession], seconds: float) -> list[Timing]:
@@ -77,17 +76,8 @@ class Stopwatch:
         for session in sessions:
             for _ in range(_WARM_UP_RUNS):
                 session.infer()
-        rng = np.random.default_rng(0)
-        times: list[list[float]] = [[] for _ in sessions]
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times[0]) < _FEWEST_ROUNDS:
-            for index in rng.permutation(len(sessions)):
-                sessions[index].infer()
-                start = time.perf_counter()
-                sessions[index].infer()
-                times[index].append(time.perf_counter() - start)
-        arrays = [np.array(each) * 1e3 for each in times]
-        return [Timing(float(np.median(each)), *ratio_of_medians(each, arrays[0])) for each in arrays]
+        times = time_in_rounds([session.infer for session in sessions], seconds, _FEWEST_ROUNDS)
+        return [Timing(float(np.median(each)), *ratio_of_medians(each, times[0])) for each in times]
 
     def operator_times(self, artifact: OpenVINOModel, precision: str) -> dict[str, float]:
         """Return the median microseconds of executed operators, by the names of the original ones."""

@@ -255,10 +255,10 @@ def test_models_that_do_not_belong_together_are_named(
 
 
 def test_a_failing_callback_ends_the_run(demo_ir_path: Path) -> None:
-    from pp_graph.benchmarking.contenders import fix_shapes, read_openvino
+    from pp_graph.benchmarking.contenders import read_openvino, set_input_shapes
 
     model = read_openvino(demo_ir_path)
-    fix_shapes(model, {"image": [1, 3, 256, 256]})
+    set_input_shapes(model, {"image": [1, 3, 256, 256]})
     timed = TimedSession(model, {"image": np.zeros((1, 3, 256, 256), np.float32)})
 
     def fail(_: object) -> None:
