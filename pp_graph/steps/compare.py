@@ -100,6 +100,12 @@ def normal_below(subnormal_cutoffs: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.where(np.asarray(subnormal_cutoffs) > 0, np.float32(0), -SMALLEST_NORMAL)
 
 
+def normal_above(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return the numbers as float32, and for each subnormal one the smallest number above it that is not subnormal."""
+    rounded = np.asarray(numbers, np.float32)
+    return np.where(is_subnormal(rounded), np.where(rounded > 0, SMALLEST_NORMAL, np.float32(0)), rounded)
+
+
 def is_blurred(cutoffs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Mark subnormal cutoffs that have subnormal numbers between themselves and `normal_below`.
 
@@ -252,11 +258,7 @@ class Compare(DecidingStep):
 
         A subnormal cutoff becomes the next larger number that is not subnormal.
         """
-        if self.cutoff is None:
-            return np.float32(np.nan)
-        if is_subnormal(self.cutoff):
-            return SMALLEST_NORMAL if self.cutoff > 0 else np.float32(0)
-        return self.cutoff
+        return np.float32(normal_above(self.cutoffs))
 
     @cached_property
     def cutoff(self) -> Cutoff:

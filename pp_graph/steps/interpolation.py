@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.bounded import BEYOND, BoundedStep, as_location
+from pp_graph.steps.compare import normal_above
 from pp_graph.steps.step import check_on_nan
 
 if TYPE_CHECKING:
@@ -34,12 +35,17 @@ class Knots:
     If several knots have the same place, the function jumps there; at the place itself it has the last value.
 
     Attributes:
-        places: Places of the knots, float32, non-decreasing.
+        places: Places of the knots, float32, non-decreasing. Subnormal ones move up to the next number that is not
+            subnormal, which changes no value at other numbers: OpenVINO flushes such constants to 0 in some graphs.
         values: Values at the knots, float64, non-decreasing.
     """
 
     places: npt.NDArray[np.float32]
     values: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        """Move subnormal places."""
+        object.__setattr__(self, "places", normal_above(self.places))
 
     @cached_property
     def _segments(self) -> tuple[Array, Array, Array, Array]:

@@ -10,7 +10,16 @@ import pytest
 from onnx import numpy_helper
 
 import pp_graph as pp
-from pp_graph.steps import Compare, ComparePerClass, ComparePerPixel, DecidingStep, MinMaxNormalize, is_subnormal
+from pp_graph.steps import (
+    Compare,
+    ComparePerClass,
+    ComparePerPixel,
+    DecidingStep,
+    MinMaxNormalize,
+    PiecewiseLinear,
+    QuantileMap,
+    is_subnormal,
+)
 from tests.models import identity_model
 from tests.steps.test_steps import RUNTIMES, emit
 
@@ -101,6 +110,21 @@ def test_no_subnormal_number_is_written(cutoff: np.float32, build) -> None:
         written = [numpy_helper.to_array(each) for each in (*nodes, *graph.initializer)]
         assert written
         assert not any(is_subnormal(each).any() for each in written if each.dtype == F32)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("cutoff", CUTOFFS, ids=str)
+def test_functions_through_such_knots_are_the_same_everywhere(cutoff: np.float32, runtime: str) -> None:
+    place = float(cutoff)
+    for step in (
+        QuantileMap("x", "y", (place, place, 5.375, 5.742)),
+        PiecewiseLinear("x", "y", (-1.0, min(place, 0.0), max(place, 0.0), 1.0), (0.0, 0.25, 0.5, 1.0)),
+    ):
+        for opset, ir_version in ((9, 3), (18, 8)):
+            model = emit(step, RAW.shape, opset, ir_version)
+            written = [numpy_helper.to_array(each) for each in model.graph.initializer]
+            assert not any(is_subnormal(each).any() for each in written if each.dtype == F32)
+            np.testing.assert_allclose(RUNTIMES[runtime](model, {"x": RAW})["y"], step.reference(RAW), atol=1e-6)
 
 
 @pytest.mark.sample(every=5)
