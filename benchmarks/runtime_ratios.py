@@ -1,6 +1,7 @@
 """Ratio of the fused model to the raw export, for real cases and for the models of `zoo.py`.
 
     python benchmarks/runtime_ratios.py --cases FOLDER [--only Padim,brick] [--seconds 10] [--json result.json]
+    python benchmarks/runtime_ratios.py --cases FOLDER --summary [--seconds 5]
     python benchmarks/runtime_ratios.py [--models padim_resnet18,unet] [--dynamic]
     python benchmarks/runtime_ratios.py --raw RAW.onnx --stats STATS.json [--full FULL.onnx]
 
@@ -13,6 +14,9 @@ layers, without tail and post-processing. All are interleaved, with the latency 
 that the device chooses. `--dynamic` leaves the batch open when compiling. Below the times come the five slowest
 operators of ours in float32, with their part of the model and their share, and all others over 3 % that are not layers
 (marked `!`). Flipped decisions come from `pp.verify` in float32.
+
+`--summary` prints one line a case and precision instead: ours over raw, over the peer and over the limit. It compiles
+each model once, so that many cases take minutes.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+import openvino as ov
 from onnx.utils import Extractor
 
 import pp_graph as pp
+from pp_graph.benchmarking.measuring import ratio_of_medians, time_in_rounds
 from pp_graph.benchmarking.operator_groups import group_of, parts_of
 from pp_graph.fusion.tail import tail_names
 from pp_graph.openvino.timed_session import TimedSession
@@ -95,6 +101,46 @@ def print_slowest(ours: Path, raw: Path, images: np.ndarray[Any, Any]) -> list[d
         )
         mark = " " if layer or share <= SLOW else "!"
         print(f"    {mark} {share:5.1%} {part:16} {each.kind:18} {each.implementation:26} {each.name[:70]}")
+    return rows
+
+
+def session_of(path: Path, images: np.ndarray[Any, Any], precision: str | None) -> TimedSession:
+    """Compile a model for the sizes of the images."""
+    opened = pp.open(path) if path.suffix == ".xml" else None
+    graph = opened.network.clone() if isinstance(opened, pp.OpenVINOModel) else ov.Core().read_model(path)
+    name = graph.inputs[0].get_any_name()
+    graph.reshape({name: images.shape})
+    return TimedSession(graph, {name: images}, precision=precision)
+
+
+def summarise(name: str, case: Path, files: dict[str, Path], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print ours over raw, over the peer and over the limit, in one line for each precision."""
+    raw, full = files["raw"], files["full"]
+    post = pp.OneClassPostProcessor(pp.Statistics.load(files["stats"]))
+    shape = pp.RawModel.open(raw).inputs[0].shape or ()
+    batch = shape[0] if shape and isinstance(shape[0], int) else 1
+    images = images_of(case, raw)[:batch]
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        ours = pp.convert(pp.fuse(raw, post)).save(folder / "ours.xml")
+        models = {"ours": ours, "raw": raw, "peer": full, "limit": cut_at_last_layer(raw, folder / "limit.onnx")}
+        models = {key: path for key, path in models.items() if path.is_file()}
+        for precision in ("f32", None):
+            sessions = [session_of(path, images, precision) for path in models.values()]
+            times = dict(zip(models, time_in_rounds([s.infer for s in sessions], options.seconds, 7), strict=True))
+            row: dict[str, Any] = {
+                "model": name,
+                "precision": sessions[0].precision,
+                "ms": float(np.median(times["ours"])),
+            }
+            for key in [key for key in models if key != "ours"]:
+                row[key] = ratio_of_medians(times["ours"], times[key])
+            rows.append(row)
+            ratios = "  ".join(
+                f"{key} {row[key][0]:.3f} ({row[key][1]:.3f}-{row[key][2]:.3f})" for key in models if key in row
+            )
+            print(f"{name:28} {row['precision']:5} {row['ms']:9.2f} ms  ours over {ratios}", flush=True)
     return rows
 
 
@@ -194,12 +240,13 @@ def main() -> None:
     parser.add_argument("--full", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--dynamic", action="store_true")
+    parser.add_argument("--summary", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name, case, files in cases(options):
         try:
-            rows += measure(name, case, files, options)
+            rows += (summarise if options.summary else measure)(name, case, files, options)
         except pp.PPGraphError as error:
             print(f"{name:28} not measured: {error}")
     if options.json:

@@ -6,9 +6,7 @@ same bits, and the replaced operators are recorded, so that the original file ca
 
 from __future__ import annotations
 
-import base64
 import time
-import zlib
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,6 +16,7 @@ from pp_graph.model import fidelity
 from pp_graph.model.detached_weights import LOCATION_PREFIX, attach_weights, detached_weights
 from pp_graph.model.opset_conversion import convert_opset, set_operators
 from pp_graph.model.opset_trial import difference
+from pp_graph.model.packed_messages import pack_message, unpack_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 HOW_TO_RAISE: Final = "raise_opset=18 (--raise-opset 18)"
 """Suggestion for messages about an opset that is too old. From 18 on, every step has its fastest operators."""
 
-_MAX_RECORD_BYTES: Final = 1 << 26
 """Size of the decompressed record; a larger one was edited."""
 _SEARCH_SECONDS: Final = 20.0
 """Time to look for a lower opset that an error message can suggest."""
@@ -144,7 +142,7 @@ def _raised_and_compared(
         after=target,
         added=added,
         nodes=list(replaced),
-        graph=base64.b64encode(zlib.compress(graph.SerializeToString(deterministic=True), 9)).decode(),
+        graph=pack_message(graph),
     )
     raised = attach_weights(raw, proto, weights)
     undone = undo(raised, record)
@@ -208,12 +206,10 @@ def replaced_operators(record: RaisedOpset) -> list[onnx.NodeProto]:
     import onnx
 
     try:
-        decompressor = zlib.decompressobj()
-        content = decompressor.decompress(base64.b64decode(record.graph), _MAX_RECORD_BYTES)
-        graph = onnx.GraphProto.FromString(content)
-        if decompressor.unconsumed_tail or len(graph.node) != len(record.nodes):
+        graph = unpack_message(onnx.GraphProto, record.graph)
+        if len(graph.node) != len(record.nodes):
             raise ValueError(f"expected {len(record.nodes)} operators")
-    except Exception as error:
+    except ValueError as error:
         raise ProvenanceError(
             f"The operators that were replaced to raise the opset cannot be read: {error}. The metadata was edited: "
             "use the raw export."

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.model.packed_messages import unpack_message
 from pp_graph.postprocessors.anomaly import OUTPUT_NAMES, RAW_MAP, RAW_SCORE
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.steps import Array, Compare, GraphStep, Step
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from pp_graph.statistics import Statistics
     from pp_graph.values import ValueType
 
-_LARGEST_MODEL: Final = 1 << 26
 """Largest size of an embedded model in bytes, decompressed; a few kilobytes of text can decompress to any size."""
 
 Reference = Callable[[str, Sequence[Array]], Array]
@@ -41,7 +39,7 @@ class OnnxPostProcessor(PostProcessor):
 
     Attributes:
         statistics: None; the model holds its numbers.
-        model: The ONNX model as text; see `encode_model`. Inputs are `raw_score` and `raw_map`, or one of them.
+        model: The ONNX model as text; see `pack_message`. Inputs are `raw_score` and `raw_map`, or one of them.
             Outputs are some of `pred_score`, `anomaly_map` (float32), `pred_label`, `pred_mask` (bool).
         decisions: Decisions that compare one raw value with one number: `{"pred_label": {"reads": "raw_score",
             "level": 6.1, "on_nan": "normal"}}` is `raw_score > 6.1`. They are compiled to cutoffs, so every runtime
@@ -101,7 +99,7 @@ class _ModelStep(GraphStep):
     """One output of a carried model. Its reference is the code that was exported, or else the model in onnxruntime.
 
     Attributes:
-        text: The model; see `encode_model`.
+        text: The model; see `pack_message`.
     """
 
     text: str = field(repr=False)
@@ -125,14 +123,9 @@ class _ModelStep(GraphStep):
         return run_model(part_of(self.text, self.target), arrays)
 
 
-def encode_model(model: onnx.ModelProto) -> str:
-    """Encode an ONNX model as text that JSON can hold."""
-    return base64.b64encode(zlib.compress(model.SerializeToString(deterministic=True), 9)).decode()
-
-
 @functools.lru_cache(maxsize=16)
 def decode_model(text: str) -> onnx.ModelProto:
-    """Decode a model that `encode_model` encoded.
+    """Decode a model that `pack_message` encoded.
 
     Raises:
         PostProcessorError: The text is damaged, or the model is too large.
@@ -140,20 +133,11 @@ def decode_model(text: str) -> onnx.ModelProto:
     import onnx
 
     try:
-        unpacker = zlib.decompressobj()
-        content = unpacker.decompress(base64.b64decode(text, validate=True), _LARGEST_MODEL)
-        if unpacker.unconsumed_tail:
-            raise PostProcessorError(
-                f"The post-processing model has more than {_LARGEST_MODEL:,} bytes, expected a small one. Fuse again."
-            )
-        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
-    except PostProcessorError:
-        raise
-    except Exception as error:  # base64, zlib and protobuf have no common base
+        return unpack_message(onnx.ModelProto, text)
+    except ValueError as error:
         raise PostProcessorError(
             f"The post-processing model cannot be decoded ({error}), expected the text that was noted. Fuse again."
         ) from error
-    return model
 
 
 def _outputs(text: str) -> list[str]:

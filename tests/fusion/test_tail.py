@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -439,8 +441,13 @@ def test_damaged_record_is_refused() -> None:
     proto = fused.to_proto()
     entry = next(each for each in proto.metadata_props if each.key == "pp_graph")
     assert fused.provenance.replaced is not None
-    entry.value = entry.value.replace(fused.provenance.replaced.graph[:40], "A" * 40)
+    text = entry.value
+    entry.value = text.replace(fused.provenance.replaced.graph[:40], "A" * 40)
     with pytest.raises(pp.PPGraphError, match="cannot be read back"):
+        pp.strip(proto)
+    bomb = base64.b64encode(zlib.compress(bytes(1 << 27), 9)).decode()
+    entry.value = text.replace(fused.provenance.replaced.graph, bomb)
+    with pytest.raises(pp.PPGraphError, match="cannot be read back: .* bytes hold more than 67,108,864"):
         pp.strip(proto)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import logging
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -15,6 +13,7 @@ from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.tail.proof import disprove
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
 from pp_graph.fusion.tail.view import GraphView
+from pp_graph.model.packed_messages import pack_message, unpack_message
 from pp_graph.steps import MINIMUM_OPSET, Emitter
 
 if TYPE_CHECKING:
@@ -84,8 +83,7 @@ class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             node=[graph.node[index] for index in nodes],
             initializer=[graph.initializer[index] for index in initializers],
         )
-        packed = base64.b64encode(zlib.compress(kept.SerializeToString(deterministic=True), 9)).decode()
-        return cls(nodes=nodes, initializers=initializers, graph=packed)
+        return cls(nodes=nodes, initializers=initializers, graph=pack_message(kept))
 
     def unpack(self) -> onnx.GraphProto:
         """Return the operators and constants.
@@ -96,13 +94,12 @@ class ReplacedPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         import onnx
 
         try:
-            graph: onnx.GraphProto = onnx.GraphProto.FromString(zlib.decompress(base64.b64decode(self.graph)))
-        except Exception as error:
+            return unpack_message(onnx.GraphProto, self.graph)
+        except ValueError as error:
             raise ProvenanceError(
                 f"The tail's original operators cannot be read back: {error}. The metadata was edited. Use the raw "
                 "export."
             ) from error
-        return graph
 
 
 @dataclass(frozen=True)

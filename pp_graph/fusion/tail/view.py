@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -139,18 +140,20 @@ class GraphView:
         """True if a rewrite added the operator."""
         return (node.name or "").startswith(self._scope)
 
+    @cached_property
+    def network(self) -> set[ir.Node]:
+        """Layers that mix channels, and all operators they depend on. The rest of the main graph is the tail."""
+        network: set[ir.Node] = set()
+        for node in reversed(self.graph):
+            users = (user for output in node.outputs for user in output.consumers())
+            # Bodies belong to operators that mix channels.
+            if self.mixes_channels(node) or any(user in network or user.graph is not self.graph for user in users):
+                network.add(node)
+        return network
+
     def feeds_network(self, value: ir.Value) -> bool:
         """True if a layer that mixes channels depends on the value, which is therefore not in the tail."""
-        pending, visited = [*value.consumers()], set()
-        while pending:
-            node = pending.pop()
-            if node in visited:
-                continue
-            visited.add(node)
-            if self.mixes_channels(node):
-                return True
-            pending += [user for output in node.outputs for user in output.consumers()]
-        return False
+        return any(user in self.network or user.graph is not self.graph for user in value.consumers())
 
     def mixes_channels(self, node: ir.Node) -> bool:
         """True if the operator is a layer of the network, such as a convolution over several channels."""
@@ -383,12 +386,7 @@ class GraphView:
 def tail_names(model: ir.Model) -> frozenset[str]:
     """Return the names of the operators after the last layers that mix channels, and of their outputs."""
     view = GraphView(model)
-    network: set[ir.Node] = set()
-    for node in reversed(list(view.graph)):
-        users = [user for output in node.outputs for user in output.consumers()]
-        if view.mixes_channels(node) or any(user in network for user in users):
-            network.add(node)
-    tail = [node for node in view.graph if node not in network]
+    tail = [node for node in view.graph if node not in view.network]
     return frozenset(name for node in tail for name in (node.name, *(value.name for value in node.outputs)) if name)
 
 

@@ -13,9 +13,10 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.integrations.torch.batch import FIELDS, Predictions, fields_of, other_fields
 from pp_graph.integrations.torch.module_step import exported, prepared
 from pp_graph.model.graphs import DEFAULT_DOMAINS
+from pp_graph.model.packed_messages import pack_message
 from pp_graph.postprocessors import PostProcessor
 from pp_graph.postprocessors.anomaly import DECISION_NAMES, RAW_MAP, RAW_SCORE
-from pp_graph.postprocessors.onnx_model import REFERENCES, OnnxPostProcessor, decode_model, encode_model, inputs_of
+from pp_graph.postprocessors.onnx_model import REFERENCES, OnnxPostProcessor, decode_model, inputs_of
 from pp_graph.steps.compare import find_cutoff
 from pp_graph.steps.opset_adaptation import trial_arrays
 from pp_graph.values.float_keys import HIGHEST_KEY, LOWEST_KEY, from_keys, to_key
@@ -100,7 +101,7 @@ def trace(module: nn.Module, raw: Signature) -> OnnxPostProcessor:
     wrapper = _Wrapper(own, roles, list(found))
     model = exported(wrapper, types, example, list(found), roles)
     _lower_opset(model)
-    text = encode_model(model)
+    text = pack_message(model)
 
     def reference(output: str, arrays: Sequence[Array]) -> Array:
         # A step is given only what its output depends on; the module gets zeros for the rest.
