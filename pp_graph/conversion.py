@@ -282,4 +282,12 @@ def _without_functions(fused: FusedModel) -> FusedModel:
     from onnx_ir.passes import common
 
     opened = RawModel.open(replace(fused.network, edited=True))
-    return FusedModel(replace(opened, model=common.InlinePass()(opened.model).model), fused.provenance)
+    try:
+        inlined = common.InlinePass()(opened.model).model
+    except Exception as error:  # onnx_ir raises many types
+        cause = error.__cause__ or error
+        raise TargetError(
+            f"The model's local functions cannot be inlined: {first_line(cause)}. OpenVINO has no functions. Inline "
+            "them with onnx.inliner.inline_local_functions(model, convert_version=True) and fuse again."
+        ) from error
+    return FusedModel(replace(opened, model=inlined), fused.provenance)

@@ -169,6 +169,18 @@ class RawModel:
                 f"{name} has {len(proto.graph.node)} nodes and {len(proto.graph.output)} outputs, expected at "
                 "least one of each. Is this an ONNX model?"
             )
+        for entry in proto.opset_import:
+            if not 0 < entry.version < 2**31:
+                raise ModelError(
+                    f"{name} imports version {entry.version} of the domain '{entry.domain or 'ai.onnx'}', expected a "
+                    "number from 1 to 2,147,483,647. Check it with onnx.checker."
+                )
+        for tensor in proto.graph.initializer:
+            if tensor.data_type == 0:  # undefined
+                raise ModelError(
+                    f"{name} stores weight '{tensor.name}' without an element type, expected one. Check it with "
+                    "onnx.checker."
+                )
         # onnx_ir silently drops these.
         if proto.graph.sparse_initializer:
             raise ModelError(

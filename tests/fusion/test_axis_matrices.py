@@ -10,8 +10,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from pp_graph.fusion.tail.axis_matrices import COORDINATE_MODES, rank_one_factors, slice_matrix
-from pp_graph.fusion.tail.linear_operators import RefusalError, read_operator
+from pp_graph.fusion.tail.axis_matrices import COORDINATE_MODES, RefusalError, rank_one_factors, slice_matrix
+from pp_graph.fusion.tail.linear_operators import read_operator
 from pp_graph.fusion.tail.view import GraphView
 from tests.models import run
 
@@ -185,6 +185,13 @@ REFUSED = [
     ("Resize", [None, np.array([1, 1, 0.5, 0.5], np.float32)], {"mode": "linear", "antialias": 1}, "aliasing"),
     ("Slice", [np.array([0]), np.array([1]), np.array([1])], {}, "cuts other axes"),
     ("AveragePool", [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, "ceil_mode"),
+    ("Conv", [np.zeros((2, 1, 0, 0), np.float32)], {"group": 2}, "its kernel is empty"),
+    (
+        "Conv",
+        [np.ones((2, 1, 3, 3), np.float32)],
+        {"group": 2, "dilations": [2**30] * 2, "pads": [2**30] * 4},
+        "matrix would have 2,147,483,653 rows and 5 columns",
+    ),
     ("Conv", [np.array([[1, 2], [3, 4]], np.float32)[None, None].repeat(2, 0)], {"group": 2}, "not the product"),
 ]
 

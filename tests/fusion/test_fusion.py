@@ -442,6 +442,14 @@ def _undefined(model: onnx.ModelProto) -> None:
     model.graph.output[0].name = "nowhere"
 
 
+def _opset_beyond_int32(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 2**31
+
+
+def _untyped(model: onnx.ModelProto) -> None:
+    model.graph.initializer.add(name="w", dims=[1])
+
+
 def _twice(model: onnx.ModelProto) -> None:
     model.graph.node.add().CopyFrom(model.graph.node[0])
 
@@ -451,6 +459,8 @@ def _twice(model: onnx.ModelProto) -> None:
     [
         (_sparse, "1 weights as sparse_initializer"),
         (_undefined, "lists output 'nowhere', which no node produces"),
+        (_opset_beyond_int32, "imports version 2147483648 of the domain 'ai.onnx', expected a number from 1"),
+        (_untyped, "stores weight 'w' without an element type"),
         (_twice, "is not valid ONNX: .*redeclared"),
         (lambda model: model.training_info.add(), "has training_info"),
         (lambda model: model.graph.ClearField("node"), "has 0 nodes and 2 outputs"),

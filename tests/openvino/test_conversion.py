@@ -298,3 +298,12 @@ def test_fused_onnx_and_ir_agree(demo_fused_path: Path, demo_ir_path: Path, demo
     for name in ("pred_score", "anomaly_map"):
         np.testing.assert_allclose(by_openvino[name], by_onnx[name], atol=1e-5)
     assert np.array_equal(by_openvino["pred_label"], by_onnx["pred_label"])
+
+
+def test_functions_of_another_opset_are_refused() -> None:
+    model = from_text("""<ir_version: 8, opset_import: ["" : 17, "c" : 1]>
+        g (float[N,1,4,5] x) => (float[N,1,4,5] anomaly_map) { anomaly_map = c.F(x) }
+        <domain: "c", opset_import: ["" : 13]>
+        F (a) => (b) { b = Neg(a) }""")
+    with pytest.raises(TargetError, match=r"cannot be inlined: .*version 13.*convert_version=True\) and fuse again"):
+        pp.convert(pp.fuse(model, pp.OneClassPostProcessor(STATS)))

@@ -20,6 +20,7 @@ Matrix = npt.NDArray[np.float64]
 Positions = npt.NDArray[Any]
 
 _UNCERTAIN: Final = 1e-4
+_MOST_ELEMENTS: Final = 2**26
 
 COORDINATE_MODES: Final = (
     "half_pixel",
@@ -32,8 +33,13 @@ COORDINATE_MODES: Final = (
 )
 
 
+class RefusalError(Exception):
+    """A supported operator is not separable or linear, or not known well enough. The message gives the reason."""
+
+
 def pad_matrix(size: int, before: int, after: int, mode: Literal["constant", "reflect", "edge", "wrap"]) -> Matrix:
     """Matrix of padding. `constant` pads with zeros; only this mode accepts negative amounts, which crop."""
+    _check_size(size + before + after, size)
     cropped = np.eye(size)[max(0, -before) : size - max(0, -after)]
     return np.pad(cropped, ((max(0, before), max(0, after)), (0, 0)), mode=mode)
 
@@ -94,6 +100,7 @@ def resize_matrix(
         exclude_outside: True to drop the weights of positions outside the input and normalise the others to sum to 1.
         crop: Start and end of the region for `tf_crop_and_resize`, as fractions. Outputs outside are 0.
     """
+    _check_size(outputs, size)
     if coordinates == "tf_crop_and_resize":
         start, end = crop
         step = (end - start) * (size - 1) / (outputs - 1) if outputs > 1 else 0.0
@@ -180,6 +187,11 @@ def _cubic_weight(distance: npt.NDArray[np.float64], a: float) -> npt.NDArray[np
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+
+
+def _check_size(outputs: int, inputs: int) -> None:
+    if outputs * inputs > _MOST_ELEMENTS:
+        raise RefusalError(f"its matrix would have {outputs:,} rows and {inputs:,} columns")
 
 
 def rank_one_factors(kernel: Matrix, tolerance: float) -> tuple[Matrix, Matrix] | None:

@@ -14,6 +14,7 @@ import numpy as np
 from pp_graph.fusion.tail.axis_matrices import (
     COORDINATE_MODES,
     Matrix,
+    RefusalError,
     average_matrix,
     convolution_matrix,
     nearest_is_certain,
@@ -38,10 +39,6 @@ A kernel computed and normalised in float32 differs from an exact outer product 
 
 _LONGEST_AXIS: Final = 2048
 """Maximum side of a map. Matrices of larger ones take more memory than the map; only convolutions are split there."""
-
-
-class RefusalError(Exception):
-    """A supported operator is not separable or linear, or not known well enough. The message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +116,8 @@ def read_convolution(view: GraphView, node: ir.Node) -> tuple[list[Matrix], list
         bias = view.constant(node.inputs[2])
         if bias is None:
             raise RefusalError("its bias is not a constant")
+    if not kernel.size:
+        raise RefusalError("its kernel is empty")
     candidates = [rank_one_factors(channel[0].astype(np.float64), RANK_ONE_TOLERANCE) for channel in kernel]
     factors = [pair for pair in candidates if pair is not None]
     if len(factors) < len(candidates):

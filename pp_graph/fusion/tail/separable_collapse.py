@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from pp_graph.fusion.tail import cost
-from pp_graph.fusion.tail.axis_matrices import Matrix, product
-from pp_graph.fusion.tail.linear_operators import LinearOperator, RefusalError, read_operator
+from pp_graph.fusion.tail.axis_matrices import Matrix, RefusalError, product
+from pp_graph.fusion.tail.linear_operators import LinearOperator, read_operator
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from pp_graph.fusion.tail import cost
-from pp_graph.fusion.tail.linear_operators import RefusalError, read_convolution, spatial_attributes
+from pp_graph.fusion.tail.axis_matrices import RefusalError
+from pp_graph.fusion.tail.linear_operators import read_convolution, spatial_attributes
 from pp_graph.fusion.tail.rule import Match, Miss, Rule
 
 if TYPE_CHECKING:
