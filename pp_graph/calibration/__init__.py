@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pp_graph.calibration.box_matches import AveragePrecision, average_precision
+from pp_graph.calibration.box_thresholds import BoxCalibration, ClassConfidence, ConfidenceGoal, calibrate_boxes
 from pp_graph.calibration.calibration import calibrate, calibrate_scores
 from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.ranges import RANGES, range_estimator
@@ -11,10 +13,16 @@ from pp_graph.calibration.thresholds import THRESHOLDS, threshold_estimator
 __all__ = [
     "RANGES",
     "THRESHOLDS",
+    "AveragePrecision",
+    "BoxCalibration",
     "CalibrationResult",
     "Calibrator",
+    "ClassConfidence",
+    "ConfidenceGoal",
     "LevelResult",
+    "average_precision",
     "calibrate",
+    "calibrate_boxes",
     "calibrate_scores",
     "range_estimator",
     "threshold_estimator",

@@ -73,7 +73,7 @@ def match_class(
     marked: Sequence[MarkedBoxes],
     index: int,
     least: Sequence[float] = COCO_OVERLAPS,
-    limit: int = MAX_DETECTIONS,
+    limit: int | None = MAX_DETECTIONS,
 ) -> ClassMatches:
     """Match the detections of a class with ground truth.
 
@@ -82,7 +82,7 @@ def match_class(
         marked: Ground truth of each image.
         index: The class.
         least: Intersections over union that a match needs at least.
-        limit: Detections of the class in an image that count.
+        limit: Detections of the class in an image that count; None for all.
 
     Returns:
         Detections of all images in descending order of the score.

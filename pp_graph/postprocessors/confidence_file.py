@@ -1,0 +1,51 @@
+"""Read the confidence of each class from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pp_graph.errors import PostProcessorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def read_confidence(path: str | Path, class_names: Sequence[str] = ()) -> tuple[float, ...]:
+    """Read the confidence of each class, in order.
+
+    Args:
+        path: JSON with an object `confidence` that holds a number for each class name, as `pp-graph calibrate --boxes`
+            writes it, or a text file with one number a line.
+        class_names: Name of each class of the model. Confidences of JSON are matched with them by name; without
+            names, their order is that of the classes.
+
+    Raises:
+        PostProcessorError: The file cannot be read, holds something else, or has no number for a class.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if not text.lstrip().startswith("{"):
+            return tuple(map(float, text.split()))
+        by_name = json.loads(text).get("confidence")
+    except (OSError, ValueError) as error:
+        raise PostProcessorError(
+            f"Confidences '{file}' cannot be read: {error}. Expected JSON that pp-graph calibrate --boxes wrote, or a "
+            "text file with one number a line."
+        ) from error
+    if not isinstance(by_name, dict) or not all(
+        isinstance(each, int | float) and not isinstance(each, bool) for each in by_name.values()
+    ):
+        raise PostProcessorError(
+            f"'{file}' has no object 'confidence' with a number for each class, expected JSON that pp-graph calibrate "
+            "--boxes wrote. Name that file."
+        )
+    missing = [name for name in class_names if name not in by_name]
+    if missing:
+        raise PostProcessorError(
+            f"'{file}' has no confidence of class '{missing[0]}', expected one of each class of the model; it has "
+            f"{', '.join(map(repr, by_name))}. Calibrate with the model's labels (--labels FILE)."
+        )
+    return tuple(float(by_name[name]) for name in class_names or by_name)
