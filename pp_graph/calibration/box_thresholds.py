@@ -171,6 +171,7 @@ def calibrate_boxes(
     goal: ConfidenceGoal | None = None,
     overlap: float = MATCH_OVERLAP,
     floor: float = 0.0,
+    one_for_all: bool = False,
     model: str | None = None,
     notes: Sequence[str] = (),
 ) -> BoxCalibration:
@@ -187,6 +188,7 @@ def calibrate_boxes(
         goal: How to choose; the largest F1 by default.
         overlap: Least intersection over union of a match.
         floor: Confidence with which the detections were made.
+        one_for_all: Choose one confidence for all classes together.
         model: Name of the model.
         notes: Remarks about the data.
 
@@ -211,13 +213,17 @@ def calibrate_boxes(
             f"expected boxes that the model finds with an overlap of at least {overlap:g}. Check that the ground truth "
             "belongs to these images, and that the images are preprocessed as the model needs."
         )
-    usual, _ = _choose(pooled, goal, floor)
+    usual, reached = _choose(pooled, goal, floor)
     precision = average_precision(found, marked, len(class_names))
     remarks: list[str] = []
+    if one_for_all and not reached:
+        remarks.append(f"no confidence reaches a {goal}; the nearest is taken")
     classes = []
     for index, (name, each) in enumerate(zip(class_names, matches, strict=True)):
         confidence = usual
-        if each.right.any():
+        if one_for_all:
+            pass
+        elif each.right.any():
             confidence, reached = _choose(each, goal, floor)
             if not reached:
                 remarks.append(f"class '{name}' does not reach a {goal}; the nearest confidence is taken")
@@ -231,7 +237,7 @@ def calibrate_boxes(
         )
         right, wrong = int(each.right[0, kept].sum()), int(each.wrong[0, kept].sum())
         classes.append(ClassConfidence(name, confidence, each.marked, right, wrong, ap50, ap50_95))
-    few = [each.name for each in classes if 0 < each.marked < _FEW]
+    few = [] if one_for_all else [each.name for each in classes if 0 < each.marked < _FEW]
     if few:
         remarks.append(f"classes with fewer than {_FEW} boxes, whose confidence is uncertain: {', '.join(few)}")
     return BoxCalibration(

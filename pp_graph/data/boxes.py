@@ -31,18 +31,27 @@ class Detections:
     truncated: bool = False
 
     @classmethod
-    def of_outputs(cls, outputs: Mapping[str, Array], index: int, limit: int | None = None) -> Detections:
+    def of_outputs(
+        cls, outputs: Mapping[str, Array], index: int, parameters: Mapping[str, Any] | None = None
+    ) -> Detections:
         """Read the detections of an image from a model's outputs.
 
         Args:
             outputs: `boxes` (N,D,4), `scores` (N,D), `classes` (N,D), `count` (N,), and possibly `candidates` (N,).
             index: Index of the image.
-            limit: Number of candidates that the post-processing compares; None if unknown.
+            parameters: Parameters of the post-processor: `candidates`, the number that it compares, and `box_format`.
         """
+        known = parameters or {}
+        limit = known.get("candidates")
         count = int(outputs["count"][index])
         passed = int(outputs["candidates"][index]) if "candidates" in outputs else 0
         boxes, scores, classes = (outputs[name][index, :count] for name in ("boxes", "scores", "classes"))
-        return cls(boxes, scores, classes, truncated=limit is not None and passed > limit)
+        form = known.get("box_format", "xyxy")
+        if form != "xyxy":
+            start, size = boxes[:, :2], boxes[:, 2:]
+            start = start - size / 2 if form == "cxcywh" else start
+            boxes = np.concatenate([start, start + size], 1)
+        return cls(boxes, scores, classes, truncated=isinstance(limit, int) and passed > limit)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def read_confidence(path: str | Path, class_names: Sequence[str] = ()) -> tuple[float, ...]:
-    """Read the confidence of each class, in order.
+def read_confidence(path: str | Path, class_names: Sequence[str] = ()) -> float | tuple[float, ...]:
+    """Read the confidence of each class, in order; a number if it is the same for all.
 
     Args:
         path: JSON with an object `confidence` that holds a number for each class name, as `pp-graph calibrate --boxes`
@@ -28,7 +28,7 @@ def read_confidence(path: str | Path, class_names: Sequence[str] = ()) -> tuple[
     try:
         text = file.read_text(encoding="utf-8-sig")
         if not text.lstrip().startswith("{"):
-            return tuple(map(float, text.split()))
+            return _short(tuple(map(float, text.split())))
         by_name = json.loads(text).get("confidence")
     except (OSError, ValueError) as error:
         raise PostProcessorError(
@@ -48,4 +48,8 @@ def read_confidence(path: str | Path, class_names: Sequence[str] = ()) -> tuple[
             f"'{file}' has no confidence of class '{missing[0]}', expected one of each class of the model; it has "
             f"{', '.join(map(repr, by_name))}. Calibrate with the model's labels (--labels FILE)."
         )
-    return tuple(float(by_name[name]) for name in class_names or by_name)
+    return _short(tuple(float(by_name[name]) for name in class_names or by_name))
+
+
+def _short(numbers: tuple[float, ...]) -> float | tuple[float, ...]:
+    return numbers[0] if len(set(numbers)) == 1 else numbers

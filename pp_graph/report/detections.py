@@ -123,8 +123,7 @@ def detections_of_image(
         columns, rows = upright_size(source.images.files[index])[0]
     else:
         columns, rows = rgb_image(runner, source, index).size
-    limit = runner.provenance.parameters.get("candidates")
-    found = Detections.of_outputs(predictions, place, limit if isinstance(limit, int) else None)
+    found = Detections.of_outputs(predictions, place, runner.provenance.parameters)
     placed = Placement.of((rows, columns), (height, width), runner.provenance.preprocessing)
     return ImageDetections(
         source.images.names[index], (rows, columns), replace(found, boxes=placed.to_frame(found.boxes)), overlay

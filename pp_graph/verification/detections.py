@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.data import overlaps
+from pp_graph.data import Detections, overlaps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from pp_graph.data import Detections
+    from pp_graph.fusion import Provenance
+    from pp_graph.steps import Array
 
 MATCH_OVERLAP: Final = 0.5
 """Least overlap of two detections of the same object."""
@@ -86,6 +87,84 @@ class DetectionDifferences:
             "score_error_max": self.score_error,
             "changes": [{**asdict(each), "image": names[each.image]} for each in self.changes[:_MAX_LISTED]],
         }
+
+
+@dataclass(frozen=True)
+class DetectionReport:
+    """Comparison of detections.
+
+    Attributes:
+        postprocessing: Differences between the NumPy reference on the artifact's own raw values and the artifact's
+            outputs. There must be none.
+        drift: Differences between the reference on the raw model's values and on the artifact's own.
+        truncated: Images with more candidates above the confidence than the post-processing compares, on either side.
+        class_names: Names of the classes; empty if unknown.
+    """
+
+    postprocessing: DetectionDifferences
+    drift: DetectionDifferences
+    truncated: int
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence if candidates were truncated."""
+        if not self.truncated:
+            return ()
+        return (
+            (
+                f"{self.truncated:,} images have more candidates above the confidence than the post-processing "
+                "compares: boxes may be missing in both models. Fuse with more --candidates, or a higher --confidence."
+            ),
+        )
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the report as JSON values.
+
+        Args:
+            names: Names of the images.
+        """
+        return {
+            "postprocessing": self.postprocessing.to_dict(names),
+            "drift": self.drift.to_dict(names),
+            "truncated_images": self.truncated,
+        }
+
+
+class DetectionComparison:
+    """Running totals of a `DetectionReport`.
+
+    Args:
+        provenance: Provenance of the artifact.
+    """
+
+    def __init__(self, provenance: Provenance) -> None:
+        self._parameters = provenance.parameters
+        self._class_names = provenance.predicted["classes"].class_names
+        confidence = self._parameters.get("confidence", 0.0)
+        self._postprocessing, self._drift = DetectionTotals(confidence), DetectionTotals(confidence)
+        self._truncated = 0
+
+    def add(
+        self, reference: Mapping[str, Array], own: Mapping[str, Array], shipped: Mapping[str, Array], start: int
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            reference: Outputs of the reference on the raw model's values.
+            own: Outputs of the reference on the artifact's own raw values.
+            shipped: Outputs of the artifact.
+            start: Index of the first image.
+        """
+        for place in range(len(shipped["count"])):
+            sides = [Detections.of_outputs(outputs, place, self._parameters) for outputs in (reference, own, shipped)]
+            self._drift.add(start + place, sides[0], sides[1])
+            self._postprocessing.add(start + place, sides[1], sides[2])
+            self._truncated += any(side.truncated for side in sides)
+
+    def report(self) -> DetectionReport:
+        """Return the totals."""
+        return DetectionReport(self._postprocessing.report(), self._drift.report(), self._truncated, self._class_names)
 
 
 class DetectionTotals:

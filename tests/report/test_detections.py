@@ -20,7 +20,7 @@ from pp_graph.program import Output
 from pp_graph.report import write_predictions
 from pp_graph.report.detections import draw_detections
 from pp_graph.steps import Keep
-from tests.detectors import CORNERS, cells, painted, save_scenes
+from tests.cell_detector import CORNERS, cells, painted, save_scenes
 
 NAMES = ("red", "green", "hot blue")
 ROLES = (

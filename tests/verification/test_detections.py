@@ -100,7 +100,18 @@ def test_truncated_images_are_known() -> None:
         "count": np.array([2, 1], np.int32),
         "candidates": np.array([300, 301], np.int32),
     }
-    found = [Detections.of_outputs(outputs, image, 300) for image in range(2)]
+    found = [Detections.of_outputs(outputs, image, {"candidates": 300}) for image in range(2)]
     assert [(len(each), each.truncated) for each in found] == [(2, False), (1, True)]
     assert found[0].classes.tolist() == [1, 0]
     assert not Detections.of_outputs(outputs, 1).truncated
+
+
+@pytest.mark.parametrize(("form", "box"), [("xyxy", [1, 2, 5, 10]), ("xywh", [1, 2, 4, 8]), ("cxcywh", [3, 6, 4, 8])])
+def test_boxes_of_any_format_become_corners(form: str, box: list[float]) -> None:
+    outputs = {
+        "boxes": np.array([[box]], np.float32),
+        "scores": np.ones((1, 1)),
+        "classes": np.zeros((1, 1)),
+        "count": np.ones(1),
+    }
+    assert Detections.of_outputs(outputs, 0, {"box_format": form}).boxes.tolist() == [[1, 2, 5, 10]]

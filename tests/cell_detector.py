@@ -19,11 +19,11 @@ CORNERS = np.array(
 """Corners of the cells in pixels of the model's input."""
 
 
-def cells(*, listed: bool = False) -> onnx.ModelProto:
+def cells(*, listed: bool = False, gain: float = 1.0) -> onnx.ModelProto:
     """Image (N,3,64,96) in [0,1] -> what a detector finds; a class for each colour, its score the cell's mean.
 
     The output is `output0` (N,7,24) as of YOLOv8, or, if `listed`, `boxes`, `scores`, `classes` and `count` of scores
-    above 0.25, the highest score first.
+    above 0.25, the highest score first. Scores are multiplied by `gain`.
     """
     centred = np.concatenate([(CORNERS[:, :2] + CORNERS[:, 2:]) / 2, CORNERS[:, 2:] - CORNERS[:, :2]], 1)
     constants = {
@@ -32,11 +32,13 @@ def cells(*, listed: bool = False) -> onnx.ModelProto:
         "corners": CORNERS,
         "all": np.array([CELLS]),
         "least": np.float32(0.25),
+        "gain": np.float32(gain),
         "one": np.array([1]),
     }
     nodes = [
         helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[CELL, CELL], strides=[CELL, CELL]),
-        helper.make_node("Reshape", ["pooled", "flat"], ["each"]),
+        helper.make_node("Reshape", ["pooled", "flat"], ["means"]),
+        helper.make_node("Mul", ["means", "gain"], ["each"]),
     ]
     n, floats, whole = "N", TensorProto.FLOAT, TensorProto.INT64
     if listed:
@@ -69,7 +71,7 @@ def cells(*, listed: bool = False) -> onnx.ModelProto:
         "cells",
         [helper.make_tensor_value_info("image", floats, [n, 3, HEIGHT, WIDTH])],
         outputs,
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
