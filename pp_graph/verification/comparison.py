@@ -230,7 +230,7 @@ class Comparison:
                 continue
             decider = self._steps[name]
             self._total[name] += expected.size
-            if not isinstance(decider, ChoosingStep):
+            if self._program.types[name].dtype not in ("int32", "int64"):
                 self._positive[name] += int(np.count_nonzero(expected))
             self._flips[name] += int((found != expected).sum())
             self._postprocessing[name].add(found != on_own, own.values, decider, start)
