@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pp_graph.openvino import OpenVINOModel
     from pp_graph.postprocessors import (
         ClassificationPostProcessor,
+        DetectionPostProcessor,
         OneClassPostProcessor,
         PostProcessor,
         RecipePostProcessor,
@@ -52,6 +53,7 @@ _EXPORTS = {
     "CalibrationResult": "pp_graph.calibration",
     "Calibrator": "pp_graph.calibration",
     "ClassificationPostProcessor": "pp_graph.postprocessors",
+    "DetectionPostProcessor": "pp_graph.postprocessors",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -98,6 +100,7 @@ __all__ = [
     "CalibrationResult",
     "Calibrator",
     "ClassificationPostProcessor",
+    "DetectionPostProcessor",
     "FusedModel",
     "Inspection",
     "LevelStatistics",

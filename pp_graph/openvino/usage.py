@@ -311,7 +311,7 @@ def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> st
     changes = [*(f"--{name.replace('_', '-')} 0.6" for name in sensitivities), "--stats new.json"]
     classifies = any(output.classifies for output in provenance.outputs)
     if classifies:
-        limits = {"unknown": "--unknown-below 0.8", "pred_label": "--multi-label 0.6"}
+        limits = {"unknown": "--unknown-below 0.8", "pred_label": "--multi-label 0.6", "boxes": "--confidence 0.4"}
         changes = [limits[name] for name in provenance.predicted if name in limits] or ["--temperature 1.5"]
     parts = [
         _render(

@@ -197,7 +197,7 @@ def _named(array: Array, output: OutputDescription) -> str | list[str] | None:
         return None
     if output.decides:
         return [name for name, present in zip(names, array.ravel(), strict=True) if present]
-    return names[int(array)] if array.ndim == 0 else [names[index] for index in array.ravel()]
+    return names[int(array)] if array.ndim == 0 else [names[index] for index in array.ravel() if index >= 0]
 
 
 def _between(values: Array, low: float, high: float) -> Array:

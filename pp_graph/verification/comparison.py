@@ -259,7 +259,7 @@ class Comparison:
                 self._postprocessing[name].add(found != on_own, own.values, None, start)
                 continue
             self._total[name] += expected.size
-            if not isinstance(decider, ChoosingStep):
+            if self._program.types[name].dtype not in ("int32", "int64"):
                 self._positive[name] += int(np.count_nonzero(expected))
             self._flips[name] += int((found != expected).sum())
             self._postprocessing[name].add(found != on_own, own.values, decider, start)
