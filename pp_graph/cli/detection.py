@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -16,9 +17,29 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _HEADS: Final = ("auto", "yolov8", "yolov5", "yolox", "end2end", "detr", "rtdetr")
 
+
+def _confidence(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> float | tuple[float, ...] | Path | None:
+    """Parse numbers; JSON of `calibrate --boxes` is read when the names of the classes are known."""
+    if text is not None and Path(text).is_file() and Path(text).read_bytes().lstrip().startswith(b"{"):
+        return Path(text)
+    return numbers_option(context, parameter, text)
+
+
+def confidence_of(given: float | Sequence[float] | Path, class_names: Sequence[str]) -> float | Sequence[float]:
+    """Return the confidence of each class, read by name if it is given as JSON."""
+    if not isinstance(given, Path):
+        return given
+    from pp_graph.postprocessors.confidence_file import read_confidence
+
+    return read_confidence(given, class_names)
+
+
 _RETUNED = (
-    click.option("--confidence", metavar="T[,T...]|FILE", callback=numbers_option,
-                 help="detection: score that a detection exceeds; one for all classes, or one for each.  "
+    click.option("--confidence", metavar="T[,T...]|FILE", callback=_confidence,
+                 help="detection: score that a detection exceeds; one for all classes, one for each, or JSON of "
+                      "calibrate --boxes.  "
                       "[default: 0.25]"),
     click.option("--iou", type=float, metavar="T",
                  help="detection: overlap above which the box of the smaller score is suppressed.  [default: 0.45]"),
@@ -68,4 +89,7 @@ def detector(options: Mapping[str, Any]) -> DetectionPostProcessor:
     settings = {name: options[name] for name in NAMES if options[name] is not None}
     if settings.pop("class_agnostic", False):
         settings["class_aware"] = False
-    return DetectionPostProcessor(labels=() if file is None else read_class_names(file), **settings)
+    labels = () if file is None else read_class_names(file)
+    if "confidence" in settings:
+        settings["confidence"] = confidence_of(settings["confidence"], labels)
+    return DetectionPostProcessor(labels=labels, **settings)

@@ -71,6 +71,8 @@ def retune(
                 f"Output '{output}' is an input of this command, expected a different file. Leave out -o to change "
                 "MODEL in place."
             )
+    if "confidence" in changes:
+        changes["confidence"] = detection.confidence_of(changes["confidence"], _class_names(model))
     statistics = None
     if stats is not None:
         from pp_graph.statistics import Statistics
@@ -104,6 +106,13 @@ def retune(
         "numbers of the post-processing and provenance" if written.way == "constants" else "the whole model"
     )
     print_fields(f"Retuned {model}" if output is None else f"Retuned {model} -> {output}", kept)
+
+
+def _class_names(model: Path) -> tuple[str, ...]:
+    from pp_graph.opening import open_artifact
+
+    classes = open_artifact(model).provenance.predicted.get("classes")
+    return () if classes is None else classes.class_names
 
 
 def check_ending(model: Path, output: Path) -> None:

@@ -17,24 +17,21 @@ def read_confidence(path: str | Path, class_names: Sequence[str] = ()) -> float 
 
     Args:
         path: JSON with an object `confidence` that holds a number for each class name, as `pp-graph calibrate --boxes`
-            writes it, or a text file with one number a line.
-        class_names: Name of each class of the model. Confidences of JSON are matched with them by name; without
-            names, their order is that of the classes.
+            writes it.
+        class_names: Name of each class of the model. Confidences are matched with them by name; without names, their
+            order is that of the classes.
 
     Raises:
         PostProcessorError: The file cannot be read, holds something else, or has no number for a class.
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        if not text.lstrip().startswith("{"):
-            return _short(tuple(map(float, text.split())))
-        by_name = json.loads(text).get("confidence")
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise PostProcessorError(
-            f"Confidences '{file}' cannot be read: {error}. Expected JSON that pp-graph calibrate --boxes wrote, or a "
-            "text file with one number a line."
+            f"Confidences '{file}' cannot be read: {error}. Expected JSON that pp-graph calibrate --boxes wrote."
         ) from error
+    by_name = content.get("confidence") if isinstance(content, dict) else None
     if not isinstance(by_name, dict) or not all(
         isinstance(each, int | float) and not isinstance(each, bool) for each in by_name.values()
     ):
@@ -48,8 +45,5 @@ def read_confidence(path: str | Path, class_names: Sequence[str] = ()) -> float 
             f"'{file}' has no confidence of class '{missing[0]}', expected one of each class of the model; it has "
             f"{', '.join(map(repr, by_name))}. Calibrate with the model's labels (--labels FILE)."
         )
-    return _short(tuple(float(by_name[name]) for name in class_names or by_name))
-
-
-def _short(numbers: tuple[float, ...]) -> float | tuple[float, ...]:
+    numbers = tuple(float(by_name[name]) for name in class_names or by_name)
     return numbers[0] if len(set(numbers)) == 1 else numbers

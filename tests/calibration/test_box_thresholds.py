@@ -136,15 +136,15 @@ def test_saved_confidences_are_read_by_name(tmp_path: Path) -> None:
     assert record["calibration"]["classes"][1]["recall"] == 1
     with pytest.raises(PostProcessorError, match=r"has no confidence of class 'cow'.*it has 'cat', 'dog'"):
         read_confidence(file, NAMES)
-    (tmp_path / "plain.txt").write_text("0.5\n0.25\n")
-    assert read_confidence(tmp_path / "plain.txt", NAMES[:2]) == (0.5, 0.25)
+    file.write_text('{"confidence": {"cat": 0.5, "dog": 0.5}}')
+    assert read_confidence(file, NAMES[:2]) == 0.5
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "cannot be read: .*Expected JSON that pp-graph calibrate --boxes wrote"),
-        ("high", "cannot be read: could not convert"),
+        ("0.5", "has no object 'confidence' with a number for each class"),
         ('{"image": {}}', "has no object 'confidence' with a number for each class"),
         ('{"confidence": {"cat": "high"}}', "has no object 'confidence' with a number for each class"),
     ],

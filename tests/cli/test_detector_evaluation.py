@@ -120,7 +120,10 @@ def test_goals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--boxes", "coco.json"], "--boxes needs the MODEL to run, and its images with --data"),
         (["fused.onnx", "--data", "images", "--min-recall", "0.5"], "--min-recall chooses the confidence of detectors"),
-        (["fused.onnx", "--data", "images", "--boxes", "images", "--one-pass"], "--one-pass has no effect with --boxes"),
+        (
+            ["fused.onnx", "--data", "images", "--boxes", "images", "--one-pass"],
+            "--one-pass has no effect with --boxes",
+        ),
         (["fused.onnx", "--data", "images", "--boxes", "images", "--min-recall", "2"], "least recall is 2, expected"),
         (["fused.onnx", "--data", "images", "--boxes", "names.txt"], "'names.txt' cannot be read.*Expected COCO JSON"),
         (["fused.onnx", "--data", "images", "--boxes", "coco.json", "-o", "coco.json", "--force"], "is an input"),
