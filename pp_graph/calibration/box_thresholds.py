@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MATCH_OVERLAP: Final = 0.5
 _FEW: Final = 10
 """Boxes of a class below which its confidence is uncertain."""
+_MOST_LISTED: Final = 10
 
 
 @dataclass(frozen=True)
@@ -227,9 +228,6 @@ def calibrate_boxes(
             confidence, reached = _choose(each, goal, floor)
             if not reached:
                 remarks.append(f"class '{name}' does not reach a {goal}; the nearest confidence is taken")
-        else:
-            held = "has no boxes in the ground truth" if not each.marked else "is never found"
-            remarks.append(f"class '{name}' {held}; it gets the confidence of all classes together")
         kept = each.scores > np.float32(confidence)
         ap50, ap50_95 = (
             None if np.isnan(numbers[index]) else float(numbers[index])
@@ -237,13 +235,29 @@ def calibrate_boxes(
         )
         right, wrong = int(each.right[0, kept].sum()), int(each.wrong[0, kept].sum())
         classes.append(ClassConfidence(name, confidence, each.marked, right, wrong, ap50, ap50_95))
+    if not one_for_all:
+        for held, names in (
+            ("without boxes in the ground truth", [each.name for each in classes if not each.marked]),
+            (
+                "that are never found",
+                [c.name for c, m in zip(classes, matches, strict=True) if m.marked and not m.right.any()],
+            ),
+        ):
+            if names:
+                remarks.append(f"classes {held}, which get the confidence of all classes together: {_listed(names)}")
     few = [] if one_for_all else [each.name for each in classes if 0 < each.marked < _FEW]
     if few:
-        remarks.append(f"classes with fewer than {_FEW} boxes, whose confidence is uncertain: {', '.join(few)}")
+        remarks.append(f"classes with fewer than {_FEW} boxes, whose confidence is uncertain: {_listed(few)}")
     return BoxCalibration(
         tuple(classes), *precision.means, len(marked), goal, overlap, sum(each.truncated for each in found), model,
         (*notes, *remarks),
     )  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_LISTED]) + (
+        f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    )
 
 
 def _joined(matches: Sequence[ClassMatches]) -> ClassMatches:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FLOOR: Final = 0.001
 """Confidence with which detections are made, as in COCO evaluations of Ultralytics."""
+_STRETCHED: Final = 1.05
+"""Change of the aspect ratio from which an image counts as stretched."""
 
 
 def calibrate_detector(
@@ -95,8 +97,13 @@ def calibrate_detector(
         artifact = artifact.with_program(artifact.program.replace(confidence=FLOOR))
     if device is not None and isinstance(artifact, FusedModel):
         artifact = convert(artifact, device=device)
-    found = _run(artifact, truth, device or "CPU", inference_precision, batch_size, fixed_inputs, progress)
+    found, stretched = _run(artifact, truth, device or "CPU", inference_precision, batch_size, fixed_inputs, progress)
     notes = [*truth.images.notes, *truth.notes]
+    if stretched:
+        notes.append(
+            f"{stretched} of {len(truth)} images were stretched to the model's input. If the model was trained on "
+            "letterboxed frames, convert it with --resize letterbox and calibrate that"
+        )
     if not tunable:
         notes.append("the confidence of this model is fixed, and detections below it are unknown")
     result = calibrate_boxes(
@@ -156,8 +163,8 @@ def _run(
     batch_size: int | None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None,
     progress: Callable[[int], None] | None,
-) -> list[Detections]:
-    """Return the detections of each image, in its own pixels."""
+) -> tuple[list[Detections], int]:
+    """Return the detections of each image in its own pixels, and how many images lost their aspect ratio."""
     session = (
         artifact.session(device, precision=precision) if isinstance(artifact, OpenVINOModel) else artifact.session()
     )
@@ -167,7 +174,7 @@ def _run(
         raise CalibrationError("The model has no input for images, expected a detector on images.")
     _, height, width = image_shape(wanted)
     fed = feed_model(truth.images, session.inputs, fixed_inputs)
-    found = []
+    found, stretched = [], 0
     for start, stop, feeds in read_ahead(fed, session.inputs, choose_batch_size(session.inputs, batch_size)):
         outputs = provenance.unpacked(run_in_batches(session, feeds))
         for place in range(stop - start):
@@ -175,6 +182,9 @@ def _run(
             each = Detections.of_outputs(outputs, place, provenance.parameters)
             placed = Placement.of((rows, columns), (height, width), provenance.preprocessing)
             found.append(replace(each, boxes=placed.to_frame(each.boxes)))
+            # Rounding to pixels changes the ratio a little.
+            ratio = placed.size[0] * columns / (placed.size[1] * rows)
+            stretched += not 1 / _STRETCHED < ratio < _STRETCHED
         if progress is not None:
             progress(stop - start)
-    return found
+    return found, stretched

@@ -103,8 +103,8 @@ def test_classes_without_boxes_get_the_confidence_of_all() -> None:
     assert result.confidence[1:] == (pooled, pooled)
     assert [each.ap50 for each in result.classes] == [pytest.approx(1), 0.0, None]
     assert result.ap50 == pytest.approx(0.5)
-    assert "class 'dog' is never found; it gets the confidence of all classes together" in result.notes
-    assert "class 'cow' has no boxes in the ground truth; it gets the confidence of all classes" in str(result.notes)
+    assert "classes that are never found, which get the confidence of all classes together: dog" in result.notes
+    assert "classes without boxes in the ground truth, which get the confidence of all" in str(result.notes)
 
 
 def test_goals_out_of_reach_take_the_nearest_confidence() -> None:

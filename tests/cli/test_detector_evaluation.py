@@ -100,6 +100,17 @@ def test_every_way_of_running_gives_the_same(folder: Path) -> None:
     assert expected.goal == ConfidenceGoal()
 
 
+def test_stretched_images_are_noted(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "square").mkdir()
+    painted({0: (0, 0.9), 13: (1, 0.8)}, (150, 150)).save(tmp_path / "square" / "a.png")
+    (tmp_path / "square" / "a.txt").write_text("0 0.0833333 0.125 0.1666667 0.25")
+    post = pp.DetectionPostProcessor(head="yolov8", labels=COLORS)
+    found = calibrate_detector("raw.onnx", "square", "square", post=post)
+    assert "1 of 1 images were stretched to the model's input" in found.notes[0]
+    assert found.classes[0].ap50_95 == pytest.approx(1)
+    assert "stretched" not in str(calibrate_detector("raw.onnx", "images", "images", post=post).notes)
+
+
 def test_goals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fuse", "raw.onnx", *FUSED, "-o", "fused.onnx"]) == 0
     capsys.readouterr()
