@@ -104,7 +104,7 @@ def calibrate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find thresholds and ranges on labelled images, or the confidences of a detector.
+    """Find thresholds on labelled images, or confidences of a detector.
 
     MODEL is a raw ONNX file, a fused one or an OpenVINO IR; it runs on the images of --data. Calibrate on the artifact
     that ships, on its device and in its precision, and the thresholds fit its raw values. To skip running a model, pass

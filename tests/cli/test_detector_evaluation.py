@@ -13,8 +13,10 @@ import pytest
 import pp_graph as pp
 from pp_graph.calibration import ConfidenceGoal, calibrate_detector
 from pp_graph.cli import run
+from pp_graph.data import open_images
 from pp_graph.errors import CalibrationError
 from pp_graph.postprocessors.confidence_file import read_confidence
+from pp_graph.precision.decisions import Judge
 from tests.cell_detector import COLORS, CORNERS, cells, painted
 
 FUSED = ["--task", "detection", "--head", "yolov8", "--labels", "names.txt", "--max-detections", "20"]
@@ -188,6 +190,18 @@ def test_lost_detections_are_drift_with_their_distance(folder: Path, capsys: pyt
     with_limit = pp.verify("raw.onnx", "model.xml", "images", other_raw=True, max_label_flips="90%")
     assert with_limit.passed
     assert "detections" in with_limit.to_dict()["drift"]
+
+
+def test_a_search_for_a_precision_counts_detections(folder: Path) -> None:
+    """As `verify` does: a lost detection counts once, although all that follow move up."""
+    post = pp.DetectionPostProcessor(head="yolov8", confidence=0.6, max_detections=20)
+    darker = cells(gain=0.9)
+    artifact, images = pp.convert(pp.fuse(darker, post)), open_images("images")
+    lost = pp.verify("raw.onnx", artifact, images, other_raw=True).drift_flips
+    fused = pp.fuse("raw.onnx", post)
+    (found,) = Judge(fused, pp.convert(fused), images, None, None).decide(artifact, "CPU", "f32", recalibrate=False)
+    assert found.label_flips == lost > 0
+    assert found.labels == 64 - lost
 
 
 def test_truncated_candidates_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
