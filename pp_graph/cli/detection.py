@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_HEADS: Final = ("auto", "yolov8", "yolov5", "yolox", "end2end", "detr", "rtdetr")
+_HEADS: Final = ("auto", "yolov8", "yolov5", "yolox", "end2end", "detr", "rtdetr", "picodet", "blazeface", "centerface")
 
 _RETUNED = (
     click.option("--confidence", metavar="T[,T...]|FILE", callback=numbers_option,
