@@ -28,13 +28,19 @@ def detector(
     outputs = []
     for place, shape in enumerate(shapes):
         nodes.append(helper.make_node("Reshape", ["nothing", f"shape{place}"], [f"zero{place}"]))
-        nodes.append(helper.make_node("Add", [f"in{place}", f"zero{place}"], [f"out{place}"]))
-        inputs.append(helper.make_tensor_value_info(f"in{place}", TensorProto.FLOAT, [batch, *shape]))
+        # Only the image has four axes, so that its size is known.
+        given = [batch, *shape] if len(shape) < 3 else [batch, shape[0], int(np.prod(shape[1:]))]  # type: ignore[arg-type]
+        nodes.append(helper.make_node("Reshape", [f"in{place}", f"whole{place}"], [f"values{place}"]))
+        nodes.append(helper.make_node("Add", [f"values{place}", f"zero{place}"], [f"out{place}"]))
+        inputs.append(helper.make_tensor_value_info(f"in{place}", TensorProto.FLOAT, given))
         outputs.append(helper.make_tensor_value_info(f"out{place}", TensorProto.FLOAT, [batch, *shape]))
     weights = [numpy_helper.from_array(np.zeros((), F32), "none")]
     weights += [
         numpy_helper.from_array(np.array([-1] + [1] * len(shape)), f"shape{p}") for p, shape in enumerate(shapes)
     ]
+    for place, shape in enumerate(shapes):
+        kept = [0, *(size if isinstance(size, int) else -1 for size in shape)]
+        weights.append(numpy_helper.from_array(np.array(kept), f"whole{place}"))
     graph = helper.make_graph(nodes, "detector", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_HEADS: Final = ("auto", "yolov8", "yolov5", "yolox", "end2end", "detr", "rtdetr")
+_HEADS: Final = ("auto", "yolov8", "yolov5", "yolox", "end2end", "detr", "rtdetr", "picodet", "blazeface", "centerface")
 
 
 def _confidence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -17,25 +18,35 @@ from pp_graph.postprocessors.detection_heads import (
     HEADS,
     RAW_BOXES,
     RAW_CANDIDATES,
+    RAW_HEAT,
+    RAW_OFFSETS,
     RAW_SCORES,
+    RAW_SIZES,
     Head,
     choose_head,
     find_heads,
+    grid_levels,
     named_head,
 )
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Signature
 from pp_graph.program.signature import image_size
 from pp_graph.steps import (
+    AnchorBoxes,
     BestClass,
     BestPassing,
     BoxForm,
     ConvertBoxes,
     CountPassing,
     CountPlaces,
+    DistanceBoxes,
     ExceedsConfidence,
+    ExpectedDistances,
+    FlattenMap,
     GatherCandidates,
     GridBoxes,
+    JoinCandidates,
+    JoinParts,
     PadCandidates,
     PlacesOfPassing,
     ScaleScores,
@@ -47,6 +58,7 @@ from pp_graph.steps import (
     TakeDetections,
     TakeParts,
 )
+from pp_graph.steps.box_decoding import grid
 from pp_graph.steps.candidate_scores import MOST_CANDIDATES
 from pp_graph.steps.candidates import NO_SCORE
 from pp_graph.steps.overlaps import MOST_UNROLLED
@@ -197,7 +209,7 @@ class DetectionPostProcessor(PostProcessor):
     def settled(self, raw: Signature) -> DetectionPostProcessor:
         """Check the numbers of labels and confidences against the number of classes."""
         head = self._head
-        role = RAW_CANDIDATES if RAW_CANDIDATES in raw else RAW_SCORES
+        role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
         what = f"output '{raw.outputs[role]}', {raw[role]}," if role in raw.outputs else f"the value, {raw[role]},"
         confidences = len(self.confidence) if isinstance(self.confidence, tuple) else 1
         if head.class_part is not None:
@@ -232,19 +244,8 @@ class DetectionPostProcessor(PostProcessor):
     def steps(self, raw: Signature) -> tuple[Step, ...]:
         """Choose the best candidates by their raw scores, decode these, and suppress overlaps."""
         head, most = self._head, self.max_detections
-        steps: list[Step] = []
-        sources = {name: name for name in raw}
-        if any(value.size("K") is None for value in raw.values()):
-            if head.activation == "softmax":
-                raise PostProcessorError(
-                    f"The number of candidates of {next(iter(raw.values()))} is open, expected a known one for head "
-                    f"'{head.name}'. Export the model with its output shapes."
-                )
-            # An open number of candidates may be smaller than the number to select.
-            padding = 0.0 if head.activation == "none" else float(NO_SCORE)
-            steps += [PadCandidates(name, f"{name}_padded", self.candidates, padding) for name in raw]
-            sources = {name: f"{name}_padded" for name in raw}
-        scored = RAW_CANDIDATES if RAW_CANDIDATES in raw else RAW_SCORES
+        steps, sources = self._joined(raw)
+        scored = RAW_CANDIDATES if RAW_CANDIDATES in sources else RAW_SCORES
         if head.activation == "softmax":
             steps.append(Softmax(sources[scored], "all_probabilities"))
             sources[scored] = "all_probabilities"
@@ -286,6 +287,37 @@ class DetectionPostProcessor(PostProcessor):
             steps.append(ConvertBoxes(corners, "boxes", "xyxy", self.box_format))
         return tuple(steps)
 
+    def _joined(self, raw: Signature) -> tuple[list[Step], dict[str, str]]:
+        """Join levels and maps to one list of candidates; return its values by role."""
+        head = self._head
+        if RAW_HEAT in raw:
+            # Sizes and offsets are of y, then x.
+            return [
+                FlattenMap(RAW_HEAT, "scores_of_pixels"),
+                FlattenMap(RAW_OFFSETS, "offsets_of_pixels", parts=True),
+                FlattenMap(RAW_SIZES, "sizes_of_pixels", parts=True),
+                JoinParts("offsets_of_pixels", "boxes_of_pixels", "sizes_of_pixels", (1, 0, 3, 2)),
+            ], {RAW_SCORES: "scores_of_pixels", RAW_BOXES: "boxes_of_pixels"}
+        if f"{RAW_SCORES}_0" in raw:
+            joined: list[Step] = []
+            sources = {}
+            for role in (RAW_SCORES, RAW_BOXES):
+                levels = [name for name in raw if name.startswith(f"{role}_")]
+                joined.append(JoinCandidates(levels[0], f"{role[4:]}_of_levels", tuple(levels[1:])))
+                sources[role] = f"{role[4:]}_of_levels"
+            return joined, sources
+        if all(value.size("K") is not None for value in raw.values()):
+            return [], {name: name for name in raw}
+        if head.activation == "softmax":
+            raise PostProcessorError(
+                f"The number of candidates of {next(iter(raw.values()))} is open, expected a known one for head "
+                f"'{head.name}'. Export the model with its output shapes."
+            )
+        # An open number of candidates may be smaller than the number to select.
+        padding = 0.0 if head.activation == "none" else float(NO_SCORE)
+        padded: list[Step] = [PadCandidates(name, f"{name}_padded", self.candidates, padding) for name in raw]
+        return padded, {name: f"{name}_padded" for name in raw}
+
     def _passing(self, source: str, prefix: str) -> tuple[list[Step], str]:
         """Find the passing scores among the parts of candidates; return the name of the scores, too."""
         head = self._head
@@ -317,26 +349,53 @@ class DetectionPostProcessor(PostProcessor):
         head = self._head
         source = f"chosen_{RAW_CANDIDATES if RAW_CANDIDATES in raw else RAW_BOXES}"
         steps: list[Step] = []
-        if RAW_CANDIDATES in raw:
+        if head.decode == "distances":
+            steps.append(ExpectedDistances(source, "chosen_distances"))
+            source = "chosen_distances"
+        elif RAW_CANDIDATES in raw or head.decode == "anchors":
             steps.append(TakeParts(source, "chosen_parts", head.box_start, head.box_start + 4))
             source = "chosen_parts"
-        size = raw.input_size
-        if size is None and (head.strides or head.normalised):
+        if raw.input_size is None and (head.decode != "corners" or head.normalised):
             raise PostProcessorError(
                 f"The size of the model's images is unknown, expected a known one: head '{head.name}' returns boxes "
                 "relative to it. Export the model with a fixed height and width."
             )
-        if size is not None and head.strides:
-            levels = head.levels(size)
-            cells, found = sum(rows * columns for rows, columns, _ in levels), raw[RAW_CANDIDATES].size("K")
-            if found is not None and found != cells:
-                raise PostProcessorError(
-                    f"{raw[RAW_CANDIDATES]} holds {found:,} candidates, expected {cells:,} of head '{head.name}' for "
-                    f"images of {size[0]}x{size[1]} pixels, with strides {', '.join(map(str, head.strides))}."
-                )
-            return [*steps, GridBoxes(source, "chosen_boxes", "order", levels)]
-        scale = (float(size[1]), float(size[0])) if size is not None and head.normalised else (1.0, 1.0)
-        return [*steps, ConvertBoxes(source, "chosen_boxes", head.form, scale=scale)]
+        height, width = raw.input_size or (1, 1)
+        if head.decode == "corners":
+            scale = (float(width), float(height)) if head.normalised else (1.0, 1.0)
+            return [*steps, ConvertBoxes(source, "chosen_boxes", head.form, scale=scale)]
+        if head.decode == "anchors":
+            # The same cells for each size of images.
+            levels = tuple((16 // each, 16 // each, height * each // 16) for each in (1, 2))
+            cells = np.concatenate([grid([level], count) for level, count in zip(levels, head.per_cell, strict=True)])
+            centres = (cells[:, :2] + np.float32(head.centre)) * cells[:, 2:]
+            anchors = tuple((float(x), float(y), 1.0, 1.0) for x, y in centres)
+            self._check_count(raw, len(anchors))
+            return [*steps, AnchorBoxes(source, "chosen_boxes", "order", anchors, (1.0, 1.0), exponential=False)]
+        count = sum(name.startswith(f"{RAW_SCORES}_") for name in raw) or len(head.strides)
+        levels = grid_levels((height, width), head.strides[:count])
+        self._check_count(raw, sum(rows * columns for rows, columns, _ in levels))
+        if head.decode == "distances":
+            return [*steps, DistanceBoxes(source, "chosen_boxes", "order", levels, head.centre)]
+        if RAW_HEAT in raw:
+            # The parts are in the order (N,4,K).
+            steps.append(ConvertBoxes(source, "chosen_parts", "xyxy"))
+            source = "chosen_parts"
+        return [*steps, GridBoxes(source, "chosen_boxes", "order", levels, head.centre)]
+
+    def _check_count(self, raw: Signature, cells: int) -> None:
+        """Raise unless there are as many candidates as cells of a grid."""
+        scored = [value for name, value in raw.items() if name.startswith((RAW_SCORES, RAW_CANDIDATES, RAW_HEAT))]
+        counts = [value.size("K") if value.map_size is None else math.prod(value.map_size) for value in scored]
+        found = None if None in counts else sum(count or 0 for count in counts)
+        if found != cells:
+            height, width = raw.input_size or (0, 0)
+            number = "an open number of" if found is None else f"{found:,}"
+            raise PostProcessorError(
+                f"{', '.join(map(str, scored))} holds {number} candidates, expected {cells:,} of head '{self.head}' "
+                f"for images of {height}x{width} pixels. Export the model with fixed sizes, or name the head that it "
+                "has (--head)."
+            )
 
 
 def _stored_labels(raw: RawModel) -> tuple[str, ...]:

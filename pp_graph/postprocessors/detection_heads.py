@@ -25,6 +25,9 @@ Size = tuple[int, int] | None
 RAW_CANDIDATES: Final = "raw_candidates"
 RAW_SCORES: Final = "raw_scores"
 RAW_BOXES: Final = "raw_boxes"
+RAW_HEAT: Final = "raw_heat"
+RAW_SIZES: Final = "raw_sizes"
+RAW_OFFSETS: Final = "raw_offsets"
 
 _STRIDES: Final = (8, 16, 32)
 _MOST_QUERIES: Final = 1000
@@ -53,6 +56,8 @@ class Head:
         title: Models that have it, with the shapes of their outputs.
         roles: Outputs that it reads.
         find: Finds these outputs among those of a model with images of a size; None if they do not fit.
+        decode: How boxes are stored: as numbers of `form`, relative to cells of a grid, as offsets from the centres of
+            cells in pixels, or as distributions of distances from these centres.
         form: Form of a decoded box.
         box_start: First of the four numbers of the box among a candidate's parts.
         class_start: First class score among a candidate's parts; None if scores are an output of their own.
@@ -60,7 +65,9 @@ class Head:
         class_part: Part that holds the class index, if there is one score a candidate; None otherwise.
         activation: Function that turns the outputs into probabilities.
         background: True if the last class means that there is no object.
-        strides: Strides of the levels, for boxes relative to a grid; empty for decoded boxes.
+        strides: Strides of the levels; those that a model has, if there are fewer.
+        per_cell: Number of candidates in each cell of a level.
+        centre: Centre of a cell from its corner, in strides.
         normalised: True if boxes are shares of the image's width and height.
         overlapping: True if overlapping boxes must be suppressed.
     """
@@ -69,6 +76,7 @@ class Head:
     title: str
     roles: tuple[Role, ...]
     find: Callable[[Sequence[OutputInfo], Size], Reading | None]
+    decode: Literal["corners", "grid", "anchors", "distances"] = "corners"
     form: BoxForm = "cxcywh"
     box_start: int = 0
     class_start: int | None = 4
@@ -77,12 +85,10 @@ class Head:
     activation: Literal["none", "sigmoid", "softmax"] = "none"
     background: bool = False
     strides: tuple[int, ...] = ()
+    per_cell: tuple[int, ...] = (1, 1, 1, 1)
+    centre: float = 0.0
     normalised: bool = False
     overlapping: bool = True
-
-    def levels(self, size: tuple[int, int]) -> tuple[Level, ...]:
-        """Rows, columns and stride of each level for images of a size."""
-        return grid_levels(size, self.strides)
 
 
 def grid_levels(size: tuple[int, int], strides: Sequence[int]) -> tuple[Level, ...]:
@@ -162,6 +168,70 @@ def _find_queries(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     return Reading({RAW_SCORES: scores, RAW_BOXES: name}, f"a box and {other[2]} class scores for each query")
 
 
+def _find_levels(head: Literal["picodet", "blazeface"]) -> Callable[[Sequence[OutputInfo], Size], Reading | None]:
+    """Find scores and boxes of each level, by the number of candidates that it has for the images' size."""
+
+    def find(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+        found = _candidates(outputs)
+        if size is None or len(found) not in (4, 6, 8) or (head == "blazeface" and len(found) != 4):
+            return None
+        if head == "picodet":
+            counts = [rows * columns for rows, columns, _ in grid_levels(size, PICODET_STRIDES)]
+        else:
+            counts = [2 * 16 * 16, 6 * 8 * 8]
+        roles: dict[str, str] = {}
+        for level, count in enumerate(counts[: len(found) // 2]):
+            pair = [(name, shape[2]) for name, shape in found if shape[1] == count]
+            boxes = [name for name, parts in pair if _is_box(head, parts)]
+            if len(pair) != 2 or len(boxes) != 1:
+                return None
+            roles[f"{RAW_SCORES}_{level}"] = next(name for name, _ in pair if name != boxes[0])
+            roles[f"{RAW_BOXES}_{level}"] = boxes[0]
+        return Reading(
+            roles, f"scores and boxes of {len(found) // 2} levels, with {counts[0]:,} candidates in the first"
+        )
+
+    return find
+
+
+def _is_box(head: str, parts: object) -> bool:
+    if not isinstance(parts, int):
+        return False
+    return parts >= 32 and parts % 4 == 0 if head == "picodet" else parts == 16
+
+
+def _find_maps(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    maps = [(each.name, each.shape) for each in outputs if each.shape and len(each.shape) == 4]
+    if size is None or len(maps) < 3 or any(shape[2:] != (size[0] // 4, size[1] // 4) for _, shape in maps):
+        return None
+    heat, pairs = [name for name, shape in maps if shape[1] == 1], [name for name, shape in maps if shape[1] == 2]
+    if len(heat) != 1 or len(pairs) != 2:
+        return None
+    roles = dict(zip((RAW_HEAT, RAW_SIZES, RAW_OFFSETS), (*heat, *pairs), strict=True))
+    return Reading(roles, f"a heat map, then logarithms of sizes ('{pairs[0]}'), then offsets ('{pairs[1]}')")
+
+
+PICODET_STRIDES: Final = (8, 16, 32, 64)
+
+
+def _level_roles(levels: int) -> tuple[Role, ...]:
+    return tuple(
+        role
+        for level in range(levels)
+        for role in (
+            Role(f"{RAW_SCORES}_{level}", ("NKC",), required=level < 2, noun=f"class scores of level {level + 1}"),
+            Role(f"{RAW_BOXES}_{level}", ("NKP",), required=level < 2, noun=f"boxes of level {level + 1}"),
+        )
+    )
+
+
+_MAPS: Final = (
+    Role(RAW_HEAT, ("NCHW",), required=True, noun="heat map"),
+    Role(RAW_SIZES, ("NCHW",), {"C": 2}, required=True, noun="map of sizes"),
+    Role(RAW_OFFSETS, ("NCHW",), {"C": 2}, required=True, noun="map of offsets"),
+)
+
+
 def _one_output(axes: str, pattern: str) -> tuple[Role, ...]:
     names = frozenset({"output", "output0", "outputs", "predictions", "detections"})
     return (Role(RAW_CANDIDATES, (axes,), required=True, names=names, noun="candidates", meaning=pattern),)
@@ -182,13 +252,20 @@ HEADS: Final[dict[str, Head]] = {
         Head("yolov5", "YOLOv5, YOLOv7: (N,K,5+C)", _one_output("NKP", "parts of each candidate"),
              _find_parts_last(3, 6), class_start=5, objectness=4),
         Head("yolox", "YOLOX: (N,K,5+C), relative to a grid", _one_output("NKP", "parts of each candidate"),
-             _find_parts_last(1, 6), class_start=5, objectness=4, strides=_STRIDES),
+             _find_parts_last(1, 6), decode="grid", class_start=5, objectness=4, strides=_STRIDES),
         Head("end2end", "YOLOv10, YOLO26: (N,300,6)", _one_output("NKP", "corners, score and class of each box"),
              _find_final, form="xyxy", class_start=None, class_part=5, overlapping=False),
         Head("detr", "DETR: logits (N,K,C+1) and boxes (N,K,4), with a class for no object", _QUERIES, _find_queries,
              class_start=None, activation="softmax", background=True, normalised=True, overlapping=False),
         Head("rtdetr", "RT-DETR, Deformable DETR: logits (N,K,C) and boxes (N,K,4)", _QUERIES, _find_queries,
              class_start=None, activation="sigmoid", normalised=True, overlapping=False),
+        Head("picodet", "PicoDet, NanoDet: scores (N,K,C) and distances (N,K,4*B) of each level", _level_roles(4),
+             _find_levels("picodet"), decode="distances", class_start=None, strides=PICODET_STRIDES, centre=0.5),
+        Head("blazeface", "BlazeFace: logits (N,512,1), (N,384,1) and boxes (N,512,16), (N,384,16)", _level_roles(2),
+             _find_levels("blazeface"), decode="anchors", class_start=None, activation="sigmoid", per_cell=(2, 6),
+             centre=0.5),
+        Head("centerface", "CenterFace: heat map (N,1,H/4,W/4), sizes and offsets (N,2,H/4,W/4)", _MAPS, _find_maps,
+             decode="grid", class_start=None, strides=(4,), centre=0.5),
     )
 }  # fmt: skip
 """All heads, by name."""

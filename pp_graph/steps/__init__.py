@@ -14,7 +14,15 @@ from pp_graph.steps.boxes import (
     TakeDetections,
 )
 from pp_graph.steps.candidate_scores import BestClass, BestPassing, CountPassing, ExceedsConfidence, SelectCandidates
-from pp_graph.steps.candidates import GatherCandidates, JoinCandidates, PadCandidates, ScaleScores, TakeParts
+from pp_graph.steps.candidates import (
+    FlattenMap,
+    GatherCandidates,
+    JoinCandidates,
+    JoinParts,
+    PadCandidates,
+    ScaleScores,
+    TakeParts,
+)
 from pp_graph.steps.class_numbers import DropPixelAxes, InvertDecision, MaxOverClasses, TopMargin
 from pp_graph.steps.classes import SelectClass, Softmax
 from pp_graph.steps.compare import (
@@ -118,6 +126,8 @@ STEPS: tuple[type[Step], ...] = (
     AnchorBoxes,
     DistanceBoxes,
     ExpectedDistances,
+    FlattenMap,
+    JoinParts,
 )
 
 __all__ = [
@@ -158,6 +168,7 @@ __all__ = [
     "ErodeMask",
     "ExceedsConfidence",
     "ExpectedDistances",
+    "FlattenMap",
     "GatherCandidates",
     "GatherClasses",
     "GaussianBlur",
@@ -167,6 +178,7 @@ __all__ = [
     "Hysteresis",
     "InvertDecision",
     "JoinCandidates",
+    "JoinParts",
     "Keep",
     "MaskByLabel",
     "MaxOverClasses",

@@ -88,38 +88,46 @@ class PlacedStep(Step):
 
 @dataclass(frozen=True)
 class GridBoxes(PlacedStep):
-    """Decode centres in cells and logarithms of sizes: `(xy + cell) * stride`, `exp(wh) * stride`.
+    """Decode centres in cells and logarithms of sizes: `(xy + cell + centre) * stride`, `exp(wh) * stride`.
 
-    Source: YOLOX, `demo_postprocess`.
+    Source: YOLOX, `demo_postprocess`; CenterFace, with a centre of 0.5; CenterNet, whose sizes are no logarithms.
 
     Attributes:
         source: Name of the four numbers of each chosen candidate, float32, (N,K,4).
         target: Name of the boxes, corners in pixels, float32, (N,K,4).
         places: Name of the candidates' indices, int64, (N,K).
         levels: Rows, columns and stride of each level.
+        centre: Centre of a cell from its corner, in strides.
+        exponential: True if sizes are logarithms.
     """
 
     levels: tuple[Level, ...]
+    centre: float = 0.0
+    exponential: bool = True
 
     @property
     def table(self) -> Array:
-        """Column, row and stride."""
-        return grid(self.levels)
+        """Column and row of the centre, and stride."""
+        return grid(self.levels) + np.array([self.centre, self.centre, 0], np.float32)
 
     def reference(self, array: Array, places: Array) -> Array:
         """Decode an array."""
         column, row, stride = (each[..., None] for each in np.moveaxis(self.table[places], -1, 0))
         with np.errstate(over="ignore", invalid="ignore"):
             centre = (array[..., :2] + np.concatenate([column, row], -1)) * stride
-            half = np.exp(array[..., 2:].astype(np.float64)).astype(np.float32) * stride * np.float32(0.5)
+            size = array[..., 2:]
+            if self.exponential:
+                size = np.exp(size.astype(np.float64)).astype(np.float32)
+            half = size * stride * np.float32(0.5)
             return np.concatenate([centre - half, centre + half], -1)
 
     def emit(self, op: Emitter, value: ir.Value, places: ir.Value) -> ir.Value:
         """Write the formula."""
         column, row, stride = self._looked_up(op, places)
         centre = op.mul(op.add(op.slice(value, (0,), (2,), (2,)), op.concat([column, row], 2)), stride)
-        size = op.mul(op.exp(op.slice(value, (2,), (4,), (2,))), stride)
-        half = op.mul(size, op.constant(np.float32(0.5), "half"))
+        size = op.slice(value, (2,), (4,), (2,))
+        size = op.exp(size) if self.exponential else size
+        half = op.mul(op.mul(size, stride), op.constant(np.float32(0.5), "half"))
         return op.concat([op.sub(centre, half), op.add(centre, half)], 2)
 
 

@@ -348,3 +348,112 @@ class PadCandidates(Step):
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write Pad."""
         return op.pad_end(value, self._axis, self.more, rank=3, value=self.value)
+
+
+@dataclass(frozen=True)
+class FlattenMap(Step):
+    """List the pixels of a map as candidates, row by row.
+
+    Source: `numpy.reshape`; heads that predict at each pixel, such as CenterNet.
+
+    Attributes:
+        source: Name of the map, float32, (N,C,H,W).
+        target: Name of the candidates, float32: scores (N,C,K), or with `parts` (N,P,K).
+        parts: True if channels are parts of a candidate, not classes.
+        channels: Number of channels; None until the step is bound.
+    """
+
+    pointwise: ClassVar[bool] = False
+    keeps_scale: ClassVar[bool] = True
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=("NCHW",), known_rank=True),)
+    settled: ClassVar[frozenset[str]] = frozenset({"channels"})
+    source: str
+    target: str
+    parts: bool = False
+    channels: int | None = None
+
+    def bind(self, value: ValueType) -> Self:
+        """Bind the step to its input.
+
+        Raises:
+            PostProcessorError: The number of channels is open.
+        """
+        if value.size("C") is None:
+            raise PostProcessorError(f"the number of channels of {value} is open, expected a known one.")
+        return dataclasses.replace(self, channels=value.size("C"))
+
+    def output_type(self, value: ValueType) -> ValueType:
+        """float32, (N,C,K) or (N,P,K)."""
+        count = None if value.map_size is None else value.map_size[0] * value.map_size[1]
+        sizes = (value.size("N"), value.size("C"), count)
+        return dataclasses.replace(value, axes="NPK" if self.parts else "NCK", sizes=sizes)
+
+    def reference(self, array: Array) -> Array:
+        """Reshape an array."""
+        return array.reshape(*array.shape[:2], -1)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Reshape."""
+        assert self.channels is not None, "bind() sets it"
+        return op.reshape(value, (0, self.channels, -1))
+
+
+@dataclass(frozen=True)
+class JoinParts(Step):
+    """Join the parts of candidates from two values, in an order.
+
+    Source: `numpy.concatenate` and indexing.
+
+    Attributes:
+        source: Name of the first parts, float32, (N,K,P) or (N,P,K).
+        target: Name of the joined parts; same axes.
+        other: Name of the further parts; same axes.
+        order: Index of each resulting part among those of both.
+        axes: Axes of the parts; None until the step is bound.
+    """
+
+    pointwise: ClassVar[bool] = False
+    accepts: ClassVar[tuple[Accepts, ...]] = (PARTS, PARTS)
+    source: str
+    target: str
+    other: str
+    order: tuple[int, ...]
+    axes: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Both values."""
+        return (self.source, self.other)
+
+    @property
+    def _axis(self) -> int:
+        return (self.axes or "NKP").index("P")
+
+    def bind(self, value: ValueType, other: ValueType) -> Self:
+        """Bind the step to its inputs.
+
+        Raises:
+            PostProcessorError: They have different axes, or too few parts.
+        """
+        parts = [each.size("P") for each in (value, other)]
+        if value.axes != other.axes or None in parts or max(self.order) >= sum(size or 0 for size in parts):
+            raise PostProcessorError(
+                f"parts are {value} and {other}, expected the same axes and at least {max(self.order) + 1} parts."
+            )
+        return dataclasses.replace(self, axes=value.known_axes)
+
+    def output_type(self, value: ValueType, other: ValueType) -> ValueType:
+        """float32; the joined parts."""
+        del other
+        return value.resized(P=len(self.order))
+
+    def reference(self, array: Array, other: Array) -> Array:
+        """Join arrays."""
+        return np.take(np.concatenate([array, other], self._axis), self.order, self._axis)
+
+    def emit(self, op: Emitter, value: ir.Value, other: ir.Value) -> ir.Value:
+        """Write Concat and Gather."""
+        joined = op.concat([value, other], self._axis)
+        shape = op.shape_of(joined)
+        known = None if shape is None else (*shape[: self._axis], len(self.order), *shape[self._axis + 1 :])
+        return op.gather(joined, op.constant(self.order, "order"), self._axis, known)

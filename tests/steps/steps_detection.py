@@ -21,9 +21,11 @@ from pp_graph.steps import (
     Emitter,
     ExceedsConfidence,
     ExpectedDistances,
+    FlattenMap,
     GatherCandidates,
     GridBoxes,
     JoinCandidates,
+    JoinParts,
     PadCandidates,
     PlacesOfPassing,
     ScaleScores,
@@ -235,8 +237,7 @@ def _placed(step: Step, rng: np.random.Generator) -> tuple[Step, Arrays]:
 
 
 def grid_boxes(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
-    del data
-    return _placed(GridBoxes("x", "y", "p", LEVELS), rng)
+    return _placed(GridBoxes("x", "y", "p", LEVELS, exponential=data.draw(st.booleans())), rng)
 
 
 def anchor_boxes(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
@@ -252,6 +253,17 @@ def expected_distances(data: st.DataObject, rng: np.random.Generator) -> tuple[S
     axes = _layout(data, "P")
     x = rng.normal(0, 4, _shaped(axes, K=7, P=4 * data.draw(st.integers(2, 9)))).astype(F32)
     return bound(ExpectedDistances("x", "y"), [axes], (x,)), (x,)
+
+
+def flatten(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    x = rng.normal(0, 1, (3, 4, 5, 6)).astype(F32)
+    return bound(FlattenMap("x", "y", data.draw(st.booleans())), ["NCHW"], (x,)), (x,)
+
+
+def join_parts(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    axes = _layout(data, "P")
+    arrays = tuple(rng.normal(0, 1, _shaped(axes, K=7, P=parts)).astype(F32) for parts in (2, 3))
+    return bound(JoinParts("x", "y", "z", (1, 0, 4)), [axes, axes], arrays), arrays
 
 
 DETECTION_STEPS: dict[type[Step], Draw] = {
@@ -274,4 +286,6 @@ DETECTION_STEPS: dict[type[Step], Draw] = {
     AnchorBoxes: anchor_boxes,
     DistanceBoxes: distance_boxes,
     ExpectedDistances: expected_distances,
+    FlattenMap: flatten,
+    JoinParts: join_parts,
 }
