@@ -19,11 +19,12 @@ CORNERS = np.array(
 """Corners of the cells in pixels of the model's input."""
 
 
-def cells(*, listed: bool = False, gain: float = 1.0) -> onnx.ModelProto:
+def cells(form: str = "yolov8", gain: float = 1.0) -> onnx.ModelProto:
     """Image (N,3,64,96) in [0,1] -> what a detector finds; a class for each colour, its score the cell's mean.
 
-    The output is `output0` (N,7,24) as of YOLOv8, or, if `listed`, `boxes`, `scores`, `classes` and `count` of scores
-    above 0.25, the highest score first. Scores are multiplied by `gain`.
+    The output is `output0`, (N,7,24) as of YOLOv8 or (N,24,6) as of `end2end` models; or, if `listed`, `boxes`,
+    `scores`, `classes` and `count` of scores above 0.25. The last two list the highest score first. Scores are
+    multiplied by `gain`.
     """
     centred = np.concatenate([(CORNERS[:, :2] + CORNERS[:, 2:]) / 2, CORNERS[:, 2:] - CORNERS[:, :2]], 1)
     constants = {
@@ -34,6 +35,7 @@ def cells(*, listed: bool = False, gain: float = 1.0) -> onnx.ModelProto:
         "least": np.float32(0.25),
         "gain": np.float32(gain),
         "one": np.array([1]),
+        "two": np.array([2]),
     }
     nodes = [
         helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[CELL, CELL], strides=[CELL, CELL]),
@@ -41,7 +43,7 @@ def cells(*, listed: bool = False, gain: float = 1.0) -> onnx.ModelProto:
         helper.make_node("Mul", ["means", "gain"], ["each"]),
     ]
     n, floats, whole = "N", TensorProto.FLOAT, TensorProto.INT64
-    if listed:
+    if form != "yolov8":
         nodes += [
             helper.make_node("ReduceMax", ["each"], ["best"], axes=[1], keepdims=0),
             helper.make_node("ArgMax", ["each"], ["kind"], axis=1, keepdims=0),
@@ -52,6 +54,14 @@ def cells(*, listed: bool = False, gain: float = 1.0) -> onnx.ModelProto:
             helper.make_node("Cast", ["kept"], ["ones"], to=whole),
             helper.make_node("ReduceSum", ["ones", "one"], ["count"], keepdims=0),
         ]
+    if form == "end2end":
+        nodes += [
+            helper.make_node("Cast", ["classes"], ["kinds"], to=floats),
+            *(helper.make_node("Unsqueeze", [name, "two"], [f"{name}_column"]) for name in ("scores", "kinds")),
+            helper.make_node("Concat", ["boxes", "scores_column", "kinds_column"], ["output0"], axis=2),
+        ]
+        outputs = [helper.make_tensor_value_info("output0", floats, [n, CELLS, 6])]
+    elif form == "listed":
         outputs = [
             helper.make_tensor_value_info("boxes", floats, [n, CELLS, 4]),
             helper.make_tensor_value_info("scores", floats, [n, CELLS]),

@@ -102,6 +102,17 @@ def test_every_way_of_running_gives_the_same(folder: Path) -> None:
     assert expected.goal == ConfidenceGoal()
 
 
+def test_models_that_return_one_class_a_box_get_one_confidence(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(cells("end2end"), folder / "listed.onnx")
+    assert run(["fuse", "listed.onnx", *FUSED[:2], "--head", "end2end", *FUSED[4:], "-o", "fused.onnx"]) == 0
+    verb = ["calibrate", "fused.onnx", "--data", "images", "--boxes", "coco.json", "-o", "confidence.json"]
+    assert run([*verb, "--retune", "tuned.onnx"]) == 0
+    assert isinstance(read_confidence("confidence.json", COLORS), float)
+    assert pp.load("tuned.onnx")("images").count.tolist() == [4] * 16
+
+
 def test_stretched_images_are_noted(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "square").mkdir()
     painted({0: (0, 0.9), 13: (1, 0.8)}, (150, 150)).save(tmp_path / "square" / "a.png")

@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("detector")
     recipe = tuple(Keep(role.name, role.name.removeprefix("raw_")) for role in ROLES)
     post = pp.RecipePostProcessor(recipe=recipe, roles=ROLES, declared_outputs=OUTPUTS)
-    raw = cells(listed=True)
+    raw = cells("listed")
     fused = pp.fuse(raw, post)
     pp.convert(fused).save(folder / "model.xml")
     frames = pp.Preprocessing(scale=(255,), resize="letterbox")
