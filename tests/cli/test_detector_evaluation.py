@@ -17,6 +17,7 @@ from pp_graph.data import open_images
 from pp_graph.errors import CalibrationError
 from pp_graph.postprocessors.confidence_file import read_confidence
 from pp_graph.precision.decisions import Judge
+from pp_graph.preprocessing import Placement
 from tests.cell_detector import COLORS, CORNERS, cells, painted
 
 FUSED = ["--task", "detection", "--head", "yolov8", "--labels", "names.txt", "--max-detections", "20"]
@@ -213,6 +214,22 @@ def test_a_search_for_a_precision_counts_detections(folder: Path) -> None:
     (found,) = Judge(fused, pp.convert(fused), images, None, None).decide(artifact, "CPU", "f32", recalibrate=False)
     assert found.label_flips == lost > 0
     assert found.labels == 64 - lost
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [("letterbox", r"coordinates are (.*) and (.*)\.$"), ("cubic", r"its coordinates are (.*) and (.*)\.$")],
+)
+def test_the_usage_text_says_how_boxes_find_back(method: str, says: str, folder: Path) -> None:
+    assert run(["convert", "raw.onnx", *FUSED, "--resize", method, "-o", "model.xml"]) == 0
+    formulas = re.search(says, Path("model.usage.md").read_text(), re.MULTILINE)
+    assert formulas
+    h, w, x, y = 300, 210, 30, 40
+    g = min(64 / h, 96 / w)
+    names = {"h": h, "w": w, "x": x, "y": y, "rows": round(h * g), "columns": round(w * g)}
+    placed = Placement.letterboxed((h, w), (64, 96)) if method == "letterbox" else Placement((h, w), (64, 96))
+    expected = placed.to_frame(np.array([x, y, x, y]))
+    assert [eval(each, names) for each in formulas.groups()] == pytest.approx(expected[:2], rel=1e-6)
 
 
 def test_truncated_candidates_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
