@@ -10,7 +10,7 @@ from pp_graph.calibration.box_thresholds import MATCH_OVERLAP, BoxCalibration, C
 from pp_graph.conversion import convert
 from pp_graph.data import Detections, choose_batch_size, feed_model, open_ground_truth, read_ahead
 from pp_graph.data.fitting import image_shape
-from pp_graph.errors import CalibrationError, PostProcessorError
+from pp_graph.errors import CalibrationError
 from pp_graph.fusion import Artifact, FusedModel, Provenance, fuse
 from pp_graph.model import RawModel, image_input
 from pp_graph.opening import open_artifact
@@ -21,7 +21,7 @@ from pp_graph.program import detects
 from pp_graph.sessions import run_in_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -86,14 +86,12 @@ def calibrate_detector(
         )
     names = provenance.predicted["classes"].class_names
     truth = open_ground_truth(boxes, images, class_names=names)
-    names = names or truth.class_names
-    if not names:
-        largest = max((int(each.classes.max()) for each in truth.marked if len(each)), default=-1)
-        names = tuple(map(str, range(largest + 1)))
+    passing = artifact.program.types.get("passing")
+    # A model that returns one class a box does not tell how many there are.
+    count = passing.size("C") if passing is not None and "C" in passing.axes else None
     tunable = "confidence" in provenance.parameters
-    single = False
+    single = tunable and count is None
     if tunable:
-        single = not _takes(artifact, (FLOOR,) * len(names))
         artifact = artifact.with_program(artifact.program.replace(confidence=FLOOR))
     if device is not None and isinstance(artifact, FusedModel):
         artifact = convert(artifact, device=device)
@@ -109,7 +107,7 @@ def calibrate_detector(
     result = calibrate_boxes(
         found,
         truth.marked,
-        names,
+        names or _class_names(truth, found, count),
         goal=goal,
         overlap=overlap,
         floor=FLOOR if tunable else 0.0,
@@ -146,13 +144,21 @@ def _opened(
     return model
 
 
-def _takes(artifact: Artifact, confidence: tuple[float, ...]) -> bool:
-    """Return True if the post-processor takes a confidence for each class."""
-    try:
-        artifact.program.replace(confidence=confidence)
-    except PostProcessorError:
-        return False
-    return True
+def _class_names(truth: GroundTruth, found: Sequence[Detections], count: int | None) -> tuple[str, ...]:
+    """Return the names of the classes of a model without labels: those of the ground truth, or indices."""
+    if count is None:
+        seen = [each.classes for each in found] + [each.classes for each in truth.marked]
+        count = max((int(classes.max()) + 1 for classes in seen if len(classes)), default=0)
+        count = max(count, len(truth.class_names))
+    if not truth.class_names:
+        return tuple(map(str, range(count)))
+    if len(truth.class_names) != count:
+        raise CalibrationError(
+            f"The model has {count} classes and no labels, and the ground truth '{truth.file}' names "
+            f"{len(truth.class_names)}: {', '.join(truth.class_names[:10])}, expected a name for each class. Fuse or "
+            "convert the model with its labels (--labels FILE)."
+        )
+    return truth.class_names
 
 
 def _run(

@@ -114,6 +114,26 @@ def test_models_that_return_one_class_a_box_get_one_confidence(
     assert pp.load("tuned.onnx")("images").count.tolist() == [4] * 16
 
 
+@pytest.mark.parametrize("form", ["yolov8", "end2end"])
+def test_models_without_labels(form: str, folder: Path) -> None:
+    fused = pp.fuse(cells(form), pp.DetectionPostProcessor(head=form))
+    content = json.loads(Path("coco.json").read_text())
+    # The ids of the categories are in the reverse order of the model's classes.
+    for entry in (*content["categories"], *content["annotations"]):
+        key = "category_id" if "bbox" in entry else "id"
+        entry[key] = 10 - entry[key]
+    Path("turned.json").write_text(json.dumps(content))
+    found = calibrate_detector(fused, "images", "turned.json")
+    assert [each.name for each in found.classes] == list(COLORS)
+    assert found.ap50_95 == pytest.approx(1)
+    assert [each.name for each in calibrate_detector(fused, "images", "images").classes] == ["0", "1", "2"]
+    content["categories"] = content["categories"][:2]
+    content["annotations"] = [each for each in content["annotations"] if each["category_id"] < 2]
+    Path("fewer.json").write_text(json.dumps(content))
+    with pytest.raises(CalibrationError, match=r"has 3 classes and no labels, .* names 2: red, green, .*--labels FILE"):
+        calibrate_detector(fused, "images", "fewer.json")
+
+
 def test_stretched_images_are_noted(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "square").mkdir()
     painted({0: (0, 0.9), 13: (1, 0.8)}, (150, 150)).save(tmp_path / "square" / "a.png")
