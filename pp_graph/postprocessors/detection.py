@@ -34,7 +34,7 @@ from pp_graph.program.signature import image_size
 from pp_graph.steps import (
     AnchorBoxes,
     BestClass,
-    BestPassing,
+    BestScore,
     BoxForm,
     ConvertBoxes,
     CountPassing,
@@ -47,6 +47,7 @@ from pp_graph.steps import (
     GridBoxes,
     JoinCandidates,
     JoinParts,
+    MaskScores,
     PadCandidates,
     PlacesOfPassing,
     ScaleScores,
@@ -249,21 +250,37 @@ class DetectionPostProcessor(PostProcessor):
         if head.activation == "softmax":
             steps.append(Softmax(sources[scored], "all_probabilities"))
             sources[scored] = "all_probabilities"
-        passing, scores = self._passing(sources[scored], "")
+        steps += self._masked(sources[scored], "")
+        scores = "scores_that_pass"
+        if head.class_part is None:
+            scores = "best"
+            steps.append(BestScore("scores_that_pass", "best"))
         steps += [
-            *passing,
-            BestPassing(scores, "best", "passing"),
-            CountPassing("best", "candidates"),
-            SelectCandidates("best", "order", self.candidates),
-            GatherCandidates("best", "chosen_best", "order"),
-            *(GatherCandidates(source, f"chosen_{name}", "order") for name, source in sources.items()),
+            CountPassing(scores, "candidates"),
+            SelectCandidates(scores, "order", self.candidates),
+            GatherCandidates(scores, "chosen_best", "order"),
         ]
-        if head.class_part is not None:
-            part = head.class_part
-            steps.append(TakeParts(f"chosen_{scored}", "chosen_classes", part, part + 1))
+        if RAW_HEAT in raw or raw[scored if scored in raw else f"{scored}_0"].axes == "NPK":
+            # Scores of one candidate lie far apart: finding the class of all is quicker than gathering the scores.
+            if RAW_CANDIDATES in sources:
+                steps.append(TakeParts(sources[scored], "box_parts", head.box_start, head.box_start + 4))
+                sources = {RAW_BOXES: "box_parts"}
+            steps += [
+                BestClass("scores_that_pass", "best_classes", "best"),
+                GatherCandidates("best_classes", "chosen_classes", "order"),
+                GatherCandidates(sources[RAW_BOXES], f"chosen_{RAW_BOXES}", "order"),
+            ]
         else:
-            passing, scores = self._passing(f"chosen_{scored}", "chosen_")
-            steps += [*passing, BestClass(scores, "chosen_classes", "chosen_passing")]
+            steps += [GatherCandidates(source, f"chosen_{name}", "order") for name, source in sources.items()]
+            if head.class_part is not None:
+                part = head.class_part
+                steps.append(TakeParts(f"chosen_{scored}", "chosen_classes", part, part + 1))
+            else:
+                steps += self._masked(f"chosen_{scored}", "chosen_")
+                steps.append(BestClass("chosen_scores_that_pass", "chosen_classes", "chosen_best"))
+            if RAW_CANDIDATES in sources:
+                start = head.box_start
+                steps.append(TakeParts(f"chosen_{RAW_CANDIDATES}", f"chosen_{RAW_BOXES}", start, start + 4))
         steps += self._boxes(raw)
         scores = "chosen_best"
         if head.activation == "sigmoid":
@@ -318,8 +335,8 @@ class DetectionPostProcessor(PostProcessor):
         padded: list[Step] = [PadCandidates(name, f"{name}_padded", self.candidates, padding) for name in raw]
         return padded, {name: f"{name}_padded" for name in raw}
 
-    def _passing(self, source: str, prefix: str) -> tuple[list[Step], str]:
-        """Find the passing scores among the parts of candidates; return the name of the scores, too."""
+    def _masked(self, source: str, prefix: str) -> list[Step]:
+        """Find the passing scores among the parts of candidates."""
         head = self._head
         steps: list[Step] = []
         scores = f"{prefix}class_scores"
@@ -342,17 +359,18 @@ class DetectionPostProcessor(PostProcessor):
             steps.append(Sigmoid(scores, compared, "normal"))
         levels = self.confidence if isinstance(self.confidence, tuple) else (self.confidence,)
         steps.append(ExceedsConfidence(compared, f"{prefix}passing", levels))
-        return steps, scores
+        steps.append(MaskScores(scores, f"{prefix}scores_that_pass", f"{prefix}passing"))
+        return steps
 
     def _boxes(self, raw: Signature) -> list[Step]:
         """Decode the boxes of the chosen candidates."""
         head = self._head
-        source = f"chosen_{RAW_CANDIDATES if RAW_CANDIDATES in raw else RAW_BOXES}"
+        source = f"chosen_{RAW_BOXES}"
         steps: list[Step] = []
         if head.decode == "distances":
             steps.append(ExpectedDistances(source, "chosen_distances"))
             source = "chosen_distances"
-        elif RAW_CANDIDATES in raw or head.decode == "anchors":
+        elif head.decode == "anchors":
             steps.append(TakeParts(source, "chosen_parts", head.box_start, head.box_start + 4))
             source = "chosen_parts"
         if raw.input_size is None and (head.decode != "corners" or head.normalised):

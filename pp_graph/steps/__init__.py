@@ -13,7 +13,14 @@ from pp_graph.steps.boxes import (
     PlacesOfPassing,
     TakeDetections,
 )
-from pp_graph.steps.candidate_scores import BestClass, BestPassing, CountPassing, ExceedsConfidence, SelectCandidates
+from pp_graph.steps.candidate_scores import (
+    BestClass,
+    BestScore,
+    CountPassing,
+    ExceedsConfidence,
+    MaskScores,
+    SelectCandidates,
+)
 from pp_graph.steps.candidates import (
     FlattenMap,
     GatherCandidates,
@@ -110,7 +117,8 @@ STEPS: tuple[type[Step], ...] = (
     TakeParts,
     ScaleScores,
     ExceedsConfidence,
-    BestPassing,
+    MaskScores,
+    BestScore,
     BestClass,
     CountPassing,
     SelectCandidates,
@@ -146,7 +154,7 @@ __all__ = [
     "ArgMax",
     "Array",
     "BestClass",
-    "BestPassing",
+    "BestScore",
     "BoxForm",
     "ChoosingStep",
     "CloseMask",
@@ -181,6 +189,7 @@ __all__ = [
     "JoinParts",
     "Keep",
     "MaskByLabel",
+    "MaskScores",
     "MaxOverClasses",
     "MaxOverMap",
     "MeanOverMap",

@@ -27,6 +27,7 @@ from pp_graph.steps.candidates import (
 from pp_graph.steps.compare import is_subnormal, normal_below
 from pp_graph.steps.compare_many import SeveralCutoffs
 from pp_graph.steps.step import Accepts, Array, MonotoneStep, OnNaN, Step, as_float32, check_on_nan, require_whole
+from pp_graph.steps.top_classes import ClassStep
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -104,111 +105,109 @@ class ExceedsConfidence(SeveralCutoffs):
 
 
 @dataclass(frozen=True)
-class BestPassing(Step):
-    """Take the largest passing score of each candidate; `NO_SCORE` where none passes.
+class MaskScores(Step):
+    """Replace the scores that do not pass by `NO_SCORE`.
+
+    Source: `numpy.where`.
 
     Attributes:
         source: Name of the scores, float32, (N,K,C), (N,C,K) or (N,K).
-        target: Name of the best scores, float32, (N,K).
+        target: Name of the masked scores; same shape.
         passing: Name of the decisions, bool, in the shape of the scores.
-        axes: Axes of the scores; None until the step is bound.
     """
 
     pointwise: ClassVar[bool] = False
-    keeps_scale: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (SCORES, PASSING)
     source: str
     target: str
     passing: str
-    axes: str | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Scores and decisions."""
         return (self.source, self.passing)
 
-    def output_type(self, value: ValueType, passing: ValueType) -> ValueType:
-        """float32, (N,K)."""
-        del passing
-        return value.reduced("C")
-
     def reference(self, array: Array, passing: Array) -> Array:
-        """Find the best scores in an array."""
-        masked = np.where(passing, array, NO_SCORE)
-        axes = self.axes or "NK"
-        best: Array = masked if "C" not in axes else masked.max(axis=axes.index("C"))
-        return best
+        """Mask an array."""
+        return np.where(passing, array, NO_SCORE)
 
     def emit(self, op: Emitter, value: ir.Value, passing: ir.Value) -> ir.Value:
-        """Write Where and ReduceMax."""
-        masked = op.where(passing, value, op.constant(NO_SCORE, "no_score"))
-        return (
-            masked if "C" not in (self.axes or "") else op.reduce("ReduceMax", masked, ((self.axes or "").index("C"),))
-        )
+        """Write Where."""
+        return op.where(passing, value, op.constant(NO_SCORE, "no_score"))
 
 
 @dataclass(frozen=True)
-class BestClass(Step):
-    """Find the class of the largest passing score of each candidate, the first of equal ones; 0 where none passes.
+class BestScore(ClassStep):
+    """Take the largest score of each candidate.
+
+    Source: `numpy.max`.
 
     Attributes:
-        source: Name of the scores, float32, (N,K,C) or (N,C,K).
-        target: Name of the classes, float32, (N,K).
-        passing: Name of the decisions, bool, in the shape of the scores.
+        source: Name of the scores, float32, (N,K,C) or (N,C,K), without NaN.
+        target: Name of the best scores, float32, (N,K).
         axes: Axes of the scores; None until the step is bound.
         classes: Number of classes; None until the step is bound.
     """
 
-    pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (
-        Accepts(axes=WITH_CLASSES, known_rank=True),
-        Accepts(dtypes=("bool",), axes=WITH_CLASSES, known_rank=True),
-    )
-    settled: ClassVar[frozenset[str]] = frozenset({"axes", "classes"})
-    source: str
-    target: str
-    passing: str
+    keeps_scale: ClassVar[bool] = True
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=WITH_CLASSES, known_rank=True),)
     axes: str | None = None
     classes: int | None = None
 
-    def bind(self, value: ValueType, passing: ValueType) -> Self:
-        """Bind the step to its input.
+    def output_type(self, value: ValueType) -> ValueType:
+        """float32, (N,K)."""
+        return value.reduced("C")
 
-        Raises:
-            PostProcessorError: The number of classes is open.
-        """
-        del passing
-        if value.size("C") is None:
-            raise PostProcessorError(f"the number of classes of {value} is open, expected a known one.")
-        return dataclasses.replace(self, axes=value.known_axes, classes=value.size("C"))
+    def reference(self, array: Array) -> Array:
+        """Find the best scores in an array."""
+        best: Array = array.max(axis=self._axis)
+        return best
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write ReduceMax."""
+        return op.reduce("ReduceMax", value, (self._axis,))
+
+
+@dataclass(frozen=True)
+class BestClass(ClassStep):
+    """Find the class of the largest score of each candidate, the first of equal ones.
+
+    Source: `numpy.argmax`.
+
+    Attributes:
+        source: Name of the scores, float32, (N,K,C) or (N,C,K), without NaN.
+        target: Name of the classes, float32, (N,K).
+        best: Name of the largest scores, float32, (N,K): the result of `BestScore`.
+        axes: Axes of the scores; None until the step is bound.
+        classes: Number of classes; None until the step is bound.
+    """
+
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=WITH_CLASSES, known_rank=True), BEST)
+    best: str
+    axes: str | None = None
+    classes: int | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Scores and decisions."""
-        return (self.source, self.passing)
+        """Scores and best scores."""
+        return (self.source, self.best)
 
-    @property
-    def _axis(self) -> int:
-        return (self.axes or "NKC").index("C")
-
-    def output_type(self, value: ValueType, passing: ValueType) -> ValueType:
+    def output_type(self, value: ValueType, *_: ValueType) -> ValueType:
         """float32, (N,K)."""
-        del passing
         return value.reduced("C")
 
-    def reference(self, array: Array, passing: Array) -> Array:
+    def reference(self, array: Array, best: Array) -> Array:
         """Find the classes in an array."""
-        found: Array = np.where(passing, array, NO_SCORE).argmax(axis=self._axis).astype(np.float32)
+        del best
+        found: Array = array.argmax(axis=self._axis).astype(np.float32)
         return found
 
-    def emit(self, op: Emitter, value: ir.Value, passing: ir.Value) -> ir.Value:
+    def emit(self, op: Emitter, value: ir.Value, best: ir.Value) -> ir.Value:
         """Write the smallest index among the largest scores."""
         assert self.classes is not None, "bind() sets it"
-        masked = op.where(passing, value, op.constant(NO_SCORE, "no_score"))
-        index = np.arange(self.classes, dtype=np.float32)
-        indices = op.array(index[:, None] if self.axes == "NCK" else index, "index")
-        less = op.below_other(masked, op.reduce("ReduceMax", masked, (self._axis,), keepdims=True), masked)
+        less = op.below_other(value, op.unsqueeze(best, (self._axis,)), value)
         behind = op.constant(np.float32(self.classes), "behind_all")
+        indices = op.array(self.index(self.classes), "index")
         return op.reduce("ReduceMin", op.where(less, behind, indices), (self._axis,))
 
 

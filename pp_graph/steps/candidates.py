@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NO_SCORE: Final = np.float32(-(2.0**126))
 """Score of a candidate that does not pass; exact in bfloat16. Lower scores do not pass either."""
 _GATHER_ELEMENTS: Final = 11
+_GATHER_ROWS: Final = 12
 _F32 = np.dtype(np.float32)
 _WITH_PARTS: Final = ("NKP", "NPK")
 WITH_CLASSES: Final = ("NKC", "NCK")
@@ -76,17 +77,20 @@ class TakeParts(Step):
         stop: End of the parts, exclusive; None for the last, and -1 to leave out the last.
         classes: True if the parts are the scores of classes: (N,K,C) or (N,C,K).
         axes: Axes of the candidates; None until the step is bound.
+        size: Number of parts; None until the step is bound.
     """
 
     pointwise: ClassVar[bool] = False
     keeps_scale: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=(*_WITH_PARTS, *WITH_CLASSES), known_rank=True),)
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "size"})
     source: str
     target: str
     start: int
     stop: int | None = None
     classes: bool = False
     axes: str | None = None
+    size: int | None = None
 
     def __post_init__(self) -> None:
         """Check the parts."""
@@ -106,7 +110,7 @@ class TakeParts(Step):
         stop = parts if self.stop is None else parts - 1 if self.stop == -1 else self.stop
         if not self.start < stop <= parts:
             raise PostProcessorError(f"{value} has {parts} parts, expected more than {max(self.start, stop - 1)}.")
-        return dataclasses.replace(self, stop=stop, axes=value.known_axes)
+        return dataclasses.replace(self, stop=stop, axes=value.known_axes, size=parts)
 
     @property
     def _axis(self) -> int:
@@ -131,8 +135,13 @@ class TakeParts(Step):
         return taken.squeeze(self._axis) if self._single else taken
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write Slice or Gather: OpenVINO 2026.4 fails on a GatherElements that follows a Slice of another axis."""
+        """Write Split, Slice or Gather.
+
+        OpenVINO 2026.4 fails on a GatherElements that follows a Slice of another axis.
+        """
         assert self.stop is not None, "bind() sets it"
+        if self.classes and self.start and self.stop == self.size:
+            return op.behind(value, self.start, self._axis, self.size)
         if self.classes:
             return op.slice(value, (self.start,), (self.stop,), (self._axis,))
         shape = op.shape_of(value)
@@ -237,8 +246,12 @@ class GatherCandidates(Step):
         return np.take_along_axis(array, places, axis=self._axis)
 
     def emit(self, op: Emitter, value: ir.Value, places: ir.Value) -> ir.Value:
-        """Write GatherElements."""
+        """Write GatherElements, or for whole rows the quicker GatherND."""
         require_gathering(op, self.target)
+        if self.axes in ("NKP", "NKC") and op.opset >= _GATHER_ROWS:
+            shape = op.shape_of(places)
+            rows = None if shape is None else (*shape, self.size)
+            return op.node("GatherND", [value, op.unsqueeze(places, (2,))], {"batch_dims": 1}, _F32, rows)
         if len(self.axes or "NK") == 3:
             assert self.size is not None, "the number of parts is known"
             places = op.repeated(op.unsqueeze(places, (3 - self._axis,)), 3 - self._axis, self.size, rank=3)

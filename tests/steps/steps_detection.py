@@ -13,7 +13,7 @@ from pp_graph.model import NameScope
 from pp_graph.steps import (
     AnchorBoxes,
     BestClass,
-    BestPassing,
+    BestScore,
     ConvertBoxes,
     CountPassing,
     CountPlaces,
@@ -26,6 +26,7 @@ from pp_graph.steps import (
     GridBoxes,
     JoinCandidates,
     JoinParts,
+    MaskScores,
     PadCandidates,
     PlacesOfPassing,
     ScaleScores,
@@ -142,18 +143,29 @@ def exceeds(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays
     return step, (x,)
 
 
-def best_passing(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+def mask_scores(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
     axes = data.draw(st.sampled_from(["NKC", "NCK", "NK"]))
     x = scores(rng, _shaped(axes, K=9, C=4))
     arrays = x, x > F32(0.3)
-    return bound(BestPassing("x", "y", "p"), [axes, axes], arrays), arrays
+    return bound(MaskScores("x", "y", "p"), [axes, axes], arrays), arrays
+
+
+def _masked(axes: str, rng: np.random.Generator) -> np.ndarray:
+    x = scores(rng, _shaped(axes, K=9, C=4))
+    return np.where(x > F32(0.3), x, NO_SCORE)
+
+
+def best_score(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    axes = _layout(data, "C")
+    x = _masked(axes, rng)
+    return bound(BestScore("x", "y"), [axes], (x,)), (x,)
 
 
 def best_class(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
     axes = _layout(data, "C")
-    x = scores(rng, _shaped(axes, K=9, C=4))
-    arrays = x, x > F32(0.3)
-    return bound(BestClass("x", "y", "p"), [axes, axes], arrays), arrays
+    x = _masked(axes, rng)
+    arrays = x, x.max(axis=axes.index("C"))
+    return bound(BestClass("x", "y", "b"), [axes, "NK"], arrays), arrays
 
 
 def count_passing(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
@@ -270,7 +282,8 @@ DETECTION_STEPS: dict[type[Step], Draw] = {
     TakeParts: take_parts,
     ScaleScores: scale,
     ExceedsConfidence: exceeds,
-    BestPassing: best_passing,
+    MaskScores: mask_scores,
+    BestScore: best_score,
     BestClass: best_class,
     CountPassing: count_passing,
     SelectCandidates: select,
