@@ -23,7 +23,15 @@ from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from pp_graph.benchmarking import BenchmarkReport, benchmark
-    from pp_graph.calibration import CalibrationResult, Calibrator, calibrate, calibrate_scores
+    from pp_graph.calibration import (
+        BoxCalibration,
+        CalibrationResult,
+        Calibrator,
+        ConfidenceGoal,
+        calibrate,
+        calibrate_detector,
+        calibrate_scores,
+    )
     from pp_graph.conversion import convert
     from pp_graph.errors import PPGraphError
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from pp_graph.openvino import OpenVINOModel
     from pp_graph.postprocessors import (
         ClassificationPostProcessor,
+        DetectionPostProcessor,
         OneClassPostProcessor,
         PostProcessor,
         RecipePostProcessor,
@@ -49,9 +58,12 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Artifact": "pp_graph.fusion",
     "BenchmarkReport": "pp_graph.benchmarking",
+    "BoxCalibration": "pp_graph.calibration",
     "CalibrationResult": "pp_graph.calibration",
     "Calibrator": "pp_graph.calibration",
     "ClassificationPostProcessor": "pp_graph.postprocessors",
+    "ConfidenceGoal": "pp_graph.calibration",
+    "DetectionPostProcessor": "pp_graph.postprocessors",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -75,6 +87,7 @@ _EXPORTS = {
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
     "calibrate": "pp_graph.calibration",
+    "calibrate_detector": "pp_graph.calibration",
     "calibrate_scores": "pp_graph.calibration",
     "choose_precision": "pp_graph.precision",
     "convert": "pp_graph.conversion",
@@ -95,9 +108,12 @@ _NAMES_THERE = {"open": "open_artifact"}
 __all__ = [
     "Artifact",
     "BenchmarkReport",
+    "BoxCalibration",
     "CalibrationResult",
     "Calibrator",
     "ClassificationPostProcessor",
+    "ConfidenceGoal",
+    "DetectionPostProcessor",
     "FusedModel",
     "Inspection",
     "LevelStatistics",
@@ -123,6 +139,7 @@ __all__ = [
     "__version__",
     "benchmark",
     "calibrate",
+    "calibrate_detector",
     "calibrate_scores",
     "choose_precision",
     "convert",

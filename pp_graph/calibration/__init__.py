@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pp_graph.calibration.box_matches import AveragePrecision, average_precision
+from pp_graph.calibration.box_thresholds import BoxCalibration, ClassConfidence, ConfidenceGoal, calibrate_boxes
 from pp_graph.calibration.calibration import calibrate, calibrate_scores
 from pp_graph.calibration.calibrator import Calibrator
+from pp_graph.calibration.detectors import calibrate_detector
 from pp_graph.calibration.ranges import RANGES, range_estimator
 from pp_graph.calibration.result import CalibrationResult, LevelResult
 from pp_graph.calibration.thresholds import THRESHOLDS, threshold_estimator
@@ -11,10 +14,17 @@ from pp_graph.calibration.thresholds import THRESHOLDS, threshold_estimator
 __all__ = [
     "RANGES",
     "THRESHOLDS",
+    "AveragePrecision",
+    "BoxCalibration",
     "CalibrationResult",
     "Calibrator",
+    "ClassConfidence",
+    "ConfidenceGoal",
     "LevelResult",
+    "average_precision",
     "calibrate",
+    "calibrate_boxes",
+    "calibrate_detector",
     "calibrate_scores",
     "range_estimator",
     "threshold_estimator",

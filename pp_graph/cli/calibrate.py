@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pp_graph.cli.detector_calibration import calibrate_boxes, refuse_goals
 from pp_graph.cli.options import (
     PATH,
     examples,
@@ -34,6 +35,7 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
     epilog=examples(
         "pp-graph calibrate raw.onnx --data bottle/test -o stats.json",
         "pp-graph calibrate model.xml --data bottle/test --retune tuned.xml",
+        "pp-graph calibrate detector.xml --data images --boxes coco.json -o confidence.json",
         "pp-graph calibrate --scores scores.csv --image-method fpr:rate=0.001 -o stats.json",
     )
 )
@@ -45,8 +47,14 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--no-masks", is_flag=True, help="Do not use masks.")
 @click.option("--scores", type=PATH, metavar="FILE.npz|.csv|.parquet",
               help="Dumped raw predictions: pred_score, anomaly_map, label, mask.")  # fmt: skip
+@click.option("--boxes", type=PATH, metavar="COCO.json|FOLDER",
+              help="Calibrate a detector: ground truth of the images of --data, as COCO JSON or as a folder of YOLO's "
+                   "text files. Finds the confidence of each class, by F1.")  # fmt: skip
+@click.option("--min-precision", type=float, metavar="P", help="With --boxes: the largest recall at this precision.")
+@click.option("--min-recall", type=float, metavar="R", help="With --boxes: the highest confidence with this recall.")
 @click.option("--stats", type=PATH, metavar="FILE", help="Existing statistics, for --retune or -o.")
-@click.option("-o", "--output", type=PATH, metavar="STATS.json", help="Statistics JSON to write.")
+@click.option("-o", "--output", type=PATH, metavar="FILE.json",
+              help="JSON to write: statistics, or confidences for --confidence.")  # fmt: skip
 @click.option("--retune", "retuned", type=PATH, metavar="FILE.onnx|.xml",
               help="Write a copy of MODEL (fused or converted) with the new statistics to FILE.")  # fmt: skip
 @click.option("--device", metavar="CPU|GPU|NPU|AUTO|...",
@@ -86,6 +94,7 @@ def calibrate(
     /,
     model: Path | None,
     data: Path | None,
+    boxes: Path | None,
     scores: Path | None,
     stats: Path | None,
     output: Path | None,
@@ -95,18 +104,24 @@ def calibrate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find thresholds and ranges on labelled images.
+    """Find thresholds on labelled images, or confidences of a detector.
 
     MODEL is a raw ONNX file, a fused one or an OpenVINO IR; it runs on the images of --data. Calibrate on the artifact
     that ships, on its device and in its precision, and the thresholds fit its raw values. To skip running a model, pass
-    saved predictions with --scores or existing statistics with --stats.
+    saved predictions with --scores or existing statistics with --stats. A detector is calibrated with --boxes.
     """
+    if boxes is not None:
+        if model is None or data is None:
+            raise click.UsageError("--boxes needs the MODEL to run, and its images with --data FOLDER.")
+        inputs = [model, boxes, *_further_files(model)]
+        _check_outputs(model, [each for each in (output, retuned) if each is not None], retuned, (), inputs, force)
+        calibrate_boxes(ctx, model, data, boxes, (output, retuned), inputs, options, force=force, as_json=as_json)
+        return
+    refuse_goals(options)
     _check_sources(
         model, data, scores, stats, changes=bool(output or retuned), retunes=bool(retuned), plots=bool(reports)
     )
     _refuse_unused(ctx, options, scores, stats)
-    if options["masks"] is not None and options["no_masks"]:
-        raise click.UsageError("--masks and --no-masks contradict each other. Use one or the other.")
     roles = named_roles(options)
     labelled = None
     if data is not None:
@@ -192,13 +207,15 @@ _OF_MODELS = (
 
 
 def _refuse_unused(ctx: click.Context, options: dict[str, Any], scores: Path | None, stats: Path | None) -> None:
-    """Refuse options that the source does not use."""
+    """Refuse options that the source does not use, and those that contradict each other."""
     unused = _OF_MODELS if scores is not None else tuple(options) if stats is not None else ()
     for name in unused:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             source = "--scores" if scores is not None else "--stats"
             flag = "input" if name == "fixed_inputs" else name.replace("_", "-")
             raise click.UsageError(f"--{flag} has no effect with {source}. Leave it out.")
+    if options["masks"] is not None and options["no_masks"]:
+        raise click.UsageError("--masks and --no-masks contradict each other. Use one or the other.")
 
 
 def _further_files(model: Path) -> list[Path]:

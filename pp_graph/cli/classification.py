@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-LABELS_HELP: Final = "classification: file of class names, one a line, or JSON."
+LABELS_HELP: Final = "classification, detection: file of class names, one a line, or JSON."
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> float | tuple[float, ...] | None:
+def numbers_option(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> float | tuple[float, ...] | None:
     """Parse `0.5`, `0.5,0.7` or a file with one number a line."""
     del context
     if text is None:
@@ -38,13 +40,13 @@ _RETUNED = (
     click.option("--temperature", type=float, metavar="T", help="classification: divide logits by this number first."),
     click.option("--unknown-below", type=float, metavar="P",
                  help="classification: an image is unknown if its class is less probable."),
-    click.option("--multi-label", metavar="T[,T...]|FILE", callback=_numbers,
+    click.option("--multi-label", metavar="T[,T...]|FILE", callback=numbers_option,
                  help="classification: several classes may be present, each above this threshold; one for all, or one "
                       "for each class."),
 )  # fmt: skip
 _FUSED = (
-    click.option("--task", type=click.Choice(["anomaly", "classification"]), default="anomaly", show_default=True,
-                 help="What the model does: score anomalies, or classify."),
+    click.option("--task", type=click.Choice(["anomaly", "classification", "detection"]), default="anomaly",
+                 show_default=True, help="What the model does: score anomalies, classify, or detect objects."),
     click.option("--activation", type=click.Choice(["softmax", "sigmoid", "none"]),
                  help="classification: what turns outputs into probabilities.  [default: none if the model ends in a "
                       "softmax or sigmoid, else softmax, with --multi-label sigmoid]"),
@@ -78,14 +80,3 @@ def classifier(options: Mapping[str, Any], *, on_nan: OnNaN) -> ClassificationPo
     settings = {name: options[name] for name in NAMES if options[name] is not None}
     labels = () if file is None else read_class_names(file)
     return ClassificationPostProcessor(labels=labels, on_nan=on_nan, **settings)
-
-
-def refuse_options(given: Mapping[str, Any]) -> None:
-    """Raise if an option of classification is given without `--task classification`."""
-    name = next((name for name in NAMES if given.get(name) is not None), None)
-    if name is not None:
-        flag = f"--{name.replace('_', '-')}"
-        raise click.UsageError(
-            f"{flag} applies only to classifiers, and the task is anomaly. Add --task classification, or leave out "
-            f"{flag}."
-        )

@@ -42,7 +42,8 @@ _OPTIONS = (
                  help="Then divide by this. Models trained on [0,1] need 255 for u8."),
     click.option("--resize", metavar="METHOD",
                  help="Resize frames to the model's input: linear, cubic, nearest (as OpenCV), bilinear_pillow or "
-                 "bicubic_pillow (as Pillow, and torchvision with antialias)."),
+                 "bicubic_pillow (as Pillow, and torchvision with antialias); letterbox keeps the aspect ratio and "
+                 "fills the rest with gray (114)."),
     click.option("--frame-size", metavar="HxW",
                  help="Size of the frames, with --resize.  [default: any; NPU needs it]"),
     click.option("--image-input", metavar="NAME", help="Input that takes the frames, if there are several."),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         "pp-graph fuse raw.onnx --stats stats.json -o fused.onnx",
         "pp-graph fuse raw.onnx --recipe post.yaml -o fused.onnx",
         "pp-graph fuse classifier.onnx --task classification --labels names.txt --top 5 -o fused.onnx",
+        "pp-graph fuse yolo.onnx --task detection --confidence 0.25 --iou 0.45 -o fused.onnx",
     )
 )
 @click.argument("raw", type=PATH)
@@ -52,11 +53,13 @@ def fuse(
 ) -> None:
     """Write post-processing into a raw ONNX model.
 
-    The fused model returns scores, labels, maps and masks, or for a classifier classes and probabilities. strip
-    restores RAW to the byte.
+    The fused model returns scores, labels, maps and masks, for a classifier classes and probabilities, for a detector
+    boxes, scores and classes. strip restores RAW to the byte.
     """
-    if options["labels"] is not None and options["task"] != "classification":
-        raise click.UsageError("--labels names classes, and the task is anomaly. Add --task classification.")
+    if options["labels"] is not None and options["task"] == "anomaly":
+        raise click.UsageError(
+            "--labels names classes, and the task is anomaly. Add --task classification or --task detection."
+        )
     fused = post_processing(options).fuse(raw, stats, replace=replace)
     inputs = [path for path in (raw, stats, options["recipe"], options["labels"]) if path is not None]
     fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)
@@ -90,8 +93,9 @@ def fields(fused: FusedModel) -> dict[str, str]:
     lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
     lines["outputs"] = ", ".join(fused.output_names)
     for name, cutoff in fused.provenance.cutoffs.items():
-        # A classifier may compare a probability.
-        what = "anomalous from a raw value" if "pred_class" not in fused.output_names else "true from a value"
+        # A classifier or detector may compare a probability.
+        classifies = any(output.classifies for output in fused.provenance.outputs)
+        what = "true from a value" if classifies else "anomalous from a raw value"
         lines[name] = "never" if cutoff == "never" else f"{what} of {cutoff}"
     for index, record in enumerate(fused.provenance.tail):
         saved = (record.before_us - record.after_us) / 1000

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pp_graph.cli.classification import classification_options, classifier, refuse_options
+from pp_graph.cli import classification, detection
 from pp_graph.cli.output import note
 from pp_graph.one_class_options import OPTIONS, Option
 
@@ -133,7 +133,8 @@ class PostProcessing:
         strict: Fail if the statistics were calibrated on a different model.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Names of the settings that the user set explicitly.
-        classifier: Values of the options of classification; None for another task.
+        task: What the model does: `anomaly`, `classification` or `detection`.
+        options: Values of all options.
     """
 
     recipe: Path | None
@@ -144,7 +145,8 @@ class PostProcessing:
     strict: bool
     settings: dict[str, Any]
     given: frozenset[str]
-    classifier: dict[str, Any] | None = None
+    task: str = "anomaly"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def output_form(self) -> dict[str, Any]:
@@ -163,16 +165,21 @@ class PostProcessing:
         from pp_graph.model import RawModel
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
         from pp_graph.postprocessors.classification import classifier_hint
+        from pp_graph.postprocessors.detection import detector_hint
         from pp_graph.statistics import Statistics
 
         statistics = None if stats is None else Statistics.load(stats)
         post: PostProcessor
-        if self.classifier is not None:
-            self._refuse_settings(allowed="on_nan")
+        if self.task != "anomaly":
+            classifies = self.task == "classification"
+            self._refuse_settings(allowed="on_nan" if classifies else "")
             if self.recipe is not None or stats is not None:
                 flag = "--recipe" if stats is None else "--stats"
-                raise click.UsageError(f"{flag} does not apply to --task classification. Leave out one of them.")
-            post = classifier(self.classifier, on_nan=self.settings["on_nan"])
+                raise click.UsageError(f"{flag} does not apply to --task {self.task}. Leave out one of them.")
+            if classifies:
+                post = classification.classifier(self.options, on_nan=self.settings["on_nan"])
+            else:
+                post = detection.detector(self.options)
         elif self.recipe is None:
             settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
             self._refuse_ineffective(settings)
@@ -192,9 +199,10 @@ class PostProcessing:
                 strict=self.strict,
             )
         except OutputRoleError as error:
-            if self.recipe is not None or self.classifier is not None or self.roles:
+            if self.recipe is not None or self.task != "anomaly" or self.roles:
                 raise
-            raise OutputRoleError(f"{error}{classifier_hint(RawModel.open(raw))}") from error
+            opened = RawModel.open(raw)
+            raise OutputRoleError(f"{error}{classifier_hint(opened)}{detector_hint(opened)}") from error
         for remark in fused.notes:
             note(f"Note: {remark}")
         return fused
@@ -202,10 +210,9 @@ class PostProcessing:
     def _refuse_settings(self, allowed: str = "") -> None:
         given = [option for option in OPTIONS.values() if option.name in self.given and option.name != allowed]
         option = next(iter(given), None)
-        if option is not None and self.classifier is not None:
+        if option is not None and self.task != "anomaly":
             raise click.UsageError(
-                f"{option.flag} applies only to anomaly models, and the task is classification. Leave out "
-                f"{option.flag}."
+                f"{option.flag} applies only to anomaly models, and the task is {self.task}. Leave out {option.flag}."
             )
         if option is not None:
             raise click.UsageError(
@@ -312,7 +319,8 @@ _OPTIONS = (
                  help="Use the steps that this file lists, or the class it names, instead of the one-class "
                  "post-processor."),
     role_options,
-    classification_options,
+    classification.classification_options,
+    detection.detection_options,
     *map(_click_option, OPTIONS.values()),
     click.option("--no-tail", is_flag=True, help="Do not rewrite the raw model's tail."),
     click.option("--raise-opset", type=int, metavar="VERSION",
@@ -333,9 +341,7 @@ def post_processing_options(function: _Function) -> _Function:
 def post_processing(options: dict[str, Any]) -> PostProcessing:
     """Collect the values of the options."""
     context = click.get_current_context()
-    classifies = options["task"] == "classification"
-    if not classifies:
-        refuse_options(options)
+    _refuse_other_tasks(options)
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
         recipe=options["recipe"],
@@ -346,5 +352,19 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         strict=options["strict"],
         settings={name: options[name] for name in OPTIONS},
         given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
-        classifier=options if classifies else None,
+        task=options["task"],
+        options=options,
     )
+
+
+def _refuse_other_tasks(options: Mapping[str, Any]) -> None:
+    """Raise if an option of a task is given for another one."""
+    tasks = {"classification": ("classifiers", classification.NAMES), "detection": ("detectors", detection.NAMES)}
+    for task, (what, names) in tasks.items():
+        name = next((name for name in names if options.get(name) is not None), None)
+        if name is not None and options["task"] != task:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} applies only to {what}, and the task is {options['task']}. Add --task {task}, or leave out "
+                f"{flag}."
+            )

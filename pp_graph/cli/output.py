@@ -116,7 +116,7 @@ def print_fields(title: str, fields: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[float], None]]:
+def progress_bar(description: str, total: int | None) -> Iterator[Callable[[float], None]]:
     """Show a progress bar on stderr if it is a terminal.
 
     Yields:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pp_graph.cli import detection
 from pp_graph.cli.classification import RETUNED_NAMES, retuned_options
 from pp_graph.cli.options import PATH, STATS_HELP, examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         "pp-graph retune model.xml --image-sensitivity 0.6",
         "pp-graph retune fused.onnx --stats new.json -o tuned.onnx",
         "pp-graph retune classifier.xml --unknown-below 0.8",
+        "pp-graph retune detector.xml --confidence 0.4 --iou 0.5",
     )
 )
 @click.argument("model", type=PATH)
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--image-sensitivity", type=float, metavar="S", help="New image sensitivity, from 0 to 1.")
 @click.option("--pixel-sensitivity", type=float, metavar="S", help="New pixel sensitivity, from 0 to 1.")
 @retuned_options
+@detection.retuned_detection_options
 @click.option("-o", "--output", type=PATH, metavar="FILE.onnx|.xml",
               help="Model to write; without it MODEL itself is changed.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the new cutoffs and write nothing.")
@@ -55,11 +58,11 @@ def retune(
     Without -o, MODEL is changed in place. No other command changes its input. If it fails, MODEL stays as it was. The
     .bin of an IR grows by about 64 bytes each time, because its old bytes are never changed.
     """
-    changes = {name: options[name] for name in RETUNED_NAMES if options[name] is not None}
+    changes = {name: options[name] for name in (*RETUNED_NAMES, *detection.RETUNED_NAMES) if options[name] is not None}
     if stats is None and image_sensitivity is None and pixel_sensitivity is None and not changes:
         raise click.UsageError(
             "There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity, or for a classifier "
-            "--unknown-below, --multi-label or --temperature."
+            "--unknown-below, --multi-label or --temperature, for a detector --confidence or --iou."
         )
     if output is not None:
         check_ending(model, output)
@@ -68,6 +71,8 @@ def retune(
                 f"Output '{output}' is an input of this command, expected a different file. Leave out -o to change "
                 "MODEL in place."
             )
+    if "confidence" in changes:
+        changes["confidence"] = detection.confidence_of(changes["confidence"], _class_names(model))
     statistics = None
     if stats is not None:
         from pp_graph.statistics import Statistics
@@ -101,6 +106,13 @@ def retune(
         "numbers of the post-processing and provenance" if written.way == "constants" else "the whole model"
     )
     print_fields(f"Retuned {model}" if output is None else f"Retuned {model} -> {output}", kept)
+
+
+def _class_names(model: Path) -> tuple[str, ...]:
+    from pp_graph.opening import open_artifact
+
+    classes = open_artifact(model).provenance.predicted.get("classes")
+    return () if classes is None else classes.class_names
 
 
 def check_ending(model: Path, output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,6 +43,7 @@ _NO_PICTURES = "none"
 @click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write to.")
 @click.option("--format", "form", type=click.Choice(["both", "csv", "json"]), default="both", show_default=True,
               help="Tables to write: predictions.csv, predictions.json.")  # fmt: skip
+@click.option("--coco", is_flag=True, help="Also write a detector's boxes as COCO JSON: predictions.coco.json.")
 @click.option("--save", default="masks,overlays", show_default=True, metavar="masks,overlays,maps|none",
               help="Pictures to write; maps are TIFF in float32.")  # fmt: skip
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
@@ -60,6 +62,7 @@ def run_verb(
     images: tuple[Path, ...],
     output: Path,
     form: str,
+    coco: bool,
     save: str,
     force: bool,
     as_json: bool,
@@ -73,7 +76,7 @@ def run_verb(
     --force, DIR may contain files: those of an earlier run are replaced, others are kept.
     """
     from pp_graph.report import write_predictions
-    from pp_graph.report.prediction_table import FORMATS
+    from pp_graph.report.prediction_table import COCO, FORMATS
     from pp_graph.running import load, open_source
 
     precision = options["inference_precision"]
@@ -94,7 +97,7 @@ def run_verb(
             source,
             output,
             save=pictures,
-            formats=FORMATS if form == "both" else (form,),
+            formats=(*(FORMATS if form == "both" else (form,)), *((COCO,) if coco else ())),
             overwrite=force,
             inputs=[*images, model, model.with_suffix(".bin")],
             progress=progress,
@@ -146,9 +149,11 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
 
     rows = written.predictions
     flagged = written.about["anomalous_images"]
+    boxes = written.about.get("detections")
     print_fields(
         f"{len(rows):,} {'image' if len(rows) == 1 else 'images'}"
-        + ("" if flagged is None else f", {flagged:,} anomalous"),
+        + ("" if flagged is None else f", {flagged:,} anomalous")
+        + ("" if boxes is None else f", {boxes:,} detections"),
         {
             "model": f"{runner.name}, {runner.description}",
             **{f"{name} cutoff": str(cutoff) for name, cutoff in runner.provenance.cutoffs.items()},
@@ -163,12 +168,20 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
         if classifies or not isinstance(rows[0].further.get(name), str)
     ]
     columns = ("image", *(() if classifies else ("score", "label", "anomalous pixels", "share")))
+    listed = () if boxes is None else ("detections",)
     print_table(
         "Predictions"
         if len(shown) == len(rows)
         else f"The {'first ' if classifies else ''}{len(shown)}" + ("" if classifies else " most anomalous"),
-        (*columns, *further),
-        [(*_cells(row)[: len(columns)], *(_cell(row.further.get(name)) for name in further)) for row in shown],
+        (*columns, *further, *listed),
+        [
+            (
+                *_cells(row)[: len(columns)],
+                *(_cell(row.further.get(name)) for name in further),
+                *(_listed(row.further[name]) for name in listed),
+            )
+            for row in shown
+        ],
     )
     pictures = [f"{count:,} in {written.folder / kind}" for kind, count in written.pictures.items()]
     click.echo(f"Wrote {', '.join([*map(str, written.tables), *pictures])}")
@@ -191,6 +204,12 @@ def _cells(row: ImagePrediction) -> tuple[str, ...]:
         "-" if row.anomalous_pixels is None else f"{row.anomalous_pixels:,}",
         "-" if row.anomalous_share is None else f"{row.anomalous_share:.2%}",
     )
+
+
+def _listed(detections: list[dict[str, Any]]) -> str:
+    """Count detections by class: `2 cat, 1 dog`."""
+    counts = Counter(each["class_name"] for each in detections)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "-"
 
 
 def _cell(value: object) -> str:

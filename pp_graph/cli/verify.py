@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pp_graph.verification import DecisionReport, VerificationReport
+    from pp_graph.verification.detections import DetectionReport
     from pp_graph.verification.report import Flips
 
 
@@ -133,7 +134,11 @@ def print_report(report: VerificationReport) -> None:
         ),
         [_decision_row(decision) for decision in report.decisions],
     )
+    if report.detections is not None:
+        _print_detections(report, report.detections)
     for decision in report.decisions:
+        if decision.detections:
+            continue
         for cause, flips in (("post-processing", decision.postprocessing), ("drift", decision.drift)):
             _print_flips(report, decision, cause, flips)
     boundary = report.boundary
@@ -193,6 +198,43 @@ def _decision_row(decision: DecisionReport) -> tuple[str, ...]:
 
 
 _SHOWN_FLIPS = 5
+
+
+def _print_detections(report: VerificationReport, detections: DetectionReport) -> None:
+    sides = (("post-processing", detections.postprocessing), ("drift", detections.drift))
+    print_table(
+        "Detections, matched by an overlap of at least 0.5",
+        ("cause of differences", "expected", "found", "lost", "gained", "other class", "box error", "score error"),
+        [
+            (
+                cause,
+                f"{each.expected:,}",
+                f"{each.found:,}",
+                *(f"{each.count(kind):,}" for kind in ("lost", "gained", "class")),
+                f"{each.box_error:.3g} pixels",
+                f"{each.score_error:.3g}",
+            )
+            for cause, each in sides
+        ],
+    )
+    for cause, each in sides:
+        if each.changes:
+            print_table(
+                f"Detections that differ by {cause}: the {min(_SHOWN_FLIPS, len(each.changes))} furthest from the "
+                f"confidence of {len(each.changes):,}",
+                ("image", "change", "class", "score", "above the confidence by", "box"),
+                [
+                    (
+                        report.image_names[change.image],
+                        {"class": "other class"}.get(change.kind, change.kind),
+                        dict(enumerate(detections.class_names)).get(change.class_index, str(change.class_index)),
+                        f"{change.score:.4f}",
+                        f"{change.distance:.3g}",
+                        ", ".join(f"{corner:.1f}" for corner in change.box),
+                    )
+                    for change in each.changes[:_SHOWN_FLIPS]
+                ],
+            )
 
 
 def _print_flips(report: VerificationReport, decision: DecisionReport, cause: str, flips: Flips) -> None:

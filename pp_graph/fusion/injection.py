@@ -17,7 +17,7 @@ from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
 from pp_graph.model.graphs import all_values, rename_values
 from pp_graph.model.weights import weights_record
 from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
-from pp_graph.steps import MINIMUM_OPSET, ChoosingStep, Emitter
+from pp_graph.steps import MINIMUM_OPSET, ChoosingStep, Emitter, SelectCandidates
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def write_program(
     opset_added = raw.opset == 0
     if opset_added:
         raw.model.opset_imports[""] = opset
-    chooses = any(isinstance(step, ChoosingStep) for step in program.steps)
+    chooses = any(isinstance(step, ChoosingStep | SelectCandidates) for step in program.steps)
     values = {role: _as_read(op, outputs[match.output.name], match, fence=chooses) for role, match in matches.items()}
     computed = program.emit(op, values)
     emitted = {output.name: computed[output.name] for output in program.outputs}

@@ -19,7 +19,7 @@ from pp_graph.openvino.core import partial_shape, port_name
 from pp_graph.openvino.island.float32 import PREPROCESSING_SCOPE, mark_float32
 from pp_graph.openvino.island.graph import find_tensor
 from pp_graph.openvino.island.rewrites import unchanged
-from pp_graph.preprocessing import LAYOUTS
+from pp_graph.preprocessing import LAYOUTS, LETTERBOX
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -188,9 +188,56 @@ def _with_steps(small: ov.Model, preprocessing: Preprocessing) -> ov.Model:
     if preprocessing.reverses_channels:
         steps.reverse_channels()
     steps.convert_element_type(ov.Type.f32)
-    if preprocessing.resize is not None:
+    if preprocessing.resize == LETTERBOX:
+        steps.custom(lambda frames: _letterbox(frames, preprocessing))
+    elif preprocessing.resize is not None:
         steps.resize(getattr(ResizeAlgorithm, f"RESIZE_{preprocessing.resize.upper()}"))
     return processor.build()
+
+
+def _letterbox(frames: ov.Output, preprocessing: Preprocessing) -> ov.Output:
+    """Resize frames to the size that `Placement.letterboxed` gives, and fill around them.
+
+    Sizes are computed in the graph, in integers, so that it takes frames of any size. With a fixed size the runtime
+    folds them.
+    """
+    from openvino import opset8
+    from openvino import opset13 as ops
+
+    layout = str(preprocessing.model_layout)
+    axes = np.array([layout.index("H"), layout.index("W")])
+    size = np.array(preprocessing.model_size)
+    frame = ops.gather(ops.shape_of(frames), ops.constant(axes), ops.constant(0))
+    height, width = (ops.gather(frame, ops.constant([place]), ops.constant(0)) for place in (0, 1))
+    one, two, rows, columns = (ops.constant([each]) for each in (1, 2, *map(int, size)))
+
+    def rounded(size: ov.Node, long: ov.Node, short: ov.Node) -> ov.Node:
+        doubled = ops.multiply(two, ops.multiply(size, long))
+        return ops.maximum(one, ops.divide(ops.add(doubled, short), ops.multiply(two, short)))
+
+    tall = ops.less_equal(ops.multiply(rows, width), ops.multiply(columns, height))
+    placed = ops.concat(
+        [
+            ops.select(tall, rows, rounded(height, columns, width)),
+            ops.select(tall, rounded(width, rows, height), columns),
+        ],
+        0,
+    )
+    resized = ops.interpolate(frames, placed, "linear", "sizes", axes=ops.constant(axes), nearest_mode="floor")
+    missing = ops.subtract(ops.constant(size), placed)
+    before = ops.divide(missing, two)
+    spread = ops.constant(np.array([[int(axis == at) for at in axes] for axis in range(4)]))
+    begin, end = (
+        ops.squeeze(ops.reduce_sum(ops.multiply(spread, each), ops.constant([1]), keep_dims=True), ops.constant([1]))
+        for each in (before, ops.subtract(missing, before))
+    )
+    # The runtime would turn a newer Pad into this one, and drop the mark.
+    filled = opset8.pad(resized, begin, end, "constant", ops.constant(np.float32(preprocessing.padding)))
+    # The network's sizes stay fixed, whatever the size of the frames. 0 keeps an open batch.
+    shape = [each.get_length() if each.is_static else 0 for each in frames.get_partial_shape()]
+    for axis, length in zip(axes, size, strict=True):
+        shape[axis] = length
+    return ops.reshape(filled, ops.constant(np.array(shape)), special_zero=True).output(0)
 
 
 def _keep_interpolate(small: ov.Model) -> None:

@@ -24,6 +24,8 @@ from pp_graph.openvino.devices import (
 )
 from pp_graph.openvino.model_info import read_model_info, takes_frames
 from pp_graph.openvino.usage_tensors import ELEMENT_TYPES, Tensor, inputs_of, name_variables, outputs_of
+from pp_graph.preprocessing import LETTERBOX
+from pp_graph.program import detects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -169,6 +171,16 @@ def _sizes(inputs: Sequence[Tensor]) -> str:
     )
 
 
+def _boxes(provenance: Provenance) -> str:
+    """Say how boxes find back to the frame, if the model resizes it."""
+    preprocessing = provenance.preprocessing
+    if preprocessing is None or preprocessing.resize is None or not detects(provenance.predicted.values()):
+        return ""
+    height, width = preprocessing.model_size or ("H", "W")
+    section = "boxes_letterboxed" if preprocessing.resize == LETTERBOX else "boxes_stretched"
+    return _render(section, height=height, width=width)
+
+
 def _output_section(outputs: Sequence[Tensor], provenance: Provenance) -> str:
     raw_names = {record.tensor: record.name for record in provenance.raw.read.values()}
     written = {output.name: output for output in provenance.outputs}
@@ -183,6 +195,7 @@ def _output_section(outputs: Sequence[Tensor], provenance: Provenance) -> str:
     on_nan = {output.on_nan for output in provenance.predicted.values() if output.decides}
     notes = _sentences(
         _render("outputs_by_name"),
+        _boxes(provenance),
         _render("decisions") if on_nan else "",
         _render("nan", decision=next(iter(on_nan))) if len(on_nan) == 1 and None not in on_nan else "",
     )
@@ -311,7 +324,7 @@ def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> st
     changes = [*(f"--{name.replace('_', '-')} 0.6" for name in sensitivities), "--stats new.json"]
     classifies = any(output.classifies for output in provenance.outputs)
     if classifies:
-        limits = {"unknown": "--unknown-below 0.8", "pred_label": "--multi-label 0.6"}
+        limits = {"unknown": "--unknown-below 0.8", "pred_label": "--multi-label 0.6", "boxes": "--confidence 0.4"}
         changes = [limits[name] for name in provenance.predicted if name in limits] or ["--temperature 1.5"]
     parts = [
         _render(

@@ -20,6 +20,8 @@ from pp_graph.postprocessors.anomaly import (
     merged_roles,
 )
 from pp_graph.postprocessors.classification import RAW_LOGITS, ClassificationPostProcessor
+from pp_graph.postprocessors.detection import DetectionPostProcessor
+from pp_graph.postprocessors.detection_heads import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_SCORES
 from pp_graph.postprocessors.lookup import class_name, find_post_processor, post_processor_names
 from pp_graph.postprocessors.one_class import OneClassPostProcessor
 from pp_graph.postprocessors.onnx_model import OnnxPostProcessor
@@ -29,24 +31,30 @@ from pp_graph.postprocessors.recipe import RecipePostProcessor
 POST_PROCESSORS: tuple[type[PostProcessor], ...] = (
     OneClassPostProcessor,
     ClassificationPostProcessor,
+    DetectionPostProcessor,
     RecipePostProcessor,
 )
 
 __all__ = [
     "CLASS_ROLES",
     "DECISION_NAMES",
+    "HEADS",
     "MAP",
     "MAPS",
     "OUTPUTS",
     "OUTPUT_NAMES",
     "POST_PROCESSORS",
+    "RAW_BOXES",
+    "RAW_CANDIDATES",
     "RAW_LOGITS",
     "RAW_MAP",
     "RAW_SCORE",
+    "RAW_SCORES",
     "ROLES",
     "SCORE",
     "SCORES",
     "ClassificationPostProcessor",
+    "DetectionPostProcessor",
     "OneClassPostProcessor",
     "OnnxPostProcessor",
     "PostProcessor",

@@ -115,7 +115,7 @@ class ClassificationPostProcessor(PostProcessor):
         as_width(self.temperature, "temperature")
         check_on_nan(self.on_nan, "unknown")
         if self.unknown_below is not None:
-            limit = _probability(self.unknown_below, "unknown_below")
+            limit = checked_probability(self.unknown_below, "unknown_below")
             if limit == 0:
                 raise PostProcessorError("unknown_below is 0, expected a probability above 0, or None for no limit.")
             object.__setattr__(self, "unknown_below", limit)
@@ -126,11 +126,11 @@ class ClassificationPostProcessor(PostProcessor):
         if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str):
             if not len(given):
                 raise PostProcessorError("multi_label is empty, expected a threshold, or one for each class.")
-            levels = tuple(_probability(level, f"multi_label[{place}]") for place, level in enumerate(given))
+            levels = tuple(checked_probability(level, f"multi_label[{place}]") for place, level in enumerate(given))
             object.__setattr__(self, "multi_label", levels)
         elif given is not None:
-            object.__setattr__(self, "multi_label", _probability(given, "multi_label"))
-        object.__setattr__(self, "labels", _checked_labels(self.labels))
+            object.__setattr__(self, "multi_label", checked_probability(given, "multi_label"))
+        object.__setattr__(self, "labels", checked_labels(self.labels))
         if self.activation == "none" and self.temperature != 1:
             raise PostProcessorError(
                 f"temperature is {self.temperature:g} with activation='none', expected 1: it divides logits, and the "
@@ -236,13 +236,23 @@ class ClassificationPostProcessor(PostProcessor):
         return "normal" if self.on_nan == "anomalous" else "anomalous"
 
 
-def _probability(given: Any, name: str) -> float:
+def checked_probability(given: Any, name: str) -> float:
+    """Return a number as float.
+
+    Raises:
+        PostProcessorError: It is not a number from 0 to 1.
+    """
     if isinstance(given, bool | str) or not isinstance(given, int | float | np.number) or not 0 <= given <= 1:
         raise PostProcessorError(f"{name} is {given!r}, expected a probability from 0 to 1.")
     return float(given)
 
 
-def _checked_labels(given: Any) -> tuple[str, ...]:
+def checked_labels(given: Any) -> tuple[str, ...]:
+    """Return names of classes as a tuple.
+
+    Raises:
+        PostProcessorError: They are not a sequence of names.
+    """
     labels = () if given is None else given
     if isinstance(labels, str) or not isinstance(labels, Sequence):
         raise PostProcessorError(f"labels is {given!r}, expected the name of each class, in order.")

@@ -11,12 +11,14 @@ import msgspec
 import numpy as np
 
 from pp_graph.calibration import calibrate, range_estimator, threshold_estimator
-from pp_graph.data import choose_batch_size, feed_model, read_ahead
+from pp_graph.data import Detections, choose_batch_size, feed_model, read_ahead
 from pp_graph.errors import CalibrationError
 from pp_graph.fusion.runtime_cutoffs import retuned_program
 from pp_graph.preprocessing import feed_by_hand
+from pp_graph.program import detects
 from pp_graph.quantization.decisions import judge
 from pp_graph.raw_values import open_raw_values
+from pp_graph.verification.detections import match_detections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from pp_graph.steps import Array
 
 GIVEN, RECALIBRATED = "given", "recalibrated"
+_LISTS = "detections"
+"""Name of the lists of a detector among its decisions."""
 LEVELS = ("image", "pixel")
 
 
@@ -42,7 +46,7 @@ class Decided:
         thresholds: `given` for the statistics of the f32 model; `recalibrated` for those found on the artifact's own
             raw values.
         statistics: The recalibrated statistics, as plain values; None for the given ones.
-        label_flips: Labels that differ.
+        label_flips: Labels that differ; of a detector, lost, gained and otherwise classified detections.
         labels: Labels compared.
         pixel_flips: Pixels of masks that differ.
         pixels: Pixels compared.
@@ -128,8 +132,12 @@ class Judge:
             raw = values.run(feeds)
             for (program, decided), count in zip(programs, counts, strict=True):
                 for name, array in _decisions(program, raw).items():
-                    flips = sum(_flips(array[row], self._reference[at + row][name]) for row in range(len(rows)))
-                    if program.types[name].per_pixel:
+                    count_flips = _changed_detections if name == _LISTS else _flips
+                    flips = sum(count_flips(array[row], self._reference[at + row][name]) for row in range(len(rows)))
+                    if name == _LISTS:
+                        decided.label_flips += flips
+                        decided.labels += int((array[..., -1] >= 0).sum())
+                    elif program.types[name].per_pixel:
                         decided.pixel_flips += flips
                         decided.pixels += array.size
                     else:
@@ -217,7 +225,32 @@ def _decisions(program: Program, raw: Mapping[str, Array]) -> dict[str, Array]:
         if role in program.signature
     }
     predictions = program.predictions(program.run(typed))
-    return {name: predictions[name] for name in program.decisions if name in predictions}
+    found = {name: predictions[name] for name in program.decisions if name in predictions}
+    if detects(program.predicted):
+        # Lists shift when one detection is lost, so they are matched, not compared place by place.
+        del found["classes"]
+        found[_LISTS] = _lists(predictions, program.post.parameters())
+    return found
+
+
+def _lists(predictions: Mapping[str, Array], parameters: Mapping[str, Any]) -> Array:
+    """Return corners, score and class of each detection, -1 after the last, (N,D,6)."""
+    lists = np.full((*predictions["scores"].shape, 6), -1, np.float32)
+    for row, filled in enumerate(lists):
+        each = Detections.of_outputs(predictions, row, parameters)
+        filled[: len(each)] = np.column_stack([each.boxes, each.scores, each.classes])
+    return lists
+
+
+def _changed_detections(found: Array, packed: bytes) -> int:
+    """Count lost, gained and otherwise classified detections."""
+    sides = []
+    for rows in (np.frombuffer(zlib.decompress(packed), found.dtype).reshape(found.shape), found):
+        kept = rows[rows[:, -1] >= 0]
+        sides.append(Detections(kept[:, :4], kept[:, 4], kept[:, 5]))
+    pairs = match_detections(*sides)
+    same = sides[0].classes[pairs[:, 0]] == sides[1].classes[pairs[:, 1]]
+    return sum(map(len, sides)) - 2 * len(pairs) + int((~same).sum())
 
 
 def _packed(array: Array) -> bytes:

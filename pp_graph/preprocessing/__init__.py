@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from pp_graph.preprocessing.preprocessing import DTYPES, LAYOUTS, Preprocessing, feed_by_hand
+from pp_graph.preprocessing.placement import LETTERBOX, Placement
+from pp_graph.preprocessing.preprocessing import DTYPES, LAYOUTS, METHODS, Preprocessing, feed_by_hand
 from pp_graph.preprocessing.resizing import RESIZES, resize
 
-__all__ = ["DTYPES", "LAYOUTS", "RESIZES", "Preprocessing", "feed_by_hand", "resize"]
+__all__ = [
+    "DTYPES",
+    "LAYOUTS",
+    "LETTERBOX",
+    "METHODS",
+    "RESIZES",
+    "Placement",
+    "Preprocessing",
+    "feed_by_hand",
+    "resize",
+]

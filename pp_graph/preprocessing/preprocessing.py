@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError, TargetError
+from pp_graph.preprocessing.placement import LETTERBOX, letterbox
 from pp_graph.preprocessing.resizing import RESIZES, resize
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ DTYPES: Final[Mapping[str, str]] = {"u8": "uint8", "u16": "uint16", "f32": "floa
 """Element types of frames, and their NumPy names."""
 LAYOUTS: Final = ("NHWC", "NCHW")
 CHANNEL_ORDERS: Final = ("RGB", "BGR")
+METHODS: Final = (*RESIZES, LETTERBOX)
+"""Ways to bring frames to the model's size."""
+_PADDING: Final[Mapping[str, float]] = {"u8": 114, "u16": 114 * 257, "f32": 114}
+"""Gray around a letterboxed frame: 114 of 255, as YOLO models are trained."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Preprocessing:
         scale: Numbers to divide by: one, or one per channel. Empty for none. Models trained on [0, 1] need 255 for
             `u8`.
         resize: Method to resize frames to the model's height and width: `linear`, `cubic`, `nearest`,
-            `bilinear_pillow` or `bicubic_pillow`. None if frames have the model's size.
+            `bilinear_pillow` or `bicubic_pillow`; or `letterbox`, which keeps the aspect ratio (bilinear) and fills the
+            rest with gray, 114 of 255. None if frames have the model's size.
         frame_size: Height and width of the frames in pixels. None for any size, or for the model's without `resize`.
         model_channel_order: Channel order of the model.
         input: Name of the input; None if the model has only one.
@@ -69,7 +75,7 @@ class Preprocessing:
             ("Channel order", self.channel_order, CHANNEL_ORDERS),
             ("Channel order of the model", self.model_channel_order, CHANNEL_ORDERS),
             ("Layout of the model", self.model_layout, (*LAYOUTS, None)),
-            ("Resizing", self.resize, (*RESIZES, None)),
+            ("Resizing", self.resize, (*METHODS, None)),
         ):
             if value not in known:
                 choices = ", ".join(str(choice) for choice in known if choice is not None)
@@ -88,7 +94,7 @@ class Preprocessing:
             if self.resize is None:
                 raise TargetError(
                     "A size of frames was given without a method to resize them, expected both: without resizing, "
-                    f"frames have the model's size. Add resize (--resize), one of: {', '.join(RESIZES)}."
+                    f"frames have the model's size. Add resize (--resize), one of: {', '.join(METHODS)}."
                 )
 
     @property
@@ -100,6 +106,11 @@ class Preprocessing:
     def reverses_channels(self) -> bool:
         """True if frames and model differ in channel order."""
         return self.channel_order != self.model_channel_order
+
+    @property
+    def padding(self) -> float:
+        """Number around a letterboxed frame, before `mean` and `scale`. Frames in f32 are taken as 0 to 255."""
+        return _PADDING[self.dtype]
 
     @property
     def model_shape(self) -> tuple[int | None, ...] | None:
@@ -155,7 +166,11 @@ class Preprocessing:
                     "Frames are to be resized to a size that is not known, expected a model with a fixed height and "
                     "width. Fix them with --input-shape."
                 )
-            values = resize(pixels, height, width, self.resize)
+            values = (
+                letterbox(pixels, height, width, self.padding)
+                if self.resize == LETTERBOX
+                else resize(pixels, height, width, self.resize)
+            )
         if self.reverses_channels:
             values = values[..., ::-1]
         affine = self.affine(values.shape[-1])

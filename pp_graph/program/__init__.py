@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pp_graph.program.compilation import CompiledSteps, compile_steps
-from pp_graph.program.outputs import Meaning, Output, OutputDescription, Predictions
+from pp_graph.program.outputs import DETECTION_OUTPUTS, Meaning, Output, OutputDescription, Predictions, detects
 from pp_graph.program.packing import PACKED_NAME, check_packed, unpacked
 from pp_graph.program.program import Program
 from pp_graph.program.roles import Role, RoleMatch, find_roles
 from pp_graph.program.signature import Signature
 
 __all__ = [
+    "DETECTION_OUTPUTS",
     "PACKED_NAME",
     "CompiledSteps",
     "Meaning",
@@ -22,6 +23,7 @@ __all__ = [
     "Signature",
     "check_packed",
     "compile_steps",
+    "detects",
     "find_roles",
     "unpacked",
 ]

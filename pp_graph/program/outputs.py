@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -201,6 +201,16 @@ def _on_nan(step: Step, writes: Mapping[str, Step]) -> OnNaN | None:
     while isinstance(step, EncodeDecision) and step.source in writes:
         step = writes[step.source]
     return step.on_nan if isinstance(step, DecidingStep) else None
+
+
+DETECTION_OUTPUTS: Final = ("boxes", "scores", "classes", "count")
+"""Outputs of a detector: corners (N,D,4) in pixels of the model's input, scores and classes (N,D), count (N,)."""
+
+
+def detects(outputs: Iterable[OutputDescription]) -> bool:
+    """Return True if outputs list detections."""
+    meanings = {output.name: output.meaning for output in outputs}
+    return meanings.get("boxes") == "box" and all(name in meanings for name in DETECTION_OUTPUTS)
 
 
 _ANOMALY = ("pred_score", "pred_label", "anomaly_map", "pred_mask")

@@ -48,8 +48,7 @@ class Signature(Mapping[str, ValueType]):
     def of_model(cls, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str] | None = None) -> Signature:
         """Match the outputs of a raw model to roles; see `find_roles` for arguments and errors."""
         matches = find_roles(describe_outputs(raw), roles, named)
-        images = [info.shape for info in raw.inputs if info.shape is not None and len(info.shape) == 4]
-        size = _image_size(images[0]) if len(images) == 1 else None
+        size = image_size(raw)
         outputs = {role: match.output.name for role, match in matches.items()}
         narrow = {role: match.output.dtype.lower() for role, match in matches.items() if match.output.dtype in _NARROW}
         ends = {role: last_activation(raw, match.output.name) for role, match in matches.items()}
@@ -122,6 +121,12 @@ class Signature(Mapping[str, ValueType]):
 
     def __hash__(self) -> int:
         return hash((tuple(self.types.items()), self.input_size, tuple(self.narrow.items())))
+
+
+def image_size(raw: RawModel) -> tuple[int, int] | None:
+    """Height and width of the only image input of a raw model; None if open, or if there are several or none."""
+    images = [info.shape for info in raw.inputs if info.shape is not None and len(info.shape) == 4]
+    return _image_size(images[0]) if len(images) == 1 else None
 
 
 def _image_size(shape: Shape) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.postprocessors import OUTPUTS
+from pp_graph.program import DETECTION_OUTPUTS, detects
 from pp_graph.report.prediction_table import COLUMNS
 from pp_graph.values import axes_of_shape
 
@@ -69,6 +70,17 @@ class DrawnOutputs:
         return any(output.classifies for output in self.outputs.values())
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of a detector's classes; empty if unknown."""
+        classes = self.outputs.get("classes")
+        return () if classes is None else classes.class_names
+
+    @property
+    def detects(self) -> bool:
+        """True if the model returns detections."""
+        return detects(self.outputs.values())
+
+    @property
     def mask(self) -> str | None:
         """The mask for tables and overlays."""
         return self.masks[0] if self.masks else None
@@ -87,7 +99,7 @@ class DrawnOutputs:
         folders: dict[str, Picture] = {}
         if "masks" in save:
             folders |= self._folders("masks", self.masks)
-        if "overlays" in save and (self.masks or self.maps):
+        if "overlays" in save and (self.masks or self.maps or self.detects):
             folders["overlays"] = Picture("overlays", None)
         if "maps" in save:
             folders |= self._folders("maps", self.maps)
@@ -134,6 +146,8 @@ class DrawnOutputs:
         further: dict[str, Any] = {}
         for name, array in values.items():
             if name in (self.mask, self.map) or (name in ("pred_score", "pred_label") and not self.classifies):
+                continue
+            if self.detects and name in DETECTION_OUTPUTS[:3]:
                 continue
             column = f"output_{name}" if name in COLUMNS else name
             if _per_pixel(self.outputs[name]):
@@ -183,7 +197,7 @@ def _named(array: Array, output: OutputDescription) -> str | list[str] | None:
         return None
     if output.decides:
         return [name for name, present in zip(names, array.ravel(), strict=True) if present]
-    return names[int(array)] if array.ndim == 0 else [names[index] for index in array.ravel()]
+    return names[int(array)] if array.ndim == 0 else [names[index] for index in array.ravel() if index >= 0]
 
 
 def _between(values: Array, low: float, high: float) -> Array:

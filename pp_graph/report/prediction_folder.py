@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.data.image_files import decode, upright_size
+from pp_graph.data.image_files import upright_size
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
-from pp_graph.model import image_input
 from pp_graph.plausibility import PredictionChecks, describe_warnings
+from pp_graph.report.detections import (
+    ImageDetections,
+    detections_of_image,
+    overlay_detections,
+    write_box_csv,
+    write_coco,
+)
 from pp_graph.report.drawn_outputs import DrawnOutputs, plain
 from pp_graph.report.pictures import mask_picture, overlay_picture
 from pp_graph.report.prediction_table import (
+    COCO,
     FORMATS,
     PICTURES,
     ImagePrediction,
@@ -30,8 +37,8 @@ from pp_graph.report.prediction_table import (
     write_csv,
     write_json,
 )
+from pp_graph.report.shown_images import rgb_image
 from pp_graph.running import open_source
-from pp_graph.running.feeding import read_feeds
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -44,7 +51,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_MAX_OVERLAY_SIDE: Final = 4096
 _QUALITY: Final = 90
 """Quality of JPEG overlays. Encoding them as PNG takes 20 times as long as predicting."""
 
@@ -86,7 +92,8 @@ def write_predictions(
 
     Pictures are named after the images. Masks (PNG, 0 and 255) have the size of the image file, or of the model's input
     for arrays. Overlays (JPEG) have that size up to 4096 pixels on the longer side. Maps (TIFF, float32) have the size
-    of the model's map. Outputs that the model does not return are skipped. If several outputs are masks or maps,
+    of the model's map. Detections are drawn on overlays, and listed in pixels of the image: in CSV a row for each, and
+    on request as COCO JSON. Outputs that the model does not return are skipped. If several outputs are masks or maps,
     `pred_mask` and `anomaly_map` come first, and the others get folders with their own names. The folder is written at
     once when everything is done.
 
@@ -95,7 +102,7 @@ def write_predictions(
         images: See `Runner.__call__`.
         folder: Output folder; created if missing.
         save: Kinds of pictures to write: `masks`, `overlays`, `maps`.
-        formats: Tables to write: `csv`, `json`.
+        formats: Tables to write: `csv`, `json`, and of a detector `coco`.
         overwrite: Write to a folder that is not empty. Files of an earlier run are removed, others kept.
         batch_size: Images to run at a time.
         inputs: Files that are never overwritten, besides the images.
@@ -104,20 +111,26 @@ def write_predictions(
     Raises:
         OutputFileError: The folder cannot be written, is not empty without `overwrite`, lies among the images, or
             contains an input that would be overwritten.
-        DataError: An image cannot be read or does not fit the model, or `save` or `formats` has an unknown entry.
+        DataError: An image cannot be read or does not fit the model, `save` or `formats` has an unknown entry, or
+            COCO JSON is wanted of a model that returns no detections.
         TargetError: The runtime fails.
     """
-    for kind, requested, known in (("Pictures", save, tuple(PICTURES)), ("Tables", formats, FORMATS)):
+    for kind, requested, known in (("Pictures", save, tuple(PICTURES)), ("Tables", formats, (*FORMATS, COCO))):
         unknown = [name for name in requested if name not in known]
         if unknown:
             raise DataError(f"{kind} '{unknown[0]}' are not known, expected some of: {', '.join(known)}.")
     folder = Path(folder)
     source = open_source(images, runner.inputs, batch_size=batch_size)
     drawn = DrawnOutputs.of(runner)
+    if COCO in formats and not drawn.detects:
+        raise DataError(
+            f"COCO JSON lists boxes, and the model returns {', '.join(drawn.outputs) or 'none'}, expected a detector. "
+            "Leave out --coco."
+        )
     folders = drawn.folders(save)
     _refuse_folder_among_images(folder, source, folders)
     picture_files = _picture_files(source.images.names, folders)
-    tables = [table_name(form) for form in FORMATS if form in formats]
+    tables = [table_name(form) for form in (*FORMATS, COCO) if form in formats]
     names = [file for files in picture_files for file in files.values()] + tables
     protected = [*inputs, *(source.images.files or ())]
     check_folder(folder, names, overwrite=overwrite, inputs=protected)
@@ -125,10 +138,14 @@ def write_predictions(
         checks = PredictionChecks(
             tuple(part for output in runner.provenance.outputs for part in (output.channels or (output,)))
         )
-        rows = _write_pictures(runner, source, drawn, folders, picture_files, draft, checks, progress)
-        about = _about(runner, rows)
+        rows, detected = _write_pictures(runner, source, drawn, folders, picture_files, draft, checks, progress)
+        about = _about(runner, rows, detected)
         for table in tables:
-            if table == table_name("csv"):
+            if table == table_name(COCO):
+                write_coco(draft / table, detected, drawn.class_names)
+            elif table == table_name("csv") and drawn.detects:
+                write_box_csv(draft / table, detected, drawn.class_names)
+            elif table == table_name("csv"):
                 write_csv(draft / table, rows)
             else:
                 write_json(draft / table, about, rows)
@@ -138,7 +155,7 @@ def write_predictions(
         tuple(folder / table for table in tables),
         dict.fromkeys(folders, len(rows)),
         about,
-        (*describe_warnings(runner.provenance), *checks.warnings()),
+        (*describe_warnings(runner.provenance), *checks.warnings(), *_truncations(about)),
     )
 
 
@@ -168,8 +185,9 @@ def _write_pictures(
     draft: Path,
     checks: PredictionChecks,
     progress: Callable[[int], None] | None,
-) -> tuple[ImagePrediction, ...]:
+) -> tuple[tuple[ImagePrediction, ...], tuple[ImageDetections, ...]]:
     rows: list[ImagePrediction] = []
+    detected: list[ImageDetections] = []
     waiting: deque[Future[None]] = deque()
     # While this thread decodes, the device predicts, and others draw.
     workers = os.cpu_count() or 1
@@ -183,21 +201,29 @@ def _write_pictures(
                 values = drawn.of_image(predictions, index - start, stop - start)
                 files = picture_files[index]
                 pictures = {draft / file: folders[folder] for folder, file in files.items()}
+                boxes = None
+                if drawn.detects:
+                    boxes = detections_of_image(
+                        runner, source, index, predictions, index - start, files.get("overlays")
+                    )
+                    detected.append(boxes)
                 if pictures:
                     if len(waiting) >= 2 * workers:
                         waiting.popleft().result()
                     # Arrays in a file are read by one thread only.
-                    shown = _rgb_image(runner, source, index) if source.images.files is None else None
-                    waiting.append(pool.submit(_draw, runner, source, index, shown, values, drawn, pictures))
+                    shown = rgb_image(runner, source, index) if source.images.files is None else None
+                    waiting.append(pool.submit(_draw, runner, source, index, shown, values, drawn, boxes, pictures))
                 further = drawn.further(
                     values, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
                 )
+                if boxes is not None:
+                    further |= {"detections": boxes.listed(drawn.class_names), "truncated": boxes.found.truncated}
                 rows.append(_row(source.images.names[index], values, drawn, files, further))
             if progress is not None:
                 progress(stop - start)
         for future in waiting:
             future.result()
-    return tuple(rows)
+    return tuple(rows), tuple(detected)
 
 
 def _row(
@@ -227,6 +253,7 @@ def _draw(
     shown: Image | None,
     values: dict[str, Array],
     drawn: DrawnOutputs,
+    boxes: ImageDetections | None,
     pictures: dict[Path, Picture],
 ) -> None:
     from PIL import Image
@@ -235,8 +262,11 @@ def _draw(
     for file, (kind, name) in pictures.items():
         if kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
-            image = np.asarray(shown or _rgb_image(runner, source, index))
-            overlay_picture(image, drawn.shown_map(values, runner.provenance), mask).save(file, quality=_QUALITY)
+            image = np.asarray(shown or rgb_image(runner, source, index))
+            overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
+            if boxes is not None:
+                overlay = overlay_detections(overlay, boxes, drawn.class_names)
+            overlay.save(file, quality=_QUALITY)
         elif name is not None and kind == "maps":
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
         elif name is not None:
@@ -244,40 +274,19 @@ def _draw(
             mask_picture(values[name], size).save(file, compress_level=1)
 
 
-def _rgb_image(runner: Runner, source: Source, index: int) -> Image:
-    """Return the image as RGB, of bounded size: the file, or the model's input if there is none."""
-    from PIL import Image
-
-    if source.images.files is not None:
-        file = source.images.files[index]
-        width, height = upright_size(file)[0]
-        factor = min(1.0, _MAX_OVERLAY_SIDE / max(width, height))
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        pixels = decode(file, 3, size, max_pixels=None).pixels
-        return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
-    images = image_input(runner.inputs)
-    assert images is not None
-    return Image.fromarray(_as_rgb(read_feeds(source, index, index + 1, runner.inputs)[images.name][0]))
+def _truncations(about: dict[str, Any]) -> tuple[str, ...]:
+    truncated = about.get("truncated_images", 0)
+    if not truncated:
+        return ()
+    return (
+        (
+            f"{truncated:,} of {about['images']:,} images have more candidates above the confidence than the "
+            "post-processing compares, so boxes may be missing. Fuse with more --candidates, or a higher --confidence."
+        ),
+    )
 
 
-def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:
-    """Convert one item of an input to a picture, (H,W,3), whatever its shape."""
-    if array.ndim != 3:
-        array = array.reshape(1, 1, -1)
-    if array.shape[0] in (1, 3) or array.shape[-1] not in (1, 3):
-        array = array.transpose(1, 2, 0)
-    if array.shape[-1] not in (1, 3):
-        array = array.mean(axis=-1, keepdims=True)
-    if array.dtype != np.uint8:
-        values = np.nan_to_num(array.astype(np.float32))
-        low, high = float(values.min()), float(values.max())
-        if low < 0 or high > 1:  # standardised, or in 0 to 255
-            values = (values - low) / max(high - low, 1e-12)
-        array = np.round(values * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
-
-
-def _about(runner: Runner, rows: Sequence[ImagePrediction]) -> dict[str, Any]:
+def _about(runner: Runner, rows: Sequence[ImagePrediction], detected: Sequence[ImageDetections]) -> dict[str, Any]:
     labels = [row.pred_label for row in rows if row.pred_label is not None]
     return {
         "pp_graph_version": __version__,
@@ -288,4 +297,6 @@ def _about(runner: Runner, rows: Sequence[ImagePrediction]) -> dict[str, Any]:
         "cutoffs": runner.provenance.cutoffs,
         "images": len(rows),
         "anomalous_images": sum(labels) if labels else None,
+        **({"detections": sum(len(each.found) for each in detected)} if detected else {}),
+        **({"truncated_images": sum(each.found.truncated for each in detected)} if detected else {}),
     }

@@ -8,12 +8,14 @@ import math
 import unicodedata
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 FORMATS: Final = ("csv", "json")
+COCO: Final = "coco"
+"""A further format, of detections only."""
 PICTURES: Final = {"masks": ".png", "overlays": ".jpg", "maps": ".tiff"}
 """Folders of pictures, with the file extension of their pictures.
 
@@ -61,6 +63,8 @@ class ImagePrediction:
 
 COLUMNS: Final = tuple(column.name for column in fields(ImagePrediction) if column.name != "further")
 """Columns of every table; those of other outputs follow."""
+BOX_COLUMNS: Final = ("image", "class", "class_name", "score", "x1", "y1", "x2", "y2", "overlay")
+"""Columns of the CSV table of detections, one row for each."""
 _PICTURE_COLUMNS: Final = ("mask", "overlay", "map")
 
 
@@ -83,15 +87,20 @@ def _is_nested(cell: object) -> bool:
 
 
 def table_name(form: str) -> str:
-    """Return the file name of a table in one of `FORMATS`."""
-    return f"{_TABLE}.{form}"
+    """Return the file name of a table in one of `FORMATS`, or in COCO's."""
+    return f"{_TABLE}.coco.json" if form == COCO else f"{_TABLE}.{form}"
+
+
+def text_file(file: Path) -> TextIO:
+    """Open a file to write CSV to."""
+    # File names need not be valid Unicode on every system; keep their bytes.
+    return file.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def write_csv(file: Path, rows: Sequence[ImagePrediction]) -> None:
     """Write a table as CSV, with `true` and `false`, and an empty cell for None."""
     columns = columns_of(rows)
-    # File names need not be valid Unicode on every system; keep their bytes.
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+    with text_file(file) as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
@@ -125,6 +134,8 @@ def earlier_files(folder: Path) -> list[str]:
                 may_be_picture = column in _PICTURE_COLUMNS or column not in COLUMNS
                 if may_be_picture and isinstance(cell, str) and _is_picture_path(cell):
                     names[cell] = None
+    if names:
+        names[table_name(COCO)] = None
     return [name for name in names if (folder / name).is_file()]
 
 
@@ -144,7 +155,8 @@ def _read_json(file: Path) -> list[dict[str, Any]]:
 
 
 def _has_columns(names: Iterable[str]) -> bool:
-    return tuple(names)[: len(COLUMNS)] == COLUMNS
+    found = tuple(names)
+    return found == BOX_COLUMNS or found[: len(COLUMNS)] == COLUMNS
 
 
 def _is_picture_path(name: str) -> bool:

@@ -5,6 +5,31 @@ To add one, write a class and an entry in `STEPS`; the tests compare every entry
 
 from __future__ import annotations
 
+from pp_graph.steps.box_decoding import AnchorBoxes, DistanceBoxes, ExpectedDistances, GridBoxes
+from pp_graph.steps.boxes import (
+    BoxForm,
+    ConvertBoxes,
+    CountPlaces,
+    PlacesOfPassing,
+    TakeDetections,
+)
+from pp_graph.steps.candidate_scores import (
+    BestClass,
+    BestScore,
+    CountPassing,
+    ExceedsConfidence,
+    MaskScores,
+    SelectCandidates,
+)
+from pp_graph.steps.candidates import (
+    FlattenMap,
+    GatherCandidates,
+    JoinCandidates,
+    JoinParts,
+    PadCandidates,
+    ScaleScores,
+    TakeParts,
+)
 from pp_graph.steps.class_numbers import DropPixelAxes, InvertDecision, MaxOverClasses, TopMargin
 from pp_graph.steps.classes import SelectClass, Softmax
 from pp_graph.steps.compare import (
@@ -28,6 +53,7 @@ from pp_graph.steps.interpolation import PiecewiseLinear, QuantileMap
 from pp_graph.steps.masks import CloseMask, DilateMask, ErodeMask, MaskByLabel, OpenMask
 from pp_graph.steps.min_max import MinMaxNormalize, PerImageMinMax, PlainMinMax, ZScore
 from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
+from pp_graph.steps.overlaps import SuppressOverlaps
 from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Temperature
 from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
 from pp_graph.steps.regions import Hysteresis, RemoveSmallRegions
@@ -88,6 +114,28 @@ STEPS: tuple[type[Step], ...] = (
     CloseMask,
     RemoveSmallRegions,
     Hysteresis,
+    TakeParts,
+    ScaleScores,
+    ExceedsConfidence,
+    MaskScores,
+    BestScore,
+    BestClass,
+    CountPassing,
+    SelectCandidates,
+    GatherCandidates,
+    ConvertBoxes,
+    SuppressOverlaps,
+    PlacesOfPassing,
+    TakeDetections,
+    CountPlaces,
+    JoinCandidates,
+    PadCandidates,
+    GridBoxes,
+    AnchorBoxes,
+    DistanceBoxes,
+    ExpectedDistances,
+    FlattenMap,
+    JoinParts,
 )
 
 __all__ = [
@@ -102,30 +150,46 @@ __all__ = [
     "NUMBERS",
     "STEPS",
     "Accepts",
+    "AnchorBoxes",
     "ArgMax",
     "Array",
+    "BestClass",
+    "BestScore",
+    "BoxForm",
     "ChoosingStep",
     "CloseMask",
     "Compare",
     "ComparePerClass",
     "ComparePerPixel",
+    "ConvertBoxes",
+    "CountPassing",
+    "CountPlaces",
     "CropBorder",
     "Cutoff",
     "DecidingStep",
     "DecisionType",
     "DilateMask",
+    "DistanceBoxes",
     "DropPixelAxes",
     "Emitter",
     "EncodeDecision",
     "ErodeMask",
+    "ExceedsConfidence",
+    "ExpectedDistances",
+    "FlattenMap",
+    "GatherCandidates",
     "GatherClasses",
     "GaussianBlur",
     "GaussianCDF",
     "GraphStep",
+    "GridBoxes",
     "Hysteresis",
     "InvertDecision",
+    "JoinCandidates",
+    "JoinParts",
     "Keep",
     "MaskByLabel",
+    "MaskScores",
     "MaxOverClasses",
     "MaxOverMap",
     "MeanOverMap",
@@ -135,17 +199,24 @@ __all__ = [
     "MonotoneStep",
     "OnNaN",
     "OpenMask",
+    "PadCandidates",
     "PerImageMinMax",
     "PiecewiseLinear",
+    "PlacesOfPassing",
     "PlainMinMax",
     "PlattScaling",
     "QuantileMap",
     "RemoveSmallRegions",
     "ResizeMap",
+    "ScaleScores",
+    "SelectCandidates",
     "SelectClass",
     "Sigmoid",
     "Softmax",
     "Step",
+    "SuppressOverlaps",
+    "TakeDetections",
+    "TakeParts",
     "Temperature",
     "TopClasses",
     "TopKMean",

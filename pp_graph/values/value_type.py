@@ -20,7 +20,7 @@ AXES: Final = {
 }
 """Letters of axes and their meanings."""
 
-DType = Literal["float32", "bool", "uint8", "int64"]
+DType = Literal["float32", "bool", "uint8", "int64", "int32"]
 DTYPES: Final[tuple[DType, ...]] = get_args(DType)
 """Element types of values: numbers, decisions, decisions or classes as bytes, and indices."""
 

@@ -19,7 +19,7 @@ from pp_graph.steps import ChoosingStep, DecidingStep, MonotoneStep, is_blurred,
 from pp_graph.verification.comparison import checked_predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
     import numpy.typing as npt
 
@@ -27,11 +27,17 @@ if TYPE_CHECKING:
     from pp_graph.program import Program
     from pp_graph.sessions import Session
     from pp_graph.steps import Array, Step
+    from pp_graph.values import ValueType
 
 _SAMPLES = 257
 """Numbers sampled across each range."""
 _MIN_SIDE = 12
 """Smallest height and width of the maps on which steps that read neighbours run."""
+
+_CANDIDATE_IMAGES = 6
+"""Images of candidates of a detector; each has many."""
+_OPEN_CANDIDATES = 300
+"""Number of candidates where the model leaves it open."""
 
 
 def boundary_values(provenance: Provenance, program: Program) -> npt.NDArray[np.float32]:
@@ -98,6 +104,8 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
     """Return the arrays to feed, by the names of `Provenance.tensors`."""
     values = boundary_values(provenance, program)
     types = {name: program.types[name] for name in provenance.tensors}
+    if any("K" in value.axes for value in types.values()):
+        return _candidate_arrays(values, types, exact=not program.intermediates)
     needed = program.needed([output.name for output in program.predicted], provenance.tensors)
     sized, whole = _sized(program), _needs_whole_maps(program)
     side = max(_MIN_SIDE, *(2 * step.least_size for step in needed)) if any(not s.pointwise for s in needed) else 1
@@ -132,6 +140,28 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
         for turn, tested in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
             unsure = is_blurred(cutoffs) & is_subnormal(tested)
             arrays[origin][3 * index + turn] = np.where(unsure, np.float32(0), tested)
+    return arrays
+
+
+def _candidate_arrays(values: Array, types: Mapping[str, ValueType], *, exact: bool) -> dict[str, Array]:
+    """Return a few images of candidates: numbers around the cutoffs that often tie, and boxes that often overlap.
+
+    If decoding rounds, boxes are not such that an overlap could be right at its threshold.
+    """
+    draw = np.random.default_rng(0)
+    usual = np.concatenate([values[np.abs(values) <= 2], values[-1:]]) if exact else values[np.abs(values) <= 1]
+    arrays = {}
+    for role, value in types.items():
+        shape = value.example_shape(batch=_CANDIDATE_IMAGES, K=_OPEN_CANDIDATES)
+        array = draw.choice(usual, shape)
+        array[0] = draw.choice(values, shape[1:]) if exact else array[0]
+        array[-1] = draw.random(shape[1:])
+        if "P" in value.axes:
+            parts = np.moveaxis(array, value.axes.index("P"), -1)[1:, ..., :4]
+            places = draw.integers(0, 64, parts.shape) if exact else draw.uniform(0, 3, parts.shape)
+            parts[..., :2] = places[..., :2]
+            parts[..., 2:] = places[..., 2:] / (2 if exact else 1)
+        arrays[role] = _as_dtype(array.astype(np.float32), value.dtype)
     return arrays
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from pp_graph.errors import TargetError
 from pp_graph.plausibility import PredictionChecks
-from pp_graph.program import check_packed
+from pp_graph.program import DETECTION_OUTPUTS, check_packed, detects
 from pp_graph.steps import ChoosingStep, DecidingStep
+from pp_graph.verification.detections import DetectionComparison
 from pp_graph.verification.report import (
     LARGE_DRIFT,
     TOLERANCE,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import Provenance
     from pp_graph.program import Predictions, Program
     from pp_graph.steps import Array
+    from pp_graph.verification.detections import DetectionReport
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,21 @@ def _only_cutoff(step: DecidingStep | ChoosingStep | None) -> float | None:
     return float(step.cutoffs.ravel()[0])
 
 
+def _of_detections(decision: DecisionReport, detections: DetectionReport) -> DecisionReport:
+    """Count lost, gained and otherwise classified detections as the flips of their classes."""
+    if decision.name != "classes":
+        return decision
+    changes = detections.drift.changes
+    drift = Flips(
+        np.array([change.image for change in changes], np.int64),
+        np.zeros(len(changes), np.int64),
+        np.array([change.score for change in changes], np.float32),
+        np.array([abs(change.distance) for change in changes], np.float64),
+    )
+    flips = len(decision.postprocessing) + len(changes)
+    return replace(decision, total=detections.drift.expected, flips=flips, drift=drift, detections=True)
+
+
 class Comparison:
     """Running totals over batches."""
 
@@ -176,6 +193,7 @@ class Comparison:
         self._has_range = statistics is not None and any(
             level.min is not None and level.max is not None for level in (statistics.image, statistics.pixel)
         )
+        self._detections = DetectionComparison(provenance) if detects(program.predicted) else None
         self._preprocessing: ErrorSum | None = None
         self._flips = dict.fromkeys(self._steps, 0)
         self._total = dict.fromkeys(self._steps, 0)
@@ -220,17 +238,28 @@ class Comparison:
             kept = name in shipped and name not in reference.raw and name not in reference.predictions
             if kept and isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
                 self._errors.setdefault(name, ErrorSum()).add(shipped[name], values)
+        self._add_predictions(reference, own, shipped, start)
+        if self._detections is not None:
+            self._detections.add(reference.predictions, own.predictions, shipped, start)
+
+    def _add_predictions(self, reference: Side, own: Side, shipped: Mapping[str, Array], start: int) -> None:
         for name, expected in reference.predictions.items():
             on_own = own.predictions[name]
             check_form(name, shipped, expected)
             found = shipped[name]
+            # A detection that is lost moves all that follow, so lists are not compared place by place.
+            listed = self._detections is not None and name in DETECTION_OUTPUTS
             if name not in self._steps:
-                self._errors.setdefault(name, ErrorSum()).add(found, expected)
+                if not listed:
+                    self._errors.setdefault(name, ErrorSum()).add(found, expected)
                 self._own_errors.setdefault(name, ErrorSum()).add(found, on_own)
                 continue
             decider = self._steps[name]
+            if listed:
+                self._postprocessing[name].add(found != on_own, own.values, None, start)
+                continue
             self._total[name] += expected.size
-            if not isinstance(decider, ChoosingStep):
+            if self._program.types[name].dtype not in ("int32", "int64"):
                 self._positive[name] += int(np.count_nonzero(expected))
             self._flips[name] += int((found != expected).sum())
             self._postprocessing[name].add(found != on_own, own.values, decider, start)
@@ -251,6 +280,7 @@ class Comparison:
         notes: tuple[str, ...],
     ) -> VerificationReport:
         """Return the totals as a report."""
+        detections = None if self._detections is None else self._detections.report()
         decisions = tuple(
             DecisionReport(
                 name=name,
@@ -267,6 +297,9 @@ class Comparison:
             )
             for name, step in self._steps.items()
         )
+        if detections is not None:
+            decisions = tuple(_of_detections(each, detections) for each in decisions)
+            warnings = (*warnings, *detections.warnings)
         return VerificationReport(
             provenance=self._provenance,
             boundary=boundary,
@@ -286,6 +319,7 @@ class Comparison:
             tolerance=self._tolerance(),
             warnings=(*warnings, *self._checks.warnings(), *self._large_drift()),
             notes=notes,
+            detections=detections,
         )
 
     @property

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pp_graph.fusion.provenance import Provenance
+    from pp_graph.verification.detections import DetectionReport
 
 # Pillow-like resizing differs most from its NumPy reference: by 3e-3 of 255 on noise, measured in OpenVINO 2026.4.
 PREPROCESSING_TOLERANCE: Final = 1e-4
@@ -137,6 +138,8 @@ class DecisionReport:
         drift: Flips caused by drift of the network: the NumPy reference decides differently on the artifact's raw value
             and on the float32 one.
         classes: True for class indices. A margin is then the distance from the next smaller number of a class.
+        detections: True for the classes of detections. Flips by drift are then lost, gained and otherwise classified
+            detections, and a margin is the distance of the score from the confidence.
     """
 
     name: str
@@ -150,6 +153,7 @@ class DecisionReport:
     postprocessing: Flips
     drift: Flips
     classes: bool = False
+    detections: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ class Drift:
     """Decisions that drift of the network flips, of all labels or of all pixels.
 
     Attributes:
-        kind: `labels` or `pixels`.
+        kind: `labels` or `pixels`; `detections` for the labels of a detector.
         flips: Flipped decisions.
         total: Decisions compared.
         margin: Largest distance of a flipped raw value from its cutoff, as a share of the calibrated range; None
@@ -216,6 +220,11 @@ class Drift:
     scaled: bool = True
 
     @property
+    def option(self) -> str:
+        """Name of the limit's argument."""
+        return "max_pixel_flips" if self.kind == "pixels" else "max_label_flips"
+
+    @property
     def share(self) -> float:
         """Flipped share of the decisions, from 0 to 1."""
         return self.flips / self.total if self.total else 0.0
@@ -226,6 +235,11 @@ class Drift:
         return self.limit is None or self.limit.allows(self.flips, self.total)
 
     def __str__(self) -> str:
+        if self.kind == "detections":
+            text = f"{self.flips:,} detections lost, gained or classified otherwise, of {self.total:,}"
+            if self.margin is None:
+                return text
+            return f"{text}, with scores at most {self.margin:.3g} from the confidence"
         text = f"{self.flips:,} of {self.total:,} {self.kind} flipped"
         if self.flips and self.kind == "pixels":
             text += f" ({100 * self.share:.2g} %)"
@@ -278,6 +292,7 @@ class VerificationReport:
         warnings: What looks wrong although it may pass: large drift, results that are all alike, numbers that do not
             fit each other.
         notes: Remarks about the images, such as skipped files.
+        detections: Comparison of detections; None for a model that does not detect.
     """
 
     provenance: Provenance = field(repr=False)
@@ -298,6 +313,7 @@ class VerificationReport:
     tolerance: float = TOLERANCE
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    detections: DetectionReport | None = field(default=None, repr=False)
 
     @property
     def postprocessing_flips(self) -> int:
@@ -329,7 +345,8 @@ class VerificationReport:
                 flips, total = sum(len(each.drift) for each in decisions), sum(each.total for each in decisions)
                 largest = float(margins.max()) if len(margins) else None
                 scaled = not any(decision.classes for decision in decisions)
-                found.append(Drift(kind, flips, total, largest, limit, scaled))
+                named = "detections" if any(decision.detections for decision in decisions) else kind
+                found.append(Drift(named, flips, total, largest, limit, scaled))
         return tuple(found)
 
     @property
@@ -370,7 +387,7 @@ class VerificationReport:
         return (
             *self.postprocessing_failures,
             *(
-                f"drift of the network: {drift}, more than the limit of {drift.limit} (max_{drift.kind[:-1]}_flips)"
+                f"drift of the network: {drift}, more than the limit of {drift.limit} ({drift.option})"
                 for drift in self.drift
                 if not drift.within_limit
             ),
@@ -450,6 +467,7 @@ class VerificationReport:
                 }
                 for decision in self.decisions
             ],
+            **({} if self.detections is None else {"detections": self.detections.to_dict(self.image_names)}),
             "boundary": {
                 "values": self.boundary.values,
                 "flips": self.boundary.flips,

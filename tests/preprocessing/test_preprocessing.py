@@ -22,7 +22,7 @@ from pp_graph.model import FrameFormat, ModelInput
 from pp_graph.openvino.compiling import compile_for
 from pp_graph.openvino.island.float32 import PREPROCESSING_SCOPE
 from pp_graph.openvino.weights_file import marked, weights_mark
-from pp_graph.preprocessing import DTYPES, RESIZES, feed_by_hand, resize
+from pp_graph.preprocessing import DTYPES, METHODS, Placement, feed_by_hand, resize
 from pp_graph.raw_values import open_raw_values
 from tests.conftest import DEMO
 from tests.models import STATS, conv_model, from_text
@@ -77,7 +77,7 @@ def preprocessings(draw: st.DrawFn, channels: int) -> pp.Preprocessing:
     def either_of(number: st.SearchStrategy[float]) -> tuple[float, ...]:
         return tuple(draw(st.one_of(*(st.lists(number, min_size=n, max_size=n) for n in {0, 1, channels}))))
 
-    method = draw(st.sampled_from([None, *RESIZES]))
+    method = draw(st.sampled_from([None, *METHODS]))
     return pp.Preprocessing(
         dtype=draw(st.sampled_from(list(DTYPES))),
         layout=draw(st.sampled_from(["NHWC", "NCHW"])),
@@ -152,7 +152,7 @@ def test_resizing_as_pillow(method: str, resample: int, old: tuple[int, int], ne
 
 
 @pytest.mark.sample(every=5)
-@pytest.mark.parametrize("method", [None, *RESIZES])
+@pytest.mark.parametrize("method", [None, *METHODS])
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_preprocessing_is_not_rounded_to_the_networks_precision(dtype: str, method: str | None, order: str) -> None:
@@ -213,7 +213,7 @@ def test_decisions_on_brick(brick: Path, precision: str) -> None:
 
 
 @pytest.mark.sample(every=3)
-@pytest.mark.parametrize("method", list(RESIZES))
+@pytest.mark.parametrize("method", list(METHODS))
 def test_resized_frames_are_verified(method: str, demo_fused_path: Path, tmp_path: Path) -> None:
     frames = RNG.integers(0, 256, (3, 96, 130, 3), np.uint8)
     for index, frame in enumerate(frames):
@@ -226,9 +226,65 @@ def test_resized_frames_are_verified(method: str, demo_fused_path: Path, tmp_pat
     # Feed one image by hand, without pp_graph.
     assert artifact.provenance.preprocessing is not None
     alone = artifact.session().run({"image": frames[:1]})
-    by_hand = (resize(frames[:1], 256, 256, method) / np.float32(255)).transpose(0, 3, 1, 2)
+    by_hand = pp.Preprocessing(scale=(255,), resize=method, model_size=(256, 256)).reference(frames[:1])
     expected = pp.convert(demo_fused_path).session().run({"image": np.ascontiguousarray(by_hand)})
     np.testing.assert_allclose(alone["pred_score"], expected["pred_score"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("frame", "model", "size", "offset"),
+    [
+        ((480, 640), (640, 640), (480, 640), (80, 0)),
+        ((1080, 1920), (640, 640), (360, 640), (140, 0)),
+        ((100, 33), (64, 64), (64, 21), (0, 21)),  # 21.12 columns, 21 of 43 filled ones on the left
+        ((7, 500), (64, 96), (1, 96), (31, 0)),
+        ((1, 1000), (8, 8), (1, 8), (3, 0)),
+    ],
+)
+def test_letterboxed_frames(
+    frame: tuple[int, int], model: tuple[int, int], size: tuple[int, int], offset: tuple[int, int]
+) -> None:
+    placed = Placement.letterboxed(frame, model)
+    assert (placed.size, placed.offset) == (size, offset)
+    asked = pp.Preprocessing(resize="letterbox", model_size=model, mean=(14,), scale=(100,))
+    pixels = asked.reference(np.full((1, *frame, 3), 214, np.uint8))[0, 0]
+    inside = np.zeros(model, bool)
+    inside[offset[0] : offset[0] + size[0], offset[1] : offset[1] + size[1]] = True
+    assert np.array_equal(pixels, np.where(inside, np.float32(2), np.float32(1)))
+
+
+@pytest.mark.parametrize("frame_size", [None, (60, 90)])
+@pytest.mark.parametrize("method", ["letterbox", "linear", None])
+def test_boxes_find_their_way_back_to_the_image(method: str | None, frame_size: tuple[int, int] | None) -> None:
+    """A white rectangle, found in the model's input by its pixels."""
+    image = np.zeros((120, 300, 3), np.uint8)
+    image[24:96, 60:240] = 255
+    asked = None
+    if method is not None:
+        asked = pp.Preprocessing(resize=method, frame_size=frame_size, model_size=(64, 64), input="image")
+    fed = (64, 64) if method is None else frame_size or image.shape[:2]
+    stretched = resize(image[None], *fed, "linear")
+    pixels = stretched if asked is None else asked.reference(stretched.astype(np.uint8)).transpose(0, 2, 3, 1)
+    rows, columns = np.nonzero((pixels[0, ..., 0] > 127) & (pixels[0, ..., 0] != 114))
+    box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
+    given = (None, None) if asked is not None and frame_size is None else fed
+    placed = Placement.of((120, 300), given, asked)
+    assert np.abs(placed.to_frame(box) - [60, 24, 240, 96]).max() <= 300 / 60
+    assert placed.to_frame(np.array([-9e9, -5, 9e9, 9e9])).tolist() == [0, 0, 300, 120]
+
+
+@pytest.mark.parametrize("frame_size", [None, (50, 80)])
+def test_letterboxing_keeps_the_size_of_the_network_fixed(frame_size: tuple[int, int] | None) -> None:
+    asked = pp.Preprocessing(resize="letterbox", frame_size=frame_size)
+    fused = pp.fuse(shows_its_input(), POST, score_output="score", map_output="heat")
+    artifact = pp.convert(fused, input_shape=(1, 3, 32, 48), preprocessing=asked)
+    shapes = {port.any_name: port.get_partial_shape() for port in artifact.network.outputs}
+    assert str(shapes["pixels"]) == "[1,3,32,48]"
+    session = artifact.session()
+    for size in ((50, 80), (20, 90), (33, 7)) if frame_size is None else [frame_size]:
+        frames = RNG.integers(0, 256, (1, *size, 3), np.uint8)
+        expected = asked.__class__(resize="letterbox", model_size=(32, 48)).reference(frames)
+        np.testing.assert_allclose(session.run({"image": frames})["pixels"], expected, atol=1e-3)
 
 
 def test_a_wrong_order_of_channels_shows(demo_fused_path: Path, coloured: Path) -> None:

@@ -147,6 +147,20 @@ class Reductions(Writer):
         count = self.constant((k,), "k")
         return self.node("TopK", [a, count], {"axis": axis}, _FLOAT32, shape)
 
+    def top_k_places(self, a: ir.Value, k: int, axis: int) -> tuple[ir.Value, ir.Value]:
+        """The `k` largest numbers and their indices, int64; equal numbers come in any order. From opset 10 on."""
+        import onnx_ir as ir
+
+        before = self.shape_of(a)
+        shape = None if before is None else ir.Shape((*before[:axis], k, *before[axis + 1 :]))
+        outputs = [
+            ir.Value(name=self._fresh(f"TopK_{name}"), type=ir.TensorType(kind), shape=shape)
+            for name, kind in (("output", ir.DataType.FLOAT), ("places", ir.DataType.INT64))
+        ]
+        count = self.constant((k,), "k")
+        self._write(ir.node("TopK", [a, count], {"axis": axis}, outputs=outputs, name=self._fresh("TopK")))
+        return outputs[0], outputs[1]
+
     def matmul(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a @ b`, float32."""
         return self.node("MatMul", [a, b], {}, _FLOAT32, None)

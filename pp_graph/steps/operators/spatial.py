@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SLICE_BOUNDS_ARE_INPUTS = 10
 _PADS_ARE_INPUTS = 11
 _UNSQUEEZE_AXES_ARE_INPUTS = 13
+_SPLIT_SIZES_ARE_INPUTS = 13
 
 LAST: Final = 2**31 - 1
 """Stop of a slice that goes to the end of an axis."""
@@ -72,6 +73,28 @@ class Shaping(Writer):
         ]
         return self.node("Slice", [a, *bounds], {}, dtype, shape)
 
+    def behind(self, a: ir.Value, places: int, axis: int, size: int) -> ir.Value:
+        """Cut off the first places of an axis of this size, with Split: OpenVINO then need not copy the rest."""
+        import onnx_ir as ir
+
+        before = self.shape_of(a)
+        sizes = (places, size - places)
+        outputs = [
+            ir.Value(
+                name=self._fresh(f"Split_{name}"),
+                type=a.type,
+                shape=None if before is None else ir.Shape((*before[:axis], count, *before[axis + 1 :])),
+            )
+            for name, count in zip(("unread", "output"), sizes, strict=True)
+        ]
+        inputs, attributes = [a], {"axis": axis}
+        if self.opset < _SPLIT_SIZES_ARE_INPUTS:
+            attributes["split"] = list(sizes)  # type: ignore[assignment]
+        else:
+            inputs.append(self.constant(sizes, "sizes"))
+        self._write(ir.node("Split", inputs, attributes, outputs=outputs, name=self._fresh("Split")))
+        return outputs[1]
+
     def shortened(
         self, a: ir.Value, axes: Sequence[int], before: Sequence[int], behind: Sequence[int], shape: Shape | None = None
     ) -> ir.Value:
@@ -102,15 +125,18 @@ class Shaping(Writer):
             return self.node("Pad", [a], {"mode": mode, "pads": pads}, dtype, sizes)
         return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": mode}, dtype, sizes)
 
-    def pad_end(self, a: ir.Value, axis: int, places: int, *, rank: int) -> ir.Value:
-        """Append zeros at the end of one axis of a float32 value of this rank."""
+    def pad_end(self, a: ir.Value, axis: int, places: int, *, rank: int, value: float = 0.0) -> ir.Value:
+        """Append a number, by default zeros, at the end of one axis of a float32 value of this rank."""
         before = self.shape_of(a)
         pads = [0] * (rank + axis) + [places] + [0] * (rank - axis - 1)
         sizes = before and tuple(dim if at != axis else _longer(dim, places) for at, dim in enumerate(before))
         dtype = np.dtype(np.float32)
         if self.opset < _PADS_ARE_INPUTS:
-            return self.node("Pad", [a], {"mode": "constant", "pads": pads, "value": 0.0}, dtype, sizes)
-        return self.node("Pad", [a, self.constant(tuple(pads), "pads")], {"mode": "constant"}, dtype, sizes)
+            return self.node("Pad", [a], {"mode": "constant", "pads": pads, "value": value}, dtype, sizes)
+        inputs = [a, self.constant(tuple(pads), "pads")]
+        if value:
+            inputs.append(self.constant(np.float32(value), "padding"))
+        return self.node("Pad", inputs, {"mode": "constant"}, dtype, sizes)
 
     def _sliced(self, a: ir.Value, starts: Sequence[int], stops: Sequence[int], axes: Sequence[int]) -> Shape | None:
         """Shape of a slice, None for unknown sizes."""
@@ -137,6 +163,13 @@ class Shaping(Writer):
         for axis in axes:
             shape.insert(axis, 1)
         return self._reshaped("Unsqueeze", a, axes, None if before is None else shape)
+
+    def repeated(self, a: ir.Value, axis: int, count: int, *, rank: int) -> ir.Value:
+        """Repeat a value of this rank along an axis of size 1."""
+        before = self.shape_of(a)
+        sizes = tuple(count if place == axis else 1 for place in range(rank))
+        shape = None if before is None else (*before[:axis], count, *before[axis + 1 :])
+        return self.node("Expand", [a, self.constant(sizes, "sizes")], {}, self.dtype_of(a), shape)
 
     def squeeze(self, a: ir.Value, axis: int) -> ir.Value:
         """Remove an axis of size 1."""

@@ -1,0 +1,196 @@
+"""Run a detector on images with ground truth, and find the confidence of each class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pp_graph.calibration.box_thresholds import MATCH_OVERLAP, BoxCalibration, ConfidenceGoal, calibrate_boxes
+from pp_graph.conversion import convert
+from pp_graph.data import Detections, choose_batch_size, feed_model, open_ground_truth, read_ahead
+from pp_graph.data.fitting import image_shape
+from pp_graph.errors import CalibrationError
+from pp_graph.fusion import Artifact, FusedModel, Provenance, fuse
+from pp_graph.model import RawModel, image_input
+from pp_graph.opening import open_artifact
+from pp_graph.openvino.model import OpenVINOModel
+from pp_graph.postprocessors import DetectionPostProcessor
+from pp_graph.preprocessing import Placement
+from pp_graph.program import detects
+from pp_graph.sessions import run_in_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from pp_graph.data import GroundTruth
+
+FLOOR: Final = 0.001
+"""Confidence with which detections are made, as in COCO evaluations of Ultralytics."""
+_STRETCHED: Final = 1.05
+"""Change of the aspect ratio from which an image counts as stretched."""
+
+
+def calibrate_detector(
+    model: str | Path | RawModel | Artifact,
+    images: str | Path,
+    boxes: str | Path,
+    *,
+    post: DetectionPostProcessor | None = None,
+    goal: ConfidenceGoal | None = None,
+    overlap: float = MATCH_OVERLAP,
+    device: str | None = None,
+    inference_precision: str | None = "f32",
+    roles: Mapping[str, str] | None = None,
+    batch_size: int | None = None,
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> BoxCalibration:
+    """Find the confidence of each class of a detector.
+
+    The model runs with a confidence of 0.001 and its own suppression of overlapping boxes. Boxes are compared in
+    pixels of the images.
+
+    Args:
+        model: A raw ONNX model, or an artifact.
+        images: Folder of the images.
+        boxes: COCO JSON, or a folder of YOLO's text files; see `pp_graph.data.open_ground_truth`.
+        post: Post-processor of a raw model; by default one that recognises the head. An artifact has its own.
+        goal: How to choose confidences; the largest F1 by default.
+        overlap: Least intersection over union of a detection and a box of the ground truth.
+        device: OpenVINO device. None runs an ONNX model in onnxruntime, in float32, and an IR on the CPU.
+        inference_precision: OpenVINO's inference precision: `f32`, `bf16`, `f16`; None means the device's default.
+        roles: Names of a raw model's outputs by role.
+        batch_size: Images per batch, if the model's batch size is open.
+        fixed_inputs: Values of inputs other than the images; see `pp_graph.data.fix_inputs`.
+        progress: Called after each batch with its number of images.
+
+    Returns:
+        Confidences and average precision.
+
+    Raises:
+        CalibrationError: The model returns no detections, or the ground truth does not allow a choice.
+        DataError: Images or ground truth do not fit.
+        ModelError: The model cannot be used.
+        PostProcessorError: The post-processor does not fit.
+        TargetError: A runtime cannot run the model; `DeviceError` if the device is absent.
+    """
+    artifact = _opened(model, post, roles)
+    provenance = artifact.provenance
+    if not detects(provenance.predicted.values()):
+        raise CalibrationError(
+            f"The model returns {', '.join(provenance.predicted)}, expected the boxes, scores, classes and count of a "
+            "detector. Leave out --boxes to calibrate another model."
+        )
+    names = provenance.predicted["classes"].class_names
+    truth = open_ground_truth(boxes, images, class_names=names)
+    passing = artifact.program.types.get("passing")
+    # A model that returns one class a box does not tell how many there are.
+    count = passing.size("C") if passing is not None and "C" in passing.axes else None
+    tunable = "confidence" in provenance.parameters
+    single = tunable and count is None
+    if tunable:
+        artifact = artifact.with_program(artifact.program.replace(confidence=FLOOR))
+    if device is not None and isinstance(artifact, FusedModel):
+        artifact = convert(artifact, device=device)
+    found, stretched = _run(artifact, truth, device or "CPU", inference_precision, batch_size, fixed_inputs, progress)
+    notes = [*truth.images.notes, *truth.notes]
+    if stretched:
+        notes.append(
+            f"{stretched} of {len(truth)} images were stretched to the model's input. If the model was trained on "
+            "letterboxed frames, convert it with --resize letterbox and calibrate that"
+        )
+    if not tunable:
+        notes.append("the confidence of this model is fixed, and detections below it are unknown")
+    result = calibrate_boxes(
+        found,
+        truth.marked,
+        names or _class_names(truth, found, count),
+        goal=goal,
+        overlap=overlap,
+        floor=FLOOR if tunable else 0.0,
+        one_for_all=single,
+        model=None if artifact.file is None else artifact.file.name,
+        notes=notes,
+    )
+    if provenance.parameters.get("class_aware") is False and not single:
+        note = (
+            "boxes of different classes suppress each other in this model, so with one confidence for each class it "
+            "may keep boxes that were suppressed here"
+        )
+        return replace(result, notes=(*result.notes, note))
+    return result
+
+
+def _opened(
+    model: str | Path | RawModel | Artifact, post: DetectionPostProcessor | None, roles: Mapping[str, str] | None
+) -> Artifact:
+    if isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx":
+        model = RawModel.open(model)
+    if isinstance(model, str | Path):
+        model = open_artifact(model)
+    if isinstance(model, RawModel):
+        provenance = Provenance.from_metadata(model.model.metadata_props)
+        if provenance is None:
+            return fuse(model, post or DetectionPostProcessor(), roles=roles)
+        model = FusedModel.of(model, provenance)
+    if post is not None:
+        raise CalibrationError(
+            "A post-processor was given for a fused model, expected a raw model. Leave it out: a fused model has its "
+            "own."
+        )
+    return model
+
+
+def _class_names(truth: GroundTruth, found: Sequence[Detections], count: int | None) -> tuple[str, ...]:
+    """Return the names of the classes of a model without labels: those of the ground truth, or indices."""
+    if count is None:
+        seen = [each.classes for each in found] + [each.classes for each in truth.marked]
+        count = max((int(classes.max()) + 1 for classes in seen if len(classes)), default=0)
+        count = max(count, len(truth.class_names))
+    if not truth.class_names:
+        return tuple(map(str, range(count)))
+    if len(truth.class_names) != count:
+        raise CalibrationError(
+            f"The model has {count} classes and no labels, and the ground truth '{truth.file}' names "
+            f"{len(truth.class_names)}: {', '.join(truth.class_names[:10])}, expected a name for each class. Fuse or "
+            "convert the model with its labels (--labels FILE)."
+        )
+    return truth.class_names
+
+
+def _run(
+    artifact: Artifact,
+    truth: GroundTruth,
+    device: str,
+    precision: str | None,
+    batch_size: int | None,
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None,
+    progress: Callable[[int], None] | None,
+) -> tuple[list[Detections], int]:
+    """Return the detections of each image in its own pixels, and how many images lost their aspect ratio."""
+    session = (
+        artifact.session(device, precision=precision) if isinstance(artifact, OpenVINOModel) else artifact.session()
+    )
+    provenance = artifact.provenance
+    wanted = image_input(session.inputs)
+    if wanted is None:
+        raise CalibrationError("The model has no input for images, expected a detector on images.")
+    _, height, width = image_shape(wanted)
+    fed = feed_model(truth.images, session.inputs, fixed_inputs)
+    found, stretched = [], 0
+    for start, stop, feeds in read_ahead(fed, session.inputs, choose_batch_size(session.inputs, batch_size)):
+        outputs = provenance.unpacked(run_in_batches(session, feeds))
+        for place in range(stop - start):
+            columns, rows = truth.sizes[start + place]
+            each = Detections.of_outputs(outputs, place, provenance.parameters)
+            placed = Placement.of((rows, columns), (height, width), provenance.preprocessing)
+            found.append(replace(each, boxes=placed.to_frame(each.boxes)))
+            # Rounding to pixels changes the ratio a little.
+            ratio = placed.size[0] * columns / (placed.size[1] * rows)
+            stretched += not 1 / _STRETCHED < ratio < _STRETCHED
+        if progress is not None:
+            progress(stop - start)
+    return found, stretched

@@ -1,0 +1,103 @@
+"""Where a frame lies in the model's input, and how boxes find their way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.preprocessing.resizing import resize
+
+if TYPE_CHECKING:
+    from pp_graph.preprocessing.preprocessing import Preprocessing
+
+Array = npt.NDArray[Any]
+_Size = tuple[int, int]
+
+LETTERBOX: Final = "letterbox"
+"""Resizing that keeps the aspect ratio (bilinear), and fills the rest of the model's input on both sides."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a frame lies in the model's input, in pixels.
+
+    Attributes:
+        frame: Height and width of the frame.
+        size: Height and width of the frame in the model's input.
+        offset: Rows above it and columns left of it.
+    """
+
+    frame: _Size
+    size: _Size
+    offset: _Size = (0, 0)
+
+    @classmethod
+    def letterboxed(cls, frame: _Size, model: _Size) -> Placement:
+        """Place a frame in the middle, as large as its aspect ratio allows.
+
+        Sizes are rounded half up, and an odd number of filled pixels has the smaller half above and left, as in
+        Ultralytics' `LetterBox`.
+
+        Args:
+            frame: Height and width of the frame.
+            model: Height and width of the model's input.
+        """
+        (height, width), (rows, columns) = frame, model
+        if rows * width <= columns * height:
+            columns = max(1, (2 * width * rows + height) // (2 * height))
+        else:
+            rows = max(1, (2 * height * columns + width) // (2 * width))
+        return cls(frame, (rows, columns), ((model[0] - rows) // 2, (model[1] - columns) // 2))
+
+    @classmethod
+    def of(cls, frame: _Size, model: tuple[int | None, int | None], preprocessing: Preprocessing | None) -> Placement:
+        """Return where an image lies in the model's input.
+
+        Args:
+            frame: Height and width of the image.
+            model: Height and width of the input that is fed, None where the image keeps its own.
+            preprocessing: Preprocessing in the model; None if it has none.
+        """
+        height, width = model[0] or frame[0], model[1] or frame[1]
+        if preprocessing is None or preprocessing.resize is None:
+            return cls(frame, (height, width))
+        # Images are first stretched to the frames' size, if the model fixes that.
+        sizes = preprocessing.model_size or (None, None)
+        inner = (sizes[0] or height, sizes[1] or width)
+        if preprocessing.resize != LETTERBOX:
+            return cls(frame, inner)
+        placed = cls.letterboxed((height, width), inner)
+        return cls(frame, placed.size, placed.offset)
+
+    def to_frame(self, boxes: Array) -> npt.NDArray[np.float32]:
+        """Bring corners x1, y1, x2, y2 in the model's input to pixels of the frame, and keep them inside it.
+
+        Args:
+            boxes: Corners, (...,4).
+        """
+        (top, left), (height, width) = self.offset, self.frame
+        scale = np.array([width / self.size[1], height / self.size[0]] * 2)
+        moved = (boxes.astype(np.float64) - np.array([left, top] * 2)) * scale
+        return np.asarray(np.clip(moved, 0, np.array([width, height] * 2)), np.float32)
+
+
+def letterbox(frames: Array, height: int, width: int, padding: float) -> npt.NDArray[np.float32]:
+    """Letterbox a batch.
+
+    Args:
+        frames: Frames (N,H,W,C) of any element type.
+        height: Height of the model's input.
+        width: Its width.
+        padding: Number to fill with.
+
+    Returns:
+        Frames (N,height,width,C), not rounded to integers.
+    """
+    placed = Placement.letterboxed((frames.shape[1], frames.shape[2]), (height, width))
+    whole = np.full((len(frames), height, width, frames.shape[3]), padding, np.float32)
+    (rows, columns), (top, left) = placed.size, placed.offset
+    whole[:, top : top + rows, left : left + columns] = resize(frames, rows, columns, "linear")
+    return whole

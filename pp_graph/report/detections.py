@@ -1,0 +1,176 @@
+"""Detections of images for people and tools: tables, COCO JSON, and boxes drawn on the images."""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pp_graph.data import Detections
+from pp_graph.data.fitting import image_shape
+from pp_graph.data.image_files import upright_size
+from pp_graph.model import image_input
+from pp_graph.preprocessing import Placement
+from pp_graph.report.prediction_table import BOX_COLUMNS, text_file
+from pp_graph.report.shown_images import rgb_image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    from pp_graph.program import Predictions
+    from pp_graph.running import Runner, Source
+
+_THICKNESS: Final = 250
+"""Pixels of the picture's shorter side per pixel of a box's outline."""
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """Detections of an image.
+
+    Attributes:
+        image: Name of the image.
+        size: Height and width of the image.
+        found: The detections, in pixels of the image.
+        overlay: File of the image with the boxes drawn on it, as a path in the output folder; None if not written.
+    """
+
+    image: str
+    size: tuple[int, int]
+    found: Detections
+    overlay: str | None = None
+
+    def listed(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the detections as JSON values, the highest score first."""
+        return [
+            {
+                "class": int(index),
+                "class_name": name_of(int(index), class_names),
+                "score": float(str(score)),
+                "box": [float(str(corner)) for corner in box],
+            }
+            for box, score, index in zip(self.found.boxes, self.found.scores, self.found.classes, strict=True)
+        ]
+
+
+def name_of(index: int, class_names: Sequence[str]) -> str:
+    """Return the name of a class, or its index where there are no names."""
+    return class_names[index] if index < len(class_names) else str(index)
+
+
+def write_box_csv(file: Path, rows: Sequence[ImageDetections], class_names: Sequence[str]) -> None:
+    """Write a table with a row for each detection."""
+    with text_file(file) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(BOX_COLUMNS)
+        for row in rows:
+            for each in row.listed(class_names):
+                writer.writerow(
+                    [row.image, each["class"], each["class_name"], each["score"], *each["box"], row.overlay or ""]
+                )
+
+
+def write_coco(file: Path, rows: Sequence[ImageDetections], class_names: Sequence[str]) -> None:
+    """Write COCO JSON: images, categories, and the detections as annotations with a score.
+
+    Ids of images and annotations count from 1. The id of a category is its class index plus 1.
+    """
+    known = len(class_names) or 1 + max((int(row.found.classes.max()) for row in rows if len(row.found)), default=-1)
+    annotations: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, 1):
+        for each in row.listed(class_names):
+            left, top, right, bottom = each["box"]
+            box = [left, top, right - left, bottom - top]
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": number, "category_id": each["class"] + 1, "bbox": box,
+                "area": box[2] * box[3], "iscrowd": 0, "score": each["score"],
+            })  # fmt: skip
+    content = {
+        "images": [
+            {"id": number, "file_name": row.image, "height": row.size[0], "width": row.size[1]}
+            for number, row in enumerate(rows, 1)
+        ],
+        "categories": [{"id": index + 1, "name": name_of(index, class_names)} for index in range(known)],
+        "annotations": annotations,
+    }
+    file.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def detections_of_image(
+    runner: Runner, source: Source, index: int, predictions: Predictions, place: int, overlay: str | None
+) -> ImageDetections:
+    """Return the detections of an image in its own pixels.
+
+    Args:
+        runner: The model.
+        source: The images.
+        index: Index of the image.
+        predictions: Predictions of a batch.
+        place: Place of the image in the batch.
+        overlay: File of its overlay; None if there is none.
+    """
+    wanted = image_input(runner.inputs)
+    assert wanted is not None
+    _, height, width = image_shape(wanted)
+    if source.images.files is not None:
+        columns, rows = upright_size(source.images.files[index])[0]
+    else:
+        columns, rows = rgb_image(runner, source, index).size
+    found = Detections.of_outputs(predictions, place, runner.provenance.parameters)
+    placed = Placement.of((rows, columns), (height, width), runner.provenance.preprocessing)
+    return ImageDetections(
+        source.images.names[index], (rows, columns), replace(found, boxes=placed.to_frame(found.boxes)), overlay
+    )
+
+
+def overlay_detections(picture: Image, row: ImageDetections, class_names: Sequence[str]) -> Image:
+    """Draw the detections of an image on a picture of it, which may be smaller."""
+    scale = np.array([picture.width / row.size[1], picture.height / row.size[0]] * 2, np.float32)
+    return draw_detections(picture, replace(row.found, boxes=row.found.boxes * scale), class_names)
+
+
+def draw_detections(picture: Image, found: Detections, class_names: Sequence[str]) -> Image:
+    """Draw boxes on an image, each with its class and score.
+
+    Args:
+        picture: The image, RGB. It is not changed.
+        found: Detections in pixels of the picture.
+        class_names: Names of the classes.
+
+    Returns:
+        A picture of the same size.
+    """
+    from PIL import ImageDraw, ImageFont
+
+    drawn = picture.copy()
+    draw = ImageDraw.Draw(drawn)
+    width = max(2, min(drawn.size) // _THICKNESS)
+    font = ImageFont.load_default(max(11, min(drawn.size) // 32))
+    # The highest score comes last, on top.
+    for box, score, index in reversed(list(zip(found.boxes, found.scores, found.classes, strict=True))):
+        left, top, right, bottom = map(float, box)
+        color, ink = _colors(int(index))
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=width)
+        text = f"{name_of(int(index), class_names)} {score:.2f}"
+        x1, y1, x2, y2 = draw.textbbox((0, 0), text, font=font)
+        height, length = y2 - y1 + 4, x2 - x1 + 6
+        # Above the box, or in it at the upper edge of the picture.
+        at = (min(max(0.0, left), max(0.0, drawn.width - length)), top - height if top >= height else top)
+        draw.rectangle((*at, at[0] + length, at[1] + height), fill=color)
+        draw.text((at[0] + 3 - x1, at[1] + 2 - y1), text, fill=ink, font=font)
+    return drawn
+
+
+def _colors(index: int) -> tuple[tuple[int, int, int], str]:
+    """Return a colour for a class, and the colour of text on it."""
+    # Steps of the golden ratio keep neighbouring classes apart, however many there are.
+    red, green, blue = colorsys.hsv_to_rgb((0.03 + index * 0.618034) % 1, 0.85, 0.95)
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+    return (round(255 * red), round(255 * green), round(255 * blue)), "white" if dark else "black"
