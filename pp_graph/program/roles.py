@@ -23,9 +23,10 @@ _ONNX_TYPES: Final[dict[str, frozenset[str]]] = {
     "float32": frozenset({"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"}),
     "bool": frozenset({"BOOL"}),
     "uint8": frozenset({"UINT8"}),
+    "int32": frozenset({"INT32"}),
     "int64": frozenset({"INT64", "INT32"}),
 }
-_NAMES: Final = {"float32": "floating-point numbers", "bool": "BOOL", "uint8": "UINT8", "int64": "INT64"}
+_NAMES: Final = {"float32": "floating-point numbers", "bool": "BOOL", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from pp_graph.steps.min_max import MinMaxNormalize, PerImageMinMax, PlainMinMax,
 from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Temperature
 from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
+from pp_graph.steps.region_table import RegionPart, RegionTable
 from pp_graph.steps.regions import Hysteresis, RemoveSmallRegions
 from pp_graph.steps.step import (
     CLASSES,
@@ -88,6 +89,8 @@ STEPS: tuple[type[Step], ...] = (
     CloseMask,
     RemoveSmallRegions,
     Hysteresis,
+    RegionTable,
+    RegionPart,
 )
 
 __all__ = [
@@ -140,6 +143,8 @@ __all__ = [
     "PlainMinMax",
     "PlattScaling",
     "QuantileMap",
+    "RegionPart",
+    "RegionTable",
     "RemoveSmallRegions",
     "ResizeMap",
     "SelectClass",
