@@ -25,10 +25,14 @@ from pp_graph.postprocessors.one_class import OneClassPostProcessor
 from pp_graph.postprocessors.onnx_model import OnnxPostProcessor
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe import RecipePostProcessor
+from pp_graph.postprocessors.regions import RegionsPostProcessor
+from pp_graph.postprocessors.segmentation import PIXEL_CLASSES, PIXEL_LOGITS, SegmentationPostProcessor
 
 POST_PROCESSORS: tuple[type[PostProcessor], ...] = (
     OneClassPostProcessor,
     ClassificationPostProcessor,
+    SegmentationPostProcessor,
+    RegionsPostProcessor,
     RecipePostProcessor,
 )
 
@@ -39,6 +43,8 @@ __all__ = [
     "MAPS",
     "OUTPUTS",
     "OUTPUT_NAMES",
+    "PIXEL_CLASSES",
+    "PIXEL_LOGITS",
     "POST_PROCESSORS",
     "RAW_LOGITS",
     "RAW_MAP",
@@ -51,6 +57,8 @@ __all__ = [
     "OnnxPostProcessor",
     "PostProcessor",
     "RecipePostProcessor",
+    "RegionsPostProcessor",
+    "SegmentationPostProcessor",
     "class_name",
     "find_post_processor",
     "merged_roles",

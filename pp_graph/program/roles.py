@@ -26,7 +26,13 @@ _ONNX_TYPES: Final[dict[str, frozenset[str]]] = {
     "int32": frozenset({"INT32"}),
     "int64": frozenset({"INT64", "INT32"}),
 }
-_NAMES: Final = {"float32": "floating-point numbers", "bool": "BOOL", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
+_NAMES: Final = {
+    "float32": "floating-point numbers",
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+}
 
 
 @dataclass(frozen=True)

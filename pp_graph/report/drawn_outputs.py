@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.postprocessors import OUTPUTS
+from pp_graph.report.drawn_regions import DrawnRegions
+from pp_graph.report.plain_values import plain
 from pp_graph.report.prediction_table import COLUMNS
 from pp_graph.values import axes_of_shape
 
@@ -47,11 +49,13 @@ class DrawnOutputs:
         outputs: Descriptions of the outputs that have a batch axis, by name.
         masks: Names of per-pixel decisions, `pred_mask` first.
         maps: Names of the other per-pixel outputs, `anomaly_map` first.
+        regions: Outputs about regions; None without them.
     """
 
     outputs: Mapping[str, OutputDescription]
     masks: tuple[str, ...]
     maps: tuple[str, ...]
+    regions: DrawnRegions | None = None
 
     @classmethod
     def of(cls, runner: Runner) -> DrawnOutputs:
@@ -61,7 +65,9 @@ class DrawnOutputs:
         pixels = [output for output in outputs.values() if _per_pixel(output) and output.meaning != "picture"]
         pixels.sort(key=lambda output: output.name not in _AXES)
         masks = tuple(output.name for output in pixels if output.decides)
-        return cls(outputs, masks, tuple(output.name for output in pixels if not output.decides))
+        maps = tuple(output.name for output in pixels if not output.decides)
+        boxes = any(output.meaning == "box" for output in outputs.values())
+        return cls(outputs, masks, maps, DrawnRegions.of(runner.provenance.bind()) if boxes else None)
 
     @property
     def classifies(self) -> bool:
@@ -87,7 +93,7 @@ class DrawnOutputs:
         folders: dict[str, Picture] = {}
         if "masks" in save:
             folders |= self._folders("masks", self.masks)
-        if "overlays" in save and (self.masks or self.maps):
+        if "overlays" in save and (self.masks or self.maps or self.regions):
             folders["overlays"] = Picture("overlays", None)
         if "maps" in save:
             folders |= self._folders("maps", self.maps)
@@ -193,10 +199,3 @@ def _between(values: Array, low: float, high: float) -> Array:
 def _per_pixel(output: OutputDescription) -> bool:
     """Return True if there is a value for each pixel; decided by name if the rank is unknown."""
     return output.per_pixel or (output.axes is None and any("H" in axes for axes in _AXES.get(output.name, ())))
-
-
-def plain(array: Array) -> Any:
-    """Convert values for a table; a float32 becomes the shortest decimal that reads back as the same number."""
-    if array.ndim:
-        return [plain(value) for value in array]
-    return float(str(array[()])) if array.dtype == np.float32 else array.item()

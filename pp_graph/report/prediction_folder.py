@@ -18,17 +18,21 @@ from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
 from pp_graph.model import image_input
 from pp_graph.plausibility import PredictionChecks, describe_warnings
-from pp_graph.report.drawn_outputs import DrawnOutputs, plain
+from pp_graph.report.drawn_outputs import DrawnOutputs
+from pp_graph.report.drawn_regions import draw_boxes
 from pp_graph.report.pictures import mask_picture, overlay_picture
+from pp_graph.report.plain_values import plain
 from pp_graph.report.prediction_table import (
     FORMATS,
     PICTURES,
+    REGIONS_TABLE,
     ImagePrediction,
     earlier_files,
     picture_stems,
     table_name,
     write_csv,
     write_json,
+    write_regions,
 )
 from pp_graph.running import open_source
 from pp_graph.running.feeding import read_feeds
@@ -86,7 +90,8 @@ def write_predictions(
 
     Pictures are named after the images. Masks (PNG, 0 and 255) have the size of the image file, or of the model's input
     for arrays. Overlays (JPEG) have that size up to 4096 pixels on the longer side. Maps (TIFF, float32) have the size
-    of the model's map. Outputs that the model does not return are skipped. If several outputs are masks or maps,
+    of the model's map. Boxes of regions are drawn on overlays, and listed in `regions.csv` in pixels of the picture.
+    Outputs that the model does not return are skipped. If several outputs are masks or maps,
     `pred_mask` and `anomaly_map` come first, and the others get folders with their own names. The folder is written at
     once when everything is done.
 
@@ -118,6 +123,8 @@ def write_predictions(
     _refuse_folder_among_images(folder, source, folders)
     picture_files = _picture_files(source.images.names, folders)
     tables = [table_name(form) for form in FORMATS if form in formats]
+    if drawn.regions is not None and "csv" in formats:
+        tables.append(REGIONS_TABLE)
     names = [file for files in picture_files for file in files.values()] + tables
     protected = [*inputs, *(source.images.files or ())]
     check_folder(folder, names, overwrite=overwrite, inputs=protected)
@@ -125,11 +132,13 @@ def write_predictions(
         checks = PredictionChecks(
             tuple(part for output in runner.provenance.outputs for part in (output.channels or (output,)))
         )
-        rows = _write_pictures(runner, source, drawn, folders, picture_files, draft, checks, progress)
+        rows, regions = _write_pictures(runner, source, drawn, folders, picture_files, draft, checks, progress)
         about = _about(runner, rows)
         for table in tables:
             if table == table_name("csv"):
                 write_csv(draft / table, rows)
+            elif table == REGIONS_TABLE:
+                write_regions(draft / table, source.images.names, regions)
             else:
                 write_json(draft / table, about, rows)
     return WrittenPredictions(
@@ -168,8 +177,10 @@ def _write_pictures(
     draft: Path,
     checks: PredictionChecks,
     progress: Callable[[int], None] | None,
-) -> tuple[ImagePrediction, ...]:
+) -> tuple[tuple[ImagePrediction, ...], list[list[list[Any]]]]:
+    """Draw the pictures, and return the rows of the tables: one for each image, and those of its regions."""
     rows: list[ImagePrediction] = []
+    regions: list[list[list[Any]]] = []
     waiting: deque[Future[None]] = deque()
     # While this thread decodes, the device predicts, and others draw.
     workers = os.cpu_count() or 1
@@ -182,13 +193,18 @@ def _write_pictures(
             for index in range(start, stop):
                 values = drawn.of_image(predictions, index - start, stop - start)
                 files = picture_files[index]
+                if drawn.regions is not None:
+                    size = _picture_size(runner, source, index)
+                    shape = None if drawn.mask is None else values[drawn.mask].shape
+                    regions.append(drawn.regions.of_image(values, size, shape))
                 pictures = {draft / file: folders[folder] for folder, file in files.items()}
                 if pictures:
                     if len(waiting) >= 2 * workers:
                         waiting.popleft().result()
                     # Arrays in a file are read by one thread only.
                     shown = _rgb_image(runner, source, index) if source.images.files is None else None
-                    waiting.append(pool.submit(_draw, runner, source, index, shown, values, drawn, pictures))
+                    boxes = regions[-1] if drawn.regions is not None else []
+                    waiting.append(pool.submit(_draw, runner, source, index, shown, values, drawn, pictures, boxes))
                 further = drawn.further(
                     values, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
                 )
@@ -197,7 +213,13 @@ def _write_pictures(
                 progress(stop - start)
         for future in waiting:
             future.result()
-    return tuple(rows)
+    return tuple(rows), regions
+
+
+def _picture_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
+    """Width and height of an image file, or of the model's input if there is none."""
+    files = source.images.files
+    return _rgb_image(runner, source, index).size if files is None else upright_size(files[index])[0]
 
 
 def _row(
@@ -228,6 +250,7 @@ def _draw(
     values: dict[str, Array],
     drawn: DrawnOutputs,
     pictures: dict[Path, Picture],
+    regions: list[list[Any]],
 ) -> None:
     from PIL import Image
 
@@ -236,7 +259,10 @@ def _draw(
         if kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
             image = np.asarray(shown or _rgb_image(runner, source, index))
-            overlay_picture(image, drawn.shown_map(values, runner.provenance), mask).save(file, quality=_QUALITY)
+            overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
+            if regions:
+                draw_boxes(overlay, regions, _picture_size(runner, source, index) if shown is None else shown.size)
+            overlay.save(file, quality=_QUALITY)
         elif name is not None and kind == "maps":
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
         elif name is not None:

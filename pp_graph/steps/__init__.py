@@ -5,6 +5,7 @@ To add one, write a class and an entry in `STEPS`; the tests compare every entry
 
 from __future__ import annotations
 
+from pp_graph.steps.class_maps import ClassAreas, ClassMap, MaskAreas, Matte
 from pp_graph.steps.class_numbers import DropPixelAxes, InvertDecision, MaxOverClasses, TopMargin
 from pp_graph.steps.classes import SelectClass, Softmax
 from pp_graph.steps.compare import (
@@ -32,6 +33,7 @@ from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Tem
 from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
 from pp_graph.steps.region_table import RegionPart, RegionTable
 from pp_graph.steps.regions import Hysteresis, RemoveSmallRegions
+from pp_graph.steps.select_regions import SelectRegions
 from pp_graph.steps.step import (
     CLASSES,
     DECISION,
@@ -91,6 +93,11 @@ STEPS: tuple[type[Step], ...] = (
     Hysteresis,
     RegionTable,
     RegionPart,
+    SelectRegions,
+    ClassMap,
+    ClassAreas,
+    MaskAreas,
+    Matte,
 )
 
 __all__ = [
@@ -108,6 +115,8 @@ __all__ = [
     "ArgMax",
     "Array",
     "ChoosingStep",
+    "ClassAreas",
+    "ClassMap",
     "CloseMask",
     "Compare",
     "ComparePerClass",
@@ -128,7 +137,9 @@ __all__ = [
     "Hysteresis",
     "InvertDecision",
     "Keep",
+    "MaskAreas",
     "MaskByLabel",
+    "Matte",
     "MaxOverClasses",
     "MaxOverMap",
     "MeanOverMap",
@@ -148,6 +159,7 @@ __all__ = [
     "RemoveSmallRegions",
     "ResizeMap",
     "SelectClass",
+    "SelectRegions",
     "Sigmoid",
     "Softmax",
     "Step",

@@ -94,7 +94,8 @@ class _Regions:
         self.after_row, self.start = (op.joined(op.integers((0,), "no_run"), each) for each in (row, column))
         self.behind_images = op.counted(batch)
         self.stop = op.joined(
-            op.integers((1,), "one_pixel"), op.add(op.counted(op.coordinates_of(self.runs.stops, 3)[2]), op.integer(1, "next"))
+            op.integers((1,), "one_pixel"),
+            op.add(op.counted(op.coordinates_of(self.runs.stops, 3)[2]), op.integer(1, "next")),
         )
         self.image = op.chosen(op.joined(self.behind_images, image), roots)
         self.row = op.difference(op.chosen(self.after_row, roots), op.integer(1, "next"))

@@ -139,7 +139,6 @@ def _merged(count: int, above: _Numbers, below: _Numbers) -> _Numbers:
             regions = regions[regions]
 
 
-
 def require_opset(op: Emitter, target: str) -> None:
     """Raise `OpsetError` if the graph's opset is too low to find regions."""
     if op.opset < _LEAST_OPSET:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
+import numpy as np
+
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.masks import Mask, emit_with_channel, emit_without_channel, without_channel
 from pp_graph.steps.region_search import (
@@ -57,8 +59,8 @@ class RemoveSmallRegions(RegionStep):
     """Keep the regions of a mask that have at least `min_area` pixels, and no others.
 
     Source: `skimage.morphology.remove_small_objects` with `min_size` (`max_size = min_area - 1` from scikit-image 0.26
-    on), and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. See `pp_graph.steps.region_search` for the algorithm
-    and a proof that it ends. The step needs opset 12, and is faster from opset 18 on.
+    on), and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. See `pp_graph.steps.region_search` for the
+    algorithm and a proof that it ends. The step needs opset 12, and is faster from opset 18 on.
 
     Attributes:
         source: Name of the mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1); a batch has less than 2**30 pixels.
@@ -104,8 +106,8 @@ class Hysteresis(RegionStep):
     weak mask are ignored.
 
     Source: `skimage.filters.apply_hysteresis_threshold` (with 4 neighbours), and the last stage of Canny's edge
-    detector (with 8). See `pp_graph.steps.region_search` for the algorithm and a proof that it ends. The step needs opset 12,
-    and is faster from opset 18 on.
+    detector (with 8). See `pp_graph.steps.region_search` for the algorithm and a proof that it ends. The step needs
+    opset 12, and is faster from opset 18 on.
 
     Attributes:
         source: Name of the weak mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1); a batch has less than 2**30 pixels.

@@ -85,7 +85,7 @@ def test_regions_are_measured_as_by_opencv_and_scipy(connectivity: int) -> None:
     for images in masks(rng):
         numbers = rng.random(images.shape).astype(F32)
         table = RegionTable("mask", "t", 1000, "map", "area", connectivity, "NHW", "NHW").reference(images, numbers)
-        for image, map_, rows in zip(images, numbers, table, strict=True):
+        for image, map_, padded in zip(images, numbers, table, strict=True):
             count, labels, stats, centroids = cv2.connectedComponentsWithStats(
                 image.astype(np.uint8), connectivity=connectivity
             )
@@ -94,9 +94,9 @@ def test_regions_are_measured_as_by_opencv_and_scipy(connectivity: int) -> None:
             first = [np.flatnonzero(labels.ravel() == place)[0] for place in index]
             order = np.lexsort((first, -stats[1:, 4]))
             x, y, width, height, area = stats[1:][order].T
-            assert (rows[:, 9] == count - 1).all()
-            assert not rows[count - 1 :, :9].any()
-            rows = rows[: count - 1]
+            assert (padded[:, 9] == count - 1).all()
+            assert not padded[count - 1 :, :9].any()
+            rows = padded[: count - 1]
             assert np.array_equal(rows[:, :5], np.stack([x, y, x + width, y + height, area], 1))
             assert np.allclose(rows[:, 5:7], centroids[1:][order], rtol=1e-6, atol=1e-5)
             assert np.array_equal(rows[:, 7], np.asarray(largest, F32)[order])
