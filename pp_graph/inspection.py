@@ -17,7 +17,7 @@ from pp_graph.model import NameScope, Port, RawModel, describe_outputs
 from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.opening import kind_of
 from pp_graph.postprocessors import ROLES, merged_roles
-from pp_graph.postprocessors.classification import classifier_hint
+from pp_graph.postprocessors.hints import task_hint
 from pp_graph.program import find_roles
 from pp_graph.program.roles import why_none
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
@@ -221,7 +221,7 @@ def _raw_ports(
     except (OutputRoleError, AlreadyFusedError) as error:
         if named:
             raise
-        problem = f"{error}{classifier_hint(raw)}"
+        problem = f"{error}{task_hint(raw)}"
     ports = []
     for info in described:
         match = matches.get(info.name)

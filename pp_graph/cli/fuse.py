@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from pp_graph.fusion import FusedModel
 
+_OTHER_TASKS = ("ClassificationPostProcessor", "SegmentationPostProcessor", "RegionsPostProcessor")
+
 
 @click.command(
     epilog=examples(
@@ -52,11 +54,9 @@ def fuse(
 ) -> None:
     """Write post-processing into a raw ONNX model.
 
-    The fused model returns scores, labels, maps and masks, or for a classifier classes and probabilities. strip
-    restores RAW to the byte.
+    The fused model returns scores, labels, maps and masks, or what another --task names. strip restores RAW to the
+    byte.
     """
-    if options["labels"] is not None and options["task"] != "classification":
-        raise click.UsageError("--labels names classes, and the task is anomaly. Add --task classification.")
     fused = post_processing(options).fuse(raw, stats, replace=replace)
     inputs = [path for path in (raw, stats, options["recipe"], options["labels"]) if path is not None]
     fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)
@@ -90,8 +90,8 @@ def fields(fused: FusedModel) -> dict[str, str]:
     lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
     lines["outputs"] = ", ".join(fused.output_names)
     for name, cutoff in fused.provenance.cutoffs.items():
-        # A classifier may compare a probability.
-        what = "anomalous from a raw value" if "pred_class" not in fused.output_names else "true from a value"
+        # Other tasks may compare a probability.
+        what = "true from a value" if fused.provenance.post_processor in _OTHER_TASKS else "anomalous from a raw value"
         lines[name] = "never" if cutoff == "never" else f"{what} of {cutoff}"
     for index, record in enumerate(fused.provenance.tail):
         saved = (record.before_us - record.after_us) / 1000

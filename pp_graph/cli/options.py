@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pp_graph.cli.classification import classification_options, classifier, refuse_options
 from pp_graph.cli.output import note
+from pp_graph.cli.tasks import ANOMALY, TASKS, refuse_options, task_options
 from pp_graph.one_class_options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ class PostProcessing:
         strict: Fail if the statistics were calibrated on a different model.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Names of the settings that the user set explicitly.
-        classifier: Values of the options of classification; None for another task.
+        task: Name of the task.
+        options: Values of all options.
     """
 
     recipe: Path | None
@@ -144,7 +145,8 @@ class PostProcessing:
     strict: bool
     settings: dict[str, Any]
     given: frozenset[str]
-    classifier: dict[str, Any] | None = None
+    task: str = ANOMALY
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def output_form(self) -> dict[str, Any]:
@@ -162,17 +164,18 @@ class PostProcessing:
         from pp_graph.fusion import fuse
         from pp_graph.model import RawModel
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
-        from pp_graph.postprocessors.classification import classifier_hint
+        from pp_graph.postprocessors.hints import task_hint
         from pp_graph.statistics import Statistics
 
         statistics = None if stats is None else Statistics.load(stats)
         post: PostProcessor
-        if self.classifier is not None:
-            self._refuse_settings(allowed="on_nan")
+        if self.task in TASKS:
+            task = TASKS[self.task]
+            self._refuse_settings(task.settings)
             if self.recipe is not None or stats is not None:
                 flag = "--recipe" if stats is None else "--stats"
-                raise click.UsageError(f"{flag} does not apply to --task classification. Leave out one of them.")
-            post = classifier(self.classifier, on_nan=self.settings["on_nan"])
+                raise click.UsageError(f"{flag} does not apply to --task {self.task}. Leave out one of them.")
+            post = task.build(self.options, {**self.settings, "given": self.given})
         elif self.recipe is None:
             settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
             self._refuse_ineffective(settings)
@@ -192,20 +195,19 @@ class PostProcessing:
                 strict=self.strict,
             )
         except OutputRoleError as error:
-            if self.recipe is not None or self.classifier is not None or self.roles:
+            if self.recipe is not None or self.task in TASKS or self.roles:
                 raise
-            raise OutputRoleError(f"{error}{classifier_hint(RawModel.open(raw))}") from error
+            raise OutputRoleError(f"{error}{task_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
             note(f"Note: {remark}")
         return fused
 
-    def _refuse_settings(self, allowed: str = "") -> None:
-        given = [option for option in OPTIONS.values() if option.name in self.given and option.name != allowed]
+    def _refuse_settings(self, allowed: Sequence[str] = ()) -> None:
+        given = [option for option in OPTIONS.values() if option.name in self.given and option.name not in allowed]
         option = next(iter(given), None)
-        if option is not None and self.classifier is not None:
+        if option is not None and self.task in TASKS:
             raise click.UsageError(
-                f"{option.flag} applies only to anomaly models, and the task is classification. Leave out "
-                f"{option.flag}."
+                f"{option.flag} applies only to anomaly models, and the task is {self.task}. Leave out {option.flag}."
             )
         if option is not None:
             raise click.UsageError(
@@ -312,7 +314,7 @@ _OPTIONS = (
                  help="Use the steps that this file lists, or the class it names, instead of the one-class "
                  "post-processor."),
     role_options,
-    classification_options,
+    task_options,
     *map(_click_option, OPTIONS.values()),
     click.option("--no-tail", is_flag=True, help="Do not rewrite the raw model's tail."),
     click.option("--raise-opset", type=int, metavar="VERSION",
@@ -333,9 +335,7 @@ def post_processing_options(function: _Function) -> _Function:
 def post_processing(options: dict[str, Any]) -> PostProcessing:
     """Collect the values of the options."""
     context = click.get_current_context()
-    classifies = options["task"] == "classification"
-    if not classifies:
-        refuse_options(options)
+    refuse_options(options, options["task"])
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
         recipe=options["recipe"],
@@ -346,5 +346,6 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         strict=options["strict"],
         settings={name: options[name] for name in OPTIONS},
         given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
-        classifier=options if classifies else None,
+        task=options["task"],
+        options=options,
     )

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.classification import RETUNED_NAMES, retuned_options
 from pp_graph.cli.options import PATH, STATS_HELP, examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json
+from pp_graph.cli.tasks import RETUNED_NAMES, retuned_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,8 +58,8 @@ def retune(
     changes = {name: options[name] for name in RETUNED_NAMES if options[name] is not None}
     if stats is None and image_sensitivity is None and pixel_sensitivity is None and not changes:
         raise click.UsageError(
-            "There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity, or for a classifier "
-            "--unknown-below, --multi-label or --temperature."
+            "There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity, or for another "
+            f"task one of {', '.join(f'--{name.replace(chr(95), chr(45))}' for name in RETUNED_NAMES)}."
         )
     if output is not None:
         check_ending(model, output)

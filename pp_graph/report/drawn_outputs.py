@@ -49,12 +49,16 @@ class DrawnOutputs:
         outputs: Descriptions of the outputs that have a batch axis, by name.
         masks: Names of per-pixel decisions, `pred_mask` first.
         maps: Names of the other per-pixel outputs, `anomaly_map` first.
+        class_maps: Names of per-pixel classes.
+        mattes: Names of per-pixel opacities, 0 to 255.
         regions: Outputs about regions; None without them.
     """
 
     outputs: Mapping[str, OutputDescription]
     masks: tuple[str, ...]
     maps: tuple[str, ...]
+    class_maps: tuple[str, ...] = ()
+    mattes: tuple[str, ...] = ()
     regions: DrawnRegions | None = None
 
     @classmethod
@@ -62,17 +66,25 @@ class DrawnOutputs:
         """Choose the outputs of a model."""
         known = runner.provenance.predicted
         outputs = {name: known[name] for name in runner.outputs if (known[name].axes or "N").startswith("N")}
-        pixels = [output for output in outputs.values() if _per_pixel(output) and output.meaning != "picture"]
+        pixels = [output for output in outputs.values() if _per_pixel(output)]
         pixels.sort(key=lambda output: output.name not in _AXES)
-        masks = tuple(output.name for output in pixels if output.decides)
-        maps = tuple(output.name for output in pixels if not output.decides)
+        kinds: dict[str, list[str]] = {"masks": [], "maps": [], "class_maps": [], "mattes": []}
+        for output in pixels:
+            classes = "class_maps" if output.classifies else "maps"
+            kind = "masks" if output.decides else "mattes" if output.meaning == "picture" else classes
+            if kind != "mattes" or output.dtype == "uint8":
+                kinds[kind].append(output.name)
         boxes = any(output.meaning == "box" for output in outputs.values())
-        return cls(outputs, masks, maps, DrawnRegions.of(runner.provenance.bind()) if boxes else None)
+        return cls(
+            outputs,
+            **{kind: tuple(names) for kind, names in kinds.items()},
+            regions=DrawnRegions.of(runner.provenance.bind()) if boxes else None,
+        )
 
     @property
     def classifies(self) -> bool:
-        """True if the model returns classes, rather than scores of anomalies."""
-        return any(output.classifies for output in self.outputs.values())
+        """True if the model returns classes or mattes, rather than scores of anomalies."""
+        return bool(self.mattes) or any(output.classifies for output in self.outputs.values())
 
     @property
     def mask(self) -> str | None:
@@ -92,8 +104,8 @@ class DrawnOutputs:
         """
         folders: dict[str, Picture] = {}
         if "masks" in save:
-            folders |= self._folders("masks", self.masks)
-        if "overlays" in save and (self.masks or self.maps or self.regions):
+            folders |= self._folders("masks", (*self.masks, *self.class_maps, *self.mattes))
+        if "overlays" in save and (self.masks or self.maps or self.regions or self.class_maps):
             folders["overlays"] = Picture("overlays", None)
         if "maps" in save:
             folders |= self._folders("maps", self.maps)
@@ -148,7 +160,7 @@ class DrawnOutputs:
             elif array.size <= _MAX_TABLE_VALUES:
                 single = array.size == 1 and len(self.outputs[name].axes or "NC") <= 2
                 further[column] = plain(array.reshape(()) if single else array)
-            named = _named(array, self.outputs[name])
+            named = None if _per_pixel(self.outputs[name]) else _named(array, self.outputs[name])
             if named is not None:
                 further[f"{name}_name{'s' if isinstance(named, list) else ''}"] = named
         return further

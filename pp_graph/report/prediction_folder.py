@@ -20,7 +20,14 @@ from pp_graph.model import image_input
 from pp_graph.plausibility import PredictionChecks, describe_warnings
 from pp_graph.report.drawn_outputs import DrawnOutputs
 from pp_graph.report.drawn_regions import draw_boxes
-from pp_graph.report.pictures import mask_picture, overlay_picture
+from pp_graph.report.pictures import (
+    class_overlay,
+    class_picture,
+    mask_picture,
+    matte_picture,
+    overlay_picture,
+    palette,
+)
 from pp_graph.report.plain_values import plain
 from pp_graph.report.prediction_table import (
     FORMATS,
@@ -90,7 +97,8 @@ def write_predictions(
 
     Pictures are named after the images. Masks (PNG, 0 and 255) have the size of the image file, or of the model's input
     for arrays. Overlays (JPEG) have that size up to 4096 pixels on the longer side. Maps (TIFF, float32) have the size
-    of the model's map. Boxes of regions are drawn on overlays, and listed in `regions.csv` in pixels of the picture.
+    of the model's map. Class maps are PNGs with a palette,
+    mattes grayscale. Boxes of regions are drawn on overlays, and listed in `regions.csv` in pixels of the picture.
     Outputs that the model does not return are skipped. If several outputs are masks or maps,
     `pred_mask` and `anomaly_map` come first, and the others get folders with their own names. The folder is written at
     once when everything is done.
@@ -133,7 +141,7 @@ def write_predictions(
             tuple(part for output in runner.provenance.outputs for part in (output.channels or (output,)))
         )
         rows, regions = _write_pictures(runner, source, drawn, folders, picture_files, draft, checks, progress)
-        about = _about(runner, rows)
+        about = _about(runner, rows, drawn)
         for table in tables:
             if table == table_name("csv"):
                 write_csv(draft / table, rows)
@@ -259,7 +267,10 @@ def _draw(
         if kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
             image = np.asarray(shown or _rgb_image(runner, source, index))
-            overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
+            if drawn.class_maps:
+                overlay = class_overlay(image, values[drawn.class_maps[0]])
+            else:
+                overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
             if regions:
                 draw_boxes(overlay, regions, _picture_size(runner, source, index) if shown is None else shown.size)
             overlay.save(file, quality=_QUALITY)
@@ -267,7 +278,10 @@ def _draw(
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
         elif name is not None:
             size = size or (upright_size(files[index])[0] if shown is None else shown.size)
-            mask_picture(values[name], size).save(file, compress_level=1)
+            draw = (
+                class_picture if name in drawn.class_maps else matte_picture if name in drawn.mattes else mask_picture
+            )
+            draw(values[name], size).save(file, compress_level=1)
 
 
 def _rgb_image(runner: Runner, source: Source, index: int) -> Image:
@@ -303,7 +317,7 @@ def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
-def _about(runner: Runner, rows: Sequence[ImagePrediction]) -> dict[str, Any]:
+def _about(runner: Runner, rows: Sequence[ImagePrediction], drawn: DrawnOutputs) -> dict[str, Any]:
     labels = [row.pred_label for row in rows if row.pred_label is not None]
     return {
         "pp_graph_version": __version__,
@@ -314,4 +328,21 @@ def _about(runner: Runner, rows: Sequence[ImagePrediction]) -> dict[str, Any]:
         "cutoffs": runner.provenance.cutoffs,
         "images": len(rows),
         "anomalous_images": sum(labels) if labels else None,
+        **_legend(drawn),
+    }
+
+
+def _legend(drawn: DrawnOutputs) -> dict[str, Any]:
+    """Name and colour of each class in the pictures of a class map; empty without one."""
+    names = next((drawn.outputs[name].class_names for name in drawn.class_maps), ())
+    areas = drawn.outputs.get("class_area")
+    count = len(names) or (areas.type.size("C") if areas is not None and areas.type is not None else 0) or 0
+    colours = palette(count)
+    if not colours or not drawn.class_maps:
+        return {}
+    return {
+        "classes": [
+            {"class": index, "name": names[index] if names else None, "color": list(colour)}
+            for index, colour in enumerate(colours)
+        ]
     }
