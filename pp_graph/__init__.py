@@ -45,6 +45,8 @@ if TYPE_CHECKING:
         OneClassPostProcessor,
         PostProcessor,
         RecipePostProcessor,
+        RegionsPostProcessor,
+        SegmentationPostProcessor,
     )
     from pp_graph.precision import PrecisionChoice, choose_precision
     from pp_graph.preprocessing import Preprocessing
@@ -81,8 +83,10 @@ _EXPORTS = {
     "Quantization": "pp_graph.quantization",
     "RawModel": "pp_graph.model",
     "RecipePostProcessor": "pp_graph.postprocessors",
+    "RegionsPostProcessor": "pp_graph.postprocessors",
     "Role": "pp_graph.program",
     "Runner": "pp_graph.running",
+    "SegmentationPostProcessor": "pp_graph.postprocessors",
     "Signature": "pp_graph.program",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
@@ -131,8 +135,10 @@ __all__ = [
     "Quantization",
     "RawModel",
     "RecipePostProcessor",
+    "RegionsPostProcessor",
     "Role",
     "Runner",
+    "SegmentationPostProcessor",
     "Signature",
     "Statistics",
     "VerificationReport",

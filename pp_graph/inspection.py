@@ -17,8 +17,8 @@ from pp_graph.model import NameScope, Port, RawModel, describe_outputs
 from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.opening import kind_of
 from pp_graph.postprocessors import ROLES, merged_roles
-from pp_graph.postprocessors.classification import classifier_hint
 from pp_graph.postprocessors.detection import detector_hint
+from pp_graph.postprocessors.hints import task_hint
 from pp_graph.program import find_roles
 from pp_graph.program.roles import why_none
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
@@ -222,10 +222,10 @@ def _raw_ports(
     except (OutputRoleError, AlreadyFusedError) as error:
         if named:
             raise
-        problem = f"{error}{classifier_hint(raw)}"
-    hint = detector_hint(raw) if declared is ROLES else ""
-    if hint:
-        problem = f"{problem or ''}{hint}".strip()
+        problem = f"{error}{task_hint(raw)}"
+    else:
+        # A detector's candidates may have the shape of a map.
+        problem = detector_hint(raw).strip() or problem if declared is ROLES else problem
     ports = []
     for info in described:
         match = matches.get(info.name)

@@ -15,6 +15,8 @@ from pp_graph.errors import PostProcessorError
 OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 """Outputs of an anomaly model, in the order in which a fused model lists them."""
 _MAX_PIXELS: Final = 2**27
+MOST_REGIONS: Final = 1000
+"""Largest number of regions in a table."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Option:
         metavar: Placeholder of the value in `--help`.
         parse: Converts the text from the command line to a value to check; raises `ValueError`.
         moves: The decision that a sensitivity moves.
-        output_form: True if `convert` can change the option in a fused model (outputs, mask_dtype, map_size, pack,
-            thresholds). Provenance records such an option only if it is not the default.
+        output_form: True if `convert` can change the option in a fused model (outputs, mask_dtype, map_size, regions,
+            pack, thresholds). Provenance records such an option only if it is not the default.
     """
 
     name: str
@@ -118,6 +120,14 @@ def _check_map_size(value: Any) -> Any:
     return int(size[0]), int(size[1])
 
 
+def _check_regions(value: Any) -> int | None:
+    if value is None:
+        return None
+    if not _is_pixel_count(value) or value > MOST_REGIONS:
+        raise PostProcessorError(f"regions is {value!r}, expected a whole number from 1 to {MOST_REGIONS}.")
+    return int(value)
+
+
 def _is_pixel_count(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, Integral) and int(value) > 0
 
@@ -170,6 +180,15 @@ OPTIONS: Final = {
             _check_map_size,
             metavar="HxW|input",
             parse=_parse_map_size,
+            output_form=True,
+        ),
+        Option(
+            "regions",
+            None,
+            "Also return the K largest connected regions of the mask: boxes, areas, scores, centroids, and the count.",
+            _check_regions,
+            metavar="K",
+            parse=int,
             output_form=True,
         ),
         _switch(

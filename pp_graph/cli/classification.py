@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pp_graph.postprocessors import ClassificationPostProcessor
-    from pp_graph.steps import OnNaN
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-LABELS_HELP: Final = "classification, detection: file of class names, one a line, or JSON."
+LABELS_HELP: Final = "classification, detection, segmentation: file of class names, one a line, or JSON."
 
 
-def numbers_option(
+def parse_numbers(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> float | tuple[float, ...] | None:
     """Parse `0.5`, `0.5,0.7` or a file with one number a line."""
@@ -36,47 +34,31 @@ def numbers_option(
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-_RETUNED = (
+RETUNED: Final = (
     click.option("--temperature", type=float, metavar="T", help="classification: divide logits by this number first."),
     click.option("--unknown-below", type=float, metavar="P",
                  help="classification: an image is unknown if its class is less probable."),
-    click.option("--multi-label", metavar="T[,T...]|FILE", callback=numbers_option,
+    click.option("--multi-label", metavar="T[,T...]|FILE", callback=parse_numbers,
                  help="classification: several classes may be present, each above this threshold; one for all, or one "
                       "for each class."),
 )  # fmt: skip
-_FUSED = (
-    click.option("--task", type=click.Choice(["anomaly", "classification", "detection"]), default="anomaly",
-                 show_default=True, help="What the model does: score anomalies, classify, or detect objects."),
+FUSED: Final = (
     click.option("--activation", type=click.Choice(["softmax", "sigmoid", "none"]),
-                 help="classification: what turns outputs into probabilities.  [default: none if the model ends in a "
-                      "softmax or sigmoid, else softmax, with --multi-label sigmoid]"),
+                 help="classification, segmentation: what turns outputs into probabilities.  [default: none if the "
+                      "model ends in a softmax or sigmoid, else sigmoid, for one class of several softmax]"),
     click.option("--top", type=int, metavar="K", help="classification: also return the K most probable classes."),
-    *_RETUNED,
+    *RETUNED,
 )  # fmt: skip
 NAMES: Final = ("activation", "top", "temperature", "unknown_below", "multi_label")
 RETUNED_NAMES: Final = ("temperature", "unknown_below", "multi_label")
 
 
-def classification_options(function: _Function) -> _Function:
-    """Add the options of classification to a verb that fuses; `--labels` is added by the verb."""
-    for option in reversed(_FUSED):
-        function = option(function)
-    return function
-
-
-def retuned_options(function: _Function) -> _Function:
-    """Add the options of classification that can be retuned."""
-    for option in reversed(_RETUNED):
-        function = option(function)
-    return function
-
-
-def classifier(options: Mapping[str, Any], *, on_nan: OnNaN) -> ClassificationPostProcessor:
+def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> ClassificationPostProcessor:
     """Build the post-processor from the options."""
     from pp_graph.postprocessors import ClassificationPostProcessor
     from pp_graph.postprocessors.class_names import read_class_names
 
     file = options.get("labels")
-    settings = {name: options[name] for name in NAMES if options[name] is not None}
+    given = {name: options[name] for name in NAMES if options[name] is not None}
     labels = () if file is None else read_class_names(file)
-    return ClassificationPostProcessor(labels=labels, on_nan=on_nan, **settings)
+    return ClassificationPostProcessor(labels=labels, on_nan=settings["on_nan"], **given)

@@ -26,6 +26,7 @@ from pp_graph.cli.output import note, print_error, print_fields, print_json
 from pp_graph.cli.precision import AUTO, precision_options
 from pp_graph.cli.quantization import NAMES, quantization, quantization_options
 from pp_graph.cli.quantization import fields as quantization_fields
+from pp_graph.cli.tasks import TASKS
 from pp_graph.one_class_options import OPTIONS
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ def convert(
 ) -> None:
     """Convert a fused ONNX model to OpenVINO.
 
-    With --stats, --recipe or another --task than anomaly, MODEL is raw and is fused first. For a fused MODEL, --pack,
-    --mask-dtype, --map-size, --outputs and --thresholds change its post-processing; other options of fuse are refused.
+    With --stats, --recipe or --task, MODEL is raw and is fused first. For a fused MODEL, --pack,
+    --mask-dtype, --map-size, --regions, --outputs and --thresholds change its post-processing; other options of fuse
+    are refused.
     """
     shapes = parse_shapes(input_shapes)
     model_info = _parse_entries(entries)
@@ -96,7 +98,7 @@ def convert(
     quantising = {name: options.pop(name) for name in NAMES}
     searching = {name: options.pop(name) for name in precision_cli.NAMES}
     precision_cli.check_options(ctx, precision, searching)
-    other_task = options["task"] != "anomaly"
+    other_task = options["task"] in TASKS
     if other_task:
         options["labels"], quantising["labels"] = quantising["labels"], None
     is_raw = stats is not None or options["recipe"] is not None or other_task

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pp_graph.cli.classification import numbers_option
+from pp_graph.cli.classification import parse_numbers
 
 if TYPE_CHECKING:
-    from pp_graph.postprocessors import DetectionPostProcessor
+    from collections.abc import Mapping, Sequence
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+    from pp_graph.postprocessors import DetectionPostProcessor
 
 _HEADS: Final = ("auto", "yolov8", "yolov5", "yolox", "end2end", "detr", "rtdetr", "picodet", "blazeface", "centerface")
 
@@ -24,7 +23,7 @@ def _confidence(
     """Parse numbers; JSON of `calibrate --boxes` is read when the names of the classes are known."""
     if text is not None and Path(text).is_file() and Path(text).read_bytes().lstrip().startswith(b"{"):
         return Path(text)
-    return numbers_option(context, parameter, text)
+    return parse_numbers(context, parameter, text)
 
 
 def confidence_of(given: float | Sequence[float] | Path, class_names: Sequence[str]) -> float | Sequence[float]:
@@ -36,7 +35,7 @@ def confidence_of(given: float | Sequence[float] | Path, class_names: Sequence[s
     return read_confidence(given, class_names)
 
 
-_RETUNED = (
+RETUNED: Final = (
     click.option("--confidence", metavar="T[,T...]|FILE", callback=_confidence,
                  help="detection: score that a detection exceeds; one for all classes, one for each, or JSON of "
                       "calibrate --boxes.  "
@@ -44,11 +43,11 @@ _RETUNED = (
     click.option("--iou", type=float, metavar="T",
                  help="detection: overlap above which the box of the smaller score is suppressed.  [default: 0.45]"),
 )  # fmt: skip
-_FUSED = (
+FUSED: Final = (
     click.option("--head", type=click.Choice(_HEADS),
                  help="detection: form in which the model returns boxes; auto tells it by axes and sizes.  "
                       "[default: auto]"),
-    *_RETUNED,
+    *RETUNED,
     click.option("--class-agnostic", is_flag=True, default=None,
                  help="detection: boxes of different classes suppress each other, too."),
     click.option("--max-detections", type=int, metavar="D",
@@ -66,30 +65,17 @@ NAMES: Final = (
 RETUNED_NAMES: Final = ("confidence", "iou")
 
 
-def detection_options(function: _Function) -> _Function:
-    """Add the options of detection to a verb that fuses; `--labels` is added by the verb."""
-    for option in reversed(_FUSED):
-        function = option(function)
-    return function
-
-
-def retuned_detection_options(function: _Function) -> _Function:
-    """Add the options of detection that can be retuned."""
-    for option in reversed(_RETUNED):
-        function = option(function)
-    return function
-
-
-def detector(options: Mapping[str, Any]) -> DetectionPostProcessor:
+def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> DetectionPostProcessor:
     """Build the post-processor from the options."""
     from pp_graph.postprocessors import DetectionPostProcessor
     from pp_graph.postprocessors.class_names import read_class_names
 
     file = options.get("labels")
-    settings = {name: options[name] for name in NAMES if options[name] is not None}
-    if settings.pop("class_agnostic", False):
-        settings["class_aware"] = False
+    del settings
+    given = {name: options[name] for name in NAMES if options[name] is not None}
+    if given.pop("class_agnostic", False):
+        given["class_aware"] = False
     labels = () if file is None else read_class_names(file)
-    if "confidence" in settings:
-        settings["confidence"] = confidence_of(settings["confidence"], labels)
-    return DetectionPostProcessor(labels=labels, **settings)
+    if "confidence" in given:
+        given["confidence"] = confidence_of(given["confidence"], labels)
+    return DetectionPostProcessor(labels=labels, **given)

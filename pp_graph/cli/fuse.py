@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from pp_graph.fusion import FusedModel
 
 
+_OTHER_TASKS = (
+    "ClassificationPostProcessor", "DetectionPostProcessor", "SegmentationPostProcessor", "RegionsPostProcessor",
+)  # fmt: skip
+
+
 @click.command(
     epilog=examples(
         "pp-graph fuse raw.onnx --stats stats.json -o fused.onnx",
@@ -53,13 +58,9 @@ def fuse(
 ) -> None:
     """Write post-processing into a raw ONNX model.
 
-    The fused model returns scores, labels, maps and masks, for a classifier classes and probabilities, for a detector
-    boxes, scores and classes. strip restores RAW to the byte.
+    The fused model returns scores, labels, maps and masks, or what another --task names. strip restores RAW to the
+    byte.
     """
-    if options["labels"] is not None and options["task"] == "anomaly":
-        raise click.UsageError(
-            "--labels names classes, and the task is anomaly. Add --task classification or --task detection."
-        )
     fused = post_processing(options).fuse(raw, stats, replace=replace)
     inputs = [path for path in (raw, stats, options["recipe"], options["labels"]) if path is not None]
     fused.save(output, overwrite=force, copy_weights=copy_weights, inputs=inputs)
@@ -93,9 +94,9 @@ def fields(fused: FusedModel) -> dict[str, str]:
     lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
     lines["outputs"] = ", ".join(fused.output_names)
     for name, cutoff in fused.provenance.cutoffs.items():
-        # A classifier or detector may compare a probability.
-        classifies = any(output.classifies for output in fused.provenance.outputs)
-        what = "true from a value" if classifies else "anomalous from a raw value"
+        # Other tasks may compare a probability.
+        anomalies = fused.provenance.post_processor not in _OTHER_TASKS
+        what = "anomalous from a raw value" if anomalies else "true from a value"
         lines[name] = "never" if cutoff == "never" else f"{what} of {cutoff}"
     for index, record in enumerate(fused.provenance.tail):
         saved = (record.before_us - record.after_us) / 1000

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pp_graph.cli import classification, detection
 from pp_graph.cli.output import note
+from pp_graph.cli.tasks import ANOMALY, TASKS, refuse_options, task_options
 from pp_graph.one_class_options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class PostProcessing:
         strict: Fail if the statistics were calibrated on a different model.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Names of the settings that the user set explicitly.
-        task: What the model does: `anomaly`, `classification` or `detection`.
+        task: Name of the task.
         options: Values of all options.
     """
 
@@ -145,7 +145,7 @@ class PostProcessing:
     strict: bool
     settings: dict[str, Any]
     given: frozenset[str]
-    task: str = "anomaly"
+    task: str = ANOMALY
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -164,22 +164,18 @@ class PostProcessing:
         from pp_graph.fusion import fuse
         from pp_graph.model import RawModel
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
-        from pp_graph.postprocessors.classification import classifier_hint
-        from pp_graph.postprocessors.detection import detector_hint
+        from pp_graph.postprocessors.hints import task_hint
         from pp_graph.statistics import Statistics
 
         statistics = None if stats is None else Statistics.load(stats)
         post: PostProcessor
-        if self.task != "anomaly":
-            classifies = self.task == "classification"
-            self._refuse_settings(allowed="on_nan" if classifies else "")
+        if self.task in TASKS:
+            task = TASKS[self.task]
+            self._refuse_settings(task.settings)
             if self.recipe is not None or stats is not None:
                 flag = "--recipe" if stats is None else "--stats"
                 raise click.UsageError(f"{flag} does not apply to --task {self.task}. Leave out one of them.")
-            if classifies:
-                post = classification.classifier(self.options, on_nan=self.settings["on_nan"])
-            else:
-                post = detection.detector(self.options)
+            post = task.build(self.options, {**self.settings, "given": self.given})
         elif self.recipe is None:
             settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
             self._refuse_ineffective(settings)
@@ -199,18 +195,17 @@ class PostProcessing:
                 strict=self.strict,
             )
         except OutputRoleError as error:
-            if self.recipe is not None or self.task != "anomaly" or self.roles:
+            if self.recipe is not None or self.task in TASKS or self.roles:
                 raise
-            opened = RawModel.open(raw)
-            raise OutputRoleError(f"{error}{classifier_hint(opened)}{detector_hint(opened)}") from error
+            raise OutputRoleError(f"{error}{task_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
             note(f"Note: {remark}")
         return fused
 
-    def _refuse_settings(self, allowed: str = "") -> None:
-        given = [option for option in OPTIONS.values() if option.name in self.given and option.name != allowed]
+    def _refuse_settings(self, allowed: Sequence[str] = ()) -> None:
+        given = [option for option in OPTIONS.values() if option.name in self.given and option.name not in allowed]
         option = next(iter(given), None)
-        if option is not None and self.task != "anomaly":
+        if option is not None and self.task in TASKS:
             raise click.UsageError(
                 f"{option.flag} applies only to anomaly models, and the task is {self.task}. Leave out {option.flag}."
             )
@@ -319,8 +314,7 @@ _OPTIONS = (
                  help="Use the steps that this file lists, or the class it names, instead of the one-class "
                  "post-processor."),
     role_options,
-    classification.classification_options,
-    detection.detection_options,
+    task_options,
     *map(_click_option, OPTIONS.values()),
     click.option("--no-tail", is_flag=True, help="Do not rewrite the raw model's tail."),
     click.option("--raise-opset", type=int, metavar="VERSION",
@@ -341,7 +335,7 @@ def post_processing_options(function: _Function) -> _Function:
 def post_processing(options: dict[str, Any]) -> PostProcessing:
     """Collect the values of the options."""
     context = click.get_current_context()
-    _refuse_other_tasks(options)
+    refuse_options(options, options["task"])
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
         recipe=options["recipe"],
@@ -355,16 +349,3 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         task=options["task"],
         options=options,
     )
-
-
-def _refuse_other_tasks(options: Mapping[str, Any]) -> None:
-    """Raise if an option of a task is given for another one."""
-    tasks = {"classification": ("classifiers", classification.NAMES), "detection": ("detectors", detection.NAMES)}
-    for task, (what, names) in tasks.items():
-        name = next((name for name in names if options.get(name) is not None), None)
-        if name is not None and options["task"] != task:
-            flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(
-                f"{flag} applies only to {what}, and the task is {options['task']}. Add --task {task}, or leave out "
-                f"{flag}."
-            )

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli import detection
-from pp_graph.cli.classification import RETUNED_NAMES, retuned_options
+from pp_graph.cli.detection import confidence_of
 from pp_graph.cli.options import PATH, STATS_HELP, examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json
+from pp_graph.cli.tasks import RETUNED_NAMES, retuned_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 @click.option("--image-sensitivity", type=float, metavar="S", help="New image sensitivity, from 0 to 1.")
 @click.option("--pixel-sensitivity", type=float, metavar="S", help="New pixel sensitivity, from 0 to 1.")
 @retuned_options
-@detection.retuned_detection_options
 @click.option("-o", "--output", type=PATH, metavar="FILE.onnx|.xml",
               help="Model to write; without it MODEL itself is changed.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the new cutoffs and write nothing.")
@@ -58,11 +57,11 @@ def retune(
     Without -o, MODEL is changed in place. No other command changes its input. If it fails, MODEL stays as it was. The
     .bin of an IR grows by about 64 bytes each time, because its old bytes are never changed.
     """
-    changes = {name: options[name] for name in (*RETUNED_NAMES, *detection.RETUNED_NAMES) if options[name] is not None}
+    changes = {name: options[name] for name in RETUNED_NAMES if options[name] is not None}
     if stats is None and image_sensitivity is None and pixel_sensitivity is None and not changes:
         raise click.UsageError(
-            "There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity, or for a classifier "
-            "--unknown-below, --multi-label or --temperature, for a detector --confidence or --iou."
+            "There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity, or for another "
+            f"task one of {', '.join(f'--{name.replace(chr(95), chr(45))}' for name in RETUNED_NAMES)}."
         )
     if output is not None:
         check_ending(model, output)
@@ -72,7 +71,7 @@ def retune(
                 "MODEL in place."
             )
     if "confidence" in changes:
-        changes["confidence"] = detection.confidence_of(changes["confidence"], _class_names(model))
+        changes["confidence"] = confidence_of(changes["confidence"], _class_names(model))
     statistics = None
     if stats is not None:
         from pp_graph.statistics import Statistics

@@ -318,19 +318,33 @@ def _model_api(model: ov.Model, provenance: Provenance, file: str) -> str:
     )
 
 
+_LIMITS: Final = {
+    "ClassificationPostProcessor": {
+        "unknown": "--unknown-below 0.8",
+        "pred_label": "--multi-label 0.6",
+        "pred_prob": "--temperature 1.5",
+    },
+    "DetectionPostProcessor": {"boxes": "--confidence 0.4"},
+    "SegmentationPostProcessor": {"class_masks": "--class-thresholds 0.6"},
+    "RegionsPostProcessor": {"region_boxes": "--box-threshold 0.7"},
+}
+"""Options of retune, by the output that they change."""
+
+
 def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> str:
     quoted = shlex.quote(file)
     sensitivities = [output.sensitivity for output in provenance.predicted.values() if output.sensitivity is not None]
     changes = [*(f"--{name.replace('_', '-')} 0.6" for name in sensitivities), "--stats new.json"]
-    classifies = any(output.classifies for output in provenance.outputs)
-    if classifies:
-        limits = {"unknown": "--unknown-below 0.8", "pred_label": "--multi-label 0.6", "boxes": "--confidence 0.4"}
-        changes = [limits[name] for name in provenance.predicted if name in limits] or ["--temperature 1.5"]
+    if provenance.post_processor in _LIMITS:
+        limits = _LIMITS[provenance.post_processor]
+        changes = [change for name, change in limits.items() if name in provenance.predicted]
+        if not changes:
+            return ""
     parts = [
         _render(
             "changing",
             about=_sentences(
-                _render("network_alone" if classifies else "network_kept"),
+                _render("network_alone" if provenance.post_processor in _LIMITS else "network_kept"),
                 _render("sensitivity") if sensitivities else "",
             ),
             commands="\n".join(f"pp-graph retune {quoted} {change} -o retuned.xml" for change in changes),

@@ -27,11 +27,15 @@ from pp_graph.postprocessors.one_class import OneClassPostProcessor
 from pp_graph.postprocessors.onnx_model import OnnxPostProcessor
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe import RecipePostProcessor
+from pp_graph.postprocessors.regions import RegionsPostProcessor
+from pp_graph.postprocessors.segmentation import PIXEL_CLASSES, PIXEL_LOGITS, SegmentationPostProcessor
 
 POST_PROCESSORS: tuple[type[PostProcessor], ...] = (
     OneClassPostProcessor,
     ClassificationPostProcessor,
     DetectionPostProcessor,
+    SegmentationPostProcessor,
+    RegionsPostProcessor,
     RecipePostProcessor,
 )
 
@@ -43,6 +47,8 @@ __all__ = [
     "MAPS",
     "OUTPUTS",
     "OUTPUT_NAMES",
+    "PIXEL_CLASSES",
+    "PIXEL_LOGITS",
     "POST_PROCESSORS",
     "RAW_BOXES",
     "RAW_CANDIDATES",
@@ -59,6 +65,8 @@ __all__ = [
     "OnnxPostProcessor",
     "PostProcessor",
     "RecipePostProcessor",
+    "RegionsPostProcessor",
+    "SegmentationPostProcessor",
     "class_name",
     "find_post_processor",
     "merged_roles",

@@ -55,6 +55,15 @@ OUTPUTS: Final = (
 )
 """All outputs, in the order of a fused model."""
 
+REGION_OUTPUTS: Final = (
+    Output("region_boxes", ("NKP",), "box", "left, top, right and bottom of the largest regions, in pixels of the map"),
+    Output("region_areas", ("NK",), "count", "number of pixels of each region"),
+    Output("region_scores", ("NK",), "number", "largest anomaly score in each region"),
+    Output("region_centroids", ("NKP",), "number", "column and row of the centroid of each region"),
+    Output("region_count", ("N",), "count", "number of all regions of the image"),
+)
+"""Outputs about the connected regions of the mask."""
+
 OUTPUT_NAMES: Final = tuple(output.name for output in OUTPUTS)
 DECISION_NAMES: Final = tuple(output.name for output in OUTPUTS if output.meaning == "decision")
 """Outputs that are decisions; no raw model has them."""

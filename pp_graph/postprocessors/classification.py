@@ -122,14 +122,7 @@ class ClassificationPostProcessor(PostProcessor):
         if self.top is not None:
             require_whole(self.top, "top", 1, 100)
             object.__setattr__(self, "top", int(self.top))
-        given: Any = self.multi_label
-        if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str):
-            if not len(given):
-                raise PostProcessorError("multi_label is empty, expected a threshold, or one for each class.")
-            levels = tuple(checked_probability(level, f"multi_label[{place}]") for place, level in enumerate(given))
-            object.__setattr__(self, "multi_label", levels)
-        elif given is not None:
-            object.__setattr__(self, "multi_label", checked_probability(given, "multi_label"))
+        object.__setattr__(self, "multi_label", checked_levels(self.multi_label, "multi_label"))
         object.__setattr__(self, "labels", checked_labels(self.labels))
         if self.activation == "none" and self.temperature != 1:
             raise PostProcessorError(
@@ -247,11 +240,26 @@ def checked_probability(given: Any, name: str) -> float:
     return float(given)
 
 
-def checked_labels(given: Any) -> tuple[str, ...]:
-    """Return names of classes as a tuple.
+def checked_levels(given: Any, name: str) -> float | tuple[float, ...] | None:
+    """Check a probability, or one for each class.
 
     Raises:
-        PostProcessorError: They are not a sequence of names.
+        PostProcessorError: A number is no probability, or there is none.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str):
+        return checked_probability(given, name)
+    if not len(given):
+        raise PostProcessorError(f"{name} is empty, expected a threshold, or one for each class.")
+    return tuple(checked_probability(level, f"{name}[{place}]") for place, level in enumerate(given))
+
+
+def checked_labels(given: Any) -> tuple[str, ...]:
+    """Check names of classes.
+
+    Raises:
+        PostProcessorError: One is no name, or empty.
     """
     labels = () if given is None else given
     if isinstance(labels, str) or not isinstance(labels, Sequence):

@@ -128,7 +128,7 @@ def _typed(value: ArrayLike, name: str, role: Role) -> Array:
     # A torch tensor may require gradients or be on another device.
     detach = getattr(value, "detach", None)
     array = np.asarray(value if detach is None else detach().cpu())
-    kinds = {"float32": "fiu", "bool": "b", "uint8": "u", "int64": "iu", "int32": "iu"}[role.dtype]
+    kinds = {"float32": "fiu", "bool": "b", "uint8": "u", "int32": "iu", "int64": "iu"}[role.dtype]
     if array.dtype.kind not in kinds and not (role.dtype == "float32" and array.dtype.name == "bfloat16"):
         expected = "floating-point numbers" if role.dtype == "float32" else role.dtype
         raise PostProcessorError(

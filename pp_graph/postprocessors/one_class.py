@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_graph.errors import OutputRoleError, PostProcessorError, StatisticsError
 from pp_graph.one_class_options import OPTIONS
-from pp_graph.postprocessors.anomaly import RAW_MAP, RAW_SCORE
+from pp_graph.postprocessors.anomaly import OUTPUTS, RAW_MAP, RAW_SCORE, REGION_OUTPUTS
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.statistics import LevelStatistics, Statistics
 from pp_graph.steps import (
@@ -20,6 +20,8 @@ from pp_graph.steps import (
     MaxOverMap,
     MinMaxNormalize,
     OnNaN,
+    RegionPart,
+    RegionTable,
     ResizeMap,
     Step,
 )
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pp_graph.program import Signature
+    from pp_graph.steps.region_table import Part
 
 RESIZED_MAP: Final = "resized_map"
+REGION_MASK: Final = "region_mask"
 
 _CALIBRATE = (
     "Calibrate on validation data: the threshold and the smallest and largest raw value of each level go "
@@ -62,6 +66,8 @@ class OneClassPostProcessor(PostProcessor):
         mask_dtype: Element type of `pred_mask`: `bool`, `u8` (0 and 1), `u8_255` (0 and 255) or `f32` (0 and 1).
         map_size: Height and width to which the raw map is resized before it is normalised and compared; `input` for
             the size of the model's input, None for no resizing. A score is reduced from the original map.
+        regions: Number of the largest connected regions of the mask to return as `region_boxes`, `region_areas`,
+            `region_scores`, `region_centroids` and `region_count`; None for none. See `RegionTable`.
         pack: Return one tensor named `predictions`, float32, (N,H,W,4), instead of four: `[..., 0]` is the map,
             `[..., 1]` the score, `[..., 2]` the label, `[..., 3]` the mask.
         thresholds: `fixed` writes the cutoffs of label and mask into the model as constants; `runtime` makes them
@@ -83,6 +89,7 @@ class OneClassPostProcessor(PostProcessor):
     outputs: tuple[str, ...] | None = OPTIONS["outputs"].default
     mask_dtype: DecisionType = OPTIONS["mask_dtype"].default
     map_size: tuple[int, int] | Literal["input"] | None = OPTIONS["map_size"].default
+    regions: int | None = OPTIONS["regions"].default
     pack: bool = OPTIONS["pack"].default
     thresholds: Literal["fixed", "runtime"] = OPTIONS["thresholds"].default
 
@@ -96,6 +103,9 @@ class OneClassPostProcessor(PostProcessor):
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.check(getattr(self, name)))
         self._check_combinations()
+        if self.regions is not None:
+            written = tuple(output for output in OUTPUTS if self._writes(output.name))
+            object.__setattr__(self, "declared_outputs", (*written, *REGION_OUTPUTS))
 
     def _check_combinations(self) -> None:
         for name in ("image_sensitivity", "pixel_sensitivity"):
@@ -114,9 +124,14 @@ class OneClassPostProcessor(PostProcessor):
             raise PostProcessorError(
                 f"mask_dtype is {self.mask_dtype!r}, but no pred_mask is written. Use one or the other."
             )
-        if self.map_size is not None and not self._writes("anomaly_map", "pred_mask"):
+        if self.regions is not None and not self.threshold:
+            raise PostProcessorError(
+                "regions is given together with threshold=False, expected one of them: regions are those of the mask."
+            )
+        if self.map_size is not None and not (self.regions or self._writes("anomaly_map", "pred_mask")):
             raise PostProcessorError("map_size is given, but neither map nor mask is written. Use one or the other.")
-        if self.thresholds == "runtime" and not (self.threshold and self._writes("pred_label", "pred_mask")):
+        decides = self.threshold and (self.regions is not None or self._writes("pred_label", "pred_mask"))
+        if self.thresholds == "runtime" and not decides:
             raise PostProcessorError(
                 "thresholds='runtime' is given, but neither label nor mask is written. Use one or the other."
             )
@@ -125,6 +140,7 @@ class OneClassPostProcessor(PostProcessor):
                 "threshold=False": not self.threshold,
                 "outputs": self.outputs is not None,
                 "mask_dtype": self.mask_dtype != "bool",
+                "regions": self.regions is not None,
             }
             reason = next((name for name, given in excluded.items() if given), None)
             if reason is not None:
@@ -135,6 +151,8 @@ class OneClassPostProcessor(PostProcessor):
 
     def settled(self, raw: Signature) -> OneClassPostProcessor:
         """Resolve `map_size` to numbers; None if the map has that size already."""
+        if self.regions is not None and RAW_MAP not in raw:
+            raise PostProcessorError("regions is given, but the raw model has no map to find them in. Leave it out.")
         if self.map_size is None:
             return self
         if RAW_MAP not in raw:
@@ -170,7 +188,7 @@ class OneClassPostProcessor(PostProcessor):
                 _check_rank(raw)
                 steps.append(MaxOverMap(RAW_MAP, RAW_SCORE))
             steps += self._level("image", RAW_SCORE, "pred_score", "pred_label", self.image_sensitivity)
-        if RAW_MAP in raw and self._writes("anomaly_map", "pred_mask"):
+        if RAW_MAP in raw and (self.regions or self._writes("anomaly_map", "pred_mask")):
             source = RAW_MAP
             if isinstance(self.map_size, tuple):
                 source = RESIZED_MAP
@@ -180,6 +198,9 @@ class OneClassPostProcessor(PostProcessor):
             raise PostProcessorError(
                 "pack is given, but the raw model has no map: the packed tensor has one value per pixel. Leave it out."
             )
+        if self.regions is not None:
+            # Binding drops the steps that no declared output needs.
+            return (*steps, *self._region_steps(self.regions))
         wanted = [step for step in steps if self._writes(step.target) or step.target in (RAW_SCORE, RESIZED_MAP)]
         if not wanted:
             raise PostProcessorError(
@@ -187,6 +208,18 @@ class OneClassPostProcessor(PostProcessor):
                 "it from. Ask for pred_score or pred_label."
             )
         return tuple(wanted)
+
+    def _region_steps(self, k: int) -> list[Step]:
+        parts: dict[str, Part] = {
+            "region_boxes": "boxes",
+            "region_areas": "areas",
+            "region_scores": "max",
+            "region_centroids": "centroids",
+            "region_count": "count",
+        }
+        mask = "pred_mask" if self.mask_dtype == "bool" else REGION_MASK
+        table = RegionTable(mask, "regions", k, map="anomaly_map")
+        return [table, *(RegionPart(table.target, name, part) for name, part in parts.items())]
 
     def _writes(self, *names: str) -> bool:
         return self.outputs is None or any(name in self.outputs for name in names)
@@ -215,6 +248,8 @@ class OneClassPostProcessor(PostProcessor):
             dtype: DecisionType = "f32" if self.pack else self.mask_dtype if decision == "pred_mask" else "bool"
             runtime = self.thresholds == "runtime"
             steps.append(Compare(source, decision, cut, normalizer, self.on_nan, dtype, runtime))
+            if self.regions and decision == "pred_mask" and dtype != "bool":
+                steps.append(Compare(source, REGION_MASK, cut, normalizer, self.on_nan, runtime=runtime))
         return steps
 
     def _level_statistics(self, level: str) -> LevelStatistics:

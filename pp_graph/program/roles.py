@@ -23,8 +23,8 @@ _ONNX_TYPES: Final[dict[str, frozenset[str]]] = {
     "float32": frozenset({"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"}),
     "bool": frozenset({"BOOL"}),
     "uint8": frozenset({"UINT8"}),
-    "int64": frozenset({"INT64", "INT32"}),
     "int32": frozenset({"INT32"}),
+    "int64": frozenset({"INT64", "INT32"}),
 }
 _NAMES: Final = {
     "float32": "floating-point numbers",

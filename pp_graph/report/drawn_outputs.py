@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from pp_graph.postprocessors import OUTPUTS
 from pp_graph.program import DETECTION_OUTPUTS, detects
+from pp_graph.report.drawn_regions import DrawnRegions
+from pp_graph.report.plain_values import plain
 from pp_graph.report.prediction_table import COLUMNS
 from pp_graph.values import axes_of_shape
 
@@ -48,26 +50,42 @@ class DrawnOutputs:
         outputs: Descriptions of the outputs that have a batch axis, by name.
         masks: Names of per-pixel decisions, `pred_mask` first.
         maps: Names of the other per-pixel outputs, `anomaly_map` first.
+        class_maps: Names of per-pixel classes.
+        mattes: Names of per-pixel opacities, 0 to 255.
+        regions: Outputs about regions; None without them.
     """
 
     outputs: Mapping[str, OutputDescription]
     masks: tuple[str, ...]
     maps: tuple[str, ...]
+    class_maps: tuple[str, ...] = ()
+    mattes: tuple[str, ...] = ()
+    regions: DrawnRegions | None = None
 
     @classmethod
     def of(cls, runner: Runner) -> DrawnOutputs:
         """Choose the outputs of a model."""
         known = runner.provenance.predicted
         outputs = {name: known[name] for name in runner.outputs if (known[name].axes or "N").startswith("N")}
-        pixels = [output for output in outputs.values() if _per_pixel(output) and output.meaning != "picture"]
+        pixels = [output for output in outputs.values() if _per_pixel(output)]
         pixels.sort(key=lambda output: output.name not in _AXES)
-        masks = tuple(output.name for output in pixels if output.decides)
-        return cls(outputs, masks, tuple(output.name for output in pixels if not output.decides))
+        kinds: dict[str, list[str]] = {"masks": [], "maps": [], "class_maps": [], "mattes": []}
+        for output in pixels:
+            classes = "class_maps" if output.classifies else "maps"
+            kind = "masks" if output.decides else "mattes" if output.meaning == "picture" else classes
+            if kind != "mattes" or output.dtype == "uint8":
+                kinds[kind].append(output.name)
+        boxes = any(output.meaning == "box" for output in outputs.values())
+        return cls(
+            outputs,
+            **{kind: tuple(names) for kind, names in kinds.items()},
+            regions=DrawnRegions.of(runner.provenance.bind()) if boxes else None,
+        )
 
     @property
     def classifies(self) -> bool:
-        """True if the model returns classes, rather than scores of anomalies."""
-        return any(output.classifies for output in self.outputs.values())
+        """True if the model returns classes or mattes, rather than scores of anomalies."""
+        return bool(self.mattes) or any(output.classifies for output in self.outputs.values())
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -98,8 +116,9 @@ class DrawnOutputs:
         """
         folders: dict[str, Picture] = {}
         if "masks" in save:
-            folders |= self._folders("masks", self.masks)
-        if "overlays" in save and (self.masks or self.maps or self.detects):
+            folders |= self._folders("masks", (*self.masks, *self.class_maps, *self.mattes))
+        drawn = self.masks or self.maps or self.regions or self.class_maps or self.detects
+        if "overlays" in save and drawn:
             folders["overlays"] = Picture("overlays", None)
         if "maps" in save:
             folders |= self._folders("maps", self.maps)
@@ -156,7 +175,7 @@ class DrawnOutputs:
             elif array.size <= _MAX_TABLE_VALUES:
                 single = array.size == 1 and len(self.outputs[name].axes or "NC") <= 2
                 further[column] = plain(array.reshape(()) if single else array)
-            named = _named(array, self.outputs[name])
+            named = None if _per_pixel(self.outputs[name]) else _named(array, self.outputs[name])
             if named is not None:
                 further[f"{name}_name{'s' if isinstance(named, list) else ''}"] = named
         return further
@@ -207,10 +226,3 @@ def _between(values: Array, low: float, high: float) -> Array:
 def _per_pixel(output: OutputDescription) -> bool:
     """Return True if there is a value for each pixel; decided by name if the rank is unknown."""
     return output.per_pixel or (output.axes is None and any("H" in axes for axes in _AXES.get(output.name, ())))
-
-
-def plain(array: Array) -> Any:
-    """Convert values for a table; a float32 becomes the shortest decimal that reads back as the same number."""
-    if array.ndim:
-        return [plain(value) for value in array]
-    return float(str(array[()])) if array.dtype == np.float32 else array.item()

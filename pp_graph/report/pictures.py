@@ -62,6 +62,45 @@ def mask_picture(mask: npt.NDArray[Any], size: tuple[int, int]) -> Image:
     return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
 
 
+def palette(count: int) -> list[tuple[int, int, int]]:
+    """Return a colour for each class, as PASCAL VOC numbers them: black for class 0."""
+    index = np.arange(count)
+    # Bits 0, 3 and 6 of the class are the highest of red, the next ones of green and blue.
+    channels = [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
+    return [(int(red), int(green), int(blue)) for red, green, blue in zip(*channels, strict=True)]
+
+
+def class_picture(classes: npt.NDArray[np.uint8], size: tuple[int, int]) -> Image:
+    """Draw a class map: a PNG palette picture whose pixels are the classes.
+
+    Args:
+        classes: The class of each pixel, uint8, (H,W).
+        size: Width and height of the picture; resized by nearest neighbour.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(classes))
+    picture.putpalette([channel for colour in palette(256) for channel in colour])
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def matte_picture(matte: npt.NDArray[np.uint8], size: tuple[int, int]) -> Image:
+    """Draw a matte, uint8 (H,W), as a grayscale picture of this width and height."""
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(matte)).resize(size, Image.Resampling.BILINEAR)
+
+
+def class_overlay(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) -> Image:
+    """Draw the classes but the first one over an image, (H,W,3), half transparent."""
+    from PIL import Image
+
+    drawn = Image.fromarray(image)
+    shown = class_picture(classes, drawn.size)
+    opacity = shown.copy().convert("P").point([0, *[140] * 255], "L")
+    return Image.composite(shown.convert("RGB"), drawn, opacity)
+
+
 def overlay_picture(
     image: npt.NDArray[np.uint8], anomaly_map: npt.NDArray[Any] | None, mask: npt.NDArray[Any] | None
 ) -> Image:

@@ -24,18 +24,29 @@ from pp_graph.report.detections import (
     write_box_csv,
     write_coco,
 )
-from pp_graph.report.drawn_outputs import DrawnOutputs, plain
-from pp_graph.report.pictures import mask_picture, overlay_picture
+from pp_graph.report.drawn_outputs import DrawnOutputs
+from pp_graph.report.drawn_regions import draw_boxes
+from pp_graph.report.pictures import (
+    class_overlay,
+    class_picture,
+    mask_picture,
+    matte_picture,
+    overlay_picture,
+    palette,
+)
+from pp_graph.report.plain_values import plain
 from pp_graph.report.prediction_table import (
     COCO,
     FORMATS,
     PICTURES,
+    REGIONS_TABLE,
     ImagePrediction,
     earlier_files,
     picture_stems,
     table_name,
     write_csv,
     write_json,
+    write_regions,
 )
 from pp_graph.report.shown_images import rgb_image
 from pp_graph.running import open_source
@@ -92,8 +103,10 @@ def write_predictions(
 
     Pictures are named after the images. Masks (PNG, 0 and 255) have the size of the image file, or of the model's input
     for arrays. Overlays (JPEG) have that size up to 4096 pixels on the longer side. Maps (TIFF, float32) have the size
-    of the model's map. Detections are drawn on overlays, and listed in pixels of the image: in CSV a row for each, and
-    on request as COCO JSON. Outputs that the model does not return are skipped. If several outputs are masks or maps,
+    of the model's map. Class maps are PNGs with a palette, mattes grayscale. Detections are drawn on overlays, and
+    listed in pixels of the image: in CSV a row for each, and on request as COCO JSON. Boxes of regions are drawn on
+    overlays, and listed in `regions.csv` in pixels of the image. Outputs that the model does not return are skipped. If
+    several outputs are masks or maps,
     `pred_mask` and `anomaly_map` come first, and the others get folders with their own names. The folder is written at
     once when everything is done.
 
@@ -131,6 +144,8 @@ def write_predictions(
     _refuse_folder_among_images(folder, source, folders)
     picture_files = _picture_files(source.images.names, folders)
     tables = [table_name(form) for form in (*FORMATS, COCO) if form in formats]
+    if drawn.regions is not None and "csv" in formats:
+        tables.append(REGIONS_TABLE)
     names = [file for files in picture_files for file in files.values()] + tables
     protected = [*inputs, *(source.images.files or ())]
     check_folder(folder, names, overwrite=overwrite, inputs=protected)
@@ -138,8 +153,10 @@ def write_predictions(
         checks = PredictionChecks(
             tuple(part for output in runner.provenance.outputs for part in (output.channels or (output,)))
         )
-        rows, detected = _write_pictures(runner, source, drawn, folders, picture_files, draft, checks, progress)
-        about = _about(runner, rows, detected)
+        rows, detected, regions = _write_pictures(
+            runner, source, drawn, folders, picture_files, draft, checks, progress
+        )
+        about = _about(runner, rows, drawn, detected)
         for table in tables:
             if table == table_name(COCO):
                 write_coco(draft / table, detected, drawn.class_names)
@@ -147,6 +164,8 @@ def write_predictions(
                 write_box_csv(draft / table, detected, drawn.class_names)
             elif table == table_name("csv"):
                 write_csv(draft / table, rows)
+            elif table == REGIONS_TABLE:
+                write_regions(draft / table, source.images.names, regions)
             else:
                 write_json(draft / table, about, rows)
     return WrittenPredictions(
@@ -185,9 +204,11 @@ def _write_pictures(
     draft: Path,
     checks: PredictionChecks,
     progress: Callable[[int], None] | None,
-) -> tuple[tuple[ImagePrediction, ...], tuple[ImageDetections, ...]]:
+) -> tuple[tuple[ImagePrediction, ...], tuple[ImageDetections, ...], list[list[list[Any]]]]:
+    """Draw the pictures, and return the rows of the tables: one for each image, its detections, and its regions."""
     rows: list[ImagePrediction] = []
     detected: list[ImageDetections] = []
+    regions: list[list[list[Any]]] = []
     waiting: deque[Future[None]] = deque()
     # While this thread decodes, the device predicts, and others draw.
     workers = os.cpu_count() or 1
@@ -200,6 +221,10 @@ def _write_pictures(
             for index in range(start, stop):
                 values = drawn.of_image(predictions, index - start, stop - start)
                 files = picture_files[index]
+                if drawn.regions is not None:
+                    size = _picture_size(runner, source, index)
+                    shape = None if drawn.mask is None else values[drawn.mask].shape
+                    regions.append(drawn.regions.of_image(values, size, shape))
                 pictures = {draft / file: folders[folder] for folder, file in files.items()}
                 boxes = None
                 if drawn.detects:
@@ -212,7 +237,10 @@ def _write_pictures(
                         waiting.popleft().result()
                     # Arrays in a file are read by one thread only.
                     shown = rgb_image(runner, source, index) if source.images.files is None else None
-                    waiting.append(pool.submit(_draw, runner, source, index, shown, values, drawn, boxes, pictures))
+                    listed = regions[-1] if drawn.regions is not None else []
+                    waiting.append(
+                        pool.submit(_draw, runner, source, index, shown, values, drawn, boxes, pictures, listed)
+                    )
                 further = drawn.further(
                     values, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
                 )
@@ -223,7 +251,13 @@ def _write_pictures(
                 progress(stop - start)
         for future in waiting:
             future.result()
-    return tuple(rows), tuple(detected)
+    return tuple(rows), tuple(detected), regions
+
+
+def _picture_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
+    """Width and height of an image file, or of the model's input if there is none."""
+    files = source.images.files
+    return rgb_image(runner, source, index).size if files is None else upright_size(files[index])[0]
 
 
 def _row(
@@ -255,6 +289,7 @@ def _draw(
     drawn: DrawnOutputs,
     boxes: ImageDetections | None,
     pictures: dict[Path, Picture],
+    regions: list[list[Any]],
 ) -> None:
     from PIL import Image
 
@@ -263,7 +298,12 @@ def _draw(
         if kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
             image = np.asarray(shown or rgb_image(runner, source, index))
-            overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
+            if drawn.class_maps:
+                overlay = class_overlay(image, values[drawn.class_maps[0]])
+            else:
+                overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
+            if regions:
+                draw_boxes(overlay, regions, _picture_size(runner, source, index) if shown is None else shown.size)
             if boxes is not None:
                 overlay = overlay_detections(overlay, boxes, drawn.class_names)
             overlay.save(file, quality=_QUALITY)
@@ -271,7 +311,10 @@ def _draw(
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
         elif name is not None:
             size = size or (upright_size(files[index])[0] if shown is None else shown.size)
-            mask_picture(values[name], size).save(file, compress_level=1)
+            draw = (
+                class_picture if name in drawn.class_maps else matte_picture if name in drawn.mattes else mask_picture
+            )
+            draw(values[name], size).save(file, compress_level=1)
 
 
 def _truncations(about: dict[str, Any]) -> tuple[str, ...]:
@@ -286,7 +329,9 @@ def _truncations(about: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _about(runner: Runner, rows: Sequence[ImagePrediction], detected: Sequence[ImageDetections]) -> dict[str, Any]:
+def _about(
+    runner: Runner, rows: Sequence[ImagePrediction], drawn: DrawnOutputs, detected: Sequence[ImageDetections]
+) -> dict[str, Any]:
     labels = [row.pred_label for row in rows if row.pred_label is not None]
     return {
         "pp_graph_version": __version__,
@@ -299,4 +344,21 @@ def _about(runner: Runner, rows: Sequence[ImagePrediction], detected: Sequence[I
         "anomalous_images": sum(labels) if labels else None,
         **({"detections": sum(len(each.found) for each in detected)} if detected else {}),
         **({"truncated_images": sum(each.found.truncated for each in detected)} if detected else {}),
+        **_legend(drawn),
+    }
+
+
+def _legend(drawn: DrawnOutputs) -> dict[str, Any]:
+    """Name and colour of each class in the pictures of a class map; empty without one."""
+    names = next((drawn.outputs[name].class_names for name in drawn.class_maps), ())
+    areas = drawn.outputs.get("class_area")
+    count = len(names) or (areas.type.size("C") if areas is not None and areas.type is not None else 0) or 0
+    colours = palette(count)
+    if not colours or not drawn.class_maps:
+        return {}
+    return {
+        "classes": [
+            {"class": index, "name": names[index] if names else None, "color": list(colour)}
+            for index, colour in enumerate(colours)
+        ]
     }

@@ -22,6 +22,8 @@ PICTURES: Final = {"masks": ".png", "overlays": ".jpg", "maps": ".tiff"}
 If several outputs have pictures of one kind, the first uses this folder, and the others use `<folder>_<output>`.
 """
 _TABLE: Final = "predictions"
+REGIONS_TABLE: Final = "regions.csv"
+REGION_COLUMNS: Final = ("image", "region", "x1", "y1", "x2", "y2", "area", "score", "x", "y")
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,26 @@ def earlier_files(folder: Path) -> list[str]:
                     names[cell] = None
     if names:
         names[table_name(COCO)] = None
+    if names and _is_table_of_regions(folder / REGIONS_TABLE):
+        names[REGIONS_TABLE] = None
     return [name for name in names if (folder / name).is_file()]
+
+
+def _is_table_of_regions(file: Path) -> bool:
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.readline().rstrip("\n") == ",".join(REGION_COLUMNS)
+    except OSError:
+        return False
+
+
+def write_regions(file: Path, names: Sequence[str], regions: Iterable[Sequence[Sequence[Any]]]) -> None:
+    """Write a table with a row for each region, as CSV."""
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(REGION_COLUMNS)
+        for name, rows in zip(names, regions, strict=True):
+            writer.writerows([name, place, *row] for place, row in enumerate(rows))
 
 
 def _read_csv(file: Path) -> list[dict[str, Any]]:

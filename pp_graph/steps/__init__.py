@@ -30,6 +30,7 @@ from pp_graph.steps.candidates import (
     ScaleScores,
     TakeParts,
 )
+from pp_graph.steps.class_maps import ClassAreas, ClassMap, MaskAreas, Matte
 from pp_graph.steps.class_numbers import DropPixelAxes, InvertDecision, MaxOverClasses, TopMargin
 from pp_graph.steps.classes import SelectClass, Softmax
 from pp_graph.steps.compare import (
@@ -56,7 +57,9 @@ from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.overlaps import SuppressOverlaps
 from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Temperature
 from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
+from pp_graph.steps.region_table import RegionPart, RegionTable
 from pp_graph.steps.regions import Hysteresis, RemoveSmallRegions
+from pp_graph.steps.select_regions import SelectRegions
 from pp_graph.steps.step import (
     CLASSES,
     DECISION,
@@ -136,6 +139,13 @@ STEPS: tuple[type[Step], ...] = (
     ExpectedDistances,
     FlattenMap,
     JoinParts,
+    RegionTable,
+    RegionPart,
+    SelectRegions,
+    ClassMap,
+    ClassAreas,
+    MaskAreas,
+    Matte,
 )
 
 __all__ = [
@@ -157,6 +167,8 @@ __all__ = [
     "BestScore",
     "BoxForm",
     "ChoosingStep",
+    "ClassAreas",
+    "ClassMap",
     "CloseMask",
     "Compare",
     "ComparePerClass",
@@ -188,8 +200,10 @@ __all__ = [
     "JoinCandidates",
     "JoinParts",
     "Keep",
+    "MaskAreas",
     "MaskByLabel",
     "MaskScores",
+    "Matte",
     "MaxOverClasses",
     "MaxOverMap",
     "MeanOverMap",
@@ -206,11 +220,14 @@ __all__ = [
     "PlainMinMax",
     "PlattScaling",
     "QuantileMap",
+    "RegionPart",
+    "RegionTable",
     "RemoveSmallRegions",
     "ResizeMap",
     "ScaleScores",
     "SelectCandidates",
     "SelectClass",
+    "SelectRegions",
     "Sigmoid",
     "Softmax",
     "Step",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.step import (
-    MAP,
+    MAPS,
     MAPS_AND_MASKS,
     Accepts,
     Array,
@@ -146,7 +146,7 @@ class ResizeMap(Step):
     samples it and can lose the pixels between the samples.
 
     Attributes:
-        source: Name of the map, float32: (N,H,W), (N,1,H,W) or (N,H,W,1).
+        source: Name of the map, float32: (N,H,W), (N,C,H,W) or (N,H,W,C).
         target: Name of the resized map, float32, of the same layout.
         height: New height in pixels.
         width: New width in pixels.
@@ -160,7 +160,7 @@ class ResizeMap(Step):
     exact: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
     keeps_scale: ClassVar[bool] = True
-    accepts: ClassVar[tuple[Accepts, ...]] = (MAP,)
+    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "from_size"})
     source: str
     target: str

@@ -1,51 +1,22 @@
-"""Steps on connected regions of a mask.
-
-The reference joins runs of pixels in a row; the graph joins pixels. Both use the same algorithm, hooking and
-compressing, until nothing changes.
-
-Pixels are numbered over all images of a batch. f[p], the parent of pixel p, is a pixel of the same region with
-f[p] <= p. A root has f[p] = p. Pixels outside the mask are always roots.
-
-    start    f[p] = smallest number in the neighbourhood of p, p included, inside the mask; then compress
-    round    m[p] = smallest f in the neighbourhood of p
-             f[f[p]] = smallest m of all pixels with that parent: each root hooks onto the smallest root it touches
-             compress: f = f[f] until nothing changes
-
-The rounds end when one changes nothing. Neighbours then have the same parent, so all pixels of a region have the same
-parent: the region's first pixel.
-
-**The number of rounds is bounded for every mask.** At the start, f[p] <= p, and f[p] is in the region of p. Each change
-takes the minimum of such numbers, or a parent's parent. So parents form a forest, and no f ever grows.
-
-1. Compressing: after j jumps, f[p] is the ancestor that was 2^j steps away. A path is shorter than 2^30, so 30 jumps
-   suffice. Each iteration of the loop jumps twice; 32 iterations are more than enough.
-2. Rounds: after compressing, each tree is a root with leaves. Call two of the k roots of a region neighbours if pixels
-   of their trees touch; all k are connected. While k > 1, two rounds leave at most k/2 roots. Proof: let r be a root
-   that remains after both. In the first round r did not hook, so all its neighbours were greater; let s be one. s has a
-   smaller neighbour, r, so it hooks onto its smallest neighbour t <= r. If t < r, the tree of s has a root below r
-   after the first round and touches the tree of r, so r hooks in the second round and does not remain. Hence t = r:
-   each remaining root has absorbed another root, which hooked onto no other, so at least half of the k are gone. With k
-   < 2^30, sixty rounds leave one root, and one more finds no change: 62 rounds are enough.
-
-Scattering minima exists from opset 18 on. Before, proposals are sorted by root, and the first one of each root is
-taken, which need not be the smallest. Every root with a smaller neighbour still hooks, so an unfinished region loses at
-least one root in each round, and as many rounds as there are pixels are enough (at most ten were observed).
-
-Source of the idea: Shiloach and Vishkin, "An O(log n) parallel connectivity algorithm", J. Algorithms 3 (1982).
-"""
+"""Steps that keep connected regions of a mask; see `pp_graph.steps.region_search`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from pp_graph.errors import OpsetError, PostProcessorError
-from pp_graph.model.opset_raising import HOW_TO_RAISE
+from pp_graph.errors import PostProcessorError
 from pp_graph.steps.masks import Mask, emit_with_channel, emit_without_channel, without_channel
-from pp_graph.steps.operators.integers import BEYOND
+from pp_graph.steps.region_search import (
+    CONNECTIVITIES,
+    Connectivity,
+    EmittedRuns,
+    Runs,
+    emit_totals,
+    require_opset,
+)
 from pp_graph.steps.step import MASK, Accepts, Step, require_one_of, require_whole
 
 if TYPE_CHECKING:
@@ -53,190 +24,6 @@ if TYPE_CHECKING:
 
     from pp_graph.steps.operators.emitter import Emitter
     from pp_graph.values import ValueType
-
-
-_Numbers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Runs:
-    """The runs of anomalous pixels in the rows of a batch of masks.
-
-    Attributes:
-        starts: Start of each run in the flattened batch, padded with background after rows and images.
-        stops: End of each run.
-        regions: For each run, the first run of its region.
-        padded: Shape of the padded batch.
-        shape: Shape of the batch, (N,H,W).
-    """
-
-    starts: _Numbers
-    stops: _Numbers
-    regions: _Numbers
-    padded: tuple[int, ...]
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, mask: Mask, connectivity: int) -> Runs:
-        """Find the regions of a batch of masks, bool (N,H,W), with 4 or 8 neighbours."""
-        corners = int(connectivity == 8)
-        padded = _padded(mask, corners)
-        edges = np.diff(padded.reshape(-1).view(np.int8), prepend=np.int8(0), append=np.int8(0))
-        starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        width = padded.shape[2]
-        first = np.searchsorted(stops, starts + width - corners, "right")
-        last = np.searchsorted(starts, stops + width + corners, "left")
-        touching = np.maximum(last - first, 0)
-        above = np.repeat(np.arange(len(starts)), touching)
-        below = np.arange(touching.sum()) - np.repeat(np.cumsum(touching) - touching, touching)
-        regions = _merged(len(starts), above, below + np.repeat(first, touching))
-        return cls(starts, stops, regions, padded.shape, mask.shape)
-
-    def totals(self, truths: Mask) -> npt.NDArray[Any]:
-        """Count the true pixels in the region of each run."""
-        before = np.concatenate([[0], np.cumsum(_padded(truths, self.padded[2] - self.shape[2] - 1), dtype=np.int64)])
-        inside = before[self.stops] - before[self.starts]
-        counts = np.zeros(len(inside), np.int64)
-        np.add.at(counts, self.regions, inside)
-        return counts[self.regions]
-
-    def painted(self, keep: npt.NDArray[np.bool_]) -> Mask:
-        """Return the mask of some of the runs, (N,H,W)."""
-        edges = np.zeros(int(np.prod(self.padded)) + 1, np.int8)
-        # Runs do not touch, so at most one starts or ends at each place.
-        edges[self.starts[keep]] += 1
-        edges[self.stops[keep]] -= 1
-        whole = np.cumsum(edges[:-1], dtype=np.int8).reshape(self.padded)
-        _, height, width = self.shape
-        return whole[:, :height, :width].astype(np.bool_)
-
-
-def _padded(mask: Mask, corners: int) -> Mask:
-    """Add background after each row, so that rows do not touch, and below each image."""
-    count, height, width = mask.shape
-    padded = np.zeros((count, height + 1, width + 1 + corners), np.bool_)
-    padded[:, :height, :width] = mask
-    return padded
-
-
-def _merged(count: int, above: _Numbers, below: _Numbers) -> _Numbers:
-    """For each run, the first of all runs connected to it; `above` and `below` are pairs of touching runs."""
-    regions = np.arange(count)
-    while True:
-        one, other = regions[above], regions[below]
-        differ = one != other
-        if not differ.any():
-            return regions
-        above, below, one, other = above[differ], below[differ], one[differ], other[differ]
-        np.minimum.at(regions, np.maximum(one, other), np.minimum(one, other))
-        while not np.array_equal(regions[regions], regions):
-            regions = regions[regions]
-
-
-Connectivity = Literal[4, 8]
-"""Number of neighbours of a pixel: 4 share a side, 8 share a side or a corner."""
-
-CONNECTIVITIES: Final = (4, 8)
-
-_LEAST_OPSET: Final = 12
-"""Min takes integers from this opset on."""
-_MOST_ROUNDS: Final = 62
-_MOST_JUMPS: Final = 32
-
-
-def require_opset(op: Emitter, target: str) -> None:
-    """Raise `OpsetError` if the graph's opset is too low to find regions."""
-    if op.opset < _LEAST_OPSET:
-        raise OpsetError(
-            f"The model is at opset {op.opset}, expected {_LEAST_OPSET} or later to find the regions of '{target}'. "
-            f"Fuse with {HOW_TO_RAISE}, export it again with opset_version={_LEAST_OPSET} or later (18 or later is "
-            "fastest), or leave the step out."
-        )
-
-
-def emit_regions(op: Emitter, mask: ir.Value, connectivity: int) -> ir.Value:
-    """Write the search for the regions of a mask.
-
-    Args:
-        op: Emitter at the graph's opset.
-        mask: The mask, bool (N,H,W).
-        connectivity: 4 or 8 neighbours.
-
-    Returns:
-        For each pixel, the number of the first pixel of its region; int32, flat. Pixels outside the mask have their own
-        number.
-    """
-    sizes, shape = op.sizes_of(mask), op.shape_of(mask)
-    beyond = op.integer(BEYOND, "beyond")
-
-    def least_beside(numbers: ir.Value) -> ir.Value:
-        """Smallest number in the neighbourhood of each pixel in the mask; other pixels keep their own."""
-        images = op.arranged(numbers, sizes, shape)
-        inside = op.where(mask, images, beyond)
-        rows = op.beside(inside, 2)
-        if connectivity == 4:
-            least = op.least(inside, *rows, *op.beside(inside, 1))
-        else:
-            least = op.least(inside, *rows)
-            least = op.least(least, *op.beside(least, 1))
-        return op.listed(op.where(mask, least, images))
-
-    def hook(parents: ir.Value) -> tuple[ir.Value, ir.Value]:
-        proposed = least_beside(parents)
-        if op.scatters_least:
-            hooked = op.put(parents, parents, proposed, "min")
-        else:
-            hooked = _hook_by_sorting(op, parents, proposed)
-        compressed = _compress(op, hooked)
-        return op.any_below(compressed, parents), compressed
-
-    numbers = op.numbered(mask)
-    trips = _MOST_ROUNDS if op.scatters_least else op.count_of(mask)
-    return op.loop(trips, _compress(op, least_beside(numbers)), hook)
-
-
-def emit_totals(op: Emitter, regions: ir.Value, truths: ir.Value) -> ir.Value:
-    """Write the number of true pixels in the region of each pixel.
-
-    Args:
-        op: Emitter at the graph's opset.
-        regions: The result of `emit_regions`.
-        truths: The pixels to count, bool, flat.
-
-    Returns:
-        The counts; int32, flat.
-    """
-    none = op.difference(regions, regions)
-    if op.scatters_sums:
-        return op.looked_up(op.put(none, regions, op.counted(truths), "add"), regions)
-    # A number above all regions ends the last region, and keeps the list from being empty.
-    end = op.counted(op.sizes_of(regions))
-    ordered, _ = op.in_order(op.joined(op.chosen(regions, op.places_of(truths)), end))
-    begins = op.beginnings(ordered)
-    counts = op.counted(op.difference(op.without_first(begins), op.without_last(begins)))
-    roots = op.chosen(ordered, op.without_last(begins))
-    return op.looked_up(op.put(none, roots, counts), regions)
-
-
-def _compress(op: Emitter, parents: ir.Value) -> ir.Value:
-    """Replace each parent by its root."""
-
-    def jump_twice(numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
-        once = op.looked_up(numbers, numbers)
-        twice = op.looked_up(once, once)
-        return op.any_below(twice, once), twice
-
-    return op.loop(_MOST_JUMPS, parents, jump_twice)
-
-
-def _hook_by_sorting(op: Emitter, parents: ir.Value, proposed: ir.Value) -> ir.Value:
-    """Hook each root with a smaller neighbour onto one of its smaller neighbours."""
-    # The first pixel is a root whose proposal changes nothing; it keeps the list from being empty.
-    places = op.joined(op.constant((0,), "first"), op.places_of(op.below(proposed, parents)))
-    ordered, order = op.in_order(op.chosen(parents, places))
-    begins = op.beginnings(ordered)
-    first = op.chosen(op.chosen(proposed, places), op.chosen(order, begins))
-    return op.put(parents, op.chosen(ordered, begins), first)
 
 
 class RegionStep(Step):
@@ -256,10 +43,11 @@ class RegionStep(Step):
         """Write `_keep`; `counted` is None for all pixels, and `name` is that of the constant `least`."""
         require_opset(op, self.target)
         images = emit_without_channel(op, mask, self.axes)
-        regions, truths = emit_regions(op, images, self.connectivity), op.listed(images)
+        runs, truths = EmittedRuns.of(op, images, self.connectivity), op.listed(images)
         pixels = truths if counted is None else op.logical_and(truths, op.listed(counted))
-        too_few = op.below(emit_totals(op, regions, pixels), op.integer(least, name))
-        kept = op.logical_and(truths, op.logical_not(too_few))
+        found = op.chosen(runs.regions, op.chosen(runs.numbers, op.places_of(pixels)))
+        too_few = op.below(emit_totals(op, runs.regions, found), op.integer(least, name))
+        kept = op.logical_and(truths, op.chosen(op.logical_not(too_few), runs.numbers))
         return emit_with_channel(op, op.arranged(kept, op.sizes_of(images), op.shape_of(images)), self.axes)
 
 
@@ -271,8 +59,8 @@ class RemoveSmallRegions(RegionStep):
     """Keep the regions of a mask that have at least `min_area` pixels, and no others.
 
     Source: `skimage.morphology.remove_small_objects` with `min_size` (`max_size = min_area - 1` from scikit-image 0.26
-    on), and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. See `pp_graph.steps.regions` for the algorithm
-    and a proof that it ends. The step needs opset 12, and is faster from opset 18 on.
+    on), and OpenCV's `connectedComponentsWithStats` with `CC_STAT_AREA`. See `pp_graph.steps.region_search` for the
+    algorithm and a proof that it ends. The step needs opset 12, and is faster from opset 18 on.
 
     Attributes:
         source: Name of the mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1); a batch has less than 2**30 pixels.
@@ -318,8 +106,8 @@ class Hysteresis(RegionStep):
     weak mask are ignored.
 
     Source: `skimage.filters.apply_hysteresis_threshold` (with 4 neighbours), and the last stage of Canny's edge
-    detector (with 8). See `pp_graph.steps.regions` for the algorithm and a proof that it ends. The step needs opset 12,
-    and is faster from opset 18 on.
+    detector (with 8). See `pp_graph.steps.region_search` for the algorithm and a proof that it ends. The step needs
+    opset 12, and is faster from opset 18 on.
 
     Attributes:
         source: Name of the weak mask, bool: (N,H,W), (N,1,H,W) or (N,H,W,1); a batch has less than 2**30 pixels.

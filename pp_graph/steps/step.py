@@ -264,7 +264,7 @@ class Keep(MonotoneStep):
 
     exact: ClassVar[bool] = True
     keeps_scale: ClassVar[bool] = True
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(dtypes=("float32", "uint8", "int64")),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(dtypes=("float32", "uint8", "int32", "int64")),)
     source: str
     target: str
 

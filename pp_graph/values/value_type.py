@@ -20,9 +20,9 @@ AXES: Final = {
 }
 """Letters of axes and their meanings."""
 
-DType = Literal["float32", "bool", "uint8", "int64", "int32"]
+DType = Literal["float32", "bool", "uint8", "int32", "int64"]
 DTYPES: Final[tuple[DType, ...]] = get_args(DType)
-"""Element types of values: numbers, decisions, decisions or classes as bytes, and indices."""
+"""Element types of values: numbers, decisions, decisions or classes as bytes, counts, and indices."""
 
 
 @dataclass(frozen=True)

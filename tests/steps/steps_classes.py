@@ -21,6 +21,8 @@ from pp_graph.steps import (
     MeanOverMap,
     MinMaxNormalize,
     PerImageMinMax,
+    RegionPart,
+    RegionTable,
     SelectClass,
     Softmax,
     Step,
@@ -60,8 +62,8 @@ def _bound(build: Callable[..., Step], axes: st.SearchStrategy[str], **fields: A
     return st.tuples(fixed, axes).map(lambda drawn: build(**drawn[0]).bind(type_of(drawn[1])))
 
 
-READ_TWO = {GatherClasses}
-"""Steps of two inputs, tested in test_top_classes.py."""
+READ_TWO = {GatherClasses, RegionTable, RegionPart}
+"""Steps of several inputs, tested in test_top_classes.py and test_region_table.py."""
 CLASS_STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
     PerImageMinMax: _bound(PerImageMinMax, MAPS, on_nan=on_nan),
     Softmax: _bound(Softmax, WITH_CLASSES),

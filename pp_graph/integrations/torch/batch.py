@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ANOMALY: Final = tuple(given_as(role) for role in ROLES)
 """Names under which anomaly models return score and map, in the order of `PostProcessorModule.forward`."""
-_ACCEPTED_KINDS: Final = {"float32": "fiu", "bool": "b", "uint8": "u", "int64": "iu", "int32": "iu"}
+_ACCEPTED_KINDS: Final = {"float32": "fiu", "bool": "b", "uint8": "u", "int32": "iu", "int64": "iu"}
 """NumPy kinds of the tensors accepted for each element type of a role."""
 
 

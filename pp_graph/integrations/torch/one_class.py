@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pp_graph.errors import PostProcessorError
 from pp_graph.integrations.torch.module import PostProcessorModule
 from pp_graph.one_class_options import OPTIONS
 from pp_graph.postprocessors import OneClassPostProcessor
@@ -48,6 +49,12 @@ class OneClassModule(PostProcessorModule):
         input_size: tuple[int, int] | None = None,
         **settings: Any,
     ) -> None:
+        if settings.get("regions") is not None:
+            raise PostProcessorError(
+                "regions is given to a torch module, expected None: torch has no loops that regions are searched with. "
+                "Give it when the model is fused or converted: pp_graph.OneClassPostProcessor(regions=K) "
+                "(pp-graph convert --regions K)."
+            )
         super().__init__(
             OneClassPostProcessor(
                 statistics,

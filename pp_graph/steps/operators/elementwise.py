@@ -31,8 +31,8 @@ class Elementwise(Writer):
         return self.node("Sub", [a, b], {}, _FLOAT32, self.shape_of(a))
 
     def mul(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """`a * b`; `b` broadcasts to `a`."""
-        return self.node("Mul", [a, b], {}, _FLOAT32, self.shape_of(a))
+        """`a * b`, of one element type; `b` broadcasts to `a`."""
+        return self.node("Mul", [a, b], {}, self.dtype_of(a) or _FLOAT32, self.shape_of(a))
 
     def div(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """`a / b`; `b` broadcasts to `a`."""

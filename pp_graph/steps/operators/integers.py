@@ -15,7 +15,7 @@ from pp_graph.steps.operators.spatial import LAST, Shaping
 from pp_graph.steps.operators.writer import NODES_FOR_CONSTANTS_BELOW, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import onnx_ir as ir
 
@@ -45,6 +45,28 @@ class Integers(Shaping):
     def integer(self, number: int, name: str) -> ir.Value:
         """A named constant, int32."""
         return self.constant(np.int32(number), name)
+
+    def integers(self, numbers: Sequence[int], name: str) -> ir.Value:
+        """A named list, int32."""
+        return self._constant(np.asarray(numbers, np.int32), name)
+
+    def filled(self, sizes: ir.Value, number: np.generic) -> ir.Value:
+        """A list of equal numbers.
+
+        Args:
+            sizes: Its length, int64 of shape (1,).
+            number: The number, of the list's element type.
+        """
+        import onnx_ir as ir
+
+        attributes = {"value": ir.tensor(np.array([number]))}
+        return self.node("ConstantOfShape", [sizes], attributes, number.dtype, (None,))
+
+    def number(self, a: ir.Value) -> ir.Value:
+        """Cast to float32."""
+        import onnx_ir as ir
+
+        return self.node("Cast", [a], {"to": ir.DataType.FLOAT.value}, np.dtype(np.float32), self.shape_of(a))
 
     def sizes_of(self, a: ir.Value) -> ir.Value:
         """Sizes of the axes, int64."""
@@ -92,13 +114,17 @@ class Integers(Shaping):
         least = self.node("ReduceMin", [self.difference(a, b)], {"keepdims": 0}, _INT32, ())
         return self.node("Less", [least, self.integer(0, "none")], {}, _BOOL, ())
 
-    def beside(self, a: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
-        """Neighbours before and after each element along one of three axes; `BEYOND` outside."""
-        pads = tuple(int(place % 3 == axis) for place in range(6))
-        padded = self.node(
-            "Pad", [a, self.constant(pads, "pads"), self.integer(BEYOND, "beyond")], {}, _INT32, (None,) * 3
-        )
-        return self._cut(padded, 0, -2, axis, self.shape_of(a)), self._cut(padded, 2, LAST, axis, self.shape_of(a))
+    def surrounded(self, mask: ir.Value) -> ir.Value:
+        """Put background around a mask (N,H,W): a row above each image, and a column on both sides."""
+        pads = [self.constant((0, 1, 1, 0, 0, 1), "pads"), self.integer(0, "none")]
+        padded = self.node("Pad", [self.counted(mask), *pads], {}, _INT32, (None,) * 3)
+        return self.node("Less", [self.integer(0, "none"), padded], {}, _BOOL, (None,) * 3)
+
+    def running_count(self, truths: ir.Value) -> ir.Value:
+        """Number of true elements up to each one, itself included, in the order of memory; int32, same shape."""
+        ones = self.counted(self.listed(truths))
+        count = self.node("CumSum", [ones, self.constant(np.int64(0), "axis")], {}, _INT32, (None,))
+        return self.arranged(count, self.sizes_of(truths), self.shape_of(truths))
 
     def _cut(self, a: ir.Value, start: int, stop: int, axis: int, shape: Shape | None) -> ir.Value:
         bounds = [self.constant((number,), "bound") for number in (start, stop, axis)]
@@ -109,18 +135,30 @@ class Integers(Shaping):
         return self.node("GatherElements", [table, places], {"axis": 0}, self.dtype_of(table), self.shape_of(places))
 
     def put(
-        self, a: ir.Value, places: ir.Value, numbers: ir.Value, reduction: Literal["min", "add"] | None = None
+        self,
+        a: ir.Value,
+        places: ir.Value,
+        numbers: ir.Value,
+        reduction: Literal["min", "max", "add"] | None = None,
     ) -> ir.Value:
         """Replace elements of a list at distinct indices, or reduce them with the new numbers at any indices.
 
-        `min` needs `scatters_least`, `add` needs `scatters_sums`.
+        `min` and `max` need `scatters_least`, `add` needs `scatters_sums`.
         """
         attributes: dict[str, int | str] = {"axis": 0, **({"reduction": reduction} if reduction else {})}
-        return self.node("ScatterElements", [a, places, numbers], attributes, _INT32, self.shape_of(a))
+        return self.node("ScatterElements", [a, places, numbers], attributes, self.dtype_of(a), self.shape_of(a))
 
     def places_of(self, truths: ir.Value) -> ir.Value:
         """Indices at which a list is true, ascending; int64."""
         return self.listed(self.node("NonZero", [truths], {}, _INT64, (1, None)))
+
+    def coordinates_of(self, truths: ir.Value, rank: int) -> list[ir.Value]:
+        """Indices along each axis at which a value of this rank is true, in its order; int64 lists."""
+        found = self.node("NonZero", [truths], {}, _INT64, (rank, None))
+        return [
+            self.node("Gather", [found, self.constant(np.int64(axis), "axis")], {"axis": 0}, _INT64, (None,))
+            for axis in range(rank)
+        ]
 
     def chosen(self, a: ir.Value, places: ir.Value) -> ir.Value:
         """Elements of a list at some indices, int64."""
