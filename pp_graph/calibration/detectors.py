@@ -19,6 +19,7 @@ from pp_graph.postprocessors import DetectionPostProcessor
 from pp_graph.preprocessing import Placement
 from pp_graph.program import detects
 from pp_graph.sessions import run_in_batches
+from pp_graph.steps import ExceedsConfidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,13 +87,14 @@ def calibrate_detector(
         )
     names = provenance.predicted["classes"].class_names
     truth = open_ground_truth(boxes, images, class_names=names)
-    passing = artifact.program.types.get("passing")
+    program = artifact.program
+    compared = [program.types[step.target] for step in program.steps if isinstance(step, ExceedsConfidence)]
     # A model that returns one class a box does not tell how many there are.
-    count = passing.size("C") if passing is not None and "C" in passing.axes else None
+    count = next((value.size("C") for value in compared if "C" in value.axes), None)
     tunable = "confidence" in provenance.parameters
     single = tunable and count is None
     if tunable:
-        artifact = artifact.with_program(artifact.program.replace(confidence=FLOOR))
+        artifact = artifact.with_program(program.replace(confidence=FLOOR))
     if device is not None and isinstance(artifact, FusedModel):
         artifact = convert(artifact, device=device)
     found, stretched = _run(artifact, truth, device or "CPU", inference_precision, batch_size, fixed_inputs, progress)

@@ -101,6 +101,11 @@ def test_every_way_of_running_gives_the_same(folder: Path) -> None:
         tolerance = 0.03 if model is camera else 1e-5
         assert found.confidence == pytest.approx(expected.confidence, abs=tolerance)
     assert expected.goal == ConfidenceGoal()
+    assert "suppress each other" not in str(expected.notes)
+    agnostic = pp.DetectionPostProcessor(head="yolov8", labels=COLORS, class_aware=False)
+    found = calibrate_detector("raw.onnx", "images", "images", post=agnostic)
+    assert found.confidence == expected.confidence
+    assert "boxes of different classes suppress each other in this model" in found.notes[-1]
 
 
 def test_models_that_return_one_class_a_box_get_one_confidence(

@@ -114,6 +114,12 @@ def test_arrays(models: Path, tmp_path: Path) -> None:
     assert [each["class_name"] for each in row.further["detections"]] == ["hot blue"]
 
 
+def test_frames_in_memory(models: Path, tmp_path: Path) -> None:
+    frames = np.asarray(painted({9: (1, 0.9)}, (320, 480)))[None]
+    (row,) = write_predictions(pp.load(models / "camera.xml"), frames, tmp_path / "out").predictions
+    assert [each["box"] for each in row.further["detections"]] == [(CORNERS[9] * 5).tolist()]
+
+
 def test_a_second_run_removes_the_files_of_the_first(models: Path, tmp_path: Path) -> None:
     save_scenes(tmp_path / "images", 4)
     arguments = ["run", str(models / "model.xml"), str(tmp_path / "images"), "-o", str(tmp_path / "out")]
