@@ -13,6 +13,14 @@ from pp_graph.steps.boxes import (
     PlacesOfPassing,
     TakeDetections,
 )
+from pp_graph.steps.candidate_lists import (
+    DivideIndices,
+    FlattenMap,
+    FlattenScores,
+    JoinCandidates,
+    JoinParts,
+    PadCandidates,
+)
 from pp_graph.steps.candidate_scores import (
     BestClass,
     BestScore,
@@ -21,15 +29,7 @@ from pp_graph.steps.candidate_scores import (
     MaskScores,
     SelectCandidates,
 )
-from pp_graph.steps.candidates import (
-    FlattenMap,
-    GatherCandidates,
-    JoinCandidates,
-    JoinParts,
-    PadCandidates,
-    ScaleScores,
-    TakeParts,
-)
+from pp_graph.steps.candidates import GatherCandidates, ScaleScores, TakeParts
 from pp_graph.steps.class_numbers import DropPixelAxes, InvertDecision, MaxOverClasses, TopMargin
 from pp_graph.steps.classes import SelectClass, Softmax
 from pp_graph.steps.compare import (
@@ -136,6 +136,8 @@ STEPS: tuple[type[Step], ...] = (
     ExpectedDistances,
     FlattenMap,
     JoinParts,
+    FlattenScores,
+    DivideIndices,
 )
 
 __all__ = [
@@ -170,6 +172,7 @@ __all__ = [
     "DecisionType",
     "DilateMask",
     "DistanceBoxes",
+    "DivideIndices",
     "DropPixelAxes",
     "Emitter",
     "EncodeDecision",
@@ -177,6 +180,7 @@ __all__ = [
     "ExceedsConfidence",
     "ExpectedDistances",
     "FlattenMap",
+    "FlattenScores",
     "GatherCandidates",
     "GatherClasses",
     "GaussianBlur",
