@@ -19,6 +19,7 @@ from pp_graph.postprocessors import DetectionPostProcessor
 from pp_graph.preprocessing import Placement
 from pp_graph.program import detects
 from pp_graph.sessions import run_in_batches
+from pp_graph.steps import ExceedsConfidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,7 @@ def calibrate_detector(
     device: str | None = None,
     inference_precision: str | None = "f32",
     roles: Mapping[str, str] | None = None,
+    letterbox: bool = False,
     batch_size: int | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -63,6 +65,7 @@ def calibrate_detector(
         device: OpenVINO device. None runs an ONNX model in onnxruntime, in float32, and an IR on the CPU.
         inference_precision: OpenVINO's inference precision: `f32`, `bf16`, `f16`; None means the device's default.
         roles: Names of a raw model's outputs by role.
+        letterbox: Resize images without changing their aspect ratio, for a model that does not preprocess frames.
         batch_size: Images per batch, if the model's batch size is open.
         fixed_inputs: Values of inputs other than the images; see `pp_graph.data.fix_inputs`.
         progress: Called after each batch with its number of images.
@@ -85,14 +88,15 @@ def calibrate_detector(
             "detector. Leave out --boxes to calibrate another model."
         )
     names = provenance.predicted["classes"].class_names
-    truth = open_ground_truth(boxes, images, class_names=names)
-    passing = artifact.program.types.get("passing")
+    truth = open_ground_truth(boxes, images, class_names=names, letterbox=letterbox)
+    program = artifact.program
+    compared = [program.types[step.target] for step in program.steps if isinstance(step, ExceedsConfidence)]
     # A model that returns one class a box does not tell how many there are.
-    count = passing.size("C") if passing is not None and "C" in passing.axes else None
+    count = next((value.size("C") for value in compared if "C" in value.axes), None)
     tunable = "confidence" in provenance.parameters
     single = tunable and count is None
     if tunable:
-        artifact = artifact.with_program(artifact.program.replace(confidence=FLOOR))
+        artifact = artifact.with_program(program.replace(confidence=FLOOR))
     if device is not None and isinstance(artifact, FusedModel):
         artifact = convert(artifact, device=device)
     found, stretched = _run(artifact, truth, device or "CPU", inference_precision, batch_size, fixed_inputs, progress)
@@ -100,7 +104,7 @@ def calibrate_detector(
     if stretched:
         notes.append(
             f"{stretched} of {len(truth)} images were stretched to the model's input. If the model was trained on "
-            "letterboxed frames, convert it with --resize letterbox and calibrate that"
+            "letterboxed frames, use --letterbox (letterbox=True), or convert it with --resize letterbox"
         )
     if not tunable:
         notes.append("the confidence of this model is fixed, and detections below it are unknown")
@@ -186,7 +190,9 @@ def _run(
         for place in range(stop - start):
             columns, rows = truth.sizes[start + place]
             each = Detections.of_outputs(outputs, place, provenance.parameters)
-            placed = Placement.of((rows, columns), (height, width), provenance.preprocessing)
+            placed = Placement.of(
+                (rows, columns), (height, width), provenance.preprocessing, letterbox=truth.images.letterbox
+            )
             found.append(replace(each, boxes=placed.to_frame(each.boxes)))
             # Rounding to pixels changes the ratio a little.
             ratio = placed.size[0] * columns / (placed.size[1] * rows)

@@ -15,6 +15,7 @@ from pp_graph.cli.options import (
     image_settings,
     input_option,
     json_option,
+    letterbox_option,
     named_roles,
     role_options,
 )
@@ -84,6 +85,7 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per batch, if the model leaves it open.")
 @input_option
 @image_options
+@letterbox_option
 @click.option("--report", "reports", type=PATH, multiple=True, metavar="FILE.html|.png",
               help="Write histograms and curves as a page or picture. Needs the extra 'report'.")  # fmt: skip
 @force_option

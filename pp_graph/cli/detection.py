@@ -50,6 +50,8 @@ FUSED: Final = (
     *RETUNED,
     click.option("--class-agnostic", is_flag=True, default=None,
                  help="detection: boxes of different classes suppress each other, too."),
+    click.option("--every-class", is_flag=True, default=None,
+                 help="detection: a box for each class that passes, instead of the best one of a candidate."),
     click.option("--max-detections", type=int, metavar="D",
                  help="detection: number of boxes in the outputs.  [default: 300]"),
     click.option("--candidates", type=int, metavar="K",
@@ -60,7 +62,8 @@ FUSED: Final = (
                  help="detection: suppress without the operator Loop; at most 100 detections."),
 )  # fmt: skip
 NAMES: Final = (
-    "head", "confidence", "iou", "class_agnostic", "max_detections", "candidates", "box_format", "loop_free",
+    "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
+    "loop_free",
 )  # fmt: skip
 RETUNED_NAMES: Final = ("confidence", "iou")
 

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 _USED: Final = frozenset({
     "model", "data", "boxes", "min_precision", "min_recall", "output", "retuned", "force", "as_json", "device",
-    "inference_precision", "role", "batch", "fixed_inputs",
+    "inference_precision", "role", "batch", "fixed_inputs", "letterbox",
 })  # fmt: skip
 """Parameters of the verb that a detector uses."""
 
 
 def refuse_goals(options: dict[str, Any]) -> None:
     """Raise if options about boxes are given without boxes."""
-    name = next((name for name in ("min_precision", "min_recall") if options[name] is not None), None)
+    name = next((name for name in ("min_precision", "min_recall", "letterbox") if options[name]), None)
     if name is not None:
         flag = f"--{name.replace('_', '-')}"
-        raise click.UsageError(f"{flag} chooses the confidence of detectors: add --boxes, or leave out {flag}.")
+        raise click.UsageError(f"{flag} applies only to detectors. Add --boxes, or leave out {flag}.")
 
 
 def calibrate_boxes(
@@ -72,6 +72,7 @@ def calibrate_boxes(
             device=options["device"],
             inference_precision=None if precision == "default" else precision,
             roles=named_roles(options) or None,
+            letterbox=options["letterbox"],
             batch_size=options["batch"],
             fixed_inputs=options["fixed_inputs"],
             progress=progress,

@@ -52,10 +52,17 @@ def image_options(function: _Function) -> _Function:
     return function
 
 
+letterbox_option = click.option(
+    "--letterbox", is_flag=True,
+    help="Resize image files to the model's input without changing their aspect ratio, and fill the rest with gray.",
+)  # fmt: skip
+
+
 def image_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Take the options about image files out of all options, as keyword arguments of `open_images`."""
     limit, skip_broken = options.pop("max_pixels"), options.pop("skip_broken")
-    return {"skip_broken": skip_broken, **({} if limit is None else {"max_pixels": limit})}
+    letterbox = {"letterbox": True} if options.pop("letterbox", False) else {}
+    return {"skip_broken": skip_broken, **({} if limit is None else {"max_pixels": limit}), **letterbox}
 
 
 def input_option(function: _Function, *, value_of: str = "Value of an input that is not an image") -> _Function:

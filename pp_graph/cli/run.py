@@ -17,6 +17,7 @@ from pp_graph.cli.options import (
     image_settings,
     input_option,
     json_option,
+    letterbox_option,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
@@ -55,6 +56,7 @@ _NO_PICTURES = "none"
 @cache_option
 @input_option
 @image_options
+@letterbox_option
 @force_option
 @json_option
 def run_verb(

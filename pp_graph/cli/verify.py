@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, cache_option, examples, image_options, image_settings, input_option, json_option
+from pp_graph.cli.options import (
+    PATH,
+    cache_option,
+    examples,
+    image_options,
+    image_settings,
+    input_option,
+    json_option,
+    letterbox_option,
+)
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
 @cache_option
 @input_option
 @image_options
+@letterbox_option
 @json_option
 def verify(
     raw: Path,

@@ -18,6 +18,8 @@ from pp_graph.errors import DataError
 
 _CLASSES_FILE: Final = "classes.txt"
 """Names of the classes, which labelling tools write beside YOLO's files."""
+_LARGEST_SHARE: Final = 1.001
+"""Largest share of the image's size: writers round."""
 _Box = tuple[int, tuple[float, float, float, float], bool]
 """Class, corners, and True for a crowd."""
 
@@ -57,6 +59,7 @@ def open_ground_truth(
     *,
     class_names: Sequence[str] = (),
     max_pixels: int | None = MAX_PIXELS,
+    letterbox: bool = False,
 ) -> GroundTruth:
     """Open images with the boxes of the objects in them.
 
@@ -71,6 +74,7 @@ def open_ground_truth(
         images: Folder of the images. Those that COCO JSON does not list are left out.
         class_names: Name of each class of the model, in order; empty if unknown.
         max_pixels: Refuse image files with more pixels; None for no limit.
+        letterbox: Resize images without changing their aspect ratio; see `open_images`.
 
     Returns:
         The images and their boxes.
@@ -82,10 +86,13 @@ def open_ground_truth(
     check_max_pixels(max_pixels)
     path, folder = Path(file), Path(images)
     if not folder.is_dir():
-        raise DataError(f"Folder of images '{folder}' does not exist, expected a folder. Check the path.")
-    if path.is_dir():
-        return _open_yolo(path, folder, tuple(class_names), max_pixels)
-    return _open_coco(path, folder, tuple(class_names), max_pixels)
+        raise DataError(
+            f"'{folder}' is not a folder, expected the folder of the images whose boxes '{path}' holds. Check the path."
+        )
+    read = _open_yolo if path.is_dir() else _open_coco
+    truth = read(path, folder, tuple(class_names), max_pixels)
+    truth.images.letterbox = letterbox
+    return truth
 
 
 def _marked(boxes: Sequence[_Box]) -> MarkedBoxes:
@@ -283,7 +290,7 @@ def _yolo_boxes(file: Path, size: tuple[int, int], class_names: tuple[str, ...])
             known = f"0 to {len(class_names) - 1}" if class_names else "0 or more"
             raise DataError(f"{what} has class {index}, expected {known}. Correct it, or the labels (--labels FILE).")
         _check_size(width, height, what)
-        if not all(0 <= each <= 1 for each in (x, y, width, height)):
+        if not all(0 <= each <= _LARGEST_SHARE for each in (x, y, width, height)):
             raise DataError(
                 f"{what} has the box {' '.join(parts[1:])}, expected shares of the image's width and height from 0 to "
                 "1. Divide pixels by the image's size."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from pp_graph.data.image_files import (
 from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, image_input
 from pp_graph.model.batch import describe_inputs
+from pp_graph.preprocessing.placement import PADDING, letterbox
 
 Array = npt.NDArray[Any]
 
@@ -40,6 +42,7 @@ class Images(ABC):
         where: Source to name in errors.
         files: File of each image; None for arrays.
         folder: The folder they were found in; None for other sources.
+        letterbox: True if they keep their aspect ratio when they are resized.
     """
 
     names: tuple[str, ...]
@@ -47,6 +50,7 @@ class Images(ABC):
     where: str = "the data"
     files: tuple[Path, ...] | None = None
     folder: Path | None = None
+    letterbox: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,7 +89,13 @@ ImageSource = str | Path | Array | Mapping[str, Array] | Images
 """A folder, an image, `.npz` or `.npy` file, an array of images, arrays by input name, or open images."""
 
 
-def open_images(source: ImageSource, *, max_pixels: int | None = MAX_PIXELS, skip_broken: bool = False) -> Images:
+def open_images(
+    source: ImageSource,
+    *,
+    max_pixels: int | None = MAX_PIXELS,
+    skip_broken: bool = False,
+    letterbox: bool = False,
+) -> Images:
     """Open images.
 
     Args:
@@ -97,6 +107,8 @@ def open_images(source: ImageSource, *, max_pixels: int | None = MAX_PIXELS, ski
             Arrays in files are read as they are needed.
         max_pixels: Refuse image files with more pixels; None for no limit.
         skip_broken: Skip image files that cannot be decoded, and list them in `notes`. Decodes every file once more.
+        letterbox: Resize image files without changing their aspect ratio, and fill the rest of the input with gray; see
+            `pp_graph.preprocessing.Placement`. False stretches them.
 
     Returns:
         The images.
@@ -116,6 +128,7 @@ def open_images(source: ImageSource, *, max_pixels: int | None = MAX_PIXELS, ski
             f"Images are given as {type(source).__name__}, expected a path, an array or a mapping of arrays."
         )
     path = Path(source)
+    reading: dict[str, Any] = {"max_pixels": max_pixels, "skip_broken": skip_broken, "letterbox": letterbox}
     if path.is_dir():
         found = find_images(path)
         notes = found.notes(f"'{path}'")
@@ -124,9 +137,14 @@ def open_images(source: ImageSource, *, max_pixels: int | None = MAX_PIXELS, ski
             raise DataError(
                 f"Folder '{path}' holds no images{held}, expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}."
             )
-        return FileImages(path, found.images, folder=path, notes=notes, max_pixels=max_pixels, skip_broken=skip_broken)
+        return FileImages(path, found.images, folder=path, notes=notes, **reading)
     if path.suffix.lower() in IMAGE_ENDINGS and path.is_file():
-        return FileImages(path.parent, [path], max_pixels=max_pixels, skip_broken=skip_broken)
+        return FileImages(path.parent, [path], **reading)
+    if letterbox:
+        raise DataError(
+            f"Arrays in '{path}' are to be letterboxed, expected image files: arrays have the size of the model's "
+            "input. Leave out --letterbox (letterbox=True), or give a folder of images."
+        )
     return ArrayImages(open_arrays(path), str(path))
 
 
@@ -240,6 +258,7 @@ class FileImages(Images):
         notes: Remarks about how they were found.
         max_pixels: Refuse larger images; None for no limit.
         skip_broken: Skip files that cannot be decoded.
+        letterbox: Keep the aspect ratio.
 
     Raises:
         DataError: Every file is broken.
@@ -254,7 +273,9 @@ class FileImages(Images):
         notes: tuple[str, ...] = (),
         max_pixels: int | None = MAX_PIXELS,
         skip_broken: bool = False,
+        letterbox: bool = False,
     ) -> None:
+        self.letterbox = letterbox
         self.folder = folder
         self.max_pixels = max_pixels
         broken = broken_images(files, max_pixels) if skip_broken else {}
@@ -312,7 +333,14 @@ class FileImages(Images):
     def _load(self, file: Path, wanted: ModelInput) -> Array:
         channels, height, width = image_shape(wanted)
         size = None if height is None or width is None else (width, height)
-        decoded = decode(file, channels, size, self.max_pixels)
+        if self.letterbox and size is None:
+            raise DataError(
+                f"Images in {self.where} are to be letterboxed, and input '{wanted.name}' takes any size, expected a "
+                "fixed one. Leave out --letterbox (letterbox=True), or fix the size with --input-shape."
+            )
+        decoded = decode(file, channels, None if self.letterbox else size, self.max_pixels)
+        if self.letterbox and size is not None:
+            decoded = dataclasses.replace(decoded, pixels=_letterboxed(decoded.pixels, size))
         if decoded.lost_depth and wanted.dtype == "uint16":
             raise DataError(
                 f"Image '{file}' has colours of 16 bits, of which Pillow reads 8, expected gray for input "
@@ -327,6 +355,12 @@ class FileImages(Images):
             return scale_pixels(decoded.pixels, wanted)
         except DataError as error:
             raise DataError(f"Image '{file}': {error}") from error
+
+
+def _letterboxed(pixels: Array, size: tuple[int, int]) -> Array:
+    """Letterbox an image (H,W,C) of uint8 or uint16 to a width and height."""
+    kind = "u8" if pixels.dtype == np.uint8 else "u16"
+    return np.asarray(np.rint(letterbox(pixels[None], size[1], size[0], PADDING[kind])[0]), pixels.dtype)
 
 
 def read_ahead(

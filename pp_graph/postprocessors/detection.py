@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -16,58 +15,26 @@ from pp_graph.model import RawModel, describe_outputs
 from pp_graph.postprocessors.classification import checked_labels, checked_probability
 from pp_graph.postprocessors.detection_heads import (
     HEADS,
-    RAW_BOXES,
     RAW_CANDIDATES,
     RAW_HEAT,
-    RAW_OFFSETS,
     RAW_SCORES,
-    RAW_SIZES,
     Head,
     choose_head,
     find_heads,
-    grid_levels,
     named_head,
 )
+from pp_graph.postprocessors.detection_steps import class_count, detection_steps
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Signature
 from pp_graph.program.signature import image_size
-from pp_graph.steps import (
-    AnchorBoxes,
-    BestClass,
-    BestScore,
-    BoxForm,
-    ConvertBoxes,
-    CountPassing,
-    CountPlaces,
-    DistanceBoxes,
-    ExceedsConfidence,
-    ExpectedDistances,
-    FlattenMap,
-    GatherCandidates,
-    GridBoxes,
-    JoinCandidates,
-    JoinParts,
-    MaskScores,
-    PadCandidates,
-    PlacesOfPassing,
-    ScaleScores,
-    SelectCandidates,
-    Sigmoid,
-    Softmax,
-    Step,
-    SuppressOverlaps,
-    TakeDetections,
-    TakeParts,
-)
-from pp_graph.steps.box_decoding import grid
 from pp_graph.steps.candidate_scores import MOST_CANDIDATES
-from pp_graph.steps.candidates import NO_SCORE
 from pp_graph.steps.overlaps import MOST_UNROLLED
 from pp_graph.steps.step import require_one_of, require_whole
 
 if TYPE_CHECKING:
     from pp_graph.program import Predictions, Program
     from pp_graph.statistics import Statistics
+    from pp_graph.steps import BoxForm, Step
 
 AUTO: Final = "auto"
 """Tell the head by the axes and sizes of the model's outputs."""
@@ -110,6 +77,7 @@ class DetectionPostProcessor(PostProcessor):
         box_format: Form of the boxes: `xyxy` (two corners), `xywh` (a corner and sizes) or `cxcywh` (centre and sizes).
         class_count: Number of class scores of a candidate, if mask coefficients or key points follow them; None takes
             all.
+        every_class: True to return a box for each class that passes, instead of the best one of a candidate.
         loop_free: True to suppress without the operator Loop, for devices that lack it; D is then at most 100.
 
     Raises:
@@ -126,6 +94,7 @@ class DetectionPostProcessor(PostProcessor):
     labels: tuple[str, ...] = ()
     box_format: BoxForm = "xyxy"
     class_count: int | None = None
+    every_class: bool = False
     loop_free: bool = False
 
     def __post_init__(self) -> None:
@@ -136,7 +105,7 @@ class DetectionPostProcessor(PostProcessor):
         require_whole(self.candidates, "candidates", 1, MOST_CANDIDATES)
         if self.class_count is not None:
             require_whole(self.class_count, "class_count", 1)
-        for name in ("class_aware", "loop_free"):
+        for name in ("class_aware", "every_class", "loop_free"):
             if not isinstance(getattr(self, name), bool):
                 raise PostProcessorError(f"{name} is {getattr(self, name)!r}, expected True or False.")
         if self.loop_free and self.max_detections > MOST_UNROLLED:
@@ -219,11 +188,12 @@ class DetectionPostProcessor(PostProcessor):
                     f"There are {confidences} confidences, and {what} holds one score a box, expected one confidence "
                     "(--confidence 0.25)."
                 )
+            if self.every_class:
+                raise PostProcessorError(
+                    f"every_class is True, and {what} holds one class a box, expected False (no --every-class)."
+                )
             return self
-        found = raw[role].size("P" if head.class_start is not None else "C")
-        count = None if found is None else found - (head.class_start or 0) - head.background
-        if self.class_count is not None and count is not None and self.class_count <= count:
-            count = self.class_count
+        count = class_count(self, raw)
         if count is None or count < 1 or self.class_count not in (None, count):
             number = "open" if count is None else count
             raise PostProcessorError(
@@ -244,176 +214,7 @@ class DetectionPostProcessor(PostProcessor):
 
     def steps(self, raw: Signature) -> tuple[Step, ...]:
         """Choose the best candidates by their raw scores, decode these, and suppress overlaps."""
-        head, most = self._head, self.max_detections
-        steps, sources = self._joined(raw)
-        scored = RAW_CANDIDATES if RAW_CANDIDATES in sources else RAW_SCORES
-        if head.activation == "softmax":
-            steps.append(Softmax(sources[scored], "all_probabilities"))
-            sources[scored] = "all_probabilities"
-        steps += self._masked(sources[scored], "")
-        scores = "scores_that_pass"
-        if head.class_part is None:
-            scores = "best"
-            steps.append(BestScore("scores_that_pass", "best"))
-        steps += [
-            CountPassing(scores, "candidates"),
-            SelectCandidates(scores, "order", self.candidates),
-            GatherCandidates(scores, "chosen_best", "order"),
-        ]
-        if RAW_HEAT in raw or raw[scored if scored in raw else f"{scored}_0"].axes == "NPK":
-            # Scores of one candidate lie far apart: finding the class of all is quicker than gathering the scores.
-            if RAW_CANDIDATES in sources:
-                steps.append(TakeParts(sources[scored], "box_parts", head.box_start, head.box_start + 4))
-                sources = {RAW_BOXES: "box_parts"}
-            steps += [
-                BestClass("scores_that_pass", "best_classes", "best"),
-                GatherCandidates("best_classes", "chosen_classes", "order"),
-                GatherCandidates(sources[RAW_BOXES], f"chosen_{RAW_BOXES}", "order"),
-            ]
-        else:
-            steps += [GatherCandidates(source, f"chosen_{name}", "order") for name, source in sources.items()]
-            if head.class_part is not None:
-                part = head.class_part
-                steps.append(TakeParts(f"chosen_{scored}", "chosen_classes", part, part + 1))
-            else:
-                steps += self._masked(f"chosen_{scored}", "chosen_")
-                steps.append(BestClass("chosen_scores_that_pass", "chosen_classes", "chosen_best"))
-            if RAW_CANDIDATES in sources:
-                start = head.box_start
-                steps.append(TakeParts(f"chosen_{RAW_CANDIDATES}", f"chosen_{RAW_BOXES}", start, start + 4))
-        steps += self._boxes(raw)
-        scores = "chosen_best"
-        if head.activation == "sigmoid":
-            steps.append(Sigmoid("chosen_best", "chosen_scores", "normal"))
-            scores = "chosen_scores"
-        if head.overlapping:
-            classes = "chosen_classes" if self.class_aware else None
-            steps.append(
-                SuppressOverlaps("chosen_boxes", "kept", "chosen_best", most, self.iou, classes, self.loop_free)
-            )
-        else:
-            steps.append(PlacesOfPassing("chosen_best", "kept", most))
-        corners = "boxes" if self.box_format == "xyxy" else "corners"
-        steps += [
-            TakeDetections("chosen_boxes", corners, "kept"),
-            TakeDetections(scores, "scores", "kept"),
-            TakeDetections("chosen_classes", "classes", "kept", padding=-1.0, whole=True),
-            CountPlaces("kept", "count"),
-        ]
-        if self.box_format != "xyxy":
-            steps.append(ConvertBoxes(corners, "boxes", "xyxy", self.box_format))
-        return tuple(steps)
-
-    def _joined(self, raw: Signature) -> tuple[list[Step], dict[str, str]]:
-        """Join levels and maps to one list of candidates; return its values by role."""
-        head = self._head
-        if RAW_HEAT in raw:
-            # Sizes and offsets are of y, then x.
-            return [
-                FlattenMap(RAW_HEAT, "scores_of_pixels"),
-                FlattenMap(RAW_OFFSETS, "offsets_of_pixels", parts=True),
-                FlattenMap(RAW_SIZES, "sizes_of_pixels", parts=True),
-                JoinParts("offsets_of_pixels", "boxes_of_pixels", "sizes_of_pixels", (1, 0, 3, 2)),
-            ], {RAW_SCORES: "scores_of_pixels", RAW_BOXES: "boxes_of_pixels"}
-        if f"{RAW_SCORES}_0" in raw:
-            joined: list[Step] = []
-            sources = {}
-            for role in (RAW_SCORES, RAW_BOXES):
-                levels = [name for name in raw if name.startswith(f"{role}_")]
-                joined.append(JoinCandidates(levels[0], f"{role[4:]}_of_levels", tuple(levels[1:])))
-                sources[role] = f"{role[4:]}_of_levels"
-            return joined, sources
-        if all(value.size("K") is not None for value in raw.values()):
-            return [], {name: name for name in raw}
-        if head.activation == "softmax":
-            raise PostProcessorError(
-                f"The number of candidates of {next(iter(raw.values()))} is open, expected a known one for head "
-                f"'{head.name}'. Export the model with its output shapes."
-            )
-        # An open number of candidates may be smaller than the number to select.
-        padding = 0.0 if head.activation == "none" else float(NO_SCORE)
-        padded: list[Step] = [PadCandidates(name, f"{name}_padded", self.candidates, padding) for name in raw]
-        return padded, {name: f"{name}_padded" for name in raw}
-
-    def _masked(self, source: str, prefix: str) -> list[Step]:
-        """Find the passing scores among the parts of candidates."""
-        head = self._head
-        steps: list[Step] = []
-        scores = f"{prefix}class_scores"
-        if head.class_part is not None:
-            steps.append(TakeParts(source, scores, head.class_part - 1, head.class_part))
-        elif head.class_start is not None:
-            stop = None if self.class_count is None else head.class_start + self.class_count
-            steps.append(TakeParts(source, scores, head.class_start, stop, classes=True))
-        elif head.background:
-            steps.append(TakeParts(source, scores, 0, -1, classes=True))
-        else:
-            scores = source
-        if head.objectness is not None:
-            steps.append(TakeParts(source, f"{prefix}objectness", head.objectness, head.objectness + 1))
-            steps.append(ScaleScores(scores, f"{prefix}products", f"{prefix}objectness"))
-            scores = f"{prefix}products"
-        compared = scores
-        if head.activation == "sigmoid":
-            compared = f"{prefix}probabilities"
-            steps.append(Sigmoid(scores, compared, "normal"))
-        levels = self.confidence if isinstance(self.confidence, tuple) else (self.confidence,)
-        steps.append(ExceedsConfidence(compared, f"{prefix}passing", levels))
-        steps.append(MaskScores(scores, f"{prefix}scores_that_pass", f"{prefix}passing"))
-        return steps
-
-    def _boxes(self, raw: Signature) -> list[Step]:
-        """Decode the boxes of the chosen candidates."""
-        head = self._head
-        source = f"chosen_{RAW_BOXES}"
-        steps: list[Step] = []
-        if head.decode == "distances":
-            steps.append(ExpectedDistances(source, "chosen_distances"))
-            source = "chosen_distances"
-        elif head.decode == "anchors":
-            steps.append(TakeParts(source, "chosen_parts", head.box_start, head.box_start + 4))
-            source = "chosen_parts"
-        if raw.input_size is None and (head.decode != "corners" or head.normalised):
-            raise PostProcessorError(
-                f"The size of the model's images is unknown, expected a known one: head '{head.name}' returns boxes "
-                "relative to it. Export the model with a fixed height and width."
-            )
-        height, width = raw.input_size or (1, 1)
-        if head.decode == "corners":
-            scale = (float(width), float(height)) if head.normalised else (1.0, 1.0)
-            return [*steps, ConvertBoxes(source, "chosen_boxes", head.form, scale=scale)]
-        if head.decode == "anchors":
-            # The same cells for each size of images.
-            levels = tuple((16 // each, 16 // each, height * each // 16) for each in (1, 2))
-            cells = np.concatenate([grid([level], count) for level, count in zip(levels, head.per_cell, strict=True)])
-            centres = (cells[:, :2] + np.float32(head.centre)) * cells[:, 2:]
-            anchors = tuple((float(x), float(y), 1.0, 1.0) for x, y in centres)
-            self._check_count(raw, len(anchors))
-            return [*steps, AnchorBoxes(source, "chosen_boxes", "order", anchors, (1.0, 1.0), exponential=False)]
-        count = sum(name.startswith(f"{RAW_SCORES}_") for name in raw) or len(head.strides)
-        levels = grid_levels((height, width), head.strides[:count])
-        self._check_count(raw, sum(rows * columns for rows, columns, _ in levels))
-        if head.decode == "distances":
-            return [*steps, DistanceBoxes(source, "chosen_boxes", "order", levels, head.centre)]
-        if RAW_HEAT in raw:
-            # The parts are in the order (N,4,K).
-            steps.append(ConvertBoxes(source, "chosen_parts", "xyxy"))
-            source = "chosen_parts"
-        return [*steps, GridBoxes(source, "chosen_boxes", "order", levels, head.centre)]
-
-    def _check_count(self, raw: Signature, cells: int) -> None:
-        """Raise unless there are as many candidates as cells of a grid."""
-        scored = [value for name, value in raw.items() if name.startswith((RAW_SCORES, RAW_CANDIDATES, RAW_HEAT))]
-        counts = [value.size("K") if value.map_size is None else math.prod(value.map_size) for value in scored]
-        found = None if None in counts else sum(count or 0 for count in counts)
-        if found != cells:
-            height, width = raw.input_size or (0, 0)
-            number = "an open number of" if found is None else f"{found:,}"
-            raise PostProcessorError(
-                f"{', '.join(map(str, scored))} holds {number} candidates, expected {cells:,} of head '{self.head}' "
-                f"for images of {height}x{width} pixels. Export the model with fixed sizes, or name the head that it "
-                "has (--head)."
-            )
+        return detection_steps(self, raw)
 
 
 def _stored_labels(raw: RawModel) -> tuple[str, ...]:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.errors import DataError
 from pp_graph.preprocessing.resizing import resize
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pp_graph.preprocessing.preprocessing import Preprocessing
 
 Array = npt.NDArray[Any]
@@ -18,6 +21,8 @@ _Size = tuple[int, int]
 
 LETTERBOX: Final = "letterbox"
 """Resizing that keeps the aspect ratio (bilinear), and fills the rest of the model's input on both sides."""
+PADDING: Final[Mapping[str, float]] = {"u8": 114, "u16": 114 * 257, "f32": 114}
+"""Gray around a letterboxed frame by element type: 114 of 255, as YOLO models are trained."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,33 @@ class Placement:
         return cls(frame, (rows, columns), ((model[0] - rows) // 2, (model[1] - columns) // 2))
 
     @classmethod
-    def of(cls, frame: _Size, model: tuple[int | None, int | None], preprocessing: Preprocessing | None) -> Placement:
+    def of(
+        cls,
+        frame: _Size,
+        model: tuple[int | None, int | None],
+        preprocessing: Preprocessing | None,
+        *,
+        letterbox: bool = False,
+    ) -> Placement:
         """Return where an image lies in the model's input.
 
         Args:
             frame: Height and width of the image.
             model: Height and width of the input that is fed, None where the image keeps its own.
             preprocessing: Preprocessing in the model; None if it has none.
+            letterbox: True if images are letterboxed before the model gets them.
+
+        Raises:
+            DataError: They are, and the model resizes them again.
         """
         height, width = model[0] or frame[0], model[1] or frame[1]
         if preprocessing is None or preprocessing.resize is None:
-            return cls(frame, (height, width))
+            return cls.letterboxed(frame, (height, width)) if letterbox else cls(frame, (height, width))
+        if letterbox:
+            raise DataError(
+                f"Images are to be letterboxed, and the model resizes frames itself ({preprocessing.resize}), expected "
+                "one of the two. Leave out --letterbox (letterbox=True)."
+            )
         # Images are first stretched to the frames' size, if the model fixes that.
         sizes = preprocessing.model_size or (None, None)
         inner = (sizes[0] or height, sizes[1] or width)

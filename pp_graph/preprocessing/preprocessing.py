@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError, TargetError
-from pp_graph.preprocessing.placement import LETTERBOX, letterbox
+from pp_graph.preprocessing.placement import LETTERBOX, PADDING, letterbox
 from pp_graph.preprocessing.resizing import RESIZES, resize
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ LAYOUTS: Final = ("NHWC", "NCHW")
 CHANNEL_ORDERS: Final = ("RGB", "BGR")
 METHODS: Final = (*RESIZES, LETTERBOX)
 """Ways to bring frames to the model's size."""
-_PADDING: Final[Mapping[str, float]] = {"u8": 114, "u16": 114 * 257, "f32": 114}
-"""Gray around a letterboxed frame: 114 of 255, as YOLO models are trained."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Preprocessing:
     @property
     def padding(self) -> float:
         """Number around a letterboxed frame, before `mean` and `scale`. Frames in f32 are taken as 0 to 255."""
-        return _PADDING[self.dtype]
+        return PADDING[self.dtype]
 
     @property
     def model_shape(self) -> tuple[int | None, ...] | None:

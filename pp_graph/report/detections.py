@@ -124,7 +124,9 @@ def detections_of_image(
     else:
         columns, rows = rgb_image(runner, source, index).size
     found = Detections.of_outputs(predictions, place, runner.provenance.parameters)
-    placed = Placement.of((rows, columns), (height, width), runner.provenance.preprocessing)
+    placed = Placement.of(
+        (rows, columns), (height, width), runner.provenance.preprocessing, letterbox=source.images.letterbox
+    )
     return ImageDetections(
         source.images.names[index], (rows, columns), replace(found, boxes=placed.to_frame(found.boxes)), overlay
     )

@@ -153,7 +153,7 @@ def _is_table_of_regions(file: Path) -> bool:
 
 def write_regions(file: Path, names: Sequence[str], regions: Iterable[Sequence[Sequence[Any]]]) -> None:
     """Write a table with a row for each region, as CSV."""
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+    with text_file(file) as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(REGION_COLUMNS)
         for name, rows in zip(names, regions, strict=True):

@@ -77,6 +77,7 @@ def open_source(
     batch_size: int | None = None,
     max_pixels: int | None = MAX_PIXELS,
     skip_broken: bool = False,
+    letterbox: bool = False,
 ) -> Source:
     """Open images for a model, without reading them.
 
@@ -86,11 +87,12 @@ def open_source(
         batch_size: Images to run at a time. None runs an array in memory at once, and images from disk a few at a time.
         max_pixels: Refuse image files with more pixels; None for no limit.
         skip_broken: Skip image files that cannot be decoded.
+        letterbox: Resize image files without changing their aspect ratio; see `open_images`.
 
     Raises:
         DataError: There are no images, or the type is unknown.
     """
-    reading = {"max_pixels": max_pixels, "skip_broken": skip_broken}
+    reading = {"max_pixels": max_pixels, "skip_broken": skip_broken, "letterbox": letterbox}
     if isinstance(given, Source):
         return given
     if isinstance(given, Images):

@@ -13,6 +13,14 @@ from pp_graph.steps.boxes import (
     PlacesOfPassing,
     TakeDetections,
 )
+from pp_graph.steps.candidate_lists import (
+    DivideIndices,
+    FlattenMap,
+    FlattenScores,
+    JoinCandidates,
+    JoinParts,
+    PadCandidates,
+)
 from pp_graph.steps.candidate_scores import (
     BestClass,
     BestScore,
@@ -21,15 +29,7 @@ from pp_graph.steps.candidate_scores import (
     MaskScores,
     SelectCandidates,
 )
-from pp_graph.steps.candidates import (
-    FlattenMap,
-    GatherCandidates,
-    JoinCandidates,
-    JoinParts,
-    PadCandidates,
-    ScaleScores,
-    TakeParts,
-)
+from pp_graph.steps.candidates import GatherCandidates, ScaleScores, TakeParts
 from pp_graph.steps.class_maps import ClassAreas, ClassMap, MaskAreas, Matte
 from pp_graph.steps.class_numbers import DropPixelAxes, InvertDecision, MaxOverClasses, TopMargin
 from pp_graph.steps.classes import SelectClass, Softmax
@@ -139,6 +139,8 @@ STEPS: tuple[type[Step], ...] = (
     ExpectedDistances,
     FlattenMap,
     JoinParts,
+    FlattenScores,
+    DivideIndices,
     RegionTable,
     RegionPart,
     SelectRegions,
@@ -182,6 +184,7 @@ __all__ = [
     "DecisionType",
     "DilateMask",
     "DistanceBoxes",
+    "DivideIndices",
     "DropPixelAxes",
     "Emitter",
     "EncodeDecision",
@@ -189,6 +192,7 @@ __all__ = [
     "ExceedsConfidence",
     "ExpectedDistances",
     "FlattenMap",
+    "FlattenScores",
     "GatherCandidates",
     "GatherClasses",
     "GaussianBlur",

@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.model.opset_raising import HOW_TO_RAISE
-from pp_graph.steps.step import Accepts, Array, Step, as_float32, require_whole
+from pp_graph.steps.step import Accepts, Array, Step, require_whole
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,9 +23,9 @@ NO_SCORE: Final = np.float32(-(2.0**126))
 _GATHER_ELEMENTS: Final = 11
 _GATHER_ROWS: Final = 12
 _F32 = np.dtype(np.float32)
-_WITH_PARTS: Final = ("NKP", "NPK")
+WITH_PARTS: Final = ("NKP", "NPK")
 WITH_CLASSES: Final = ("NKC", "NCK")
-PARTS = Accepts(axes=_WITH_PARTS, known_rank=True)
+PARTS = Accepts(axes=WITH_PARTS, known_rank=True)
 """Parts of each candidate, in either order of axes."""
 SCORES = Accepts(axes=(*WITH_CLASSES, "NK"), known_rank=True)
 """Scores of each candidate: one for each class, or one."""
@@ -82,7 +82,7 @@ class TakeParts(Step):
 
     pointwise: ClassVar[bool] = False
     keeps_scale: ClassVar[bool] = True
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=(*_WITH_PARTS, *WITH_CLASSES), known_rank=True),)
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=(*WITH_PARTS, *WITH_CLASSES), known_rank=True),)
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "size"})
     source: str
     target: str
@@ -210,7 +210,7 @@ class GatherCandidates(Step):
     pointwise: ClassVar[bool] = False
     keeps_scale: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (
-        Accepts(axes=("NK", *_WITH_PARTS, *WITH_CLASSES), known_rank=True),
+        Accepts(axes=("NK", *WITH_PARTS, *WITH_CLASSES), known_rank=True),
         PLACES,
     )
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "size"})
@@ -256,217 +256,3 @@ class GatherCandidates(Step):
             assert self.size is not None, "the number of parts is known"
             places = op.repeated(op.unsqueeze(places, (3 - self._axis,)), 3 - self._axis, self.size, rank=3)
         return op.node("GatherElements", [value, places], {"axis": self._axis}, _F32, op.shape_of(places))
-
-
-@dataclass(frozen=True)
-class JoinCandidates(Step):
-    """Join the candidates of several levels to one list, in order.
-
-    Source: `numpy.concatenate`.
-
-    Attributes:
-        source: Name of the first level's candidates, float32, (N,K,P), (N,P,K) or (N,K,C).
-        target: Name of all candidates.
-        others: Names of the other levels' candidates, of the same axes and parts.
-        axes: Axes of the candidates; None until the step is bound.
-    """
-
-    pointwise: ClassVar[bool] = False
-    source: str
-    target: str
-    others: tuple[str, ...]
-    axes: str | None = None
-
-    @property
-    def accepts(self) -> tuple[Accepts, ...]:  # type: ignore[override]
-        """Candidates of each level."""
-        return (Accepts(axes=(*_WITH_PARTS, *WITH_CLASSES), known_rank=True),) * len(self.reads)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The levels."""
-        return (self.source, *self.others)
-
-    @property
-    def _axis(self) -> int:
-        return (self.axes or "NKP").index("K")
-
-    def bind(self, *values: ValueType) -> Self:
-        """Bind the step to its inputs.
-
-        Raises:
-            PostProcessorError: Levels have different axes or numbers of parts.
-        """
-        for value in values[1:]:
-            if value.axes != values[0].axes or value.resized(K=None) != values[0].resized(K=None):
-                raise PostProcessorError(f"levels are {values[0]} and {value}, expected the same axes and parts.")
-        return dataclasses.replace(self, axes=values[0].known_axes)
-
-    def output_type(self, *values: ValueType) -> ValueType:
-        """float32; all candidates."""
-        sizes = [value.size("K") for value in values]
-        known = [size for size in sizes if size is not None]
-        return values[0].resized(K=sum(known) if len(known) == len(sizes) else None)
-
-    def reference(self, *arrays: Array) -> Array:
-        """Join arrays."""
-        return np.concatenate(arrays, axis=self._axis)
-
-    def emit(self, op: Emitter, *values: ir.Value) -> ir.Value:
-        """Write Concat."""
-        return op.concat(values, self._axis)
-
-
-@dataclass(frozen=True)
-class PadCandidates(Step):
-    """Append candidates that hold one number, so that there are at least as many as a later step selects.
-
-    Source: `numpy.pad`.
-
-    Attributes:
-        source: Name of the candidates, float32, (N,K,P), (N,P,K), (N,K,C) or (N,C,K).
-        target: Name of the longer list; same axes.
-        more: Number of candidates to append.
-        value: The number, which must not pass as a score.
-        axes: Axes of the candidates; None until the step is bound.
-    """
-
-    pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=(*_WITH_PARTS, *WITH_CLASSES), known_rank=True),)
-    source: str
-    target: str
-    more: int
-    value: float = 0.0
-    axes: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        require_whole(self.more, f"more of '{self.target}'", 1)
-        as_float32(self.value, f"value of '{self.target}'")
-
-    @property
-    def _axis(self) -> int:
-        return (self.axes or "NKP").index("K")
-
-    def output_type(self, value: ValueType) -> ValueType:
-        """float32; the longer list."""
-        count = value.size("K")
-        return value.resized(K=None if count is None else count + self.more)
-
-    def reference(self, array: Array) -> Array:
-        """Pad an array."""
-        pads = [(0, self.more if axis == self._axis else 0) for axis in range(3)]
-        return np.pad(array, pads, constant_values=np.float32(self.value))
-
-    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write Pad."""
-        return op.pad_end(value, self._axis, self.more, rank=3, value=self.value)
-
-
-@dataclass(frozen=True)
-class FlattenMap(Step):
-    """List the pixels of a map as candidates, row by row.
-
-    Source: `numpy.reshape`; heads that predict at each pixel, such as CenterNet.
-
-    Attributes:
-        source: Name of the map, float32, (N,C,H,W).
-        target: Name of the candidates, float32: scores (N,C,K), or with `parts` (N,P,K).
-        parts: True if channels are parts of a candidate, not classes.
-        channels: Number of channels; None until the step is bound.
-    """
-
-    pointwise: ClassVar[bool] = False
-    keeps_scale: ClassVar[bool] = True
-    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=("NCHW",), known_rank=True),)
-    settled: ClassVar[frozenset[str]] = frozenset({"channels"})
-    source: str
-    target: str
-    parts: bool = False
-    channels: int | None = None
-
-    def bind(self, value: ValueType) -> Self:
-        """Bind the step to its input.
-
-        Raises:
-            PostProcessorError: The number of channels is open.
-        """
-        if value.size("C") is None:
-            raise PostProcessorError(f"the number of channels of {value} is open, expected a known one.")
-        return dataclasses.replace(self, channels=value.size("C"))
-
-    def output_type(self, value: ValueType) -> ValueType:
-        """float32, (N,C,K) or (N,P,K)."""
-        count = None if value.map_size is None else value.map_size[0] * value.map_size[1]
-        sizes = (value.size("N"), value.size("C"), count)
-        return dataclasses.replace(value, axes="NPK" if self.parts else "NCK", sizes=sizes)
-
-    def reference(self, array: Array) -> Array:
-        """Reshape an array."""
-        return array.reshape(*array.shape[:2], -1)
-
-    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
-        """Write Reshape."""
-        assert self.channels is not None, "bind() sets it"
-        return op.reshape(value, (0, self.channels, -1))
-
-
-@dataclass(frozen=True)
-class JoinParts(Step):
-    """Join the parts of candidates from two values, in an order.
-
-    Source: `numpy.concatenate` and indexing.
-
-    Attributes:
-        source: Name of the first parts, float32, (N,K,P) or (N,P,K).
-        target: Name of the joined parts; same axes.
-        other: Name of the further parts; same axes.
-        order: Index of each resulting part among those of both.
-        axes: Axes of the parts; None until the step is bound.
-    """
-
-    pointwise: ClassVar[bool] = False
-    accepts: ClassVar[tuple[Accepts, ...]] = (PARTS, PARTS)
-    source: str
-    target: str
-    other: str
-    order: tuple[int, ...]
-    axes: str | None = None
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Both values."""
-        return (self.source, self.other)
-
-    @property
-    def _axis(self) -> int:
-        return (self.axes or "NKP").index("P")
-
-    def bind(self, value: ValueType, other: ValueType) -> Self:
-        """Bind the step to its inputs.
-
-        Raises:
-            PostProcessorError: They have different axes, or too few parts.
-        """
-        parts = [each.size("P") for each in (value, other)]
-        if value.axes != other.axes or None in parts or max(self.order) >= sum(size or 0 for size in parts):
-            raise PostProcessorError(
-                f"parts are {value} and {other}, expected the same axes and at least {max(self.order) + 1} parts."
-            )
-        return dataclasses.replace(self, axes=value.known_axes)
-
-    def output_type(self, value: ValueType, other: ValueType) -> ValueType:
-        """float32; the joined parts."""
-        del other
-        return value.resized(P=len(self.order))
-
-    def reference(self, array: Array, other: Array) -> Array:
-        """Join arrays."""
-        return np.take(np.concatenate([array, other], self._axis), self.order, self._axis)
-
-    def emit(self, op: Emitter, value: ir.Value, other: ir.Value) -> ir.Value:
-        """Write Concat and Gather."""
-        joined = op.concat([value, other], self._axis)
-        shape = op.shape_of(joined)
-        known = None if shape is None else (*shape[: self._axis], len(self.order), *shape[self._axis + 1 :])
-        return op.gather(joined, op.constant(self.order, "order"), self._axis, known)

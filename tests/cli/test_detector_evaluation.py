@@ -14,7 +14,7 @@ import pp_graph as pp
 from pp_graph.calibration import ConfidenceGoal, calibrate_detector
 from pp_graph.cli import run
 from pp_graph.data import open_images
-from pp_graph.errors import CalibrationError
+from pp_graph.errors import CalibrationError, DataError
 from pp_graph.postprocessors.confidence_file import read_confidence
 from pp_graph.precision.decisions import Judge
 from pp_graph.preprocessing import Placement
@@ -101,6 +101,11 @@ def test_every_way_of_running_gives_the_same(folder: Path) -> None:
         tolerance = 0.03 if model is camera else 1e-5
         assert found.confidence == pytest.approx(expected.confidence, abs=tolerance)
     assert expected.goal == ConfidenceGoal()
+    assert "suppress each other" not in str(expected.notes)
+    agnostic = pp.DetectionPostProcessor(head="yolov8", labels=COLORS, class_aware=False)
+    found = calibrate_detector("raw.onnx", "images", "images", post=agnostic)
+    assert found.confidence == expected.confidence
+    assert "boxes of different classes suppress each other in this model" in found.notes[-1]
 
 
 def test_models_that_return_one_class_a_box_get_one_confidence(
@@ -143,6 +148,14 @@ def test_stretched_images_are_noted(folder: Path, tmp_path: Path) -> None:
     assert "1 of 1 images were stretched to the model's input" in found.notes[0]
     assert found.classes[0].ap50_95 == pytest.approx(1)
     assert "stretched" not in str(calibrate_detector("raw.onnx", "images", "images", post=post).notes)
+    letterboxed = calibrate_detector("raw.onnx", "square", "square", post=post, letterbox=True)
+    assert "stretched" not in str(letterboxed.notes)
+    # The cell lies between two cells of the letterboxed image.
+    assert letterboxed.classes[0].ap50_95 < 1
+    fixed = pp.Preprocessing(scale=(255,), resize="linear", frame_size=(64, 64))
+    artifact = pp.convert(pp.fuse("raw.onnx", post), preprocessing=fixed)
+    with pytest.raises(DataError, match=r"the model resizes frames itself \(linear\), expected one of the two"):
+        calibrate_detector(artifact, "square", "square", letterbox=True)
 
 
 def test_goals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +177,7 @@ def test_goals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["--boxes", "coco.json"], "--boxes needs the MODEL to run, and its images with --data"),
-        (["fused.onnx", "--data", "images", "--min-recall", "0.5"], "--min-recall chooses the confidence of detectors"),
+        (["fused.onnx", "--data", "images", "--min-recall", "0.5"], "--min-recall applies only to detectors"),
         (
             ["fused.onnx", "--data", "images", "--boxes", "images", "--one-pass"],
             "--one-pass has no effect with --boxes",

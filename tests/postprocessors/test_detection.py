@@ -193,6 +193,28 @@ def test_limits_on_a_sigmoid_are_cutoffs_on_logits() -> None:
     assert found["classes"][0, :3].tolist() == [0, 1, -1]
 
 
+@pytest.mark.parametrize("head", ["yolov8", "yolov5", "rtdetr", "centerface"])
+def test_a_box_for_each_class_that_passes(head: str) -> None:
+    raw, boxes, scores = case(head, COUNTS.get(head, CELLS))
+    post = pp.DetectionPostProcessor(head=head, confidence=0.1, iou=0.5, every_class=True, max_detections=400)
+    fused = pp.fuse(model(raw), post)
+    found = run(fused, feeds(raw))
+    for image in range(IMAGES):
+        passing = scores[image] > F32(0.1)
+        assert found["candidates"][image] == passing.sum()
+        expected = set()
+        for kind in range(scores.shape[2]):
+            iou = 0.5 if HEADS[head].overlapping else 2.0
+            kept = greedy(boxes[image], scores[image][:, [kind]], 0.1, iou)
+            expected |= {(kind, *np.round(boxes[image, place], 1)) for place in kept}
+        count = found["count"][image]
+        listed = zip(found["classes"][image, :count], found["boxes"][image, :count], strict=True)
+        assert {kind for kind, *_ in expected} == set(found["classes"][image, :count].tolist())
+        assert len(expected) == count == len({(int(kind), *np.round(box, 1)) for kind, box in listed})
+    report = pp.verify(model(raw), pp.convert(fused), feeds(raw))
+    assert report.postprocessing_exact, report.failures
+
+
 def test_an_open_number_of_candidates_may_be_small() -> None:
     raw, _, _ = case("yolov8")
     post = pp.DetectionPostProcessor(head="yolov8", candidates=100, max_detections=20)
@@ -243,6 +265,7 @@ def test_names_in_a_model_of_ultralytics() -> None:
         ({"box_format": "yxyx"}, r"box_format is 'yxyx', expected 'xyxy' or"),
         ({"labels": ("cat",)}, r"There are 1 labels, and output 'out0', .*, has 3 classes as head 'yolov8'"),
         ({"confidence": (0.5, 0.6)}, r"There are 2 confidences, and output 'out0', .*, has 3 classes"),
+        ({"every_class": 1}, r"every_class is 1, expected True or False"),
         ({"head": "yolov5"}, r"(?s)head is 'yolov5', .* and the outputs.*fit only.*yolov8"),
     ],
 )

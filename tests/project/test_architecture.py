@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "postprocessors": {"program", "one_class_options"},
     "sessions": {"model"},
     "fusion": {"postprocessors", "preprocessing", "sessions", "version"},
-    "data": {"model", "extras"},
+    "data": {"model", "extras", "preprocessing"},
     "openvino": {"fusion"},
     "opening": {"openvino"},
     "quantization": {"openvino", "data"},

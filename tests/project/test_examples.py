@@ -46,6 +46,14 @@ def test_classification(tmp_path: Path) -> None:
     assert found["classes"][:4] == ["red", "green", "blue", "gray"]
 
 
+def test_detection(tmp_path: Path) -> None:
+    found = load("detection").main(tmp_path)
+    check(found)
+    # The squares, and no parts of them.
+    assert all(count >= 2 for count in found["counts"])
+    assert {0, 1} <= set(found["classes"])
+
+
 @pytest.mark.slow
 def test_onnxscript_step(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")

@@ -114,6 +114,34 @@ def test_arrays(models: Path, tmp_path: Path) -> None:
     assert [each["class_name"] for each in row.further["detections"]] == ["hot blue"]
 
 
+def test_image_files_are_letterboxed_on_request(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = {cell: (cell % 3, 0.9) for cell in (1, 8, 16, 21)}
+    whole = np.asarray(painted(scene))[:, 16:80]
+    (tmp_path / "images").mkdir()
+    Image.fromarray(whole).resize((640, 640), Image.Resampling.NEAREST).save(tmp_path / "images" / "square.png")
+    arguments = [str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--letterbox"]
+    assert run(["run", str(models / "model.xml"), *arguments, "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["predictions"]
+    found = {tuple(each["box"]): each["class"] for each in entry["detections"] if each["score"] > 0.5}
+    assert found == {
+        tuple(float(edge) for edge in (CORNERS[cell] - [16, 0, 16, 0]) * 10): color
+        for cell, (color, _) in scene.items()
+    }
+    assert run(["run", str(models / "camera.xml"), *arguments, "--force"]) == 2
+    assert "takes any size, expected a fixed one. Leave out --letterbox" in " ".join(capsys.readouterr().err.split())
+    np.savez(tmp_path / "a.npz", image=whole[None])
+    assert run(["run", str(models / "model.xml"), str(tmp_path / "a.npz"), *arguments[1:], "--force"]) == 2
+    assert "are to be letterboxed, expected image files" in " ".join(capsys.readouterr().err.split())
+
+
+def test_frames_in_memory(models: Path, tmp_path: Path) -> None:
+    frames = np.asarray(painted({9: (1, 0.9)}, (320, 480)))[None]
+    (row,) = write_predictions(pp.load(models / "camera.xml"), frames, tmp_path / "out").predictions
+    assert [each["box"] for each in row.further["detections"]] == [(CORNERS[9] * 5).tolist()]
+
+
 def test_a_second_run_removes_the_files_of_the_first(models: Path, tmp_path: Path) -> None:
     save_scenes(tmp_path / "images", 4)
     arguments = ["run", str(models / "model.xml"), str(tmp_path / "images"), "-o", str(tmp_path / "out")]

@@ -18,10 +18,12 @@ from pp_graph.steps import (
     CountPassing,
     CountPlaces,
     DistanceBoxes,
+    DivideIndices,
     Emitter,
     ExceedsConfidence,
     ExpectedDistances,
     FlattenMap,
+    FlattenScores,
     GatherCandidates,
     GridBoxes,
     JoinCandidates,
@@ -278,6 +280,21 @@ def join_parts(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arr
     return bound(JoinParts("x", "y", "z", (1, 0, 4)), [axes, axes], arrays), arrays
 
 
+def flatten_scores(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    axes = _layout(data, "C")
+    x = scores(rng, _shaped(axes, K=9, C=4))
+    return bound(FlattenScores("x", "y"), [axes], (x,)), (x,)
+
+
+def divide_indices(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    divisor = data.draw(st.integers(1, 90))
+    x = rng.integers(0, 2**22, (3, 9))
+    x[0] = divisor * rng.integers(0, 2**22 // divisor, 9) - rng.integers(0, 2, 9) * (divisor > 1)
+    x = np.maximum(x, 0)
+    step = DivideIndices("x", "y", divisor, data.draw(st.booleans()), data.draw(st.booleans()))
+    return bound(step, ["NK"], (x,)), (x,)
+
+
 DETECTION_STEPS: dict[type[Step], Draw] = {
     TakeParts: take_parts,
     ScaleScores: scale,
@@ -301,4 +318,6 @@ DETECTION_STEPS: dict[type[Step], Draw] = {
     ExpectedDistances: expected_distances,
     FlattenMap: flatten,
     JoinParts: join_parts,
+    FlattenScores: flatten_scores,
+    DivideIndices: divide_indices,
 }

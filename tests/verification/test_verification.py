@@ -248,7 +248,7 @@ def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
     entry.value = entry.value.replace("OneClassPostProcessor", "Other")
     with pytest.raises(
         ProvenanceError,
-        match="Post-processor 'Other' is not known, expected one of: ClassificationPostProcessor, DetectionPostProcessor",
+        match="Post-processor 'Other' is not known, expected one of: ClassificationPostProcessor, Detection",
     ):
         pp.verify(raw, save(unknown, tmp_path / "unknown.onnx"), FEEDS)
 
