@@ -43,7 +43,7 @@ class DrawnRegions:
         """Find the outputs of a program; None if it returns no boxes of regions."""
         tables = {step.target: step for step in program.steps if isinstance(step, RegionTable)}
         written = {output.name for output in program.predicted}
-        parts = {
+        parts: dict[str, str] = {
             step.part: step.target
             for step in program.steps
             if isinstance(step, RegionPart) and step.source in tables and step.target in written
