@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.data.image_files import decode, upright_size
+from pp_graph.data.image_files import upright_size
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
-from pp_graph.model import image_input
 from pp_graph.plausibility import PredictionChecks, describe_warnings
 from pp_graph.report.drawn_outputs import DrawnOutputs
 from pp_graph.report.drawn_regions import draw_boxes
@@ -26,9 +25,7 @@ from pp_graph.report.pictures import (
     mask_picture,
     matte_picture,
     overlay_picture,
-    palette,
 )
-from pp_graph.report.plain_values import plain
 from pp_graph.report.prediction_table import (
     FORMATS,
     PICTURES,
@@ -36,13 +33,14 @@ from pp_graph.report.prediction_table import (
     ImagePrediction,
     earlier_files,
     picture_stems,
+    plain,
     table_name,
     write_csv,
     write_json,
     write_regions,
 )
+from pp_graph.report.shown_images import picture_size, rgb_image
 from pp_graph.running import open_source
-from pp_graph.running.feeding import read_feeds
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -55,7 +53,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_MAX_OVERLAY_SIDE: Final = 4096
 _QUALITY: Final = 90
 """Quality of JPEG overlays. Encoding them as PNG takes 20 times as long as predicting."""
 
@@ -202,7 +199,7 @@ def _write_pictures(
                 values = drawn.of_image(predictions, index - start, stop - start)
                 files = picture_files[index]
                 if drawn.regions is not None:
-                    size = _picture_size(runner, source, index)
+                    size = picture_size(runner, source, index)
                     shape = None if drawn.mask is None else values[drawn.mask].shape
                     regions.append(drawn.regions.of_image(values, size, shape))
                 pictures = {draft / file: folders[folder] for folder, file in files.items()}
@@ -210,7 +207,7 @@ def _write_pictures(
                     if len(waiting) >= 2 * workers:
                         waiting.popleft().result()
                     # Arrays in a file are read by one thread only.
-                    shown = _rgb_image(runner, source, index) if source.images.files is None else None
+                    shown = rgb_image(runner, source, index) if source.images.files is None else None
                     boxes = regions[-1] if drawn.regions is not None else []
                     waiting.append(pool.submit(_draw, runner, source, index, shown, values, drawn, pictures, boxes))
                 further = drawn.further(
@@ -222,12 +219,6 @@ def _write_pictures(
         for future in waiting:
             future.result()
     return tuple(rows), regions
-
-
-def _picture_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
-    """Width and height of an image file, or of the model's input if there is none."""
-    files = source.images.files
-    return _rgb_image(runner, source, index).size if files is None else upright_size(files[index])[0]
 
 
 def _row(
@@ -266,13 +257,13 @@ def _draw(
     for file, (kind, name) in pictures.items():
         if kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
-            image = np.asarray(shown or _rgb_image(runner, source, index))
+            image = np.asarray(shown or rgb_image(runner, source, index))
             if drawn.class_maps:
                 overlay = class_overlay(image, values[drawn.class_maps[0]])
             else:
                 overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
             if regions:
-                draw_boxes(overlay, regions, _picture_size(runner, source, index) if shown is None else shown.size)
+                draw_boxes(overlay, regions, picture_size(runner, source, index) if shown is None else shown.size)
             overlay.save(file, quality=_QUALITY)
         elif name is not None and kind == "maps":
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
@@ -282,39 +273,6 @@ def _draw(
                 class_picture if name in drawn.class_maps else matte_picture if name in drawn.mattes else mask_picture
             )
             draw(values[name], size).save(file, compress_level=1)
-
-
-def _rgb_image(runner: Runner, source: Source, index: int) -> Image:
-    """Return the image as RGB, of bounded size: the file, or the model's input if there is none."""
-    from PIL import Image
-
-    if source.images.files is not None:
-        file = source.images.files[index]
-        width, height = upright_size(file)[0]
-        factor = min(1.0, _MAX_OVERLAY_SIDE / max(width, height))
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        pixels = decode(file, 3, size, max_pixels=None).pixels
-        return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
-    images = image_input(runner.inputs)
-    assert images is not None
-    return Image.fromarray(_as_rgb(read_feeds(source, index, index + 1, runner.inputs)[images.name][0]))
-
-
-def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:
-    """Convert one item of an input to a picture, (H,W,3), whatever its shape."""
-    if array.ndim != 3:
-        array = array.reshape(1, 1, -1)
-    if array.shape[0] in (1, 3) or array.shape[-1] not in (1, 3):
-        array = array.transpose(1, 2, 0)
-    if array.shape[-1] not in (1, 3):
-        array = array.mean(axis=-1, keepdims=True)
-    if array.dtype != np.uint8:
-        values = np.nan_to_num(array.astype(np.float32))
-        low, high = float(values.min()), float(values.max())
-        if low < 0 or high > 1:  # standardised, or in 0 to 255
-            values = (values - low) / max(high - low, 1e-12)
-        array = np.round(values * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
 def _about(runner: Runner, rows: Sequence[ImagePrediction], drawn: DrawnOutputs) -> dict[str, Any]:
@@ -328,21 +286,5 @@ def _about(runner: Runner, rows: Sequence[ImagePrediction], drawn: DrawnOutputs)
         "cutoffs": runner.provenance.cutoffs,
         "images": len(rows),
         "anomalous_images": sum(labels) if labels else None,
-        **_legend(drawn),
-    }
-
-
-def _legend(drawn: DrawnOutputs) -> dict[str, Any]:
-    """Name and colour of each class in the pictures of a class map; empty without one."""
-    names = next((drawn.outputs[name].class_names for name in drawn.class_maps), ())
-    areas = drawn.outputs.get("class_area")
-    count = len(names) or (areas.type.size("C") if areas is not None and areas.type is not None else 0) or 0
-    colours = palette(count)
-    if not colours or not drawn.class_maps:
-        return {}
-    return {
-        "classes": [
-            {"class": index, "name": names[index] if names else None, "color": list(colour)}
-            for index, colour in enumerate(colours)
-        ]
+        **drawn.legend,
     }

@@ -1,0 +1,60 @@
+"""Images as pictures: what overlays are drawn on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pp_graph.data.image_files import decode, upright_size
+from pp_graph.model import image_input
+from pp_graph.running.feeding import read_feeds
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pp_graph.running import Runner, Source
+
+Array = npt.NDArray[Any]
+
+_MAX_OVERLAY_SIDE: Final = 4096
+
+
+def picture_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
+    """Width and height of an image file, or of the model's input if there is none."""
+    files = source.images.files
+    return rgb_image(runner, source, index).size if files is None else upright_size(files[index])[0]
+
+
+def rgb_image(runner: Runner, source: Source, index: int) -> Image:
+    """Return the image as RGB, of bounded size: the file, or the model's input if there is none."""
+    from PIL import Image
+
+    if source.images.files is not None:
+        file = source.images.files[index]
+        width, height = upright_size(file)[0]
+        factor = min(1.0, _MAX_OVERLAY_SIDE / max(width, height))
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        pixels = decode(file, 3, size, max_pixels=None).pixels
+        return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
+    images = image_input(runner.inputs)
+    assert images is not None
+    return Image.fromarray(_as_rgb(read_feeds(source, index, index + 1, runner.inputs)[images.name][0]))
+
+
+def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:
+    """Convert one item of an input to a picture, (H,W,3), whatever its shape."""
+    if array.ndim != 3:
+        array = array.reshape(1, 1, -1)
+    if array.shape[0] in (1, 3) or array.shape[-1] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.shape[-1] not in (1, 3):
+        array = array.mean(axis=-1, keepdims=True)
+    if array.dtype != np.uint8:
+        values = np.nan_to_num(array.astype(np.float32))
+        low, high = float(values.min()), float(values.max())
+        if low < 0 or high > 1:  # standardised, or in 0 to 255
+            values = (values - low) / max(high - low, 1e-12)
+        array = np.round(values * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
