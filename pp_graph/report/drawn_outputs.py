@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pp_graph.postprocessors import OUTPUTS
 from pp_graph.program import DETECTION_OUTPUTS, detects
 from pp_graph.report.drawn_regions import DrawnRegions
-from pp_graph.report.plain_values import plain
-from pp_graph.report.prediction_table import COLUMNS
+from pp_graph.report.pictures import palette
+from pp_graph.report.prediction_table import COLUMNS, plain
 from pp_graph.values import axes_of_shape
 
 if TYPE_CHECKING:
@@ -107,6 +107,21 @@ class DrawnOutputs:
     def map(self) -> str | None:
         """The map for overlays."""
         return self.maps[0] if self.maps else None
+
+    @property
+    def legend(self) -> dict[str, Any]:
+        """Number, name and colour of each class in the pictures of a class map, as JSON; empty without one."""
+        names = next((self.outputs[name].class_names for name in self.class_maps), ())
+        areas = self.outputs.get("class_area")
+        count = len(names) or (areas.type.size("C") if areas is not None and areas.type is not None else 0) or 0
+        if not count or not self.class_maps:
+            return {}
+        return {
+            "classes": [
+                {"class": index, "name": names[index] if names else None, "color": list(colour)}
+                for index, colour in enumerate(palette(count))
+            ]
+        }
 
     def folders(self, save: Sequence[str]) -> dict[str, Picture]:
         """Return the folders of pictures to write, with their content.

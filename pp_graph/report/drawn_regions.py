@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.report.plain_values import plain
+from pp_graph.report.prediction_table import plain
 from pp_graph.steps import RegionPart, RegionTable
 
 if TYPE_CHECKING:

@@ -32,9 +32,7 @@ from pp_graph.report.pictures import (
     mask_picture,
     matte_picture,
     overlay_picture,
-    palette,
 )
-from pp_graph.report.plain_values import plain
 from pp_graph.report.prediction_table import (
     COCO,
     FORMATS,
@@ -43,12 +41,13 @@ from pp_graph.report.prediction_table import (
     ImagePrediction,
     earlier_files,
     picture_stems,
+    plain,
     table_name,
     write_csv,
     write_json,
     write_regions,
 )
-from pp_graph.report.shown_images import rgb_image
+from pp_graph.report.shown_images import picture_size, rgb_image
 from pp_graph.running import open_source
 from pp_graph.version import __version__
 
@@ -222,7 +221,7 @@ def _write_pictures(
                 values = drawn.of_image(predictions, index - start, stop - start)
                 files = picture_files[index]
                 if drawn.regions is not None:
-                    size = _picture_size(runner, source, index)
+                    size = picture_size(runner, source, index)
                     shape = None if drawn.mask is None else values[drawn.mask].shape
                     regions.append(drawn.regions.of_image(values, size, shape))
                 pictures = {draft / file: folders[folder] for folder, file in files.items()}
@@ -252,12 +251,6 @@ def _write_pictures(
         for future in waiting:
             future.result()
     return tuple(rows), tuple(detected), regions
-
-
-def _picture_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
-    """Width and height of an image file, or of the model's input if there is none."""
-    files = source.images.files
-    return rgb_image(runner, source, index).size if files is None else upright_size(files[index])[0]
 
 
 def _row(
@@ -303,7 +296,7 @@ def _draw(
             else:
                 overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
             if regions:
-                draw_boxes(overlay, regions, _picture_size(runner, source, index) if shown is None else shown.size)
+                draw_boxes(overlay, regions, picture_size(runner, source, index) if shown is None else shown.size)
             if boxes is not None:
                 overlay = overlay_detections(overlay, boxes, drawn.class_names)
             overlay.save(file, quality=_QUALITY)
@@ -344,21 +337,5 @@ def _about(
         "anomalous_images": sum(labels) if labels else None,
         **({"detections": sum(len(each.found) for each in detected)} if detected else {}),
         **({"truncated_images": sum(each.found.truncated for each in detected)} if detected else {}),
-        **_legend(drawn),
-    }
-
-
-def _legend(drawn: DrawnOutputs) -> dict[str, Any]:
-    """Name and colour of each class in the pictures of a class map; empty without one."""
-    names = next((drawn.outputs[name].class_names for name in drawn.class_maps), ())
-    areas = drawn.outputs.get("class_area")
-    count = len(names) or (areas.type.size("C") if areas is not None and areas.type is not None else 0) or 0
-    colours = palette(count)
-    if not colours or not drawn.class_maps:
-        return {}
-    return {
-        "classes": [
-            {"class": index, "name": names[index] if names else None, "color": list(colour)}
-            for index, colour in enumerate(colours)
-        ]
+        **drawn.legend,
     }

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -86,6 +89,13 @@ def columns_of(rows: Sequence[ImagePrediction]) -> tuple[str, ...]:
 def _is_nested(cell: object) -> bool:
     """True for lists of anything but names, which a cell joins."""
     return isinstance(cell, list) and not all(isinstance(each, str) for each in cell)
+
+
+def plain(array: npt.NDArray[Any]) -> Any:
+    """Convert values for a table; a float32 becomes the shortest decimal that reads back as the same number."""
+    if array.ndim:
+        return [plain(value) for value in array]
+    return float(str(array[()])) if array.dtype == np.float32 else array.item()
 
 
 def table_name(form: str) -> str:

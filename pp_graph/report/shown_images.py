@@ -1,4 +1,4 @@
-"""The image that a picture of predictions shows."""
+"""Images as pictures: what overlays are drawn on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 _MAX_OVERLAY_SIDE: Final = 4096
+
+
+def picture_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
+    """Width and height of an image file, or of the model's input if there is none."""
+    files = source.images.files
+    return rgb_image(runner, source, index).size if files is None else upright_size(files[index])[0]
 
 
 def rgb_image(runner: Runner, source: Source, index: int) -> Image:

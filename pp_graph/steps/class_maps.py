@@ -54,7 +54,7 @@ class ClassMap(Step):
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write Clip and Cast; through float32, in which OpenVINO compares integers anyway."""
-        number = op.clip(op.number(emit_without_channel(op, value, self.axes)), 0, MOST_CLASSES - 1)
+        number = op.clip(op.number(emit_without_channel(op, value, self.axes)), 0.0, MOST_CLASSES - 1.0)
         return op.cast(number, _BYTE)
 
 
@@ -91,7 +91,7 @@ class Matte(Step):
         """
         _require(op, _ROUND_OPSET, f"write the matte '{self.target}'")
         x = op.where(op.is_nan(value), op.constant(np.float32(0), "nothing"), value)
-        scaled = op.mul(op.clip(x, 0, 1), op.constant(np.float32(255), "opaque"))
+        scaled = op.mul(op.clip(x, 0.0, 1.0), op.constant(np.float32(255), "opaque"))
         rounded = op.node("Round", [scaled], {}, np.dtype(np.float32), op.shape_of(value))
         return op.cast(rounded, _BYTE)
 

@@ -115,17 +115,17 @@ class SelectRegions(Step):
         sides = op.sub(op.sub(high, low), one)
         width, height = (op.slice(sides, (place,), (place + 1,), (2,)) for place in (0, 1))
         around = op.mul(op.add(width, height), op.constant(np.float32(2), "two"))
-        share = op.node("Reciprocal", [op.clip(around, 1, 2.0**30)], {}, _FLOAT, op.shape_of(around))
-        area = op.mul(op.mul(width, height), op.constant(np.float32(self.unclip), "unclip"))
+        share = op.node("Reciprocal", [op.clip(around, 1.0, 2.0**30)], {}, _FLOAT, op.shape_of(around))
+        area = op.mul(op.mul(width, height), _number(op, self.unclip, "unclip", 3))
         growth = op.mul(area, share)
         rows, columns = (op.slice(op.sizes_of(map_), (axis,), (axis + 1,), (0,), (1,)) for axis in self._pixels)
         border = op.number(op.joined(columns, rows))
         first = op.node("Max", [op.sub(low, growth), zero], {}, _FLOAT, op.shape_of(low))
         last = op.node("Min", [op.add(high, growth), border], {}, _FLOAT, op.shape_of(low))
-        kept = op.logical_not(op.less(self._column(op, table, _AREA), op.constant(np.float32(self.min_area), "area")))
+        kept = op.logical_not(op.less(self._column(op, table, _AREA), _number(op, self.min_area, "area", 2)))
         if self.min_mean is not None:
             mean = self._column(op, table, _MEAN)
-            kept = op.logical_and(kept, op.logical_not(op.less(mean, op.constant(np.float32(self.min_mean), "mean"))))
+            kept = op.logical_and(kept, op.logical_not(op.less(mean, _number(op, self.min_mean, "mean", 1))))
         count = op.reduce("ReduceSum", op.where(kept, one, zero), (1,), keepdims=True)
         return self._compacted(op, [first, last, op.slice(table, (4,), (_WIDTH - 1,), (2,))], kept, count)
 
@@ -152,3 +152,8 @@ class SelectRegions(Step):
     def _pixels(self) -> tuple[int, int]:
         axes = self.axes or "NCHW"
         return axes.index("H"), axes.index("W")
+
+
+def _number(op: Emitter, number: float, name: str, rank: int) -> ir.Value:
+    """Write a constant of a rank of its own: equal ones of one shape are written once, and could not be retuned."""
+    return op.array(np.full((1,) * rank, number, np.float32), name)

@@ -113,6 +113,23 @@ def test_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert sorted(path.name for path in Path("out").iterdir()) == ["predictions.csv", "predictions.json", "regions.csv"]
 
 
+def test_a_recipe_measures_regions(maps: np.ndarray) -> None:
+    steps = (
+        {"step": "compare", "source": "raw_map", "target": "mask", "level": 0.75},
+        {"step": "region_table", "source": "mask", "target": "table", "k": K, "map": "raw_map", "order": "max"},
+        {"step": "region_part", "source": "table", "target": "boxes", "part": "boxes"},
+        {"step": "region_part", "source": "table", "target": "found", "part": "count"},
+    )
+    outputs = ({"name": "boxes", "meaning": "box"}, {"name": "found", "meaning": "count"})
+    fused = pp.fuse(raw(), pp.RecipePostProcessor(recipe=steps, declared_outputs=outputs))
+    found = pp.load(fused)({"image": maps})
+    assert found.found.tolist() == [
+        cv2.connectedComponents((~(map_[0] <= 0.75)).astype(np.uint8))[0] - 1 for map_ in maps
+    ]
+    assert found.boxes.shape == (12, K, 4)
+    assert pp.verify(raw(), pp.convert(fused), {"image": maps}).passed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

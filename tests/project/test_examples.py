@@ -54,6 +54,24 @@ def test_detection(tmp_path: Path) -> None:
     assert {0, 1} <= set(found["classes"])
 
 
+def test_segmentation(tmp_path: Path) -> None:
+    found = load("segmentation").main(tmp_path)
+    assert found["verified"]
+    assert found["retuned"]
+    assert found["way"] == "constants"
+    assert {sum(areas) for areas in found["areas"]} == {64 * 64}
+    assert len(list((tmp_path / "predictions" / "masks").glob("*.png"))) == 4
+
+
+def test_regions(tmp_path: Path) -> None:
+    found = load("regions").main(tmp_path)
+    assert found["verified"]
+    assert found["way"] == "constants"
+    assert {name: count > 0 for name, count in found["defects"].items()} == {
+        name: not name.startswith("good/") for name in found["defects"]
+    }
+
+
 @pytest.mark.slow
 def test_onnxscript_step(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")

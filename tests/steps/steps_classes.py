@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from pp_graph.steps import (
     ArgMax,
+    ClassAreas,
+    ClassMap,
     Compare,
     ComparePerClass,
     ComparePerPixel,
@@ -17,6 +19,8 @@ from pp_graph.steps import (
     DropPixelAxes,
     GatherClasses,
     InvertDecision,
+    MaskAreas,
+    Matte,
     MaxOverClasses,
     MeanOverMap,
     MinMaxNormalize,
@@ -24,6 +28,7 @@ from pp_graph.steps import (
     RegionPart,
     RegionTable,
     SelectClass,
+    SelectRegions,
     Softmax,
     Step,
     TopClasses,
@@ -62,8 +67,8 @@ def _bound(build: Callable[..., Step], axes: st.SearchStrategy[str], **fields: A
     return st.tuples(fixed, axes).map(lambda drawn: build(**drawn[0]).bind(type_of(drawn[1])))
 
 
-READ_TWO = {GatherClasses, RegionTable, RegionPart}
-"""Steps of several inputs, tested in test_top_classes.py and test_region_table.py."""
+READ_TWO = {GatherClasses, RegionTable, RegionPart, SelectRegions, ClassMap, ClassAreas, MaskAreas, Matte}
+"""Steps of other inputs, tested in test_top_classes.py, test_region_table.py and test_class_maps.py."""
 CLASS_STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
     PerImageMinMax: _bound(PerImageMinMax, MAPS, on_nan=on_nan),
     Softmax: _bound(Softmax, WITH_CLASSES),

@@ -14,7 +14,7 @@ from scipy import ndimage
 from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.model import NameScope
 from pp_graph.openvino.core import openvino_core
-from pp_graph.steps import Emitter, RegionPart, RegionTable, Step, ValueType
+from pp_graph.steps import Emitter, RegionPart, RegionTable, SelectRegions, Step, ValueType
 from tests.models import run
 from tests.steps.steps_masks import OPEN_SIZES, masks, serpentine, with_axes
 
@@ -140,6 +140,30 @@ def test_parts_of_a_table(part: str) -> None:
         assert np.array_equal(runtime({"table": table}), expected)
 
 
+@pytest.mark.parametrize("k", [1, 12])
+@pytest.mark.parametrize(("min_area", "min_mean", "unclip"), [(1, None, 0.0), (4, 0.4, 1.5), (10**6, -1, 2.0)])
+def test_selected_regions(k: int, min_area: int, min_mean: float | None, unclip: float) -> None:
+    rng = np.random.default_rng(k)
+    masks_, numbers = rng.random((3, 40, 50)) < 0.2, rng.random((3, 40, 50)).astype(F32)
+    masks_[2] = False
+    table = RegionTable("mask", "t", k, "map", axes="NHW", map_axes="NHW").reference(masks_, numbers)
+    step = SelectRegions("table", "y", "map", min_area, min_mean, unclip, axes="NHW")
+    expected = step.reference(table, numbers)
+    for image, rows in enumerate(table):
+        kept = [row for row in rows if row[4] >= min_area and (min_mean is None or row[8] >= np.float32(min_mean))]
+        assert (expected[image, :, 9] == len(kept)).all()
+        for found, row in zip(expected[image], kept, strict=False):
+            width, height = row[2] - row[0] - 1, row[3] - row[1] - 1
+            grow = unclip * width * height / max(2 * (width + height), 1)
+            box = [row[0] - grow, row[1] - grow, row[2] + grow, row[3] + grow]
+            assert np.allclose(found[:4], np.clip(box, 0, [50, 40, 50, 40]), rtol=1e-6)
+            assert np.array_equal(found[4:9], row[4:9])
+        assert not expected[image, len(kept) :, :9].any()
+    proto = graph_of(step, {"table": ([None, k, 10], 1), "map": ([None] * 3, 1)})
+    for runtime in runtimes(proto):
+        assert np.array_equal(runtime({"table": table, "map": numbers}), expected)
+
+
 def test_earlier_opsets_are_refused() -> None:
     step = RegionTable("mask", "t", 3, axes="NHW")
     with pytest.raises(OpsetError, match="opset 17, expected 18 or later to measure.*'t'.*--raise-opset 18"):
@@ -153,6 +177,8 @@ def test_earlier_opsets_are_refused() -> None:
         (lambda: RegionTable("a", "t", 3, order="size"), "order of 't' is 'size', expected 'area' or 'max'"),
         (lambda: RegionTable("a", "t", 3, order="max"), "order of 't' is 'max' without a map.*Name a map"),
         (lambda: RegionTable("a", "t", 3, connectivity=6), "connectivity of 't' is 6"),
+        (lambda: SelectRegions("t", "y", "m", 0), "min_area of 'y' is 0, expected a whole number from 1"),
+        (lambda: SelectRegions("t", "y", "m", unclip=-1), "unclip of 'y' is -1, expected a number from 0"),
         (lambda: RegionPart("t", "y", "box"), "part of 'y' is 'box', expected 'boxes' or 'areas'"),
         (lambda: RegionPart("t", "y", "max").bind(ValueType("NKP")), "is not a table of regions, expected 10 columns"),
         (
