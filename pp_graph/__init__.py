@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         OneClassPostProcessor,
         PostProcessor,
         RecipePostProcessor,
+        SequencePostProcessor,
     )
     from pp_graph.precision import PrecisionChoice, choose_precision
     from pp_graph.preprocessing import Preprocessing
@@ -71,6 +72,7 @@ _EXPORTS = {
     "RecipePostProcessor": "pp_graph.postprocessors",
     "Role": "pp_graph.program",
     "Runner": "pp_graph.running",
+    "SequencePostProcessor": "pp_graph.postprocessors",
     "Signature": "pp_graph.program",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
@@ -117,6 +119,7 @@ __all__ = [
     "RecipePostProcessor",
     "Role",
     "Runner",
+    "SequencePostProcessor",
     "Signature",
     "Statistics",
     "VerificationReport",

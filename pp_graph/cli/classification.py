@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-LABELS_HELP: Final = "classification: file of class names, one a line, or JSON."
+LABELS_HELP: Final = (
+    "classification: file of class names, one a line, or JSON; sequence: of characters, as in PP-OCR's dictionaries."
+)
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> float | tuple[float, ...] | None:
@@ -43,11 +45,11 @@ _RETUNED = (
                       "for each class."),
 )  # fmt: skip
 _FUSED = (
-    click.option("--task", type=click.Choice(["anomaly", "classification"]), default="anomaly", show_default=True,
-                 help="What the model does: score anomalies, or classify."),
+    click.option("--task", type=click.Choice(["anomaly", "classification", "sequence"]), default="anomaly",
+                 show_default=True, help="What the model does: score anomalies, classify, or read text (CTC)."),
     click.option("--activation", type=click.Choice(["softmax", "sigmoid", "none"]),
-                 help="classification: what turns outputs into probabilities.  [default: none if the model ends in a "
-                      "softmax or sigmoid, else softmax, with --multi-label sigmoid]"),
+                 help="classification, sequence: what turns outputs into probabilities.  [default: none if the model "
+                      "ends in a softmax or sigmoid, else softmax, with --multi-label sigmoid]"),
     click.option("--top", type=int, metavar="K", help="classification: also return the K most probable classes."),
     *_RETUNED,
 )  # fmt: skip
@@ -78,14 +80,3 @@ def classifier(options: Mapping[str, Any], *, on_nan: OnNaN) -> ClassificationPo
     settings = {name: options[name] for name in NAMES if options[name] is not None}
     labels = () if file is None else read_class_names(file)
     return ClassificationPostProcessor(labels=labels, on_nan=on_nan, **settings)
-
-
-def refuse_options(given: Mapping[str, Any]) -> None:
-    """Raise if an option of classification is given without `--task classification`."""
-    name = next((name for name in NAMES if given.get(name) is not None), None)
-    if name is not None:
-        flag = f"--{name.replace('_', '-')}"
-        raise click.UsageError(
-            f"{flag} applies only to classifiers, and the task is anomaly. Add --task classification, or leave out "
-            f"{flag}."
-        )

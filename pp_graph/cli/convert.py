@@ -87,7 +87,7 @@ def convert(
 ) -> None:
     """Convert a fused ONNX model to OpenVINO.
 
-    With --stats, --recipe or --task classification, MODEL is raw and is fused first. For a fused MODEL, --pack,
+    With --stats, --recipe or --task, MODEL is raw and is fused first. For a fused MODEL, --pack,
     --mask-dtype, --map-size, --outputs and --thresholds change its post-processing; other options of fuse are refused.
     """
     shapes = parse_shapes(input_shapes)
@@ -96,10 +96,10 @@ def convert(
     quantising = {name: options.pop(name) for name in NAMES}
     searching = {name: options.pop(name) for name in precision_cli.NAMES}
     precision_cli.check_options(ctx, precision, searching)
-    classifies = options["task"] == "classification"
-    if classifies:
+    has_task = options["task"] != "anomaly"
+    if has_task:
         options["labels"], quantising["labels"] = quantising["labels"], None
-    is_raw = stats is not None or options["recipe"] is not None or classifies
+    is_raw = stats is not None or options["recipe"] is not None or has_task
     if not is_raw:
         _refuse_unused(ctx, options)
 
@@ -275,6 +275,6 @@ def _refuse_unused(ctx: click.Context, options: dict[str, Any]) -> None:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             raise click.UsageError(
-                f"{flag} applies only when convert fuses a raw MODEL. Add --stats, --recipe or --task classification "
+                f"{flag} applies only when convert fuses a raw MODEL. Add --stats, --recipe or --task "
                 f"if MODEL is raw, or leave out {flag}."
             )

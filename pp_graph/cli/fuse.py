@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         "pp-graph fuse raw.onnx --stats stats.json -o fused.onnx",
         "pp-graph fuse raw.onnx --recipe post.yaml -o fused.onnx",
         "pp-graph fuse classifier.onnx --task classification --labels names.txt --top 5 -o fused.onnx",
+        "pp-graph fuse recogniser.onnx --task sequence --labels characters.txt -o fused.onnx",
     )
 )
 @click.argument("raw", type=PATH)
@@ -52,10 +53,10 @@ def fuse(
 ) -> None:
     """Write post-processing into a raw ONNX model.
 
-    The fused model returns scores, labels, maps and masks, or for a classifier classes and probabilities. strip
-    restores RAW to the byte.
+    The fused model returns scores, labels, maps and masks; for a classifier classes and probabilities; for a text
+    recogniser the tokens of the text. strip restores RAW to the byte.
     """
-    if options["labels"] is not None and options["task"] != "classification":
+    if options["labels"] is not None and options["task"] == "anomaly":
         raise click.UsageError("--labels names classes, and the task is anomaly. Add --task classification.")
     fused = post_processing(options).fuse(raw, stats, replace=replace)
     inputs = [path for path in (raw, stats, options["recipe"], options["labels"]) if path is not None]

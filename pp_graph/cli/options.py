@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pp_graph.cli.classification import classification_options, classifier, refuse_options
+from pp_graph.cli import classification, sequence
 from pp_graph.cli.output import note
 from pp_graph.one_class_options import OPTIONS, Option
 
@@ -133,7 +133,8 @@ class PostProcessing:
         strict: Fail if the statistics were calibrated on a different model.
         settings: Keyword arguments of `OneClassPostProcessor`.
         given: Names of the settings that the user set explicitly.
-        classifier: Values of the options of classification; None for another task.
+        task: What the model does: `anomaly`, `classification` or `sequence`.
+        options: Values of all options, for tasks other than `anomaly`.
     """
 
     recipe: Path | None
@@ -144,7 +145,8 @@ class PostProcessing:
     strict: bool
     settings: dict[str, Any]
     given: frozenset[str]
-    classifier: dict[str, Any] | None = None
+    task: str = "anomaly"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def output_form(self) -> dict[str, Any]:
@@ -167,12 +169,15 @@ class PostProcessing:
 
         statistics = None if stats is None else Statistics.load(stats)
         post: PostProcessor
-        if self.classifier is not None:
-            self._refuse_settings(allowed="on_nan")
+        if self.task != "anomaly":
+            self._refuse_settings(allowed="on_nan" if self.task == "classification" else "")
             if self.recipe is not None or stats is not None:
                 flag = "--recipe" if stats is None else "--stats"
-                raise click.UsageError(f"{flag} does not apply to --task classification. Leave out one of them.")
-            post = classifier(self.classifier, on_nan=self.settings["on_nan"])
+                raise click.UsageError(f"{flag} does not apply to --task {self.task}. Leave out one of them.")
+            if self.task == "classification":
+                post = classification.classifier(self.options, on_nan=self.settings["on_nan"])
+            else:
+                post = sequence.sequence(self.options)
         elif self.recipe is None:
             settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
             self._refuse_ineffective(settings)
@@ -192,7 +197,7 @@ class PostProcessing:
                 strict=self.strict,
             )
         except OutputRoleError as error:
-            if self.recipe is not None or self.classifier is not None or self.roles:
+            if self.recipe is not None or self.task != "anomaly" or self.roles:
                 raise
             raise OutputRoleError(f"{error}{classifier_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
@@ -202,10 +207,9 @@ class PostProcessing:
     def _refuse_settings(self, allowed: str = "") -> None:
         given = [option for option in OPTIONS.values() if option.name in self.given and option.name != allowed]
         option = next(iter(given), None)
-        if option is not None and self.classifier is not None:
+        if option is not None and self.task != "anomaly":
             raise click.UsageError(
-                f"{option.flag} applies only to anomaly models, and the task is classification. Leave out "
-                f"{option.flag}."
+                f"{option.flag} applies only to anomaly models, and the task is {self.task}. Leave out {option.flag}."
             )
         if option is not None:
             raise click.UsageError(
@@ -312,7 +316,8 @@ _OPTIONS = (
                  help="Use the steps that this file lists, or the class it names, instead of the one-class "
                  "post-processor."),
     role_options,
-    classification_options,
+    classification.classification_options,
+    sequence.sequence_options,
     *map(_click_option, OPTIONS.values()),
     click.option("--no-tail", is_flag=True, help="Do not rewrite the raw model's tail."),
     click.option("--raise-opset", type=int, metavar="VERSION",
@@ -330,12 +335,25 @@ def post_processing_options(function: _Function) -> _Function:
     return function
 
 
+def refuse_options(options: Mapping[str, Any]) -> None:
+    """Raise if an option of another task than the given one is given."""
+    task = options["task"]
+    tasks = {"classification": ("classifiers", classification.NAMES), "sequence": ("sequences", sequence.NAMES)}
+    # Both families activate.
+    used = {"classification": classification.NAMES, "sequence": ("activation", *sequence.NAMES)}.get(task, ())
+    for other, (applies_to, names) in tasks.items():
+        name = next((name for name in names if name not in used and options.get(name) is not None), None)
+        if name is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} applies only to {applies_to}, and the task is {task}. Add --task {other}, or leave out {flag}."
+            )
+
+
 def post_processing(options: dict[str, Any]) -> PostProcessing:
     """Collect the values of the options."""
     context = click.get_current_context()
-    classifies = options["task"] == "classification"
-    if not classifies:
-        refuse_options(options)
+    refuse_options(options)
     default = click.core.ParameterSource.DEFAULT
     return PostProcessing(
         recipe=options["recipe"],
@@ -346,5 +364,6 @@ def post_processing(options: dict[str, Any]) -> PostProcessing:
         strict=options["strict"],
         settings={name: options[name] for name in OPTIONS},
         given=frozenset(name for name in options if context.get_parameter_source(name) is not default),
-        classifier=options if classifies else None,
+        task=options["task"],
+        options=options,
     )

@@ -313,6 +313,8 @@ def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> st
     if classifies:
         limits = {"unknown": "--unknown-below 0.8", "pred_label": "--multi-label 0.6"}
         changes = [limits[name] for name in provenance.predicted if name in limits] or ["--temperature 1.5"]
+    if any(output.meaning == "token" for output in provenance.outputs):
+        return ""
     parts = [
         _render(
             "changing",

@@ -25,10 +25,12 @@ from pp_graph.postprocessors.one_class import OneClassPostProcessor
 from pp_graph.postprocessors.onnx_model import OnnxPostProcessor
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe import RecipePostProcessor
+from pp_graph.postprocessors.sequence import SequencePostProcessor
 
 POST_PROCESSORS: tuple[type[PostProcessor], ...] = (
     OneClassPostProcessor,
     ClassificationPostProcessor,
+    SequencePostProcessor,
     RecipePostProcessor,
 )
 
@@ -51,6 +53,7 @@ __all__ = [
     "OnnxPostProcessor",
     "PostProcessor",
     "RecipePostProcessor",
+    "SequencePostProcessor",
     "class_name",
     "find_post_processor",
     "merged_roles",

@@ -31,6 +31,7 @@ from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Temperature
 from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
 from pp_graph.steps.regions import Hysteresis, RemoveSmallRegions
+from pp_graph.steps.sequences import BatchFirst, CollapseRepeats, CountTokens, GatherTimes, MeanOfTokens
 from pp_graph.steps.step import (
     CLASSES,
     DECISION,
@@ -70,6 +71,11 @@ STEPS: tuple[type[Step], ...] = (
     GatherClasses,
     MaxOverClasses,
     TopMargin,
+    BatchFirst,
+    CollapseRepeats,
+    GatherTimes,
+    CountTokens,
+    MeanOfTokens,
     Temperature,
     PlattScaling,
     GaussianCDF,
@@ -104,11 +110,14 @@ __all__ = [
     "Accepts",
     "ArgMax",
     "Array",
+    "BatchFirst",
     "ChoosingStep",
     "CloseMask",
+    "CollapseRepeats",
     "Compare",
     "ComparePerClass",
     "ComparePerPixel",
+    "CountTokens",
     "CropBorder",
     "Cutoff",
     "DecidingStep",
@@ -119,6 +128,7 @@ __all__ = [
     "EncodeDecision",
     "ErodeMask",
     "GatherClasses",
+    "GatherTimes",
     "GaussianBlur",
     "GaussianCDF",
     "GraphStep",
@@ -128,6 +138,7 @@ __all__ = [
     "MaskByLabel",
     "MaxOverClasses",
     "MaxOverMap",
+    "MeanOfTokens",
     "MeanOverMap",
     "MedianFilter",
     "MinMaxNormalize",

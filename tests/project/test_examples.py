@@ -46,6 +46,10 @@ def test_classification(tmp_path: Path) -> None:
     assert found["classes"][:4] == ["red", "green", "blue", "gray"]
 
 
+def test_sequence(tmp_path: Path) -> None:
+    assert load("sequence").main(tmp_path) == {"verified": True, "texts": ["hello", "hole", "eel"]}
+
+
 @pytest.mark.slow
 def test_onnxscript_step(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")

@@ -10,14 +10,19 @@ from hypothesis import strategies as st
 
 from pp_graph.steps import (
     ArgMax,
+    BatchFirst,
+    CollapseRepeats,
     Compare,
     ComparePerClass,
     ComparePerPixel,
+    CountTokens,
     DecidingStep,
     DropPixelAxes,
     GatherClasses,
+    GatherTimes,
     InvertDecision,
     MaxOverClasses,
+    MeanOfTokens,
     MeanOverMap,
     MinMaxNormalize,
     PerImageMinMax,
@@ -60,8 +65,8 @@ def _bound(build: Callable[..., Step], axes: st.SearchStrategy[str], **fields: A
     return st.tuples(fixed, axes).map(lambda drawn: build(**drawn[0]).bind(type_of(drawn[1])))
 
 
-READ_TWO = {GatherClasses}
-"""Steps of two inputs, tested in test_top_classes.py."""
+ELSEWHERE = {GatherClasses, BatchFirst, CollapseRepeats, GatherTimes, CountTokens, MeanOfTokens}
+"""Steps of two inputs or of sequences, tested in test_top_classes.py and test_sequence_steps.py."""
 CLASS_STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
     PerImageMinMax: _bound(PerImageMinMax, MAPS, on_nan=on_nan),
     Softmax: _bound(Softmax, WITH_CLASSES),

@@ -30,7 +30,7 @@ from pp_graph.steps import (
     is_subnormal,
 )
 from tests.models import run, run_openvino
-from tests.steps.steps_classes import CLASS_INPUTS, CLASS_STRATEGIES, READ_TWO, TINY, promised
+from tests.steps.steps_classes import CLASS_INPUTS, CLASS_STRATEGIES, ELSEWHERE, TINY, promised
 from tests.steps.steps_masks import MASK_STEPS
 from tests.steps.steps_monotone import MONOTONE_STRATEGIES
 from tests.steps.steps_spatial import SPATIAL_INPUTS, SPATIAL_STRATEGIES
@@ -158,7 +158,7 @@ def same(found: np.ndarray, expected: np.ndarray, *, exact: bool) -> bool:
 
 
 def test_every_step_is_tested() -> None:
-    assert set(STRATEGIES) | set(MASK_STEPS) | READ_TWO == set(STEPS)  # the latter: test_mask_steps.py
+    assert set(STRATEGIES) | set(MASK_STEPS) | ELSEWHERE == set(STEPS)  # the latter: test_mask_steps.py
 
 
 @pytest.mark.sample(every=11)

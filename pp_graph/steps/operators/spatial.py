@@ -104,8 +104,15 @@ class Shaping(Writer):
 
     def pad_end(self, a: ir.Value, axis: int, places: int, *, rank: int) -> ir.Value:
         """Append zeros at the end of one axis of a float32 value of this rank."""
+        return self._pad_zeros(a, axis, places, rank + axis, rank)
+
+    def pad_start(self, a: ir.Value, axis: int, places: int, *, rank: int) -> ir.Value:
+        """Insert zeros at the start of one axis of a float32 value of this rank."""
+        return self._pad_zeros(a, axis, places, axis, rank)
+
+    def _pad_zeros(self, a: ir.Value, axis: int, places: int, entry: int, rank: int) -> ir.Value:
         before = self.shape_of(a)
-        pads = [0] * (rank + axis) + [places] + [0] * (rank - axis - 1)
+        pads = [places if index == entry else 0 for index in range(2 * rank)]
         sizes = before and tuple(dim if at != axis else _longer(dim, places) for at, dim in enumerate(before))
         dtype = np.dtype(np.float32)
         if self.opset < _PADS_ARE_INPUTS:
