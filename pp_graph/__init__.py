@@ -23,7 +23,7 @@ from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from pp_graph.benchmarking import BenchmarkReport, benchmark
-    from pp_graph.calibration import CalibrationResult, Calibrator, calibrate, calibrate_scores
+    from pp_graph.calibration import CalibrationResult, Calibrator, calibrate, calibrate_classifier, calibrate_scores
     from pp_graph.conversion import convert
     from pp_graph.errors import PPGraphError
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
@@ -77,6 +77,7 @@ _EXPORTS = {
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
     "calibrate": "pp_graph.calibration",
+    "calibrate_classifier": "pp_graph.calibration",
     "calibrate_scores": "pp_graph.calibration",
     "choose_precision": "pp_graph.precision",
     "convert": "pp_graph.conversion",
@@ -126,6 +127,7 @@ __all__ = [
     "__version__",
     "benchmark",
     "calibrate",
+    "calibrate_classifier",
     "calibrate_scores",
     "choose_precision",
     "convert",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pp_graph.calibration.calibration import calibrate, calibrate_scores
 from pp_graph.calibration.calibrator import Calibrator
+from pp_graph.calibration.classification import ClassifierCalibration, calibrate_classifier
 from pp_graph.calibration.ranges import RANGES, range_estimator
 from pp_graph.calibration.result import CalibrationResult, LevelResult
 from pp_graph.calibration.thresholds import THRESHOLDS, threshold_estimator
@@ -13,8 +14,10 @@ __all__ = [
     "THRESHOLDS",
     "CalibrationResult",
     "Calibrator",
+    "ClassifierCalibration",
     "LevelResult",
     "calibrate",
+    "calibrate_classifier",
     "calibrate_scores",
     "range_estimator",
     "threshold_estimator",

@@ -71,12 +71,20 @@ def retuned_options(function: _Function) -> _Function:
     return function
 
 
-def classifier(options: Mapping[str, Any], *, on_nan: OnNaN) -> ClassificationPostProcessor:
-    """Build the post-processor from the options."""
+def classifier(options: Mapping[str, Any], stats: Path | None, *, on_nan: OnNaN) -> ClassificationPostProcessor:
+    """Build the post-processor from the options, and from the limits that `calibrate` found, if a file is given."""
     from pp_graph.postprocessors import ClassificationPostProcessor
     from pp_graph.postprocessors.class_names import read_class_names
 
     file = options.get("labels")
-    settings = {name: options[name] for name in NAMES if options[name] is not None}
+    settings = {} if stats is None else classifier_settings(stats)
+    settings |= {name: options[name] for name in NAMES if options[name] is not None}
     labels = () if file is None else read_class_names(file)
     return ClassificationPostProcessor(labels=labels, on_nan=on_nan, **settings)
+
+
+def classifier_settings(stats: Path) -> dict[str, Any]:
+    """Read the limits that `pp-graph calibrate --task classification` wrote."""
+    from pp_graph.calibration.classification import load_classifier_settings
+
+    return load_classifier_settings(stats)

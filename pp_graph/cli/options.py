@@ -167,15 +167,16 @@ class PostProcessing:
         from pp_graph.postprocessors.classification import classifier_hint
         from pp_graph.statistics import Statistics
 
-        statistics = None if stats is None else Statistics.load(stats)
+        classifies = self.task == "classification"
+        statistics = None if stats is None or classifies else Statistics.load(stats)
         post: PostProcessor
         if self.task != "anomaly":
-            self._refuse_settings(allowed="on_nan" if self.task == "classification" else "")
-            if self.recipe is not None or stats is not None:
+            self._refuse_settings(allowed="on_nan" if classifies else "")
+            if self.recipe is not None or (stats is not None and not classifies):
                 flag = "--recipe" if stats is None else "--stats"
                 raise click.UsageError(f"{flag} does not apply to --task {self.task}. Leave out one of them.")
-            if self.task == "classification":
-                post = classification.classifier(self.options, on_nan=self.settings["on_nan"])
+            if classifies:
+                post = classification.classifier(self.options, stats, on_nan=self.settings["on_nan"])
             else:
                 post = sequence.sequence(self.options)
         elif self.recipe is None:
@@ -245,6 +246,14 @@ class PostProcessing:
                 note(f"Note: {name}={value} comes from {file.name}")
                 settings[name] = value
         return settings
+
+
+def refuse_given(context: click.Context, names: Sequence[str], why: str) -> None:
+    """Raise if one of these options is given."""
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = "report" if name == "reports" else name.replace("_", "-")
+            raise click.UsageError(f"--{flag} {why}")
 
 
 _ROLE_OPTIONS = (
