@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Calibrator,
         ConfidenceGoal,
         calibrate,
+        calibrate_classifier,
         calibrate_detector,
         calibrate_scores,
     )
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         RecipePostProcessor,
         RegionsPostProcessor,
         SegmentationPostProcessor,
+        SequencePostProcessor,
     )
     from pp_graph.precision import PrecisionChoice, choose_precision
     from pp_graph.preprocessing import Preprocessing
@@ -87,10 +89,12 @@ _EXPORTS = {
     "Role": "pp_graph.program",
     "Runner": "pp_graph.running",
     "SegmentationPostProcessor": "pp_graph.postprocessors",
+    "SequencePostProcessor": "pp_graph.postprocessors",
     "Signature": "pp_graph.program",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
     "calibrate": "pp_graph.calibration",
+    "calibrate_classifier": "pp_graph.calibration",
     "calibrate_detector": "pp_graph.calibration",
     "calibrate_scores": "pp_graph.calibration",
     "choose_precision": "pp_graph.precision",
@@ -139,12 +143,14 @@ __all__ = [
     "Role",
     "Runner",
     "SegmentationPostProcessor",
+    "SequencePostProcessor",
     "Signature",
     "Statistics",
     "VerificationReport",
     "__version__",
     "benchmark",
     "calibrate",
+    "calibrate_classifier",
     "calibrate_detector",
     "calibrate_scores",
     "choose_precision",

@@ -6,6 +6,7 @@ from pp_graph.calibration.box_matches import AveragePrecision, average_precision
 from pp_graph.calibration.box_thresholds import BoxCalibration, ClassConfidence, ConfidenceGoal, calibrate_boxes
 from pp_graph.calibration.calibration import calibrate, calibrate_scores
 from pp_graph.calibration.calibrator import Calibrator
+from pp_graph.calibration.classification import ClassifierCalibration, calibrate_classifier
 from pp_graph.calibration.detectors import calibrate_detector
 from pp_graph.calibration.ranges import RANGES, range_estimator
 from pp_graph.calibration.result import CalibrationResult, LevelResult
@@ -19,11 +20,13 @@ __all__ = [
     "CalibrationResult",
     "Calibrator",
     "ClassConfidence",
+    "ClassifierCalibration",
     "ConfidenceGoal",
     "LevelResult",
     "average_precision",
     "calibrate",
     "calibrate_boxes",
+    "calibrate_classifier",
     "calibrate_detector",
     "calibrate_scores",
     "range_estimator",

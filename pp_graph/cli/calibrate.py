@@ -17,6 +17,7 @@ from pp_graph.cli.options import (
     json_option,
     letterbox_option,
     named_roles,
+    refuse_given,
     role_options,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pp_graph.calibration import CalibrationResult, LevelResult
     from pp_graph.data import LabelledImages
 
-_METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
+_METHODS = "f1, fbeta, youden, fpr, recall, precision, quantile, sigma, max-normal, evt"
 
 
 @click.command(
@@ -79,6 +80,18 @@ _METHODS = "f1, fbeta, youden, fpr, recall, quantile, sigma, max-normal, evt"
 @click.option("--ignore-nonfinite", is_flag=True, help="Leave out NaN and infinite values instead of stopping.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True, metavar="N",
               help="Draws for the confidence intervals; 0 for none.")  # fmt: skip
+@click.option(
+    "--task",
+    type=click.Choice(["anomaly", "classification"]),
+    default="anomaly",
+    show_default=True,
+    help="classification: find the temperature and the limits of a classifier. --data is then a folder for "
+    "each class, a table labels.csv in the folder, or arrays 'image' and 'label' (class indices, -1 for "
+    "none; or 0 and 1 for each class); -o writes limits that --stats of fuse, convert and retune read.",
+)
+@click.option("--labels", type=PATH, metavar="FILE", help="classification: file of class names, one a line, or JSON.")
+@click.option("--false-accepts", type=float, default=0.05, show_default=True, metavar="RATE",
+              help="classification: share of the images to reject that may be known.")  # fmt: skip
 @click.option("--recipe", type=PATH, metavar="FILE.yaml",
               help="Calibrate the values that this recipe compares, for example a smoothed map.")  # fmt: skip
 @role_options
@@ -112,14 +125,8 @@ def calibrate(
     that ships, on its device and in its precision, and the thresholds fit its raw values. To skip running a model, pass
     saved predictions with --scores or existing statistics with --stats. A detector is calibrated with --boxes.
     """
-    if boxes is not None:
-        if model is None or data is None:
-            raise click.UsageError("--boxes needs the MODEL to run, and its images with --data FOLDER.")
-        inputs = [model, boxes, *_further_files(model)]
-        _check_outputs(model, [each for each in (output, retuned) if each is not None], retuned, (), inputs, force)
-        calibrate_boxes(ctx, model, data, boxes, (output, retuned), inputs, options, force=force, as_json=as_json)
+    if _calibrated_otherwise(ctx, model, data, boxes, (output, retuned), options, force=force, as_json=as_json):
         return
-    refuse_goals(options)
     _check_sources(
         model, data, scores, stats, changes=bool(output or retuned), retunes=bool(retuned), plots=bool(reports)
     )
@@ -135,7 +142,7 @@ def calibrate(
     inputs += () if labelled is None else labelled.files
     inputs += () if model is None else _further_files(model)
     outputs = [path for path in (output, retuned, *reports) if path is not None]
-    _check_outputs(model, outputs, retuned, reports, inputs, force)
+    check_outputs(model, outputs, retuned, reports, inputs, force)
     result = None
     if stats is not None:
         from pp_graph.statistics import Statistics
@@ -232,7 +239,37 @@ def _further_files(model: Path) -> list[Path]:
     return [Path(tensor.path) for tensor in RawModel.open(model).external_tensors()]
 
 
-def _check_outputs(
+def _calibrated_otherwise(
+    ctx: click.Context,
+    model: Path | None,
+    data: Path | None,
+    boxes: Path | None,
+    outputs: tuple[Path | None, Path | None],
+    options: dict[str, Any],
+    *,
+    force: bool,
+    as_json: bool,
+) -> bool:
+    """Calibrate a classifier or detector; False for other models."""
+    output, retuned = outputs
+    if options["task"] == "classification":
+        from pp_graph.cli.classifier_calibration import calibrate_classifier
+
+        calibrate_classifier(ctx, model, data, output, retuned, options, force=force, as_json=as_json)
+        return True
+    if boxes is not None:
+        if model is None or data is None:
+            raise click.UsageError("--boxes needs the MODEL to run, and its images with --data FOLDER.")
+        inputs = [model, boxes, *_further_files(model)]
+        check_outputs(model, [each for each in outputs if each is not None], retuned, (), inputs, force)
+        calibrate_boxes(ctx, model, data, boxes, outputs, inputs, options, force=force, as_json=as_json)
+        return True
+    refuse_goals(options)
+    refuse_given(ctx, ("labels", "false_accepts"), "applies only to --task classification. Add it.")
+    return False
+
+
+def check_outputs(
     model: Path | None,
     outputs: list[Path],
     retuned: Path | None,
@@ -276,10 +313,10 @@ def _run(
     from pp_graph.postprocessors import RecipePostProcessor
 
     settings: dict[str, Any] = {
-        "image": threshold_estimator(*_parsed("--image-method", options["image_method"])),
-        "pixel": threshold_estimator(*_parsed("--pixel-method", options["pixel_method"])),
-        "image_range": range_estimator(*_parsed("--image-range", options["image_range"])),
-        "pixel_range": range_estimator(*_parsed("--pixel-range", options["pixel_range"])),
+        "image": threshold_estimator(*parsed_estimator("--image-method", options["image_method"])),
+        "pixel": threshold_estimator(*parsed_estimator("--pixel-method", options["pixel_method"])),
+        "image_range": range_estimator(*parsed_estimator("--image-range", options["image_range"])),
+        "pixel_range": range_estimator(*parsed_estimator("--pixel-range", options["pixel_range"])),
         "placement": options["placement"],
         "ignore_nonfinite": options["ignore_nonfinite"],
         "one_pass": options["one_pass"],
@@ -308,7 +345,7 @@ def _run(
         )
 
 
-def _parsed(option: str, text: str) -> tuple[str, dict[str, Any]]:
+def parsed_estimator(option: str, text: str) -> tuple[str, dict[str, Any]]:
     """`fpr:rate=0.001` -> `fpr`, `{"rate": 0.001}`."""
     name, _, rest = text.partition(":")
     parameters: dict[str, Any] = {}

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from pp_graph.postprocessors import ClassificationPostProcessor
 
-LABELS_HELP: Final = "classification, detection, segmentation: file of class names, one a line, or JSON."
+LABELS_HELP: Final = (
+    "classification, detection, segmentation: file of class names, one a line, or JSON; sequence: of characters, as in "
+    "PP-OCR's dictionaries."
+)
 
 
 def parse_numbers(
@@ -44,8 +47,8 @@ RETUNED: Final = (
 )  # fmt: skip
 FUSED: Final = (
     click.option("--activation", type=click.Choice(["softmax", "sigmoid", "none"]),
-                 help="classification, segmentation: what turns outputs into probabilities.  [default: none if the "
-                      "model ends in a softmax or sigmoid, else sigmoid, for one class of several softmax]"),
+                 help="classification, segmentation, sequence: what turns outputs into probabilities.  [default: none "
+                      "if the model ends in a softmax or sigmoid, else sigmoid, for one class of several softmax]"),
     click.option("--top", type=int, metavar="K", help="classification: also return the K most probable classes."),
     *RETUNED,
 )  # fmt: skip
@@ -54,11 +57,19 @@ RETUNED_NAMES: Final = ("temperature", "unknown_below", "multi_label")
 
 
 def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> ClassificationPostProcessor:
-    """Build the post-processor from the options."""
+    """Build the post-processor from the options, and from the limits that `calibrate` found, if a file is given."""
     from pp_graph.postprocessors import ClassificationPostProcessor
     from pp_graph.postprocessors.class_names import read_class_names
 
     file = options.get("labels")
-    given = {name: options[name] for name in NAMES if options[name] is not None}
+    given = {} if settings["stats"] is None else classifier_settings(settings["stats"])
+    given |= {name: options[name] for name in NAMES if options[name] is not None}
     labels = () if file is None else read_class_names(file)
     return ClassificationPostProcessor(labels=labels, on_nan=settings["on_nan"], **given)
+
+
+def classifier_settings(stats: Path) -> dict[str, Any]:
+    """Read the limits that `pp-graph calibrate --task classification` wrote."""
+    from pp_graph.calibration.classification import load_classifier_settings
+
+    return load_classifier_settings(stats)

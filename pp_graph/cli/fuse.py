@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _OTHER_TASKS = (
     "ClassificationPostProcessor", "DetectionPostProcessor", "SegmentationPostProcessor", "RegionsPostProcessor",
+    "SequencePostProcessor",
 )  # fmt: skip
 
 
@@ -35,6 +36,7 @@ _OTHER_TASKS = (
         "pp-graph fuse raw.onnx --recipe post.yaml -o fused.onnx",
         "pp-graph fuse classifier.onnx --task classification --labels names.txt --top 5 -o fused.onnx",
         "pp-graph fuse yolo.onnx --task detection --confidence 0.25 --iou 0.45 -o fused.onnx",
+        "pp-graph fuse recogniser.onnx --task sequence --labels characters.txt -o fused.onnx",
     )
 )
 @click.argument("raw", type=PATH)

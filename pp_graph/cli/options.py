@@ -174,15 +174,16 @@ class PostProcessing:
         from pp_graph.postprocessors.hints import task_hint
         from pp_graph.statistics import Statistics
 
-        statistics = None if stats is None else Statistics.load(stats)
+        task = TASKS.get(self.task)
+        other_stats = task is not None and task.reads_stats
+        statistics = None if stats is None or other_stats else Statistics.load(stats)
         post: PostProcessor
-        if self.task in TASKS:
-            task = TASKS[self.task]
+        if task is not None:
             self._refuse_settings(task.settings)
-            if self.recipe is not None or stats is not None:
-                flag = "--recipe" if stats is None else "--stats"
+            if self.recipe is not None or (stats is not None and not task.reads_stats):
+                flag = "--recipe" if self.recipe is not None else "--stats"
                 raise click.UsageError(f"{flag} does not apply to --task {self.task}. Leave out one of them.")
-            post = task.build(self.options, {**self.settings, "given": self.given})
+            post = task.build(self.options, {**self.settings, "given": self.given, "stats": stats})
         elif self.recipe is None:
             settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
             self._refuse_ineffective(settings)
@@ -250,6 +251,14 @@ class PostProcessing:
                 note(f"Note: {name}={value} comes from {file.name}")
                 settings[name] = value
         return settings
+
+
+def refuse_given(context: click.Context, names: Sequence[str], why: str) -> None:
+    """Raise if one of these options is given."""
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = "report" if name == "reports" else name.replace("_", "-")
+            raise click.UsageError(f"--{flag} {why}")
 
 
 _ROLE_OPTIONS = (

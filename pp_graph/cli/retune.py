@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pp_graph.cli.classification import classifier_settings
 from pp_graph.cli.detection import confidence_of
 from pp_graph.cli.options import PATH, STATS_HELP, examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json
@@ -74,9 +75,13 @@ def retune(
         changes["confidence"] = confidence_of(changes["confidence"], _class_names(model))
     statistics = None
     if stats is not None:
+        from pp_graph.calibration.classification import is_classifier_calibration
         from pp_graph.statistics import Statistics
 
-        statistics = Statistics.load(stats)
+        if is_classifier_calibration(stats):
+            changes = classifier_settings(stats) | changes
+        else:
+            statistics = Statistics.load(stats)
     retuning = prepare_with_notes(model, statistics, image_sensitivity, pixel_sensitivity, changes)
     found = retuning.provenance
     written = None

@@ -166,7 +166,8 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
     # Files of pictures are not shown.
     further = [
         name
-        for name in columns_of(rows)[len(COLUMNS) :]
+        for name in columns_of(rows)
+        if name not in COLUMNS
         if classifies or not isinstance(rows[0].further.get(name), str)
     ]
     columns = ("image", *(() if classifies else ("score", "label", "anomalous pixels", "share")))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from pp_graph.cli import classification, detection, regions, segmentation
+from pp_graph.cli import classification, detection, regions, segmentation, sequence
 
 if TYPE_CHECKING:
     from pp_graph.postprocessors import PostProcessor
@@ -26,6 +26,7 @@ class Task:
         models: What such models are called in messages.
         names: Its own options.
         settings: Options of the one-class post-processor that it takes too.
+        reads_stats: True if `--stats` names limits of its own.
         build: Builds the post-processor from the values of both.
     """
 
@@ -33,11 +34,12 @@ class Task:
     names: tuple[str, ...]
     settings: tuple[str, ...]
     build: Callable[[Mapping[str, Any], Mapping[str, Any]], PostProcessor]
+    reads_stats: bool = False
 
 
 TASKS: Final = {
     "classification": Task(
-        "classifiers", ("labels", *classification.NAMES), ("on_nan",), classification.post_processor
+        "classifiers", ("labels", *classification.NAMES), ("on_nan",), classification.post_processor, reads_stats=True
     ),
     "detection": Task("detectors", ("labels", *detection.NAMES), (), detection.post_processor),
     "segmentation": Task(
@@ -46,15 +48,16 @@ TASKS: Final = {
         ("on_nan", "map_size"),
         segmentation.post_processor,
     ),
+    "sequence": Task("text recognisers", ("labels", *sequence.NAMES), (), sequence.post_processor),
     "regions": Task("models of regions", regions.NAMES, ("on_nan", "regions"), regions.post_processor),
 }
 
 _TASK = click.option(
     "--task", type=click.Choice([ANOMALY, *TASKS]), default=ANOMALY, show_default=True,
-    help="What the model does: score anomalies, classify, detect objects, segment, or mark regions such as "
-         "lines of text.",
+    help="What the model does: score anomalies, classify, detect objects, segment, read text (CTC), or mark regions "
+         "such as lines of text.",
 )  # fmt: skip
-_FUSED = (_TASK, *classification.FUSED, *detection.FUSED, *segmentation.FUSED, *regions.FUSED)
+_FUSED = (_TASK, *classification.FUSED, *detection.FUSED, *segmentation.FUSED, *sequence.FUSED, *regions.FUSED)
 _RETUNED = (*classification.RETUNED, *detection.RETUNED, *segmentation.RETUNED, *regions.RETUNED)
 RETUNED_NAMES: Final = (
     *classification.RETUNED_NAMES, *detection.RETUNED_NAMES, *segmentation.RETUNED_NAMES, *regions.RETUNED_NAMES,

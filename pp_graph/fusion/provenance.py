@@ -268,7 +268,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                     f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
                 )
         for name, cutoff in self.cutoffs.items():
-            lines[f"{name} cutoff"] = _cutoff_line(cutoff)
+            lines[f"{name} cutoff"] = _cutoff_line(cutoff, classes=any(each.classifies for each in self.outputs))
         lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
         if self.raised is not None:
             lines["opset"] = self.raised.summary
@@ -382,8 +382,12 @@ class _Versioned(msgspec.Struct):
     schema_version: int = 0
 
 
-def _cutoff_line(cutoff: float | str | list[float | str]) -> str:
-    """Describe which raw values are anomalous."""
+def _cutoff_line(cutoff: float | str | list[float | str], *, classes: bool) -> str:
+    """Describe which raw values are anomalous, or for a classifier for which values a decision is true."""
+    if classes and isinstance(cutoff, list):
+        return f"true from a value of {_brief(cutoff)}, for each class"
+    if classes and not (isinstance(cutoff, str) and "sha256" in cutoff):
+        return "never true" if cutoff == "never" else f"true from a value of {cutoff}"
     if isinstance(cutoff, list):
         return f"raw value of each class or pixel: {_brief(cutoff)} and above"
     if isinstance(cutoff, str) and "sha256" in cutoff:

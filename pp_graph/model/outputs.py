@@ -10,11 +10,12 @@ from pp_graph.model.shape_inference import ShapeInference
 from pp_graph.model.shapes import Dimension, Shape, declared_shape, format_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import onnx_ir as ir
 
     from pp_graph.model.raw_model import ModelInput, RawModel
+    from pp_graph.model.shape_inference import InferredValue
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,23 @@ def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
     described = []
     for output in raw.model.graph.outputs:
         name = output.name or ""
-        inferred_shape = inferred[name].shape if name in inferred else None
+        inferred_shape = (inferred[name].shape if name in inferred else None) or _rank_of_reshape(output, inferred)
         shape, note = _reconciled(declared_shape(output), inferred_shape, symbols)
         proven = None if shape is None else _proven(shape, inferred_shape, symbols)
         other = shape is not None and bool(batches) and all(_other_batch(shape, input_shape) for input_shape in batches)
         described.append(OutputInfo(name, _dtype(output), shape, proven, note, other))
     return tuple(described)
+
+
+def _rank_of_reshape(output: ir.Value, inferred: Mapping[str, InferredValue]) -> Shape | None:
+    """Return open sizes for a Reshape to a list of known length, whose numbers inference does not find."""
+    node = output.producer()
+    if node is None or node.op_type != "Reshape" or node.inputs[1] is None:
+        return None
+    sizes = inferred.get(node.inputs[1].name or "")
+    if sizes is None or sizes.shape is None or len(sizes.shape) != 1 or not isinstance(sizes.shape[0], int):
+        return None
+    return (None,) * sizes.shape[0]
 
 
 _MOVES: Final = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Cast", "Expand"})

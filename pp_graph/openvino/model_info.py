@@ -55,7 +55,9 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
     Raises:
         TargetError: An entry is unknown or invalid, or Model API would ignore it for this model.
     """
-    names = next((output.class_names for output in provenance.outputs if output.class_names), ())
+    # The characters of a text recogniser may be white space themselves.
+    named = [output.class_names for output in provenance.outputs if output.class_names and output.meaning != "token"]
+    names = next(iter(named), ())
     # Model API splits labels at white space.
     labels = " ".join("_".join(name.split()) for name in names) or _LABELS
     entries = {OWN_KEY: OWN_VALUE, "labels": labels, "task": "segmentation" if _has_map(model) else "classification"}

@@ -326,6 +326,7 @@ _LIMITS: Final = {
     },
     "DetectionPostProcessor": {"boxes": "--confidence 0.4"},
     "SegmentationPostProcessor": {"class_masks": "--class-thresholds 0.6"},
+    "SequencePostProcessor": {},
     "RegionsPostProcessor": {"region_boxes": "--box-threshold 0.7"},
 }
 """Options of retune, by the output that they change."""

@@ -29,6 +29,7 @@ from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe import RecipePostProcessor
 from pp_graph.postprocessors.regions import RegionsPostProcessor
 from pp_graph.postprocessors.segmentation import PIXEL_CLASSES, PIXEL_LOGITS, SegmentationPostProcessor
+from pp_graph.postprocessors.sequence import SequencePostProcessor
 
 POST_PROCESSORS: tuple[type[PostProcessor], ...] = (
     OneClassPostProcessor,
@@ -36,6 +37,7 @@ POST_PROCESSORS: tuple[type[PostProcessor], ...] = (
     DetectionPostProcessor,
     SegmentationPostProcessor,
     RegionsPostProcessor,
+    SequencePostProcessor,
     RecipePostProcessor,
 )
 
@@ -67,6 +69,7 @@ __all__ = [
     "RecipePostProcessor",
     "RegionsPostProcessor",
     "SegmentationPostProcessor",
+    "SequencePostProcessor",
     "class_name",
     "find_post_processor",
     "merged_roles",

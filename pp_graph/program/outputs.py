@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from pp_graph.steps import Array, Step
 
-Meaning = Literal["number", "decision", "class", "box", "count", "picture"]
-"""What an output holds: scores, decisions, class indices, box coordinates, counts or an image."""
+Meaning = Literal["number", "decision", "class", "token", "box", "count", "picture"]
+"""What an output holds: scores, decisions, class indices, those of a text with -1 after its end, box coordinates,
+counts or an image."""
 MEANINGS: Final[tuple[Meaning, ...]] = get_args(Meaning)
 
 
@@ -101,7 +102,7 @@ class OutputDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     @property
     def classifies(self) -> bool:
         """True for class indices, which are decisions among several classes."""
-        return self.meaning == "class"
+        return self.meaning in ("class", "token")
 
     @property
     def per_pixel(self) -> bool:

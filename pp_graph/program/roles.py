@@ -288,7 +288,9 @@ def why_none(info: OutputInfo, roles: Sequence[Role]) -> str:
 def _readings(outputs: Sequence[OutputInfo], role: Role) -> list[RoleMatch]:
     matches = []
     for info in outputs:
-        if info.shape is None or info.other_batch or not role.takes(info.dtype) or info.dtype is None:
+        # Only a role that starts with another axis than the batch reads a value whose first size is not the batch.
+        other = info.other_batch and any(axes.startswith("N") for axes in role.axes)
+        if info.shape is None or other or not role.takes(info.dtype) or info.dtype is None:
             continue
         reading = role.read(info.shape)
         if reading is not None:

@@ -191,7 +191,9 @@ class DrawnOutputs:
                 single = array.size == 1 and len(self.outputs[name].axes or "NC") <= 2
                 further[column] = plain(array.reshape(()) if single else array)
             named = None if _per_pixel(self.outputs[name]) else _named(array, self.outputs[name])
-            if named is not None:
+            if named is not None and self.outputs[name].meaning == "token":
+                further["text" if name == "token_ids" else f"{name}_text"] = named
+            elif named is not None:
                 further[f"{name}_name{'s' if isinstance(named, list) else ''}"] = named
         return further
 
@@ -225,10 +227,15 @@ class DrawnOutputs:
 
 
 def _named(array: Array, output: OutputDescription) -> str | list[str] | None:
-    """Names of the classes that an output of an image lists, or that it decides are present; None if unknown."""
+    """Names of the classes that an output of an image lists, or that it decides are present; None if unknown.
+
+    Tokens are joined to a text.
+    """
     names = output.class_names
     if not names:
         return None
+    if output.meaning == "token":
+        return "".join(names[index] for index in array.ravel() if index >= 0)
     if output.decides:
         return [name for name, present in zip(names, array.ravel(), strict=True) if present]
     return names[int(array)] if array.ndim == 0 else [names[index] for index in array.ravel() if index >= 0]

@@ -270,6 +270,7 @@ def _row(
         overlay=files.get("overlays"),
         map=files.get("maps"),
         further=further,
+        classifies=drawn.classifies,
     )
 
 

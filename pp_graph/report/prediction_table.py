@@ -44,6 +44,7 @@ class ImagePrediction:
         map: File of the anomaly map.
         further: Values of other outputs by column: a number, lists of numbers, the file of a picture, or names of
             classes.
+        classifies: True for a model of classes, whose table has no empty columns about anomalies.
     """
 
     image: str
@@ -55,19 +56,27 @@ class ImagePrediction:
     overlay: str | None = None
     map: str | None = None
     further: Mapping[str, Any] = field(default_factory=dict)
+    classifies: bool = False
 
     @property
     def cells(self) -> dict[str, Any]:
         """Values by column."""
-        return {**{name: getattr(self, name) for name in COLUMNS}, **self.further}
+        fixed = {name: getattr(self, name) for name in COLUMNS}
+        if self.classifies:
+            fixed = {name: value for name, value in fixed.items() if value is not None}
+        return {**fixed, **self.further}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON values; NaN and infinities become None."""
         return {name: _finite(value) for name, value in self.cells.items()}
 
 
-COLUMNS: Final = tuple(column.name for column in fields(ImagePrediction) if column.name != "further")
-"""Columns of every table; those of other outputs follow."""
+COLUMNS: Final = tuple(
+    column.name for column in fields(ImagePrediction) if column.name not in ("further", "classifies")
+)
+"""Columns of every table of an anomaly model; those of other outputs follow."""
+_CLASS_COLUMNS: Final = ("pred_class", "token_ids", "text", "length")
+"""Columns that may follow the image in the table of a model of classes."""
 BOX_COLUMNS: Final = ("image", "class", "class_name", "score", "x1", "y1", "x2", "y2", "overlay")
 """Columns of the CSV table of detections, one row for each."""
 _PICTURE_COLUMNS: Final = ("mask", "overlay", "map")
@@ -83,7 +92,8 @@ def columns_of(rows: Sequence[ImagePrediction]) -> tuple[str, ...]:
     """Return the columns of a CSV table, which has none for lists of numbers."""
     further = dict.fromkeys(name for row in rows for name in row.further)
     flat = [name for name in further if not any(_is_nested(row.further.get(name)) for row in rows)]
-    return (*COLUMNS, *flat)
+    fixed = [name for name in COLUMNS if not rows or any(name in row.cells for row in rows)]
+    return (*fixed, *flat)
 
 
 def _is_nested(cell: object) -> bool:
@@ -186,8 +196,14 @@ def _read_json(file: Path) -> list[dict[str, Any]]:
 
 
 def _has_columns(names: Iterable[str]) -> bool:
+    """Return True for the columns of an anomaly model, of a model of classes, or of one in an earlier version."""
     found = tuple(names)
-    return found == BOX_COLUMNS or found[: len(COLUMNS)] == COLUMNS
+    further = [name for name in found if name not in COLUMNS]
+    return (
+        found == BOX_COLUMNS
+        or found[: len(COLUMNS)] == COLUMNS
+        or (found[:1] == ("image",) and further[:1] in [[n] for n in _CLASS_COLUMNS])
+    )
 
 
 def _is_picture_path(name: str) -> bool:

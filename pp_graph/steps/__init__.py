@@ -60,6 +60,7 @@ from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
 from pp_graph.steps.region_table import RegionPart, RegionTable
 from pp_graph.steps.regions import Hysteresis, RemoveSmallRegions
 from pp_graph.steps.select_regions import SelectRegions
+from pp_graph.steps.sequences import BatchFirst, CollapseRepeats, CountTokens, GatherTimes, MeanOfTokens
 from pp_graph.steps.step import (
     CLASSES,
     DECISION,
@@ -99,6 +100,11 @@ STEPS: tuple[type[Step], ...] = (
     GatherClasses,
     MaxOverClasses,
     TopMargin,
+    BatchFirst,
+    CollapseRepeats,
+    GatherTimes,
+    CountTokens,
+    MeanOfTokens,
     Temperature,
     PlattScaling,
     GaussianCDF,
@@ -165,6 +171,7 @@ __all__ = [
     "AnchorBoxes",
     "ArgMax",
     "Array",
+    "BatchFirst",
     "BestClass",
     "BestScore",
     "BoxForm",
@@ -172,12 +179,14 @@ __all__ = [
     "ClassAreas",
     "ClassMap",
     "CloseMask",
+    "CollapseRepeats",
     "Compare",
     "ComparePerClass",
     "ComparePerPixel",
     "ConvertBoxes",
     "CountPassing",
     "CountPlaces",
+    "CountTokens",
     "CropBorder",
     "Cutoff",
     "DecidingStep",
@@ -195,6 +204,7 @@ __all__ = [
     "FlattenScores",
     "GatherCandidates",
     "GatherClasses",
+    "GatherTimes",
     "GaussianBlur",
     "GaussianCDF",
     "GraphStep",
@@ -210,6 +220,7 @@ __all__ = [
     "Matte",
     "MaxOverClasses",
     "MaxOverMap",
+    "MeanOfTokens",
     "MeanOverMap",
     "MedianFilter",
     "MinMaxNormalize",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _SAMPLES = 257
 """Numbers sampled across each range."""
+_TIMES = 6
+"""Times of a sequence of any length."""
 _MIN_SIDE = 12
 """Smallest height and width of the maps on which steps that read neighbours run."""
 
@@ -114,11 +116,14 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
         values = np.random.default_rng(0).permutation(values)
     count = len(values)
     shapes: dict[str, tuple[int, ...]] = {}
+    batch_axes = {name: max(value.axes.find("N"), 0) for name, value in types.items()}
     for name, value in types.items():
         # If the rank is unknown, feed the most common one.
         height, width = value.map_size if whole and value.map_size is not None else (side, side)
         fed = value.resized(H=height, W=width) if value.per_pixel and value.map_size != (1, 1) else value
-        shapes[name] = fed.example_shape()[1:]
+        # A few times, so that classes repeat.
+        shape = fed.example_shape(T=_TIMES)
+        shapes[name] = (*shape[: batch_axes[name]], *shape[batch_axes[name] + 1 :])
     arrays = {}
     for role, shape in shapes.items():
         inside = int(np.prod(shape))
@@ -140,7 +145,7 @@ def boundary_arrays(provenance: Provenance, program: Program) -> dict[str, Array
         for turn, tested in enumerate((cutoffs, np.nextafter(cutoffs, -np.inf), np.nextafter(cutoffs, np.inf))):
             unsure = is_blurred(cutoffs) & is_subnormal(tested)
             arrays[origin][3 * index + turn] = np.where(unsure, np.float32(0), tested)
-    return arrays
+    return {role: np.moveaxis(array, 0, batch_axes[role]) for role, array in arrays.items()}
 
 
 def _candidate_arrays(values: Array, types: Mapping[str, ValueType], *, exact: bool) -> dict[str, Array]:

@@ -122,9 +122,18 @@ class FlipLists:
         self._batches: list[Flips] = []
 
     def add(
-        self, flipped: Array, values: Mapping[str, Array], step: DecidingStep | ChoosingStep | None, start: int
+        self,
+        flipped: Array,
+        values: Mapping[str, Array],
+        step: DecidingStep | ChoosingStep | None,
+        start: int,
+        *,
+        moved: bool = False,
     ) -> None:
-        """Add the flips of a batch, with the raw values that were compared."""
+        """Add the flips of a batch, with the raw values that were compared.
+
+        If later steps have `moved` the choices of a step, each flip of an image gets the smallest of its margins.
+        """
         if not flipped.any():
             return
         flat = flipped.reshape(len(flipped), -1)
@@ -134,6 +143,10 @@ class FlipLists:
             decided = values[step.source]
             if isinstance(step, ChoosingStep):
                 decided, margins = step.margins(decided)
+                if moved:
+                    clearest = np.fmin.reduce(margins.reshape(len(flat), -1), axis=1)
+                    margins = np.broadcast_to(clearest[:, None], flat.shape).reshape(flipped.shape)
+                    decided = np.full(flipped.shape, np.nan)
             else:
                 margins = _margins(decided, step)
             if decided.shape == flipped.shape:
@@ -262,8 +275,9 @@ class Comparison:
             if self._program.types[name].dtype not in ("int32", "int64"):
                 self._positive[name] += int(np.count_nonzero(expected))
             self._flips[name] += int((found != expected).sum())
-            self._postprocessing[name].add(found != on_own, own.values, decider, start)
-            self._drift[name].add(on_own != expected, reference.values, decider, start)
+            moved = isinstance(decider, ChoosingStep) and decider.target != name
+            self._postprocessing[name].add(found != on_own, own.values, decider, start, moved=moved)
+            self._drift[name].add(on_own != expected, reference.values, decider, start, moved=moved)
 
     def report(
         self,

@@ -28,6 +28,7 @@ PARAMETERS = {
     "youden": [{}],
     "fpr": [{"rate": 0.0}, {"rate": 0.1}, {"rate": 0.5}],
     "recall": [{"recall": 1.0}, {"recall": 0.5}],
+    "precision": [{"precision": 1.0}, {"precision": 0.6}],
     "quantile": [{"q": 0.5}, {"q": 0.97, "factor": 1.1}],
     "sigma": [{"k": 3.0}, {"k": 2.0, "robust": True}],
     "max-normal": [{}],
@@ -85,6 +86,9 @@ def defined(name: str, parameters: dict, scores: np.ndarray, labels: np.ndarray)
             return float(fitting[0] if len(fitting) else distinct[-1])
         case "recall":
             return float(distinct[found / positives >= parameters["recall"]][-1])
+        case "precision":
+            reached = np.minimum(found / (found + false), parameters["precision"])
+            return float(distinct[np.argmax(reached)])
         case "quantile":
             return float(np.float32(parameters.get("factor", 1.0) * np.quantile(normal, parameters["q"])))
         case "sigma" if parameters.get("robust"):

@@ -90,7 +90,7 @@ def test_retuned_limits_decide_as_fused_again(folder: Path, name: str) -> None:
         (["--task", "classification", "--unknown-below", "60"], "unknown_below is 60.0, expected a probability"),
         (["--task", "classification", "--multi-label", "high"], "'high' is neither a threshold"),
         (["--task", "classification", "--pack"], "--pack applies only to anomaly models.*Leave out --pack"),
-        (["--task", "classification", "--stats", "s.json"], "--stats does not apply to --task classification"),
+        (["--task", "classification", "--stats", "s.json"], "'s.json' is not the calibration of a classifier"),
         (["--top", "3"], "--top applies only to classifiers.*Add --task classification"),
         (["--labels", "names.txt"], "--labels names classes.*Add --task classification"),
     ],
@@ -154,3 +154,29 @@ def test_files_that_hold_no_class_names(tmp_path: Path, name: str, text: str, me
     (tmp_path / name).write_text(text)
     with pytest.raises(PostProcessorError, match=message):
         read_class_names(tmp_path / name)
+
+
+def test_tables_of_classes_have_no_empty_columns_and_are_replaced(folder: Path) -> None:
+    assert run(["fuse", "raw.onnx", *OPTIONS, "-o", "fused.onnx"]) == 0
+    for _ in range(2):
+        assert run(["run", "fused.onnx", "images.npz", "-o", "out", "--force"]) == 0
+        with (folder / "out" / "predictions.csv").open() as file:
+            assert csv.DictReader(file).fieldnames == ["image", "pred_class", "pred_class_name", "pred_prob"]
+    assert set(json.loads((folder / "out" / "predictions.json").read_text())["predictions"][0]) == {
+        "image", "pred_class", "pred_class_name", "pred_prob",
+    }  # fmt: skip
+    # A table of an earlier version had columns about anomalies; a run that writes no CSV removes it.
+    row = ["image,pred_score,pred_label,anomalous_pixels,anomalous_share,mask,overlay,map,pred_class", "0,,,,,,,,1", ""]
+    for header in (row, ["image,pred_class", "0,1", ""]):
+        (folder / "out" / "predictions.csv").write_text("\n".join(header))
+        assert run(["run", "fused.onnx", "images.npz", "-o", "out", "--force", "--format", "json"]) == 0
+        assert not (folder / "out" / "predictions.csv").exists()
+
+
+def test_limits_are_called_what_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fuse", "raw.onnx", *OPTIONS, "--unknown-below", "0.6", "-o", "fused.onnx"]) == 0
+    capsys.readouterr()
+    assert run(["inspect", "fused.onnx"]) == 0
+    shown = capsys.readouterr().out
+    assert "true from a value of 0.6" in shown
+    assert "raw value of" not in shown

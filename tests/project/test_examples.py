@@ -72,6 +72,10 @@ def test_regions(tmp_path: Path) -> None:
     }
 
 
+def test_sequence(tmp_path: Path) -> None:
+    assert load("sequence").main(tmp_path) == {"verified": True, "texts": ["hello", "hole", "eel"]}
+
+
 @pytest.mark.slow
 def test_onnxscript_step(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")

@@ -10,18 +10,23 @@ from hypothesis import strategies as st
 
 from pp_graph.steps import (
     ArgMax,
+    BatchFirst,
     ClassAreas,
     ClassMap,
+    CollapseRepeats,
     Compare,
     ComparePerClass,
     ComparePerPixel,
+    CountTokens,
     DecidingStep,
     DropPixelAxes,
     GatherClasses,
+    GatherTimes,
     InvertDecision,
     MaskAreas,
     Matte,
     MaxOverClasses,
+    MeanOfTokens,
     MeanOverMap,
     MinMaxNormalize,
     PerImageMinMax,
@@ -67,8 +72,12 @@ def _bound(build: Callable[..., Step], axes: st.SearchStrategy[str], **fields: A
     return st.tuples(fixed, axes).map(lambda drawn: build(**drawn[0]).bind(type_of(drawn[1])))
 
 
-READ_TWO = {GatherClasses, RegionTable, RegionPart, SelectRegions, ClassMap, ClassAreas, MaskAreas, Matte}
-"""Steps of other inputs, tested in test_top_classes.py, test_region_table.py and test_class_maps.py."""
+ELSEWHERE = {
+    GatherClasses, RegionTable, RegionPart, SelectRegions, ClassMap, ClassAreas, MaskAreas, Matte,
+    BatchFirst, CollapseRepeats, GatherTimes, CountTokens, MeanOfTokens,
+}  # fmt: skip
+"""Steps of other inputs, tested in test_top_classes.py, test_region_table.py, test_class_maps.py and
+test_sequence_steps.py."""
 CLASS_STRATEGIES: dict[type[Step], st.SearchStrategy[Step]] = {
     PerImageMinMax: _bound(PerImageMinMax, MAPS, on_nan=on_nan),
     Softmax: _bound(Softmax, WITH_CLASSES),

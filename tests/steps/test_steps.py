@@ -30,7 +30,7 @@ from pp_graph.steps import (
     is_subnormal,
 )
 from tests.models import run, run_openvino
-from tests.steps.steps_classes import CLASS_INPUTS, CLASS_STRATEGIES, READ_TWO, TINY, promised
+from tests.steps.steps_classes import CLASS_INPUTS, CLASS_STRATEGIES, ELSEWHERE, TINY, promised
 from tests.steps.steps_detection import DETECTION_STEPS
 from tests.steps.steps_masks import MASK_STEPS
 from tests.steps.steps_monotone import MONOTONE_STRATEGIES
@@ -160,7 +160,7 @@ def same(found: np.ndarray, expected: np.ndarray, *, exact: bool) -> bool:
 
 def test_every_step_is_tested() -> None:
     # The latter: test_mask_steps.py, test_detection_steps.py
-    assert set(STRATEGIES) | set(MASK_STEPS) | READ_TWO | set(DETECTION_STEPS) == set(STEPS)
+    assert set(STRATEGIES) | set(MASK_STEPS) | ELSEWHERE | set(DETECTION_STEPS) == set(STEPS)
 
 
 @pytest.mark.sample(every=11)

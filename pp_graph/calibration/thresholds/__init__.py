@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pp_graph.calibration.estimator import ThresholdEstimator, build_estimator
 from pp_graph.calibration.thresholds.extreme_values import ExtremeValue
-from pp_graph.calibration.thresholds.from_both_classes import F1, FBeta, Recall, Youden
+from pp_graph.calibration.thresholds.from_both_classes import F1, FBeta, Precision, Recall, Youden
 from pp_graph.calibration.thresholds.from_normal import FalsePositiveRate, MaxNormal, Quantile, Sigma
 from pp_graph.calibration.thresholds.per_region_overlap import PerRegionOverlap
 
@@ -19,6 +19,7 @@ THRESHOLDS: tuple[type[ThresholdEstimator], ...] = (
     Youden,
     FalsePositiveRate,
     Recall,
+    Precision,
     Quantile,
     Sigma,
     MaxNormal,

@@ -1,4 +1,4 @@
-"""Thresholds that need anomalous scores: F1, F-beta, Youden, recall."""
+"""Thresholds that need anomalous scores: F1, F-beta, Youden, recall, precision."""
 
 from __future__ import annotations
 
@@ -145,3 +145,43 @@ class Recall(CutEstimator):
     def candidates(self, counts: ScoreCounts) -> Flags:
         """The last interval that reaches the recall."""
         return np.equal(np.arange(len(counts)), self.choose(counts))
+
+
+@dataclass(frozen=True)
+class Precision(CutEstimator):
+    """The lowest score from which on at least a share `precision` of the scores is anomalous.
+
+    This finds the most anomalous scores that the precision allows; a higher score may miss it again. Where no score
+    reaches it, the cut is at the score with the largest precision, the lowest of equal ones.
+
+    Attributes:
+        precision: Smallest share of anomalous scores among those at or above the cut, in (0, 1].
+
+    Raises:
+        CalibrationError: `precision` is out of range.
+    """
+
+    name: ClassVar[str] = "precision"
+    needs_anomalous: ClassVar[bool] = True
+    precision: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        require_number("precision", self.precision, 0, 1)
+
+    def choose(self, counts: ScoreCounts) -> int:
+        """The first interval that reaches the precision, or that comes closest."""
+        true, false = counts.true_positives[:-1], counts.false_positives[:-1]
+        return int(np.argmax(np.minimum(true / np.maximum(true + false, 1), self.precision)))
+
+    def candidates(self, counts: ScoreCounts) -> Flags:
+        """Intervals whose upper bound of the precision reaches that of the chosen one, up to it if that is enough."""
+        true, false = counts.true_positives, counts.false_positives
+        reached = np.minimum(true[:-1] / np.maximum(true[:-1] + false[:-1], 1), self.precision)
+        # A cut within an interval may spare all its normal scores.
+        possible = np.minimum(true[:-1] / np.maximum(true[:-1] + false[1:], 1), self.precision)
+        best = self.choose(counts)
+        promising: Flags = np.where(counts.exact, reached, possible) >= reached[best]
+        if reached[best] >= self.precision:
+            promising[best + 1 :] = False
+        return promising

@@ -127,8 +127,15 @@ class Shaping(Writer):
 
     def pad_end(self, a: ir.Value, axis: int, places: int, *, rank: int, value: float = 0.0) -> ir.Value:
         """Append a number, by default zeros, at the end of one axis of a float32 value of this rank."""
+        return self._pad(a, axis, places, rank + axis, rank, value)
+
+    def pad_start(self, a: ir.Value, axis: int, places: int, *, rank: int) -> ir.Value:
+        """Insert zeros at the start of one axis of a float32 value of this rank."""
+        return self._pad(a, axis, places, axis, rank, 0.0)
+
+    def _pad(self, a: ir.Value, axis: int, places: int, entry: int, rank: int, value: float) -> ir.Value:
         before = self.shape_of(a)
-        pads = [0] * (rank + axis) + [places] + [0] * (rank - axis - 1)
+        pads = [places if index == entry else 0 for index in range(2 * rank)]
         sizes = before and tuple(dim if at != axis else _longer(dim, places) for at, dim in enumerate(before))
         dtype = np.dtype(np.float32)
         if self.opset < _PADS_ARE_INPUTS:
