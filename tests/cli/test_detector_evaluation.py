@@ -102,6 +102,8 @@ def test_every_way_of_running_gives_the_same(folder: Path) -> None:
         assert found.confidence == pytest.approx(expected.confidence, abs=tolerance)
     assert expected.goal == ConfidenceGoal()
     assert "suppress each other" not in str(expected.notes)
+    every = pp.DetectionPostProcessor(head="yolov8", labels=COLORS, every_class=True)
+    assert calibrate_detector("raw.onnx", "images", "images", post=every).confidence == expected.confidence
     agnostic = pp.DetectionPostProcessor(head="yolov8", labels=COLORS, class_aware=False)
     found = calibrate_detector("raw.onnx", "images", "images", post=agnostic)
     assert found.confidence == expected.confidence
