@@ -195,6 +195,13 @@ def test_mistakes(folder: Path, arguments: list[str], message: str, capsys: pyte
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
+def test_a_detector_without_boxes_names_the_way(folder: Path) -> None:
+    fused = pp.fuse("raw.onnx", pp.DetectionPostProcessor(head="yolov8"))
+    data = {"image": np.zeros((2, 3, 64, 96), np.float32), "label": np.array([0, 1])}
+    with pytest.raises(CalibrationError, match=r"has nothing to calibrate.*truth: --boxes \(calibrate_detector"):
+        pp.calibrate(fused, data)
+
+
 def test_models_that_detect_nothing(folder: Path, demo_ir_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"returns .*pred_mask.*, expected the boxes, scores, classes and count"):
         calibrate_detector(demo_ir_path, "images", "images")
