@@ -79,6 +79,7 @@ def test_calibrated_confidences_tell_objects_from_others(
     assert all(0.49 < each < 0.61 for each in confidence)
     record = json.loads(Path("confidence.json").read_text())["calibration"]
     assert sum(each["marked"] for each in record["classes"]) == 64
+    assert record["model"] == "model.xml"
     assert all(each["f1"] == each["recall"] == 1 for each in record["classes"])
     # The retuned model keeps the marked squares only, and so does one that is made with the file.
     assert run(["fuse", "raw.onnx", *FUSED, "--confidence", "confidence.json", "-o", "fused.onnx"]) == 0
@@ -187,6 +188,10 @@ def test_goals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["fused.onnx", "--data", "images", "--boxes", "images", "--min-recall", "2"], "least recall is 2, expected"),
         (["fused.onnx", "--data", "images", "--boxes", "names.txt"], "'names.txt' cannot be read.*Expected COCO JSON"),
         (["fused.onnx", "--data", "images", "--boxes", "coco.json", "-o", "coco.json", "--force"], "is an input"),
+        (
+            ["fused.onnx", "--data", "images", "--boxes", "images", "--inference-precision", "bf16"],
+            "is bf16 for an ONNX",
+        ),
     ],
 )
 def test_mistakes(folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
