@@ -18,7 +18,7 @@ from pp_graph.errors import CalibrationError, DataError
 from pp_graph.postprocessors.confidence_file import read_confidence
 from pp_graph.precision.decisions import Judge
 from pp_graph.preprocessing import Placement
-from tests.cell_detector import COLORS, CORNERS, cells, painted
+from tests.cell_detector import COLORS, CORNERS, LISTED, cells, painted
 
 FUSED = ["--task", "detection", "--head", "yolov8", "--labels", "names.txt", "--max-detections", "20"]
 SIZE = (128, 192)
@@ -140,6 +140,21 @@ def test_models_without_labels(form: str, folder: Path) -> None:
     Path("fewer.json").write_text(json.dumps(content))
     with pytest.raises(CalibrationError, match=r"has 3 classes and no labels, .* names 2: red, green, .*--labels FILE"):
         calibrate_detector(fused, "images", "fewer.json")
+
+
+def test_models_that_list_their_detections_themselves(folder: Path) -> None:
+    """Suppression is in the raw model, and a recipe says what its outputs are."""
+    Path("listed.yaml").write_text(LISTED.replace("person, car, dog", ", ".join(COLORS)))
+    onnx.save(cells("listed"), folder / "listed.onnx")
+    assert run(["convert", "listed.onnx", "--recipe", "listed.yaml", "-o", "model.xml"]) == 0
+    for precision in ("f32", "bf16"):
+        report = pp.verify("listed.onnx", "model.xml", "images", inference_precision=precision, max_label_flips=None)
+        assert report.postprocessing_exact, report.failures
+        assert report.detections is not None
+        assert report.detections.drift.expected == 16 * 7
+    found = calibrate_detector("model.xml", "images", "coco.json")
+    assert found.ap50_95 == pytest.approx(1)
+    assert "the confidence of this model is fixed" in str(found.notes)
 
 
 def test_stretched_images_are_noted(folder: Path, tmp_path: Path) -> None:
