@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+
+from tests.conftest import ROOT
 
 HEIGHT, WIDTH, CELL = 64, 96, 16
 COLORS = ("red", "green", "blue")
@@ -17,6 +20,11 @@ CORNERS = np.array(
     [[CELL * x, CELL * y, CELL * (x + 1), CELL * (y + 1)] for y in range(ROWS) for x in range(COLUMNS)], np.float32
 )
 """Corners of the cells in pixels of the model's input."""
+
+
+GUIDE = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+LISTED = next(text for text in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL) if "listed.yaml" in text)
+"""Recipe of a model that lists its detections itself."""
 
 
 def cells(form: str = "yolov8", gain: float = 1.0) -> onnx.ModelProto:

@@ -169,7 +169,8 @@ def calibrate(
     if not names:
         raise CalibrationError(
             f"{type(calibrated).__name__} reads {' and '.join(values.signature)} and has nothing to calibrate, "
-            "expected a raw score or map, or steps that refer to $image or $pixel."
+            "expected a raw score or map, or steps that refer to $image or $pixel. Calibrate a detector with ground "
+            "truth: --boxes (calibrate_detector)."
         )
     compiled = calibrated.bind_calibration(values.signature)
     fed = feed_model(labelled.images, values.inputs, fixed_inputs)

@@ -10,10 +10,10 @@ from pp_graph.calibration.box_thresholds import MATCH_OVERLAP, BoxCalibration, C
 from pp_graph.conversion import convert
 from pp_graph.data import Detections, choose_batch_size, feed_model, open_ground_truth, read_ahead
 from pp_graph.data.fitting import image_shape
-from pp_graph.errors import CalibrationError
+from pp_graph.errors import CalibrationError, TargetError
 from pp_graph.fusion import Artifact, FusedModel, Provenance, fuse
 from pp_graph.model import RawModel, image_input
-from pp_graph.opening import open_artifact
+from pp_graph.opening import kind_of
 from pp_graph.openvino.model import OpenVINOModel
 from pp_graph.postprocessors import DetectionPostProcessor
 from pp_graph.preprocessing import Placement
@@ -82,6 +82,12 @@ def calibrate_detector(
     """
     artifact = _opened(model, post, roles)
     provenance = artifact.provenance
+    file = provenance.raw.file if artifact.file is None else artifact.file.name
+    if isinstance(artifact, FusedModel) and device is None and inference_precision not in (None, "f32"):
+        raise TargetError(
+            f"Inference precision is {inference_precision} for an ONNX file without a device, expected f32, in which "
+            "onnxruntime computes. Name an OpenVINO device with device=... (--device CPU)."
+        )
     if not detects(provenance.predicted.values()):
         raise CalibrationError(
             f"The model returns {', '.join(provenance.predicted)}, expected the boxes, scores, classes and count of a "
@@ -116,7 +122,7 @@ def calibrate_detector(
         overlap=overlap,
         floor=FLOOR if tunable else 0.0,
         one_for_all=single,
-        model=None if artifact.file is None else artifact.file.name,
+        model=file,
         notes=notes,
     )
     if provenance.parameters.get("class_aware") is False and not single:
@@ -131,10 +137,8 @@ def calibrate_detector(
 def _opened(
     model: str | Path | RawModel | Artifact, post: DetectionPostProcessor | None, roles: Mapping[str, str] | None
 ) -> Artifact:
-    if isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx":
-        model = RawModel.open(model)
     if isinstance(model, str | Path):
-        model = open_artifact(model)
+        model = OpenVINOModel.load(model) if kind_of(model) == "ir" else RawModel.open(model)
     if isinstance(model, RawModel):
         provenance = Provenance.from_metadata(model.model.metadata_props)
         if provenance is None:

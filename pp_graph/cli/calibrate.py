@@ -52,8 +52,18 @@ _METHODS = "f1, fbeta, youden, fpr, recall, precision, quantile, sigma, max-norm
 @click.option("--boxes", type=PATH, metavar="COCO.json|FOLDER",
               help="Calibrate a detector: ground truth of the images of --data, as COCO JSON or as a folder of YOLO's "
                    "text files. Finds the confidence of each class, by F1.")  # fmt: skip
-@click.option("--min-precision", type=float, metavar="P", help="With --boxes: the largest recall at this precision.")
-@click.option("--min-recall", type=float, metavar="R", help="With --boxes: the highest confidence with this recall.")
+@click.option(
+    "--min-precision",
+    type=float,
+    metavar="P",
+    help="With --boxes: choose the largest recall with at least this precision.",
+)
+@click.option(
+    "--min-recall",
+    type=float,
+    metavar="R",
+    help="With --boxes: choose the highest confidence with at least this recall.",
+)
 @click.option("--stats", type=PATH, metavar="FILE", help="Existing statistics, for --retune or -o.")
 @click.option("-o", "--output", type=PATH, metavar="FILE.json",
               help="JSON to write: statistics, or confidences for --confidence.")  # fmt: skip

@@ -174,8 +174,9 @@ def _as_dtype(values: Array, dtype: str) -> Array:
     """Convert numbers to an element type; to the nearest representable ones if it holds integers."""
     if dtype == "float32":
         return values
-    limits = (0, 1) if dtype == "bool" else (0, 255) if dtype == "uint8" else (-(2**31), 2**31)
-    whole: Array = np.clip(np.nan_to_num(values), *limits).astype(dtype)
+    limits = (0, 1) if dtype == "bool" else (0, 255) if dtype == "uint8" else (-(2**31), 2**31 - 1)
+    # float32 does not hold the largest int32.
+    whole: Array = np.clip(np.nan_to_num(values.astype(np.float64)), *limits).astype(dtype)
     return whole
 
 

@@ -18,7 +18,7 @@ from pp_graph.errors import CalibrationError, DataError
 from pp_graph.postprocessors.confidence_file import read_confidence
 from pp_graph.precision.decisions import Judge
 from pp_graph.preprocessing import Placement
-from tests.cell_detector import COLORS, CORNERS, cells, painted
+from tests.cell_detector import COLORS, CORNERS, LISTED, cells, painted
 
 FUSED = ["--task", "detection", "--head", "yolov8", "--labels", "names.txt", "--max-detections", "20"]
 SIZE = (128, 192)
@@ -79,6 +79,7 @@ def test_calibrated_confidences_tell_objects_from_others(
     assert all(0.49 < each < 0.61 for each in confidence)
     record = json.loads(Path("confidence.json").read_text())["calibration"]
     assert sum(each["marked"] for each in record["classes"]) == 64
+    assert record["model"] == "model.xml"
     assert all(each["f1"] == each["recall"] == 1 for each in record["classes"])
     # The retuned model keeps the marked squares only, and so does one that is made with the file.
     assert run(["fuse", "raw.onnx", *FUSED, "--confidence", "confidence.json", "-o", "fused.onnx"]) == 0
@@ -102,6 +103,8 @@ def test_every_way_of_running_gives_the_same(folder: Path) -> None:
         assert found.confidence == pytest.approx(expected.confidence, abs=tolerance)
     assert expected.goal == ConfidenceGoal()
     assert "suppress each other" not in str(expected.notes)
+    every = pp.DetectionPostProcessor(head="yolov8", labels=COLORS, every_class=True)
+    assert calibrate_detector("raw.onnx", "images", "images", post=every).confidence == expected.confidence
     agnostic = pp.DetectionPostProcessor(head="yolov8", labels=COLORS, class_aware=False)
     found = calibrate_detector("raw.onnx", "images", "images", post=agnostic)
     assert found.confidence == expected.confidence
@@ -137,6 +140,21 @@ def test_models_without_labels(form: str, folder: Path) -> None:
     Path("fewer.json").write_text(json.dumps(content))
     with pytest.raises(CalibrationError, match=r"has 3 classes and no labels, .* names 2: red, green, .*--labels FILE"):
         calibrate_detector(fused, "images", "fewer.json")
+
+
+def test_models_that_list_their_detections_themselves(folder: Path) -> None:
+    """Suppression is in the raw model, and a recipe says what its outputs are."""
+    Path("listed.yaml").write_text(LISTED.replace("person, car, dog", ", ".join(COLORS)))
+    onnx.save(cells("listed"), folder / "listed.onnx")
+    assert run(["convert", "listed.onnx", "--recipe", "listed.yaml", "-o", "model.xml"]) == 0
+    for precision in ("f32", "bf16"):
+        report = pp.verify("listed.onnx", "model.xml", "images", inference_precision=precision, max_label_flips=None)
+        assert report.postprocessing_exact, report.failures
+        assert report.detections is not None
+        assert report.detections.drift.expected == 16 * 7
+    found = calibrate_detector("model.xml", "images", "coco.json")
+    assert found.ap50_95 == pytest.approx(1)
+    assert "the confidence of this model is fixed" in str(found.notes)
 
 
 def test_stretched_images_are_noted(folder: Path, tmp_path: Path) -> None:
@@ -185,12 +203,23 @@ def test_goals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["fused.onnx", "--data", "images", "--boxes", "images", "--min-recall", "2"], "least recall is 2, expected"),
         (["fused.onnx", "--data", "images", "--boxes", "names.txt"], "'names.txt' cannot be read.*Expected COCO JSON"),
         (["fused.onnx", "--data", "images", "--boxes", "coco.json", "-o", "coco.json", "--force"], "is an input"),
+        (
+            ["fused.onnx", "--data", "images", "--boxes", "images", "--inference-precision", "bf16"],
+            "is bf16 for an ONNX",
+        ),
     ],
 )
 def test_mistakes(folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fuse", "raw.onnx", *FUSED, "-o", "fused.onnx"]) == 0
     assert run(["calibrate", *arguments]) == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_a_detector_without_boxes_names_the_way(folder: Path) -> None:
+    fused = pp.fuse("raw.onnx", pp.DetectionPostProcessor(head="yolov8"))
+    data = {"image": np.zeros((2, 3, 64, 96), np.float32), "label": np.array([0, 1])}
+    with pytest.raises(CalibrationError, match=r"has nothing to calibrate.*truth: --boxes \(calibrate_detector"):
+        pp.calibrate(fused, data)
 
 
 def test_models_that_detect_nothing(folder: Path, demo_ir_path: Path) -> None:

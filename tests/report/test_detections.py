@@ -16,35 +16,19 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.data import Detections, open_ground_truth
 from pp_graph.errors import DataError
-from pp_graph.program import Output
 from pp_graph.report import write_predictions
 from pp_graph.report.detections import draw_detections
-from pp_graph.steps import Keep
-from tests.cell_detector import CORNERS, cells, painted, save_scenes
+from tests.cell_detector import CORNERS, LISTED, cells, painted, save_scenes
 
 NAMES = ("red", "green", "hot blue")
-ROLES = (
-    pp.Role("raw_boxes", ("NKP",), sizes={"P": 4}, required=True),
-    pp.Role("raw_scores", ("NK",), required=True),
-    pp.Role("raw_classes", ("NK",), dtype="int64", required=True),
-    pp.Role("raw_count", ("N",), dtype="int64", required=True),
-)
-OUTPUTS = (
-    Output("boxes", ("NKP",), "box"),
-    Output("scores", ("NK",), "number"),
-    Output("classes", ("NK",), "class", class_names=NAMES),
-    Output("count", ("N",), "count"),
-)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that lists its detections, as it is and with letterboxed frames."""
     folder = tmp_path_factory.mktemp("detector")
-    recipe = tuple(Keep(role.name, role.name.removeprefix("raw_")) for role in ROLES)
-    post = pp.RecipePostProcessor(recipe=recipe, roles=ROLES, declared_outputs=OUTPUTS)
-    raw = cells("listed")
-    fused = pp.fuse(raw, post)
+    (folder / "listed.yaml").write_text(LISTED.replace("person, car, dog", ", ".join(NAMES)))
+    fused = pp.fuse(cells("listed"), pp.RecipePostProcessor.load(folder / "listed.yaml"))
     pp.convert(fused).save(folder / "model.xml")
     frames = pp.Preprocessing(scale=(255,), resize="letterbox")
     pp.convert(fused, preprocessing=frames).save(folder / "camera.xml")

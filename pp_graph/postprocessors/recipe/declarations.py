@@ -31,6 +31,7 @@ class _OutputEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     axes: str | tuple[str, ...] = ()
     meaning: Meaning | None = None
     description: str = ""
+    class_names: tuple[str, ...] = ()
 
 
 def read_roles(given: object) -> tuple[Role, ...]:
@@ -80,7 +81,7 @@ def read_outputs(given: object) -> tuple[Output, ...]:
             continue
         read = _converted(entry, _OutputEntry, "outputs", "{name: defects, meaning: decision}")
         axes = _axes(read.axes, "outputs") if read.axes else ()
-        outputs.append(Output(read.name, axes, read.meaning, read.description))
+        outputs.append(Output(read.name, axes, read.meaning, read.description, read.class_names))
     _check_unique([output.name for output in outputs], "outputs")
     return tuple(outputs)
 
@@ -110,6 +111,7 @@ def outputs_to_json(outputs: Iterable[Output]) -> list[dict[str, Any]]:
             **({"axes": list(output.axes)} if output.axes else {}),
             **({} if output.meaning is None else {"meaning": output.meaning}),
             **({"description": output.description} if output.description else {}),
+            **({"class_names": list(output.class_names)} if output.class_names else {}),
         }
         for output in outputs
     ]
