@@ -55,12 +55,12 @@ def test_artifacts_return_the_regions_of_their_mask(maps: np.ndarray, options: d
     post = pp.OneClassPostProcessor(STATS, regions=K, **options)
     fused = pp.fuse(raw(), post)
     masks = pp.OneClassPostProcessor(STATS, **{**options, "outputs": None, "mask_dtype": "bool"})
+    whole = pp.load(pp.fuse(raw(), masks))({"image": maps})
     for artifact in (fused, pp.convert(fused)):
         report = pp.verify(raw(), artifact, {"image": maps})
         assert report.passed, report.failures
         found = pp.load(artifact)({"image": maps})
         assert list(found)[-5:] == NAMES
-        whole = pp.load(pp.fuse(raw(), masks))({"image": maps})
         for place, (mask, map_) in enumerate(zip(whole.pred_mask, whole.anomaly_map, strict=True)):
             count, labels, stats, _ = cv2.connectedComponentsWithStats(mask[0].astype(np.uint8))
             assert found.region_count[place] == count - 1
