@@ -10,7 +10,6 @@ import click
 
 if TYPE_CHECKING:
     from pp_graph.postprocessors import ClassificationPostProcessor
-    from pp_graph.steps import OnNaN
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -54,6 +53,8 @@ _FUSED = (
     *_RETUNED,
 )  # fmt: skip
 NAMES: Final = ("activation", "top", "temperature", "unknown_below", "multi_label")
+SHARED: Final = ("on_nan", "thresholds")
+"""Options of anomaly models that classifiers have, too."""
 RETUNED_NAMES: Final = ("temperature", "unknown_below", "multi_label")
 
 
@@ -71,7 +72,7 @@ def retuned_options(function: _Function) -> _Function:
     return function
 
 
-def classifier(options: Mapping[str, Any], stats: Path | None, *, on_nan: OnNaN) -> ClassificationPostProcessor:
+def classifier(options: Mapping[str, Any], stats: Path | None) -> ClassificationPostProcessor:
     """Build the post-processor from the options, and from the limits that `calibrate` found, if a file is given."""
     from pp_graph.postprocessors import ClassificationPostProcessor
     from pp_graph.postprocessors.class_names import read_class_names
@@ -80,7 +81,8 @@ def classifier(options: Mapping[str, Any], stats: Path | None, *, on_nan: OnNaN)
     settings = {} if stats is None else classifier_settings(stats)
     settings |= {name: options[name] for name in NAMES if options[name] is not None}
     labels = () if file is None else read_class_names(file)
-    return ClassificationPostProcessor(labels=labels, on_nan=on_nan, **settings)
+    shared = {name: options[name] for name in SHARED}
+    return ClassificationPostProcessor(labels=labels, **shared, **settings)
 
 
 def classifier_settings(stats: Path) -> dict[str, Any]:

@@ -171,14 +171,11 @@ class PostProcessing:
         statistics = None if stats is None or classifies else Statistics.load(stats)
         post: PostProcessor
         if self.task != "anomaly":
-            self._refuse_settings(allowed="on_nan" if classifies else "")
+            self._refuse_settings(allowed=classification.SHARED if classifies else ())
             if self.recipe is not None or (stats is not None and not classifies):
                 flag = "--recipe" if stats is None else "--stats"
                 raise click.UsageError(f"{flag} does not apply to --task {self.task}. Leave out one of them.")
-            if classifies:
-                post = classification.classifier(self.options, stats, on_nan=self.settings["on_nan"])
-            else:
-                post = sequence.sequence(self.options)
+            post = classification.classifier(self.options, stats) if classifies else sequence.sequence(self.options)
         elif self.recipe is None:
             settings = self.settings if stats is None or statistics is None else self._settings_with(statistics, stats)
             self._refuse_ineffective(settings)
@@ -205,8 +202,8 @@ class PostProcessing:
             note(f"Note: {remark}")
         return fused
 
-    def _refuse_settings(self, allowed: str = "") -> None:
-        given = [option for option in OPTIONS.values() if option.name in self.given and option.name != allowed]
+    def _refuse_settings(self, allowed: Sequence[str] = ()) -> None:
+        given = [option for option in OPTIONS.values() if option.name in self.given and option.name not in allowed]
         option = next(iter(given), None)
         if option is not None and self.task != "anomaly":
             raise click.UsageError(
