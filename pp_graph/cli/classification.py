@@ -53,6 +53,8 @@ FUSED: Final = (
     *RETUNED,
 )  # fmt: skip
 NAMES: Final = ("activation", "top", "temperature", "unknown_below", "multi_label")
+SHARED: Final = ("on_nan", "thresholds")
+"""Options of anomaly models that classifiers have, too."""
 RETUNED_NAMES: Final = ("temperature", "unknown_below", "multi_label")
 
 
@@ -65,7 +67,8 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> C
     given = {} if settings["stats"] is None else classifier_settings(settings["stats"])
     given |= {name: options[name] for name in NAMES if options[name] is not None}
     labels = () if file is None else read_class_names(file)
-    return ClassificationPostProcessor(labels=labels, on_nan=settings["on_nan"], **given)
+    shared = {name: settings[name] for name in SHARED}
+    return ClassificationPostProcessor(labels=labels, **shared, **given)
 
 
 def classifier_settings(stats: Path) -> dict[str, Any]:

@@ -39,7 +39,11 @@ class Task:
 
 TASKS: Final = {
     "classification": Task(
-        "classifiers", ("labels", *classification.NAMES), ("on_nan",), classification.post_processor, reads_stats=True
+        "classifiers",
+        ("labels", *classification.NAMES),
+        classification.SHARED,
+        classification.post_processor,
+        reads_stats=True,
     ),
     "detection": Task("detectors", ("labels", *detection.NAMES), (), detection.post_processor),
     "segmentation": Task(

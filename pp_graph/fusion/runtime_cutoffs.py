@@ -22,6 +22,7 @@ def cutoffs_for(
     *,
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
+    unknown_below: float | None = None,
     statistics: Statistics | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Compute the cutoffs of a model that was fused with `thresholds="runtime"`.
@@ -34,6 +35,7 @@ def cutoffs_for(
         provenance: Provenance of a fused or converted model (`model.provenance`).
         image_sensitivity: Sensitivity for images, in [0, 1]; None keeps the model's.
         pixel_sensitivity: Sensitivity for pixels, in [0, 1]; None keeps the model's.
+        unknown_below: Probability below which a classifier calls an image unknown; None keeps the model's.
         statistics: Statistics to compute the cutoffs from; None keeps the model's.
 
     Returns:
@@ -50,6 +52,8 @@ def cutoffs_for(
             "(--thresholds runtime). Fuse it again with that option, or change the file with pp-graph retune."
         )
     changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
+    if unknown_below is not None:
+        changes["unknown_below"] = unknown_below
     return retuned_program(provenance, statistics, changes).runtime_cutoffs
 
 

@@ -360,7 +360,11 @@ def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> st
                 "states",
                 names=", ".join(map(_code, provenance.adjustable)),
                 file=_literal(file),
-                changes=f"{sensitivities[0]}=0.6" if sensitivities else 'statistics=pp.Statistics.load("new.json")',
+                changes="unknown_below=0.8"
+                if classifies
+                else f"{sensitivities[0]}=0.6"
+                if sensitivities
+                else 'statistics=pp.Statistics.load("new.json")',
                 feeds=_feeds(inputs),
             )
         )

@@ -94,6 +94,9 @@ class ClassificationPostProcessor(PostProcessor):
         labels: Name of each class, in order; empty if unknown.
         on_nan: `anomalous` makes an image with a NaN unknown, and a class whose logit is NaN present; `normal` does the
             opposite.
+        thresholds: `runtime` makes the limit of `unknown` an input with a default (`known_cutoff`; a state in an IR),
+            so that it can change while the model runs; see `pp_graph.cutoffs_for`. `fixed` writes a constant.
+            Thresholds of `multi_label` are always constants.
 
     Raises:
         PostProcessorError: An option is outside its range, or two exclude each other.
@@ -108,12 +111,19 @@ class ClassificationPostProcessor(PostProcessor):
     top: int | None = None
     labels: tuple[str, ...] = ()
     on_nan: OnNaN = "anomalous"
+    thresholds: Literal["fixed", "runtime"] = "fixed"
 
     def __post_init__(self) -> None:
         """Check each option."""
         require_one_of(self.activation, "activation", (*get_args(Activation), None))
         as_width(self.temperature, "temperature")
         check_on_nan(self.on_nan, "unknown")
+        require_one_of(self.thresholds, "thresholds", ("fixed", "runtime"))
+        if self.thresholds == "runtime" and self.unknown_below is None:
+            raise PostProcessorError(
+                "thresholds='runtime' is given without unknown_below, expected a limit to adjust. Give unknown_below "
+                "(--unknown-below P)."
+            )
         if self.unknown_below is not None:
             limit = checked_probability(self.unknown_below, "unknown_below")
             if limit == 0:
@@ -201,7 +211,8 @@ class ClassificationPostProcessor(PostProcessor):
         if self.unknown_below is not None:
             # A probability equal to the limit is known.
             level = float(np.nextafter(np.float32(self.unknown_below), np.float32(-np.inf)))
-            steps.append(Compare("pred_prob", "known", level, on_nan=self._known_if_nan))
+            runtime = self.thresholds == "runtime"
+            steps.append(Compare("pred_prob", "known", level, on_nan=self._known_if_nan, runtime=runtime))
             steps.append(InvertDecision("known", "unknown"))
         if self.multi_label is not None:
             levels = self.multi_label if isinstance(self.multi_label, tuple) else (self.multi_label,) * (classes or 1)

@@ -211,9 +211,10 @@ class Runner:
         *,
         image_sensitivity: float | None = None,
         pixel_sensitivity: float | None = None,
+        unknown_below: float | None = None,
         statistics: Statistics | None = None,
     ) -> None:
-        """Change sensitivities or statistics from the next image on; requests in flight keep the old ones.
+        """Change sensitivities, limits or statistics from the next image on; requests in flight keep the old ones.
 
         Labels and masks become those of a model fused with the new values. Scores and maps stay normalised with the
         statistics in the model. Call without arguments to restore the model's own thresholds.
@@ -221,6 +222,7 @@ class Runner:
         Args:
             image_sensitivity: Sensitivity for images, in [0, 1]; None for the model's own.
             pixel_sensitivity: The same for pixels.
+            unknown_below: Probability below which a classifier calls an image unknown; None for the model's own.
             statistics: New statistics; None for the model's own.
 
         Raises:
@@ -232,6 +234,7 @@ class Runner:
             self.provenance,
             image_sensitivity=image_sensitivity,
             pixel_sensitivity=pixel_sensitivity,
+            unknown_below=unknown_below,
             statistics=statistics,
         )
         if not device_profile(self.device).states:
@@ -239,8 +242,8 @@ class Runner:
                 f"Device '{self.device}' ignores states, so thresholds cannot change at run time. Load the model on "
                 "CPU, or change the file with pp-graph retune."
             )
-        changed = not (image_sensitivity is None and pixel_sensitivity is None and statistics is None)
-        self._session.set_states(cutoffs if changed else {})
+        given = (image_sensitivity, pixel_sensitivity, unknown_below, statistics)
+        self._session.set_states(cutoffs if any(each is not None for each in given) else {})
 
     def stream(self, items: Iterable[RunnerInput] | str | Path | Images) -> Generator[Predictions, None, None]:
         """Predict for one item after the other, with several requests in flight.

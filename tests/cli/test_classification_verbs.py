@@ -180,3 +180,12 @@ def test_limits_are_called_what_they_are(folder: Path, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "true from a value of 0.6" in shown
     assert "raw value of" not in shown
+
+
+def test_a_limit_that_changes_while_the_model_runs(folder: Path) -> None:
+    limits = ["--unknown-below", "0.6", "--thresholds", "runtime"]
+    assert run(["convert", "raw.onnx", *OPTIONS, *limits, "-o", "model.xml"]) == 0
+    assert pp.open("model.xml").provenance.adjustable == ["known_cutoff"]
+    assert "unknown_below=0.8" in (folder / "model.usage.md").read_text()
+    assert run(["retune", "model.xml", "--unknown-below", "0.9"]) == 0
+    assert pp.verify("raw.onnx", "model.xml", images()).passed

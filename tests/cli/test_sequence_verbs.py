@@ -68,7 +68,7 @@ def test_state_passes_through(folder: Path) -> None:
     ("arguments", "message"),
     [
         ([*TASK, "--top", "3"], "--top applies only to classifiers, and the task is sequence"),
-        (["--blank", "0"], "--blank applies only to sequences, and the task is anomaly. Add --task sequence"),
+        (["--blank", "0"], "--blank applies only to text recognisers, and the task is anomaly. Add --task sequence"),
         ([*TASK, "--stats", "s.json"], "--stats does not apply to --task sequence"),
         ([*TASK, "--pack"], "--pack applies only to anomaly models, and the task is sequence"),
         ([*TASK, "--blank", "9"], "blank is 9, and output 'logits'"),

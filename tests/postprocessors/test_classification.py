@@ -235,6 +235,7 @@ def test_the_recipe_in_the_docs_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"thresholds": "runtime"}, "thresholds='runtime' is given without unknown_below"),
         ({"activation": "relu"}, "activation is 'relu', expected 'softmax' or 'sigmoid' or 'none'"),
         ({"unknown_below": 50}, "unknown_below is 50, expected a probability from 0 to 1"),
         ({"multi_label": (0.5, 1.5)}, r"multi_label\[1\] is 1.5, expected a probability from 0 to 1"),
@@ -282,3 +283,23 @@ def test_outputs_that_do_not_fit_or_several_that_do() -> None:
     maps = identity_model({"maps": ["N", 4, 8, 8]})
     with pytest.raises(OutputRoleError, match=r"'maps'.*is not one number per image and class \(N,C\)"):
         pp.fuse(maps, pp.ClassificationPostProcessor())
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_limit_of_unknown_changes_while_the_model_runs(classes: int) -> None:
+    raw = classifier(classes)
+    fused = pp.fuse(raw, pp.ClassificationPostProcessor(unknown_below=0.5, thresholds="runtime"))
+    assert pp.verify(raw, fused, images()).passed
+    for artifact in (fused, pp.convert(fused)):
+        runner = pp.load(artifact)
+        before = runner(images()).unknown
+        seen = set()
+        for limit in (0.3, 0.9):
+            runner.set_thresholds(unknown_below=limit)
+            anew = pp.load(pp.convert(pp.fuse(raw, pp.ClassificationPostProcessor(unknown_below=limit))))
+            found = runner(images()).unknown
+            assert np.array_equal(found, anew(images()).unknown)
+            seen.add(int(found.sum()))
+        assert len(seen) > 1
+        runner.set_thresholds()
+        assert np.array_equal(runner(images()).unknown, before)
