@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_HEADS: Final = ("auto", "yolov8", "yolov5", "yolox", "end2end", "detr", "rtdetr", "picodet", "blazeface", "centerface")
+_HEADS: Final = (
+    "auto",
+    "yolov8",
+    "yolov5",
+    "yolox",
+    "end2end",
+    "detr",
+    "rtdetr",
+    "picodet",
+    "blazeface",
+    "centerface",
+    "centernet",
+)
 
 _RETUNED = (
     click.option("--confidence", metavar="T[,T...]|FILE", callback=numbers_option,

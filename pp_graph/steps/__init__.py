@@ -19,6 +19,7 @@ from pp_graph.steps.candidate_lists import (
     FlattenScores,
     JoinCandidates,
     JoinParts,
+    KeepPeaks,
     PadCandidates,
 )
 from pp_graph.steps.candidate_scores import (
@@ -138,6 +139,7 @@ STEPS: tuple[type[Step], ...] = (
     JoinParts,
     FlattenScores,
     DivideIndices,
+    KeepPeaks,
 )
 
 __all__ = [
@@ -192,6 +194,7 @@ __all__ = [
     "JoinCandidates",
     "JoinParts",
     "Keep",
+    "KeepPeaks",
     "MaskByLabel",
     "MaskScores",
     "MaxOverClasses",
