@@ -2,10 +2,10 @@
 
     python benchmarks/detection.py [--model detector.onnx] [--size 320] [--seconds 4] [--json result.json]
 
-Scenes hold 150 candidates above the confidence among 2,100 of 18 classes and 8,400 of 80, as YOLOv8 returns them. Python
-is what packages do after the raw model: a loop over all candidates, as nudenet's, or NumPy, and then OpenCV's NMSBoxes.
-With --model, the raw model and the fused one are timed on noise. One thread; everything is interleaved, and a ratio is
-the median of those of the same rounds.
+Scenes hold 150 candidates above the confidence among 2,100 of 18 classes and 8,400 of 80, as YOLOv8 returns them.
+Python is what packages do after the raw model: a loop over all candidates, as nudenet's, or NumPy, and then OpenCV's
+NMSBoxes. With --model, the raw model and the fused one are timed on noise. One thread; everything is interleaved, and a
+ratio is the median of those of the same rounds.
 """
 
 from __future__ import annotations

@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 
     from pp_graph.postprocessors import DetectionPostProcessor
 
-_HEADS: Final = ("auto", "yolov8", "yolov5", "yolox", "end2end", "detr", "rtdetr", "picodet", "blazeface", "centerface")
+_HEADS: Final = (
+    "auto",
+    "yolov8",
+    "yolov5",
+    "yolox",
+    "end2end",
+    "detr",
+    "rtdetr",
+    "picodet",
+    "blazeface",
+    "centerface",
+    "centernet",
+)
 
 
 def _confidence(

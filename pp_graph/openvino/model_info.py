@@ -60,7 +60,9 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
     names = next(iter(named), ())
     # Model API splits labels at white space.
     labels = " ".join("_".join(name.split()) for name in names) or _LABELS
-    entries = {OWN_KEY: OWN_VALUE, "labels": labels, "task": "segmentation" if _has_map(model) else "classification"}
+    detects = any(output.meaning == "box" for output in provenance.outputs)
+    task = "detection" if detects else "segmentation" if _has_map(model) else "classification"
+    entries = {OWN_KEY: OWN_VALUE, "labels": labels, "task": task}
     if _normalised(provenance):
         entries.update(_ON_THE_OUTPUTS_SCALE)
     reason = why_not(model, provenance)

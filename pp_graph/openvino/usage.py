@@ -361,7 +361,7 @@ def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> st
                 names=", ".join(map(_code, provenance.adjustable)),
                 file=_literal(file),
                 changes="unknown_below=0.8"
-                if classifies
+                if provenance.post_processor in _LIMITS
                 else f"{sensitivities[0]}=0.6"
                 if sensitivities
                 else 'statistics=pp.Statistics.load("new.json")',

@@ -6,13 +6,13 @@ import ast
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs
-from pp_graph.postprocessors.classification import checked_labels, checked_probability
+from pp_graph.postprocessors.classification import Activation, checked_labels, checked_probability
 from pp_graph.postprocessors.detection_heads import (
     HEADS,
     RAW_CANDIDATES,
@@ -23,7 +23,7 @@ from pp_graph.postprocessors.detection_heads import (
     find_heads,
     named_head,
 )
-from pp_graph.postprocessors.detection_steps import class_count, detection_steps
+from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Signature
 from pp_graph.program.signature import image_size
@@ -75,6 +75,8 @@ class DetectionPostProcessor(PostProcessor):
         candidates: Number of candidates that suppression sees, at most 4,096.
         labels: Name of each class, in order; empty takes the names that Ultralytics writes into a model, if any.
         box_format: Form of the boxes: `xyxy` (two corners), `xywh` (a corner and sizes) or `cxcywh` (centre and sizes).
+        activation: Function that turns the model's scores into probabilities: `softmax`, `sigmoid` or `none`. None
+            chooses: `none` if the model ends in one of these, else that of the head.
         class_count: Number of class scores of a candidate, if mask coefficients or key points follow them; None takes
             all.
         every_class: True to return a box for each class that passes, instead of the best one of a candidate.
@@ -93,6 +95,7 @@ class DetectionPostProcessor(PostProcessor):
     candidates: int = 1000
     labels: tuple[str, ...] = ()
     box_format: BoxForm = "xyxy"
+    activation: Activation | None = None
     class_count: int | None = None
     every_class: bool = False
     loop_free: bool = False
@@ -100,6 +103,7 @@ class DetectionPostProcessor(PostProcessor):
     def __post_init__(self) -> None:
         """Check each option."""
         require_one_of(self.head, "head", (AUTO, *HEADS))
+        require_one_of(self.activation, "activation", (*get_args(Activation), None))
         require_one_of(self.box_format, "box_format", ("xyxy", "xywh", "cxcywh"))
         require_whole(self.max_detections, "max_detections", 1, MOST_CANDIDATES)
         require_whole(self.candidates, "candidates", 1, MOST_CANDIDATES)
@@ -181,6 +185,15 @@ class DetectionPostProcessor(PostProcessor):
         head = self._head
         role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
         what = f"output '{raw.outputs[role]}', {raw[role]}," if role in raw.outputs else f"the value, {raw[role]},"
+        ends_in = raw.activations.get(role)
+        if self.activation is None:
+            chosen: Any = activation_of(self) if ends_in is None else "none"
+            return dataclasses.replace(self, activation=chosen).settled(raw)
+        if ends_in is not None and self.activation != "none":
+            raise PostProcessorError(
+                f"activation is {self.activation}, and {what} holds probabilities, because the model ends in a "
+                f"{ends_in}, expected none. Leave the activation out."
+            )
         confidences = len(self.confidence) if isinstance(self.confidence, tuple) else 1
         if head.class_part is not None:
             if confidences > 1:

@@ -5,6 +5,7 @@ To add one, write an entry in `HEADS`.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -63,11 +64,13 @@ class Head:
         class_start: First class score among a candidate's parts; None if scores are an output of their own.
         objectness: Part that multiplies the scores; None without one.
         class_part: Part that holds the class index, if there is one score a candidate; None otherwise.
-        activation: Function that turns the outputs into probabilities.
+        activation: Function that turns the outputs into probabilities, if the model does not end in it.
         background: True if the last class means that there is no object.
         strides: Strides of the levels; those that a model has, if there are fewer.
         per_cell: Number of candidates in each cell of a level.
         centre: Centre of a cell from its corner, in strides.
+        exponential: True if sizes relative to a grid are logarithms, and pairs of a map are of y, then x.
+        peaks: True if only local maxima of the heat map are candidates.
         normalised: True if boxes are shares of the image's width and height.
         overlapping: True if overlapping boxes must be suppressed.
     """
@@ -87,6 +90,8 @@ class Head:
     strides: tuple[int, ...] = ()
     per_cell: tuple[int, ...] = (1, 1, 1, 1)
     centre: float = 0.0
+    exponential: bool = True
+    peaks: bool = False
     normalised: bool = False
     overlapping: bool = True
 
@@ -200,15 +205,17 @@ def _is_box(head: str, parts: object) -> bool:
     return parts >= 32 and parts % 4 == 0 if head == "picodet" else parts == 16
 
 
-def _find_maps(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+def _find_maps(outputs: Sequence[OutputInfo], size: Size, *, faces: bool) -> Reading | None:
     maps = [(each.name, each.shape) for each in outputs if each.shape and len(each.shape) == 4]
     if size is None or len(maps) < 3 or any(shape[2:] != (size[0] // 4, size[1] // 4) for _, shape in maps):
         return None
     heat, pairs = [name for name, shape in maps if shape[1] == 1], [name for name, shape in maps if shape[1] == 2]
-    if len(heat) != 1 or len(pairs) != 2:
+    if not faces:
+        heat = [name for name, shape in maps if isinstance(shape[1], int) and shape[1] > 2]
+    if len(heat) != 1 or len(pairs) != 2 or (not faces and len(maps) != 3):
         return None
     roles = dict(zip((RAW_HEAT, RAW_SIZES, RAW_OFFSETS), (*heat, *pairs), strict=True))
-    return Reading(roles, f"a heat map, then logarithms of sizes ('{pairs[0]}'), then offsets ('{pairs[1]}')")
+    return Reading(roles, f"a heat map, then sizes ('{pairs[0]}'), then offsets ('{pairs[1]}')")
 
 
 PICODET_STRIDES: Final = (8, 16, 32, 64)
@@ -264,8 +271,11 @@ HEADS: Final[dict[str, Head]] = {
         Head("blazeface", "BlazeFace: logits (N,512,1), (N,384,1) and boxes (N,512,16), (N,384,16)", _level_roles(2),
              _find_levels("blazeface"), decode="anchors", class_start=None, activation="sigmoid", per_cell=(2, 6),
              centre=0.5),
-        Head("centerface", "CenterFace: heat map (N,1,H/4,W/4), sizes and offsets (N,2,H/4,W/4)", _MAPS, _find_maps,
-             decode="grid", class_start=None, strides=(4,), centre=0.5),
+        Head("centerface", "CenterFace: heat map (N,1,H/4,W/4), sizes and offsets (N,2,H/4,W/4)", _MAPS,
+             functools.partial(_find_maps, faces=True), decode="grid", class_start=None, strides=(4,), centre=0.5),
+        Head("centernet", "CenterNet: heat map (N,C,H/4,W/4), sizes and offsets (N,2,H/4,W/4)", _MAPS,
+             functools.partial(_find_maps, faces=False), decode="grid", class_start=None, activation="sigmoid",
+             strides=(4,), exponential=False, peaks=True, overlapping=False),
     )
 }  # fmt: skip
 """All heads, by name."""

@@ -35,6 +35,7 @@ from pp_graph.steps import (
     GridBoxes,
     JoinCandidates,
     JoinParts,
+    KeepPeaks,
     MaskScores,
     PadCandidates,
     PlacesOfPassing,
@@ -60,7 +61,7 @@ def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step,
     head = HEADS[post.head]
     steps, sources = _joined(post, raw)
     scored = RAW_CANDIDATES if RAW_CANDIDATES in sources else RAW_SCORES
-    if head.activation == "softmax":
+    if activation_of(post) == "softmax":
         steps.append(Softmax(sources[scored], "all_probabilities"))
         sources[scored] = "all_probabilities"
     steps += _masked(post, sources[scored], "")
@@ -112,7 +113,7 @@ def _kept(post: DetectionPostProcessor) -> list[Step]:
     head, most = HEADS[post.head], post.max_detections
     steps: list[Step] = []
     scores = "chosen_best"
-    if head.activation == "sigmoid":
+    if activation_of(post) == "sigmoid":
         scores = "chosen_scores"
         steps.append(Sigmoid("chosen_best", scores, "normal"))
     if head.overlapping:
@@ -130,6 +131,11 @@ def _kept(post: DetectionPostProcessor) -> list[Step]:
     if post.box_format != "xyxy":
         steps.append(ConvertBoxes(corners, "boxes", "xyxy", post.box_format))
     return steps
+
+
+def activation_of(post: DetectionPostProcessor) -> str:
+    """Function that turns scores into probabilities."""
+    return post.activation or HEADS[post.head].activation
 
 
 def class_count(post: DetectionPostProcessor, raw: Signature) -> int | None:
@@ -167,12 +173,14 @@ def _joined(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], d
     """Join levels and maps to one list of candidates; return its values by role."""
     head = HEADS[post.head]
     if RAW_HEAT in raw:
-        # Sizes and offsets are of y, then x.
+        order = (1, 0, 3, 2) if head.exponential else (0, 1, 2, 3)
+        peaks: list[Step] = [KeepPeaks(RAW_HEAT, "peaks")] if head.peaks else []
         return [
-            FlattenMap(RAW_HEAT, "scores_of_pixels"),
+            *peaks,
+            FlattenMap("peaks" if head.peaks else RAW_HEAT, "scores_of_pixels"),
             FlattenMap(RAW_OFFSETS, "offsets_of_pixels", parts=True),
             FlattenMap(RAW_SIZES, "sizes_of_pixels", parts=True),
-            JoinParts("offsets_of_pixels", "boxes_of_pixels", "sizes_of_pixels", (1, 0, 3, 2)),
+            JoinParts("offsets_of_pixels", "boxes_of_pixels", "sizes_of_pixels", order),
         ], {RAW_SCORES: "scores_of_pixels", RAW_BOXES: "boxes_of_pixels"}
     if f"{RAW_SCORES}_0" in raw:
         joined: list[Step] = []
@@ -184,13 +192,13 @@ def _joined(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], d
         return joined, sources
     if all(value.size("K") is not None for value in raw.values()):
         return [], {name: name for name in raw}
-    if head.activation == "softmax":
+    if activation_of(post) == "softmax":
         raise PostProcessorError(
             f"The number of candidates of {next(iter(raw.values()))} is open, expected a known one for head "
             f"'{head.name}'. Export the model with its output shapes."
         )
     # An open number of candidates may be smaller than the number to select.
-    padding = 0.0 if head.activation == "none" else float(NO_SCORE)
+    padding = 0.0 if activation_of(post) == "none" else float(NO_SCORE)
     padded: list[Step] = [PadCandidates(name, f"{name}_padded", post.candidates, padding) for name in raw]
     return padded, {name: f"{name}_padded" for name in raw}
 
@@ -214,7 +222,7 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
         steps.append(ScaleScores(scores, f"{prefix}products", f"{prefix}objectness"))
         scores = f"{prefix}products"
     compared = scores
-    if head.activation == "sigmoid":
+    if activation_of(post) == "sigmoid":
         compared = f"{prefix}probabilities"
         steps.append(Sigmoid(scores, compared, "normal"))
     levels = post.confidence if isinstance(post.confidence, tuple) else (post.confidence,)
@@ -260,7 +268,7 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
         # The parts are in the order (N,4,K).
         steps.append(ConvertBoxes(source, "chosen_parts", "xyxy"))
         source = "chosen_parts"
-    return [*steps, GridBoxes(source, "chosen_boxes", "order", levels, head.centre)]
+    return [*steps, GridBoxes(source, "chosen_boxes", "order", levels, head.centre, head.exponential)]
 
 
 def _check_count(post: DetectionPostProcessor, raw: Signature, cells: int) -> None:

@@ -19,6 +19,7 @@ from pp_graph.steps.candidate_lists import (
     FlattenScores,
     JoinCandidates,
     JoinParts,
+    KeepPeaks,
     PadCandidates,
 )
 from pp_graph.steps.candidate_scores import (
@@ -147,6 +148,7 @@ STEPS: tuple[type[Step], ...] = (
     JoinParts,
     FlattenScores,
     DivideIndices,
+    KeepPeaks,
     RegionTable,
     RegionPart,
     SelectRegions,
@@ -214,6 +216,7 @@ __all__ = [
     "JoinCandidates",
     "JoinParts",
     "Keep",
+    "KeepPeaks",
     "MaskAreas",
     "MaskByLabel",
     "MaskScores",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.steps.candidates import PARTS, PLACES, WITH_CLASSES, WITH_PARTS
+from pp_graph.steps.candidates import NO_SCORE, PARTS, PLACES, WITH_CLASSES, WITH_PARTS
 from pp_graph.steps.step import Accepts, Array, Step, as_float32, require_whole
 
 if TYPE_CHECKING:
@@ -173,6 +173,38 @@ class FlattenMap(Step):
         """Write Reshape."""
         assert self.channels is not None, "bind() sets it"
         return op.reshape(value, (0, self.channels, -1))
+
+
+@dataclass(frozen=True)
+class KeepPeaks(Step):
+    """Keep the numbers of a map that none of the eight neighbours exceeds; `NO_SCORE` elsewhere and for NaN.
+
+    Source: CenterNet (Zhou et al., "Objects as Points", 2019), which compares with a max pooling of 3x3.
+
+    Attributes:
+        source: Name of the map, float32, (N,C,H,W).
+        target: Name of the peaks, same shape.
+    """
+
+    pointwise: ClassVar[bool] = False
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=("NCHW",), known_rank=True),)
+    source: str
+    target: str
+
+    def reference(self, array: Array) -> Array:
+        """Find the peaks of an array."""
+        numbers = np.where(array > NO_SCORE, array, NO_SCORE)
+        padded = np.pad(numbers, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=NO_SCORE)
+        height, width = array.shape[2:]
+        around = [padded[:, :, row : row + height, column : column + width] for row in range(3) for column in range(3)]
+        return np.where(numbers < np.max(around, axis=0), NO_SCORE, numbers)
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write MaxPool and a comparison; Less is false for NaN in every runtime."""
+        none = op.constant(NO_SCORE, "no_score")
+        numbers = op.where(op.less(none, value), value, none)
+        below = op.below_other(numbers, op.greatest_around(numbers, 3, 3), numbers)
+        return op.where(below, none, numbers)
 
 
 @dataclass(frozen=True)

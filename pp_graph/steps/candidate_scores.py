@@ -307,7 +307,7 @@ class SelectCandidates(Step):
         # Where a score is below a later one, their order changes. All others are in the order of their indices.
         later = earlier_first(op, k)
         before = pairwise(op, "Less", scores, scores, np.dtype(np.bool_))
-        changed = op.where(op.logical_and(before, later), op.constant(np.float32(1), "one"), zero)
+        changed = op.cast(op.logical_and(before, later), _F32)
         behind, ahead = op.reduce("ReduceSum", changed, (1,)), op.reduce("ReduceSum", changed, (2,))
         # rank = place - behind + ahead, and the largest key comes first.
         key = op.add(op.sub(behind, ahead), op.array(np.arange(k, 0, -1, dtype=np.float32), "places"))

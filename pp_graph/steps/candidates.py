@@ -54,8 +54,8 @@ def pairwise(
     dtype: np.dtype[np.generic] = _F32,
 ) -> ir.Value:
     """Apply an operator to all pairs: `result[n, i, j] = a[n, i] kind b[n, j]`."""
-    shape = op.shape_of(a)
-    pairs = None if shape is None else (*shape, shape[1])
+    shape, other = op.shape_of(a), op.shape_of(b)
+    pairs = None if shape is None or other is None else (*shape, other[1])
     return op.node(kind, [op.unsqueeze(a, (2,)), op.unsqueeze(b, (1,))], {}, dtype, pairs)
 
 

@@ -27,12 +27,17 @@ from pp_graph.steps.step import Accepts, Array, Step, as_float32, require_whole
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from pp_graph.model import Shape
     from pp_graph.steps.operators.emitter import Emitter
     from pp_graph.values import ValueType
 
 MOST_UNROLLED: Final = 100
 """Largest number of detections that `loop_free` finds, one after the other."""
 
+_BLOCK: Final = 128
+"""Number of boxes that are settled together."""
+_FEW: Final = 320
+"""Number of boxes up to which one block of all is quicker."""
 _FARTHEST: Final = np.float32(2.0**20)
 """Coordinates are limited to this magnitude when overlaps are computed, so that areas stay finite."""
 _F32, _BOOL, _I64 = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
@@ -134,44 +139,108 @@ class SuppressOverlaps(Step):
         nan = op.reduce("ReduceMax", op.where(op.is_nan(boxes), one, none), (2,))
         passing = op.where(op.less(op.constant(NO_SCORE, "no_score"), scores), one, none)
         valid = op.where(op.less(nan, one), passing, none)
-        overlaps = self._emit_overlaps(op, boxes, classes)
+        parts = self._emit_parts(op, boxes, classes)
         descending = op.array(np.arange(self.count, 0, -1, dtype=np.float32), "descending")
         if self.loop_free:
-            return self._emit_unrolled(op, valid, op.where(overlaps, one, none), descending)
-        suppresses = op.where(op.logical_and(overlaps, earlier_first(op, self.count)), one, none)
-
-        def suppress(keep: ir.Value) -> tuple[ir.Value, ir.Value]:
-            beaten = op.reduce("ReduceMax", op.mul(suppresses, op.unsqueeze(keep, (2,))), (1,))
-            new = op.where(op.less(beaten, one), valid, none)
-            change = op.sub(new, keep)
-            changes = op.reduce("ReduceMax", op.mul(change, change), (0, 1))
-            return op.less(none, changes), new
-
-        key = op.mul(op.loop(self.count + 1, valid, suppress), descending)
+            overlaps = op.cast(self._emit_overlaps(op, parts, parts), _F32)
+            return self._emit_unrolled(op, valid, overlaps, descending)
+        settle = self._emit_at_once if self.count <= _FEW else self._emit_in_blocks
+        key = op.mul(settle(op, valid, passing, parts), descending)
         if self.most > self.count:
             key = op.pad_end(key, 1, self.most - self.count, rank=2)
         values, places = op.top_k_places(key, self.most, 1)
         return op.where(op.less(none, values), places, op.constant(np.int64(-1), "padding"))
 
-    def _emit_overlaps(self, op: Emitter, boxes: ir.Value, classes: ir.Value | None) -> ir.Value:
-        """Write which pairs of boxes overlap too much; bool, (N,K,K)."""
+    def _emit_at_once(self, op: Emitter, valid: ir.Value, passing: ir.Value, parts: list[ir.Value]) -> ir.Value:
+        """Write the fixpoint over all boxes."""
+        del passing
+        assert self.count is not None, "bind() sets it"
+        one, none = op.constant(np.float32(1), "one"), op.constant(np.float32(0), "none")
+        before = op.logical_and(self._emit_overlaps(op, parts, parts), earlier_first(op, self.count))
+        suppresses = op.cast(before, _F32)
+
+        def settle(keep: ir.Value) -> tuple[ir.Value, ir.Value]:
+            beaten = op.reduce("ReduceMax", op.mul(suppresses, op.unsqueeze(keep, (2,))), (1,))
+            new = op.where(op.less(beaten, one), valid, none)
+            change = op.sub(new, keep)
+            return op.less(none, op.reduce("ReduceMax", op.mul(change, change), (0, 1))), new
+
+        return op.loop(self.count + 1, valid, settle)
+
+    def _emit_in_blocks(self, op: Emitter, valid: ir.Value, passing: ir.Value, parts: list[ir.Value]) -> ir.Value:
+        """Write a loop over blocks of boxes that settles one block after the other, as far as boxes pass.
+
+        A block is compared with all boxes, and a loop inside settles it. Most scenes need one or two blocks.
+        """
+        assert self.count is not None, "bind() sets it"
+        size = _BLOCK
+        blocks = -(-self.count // size)
+        padding = blocks * size - self.count
+        one, none = op.constant(np.float32(1), "one"), op.constant(np.float32(0), "none")
+        if padding:
+            valid, *parts = (op.pad_end(each, 1, padding, rank=2) for each in (valid, *parts))
+        order = np.arange(blocks * size, dtype=np.float32)
+        places, column = op.array(order, "places"), op.array(order[:, None], "column")
+        inside = op.array(np.arange(size, dtype=np.float32), "inside")
+        width = op.constant(np.float32(size), "width")
+        most = op.reduce("ReduceMax", op.reduce("ReduceSum", passing, (1,)), (0,))
+        # The number of blocks, rounded up: the product is half a box away from a whole number, or more.
+        nearly_one = op.constant(np.float32(size - 0.5), "nearly_one_more")
+        share = op.mul(op.add(most, nearly_one), op.constant(np.float32(1 / size), "share"))
+
+        def settle(keep: ir.Value, turn: ir.Value) -> ir.Value:
+            start = op.mul(op.cast(turn, _F32), width)
+            index = op.node("Add", [inside, start], {}, _F32, (size,))
+            where = op.cast(index, _I64)
+            block = [op.gather(each, where, 1, _with(op.shape_of(each), size)) for each in parts]
+            overlaps = self._emit_overlaps(op, parts, block)
+            earlier = op.node("Less", [column, index], {}, _BOOL, (blocks * size, size))
+            suppresses = op.cast(op.logical_and(overlaps, earlier), _F32)
+            valid_inside = op.gather(valid, where, 1, _with(op.shape_of(valid), size))
+            offset = op.node("Sub", [places, start], {}, _F32, (blocks * size,))
+            after, before = op.less(offset, width), op.less(offset, none)
+            in_block = op.logical_and(after, op.logical_not(before))
+            back = op.cast(op.where(in_block, offset, none), _I64)
+
+            def round_(state: ir.Value) -> tuple[ir.Value, ir.Value]:
+                beaten = op.reduce("ReduceMax", op.mul(suppresses, op.unsqueeze(state, (2,))), (1,))
+                settled = op.gather(op.where(op.less(beaten, one), valid_inside, none), back, 1, op.shape_of(state))
+                new = op.node("Where", [in_block, settled, state], {}, _F32, op.shape_of(state))
+                change = op.sub(new, state)
+                return op.less(none, op.reduce("ReduceMax", op.mul(change, change), (0, 1))), new
+
+            return op.loop(size + 1, keep, round_)
+
+        keep = op.repeat(op.cast(share, _I64), valid, settle)
+        return op.slice(keep, (0,), (self.count,), (1,)) if padding else keep
+
+    def _emit_parts(self, op: Emitter, boxes: ir.Value, classes: ir.Value | None) -> list[ir.Value]:
+        """Write corners within limits, area and class of each box, (N,K) each."""
         none = op.constant(np.float32(0), "none")
         low, high = op.constant(-_FARTHEST, "lowest"), op.constant(_FARTHEST, "highest")
         # Less is false for NaN in every runtime; Clip, Min and Max may return it or not.
         bounded = op.where(op.less(low, boxes), boxes, low)
         bounded = op.where(op.less(bounded, high), bounded, high)
-        x1, y1, x2, y2 = (op.squeeze(op.slice(bounded, (part,), (part + 1,), (2,)), 2) for part in range(4))
+        shape = op.shape_of(boxes)
+        known = None if shape is None else shape[:2]
+        x1, y1, x2, y2 = (op.gather(bounded, op.constant(np.int64(part), "part"), 2, known) for part in range(4))
         area = op.mul(_positive(op, op.sub(x2, x1), none), _positive(op, op.sub(y2, y1), none))
+        return [x1, y1, x2, y2, area, *([] if classes is None else [classes])]
+
+    def _emit_overlaps(self, op: Emitter, parts: list[ir.Value], others: list[ir.Value]) -> ir.Value:
+        """Write which boxes overlap which others too much; bool, (N,K,M)."""
+        none = op.constant(np.float32(0), "none")
+        (x1, y1, x2, y2, area, *kinds), (u1, v1, u2, v2, size, *sorts) = parts, others
         sides = [
-            _positive(op, op.sub(pairwise(op, "Min", last, last), pairwise(op, "Max", first, first)), none)
-            for first, last in ((x1, x2), (y1, y2))
+            _positive(op, op.sub(pairwise(op, "Min", last, end), pairwise(op, "Max", first, start)), none)
+            for first, last, start, end in ((x1, x2, u1, u2), (y1, y2, v1, v2))
         ]
         shared = op.mul(*sides)
-        union = op.sub(pairwise(op, "Add", area, area), shared)
+        union = op.sub(pairwise(op, "Add", area, size), shared)
         overlaps = op.below_other(op.mul(union, op.constant(np.float32(self.iou), "iou")), shared, shared)
-        if classes is None:
+        if not kinds:
             return overlaps
-        return op.logical_and(overlaps, pairwise(op, "Equal", classes, classes, _BOOL))
+        return op.logical_and(overlaps, pairwise(op, "Equal", kinds[0], sorts[0], _BOOL))
 
     def _emit_unrolled(self, op: Emitter, alive: ir.Value, overlaps: ir.Value, descending: ir.Value) -> ir.Value:
         """Write one turn for each detection: the first box alive, and the end of those that it overlaps."""
@@ -199,6 +268,10 @@ def _bounded(boxes: Array) -> Array:
     low = np.where(boxes > -_FARTHEST, boxes, -_FARTHEST)
     bounded: Array = np.where(low < _FARTHEST, low, _FARTHEST)
     return bounded
+
+
+def _with(shape: Shape | None, size: int) -> Shape | None:
+    return None if shape is None else (shape[0], size)
 
 
 def _positive(op: Emitter, value: ir.Value, none: ir.Value) -> ir.Value:

@@ -139,10 +139,12 @@ class SelectRegions(Step):
         numbers = op.node("CumSum", [op.add(mine, others), axis], {"exclusive": 1}, _FLOAT, shape)
         order = op.node("ScatterElements", [numbers, op.cast(place, _INT64), numbers], {"axis": 1}, _FLOAT, shape)
         # Rows of 9 numbers are gathered along their own axis, so their order is repeated for each column.
-        cells = op.node("Where", [op.unsqueeze(kept, (2,)), op.concat(parts, 2), zero], {}, _FLOAT, None)
-        spread = op.node("Expand", [op.unsqueeze(order, (2,)), op.sizes_of(cells)], {}, _FLOAT, None)
-        moved = op.node("GatherElements", [cells, op.cast(spread, _INT64)], {"axis": 1}, _FLOAT, None)
-        total = op.node("Expand", [op.unsqueeze(count, (2,)), op.sizes_of(op.unsqueeze(order, (2,)))], {}, _FLOAT, None)
+        joined, columns = op.concat(parts, 2), op.unsqueeze(order, (2,))
+        sizes = op.shape_of(joined)
+        cells = op.node("Where", [op.unsqueeze(kept, (2,)), joined, zero], {}, _FLOAT, sizes)
+        spread = op.node("Expand", [columns, op.sizes_of(cells)], {}, _FLOAT, sizes)
+        moved = op.node("GatherElements", [cells, op.cast(spread, _INT64)], {"axis": 1}, _FLOAT, sizes)
+        total = op.node("Expand", [op.unsqueeze(count, (2,)), op.sizes_of(columns)], {}, _FLOAT, op.shape_of(columns))
         return op.concat([moved, total], 2)
 
     def _column(self, op: Emitter, table: ir.Value, place: int) -> ir.Value:

@@ -48,6 +48,7 @@ def test_from_the_raw_model_to_a_verified_one(folder: Path, capsys: pytest.Captu
     assert run(["strip", "fused.onnx", "-o", "again.onnx"]) == 0
     assert Path("again.onnx").read_bytes() == Path("raw.onnx").read_bytes()
     assert "--confidence 0.4" in (folder / "model.usage.md").read_text()
+    assert '<task value="detection" />' in Path("model.xml").read_text()
     assert run(["benchmark", "raw.onnx", "model.xml", "--seconds", "0.2", "--json", "times.json"]) == 0
 
 

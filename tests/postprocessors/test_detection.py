@@ -77,6 +77,15 @@ def case(head: str, count: int = CELLS) -> tuple[tuple[np.ndarray, ...], np.ndar
         raw = np.concatenate([boxes[..., :2] - centres, boxes[..., 2:], np.zeros((IMAGES, count, 12))], 2).astype(F32)
         faces = scores[..., :1]
         return (logits(faces[:, :512]), logits(faces[:, 512:]), raw[:, :512], raw[:, 512:]), corners(boxes), faces
+    if head == "centernet":
+        side = SIZE // 4
+        cells = _cells(4, side)
+        # No two neighbours are candidates of a class, and every candidate is a peak.
+        apart = (cells[:, 0] % 2 == 0) & (cells[:, 1] % 2 == 0)
+        scores = np.where(apart[:, None], scores, F32(0.01)) + np.arange(count, dtype=F32)[:, None] / 65536
+        maps = (logits(scores), boxes[..., 2:] / 4, boxes[..., :2] / 4 - cells[:, :2])
+        raw = [each.transpose(0, 2, 1).reshape(IMAGES, -1, side, side).astype(F32) for each in maps]
+        return tuple(raw), corners(boxes), scores
     if head == "centerface":
         side = SIZE // 4
         cells = _cells(4, side)
@@ -113,9 +122,11 @@ COUNTS = {
     "picodet": CELLS + 1,
     "blazeface": 896,
     "centerface": 256,
+    "centernet": 256,
 }
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("aware", [True, False])
 @pytest.mark.parametrize("head", HEADS)
 def test_finds_what_plain_suppression_finds(head: str, aware: bool) -> None:
@@ -193,6 +204,7 @@ def test_limits_on_a_sigmoid_are_cutoffs_on_logits() -> None:
     assert found["classes"][0, :3].tolist() == [0, 1, -1]
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("head", ["yolov8", "yolov5", "rtdetr", "centerface"])
 def test_a_box_for_each_class_that_passes(head: str) -> None:
     raw, boxes, scores = case(head, COUNTS.get(head, CELLS))
@@ -213,6 +225,20 @@ def test_a_box_for_each_class_that_passes(head: str) -> None:
         assert len(expected) == count == len({(int(kind), *np.round(box, 1)) for kind, box in listed})
     report = pp.verify(model(raw), pp.convert(fused), feeds(raw))
     assert report.postprocessing_exact, report.failures
+
+
+def test_probabilities_are_not_activated_twice() -> None:
+    raw, _, scores = case("rtdetr", 40)
+    proto = model((scores, raw[1]))
+    node = next(node for node in proto.graph.node if node.output[0] == "out0")
+    node.output[0] = "logits"
+    proto.graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["out0"]))
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(head="rtdetr", confidence=0.1))
+    assert fused.provenance.parameters["activation"] == "none"
+    found = run(fused, feeds(raw))
+    assert np.array_equal(found["candidates"], (scores.max(2) > F32(0.1)).sum(1))
+    with pytest.raises(PostProcessorError, match="activation is sigmoid, and output 'out0', .* ends in a sigmoid"):
+        pp.fuse(proto, pp.DetectionPostProcessor(head="rtdetr", activation="sigmoid"))
 
 
 def test_an_open_number_of_candidates_may_be_small() -> None:

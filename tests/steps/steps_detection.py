@@ -28,6 +28,7 @@ from pp_graph.steps import (
     GridBoxes,
     JoinCandidates,
     JoinParts,
+    KeepPeaks,
     MaskScores,
     PadCandidates,
     PlacesOfPassing,
@@ -295,6 +296,12 @@ def divide_indices(data: st.DataObject, rng: np.random.Generator) -> tuple[Step,
     return bound(step, ["NK"], (x,)), (x,)
 
 
+def peaks(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    del data
+    x = scores(rng, (3, 2, 7, 5))
+    return bound(KeepPeaks("x", "y"), ["NCHW"], (x,)), (x,)
+
+
 DETECTION_STEPS: dict[type[Step], Draw] = {
     TakeParts: take_parts,
     ScaleScores: scale,
@@ -320,4 +327,5 @@ DETECTION_STEPS: dict[type[Step], Draw] = {
     JoinParts: join_parts,
     FlattenScores: flatten_scores,
     DivideIndices: divide_indices,
+    KeepPeaks: peaks,
 }

@@ -16,6 +16,7 @@ from tests.steps.steps_detection import DETECTION_STEPS, bound, emit
 F32 = np.float32
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.hypothesis
 @pytest.mark.parametrize(
     ("runtime", "opset"),

@@ -220,6 +220,36 @@ class Loops(Writer):
         Returns:
             The value after the last round, in the shape of `start`.
         """
+        return self._loop(trips, start, lambda state, _: body(state))
+
+    def repeat(
+        self, trips: int | ir.Value, start: ir.Value, body: Callable[[ir.Value, ir.Value], ir.Value]
+    ) -> ir.Value:
+        """Apply a body to a value a number of times; see `loop`.
+
+        Args:
+            trips: Number of rounds; a number or an int64 scalar.
+            start: The initial value, of a known element type.
+            body: Writes one round. Takes the value and the number of the round, an int64 scalar from 0 on; returns the
+                new value.
+
+        Returns:
+            The value after the last round, in the shape of `start`.
+        """
+        begin = self.constant(np.bool_(True), "begin")
+
+        def numbered(state: ir.Value, turn: ir.Value) -> tuple[ir.Value, ir.Value]:
+            new = body(state, turn)
+            return self.node("Identity", [begin], {}, _BOOL, ()), new
+
+        return self._loop(trips, start, numbered)
+
+    def _loop(
+        self,
+        trips: int | ir.Value,
+        start: ir.Value,
+        body: Callable[[ir.Value, ir.Value], tuple[ir.Value, ir.Value]],
+    ) -> ir.Value:
         import onnx_ir as ir
 
         limit = self.constant(np.int64(trips), "most_rounds") if isinstance(trips, int) else trips
@@ -238,7 +268,7 @@ class Loops(Writer):
         around, known = self._body, dict(self._constants)
         self._body = []
         try:
-            go_on, state = body(inputs[2])
+            go_on, state = body(inputs[2], inputs[0])
             go_on.type, go_on.shape = truth, scalar
             state.type, state.shape = kind, shape
             graph = ir.Graph(inputs, [go_on, state], nodes=self._body, name=self._fresh("round"))
