@@ -150,6 +150,11 @@ def gather_nd(a: Tensor, index: Tensor, batch_dims: int = 0) -> Tensor:
     return a[tuple(index.unbind(-1))]
 
 
+def non_zero(a: Tensor) -> Tensor:
+    """Indices of all numbers but 0, one column for each."""
+    return torch.nonzero(a).T
+
+
 def scatter_elements(a: Tensor, index: Tensor, updates: Tensor, axis: int = 0, reduction: str = "none") -> Tensor:
     """Write or reduce updates at indices along an axis."""
     positions = _nonnegative(index, a.shape[axis])

@@ -68,6 +68,7 @@ OPERATORS: Final[Mapping[str, Function]] = {
     "Mod": elementwise.modulo,
     "Mul": torch.mul,
     "Neg": torch.neg,
+    "NonZero": spatial.non_zero,
     "Not": torch.logical_not,
     "Or": torch.logical_or,
     "Pad": spatial.pad,
