@@ -266,6 +266,16 @@ def test_forms_of_boxes_and_suppression_without_a_loop(form: Any) -> None:
     assert np.array_equal(found["scores"], usual.scores)
 
 
+def test_a_named_output_is_the_one_that_is_read() -> None:
+    (raw,), _, _ = case("yolov8")
+    proto = model((raw, raw))
+    with pytest.raises(OutputRoleError, match="fit no head"):
+        pp.fuse(proto, pp.DetectionPostProcessor())
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(), roles={RAW_CANDIDATES: "out1"})
+    assert fused.provenance.raw.read[RAW_CANDIDATES].name == "out1"
+    assert "out0" in fused.output_names
+
+
 def test_names_in_a_model_of_ultralytics() -> None:
     (raw,), _, _ = case("yolov8")
     proto = model((raw,))
