@@ -144,6 +144,8 @@ class DetectionPostProcessor(PostProcessor):
             self._require_head()
             return super().bind(raw, roles)
         outputs, size = describe_outputs(raw), image_size(raw)
+        if roles:
+            outputs = tuple(each for each in outputs if each.name in roles.values())
         if self.head == AUTO:
             head, reading = choose_head(outputs, size)
         else:

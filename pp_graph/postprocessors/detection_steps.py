@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors.detection import DetectionPostProcessor
     from pp_graph.program import Signature
 
+_FEW: Final = 20
+"""Share of the candidates up to which gathering their scores is quicker than finding the class of all: 1/20."""
+
 
 def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step, ...]:
     """Choose the best candidates by their raw scores, decode these, and suppress overlaps."""
@@ -66,14 +69,18 @@ def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step,
         sources[scored] = "all_probabilities"
     steps += _masked(post, sources[scored], "")
     candidates_last = RAW_HEAT in raw or raw[scored if scored in raw else f"{scored}_0"].axes == "NPK"
+    class_first = False
     if post.every_class:
         steps += _chosen_pairs(post, raw, candidates_last=candidates_last)
     else:
-        steps += _chosen(post, sources, scored, candidates_last=candidates_last)
+        # Scores of one candidate lie far apart then: unless few are chosen, finding the class of all is quicker.
+        count = raw[scored].size("K") if scored in raw else None
+        class_first = candidates_last and (count is None or _FEW * post.candidates >= count)
+        steps += _chosen(post, sources, scored, class_first=class_first)
     if RAW_CANDIDATES in sources:
         # Only the boxes of the chosen candidates are needed, and their scores if one candidate's lie side by side.
         start, gathered = head.box_start, f"chosen_{RAW_CANDIDATES}"
-        if candidates_last or post.every_class:
+        if class_first or post.every_class:
             steps.append(TakeParts(sources[scored], "box_parts", start, start + 4))
             steps.append(GatherCandidates("box_parts", f"chosen_{RAW_BOXES}", "order"))
         else:
@@ -83,8 +90,8 @@ def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step,
     return (*steps, *_boxes(post, raw), *_kept(post))
 
 
-def _chosen(post: DetectionPostProcessor, sources: dict[str, str], scored: str, *, candidates_last: bool) -> list[Step]:
-    """Choose the best candidates, and find their classes."""
+def _chosen(post: DetectionPostProcessor, sources: dict[str, str], scored: str, *, class_first: bool) -> list[Step]:
+    """Choose the best candidates, and find their classes, before or after choosing."""
     head = HEADS[post.head]
     steps: list[Step] = []
     best = "scores_that_pass"
@@ -96,8 +103,7 @@ def _chosen(post: DetectionPostProcessor, sources: dict[str, str], scored: str, 
         SelectCandidates(best, "order", post.candidates),
         GatherCandidates(best, "chosen_best", "order"),
     ]
-    if candidates_last:
-        # Scores of one candidate lie far apart: finding the class of all is quicker than gathering the scores.
+    if class_first:
         steps.append(BestClass("scores_that_pass", "best_classes", "best"))
         return [*steps, GatherCandidates("best_classes", "chosen_classes", "order")]
     steps.append(GatherCandidates(sources[scored], f"chosen_{scored}", "order"))

@@ -238,7 +238,10 @@ def _named(array: Array, output: OutputDescription) -> str | list[str] | None:
         return "".join(names[index] for index in array.ravel() if index >= 0)
     if output.decides:
         return [name for name, present in zip(names, array.ravel(), strict=True) if present]
-    return names[int(array)] if array.ndim == 0 else [names[index] for index in array.ravel() if index >= 0]
+    if array.ndim == 0:
+        return names[int(array)]
+    # -1 is no class, and the head of a detector may return an index without a name.
+    return [names[index] if index < len(names) else str(index) for index in array.ravel() if index >= 0]
 
 
 def _between(values: Array, low: float, high: float) -> Array:

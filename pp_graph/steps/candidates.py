@@ -141,7 +141,7 @@ class TakeParts(Step):
         """
         assert self.stop is not None, "bind() sets it"
         if self.classes and self.start and self.stop == self.size:
-            return op.behind(value, self.start, self._axis, self.size)
+            return op.after_first(value, self.start, self._axis, self.size)
         if self.classes:
             return op.slice(value, (self.start,), (self.stop,), (self._axis,))
         shape = op.shape_of(value)

@@ -15,8 +15,9 @@ from pp_graph.errors import TargetError  # noqa: E402
 from pp_graph.integrations.torch.interpreter import OPSET, TorchGraph  # noqa: E402
 from pp_graph.steps import STEPS, Step  # noqa: E402
 from tests.models import run  # noqa: E402
-from tests.steps import test_mask_steps, test_steps  # noqa: E402
+from tests.steps import steps_detection, test_mask_steps, test_steps  # noqa: E402
 from tests.steps.steps_classes import ELSEWHERE  # noqa: E402
+from tests.steps.steps_detection import DETECTION_STEPS  # noqa: E402
 from tests.steps.steps_masks import MASK_STEPS, OPEN_SIZES, mask_inputs  # noqa: E402
 
 
@@ -25,7 +26,7 @@ def torch_graph(step: Step, shape: tuple[int, ...]) -> TorchGraph:
 
 
 def test_every_step_is_tested() -> None:
-    assert set(test_steps.STRATEGIES) | set(MASK_STEPS) | ELSEWHERE == set(STEPS)
+    assert set(test_steps.STRATEGIES) | set(MASK_STEPS) | ELSEWHERE | set(DETECTION_STEPS) == set(STEPS)
 
 
 @pytest.mark.parametrize("kind", MASK_STEPS, ids=lambda kind: kind.__name__)
@@ -39,6 +40,25 @@ def test_torch_decides_about_masks_as_the_reference_does(kind: type[Step]) -> No
             names = [value.name for value in test_mask_steps.graph_of(step, OPSET).graph.input]
             found = graph({name: torch.from_numpy(array) for name, array in zip(names, inputs, strict=True)})
             assert np.array_equal(next(iter(found.values())).numpy(), step.reference(*inputs))
+
+
+@pytest.mark.hypothesis
+@pytest.mark.parametrize("kind", DETECTION_STEPS, ids=lambda kind: kind.__name__)
+def test_torch_finds_boxes_as_the_reference_does(kind: type[Step]) -> None:
+    @settings(max_examples=4)
+    @given(st.data(), st.integers(0, 2**32 - 1))
+    def check(data: st.DataObject, seed: int) -> None:
+        step, arrays = DETECTION_STEPS[kind](data, np.random.default_rng(seed))
+        graph = TorchGraph(ir.from_proto(steps_detection.emit(step, arrays, OPSET)).graph)
+        found = graph({f"x{place}": torch.from_numpy(array) for place, array in enumerate(arrays)})["y"].numpy()
+        expected = step.reference(*arrays)
+        assert found.dtype == expected.dtype
+        if kind.exact:
+            assert np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
+        else:
+            assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+    check()
 
 
 @pytest.mark.hypothesis

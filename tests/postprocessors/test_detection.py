@@ -266,6 +266,29 @@ def test_forms_of_boxes_and_suppression_without_a_loop(form: Any) -> None:
     assert np.array_equal(found["scores"], usual.scores)
 
 
+@pytest.mark.parametrize("candidates", [3, 60])
+def test_few_of_many_candidates(candidates: int) -> None:
+    (raw,), _, scores = case("yolov8")
+    post = pp.DetectionPostProcessor(confidence=(0.1, 0.3, 0.5), candidates=candidates, max_detections=5)
+    fused = pp.fuse(model((raw,)), post)
+    found = run(fused, feeds((raw,)))
+    expected = fused.program.predictions(fused.program.run({RAW_CANDIDATES: raw}))
+    assert all(np.array_equal(array, expected[name]) for name, array in found.items())
+    passing = (scores > np.array([0.1, 0.3, 0.5], F32)).any(2).sum(1)
+    assert np.array_equal(found["candidates"], passing)
+    assert (found["count"] <= candidates).all()
+
+
+def test_a_named_output_is_the_one_that_is_read() -> None:
+    (raw,), _, _ = case("yolov8")
+    proto = model((raw, raw))
+    with pytest.raises(OutputRoleError, match="fit no head"):
+        pp.fuse(proto, pp.DetectionPostProcessor())
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(), roles={RAW_CANDIDATES: "out1"})
+    assert fused.provenance.raw.read[RAW_CANDIDATES].name == "out1"
+    assert "out0" in fused.output_names
+
+
 def test_names_in_a_model_of_ultralytics() -> None:
     (raw,), _, _ = case("yolov8")
     proto = model((raw,))

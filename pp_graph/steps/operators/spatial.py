@@ -73,7 +73,7 @@ class Shaping(Writer):
         ]
         return self.node("Slice", [a, *bounds], {}, dtype, shape)
 
-    def behind(self, a: ir.Value, places: int, axis: int, size: int) -> ir.Value:
+    def after_first(self, a: ir.Value, places: int, axis: int, size: int) -> ir.Value:
         """Cut off the first places of an axis of this size, with Split: OpenVINO then need not copy the rest."""
         import onnx_ir as ir
 

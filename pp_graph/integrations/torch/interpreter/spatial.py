@@ -144,10 +144,14 @@ def gather_elements(a: Tensor, index: Tensor, axis: int = 0) -> Tensor:
 
 
 def gather_nd(a: Tensor, index: Tensor, batch_dims: int = 0) -> Tensor:
-    """Gather elements by coordinates."""
-    if batch_dims:
-        raise NotImplementedError("batch_dims")
-    return a[tuple(index.unbind(-1))]
+    """Gather elements by coordinates; the first axes of both are images."""
+    if batch_dims > 1:
+        raise NotImplementedError("batch_dims above 1")
+    places = index.unbind(-1)
+    if not batch_dims:
+        return a[places]
+    images = torch.arange(a.shape[0], device=a.device).reshape(-1, *(1,) * (index.ndim - 2))
+    return a[(images, *places)]
 
 
 def non_zero(a: Tensor) -> Tensor:
