@@ -39,6 +39,7 @@ def maps() -> np.ndarray:
     return images
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     "options",
     [
