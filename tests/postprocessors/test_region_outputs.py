@@ -39,6 +39,7 @@ def maps() -> np.ndarray:
     return images
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     "options",
     [
@@ -110,7 +111,9 @@ def test_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     boxes = [box for entry in listed for box in entry["region_boxes"] if any(box)]
     assert [[float(row[name]) for name in ("x1", "y1", "x2", "y2")] for row in rows] == boxes
     assert call(["run", "model.xml", images, "-o", "out", "--force", "--save", "none"]) == 0
-    assert sorted(path.name for path in Path("out").iterdir()) == ["predictions.csv", "predictions.json", "regions.csv"]
+    assert files() == ["predictions.csv", "predictions.json", "regions.csv"]
+    assert call(["run", "model.xml", images, "-o", "out", "--force", "--save", "none", "--format", "json"]) == 0
+    assert files() == ["predictions.json"]
 
 
 def test_a_recipe_measures_regions(maps: np.ndarray) -> None:
@@ -128,6 +131,10 @@ def test_a_recipe_measures_regions(maps: np.ndarray) -> None:
     ]
     assert found.boxes.shape == (12, K, 4)
     assert pp.verify(raw(), pp.convert(fused), {"image": maps}).passed
+
+
+def files() -> list[str]:
+    return sorted(path.name for path in Path("out").rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize(
