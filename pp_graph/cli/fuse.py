@@ -95,7 +95,15 @@ def fields(fused: FusedModel) -> dict[str, str]:
     """Describe the fused model for people."""
     lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
     lines["outputs"] = ", ".join(fused.output_names)
+    parameters = fused.provenance.parameters
+    for name in ("confidence", "iou"):
+        if name in parameters:
+            limits = parameters[name]
+            by_class = isinstance(limits, list)
+            lines[name] = f"{min(limits)} to {max(limits)}, for each class" if by_class else f"above {limits}"
     for name, cutoff in fused.provenance.cutoffs.items():
+        if name not in fused.output_names and "confidence" in parameters:
+            continue  # a detector's own steps
         # Other tasks may compare a probability.
         anomalies = fused.provenance.post_processor not in _OTHER_TASKS
         what = "anomalous from a raw value" if anomalies else "true from a value"
