@@ -15,7 +15,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 import pp_graph as pp
 
@@ -25,10 +24,14 @@ REGIONS = 10
 
 def by_opencv(mask: np.ndarray, map_: np.ndarray) -> np.ndarray:
     """Areas and largest numbers of the ten largest regions."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
-    order = np.argsort(-stats[1:, 4], kind="stable")[:REGIONS]
-    scores = ndimage.maximum(map_, labels, np.arange(1, count)[order]) if count > 1 else []
-    return np.array([stats[1:, 4][order], scores])
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+    order = 1 + np.argsort(-stats[1:, 4], kind="stable")[:REGIONS]
+    scores = []
+    for label in order:
+        left, top, width, height, _ = stats[label]
+        box = slice(top, top + height), slice(left, left + width)
+        scores.append(map_[box][labels[box] == label].max())
+    return np.array([stats[order, 4], scores])
 
 
 def main(rounds: int) -> None:
