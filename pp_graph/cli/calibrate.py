@@ -249,6 +249,23 @@ def _further_files(model: Path) -> list[Path]:
     return [Path(tensor.path) for tensor in RawModel.open(model).external_tensors()]
 
 
+def _refuse_other_models(model: Path) -> None:
+    """Raise for an artifact of another family, which has no scores."""
+    from pp_graph.errors import PPGraphError
+    from pp_graph.fusion.runtime_cutoffs import WITHOUT_STATISTICS
+    from pp_graph.opening import open_artifact
+
+    try:
+        kind = open_artifact(model).provenance.post_processor
+    except PPGraphError:
+        return  # a raw model, or a file that is refused later
+    if kind in WITHOUT_STATISTICS:
+        raise click.UsageError(
+            f"'{model}' was made with {kind}, expected an anomaly model. A detector is calibrated with --boxes, a "
+            "classifier with --task classification; the others have nothing to calibrate."
+        )
+
+
 def _calibrated_otherwise(
     ctx: click.Context,
     model: Path | None,
@@ -276,6 +293,8 @@ def _calibrated_otherwise(
         return True
     refuse_goals(options)
     refuse_given(ctx, ("labels", "false_accepts"), "applies only to --task classification. Add it.")
+    if model is not None:
+        _refuse_other_models(model)
     return False
 
 

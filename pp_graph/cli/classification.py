@@ -30,8 +30,8 @@ def parse_numbers(
         numbers = tuple(map(float, lines))
     except ValueError:
         raise click.BadParameter(
-            f"'{text}' is neither a threshold, nor one for each class, expected 0.5, or 0.5,0.7,..., or a file with a "
-            "number a line.",
+            f"'{text}' is neither a threshold, nor one for each class, nor a file that exists, expected 0.5, or "
+            "0.5,0.7,..., or a file with a number a line.",
             param=parameter,
         ) from None
     return numbers[0] if len(numbers) == 1 else numbers

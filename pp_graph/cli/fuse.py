@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from pp_graph.fusion import FusedModel
 
 
-_OTHER_TASKS = (
-    "ClassificationPostProcessor", "DetectionPostProcessor", "SegmentationPostProcessor", "RegionsPostProcessor",
-    "SequencePostProcessor",
-)  # fmt: skip
-
-
 @click.command(
     epilog=examples(
         "pp-graph fuse raw.onnx --stats stats.json -o fused.onnx",
@@ -93,6 +87,8 @@ def describe(fused: FusedModel) -> dict[str, Any]:
 
 def fields(fused: FusedModel) -> dict[str, str]:
     """Describe the fused model for people."""
+    from pp_graph.fusion.runtime_cutoffs import WITHOUT_STATISTICS
+
     lines = {role.replace("_", " "): f"'{output.name}'" for role, output in fused.provenance.raw.read.items()}
     lines["outputs"] = ", ".join(fused.output_names)
     parameters = fused.provenance.parameters
@@ -105,7 +101,7 @@ def fields(fused: FusedModel) -> dict[str, str]:
         if name not in fused.output_names and "confidence" in parameters:
             continue  # a detector's own steps
         # Other tasks may compare a probability.
-        anomalies = fused.provenance.post_processor not in _OTHER_TASKS
+        anomalies = fused.provenance.post_processor not in WITHOUT_STATISTICS
         what = "anomalous from a raw value" if anomalies else "true from a value"
         lines[name] = "never" if cutoff == "never" else f"{what} of {cutoff}"
     for index, record in enumerate(fused.provenance.tail):

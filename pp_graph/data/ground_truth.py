@@ -108,6 +108,8 @@ def _open_coco(path: Path, folder: Path, class_names: tuple[str, ...], max_pixel
     categories = _by_id(content["categories"], "categories", path)
     classes = _class_of_category(categories, class_names)
     listed = _by_id(content["images"], "images", path)
+    if not listed:
+        raise DataError(f"Ground truth '{path}' lists no images, expected some. Export it with its images.")
     files, sizes = [], []
     for entry in listed.values():
         file, size = _coco_image(entry, folder, path, max_pixels)

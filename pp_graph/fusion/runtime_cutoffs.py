@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import PostProcessorError, ProvenanceError
 
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from pp_graph.fusion.provenance import Provenance
     from pp_graph.program import Program
     from pp_graph.statistics import Statistics
+
+WITHOUT_STATISTICS: Final = frozenset({
+    "ClassificationPostProcessor", "DetectionPostProcessor", "RegionsPostProcessor", "SegmentationPostProcessor",
+    "SequencePostProcessor",
+})  # fmt: skip
+"""Post-processors whose limits are options of their own."""
 
 
 def cutoffs_for(
@@ -81,6 +87,11 @@ def retuned_program(provenance: Provenance, statistics: Statistics | None, chang
             raise PostProcessorError(
                 f"{parameter} was given, but the model has no output {decision} that it could affect. Leave it out."
             )
+    if statistics is not None and provenance.post_processor in WITHOUT_STATISTICS:
+        raise PostProcessorError(
+            f"Statistics were given, and {provenance.post_processor} uses none, expected one of its own options, such "
+            "as the confidence of a detector (pp-graph retune --help). Leave the statistics out."
+        )
     kept = provenance.statistics if statistics is None else statistics
     post = provenance.build_post_processor(kept, changes)
     provenance.check_unedited()

@@ -172,9 +172,10 @@ class SequencePostProcessor(PostProcessor):
         if labels and len(labels) == count - 1:
             labels = (*labels[:blank], "", *labels[blank:])
         if labels and len(labels) != count:
+            without_both = ", or two less without blank and space" if blank == 0 else f" (class {blank})"
             raise PostProcessorError(
                 f"There are {len(self.labels)} labels, and {what} has {count} classes, expected a label for each, "
-                "or one less without the blank, or two less without blank and space. Correct the labels (--labels "
+                f"or one less without the blank{without_both}. Correct the blank (--blank), or the labels (--labels "
                 f"FILE, one character a line), or name another output with --role {RAW_LOGITS}=NAME."
             )
         return blank, tuple("" if place == blank else label for place, label in enumerate(labels))

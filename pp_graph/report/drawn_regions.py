@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.report.prediction_table import plain
-from pp_graph.steps import RegionPart, RegionTable
+from pp_graph.steps import RegionPart, RegionTable, SelectRegions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +42,11 @@ class DrawnRegions:
     def of(cls, program: Program) -> DrawnRegions | None:
         """Find the outputs of a program; None if it returns no boxes of regions."""
         tables = {step.target: step for step in program.steps if isinstance(step, RegionTable)}
+        tables |= {
+            step.target: tables[step.source]
+            for step in program.steps
+            if isinstance(step, SelectRegions) and step.source in tables
+        }
         written = {output.name for output in program.predicted}
         parts: dict[str, str] = {
             step.part: step.target

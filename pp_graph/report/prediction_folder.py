@@ -17,6 +17,7 @@ from pp_graph.data.image_files import upright_size
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
 from pp_graph.plausibility import PredictionChecks, describe_warnings
+from pp_graph.preprocessing.placement import LETTERBOX
 from pp_graph.report.detections import (
     ImageDetections,
     detections_of_image,
@@ -52,7 +53,7 @@ from pp_graph.running import open_source
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from PIL.Image import Image
 
@@ -140,6 +141,7 @@ def write_predictions(
             "Leave out --coco."
         )
     folders = drawn.folders(save)
+    _refuse_letterboxed_maps(runner, source, drawn, folders)
     _refuse_folder_among_images(folder, source, folders)
     picture_files = _picture_files(source.images.names, folders)
     tables = [table_name(form) for form in (*FORMATS, COCO) if form in formats]
@@ -175,6 +177,16 @@ def write_predictions(
         about,
         (*describe_warnings(runner.provenance), *checks.warnings(), *_truncations(about)),
     )
+
+
+def _refuse_letterboxed_maps(runner: Runner, source: Source, drawn: DrawnOutputs, folders: Collection[str]) -> None:
+    preprocessing = runner.provenance.preprocessing
+    letterboxed = source.images.letterbox or (preprocessing is not None and preprocessing.resize == LETTERBOX)
+    if letterboxed and (drawn.regions is not None or (folders and not drawn.detects)):
+        raise DataError(
+            "The images are letterboxed, and the model returns maps, masks or regions, which run cannot place in the "
+            "images, expected boxes of a detector. Convert with another --resize, or write tables only (--save none)."
+        )
 
 
 def _refuse_folder_among_images(folder: Path, source: Source, pictures: Iterable[str]) -> None:

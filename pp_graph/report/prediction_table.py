@@ -91,7 +91,10 @@ def _finite(value: Any) -> Any:
 def columns_of(rows: Sequence[ImagePrediction]) -> tuple[str, ...]:
     """Return the columns of a CSV table, which has none for lists of numbers."""
     further = dict.fromkeys(name for row in rows for name in row.further)
-    flat = [name for name in further if not any(_is_nested(row.further.get(name)) for row in rows)]
+    # Detections have a table of their own, and may be empty for all images.
+    flat = [
+        name for name in further if name != "detections" and not any(_is_nested(row.further.get(name)) for row in rows)
+    ]
     fixed = [name for name in COLUMNS if not rows or any(name in row.cells for row in rows)]
     return (*fixed, *flat)
 

@@ -16,8 +16,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from pp_graph.errors import OutputFileError, StatisticsWarning
+from pp_graph.errors import OutputFileError, PostProcessorError, StatisticsWarning
 from pp_graph.fusion import Artifact, FusedModel, Provenance, retuned_program, sensitivities
+from pp_graph.fusion.runtime_cutoffs import WITHOUT_STATISTICS
 from pp_graph.model.onnx_layout import LayoutError
 from pp_graph.model.writing import write_onnx
 from pp_graph.opening import kind_of, open_artifact
@@ -26,7 +27,7 @@ from pp_graph.retuning.ir_file import find_in_ir, replace_ir
 from pp_graph.retuning.onnx_file import find_in_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from pp_graph.program import Program
     from pp_graph.retuning.ir_file import IREdit
@@ -128,12 +129,23 @@ def retune(
             )
         changes = {**sensitivities(image=image_sensitivity, pixel=pixel_sensitivity), **parameters}
         _warn_of_another_model(statistics, model.provenance)
-        return model.with_program(retuned_program(model.provenance, statistics, changes))
+        return model.with_program(_program(model.provenance, statistics, changes))
     retuning = prepare_retuning(
         model, statistics, image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity, **parameters
     )
     _warn_of_another_model(statistics, retuning.provenance)
     return retuning.write(output, overwrite=overwrite, inputs=inputs)
+
+
+def _program(provenance: Provenance, statistics: Statistics | None, changes: Mapping[str, Any]) -> Program:
+    program = retuned_program(provenance, statistics, changes)
+    new = {output.name for output in program.outputs} - {output.name for output in provenance.outputs}
+    if new and provenance.post_processor in WITHOUT_STATISTICS:
+        raise PostProcessorError(
+            f"{', '.join(changes)} would add the output {', '.join(sorted(new))}, expected a change of what the model "
+            "has. Convert the raw model again with this option."
+        )
+    return program
 
 
 def _warn_of_another_model(statistics: Statistics | None, provenance: Provenance) -> None:
@@ -161,7 +173,7 @@ def prepare_retuning(
 
     def program_for(provenance: Provenance) -> Program:
         if not bound:  # compiled only once
-            bound.append(retuned_program(provenance, statistics, changes))
+            bound.append(_program(provenance, statistics, changes))
         return bound[0]
 
     def retuned() -> Artifact:

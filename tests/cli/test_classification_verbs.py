@@ -82,6 +82,17 @@ def test_retuned_limits_decide_as_fused_again(folder: Path, name: str) -> None:
     assert pp.verify("raw.onnx", folder / name, images()).passed
 
 
+def test_what_the_model_lacks_cannot_be_retuned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["convert", "raw.onnx", *OPTIONS, "-o", "model.xml"]) == 0
+    before = (folder / "model.xml").read_bytes()
+    assert run(["retune", "model.xml", "--unknown-below", "0.9"]) == 2
+    assert "unknown_below would add the output unknown" in capsys.readouterr().err
+    (folder / "stats.json").write_text('{"image": {"threshold": 1, "min": 0, "max": 2}}')
+    assert run(["retune", "model.xml", "--stats", "stats.json"]) == 2
+    assert "ClassificationPostProcessor uses none" in capsys.readouterr().err
+    assert (folder / "model.xml").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

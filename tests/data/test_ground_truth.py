@@ -96,6 +96,7 @@ ANNOTATION = coco()["annotations"][0]
     [
         ([], "has no list 'images', expected COCO JSON"),
         ({"images": [], "annotations": []}, "has no list 'categories'"),
+        ({"images": [], "annotations": [], "categories": []}, "lists no images, expected some"),
         (coco(images=[{"id": 7, "file_name": "gone.png"}]), "Image 'gone.png' .* is not in .*, expected every image"),
         (coco(images=[{"id": 7, "file_name": "b.png", "width": 80, "height": 40}]), "has 40 x 80 pixels, .* 80 x 40"),
         (coco(images=[{"id": 7}]), "Image 7 of .* has no 'file_name'"),

@@ -106,6 +106,17 @@ def test_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     listed = json.loads(Path("out/predictions.json").read_text())["predictions"]
     rows = list(csv.DictReader(Path("out/regions.csv").read_text().splitlines()))
     assert len(rows) == sum(entry["region_count"] for entry in listed) > 0
+    assert all(row[name] for row in rows for name in ("area", "score", "x", "y"))
+    assert [float(row["score"]) for row in rows] == [
+        score for entry in listed for score in entry["region_scores"][: entry["region_count"]]
+    ]
+    assert call(["run", "model.xml", "maps.npz", "-o", "out2", "--letterbox"]) == 2
+    assert "letterbox" in capsys.readouterr().err
+    Path("stats.json").write_text('{"image": {"threshold": 0.5, "min": 0, "max": 1}}')
+    assert call(["retune", "model.xml", "--stats", "stats.json"]) == 2
+    assert "RegionsPostProcessor uses none" in capsys.readouterr().err
+    assert call(["calibrate", "model.xml", "--data", "maps.npz", "-o", "found.json"]) == 2
+    assert "have nothing to calibrate" in capsys.readouterr().err
     before = sum(entry["region_count"] for entry in listed)
     assert "--box-threshold 0.7" in Path("model.usage.md").read_text()
     assert call(["retune", "model.xml", "--box-threshold", "0.6", "--unclip", "1"]) == 0
