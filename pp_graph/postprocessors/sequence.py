@@ -123,6 +123,8 @@ class SequencePostProcessor(PostProcessor):
         found = self
         if self.layout is None:
             found = dataclasses.replace(found, layout=_layout_of(raw, roles or {}))
+        else:
+            _check_layout(raw, roles or {}, self.layout)
         characters = raw.model.metadata_props.get(CHARACTERS_KEY)
         if not self.labels and characters:
             found = dataclasses.replace(found, labels=tuple(characters.removesuffix("\n").split("\n")))
@@ -199,6 +201,19 @@ class SequencePostProcessor(PostProcessor):
             CountTokens("token_times", "length"),
             GatherTimes("path_probs", "token_probs", "token_times"),
             MeanOfTokens("token_probs", "confidence", "token_times"),
+        )
+
+
+def _check_layout(raw: RawModel, roles: Mapping[str, str], given: Layout) -> None:
+    """Raise if the batch of the model's input contradicts a layout."""
+    try:
+        certain = _layout_of(raw, roles)
+    except OutputRoleError:
+        return
+    if certain != given:
+        raise OutputRoleError(
+            f"The layout is {given}, and the other axis of the output has the size of the input's batch, expected "
+            f"{certain}. Leave the layout out (--layout)."
         )
 
 

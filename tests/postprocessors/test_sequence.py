@@ -139,6 +139,8 @@ def test_models_that_do_not_fit() -> None:
     post = pp.SequencePostProcessor()
     with pytest.raises(OutputRoleError, match=r"\(N,T,C\) or as \(T,N,C\).*--layout"):
         pp.fuse(recogniser(times=1, batch=1), post)
+    with pytest.raises(OutputRoleError, match="The layout is TNC, .* expected NTC. Leave the layout out"):
+        pp.fuse(recogniser("NTC"), pp.SequencePostProcessor(layout="TNC"))
     with pytest.raises(PostProcessorError, match="activation is softmax, and output 'logits' holds probabilities"):
         pp.fuse(recogniser(head="Softmax"), pp.SequencePostProcessor(activation="softmax"))
     with pytest.raises(OpsetError, match="opset 8, expected 9 or later"):
