@@ -268,6 +268,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                     f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
                 )
         for name, cutoff in self.cutoffs.items():
+            if name not in self.output_names and "confidence" in self.parameters:
+                continue  # a detector's own step; its confidence is among the parameters
             lines[f"{name} cutoff"] = _cutoff_line(cutoff, classes=any(each.classifies for each in self.outputs))
         lines["raw model"] = f"{raw.file or '(in memory)'}, sha256 {raw.sha256[:16]}…"
         if self.raised is not None:

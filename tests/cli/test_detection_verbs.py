@@ -37,7 +37,10 @@ def test_from_the_raw_model_to_a_verified_one(folder: Path, capsys: pytest.Captu
     assert run(["fuse", "raw.onnx", *OPTIONS, "--iou", "0.5", "-o", "fused.onnx"]) == 0
     assert run(["convert", "raw.onnx", *OPTIONS, "--head", "yolov8", "-o", "model.xml"]) == 0
     assert run(["retune", "model.xml", "--iou", "0.5"]) == 0
-    capsys.readouterr()
+    assert "confidence   " in capsys.readouterr().out
+    assert run(["inspect", "model.xml"]) == 0
+    # Steps between the raw value and the outputs have no names that a reader knows.
+    assert "passing" not in capsys.readouterr().out
     verify = ["verify", "raw.onnx", "model.xml", "--data", "images.npz", "--inference-precision", "bf16", "--json"]
     assert run(verify) == 0
     report = json.loads(capsys.readouterr().out)
