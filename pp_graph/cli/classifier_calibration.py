@@ -32,7 +32,8 @@ def calibrate_classifier(
 ) -> None:
     """Calibrate a classifier."""
     from pp_graph import calibration
-    from pp_graph.cli.calibrate import check_outputs, parsed_estimator
+    from pp_graph.cli.calibrate import parsed_estimator
+    from pp_graph.cli.other_calibrations import check_outputs
     from pp_graph.opening import kind_of
     from pp_graph.postprocessors import ClassificationPostProcessor
     from pp_graph.postprocessors.class_names import read_class_names

@@ -247,7 +247,7 @@ def checked_probability(given: Any, name: str) -> float:
         PostProcessorError: It is not a number from 0 to 1.
     """
     if isinstance(given, bool | str) or not isinstance(given, int | float | np.number) or not 0 <= given <= 1:
-        raise PostProcessorError(f"{name} is {given!r}, expected a probability from 0 to 1.")
+        raise PostProcessorError(f"{name} is {given!r}, expected a number from 0 to 1.")
     return float(given)
 
 

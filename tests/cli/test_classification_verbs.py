@@ -98,7 +98,7 @@ def test_what_the_model_lacks_cannot_be_retuned(folder: Path, capsys: pytest.Cap
     [
         (["--task", "classification", "--labels", "two.txt"], "2 labels, and output 'logits'.*has 4 classes"),
         (["--task", "classification", "--labels", "missing.txt"], "Labels 'missing.txt' cannot be read"),
-        (["--task", "classification", "--unknown-below", "60"], "unknown_below is 60.0, expected a probability"),
+        (["--task", "classification", "--unknown-below", "60"], "unknown_below is 60.0, expected a number"),
         (["--task", "classification", "--multi-label", "high"], "'high' is neither a threshold"),
         (["--task", "classification", "--pack"], "--pack applies only to anomaly models.*Leave out --pack"),
         (["--task", "classification", "--stats", "s.json"], "'s.json' is not the calibration of a classifier"),

@@ -73,7 +73,7 @@ def test_retuned_limits_decide_as_fused_again(folder: Path, name: str) -> None:
         (["--task", "detection", "--top", "3"], "--top applies only to classifiers, and the task is detection"),
         (["--task", "detection", "--stats", "names.txt"], "names.txt"),
         (["--task", "detection", "--head", "yolov5"], "head is 'yolov5'"),
-        (["--task", "detection", "--confidence", "2"], "confidence is 2.0, expected a probability from 0 to 1"),
+        (["--task", "detection", "--confidence", "2"], "confidence is 2.0, expected a number from 0 to 1"),
     ],
 )
 def test_errors_say_what_would_do(

@@ -51,12 +51,7 @@ def test_torch_finds_boxes_as_the_reference_does(kind: type[Step]) -> None:
         step, arrays = DETECTION_STEPS[kind](data, np.random.default_rng(seed))
         graph = TorchGraph(ir.from_proto(steps_detection.emit(step, arrays, OPSET)).graph)
         found = graph({f"x{place}": torch.from_numpy(array) for place, array in enumerate(arrays)})["y"].numpy()
-        expected = step.reference(*arrays)
-        assert found.dtype == expected.dtype
-        if kind.exact:
-            assert np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
-        else:
-            assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+        steps_detection.assert_agrees(step, arrays, found)
 
     check()
 

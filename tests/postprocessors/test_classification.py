@@ -237,8 +237,8 @@ def test_the_recipe_in_the_docs_runs(tmp_path: Path) -> None:
     [
         ({"thresholds": "runtime"}, "thresholds='runtime' is given without unknown_below"),
         ({"activation": "relu"}, "activation is 'relu', expected 'softmax' or 'sigmoid' or 'none'"),
-        ({"unknown_below": 50}, "unknown_below is 50, expected a probability from 0 to 1"),
-        ({"multi_label": (0.5, 1.5)}, r"multi_label\[1\] is 1.5, expected a probability from 0 to 1"),
+        ({"unknown_below": 50}, "unknown_below is 50, expected a number from 0 to 1"),
+        ({"multi_label": (0.5, 1.5)}, r"multi_label\[1\] is 1.5, expected a number from 0 to 1"),
         ({"temperature": 0}, "temperature is 0, expected a number above 0"),
         ({"activation": "none", "temperature": 2}, "temperature is 2 with activation='none'"),
         ({"top": 0}, "top is 0, expected a whole number from 1 to 100"),

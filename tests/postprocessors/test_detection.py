@@ -305,9 +305,9 @@ def test_names_in_a_model_of_ultralytics() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"confidence": 1.5}, r"confidence is 1.5, expected a probability from 0 to 1"),
+        ({"confidence": 1.5}, r"confidence is 1.5, expected a number from 0 to 1"),
         ({"confidence": ()}, r"confidence is empty, expected a score, or one for each class"),
-        ({"iou": -0.1}, r"iou is -0.1, expected a probability from 0 to 1"),
+        ({"iou": -0.1}, r"iou is -0.1, expected a number from 0 to 1"),
         ({"head": "yolo"}, r"head is 'yolo', expected 'auto' or 'yolov8'"),
         ({"candidates": 5000}, r"candidates is 5000, expected a whole number from 1 to 4096"),
         ({"loop_free": True}, r"max_detections is 300 with loop_free, expected at most 100"),

@@ -204,7 +204,7 @@ def test_several_outputs_are_listed() -> None:
     [
         ({"labels": ("a",)}, "There are 1 labels, and output 'logits'.*has 3 classes, expected one label"),
         ({"class_thresholds": (0.1, 0.2)}, "There are 2 class_thresholds, and output 'logits'.*has 3 classes"),
-        ({"class_thresholds": 2}, "class_thresholds is 2, expected a probability from 0 to 1"),
+        ({"class_thresholds": 2}, "class_thresholds is 2, expected a number from 0 to 1"),
         ({"stretch": True}, "stretch is given, and output 'logits'.*has 3 classes, expected one"),
         ({"stretch": True, "class_thresholds": 0.5}, "stretch is given together with class_thresholds"),
         ({"activation": "tanh"}, "activation is 'tanh', expected 'softmax' or 'sigmoid' or 'none'"),

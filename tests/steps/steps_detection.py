@@ -302,6 +302,16 @@ def peaks(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
     return bound(KeepPeaks("x", "y"), ["NCHW"], (x,)), (x,)
 
 
+def assert_agrees(step: Step, arrays: list[np.ndarray] | tuple[np.ndarray, ...], found: np.ndarray) -> None:
+    """Compare a runtime's output with the reference: to the bit, or where exponentials are decoded, to 1e-5."""
+    expected = step.reference(*arrays)
+    assert found.dtype == expected.dtype
+    if step.exact:
+        assert np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
+    else:
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
 DETECTION_STEPS: dict[type[Step], Draw] = {
     TakeParts: take_parts,
     ScaleScores: scale,

@@ -11,7 +11,7 @@ from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.steps import GatherCandidates, SelectCandidates, Step, SuppressOverlaps, TakeParts
 from pp_graph.values import ValueType
 from tests.models import run, run_openvino
-from tests.steps.steps_detection import DETECTION_STEPS, bound, emit
+from tests.steps.steps_detection import DETECTION_STEPS, assert_agrees, bound, emit
 
 F32 = np.float32
 
@@ -36,12 +36,7 @@ def test_twins_agree(kind: type[Step], opset: int, runtime: str) -> None:
     def check(data: st.DataObject, seed: int) -> None:
         step, arrays = DETECTION_STEPS[kind](data, np.random.default_rng(seed))
         found = execute(emit(step, arrays, opset), {f"x{place}": array for place, array in enumerate(arrays)})["y"]
-        expected = step.reference(*arrays)
-        assert found.dtype == expected.dtype
-        if kind.exact:
-            assert np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
-        else:
-            assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+        assert_agrees(step, arrays, found)
 
     check()
 
