@@ -16,7 +16,7 @@ from pp_graph.cli.demo import demo
 from pp_graph.cli.devices import devices
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
-from pp_graph.cli.output import pipe_tolerant_stdout, print_error
+from pp_graph.cli.output import end_log, pipe_tolerant_stdout, print_error
 from pp_graph.cli.plugins import import_plugin
 from pp_graph.cli.retune import retune
 from pp_graph.cli.run import run_verb
@@ -91,6 +91,8 @@ def run(arguments: Sequence[str]) -> int:
             as_json=False,
         )
         return _BAD_INPUT
+    finally:
+        end_log()
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ from pp_graph.cli.convert import parse_shapes
 from pp_graph.cli.frames import parse_frame_size
 from pp_graph.cli.options import PATH, cache_option, examples, force_option, input_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +23,11 @@ _STDOUT = "-"
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph benchmark raw.onnx model.xml",
         "pp-graph benchmark raw.onnx model.xml --device CPU,GPU --json report.json",
-    )
+    ),
 )
 @click.argument("models", nargs=-1, type=PATH, metavar="RAW ARTIFACT...")
 @click.option("--device", default="CPU", show_default=True, metavar="CPU,GPU,...",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,6 +21,7 @@ from pp_graph.cli.options import (
 from pp_graph.cli.other_calibrations import calibrated_otherwise, check_outputs, further_files
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,16 +30,25 @@ if TYPE_CHECKING:
     from pp_graph.calibration import CalibrationResult, LevelResult
     from pp_graph.data import LabelledImages
 
-_METHODS = "f1, fbeta, youden, fpr, recall, precision, quantile, sigma, max-normal, evt"
+METHODS: Final = (
+    "f1, fbeta:beta=2, youden, fpr:rate=0.01, recall:recall=0.99, precision:precision=0.95, quantile:q=0.99,factor=1, "
+    "sigma:k=3,robust=false, max-normal, evt:rate=0.001,tail=0.1"
+)
+"""Estimators of thresholds with the defaults of their parameters."""
+PIXEL_METHODS: Final = "pro:rate=0.05"
+_GOALS: Final = {"recall": "recall:recall", "precision": "precision:precision", "fpr": "fpr:rate"}
+"""Estimator and parameter of each short form."""
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph calibrate raw.onnx --data bottle/test -o stats.json",
+        "pp-graph calibrate raw.onnx --data bottle/test --recall 0.95 -o stats.json",
         "pp-graph calibrate model.xml --data bottle/test --retune tuned.xml",
         "pp-graph calibrate detector.xml --data images --boxes coco.json -o confidence.json",
         "pp-graph calibrate --scores scores.csv --image-method fpr:rate=0.001 -o stats.json",
-    )
+    ),
 )
 @click.argument("model", type=PATH, required=False)
 @click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
@@ -51,18 +61,13 @@ _METHODS = "f1, fbeta, youden, fpr, recall, precision, quantile, sigma, max-norm
 @click.option("--boxes", type=PATH, metavar="COCO.json|FOLDER",
               help="Calibrate a detector: ground truth of the images of --data, as COCO JSON or as a folder of YOLO's "
                    "text files. Finds the confidence of each class, by F1.")  # fmt: skip
-@click.option(
-    "--min-precision",
-    type=float,
-    metavar="P",
-    help="With --boxes: choose the largest recall with at least this precision.",
-)
-@click.option(
-    "--min-recall",
-    type=float,
-    metavar="R",
-    help="With --boxes: choose the highest confidence with at least this recall.",
-)
+@click.option("--recall", "--min-recall", "recall", type=float, metavar="R",
+              help="Find thresholds with at least this recall, for example 0.95: of images and pixels, or with --boxes "
+                   "of each class.")  # fmt: skip
+@click.option("--precision", "--min-precision", "precision", type=float, metavar="P",
+              help="The same for precision.")  # fmt: skip
+@click.option("--fpr", type=float, metavar="RATE",
+              help="Find thresholds that flag at most this share of normal images and pixels.")  # fmt: skip
 @click.option("--stats", type=PATH, metavar="FILE", help="Existing statistics, for --retune or -o.")
 @click.option("-o", "--output", type=PATH, metavar="FILE.json",
               help="JSON to write: statistics, or confidences for --confidence.")  # fmt: skip
@@ -73,9 +78,9 @@ _METHODS = "f1, fbeta, youden, fpr, recall, precision, quantile, sigma, max-norm
 @click.option("--inference-precision", type=click.Choice(["f32", "bf16", "f16", "default"]), default="f32",
               show_default=True, help="Precision to run in; 'default' leaves it to the device.")  # fmt: skip
 @click.option("--image-method", default="f1", show_default=True, metavar="NAME[:KEY=VALUE,...]",
-              help=f"Estimator of the image threshold: {_METHODS}. For example fpr:rate=0.001.")  # fmt: skip
+              help=f"Estimator of the image threshold: {METHODS} (the numbers are defaults).")  # fmt: skip
 @click.option("--pixel-method", default="f1", show_default=True, metavar="NAME[:KEY=VALUE,...]",
-              help="The same for pixels; also pro.")  # fmt: skip
+              help=f"The same for pixels; also {PIXEL_METHODS}.")  # fmt: skip
 @click.option("--image-range", default="minmax", show_default=True, metavar="NAME[:KEY=VALUE,...]",
               help="Estimator of minimum and maximum: minmax, or percentile:low=0.1,high=99.9.")  # fmt: skip
 @click.option("--pixel-range", default="minmax", show_default=True, metavar="NAME[:KEY=VALUE,...]",
@@ -135,6 +140,8 @@ def calibrate(
     saved predictions with --scores or existing statistics with --stats. --task classification calibrates a
     classifier, --boxes a detector.
     """
+    if boxes is None:
+        _apply_goal(ctx, options)
     if calibrated_otherwise(ctx, model, data, boxes, (output, retuned), options, force=force, as_json=as_json):
         return
     _check_sources(
@@ -190,6 +197,22 @@ def calibrate(
         print_result(result, {} if labelled is None else labelled.kinds)
     for path in outputs:
         click.echo(f"Wrote {path}")
+
+
+def _apply_goal(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Turn a short form into the methods of the levels that have none of their own."""
+    goals = [name for name in _GOALS if options[name] is not None]
+    if len(goals) > 1:
+        raise click.UsageError(f"Found --{' and --'.join(goals)}, expected one of them.")
+    levels = [
+        level
+        for level in ("image_method", "pixel_method")
+        if ctx.get_parameter_source(level) is not click.core.ParameterSource.COMMANDLINE
+    ]
+    if goals and not levels:
+        raise click.UsageError(f"--{goals[0]} has no effect with --image-method and --pixel-method. Leave it out.")
+    for level in levels if goals else ():
+        options[level] = f"{_GOALS[goals[0]]}={options[goals[0]]!r}"
 
 
 def _check_sources(

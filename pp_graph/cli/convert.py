@@ -13,6 +13,7 @@ from pp_graph.cli import precision as precision_cli
 from pp_graph.cli.devices import print_device_check, refuse_errors
 from pp_graph.cli.frames import frame_options, take_preprocessing
 from pp_graph.cli.fuse import describe, fields
+from pp_graph.cli.numbers import given_numbers
 from pp_graph.cli.options import (
     PATH,
     STATS_HELP,
@@ -27,6 +28,7 @@ from pp_graph.cli.precision import AUTO, precision_options
 from pp_graph.cli.quantization import NAMES, quantization, quantization_options
 from pp_graph.cli.quantization import fields as quantization_fields
 from pp_graph.cli.tasks import TASKS
+from pp_graph.cli.verb import Verb
 from pp_graph.one_class_options import OPTIONS
 
 if TYPE_CHECKING:
@@ -40,12 +42,13 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph convert fused.onnx -o model.xml",
         "pp-graph convert raw.onnx --stats stats.json -o model.xml --device GPU --precision f16",
         "pp-graph convert raw.onnx --stats stats.json -o model.xml --precision auto --data images/",
         "pp-graph convert fused.onnx -o model.xml --input-dtype u8 --scale 255 --resize bilinear_pillow",
-    )
+    ),
 )
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE.xml", help="OpenVINO IR to write.")
@@ -88,9 +91,9 @@ def convert(
 ) -> None:
     """Convert a fused ONNX model to OpenVINO.
 
-    With --stats, --recipe or --task, MODEL is raw and is fused first. For a fused MODEL, --pack,
-    --mask-dtype, --map-size, --regions, --outputs and --thresholds change its post-processing; other options of fuse
-    are refused.
+    With --stats, numbers such as --image-threshold, --recipe or --task, MODEL is raw and is fused first. For a fused
+    MODEL, --pack, --mask-dtype, --map-size, --regions, --outputs and --thresholds change its post-processing; other
+    options of fuse are refused.
     """
     shapes = parse_shapes(input_shapes)
     model_info = _parse_entries(entries)
@@ -101,7 +104,7 @@ def convert(
     other_task = options["task"] in TASKS
     if other_task:
         options["labels"], quantising["labels"] = quantising["labels"], None
-    is_raw = stats is not None or options["recipe"] is not None or other_task
+    is_raw = stats is not None or options["recipe"] is not None or other_task or bool(given_numbers(options))
     if not is_raw:
         _refuse_unused(ctx, options)
 

@@ -8,12 +8,14 @@ import click
 
 from pp_graph.cli.options import PATH, examples, force_option, json_option
 from pp_graph.cli.output import note, print_json, print_table
+from pp_graph.cli.verb import Verb
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph demo",
-    )
+    ),
 )
 @click.option("-o", "--output", type=PATH, default=Path("pp_graph_demo"), show_default=True, metavar="DIR",
               help="Folder to write the models and pictures to.")  # fmt: skip

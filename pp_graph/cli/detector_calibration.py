@@ -17,18 +17,10 @@ if TYPE_CHECKING:
     from pp_graph.calibration import BoxCalibration, ClassConfidence
 
 _USED: Final = frozenset({
-    "model", "data", "boxes", "min_precision", "min_recall", "output", "retuned", "force", "as_json", "device",
+    "model", "data", "boxes", "precision", "recall", "output", "retuned", "force", "as_json", "device",
     "inference_precision", "role", "batch", "fixed_inputs", "letterbox",
 })  # fmt: skip
 """Parameters of the verb that a detector uses."""
-
-
-def refuse_goals(options: dict[str, Any]) -> None:
-    """Raise if options about boxes are given without boxes."""
-    name = next((name for name in ("min_precision", "min_recall", "letterbox") if options[name]), None)
-    if name is not None:
-        flag = f"--{name.replace('_', '-')}"
-        raise click.UsageError(f"{flag} applies only to detectors. Add --boxes, or leave out {flag}.")
 
 
 def calibrate_boxes(
@@ -68,7 +60,7 @@ def calibrate_boxes(
             model,
             data,
             boxes,
-            goal=ConfidenceGoal(options["min_precision"], options["min_recall"]),
+            goal=ConfidenceGoal(options["precision"], options["recall"]),
             device=options["device"],
             inference_precision=None if precision == "default" else precision,
             roles=named_roles(options) or None,

@@ -8,6 +8,7 @@ import click
 
 from pp_graph.cli.options import examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from pp_graph.openvino.device_check import DeviceCheck
@@ -41,10 +42,11 @@ _SHAPES = {True: "any", False: "static only, batch included", None: "not known"}
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph devices",
         "pp-graph devices HETERO:GPU,CPU",
-    )
+    ),
 )
 @click.argument("device", required=False)
 @json_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from pp_graph.cli.output import note
+from pp_graph.cli.verb import spelled
 
 if TYPE_CHECKING:
     from pp_graph.preprocessing import Preprocessing
@@ -29,24 +30,26 @@ _FIELDS: Final = {
 }
 _OPTIONS = (
     click.option("--input-dtype", metavar="u8|u16|f32",
-                 help="Take camera frames of this type as input. This and the options up to --image-input write "
+                 help="frames: take camera frames of this type as input. This and the options below write "
                       "preprocessing into the model.  [default with any of them: u8]"),
-    click.option("--input-layout", metavar="NHWC|NCHW", help="Axes of the frames.  [default: NHWC]"),
-    click.option("--channel-order", metavar="RGB|BGR", help="Channels of the frames.  [default: RGB]"),
+    click.option("--input-layout", metavar="NHWC|NCHW", help="frames: axes of the frames.  [default: NHWC]"),
+    click.option("--channel-order", metavar="RGB|BGR", help="frames: channels of the frames.  [default: RGB]"),
     click.option("--model-channel-order", metavar="RGB|BGR",
-                 help="Channels that the model was trained on.  [default: RGB]"),
-    click.option("--model-layout", metavar="NHWC|NCHW", help="Axes of the model's input.  [default: by its sizes]"),
+                 help="frames: channels that the model was trained on.  [default: RGB]"),
+    click.option("--model-layout", metavar="NHWC|NCHW",
+                 help="frames: axes of the model's input.  [default: by its sizes]"),
     click.option("--mean", metavar="X|R,G,B",
-                 help="Subtract this, on the scale of the frames (0..255 for u8), in the model's channel order."),
+                 help="frames: subtract this, on the scale of the frames (0..255 for u8), in the model's channel "
+                      "order."),
     click.option("--scale", metavar="X|R,G,B",
-                 help="Then divide by this. Models trained on [0,1] need 255 for u8."),
+                 help="frames: then divide by this. Models trained on [0,1] need 255 for u8."),
     click.option("--resize", metavar="METHOD",
-                 help="Resize frames to the model's input: linear, cubic, nearest (as OpenCV), bilinear_pillow or "
-                 "bicubic_pillow (as Pillow, and torchvision with antialias); letterbox keeps the aspect ratio and "
+                 help="frames: resize frames to the model's input: linear, cubic, nearest (as OpenCV), bilinear_pillow "
+                 "or bicubic_pillow (as Pillow, and torchvision with antialias); letterbox keeps the aspect ratio and "
                  "fills the rest with gray (114)."),
     click.option("--frame-size", metavar="HxW",
-                 help="Size of the frames, with --resize.  [default: any; NPU needs it]"),
-    click.option("--image-input", metavar="NAME", help="Input that takes the frames, if there are several."),
+                 help="frames: size of the frames, with --resize.  [default: any; NPU needs it]"),
+    click.option("--image-input", metavar="NAME", help="frames: input that takes the frames, if there are several."),
 )  # fmt: skip
 
 
@@ -59,11 +62,18 @@ def frame_options(function: _Function) -> _Function:
 
 def take_preprocessing(options: dict[str, Any]) -> Preprocessing | None:
     """Take the options about frames out of all options; None where none was given."""
-    given = {field: value for name, field in _FIELDS.items() if (value := options.pop(name)) is not None}
+    given: dict[str, Any] = {
+        field: value for name, field in _FIELDS.items() if (value := options.pop(name)) is not None
+    }
     if not given:
         return None
     from pp_graph.preprocessing import Preprocessing
 
+    for name in ("layout", "channel_order", "model_channel_order", "model_layout"):
+        if name in given:
+            given[name] = given[name].upper()
+    if "dtype" in given:
+        given["dtype"] = spelled(given["dtype"])
     for name in ("mean", "scale"):
         if name in given:
             given[name] = _numbers(given[name], f"--{name}")

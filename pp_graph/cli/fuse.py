@@ -17,6 +17,7 @@ from pp_graph.cli.options import (
     post_processing_options,
 )
 from pp_graph.cli.output import note, print_fields, print_json
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph fuse raw.onnx --stats stats.json -o fused.onnx",
         "pp-graph fuse raw.onnx --recipe post.yaml -o fused.onnx",
         "pp-graph fuse classifier.onnx --task classification --labels names.txt --top 5 -o fused.onnx",
         "pp-graph fuse yolo.onnx --task detection --confidence 0.25 --iou 0.45 -o fused.onnx",
         "pp-graph fuse recogniser.onnx --task sequence --labels characters.txt -o fused.onnx",
-    )
+    ),
 )
 @click.argument("raw", type=PATH)
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}.")

@@ -8,6 +8,7 @@ import click
 
 from pp_graph.cli.options import PATH, examples, json_option, named_roles, role_options
 from pp_graph.cli.output import note, print_fields, print_json, print_table
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph inspect raw.onnx",
         "pp-graph inspect raw.onnx --tail",
-    )
+    ),
 )
 @click.argument("model", type=PATH)
 @click.option("--recipe", type=PATH, metavar="FILE.yaml", help="Look for the roles that this recipe reads.")

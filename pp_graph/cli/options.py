@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pp_graph.cli.numbers import given_numbers, number_options, with_numbers
 from pp_graph.cli.output import note
 from pp_graph.cli.tasks import ANOMALY, TASKS, refuse_options, task_options
 from pp_graph.one_class_options import OPTIONS, Option
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
-STATS_HELP = "Statistics: pp_graph's JSON, or a file that pp-graph stats can read"
+STATS_HELP = (
+    "Statistics: JSON or YAML with image_threshold, image_min, image_max, pixel_threshold, pixel_min and pixel_max, or "
+    "another file that pp-graph stats can read"
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Write one JSON object to stdout, everything else to stderr."
 )
@@ -177,6 +181,11 @@ class PostProcessing:
         task = TASKS.get(self.task)
         other_stats = task is not None and task.reads_stats
         statistics = None if stats is None or other_stats else Statistics.load(stats)
+        numbers = given_numbers(self.options)
+        if task is None:
+            statistics = with_numbers(statistics, numbers)
+        else:
+            self._refuse_numbers(task.names)
         post: PostProcessor
         if task is not None:
             self._refuse_settings(task.settings)
@@ -221,6 +230,14 @@ class PostProcessing:
             raise click.UsageError(
                 f"{option.flag} applies only to the one-class post-processor, and --recipe replaces it. Leave out "
                 f"{option.flag}, or write what it does into the recipe."
+            )
+
+    def _refuse_numbers(self, allowed: Sequence[str]) -> None:
+        name = next((each for each in given_numbers(self.options) if each not in allowed), None)
+        if name is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} applies only to anomaly models, and the task is {self.task}. Leave out {flag}."
             )
 
     def _refuse_ineffective(self, settings: dict[str, Any]) -> None:
@@ -303,7 +320,9 @@ def _click_option(option: Option) -> Callable[[_Function], _Function]:
     """Build the flag of an option of the one-class post-processor."""
     if option.is_switch:
         return click.option(
-            f"{option.flag}/--no-{option.flag.removeprefix('--')}", default=option.default, help=option.help
+            f"{option.flag}/--no-{option.flag.removeprefix('--')}",
+            default=option.default,
+            help=f"anomaly: {option.help}",
         )
 
     def parse(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
@@ -321,7 +340,7 @@ def _click_option(option: Option) -> Callable[[_Function], _Function]:
         default=option.default,
         show_default=option.default is not None,
         callback=parse,
-        help=option.help,
+        help=f"anomaly: {option.help}",
     )
 
 
@@ -329,6 +348,7 @@ _OPTIONS = (
     click.option("--recipe", type=PATH, metavar="FILE.yaml",
                  help="Use the steps that this file lists, or the class it names, instead of the one-class "
                  "post-processor."),
+    number_options,
     role_options,
     task_options,
     *map(_click_option, OPTIONS.values()),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.detector_calibration import calibrate_boxes, refuse_goals
+from pp_graph.cli.detector_calibration import calibrate_boxes
 from pp_graph.cli.options import refuse_given
 from pp_graph.cli.retune import check_ending
 
@@ -56,7 +56,7 @@ def calibrated_otherwise(
         check_outputs(model, [each for each in outputs if each is not None], retuned, (), inputs, force)
         calibrate_boxes(ctx, model, data, boxes, outputs, inputs, options, force=force, as_json=as_json)
         return True
-    refuse_goals(options)
+    refuse_given(ctx, ("letterbox",), "applies only to detectors. Add --boxes, or leave out --letterbox.")
     refuse_given(ctx, ("labels", "false_accepts"), "applies only to --task classification. Add it.")
     if model is not None:
         _refuse_other_models(model)

@@ -3,21 +3,87 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import json
 import os
+import re
 import sys
+import time
+import traceback
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
+# Messages name an option for both interfaces: `--force (overwrite=True)`, or `head=... (--head NAME)`.
+_PYTHON_AFTER = re.compile(r"(--[a-z][\w-]*[^()]*?) \([a-z_]+=(?:[^()]|\([^()]*\))*\)")
+_PYTHON_BEFORE = re.compile(r"\b[a-z_]+=(?:\([^()]*\)|[^\s()]+(?:\([^()]*\))?) \((--[^()]*)\)")
+
 # Piped output has no width of its own; names and paths must not be cut there.
 _PIPED_WIDTH = 160
+
+
+class _Log:
+    """What is said besides results: how much of it, and the file that it is copied to."""
+
+    def __init__(self) -> None:
+        self.level = 0
+        self.file: Path | None = None
+        self.started = time.perf_counter()
+
+    def write(self, text: str) -> None:
+        """Append a line to the file, if there is one."""
+        if self.file is not None:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(f"{now} {text}\n")
+
+
+_log = _Log()
+
+
+def start_log(verb: str, *, level: int, file: Path | None) -> None:
+    """Set how much is said: -1 only errors, 0 notes, 1 also versions and time.
+
+    Args:
+        verb: The verb that runs.
+        level: The level.
+        file: File to append notes, errors with tracebacks, versions and time to; None for none.
+    """
+    _log.level, _log.file, _log.started = level, file, time.perf_counter()
+    if level > 0 or file is not None:
+        detail(f"pp-graph {verb}, {_versions()}")
+
+
+def end_log() -> None:
+    """Say how long the verb took."""
+    with contextlib.suppress(OSError):
+        detail(f"took {time.perf_counter() - _log.started:.2f} s")
+    _log.level, _log.file = 0, None
+
+
+def detail(message: str) -> None:
+    """Write a remark to stderr with -v, and to the file of --log-file."""
+    _log.write(message)
+    if _log.level > 0:
+        click.echo(message, err=True)
+
+
+def _versions() -> str:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = [f"Python {platform.python_version()}"]
+    for name in ("pp_graph", "onnx", "onnxruntime", "openvino", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)
 
 
 class _PipeTolerant(io.TextIOWrapper):
@@ -72,16 +138,30 @@ def print_json(result: dict[str, Any]) -> None:
     click.echo(json.dumps(result, indent=1, allow_nan=False))
 
 
+def on_command_line(message: str) -> str:
+    """Leave out how Python spells options that a message names for both interfaces."""
+    return _PYTHON_BEFORE.sub(r"\1", _PYTHON_AFTER.sub(r"\1", message))
+
+
 def print_error(kind: str, message: str, *, as_json: bool) -> None:
     """Write an error to stderr, with `--json` also as an object to stdout."""
+    message = on_command_line(message)
     click.echo(f"Error: {message}", err=True)
+    found = "" if sys.exception() is None else f"\n{traceback.format_exc()}"
+    with contextlib.suppress(OSError):
+        _log.write(f"Error: {message}{found}")
+    if _log.level > 0:
+        click.echo(found, err=True)
     if as_json:
         print_json({"error": {"type": kind, "message": message}})
 
 
 def note(message: str) -> None:
-    """Write a remark to stderr."""
-    click.echo(message, err=True)
+    """Write a remark to stderr, unless with -q."""
+    message = on_command_line(message)
+    _log.write(message)
+    if _log.level >= 0:
+        click.echo(message, err=True)
 
 
 def console() -> Console:
@@ -148,7 +228,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[floa
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not sys.stderr.isatty() or _log.level < 0,
     )
     with bar:
         task = bar.add_task(description, total=total)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 RETUNED: Final = (
     click.option("--pixel-threshold", type=float, metavar="T",
-                 help="regions: pixels above this number belong to a region.  [default: 0.3]"),
+                 help="anomaly, regions: pixels above this raw value are anomalous, or belong to a region.  "
+                      "[default for regions: 0.3]"),
     click.option("--box-threshold", type=float, metavar="T",
                  help="regions: smallest mean of the map in a region.  [default: 0.6]"),
     click.option("--min-area", type=int, metavar="A",

@@ -8,9 +8,11 @@ import click
 
 from pp_graph.cli.classification import classifier_settings
 from pp_graph.cli.detection import confidence_of
+from pp_graph.cli.numbers import given_numbers, number_options, with_numbers
 from pp_graph.cli.options import PATH, STATS_HELP, examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json
 from pp_graph.cli.tasks import RETUNED_NAMES, retuned_options
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,17 +23,19 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph retune model.xml --image-sensitivity 0.6",
         "pp-graph retune fused.onnx --stats new.json -o tuned.onnx",
         "pp-graph retune classifier.xml --unknown-below 0.8",
         "pp-graph retune detector.xml --confidence 0.4 --iou 0.5",
-    )
+    ),
 )
 @click.argument("model", type=PATH)
 @click.option("--stats", type=PATH, metavar="FILE", help=f"{STATS_HELP}; without it MODEL keeps its own.")
-@click.option("--image-sensitivity", type=float, metavar="S", help="New image sensitivity, from 0 to 1.")
-@click.option("--pixel-sensitivity", type=float, metavar="S", help="New pixel sensitivity, from 0 to 1.")
+@number_options
+@click.option("--image-sensitivity", type=float, metavar="S", help="anomaly: new image sensitivity, from 0 to 1.")
+@click.option("--pixel-sensitivity", type=float, metavar="S", help="anomaly: new pixel sensitivity, from 0 to 1.")
 @retuned_options
 @click.option("-o", "--output", type=PATH, metavar="FILE.onnx|.xml",
               help="Model to write; without it MODEL itself is changed.")  # fmt: skip
@@ -59,10 +63,11 @@ def retune(
     .bin of an IR grows by about 64 bytes each time, because its old bytes are never changed.
     """
     changes = {name: options[name] for name in RETUNED_NAMES if options[name] is not None}
-    if stats is None and image_sensitivity is None and pixel_sensitivity is None and not changes:
+    numbers = given_numbers(options)
+    if stats is None and image_sensitivity is None and pixel_sensitivity is None and not changes and not numbers:
         raise click.UsageError(
-            "There is nothing to change: give --stats, --image-sensitivity or --pixel-sensitivity, or for another "
-            f"task one of {', '.join(f'--{name.replace(chr(95), chr(45))}' for name in RETUNED_NAMES)}."
+            "There is nothing to change: give --stats, --image-sensitivity, --image-threshold or others, or for "
+            f"another task one of {', '.join(f'--{name.replace(chr(95), chr(45))}' for name in RETUNED_NAMES)}."
         )
     if output is not None:
         check_ending(model, output)
@@ -73,15 +78,19 @@ def retune(
             )
     if "confidence" in changes:
         changes["confidence"] = confidence_of(changes["confidence"], _class_names(model))
+    from pp_graph.statistics import Statistics
+
     statistics = None
     if stats is not None:
         from pp_graph.calibration.classification import is_classifier_calibration
-        from pp_graph.statistics import Statistics
 
         if is_classifier_calibration(stats):
             changes = classifier_settings(stats) | changes
         else:
             statistics = Statistics.load(stats)
+    if numbers and _is_anomaly_model(model):
+        changes.pop("pixel_threshold", None)
+        statistics = with_numbers(statistics or Statistics.load(model), numbers)
     retuning = prepare_with_notes(model, statistics, image_sensitivity, pixel_sensitivity, changes)
     found = retuning.provenance
     written = None
@@ -110,6 +119,13 @@ def retune(
         "numbers of the post-processing and provenance" if written.way == "constants" else "the whole model"
     )
     print_fields(f"Retuned {model}" if output is None else f"Retuned {model} -> {output}", kept)
+
+
+def _is_anomaly_model(model: Path) -> bool:
+    from pp_graph.fusion.runtime_cutoffs import WITHOUT_STATISTICS
+    from pp_graph.opening import open_artifact
+
+    return open_artifact(model).provenance.post_processor not in WITHOUT_STATISTICS
 
 
 def _class_names(model: Path) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from pp_graph.cli.options import (
     letterbox_option,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,7 @@ _NO_PICTURES = "none"
 
 @click.command(
     "run",
+    cls=Verb,
     epilog=examples(
         "pp-graph run model.xml images/ -o predictions/",
         "pp-graph run model.xml part.png -o out/ --save masks",

@@ -8,6 +8,7 @@ import click
 
 from pp_graph.cli.options import PATH, examples, force_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,15 +26,17 @@ if TYPE_CHECKING:
 def stats() -> None:
     """Show or convert statistics of any known format.
 
-    FILE is pp_graph's JSON, a checkpoint or ONNX export of Anomalib 2.x, a metadata.json of Anomalib 0.x or 1.x, the
-    stats.json of its tiled ensemble, an OpenVINO IR with Model API's model_info, or a model that pp_graph fused.
+    FILE is JSON or YAML with the six numbers, a checkpoint or ONNX export of Anomalib 2.x, a metadata.json of Anomalib
+    0.x or 1.x, the stats.json of its tiled ensemble, an OpenVINO IR with Model API's model_info, or a model that
+    pp_graph fused.
     """
 
 
 @stats.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph stats show model.ckpt",
-    )
+    ),
 )
 @click.argument("file", type=PATH)
 @json_option
@@ -57,9 +60,10 @@ def show(file: Path, as_json: bool) -> None:
 
 
 @stats.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph stats convert model.ckpt -o stats.json",
-    )
+    ),
 )
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE.json", help="Statistics JSON to write.")

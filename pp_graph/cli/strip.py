@@ -8,15 +8,17 @@ import click
 
 from pp_graph.cli.options import PATH, examples, force_option, json_option
 from pp_graph.cli.output import note, print_json
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph strip fused.onnx -o raw.onnx",
-    )
+    ),
 )
 @click.argument("fused", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="Raw ONNX file to write.")

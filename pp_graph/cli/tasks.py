@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from pp_graph.cli import classification, detection, regions, segmentation, sequence
+from pp_graph.cli import classification, detection, numbers, regions, segmentation, sequence
 
 if TYPE_CHECKING:
     from pp_graph.postprocessors import PostProcessor
@@ -89,6 +89,8 @@ def refuse_options(given: Mapping[str, Any], task: str) -> None:
     default = click.core.ParameterSource.DEFAULT
     for owner, other in TASKS.items():
         for name in other.names:
+            if task == ANOMALY and name in numbers.NAMES:
+                continue
             if name in own or given.get(name) is None or context.get_parameter_source(name) is default:
                 continue
             flag = f"--{name.replace('_', '-')}"

@@ -18,6 +18,7 @@ from pp_graph.cli.options import (
     letterbox_option,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    cls=Verb,
     epilog=examples(
         "pp-graph verify raw.onnx model.xml --data images/",
         "pp-graph verify raw.onnx model.xml --data images/ --inference-precision bf16 --max-pixel-flips 0.05%",
-    )
+    ),
 )
 @click.argument("raw", type=PATH)
 @click.argument("artifact", type=PATH)

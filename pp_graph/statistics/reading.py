@@ -8,6 +8,7 @@ from pp_graph.errors import StatisticsError
 from pp_graph.statistics.anomalib_checkpoint import AnomalibCheckpoint
 from pp_graph.statistics.anomalib_onnx import AnomalibONNX
 from pp_graph.statistics.artifact import ArtifactProvenance
+from pp_graph.statistics.flat_numbers import FlatNumbers
 from pp_graph.statistics.json_files import AnomalibMetadata, OwnJSON, TiledEnsemble
 from pp_graph.statistics.model_api import ModelAPI
 from pp_graph.statistics.source import StatisticsFile, StatisticsFormat
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS: Final[tuple[StatisticsFormat, ...]] = (
     AnomalibCheckpoint(),
+    FlatNumbers(),
     AnomalibMetadata(),
     TiledEnsemble(),
     # Before the two formats that recognise any IR and any ONNX model.

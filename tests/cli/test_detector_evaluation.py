@@ -180,11 +180,11 @@ def test_goals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fuse", "raw.onnx", *FUSED, "-o", "fused.onnx"]) == 0
     capsys.readouterr()
     verb = ["calibrate", "fused.onnx", "--data", "images", "--boxes", "images", "--json"]
-    assert run([*verb, "--min-recall", "0.5"]) == 0
+    assert run([*verb, "--recall", "0.5"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert min(record["confidence"].values()) > 0.6
     assert all(0.5 <= each["recall"] < 0.7 for each in record["calibration"]["classes"])
-    assert run([*verb, "--min-precision", "0.6"]) == 0
+    assert run([*verb, "--precision", "0.6"]) == 0
     record = json.loads(capsys.readouterr().out)
     # Of the confidences with the largest recall, the highest.
     assert all(0.49 < each < 0.61 for each in record["confidence"].values())
@@ -195,12 +195,12 @@ def test_goals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["--boxes", "coco.json"], "--boxes needs the MODEL to run, and its images with --data"),
-        (["fused.onnx", "--data", "images", "--min-recall", "0.5"], "--min-recall applies only to detectors"),
+        (["fused.onnx", "--data", "images", "--letterbox"], "--letterbox applies only to detectors"),
         (
             ["fused.onnx", "--data", "images", "--boxes", "images", "--one-pass"],
             "--one-pass has no effect with --boxes",
         ),
-        (["fused.onnx", "--data", "images", "--boxes", "images", "--min-recall", "2"], "least recall is 2, expected"),
+        (["fused.onnx", "--data", "images", "--boxes", "images", "--recall", "2"], "least recall is 2, expected"),
         (["fused.onnx", "--data", "images", "--boxes", "names.txt"], "'names.txt' cannot be read.*Expected COCO JSON"),
         (["fused.onnx", "--data", "images", "--boxes", "coco.json", "-o", "coco.json", "--force"], "is an input"),
         (

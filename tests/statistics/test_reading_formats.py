@@ -33,6 +33,7 @@ def write_ir(path: Path, **info: object) -> Path:
 @pytest.fixture
 def files(tmp_path: Path, demo_fused_path: Path) -> dict[str, Path]:
     """A file of each format."""
+    (tmp_path / "flat.json").write_text('{"image_threshold": 13.5, "image_min": 1, "image_max": 20}')
     return {
         "Anomalib 2.x checkpoint": FILES / "anomalib_2_7.ckpt",
         "Anomalib 0.x/1.x metadata.json": FILES / "metadata_1_x.json",
@@ -40,6 +41,7 @@ def files(tmp_path: Path, demo_fused_path: Path) -> dict[str, Path]:
         "model fused by pp_graph": demo_fused_path,
         "Model API model_info": write_ir(tmp_path / "ir.xml", image_threshold=13.5),
         "Anomalib 2.x ONNX export": FILES / "plain.onnx",
+        "six numbers in JSON or YAML": tmp_path / "flat.json",
         "pp_graph statistics JSON": DEMO / "stats.json",
     }
 
@@ -71,7 +73,10 @@ def test_own_json_is_returned_unchanged() -> None:
     [
         ("x.bin", b"\x7fELF\x02\x01", r"no known format, expected one of: .*\. It begins with b'\\x7fELF"),
         ("x.txt", b"threshold 13.5", "no known format, expected one of: "),
-        ("x.yaml", b"", "no known format"),
+        ("x.yaml", b"", "it holds NoneType, expected lines such as image_threshold: 14.97"),
+        ("x.yml", b"[" * 60_000, "it is not YAML"),
+        ("x.yml", b"a: 2026-01-01", "it holds Object of type date"),
+        ("x.json", b'{"image_min": 1, "image": {"min": 2}}', "'image_min' and 'image.min' are both given"),
         ("x.xml", b"<svg><net/></svg>", "no known format"),
         ("x.xml", b"<?xml version='1.0'?><svg/>", "no known format"),
         ("x.onnx", b"hello", "is not an ONNX model"),
@@ -258,3 +263,10 @@ def test_invalid_provenance(tmp_path: Path, metadata: str, message: str) -> None
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(StatisticsError, match=message):
         pp.Statistics.load(tmp_path / "x.onnx")
+
+
+def test_yaml_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "flat.yaml").write_text("image_threshold: 13.5\nimage_min: 1\nimage_max: 20\npixel_threshold: 2\n")
+    (tmp_path / "nested.yml").write_text("image: {threshold: 13.5, min: 1, max: 20}\npixel:\n  threshold: 2\n")
+    expected = pp.Statistics(image=LEVEL(threshold=13.5, min=1, max=20), pixel=LEVEL(threshold=2))
+    assert pp.Statistics.load(tmp_path / "flat.yaml") == pp.Statistics.load(tmp_path / "nested.yml") == expected
