@@ -179,9 +179,9 @@ def test_retuned_thresholds_decide_as_fused_again(folder: Path) -> None:
 
 
 def test_inspect_proposes_the_task() -> None:
-    assert "'logits' (N, 3, 12, 16) holds the logits of each pixel, use --task segmentation" in str(
-        pp.inspect(raw()).problem
-    )
+    (family,) = pp.inspect(raw()).families
+    assert family.why == "'logits' (N, 3, 12, 16) holds a number for each pixel and class"
+    assert family.options == "--task segmentation"
 
 
 def two_outputs() -> onnx.ModelProto:
