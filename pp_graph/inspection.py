@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,7 @@ from pp_graph.model import NameScope, Port, RawModel, describe_outputs
 from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.opening import kind_of
 from pp_graph.postprocessors import ROLES, merged_roles
-from pp_graph.postprocessors.detection import detector_hint
-from pp_graph.postprocessors.hints import task_hint
+from pp_graph.postprocessors.hints import Family, find_families
 from pp_graph.program import find_roles
 from pp_graph.program.roles import why_none
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
@@ -38,7 +38,8 @@ class InspectedPort(Port):
     """An input or output, and for an output how post-processing relates to it.
 
     Attributes:
-        role: `score` or `map` if post-processing would read this output; None otherwise.
+        role: `score` or `map` if post-processing would read this output; for other families what it likely holds, such
+            as `logits`; None otherwise.
         why: Reason for the role or for its absence; the meaning of a post-processed output.
         note: A contradiction between the declared and the inferred shape; None without one.
     """
@@ -100,6 +101,7 @@ class Inspection:
         provenance: Provenance of the post-processing; None if pp_graph fused none.
         tail: Effect of fusing on the raw model's tail; None unless requested.
         post_processing: Post-processing that Anomalib exported with the model; None if there is none.
+        families: Families of models that a raw model's outputs fit, the likeliest first.
     """
 
     path: str | None
@@ -119,6 +121,7 @@ class Inspection:
     provenance: Provenance | None = field(repr=False)
     tail: TailInspection | None = None
     post_processing: GraphStatistics | None = None
+    families: tuple[Family, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
@@ -161,6 +164,7 @@ def inspect(
     raw = RawModel.open(model.network if isinstance(model, FusedModel) else model)
     provenance = Provenance.from_metadata(raw.model.metadata_props)
     problem = foreign = None
+    families: tuple[Family, ...] = ()
     if provenance is not None:
         check_weights(raw, provenance)
         outputs = tuple(
@@ -170,6 +174,9 @@ def inspect(
     else:
         foreign = _foreign_post_processing(raw)
         outputs, problem = _raw_ports(raw, declared, named)
+        if declared is ROLES and not named and foreign is None:
+            families = find_families(raw)
+            outputs = _ports_of(outputs, families)
     return Inspection(
         path=str(model) if isinstance(model, str | Path) else None if raw.source is None else str(raw.source),
         kind="fused ONNX" if provenance is not None else "raw ONNX" if foreign is None else "Anomalib ONNX export",
@@ -190,6 +197,7 @@ def inspect(
         provenance=provenance,
         tail=_inspect_tail(raw, provenance) if tail else None,
         post_processing=foreign,
+        families=families,
     )
 
 
@@ -222,10 +230,7 @@ def _raw_ports(
     except (OutputRoleError, AlreadyFusedError) as error:
         if named:
             raise
-        problem = f"{error}{task_hint(raw)}"
-    else:
-        # A detector's candidates may have the shape of a map.
-        problem = detector_hint(raw).strip() or problem if declared is ROLES else problem
+        problem = str(error)
     ports = []
     for info in described:
         match = matches.get(info.name)
@@ -234,6 +239,17 @@ def _raw_ports(
         )
         ports.append(InspectedPort(info.name, _dtype(info.dtype), info.shape, role, why, info.note))
     return tuple(ports), problem
+
+
+def _ports_of(outputs: Sequence[InspectedPort], families: Sequence[Family]) -> tuple[InspectedPort, ...]:
+    """Replace the roles of an anomaly model by those of the likeliest family, if it is another one."""
+    if not families or any(family.task == "anomaly" for family in families):
+        return tuple(outputs)
+    return tuple(
+        dataclasses.replace(port, role=families[0].roles.get(port.name), why="" if port.name in families[0].roles else
+                            "not read")
+        for port in outputs
+    )  # fmt: skip
 
 
 def _meaning(name: str, provenance: Provenance) -> str:

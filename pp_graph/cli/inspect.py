@@ -92,8 +92,19 @@ def _print(found: Inspection) -> None:
     if found.post_processing is not None:
         print_fields("Post-processing by Anomalib 2.x found", _describe(found.post_processing))
         note(f"Next: pp-graph stats convert {found.path or 'MODEL.onnx'} -o stats.json")
-    if found.problem is not None:
+    if found.families:
+        _print_families(found)
+    elif found.problem is not None:
         note(f"Note: {found.problem}")
+
+
+def _print_families(found: Inspection) -> None:
+    path = found.path or "MODEL.onnx"
+    several = " (several fit; choose by what the model was trained for)" if len(found.families) > 1 else ""
+    click.secho(f"Likely family{several}", bold=True)
+    for family in found.families:
+        click.echo(f"  {family.model}: {family.why}\n    pp-graph convert {path} {family.options} -o model.xml")
+    click.echo()
 
 
 def _describe(found: GraphStatistics) -> dict[str, str]:

@@ -175,7 +175,7 @@ class PostProcessing:
         from pp_graph.fusion import fuse
         from pp_graph.model import RawModel
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
-        from pp_graph.postprocessors.hints import task_hint
+        from pp_graph.postprocessors.hints import mismatch_note, task_hint
         from pp_graph.statistics import Statistics
 
         task = TASKS.get(self.task)
@@ -217,6 +217,9 @@ class PostProcessing:
             raise OutputRoleError(f"{error}{task_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
             note(f"Note: {remark}")
+        other = "" if self.recipe is not None or self.roles else mismatch_note(RawModel.open(raw), self.task)
+        if other:
+            note(f"Note: {other}")
         return fused
 
     def _refuse_settings(self, allowed: Sequence[str] = ()) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pp_graph.running import Runner
 
 _SHOWN = 10
+_SHOWN_AREAS = 4
 _NO_PICTURES = "none"
 
 
@@ -111,7 +112,7 @@ def run_verb(
     for warning in written.warnings:
         note(f"Warning: {warning}")
     for kind in pictures:
-        if kind not in written.pictures and not any(output.classifies for output in runner.provenance.outputs):
+        if kind not in written.pictures and any(row.anomalies for row in written.predictions):
             note(f"Note: the model returns no output to draw {kind} from, so none are written.")
     if as_json:
         print_json(
@@ -163,26 +164,28 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
             **{f"{name} cutoff": str(cutoff) for name, cutoff in runner.provenance.cutoffs.items()},
         },
     )
-    classifies = any(output.classifies for output in runner.provenance.outputs)
-    shown = (rows if classifies else sorted(rows, key=_how_anomalous))[:_SHOWN]
-    # Files of pictures are not shown.
+    anomalies = all(row.anomalies for row in rows)
+    shown = (sorted(rows, key=_how_anomalous) if anomalies else rows)[:_SHOWN]
+    # Files of pictures are not shown, and areas of classes are summed up.
+    pictured = {output.name for output in runner.provenance.predicted.values() if output.per_pixel}
     further = [
         name
         for name in columns_of(rows)
-        if name not in COLUMNS
-        if classifies or not isinstance(rows[0].further.get(name), str)
+        if name not in (*COLUMNS, "mask_share", *pictured) and not name.startswith("pixels_")
     ]
-    columns = ("image", *(() if classifies else ("score", "label", "anomalous pixels", "share")))
+    columns = ("image", *(("score", "label", "anomalous pixels", "share") if anomalies else ()))
+    areas = any(name.startswith("pixels_") for name in columns_of(rows))
     listed = () if boxes is None else ("detections",)
     print_table(
         "Predictions"
         if len(shown) == len(rows)
-        else f"The {'first ' if classifies else ''}{len(shown)}" + ("" if classifies else " most anomalous"),
-        (*columns, *further, *listed),
+        else f"The {'' if anomalies else 'first '}{len(shown)}" + (" most anomalous" if anomalies else ""),
+        (*columns, *(name.replace("_", " ") for name in further), *(("largest classes",) if areas else ()), *listed),
         [
             (
                 *_cells(row)[: len(columns)],
-                *(_cell(row.further.get(name)) for name in further),
+                *(_cell(row.cells.get(name)) for name in further),
+                *((_largest_areas(row, shares="class_map" in pictured),) if areas else ()),
                 *(_listed(row.further[name]) for name in listed),
             )
             for row in shown
@@ -211,6 +214,16 @@ def _cells(row: ImagePrediction) -> tuple[str, ...]:
     )
 
 
+def _largest_areas(row: ImagePrediction, *, shares: bool) -> str:
+    """List the largest classes: `sky 62 %, road 20 %`, or with their pixels."""
+    areas = {name.removeprefix("pixels_"): each for name, each in row.further.items() if name.startswith("pixels_")}
+    whole = sum(areas.values())
+    ordered = sorted(areas.items(), key=lambda area: -area[1])[:_SHOWN_AREAS]
+    return ", ".join(
+        f"{name} {100 * area / whole:.0f} %" if shares else f"{name} {area:,} pixels" for name, area in ordered if area
+    )
+
+
 def _listed(detections: list[dict[str, Any]]) -> str:
     """Count detections by class: `2 cat, 1 dog`."""
     counts = Counter(each["class_name"] for each in detections)
@@ -223,4 +236,6 @@ def _cell(value: object) -> str:
         return ", ".join(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -133,19 +133,7 @@ def print_report(report: VerificationReport) -> None:
             for error in report.errors
         ],
     )
-    print_table(
-        "Decisions",
-        (
-            "output",
-            "decisions",
-            "anomalous",
-            "flips",
-            "by post-processing",
-            "by drift",
-            "margin of flips (median, max)",
-        ),
-        [_decision_row(decision) for decision in report.decisions],
-    )
+    _print_decisions(report)
     if report.detections is not None:
         _print_detections(report, report.detections)
     for decision in report.decisions:
@@ -165,6 +153,21 @@ def print_report(report: VerificationReport) -> None:
     for warning in report.warnings:
         note(f"Warning: {warning}")
     _print_verdict(report)
+
+
+def _print_decisions(report: VerificationReport) -> None:
+    from pp_graph.fusion.runtime_cutoffs import scores_anomalies
+
+    if not report.decisions:
+        return
+    columns = ["output", "decisions", "flips", "by post-processing", "by drift", "margin of flips (median, max)"]
+    rows = [list(_decision_row(decision)) for decision in report.decisions]
+    # A class index is neither true nor false.
+    if not all(decision.classes for decision in report.decisions):
+        columns.insert(2, "anomalous" if scores_anomalies(report.provenance) else "true")
+        for row, decision in zip(rows, report.decisions, strict=True):
+            row.insert(2, "-" if decision.classes else f"{decision.positive:,}")
+    print_table("Decisions", columns, rows)
 
 
 def _print_verdict(report: VerificationReport) -> None:
@@ -201,7 +204,6 @@ def _decision_row(decision: DecisionReport) -> tuple[str, ...]:
     return (
         decision.name,
         f"{decision.total:,}",
-        "-" if decision.classes else f"{decision.positive:,}",
         f"{decision.flips:,}",
         f"{len(decision.postprocessing):,}",
         f"{len(decision.drift):,}",

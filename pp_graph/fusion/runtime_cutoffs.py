@@ -23,6 +23,13 @@ WITHOUT_STATISTICS: Final = frozenset({
 """Post-processors whose limits are options of their own."""
 
 
+def scores_anomalies(provenance: Provenance) -> bool:
+    """Return True if a model's decisions are about anomalies, and not about classes, detections or regions."""
+    return provenance.post_processor not in WITHOUT_STATISTICS and not any(
+        output.classifies for output in provenance.outputs
+    )
+
+
 def cutoffs_for(
     provenance: Provenance,
     *,

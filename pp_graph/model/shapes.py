@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -15,13 +16,23 @@ Dimension = int | str | None
 
 Shape = tuple[Dimension, ...]
 
+_CHOSEN_NAME: Final = re.compile(r"(?!.*(__|Dynamic))[\w*/+ -]{1,20}")
+"""A name of a size that a person may have chosen, such as `batch` or `2*height`."""
+
 
 def format_shape(shape: Shape | None) -> str:
-    """Format a shape for people: `(batch, 1, 256, ?)`; `(unknown rank)` for None."""
+    """Format a shape for people: `(batch, 1, 256, ?)`; `(unknown rank)` for None.
+
+    Names that exporters make up, such as `unk__12`, say no more than `?`.
+    """
     if shape is None:
         return "(unknown rank)"
-    inner = ", ".join("?" if dim is None else str(dim) for dim in shape)
+    inner = ", ".join("?" if dim is None or not _telling(dim) else str(dim) for dim in shape)
     return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def _telling(dim: int | str) -> bool:
+    return isinstance(dim, int) or bool(_CHOSEN_NAME.fullmatch(dim))
 
 
 def declared_shape(value: ir.Value) -> Shape | None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 
-from pp_graph.errors import OutputRoleError, PostProcessorError
-from pp_graph.model import describe_outputs, format_shape
+from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.post_processor import PostProcessor
-from pp_graph.program import Output, Role, find_roles
+from pp_graph.program import Output, Role
 from pp_graph.steps import (
     ArgMax,
     Compare,
@@ -34,7 +33,6 @@ from pp_graph.steps.bounded import as_width
 from pp_graph.steps.step import check_on_nan, require_one_of, require_whole
 
 if TYPE_CHECKING:
-    from pp_graph.model import RawModel
     from pp_graph.program import Signature
     from pp_graph.statistics import Statistics
 
@@ -279,15 +277,3 @@ def checked_labels(given: Any) -> tuple[str, ...]:
         if not isinstance(label, str) or not label.strip() or label != label.strip():
             raise PostProcessorError(f"labels[{place}] is {label!r}, expected a name without spaces around it.")
     return tuple(labels)
-
-
-def classifier_hint(raw: RawModel) -> str:
-    """Return a sentence that names the output of a classifier in a raw model; empty if there is none."""
-    try:
-        match = find_roles(describe_outputs(raw), (LOGITS,))[RAW_LOGITS]
-    except OutputRoleError:
-        return ""
-    return (
-        f" If the model is a classifier with the logits '{match.output.name}' {format_shape(match.output.shape)}, use "
-        "--task classification (ClassificationPostProcessor)."
-    )

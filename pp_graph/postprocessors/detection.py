@@ -20,7 +20,6 @@ from pp_graph.postprocessors.detection_heads import (
     RAW_SCORES,
     Head,
     choose_head,
-    find_heads,
     named_head,
 )
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
@@ -242,17 +241,3 @@ def _stored_labels(raw: RawModel) -> tuple[str, ...]:
     if not isinstance(names, dict) or list(names) != list(range(len(names))):
         return ()
     return tuple(str(name).strip() or str(index) for index, name in names.items())
-
-
-def detector_hint(raw: RawModel) -> str:
-    """Return a sentence that names the head of a detector; empty if a raw model does not look like one."""
-    readings = find_heads(describe_outputs(raw), image_size(raw))
-    if not readings:
-        return ""
-    name, reading = next(iter(readings.items()))
-    if len(readings) > 1:
-        return f" If the model is a detector, use --task detection --head {'|'.join(readings)}."
-    return (
-        f" If the model is a detector ({HEADS[name].title}; {reading.why}), use --task detection --head {name} "
-        "(DetectionPostProcessor)."
-    )

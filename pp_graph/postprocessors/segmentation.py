@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 from pp_graph.errors import OutputRoleError, PostProcessorError
-from pp_graph.model import describe_outputs, format_shape
 from pp_graph.one_class_options import OPTIONS
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_levels
 from pp_graph.postprocessors.post_processor import PostProcessor
-from pp_graph.program import Output, Role, find_roles
+from pp_graph.program import Output, Role
 from pp_graph.steps import (
     ArgMax,
     ClassAreas,
@@ -31,7 +30,6 @@ from pp_graph.steps.class_maps import MOST_CLASSES
 from pp_graph.steps.step import check_on_nan, require_one_of
 
 if TYPE_CHECKING:
-    from pp_graph.model import RawModel
     from pp_graph.program import Signature
     from pp_graph.statistics import Statistics
     from pp_graph.values import ValueType
@@ -243,18 +241,3 @@ class SegmentationPostProcessor(PostProcessor):
 
     def _areas(self, count: int) -> tuple[Step, ...]:
         return (ClassAreas("class_map", "class_area", min(count, MOST_CLASSES)),) if self.areas and count else ()
-
-
-def segmentation_hint(raw: RawModel) -> str:
-    """Return a sentence that names the logits of a segmentation in a raw model; empty if there are none."""
-    try:
-        matches = find_roles(describe_outputs(raw), (LOGITS, CLASSES))
-    except OutputRoleError:
-        return ""
-    match = next(iter(matches.values()))
-    if len(matches) > 1 or (match.role is LOGITS and match.type.size("C") == 1):
-        return ""
-    return (
-        f" If the model segments, and '{match.output.name}' {format_shape(match.output.shape)} holds the "
-        f"{match.role.noun} of each pixel, use --task segmentation (SegmentationPostProcessor)."
-    )

@@ -15,6 +15,7 @@ from pp_graph.data.fitting import image_shape
 from pp_graph.data.image_files import upright_size
 from pp_graph.model import image_input
 from pp_graph.preprocessing import Placement
+from pp_graph.report.label_places import Rectangle, free_place
 from pp_graph.report.prediction_table import BOX_COLUMNS, text_file
 from pp_graph.report.shown_images import rgb_image
 
@@ -155,18 +156,21 @@ def draw_detections(picture: Image, found: Detections, class_names: Sequence[str
     draw = ImageDraw.Draw(drawn)
     width = max(2, min(drawn.size) // _THICKNESS)
     font = ImageFont.load_default(max(11, min(drawn.size) // 32))
+    listed = list(zip(found.boxes, found.scores, found.classes, strict=True))
     # The highest score comes last, on top.
-    for box, score, index in reversed(list(zip(found.boxes, found.scores, found.classes, strict=True))):
+    for box, _, index in reversed(listed):
         left, top, right, bottom = map(float, box)
+        outline = (left, top, max(left, right - 1), max(top, bottom - 1))
+        draw.rectangle(outline, outline=_colors(int(index))[0], width=width)
+    taken: list[Rectangle] = []
+    for box, score, index in listed:
         color, ink = _colors(int(index))
-        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=width)
         text = f"{name_of(int(index), class_names)} {score:.2f}"
         x1, y1, x2, y2 = draw.textbbox((0, 0), text, font=font)
-        height, length = y2 - y1 + 4, x2 - x1 + 6
-        # Above the box, or in it at the upper edge of the picture.
-        at = (min(max(0.0, left), max(0.0, drawn.width - length)), top - height if top >= height else top)
-        draw.rectangle((*at, at[0] + length, at[1] + height), fill=color)
-        draw.text((at[0] + 3 - x1, at[1] + 2 - y1), text, fill=ink, font=font)
+        place = free_place(tuple(map(float, box)), (x2 - x1 + 6, y2 - y1 + 4), drawn.size, taken)
+        taken.append(place)
+        draw.rectangle(place, fill=color)
+        draw.text((place[0] + 3 - x1, place[1] + 2 - y1), text, fill=ink, font=font)
     return drawn
 
 

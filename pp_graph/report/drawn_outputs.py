@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.fusion.runtime_cutoffs import scores_anomalies
 from pp_graph.postprocessors import OUTPUTS
 from pp_graph.program import DETECTION_OUTPUTS, detects
 from pp_graph.report.drawn_regions import DrawnRegions
@@ -51,16 +52,20 @@ class DrawnOutputs:
         masks: Names of per-pixel decisions, `pred_mask` first.
         maps: Names of the other per-pixel outputs, `anomaly_map` first.
         class_maps: Names of per-pixel classes.
+        class_masks: Names of decisions for each pixel and class.
         mattes: Names of per-pixel opacities, 0 to 255.
         regions: Outputs about regions; None without them.
+        anomalies: True if the decisions are about anomalies.
     """
 
     outputs: Mapping[str, OutputDescription]
     masks: tuple[str, ...]
     maps: tuple[str, ...]
     class_maps: tuple[str, ...] = ()
+    class_masks: tuple[str, ...] = ()
     mattes: tuple[str, ...] = ()
     regions: DrawnRegions | None = None
+    anomalies: bool = True
 
     @classmethod
     def of(cls, runner: Runner) -> DrawnOutputs:
@@ -69,10 +74,14 @@ class DrawnOutputs:
         outputs = {name: known[name] for name in runner.outputs if (known[name].axes or "N").startswith("N")}
         pixels = [output for output in outputs.values() if _per_pixel(output)]
         pixels.sort(key=lambda output: output.name not in _AXES)
-        kinds: dict[str, list[str]] = {"masks": [], "maps": [], "class_maps": [], "mattes": []}
+        kinds: dict[str, list[str]] = {"masks": [], "maps": [], "class_maps": [], "class_masks": [], "mattes": []}
+        anomalies = scores_anomalies(runner.provenance)
         for output in pixels:
-            classes = "class_maps" if output.classifies else "maps"
-            kind = "masks" if output.decides else "mattes" if output.meaning == "picture" else classes
+            kind = "class_maps" if output.classifies else "mattes" if output.meaning == "picture" else "maps"
+            if output.decides:
+                count = (output.type.size("C") if output.type is not None else 1) or 1
+                # A palette has a colour for each byte, and 0 is for no class.
+                kind = "masks" if anomalies or not 1 < count < 256 else "class_masks"
             if kind != "mattes" or output.dtype == "uint8":
                 kinds[kind].append(output.name)
         boxes = any(output.meaning == "box" for output in outputs.values())
@@ -80,12 +89,8 @@ class DrawnOutputs:
             outputs,
             **{kind: tuple(names) for kind, names in kinds.items()},
             regions=DrawnRegions.of(runner.provenance.bind()) if boxes else None,
+            anomalies=anomalies,
         )
-
-    @property
-    def classifies(self) -> bool:
-        """True if the model returns classes or mattes, rather than scores of anomalies."""
-        return bool(self.mattes) or any(output.classifies for output in self.outputs.values())
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -109,17 +114,24 @@ class DrawnOutputs:
         return self.maps[0] if self.maps else None
 
     @property
+    def pixel_classes(self) -> str | None:
+        """The output whose pictures show a class of each pixel: a class map, or the masks of classes."""
+        return next(iter((*self.class_maps, *self.class_masks)), None)
+
+    @property
     def legend(self) -> dict[str, Any]:
-        """Number, name and colour of each class in the pictures of a class map, as JSON; empty without one."""
-        names = next((self.outputs[name].class_names for name in self.class_maps), ())
-        areas = self.outputs.get("class_area")
-        count = len(names) or (areas.type.size("C") if areas is not None and areas.type is not None else 0) or 0
-        if not count or not self.class_maps:
+        """Class, its name, colour and number in the pictures of classes, as JSON; empty without such pictures."""
+        shown = self.pixel_classes
+        names = () if shown is None else self.outputs[shown].class_names
+        kinds = [output.type for name, output in self.outputs.items() if name in (shown, "class_area")]
+        count = len(names) or max((kind.size("C") or 0 for kind in kinds if kind is not None), default=0)
+        if not count or shown is None:
             return {}
+        first = int(shown in self.class_masks)
         return {
             "classes": [
-                {"class": index, "name": names[index] if names else None, "color": list(colour)}
-                for index, colour in enumerate(palette(count))
+                {"class": index, "name": names[index] if names else None, "pixel": index + first, "color": list(colour)}
+                for index, colour in enumerate(palette(first + count)[first:])
             ]
         }
 
@@ -131,8 +143,8 @@ class DrawnOutputs:
         """
         folders: dict[str, Picture] = {}
         if "masks" in save:
-            folders |= self._folders("masks", (*self.masks, *self.class_maps, *self.mattes))
-        drawn = self.masks or self.maps or self.regions or self.class_maps or self.detects
+            folders |= self._folders("masks", (*self.masks, *self.class_maps, *self.class_masks, *self.mattes))
+        drawn = self.masks or self.maps or self.regions or self.pixel_classes or self.mattes or self.detects
         if "overlays" in save and drawn:
             folders["overlays"] = Picture("overlays", None)
         if "maps" in save:
@@ -151,7 +163,8 @@ class DrawnOutputs:
     def of_image(self, predictions: Predictions, index: int, count: int) -> dict[str, Array]:
         """Return the values for one image of a batch by output name; maps and masks as (H,W).
 
-        Maps and masks with several classes are reduced to their maximum.
+        Maps and masks with several classes are reduced to their maximum, and masks of classes to 0 for none, or 1 plus
+        the last class of the pixel.
 
         Args:
             predictions: Predictions of the batch.
@@ -167,6 +180,9 @@ class DrawnOutputs:
             if _per_pixel(output):
                 axes = output.axes or axes_of_shape(array.shape, _AXES[name]) or "NHW"
                 others = tuple(place for place, axis in enumerate(axes[1:]) if axis not in "HW")
+                if name in self.class_masks:
+                    numbers = np.arange(1, 1 + array.shape[axes.index("C")], dtype=np.uint8)
+                    values[name] = values[name] * numbers.reshape([-1 if axis == "C" else 1 for axis in axes[1:]])
                 values[name] = values[name].max(axis=others)
         return values
 
@@ -179,7 +195,7 @@ class DrawnOutputs:
         """
         further: dict[str, Any] = {}
         for name, array in values.items():
-            if name in (self.mask, self.map) or (name in ("pred_score", "pred_label") and not self.classifies):
+            if name in (self.mask, self.map) or (name in ("pred_score", "pred_label") and self.anomalies):
                 continue
             if self.detects and name in DETECTION_OUTPUTS[:3]:
                 continue
@@ -187,9 +203,14 @@ class DrawnOutputs:
             if _per_pixel(self.outputs[name]):
                 if name in files:
                     further[column] = files[name]
+                if name in self.mattes:
+                    further[f"{name}_mean"] = round(float(array.mean()) / 255, 4)
             elif array.size <= _MAX_TABLE_VALUES:
                 single = array.size == 1 and len(self.outputs[name].axes or "NC") <= 2
                 further[column] = plain(array.reshape(()) if single else array)
+            if name == "class_area" and array.ndim == 1 and self.pixel_classes is not None:
+                names = self.outputs[self.pixel_classes].class_names
+                further |= {f"pixels_{_name(names, index)}": int(count) for index, count in enumerate(array)}
             named = None if _per_pixel(self.outputs[name]) else _named(array, self.outputs[name])
             if named is not None and self.outputs[name].meaning == "token":
                 further["text" if name == "token_ids" else f"{name}_text"] = named
@@ -226,6 +247,10 @@ class DrawnOutputs:
         return _between(shown, float(finite.min()), float(finite.max())) if finite.size else shown
 
 
+def _name(names: Sequence[str], index: int) -> str:
+    return names[index] if index < len(names) else str(index)
+
+
 def _named(array: Array, output: OutputDescription) -> str | list[str] | None:
     """Names of the classes that an output of an image lists, or that it decides are present; None if unknown.
 
@@ -241,7 +266,7 @@ def _named(array: Array, output: OutputDescription) -> str | list[str] | None:
     if array.ndim == 0:
         return names[int(array)]
     # -1 is no class, and the head of a detector may return an index without a name.
-    return [names[index] if index < len(names) else str(index) for index in array.ravel() if index >= 0]
+    return [_name(names, index) for index in array.ravel() if index >= 0]
 
 
 def _between(values: Array, low: float, high: float) -> Array:

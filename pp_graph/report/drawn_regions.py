@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.report.label_places import Rectangle, free_place
 from pp_graph.report.prediction_table import plain
 from pp_graph.steps import RegionPart, RegionTable, SelectRegions
 
@@ -104,6 +105,7 @@ def draw_boxes(picture: Image, regions: Sequence[Sequence[Any]], size: tuple[int
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(10, min(picture.size) // 40))
     across, down = picture.width / size[0], picture.height / size[1]
+    taken: list[Rectangle] = []
     for x1, y1, x2, y2, _, score, *_ in regions:
         left, top, right, bottom = x1 * across, y1 * down, x2 * across, y2 * down
         # Around the region, not over its border.
@@ -111,4 +113,11 @@ def draw_boxes(picture: Image, regions: Sequence[Sequence[Any]], size: tuple[int
             (left - width, top - width, right + width - 1, bottom + width - 1), outline=_BOX_COLOR, width=width
         )
         if score is not None:
-            draw.text((left, top - width), f"{score:.2f}", fill=_BOX_COLOR, font=font, anchor="lb")
+            text = f"{score:.2f}"
+            x, y, length, height = draw.textbbox((0, 0), text, font=font)
+            around = (left, top - width, right, bottom + width)
+            place = free_place(around, (length - x + 2, height - y + 2), picture.size, taken)
+            taken.append(place)
+            # Yellow alone cannot be read on white.
+            draw.rectangle(place, fill="black")
+            draw.text((place[0] + 1 - x, place[1] + 1 - y), text, fill=_BOX_COLOR, font=font)

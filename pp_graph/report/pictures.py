@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -19,6 +19,8 @@ _OPACITIES: Final = [round(0.7 * level) for level in range(256)]
 _OUTLINE: Final = 256
 """Pixels of the picture's shorter side per pixel of outline width."""
 _MASK_COLOR: Final = (255, 40, 40)
+_LEGEND_ROWS: Final = 9
+"""Height of the largest legend, in heights of a letter."""
 _MASK_OPACITIES: Final = [round(0.55 * level) for level in range(256)]
 
 
@@ -91,14 +93,70 @@ def matte_picture(matte: npt.NDArray[np.uint8], size: tuple[int, int]) -> Image:
     return Image.fromarray(np.ascontiguousarray(matte)).resize(size, Image.Resampling.BILINEAR)
 
 
-def class_overlay(image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8]) -> Image:
-    """Draw the classes but the first one over an image, (H,W,3), half transparent."""
+def class_overlay(
+    image: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8], legend: Sequence[Mapping[str, Any]] = ()
+) -> Image:
+    """Draw the classes over an image, half transparent, and a legend of those that are in it below.
+
+    Args:
+        image: RGB, uint8, (H,W,3).
+        classes: Number of the class of each pixel, uint8, (H,W) of any size. Number 0 is not drawn.
+        legend: Number (`pixel`), class, name and colour of each class; see `DrawnOutputs.legend`.
+    """
     from PIL import Image
 
     drawn = Image.fromarray(image)
     shown = class_picture(classes, drawn.size)
     opacity = shown.copy().convert("P").point([0, *[140] * 255], "L")
-    return Image.composite(shown.convert("RGB"), drawn, opacity)
+    counts = np.bincount(classes.ravel(), minlength=256)
+    present = [
+        (str(each["class"] if each["name"] is None else each["name"]), tuple(each["color"]) if each["pixel"] else None)
+        for each in sorted(legend, key=lambda each: -counts[each["pixel"]])
+        if counts[each["pixel"]]
+    ]
+    return with_legend(Image.composite(shown.convert("RGB"), drawn, opacity), present)
+
+
+def with_legend(picture: Image, entries: Sequence[tuple[str, tuple[int, ...] | None]]) -> Image:
+    """Add a legend below a picture: a square of each colour, empty for None, and its name. Long ones are cut."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not entries:
+        return picture
+    size = max(11, min(picture.size) // 32)
+    font = ImageFont.load_default(size)
+    places: list[tuple[int, int]] = []
+    x = y = size // 2
+    for name, _ in entries:
+        length = int(font.getlength(name)) + 3 * size
+        if places and x + length > picture.width:
+            x, y = size // 2, y + size * 3 // 2
+        if y > _LEGEND_ROWS * size:
+            break
+        places.append((x, y))
+        x += length
+    left_out = len(entries) - len(places)
+    if left_out:
+        entries = [*entries[: len(places) - 1], (f"and {left_out + 1} more", None)]
+    whole = Image.new("RGB", (picture.width, picture.height + places[-1][1] + 2 * size), "white")
+    whole.paste(picture)
+    draw = ImageDraw.Draw(whole)
+    for (x, y), (name, color) in zip(places, entries, strict=False):
+        top = picture.height + y
+        draw.rectangle((x, top, x + size, top + size), fill=color, outline="black")
+        draw.text((x + size * 3 // 2, top + size // 2), name, fill="black", font=font, anchor="lm")
+    return whole
+
+
+def matte_overlay(image: npt.NDArray[np.uint8], matte: npt.NDArray[np.uint8]) -> Image:
+    """Cut out a foreground: an image, (H,W,3), over a checkerboard where its matte, (H,W) of any size, is 0."""
+    from PIL import Image
+
+    drawn = Image.fromarray(image)
+    side = max(4, min(drawn.size) // 32)
+    rows, columns = np.indices(image.shape[:2]) // side
+    board = np.where((rows + columns) % 2 == 0, 255, 205).astype(np.uint8)
+    return Image.composite(drawn, Image.fromarray(board).convert("RGB"), matte_picture(matte, drawn.size))
 
 
 def overlay_picture(

@@ -31,6 +31,7 @@ from pp_graph.report.pictures import (
     class_overlay,
     class_picture,
     mask_picture,
+    matte_overlay,
     matte_picture,
     overlay_picture,
 )
@@ -103,7 +104,8 @@ def write_predictions(
 
     Pictures are named after the images. Masks (PNG, 0 and 255) have the size of the image file, or of the model's input
     for arrays. Overlays (JPEG) have that size up to 4096 pixels on the longer side. Maps (TIFF, float32) have the size
-    of the model's map. Class maps are PNGs with a palette, mattes grayscale. Detections are drawn on overlays, and
+    of the model's map. Class maps are PNGs with a palette, and so are masks of classes: 0 for none, or 1 plus the last
+    class. A legend below the overlay names the classes. Mattes are grayscale. Detections are drawn on overlays, and
     listed in pixels of the image: in CSV a row for each, and on request as COCO JSON. Boxes of regions are drawn on
     overlays, and listed in `regions.csv` in pixels of the image. Outputs that the model does not return are skipped. If
     several outputs are masks or maps,
@@ -268,7 +270,7 @@ def _write_pictures(
 def _row(
     name: str, values: dict[str, Array], drawn: DrawnOutputs, files: dict[str, str], further: dict[str, Any]
 ) -> ImagePrediction:
-    score, label = values.get("pred_score"), None if drawn.classifies else values.get("pred_label")
+    score, label = (values.get(name) if drawn.anomalies else None for name in ("pred_score", "pred_label"))
     mask = None if drawn.mask is None else values.get(drawn.mask)
     pixels = None if mask is None else int(mask.sum())
     return ImagePrediction(
@@ -282,7 +284,7 @@ def _row(
         overlay=files.get("overlays"),
         map=files.get("maps"),
         further=further,
-        classifies=drawn.classifies,
+        anomalies=drawn.anomalies,
     )
 
 
@@ -304,8 +306,10 @@ def _draw(
         if kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
             image = np.asarray(shown or rgb_image(runner, source, index))
-            if drawn.class_maps:
-                overlay = class_overlay(image, values[drawn.class_maps[0]])
+            if drawn.pixel_classes is not None:
+                overlay = class_overlay(image, values[drawn.pixel_classes], drawn.legend.get("classes", ()))
+            elif drawn.mattes and mask is None:
+                overlay = matte_overlay(image, values[drawn.mattes[0]])
             else:
                 overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
             if regions:
@@ -317,9 +321,8 @@ def _draw(
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
         elif name is not None:
             size = size or (upright_size(files[index])[0] if shown is None else shown.size)
-            draw = (
-                class_picture if name in drawn.class_maps else matte_picture if name in drawn.mattes else mask_picture
-            )
+            classes = name in (*drawn.class_maps, *drawn.class_masks)
+            draw = class_picture if classes else matte_picture if name in drawn.mattes else mask_picture
             draw(values[name], size).save(file, compress_level=1)
 
 

@@ -44,7 +44,7 @@ class ImagePrediction:
         map: File of the anomaly map.
         further: Values of other outputs by column: a number, lists of numbers, the file of a picture, or names of
             classes.
-        classifies: True for a model of classes, whose table has no empty columns about anomalies.
+        anomalies: True for an anomaly model. The tables of others have no columns about anomalies.
     """
 
     image: str
@@ -56,14 +56,14 @@ class ImagePrediction:
     overlay: str | None = None
     map: str | None = None
     further: Mapping[str, Any] = field(default_factory=dict)
-    classifies: bool = False
+    anomalies: bool = True
 
     @property
     def cells(self) -> dict[str, Any]:
         """Values by column."""
         fixed = {name: getattr(self, name) for name in COLUMNS}
-        if self.classifies:
-            fixed = {name: value for name, value in fixed.items() if value is not None}
+        if not self.anomalies:
+            fixed = {_OTHER_NAMES.get(name, name): value for name, value in fixed.items() if value is not None}
         return {**fixed, **self.further}
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,12 +71,15 @@ class ImagePrediction:
         return {name: _finite(value) for name, value in self.cells.items()}
 
 
-COLUMNS: Final = tuple(
-    column.name for column in fields(ImagePrediction) if column.name not in ("further", "classifies")
-)
+COLUMNS: Final = tuple(column.name for column in fields(ImagePrediction) if column.name not in ("further", "anomalies"))
 """Columns of every table of an anomaly model; those of other outputs follow."""
-_CLASS_COLUMNS: Final = ("pred_class", "token_ids", "text", "length")
-"""Columns that may follow the image in the table of a model of classes."""
+_OTHER_NAMES: Final = {"anomalous_pixels": "mask_pixels", "anomalous_share": "mask_share"}
+"""Columns of models whose masks are not about anomalies."""
+_FAMILY_COLUMNS: Final = (
+    "pred_class", "token_ids", "text", "length", "mask_pixels", "region_boxes", "region_count", "class_map",
+    "class_masks", "class_area", "alpha", "boxes", "count",
+)  # fmt: skip
+"""Columns that may follow the image and its pictures in the table of a model of another family."""
 BOX_COLUMNS: Final = ("image", "class", "class_name", "score", "x1", "y1", "x2", "y2", "overlay")
 """Columns of the CSV table of detections, one row for each."""
 _PICTURE_COLUMNS: Final = ("mask", "overlay", "map")
@@ -95,7 +98,12 @@ def columns_of(rows: Sequence[ImagePrediction]) -> tuple[str, ...]:
     flat = [
         name for name in further if name != "detections" and not any(_is_nested(row.further.get(name)) for row in rows)
     ]
-    fixed = [name for name in COLUMNS if not rows or any(name in row.cells for row in rows)]
+    fixed = [
+        column
+        for name in COLUMNS
+        for column in (name, *filter(None, [_OTHER_NAMES.get(name)]))
+        if (not rows and column in COLUMNS) or any(column in row.cells for row in rows)
+    ]
     return (*fixed, *flat)
 
 
@@ -199,13 +207,13 @@ def _read_json(file: Path) -> list[dict[str, Any]]:
 
 
 def _has_columns(names: Iterable[str]) -> bool:
-    """Return True for the columns of an anomaly model, of a model of classes, or of one in an earlier version."""
+    """Return True for the columns of an anomaly model, of another family, or of an earlier version."""
     found = tuple(names)
     further = [name for name in found if name not in COLUMNS]
     return (
         found == BOX_COLUMNS
         or found[: len(COLUMNS)] == COLUMNS
-        or (found[:1] == ("image",) and further[:1] in [[n] for n in _CLASS_COLUMNS])
+        or (found[:1] == ("image",) and further[:1] in [[n] for n in _FAMILY_COLUMNS])
     )
 
 

@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_the_raw_model_to_a_verified_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", "raw.onnx"]) == 0
     told = capsys.readouterr()
-    assert "use --task detection --head yolov8" in told.out + told.err
+    assert "raw.onnx --task detection --head yolov8 -o model.xml" in told.out
     assert run(["fuse", "raw.onnx", *OPTIONS, "--iou", "0.5", "-o", "fused.onnx"]) == 0
     assert run(["convert", "raw.onnx", *OPTIONS, "--head", "yolov8", "-o", "model.xml"]) == 0
     assert run(["retune", "model.xml", "--iou", "0.5"]) == 0

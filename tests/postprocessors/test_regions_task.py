@@ -102,7 +102,10 @@ def test_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "--raise-opset 18" in capsys.readouterr().err
     assert call(["convert", "raw.onnx", *options, "--raise-opset", "18", "-o", "model.xml"]) == 0
     assert call(["verify", "raw.onnx", "model.xml", "--data", "maps.npz"]) == 0
+    capsys.readouterr()
     assert call(["run", "model.xml", "maps.npz", "-o", "out"]) == 0
+    assert "mask pixels" in (told := capsys.readouterr().out)
+    assert "anomalous" not in told
     listed = json.loads(Path("out/predictions.json").read_text())["predictions"]
     rows = list(csv.DictReader(Path("out/regions.csv").read_text().splitlines()))
     assert len(rows) == sum(entry["region_count"] for entry in listed) > 0

@@ -162,6 +162,41 @@ def test_from_the_raw_model_to_pictures(folder: Path, capsys: pytest.CaptureFixt
         assert (folder / "out" / entry["overlay"]).exists()
 
 
+def test_masks_of_classes_have_a_colour_each_and_a_legend(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--task", "segmentation", "--labels", "names.txt", "--class-thresholds", "0.6"]
+    assert call(["convert", "raw.onnx", *options, "-o", "model.xml"]) == 0
+    assert call(["verify", "raw.onnx", "model.xml", "--data", "images.npz"]) == 0
+    assert "true " in capsys.readouterr().out
+    assert call(["run", "model.xml", "images.npz", "-o", "out"]) == 0
+    told = capsys.readouterr().out
+    assert "anomalous" not in told
+    assert f"{NAMES[0]} " in told
+    listed = json.loads((folder / "out" / "predictions.json").read_text())
+    assert [each["pixel"] for each in listed["classes"]] == [1, 2, 3]
+    masks = pp.load("model.xml")({"image": logits_of(folder)}).class_masks
+    for entry, present in zip(listed["predictions"], masks, strict=True):
+        assert not {"anomalous_pixels", "mask_pixels"} & set(entry)
+        assert [entry[f"pixels_{name}"] for name in NAMES] == present.sum(axis=(1, 2)).tolist()
+        expected = (present * np.arange(1, 4)[:, None, None]).max(axis=0)
+        with Image.open(folder / "out" / entry["mask"]) as picture:
+            assert np.array_equal(np.asarray(picture), expected)
+        with Image.open(folder / "out" / entry["overlay"]) as picture:
+            assert picture.width == masks.shape[3]
+            # The legend is below the image.
+            assert (picture.height > masks.shape[2]) == bool(expected.any())
+
+
+def test_a_matte_cuts_out_the_foreground(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(raw(1), "matte.onnx")
+    np.savez("matte.npz", image=logits_of(folder)[:, :1])
+    assert call(["convert", "matte.onnx", "--task", "segmentation", "-o", "matte.xml"]) == 0
+    assert call(["run", "matte.xml", "matte.npz", "-o", "out"]) == 0
+    told = capsys.readouterr().out
+    assert "anomalous" not in told
+    assert "alpha mean" in told
+    assert len(list((folder / "out" / "overlays").iterdir())) == len(logits_of(folder))
+
+
 def logits_of(folder: Path) -> np.ndarray:
     with np.load(folder / "images.npz") as arrays:
         return arrays["image"]
@@ -179,9 +214,9 @@ def test_retuned_thresholds_decide_as_fused_again(folder: Path) -> None:
 
 
 def test_inspect_proposes_the_task() -> None:
-    assert "'logits' (N, 3, 12, 16) holds the logits of each pixel, use --task segmentation" in str(
-        pp.inspect(raw()).problem
-    )
+    (family,) = pp.inspect(raw()).families
+    assert family.why == "'logits' (N, 3, 12, 16) holds a number for each pixel and class"
+    assert family.options == "--task segmentation"
 
 
 def two_outputs() -> onnx.ModelProto:

@@ -169,3 +169,16 @@ def test_coco_of_other_models(tmp_path: Path, demo_ir_path: Path, demo_images: A
     with pytest.raises(DataError, match=r"COCO JSON lists boxes, and the model returns .*pred_mask.*Leave out --coco"):
         write_predictions(pp.load(demo_ir_path), demo_images[:1], tmp_path / "out", formats=("coco",))
     assert onnx.checker.check_model(cells()) is None
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    from pp_graph.report.label_places import free_place
+
+    taken: list[tuple[float, float, float, float]] = []
+    for left in (20, 24, 28, 32):
+        place = free_place((left, 30, left + 60, 70), (50, 12), (120, 100), taken)
+        assert all(place[2] <= each[0] or each[2] <= place[0] or place[3] <= each[1] or each[3] <= place[1]
+                   for each in taken)  # fmt: skip
+        assert 0 <= place[0] <= 120 - 50
+        assert 0 <= place[1] <= 100 - 12
+        taken.append(place)
