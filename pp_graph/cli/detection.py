@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _HEADS: Final = (
     "auto",
     "yolov8",
+    "yolov8-pose",
     "yolov5",
     "yolox",
     "end2end",
@@ -36,6 +37,15 @@ def _confidence(
     if text is not None and Path(text).is_file() and Path(text).read_bytes().lstrip().startswith(b"{"):
         return Path(text)
     return parse_numbers(context, parameter, text)
+
+
+def _key_points(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = text.split(",")
+    if len(found) != 2 or not all(each.strip().isdecimal() for each in found):
+        raise click.BadParameter(f"is {text!r}, expected two whole numbers, such as 17,3.", context, parameter)
+    return int(found[0]), int(found[1])
 
 
 def confidence_of(given: float | Sequence[float] | Path, class_names: Sequence[str]) -> float | Sequence[float]:
@@ -70,12 +80,15 @@ FUSED: Final = (
                  help="detection: number of candidates that suppression sees.  [default: 1000]"),
     click.option("--box-format", type=click.Choice(["xyxy", "xywh", "cxcywh"]),
                  help="detection: two corners, a corner and sizes, or centre and sizes.  [default: xyxy]"),
+    click.option("--key-points", metavar="J,P", callback=_key_points,
+                 help="detection: number of key points of yolov8-pose, and numbers of each, 2 or 3.  "
+                      "[default: as the model says]"),
     click.option("--loop-free", is_flag=True, default=None,
                  help="detection: suppress without the operator Loop; at most 100 detections."),
 )  # fmt: skip
 NAMES: Final = (
     "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
-    "loop_free",
+    "loop_free", "key_points",
 )  # fmt: skip
 RETUNED_NAMES: Final = ("confidence", "iou")
 

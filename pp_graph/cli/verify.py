@@ -216,9 +216,12 @@ _SHOWN_FLIPS = 5
 
 def _print_detections(report: VerificationReport, detections: DetectionReport) -> None:
     sides = (("post-processing", detections.postprocessing), ("drift", detections.drift))
+    parts = {"key point error": [each.point_error for _, each in sides]}
+    shown = {name: errors for name, errors in parts.items() if None not in errors}
+    columns = ("cause of differences", "expected", "found", "lost", "gained", "other class", "box error", "score error")
     print_table(
         "Detections, matched by an overlap of at least 0.5",
-        ("cause of differences", "expected", "found", "lost", "gained", "other class", "box error", "score error"),
+        (*columns, *shown),
         [
             (
                 cause,
@@ -227,8 +230,9 @@ def _print_detections(report: VerificationReport, detections: DetectionReport) -
                 *(f"{each.count(kind):,}" for kind in ("lost", "gained", "class")),
                 f"{each.box_error:.3g} pixels",
                 f"{each.score_error:.3g}",
+                *(f"{errors[place]:.3g} pixels" for errors in shown.values()),
             )
-            for cause, each in sides
+            for place, (cause, each) in enumerate(sides)
         ],
     )
     for cause, each in sides:

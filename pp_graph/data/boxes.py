@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Array = npt.NDArray[Any]
+
+DETECTION_PARTS: Final = ("keypoints",)
+"""Outputs that some detectors have for each detection besides boxes, scores and classes."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,15 @@ class Detections:
         scores: Confidence of each, (D,).
         classes: Index of the class of each, (D,).
         truncated: True if more candidates passed the confidence than the post-processing compares.
+        parts: What the detector returns besides, by output, with an entry for each detection: `keypoints` (D,J,2) or
+            (D,J,3) in pixels.
     """
 
     boxes: Array
     scores: Array
     classes: Array
     truncated: bool = False
+    parts: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of_outputs(
@@ -37,7 +43,8 @@ class Detections:
         """Read the detections of an image from a model's outputs.
 
         Args:
-            outputs: `boxes` (N,D,4), `scores` (N,D), `classes` (N,D), `count` (N,), and possibly `candidates` (N,).
+            outputs: `boxes` (N,D,4), `scores` (N,D), `classes` (N,D), `count` (N,), and possibly `candidates` (N,) and
+                `keypoints` (N,D,J,P).
             index: Index of the image.
             parameters: Parameters of the post-processor: `candidates`, the number that it compares, and `box_format`.
         """
@@ -51,7 +58,8 @@ class Detections:
             start, size = boxes[:, :2], boxes[:, 2:]
             start = start - size / 2 if form == "cxcywh" else start
             boxes = np.concatenate([start, start + size], 1)
-        return cls(boxes, scores, classes, truncated=isinstance(limit, int) and passed > limit)
+        parts = {name: outputs[name][index, :count] for name in DETECTION_PARTS if name in outputs}
+        return cls(boxes, scores, classes, isinstance(limit, int) and passed > limit, parts)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -62,7 +70,8 @@ class Detections:
         Args:
             which: Indices, or a bool for each.
         """
-        return replace(self, boxes=self.boxes[which], scores=self.scores[which], classes=self.classes[which])
+        parts = {name: array[which] for name, array in self.parts.items()}
+        return Detections(self.boxes[which], self.scores[which], self.classes[which], self.truncated, parts)
 
 
 @dataclass(frozen=True)

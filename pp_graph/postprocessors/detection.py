@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -21,7 +21,9 @@ from pp_graph.postprocessors.detection_heads import (
     Head,
     choose_head,
     named_head,
+    stored_key_points,
 )
+from pp_graph.postprocessors.detection_parts import PART_OUTPUTS, checked_key_points, part_names
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Signature
@@ -39,13 +41,18 @@ AUTO: Final = "auto"
 """Tell the head by the axes and sizes of the model's outputs."""
 
 
-def _outputs(names: tuple[str, ...], form: str) -> tuple[Output, ...]:
+def _outputs(names: tuple[str, ...], form: str, wanted: Collection[str]) -> tuple[Output, ...]:
     return (
         Output("boxes", ("NKP",), "box", f"boxes in pixels of the input, {form}"),
         Output("scores", ("NK",), "number", "score of each box, largest first"),
         Output("classes", ("NK",), "class", "class of each box; -1 for none", names),
         Output("count", ("N",), "count", "number of boxes"),
         Output("candidates", ("N",), "count", "number of candidates above the confidence"),
+        *(
+            Output(name, axes, meaning, description)
+            for name, axes, meaning, description in PART_OUTPUTS
+            if name in wanted
+        ),
     )
 
 
@@ -57,6 +64,8 @@ class DetectionPostProcessor(PostProcessor):
     - `scores`: their scores, by score descending, then by index of the candidate, float32, (N,D); 0 after the last.
     - `classes`: their classes, int32, (N,D); -1 after the last.
     - `count`: their number, int32, (N,).
+    - `keypoints`: of heads with key points, x, y and possibly visibility of each point in pixels of the model's input,
+      float32, (N,D,J,2) or (N,D,J,3); 0 after the last.
     - `candidates`: how many candidates exceed the confidence, int32, (N,). If they are more than the option
       `candidates`, those with the smallest scores were left out.
 
@@ -78,6 +87,8 @@ class DetectionPostProcessor(PostProcessor):
             chooses: `none` if the model ends in one of these, else that of the head.
         class_count: Number of class scores of a candidate, if mask coefficients or key points follow them; None takes
             all.
+        key_points: Number of key points and numbers of each, 2 or 3, of head `yolov8-pose`; None takes those that
+            Ultralytics writes into a model.
         every_class: True to return a box for each class that passes, instead of the best one of a candidate.
         loop_free: True to suppress without the operator Loop, for devices that lack it; D is then at most 100.
 
@@ -96,6 +107,7 @@ class DetectionPostProcessor(PostProcessor):
     box_format: BoxForm = "xyxy"
     activation: Activation | None = None
     class_count: int | None = None
+    key_points: tuple[int, int] | None = None
     every_class: bool = False
     loop_free: bool = False
 
@@ -108,6 +120,8 @@ class DetectionPostProcessor(PostProcessor):
         require_whole(self.candidates, "candidates", 1, MOST_CANDIDATES)
         if self.class_count is not None:
             require_whole(self.class_count, "class_count", 1)
+        if self.key_points is not None:
+            object.__setattr__(self, "key_points", checked_key_points(self.key_points))
         for name in ("class_aware", "every_class", "loop_free"):
             if not isinstance(getattr(self, name), bool):
                 raise PostProcessorError(f"{name} is {getattr(self, name)!r}, expected True or False.")
@@ -126,7 +140,7 @@ class DetectionPostProcessor(PostProcessor):
             object.__setattr__(self, "confidence", checked_probability(given, "confidence"))
         object.__setattr__(self, "iou", checked_probability(self.iou, "iou"))
         object.__setattr__(self, "labels", checked_labels(self.labels))
-        object.__setattr__(self, "declared_outputs", _outputs(self.labels, self.box_format))
+        object.__setattr__(self, "declared_outputs", _outputs(self.labels, self.box_format, part_names(self.head)))
         object.__setattr__(self, "roles", () if self.head == AUTO else HEADS[self.head].roles)
 
     def parameters(self) -> dict[str, Any]:
@@ -142,14 +156,14 @@ class DetectionPostProcessor(PostProcessor):
         if not isinstance(raw, RawModel):
             self._require_head()
             return super().bind(raw, roles)
-        outputs, size = describe_outputs(raw), image_size(raw)
+        outputs, size, metadata = describe_outputs(raw), image_size(raw), raw.model.metadata_props
         if roles:
             outputs = tuple(each for each in outputs if each.name in roles.values())
         if self.head == AUTO:
-            head, reading = choose_head(outputs, size)
+            head, reading = choose_head(outputs, size, metadata)
         else:
             head, reading = HEADS[self.head], named_head(outputs, size, self.head, given=bool(roles))
-        task = raw.model.metadata_props.get("task", "detect")
+        task = metadata.get("task", "detect")
         if task == "obb":
             raise OutputRoleError(
                 "The model returns oriented boxes, as its metadata says (task=obb), expected upright ones. Export a "
@@ -157,9 +171,12 @@ class DetectionPostProcessor(PostProcessor):
             )
         labels = self.labels or _stored_labels(raw)
         classes = self.class_count
-        if classes is None and labels and task in ("segment", "pose") and head.class_start is not None:
+        if classes is None and labels and task in ("segment", "pose") and head.name == "yolov8":
             classes = len(labels)
-        post = dataclasses.replace(self, head=head.name, labels=labels, class_count=classes)
+        points = self.key_points
+        if points is None and head.points == "parts":
+            points = stored_key_points(metadata)
+        post = dataclasses.replace(self, head=head.name, labels=labels, class_count=classes, key_points=points)
         return super(DetectionPostProcessor, post).bind(raw, {**reading.roles, **(roles or {})})
 
     def __call__(self, raw: Mapping[str, Any] | object) -> Predictions:
@@ -208,6 +225,8 @@ class DetectionPostProcessor(PostProcessor):
                 )
             return self
         count = class_count(self, raw)
+        if head.extends is not None and self.class_count is None and count is not None and count > 0:
+            return dataclasses.replace(self, class_count=count).settled(raw)
         if count is None or count < 1 or self.class_count not in (None, count):
             number = "open" if count is None else count
             raise PostProcessorError(

@@ -6,6 +6,7 @@ To add one, write an entry in `HEADS`.
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -14,7 +15,7 @@ from pp_graph.model import OutputInfo, format_shape
 from pp_graph.program import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pp_graph.model import Shape
     from pp_graph.steps import BoxForm
@@ -29,6 +30,7 @@ RAW_BOXES: Final = "raw_boxes"
 RAW_HEAT: Final = "raw_heat"
 RAW_SIZES: Final = "raw_sizes"
 RAW_OFFSETS: Final = "raw_offsets"
+RAW_POINTS: Final = "raw_points"
 
 _STRIDES: Final = (8, 16, 32)
 _MOST_QUERIES: Final = 1000
@@ -73,6 +75,10 @@ class Head:
         peaks: True if only local maxima of the heat map are candidates.
         normalised: True if boxes are shares of the image's width and height.
         overlapping: True if overlapping boxes must be suppressed.
+        points: Where the key points of a candidate are: after its scores, after its box as offsets from its anchor, or
+            in a map of their own as shares of its box, y before x. None without.
+        extends: Head of the same outputs without what this one returns besides boxes; None if there is none.
+        task: Task in the metadata of a model of Ultralytics, if sizes alone do not tell the head.
     """
 
     name: str
@@ -94,6 +100,9 @@ class Head:
     peaks: bool = False
     normalised: bool = False
     overlapping: bool = True
+    points: Literal["parts", "anchors", "shares"] | None = None
+    extends: str | None = None
+    task: str | None = None
 
 
 def grid_levels(size: tuple[int, int], strides: Sequence[int]) -> tuple[Level, ...]:
@@ -215,6 +224,9 @@ def _find_maps(outputs: Sequence[OutputInfo], size: Size, *, faces: bool) -> Rea
     if len(heat) != 1 or len(pairs) != 2 or (not faces and len(maps) != 3):
         return None
     roles = dict(zip((RAW_HEAT, RAW_SIZES, RAW_OFFSETS), (*heat, *pairs), strict=True))
+    points = [name for name, shape in maps if shape[1] == 10]
+    if faces and len(points) == 1:
+        roles[RAW_POINTS] = points[0]
     return Reading(roles, f"a heat map, then sizes ('{pairs[0]}'), then offsets ('{pairs[1]}')")
 
 
@@ -239,6 +251,9 @@ _MAPS: Final = (
 )
 
 
+_LANDMARKS: Final = Role(RAW_POINTS, ("NCHW",), {"C": 10}, noun="map of key points")
+
+
 def _one_output(axes: str, pattern: str) -> tuple[Role, ...]:
     names = frozenset({"output", "output0", "outputs", "predictions", "detections"})
     return (Role(RAW_CANDIDATES, (axes,), required=True, names=names, noun="candidates", meaning=pattern),)
@@ -256,6 +271,9 @@ HEADS: Final[dict[str, Head]] = {
     for head in (
         Head("yolov8", "YOLOv8, YOLOv9, YOLO11: (N,4+C,K)", _one_output("NPK", "parts of each candidate"),
              _find_parts_first),
+        Head("yolov8-pose", "YOLOv8-pose, YOLO11-pose: (N,4+C+3*J,K), J key points, as the metadata says (kpt_shape)",
+             _one_output("NPK", "parts of each candidate"), _find_parts_first, points="parts", extends="yolov8",
+             task="pose"),
         Head("yolov5", "YOLOv5, YOLOv7: (N,K,5+C)", _one_output("NKP", "parts of each candidate"),
              _find_parts_last(3, 6), class_start=5, objectness=4),
         Head("yolox", "YOLOX: (N,K,5+C), relative to a grid", _one_output("NKP", "parts of each candidate"),
@@ -270,9 +288,10 @@ HEADS: Final[dict[str, Head]] = {
              _find_levels("picodet"), decode="distances", class_start=None, strides=PICODET_STRIDES, centre=0.5),
         Head("blazeface", "BlazeFace: logits (N,512,1), (N,384,1) and boxes (N,512,16), (N,384,16)", _level_roles(2),
              _find_levels("blazeface"), decode="anchors", class_start=None, activation="sigmoid", per_cell=(2, 6),
-             centre=0.5),
-        Head("centerface", "CenterFace: heat map (N,1,H/4,W/4), sizes and offsets (N,2,H/4,W/4)", _MAPS,
-             functools.partial(_find_maps, faces=True), decode="grid", class_start=None, strides=(4,), centre=0.5),
+             centre=0.5, points="anchors"),
+        Head("centerface", "CenterFace: heat map (N,1,H/4,W/4), sizes and offsets (N,2,H/4,W/4)", (*_MAPS, _LANDMARKS),
+             functools.partial(_find_maps, faces=True), decode="grid", class_start=None, strides=(4,), centre=0.5,
+             points="shares"),
         Head("centernet", "CenterNet: heat map (N,C,H/4,W/4), sizes and offsets (N,2,H/4,W/4)", _MAPS,
              functools.partial(_find_maps, faces=False), decode="grid", class_start=None, activation="sigmoid",
              strides=(4,), exponential=False, peaks=True, overlapping=False),
@@ -281,18 +300,38 @@ HEADS: Final[dict[str, Head]] = {
 """All heads, by name."""
 
 
-def find_heads(outputs: Sequence[OutputInfo], size: Size) -> dict[str, Reading]:
-    """Return the readings of a model's outputs, by head."""
-    return {name: found for name, head in HEADS.items() if (found := head.find(outputs, size)) is not None}
+def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> dict[str, Reading]:
+    """Return the readings of a model's outputs, by head.
+
+    Args:
+        outputs: The outputs.
+        size: Size of the model's images.
+        metadata: Metadata of the model, where Ultralytics writes `task` and `kpt_shape`.
+    """
+    found = {
+        name: reading
+        for name, head in HEADS.items()
+        if head.task in (None, metadata.get("task")) and (reading := head.find(outputs, size)) is not None
+    }
+    if "yolov8-pose" in found and stored_key_points(metadata) is None:
+        del found["yolov8-pose"]
+    extended = {HEADS[name].extends for name in found}
+    return {name: reading for name, reading in found.items() if name not in extended}
 
 
-def choose_head(outputs: Sequence[OutputInfo], size: Size) -> tuple[Head, Reading]:
-    """Return the only head that fits a model's outputs.
+def stored_key_points(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """Number of key points, and numbers of each, that Ultralytics writes into a model; None without."""
+    found = re.fullmatch(r"\s*[\[(]\s*(\d+)\s*,\s*([23])\s*[\])]\s*", metadata.get("kpt_shape", ""))
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def choose_head(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> tuple[Head, Reading]:
+    """Return the only head that fits a model's outputs; see `find_heads` for arguments.
 
     Raises:
         OutputRoleError: None fits, or several do.
     """
-    readings = find_heads(outputs, size)
+    readings = find_heads(outputs, size, metadata)
     if len(readings) == 1:
         ((name, reading),) = readings.items()
         return HEADS[name], reading
@@ -323,12 +362,15 @@ def named_head(outputs: Sequence[OutputInfo], size: Size, name: str, *, given: b
     Raises:
         OutputRoleError: The outputs fit other heads only.
     """
-    readings = {} if given else find_heads(outputs, size)
-    if readings and name not in readings:
+    own = None if given else HEADS[name].find(outputs, size)
+    if own is not None:
+        return own
+    readings = {} if given else find_heads(outputs, size, {})
+    if readings:
         listed = "\n".join(f"  '{each.name}' {format_shape(each.shape)}" for each in outputs)
         fitting = "\n".join(f"  {other}: {reading.why}" for other, reading in readings.items())
         raise OutputRoleError(
             f"head is '{name}', {HEADS[name].title}, and the outputs\n{listed}\nfit only\n{fitting}\nName one of these "
             "with head=... (--head NAME), or leave it out."
         )
-    return readings.get(name, Reading({}, ""))
+    return Reading({}, "")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.detection_heads import (
     HEADS,
@@ -18,6 +16,7 @@ from pp_graph.postprocessors.detection_heads import (
     RAW_SIZES,
     grid_levels,
 )
+from pp_graph.postprocessors.detection_parts import blazeface_anchors, further_parts, part_steps
 from pp_graph.steps import (
     AnchorBoxes,
     BestClass,
@@ -48,7 +47,6 @@ from pp_graph.steps import (
     TakeDetections,
     TakeParts,
 )
-from pp_graph.steps.box_decoding import grid
 from pp_graph.steps.candidates import NO_SCORE
 
 if TYPE_CHECKING:
@@ -87,7 +85,7 @@ def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step,
             steps.append(TakeParts(gathered, f"chosen_{RAW_BOXES}", start, start + 4))
     else:
         steps.append(GatherCandidates(sources[RAW_BOXES], f"chosen_{RAW_BOXES}", "order"))
-    return (*steps, *_boxes(post, raw), *_kept(post))
+    return (*steps, *_boxes(post, raw), *_kept(post), *part_steps(post, raw, sources))
 
 
 def _chosen(post: DetectionPostProcessor, sources: dict[str, str], scored: str, *, class_first: bool) -> list[Step]:
@@ -149,7 +147,7 @@ def class_count(post: DetectionPostProcessor, raw: Signature) -> int | None:
     head = HEADS[post.head]
     role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
     found = raw[role].size("P" if head.class_start is not None else "C")
-    count = None if found is None else found - (head.class_start or 0) - head.background
+    count = None if found is None else found - (head.class_start or 0) - head.background - further_parts(post)
     given = post.class_count
     return given if given is not None and count is not None and given <= count else count
 
@@ -258,11 +256,7 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
         scale = (float(width), float(height)) if head.normalised else (1.0, 1.0)
         return [*steps, ConvertBoxes(source, "chosen_boxes", head.form, scale=scale)]
     if head.decode == "anchors":
-        # The same cells for each size of images.
-        levels = tuple((16 // each, 16 // each, height * each // 16) for each in (1, 2))
-        cells = np.concatenate([grid([level], count) for level, count in zip(levels, head.per_cell, strict=True)])
-        centres = (cells[:, :2] + np.float32(head.centre)) * cells[:, 2:]
-        anchors = tuple((float(x), float(y), 1.0, 1.0) for x, y in centres)
+        anchors = tuple((x, y, 1.0, 1.0) for x, y in blazeface_anchors(head, height))
         _check_count(post, raw, len(anchors))
         return [*steps, AnchorBoxes(source, "chosen_boxes", "order", anchors, (1.0, 1.0), exponential=False)]
     count = sum(name.startswith(f"{RAW_SCORES}_") for name in raw) or len(head.strides)

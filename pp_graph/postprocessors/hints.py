@@ -108,7 +108,7 @@ def _detection(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ..
             f"--task detection --head {name}",
             {output: role.removeprefix("raw_").replace("_", " ") for role, output in reading.roles.items()},
         )
-        for name, reading in find_heads(outputs, image_size(raw)).items()
+        for name, reading in find_heads(outputs, image_size(raw), raw.model.metadata_props).items()
     )
 
 

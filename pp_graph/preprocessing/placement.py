@@ -99,10 +99,20 @@ class Placement:
         Args:
             boxes: Corners, (...,4).
         """
+        pairs = self.points_to_frame(boxes.reshape(*boxes.shape[:-1], 2, 2))
+        inside = np.clip(pairs, 0, np.array(self.frame[::-1], np.float32))
+        return np.asarray(inside.reshape(boxes.shape), np.float32)
+
+    def points_to_frame(self, points: Array) -> npt.NDArray[np.float32]:
+        """Bring points in the model's input to pixels of the frame; they may lie outside of it.
+
+        Args:
+            points: x and y, and possibly more numbers, which stay, (...,P).
+        """
         (top, left), (height, width) = self.offset, self.frame
-        scale = np.array([width / self.size[1], height / self.size[0]] * 2)
-        moved = (boxes.astype(np.float64) - np.array([left, top] * 2)) * scale
-        return np.asarray(np.clip(moved, 0, np.array([width, height] * 2)), np.float32)
+        scale = np.array([width / self.size[1], height / self.size[0]])
+        moved = (points[..., :2].astype(np.float64) - np.array([left, top])) * scale
+        return np.concatenate([moved, points[..., 2:]], -1).astype(np.float32)
 
 
 def letterbox(frames: Array, height: int, width: int, padding: float) -> npt.NDArray[np.float32]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _THICKNESS: Final = 250
 """Pixels of the picture's shorter side per pixel of a box's outline."""
+_SEEN: Final = 0.25
+"""Visibility above which a key point counts as visible, as in Ultralytics' pictures."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,18 @@ class ImageDetections:
                 "class_name": name_of(int(index), class_names),
                 "score": float(str(score)),
                 "box": [float(str(corner)) for corner in box],
+                **self._parts(place),
             }
-            for box, score, index in zip(self.found.boxes, self.found.scores, self.found.classes, strict=True)
+            for place, (box, score, index) in enumerate(
+                zip(self.found.boxes, self.found.scores, self.found.classes, strict=True)
+            )
         ]
+
+    def _parts(self, place: int) -> dict[str, Any]:
+        points = self.found.parts.get("keypoints")
+        return (
+            {} if points is None else {"keypoints": [[float(str(each)) for each in point] for point in points[place]]}
+        )
 
 
 def name_of(index: int, class_names: Sequence[str]) -> str:
@@ -70,12 +81,13 @@ def write_box_csv(file: Path, rows: Sequence[ImageDetections], class_names: Sequ
     """Write a table with a row for each detection."""
     with text_file(file) as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(BOX_COLUMNS)
+        pointed = any("keypoints" in row.found.parts for row in rows)
+        writer.writerow((*BOX_COLUMNS, *(("keypoints",) if pointed else ())))
         for row in rows:
             for each in row.listed(class_names):
-                writer.writerow(
-                    [row.image, each["class"], each["class_name"], each["score"], *each["box"], row.overlay or ""]
-                )
+                points = "; ".join(" ".join(map(str, point)) for point in each.get("keypoints", ()))
+                values = [row.image, each["class"], each["class_name"], each["score"], *each["box"], row.overlay or ""]
+                writer.writerow([*values, points] if pointed else values)
 
 
 def write_coco(file: Path, rows: Sequence[ImageDetections], class_names: Sequence[str]) -> None:
@@ -91,7 +103,7 @@ def write_coco(file: Path, rows: Sequence[ImageDetections], class_names: Sequenc
             box = [left, top, right - left, bottom - top]
             annotations.append({
                 "id": len(annotations) + 1, "image_id": number, "category_id": each["class"] + 1, "bbox": box,
-                "area": box[2] * box[3], "iscrowd": 0, "score": each["score"],
+                "area": box[2] * box[3], "iscrowd": 0, "score": each["score"], **_coco_points(each.get("keypoints")),
             })  # fmt: skip
     content = {
         "images": [
@@ -102,6 +114,14 @@ def write_coco(file: Path, rows: Sequence[ImageDetections], class_names: Sequenc
         "annotations": annotations,
     }
     file.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _coco_points(points: Sequence[Sequence[float]] | None) -> dict[str, Any]:
+    """Return key points as x, y and 2 for a visible or 1 for a hidden one."""
+    if points is None:
+        return {}
+    flat = [number for x, y, *seen in points for number in (x, y, 2 if all(each > _SEEN for each in seen) else 1)]
+    return {"keypoints": flat, "num_keypoints": len(points)}
 
 
 def detections_of_image(
@@ -128,19 +148,23 @@ def detections_of_image(
     placed = Placement.of(
         (rows, columns), (height, width), runner.provenance.preprocessing, letterbox=source.images.letterbox
     )
-    return ImageDetections(
-        source.images.names[index], (rows, columns), replace(found, boxes=placed.to_frame(found.boxes)), overlay
-    )
+    parts = {name: placed.points_to_frame(points) for name, points in found.parts.items()}
+    found = replace(found, boxes=placed.to_frame(found.boxes), parts=parts)
+    return ImageDetections(source.images.names[index], (rows, columns), found, overlay)
 
 
 def overlay_detections(picture: Image, row: ImageDetections, class_names: Sequence[str]) -> Image:
     """Draw the detections of an image on a picture of it, which may be smaller."""
-    scale = np.array([picture.width / row.size[1], picture.height / row.size[0]] * 2, np.float32)
-    return draw_detections(picture, replace(row.found, boxes=row.found.boxes * scale), class_names)
+    scale = np.array([picture.width / row.size[1], picture.height / row.size[0]], np.float32)
+    parts = {
+        name: np.concatenate([points[..., :2] * scale, points[..., 2:]], -1) for name, points in row.found.parts.items()
+    }
+    found = replace(row.found, boxes=row.found.boxes * np.tile(scale, 2), parts=parts)
+    return draw_detections(picture, found, class_names)
 
 
 def draw_detections(picture: Image, found: Detections, class_names: Sequence[str]) -> Image:
-    """Draw boxes on an image, each with its class and score.
+    """Draw boxes on an image, each with its class and score, and the key points that are not hidden.
 
     Args:
         picture: The image, RGB. It is not changed.
@@ -158,10 +182,15 @@ def draw_detections(picture: Image, found: Detections, class_names: Sequence[str
     font = ImageFont.load_default(max(11, min(drawn.size) // 32))
     listed = list(zip(found.boxes, found.scores, found.classes, strict=True))
     # The highest score comes last, on top.
-    for box, _, index in reversed(listed):
+    points = found.parts.get("keypoints", np.zeros((len(found), 0, 2), np.float32))
+    for (box, _, index), dots in reversed(list(zip(listed, points, strict=True))):
         left, top, right, bottom = map(float, box)
         outline = (left, top, max(left, right - 1), max(top, bottom - 1))
-        draw.rectangle(outline, outline=_colors(int(index))[0], width=width)
+        color, ink = _colors(int(index))
+        draw.rectangle(outline, outline=color, width=width)
+        for x, y, *seen in dots.tolist():
+            if all(each > _SEEN for each in seen):
+                draw.ellipse((x - width, y - width, x + width, y + width), fill=color, outline=ink)
     taken: list[Rectangle] = []
     for box, score, index in listed:
         color, ink = _colors(int(index))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.data.boxes import DETECTION_PARTS
 from pp_graph.fusion.runtime_cutoffs import scores_anomalies
 from pp_graph.postprocessors import OUTPUTS
 from pp_graph.program import DETECTION_OUTPUTS, detects
@@ -197,7 +198,7 @@ class DrawnOutputs:
         for name, array in values.items():
             if name in (self.mask, self.map) or (name in ("pred_score", "pred_label") and self.anomalies):
                 continue
-            if self.detects and name in DETECTION_OUTPUTS[:3]:
+            if self.detects and name in (*DETECTION_OUTPUTS[:3], *DETECTION_PARTS):
                 continue
             column = f"output_{name}" if name in COLUMNS else name
             if _per_pixel(self.outputs[name]):

@@ -211,7 +211,7 @@ def _has_columns(names: Iterable[str]) -> bool:
     found = tuple(names)
     further = [name for name in found if name not in COLUMNS]
     return (
-        found == BOX_COLUMNS
+        found[: len(BOX_COLUMNS)] == BOX_COLUMNS
         or found[: len(COLUMNS)] == COLUMNS
         or (found[:1] == ("image",) and further[:1] in [[n] for n in _FAMILY_COLUMNS])
     )

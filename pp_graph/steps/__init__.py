@@ -52,6 +52,7 @@ from pp_graph.steps.filters import GaussianBlur, MedianFilter
 from pp_graph.steps.geometry import CropBorder, ResizeMap
 from pp_graph.steps.graph_step import GraphStep
 from pp_graph.steps.interpolation import PiecewiseLinear, QuantileMap
+from pp_graph.steps.key_points import FoundPlaces, KeyPoints
 from pp_graph.steps.masks import CloseMask, DilateMask, ErodeMask, MaskByLabel, OpenMask
 from pp_graph.steps.min_max import MinMaxNormalize, PerImageMinMax, PlainMinMax, ZScore
 from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
@@ -149,6 +150,8 @@ STEPS: tuple[type[Step], ...] = (
     FlattenScores,
     DivideIndices,
     KeepPeaks,
+    FoundPlaces,
+    KeyPoints,
     RegionTable,
     RegionPart,
     SelectRegions,
@@ -204,6 +207,7 @@ __all__ = [
     "ExpectedDistances",
     "FlattenMap",
     "FlattenScores",
+    "FoundPlaces",
     "GatherCandidates",
     "GatherClasses",
     "GatherTimes",
@@ -217,6 +221,7 @@ __all__ = [
     "JoinParts",
     "Keep",
     "KeepPeaks",
+    "KeyPoints",
     "MaskAreas",
     "MaskByLabel",
     "MaskScores",

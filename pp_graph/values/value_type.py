@@ -16,6 +16,7 @@ AXES: Final = {
     "W": "column",
     "K": "candidate: a box, a token, a region",
     "P": "part of a candidate: x, y, width, height, score",
+    "J": "key point of a candidate: a joint, an eye",
     "T": "time",
 }
 """Letters of axes and their meanings."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.data.boxes import DETECTION_PARTS
 from pp_graph.errors import TargetError
 from pp_graph.plausibility import PredictionChecks
 from pp_graph.program import DETECTION_OUTPUTS, check_packed, detects
@@ -261,7 +262,7 @@ class Comparison:
             check_form(name, shipped, expected)
             found = shipped[name]
             # A detection that is lost moves all that follow, so lists are not compared place by place.
-            listed = self._detections is not None and name in DETECTION_OUTPUTS
+            listed = self._detections is not None and name in (*DETECTION_OUTPUTS, *DETECTION_PARTS)
             if name not in self._steps:
                 if not listed:
                     self._errors.setdefault(name, ErrorSum()).add(found, expected)

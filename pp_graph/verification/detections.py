@@ -55,6 +55,7 @@ class DetectionDifferences:
         changes: What differs, the largest distance from the confidence first.
         box_errors: Largest difference of a coordinate in pixels, of each detection that both sides have.
         score_error: Largest difference of their scores.
+        point_error: Largest difference of a coordinate of their key points, in pixels; None without key points.
     """
 
     expected: int
@@ -62,6 +63,7 @@ class DetectionDifferences:
     changes: tuple[DetectionChange, ...]
     box_errors: npt.NDArray[np.float64] = field(repr=False)
     score_error: float
+    point_error: float | None = None
 
     def count(self, kind: Kind) -> int:
         """Return the number of changes of a kind."""
@@ -85,6 +87,7 @@ class DetectionDifferences:
             "box_error_max": self.box_error,
             "box_error_median": float(np.median(self.box_errors)) if len(self.box_errors) else 0.0,
             "score_error_max": self.score_error,
+            **({} if self.point_error is None else {"point_error_max": self.point_error}),
             "changes": [{**asdict(each), "image": names[each.image]} for each in self.changes[:_MAX_LISTED]],
         }
 
@@ -180,6 +183,7 @@ class DetectionTotals:
         self._changes: list[DetectionChange] = []
         self._box_errors: list[npt.NDArray[np.float64]] = []
         self._score_error = 0.0
+        self._point_error: float | None = None
 
     def add(self, image: int, expected: Detections, found: Detections) -> None:
         """Add the detections of an image."""
@@ -191,6 +195,10 @@ class DetectionTotals:
         self._box_errors.append(errors)
         scores = np.abs(expected.scores[ours].astype(np.float64) - found.scores[theirs])
         self._score_error = max(self._score_error, float(scores.max(initial=0.0)))
+        if "keypoints" in expected.parts and "keypoints" in found.parts:
+            one, two = (side.parts["keypoints"][places, :, :2] for side, places in ((expected, ours), (found, theirs)))
+            distance = float(np.abs(one.astype(np.float64) - two).max(initial=0.0))
+            self._point_error = max(self._point_error or 0.0, distance)
         differing = ours[expected.classes[ours] != found.classes[theirs]]
         for kind, side, places in (
             ("lost", expected, np.setdiff1d(np.arange(len(expected)), ours)),
@@ -209,7 +217,9 @@ class DetectionTotals:
         """Return the totals."""
         changes = sorted(self._changes, key=lambda change: -change.distance)
         errors = np.concatenate([np.zeros(0), *self._box_errors])
-        return DetectionDifferences(self._expected, self._found, tuple(changes), errors, self._score_error)
+        return DetectionDifferences(
+            self._expected, self._found, tuple(changes), errors, self._score_error, self._point_error
+        )
 
 
 def match_detections(one: Detections, two: Detections) -> npt.NDArray[np.int64]:

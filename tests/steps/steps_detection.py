@@ -24,11 +24,13 @@ from pp_graph.steps import (
     ExpectedDistances,
     FlattenMap,
     FlattenScores,
+    FoundPlaces,
     GatherCandidates,
     GridBoxes,
     JoinCandidates,
     JoinParts,
     KeepPeaks,
+    KeyPoints,
     MaskScores,
     PadCandidates,
     PlacesOfPassing,
@@ -302,6 +304,29 @@ def peaks(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
     return bound(KeepPeaks("x", "y"), ["NCHW"], (x,)), (x,)
 
 
+def found_places(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    del data
+    arrays = rng.integers(0, 90, (3, 9)), places(rng, 9, 6)
+    return bound(FoundPlaces("x", "y", "k"), ["NK", "NK"], arrays), arrays
+
+
+def key_points(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    axes = _layout(data, "P")
+    kind = data.draw(st.sampled_from(["plain", "boxes", "places"]))
+    numbers = data.draw(st.sampled_from([2, 3])) if kind == "plain" else 2
+    arrays: Arrays = rng.normal(0, 30, _shaped(axes, K=6, P=5 * numbers)).astype(F32), places(rng, 9, 6)
+    y_first = numbers == 2 and data.draw(st.booleans())
+    if kind == "plain":
+        return bound(KeyPoints("x", "y", "k", numbers, y_first), [axes, "NK"], arrays), arrays
+    if kind == "boxes":
+        arrays = (*arrays, rng.normal(0, 30, (3, 6, 4)).astype(F32))
+        return bound(KeyPoints("x", "y", "k", y_first=y_first, boxes="b"), [axes, "NK", "NKP"], arrays), arrays
+    anchors = tuple((float(x), float(y)) for x, y in rng.normal(0, 30, (30, 2)))
+    arrays = (*arrays, rng.integers(0, 30, (3, 6)))
+    step = KeyPoints("x", "y", "k", y_first=y_first, places="p", anchors=anchors)
+    return bound(step, [axes, "NK", "NK"], arrays), arrays
+
+
 def assert_agrees(step: Step, arrays: list[np.ndarray] | tuple[np.ndarray, ...], found: np.ndarray) -> None:
     """Compare a runtime's output with the reference: to the bit, or where exponentials are decoded, to 1e-5."""
     expected = step.reference(*arrays)
@@ -338,4 +363,6 @@ DETECTION_STEPS: dict[type[Step], Draw] = {
     FlattenScores: flatten_scores,
     DivideIndices: divide_indices,
     KeepPeaks: peaks,
+    FoundPlaces: found_places,
+    KeyPoints: key_points,
 }

@@ -79,7 +79,7 @@ def test_patterns() -> None:
 @pytest.mark.parametrize(
     ("axes", "sizes", "message"),
     [
-        ("NQ", (), "Axes are 'NQ', expected some of N, C, H, W, K, P, T, each once"),
+        ("NQ", (), "Axes are 'NQ', expected some of N, C, H, W, K, P, J, T, each once"),
         ("NHH", (), "Axes are 'NHH'"),
         ("NC", (None,), r"Axes 'NC' have sizes \(None,\), expected one size for each axis"),
     ],

@@ -1,0 +1,111 @@
+"""What detectors return besides boxes, and the steps that find it for each detection: key points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pp_graph.errors import PostProcessorError
+from pp_graph.postprocessors.detection_heads import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_POINTS, Head
+from pp_graph.steps import FlattenMap, FoundPlaces, GatherCandidates, KeyPoints, Step, TakeParts
+from pp_graph.steps.box_decoding import grid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pp_graph.postprocessors.detection import DetectionPostProcessor
+    from pp_graph.program import Meaning, Signature
+
+PART_OUTPUTS: Final[tuple[tuple[str, tuple[str, ...], Meaning, str], ...]] = (
+    ("keypoints", ("NKJP",), "number", "x, y and possibly visibility of each key point, in pixels of the input"),
+)
+"""Name, axes, meaning and description of each output."""
+
+
+def part_names(head: str) -> tuple[str, ...]:
+    """Names of the outputs that a head has besides boxes; those of a head that is not known yet are empty."""
+    return ("keypoints",) if head in HEADS and HEADS[head].points is not None else ()
+
+
+def checked_key_points(given: Any) -> tuple[int, int]:
+    """Return the number of key points and of the numbers of each.
+
+    Raises:
+        PostProcessorError: These are not two such numbers.
+    """
+    try:
+        count, numbers = given
+    except (TypeError, ValueError):
+        count = numbers = None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1 or numbers not in (2, 3):
+        raise PostProcessorError(
+            f"key_points is {given!r}, expected their number, and 2 or 3 numbers for each, such as (17, 3)."
+        )
+    return count, numbers
+
+
+def further_parts(post: DetectionPostProcessor) -> int:
+    """Number of the parts of a candidate after its class scores.
+
+    Raises:
+        PostProcessorError: The head has key points, and nothing says how many.
+    """
+    head = HEADS[post.head]
+    if head.points != "parts":
+        return 0
+    if post.key_points is None:
+        raise PostProcessorError(
+            f"key_points is missing, expected the number of key points and of the numbers of each for head "
+            f"'{head.name}', because the model's metadata does not say (kpt_shape). Give key_points=(17, 3) "
+            "(--key-points 17,3)."
+        )
+    return post.key_points[0] * post.key_points[1]
+
+
+def blazeface_anchors(head: Head, height: int) -> tuple[tuple[float, float], ...]:
+    """Centre of each anchor in pixels; the same cells for each size of images."""
+    levels = tuple((16 // each, 16 // each, height * each // 16) for each in (1, 2))
+    cells = np.concatenate([grid([level], count) for level, count in zip(levels, head.per_cell, strict=True)])
+    centres = (cells[:, :2] + np.float32(head.centre)) * cells[:, 2:]
+    return tuple((float(x), float(y)) for x, y in centres)
+
+
+def part_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[str, str]) -> list[Step]:
+    """Find what the head returns for each detection besides its box.
+
+    Args:
+        post: The post-processor.
+        raw: Types of the raw values.
+        sources: The values that hold all candidates, by role.
+    """
+    head = HEADS[post.head]
+    if not part_names(head.name) or (head.points == "shares" and RAW_POINTS not in raw):
+        return []
+    found: Step = FoundPlaces("order", "found", "kept")
+    numbers = "numbers_of_found"
+    if head.points == "parts":
+        start = (head.class_start or 0) + (post.class_count or 0)
+        count, each = post.key_points or (0, 0)
+        return [
+            found,
+            GatherCandidates(sources[RAW_CANDIDATES], "found_candidates", "found"),
+            TakeParts("found_candidates", numbers, start, start + count * each),
+            KeyPoints(numbers, "keypoints", "kept", each),
+        ]
+    if head.points == "anchors":
+        height, _ = raw.input_size or (0, 0)
+        return [
+            found,
+            GatherCandidates(sources[RAW_BOXES], "found_candidates", "found"),
+            TakeParts("found_candidates", numbers, head.box_start + 4),
+            KeyPoints(numbers, "keypoints", "kept", places="found", anchors=blazeface_anchors(head, height)),
+        ]
+    return [
+        found,
+        FlattenMap(RAW_POINTS, "points_of_pixels", parts=True),
+        GatherCandidates("points_of_pixels", numbers, "found"),
+        KeyPoints(
+            numbers, "keypoints", "kept", y_first=True, boxes="boxes" if post.box_format == "xyxy" else "corners"
+        ),
+    ]

@@ -1,0 +1,112 @@
+"""What detectors return besides upright boxes: key points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import pp_graph as pp
+from pp_graph.errors import PostProcessorError
+from tests.detectors import CELLS, SIZE, detector, greedy, scene
+from tests.models import run
+from tests.postprocessors.test_detection import F32, IMAGES, case, corners, feeds, model
+
+
+def exact(proto: onnx.ModelProto, fused: pp.FusedModel, raw: tuple[np.ndarray, ...]) -> None:
+    """Check that both runtimes decide as the reference, whatever the precision of the network."""
+    for artifact, precision in ((fused, None), (pp.convert(fused), "f32"), (pp.convert(fused), "bf16")):
+        report = pp.verify(proto, artifact, feeds(raw), inference_precision=precision)
+        assert report.postprocessing_exact, report.failures
+
+
+def pose(numbers: int) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs of a model of three classes and five points, its corners, scores and points."""
+    rng = np.random.default_rng(numbers)
+    boxes, scores = scene(rng, IMAGES, CELLS, 3)
+    points = rng.uniform(0, SIZE, (IMAGES, CELLS, 5, numbers)).astype(F32)
+    raw = np.concatenate([boxes, scores, points.reshape(IMAGES, CELLS, -1)], 2).transpose(0, 2, 1).copy()
+    return (raw,), corners(boxes), scores, points
+
+
+@pytest.mark.parametrize("every_class", [False, True])
+@pytest.mark.parametrize("numbers", [2, 3])
+def test_key_points_of_yolo(numbers: int, every_class: bool) -> None:
+    raw, boxes, scores, points = pose(numbers)
+    proto = model(raw)
+    metadata = {"task": "pose", "kpt_shape": f"[5, {numbers}]", "names": "{0: 'cat', 1: 'dog', 2: 'ox'}"}
+    onnx.helper.set_model_props(proto, metadata)
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.3, max_detections=30, every_class=every_class))
+    assert fused.provenance.parameters["head"] == "yolov8-pose"
+    found = run(fused, feeds(raw))
+    assert found["keypoints"].shape == (IMAGES, 30, 5, numbers)
+    for image, count in enumerate(found["count"]):
+        assert count > 3
+        for box, kind, listed in zip(
+            *(found[name][image, :count] for name in ("boxes", "classes", "keypoints")), strict=True
+        ):
+            (place,) = np.flatnonzero(np.abs(boxes[image] - box).max(1) < 1e-4)
+            assert scores[image, place, kind] > 0.3
+            assert np.array_equal(listed, points[image, place])
+        assert not found["keypoints"][image, count:].any()
+    if not every_class:
+        kept = greedy(boxes[0], scores[0], 0.3, 0.45)
+        assert np.array_equal(found["keypoints"][0, : len(kept)], points[0, kept])
+    exact(proto, fused, raw)
+
+
+@pytest.mark.parametrize("form", ["xyxy", "cxcywh"])
+@pytest.mark.parametrize("head", ["blazeface", "centerface"])
+def test_key_points_of_faces(head: str, form: Any) -> None:
+    count = 896 if head == "blazeface" else 256
+    raw, boxes, scores = case(head, count)
+    shares = np.random.default_rng(0).uniform(0, 1, (IMAGES, count, 6 if head == "blazeface" else 5, 2)).astype(F32)
+    low, extent = boxes[:, :, None, :2], boxes[:, :, None, 2:] - boxes[:, :, None, :2]
+    points = low + extent * shares
+    if head == "blazeface":
+        centres = (boxes[..., :2] + boxes[..., 2:]) / 2 - np.concatenate([raw[2], raw[3]], 1)[..., :2]
+        offsets = (points - centres[:, :, None]).reshape(IMAGES, count, -1)
+        raw[2][..., 4:], raw[3][..., 4:] = offsets[:, :512], offsets[:, 512:]
+    else:
+        side = SIZE // 4
+        raw = (*raw, shares[..., ::-1].reshape(IMAGES, count, 10).transpose(0, 2, 1).reshape(IMAGES, 10, side, side))
+    proto = model(raw)
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.3, max_detections=30, box_format=form))
+    assert fused.provenance.parameters["head"] == head
+    found = run(fused, feeds(raw))
+    for image in range(IMAGES):
+        kept = greedy(boxes[image], scores[image], 0.3, 0.45)[:30]
+        assert found["count"][image] == len(kept) > 2
+        assert np.allclose(found["keypoints"][image, : len(kept)], points[image, kept], atol=1e-3)
+        assert not found["keypoints"][image, len(kept) :].any()
+    exact(proto, fused, raw)
+
+
+def test_a_face_detector_without_landmarks_returns_none() -> None:
+    raw, _, _ = case("centerface", 256)
+    fused = pp.fuse(model(raw), pp.DetectionPostProcessor())
+    assert "keypoints" not in fused.output_names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"key_points is missing, expected .* \(kpt_shape\)\. Give key_points=\(17, 3\)"),
+        ({"key_points": (5, 4)}, r"key_points is \(5, 4\), expected their number, and 2 or 3 numbers"),
+        ({"key_points": (9, 3)}, r"The number of classes of output 'out0', .*, is -20, expected at least one"),
+    ],
+)
+def test_impossible_key_points(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PostProcessorError, match=message):
+        pp.fuse(detector((11, CELLS)), pp.DetectionPostProcessor(head="yolov8-pose", **options))
+
+
+def test_boxes_alone_when_the_plain_head_is_named() -> None:
+    raw, _, _, _ = pose(3)
+    proto = model(raw)
+    onnx.helper.set_model_props(proto, {"task": "pose", "kpt_shape": "[5, 3]", "names": "{0: 'a', 1: 'b', 2: 'c'}"})
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(head="yolov8"))
+    assert "keypoints" not in fused.output_names
+    assert fused.provenance.parameters["class_count"] == 3

@@ -1,0 +1,75 @@
+"""Ultralytics' heads for key points: what its own post-processing finds, from exports with random weights.
+
+The exports are `detectors/yolov8n-pose.onnx` and so on among the cases, of 320x320 pixels:
+`YOLO("yolov8n-pose.yaml").export(format="onnx", imgsz=320)` with weights that are changed at random, so that scores
+differ. What Ultralytics does afterwards (8.4, `non_max_suppression`, `process_mask`) is written here as it does it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import pp_graph as pp
+from pp_graph.sessions import OnnxSession
+from tests.postprocessors.test_published_detectors import F32, FOLDER, pictures, planes, suppressed
+
+IOU = 0.45
+
+
+def export(name: str) -> onnx.ModelProto:
+    file = FOLDER / f"{name}.onnx"
+    if not file.exists():
+        pytest.skip(f"the export '{name}' is not beside the project ({FOLDER.name}/{file.name} is missing)")
+    return onnx.load(file)
+
+
+def of_model(raw: onnx.ModelProto) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Photographs and what a model returns for them."""
+    images = planes(pictures(320, 320)) / 255
+    session = OnnxSession(pp.RawModel.open(raw))
+    found = [session.run({"images": image}) for image in np.split(images, len(images))]
+    return images, {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+
+def confidence_for(scores: np.ndarray, passing: int) -> float:
+    """Confidence halfway between two scores that about this many candidates of an image exceed."""
+    ordered = np.sort(scores.ravel())[::-1]
+    place = passing * len(scores)
+    return float((ordered[place].astype(np.float64) + ordered[place + 1]) / 2)
+
+
+def kept_rows(rows: np.ndarray, classes: int, confidence: float) -> np.ndarray:
+    """`non_max_suppression` for one image: rows of cx, cy, w, h, scores and more that are kept, best first."""
+    best, kinds = rows[:, 4 : 4 + classes].max(1), rows[:, 4 : 4 + classes].argmax(1)
+    rows, kinds, best = (each[best > F32(confidence)] for each in (rows, kinds, best))
+    boxes = np.concatenate([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2], 1)
+    kept = suppressed(boxes.astype(np.float64) + 7680.0 * kinds[:, None], best, IOU)
+    return np.concatenate([boxes, best[:, None], kinds[:, None], rows[:, 4 + classes :]], 1)[kept]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolov8n-pose", "yolo11n-pose"])
+def test_key_points(name: str) -> None:
+    raw = export(name)
+    images, outputs = of_model(raw)
+    classes = outputs["output0"].shape[1] - 4 - 17 * 3
+    confidence = confidence_for(outputs["output0"][:, 4 : 4 + classes].max(1), 150)
+    fused = pp.fuse(raw, pp.DetectionPostProcessor(confidence=confidence, iou=IOU))
+    assert fused.provenance.parameters["head"] == "yolov8-pose"
+    session, total = fused.session(), 0
+    for output, image in zip(outputs["output0"], np.split(images, len(images)), strict=True):
+        found = session.run({"images": image})
+        expected = kept_rows(output.T, classes, confidence)
+        count = int(found["count"][0])
+        total += count
+        assert count == len(expected)
+        assert np.abs(found["boxes"][0, :count] - expected[:, :4]).max(initial=0) < 1e-3
+        assert np.array_equal(found["keypoints"][0, :count].reshape(count, -1), expected[:, 6:])
+    assert total > 50
+    for precision in ("f32", "bf16"):
+        report = pp.verify(
+            raw, pp.convert(fused), {"images": images[:2]}, inference_precision=precision, max_label_flips=None
+        )
+        assert report.postprocessing_exact, report.failures

@@ -1,0 +1,71 @@
+"""Key points of detections: in tables, COCO JSON and pictures, in pixels of the image."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from PIL import Image
+
+import pp_graph as pp
+from pp_graph.cli import run
+from tests.cell_detector import CELLS, CORNERS, cells, painted, save_scenes
+
+CENTRES = (CORNERS[:, :2] + CORNERS[:, 2:]) / 2
+
+
+def with_points() -> onnx.ModelProto:
+    """The detector of coloured cells; the key points of a cell are its centre, visible, and its corner, hidden."""
+    proto = cells()
+    node = next(node for node in proto.graph.node if node.output[0] == "output0")
+    ones = np.ones((CELLS, 1), np.float32)
+    points = np.concatenate([CENTRES, 0.9 * ones, CORNERS[:, :2], 0.1 * ones], 1).T[None].astype(np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(points.copy(), "points"))
+    node.input.append("all_points")
+    place = list(proto.graph.node).index(node)
+    proto.graph.node.insert(place, helper.make_node("Add", ["zeros", "points"], ["all_points"]))
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 13
+    helper.set_model_props(proto, {"task": "pose", "kpt_shape": "[2, 3]", "names": "{0: 'r', 1: 'g', 2: 'b'}"})
+    return proto
+
+
+def test_key_points_are_listed_in_pixels_of_the_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenes = save_scenes(tmp_path / "images")
+    onnx.save(with_points(), tmp_path / "raw.onnx")
+    pp.convert(pp.fuse(with_points(), pp.DetectionPostProcessor(head="yolov8-pose"))).save(tmp_path / "model.xml")
+    out = tmp_path / "out"
+    assert run(["run", str(tmp_path / "model.xml"), str(tmp_path / "images"), "-o", str(out), "--coco"]) == 0
+    listed = json.loads((out / "predictions.json").read_text())["predictions"]
+    coco = json.loads((out / "predictions.coco.json").read_text())["annotations"]
+    with (out / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(coco) == sum(map(len, scenes)) > 0
+    for scene, entry in zip(scenes, listed, strict=True):
+        found = {tuple(map(float, (x, y))) for each in entry["detections"] for x, y, _ in each["keypoints"][:1]}
+        assert found == {tuple((2 * CENTRES[cell]).tolist()) for cell in scene}
+    for annotation, row in zip(coco, rows, strict=True):
+        left, top, _, _ = annotation["bbox"]
+        assert annotation["keypoints"] == [left + 16, top + 16, 2, left, top, 1]
+        assert row["keypoints"] == f"{left + 16} {top + 16} 0.9; {left} {top} 0.1"
+    capsys.readouterr()
+    arguments = [str(tmp_path / name) for name in ("raw.onnx", "model.xml", "images")]
+    assert run(["verify", *arguments[:2], "--data", arguments[2], "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["detections"]
+    assert report["drift"]["point_error_max"] == 0
+
+
+def test_visible_key_points_are_drawn(tmp_path: Path) -> None:
+    painted({9: (1, 0.9)}, (320, 480)).save(tmp_path / "a.png")
+    runner = pp.load(pp.fuse(with_points(), pp.DetectionPostProcessor(head="yolov8-pose")))
+    from pp_graph.report import write_predictions
+
+    write_predictions(runner, tmp_path / "a.png", tmp_path / "out")
+    drawn = np.asarray(Image.open(tmp_path / "out" / "overlays" / "a.jpg")).astype(int)
+    x, y = (CENTRES[9] * 5).astype(int)
+    beside = drawn[y, x + 20]
+    assert np.abs(drawn[y, x] - beside).max() > 60
