@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _HEADS: Final = (
     "auto",
     "yolov8",
+    "yolov8_split",
     "yolov5",
     "yolox",
     "end2end",

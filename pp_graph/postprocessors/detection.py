@@ -24,6 +24,7 @@ from pp_graph.postprocessors.detection_heads import (
     named_head,
 )
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
+from pp_graph.postprocessors.inner_scores import find_logits
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Signature
 from pp_graph.program.signature import image_size
@@ -76,7 +77,9 @@ class DetectionPostProcessor(PostProcessor):
         labels: Name of each class, in order; empty takes the names that Ultralytics writes into a model, if any.
         box_format: Form of the boxes: `xyxy` (two corners), `xywh` (a corner and sizes) or `cxcywh` (centre and sizes).
         activation: Function that turns the model's scores into probabilities: `softmax`, `sigmoid` or `none`. None
-            chooses: `none` if the model ends in one of these, else that of the head.
+            chooses: `none` if the model ends in one of these, else that of the head. If the scores are the result of a
+            Sigmoid, None also reads its input instead: candidates are chosen by logits, and only the chosen ones get
+            their probability. `none` reads the model's output itself.
         class_count: Number of class scores of a candidate, if mask coefficients or key points follow them; None takes
             all.
         every_class: True to return a box for each class that passes, instead of the best one of a candidate.
@@ -161,7 +164,17 @@ class DetectionPostProcessor(PostProcessor):
         if classes is None and labels and task in ("segment", "pose") and head.class_start is not None:
             classes = len(labels)
         post = dataclasses.replace(self, head=head.name, labels=labels, class_count=classes)
-        return super(DetectionPostProcessor, post).bind(raw, {**reading.roles, **(roles or {})})
+        named = {**reading.roles, **(roles or {})}
+        signature = Signature.of_model(raw, head.roles, named)
+        read = {role: match.output.name for role, match in signature.matches.items()}
+        # An activation that the user gave is about the outputs.
+        inside = find_logits(raw, head, read) if self.activation is None and classes is None else None
+        if inside is not None:
+            head, inner = inside
+            replaced = [match for role, match in signature.matches.items() if inner.get(role) != match.output.name]
+            signature = Signature.of_model(raw, head.roles, inner, inner=inner.values(), replaced=replaced)
+            post = dataclasses.replace(post, head=head.name, activation="sigmoid")
+        return super(DetectionPostProcessor, post).bind(signature)
 
     def __call__(self, raw: Mapping[str, Any] | object) -> Predictions:
         """Post-process raw values in NumPy; see `PostProcessor.__call__`.
