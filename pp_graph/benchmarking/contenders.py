@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pp_graph.conversion import convert
 from pp_graph.errors import DataError, PPGraphError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
+from pp_graph.model.graphs import all_values
 from pp_graph.opening import kind_of, open_artifact
 from pp_graph.openvino.core import first_line, openvino_core, port_name
 
@@ -161,7 +162,7 @@ def remarks_about(raw: RawModel, contenders: Sequence[Contender]) -> list[str]:
     kinds = {each.provenance and str(each.provenance.parameters) + str(each.provenance.statistics) for each in made}
     if hosts and len(kinds) > 1:
         remarks.append(f"Post-processing on the host is that of '{made[0].name}'; other artifacts differ.")
-    outputs = {output.name for output in raw.model.graph.outputs}
+    outputs = {value.name for value in all_values(raw.model.graph)}
     for each in hosts:
         missing = (
             []
@@ -195,7 +196,12 @@ def read_contender(contender: Contender) -> ov.Model:
         TargetError: OpenVINO cannot read it.
     """
     if contender.provenance is None or contender.after is not None:
-        return read_openvino(contender.path)
+        model = read_openvino(contender.path)
+        if contender.provenance is not None:
+            # Post-processing may read values inside the raw model.
+            raw = contender.provenance.raw
+            model.add_outputs([record.name for record in raw.read.values() if record.name not in raw.outputs])
+        return model
     artifact = open_artifact(contender.path)
     return (convert(artifact) if isinstance(artifact, FusedModel) else artifact).network
 

@@ -18,6 +18,7 @@ _HEADS: Final = (
     "auto",
     "yolov8",
     "yolov8-pose",
+    "yolov8-split",
     "yolov5",
     "yolox",
     "end2end",

@@ -158,8 +158,8 @@ class FusedModel(Artifact):
         record = self.provenance.raw
         raw, _ = restore_raw(network, self.provenance)
         named = {role: output.name for role, output in record.read.items()}
-        dropped = {output.name for output in record.unread}
-        signature = program.signature.matched_to(raw, program.post.roles, named, {*named.values(), *dropped})
+        dropped = {output.name: output.type for output in record.unread}
+        signature = program.signature.matched_to(raw, program.post.roles, named, dropped)
         # Raw outputs that were dropped stay out, and so do those that the new program does not read.
         ignored = {role: match.type for role, match in signature.matches.items() if role not in program.signature}
         matched = dataclasses.replace(program, signature=signature, ignored=Signature(ignored))

@@ -63,6 +63,7 @@ def write_program(
         for role, match in all_matches.items()
         if role in program.ignored and post.replaces_unread and match.certain and not keep_raw
     ]
+    dropped += [] if keep_raw else program.signature.replaced
 
     raw_weights = weights_record(raw.external_tensors())
     raw, raised = opset_raising.raise_opset(raw, raise_opset)
@@ -72,6 +73,10 @@ def write_program(
     # A NaN that spreads over the whole map would hide its anomalies where NaN counts as normal.
     ignores_nan = any(step.on_nan == "normal" for step in program.comparisons.values())
     rules = [rule for rule in RULES if not (ignores_nan and rule.spreads_nan)]
+    own = [output.name or "" for output in graph.outputs]
+    # As outputs, inner values that are read outlast the rewriting.
+    inner = {match.output.name for match in matches.values()} - {*own}
+    graph.outputs.extend(value for node in graph for value in node.outputs if value.name in inner)
     rewritten = rewrite_tail(raw, rules, names, prefix) if tail else RewrittenTail()
     outputs = {output.name or "": output for output in graph.outputs}
     opset = raw.opset or _opset_for(raw)
@@ -87,7 +92,7 @@ def write_program(
     emitted = {output.name: computed[output.name] for output in program.outputs}
 
     read = {match.output.name for match in (*matches.values(), *dropped)}
-    others = [output for name, output in outputs.items() if keep_raw or name not in read]
+    others = [outputs[name] for name in own if keep_raw or name not in read]
     # A raw output may have the name of a post-processed output that was not requested. Rename it to avoid confusion.
     possible = {output.name for output in post.declared_outputs} | set(emitted)
     needed = set(emitted) | ({output.name or "" for output in others} & possible)
@@ -113,7 +118,7 @@ def write_program(
             sha256=raw.sha256,
             file=file,
             read=records,
-            outputs=list(outputs),
+            outputs=own,
             renamed={new: old for old, new in new_names.items()},
             opset_added=opset_added,
             input_size=program.signature.input_size,
@@ -255,6 +260,8 @@ def _record(match: RoleMatch, value: ir.Value, raw: RawModel) -> RawOutputRecord
     info = match.output
     declaration = base64.b64encode(ir.to_proto(value).SerializeToString(deterministic=True)).decode()
     value.shape = None if info.proven is None else ir.Shape(info.proven)
+    if value.type is None and info.dtype is not None:  # an inner value
+        value.type = ir.TensorType(ir.DataType[info.dtype])
     return RawOutputRecord(
         name=info.name,
         tensor=info.name,

@@ -112,12 +112,13 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     Attributes:
         sha256: Hash of the raw `.onnx` file.
         file: File name without folders; None for a model in memory.
-        read: The outputs that post-processing reads, by role.
+        read: The outputs, or values inside the model, that post-processing reads, by role.
         outputs: Names of all outputs, in order.
         renamed: Name in the raw model by new name, for inner values whose name a post-processed output needed.
         opset_added: True if the raw model did not import the default domain.
         input_size: Height and width of the model's images; None if unknown.
-        unread: Outputs with a role that were dropped, because no requested output needs them.
+        unread: Outputs that were dropped, because no requested output needs them, or because post-processing reads
+            inner values instead.
         weights: Identity of its external weights; None if it has none.
     """
 
@@ -276,7 +277,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             lines["opset"] = self.raised.summary
         for role, record in raw.read.items():
             renamed = f", here '{record.tensor}'" if record.tensor != record.name else ""
-            lines[role.replace("_", " ")] = f"output '{record.name}'{renamed}"
+            kind = "output" if record.name in raw.outputs else "inner value"
+            lines[role.replace("_", " ")] = f"{kind} '{record.name}'{renamed}"
         for rewrite in self.tail:
             lines[f"tail, '{rewrite.target}'"] = rewrite.what
         if self.conversion:

@@ -102,23 +102,26 @@ def _inputs_with_the_batch_first(shapes: Sequence[Shape | None], images: ModelIn
     return [shape for shape in shapes if shape != () and not (shape and shape[0] != batch and batch in shape[1:])]
 
 
-def describe_outputs(raw: RawModel) -> tuple[OutputInfo, ...]:
+def describe_outputs(raw: RawModel, inner: Collection[str] = ()) -> tuple[OutputInfo, ...]:
     """Describe every output of a model, in the order of the graph.
 
     Args:
         raw: The opened model.
+        inner: Names of inner values to describe after the outputs.
     """
     inferred = ShapeInference(raw.model).infer()
     batches = _inputs_with_the_batch_first([model_input.shape for model_input in raw.inputs], image_input(raw.inputs))
     symbols = {size for model_input in raw.inputs for size in model_input.shape or () if isinstance(size, str)}
     described = []
-    for output in raw.model.graph.outputs:
+    made = (value for node in raw.model.graph for value in node.outputs) if inner else ()
+    for output in [*raw.model.graph.outputs, *(value for value in made if value.name in inner)]:
         name = output.name or ""
         inferred_shape = (inferred[name].shape if name in inferred else None) or _rank_of_reshape(output, inferred)
         shape, note = _reconciled(declared_shape(output), inferred_shape, symbols)
         proven = None if shape is None else _proven(shape, inferred_shape, symbols)
         other = shape is not None and bool(batches) and all(_other_batch(shape, input_shape) for input_shape in batches)
-        described.append(OutputInfo(name, _dtype(output), shape, proven, note, other))
+        dtype = _dtype(output) or (inferred[name].dtype if name in inferred else None)
+        described.append(OutputInfo(name, dtype, shape, proven, note, other))
     return tuple(described)
 
 

@@ -25,6 +25,7 @@ from pp_graph.postprocessors.detection_heads import (
 )
 from pp_graph.postprocessors.detection_parts import PART_OUTPUTS, checked_key_points, part_names
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
+from pp_graph.postprocessors.inner_scores import find_logits
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Signature
 from pp_graph.program.signature import image_size
@@ -84,7 +85,9 @@ class DetectionPostProcessor(PostProcessor):
         labels: Name of each class, in order; empty takes the names that Ultralytics writes into a model, if any.
         box_format: Form of the boxes: `xyxy` (two corners), `xywh` (a corner and sizes) or `cxcywh` (centre and sizes).
         activation: Function that turns the model's scores into probabilities: `softmax`, `sigmoid` or `none`. None
-            chooses: `none` if the model ends in one of these, else that of the head.
+            chooses: `none` if the model ends in one of these, else that of the head. If the scores are the result of a
+            Sigmoid, None also reads its input instead: candidates are chosen by logits, and only the chosen ones get
+            their probability. `none` reads the model's output itself.
         class_count: Number of class scores of a candidate, if mask coefficients or key points follow them; None takes
             all.
         key_points: Number of key points and numbers of each, 2 or 3, of head `yolov8-pose`; None takes those that
@@ -177,7 +180,17 @@ class DetectionPostProcessor(PostProcessor):
         if points is None and head.points == "parts":
             points = stored_key_points(metadata)
         post = dataclasses.replace(self, head=head.name, labels=labels, class_count=classes, key_points=points)
-        return super(DetectionPostProcessor, post).bind(raw, {**reading.roles, **(roles or {})})
+        named = {**reading.roles, **(roles or {})}
+        signature = Signature.of_model(raw, head.roles, named)
+        read = {role: match.output.name for role, match in signature.matches.items()}
+        # An activation that the user gave is about the outputs.
+        inside = find_logits(raw, head, read) if self.activation is None and classes is None else None
+        if inside is not None:
+            head, inner = inside
+            replaced = [match for role, match in signature.matches.items() if inner.get(role) != match.output.name]
+            signature = Signature.of_model(raw, head.roles, inner, inner=inner.values(), replaced=replaced)
+            post = dataclasses.replace(post, head=head.name, activation="sigmoid")
+        return super(DetectionPostProcessor, post).bind(signature)
 
     def __call__(self, raw: Mapping[str, Any] | object) -> Predictions:
         """Post-process raw values in NumPy; see `PostProcessor.__call__`.

@@ -182,6 +182,22 @@ def _find_queries(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     return Reading({RAW_SCORES: scores, RAW_BOXES: name}, f"a box and {other[2]} class scores for each query")
 
 
+def _find_apart(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    three = _candidates(outputs)
+    boxes = [(name, shape) for name, shape in three if shape[1] == 4]
+    if len(boxes) != 1 or len(three) != 2:
+        return None
+    (name, shape), (scores, other) = boxes[0], next(each for each in three if each != boxes[0])
+    count = shape[2]
+    if other[2] != count or not isinstance(other[1], int) or not isinstance(count, int) or count <= other[1]:
+        return None
+    if size is not None and count != _cells(size):
+        return None
+    return Reading(
+        {RAW_SCORES: scores, RAW_BOXES: name}, f"boxes, and {other[1]} class scores, of {count:,} candidates"
+    )
+
+
 def _find_levels(head: Literal["picodet", "blazeface"]) -> Callable[[Sequence[OutputInfo], Size], Reading | None]:
     """Find scores and boxes of each level, by the number of candidates that it has for the images' size."""
 
@@ -266,6 +282,11 @@ _QUERIES: Final = (
          meaning="a box for each candidate"),
 )  # fmt: skip
 
+_APART: Final = (
+    Role(RAW_SCORES, ("NCK",), required=True, noun="class scores", meaning="a number for each class and candidate"),
+    Role(RAW_BOXES, ("NPK",), {"P": 4}, required=True, noun="boxes", meaning="a box for each candidate"),
+)
+
 HEADS: Final[dict[str, Head]] = {
     head.name: head
     for head in (
@@ -274,6 +295,8 @@ HEADS: Final[dict[str, Head]] = {
         Head("yolov8-pose", "YOLOv8-pose, YOLO11-pose: (N,4+C+3*J,K), J key points, as the metadata says (kpt_shape)",
              _one_output("NPK", "parts of each candidate"), _find_parts_first, points="parts", extends="yolov8",
              task="pose"),
+        Head("yolov8-split", "YOLOv8, YOLOv9, YOLO11 before their Sigmoid: boxes (N,4,K) and logits (N,C,K)", _APART,
+             _find_apart, class_start=None, activation="sigmoid"),
         Head("yolov5", "YOLOv5, YOLOv7: (N,K,5+C)", _one_output("NKP", "parts of each candidate"),
              _find_parts_last(3, 6), class_start=5, objectness=4),
         Head("yolox", "YOLOX: (N,K,5+C), relative to a grid", _one_output("NKP", "parts of each candidate"),

@@ -66,7 +66,7 @@ def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step,
         steps.append(Softmax(sources[scored], "all_probabilities"))
         sources[scored] = "all_probabilities"
     steps += _masked(post, sources[scored], "")
-    candidates_last = RAW_HEAT in raw or raw[scored if scored in raw else f"{scored}_0"].axes == "NPK"
+    candidates_last = RAW_HEAT in raw or raw[scored if scored in raw else f"{scored}_0"].axes in ("NPK", "NCK")
     class_first = False
     if post.every_class:
         steps += _chosen_pairs(post, raw, candidates_last=candidates_last)

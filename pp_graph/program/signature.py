@@ -35,6 +35,7 @@ class Signature(Mapping[str, ValueType]):
             `bfloat16`.
         activations: `softmax` or `sigmoid`, by role, for raw values that are probabilities, as the raw model ends in
             this function; empty if the signature was made without a model.
+        replaced: Outputs of the raw model that are not read, because inner values are read instead.
     """
 
     types: Mapping[str, ValueType]
@@ -43,18 +44,37 @@ class Signature(Mapping[str, ValueType]):
     outputs: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     narrow: Mapping[str, str] = field(default_factory=dict, repr=False)
     activations: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    replaced: tuple[RoleMatch, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
-    def of_model(cls, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str] | None = None) -> Signature:
-        """Match the outputs of a raw model to roles; see `find_roles` for arguments and errors."""
-        matches = find_roles(describe_outputs(raw), roles, named)
+    def of_model(
+        cls,
+        raw: RawModel,
+        roles: Sequence[Role],
+        named: Mapping[str, str] | None = None,
+        *,
+        inner: Collection[str] = (),
+        replaced: Sequence[RoleMatch] = (),
+    ) -> Signature:
+        """Match the outputs of a raw model to roles; see `find_roles` for further arguments and errors.
+
+        Args:
+            raw: The raw model.
+            roles: Roles to find.
+            named: Output names by role, as far as they are known.
+            inner: Names of inner values that roles may take.
+            replaced: Outputs that no role takes, because inner values are read instead.
+        """
+        unread = {match.output.name for match in replaced}
+        infos = [info for info in describe_outputs(raw, inner) if info.name not in unread]
+        matches = find_roles(infos, roles, named)
         size = image_size(raw)
         outputs = {role: match.output.name for role, match in matches.items()}
         narrow = {role: match.output.dtype.lower() for role, match in matches.items() if match.output.dtype in _NARROW}
         ends = {role: last_activation(raw, match.output.name) for role, match in matches.items()}
         activations = {role: name for role, name in ends.items() if name is not None}
         types = {role: match.type for role, match in matches.items()}
-        return cls(types, size, matches, outputs, narrow, activations)
+        return cls(types, size, matches, outputs, narrow, activations, tuple(replaced))
 
     @classmethod
     def of_values(
@@ -96,18 +116,27 @@ class Signature(Mapping[str, ValueType]):
         return dataclasses.replace(self, types={role: value for role, value in self.types.items() if role in roles})
 
     def matched_to(
-        self, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str], among: Collection[str]
+        self, raw: RawModel, roles: Sequence[Role], named: Mapping[str, str], dropped: Mapping[str, ValueType]
     ) -> Signature:
         """Return the signature with `matches` found in a raw model.
 
         Args:
             raw: The raw model.
             roles: Roles to find.
-            named: Output names by role, as far as they are known.
-            among: Names of the outputs to consider.
+            named: Names of outputs or inner values by role, as far as they are known.
+            dropped: Types of further outputs to consider, by name. If inner values are read, they replace these.
         """
-        outputs = [info for info in describe_outputs(raw) if info.name in among]
-        return dataclasses.replace(self, matches=find_roles(outputs, roles, named))
+        among = {*named.values(), *dropped}
+        infos = {info.name: info for info in describe_outputs(raw, among) if info.name in among}
+        inner = not {*named.values()} <= {output.name for output in raw.model.graph.outputs}
+        replaced = [
+            RoleMatch(
+                Role(name, (dropped[name].axes,), noun="replaced output"), infos.pop(name), dropped[name], True, ""
+            )
+            for name in (dropped if inner else ())
+        ]
+        matches = find_roles(list(infos.values()), roles, named)
+        return dataclasses.replace(self, matches=matches, replaced=tuple(replaced))
 
     def __getitem__(self, role: str) -> ValueType:
         """Return the type of the value in a role."""

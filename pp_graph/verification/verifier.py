@@ -220,11 +220,13 @@ class _Reference:
         provenance = artifact.provenance
         self._preprocessing = provenance.preprocessing
         self._program = artifact.program
-        self.session = OnnxSession(raw)
         self._outputs = {role: record.name for role, record in provenance.raw.read.items()}
         present = {output.name for output in raw.model.graph.outputs}
+        # Post-processing may read values inside the raw model.
+        inner = [name for name in self._outputs.values() if name not in provenance.raw.outputs]
+        self.session = OnnxSession(raw, probes=inner)
         for name in self._outputs.values():
-            if name not in present:
+            if name not in present and name not in inner:
                 raise ModelError(
                     f"The raw model has no output '{name}', which the artifact was made from; it has "
                     f"{', '.join(repr(output) for output in present)}. Give the raw model that was fused."

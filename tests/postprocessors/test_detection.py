@@ -57,6 +57,10 @@ def case(head: str, count: int = CELLS) -> tuple[tuple[np.ndarray, ...], np.ndar
     ones = np.ones((IMAGES, count, 1), F32)
     if head == "yolov8":
         return (np.concatenate([boxes, scores], 2).transpose(0, 2, 1).copy(),), corners(boxes), scores
+    if head == "yolov8-split":
+        # A Sigmoid rounds: no two candidates tie.
+        scores = scores + np.arange(count, dtype=F32)[:, None] / 65536
+        return (logits(scores).transpose(0, 2, 1).copy(), boxes.transpose(0, 2, 1).copy()), corners(boxes), scores
     if head == "yolov5":
         objects = rng.integers(1, 3, ones.shape).astype(F32) / 2
         return (np.concatenate([boxes, objects, scores], 2),), corners(boxes), scores * objects
@@ -236,7 +240,8 @@ def test_probabilities_are_not_activated_twice() -> None:
     node.output[0] = "logits"
     proto.graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["out0"]))
     fused = pp.fuse(proto, pp.DetectionPostProcessor(head="rtdetr", confidence=0.1))
-    assert fused.provenance.parameters["activation"] == "none"
+    assert fused.provenance.parameters["activation"] == "sigmoid"
+    assert fused.provenance.raw.read[RAW_SCORES].name == "logits"
     found = run(fused, feeds(raw))
     assert np.array_equal(found["candidates"], (scores.max(2) > F32(0.1)).sum(1))
     with pytest.raises(PostProcessorError, match="activation is sigmoid, and output 'out0', .* ends in a sigmoid"):
