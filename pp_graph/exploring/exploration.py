@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -132,6 +132,8 @@ def explore(
     elif compare is not None:
         pairs.append((compare, statistics))
     models = [ExploredModel.open(each, numbers, roles, device, inference_precision) for each, numbers in pairs]
+    if isinstance(compare, Statistics):
+        models[1] = replace(models[1], name=f"{models[1].name}, other statistics")
     if len(models) > 1 and set(models[0].comparisons) != set(models[1].comparisons):
         raise PostProcessorError(
             f"The models decide about {' and '.join(models[0].comparisons)} and about "

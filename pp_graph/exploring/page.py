@@ -40,7 +40,7 @@ _BODY = """
 
 def explore_page(models: Sequence[ExploredModel], collected: Collected, notes: Sequence[str]) -> str:
     """Return the page as HTML."""
-    title = f"Explore {' and '.join(model.name for model in models)}"
+    title = f"Explore {' and '.join(dict.fromkeys(model.name for model in models))}"
     meta = json.dumps(_meta(models, collected), allow_nan=False).replace("<", "\\u003c")
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return page(

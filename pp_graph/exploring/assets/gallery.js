@@ -237,7 +237,7 @@ function drawViewer() {
     const [label, wrong] = verdictOf(model, opened);
     const shares = hasLabels ? `score ${exact(scoreOf(model, opened))}, normalised ${text6(normalized(model.settings.image, scoreOf(model, opened)))}, ${label}${wrong ? `, ${wrong}` : ""}` : "";
     return `${both ? `${"AB"[k]}: ` : ""}${shares}`;
-  }).join("; ") + (isLabelled ? `; ground truth ${KINDS[truthOf(opened)]}` : "");
+  }).join("\n") + (isLabelled ? `; ground truth ${KINDS[truthOf(opened)]}` : "");
   showPointer();
 }
 
@@ -250,7 +250,7 @@ function showPointer() {
     const raw = map[y * width + x];
     const level = model.settings.pixel;
     return `${both ? `${"AB"[k]}: ` : ""}row ${y}, column ${x}: ${exact(raw)}, normalised ${text6(normalized(level, raw))}, ${isAnomalous(level, model.cutoffs.pixel, raw) ? "anomalous" : "normal"}`;
-  }).join("; ");
+  }).join("\n");
 }
 
 buildSettings();
