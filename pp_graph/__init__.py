@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from pp_graph.conversion import convert
     from pp_graph.errors import PPGraphError
+    from pp_graph.exploring import Exploration, explore
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
@@ -68,6 +69,7 @@ _EXPORTS = {
     "ClassificationPostProcessor": "pp_graph.postprocessors",
     "ConfidenceGoal": "pp_graph.calibration",
     "DetectionPostProcessor": "pp_graph.postprocessors",
+    "Exploration": "pp_graph.exploring",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -100,6 +102,7 @@ _EXPORTS = {
     "choose_precision": "pp_graph.precision",
     "convert": "pp_graph.conversion",
     "cutoffs_for": "pp_graph.fusion",
+    "explore": "pp_graph.exploring",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
     "load": "pp_graph.running",
@@ -122,6 +125,7 @@ __all__ = [
     "ClassificationPostProcessor",
     "ConfidenceGoal",
     "DetectionPostProcessor",
+    "Exploration",
     "FusedModel",
     "Inspection",
     "LevelStatistics",
@@ -156,6 +160,7 @@ __all__ = [
     "choose_precision",
     "convert",
     "cutoffs_for",
+    "explore",
     "fuse",
     "inspect",
     "load",

@@ -16,6 +16,7 @@
     │   ├── AccuracyError        quantising costs more correct decisions than allowed
     │   └── VerificationError    a converted model decides differently from its original
     ├── DataError                images or arrays do not fit the model
+    │   └── UnlabelledError      images have neither labels nor masks
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          an output cannot be written
 
@@ -106,6 +107,10 @@ class VerificationError(TargetError):
 
 class DataError(PPGraphError, ValueError):
     """Images or arrays do not fit the model."""
+
+
+class UnlabelledError(DataError):
+    """Images have neither labels nor masks."""
 
 
 class ExtraError(PPGraphError, ImportError):

@@ -192,7 +192,15 @@ def calibrate(
                 _update(further, labelled, start, start + len(maps), maps=maps)
                 start += len(maps)
             calibrator = further
-    return _with_model(calibrator.result(resamples=resamples), values, labelled)
+    result = _with_model(calibrator.result(resamples=resamples), values, labelled)
+    if post is not None:
+        return result
+    own: dict[str, Any] = {
+        "roles": merged_roles(roles, score_output=score_output, map_output=map_output),
+        "fixed_inputs": fixed_inputs,
+        **({} if device is None else {"device": device, "inference_precision": inference_precision}),
+    }
+    return dataclasses.replace(result, subject=(model, labelled, own))
 
 
 def _post_processor(values: RawValues, post: PostProcessor | None) -> PostProcessor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import importlib
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pp_graph.errors import CalibrationError
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics, Statistics, StatisticsProvenance
 from pp_graph.version import __version__
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from pp_graph.calibration.metrics import LevelMetrics
     from pp_graph.calibration.score_counts import ScoreCounts
+    from pp_graph.data import LabelledImages
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class CalibrationResult:
         pixel: The pixel level; None without maps.
         record: Model and data of the calibration.
         notes: Remarks about the data, such as skipped files.
+        subject: Model, images and settings, for `explore`; None without a model, or with a given post-processor.
     """
 
     image: LevelResult | None
     pixel: LevelResult | None
     record: CalibrationRecord
     notes: tuple[str, ...] = ()
+    subject: tuple[Any, LabelledImages, dict[str, Any]] | None = field(default=None, repr=False, compare=False)
 
     @property
     def levels(self) -> dict[str, LevelResult]:
@@ -94,6 +99,31 @@ class CalibrationResult:
         """Return the result as plain JSON values."""
         statistics: dict[str, Any] = msgspec.to_builtins(self.statistics)
         return {"statistics": statistics, **{name: level.to_dict() for name, level in self.levels.items()}}
+
+    def explore(self, **settings: Any) -> Any:
+        """Make a page to move the calibrated thresholds, on the images they were found with.
+
+        The model runs as `pp_graph.load` runs it, converted for its device.
+
+        Args:
+            **settings: Keyword arguments of `pp_graph.explore`.
+
+        Returns:
+            The `pp_graph.Exploration`.
+
+        Raises:
+            CalibrationError: No model was run, or with a post-processor that the page does not serve.
+            PPGraphError: See `pp_graph.explore`.
+        """
+        if self.subject is None:
+            raise CalibrationError(
+                "The calibration has no model to run, expected the result of calibrate(model, images) without "
+                "post=... Call pp_graph.explore(model, images, statistics=calibration.statistics)."
+            )
+        # Packages import downwards, and the page is above this one.
+        explore = importlib.import_module("pp_graph.exploring").explore
+        model, images, own = self.subject
+        return explore(model, images, statistics=self.statistics, **{**own, **settings})
 
     def with_warnings(self, warnings: Mapping[str, str]) -> CalibrationResult:
         """Return the result with one more warning for each level named."""

@@ -25,6 +25,7 @@ from pp_graph.cli.verb import Verb
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pp_graph.fusion import Artifact
     from pp_graph.report import WrittenPredictions
     from pp_graph.report.prediction_table import ImagePrediction
     from pp_graph.running import Runner
@@ -40,6 +41,7 @@ _NO_PICTURES = "none"
     epilog=examples(
         "pp-graph run model.xml images/ -o predictions/",
         "pp-graph run model.xml part.png -o out/ --save masks",
+        "pp-graph run model.xml images/ -o sensitive/ --image-sensitivity 0.6",
     ),
 )
 @click.argument("model", type=PATH)
@@ -55,6 +57,9 @@ _NO_PICTURES = "none"
               type=click.Choice(["recommended", "f32", "bf16", "f16", "default"]),
               help="Precision to run in; 'recommended' is the one that convert --precision auto chose, otherwise f32 "
                    "if the device has it; 'default' leaves it to the device.")  # fmt: skip
+@click.option("--image-sensitivity", type=float, metavar="S",
+              help="Decide with this image sensitivity, from 0 to 1; MODEL is not changed.")  # fmt: skip
+@click.option("--pixel-sensitivity", type=float, metavar="S", help="The same for pixels.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per request.")
 @cache_option
 @input_option
@@ -86,13 +91,14 @@ def run_verb(
 
     precision = options["inference_precision"]
     runner = load(
-        model,
+        _with_sensitivities(model, options["image_sensitivity"], options["pixel_sensitivity"]),
         device=options["device"],
         inference_precision=None if precision == "default" else precision,
         mode="throughput",
         cache_dir=options["cache_dir"],
         fixed_inputs=options["fixed_inputs"],
     )
+    runner.name = model.name
     given = images[0] if len(images) == 1 else list(images)
     source = open_source(given, runner.inputs, batch_size=options["batch"], **image_settings(options))
     pictures = _pictures(save)
@@ -128,6 +134,16 @@ def run_verb(
         )
         return
     _print(runner, written)
+
+
+def _with_sensitivities(model: Path, image: float | None, pixel: float | None) -> Path | Artifact:
+    """Retune a model in memory; without sensitivities leave it alone."""
+    if image is None and pixel is None:
+        return model
+    from pp_graph.opening import open_artifact
+    from pp_graph.retuning import retune
+
+    return retune(open_artifact(model), image_sensitivity=image, pixel_sensitivity=pixel)
 
 
 def _pictures(text: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from pp_graph.data.masks import (
     resized,
     same_aspect,
 )
-from pp_graph.errors import DataError
+from pp_graph.errors import DataError, UnlabelledError
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_] | None
@@ -152,7 +152,7 @@ class _LabelledArrays(LabelledImages):
         count = len(ArrayImages(inputs, where))
         self._arrays = arrays
         if label is None and self._mask is None:
-            raise DataError(
+            raise UnlabelledError(
                 f"Found arrays {', '.join(map(repr, arrays))} in {where}, expected 'label' (N,) or 'mask' (N,H,W) "
                 "beside the images. Add which images are anomalous."
             )
@@ -230,7 +230,7 @@ class _LabelledFolder(LabelledImages):
         self._masks = matched.files
         if not sorted_by_kind and not self._masks:
             found = f"image '{stray[0]}' in no folder" if stray else f"no images in '{NORMAL_FOLDERS[0]}'"
-            raise DataError(
+            raise UnlabelledError(
                 f"Folder '{root}' holds {found}, expected a folder '{NORMAL_FOLDERS[0]}' with normal images, and one "
                 "beside it for each kind of anomaly, or masks. Sort the images into folders, or give --masks DIR."
             )

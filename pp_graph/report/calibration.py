@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import OutputFileError
 from pp_graph.extras import check_extra
 from pp_graph.files import written_together
-from pp_graph.report.panels import COLORS, GRID, INK, PANELS, number, panel_svg, save_png
-from pp_graph.version import __version__
+from pp_graph.report.page import page, sources, table, warning_list
+from pp_graph.report.panels import PANELS, number, panel_svg, save_png
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from pp_graph.calibration import CalibrationResult, LevelResult
     from pp_graph.calibration.metrics import LevelMetrics
+    from pp_graph.report.page import Row
 
-# Colours of the panels on white, and lighter ones of the same palette on a dark background.
-_LIGHT: Final = {"ink": INK, "grid": GRID, "back": "#ffffff", "faint": "#5f6368", **COLORS}
-_DARK: Final = {
-    "ink": "#e8e6e3",
-    "grid": "#3c4043",
-    "back": "#17191c",
-    "faint": "#a0a4a8",
-    "normal": "#56b4e9",
-    "anomalous": "#f0a030",
-    "unlabelled": "#9aa0a6",
-    "curve": "#2fc49b",
-}
 _METRICS_INTERVAL: Final = "95 % interval (F1, precision, recall: images that each draw leaves out)"
-_STYLE: Final = """
-body { margin: 0 auto; max-width: 1280px; padding: 1rem 1.5rem; color: var(--ink); background: var(--back);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
-h2 { margin-top: 2rem; border-bottom: 1px solid var(--grid); }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1rem; }
-.panels svg { width: 100%; height: auto; }
-.tables { display: flex; flex-wrap: wrap; gap: 1rem 3rem; align-items: flex-start; }
-figure { margin: 0; }
-table { border-collapse: collapse; margin: .5rem 0; }
-caption { text-align: left; font-weight: 600; padding: .2rem 0; }
-th, td { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--grid); text-align: left; vertical-align: top;
-  font-weight: normal; }
-th { color: var(--faint); }
-td { font-variant-numeric: tabular-nums; }
-.sources td { overflow-wrap: anywhere; }
-.warnings { border-left: 4px solid var(--anomalous); padding: .2rem 0 .2rem 1rem; margin-bottom: 1rem; }
-.warnings ul { margin: .2rem 0; }
-footer { margin-top: 2rem; color: var(--faint); }
-"""
 _UNDEFINED: Final = "not defined"
 
 
@@ -61,57 +29,26 @@ def calibration_page(result: CalibrationResult, title: str) -> str:
         ExtraError: matplotlib is not installed.
     """
     levels = "\n".join(_level_section(name, level) for name, level in result.levels.items())
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>
-:root {{ color-scheme: light dark; {_variables(_LIGHT)} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_variables(_DARK)} }} }}
-{_STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-{levels}
-<h2>Where the scores come from</h2>
-<div class="sources">{_table("Data and model", _source_rows(result))}</div>
-<footer>pp_graph {escape(__version__)}</footer>
-</body>
-</html>
-"""
-
-
-def _variables(colors: dict[str, str]) -> str:
-    return " ".join(f"--{name}: {color};" for name, color in colors.items())
+    return page(title, levels + sources(_source_rows(result)))
 
 
 def _level_section(name: str, level: LevelResult) -> str:
     panels = "\n".join(f"<figure>{panel_svg(draw, name, level)}</figure>" for draw in PANELS)
-    tables = [_table("Statistics", _statistics_rows(level), ("", "", "95 % interval"))]
+    tables = [table("Statistics", _statistics_rows(level), ("", "", "95 % interval"))]
     if level.metrics is not None:
         note = "" if level.metrics.exact else " (scores near the cutoff are counted as one: approximate)"
         tables += [
-            _table(f"At the threshold{note}", _metrics_rows(level.metrics), ("", "", _METRICS_INTERVAL)),
-            _table("Confusion matrix", _confusion_rows(level.metrics), ("", "called normal", "called anomalous")),
+            table(f"At the threshold{note}", _metrics_rows(level.metrics), ("", "", _METRICS_INTERVAL)),
+            table("Confusion matrix", _confusion_rows(level.metrics), ("", "called normal", "called anomalous")),
         ]
-    tables.append(_table("How it was calibrated", _record_rows(level)))
-    warnings = ""
-    if level.warnings:
-        items = "".join(f"<li>{escape(warning)}</li>" for warning in level.warnings)
-        warnings = f'<div class="warnings"><strong>Warnings</strong><ul>{items}</ul></div>\n'
+    tables.append(table("How it was calibrated", _record_rows(level)))
     return (
-        f"<h2>{name.capitalize()} level</h2>\n{warnings}"
+        f"<h2>{name.capitalize()} level</h2>\n{warning_list(level.warnings)}"
         f'<div class="panels">\n{panels}\n</div>\n<div class="tables">\n{"".join(tables)}</div>'
     )
 
 
-_Row = tuple[str, ...]
-
-
-def _statistics_rows(level: LevelResult) -> Iterable[_Row]:
+def _statistics_rows(level: LevelResult) -> Iterable[Row]:
     statistics, bound = level.statistics, level.record.threshold_bound
     yield "threshold", _number(statistics.threshold), _interval(level.metrics, "threshold", number)
     if bound is not None:
@@ -121,7 +58,7 @@ def _statistics_rows(level: LevelResult) -> Iterable[_Row]:
     yield "cutoff, the smallest score called anomalous", _number(level.cutoff), ""
 
 
-def _metrics_rows(metrics: LevelMetrics) -> Iterable[_Row]:
+def _metrics_rows(metrics: LevelMetrics) -> Iterable[Row]:
     for label, name in (("F1", "f1"), ("precision", "precision"), ("recall", "recall"), ("AUROC", "auroc")):
         value: float | None = getattr(metrics, name)
         yield label, _UNDEFINED if value is None else _rate(value), _interval(metrics, name, _rate)
@@ -131,12 +68,12 @@ def _metrics_rows(metrics: LevelMetrics) -> Iterable[_Row]:
         yield f"PRO, mean over {metrics.regions or 0:,} regions", _rate(metrics.pro), ""
 
 
-def _confusion_rows(metrics: LevelMetrics) -> Iterable[_Row]:
+def _confusion_rows(metrics: LevelMetrics) -> Iterable[Row]:
     yield "normal", f"{metrics.true_negatives:,}", f"{metrics.false_positives:,}"
     yield "anomalous", f"{metrics.false_negatives:,}", f"{metrics.true_positives:,}"
 
 
-def _record_rows(level: LevelResult) -> Iterable[_Row]:
+def _record_rows(level: LevelResult) -> Iterable[Row]:
     record = level.record
     yield "threshold", _with_parameters(record.method, record.parameters)
     if record.placement is not None:
@@ -150,7 +87,7 @@ def _record_rows(level: LevelResult) -> Iterable[_Row]:
         yield "left out, not finite", f"{record.dropped:,}"
 
 
-def _source_rows(result: CalibrationResult) -> Iterable[_Row]:
+def _source_rows(result: CalibrationResult) -> Iterable[Row]:
     record = result.record
     yield "images", f"{record.images:,}, {record.anomalous_images:,} of them anomalous"
     for label, name in (
@@ -188,19 +125,6 @@ def _between(bound: tuple[float, float], text: Callable[[float], str]) -> str:
 def _interval(metrics: LevelMetrics | None, name: str, text: Callable[[float], str]) -> str:
     interval = ((metrics and metrics.intervals) or {}).get(name)
     return "" if interval is None else _between(interval, text)
-
-
-def _table(caption: str, rows: Iterable[_Row], heads: Sequence[str] = ()) -> str:
-    """Return a table whose first column holds headings; an empty last column is left out."""
-    lines = list(rows)
-    if heads and not any(line[-1] for line in lines):
-        lines, heads = [line[:-1] for line in lines], ()
-    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    body = "".join(
-        f'<tr><th scope="row">{escape(line[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in line[1:])}</tr>\n'
-        for line in lines
-    )
-    return f"<table><caption>{escape(caption)}</caption>\n{f'<tr>{top}</tr>' if top else ''}\n{body}</table>\n"
 
 
 def check_calibration_report(path: Path) -> None:

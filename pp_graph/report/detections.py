@@ -143,7 +143,7 @@ def detections_of_image(
     if source.images.files is not None:
         columns, rows = upright_size(source.images.files[index])[0]
     else:
-        columns, rows = rgb_image(runner, source, index).size
+        columns, rows = rgb_image(source, index, runner.inputs).size
     found = Detections.of_outputs(predictions, place, runner.provenance.parameters)
     placed = Placement.of(
         (rows, columns), (height, width), runner.provenance.preprocessing, letterbox=source.images.letterbox

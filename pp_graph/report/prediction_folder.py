@@ -235,7 +235,7 @@ def _write_pictures(
                 values = drawn.of_image(predictions, index - start, stop - start)
                 files = picture_files[index]
                 if drawn.regions is not None:
-                    size = picture_size(runner, source, index)
+                    size = picture_size(source, index, runner.inputs)
                     shape = None if drawn.mask is None else values[drawn.mask].shape
                     regions.append(drawn.regions.of_image(values, size, shape))
                 pictures = {draft / file: folders[folder] for folder, file in files.items()}
@@ -249,7 +249,7 @@ def _write_pictures(
                     if len(waiting) >= 2 * workers:
                         waiting.popleft().result()
                     # Arrays in a file are read by one thread only.
-                    shown = rgb_image(runner, source, index) if source.images.files is None else None
+                    shown = rgb_image(source, index, runner.inputs) if source.images.files is None else None
                     listed = regions[-1] if drawn.regions is not None else []
                     waiting.append(
                         pool.submit(_draw, runner, source, index, shown, values, drawn, boxes, pictures, listed)
@@ -305,7 +305,7 @@ def _draw(
     for file, (kind, name) in pictures.items():
         if kind == "overlays":
             mask = None if drawn.mask is None else values[drawn.mask]
-            image = np.asarray(shown or rgb_image(runner, source, index))
+            image = np.asarray(shown or rgb_image(source, index, runner.inputs))
             if drawn.pixel_classes is not None:
                 overlay = class_overlay(image, values[drawn.pixel_classes], drawn.legend.get("classes", ()))
             elif drawn.mattes and mask is None:
@@ -313,7 +313,9 @@ def _draw(
             else:
                 overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
             if regions:
-                draw_boxes(overlay, regions, picture_size(runner, source, index) if shown is None else shown.size)
+                draw_boxes(
+                    overlay, regions, picture_size(source, index, runner.inputs) if shown is None else shown.size
+                )
             if boxes is not None:
                 overlay = overlay_detections(overlay, boxes, drawn.class_names)
             overlay.save(file, quality=_QUALITY)

@@ -12,22 +12,25 @@ from pp_graph.model import image_input
 from pp_graph.running.feeding import read_feeds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL.Image import Image
 
-    from pp_graph.running import Runner, Source
+    from pp_graph.model import ModelInput
+    from pp_graph.running import Source
 
 Array = npt.NDArray[Any]
 
 _MAX_OVERLAY_SIDE: Final = 4096
 
 
-def picture_size(runner: Runner, source: Source, index: int) -> tuple[int, int]:
+def picture_size(source: Source, index: int, inputs: Sequence[ModelInput]) -> tuple[int, int]:
     """Width and height of an image file, or of the model's input if there is none."""
     files = source.images.files
-    return rgb_image(runner, source, index).size if files is None else upright_size(files[index])[0]
+    return rgb_image(source, index, inputs).size if files is None else upright_size(files[index])[0]
 
 
-def rgb_image(runner: Runner, source: Source, index: int) -> Image:
+def rgb_image(source: Source, index: int, inputs: Sequence[ModelInput]) -> Image:
     """Return the image as RGB, of bounded size: the file, or the model's input if there is none."""
     from PIL import Image
 
@@ -38,9 +41,9 @@ def rgb_image(runner: Runner, source: Source, index: int) -> Image:
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         pixels = decode(file, 3, size, max_pixels=None).pixels
         return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
-    images = image_input(runner.inputs)
+    images = image_input(inputs)
     assert images is not None
-    return Image.fromarray(_as_rgb(read_feeds(source, index, index + 1, runner.inputs)[images.name][0]))
+    return Image.fromarray(_as_rgb(read_feeds(source, index, index + 1, inputs)[images.name][0]))
 
 
 def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:

@@ -46,10 +46,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "precision": {"calibration", "verification", "benchmarking", "quantization"},
     "running": {"conversion", "opening", "data"},
     "report": {"verification", "calibration", "running", "version"},
+    "exploring": {"report"},
     "inspection": {"opening"},
     "demo": {"report"},
     "integrations": {"demo", "inspection", "benchmarking", "retuning"},
-    "cli": {"demo", "inspection", "benchmarking", "retuning", "precision"},
+    "cli": {"demo", "exploring", "inspection", "benchmarking", "retuning", "precision"},
 }
 
 
@@ -129,6 +130,7 @@ def test_public_functions_are_documented() -> None:
         "calibrate_scores",
         "choose_precision",
         "convert",
+        "explore",
         "fuse",
         "inspect",
         "load",
