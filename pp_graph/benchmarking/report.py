@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pp_graph.errors import DataError
+from pp_graph.summary import html_of, text_of
+
+if TYPE_CHECKING:
+    from pp_graph.summary import Block
 
 SCHEMA_VERSION = 1
 
@@ -79,6 +84,24 @@ class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     absent_devices: list[str]
     results: list[ContenderReport]
     notes: list[str] = []
+
+    def summary(self) -> list[Block]:
+        """Return the report as tables."""
+        from pp_graph.benchmarking.summary import blocks_of
+
+        return list(blocks_of(self))
+
+    def __repr__(self) -> str:
+        """Return the ratios in a line."""
+        ratios = ", ".join(f"{each.name} {each.ratio:.2f}" for each in self.results)
+        return f"<BenchmarkReport, times over raw: {ratios}>"
+
+    def __str__(self) -> str:
+        """Return the tables as text."""
+        return text_of(self.summary())
+
+    def _repr_html_(self) -> str:
+        return html_of(self.summary())
 
     def to_json(self) -> bytes:
         """Return the report as indented JSON."""

@@ -10,6 +10,7 @@ import msgspec
 
 from pp_graph.errors import CalibrationError
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics, Statistics, StatisticsProvenance
+from pp_graph.summary import Summarised
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pp_graph.calibration.metrics import LevelMetrics
     from pp_graph.calibration.score_counts import ScoreCounts
     from pp_graph.data import LabelledImages
+    from pp_graph.summary import Block
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class LevelResult:
         return {"cutoff": self.cutoff, "metrics": metrics, "warnings": list(self.warnings)}
 
 
-@dataclass(frozen=True)
-class CalibrationResult:
+@dataclass(frozen=True, repr=False)
+class CalibrationResult(Summarised):
     """Result of a calibration.
 
     Attributes:
@@ -94,6 +96,17 @@ class CalibrationResult:
         return Statistics(
             image=calibrated.get("image", unknown), pixel=calibrated.get("pixel", unknown), provenance=provenance
         )
+
+    def summary(self) -> list[Block]:
+        """Return statistics, metrics and warnings as tables."""
+        from pp_graph.calibration.summary import blocks_of
+
+        return list(blocks_of(self))
+
+    def __repr__(self) -> str:
+        """Return the thresholds in a line."""
+        found = ", ".join(f"{name} threshold {level.statistics.threshold}" for name, level in self.levels.items())
+        return f"<CalibrationResult of {self.record.images:,} images: {found}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""

@@ -10,14 +10,13 @@ import click
 from pp_graph.cli.convert import parse_shapes
 from pp_graph.cli.frames import parse_frame_size
 from pp_graph.cli.options import PATH, cache_option, examples, force_option, input_option
-from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.output import note, print_blocks, print_json, print_table, progress_bar
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pp_graph.benchmarking import BenchmarkReport, ContenderReport
 
 _STDOUT = "-"
 
@@ -115,7 +114,7 @@ def benchmark(
     if json_output == _STDOUT:
         click.echo(report.to_json().decode())
         return
-    print_report(report)
+    print_blocks(report.summary())
     if target is not None:
         note(f"Wrote {target}")
 
@@ -156,66 +155,6 @@ def _target(json_output: str | None, models: Sequence[Path], force: bool) -> Pat
     if target.is_dir() or not os.access(target.absolute().parent, os.W_OK):
         raise click.BadParameter(f"'{target}' cannot be written. Choose another path.", param_hint="--json")
     return target
-
-
-def print_report(report: BenchmarkReport) -> None:
-    """Write a report for people."""
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    print_fields("Benchmark", {**report.machine, "versions": versions, **report.settings})
-    for device, asked in dict.fromkeys((each.device, each.asked_precision) for each in report.results):
-        rows = [each for each in report.results if (each.device, each.asked_precision) == (device, asked)]
-        ran = rows[0].precision
-        print_table(
-            f"{device}, {asked}" + ("" if asked == ran else f" ({ran})"),
-            (
-                "model",
-                "runs",
-                "median ms",
-                "p90",
-                "p99",
-                "ratio to raw (95 %)",
-                "images/s",
-                "KiB in",
-                "out",
-                "MiB",
-                "compile s",
-            ),
-            [_row(each) for each in rows],
-        )
-        groups = list(dict.fromkeys(group for each in rows for group in each.groups_us))
-        print_table(
-            "Where the time goes, µs",
-            ("model", *groups, "slowest operator"),
-            [
-                (
-                    each.name,
-                    *(f"{each.groups_us[group]:,.0f}" if group in each.groups_us else "-" for group in groups),
-                    f"{each.slowest[0][0]} {each.slowest[0][2]:,.0f}",
-                )
-                for each in rows
-                if each.slowest
-            ],
-        )
-    for device in report.absent_devices:
-        click.echo(f"{device}: not on this machine, not measured")
-    for remark in report.notes:
-        note(f"Note: {remark}")
-
-
-def _row(each: ContenderReport) -> tuple[str, ...]:
-    return (
-        each.name,
-        str(each.runs),
-        f"{each.median_ms:.2f}",
-        f"{each.p90_ms:.2f}",
-        f"{each.p99_ms:.2f}",
-        f"{each.ratio:.3f} ({each.ratio_low:.3f}–{each.ratio_high:.3f})",
-        f"{each.throughput:,.0f} ({each.in_flight})",
-        f"{each.bytes_in / 1024:,.0f}",
-        f"{each.bytes_out / 1024:,.1f}",
-        "-" if each.peak_mib is None else f"{each.peak_mib:,.0f}",
-        f"{each.compile_seconds:.2f}",
-    )
 
 
 def _compare(first: Path, second: Path, json_output: str | None) -> None:

@@ -19,15 +19,14 @@ from pp_graph.cli.options import (
     role_options,
 )
 from pp_graph.cli.other_calibrations import calibrated_otherwise, check_outputs, further_files
-from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.output import note, print_blocks, print_json, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from pp_graph.calibration import CalibrationResult, LevelResult
+    from pp_graph.calibration import CalibrationResult
     from pp_graph.data import LabelledImages
 
 METHODS: Final = (
@@ -194,7 +193,7 @@ def calibrate(
         print_json({**written, "reports": [str(report) for report in reports], **found})
         return
     if result is not None:
-        print_result(result, {} if labelled is None else labelled.kinds)
+        print_blocks(result.summary())
     for path in outputs:
         click.echo(f"Wrote {path}")
 
@@ -322,110 +321,3 @@ def parsed_estimator(option: str, text: str) -> tuple[str, dict[str, Any]]:
             raise click.BadParameter(f"'{key}' is given twice, expected once.", param_hint=option)
         parameters[key] = number
     return name.strip(), parameters
-
-
-def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
-    """Print a result for people, with the number of images of each kind if there are kinds."""
-    record = result.record
-    print_fields(
-        f"Calibrated on {record.images:,} images, {record.anomalous_images:,} of them anomalous",
-        {
-            key: value
-            for key, value in {
-                "model": record.model,
-                "run by": record.runtime,
-                "data": record.data and f"{record.data}, sha256 {(record.data_sha256 or '')[:16]}…",
-                "kinds": ", ".join(f"{name} {count}" for name, count in kinds.items()),
-                **{f"{name} level": _how(level) for name, level in result.levels.items()},
-            }.items()
-            if value
-        },
-    )
-    print_table(
-        "Statistics",
-        ("level", "threshold", "min", "max", "decides at"),
-        [
-            (
-                name,
-                _number(level.statistics.threshold, ".9g") + _span(_interval(level, "threshold") or _bound(level)),
-                _number(level.statistics.min, ".9g"),
-                _number(level.statistics.max, ".9g"),
-                _number(level.cutoff, ".9g"),
-            )
-            for name, level in result.levels.items()
-        ],
-    )
-    measured = {name: level for name, level in result.levels.items() if level.metrics is not None}
-    if measured:
-        with_intervals = any(map(_has_intervals, measured.values()))
-        intervals = (
-            " (95 % confidence intervals; those of F1, precision and recall on the images that each draw leaves out)"
-            if with_intervals
-            else ""
-        )
-        print_table(
-            f"Metrics at this threshold, on this data{intervals}",
-            ("level", "F1", "precision", "recall", "AUROC", "anomalous found", "missed", "normal flagged", "passed"),
-            [_metrics_row(name, level) for name, level in measured.items()],
-        )  # fmt: skip
-    for name, level in measured.items():
-        if level.metrics is not None and level.metrics.pro is not None:
-            click.echo(
-                f"Per-region overlap, {name} level: {level.metrics.pro:.4f} of {level.metrics.regions:,} regions\n"
-            )
-    for remark in result.notes:
-        note(f"Note: {remark}.")
-    for name, level in result.levels.items():
-        for warning in level.warnings:
-            note(f"Warning: {name} level: {warning}.")
-
-
-def _how(level: LevelResult) -> str:
-    record = level.record
-    parameters = ", ".join(
-        f"{key}={str(value).lower() if isinstance(value, bool) else format(value, 'g')}"
-        for key, value in record.parameters.items()
-    )
-    method = f"{record.method}({parameters})" if parameters else record.method
-    span = ", ".join(f"{key}={value:g}" for key, value in record.range_parameters.items())
-    placement = f"{record.placement}, " if record.placement else ""
-    return (
-        f"{method}, {placement}range {record.range}{f'({span})' if span else ''}; {record.normal:,} normal, "
-        f"{record.anomalous:,} anomalous; {'exact' if record.exact else 'one pass, with a bound'}"
-    )
-
-
-def _has_intervals(level: LevelResult) -> bool:
-    return bool(level.metrics is not None and level.metrics.intervals)
-
-
-def _interval(level: LevelResult, name: str) -> tuple[float, float] | None:
-    return None if level.metrics is None else (level.metrics.intervals or {}).get(name)
-
-
-def _bound(level: LevelResult) -> tuple[float, float] | None:
-    return level.record.threshold_bound
-
-
-def _metrics_row(name: str, level: LevelResult) -> tuple[str, ...]:
-    metrics = level.metrics
-    assert metrics is not None
-    rates = [
-        _with(getattr(metrics, each), _interval(level, each), ".4f") for each in ("f1", "precision", "recall", "auroc")
-    ]
-    if metrics.auroc_bound is not None and metrics.auroc_bound[0] < metrics.auroc_bound[1]:
-        rates[-1] += f" ± {(metrics.auroc_bound[1] - metrics.auroc_bound[0]) / 2:.1g}"
-    counts = (metrics.true_positives, metrics.false_negatives, metrics.false_positives, metrics.true_negatives)
-    return (name, *rates, *(f"{count:,}" for count in counts))
-
-
-def _with(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
-    return _number(value, form) + _span(interval, form)
-
-
-def _span(interval: tuple[float, float] | None, form: str = ".6g") -> str:
-    return "" if interval is None else f" ({interval[0]:{form}}–{interval[1]:{form}})"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"

@@ -31,7 +31,7 @@ from pp_graph.cli.verb import Verb
         "pp-graph explore raw.onnx --stats stats.json --data images/ -o explore.html",
         "pp-graph explore model.xml --compare model_int8.xml --data images/ -o compare.html",
         "pp-graph explore model.xml --compare new_stats.json --data images/ -o compare.html",
-    )
+    ),
 )
 @click.argument("model", type=PATH)
 @click.option("--data", type=PATH, required=True, metavar="FOLDER|FILE.npz",
@@ -68,7 +68,7 @@ def explore(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write a page to move the thresholds and sensitivities of MODEL and see what changes.
+    """Write a page to move thresholds on images and see what changes.
 
     MODEL is an anomaly model: an IR, a fused ONNX file, or a raw one with --stats. The page holds images, scores and
     maps, needs no network, and decides as MODEL does after pp-graph retune with the same settings.

@@ -16,17 +16,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from rich.console import Console
+    from pp_graph.summary import Block
 
 # Messages name an option for both interfaces: `--force (overwrite=True)`, or `head=... (--head NAME)`.
 _PYTHON_AFTER = re.compile(r"(--[a-z][\w-]*[^()]*?) \([a-z_]+=(?:[^()]|\([^()]*\))*\)")
 _PYTHON_BEFORE = re.compile(r"\b[a-z_]+=(?:\([^()]*\)|[^\s()]+(?:\([^()]*\))?) \((--[^()]*)\)")
-
-# Piped output has no width of its own; names and paths must not be cut there.
-_PIPED_WIDTH = 160
 
 
 class _Log:
@@ -164,35 +161,31 @@ def note(message: str) -> None:
         click.echo(message, err=True)
 
 
-def console() -> Console:
-    """Console for tables on stdout."""
-    from rich.console import Console
+def print_blocks(blocks: Sequence[Block]) -> None:
+    """Write tables to stdout, as wide as the terminal or whole, and remarks to stderr."""
+    from pp_graph.summary import Remark, lines_of, terminal_width
 
-    return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
+    width = terminal_width()
+    for block in blocks:
+        if isinstance(block, Remark):
+            note(block.text)
+            continue
+        for line in lines_of(block, width):
+            click.secho(line.text, bold=line.bold or None)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    from pp_graph.summary import Table
 
-    click.secho(title, bold=True)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console().print(table)
+    print_blocks([Table(title, columns, rows)])
 
 
-def print_fields(title: str, fields: dict[str, str]) -> None:
+def print_fields(title: str, fields: Mapping[str, str]) -> None:
     """Write names and values to stdout, aligned."""
-    width = max((len(name) for name in fields), default=0)
-    click.secho(title, bold=True)
-    for name, value in fields.items():
-        click.echo(f"  {name.ljust(width)}  {value}")
-    click.echo()
+    from pp_graph.summary import Fields
+
+    print_blocks([Fields(title, fields)])
 
 
 @contextlib.contextmanager

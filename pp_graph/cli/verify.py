@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,15 +16,11 @@ from pp_graph.cli.options import (
     json_option,
     letterbox_option,
 )
-from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.output import print_blocks, print_json, progress_bar
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from pp_graph.verification import DecisionReport, VerificationReport
-    from pp_graph.verification.detections import DetectionReport
-    from pp_graph.verification.report import Flips
 
 
 @click.command(
@@ -101,182 +96,6 @@ def verify(
     if as_json:
         print_json(report.to_dict())
     else:
-        print_report(report)
+        print_blocks(report.summary())
     if not report.passed:
         raise click.exceptions.Exit(1)
-
-
-def print_report(report: VerificationReport) -> None:
-    """Write a report for people."""
-    distinct = report.distinct_map_values
-    print_fields(
-        f"Verified on {report.images} images",
-        {
-            "artifact": report.artifact,
-            "reference": report.reference,
-            **_island(report.island),
-            **({} if distinct is None else {"raw map": f"at least {distinct:,} different values per image"}),
-            **{key: line for key, line in report.provenance.summary().items() if not key.startswith("raw ")},
-        },
-    )
-    own = {error.name: error for error in report.postprocessing_errors}
-    print_table(
-        "Numbers",
-        ("output", "max error", "mean error", "max error of post-processing"),
-        [
-            (
-                error.name,
-                f"{error.max_abs:.3g}",
-                f"{error.mean_abs:.3g}",
-                f"{own[error.name].max_abs:.3g}" if error.name in own else "-",
-            )
-            for error in report.errors
-        ],
-    )
-    _print_decisions(report)
-    if report.detections is not None:
-        _print_detections(report, report.detections)
-    for decision in report.decisions:
-        if decision.detections:
-            continue
-        for cause, flips in (("post-processing", decision.postprocessing), ("drift", decision.drift)):
-            _print_flips(report, decision, cause, flips)
-    boundary = report.boundary
-    click.echo(
-        f"Around the cutoffs: {boundary.values:,} raw values, {boundary.flips:,} decisions differ, "
-        f"numbers differ by at most {boundary.max_scaled:.2g}\n"
-    )
-    for remark in report.notes:
-        note(f"Note: {remark}.")
-    if not report.raw_matches:
-        note("Note: RAW is not the model that ARTIFACT was made from.")
-    for warning in report.warnings:
-        note(f"Warning: {warning}")
-    _print_verdict(report)
-
-
-def _print_decisions(report: VerificationReport) -> None:
-    from pp_graph.fusion.runtime_cutoffs import scores_anomalies
-
-    if not report.decisions:
-        return
-    columns = ["output", "decisions", "flips", "by post-processing", "by drift", "margin of flips (median, max)"]
-    rows = [list(_decision_row(decision)) for decision in report.decisions]
-    # A class index is neither true nor false.
-    if not all(decision.classes for decision in report.decisions):
-        columns.insert(2, "anomalous" if scores_anomalies(report.provenance) else "true")
-        for row, decision in zip(rows, report.decisions, strict=True):
-            row.insert(2, "-" if decision.classes else f"{decision.positive:,}")
-    print_table("Decisions", columns, rows)
-
-
-def _print_verdict(report: VerificationReport) -> None:
-    exact = "exact: every decision equals that of the reference on the same raw values"
-    click.echo("Verdict")
-    click.echo(f"  Post-processing  {exact if report.postprocessing_exact else 'NOT EXACT'}")
-    for failure in report.postprocessing_failures:
-        click.echo(f"                   - {failure}")
-    for index, drift in enumerate(report.drift):
-        limit = "no limit" if drift.limit is None else f"limit {drift.limit}"
-        head = "Network drift" if index == 0 else ""
-        click.echo(f"  {head:<15}  {drift} ({'' if drift.within_limit else 'TOO MANY, '}{limit})")
-    click.secho(report.verdict, bold=True)
-
-
-def _island(island: dict[str, str]) -> dict[str, str]:
-    from pp_graph.openvino.island.float32 import is_floating
-
-    if not island:
-        return {}
-    counts = Counter(island.values())
-    floating = {precision: count for precision, count in counts.items() if is_floating(precision)}
-    text = ", ".join(f"{count} operators in {precision}" for precision, count in sorted(floating.items()))
-    others = sum(counts.values()) - sum(floating.values())
-    return {"post-processing": text + (f", {others} on booleans" if others else "")}
-
-
-def _decision_row(decision: DecisionReport) -> tuple[str, ...]:
-    import numpy as np
-
-    margins = np.concatenate([decision.postprocessing.margin, decision.drift.margin])
-    margins = margins[np.isfinite(margins)]
-    margin = f"{np.median(margins):.2g}, {margins.max():.2g}" if len(margins) else "-"
-    return (
-        decision.name,
-        f"{decision.total:,}",
-        f"{decision.flips:,}",
-        f"{len(decision.postprocessing):,}",
-        f"{len(decision.drift):,}",
-        margin,
-    )
-
-
-_SHOWN_FLIPS = 5
-
-
-def _print_detections(report: VerificationReport, detections: DetectionReport) -> None:
-    sides = (("post-processing", detections.postprocessing), ("drift", detections.drift))
-    parts = {"key point error": [each.point_error for _, each in sides]}
-    shown = {name: errors for name, errors in parts.items() if None not in errors}
-    columns = ("cause of differences", "expected", "found", "lost", "gained", "other class", "box error", "score error")
-    print_table(
-        "Detections, matched by an overlap of at least 0.5",
-        (*columns, *shown),
-        [
-            (
-                cause,
-                f"{each.expected:,}",
-                f"{each.found:,}",
-                *(f"{each.count(kind):,}" for kind in ("lost", "gained", "class")),
-                f"{each.box_error:.3g} pixels",
-                f"{each.score_error:.3g}",
-                *(f"{errors[place]:.3g} pixels" for errors in shown.values()),
-            )
-            for place, (cause, each) in enumerate(sides)
-        ],
-    )
-    for cause, each in sides:
-        if each.changes:
-            print_table(
-                f"Detections that differ by {cause}: the {min(_SHOWN_FLIPS, len(each.changes))} furthest from the "
-                f"confidence of {len(each.changes):,}",
-                ("image", "change", "class", "score", "above the confidence by", "box"),
-                [
-                    (
-                        report.image_names[change.image],
-                        {"class": "other class"}.get(change.kind, change.kind),
-                        dict(enumerate(detections.class_names)).get(change.class_index, str(change.class_index)),
-                        f"{change.score:.4f}",
-                        f"{change.distance:.3g}",
-                        ", ".join(f"{corner:.1f}" for corner in change.box),
-                    )
-                    for change in each.changes[:_SHOWN_FLIPS]
-                ],
-            )
-
-
-def _print_flips(report: VerificationReport, decision: DecisionReport, cause: str, flips: Flips) -> None:
-    if not len(flips):
-        return
-    rows = [
-        (each["image"], str(each["pixel"]), _number(each["raw_value"]), _number(each["margin"]))
-        for each in flips.listed(report.image_names)[:_SHOWN_FLIPS]
-    ]
-    print_table(
-        f"{decision.name}, flips by {cause}: the {len(rows)} with the largest margins of {len(flips):,}",
-        (
-            "image",
-            "place" if decision.classes else "pixel",
-            "raw value",
-            "margin to the next class"
-            if decision.classes
-            else "margin (of max - min)"
-            if decision.scale != 1
-            else "margin",
-        ),
-        rows,
-    )
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.6g}"

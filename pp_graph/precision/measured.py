@@ -9,7 +9,7 @@ from pp_graph.errors import DataError
 from pp_graph.precision.decisions import Decided
 from pp_graph.precision.plan import Plan
 from pp_graph.precision.timing import Timing
-from pp_graph.verification.report import FlipLimit
+from pp_graph.verification.parts import FlipLimit
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ import msgspec
 from pp_graph.errors import StatisticsError
 from pp_graph.files import written_together
 from pp_graph.statistics.provenance import StatisticsProvenance
+from pp_graph.summary import html_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pp_graph.model.weights import WeightsRecord
+    from pp_graph.summary import Block
 
 SCHEMA_VERSION = 1
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -105,6 +107,24 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 f"'schema_version' is {self.schema_version}, expected {SCHEMA_VERSION}. "
                 "Upgrade pp_graph, or write the file again with this version."
             )
+
+    def summary(self, title: str = "Statistics") -> list[Block]:
+        """Return the numbers and their origin as tables."""
+        from pp_graph.statistics.summary import blocks_of
+
+        return blocks_of(self, title)
+
+    def __repr__(self) -> str:
+        """Return the numbers in a line."""
+        source = None if self.provenance is None else self.provenance.source
+        return f"Statistics(image={self.image!r}, pixel={self.pixel!r}, source={source!r})"
+
+    def __str__(self) -> str:
+        """Return the tables as text."""
+        return text_of(self.summary())
+
+    def _repr_html_(self) -> str:
+        return html_of(self.summary())
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:

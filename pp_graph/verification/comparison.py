@@ -14,16 +14,8 @@ from pp_graph.plausibility import PredictionChecks
 from pp_graph.program import DETECTION_OUTPUTS, check_packed, detects
 from pp_graph.steps import ChoosingStep, DecidingStep
 from pp_graph.verification.detections import DetectionComparison
-from pp_graph.verification.report import (
-    LARGE_DRIFT,
-    TOLERANCE,
-    BoundaryReport,
-    DecisionReport,
-    ErrorReport,
-    FlipLimit,
-    Flips,
-    VerificationReport,
-)
+from pp_graph.verification.parts import BoundaryReport, DecisionReport, ErrorReport, FlipLimit, Flips
+from pp_graph.verification.report import LARGE_DRIFT, TOLERANCE, VerificationReport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

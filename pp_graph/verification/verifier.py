@@ -26,13 +26,8 @@ from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
 from pp_graph.verification.boundary import run_boundary
 from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form, checked_predictions
-from pp_graph.verification.report import (
-    MAX_LABEL_FLIPS,
-    MAX_PIXEL_FLIPS,
-    BoundaryReport,
-    FlipLimit,
-    VerificationReport,
-)
+from pp_graph.verification.parts import BoundaryReport, FlipLimit
+from pp_graph.verification.report import MAX_LABEL_FLIPS, MAX_PIXEL_FLIPS, VerificationReport
 
 if TYPE_CHECKING:
     import numpy.typing as npt

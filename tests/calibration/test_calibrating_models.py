@@ -465,13 +465,6 @@ def test_from_images_to_a_retuned_model(work: Path, capfd: pytest.CaptureFixture
     assert pp.FusedModel.load("back.onnx").provenance.statistics == pp.Statistics.load("stats.json")
 
 
-def test_help_lists_every_estimator() -> None:
-    from pp_graph.calibration import THRESHOLDS
-    from pp_graph.cli.calibrate import _METHODS
-
-    assert {*_METHODS.split(", "), "pro"} == {kind.name for kind in THRESHOLDS}
-
-
 def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("scipy", reason="the extra 'calibration' is not installed")
     methods = ["--image-method", "quantile:q=0.9,factor=1.1", "--pixel-method", "pro:rate=0.02"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import Artifact
     from pp_graph.model import RawModel
     from pp_graph.steps import Array, ChoosingStep, DecidingStep
-    from pp_graph.verification.report import ErrorReport, Flips
+    from pp_graph.verification.parts import ErrorReport, Flips
 
 EXPORT_TOLERANCE: Final = 1e-2
 """Largest error of the raw export to accept, as a fraction of the largest value. Measured with torch 2.13: 1e-6 for

@@ -22,6 +22,7 @@ from pp_graph.postprocessors.hints import Family, find_families
 from pp_graph.program import find_roles
 from pp_graph.program.roles import why_none
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
+from pp_graph.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.program import Role, RoleMatch
+    from pp_graph.summary import Block
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class TailInspection:
     missed: tuple[MissedRewrite, ...]
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Summarised):
     """Contents of a model file.
 
     Attributes:
@@ -122,6 +124,17 @@ class Inspection:
     tail: TailInspection | None = None
     post_processing: GraphStatistics | None = None
     families: tuple[Family, ...] = ()
+
+    def summary(self) -> list[Block]:
+        """Return what was found as tables."""
+        from pp_graph.inspection.summary import blocks_of
+
+        return list(blocks_of(self))
+
+    def __repr__(self) -> str:
+        """Return kind and outputs in a line."""
+        outputs = ", ".join(port.name for port in self.outputs)
+        return f"<Inspection of {self.path or 'a model in memory'}: {self.kind} -> {outputs}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON values."""

@@ -1,0 +1,65 @@
+"""Tables as text of a width, whole without one, and as HTML."""
+
+from __future__ import annotations
+
+import pytest
+
+import pp_graph as pp
+from pp_graph.summary import Block, Fields, Line, Remark, Table, html_of, lines_of, text_of
+from tests.conftest import DEMO
+
+LONG = Table(
+    "Metrics", ("level", "F1", "precision and more", "recall"), [("image", "1.0 (0.9–1.0)" * 3, "0.5" * 9, "1")]
+)
+
+
+def test_a_table_that_fits_is_aligned() -> None:
+    lines = text_of([Table("Numbers", ("name", "n"), [("a", "1"), ("longer", "22")])], 80).splitlines()
+    assert lines == ["Numbers", " name     n", " ───────────", " a        1", " longer   22"]
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_a_wide_table_is_stacked(width: int) -> None:
+    lines = text_of([LONG], width).splitlines()
+    assert all(len(line) <= max(width, 68) for line in lines)
+    assert lines[1] == " image"
+    assert "   precision and more  " + "0.5" * 9 in lines
+
+
+def test_pipes_get_whole_lines() -> None:
+    blocks: list[Block] = [LONG, Fields("Model", {"path": "/a folder/" + "x" * 300, "why": "word " * 80})]
+    lines = text_of(blocks, None).splitlines()
+    assert max(map(len, lines)) > 300
+    assert len(lines) == 4 + 1 + 3
+
+
+def test_fields_are_wrapped_between_words() -> None:
+    lines = lines_of(Fields("Model", {"why": "word " * 40, "n": "1"}), 80)
+    assert all(len(line.text) <= 80 for line in lines)
+    assert lines[2].text.startswith("       word")
+
+
+def test_html_is_escaped() -> None:
+    blocks: list[Block] = [Table("<b>", ("a<", "b"), [("<script>", "&")]), Line("x\ny", bold=True), Remark("Note: <i>")]
+    page = html_of(blocks)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "<b>x<br>y</b>" in page
+
+
+def test_results_print_as_tables_and_have_short_reprs() -> None:
+    statistics = pp.Statistics.load(DEMO / "stats.json")
+    result = pp.calibrate(DEMO / "raw.onnx", DEMO / "images", resamples=0)
+    fused = pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(statistics))
+    report = pp.verify(DEMO / "raw.onnx", fused, DEMO / "images")
+    for each, part in (
+        (statistics, "threshold"),
+        (result, "Metrics at this threshold"),
+        (report, "PASSED"),
+        (pp.inspect(DEMO / "raw.onnx"), "anomaly_map"),
+    ):
+        assert part in str(each)
+        assert part in each._repr_html_()
+        assert len(repr(each)) < 250
+        assert "\n" not in repr(each)
+    assert repr(report) == "<VerificationReport passed: 12 images, 0 flips by post-processing, 0 by drift>"
