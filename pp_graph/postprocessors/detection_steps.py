@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors.detection import DetectionPostProcessor
     from pp_graph.program import Signature
 
-_FEW: Final = 20
-"""Share of the candidates up to which gathering their scores is quicker than finding the class of all: 1/20."""
+_FEW: Final = 4
+"""Share of the candidates up to which gathering their scores is quicker than finding the class of all: 1/4."""
 
 
 def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step, ...]:
