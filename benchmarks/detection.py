@@ -4,11 +4,11 @@
         [--ultralytics plain.onnx exported_with_nms.onnx --confidence 0.25]
 
 Scenes hold 150 candidates above the confidence among 2,100 of 18 classes and 8,400 of 80, as YOLOv8 returns them: the
-last operators of its head, from boxes and logits to an output, are part of each graph. Python is what packages do after
-the raw model: a loop over all candidates, as nudenet's, or NumPy, and then OpenCV's NMSBoxes; it gets that output. With
---model, the raw model and the fused one are timed on noise. With --ultralytics, a YOLOv8 is compared with its own export
-with nms=True, both cut after the logits, and whole. One thread; everything is interleaved, and a ratio is the median of
-those of the same rounds. Each time is processor time of a run that follows an untimed one.
+last operators of its head, from boxes and logits to an output, are part of each graph. Python is what packages do
+after the raw model: a loop over all candidates, as nudenet's, or NumPy, and then OpenCV's NMSBoxes; it gets that
+output. With --model, the raw model and the fused one are timed on noise. With --ultralytics, a YOLOv8 is compared with
+its export with nms=True, both cut after the logits, and whole. One thread; everything is interleaved, and a ratio is
+the median of those of the same rounds. Each time is processor time of a run that follows an untimed one.
 """
 
 from __future__ import annotations

@@ -78,6 +78,8 @@ NAMES: Final = (
     "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
     "loop_free",
 )  # fmt: skip
+SHARED: Final = ("thresholds",)
+"""Options of anomaly models that detectors have, too."""
 RETUNED_NAMES: Final = ("confidence", "iou")
 
 
@@ -87,11 +89,11 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> D
     from pp_graph.postprocessors.class_names import read_class_names
 
     file = options.get("labels")
-    del settings
     given = {name: options[name] for name in NAMES if options[name] is not None}
     if given.pop("class_agnostic", False):
         given["class_aware"] = False
     labels = () if file is None else read_class_names(file)
     if "confidence" in given:
         given["confidence"] = confidence_of(given["confidence"], labels)
-    return DetectionPostProcessor(labels=labels, **given)
+    shared = {name: settings[name] for name in SHARED}
+    return DetectionPostProcessor(labels=labels, **shared, **given)

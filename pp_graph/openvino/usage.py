@@ -318,6 +318,12 @@ def _model_api(model: ov.Model, provenance: Provenance, file: str) -> str:
     )
 
 
+_ADJUSTED: Final = {
+    "known_cutoff": "unknown_below=0.8",
+    "pred_label_cutoff": "multi_label=0.6",
+    "confidence_cutoff": "confidence=0.4",
+}
+"""Example of a change, by input that holds cutoffs."""
 _LIMITS: Final = {
     "ClassificationPostProcessor": {
         "unknown": "--unknown-below 0.8",
@@ -360,7 +366,7 @@ def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> st
                 "states",
                 names=", ".join(map(_code, provenance.adjustable)),
                 file=_literal(file),
-                changes="unknown_below=0.8"
+                changes=_ADJUSTED[provenance.adjustable[0]]
                 if provenance.post_processor in _LIMITS
                 else f"{sensitivities[0]}=0.6"
                 if sensitivities

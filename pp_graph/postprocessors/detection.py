@@ -6,7 +6,7 @@ import ast
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -84,6 +84,9 @@ class DetectionPostProcessor(PostProcessor):
             all.
         every_class: True to return a box for each class that passes, instead of the best one of a candidate.
         loop_free: True to suppress without the operator Loop, for devices that lack it; D is then at most 100.
+        thresholds: `runtime` makes confidence and IoU inputs with defaults (`confidence_cutoff`, on the scores that the
+            model compares, and `iou_threshold`; states in an IR), so that they can change while the model runs; see
+            `pp_graph.cutoffs_for`. `fixed` writes constants.
 
     Raises:
         PostProcessorError: An option is outside its range, or two exclude each other.
@@ -102,11 +105,13 @@ class DetectionPostProcessor(PostProcessor):
     class_count: int | None = None
     every_class: bool = False
     loop_free: bool = False
+    thresholds: Literal["fixed", "runtime"] = "fixed"
 
     def __post_init__(self) -> None:
         """Check each option."""
         require_one_of(self.head, "head", (AUTO, *HEADS))
         require_one_of(self.activation, "activation", (*get_args(Activation), None))
+        require_one_of(self.thresholds, "thresholds", ("fixed", "runtime"))
         require_one_of(self.box_format, "box_format", ("xyxy", "xywh", "cxcywh"))
         require_whole(self.max_detections, "max_detections", 1, MOST_CANDIDATES)
         require_whole(self.candidates, "candidates", 1, MOST_CANDIDATES)

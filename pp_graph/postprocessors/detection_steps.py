@@ -124,7 +124,18 @@ def _kept(post: DetectionPostProcessor) -> list[Step]:
         steps.append(Sigmoid("chosen_best", scores, "normal"))
     if head.overlapping:
         classes = "chosen_classes" if post.class_aware else None
-        steps.append(SuppressOverlaps("chosen_boxes", "kept", "chosen_best", most, post.iou, classes, post.loop_free))
+        steps.append(
+            SuppressOverlaps(
+                "chosen_boxes",
+                "kept",
+                "chosen_best",
+                most,
+                post.iou,
+                classes,
+                post.loop_free,
+                runtime=post.thresholds == "runtime",
+            )
+        )
     else:
         steps.append(PlacesOfPassing("chosen_best", "kept", most))
     corners = "boxes" if post.box_format == "xyxy" else "corners"
@@ -232,7 +243,8 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
         compared = f"{prefix}probabilities"
         steps.append(Sigmoid(scores, compared, "normal"))
     levels = post.confidence if isinstance(post.confidence, tuple) else (post.confidence,)
-    steps.append(ExceedsConfidence(compared, f"{prefix}passing", levels))
+    runtime = post.thresholds == "runtime"
+    steps.append(ExceedsConfidence(compared, f"{prefix}passing", levels, runtime=runtime))
     steps.append(MaskScores(scores, f"{prefix}scores_that_pass", f"{prefix}passing"))
     return steps
 

@@ -14,7 +14,8 @@ from pp_graph.errors import PostProcessorError
 from pp_graph.program.compilation import CompiledSteps, compile_steps, named
 from pp_graph.program.outputs import OutputDescription, Predictions, describe
 from pp_graph.program.packing import emit_packed, packed_output
-from pp_graph.steps import ChoosingStep, Compare, DecidingStep
+from pp_graph.steps import ChoosingStep, Compare, DecidingStep, SuppressOverlaps
+from pp_graph.steps.compare_many import SeveralCutoffs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,16 +133,23 @@ class Program(CompiledSteps):
     @property
     def adjustable(self) -> list[str]:
         """Names of the inputs that hold cutoffs adjustable at run time."""
-        return [step.input_name for step in self._adjustable]
+        return list(self.adjustable_steps)[::-1]
 
     @property
     def runtime_cutoffs(self) -> dict[str, Array]:
-        """Values of the inputs in `adjustable`, float32 of shape (); NaN if nothing is anomalous."""
-        return {step.input_name: np.array(step.runtime_cutoff, np.float32) for step in self._adjustable}
+        """Values of the inputs in `adjustable`, float32; NaN if nothing is anomalous.
+
+        Their shape is () or, for a cutoff of each class, that of the step's levels.
+        """
+        return {name: np.array(step.runtime_cutoff, np.float32) for name, step in self.adjustable_steps.items()}
 
     @property
-    def _adjustable(self) -> list[Compare]:
-        return [step for step in self.comparisons.values() if isinstance(step, Compare) and step.runtime]
+    def adjustable_steps(self) -> dict[str, Compare | SeveralCutoffs | SuppressOverlaps]:
+        """Steps whose limits can change at run time, by the name of their input."""
+        kinds = (Compare, SeveralCutoffs, SuppressOverlaps)
+        adjustable = [step for step in self.steps if isinstance(step, kinds) and step.runtime]
+        # Several steps may read one input; the first reads what decides.
+        return {step.input_name: step for step in reversed(adjustable)}
 
     def replace(self, statistics: Statistics | None = None, **changes: Any) -> Program:
         """Bind the same post-processor with other statistics or parameters.

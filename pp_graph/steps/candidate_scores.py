@@ -49,6 +49,7 @@ class ExceedsConfidence(SeveralCutoffs):
         normalizer: Monotone step to apply before comparing, such as Sigmoid; None to compare the scores themselves.
         on_nan: How NaN is classified.
         axes: Axes of the scores; None until the step is bound.
+        runtime: Make the cutoffs an input of the graph, named `confidence_cutoff`, with the compiled ones as default.
 
     Raises:
         PostProcessorError: A confidence is not finite in float32.
@@ -61,6 +62,12 @@ class ExceedsConfidence(SeveralCutoffs):
     normalizer: MonotoneStep | None = None
     on_nan: OnNaN = "normal"
     axes: str | None = None
+    runtime: bool = False
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph input for the cutoffs, if `runtime` is set; the same for all steps of a model."""
+        return "confidence_cutoff"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -93,6 +100,8 @@ class ExceedsConfidence(SeveralCutoffs):
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write `Less(largest number that does not pass, score)`, which is false for NaN in every runtime."""
+        if self.runtime:
+            return super().emit(op, value)
         cutoffs = self.cutoffs.astype(np.float32)
         below = np.nextafter(cutoffs, np.float32(-np.inf))
         below = np.where(is_subnormal(cutoffs) | is_subnormal(below), normal_below(cutoffs), below)

@@ -60,6 +60,7 @@ class SuppressOverlaps(Step):
             None lets all boxes suppress each other.
         loop_free: Find the boxes one after the other, without the operator Loop; `most` is then at most 100.
         count: Number of boxes; None until the step is bound.
+        runtime: Make the threshold an input of the graph, named `iou_threshold`, with `iou` as default.
 
     Raises:
         PostProcessorError: The threshold is outside [0, 1], or `most` is too large.
@@ -75,6 +76,17 @@ class SuppressOverlaps(Step):
     classes: str | None = None
     loop_free: bool = False
     count: int | None = None
+    runtime: bool = False
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph input for the threshold, if `runtime` is set."""
+        return "iou_threshold"
+
+    @property
+    def runtime_cutoff(self) -> np.float32:
+        """Default of the graph input."""
+        return np.float32(self.iou)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -241,7 +253,9 @@ class SuppressOverlaps(Step):
         ]
         shared = op.mul(*sides)
         union = op.sub(pairwise(op, "Add", area, size), shared)
-        overlaps = op.below_other(op.mul(union, op.constant(np.float32(self.iou), "iou")), shared, shared)
+        iou = np.float32(self.iou)
+        limit = op.adjustable(iou, self.input_name) if self.runtime else op.constant(iou, "iou")
+        overlaps = op.below_other(op.mul(union, limit), shared, shared)
         if not kinds:
             return overlaps
         return op.logical_and(overlaps, pairwise(op, "Equal", kinds[0], sorts[0], _BOOL))
