@@ -71,14 +71,17 @@ FUSED: Final = (
                  help="detection: number of candidates that suppression sees.  [default: 1000]"),
     click.option("--box-format", type=click.Choice(["xyxy", "xywh", "cxcywh"]),
                  help="detection: two corners, a corner and sizes, or centre and sizes.  [default: xyxy]"),
+    click.option("--names", type=click.Choice(["own", "efficient-nms"]),
+                 help="detection: names of the outputs; efficient-nms: num_dets, det_boxes, det_scores, "
+                      "det_classes, as TensorRT's plugin.  [default: own]"),
     click.option("--loop-free", is_flag=True, default=None,
                  help="detection: suppress without the operator Loop; at most 100 detections."),
 )  # fmt: skip
 NAMES: Final = (
     "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
-    "loop_free",
+    "loop_free", "names",
 )  # fmt: skip
-SHARED: Final = ("thresholds",)
+SHARED: Final = ("thresholds", "outputs", "pack")
 """Options of anomaly models that detectors have, too."""
 RETUNED_NAMES: Final = ("confidence", "iou")
 

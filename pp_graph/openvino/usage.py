@@ -205,7 +205,7 @@ def _output_section(outputs: Sequence[Tensor], provenance: Provenance) -> str:
 
 def _meaning(output: OutputDescription) -> tuple[str, str]:
     """Return range and meaning of an output of the post-processing, for the table."""
-    if output.channels:
+    if output.channels and output.per_pixel:
         ranges = {_range(channel) for channel in output.channels if not channel.decides}
         channels = "; ".join(f"`[..., {place}]` {_meaning(each)[1]}" for place, each in enumerate(output.channels))
         common = "image-level values repeat at every pixel, and decisions are 0 or 1"
