@@ -84,13 +84,18 @@ FUSED: Final = (
     click.option("--key-points", metavar="J,P", callback=_key_points,
                  help="detection: number of key points of yolov8-pose, and numbers of each, 2 or 3.  "
                       "[default: as the model says]"),
+    click.option("--names", type=click.Choice(["own", "efficient-nms"]),
+                 help="detection: names of the outputs; efficient-nms: num_dets, det_boxes, det_scores, "
+                      "det_classes, as TensorRT's plugin.  [default: own]"),
     click.option("--loop-free", is_flag=True, default=None,
                  help="detection: suppress without the operator Loop; at most 100 detections."),
 )  # fmt: skip
 NAMES: Final = (
     "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
-    "loop_free", "key_points",
+    "loop_free", "key_points", "names",
 )  # fmt: skip
+SHARED: Final = ("thresholds", "outputs", "pack")
+"""Options of anomaly models that detectors have, too."""
 RETUNED_NAMES: Final = ("confidence", "iou")
 
 
@@ -100,11 +105,11 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> D
     from pp_graph.postprocessors.class_names import read_class_names
 
     file = options.get("labels")
-    del settings
     given = {name: options[name] for name in NAMES if options[name] is not None}
     if given.pop("class_agnostic", False):
         given["class_aware"] = False
     labels = () if file is None else read_class_names(file)
     if "confidence" in given:
         given["confidence"] = confidence_of(given["confidence"], labels)
-    return DetectionPostProcessor(labels=labels, **given)
+    shared = {name: settings[name] for name in SHARED}
+    return DetectionPostProcessor(labels=labels, **shared, **given)

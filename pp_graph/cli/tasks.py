@@ -45,7 +45,7 @@ TASKS: Final = {
         classification.post_processor,
         reads_stats=True,
     ),
-    "detection": Task("detectors", ("labels", *detection.NAMES), (), detection.post_processor),
+    "detection": Task("detectors", ("labels", *detection.NAMES), detection.SHARED, detection.post_processor),
     "segmentation": Task(
         "segmentation models",
         ("labels", *segmentation.NAMES),

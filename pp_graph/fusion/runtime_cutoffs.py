@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from pp_graph.errors import PostProcessorError, ProvenanceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from pp_graph.fusion.provenance import Provenance
@@ -36,6 +37,9 @@ def cutoffs_for(
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
     unknown_below: float | None = None,
+    multi_label: float | Sequence[float] | None = None,
+    confidence: float | Sequence[float] | None = None,
+    iou: float | None = None,
     statistics: Statistics | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Compute the cutoffs of a model that was fused with `thresholds="runtime"`.
@@ -49,10 +53,15 @@ def cutoffs_for(
         image_sensitivity: Sensitivity for images, in [0, 1]; None keeps the model's.
         pixel_sensitivity: Sensitivity for pixels, in [0, 1]; None keeps the model's.
         unknown_below: Probability below which a classifier calls an image unknown; None keeps the model's.
+        multi_label: Threshold of a classifier for all classes, or one for each; None keeps the model's.
+        confidence: Score that a detection exceeds, for all classes, or for each if the model has one for each; None
+            keeps the model's.
+        iou: Overlap above which a detector suppresses a box; None keeps the model's.
         statistics: Statistics to compute the cutoffs from; None keeps the model's.
 
     Returns:
-        Arrays (float32, shape ()) by name of the input (onnxruntime) or state (OpenVINO).
+        Arrays by name of the input (onnxruntime) or state (OpenVINO), float32: of shape (), or with a cutoff for each
+        class.
 
     Raises:
         ProvenanceError: The model's cutoffs are constants.
@@ -64,10 +73,29 @@ def cutoffs_for(
             "The model's cutoffs are constants, expected a model fused with thresholds='runtime' "
             "(--thresholds runtime). Fuse it again with that option, or change the file with pp-graph retune."
         )
-    changes = sensitivities(image=image_sensitivity, pixel=pixel_sensitivity)
-    if unknown_below is not None:
-        changes["unknown_below"] = unknown_below
-    return retuned_program(provenance, statistics, changes).runtime_cutoffs
+    changes: dict[str, Any] = dict(sensitivities(image=image_sensitivity, pixel=pixel_sensitivity))
+    others = {"unknown_below": unknown_below, "multi_label": multi_label, "confidence": confidence, "iou": iou}
+    changes |= {name: value for name, value in others.items() if value is not None}
+    present, changed = provenance.bind(), retuned_program(provenance, statistics, changes)
+    for name, step in changed.adjustable_steps.items():
+        source = present.adjustable_steps[name].source
+        if step.source != source:
+            raise PostProcessorError(
+                f"With these limits, '{name}' is compared with {step.source} instead of {source}, because they decide "
+                "differently about NaN: a limit of 1 is never exceeded. Give limits below 1, or fuse the model again."
+            )
+    before = present.runtime_cutoffs
+    return {name: _shaped(cutoffs, before[name], name) for name, cutoffs in changed.runtime_cutoffs.items()}
+
+
+def _shaped(cutoffs: npt.NDArray[np.float32], present: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
+    """Return cutoffs in the shape of those of the model: one number counts for all classes."""
+    if cutoffs.shape in ((), present.shape):
+        return np.broadcast_to(cutoffs, present.shape).copy()
+    raise PostProcessorError(
+        f"{cutoffs.size} limits are given for '{name}', and the model has one for all classes, expected one. Give one, "
+        "or fuse the model with one for each class."
+    )
 
 
 def sensitivities(*, image: float | None, pixel: float | None) -> dict[str, float]:

@@ -271,7 +271,7 @@ def _meaning(name: str, provenance: Provenance) -> str:
     if output is None:
         return "passed through from the raw model"
     parts = [output.description or output.meaning]
-    if output.channels:
+    if output.channels and output.per_pixel:
         parts.append(f"{', '.join(each.name for each in output.channels)} along the last axis")
     if output.unchanged is not None:
         parts.append("raw value, unchanged")

@@ -205,7 +205,7 @@ def _output_section(outputs: Sequence[Tensor], provenance: Provenance) -> str:
 
 def _meaning(output: OutputDescription) -> tuple[str, str]:
     """Return range and meaning of an output of the post-processing, for the table."""
-    if output.channels:
+    if output.channels and output.per_pixel:
         ranges = {_range(channel) for channel in output.channels if not channel.decides}
         channels = "; ".join(f"`[..., {place}]` {_meaning(each)[1]}" for place, each in enumerate(output.channels))
         common = "image-level values repeat at every pixel, and decisions are 0 or 1"
@@ -318,6 +318,12 @@ def _model_api(model: ov.Model, provenance: Provenance, file: str) -> str:
     )
 
 
+_ADJUSTED: Final = {
+    "known_cutoff": "unknown_below=0.8",
+    "pred_label_cutoff": "multi_label=0.6",
+    "confidence_cutoff": "confidence=0.4",
+}
+"""Example of a change, by input that holds cutoffs."""
 _LIMITS: Final = {
     "ClassificationPostProcessor": {
         "unknown": "--unknown-below 0.8",
@@ -360,7 +366,7 @@ def _changing(inputs: Sequence[Tensor], provenance: Provenance, file: str) -> st
                 "states",
                 names=", ".join(map(_code, provenance.adjustable)),
                 file=_literal(file),
-                changes="unknown_below=0.8"
+                changes=_ADJUSTED[provenance.adjustable[0]]
                 if provenance.post_processor in _LIMITS
                 else f"{sensitivities[0]}=0.6"
                 if sensitivities

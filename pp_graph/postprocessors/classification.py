@@ -92,9 +92,9 @@ class ClassificationPostProcessor(PostProcessor):
         labels: Name of each class, in order; empty if unknown.
         on_nan: `anomalous` makes an image with a NaN unknown, and a class whose logit is NaN present; `normal` does the
             opposite.
-        thresholds: `runtime` makes the limit of `unknown` an input with a default (`known_cutoff`; a state in an IR),
-            so that it can change while the model runs; see `pp_graph.cutoffs_for`. `fixed` writes a constant.
-            Thresholds of `multi_label` are always constants.
+        thresholds: `runtime` makes the limit of `unknown` and those of `multi_label` inputs with defaults
+            (`known_cutoff`, and `pred_label_cutoff` with one for each class; states in an IR), so that they can change
+            while the model runs; see `pp_graph.cutoffs_for`. `fixed` writes constants.
 
     Raises:
         PostProcessorError: An option is outside its range, or two exclude each other.
@@ -117,10 +117,10 @@ class ClassificationPostProcessor(PostProcessor):
         as_width(self.temperature, "temperature")
         check_on_nan(self.on_nan, "unknown")
         require_one_of(self.thresholds, "thresholds", ("fixed", "runtime"))
-        if self.thresholds == "runtime" and self.unknown_below is None:
+        if self.thresholds == "runtime" and self.unknown_below is None and self.multi_label is None:
             raise PostProcessorError(
-                "thresholds='runtime' is given without unknown_below, expected a limit to adjust. Give unknown_below "
-                "(--unknown-below P)."
+                "thresholds='runtime' is given without unknown_below or multi_label, expected a limit to adjust. Give "
+                "one of them (--unknown-below P, --multi-label T)."
             )
         if self.unknown_below is not None:
             limit = checked_probability(self.unknown_below, "unknown_below")
@@ -206,15 +206,15 @@ class ClassificationPostProcessor(PostProcessor):
             steps += self._activated("margin", "pred_prob")
         else:
             steps.append(MaxOverClasses("probabilities", "pred_prob"))
+        runtime = self.thresholds == "runtime"
         if self.unknown_below is not None:
             # A probability equal to the limit is known.
             level = float(np.nextafter(np.float32(self.unknown_below), np.float32(-np.inf)))
-            runtime = self.thresholds == "runtime"
             steps.append(Compare("pred_prob", "known", level, on_nan=self._known_if_nan, runtime=runtime))
             steps.append(InvertDecision("known", "unknown"))
         if self.multi_label is not None:
             levels = self.multi_label if isinstance(self.multi_label, tuple) else (self.multi_label,) * (classes or 1)
-            steps.append(ComparePerClass("probabilities", "pred_label", levels, on_nan=self.on_nan))
+            steps.append(ComparePerClass("probabilities", "pred_label", levels, on_nan=self.on_nan, runtime=runtime))
         if self.top:
             steps.append(TopClasses(logits, "top_classes", self.top))
             steps.append(GatherClasses("probabilities", "top_probs", "top_classes"))

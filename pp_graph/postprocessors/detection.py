@@ -6,7 +6,7 @@ import ast
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -27,16 +27,17 @@ from pp_graph.postprocessors.detection_parts import PART_OUTPUTS, checked_key_po
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
 from pp_graph.postprocessors.inner_scores import find_logits
 from pp_graph.postprocessors.post_processor import PostProcessor
-from pp_graph.program import Output, Signature
+from pp_graph.program import DETECTION_OUTPUTS, Output, Signature, packed_detections, renamed_detections
 from pp_graph.program.signature import image_size
 from pp_graph.steps.candidate_scores import MOST_CANDIDATES
 from pp_graph.steps.overlaps import MOST_UNROLLED
 from pp_graph.steps.step import require_one_of, require_whole
 
 if TYPE_CHECKING:
-    from pp_graph.program import Predictions, Program
+    from pp_graph.program import OutputDescription, Predictions, Program
     from pp_graph.statistics import Statistics
     from pp_graph.steps import BoxForm, Step
+    from pp_graph.values import ValueType
 
 AUTO: Final = "auto"
 """Tell the head by the axes and sizes of the model's outputs."""
@@ -94,6 +95,14 @@ class DetectionPostProcessor(PostProcessor):
             Ultralytics writes into a model.
         every_class: True to return a box for each class that passes, instead of the best one of a candidate.
         loop_free: True to suppress without the operator Loop, for devices that lack it; D is then at most 100.
+        outputs: Outputs to compute, from those above; None for all.
+        pack: True to return one tensor `detections` instead of boxes, scores, classes and count, float32, (N,D,6):
+            corners, score, class, as Ultralytics' export with `nms=True`; 0 after the last, but -1 for the class.
+        names: `efficient-nms` returns `num_dets` (N,1), `det_boxes`, `det_scores` and `det_classes`, as TensorRT's
+            EfficientNMS plugin; `own` the names above.
+        thresholds: `runtime` makes confidence and IoU inputs with defaults (`confidence_cutoff`, on the scores that the
+            model compares, and `iou_threshold`; states in an IR), so that they can change while the model runs; see
+            `pp_graph.cutoffs_for`. `fixed` writes constants.
 
     Raises:
         PostProcessorError: An option is outside its range, or two exclude each other.
@@ -113,11 +122,16 @@ class DetectionPostProcessor(PostProcessor):
     key_points: tuple[int, int] | None = None
     every_class: bool = False
     loop_free: bool = False
+    thresholds: Literal["fixed", "runtime"] = "fixed"
+    outputs: tuple[str, ...] | None = None
+    pack: bool = False
+    names: Literal["own", "efficient-nms"] = "own"
 
     def __post_init__(self) -> None:
         """Check each option."""
         require_one_of(self.head, "head", (AUTO, *HEADS))
         require_one_of(self.activation, "activation", (*get_args(Activation), None))
+        require_one_of(self.thresholds, "thresholds", ("fixed", "runtime"))
         require_one_of(self.box_format, "box_format", ("xyxy", "xywh", "cxcywh"))
         require_whole(self.max_detections, "max_detections", 1, MOST_CANDIDATES)
         require_whole(self.candidates, "candidates", 1, MOST_CANDIDATES)
@@ -125,7 +139,8 @@ class DetectionPostProcessor(PostProcessor):
             require_whole(self.class_count, "class_count", 1)
         if self.key_points is not None:
             object.__setattr__(self, "key_points", checked_key_points(self.key_points))
-        for name in ("class_aware", "every_class", "loop_free"):
+        require_one_of(self.names, "names", ("own", "efficient-nms"))
+        for name in ("class_aware", "every_class", "loop_free", "pack"):
             if not isinstance(getattr(self, name), bool):
                 raise PostProcessorError(f"{name} is {getattr(self, name)!r}, expected True or False.")
         if self.loop_free and self.max_detections > MOST_UNROLLED:
@@ -143,8 +158,41 @@ class DetectionPostProcessor(PostProcessor):
             object.__setattr__(self, "confidence", checked_probability(given, "confidence"))
         object.__setattr__(self, "iou", checked_probability(self.iou, "iou"))
         object.__setattr__(self, "labels", checked_labels(self.labels))
-        object.__setattr__(self, "declared_outputs", _outputs(self.labels, self.box_format, part_names(self.head)))
+        object.__setattr__(self, "outputs", None if self.outputs is None else tuple(self.outputs))
+        object.__setattr__(self, "declared_outputs", self._chosen_outputs())
         object.__setattr__(self, "roles", () if self.head == AUTO else HEADS[self.head].roles)
+
+    def _chosen_outputs(self) -> tuple[Output, ...]:
+        """Return the outputs to compute, after checking that options fit each other."""
+        possible = _outputs(self.labels, self.box_format, part_names(self.head))
+        form = "pack" if self.pack else "names" if self.names != "own" else ""
+        if form:
+            excluded = {
+                "outputs": self.outputs is not None,
+                f"box_format={self.box_format!r}": self.box_format != "xyxy",
+                "names": self.pack and self.names != "own",
+            }
+            reason = next((name for name, given in excluded.items() if given), None)
+            if reason is not None:
+                raise PostProcessorError(
+                    f"{form} is given together with {reason}, expected one of them: the form has corners, scores and "
+                    "classes in a fixed order. Leave out one."
+                )
+            return tuple(output for output in possible if output.name in DETECTION_OUTPUTS)
+        wanted = self.outputs
+        known = [output.name for output in possible]
+        if wanted is not None and (not wanted or not set(wanted) <= set(known)):
+            raise PostProcessorError(f"outputs is {wanted!r}, expected some of: {', '.join(known)}.")
+        return tuple(output for output in possible if wanted is None or output.name in wanted)
+
+    def arranged(
+        self, outputs: tuple[OutputDescription, ...], types: Mapping[str, ValueType]
+    ) -> tuple[OutputDescription, ...]:
+        """Return the outputs in the form in which the model returns them."""
+        del types
+        if self.pack:
+            return packed_detections(outputs)
+        return outputs if self.names == "own" else renamed_detections(outputs)
 
     def parameters(self) -> dict[str, Any]:
         """Return the options as JSON values."""

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors.detection import DetectionPostProcessor
     from pp_graph.program import Signature
 
-_FEW: Final = 20
-"""Share of the candidates up to which gathering their scores is quicker than finding the class of all: 1/20."""
+_FEW: Final = 4
+"""Share of the candidates up to which gathering their scores is quicker than finding the class of all: 1/4."""
 
 
 def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step, ...]:
@@ -122,7 +122,18 @@ def _kept(post: DetectionPostProcessor) -> list[Step]:
         steps.append(Sigmoid("chosen_best", scores, "normal"))
     if head.overlapping:
         classes = "chosen_classes" if post.class_aware else None
-        steps.append(SuppressOverlaps("chosen_boxes", "kept", "chosen_best", most, post.iou, classes, post.loop_free))
+        steps.append(
+            SuppressOverlaps(
+                "chosen_boxes",
+                "kept",
+                "chosen_best",
+                most,
+                post.iou,
+                classes,
+                post.loop_free,
+                runtime=post.thresholds == "runtime",
+            )
+        )
     else:
         steps.append(PlacesOfPassing("chosen_best", "kept", most))
     corners = "boxes" if post.box_format == "xyxy" else "corners"
@@ -230,7 +241,8 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
         compared = f"{prefix}probabilities"
         steps.append(Sigmoid(scores, compared, "normal"))
     levels = post.confidence if isinstance(post.confidence, tuple) else (post.confidence,)
-    steps.append(ExceedsConfidence(compared, f"{prefix}passing", levels))
+    runtime = post.thresholds == "runtime"
+    steps.append(ExceedsConfidence(compared, f"{prefix}passing", levels, runtime=runtime))
     steps.append(MaskScores(scores, f"{prefix}scores_that_pass", f"{prefix}passing"))
     return steps
 

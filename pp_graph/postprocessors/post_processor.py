@@ -10,7 +10,7 @@ from pp_graph.errors import PostProcessorError, StatisticsError
 from pp_graph.model import RawModel
 from pp_graph.postprocessors.anomaly import OUTPUTS, RAW_MAP, RAW_SCORE, ROLES
 from pp_graph.postprocessors.input_checks import checked_values
-from pp_graph.program import Output, Program, Role, Signature
+from pp_graph.program import Output, Program, Role, Signature, packed_output
 from pp_graph.program.compilation import CompiledSteps, check_steps, compile_steps
 from pp_graph.statistics import LevelStatistics, Statistics
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from pp_graph.program import Predictions
+    from pp_graph.program import OutputDescription, Predictions
     from pp_graph.statistics import Level
     from pp_graph.steps import Array, Step
+    from pp_graph.values import ValueType
 
 _RAW: Final[Mapping[Level, str]] = {"image": RAW_SCORE, "pixel": RAW_MAP}
 _PLAUSIBLE: Final = LevelStatistics(threshold=5.0, min=4.0, max=6.0)
@@ -115,6 +116,12 @@ class PostProcessor(ABC):
     def sensitivities(self) -> Mapping[str, str]:
         """The output that each sensitivity moves, by parameter name. Sensitivities are in [0, 1]."""
         return {}
+
+    def arranged(
+        self, outputs: tuple[OutputDescription, ...], types: Mapping[str, ValueType]
+    ) -> tuple[OutputDescription, ...]:
+        """Return the outputs in the form in which the model returns them; one tensor with `pack`."""
+        return (packed_output(outputs, types),) if self.pack else outputs
 
     def settled(self, raw: Signature) -> Self:
         """Return the post-processor with parameters resolved that depend on the raw model."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pp_graph.program.compilation import CompiledSteps, compile_steps
+from pp_graph.program.detection_forms import packed_detections, renamed_detections
 from pp_graph.program.outputs import DETECTION_OUTPUTS, Meaning, Output, OutputDescription, Predictions, detects
-from pp_graph.program.packing import PACKED_NAME, check_packed, unpacked
+from pp_graph.program.packing import PACKED_NAME, check_packed, packed_output, unpacked
 from pp_graph.program.program import Program
 from pp_graph.program.roles import Role, RoleMatch, find_roles
 from pp_graph.program.signature import Signature
@@ -25,5 +26,8 @@ __all__ = [
     "compile_steps",
     "detects",
     "find_roles",
+    "packed_detections",
+    "packed_output",
+    "renamed_detections",
     "unpacked",
 ]

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.program.detection_forms import holds_detections, taken_apart
 from pp_graph.program.outputs import OutputDescription
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def unpacked(array: Array, packed: OutputDescription) -> dict[str, Array]:
     Returns:
         The outputs by name, as a model without packing returns them; labels and masks are bool.
     """
+    if holds_detections(packed):
+        return taken_apart(array, packed)
     by_name: dict[str, Array] = {}
     for index, channel in enumerate(packed.channels):
         axes = channel.axes or ""
@@ -132,7 +135,7 @@ def check_packed(array: Array, packed: OutputDescription) -> None:
     Raises:
         PostProcessorError: Score or label differ between pixels, or a label or mask is neither 0 nor 1.
     """
-    for index, channel in enumerate(packed.channels):
+    for index, channel in enumerate(() if holds_detections(packed) else packed.channels):
         values = array[..., index]
         first = values[:, :1, :1]
         if not channel.per_pixel and not np.array_equal(np.broadcast_to(first, values.shape), values, equal_nan=True):

@@ -12,9 +12,11 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.program.compilation import CompiledSteps, compile_steps, named
+from pp_graph.program.detection_forms import emit_detections, holds_detections
 from pp_graph.program.outputs import OutputDescription, Predictions, describe
-from pp_graph.program.packing import emit_packed, packed_output
-from pp_graph.steps import ChoosingStep, Compare, DecidingStep
+from pp_graph.program.packing import emit_packed
+from pp_graph.steps import ChoosingStep, Compare, DecidingStep, SuppressOverlaps
+from pp_graph.steps.compare_many import SeveralCutoffs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pp_graph.program.signature import Signature
     from pp_graph.statistics import Statistics
     from pp_graph.steps import Array, Emitter, Step
+    from pp_graph.values import ValueType
 
 _MAX_LISTED_CUTOFFS: Final = 1024
 """A comparison with more cutoffs than this is recorded by their hash."""
@@ -39,8 +42,6 @@ class Description(Protocol):
     @property
     def statistics(self) -> Statistics | None: ...  # noqa: D102 - see PostProcessor
     @property
-    def pack(self) -> bool: ...  # noqa: D102
-    @property
     def declared_outputs(self) -> tuple[Output, ...]: ...  # noqa: D102
     @property
     def roles(self) -> tuple[Role, ...]: ...  # noqa: D102
@@ -50,6 +51,9 @@ class Description(Protocol):
     def sensitivities(self) -> Mapping[str, str]: ...  # noqa: D102
     def steps(self, raw: Signature, /) -> Sequence[Step]: ...  # noqa: D102
     def parameters(self) -> dict[str, Any]: ...  # noqa: D102
+    def arranged(  # noqa: D102
+        self, outputs: tuple[OutputDescription, ...], types: Mapping[str, ValueType], /
+    ) -> tuple[OutputDescription, ...]: ...
     def changed(self, statistics: Statistics | None, changes: Mapping[str, Any]) -> Self: ...  # noqa: D102
     def bind(self, raw: Signature, /) -> Program: ...  # noqa: D102
 
@@ -78,8 +82,7 @@ class Program(CompiledSteps):
         declared = post.declared_outputs
         compiled = compile_steps(post.steps(signature), signature, outputs=declared)
         outputs = describe(declared, compiled.steps, compiled.types, list(signature), post.sensitivities)
-        if post.pack:
-            outputs = (packed_output(outputs, compiled.types),)
+        outputs = post.arranged(outputs, compiled.types)
         read = {name for step in compiled.steps for name in step.reads}
         return cls(
             compiled.steps,
@@ -132,16 +135,23 @@ class Program(CompiledSteps):
     @property
     def adjustable(self) -> list[str]:
         """Names of the inputs that hold cutoffs adjustable at run time."""
-        return [step.input_name for step in self._adjustable]
+        return list(self.adjustable_steps)[::-1]
 
     @property
     def runtime_cutoffs(self) -> dict[str, Array]:
-        """Values of the inputs in `adjustable`, float32 of shape (); NaN if nothing is anomalous."""
-        return {step.input_name: np.array(step.runtime_cutoff, np.float32) for step in self._adjustable}
+        """Values of the inputs in `adjustable`, float32; NaN if nothing is anomalous.
+
+        Their shape is () or, for a cutoff of each class, that of the step's levels.
+        """
+        return {name: np.array(step.runtime_cutoff, np.float32) for name, step in self.adjustable_steps.items()}
 
     @property
-    def _adjustable(self) -> list[Compare]:
-        return [step for step in self.comparisons.values() if isinstance(step, Compare) and step.runtime]
+    def adjustable_steps(self) -> dict[str, Compare | SeveralCutoffs | SuppressOverlaps]:
+        """Steps whose limits can change at run time, by the name of their input."""
+        kinds = (Compare, SeveralCutoffs, SuppressOverlaps)
+        adjustable = [step for step in self.steps if isinstance(step, kinds) and step.runtime]
+        # Several steps may read one input; the first reads what decides.
+        return {step.input_name: step for step in reversed(adjustable)}
 
     def replace(self, statistics: Statistics | None = None, **changes: Any) -> Program:
         """Bind the same post-processor with other statistics or parameters.
@@ -207,8 +217,9 @@ class Program(CompiledSteps):
         for output in self.outputs:
             if output.channels:
                 with op.scope(output.name):
-                    parts = {output.name: values.pop(output.name) for output in self.predicted}
-                    outputs[output.name] = emit_packed(op, parts, output)
+                    parts = {part.name: values.pop(part.name) for part in output.channels}
+                    emit = emit_detections if holds_detections(output) else emit_packed
+                    outputs[output.name] = emit(op, parts, output)
             else:
                 outputs[output.name] = values.pop(output.name)
         return {**outputs, **values}

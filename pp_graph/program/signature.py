@@ -130,10 +130,8 @@ class Signature(Mapping[str, ValueType]):
         infos = {info.name: info for info in describe_outputs(raw, among) if info.name in among}
         inner = not {*named.values()} <= {output.name for output in raw.model.graph.outputs}
         replaced = [
-            RoleMatch(
-                Role(name, (dropped[name].axes,), noun="replaced output"), infos.pop(name), dropped[name], True, ""
-            )
-            for name in (dropped if inner else ())
+            RoleMatch(Role(name, (value.axes,), noun="output"), infos.pop(name), value, certain=True, why="")
+            for name, value in (dropped.items() if inner else ())
         ]
         matches = find_roles(list(infos.values()), roles, named)
         return dataclasses.replace(self, matches=matches, replaced=tuple(replaced))

@@ -54,7 +54,7 @@ def predicted_fields(outputs: Collection[str], provenance: Provenance) -> tuple[
     written = [output for output in provenance.outputs if output.name in outputs]
     names = [part.name for output in written for part in (output.channels or (output,))]
     # A packed tensor has its own order.
-    packed = any(output.channels for output in written)
+    packed = any(output.channels for output in written) and set(names) <= set(OUTPUT_NAMES)
     return tuple(sorted(names, key=OUTPUT_NAMES.index) if packed else names)
 
 

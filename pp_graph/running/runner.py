@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -212,6 +212,9 @@ class Runner:
         image_sensitivity: float | None = None,
         pixel_sensitivity: float | None = None,
         unknown_below: float | None = None,
+        multi_label: float | Sequence[float] | None = None,
+        confidence: float | Sequence[float] | None = None,
+        iou: float | None = None,
         statistics: Statistics | None = None,
     ) -> None:
         """Change sensitivities, limits or statistics from the next image on; requests in flight keep the old ones.
@@ -223,6 +226,9 @@ class Runner:
             image_sensitivity: Sensitivity for images, in [0, 1]; None for the model's own.
             pixel_sensitivity: The same for pixels.
             unknown_below: Probability below which a classifier calls an image unknown; None for the model's own.
+            multi_label: Threshold of a classifier for all classes, or one for each; None for the model's own.
+            confidence: Score that a detection exceeds, for all classes or each; None for the model's own.
+            iou: Overlap above which a detector suppresses a box; None for the model's own.
             statistics: New statistics; None for the model's own.
 
         Raises:
@@ -235,6 +241,9 @@ class Runner:
             image_sensitivity=image_sensitivity,
             pixel_sensitivity=pixel_sensitivity,
             unknown_below=unknown_below,
+            multi_label=multi_label,
+            confidence=confidence,
+            iou=iou,
             statistics=statistics,
         )
         if not device_profile(self.device).states:
@@ -242,7 +251,7 @@ class Runner:
                 f"Device '{self.device}' ignores states, so thresholds cannot change at run time. Load the model on "
                 "CPU, or change the file with pp-graph retune."
             )
-        given = (image_sensitivity, pixel_sensitivity, unknown_below, statistics)
+        given = (image_sensitivity, pixel_sensitivity, unknown_below, multi_label, confidence, iou, statistics)
         self._session.set_states(cutoffs if any(each is not None for each in given) else {})
 
     def stream(self, items: Iterable[RunnerInput] | str | Path | Images) -> Generator[Predictions, None, None]:

@@ -2,7 +2,7 @@
 
 Candidates are ordered by score, then by index. The operator TopK does not promise that: OpenVINO 2026.4 runs it as an
 unstable sort. Here a first TopK gives the k-th score only. A second one chooses by distinct keys: all candidates above
-that score, then the first ones equal to it. Their ranks are counts of comparisons.
+that score, then the first ones equal to it. These are sorted by score, then by distinct keys of score and place.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from pp_graph.steps.candidates import (
     PASSING,
     SCORES,
     WITH_CLASSES,
-    earlier_first,
-    pairwise,
     require_gathering,
 )
 from pp_graph.steps.compare import is_subnormal, normal_below
@@ -51,6 +49,7 @@ class ExceedsConfidence(SeveralCutoffs):
         normalizer: Monotone step to apply before comparing, such as Sigmoid; None to compare the scores themselves.
         on_nan: How NaN is classified.
         axes: Axes of the scores; None until the step is bound.
+        runtime: Make the cutoffs an input of the graph, named `confidence_cutoff`, with the compiled ones as default.
 
     Raises:
         PostProcessorError: A confidence is not finite in float32.
@@ -63,6 +62,12 @@ class ExceedsConfidence(SeveralCutoffs):
     normalizer: MonotoneStep | None = None
     on_nan: OnNaN = "normal"
     axes: str | None = None
+    runtime: bool = False
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph input for the cutoffs, if `runtime` is set; the same for all steps of a model."""
+        return "confidence_cutoff"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -95,6 +100,8 @@ class ExceedsConfidence(SeveralCutoffs):
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
         """Write `Less(largest number that does not pass, score)`, which is false for NaN in every runtime."""
+        if self.runtime:
+            return super().emit(op, value)
         cutoffs = self.cutoffs.astype(np.float32)
         below = np.nextafter(cutoffs, np.float32(-np.inf))
         below = np.where(is_subnormal(cutoffs) | is_subnormal(below), normal_below(cutoffs), below)
@@ -303,16 +310,20 @@ class SelectCandidates(Step):
         zero = op.constant(np.float32(0), "none")
         keys = op.where(above, higher, op.where(below, zero, descending))
         _, found = op.top_k_places(keys, k, 1)
-        scores = op.node("GatherElements", [value, found], {"axis": 1}, _F32, op.shape_of(found))
-        # Where a score is below a later one, their order changes. All others are in the order of their indices.
-        later = earlier_first(op, k)
-        before = pairwise(op, "Less", scores, scores, np.dtype(np.bool_))
-        changed = op.cast(op.logical_and(before, later), _F32)
-        behind, ahead = op.reduce("ReduceSum", changed, (1,)), op.reduce("ReduceSum", changed, (2,))
-        # rank = place - behind + ahead, and the largest key comes first.
-        key = op.add(op.sub(behind, ahead), op.array(np.arange(k, 0, -1, dtype=np.float32), "places"))
-        _, ranked = op.top_k_places(key, k, 1)
-        return op.node("GatherElements", [found, ranked], {"axis": 1}, _I64, op.shape_of(found))
+        if k == 1:
+            return found
+        shape = op.shape_of(found)
+        scores = op.node("GatherElements", [value, found], {"axis": 1}, _F32, shape)
+        # They are in the order of their indices; equal ones of a sorted list must get back into it.
+        ordered, places = op.top_k_places(scores, k, 1)
+        first, others = op.slice(ordered, (0,), (k - 1,), (1,)), op.slice(ordered, (1,), (k,), (1,))
+        falls = op.where(op.less(others, first), op.constant(np.float32(-k), "next"), zero)
+        axis = op.constant(np.int64(1), "along_list")
+        group = op.node("CumSum", [op.pad_start(falls, 1, 1, rank=2), axis], {}, _F32, shape)
+        # A group of equal scores has keys of its own: at most 2^24 in all, which float32 holds.
+        _, ranked = op.top_k_places(op.sub(group, op.cast(places, _F32)), k, 1)
+        sorted_ = op.node("GatherElements", [places, ranked], {"axis": 1}, _I64, shape)
+        return op.node("GatherElements", [found, sorted_], {"axis": 1}, _I64, shape)
 
     def _emit_indices(self, op: Emitter, value: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Write 2A-i and A-i for each of A candidates i."""

@@ -22,7 +22,7 @@ NO_SCORE: Final = np.float32(-(2.0**126))
 """Score of a candidate that does not pass; exact in bfloat16. Lower scores do not pass either."""
 _GATHER_ELEMENTS: Final = 11
 _GATHER_ROWS: Final = 12
-_F32 = np.dtype(np.float32)
+_F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
 WITH_PARTS: Final = ("NKP", "NPK")
 WITH_CLASSES: Final = ("NKC", "NCK")
 PARTS = Accepts(axes=WITH_PARTS, known_rank=True)
@@ -205,6 +205,7 @@ class GatherCandidates(Step):
         places: Name of the indices, int64, (N,k).
         axes: Axes of the candidates; None until the step is bound.
         size: Number of parts or classes; None until the step is bound.
+        count: Number of candidates; None until the step is bound, or if it is open.
     """
 
     pointwise: ClassVar[bool] = False
@@ -213,18 +214,20 @@ class GatherCandidates(Step):
         Accepts(axes=("NK", *WITH_PARTS, *WITH_CLASSES), known_rank=True),
         PLACES,
     )
-    settled: ClassVar[frozenset[str]] = frozenset({"axes", "size"})
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "size", "count"})
     source: str
     target: str
     places: str
     axes: str | None = None
     size: int | None = None
+    count: int | None = None
 
     def bind(self, value: ValueType, places: ValueType) -> Self:
         """Bind the step to its inputs."""
         del places
         other = value.reduced("NK")
-        return dataclasses.replace(self, axes=value.known_axes, size=other.sizes[0] if other.axes else 1)
+        size = other.sizes[0] if other.axes else 1
+        return dataclasses.replace(self, axes=value.known_axes, size=size, count=value.size("K"))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -252,7 +255,26 @@ class GatherCandidates(Step):
             shape = op.shape_of(places)
             rows = None if shape is None else (*shape, self.size)
             return op.node("GatherND", [value, op.unsqueeze(places, (2,))], {"batch_dims": 1}, _F32, rows)
+        if self.axes in ("NPK", "NCK") and self.size is not None and self.count is not None:
+            return self._emit_flat(op, value, places)
         if len(self.axes or "NK") == 3:
             assert self.size is not None, "the number of parts is known"
             places = op.repeated(op.unsqueeze(places, (3 - self._axis,)), 3 - self._axis, self.size, rank=3)
         return op.node("GatherElements", [value, places], {"axis": self._axis}, _F32, op.shape_of(places))
+
+    def _emit_flat(self, op: Emitter, value: ir.Value, places: ir.Value) -> ir.Value:
+        """Write Gather on the flattened candidates, which OpenVINO runs several times faster than GatherElements."""
+        assert self.size is not None, "the number of parts is known"
+        assert self.count is not None, "the number of candidates is known"
+        shape = op.shape_of(places)
+        whole = None if shape is None else (shape[0], self.size, shape[1])
+        images = op.node("Gather", [op.sizes_of(value), op.constant(np.int64(0), "axis")], {"axis": 0}, _I64, ())
+        bounds = [op.constant(np.int64(0), "first"), images, op.constant(np.int64(1), "step")]
+        image = op.node("Range", bounds, {}, _I64, (None,))
+        image = op.node("Mul", [image, op.constant(np.int64(self.size * self.count), "of_image")], {}, _I64, (None,))
+        part = op.constant(tuple(range(0, self.size * self.count, self.count)), "parts")
+        part = op.node("Reshape", [part, op.constant((1, -1, 1), "column")], {}, _I64, (1, self.size, 1))
+        image = op.node("Reshape", [image, op.constant((-1, 1, 1), "images")], {}, _I64, (None, 1, 1))
+        start = op.node("Add", [image, part], {}, _I64, (None, self.size, 1))
+        index = op.node("Add", [op.unsqueeze(places, (1,)), start], {}, _I64, whole)
+        return op.gather(op.reshape(value, (-1,)), index, 0, whole)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.classes import check_class_count
-from pp_graph.steps.compare import DecidingStep, find_cutoffs, is_subnormal, normal_below
+from pp_graph.steps.compare import DecidingStep, find_cutoffs, is_subnormal, normal_above, normal_below
 from pp_graph.steps.step import CLASSES, MAPS, Accepts, Array, MonotoneStep, OnNaN, as_float32, check_on_nan
 
 if TYPE_CHECKING:
@@ -26,7 +26,23 @@ if TYPE_CHECKING:
 
 
 class SeveralCutoffs(DecidingStep):
-    """Base class of decisions with an array of levels, which broadcasts to the input."""
+    """Base class of decisions with an array of levels, which broadcasts to the input.
+
+    Attributes:
+        runtime: Make the cutoffs an input of the graph with the compiled ones as default, as of `Compare`.
+    """
+
+    runtime: bool = False
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph input for the cutoffs, if `runtime` is set."""
+        return f"{self.target}_cutoff"
+
+    @property
+    def runtime_cutoff(self) -> Array:
+        """Default of the graph input: the cutoffs, NaN if nothing is anomalous; see `Compare.runtime_cutoff`."""
+        return normal_above(self.cutoffs)
 
     @cached_property
     def cutoffs(self) -> Array:
@@ -38,6 +54,9 @@ class SeveralCutoffs(DecidingStep):
 
         Further operators handle cutoffs that are NaN, or subnormal and therefore possibly flushed to 0.
         """
+        if self.runtime:
+            passing = op.less_or_equal(op.adjustable(self.runtime_cutoff, self.input_name), value)
+            return op.logical_or(passing, op.is_nan(value)) if self.on_nan == "anomalous" else passing
         cutoffs: npt.NDArray[np.float32] = self.cutoffs.astype(np.float32)
         never = np.isnan(cutoffs)
         subnormal = is_subnormal(cutoffs)
@@ -68,6 +87,7 @@ class ComparePerClass(SeveralCutoffs):
         normalizer: Monotone step to apply before comparing; None to compare the numbers themselves.
         on_nan: How NaN is classified.
         axes: Axes of the numbers; None until the step is bound.
+        runtime: Make the cutoffs an input of the graph, named `<target>_cutoff`, with the compiled ones as default.
 
     Raises:
         PostProcessorError: There are no levels, or one is not finite in float32.
@@ -80,6 +100,7 @@ class ComparePerClass(SeveralCutoffs):
     normalizer: MonotoneStep | None = None
     on_nan: OnNaN = "anomalous"
     axes: str | None = None
+    runtime: bool = False
 
     def __post_init__(self) -> None:
         """Check the levels."""

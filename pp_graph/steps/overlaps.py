@@ -60,6 +60,7 @@ class SuppressOverlaps(Step):
             None lets all boxes suppress each other.
         loop_free: Find the boxes one after the other, without the operator Loop; `most` is then at most 100.
         count: Number of boxes; None until the step is bound.
+        runtime: Make the threshold an input of the graph, named `iou_threshold`, with `iou` as default.
 
     Raises:
         PostProcessorError: The threshold is outside [0, 1], or `most` is too large.
@@ -75,6 +76,17 @@ class SuppressOverlaps(Step):
     classes: str | None = None
     loop_free: bool = False
     count: int | None = None
+    runtime: bool = False
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph input for the threshold, if `runtime` is set."""
+        return "iou_threshold"
+
+    @property
+    def runtime_cutoff(self) -> np.float32:
+        """Default of the graph input."""
+        return np.float32(self.iou)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -155,22 +167,29 @@ class SuppressOverlaps(Step):
         """Write the fixpoint over all boxes."""
         del passing
         assert self.count is not None, "bind() sets it"
-        one, none = op.constant(np.float32(1), "one"), op.constant(np.float32(0), "none")
         before = op.logical_and(self._emit_overlaps(op, parts, parts), earlier_first(op, self.count))
-        suppresses = op.cast(before, _F32)
+        return self._emit_fixpoint(op, valid, op.cast(before, _F32), self.count)
+
+    def _emit_fixpoint(self, op: Emitter, valid: ir.Value, suppresses: ir.Value, count: int) -> ir.Value:
+        """Write rounds that find which of `count` boxes are kept, (N,K), given which suppress which, (N,K,K)."""
+        one, none = op.constant(np.float32(1), "one"), op.constant(np.float32(0), "none")
 
         def settle(keep: ir.Value) -> tuple[ir.Value, ir.Value]:
-            beaten = op.reduce("ReduceMax", op.mul(suppresses, op.unsqueeze(keep, (2,))), (1,))
-            new = op.where(op.less(beaten, one), valid, none)
+            new = op.where(op.less(self._emit_beaten(op, suppresses, keep), one), valid, none)
             change = op.sub(new, keep)
             return op.less(none, op.reduce("ReduceMax", op.mul(change, change), (0, 1))), new
 
-        return op.loop(self.count + 1, valid, settle)
+        return op.loop(count + 1, valid, settle)
+
+    def _emit_beaten(self, op: Emitter, suppresses: ir.Value, keep: ir.Value) -> ir.Value:
+        """Write which boxes a kept one suppresses, as 1 or 0."""
+        return op.reduce("ReduceMax", op.mul(suppresses, op.unsqueeze(keep, (2,))), (1,))
 
     def _emit_in_blocks(self, op: Emitter, valid: ir.Value, passing: ir.Value, parts: list[ir.Value]) -> ir.Value:
         """Write a loop over blocks of boxes that settles one block after the other, as far as boxes pass.
 
-        A block is compared with all boxes, and a loop inside settles it. Most scenes need one or two blocks.
+        Boxes of earlier blocks are settled, so they suppress a block once. A loop inside then settles the block itself.
+        Most scenes need one or two blocks.
         """
         assert self.count is not None, "bind() sets it"
         size = _BLOCK
@@ -180,7 +199,7 @@ class SuppressOverlaps(Step):
         if padding:
             valid, *parts = (op.pad_end(each, 1, padding, rank=2) for each in (valid, *parts))
         order = np.arange(blocks * size, dtype=np.float32)
-        places, column = op.array(order, "places"), op.array(order[:, None], "column")
+        places = op.array(order, "places")
         inside = op.array(np.arange(size, dtype=np.float32), "inside")
         width = op.constant(np.float32(size), "width")
         most = op.reduce("ReduceMax", op.reduce("ReduceSum", passing, (1,)), (0,))
@@ -194,22 +213,19 @@ class SuppressOverlaps(Step):
             where = op.cast(index, _I64)
             block = [op.gather(each, where, 1, _with(op.shape_of(each), size)) for each in parts]
             overlaps = self._emit_overlaps(op, parts, block)
-            earlier = op.node("Less", [column, index], {}, _BOOL, (blocks * size, size))
-            suppresses = op.cast(op.logical_and(overlaps, earlier), _F32)
+            kept_before = op.node("Where", [op.less(places, start), keep, none], {}, _F32, op.shape_of(keep))
+            beaten = self._emit_beaten(op, op.cast(overlaps, _F32), kept_before)
             valid_inside = op.gather(valid, where, 1, _with(op.shape_of(valid), size))
+            alive = op.where(op.less(beaten, one), valid_inside, none)
+            earlier = op.logical_and(self._emit_overlaps(op, block, block), earlier_first(op, size))
+            suppresses = op.cast(earlier, _F32)
             offset = op.node("Sub", [places, start], {}, _F32, (blocks * size,))
             after, before = op.less(offset, width), op.less(offset, none)
             in_block = op.logical_and(after, op.logical_not(before))
             back = op.cast(op.where(in_block, offset, none), _I64)
 
-            def round_(state: ir.Value) -> tuple[ir.Value, ir.Value]:
-                beaten = op.reduce("ReduceMax", op.mul(suppresses, op.unsqueeze(state, (2,))), (1,))
-                settled = op.gather(op.where(op.less(beaten, one), valid_inside, none), back, 1, op.shape_of(state))
-                new = op.node("Where", [in_block, settled, state], {}, _F32, op.shape_of(state))
-                change = op.sub(new, state)
-                return op.less(none, op.reduce("ReduceMax", op.mul(change, change), (0, 1))), new
-
-            return op.loop(size + 1, keep, round_)
+            settled = op.gather(self._emit_fixpoint(op, alive, suppresses, size), back, 1, op.shape_of(keep))
+            return op.node("Where", [in_block, settled, keep], {}, _F32, op.shape_of(keep))
 
         keep = op.repeat(op.cast(share, _I64), valid, settle)
         return op.slice(keep, (0,), (self.count,), (1,)) if padding else keep
@@ -237,7 +253,9 @@ class SuppressOverlaps(Step):
         ]
         shared = op.mul(*sides)
         union = op.sub(pairwise(op, "Add", area, size), shared)
-        overlaps = op.below_other(op.mul(union, op.constant(np.float32(self.iou), "iou")), shared, shared)
+        iou = np.float32(self.iou)
+        limit = op.adjustable(iou, self.input_name) if self.runtime else op.constant(iou, "iou")
+        overlaps = op.below_other(op.mul(union, limit), shared, shared)
         if not kinds:
             return overlaps
         return op.logical_and(overlaps, pairwise(op, "Equal", kinds[0], sorts[0], _BOOL))

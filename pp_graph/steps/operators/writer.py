@@ -62,6 +62,7 @@ class Writer:
         self._trusted: dict[ir.Value, Shape | None] = {}
         self._before: ir.Node | None = None
         self._body: list[ir.Node] | None = None
+        self._adjustable: dict[str, ir.Value] = {}
 
     @contextlib.contextmanager
     def before(self, node: ir.Node) -> Iterator[None]:
@@ -126,25 +127,29 @@ class Writer:
         """True if a value is a constant written in this scope."""
         return any(value is constant for constant in self._constants.values())
 
-    def adjustable(self, default: np.float32, name: str) -> ir.Value:
-        """A graph input of exactly this name with a default: a float32 scalar.
+    def adjustable(self, default: npt.ArrayLike, name: str) -> ir.Value:
+        """A graph input of exactly this name with a default in float32; the same one if it was written before.
 
         Raises:
             FusionError: The name is taken.
         """
         import onnx_ir as ir
 
+        if name in self._adjustable:
+            return self._adjustable[name]
         if self._names.fresh(name) != name:
             raise FusionError(
                 f"The model has a value named '{name}', which the adjustable cutoff needs. Export the model with "
                 "another name there, or leave thresholds fixed."
             )
+        number = np.asarray(default, np.float32)
         value = ir.Value(
             name=name,
-            shape=ir.Shape(()),
+            shape=ir.Shape(number.shape),
             type=ir.TensorType(ir.DataType.FLOAT),
-            const_value=ir.tensor(np.asarray(default), name=name),
+            const_value=ir.tensor(number, name=name),
         )
+        self._adjustable[name] = value
         self._graph.inputs.append(value)
         self._graph.register_initializer(value)
         return value
