@@ -21,6 +21,7 @@ from pp_graph.cli.options import (
 from pp_graph.cli.other_calibrations import calibrated_otherwise, check_outputs, further_files
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -305,7 +306,7 @@ def print_result(result: CalibrationResult, kinds: Mapping[str, int]) -> None:
     """Print a result for people, with the number of images of each kind if there are kinds."""
     record = result.record
     print_fields(
-        f"Calibrated on {record.images:,} images, {record.anomalous_images:,} of them anomalous",
+        f"Calibrated on {counted(record.images, 'image')}, {record.anomalous_images:,} of them anomalous",
         {
             key: value
             for key, value in {

@@ -9,6 +9,7 @@ import click
 
 from pp_graph.cli.options import PATH
 from pp_graph.cli.output import note, print_table, progress_bar
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +121,7 @@ def print_choice(choice: PrecisionChoice) -> None:
     """Write the table of plans, and how to compile the chosen one."""
     from pp_graph.precision.choice import COLUMNS
 
-    print_table(f"Precisions, {choice.images} images, limits: {choice.limits}", COLUMNS, choice.rows())
+    print_table(f"Precisions, {counted(choice.images, 'image')}, limits: {choice.limits}", COLUMNS, choice.rows())
     for number, block in enumerate(choice.blocks, 1):
         click.echo(f"  {number}: {block}")
     click.echo()

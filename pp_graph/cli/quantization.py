@@ -11,6 +11,7 @@ import click
 from pp_graph.cli.classification import LABELS_HELP
 from pp_graph.cli.options import PATH, input_option
 from pp_graph.cli.output import note, progress_bar
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +92,8 @@ def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) ->
 def fields(record: dict[str, Any]) -> dict[str, str]:
     """The record of a quantisation as lines for people."""
     lines = {
-        "int8": f"{record['layers']}, preset {record['preset']}, {record['images']} images of {record['data']}",
+        "int8": f"{record['layers']}, preset {record['preset']}, "
+        f"{counted(record['images'], 'image')} of {record['data']}",
     }
     if record["float_from"]:
         lines["float32 from"] = ", ".join(record["float_from"])

@@ -8,6 +8,7 @@ import click
 
 from pp_graph.cli.options import PATH, examples, force_option, json_option
 from pp_graph.cli.output import note, print_fields, print_json, print_table
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +102,7 @@ def _describe(found: Statistics) -> dict[str, str]:
         fields["sha256"] = provenance.sha256
     if provenance.calibration is not None:
         data = provenance.calibration.data or "data in memory"
-        fields["calibrated on"] = f"{provenance.calibration.images} images of {data}"
+        fields["calibrated on"] = f"{counted(provenance.calibration.images, 'image')} of {data}"
     fields["settings"] = describe_settings(provenance.settings)
     return {**fields, **{"note" if index == 0 else " " * index: text for index, text in enumerate(provenance.notes)}}
 

@@ -18,6 +18,7 @@ from pp_graph.cli.options import (
     letterbox_option,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +109,7 @@ def print_report(report: VerificationReport) -> None:
     """Write a report for people."""
     distinct = report.distinct_map_values
     print_fields(
-        f"Verified on {report.images} images",
+        f"Verified on {counted(report.images, 'image')}",
         {
             "artifact": report.artifact,
             "reference": report.reference,

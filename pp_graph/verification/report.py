@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.errors import DataError
+from pp_graph.errors import DataError, counted
 from pp_graph.openvino.island.float32 import is_floating
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Drift:
 
     def __str__(self) -> str:
         if self.kind == "detections":
-            text = f"{self.flips:,} detections lost, gained or classified otherwise, of {self.total:,}"
+            text = f"{counted(self.flips, 'detection')} lost, gained or classified otherwise, of {self.total:,}"
             if self.margin is None:
                 return text
             return f"{text}, with scores at most {self.margin:.3g} from the confidence"
@@ -427,7 +427,7 @@ class VerificationReport:
                 f"values: {' and '.join(f'{drift.flips:,} of {drift.total:,} {drift.kind}' for drift in drifted)} "
                 "changed, within the limit."
             )
-        return f"PASSED: all decisions about these {self.images:,} images are those of the raw model."
+        return f"PASSED: all decisions about {counted(self.images, 'image')} are those of the raw model."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""
