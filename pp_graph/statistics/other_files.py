@@ -23,7 +23,7 @@ def other_kind(path: str | Path, expected: str) -> str:
     """Return a sentence that says what a file holds if it is of another kind than expected; empty otherwise."""
     try:
         content: Any = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return ""
     if not isinstance(content, dict):
         return ""
