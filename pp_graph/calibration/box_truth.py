@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +14,7 @@ from pp_graph.data import Detections, open_ground_truth
 from pp_graph.data.fitting import image_shape
 from pp_graph.model import image_input
 from pp_graph.preprocessing import Placement
+from pp_graph.quantization.decisions import typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,6 +76,14 @@ class BoxTruth:
         """Name of the file with the boxes."""
         return self.truth.file.name
 
+    def sha256(self) -> str:
+        """Return the hash of all boxes."""
+        digest = hashlib.sha256()
+        for each in self.truth.marked:
+            for array in (each.boxes, each.classes, each.crowds):
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     def fitted(self, inputs: Sequence[ModelInput], provenance: Provenance) -> Self:
         """Return the truth for a model with these inputs, whose sizes place boxes in the images."""
         images = image_input(inputs)
@@ -85,7 +95,7 @@ class BoxTruth:
     def judge(self, program: Program, raw: Mapping[str, Array], indices: Sequence[int]) -> Sequence[BoxJudgement]:
         """Match the detections of images with their boxes."""
         wide = program.replace(confidence=FLOOR) if "confidence" in self.provenance.parameters else program
-        values = {role: np.asarray(array, program.signature[role].dtype) for role, array in raw.items()}
+        values = typed(program, raw)
         kept, all_ = (each.predictions(each.run(values)) for each in (program, wide))
         judged = []
         for row, index in enumerate(indices):

@@ -42,8 +42,8 @@ _OPTIONS = (
                  help="int8: labelled images for --max-drop, as pp-graph calibrate --data takes them. "
                       f"Or for {LABELS_HELP}"),
     click.option("--boxes", type=PATH, metavar="COCO.json|FOLDER",
-                 help="int8: boxes of the objects in --calibration-data, for --max-drop of a detector, as pp-graph "
-                      "calibrate --boxes takes them."),
+                 help="int8: boxes of the objects in --calibration-data (auto: in --data), for --max-drop of a "
+                      "detector, as pp-graph calibrate --boxes takes them."),
 )  # fmt: skip
 
 

@@ -53,6 +53,12 @@ class ImageDecisions:
         return float(np.mean(shares)) if shares else 1.0
 
 
+def typed(program: Program, raw: Mapping[str, Array]) -> dict[str, Array]:
+    """Return raw values in the element types of their roles, without intermediates of the post-processing."""
+    types = program.signature
+    return {role: np.asarray(array, types[role].dtype) for role, array in raw.items() if role in types}
+
+
 def judge(
     program: Program, raw: Mapping[str, Array], labelled: LabelledImages, indices: Sequence[int]
 ) -> list[ImageDecisions]:
@@ -67,7 +73,7 @@ def judge(
     Raises:
         DataError: A mask cannot be read.
     """
-    values = {role: np.asarray(array, program.signature[role].dtype) for role, array in raw.items()}
+    values = typed(program, raw)
     predictions = program.predictions(program.run(values))
     pred_mask = predictions.pred_mask
     if pred_mask is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ import numpy as np
 from pp_graph.data import open_labelled
 from pp_graph.data.classified import NO_CLASS, ClassifiedImages, open_classified
 from pp_graph.errors import DataError
-from pp_graph.quantization.decisions import judge, rates
+from pp_graph.quantization.decisions import judge, rates, typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,9 @@ class Truth(Protocol):
     def name(self) -> str | None:
         """Name of the file or folder; None for arrays in memory."""
 
+    def sha256(self) -> str:
+        """Return the hash of what is known."""
+
     def fitted(self, inputs: Sequence[ModelInput], provenance: Provenance) -> Truth:
         """Return the truth for a model with these inputs."""
 
@@ -67,6 +71,10 @@ class LabelledTruth:
     def name(self) -> str | None:
         """Name of the file or folder."""
         return self.labelled.name
+
+    def sha256(self) -> str:
+        """Return the hash of all images, labels and masks."""
+        return self.labelled.sha256()
 
     def fitted(self, inputs: Sequence[ModelInput], provenance: Provenance) -> Truth:
         """Return itself, as it is the same for every model."""
@@ -119,6 +127,10 @@ class ClassTruth:
         """Name of the file or folder."""
         return self.classified.name
 
+    def sha256(self) -> str:
+        """Return the hash of all classes."""
+        return hashlib.sha256(np.ascontiguousarray(self.classified.classes).data).hexdigest()
+
     def fitted(self, inputs: Sequence[ModelInput], provenance: Provenance) -> Truth:
         """Return itself, as it is the same for every model."""
         del inputs, provenance
@@ -126,7 +138,7 @@ class ClassTruth:
 
     def judge(self, program: Program, raw: Mapping[str, Array], indices: Sequence[int]) -> Sequence[Judged]:
         """Compare the decisions with the classes."""
-        values = {role: np.asarray(array, program.signature[role].dtype) for role, array in raw.items()}
+        values = typed(program, raw)
         found = program.predictions(program.run(values))
         classes = self.classified.classes[list(indices)]
         if self.classified.several:
