@@ -160,7 +160,12 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
         + ("" if boxes is None else f", {counted(boxes, 'detection')}"),
         {
             "model": f"{runner.name}, {runner.description}",
-            **{f"{name} cutoff": str(cutoff) for name, cutoff in runner.provenance.cutoffs.items()},
+            # Steps between the raw value and the outputs have no names that a reader knows.
+            **{
+                f"{name} cutoff": str(cutoff)
+                for name, cutoff in runner.provenance.cutoffs.items()
+                if name in runner.provenance.predicted
+            },
         },
     )
     anomalies = all(row.anomalies for row in rows)

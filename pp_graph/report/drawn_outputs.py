@@ -199,7 +199,8 @@ class DrawnOutputs:
             return f"{text} ({values['confidence']:.2f})" if "confidence" in values else str(text)
         if "pred_class" not in values:
             return ""
-        text = _name(self.outputs["pred_class"].class_names, int(values["pred_class"]))
+        names, index = self.outputs["pred_class"].class_names, int(values["pred_class"])
+        text = names[index] if index < len(names) else f"class {index}"
         unknown = "unknown, nearest " if bool(values.get("unknown", np.False_)) else ""
         return f"{unknown}{text}" + (f" {values['pred_prob']:.2f}" if "pred_prob" in values else "")
 
