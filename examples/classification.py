@@ -1,7 +1,7 @@
 """A classifier from logits to named classes: fuse, convert, verify, retune, time.
 
 Run it with `python examples/classification.py [FOLDER]`. The model names the colour of a picture; yours comes from a
-file.
+file. The pictures are in FOLDER/predictions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import pp_graph as pp
+from pp_graph.report import write_predictions
 
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "gray": (0.5, 0.5, 0.5)}
 
@@ -63,6 +64,8 @@ def main(folder: Path) -> dict[str, Any]:
     for index in range(4):
         known = "unknown" if predictions.unknown[index] else names[predictions.pred_class[index]]
         print(f"{known}: {predictions.pred_prob[index]:.2f}, then {names[predictions.top_classes[index, 1]]}")
+
+    write_predictions(pp.load(model), images[:4], folder / "predictions", overwrite=True)
 
     retuned = pp.retune(model, unknown_below=0.9)  # milliseconds, whatever the size of the model
     stricter = pp.load(model)(images)

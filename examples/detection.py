@@ -1,6 +1,7 @@
 """A detector from candidates to named boxes: fuse, convert, verify, retune, time.
 
 Run it with `python examples/detection.py [FOLDER]`. The model finds red and blue squares; yours comes from a file.
+The pictures are in FOLDER/predictions.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import pp_graph as pp
+from pp_graph.report import write_predictions
 
 SIZE, STRIDES = 64, (8, 16, 32)
 NAMES = ("red", "blue")
@@ -82,6 +84,8 @@ def main(folder: Path) -> dict[str, Any]:
     for box, score, kind in zip(found.boxes[0], found.scores[0], found.classes[0], strict=True):
         if kind >= 0:
             print(f"{NAMES[kind]} {score:.2f} at {', '.join(f'{number:.0f}' for number in box)}")
+
+    write_predictions(pp.load(model), images[:4], folder / "predictions", overwrite=True)
 
     retuned = pp.retune(model, confidence=0.7)  # milliseconds, whatever the size of the model
     stricter = pp.load(model)(images)

@@ -1,7 +1,7 @@
 """A text recogniser from logits to text: fuse, convert, verify, read.
 
 Run it with `python examples/sequence.py [FOLDER]`. The model reads bars of four heights as letters, one column after
-the other; yours comes from a file.
+the other; yours comes from a file. The pictures are in FOLDER/predictions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import pp_graph as pp
+from pp_graph.report import write_predictions
 
 CHARACTERS = ("h", "e", "l", "o")
 TEXTS = ("hello", "hole", "eel")
@@ -67,6 +68,7 @@ def main(folder: Path) -> dict[str, Any]:
     texts = ["".join(characters[token] for token in row if token >= 0) for row in predictions.token_ids]
     for text, confidence in zip(texts, predictions.confidence, strict=True):
         print(f"{text} ({confidence:.3f})")
+    write_predictions(pp.load(artifact), images, folder / "predictions", overwrite=True)
     return {"verified": report.passed, "texts": texts}
 
 

@@ -121,6 +121,11 @@ class OutputFileError(PPGraphError, OSError):
     """An output cannot be written."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 image`, `1,200 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith(('x', 's')) else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's error, without source positions in C++, to quote in a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

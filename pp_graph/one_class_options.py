@@ -136,6 +136,12 @@ def _parse_outputs(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
+def _parse_whole(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"'{text}' is not a whole number, expected one such as 10.")
+    return int(text)
+
+
 def _parse_map_size(text: str) -> tuple[int, int] | str:
     height, _, width = text.lower().partition("x")
     if text == "input":
@@ -188,7 +194,7 @@ OPTIONS: Final = {
             "Also return the K largest connected regions of the mask: boxes, areas, scores, centroids, and the count.",
             _check_regions,
             metavar="K",
-            parse=int,
+            parse=_parse_whole,
             output_form=True,
         ),
         _switch(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pp_graph.errors import counted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -119,6 +121,7 @@ class PredictionChecks:
         self._classes = {output.name: output for output in classes}
         self._found: dict[str, set[int]] = {name: set() for name in self._classes}
         self._images = 0
+        self._nan: dict[str, tuple[int, int]] = {}
         outputs = () if classes else outputs
         self._labels = {output.name: output for output in outputs if output.decides and not output.per_pixel}
         self._scores = {
@@ -130,7 +133,13 @@ class PredictionChecks:
         self._ends = {name: np.zeros(3, np.int64) for name in self._scores}
 
     def add(self, predictions: Mapping[str, Array]) -> None:
-        """Add a batch of outputs, by name."""
+        """Add a batch of outputs and raw values, by name."""
+        for name, values in predictions.items():
+            array = np.asarray(values)
+            if array.dtype.kind == "f" and array.ndim:
+                found = np.isnan(array).reshape(len(array), -1).any(axis=1)
+                images, with_nan = self._nan.get(name, (0, 0))
+                self._nan[name] = images + len(found), with_nan + int(found.sum())
         for name in self._classes:
             if name in predictions:
                 found = np.asarray(predictions[name])
@@ -154,8 +163,13 @@ class PredictionChecks:
                 self._ends[name] += (scores.size, int((scores == low).sum()), int((scores == high).sum()))
 
     def warnings(self) -> list[str]:
-        """Describe outputs that are the same for all images; empty for fewer than ten images."""
-        found = []
+        """Describe NaN, and outputs that are the same for at least ten images."""
+        found = [
+            f"'{name}' has NaN in {with_nan:,} of {counted(images, 'image')}, expected numbers. A detector keeps none, "
+            "and other decisions about it follow on_nan. Does the model return numbers for these images in f32?"
+            for name, (images, with_nan) in self._nan.items()
+            if with_nan
+        ]
         for name, classes in self._found.items():
             if self._images >= _FEWEST and len(classes) == 1:
                 (index,), names = classes, self._classes[name].class_names
@@ -184,5 +198,19 @@ class PredictionChecks:
 
 
 def describe_warnings(provenance: Provenance) -> list[str]:
-    """Return the warnings about an artifact's statistics and preprocessing."""
-    return [*statistics_warnings(provenance.statistics), *preprocessing_warnings(provenance.preprocessing)]
+    """Return the warnings about an artifact's statistics, thresholds and preprocessing."""
+    return [
+        *statistics_warnings(provenance.statistics),
+        *threshold_warnings(provenance.parameters),
+        *preprocessing_warnings(provenance.preprocessing),
+    ]
+
+
+def threshold_warnings(parameters: Mapping[str, object]) -> list[str]:
+    """Describe thresholds of regions that no probability exceeds, where it is not known whether the map holds some."""
+    found = [(name, parameters.get(name)) for name in ("pixel_threshold", "box_threshold")]
+    return [
+        f"{name} is {value:g}, outside of [0, 1]. That suits a map that holds no probabilities. Is this one of these?"
+        for name, value in found
+        if isinstance(value, int | float) and not 0 <= value <= 1
+    ]

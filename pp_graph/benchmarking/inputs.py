@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data import ImageSource, feed_model, fix_inputs, open_images
-from pp_graph.errors import DataError
+from pp_graph.errors import DataError, counted
 from pp_graph.model import FrameFormat, ModelInput, batch_places, format_shape, image_input
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
 
@@ -106,7 +106,7 @@ def make_feeds(
     fixed = fix_inputs(fixed_inputs, named)
     images = None if data is None else feed_model(open_images(data), named, fixed_inputs)
     if images is not None and len(images) < batch:
-        raise DataError(f"There are {len(images)} images, expected at least {batch} for a batch of that size.")
+        raise DataError(f"The data hold {counted(len(images), 'image')}, expected {batch} or more for such a batch.")
     rng = np.random.default_rng(0)
 
     def fill(wanted: Sequence[ModelInput]) -> dict[str, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pp_graph.calibration.box_matches import AveragePrecision, average_precision
 from pp_graph.calibration.box_thresholds import BoxCalibration, ClassConfidence, ConfidenceGoal, calibrate_boxes
+from pp_graph.calibration.box_truth import BoxTruth
 from pp_graph.calibration.calibration import calibrate, calibrate_scores
 from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.classification import ClassifierCalibration, calibrate_classifier
@@ -17,6 +18,7 @@ __all__ = [
     "THRESHOLDS",
     "AveragePrecision",
     "BoxCalibration",
+    "BoxTruth",
     "CalibrationResult",
     "Calibrator",
     "ClassConfidence",

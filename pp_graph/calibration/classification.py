@@ -19,6 +19,7 @@ from pp_graph.errors import CalibrationError, StatisticsError
 from pp_graph.files import written_together
 from pp_graph.postprocessors import RAW_LOGITS, ClassificationPostProcessor
 from pp_graph.raw_values import open_raw_values
+from pp_graph.statistics.other_files import CLASSIFIER, other_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -93,7 +94,7 @@ def load_classifier_settings(path: str | Path) -> dict[str, Any]:
     if content is None:
         raise StatisticsError(
             f'\'{path}\' is not the calibration of a classifier, expected JSON with "task": "classification". Write '
-            "it with pp-graph calibrate --task classification."
+            f"it with pp-graph calibrate --task classification.{other_kind(path, CLASSIFIER)}"
         )
     levels = content.get("multi_label")
     found = ClassifierCalibration(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pp_graph.errors import counted
 from pp_graph.summary import Block, Fields, Line, Remark, Table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def blocks_of(result: CalibrationResult) -> Iterator[Block]:
         **{f"{name} level": _how(level) for name, level in result.levels.items()},
     }
     yield Fields(
-        f"Calibrated on {record.images:,} images, {record.anomalous_images:,} of them anomalous",
+        f"Calibrated on {counted(record.images, 'image')}, {record.anomalous_images:,} of them anomalous",
         {key: value for key, value in facts.items() if value},
     )
     rows = [

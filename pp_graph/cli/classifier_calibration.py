@@ -9,6 +9,7 @@ import click
 from pp_graph.cli.options import image_settings, named_roles, refuse_given
 from pp_graph.cli.output import note, print_fields, print_json, print_table
 from pp_graph.cli.retune import prepare_with_notes
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,7 @@ def calibrate_classifier(
         return
     numbers = {name: value for name, value in result.metrics.items() if not isinstance(value, list)}
     print_fields(
-        f"Calibrated on {result.metrics['images']:,} images",
+        f"Calibrated on {counted(result.metrics['images'], 'image')}",
         {
             "temperature": f"{result.temperature:g}",
             **({} if result.unknown_below is None else {"unknown below": f"{result.unknown_below:.9g}"}),

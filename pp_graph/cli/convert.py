@@ -103,7 +103,10 @@ def convert(
     precision_cli.check_options(ctx, precision, searching)
     other_task = options["task"] in TASKS
     if other_task:
-        options["labels"], quantising["labels"] = quantising["labels"], None
+        given = quantising["labels"]
+        # A folder or arrays are labelled images, a text file names the classes.
+        names = given is not None and not (given.is_dir() or given.suffix.lower() == ".npz")
+        options["labels"], quantising["labels"] = (given, None) if names else (None, given)
     is_raw = stats is not None or options["recipe"] is not None or other_task or bool(given_numbers(options))
     if not is_raw:
         _refuse_unused(ctx, options)
@@ -120,6 +123,7 @@ def convert(
         options["recipe"],
         quantising["calibration_data"],
         quantising["labels"],
+        quantising["boxes"],
         options.get("labels"),
         searching["data"],
     )
@@ -185,7 +189,7 @@ def _convert(
     from pp_graph.errors import AccuracyError
 
     try:
-        with quantization(ctx, precision, quantising) as quantised:
+        with quantization(ctx, precision, quantising, fused.provenance) as quantised:
             return convert_model(fused, precision=precision, quantization=quantised, **settings)
     except AccuracyError as error:
         print_error(type(error).__name__, str(error), as_json=as_json)

@@ -88,7 +88,7 @@ FUSED: Final = (
                  help="detection: names of the outputs; efficient-nms: num_dets, det_boxes, det_scores, "
                       "det_classes, as TensorRT's plugin.  [default: own]"),
     click.option("--loop-free", is_flag=True, default=None,
-                 help="detection: suppress without the operator Loop; at most 100 detections."),
+                 help="detection: suppress without the operator Loop; at most 100 detections, and 100 by default."),
 )  # fmt: skip
 NAMES: Final = (
     "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
@@ -103,11 +103,14 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> D
     """Build the post-processor from the options."""
     from pp_graph.postprocessors import DetectionPostProcessor
     from pp_graph.postprocessors.class_names import read_class_names
+    from pp_graph.steps.overlaps import MOST_UNROLLED
 
     file = options.get("labels")
     given = {name: options[name] for name in NAMES if options[name] is not None}
     if given.pop("class_agnostic", False):
         given["class_aware"] = False
+    if given.get("loop_free"):
+        given.setdefault("max_detections", MOST_UNROLLED)
     labels = () if file is None else read_class_names(file)
     if "confidence" in given:
         given["confidence"] = confidence_of(given["confidence"], labels)

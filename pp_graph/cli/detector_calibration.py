@@ -10,6 +10,7 @@ import click
 from pp_graph.cli.options import named_roles
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +90,7 @@ def calibrate_boxes(
 def _print(result: BoxCalibration) -> None:
     total = result.total
     print_fields(
-        f"Calibrated on {result.images:,} images with {total.marked:,} boxes",
+        f"Calibrated on {counted(result.images, 'image')} with {counted(total.marked, 'box')}",
         {
             **({} if result.model is None else {"model": result.model}),
             "confidence": f"of the {result.goal}, with matches of an overlap of at least {result.overlap:g}",

@@ -174,6 +174,7 @@ class PostProcessing:
         from pp_graph.errors import OutputRoleError
         from pp_graph.fusion import fuse
         from pp_graph.model import RawModel
+        from pp_graph.plausibility import threshold_warnings
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
         from pp_graph.postprocessors.hints import mismatch_note, task_hint
         from pp_graph.statistics import Statistics
@@ -217,6 +218,8 @@ class PostProcessing:
             raise OutputRoleError(f"{error}{task_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
             note(f"Note: {remark}")
+        for warning in threshold_warnings(fused.provenance.parameters):
+            note(f"Warning: {warning}")
         other = "" if self.recipe is not None or self.roles else mismatch_note(RawModel.open(raw), self.task)
         if other:
             note(f"Note: {other}")

@@ -9,6 +9,7 @@ import click
 
 from pp_graph.cli.options import PATH
 from pp_graph.cli.output import note, print_table, progress_bar
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +91,7 @@ def choose(
         return choose_precision(
             fused,
             options["data"],
-            labels=quantising["labels"],
+            labels=_truth(fused, options["data"], quantising),
             max_label_flips=options["max_label_flips"],
             max_pixel_flips=options["max_pixel_flips"],
             max_drop=quantising["max_drop"],
@@ -101,6 +102,16 @@ def choose(
             progress=progress,
             **conversion,
         )
+
+
+def _truth(fused: FusedModel, images: Path, quantising: dict[str, Any]) -> Any:
+    if quantising["boxes"] is None:
+        return quantising["labels"]
+    if "classes" not in fused.provenance.predicted:
+        raise click.UsageError("--boxes is for a detector, and the model is none. Give --labels instead.")
+    from pp_graph.calibration import BoxTruth
+
+    return BoxTruth.open(quantising["boxes"], images, fused.provenance)
 
 
 def fields(conversion: dict[str, Any]) -> dict[str, str]:
@@ -118,9 +129,9 @@ def fields(conversion: dict[str, Any]) -> dict[str, str]:
 
 def print_choice(choice: PrecisionChoice) -> None:
     """Write the table of plans, and how to compile the chosen one."""
-    from pp_graph.precision.choice import COLUMNS
-
-    print_table(f"Precisions, {choice.images} images, limits: {choice.limits}", COLUMNS, choice.rows())
+    print_table(
+        f"Precisions, {counted(choice.images, 'image')}, limits: {choice.limits}", choice.columns, choice.rows()
+    )
     for number, block in enumerate(choice.blocks, 1):
         click.echo(f"  {number}: {block}")
     click.echo()

@@ -11,15 +11,18 @@ import click
 from pp_graph.cli.classification import LABELS_HELP
 from pp_graph.cli.options import PATH, input_option
 from pp_graph.cli.output import note, progress_bar
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pp_graph.fusion import Provenance
     from pp_graph.quantization import Quantization
+    from pp_graph.quantization.truth import Truth
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-NAMES = ("calibration_data", "preset", "subset_size", "float_from", "max_drop", "labels", "fixed_inputs")
+NAMES = ("calibration_data", "preset", "subset_size", "float_from", "max_drop", "labels", "boxes", "fixed_inputs")
 
 _OPTIONS = (
     click.option("--calibration-data", type=PATH, metavar="FOLDER|FILE.npz",
@@ -32,11 +35,15 @@ _OPTIONS = (
                  help="int8: keep everything after this tensor of the raw model in float32. Default: everything after "
                       "the last layers. Repeat for each tensor."),
     click.option("--max-drop", type=float, metavar="D",
-                 help="int8: maximum loss of balanced accuracy of labels or F1 of masks, for example 0.01. "
-                      "Layers that lose more stay float32. Needs --labels."),
+                 help="int8: maximum loss of balanced accuracy of labels or F1 of masks, of right classes, or of the "
+                      "average precision of a detector, for example 0.01. Layers that lose more stay float32. Needs "
+                      "--labels or --boxes."),
     click.option("--labels", type=PATH, metavar="FOLDER|FILE.npz",
                  help="int8: labelled images for --max-drop, as pp-graph calibrate --data takes them. "
                       f"Or for {LABELS_HELP}"),
+    click.option("--boxes", type=PATH, metavar="COCO.json|FOLDER",
+                 help="int8: boxes of the objects in --calibration-data (auto: in --data), for --max-drop of a "
+                      "detector, as pp-graph calibrate --boxes takes them."),
 )  # fmt: skip
 
 
@@ -48,8 +55,10 @@ def quantization_options(function: _Function) -> _Function:
 
 
 @contextlib.contextmanager
-def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) -> Iterator[Quantization | None]:
-    """Parse the options and show progress while the model is converted. None without int8."""
+def quantization(
+    ctx: click.Context, precision: str, options: dict[str, Any], provenance: Provenance
+) -> Iterator[Quantization | None]:
+    """Parse the options for a fused model and show progress while it is converted. None without int8."""
     given = [
         "--input" if name == "fixed_inputs" else f"--{name.replace('_', '-')}"
         for name in NAMES
@@ -66,8 +75,11 @@ def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) ->
     data: Path | None = options["calibration_data"]
     if data is None:
         raise click.UsageError("--precision int8 needs calibration images. Give --calibration-data FOLDER|FILE.npz.")
-    from pp_graph.data import open_images, open_labelled
+    if options["labels"] is not None and options["boxes"] is not None:
+        raise click.UsageError("--labels and --boxes are given, expected one of them. --boxes is for a detector.")
+    from pp_graph.data import open_images
     from pp_graph.quantization import Quantization
+    from pp_graph.quantization.truth import LabelledTruth, open_truth
 
     settings = {
         "preset": options["preset"],
@@ -77,21 +89,30 @@ def quantization(ctx: click.Context, precision: str, options: dict[str, Any]) ->
         "fixed_inputs": options["fixed_inputs"],
     }
     # Settings are checked before files are opened.
-    Quantization(data, labelled=options["labels"], **settings)
+    Quantization(data, labelled=options["labels"] or options["boxes"], **settings)
     images = open_images(data)
-    labelled = None if options["labels"] is None else open_labelled(options["labels"])
-    for remark in () if labelled is None else labelled.notes:
+    truth: Truth | None = None
+    if options["boxes"] is not None:
+        if "classes" not in provenance.predicted:
+            raise click.UsageError("--boxes is for a detector, and the model is none. Give --labels instead.")
+        from pp_graph.calibration import BoxTruth
+
+        truth = BoxTruth.open(options["boxes"], data, provenance)
+    elif options["labels"] is not None:
+        truth = open_truth(options["labels"], provenance)
+    for remark in truth.labelled.notes if isinstance(truth, LabelledTruth) else ():
         note(f"Note: {remark}")
     # Labelled images run in float32, in int8, and an unknown number of times while NNCF reverts layers; 3 is a guess.
-    work = min(options["subset_size"], len(images)) + (0 if labelled is None else 3 * len(labelled))
+    work = min(options["subset_size"], len(images)) + (0 if truth is None else 3 * len(truth.images))
     with progress_bar("Quantising", work) as progress:
-        yield Quantization(data, labelled=labelled, progress=progress, **settings)
+        yield Quantization(data, labelled=truth, progress=progress, **settings)
 
 
 def fields(record: dict[str, Any]) -> dict[str, str]:
     """The record of a quantisation as lines for people."""
     lines = {
-        "int8": f"{record['layers']}, preset {record['preset']}, {record['images']} images of {record['data']}",
+        "int8": f"{record['layers']}, preset {record['preset']}, "
+        f"{counted(record['images'], 'image')} of {record['data']}",
     }
     if record["float_from"]:
         lines["float32 from"] = ", ".join(record["float_from"])

@@ -8,11 +8,12 @@ import click
 
 from pp_graph.cli.classification import classifier_settings
 from pp_graph.cli.detection import confidence_of
-from pp_graph.cli.numbers import given_numbers, number_options, with_numbers
+from pp_graph.cli.numbers import NAMES, given_numbers, number_options, with_numbers
 from pp_graph.cli.options import PATH, STATS_HELP, examples, json_option
 from pp_graph.cli.output import note, print_fields, print_json
-from pp_graph.cli.tasks import RETUNED_NAMES, retuned_options
+from pp_graph.cli.tasks import RETUNED_NAMES, TASKS, retuned_options
 from pp_graph.cli.verb import Verb
+from pp_graph.one_class_options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +23,31 @@ if TYPE_CHECKING:
     from pp_graph.statistics import Statistics
 
 
+class _RetuneVerb(Verb):
+    """Explains options of `fuse` and `convert` that cannot be retuned."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name.removeprefix("--").replace("-", "_")
+            if name not in (*OPTIONS, *(each for task in TASKS.values() for each in task.names)):
+                raise
+            raise click.UsageError(
+                f"{error.option_name} cannot be retuned, because it changes operators or names. Fuse or convert the "
+                f"raw model again with {error.option_name}. retune changes {', '.join(_flags())}.",
+                ctx,
+            ) from error
+
+
+def _flags() -> list[str]:
+    names = ("stats", "image_sensitivity", "pixel_sensitivity", *dict.fromkeys((*NAMES, *RETUNED_NAMES)))
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
 @click.command(
-    cls=Verb,
+    cls=_RetuneVerb,
     epilog=examples(
         "pp-graph retune model.xml --image-sensitivity 0.6",
         "pp-graph retune fused.onnx --stats new.json -o tuned.onnx",
@@ -55,6 +79,9 @@ def retune(
 ) -> None:
     """Change statistics, sensitivities or limits of MODEL.
 
+    Every other option of fuse and convert, such as --labels, --top, --head, --max-detections, --regions, --blank or
+    --map-size, is fixed: fuse or convert the raw model again. A text recogniser has no limits to change.
+
     MODEL is a fused ONNX file or an IR that pp-graph wrote. The network is not touched, and decisions equal those of
     the raw model fused again. If no operator changes, only the constants of the post-processing are written, which
     takes milliseconds for a model of any size.
@@ -65,10 +92,7 @@ def retune(
     changes = {name: options[name] for name in RETUNED_NAMES if options[name] is not None}
     numbers = given_numbers(options)
     if stats is None and image_sensitivity is None and pixel_sensitivity is None and not changes and not numbers:
-        raise click.UsageError(
-            "There is nothing to change: give --stats, --image-sensitivity, --image-threshold or others, or for "
-            f"another task one of {', '.join(f'--{name.replace(chr(95), chr(45))}' for name in RETUNED_NAMES)}."
-        )
+        raise click.UsageError(f"There is nothing to change, expected some of {', '.join(_flags())}.")
     if output is not None:
         check_ending(model, output)
         if output.exists() and model.exists() and output.samefile(model):

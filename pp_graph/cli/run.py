@@ -21,6 +21,7 @@ from pp_graph.cli.options import (
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 from pp_graph.cli.verb import Verb
+from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,12 +173,17 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
     flagged = written.about["anomalous_images"]
     boxes = written.about.get("detections")
     print_fields(
-        f"{len(rows):,} {'image' if len(rows) == 1 else 'images'}"
+        counted(len(rows), "image")
         + ("" if flagged is None else f", {flagged:,} anomalous")
-        + ("" if boxes is None else f", {boxes:,} detections"),
+        + ("" if boxes is None else f", {counted(boxes, 'detection')}"),
         {
             "model": f"{runner.name}, {runner.description}",
-            **{f"{name} cutoff": str(cutoff) for name, cutoff in runner.provenance.cutoffs.items()},
+            # Steps between the raw value and the outputs have no names that a reader knows.
+            **{
+                f"{name} cutoff": str(cutoff)
+                for name, cutoff in runner.provenance.cutoffs.items()
+                if name in runner.provenance.predicted
+            },
         },
     )
     anomalies = all(row.anomalies for row in rows)

@@ -16,6 +16,7 @@ from pp_graph.fusion.stripping import check_weights, restore_raw
 from pp_graph.model import METADATA_KEY, RawModel
 from pp_graph.model.weights import weights_record
 from pp_graph.postprocessors import PostProcessor, merged_roles
+from pp_graph.postprocessors.hints import task_hint
 from pp_graph.program import Signature
 from pp_graph.sessions import OnnxSession, require_onnxruntime
 
@@ -66,8 +67,8 @@ class FusedModel(Artifact):
         if provenance is None:
             raise ProvenanceError(
                 f"Model '{path}' carries no pp_graph provenance, expected a model written by pp_graph. "
-                "Fuse it first: pp-graph fuse MODEL --stats STATS.json -o FUSED.onnx, or give --stats to pp-graph "
-                "convert."
+                "Fuse or convert it first: with --stats STATS.json for an anomaly model, with --task for another "
+                f"family.{task_hint(opened) or ' pp-graph inspect MODEL names the command.'}"
             )
         return cls.of(opened, provenance)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pp_graph.errors import VerificationError
+from pp_graph.errors import VerificationError, counted
 from pp_graph.files import check_targets
 from pp_graph.openvino.usage import usage_path
 
@@ -72,10 +72,10 @@ class ExportResult:
     def __str__(self) -> str:
         if self.comparison is None:
             verified = self.images_verification or self.verification
-            lines = [f"{self.path}: verified on {verified.images} images"]
+            lines = [f"{self.path}: verified on {counted(verified.images, 'image')}"]
             lines += [f"  {name}: ONNX differs by at most {error:.2g}" for name, error in self.raw_errors.items()]
         else:
-            lines = [f"{self.path}: {self.comparison.images} images compared with the model in torch"]
+            lines = [f"{self.path}: {counted(self.comparison.images, 'image')} compared with the model in torch"]
             for decision in self.comparison.decisions:
                 largest = decision.drift.summary()["margin_max"]
                 margin = "" if largest is None else f", at most {largest:.2g} of the range from the cutoff"

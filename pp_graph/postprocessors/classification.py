@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 
-from pp_graph.errors import PostProcessorError
+from pp_graph.errors import PostProcessorError, counted
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Role
 from pp_graph.steps import (
@@ -101,6 +101,7 @@ class ClassificationPostProcessor(PostProcessor):
     """
 
     roles: ClassVar[tuple[Role, ...]] = (LOGITS,)  # type: ignore[misc]
+    tunable: ClassVar[tuple[str, ...]] = ("unknown_below", "multi_label", "temperature")
     statistics: Statistics | None = None
     activation: Activation | None = None
     temperature: float = 1.0
@@ -164,7 +165,8 @@ class ClassificationPostProcessor(PostProcessor):
             )
         if self.labels and len(self.labels) != count:
             raise PostProcessorError(
-                f"There are {len(self.labels)} labels, and {output}, {value}, has {count} classes, expected one label "
+                f"There {'is' if len(self.labels) == 1 else 'are'} {counted(len(self.labels), 'label')}, and {output}, "
+                f"{value}, has {count} classes, expected one label "
                 "for each class, in order. Correct the labels (--labels FILE, one name a line), or name another output "
                 f"with --role {RAW_LOGITS}=NAME."
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.statistics.other_files import CONFIDENCES, other_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ def read_confidence(path: str | Path, class_names: Sequence[str] = ()) -> float 
     ):
         raise PostProcessorError(
             f"'{file}' has no object 'confidence' with a number for each class, expected JSON that pp-graph calibrate "
-            "--boxes wrote. Name that file."
+            f"--boxes wrote. Name that file.{other_kind(file, CONFIDENCES)}"
         )
     missing = [name for name in class_names if name not in by_name]
     if missing:

@@ -6,7 +6,7 @@ import ast
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 
@@ -108,6 +108,7 @@ class DetectionPostProcessor(PostProcessor):
         PostProcessorError: An option is outside its range, or two exclude each other.
     """
 
+    tunable: ClassVar[tuple[str, ...]] = ("confidence", "iou")
     statistics: Statistics | None = None
     head: str = AUTO
     confidence: float | tuple[float, ...] = 0.25

@@ -70,7 +70,8 @@ def task_hint(raw: RawModel) -> str:
 def mismatch_note(raw: RawModel, task: str) -> str:
     """Return a sentence that names the family of a raw model if it is not the task's; empty if it may be."""
     found = find_families(raw)
-    if not found or any(family.task == task for family in found):
+    # A map may be anything, so only other readings contradict the task.
+    if not found or any(family.task in (task, "anomaly") for family in found):
         return ""
     return f"The model looks like {found[0].model} ({found[0].why}). If it is one, use {found[0].options}."
 
@@ -124,7 +125,7 @@ def _text(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
     shape = (images.shape if images is not None else None) or ()
     times, classes = (info.shape or ())[1:]
     height, width = shape[2:] if len(shape) == 4 else (None, None)
-    wide = not isinstance(width, int) or (isinstance(height, int) and width > height)
+    wide = not isinstance(width, int) or (isinstance(height, int) and width >= 2 * height)
     line = isinstance(height, int) and height <= _LINE_HEIGHT and wide
     # Sizes in the proportions of the image are those of a map, and lines of text are wide.
     map_like = (

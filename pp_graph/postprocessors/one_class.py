@@ -79,6 +79,7 @@ class OneClassPostProcessor(PostProcessor):
     """
 
     replaces_unread: ClassVar[bool] = True
+    tunable: ClassVar[tuple[str, ...]] = ("image_sensitivity", "pixel_sensitivity")
     statistics: Statistics | None = None
     image_sensitivity: float = OPTIONS["image_sensitivity"].default
     pixel_sensitivity: float = OPTIONS["pixel_sensitivity"].default

@@ -43,6 +43,7 @@ class PostProcessor(ABC):
         declared_outputs: Possible outputs, in order. A step writes an output if its target has that name.
         replaces_unread: If True, raw outputs with a role are dropped from the fused model even if no step reads them.
             By default, unread raw outputs stay outputs.
+        tunable: Parameters that `pp-graph retune` changes; None for all.
         statistics: The calibrated numbers; None until they are known.
         pack: Return all predictions in one tensor, (N,H,W,4) (see `pp_graph.program.packing`).
     """
@@ -50,6 +51,7 @@ class PostProcessor(ABC):
     roles: tuple[Role, ...] = ROLES
     declared_outputs: tuple[Output, ...] = OUTPUTS
     replaces_unread: ClassVar[bool] = False
+    tunable: ClassVar[tuple[str, ...] | None] = None
     statistics: Statistics | None
     pack: bool = False
 
@@ -106,9 +108,12 @@ class PostProcessor(ABC):
         known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(changes)
         unknown = next((name for name in changes if name not in known), None)
         if unknown is not None:
+            tunable = tuple(sorted(known - {"statistics"})) if self.tunable is None else self.tunable
+            listed = ", ".join(f"{name} (--{name.replace('_', '-')})" for name in tunable if name in known)
             raise PostProcessorError(
                 f"Post-processor '{type(self).__name__}' has no {unknown} (--{unknown.replace('_', '-')}), expected "
-                f"one of: {', '.join(sorted(known - {'statistics'}))}. Leave it out."
+                f"{f'one of: {listed}' if listed else 'none: it has no limits'}. Leave it out. To change other "
+                "options, fuse or convert the raw model again."
             )
         return self.from_parameters(statistics, {**self.parameters(), **changes})
 

@@ -12,7 +12,8 @@ from pp_graph.postprocessors.anomaly import MAP, RAW_MAP
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Role
 from pp_graph.steps import Compare, OnNaN, RegionPart, RegionTable, SelectRegions, Step
-from pp_graph.steps.step import as_float32, check_on_nan
+from pp_graph.steps.select_regions import LARGEST_AREA
+from pp_graph.steps.step import as_float32, check_on_nan, require_whole
 
 if TYPE_CHECKING:
     from pp_graph.program import Signature
@@ -64,12 +65,15 @@ class RegionsPostProcessor(PostProcessor):
         regions: Number of regions K, at most 1000.
         mask: Write `pred_mask`.
         on_nan: `anomalous` counts a pixel that is NaN to a region, `normal` does not.
+        probabilities: True for a map in [0, 1], which limits the thresholds. None takes True if the model ends in a
+            sigmoid or softmax.
 
     Raises:
         PostProcessorError: An option is outside its range.
     """
 
     roles: ClassVar[tuple[Role, ...]] = (PROBABILITY_MAP,)  # type: ignore[misc]
+    tunable: ClassVar[tuple[str, ...]] = ("pixel_threshold", "box_threshold", "min_area", "unclip")
     statistics: Statistics | None = None
     pixel_threshold: float = 0.3
     box_threshold: float = 0.6
@@ -78,16 +82,38 @@ class RegionsPostProcessor(PostProcessor):
     regions: int = 100
     mask: bool = True
     on_nan: OnNaN = "normal"
+    probabilities: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         for name in ("pixel_threshold", "box_threshold", "unclip"):
             as_float32(getattr(self, name), name)
+        if self.unclip < 0:
+            raise PostProcessorError(f"unclip is {self.unclip:g}, expected a number from 0 (--unclip).")
+        require_whole(self.min_area, "min_area", 1, LARGEST_AREA)
         check_on_nan(self.on_nan, "pred_mask")
         if OPTIONS["regions"].check(self.regions) is None:
             raise PostProcessorError("regions is None, expected a whole number from 1 to 1000.")
         object.__setattr__(self, "declared_outputs", (*_OUTPUTS, *([_MASK] if self.mask else [])))
         super().__post_init__()
+
+    def settled(self, raw: Signature) -> RegionsPostProcessor:
+        """Find out whether the map holds probabilities, and check the thresholds against their range.
+
+        Raises:
+            PostProcessorError: A threshold is outside the range of probabilities.
+        """
+        ends_in = raw.activations.get(RAW_MAP)
+        known = self.probabilities if ends_in is None else True
+        for name in ("pixel_threshold", "box_threshold"):
+            threshold = getattr(self, name)
+            if known and not 0 <= threshold <= 1:
+                why = f"because the model ends in a {ends_in}" if ends_in else "as the model was fused for it"
+                raise PostProcessorError(
+                    f"{name} is {threshold:g}, and the map holds probabilities, {why}, expected a number from 0 to 1 "
+                    f"(--{name.replace('_', '-')})."
+                )
+        return dataclasses.replace(self, probabilities=known)
 
     def steps(self, raw: Signature) -> tuple[Step, ...]:
         """Compare, find and measure the regions, and select them."""

@@ -99,6 +99,7 @@ class SegmentationPostProcessor(PostProcessor):
     """
 
     roles: ClassVar[tuple[Role, ...]] = (LOGITS, CLASSES)  # type: ignore[misc]
+    tunable: ClassVar[tuple[str, ...]] = ("class_thresholds",)
     statistics: Statistics | None = None
     activation: Activation | None = None
     class_thresholds: float | tuple[float, ...] | None = None

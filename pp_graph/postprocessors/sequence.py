@@ -89,6 +89,7 @@ class SequencePostProcessor(PostProcessor):
     """
 
     roles: ClassVar[tuple[Role, ...]] = (_role("NTC"),)  # type: ignore[misc]
+    tunable: ClassVar[tuple[str, ...]] = ()
     statistics: Statistics | None = None
     activation: Literal["softmax", "none"] | None = None
     blank: int | None = None

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pp_graph.precision.measured import Limits, Measured
     from pp_graph.verification import VerificationReport
 
-COLUMNS: Final = ("plan", "labels flipped", "pixels flipped", "F1 image", "F1 mask", "thresholds", "ms", "of f32", "")
+F1_LEVELS: Final = {"image": "F1 of labels", "mask": "F1 of mask pixels"}
+"""Rates of anomaly models, for people. Those of other families are named as they are."""
 _WIDTH, _HEIGHT, _MARGIN = 720, 420, 60
 
 
@@ -56,8 +57,18 @@ class PrecisionChoice:
     complete: bool
     notes: tuple[str, ...]
 
+    @property
+    def _rates(self) -> tuple[str, ...]:
+        return tuple(self.base.f1) if set(self.base.f1) - set(F1_LEVELS) else tuple(F1_LEVELS)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the table."""
+        rates = [f"F1 {name}" if name in F1_LEVELS else name.replace("_", " ") for name in self._rates]
+        return ("plan", "labels flipped", "pixels flipped", *rates, "thresholds", "ms", "of f32", "")
+
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the rows of the table, see `COLUMNS`."""
+        """Return the rows of the table, see `columns`."""
         frontier = self.frontier()
         rows = []
         for each, allowed in zip(self.plans, self.allowed, strict=True):
@@ -73,7 +84,7 @@ class PrecisionChoice:
                     str(each.plan),
                     f"{found.label_flips:,} of {found.labels:,}",
                     f"{found.pixel_flips:,} of {found.pixels:,}",
-                    *(f"{found.f1[name]:.4f}" if name in found.f1 else "-" for name in ("image", "mask")),
+                    *(f"{found.f1[name]:.4f}" if name in found.f1 else "-" for name in self._rates),
                     found.thresholds,
                     f"{timing.milliseconds:.2f}",
                     f"{timing.ratio:.3f} ({timing.ratio_low:.3f}–{timing.ratio_high:.3f})",
@@ -93,7 +104,7 @@ class PrecisionChoice:
 
     def __str__(self) -> str:
         """Return the table as text."""
-        rows = [COLUMNS, *self.rows()]
+        rows = [self.columns, *self.rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join(lines)

@@ -16,12 +16,12 @@ from pp_graph.benchmarking.measuring import describe_machine
 from pp_graph.data import LabelledImages, feed_model, open_images, open_labelled
 from pp_graph.errors import DataError, TargetError
 from pp_graph.fusion import FusedModel, fuse, strip
-from pp_graph.fusion.runtime_cutoffs import retuned_program
+from pp_graph.fusion.runtime_cutoffs import WITHOUT_STATISTICS, retuned_program
 from pp_graph.model import fixed_batch
 from pp_graph.openvino.core import openvino_core
 from pp_graph.openvino.devices import device_profile, require_device
 from pp_graph.precision.blocks import cut_into_blocks
-from pp_graph.precision.choice import PrecisionChoice
+from pp_graph.precision.choice import F1_LEVELS, PrecisionChoice
 from pp_graph.precision.decisions import Judge
 from pp_graph.precision.measured import Limits, Measured
 from pp_graph.precision.plan import BASE, HALVES, INT8, Builder
@@ -30,6 +30,7 @@ from pp_graph.precision.state import State
 from pp_graph.precision.timing import Stopwatch
 from pp_graph.quantization import Quantization
 from pp_graph.quantization.nncf import CalibrationFeeds, read_batch
+from pp_graph.quantization.truth import LabelledTruth, open_truth
 from pp_graph.raw_values import open_raw_values
 from pp_graph.statistics import Statistics
 from pp_graph.verification import verify
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pp_graph.data import Images, ImageSource, LabelledSource
+    from pp_graph.fusion import Provenance
     from pp_graph.openvino import OpenVINOModel
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.precision.blocks import Block
+    from pp_graph.quantization.truth import Truth
 
 BUDGET: Final = 10.0
 """Default minutes to search for."""
@@ -55,7 +58,7 @@ def choose_precision(
     model: FusedModel | str | Path,
     images: ImageSource | LabelledImages,
     *,
-    labels: LabelledSource | None = None,
+    labels: LabelledSource | Truth | None = None,
     device: str = "CPU",
     post: PostProcessor | None = None,
     max_label_flips: int | str | None = MAX_LABEL_FLIPS,
@@ -78,13 +81,15 @@ def choose_precision(
     Args:
         model: A fused model or its path; with `post`, the path of a raw model.
         images: Images to compare decisions on; labels and masks among them are used.
-        labels: Images with labels or masks, to calibrate and to compute F1 on, if `images` have none.
+        labels: Images with labels or masks, to calibrate and to compute F1 on, if `images` have none. For a classifier,
+            images with classes; for a detector, a `pp_graph.calibration.BoxTruth`.
         device: Device to measure and run on.
         post: Post-processor to fuse into a raw model first.
         max_label_flips: Labels that may differ from those of the f32 model: a number, or a share such as `"1%"`; None
             for any number.
         max_pixel_flips: Pixels of masks that may differ, likewise.
-        max_drop: Maximum decrease, in [0, 1), of the F1 of labels and of the F1 of mask pixels. Needs labels or masks.
+        max_drop: Maximum decrease, in [0, 1), of the F1 of labels and of the F1 of mask pixels; of a classifier, of the
+            share of right classes; of a detector, of its average precision. Needs `labels`.
         precisions: Precisions to try below f32: `bf16`, `f16`, `int8`. Those that the device lacks are left out.
         budget: Minutes to search for. What was found by then is returned.
         quantization: Settings of int8; None calibrates with `images`.
@@ -108,15 +113,15 @@ def choose_precision(
         raise DataError(f"Budget is {budget:g} minutes, expected a positive number, such as 10. Give more time.")
     require_device(device)
     notes: list[str] = []
-    opened, labelled = _open(images, labels, notes)
-    if max_drop is not None and labelled is None:
+    fused = (
+        fuse(model, post) if post is not None else model if isinstance(model, FusedModel) else FusedModel.load(model)
+    )
+    opened, truth = _open(images, labels, notes, fused.provenance)
+    if max_drop is not None and truth is None:
         raise DataError(
             f"max_drop is {max_drop} and the images have no labels or masks, expected some to compute F1 with. Give "
             f"labelled images (labels=..., --labels), or leave max_drop out. {' '.join(notes)}".rstrip()
         )
-    fused = (
-        fuse(model, post) if post is not None else model if isinstance(model, FusedModel) else FusedModel.load(model)
-    )
     raw = strip(fused)
     levels = [*_halves(device, precisions), *([INT8] if INT8 in precisions else [])]
     if INT8 in levels and importlib.util.find_spec("nncf") is None:
@@ -124,7 +129,7 @@ def choose_precision(
         notes.append("int8 was left out: NNCF is not installed. Install the extra 'quantize' to try it.")
     quantization = quantization or Quantization(opened, fixed_inputs=fixed_inputs)
     builder = Builder(fused, {"device": device, **conversion}, quantization)
-    judge = Judge(fused, builder.base, opened, labelled, fixed_inputs)
+    judge = Judge(fused, builder.base, opened, truth, fixed_inputs)
     inputs = open_raw_values(builder.base, device=device).inputs
     batch = fixed_batch(inputs) or 1
     first = range(min(batch, len(opened)))
@@ -196,18 +201,24 @@ def choose_precision(
 
 
 def _open(
-    images: ImageSource | LabelledImages, labels: LabelledSource | None, notes: list[str]
-) -> tuple[Images, LabelledImages | None]:
+    images: ImageSource | LabelledImages,
+    labels: LabelledSource | Truth | None,
+    notes: list[str],
+    provenance: Provenance,
+) -> tuple[Images, Truth | None]:
     """Open images; with their own labels and masks if they have some and none are given."""
     if labels is not None:
-        return (images.images if isinstance(images, LabelledImages) else open_images(images)), open_labelled(labels)
+        own = images.images if isinstance(images, LabelledImages) else open_images(images)
+        return own, open_truth(labels, provenance)
+    if provenance.post_processor in WITHOUT_STATISTICS and not isinstance(images, LabelledImages):
+        return open_images(images), None
     if isinstance(images, str | Path | Mapping | LabelledImages):
         try:
             labelled = open_labelled(images)
         except DataError as error:
             notes.append(f"Images are taken without labels and masks: {error}")
         else:
-            return labelled.images, labelled
+            return labelled.images, LabelledTruth(labelled)
     assert not isinstance(images, LabelledImages)
     return open_images(images), None
 
@@ -268,7 +279,7 @@ def _finished(builder: Builder, chosen: Measured, limits: Limits, images: int) -
         statistics = msgspec.convert(found.statistics, Statistics)
         program = retuned_program(builder.base.provenance, statistics, {})
     artifact = builder.build(chosen.plan, program)
-    measured = [f"F1 of {'labels' if name == 'image' else 'mask pixels'} {each:.4f}" for name, each in found.f1.items()]
+    measured = [f"{F1_LEVELS.get(name, name.replace('_', ' '))} {each:.4f}" for name, each in found.f1.items()]
     measured.append(f"{timing.milliseconds:.2f} ms")
     measured.append(f"{timing.ratio:.3f} of f32 ({timing.ratio_low:.3f} to {timing.ratio_high:.3f})")
     record = {

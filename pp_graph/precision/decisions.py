@@ -16,7 +16,8 @@ from pp_graph.errors import CalibrationError
 from pp_graph.fusion.runtime_cutoffs import retuned_program
 from pp_graph.preprocessing import feed_by_hand
 from pp_graph.program import detects
-from pp_graph.quantization.decisions import judge
+from pp_graph.quantization.decisions import typed
+from pp_graph.quantization.truth import LabelledTruth
 from pp_graph.raw_values import open_raw_values
 from pp_graph.verification.detections import match_detections
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pp_graph.data import Images, LabelledImages
+    from pp_graph.data import Images
     from pp_graph.fusion import Artifact, FusedModel
     from pp_graph.model import ModelInput
     from pp_graph.program import Program
+    from pp_graph.quantization.truth import Truth
     from pp_graph.statistics import Statistics
     from pp_graph.steps import Array
 
@@ -50,7 +52,8 @@ class Decided:
         labels: Labels compared.
         pixel_flips: Pixels of masks that differ.
         pixels: Pixels compared.
-        f1: F1 of labels (`image`) and of mask pixels (`mask`), where there is ground truth.
+        f1: F1 of labels (`image`) and of mask pixels (`mask`), where there is ground truth. Of a classifier, the share
+            of right classes; of a detector, its average precision.
     """
 
     thresholds: str = GIVEN
@@ -69,8 +72,8 @@ class Judge:
         fused: The model. Its decisions in float32, in onnxruntime, are the reference.
         base: The same model converted in float32, with any preprocessing, to know what inputs it takes.
         images: Images to compare decisions on.
-        labelled: Images with labels or masks, to calibrate and to compute F1 on; None if there are none. If its images
-            are not `images`, decisions are compared on both.
+        truth: Images about which is known what to decide, to calibrate and to compute F1 on; None if there are none. If
+            its images are not `images`, decisions are compared on both.
         fixed_inputs: Values of inputs that are neither images nor in the data.
 
     Attributes:
@@ -86,20 +89,22 @@ class Judge:
         fused: FusedModel,
         base: Artifact,
         images: Images,
-        labelled: LabelledImages | None,
+        truth: Truth | None,
         fixed_inputs: Mapping[str, npt.ArrayLike] | None,
     ) -> None:
-        self._sources: list[tuple[Images, LabelledImages | None]] = [(images, None)]
-        if labelled is not None:
-            same = labelled.images is images
-            self._sources = [*([] if same else self._sources), (labelled.images, labelled)]
+        wanted = open_raw_values(base).inputs
+        truth = None if truth is None else truth.fitted(wanted, base.provenance)
+        self._sources: list[tuple[Images, bool]] = [(images, False)]
+        if truth is not None:
+            same = truth.images is images
+            self._sources = [*([] if same else self._sources), (truth.images, True)]
         self._fixed = fixed_inputs
-        self._labelled = labelled
+        self._truth = truth
         self._reference: list[dict[str, bytes]] = []
-        digest = hashlib.sha256(b"" if labelled is None else labelled.sha256().encode())
-        counts = _Counts()
+        digest = hashlib.sha256(b"" if truth is None else truth.sha256().encode())
+        counts = _Counts(truth)
         reference, preprocessing = open_raw_values(fused), base.provenance.preprocessing
-        for feeds, truth, rows in self._batches(open_raw_values(base).inputs):
+        for feeds, known, rows in self._batches(wanted):
             raw = reference.run(feed_by_hand(feeds, preprocessing))
             for name, array in sorted(feeds.items()):
                 digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
@@ -107,7 +112,8 @@ class Judge:
             decided = _decisions(fused.program, raw)
             for row in range(len(rows)):
                 self._reference.append({name: _packed(array[row]) for name, array in decided.items()})
-            counts.add_truth(fused.program, raw, truth, rows)
+            if known:
+                counts.add(fused.program, raw, rows)
         self.sha256 = digest.hexdigest()
         self.base = Decided(f1=counts.f1())
 
@@ -125,10 +131,10 @@ class Judge:
         if statistics is not None:
             found = Decided(RECALIBRATED, msgspec.to_builtins(statistics))
             programs.append((retuned_program(artifact.provenance, statistics, {}), found))
-        counts = [_Counts() for _ in programs]
+        counts = [_Counts(self._truth) for _ in programs]
         at = 0
         values = open_raw_values(artifact, device=device, inference_precision=precision)
-        for feeds, truth, rows in self._batches(values.inputs):
+        for feeds, known, rows in self._batches(values.inputs):
             raw = values.run(feeds)
             for (program, decided), count in zip(programs, counts, strict=True):
                 for name, array in _decisions(program, raw).items():
@@ -143,7 +149,8 @@ class Judge:
                     else:
                         decided.label_flips += flips
                         decided.labels += array.size
-                count.add_truth(program, raw, truth, rows)
+                if known:
+                    count.add(program, raw, rows)
             at += len(rows)
         for (_, decided), count in zip(programs, counts, strict=True):
             decided.f1 = count.f1()
@@ -155,12 +162,12 @@ class Judge:
         A level without ground truth keeps the given numbers.
         """
         given = artifact.provenance.statistics
-        if self._labelled is None or given is None:
+        if not isinstance(self._truth, LabelledTruth) or given is None:
             return None
         try:
             found = calibrate(
                 artifact,
-                self._labelled,
+                self._truth.labelled,
                 device=device,
                 inference_precision=precision,
                 fixed_inputs=self._fixed,
@@ -172,35 +179,35 @@ class Judge:
         kept = {level: getattr(given, level) for level in LEVELS if getattr(found, level).threshold is None}
         return msgspec.structs.replace(found, **kept)
 
-    def _batches(
-        self, inputs: tuple[ModelInput, ...]
-    ) -> Iterator[tuple[Mapping[str, Array], LabelledImages | None, Sequence[int]]]:
-        """Yield feeds, labelled images if there are any, and indices of the images."""
-        for images, truth in self._sources:
+    def _batches(self, inputs: tuple[ModelInput, ...]) -> Iterator[tuple[Mapping[str, Array], bool, Sequence[int]]]:
+        """Yield feeds, whether the truth about these images is known, and indices of the images."""
+        for images, known in self._sources:
             fed = feed_model(images, inputs, self._fixed)
             for start, stop, feeds in read_ahead(fed, inputs, choose_batch_size(inputs, None)):
-                yield feeds, truth, range(start, stop)
+                yield feeds, known, range(start, stop)
 
 
 class _Counts:
     """Correct and wrong decisions where the truth is known."""
 
-    def __init__(self) -> None:
-        self._label = np.zeros(4, np.int64)
-        self._mask = np.zeros(4, np.int64)
+    def __init__(self, truth: Truth | None) -> None:
+        self._truth = truth
+        self._judged: list[Any] = []
 
-    def add_truth(
-        self, program: Program, raw: Mapping[str, Array], truth: LabelledImages | None, rows: Sequence[int]
-    ) -> None:
-        for each in () if truth is None else judge(program, raw, truth, rows):
-            self._label += each.label
-            self._mask += each.mask
+    def add(self, program: Program, raw: Mapping[str, Array], rows: Sequence[int]) -> None:
+        """Judge the decisions about images."""
+        if self._truth is not None:
+            self._judged += self._truth.judge(program, raw, rows)
 
     def f1(self) -> dict[str, float]:
-        """Return 2 TP / (2 TP + FP + FN) of labels and pixels, as far as there are anomalous ones."""
+        """Return 2 TP / (2 TP + FP + FN) of labels and pixels, as far as there are anomalous ones; or other rates."""
+        if self._truth is None or not isinstance(self._truth, LabelledTruth):
+            return {} if self._truth is None else self._truth.rates(self._judged)
+        counts = {name: sum(getattr(each, part) for each in self._judged)
+                  for name, part in (("image", "label"), ("mask", "mask"))} if self._judged else {}  # fmt: skip
         return {
             name: float(2 * found / (2 * found + wrong + missed))
-            for name, (found, wrong, _, missed) in (("image", self._label), ("mask", self._mask))
+            for name, (found, wrong, _, missed) in counts.items()
             if found + missed
         }
 
@@ -219,12 +226,7 @@ def _settings(statistics: Statistics) -> dict[str, Any]:
 
 
 def _decisions(program: Program, raw: Mapping[str, Array]) -> dict[str, Array]:
-    typed: dict[str, Array] = {
-        role: np.asarray(array, program.signature[role].dtype)
-        for role, array in raw.items()
-        if role in program.signature
-    }
-    predictions = program.predictions(program.run(typed))
+    predictions = program.predictions(program.run(typed(program, raw)))
     found = {name: predictions[name] for name in program.decisions if name in predictions}
     if detects(program.predicted):
         # Lists shift when one detection is lost, so they are matched, not compared place by place.

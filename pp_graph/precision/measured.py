@@ -56,7 +56,10 @@ class Limits:
             if limit is not None
         ]
         parts = [f"at most {' and '.join(flips)} flipped"] if flips else []
-        return ", ".join([*parts, *([] if self.drop is None else [f"F1 at most {self.drop:g} lower"])]) or "none"
+        return (
+            ", ".join([*parts, *([] if self.drop is None else [f"F1 or accuracy at most {self.drop:g} lower"])])
+            or "none"
+        )
 
 
 def drop(decided: Decided, base: Decided) -> float:

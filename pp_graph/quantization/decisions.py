@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data.labels import without_channel
-from pp_graph.errors import AccuracyError, DataError
+from pp_graph.errors import AccuracyError, DataError, counted
 from pp_graph.model import fixed_batch
 from pp_graph.openvino.core import openvino_core, port_name
 from pp_graph.quantization.nncf import read_batch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pp_graph.model import ModelInput
     from pp_graph.program import Program
     from pp_graph.quantization.network_cut import CutModel
+    from pp_graph.quantization.truth import Judged, Truth
 
 
 Array = npt.NDArray[Any]
@@ -52,6 +53,12 @@ class ImageDecisions:
         return float(np.mean(shares)) if shares else 1.0
 
 
+def typed(program: Program, raw: Mapping[str, Array]) -> dict[str, Array]:
+    """Return raw values in the element types of their roles, without intermediates of the post-processing."""
+    types = program.signature
+    return {role: np.asarray(array, types[role].dtype) for role, array in raw.items() if role in types}
+
+
 def judge(
     program: Program, raw: Mapping[str, Array], labelled: LabelledImages, indices: Sequence[int]
 ) -> list[ImageDecisions]:
@@ -66,7 +73,7 @@ def judge(
     Raises:
         DataError: A mask cannot be read.
     """
-    values = {role: np.asarray(array, program.signature[role].dtype) for role, array in raw.items()}
+    values = typed(program, raw)
     predictions = program.predictions(program.run(values))
     pred_mask = predictions.pred_mask
     if pred_mask is not None:
@@ -122,7 +129,7 @@ def rates(decisions: Sequence[ImageDecisions]) -> dict[str, float]:
 
 def worst_drop(before: Mapping[str, float], after: Mapping[str, float]) -> float:
     """Return the largest decrease of a rate; negative if all rates rose, 0 if there are none."""
-    return max((before[name] - after[name] for name in before), default=0.0)
+    return max((before[name] - after.get(name, 0.0) for name in before), default=0.0)
 
 
 def _count(decided: Array, truth: Array) -> Counts:
@@ -147,7 +154,7 @@ class DecisionCheck:
     Args:
         cut: The model, cut into layers and float32 part.
         provenance: Provenance of the model.
-        labelled: Images with labels or masks.
+        truth: Images about which is known what to decide.
         images: The same images, with values for all inputs.
         inputs: Inputs of the model.
         progress: Called with the number of images just run.
@@ -160,12 +167,13 @@ class DecisionCheck:
         self,
         cut: CutModel,
         provenance: Provenance,
-        labelled: LabelledImages,
+        truth: Truth,
         images: Images,
         inputs: Sequence[ModelInput],
         progress: Callable[[int], None] | None,
     ) -> None:
-        self._labelled = labelled
+        self._truth = truth.fitted(inputs, provenance)
+        self._count = len(truth.images)
         self._images = images
         self._inputs = inputs
         self._batch = fixed_batch(inputs) or 1
@@ -174,20 +182,20 @@ class DecisionCheck:
         self._roles = {role: record.tensor for role, record in provenance.raw.read.items()}
         self._fed = [port_name(port) for port in cut.layers.inputs]
         self._tail = _compiled(cut.tail(list(self._roles.values())))
-        self._before = self._decisions(_compiled(cut.layers), range(len(labelled)))
-        if not rates(self._before):
+        self._before = self._decisions(_compiled(cut.layers), range(self._count))
+        if not self._truth.rates(self._before):
             raise DataError(
                 "The labelled data leave nothing to measure: no label or mask belongs to a decision of this model, "
-                "expected labels for a model with pred_label, or masks for one with pred_mask. Give such data, or "
-                "leave out max_drop (--max-drop)."
+                "expected labels for a model with pred_label, masks for one with pred_mask, classes for a classifier "
+                "and boxes for a detector. Give such data, or leave out max_drop (--max-drop)."
             )
 
     def validate(self, compiled: ov.CompiledModel, items: Sequence[int]) -> tuple[float, list[float]]:
         """Return 1 minus the worst drop of a rate on some images, and the share of correct decisions of each image."""
         indices = list(items)
         decisions = self._decisions(compiled, indices)
-        before = rates([self._before[index] for index in indices])
-        return 1 - worst_drop(before, rates(decisions)), [decision.right for decision in decisions]
+        before = self._truth.rates([self._before[index] for index in indices])
+        return 1 - worst_drop(before, self._truth.rates(decisions)), [decision.right for decision in decisions]
 
     def measure(self, layers: ov.Model, max_drop: float) -> dict[str, Any]:
         """Return the rates before and after quantisation, for the provenance.
@@ -195,21 +203,21 @@ class DecisionCheck:
         Raises:
             AccuracyError: A rate fell by more than `max_drop`.
         """
-        before = rates(self._before)
-        after = rates(self._decisions(_compiled(layers), range(len(self._labelled))))
+        before = self._truth.rates(self._before)
+        after = self._truth.rates(self._decisions(_compiled(layers), range(self._count)))
         drop = worst_drop(before, after)
         if drop > max_drop:
-            worst = max(before, key=lambda name: before[name] - after[name])
+            worst = max(before, key=lambda name: before[name] - after.get(name, 0.0))
             raise AccuracyError(
-                f"Quantised, {worst} falls from {before[worst]:.4f} to {after[worst]:.4f} on {len(self._labelled)} "
-                f"images, by {drop:.4f}, expected {max_drop} at most, even with layers left in float32. Allow more "
-                "(--max-drop), calibrate with more images, including anomalous ones, or convert with precision f32 or "
-                "f16."
+                f"Quantised, {worst} falls from {before[worst]:.4f} to {after.get(worst, 0.0):.4f} on "
+                f"{counted(self._count, 'image')}, by {drop:.4f}, expected {max_drop} at most, even with layers left "
+                "in float32. Allow more (--max-drop), calibrate with more images, including anomalous ones, or convert "
+                "with precision f32 or f16."
             )
         return {"max_drop": max_drop, "drop": drop, "rates_f32": before, "rates_int8": after}
 
-    def _decisions(self, compiled: ov.CompiledModel, indices: Sequence[int]) -> list[ImageDecisions]:
-        decisions: list[ImageDecisions] = []
+    def _decisions(self, compiled: ov.CompiledModel, indices: Sequence[int]) -> list[Judged]:
+        decisions: list[Judged] = []
         for start in range(0, len(indices), self._batch):
             batch = indices[start : start + self._batch]
             feeds = read_batch(self._images, batch, self._inputs, self._batch)
@@ -217,7 +225,7 @@ class DecisionCheck:
             joints = [outputs[port] for port in compiled.outputs]
             raw = self._tail([*joints, *(feeds[model_input.name] for model_input in self._inputs)])
             values = {role: raw[index][: len(batch)] for index, role in enumerate(self._roles)}
-            decisions += judge(self._program, values, self._labelled, batch)
+            decisions += self._truth.judge(self._program, values, batch)
             if self._progress is not None:
                 self._progress(len(batch))
         return decisions

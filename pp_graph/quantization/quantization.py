@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.data import ImageSource, LabelledSource, feed_model, open_images, open_labelled
+from pp_graph.data import ImageSource, LabelledSource, feed_model, open_images
 from pp_graph.errors import AccuracyError, TargetError
 from pp_graph.openvino.core import port_name
 from pp_graph.quantization.decisions import DecisionCheck
 from pp_graph.quantization.network_cut import count_layers, count_quantised_layers, cut_behind_layers
 from pp_graph.quantization.nncf import CalibrationFeeds, model_inputs, open_nncf, quantize, quantize_within
+from pp_graph.quantization.truth import Truth, open_truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,10 +40,12 @@ class Quantization:
         float_from: Names of tensors of the raw model after which the network stays float32. By default, everything up
             to the last layer on every path is quantised, and distances computed after it stay float32.
         float_operators: Names of operators of the converted model that stay float32.
-        max_drop: Maximum decrease, in [0, 1), of the balanced accuracy of labels and of the F1 of mask pixels. Layers
-            that cost too much accuracy stay float32.
+        max_drop: Maximum decrease, in [0, 1), of the balanced accuracy of labels and of the F1 of mask pixels; of a
+            classifier, of the share of right classes; of a detector, of its average precision. Layers that cost too
+            much accuracy stay float32.
         labelled: Images with labels or masks to measure `max_drop` on, in a form that `pp_graph.data.open_labelled`
-            accepts.
+            accepts; for a classifier, images with classes as `pp_graph.calibrate_classifier` takes them; for a
+            detector, a `pp_graph.calibration.BoxTruth`.
         progress: Called with the number of images just run.
         fixed_inputs: Values of inputs that are neither images nor in the data; see `pp_graph.data.fix_inputs`.
 
@@ -56,7 +59,7 @@ class Quantization:
     float_from: tuple[str, ...] = ()
     float_operators: tuple[str, ...] = ()
     max_drop: float | None = None
-    labelled: LabelledSource | None = None
+    labelled: LabelledSource | Truth | None = None
     progress: Callable[[int], None] | None = field(default=None, compare=False)
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = field(default=None, compare=False)
 
@@ -155,14 +158,14 @@ def quantize_network(
     if quantization.max_drop is None or quantization.labelled is None:
         layers = quantize(cut.layers, feeds, **settings)
     else:
-        labelled = open_labelled(quantization.labelled)
-        labelled_images = feed_model(labelled.images, inputs, quantization.fixed_inputs)
-        check = DecisionCheck(cut, provenance, labelled, labelled_images, inputs, quantization.progress)
+        truth = open_truth(quantization.labelled, provenance)
+        images = feed_model(truth.images, inputs, quantization.fixed_inputs)
+        check = DecisionCheck(cut, provenance, truth, images, inputs, quantization.progress)
         layers = quantize_within(
-            cut.layers, feeds, check.validate, len(labelled), max_drop=quantization.max_drop, **settings
+            cut.layers, feeds, check.validate, len(truth.images), max_drop=quantization.max_drop, **settings
         )
         record |= check.measure(layers, quantization.max_drop)
-        record["labels"] = labelled.name
+        record["labels"] = truth.name
     total, quantised = count_layers(cut.layers), count_quantised_layers(layers)
     if not quantised and quantization.max_drop is not None:
         raise AccuracyError(

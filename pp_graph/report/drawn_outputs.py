@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pp_graph.data.boxes import DETECTION_PARTS
 from pp_graph.fusion.runtime_cutoffs import scores_anomalies
+from pp_graph.model import image_input
 from pp_graph.postprocessors import OUTPUTS
 from pp_graph.program import DETECTION_OUTPUTS, detects
 from pp_graph.report.drawn_regions import DrawnRegions
@@ -57,6 +58,7 @@ class DrawnOutputs:
         mattes: Names of per-pixel opacities, 0 to 255.
         regions: Outputs about regions; None without them.
         anomalies: True if the decisions are about anomalies.
+        captioned: True if overlays have a caption: the classes or the text of the image.
     """
 
     outputs: Mapping[str, OutputDescription]
@@ -67,6 +69,7 @@ class DrawnOutputs:
     mattes: tuple[str, ...] = ()
     regions: DrawnRegions | None = None
     anomalies: bool = True
+    captioned: bool = False
 
     @classmethod
     def of(cls, runner: Runner) -> DrawnOutputs:
@@ -91,6 +94,7 @@ class DrawnOutputs:
             **{kind: tuple(names) for kind, names in kinds.items()},
             regions=DrawnRegions.of(runner.provenance.bind()) if boxes else None,
             anomalies=anomalies,
+            captioned=_takes_pictures(runner) and any(name in outputs for name in ("pred_class", "token_ids")),
         )
 
     @property
@@ -146,6 +150,7 @@ class DrawnOutputs:
         if "masks" in save:
             folders |= self._folders("masks", (*self.masks, *self.class_maps, *self.class_masks, *self.mattes))
         drawn = self.masks or self.maps or self.regions or self.pixel_classes or self.mattes or self.detects
+        drawn = drawn or self.captioned
         if "overlays" in save and drawn:
             folders["overlays"] = Picture("overlays", None)
         if "maps" in save:
@@ -186,6 +191,19 @@ class DrawnOutputs:
                     values[name] = values[name] * numbers.reshape([-1 if axis == "C" else 1 for axis in axes[1:]])
                 values[name] = values[name].max(axis=others)
         return values
+
+    def caption(self, values: Mapping[str, Array]) -> str:
+        """Name the class of an image and its probability, or the text in it; empty for other models."""
+        if "token_ids" in values:
+            tokens, names = values["token_ids"].ravel(), self.outputs["token_ids"].class_names
+            text = _named(tokens, self.outputs["token_ids"]) if names else " ".join(map(str, tokens[tokens >= 0]))
+            return f"{text} ({values['confidence']:.2f})" if "confidence" in values else str(text)
+        if "pred_class" not in values:
+            return ""
+        names, index = self.outputs["pred_class"].class_names, int(values["pred_class"])
+        text = names[index] if index < len(names) else f"class {index}"
+        unknown = "unknown, nearest " if bool(values.get("unknown", np.False_)) else ""
+        return f"{unknown}{text}" + (f" {values['pred_prob']:.2f}" if "pred_prob" in values else "")
 
     def further(self, values: Mapping[str, Array], files: Mapping[str, str]) -> dict[str, Any]:
         """Return the values of outputs that have no fixed column, by column name.
@@ -246,6 +264,11 @@ class DrawnOutputs:
                 return _between(shown, threshold - half, threshold + half)
         finite = shown[np.isfinite(shown)]
         return _between(shown, float(finite.min()), float(finite.max())) if finite.size else shown
+
+
+def _takes_pictures(runner: Runner) -> bool:
+    images = image_input(runner.inputs)
+    return images is not None and images.shape is not None and len(images.shape) == 4
 
 
 def _name(names: Sequence[str], index: int) -> str:

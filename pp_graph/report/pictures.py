@@ -148,6 +148,19 @@ def with_legend(picture: Image, entries: Sequence[tuple[str, tuple[int, ...] | N
     return whole
 
 
+def with_caption(picture: Image, text: str) -> Image:
+    """Write a line of text below a picture, which is widened if the text is longer."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = max(12, min(picture.size) // 24)
+    font = ImageFont.load_default(size)
+    width = max(picture.width, int(font.getlength(text)) + size)
+    whole = Image.new("RGB", (width, picture.height + 2 * size), "white")
+    whole.paste(picture)
+    ImageDraw.Draw(whole).text((size // 2, picture.height + size), text, fill="black", font=font, anchor="lm")
+    return whole
+
+
 def matte_overlay(image: npt.NDArray[np.uint8], matte: npt.NDArray[np.uint8]) -> Image:
     """Cut out a foreground: an image, (H,W,3), over a checkerboard where its matte, (H,W) of any size, is 0."""
     from PIL import Image

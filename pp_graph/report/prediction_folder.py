@@ -34,6 +34,7 @@ from pp_graph.report.pictures import (
     matte_overlay,
     matte_picture,
     overlay_picture,
+    with_caption,
 )
 from pp_graph.report.prediction_table import (
     COCO,
@@ -105,12 +106,11 @@ def write_predictions(
     Pictures are named after the images. Masks (PNG, 0 and 255) have the size of the image file, or of the model's input
     for arrays. Overlays (JPEG) have that size up to 4096 pixels on the longer side. Maps (TIFF, float32) have the size
     of the model's map. Class maps are PNGs with a palette, and so are masks of classes: 0 for none, or 1 plus the last
-    class. A legend below the overlay names the classes. Mattes are grayscale. Detections are drawn on overlays, and
-    listed in pixels of the image: in CSV a row for each, and on request as COCO JSON. Boxes of regions are drawn on
-    overlays, and listed in `regions.csv` in pixels of the image. Outputs that the model does not return are skipped. If
-    several outputs are masks or maps,
-    `pred_mask` and `anomaly_map` come first, and the others get folders with their own names. The folder is written at
-    once when everything is done.
+    class. A legend below the overlay names the classes, a caption the class or text of the image. Mattes are grayscale.
+    Detections are drawn on overlays, and listed in pixels of the image: in CSV a row for each, and on request as COCO
+    JSON. Boxes of regions are drawn on overlays, and listed in `regions.csv` in pixels of the image. Outputs that the
+    model does not return are skipped. If several outputs are masks or maps, `pred_mask` and `anomaly_map` come first,
+    and the others get folders with their own names. The folder is written at once when everything is done.
 
     Args:
         runner: The model.
@@ -318,6 +318,8 @@ def _draw(
                 )
             if boxes is not None:
                 overlay = overlay_detections(overlay, boxes, drawn.class_names)
+            if drawn.captioned:
+                overlay = with_caption(overlay, drawn.caption(values))
             overlay.save(file, quality=_QUALITY)
         elif name is not None and kind == "maps":
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)

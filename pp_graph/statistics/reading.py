@@ -11,6 +11,7 @@ from pp_graph.statistics.artifact import ArtifactProvenance
 from pp_graph.statistics.flat_numbers import FlatNumbers
 from pp_graph.statistics.json_files import AnomalibMetadata, OwnJSON, TiledEnsemble
 from pp_graph.statistics.model_api import ModelAPI
+from pp_graph.statistics.other_files import STATISTICS, other_kind
 from pp_graph.statistics.source import StatisticsFile, StatisticsFormat
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def read_statistics(path: Path) -> Statistics:
             if format_.recognises(file):
                 return format_.read(file)
     except StatisticsError as error:
-        raise StatisticsError(f"Statistics file '{path}': {error}") from error.__cause__
+        other = other_kind(path, STATISTICS)
+        raise StatisticsError(f"Statistics file '{path}': {error}{other}") from error.__cause__
     except OSError as error:
         raise StatisticsError(
             f"Statistics file '{path}' cannot be read: {error.strerror or error}. Check the path."

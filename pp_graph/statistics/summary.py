@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pp_graph.errors import counted
 from pp_graph.summary import Block, Fields, Table
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _describe(found: Statistics) -> dict[str, str]:
         fields["sha256"] = provenance.sha256
     if provenance.calibration is not None:
         data = provenance.calibration.data or "data in memory"
-        fields["calibrated on"] = f"{provenance.calibration.images} images of {data}"
+        fields["calibrated on"] = f"{counted(provenance.calibration.images, 'image')} of {data}"
     fields["settings"] = describe_settings(provenance.settings)
     return {**fields, **{"note" if index == 0 else " " * index: text for index, text in enumerate(provenance.notes)}}
 

@@ -185,8 +185,8 @@ class RegionTable(Step):
         """
         if op.opset < _OPSET:
             raise OpsetError(
-                f"The model is at opset {op.opset}, expected {_OPSET} or later to measure the regions of "
-                f"'{self.target}'. Fuse with {HOW_TO_RAISE}, export it again with opset_version={_OPSET} or later, or "
+                f"The model is at opset {op.opset}, expected {_OPSET} or later to measure regions. "
+                f"Fuse with {HOW_TO_RAISE}, export it again with opset_version={_OPSET} or later, or "
                 "leave the step out."
             )
         images = emit_without_channel(op, mask, self.axes)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pp_graph.values import ValueType
 
 _FLOAT, _INT64 = np.dtype(np.float32), np.dtype(np.int64)
-_LARGEST: Final = 2**24
+LARGEST_AREA: Final = 2**24
+"""Most pixels that float32 counts exactly."""
 _AREA, _MEAN, _WIDTH = COLUMNS.index("area"), COLUMNS.index("mean"), len(COLUMNS)
 
 
@@ -59,7 +60,7 @@ class SelectRegions(Step):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        require_whole(self.min_area, f"min_area of '{self.target}'", 1, _LARGEST)
+        require_whole(self.min_area, f"min_area of '{self.target}'", 1, LARGEST_AREA)
         if self.min_mean is not None:
             as_float32(self.min_mean, f"min_mean of '{self.target}'")
         if as_float32(self.unclip, f"unclip of '{self.target}'") < 0:

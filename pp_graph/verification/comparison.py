@@ -224,7 +224,7 @@ class Comparison:
         Raises:
             TargetError: An output is missing, or of a different shape or element type.
         """
-        self._checks.add(shipped)
+        self._checks.add({**shipped, **{name: own.raw[name] for name in self._program.signature}})
         if self._map is not None:
             # One image of a batch is enough to detect a quantised map; sorting all takes longer than the model.
             count = len(np.unique(own.raw[self._map][:1]))

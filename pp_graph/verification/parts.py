@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pp_graph.errors import DataError
+from pp_graph.errors import DataError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -217,7 +217,7 @@ class Drift:
 
     def __str__(self) -> str:
         if self.kind == "detections":
-            text = f"{self.flips:,} detections lost, gained or classified otherwise, of {self.total:,}"
+            text = f"{counted(self.flips, 'detection')} lost, gained or classified otherwise, of {self.total:,}"
             if self.margin is None:
                 return text
             return f"{text}, with scores at most {self.margin:.3g} from the confidence"

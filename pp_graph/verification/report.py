@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
+from pp_graph.errors import counted
 from pp_graph.openvino.island.float32 import is_floating
 from pp_graph.summary import Summarised
 from pp_graph.verification.parts import (
@@ -206,7 +207,7 @@ class VerificationReport(Summarised):
                 f"values: {' and '.join(f'{drift.flips:,} of {drift.total:,} {drift.kind}' for drift in drifted)} "
                 "changed, within the limit."
             )
-        return f"PASSED: all decisions about these {self.images:,} images are those of the raw model."
+        return f"PASSED: all decisions about {counted(self.images, 'image')} are those of the raw model."
 
     def summary(self) -> list[Block]:
         """Return the report as tables, the verdict last."""

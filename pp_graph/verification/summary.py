@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pp_graph.errors import counted
 from pp_graph.fusion.runtime_cutoffs import scores_anomalies
 from pp_graph.openvino.island.float32 import is_floating
 from pp_graph.summary import Block, Fields, Line, Remark, Table
@@ -43,7 +44,7 @@ def blocks_of(report: VerificationReport) -> list[Block]:
     ]
     boundary = report.boundary
     return [
-        Fields(f"Verified on {report.images:,} image{'s' * (report.images != 1)}", facts),
+        Fields(f"Verified on {counted(report.images, 'image')}", facts),
         Table("Numbers", ("output", "max error", "mean error", "max error of post-processing"), rows),
         *_decisions(report),
         *(() if report.detections is None else _detections(report, report.detections)),

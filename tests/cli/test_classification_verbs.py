@@ -172,9 +172,9 @@ def test_tables_of_classes_have_no_empty_columns_and_are_replaced(folder: Path) 
     for _ in range(2):
         assert run(["run", "fused.onnx", "images.npz", "-o", "out", "--force"]) == 0
         with (folder / "out" / "predictions.csv").open() as file:
-            assert csv.DictReader(file).fieldnames == ["image", "pred_class", "pred_class_name", "pred_prob"]
+            assert csv.DictReader(file).fieldnames == ["image", "overlay", "pred_class", "pred_class_name", "pred_prob"]
     assert set(json.loads((folder / "out" / "predictions.json").read_text())["predictions"][0]) == {
-        "image", "pred_class", "pred_class_name", "pred_prob",
+        "image", "overlay", "pred_class", "pred_class_name", "pred_prob",
     }  # fmt: skip
     # A table of an earlier version had columns about anomalies; a run that writes no CSV removes it.
     row = ["image,pred_score,pred_label,anomalous_pixels,anomalous_share,mask,overlay,map,pred_class", "0,,,,,,,,1", ""]

@@ -237,6 +237,38 @@ def test_a_map_that_is_not_normalised_is_no_picture(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("post", "output", "wrapper"),
+    [
+        (pp.ClassificationPostProcessor(), ["N", 4], "Classification"),
+        (pp.SegmentationPostProcessor(areas=False), ["N", 4, 12, 16], "Segmentation"),
+        (pp.DetectionPostProcessor(head="yolov8"), ["N", 7, 24], "SSD"),
+    ],
+)
+def test_other_families_do_not_fit_their_wrappers(
+    post: pp.PostProcessor, output: list[Any], wrapper: str, tmp_path: Path
+) -> None:
+    """docs/families.md says why: these wrappers decide again, or take outputs of another form."""
+    numbers = int(np.prod(output[1:]))
+    weights = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(0, 1, (3, numbers)).astype(np.float32), "w")
+    raw = from_text(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,3,12,16] image) => (float[{",".join(map(str, output))}] y) <int64[{len(output)}] shape = {{
+            {",".join(["0", *map(str, output[1:])])}}}> {{
+            pooled = GlobalAveragePool(image)
+            flat = Flatten(pooled)
+            product = MatMul(flat, w)
+            y = Reshape(product, shape)
+        }}"""
+    )
+    raw.graph.initializer.append(weights)
+    path = pp.convert(pp.fuse(raw, post), batch=1).save(tmp_path / "model.xml")
+    assert "model_type" not in read_model_info(OpenVINOModel.load(path).network)
+    with pytest.raises(Exception) as failure:  # noqa: PT011 - theirs, and of many kinds
+        load(path, wrapper)(np.zeros((12, 16, 3), np.uint8))
+    assert any("model_api" in Path(entry.path).parts for entry in failure.traceback)
+
+
 # --- what is written ---
 
 

@@ -136,8 +136,8 @@ def test_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     [
         ({"regions": 0}, "regions is 0, expected a whole number from 1 to 1000"),
         ({"regions": None}, "regions is None, expected a whole number"),
-        ({"unclip": -1}, "unclip of 'selected' is -1"),
-        ({"min_area": 0}, "min_area of 'selected' is 0"),
+        ({"unclip": -1}, "unclip is -1"),
+        ({"min_area": 0}, "min_area is 0"),
         ({"pixel_threshold": float("nan")}, "pixel_threshold is nan, expected a number that is finite"),
     ],
 )
@@ -147,7 +147,7 @@ def test_impossible_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_models_that_do_not_fit() -> None:
-    with pytest.raises(OpsetError, match="opset 17, expected 18 or later to measure the regions"):
+    with pytest.raises(OpsetError, match="opset 17, expected 18 or later to measure regions"):
         pp.fuse(raw(17), pp.RegionsPostProcessor())
 
 

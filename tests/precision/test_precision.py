@@ -23,6 +23,7 @@ from pp_graph.precision.measured import Limits
 from pp_graph.precision.plan import Builder, Plan, runs_otherwise
 from pp_graph.precision.timing import Stopwatch
 from pp_graph.quantization.network_cut import split_network
+from pp_graph.quantization.truth import LabelledTruth
 from tests.models import STATS
 from tests.quantization.test_quantization import distance_model, with_weights
 
@@ -202,7 +203,8 @@ class TestLimits:
 
     def test_are_readable(self) -> None:
         assert (
-            str(Limits.parse(0, "0.1%", 0.005)) == "at most 0 labels and 0.1% of pixels flipped, F1 at most 0.005 lower"
+            str(Limits.parse(0, "0.1%", 0.005))
+            == "at most 0 labels and 0.1% of pixels flipped, F1 or accuracy at most 0.005 lower"
         )
         assert str(Limits.parse(None, None, None)) == "none"
 
@@ -255,7 +257,7 @@ class TestChoice:
         poorly = pp.fuse(pp.strip(fused), pp.OneClassPostProcessor(pp.Statistics(image=poor, pixel=poor)))
         labelled = open_labelled(DATA)
         base = pp.convert(poorly)
-        judge = Judge(poorly, base, labelled.images, labelled, None)
+        judge = Judge(poorly, base, labelled.images, LabelledTruth(labelled), None)
         given, found = judge.decide(base, "CPU", "f32", recalibrate=True)
         assert (given.thresholds, given.label_flips) == ("given", 0)
         assert (found.thresholds, found.f1["image"]) == ("recalibrated", 1.0)

@@ -30,6 +30,10 @@ def check(found: dict) -> None:
     assert all(time > 0 for time in found["milliseconds"].values())
 
 
+def pictures(folder: Path) -> int:
+    return len(list((folder / "predictions" / "overlays").glob("*.jpg")))
+
+
 def test_custom_step(tmp_path: Path) -> None:
     found = load("custom_step").main(tmp_path)
     check(found)
@@ -43,12 +47,14 @@ def test_custom_step(tmp_path: Path) -> None:
 def test_classification(tmp_path: Path) -> None:
     found = load("classification").main(tmp_path)
     check(found)
+    assert pictures(tmp_path) == 4
     assert found["classes"][:4] == ["red", "green", "blue", "gray"]
 
 
 def test_detection(tmp_path: Path) -> None:
     found = load("detection").main(tmp_path)
     check(found)
+    assert pictures(tmp_path) == 4
     # The squares, and no parts of them.
     assert all(count >= 2 for count in found["counts"])
     assert {0, 1} <= set(found["classes"])
@@ -61,11 +67,13 @@ def test_segmentation(tmp_path: Path) -> None:
     assert found["way"] == "constants"
     assert {sum(areas) for areas in found["areas"]} == {64 * 64}
     assert len(list((tmp_path / "predictions" / "masks").glob("*.png"))) == 4
+    assert pictures(tmp_path) == 4
 
 
 def test_regions(tmp_path: Path) -> None:
     found = load("regions").main(tmp_path)
     assert found["verified"]
+    assert len(list((tmp_path / "predictions" / "overlays").rglob("*.jpg"))) == len(found["defects"])
     assert found["way"] == "constants"
     assert {name: count > 0 for name, count in found["defects"].items()} == {
         name: not name.startswith("good/") for name in found["defects"]
@@ -74,6 +82,7 @@ def test_regions(tmp_path: Path) -> None:
 
 def test_sequence(tmp_path: Path) -> None:
     assert load("sequence").main(tmp_path) == {"verified": True, "texts": ["hello", "hole", "eel"]}
+    assert pictures(tmp_path) == 3
 
 
 @pytest.mark.slow
