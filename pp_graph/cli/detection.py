@@ -18,6 +18,7 @@ _HEADS: Final = (
     "auto",
     "yolov8",
     "yolov8-pose",
+    "yolov8-seg",
     "yolov5",
     "yolox",
     "end2end",
@@ -75,7 +76,8 @@ FUSED: Final = (
     click.option("--every-class", is_flag=True, default=None,
                  help="detection: a box for each class that passes, instead of the best one of a candidate."),
     click.option("--max-detections", type=int, metavar="D",
-                 help="detection: number of boxes in the outputs.  [default: 300]"),
+                 help="detection: number of boxes in the outputs.  "
+                      "[default: 300; with masks 100, or 20 of the input's size]"),
     click.option("--candidates", type=int, metavar="K",
                  help="detection: number of candidates that suppression sees.  [default: 1000]"),
     click.option("--box-format", type=click.Choice(["xyxy", "xywh", "cxcywh"]),
@@ -83,12 +85,14 @@ FUSED: Final = (
     click.option("--key-points", metavar="J,P", callback=_key_points,
                  help="detection: number of key points of yolov8-pose, and numbers of each, 2 or 3.  "
                       "[default: as the model says]"),
+    click.option("--mask-size", type=click.Choice(["prototypes", "input"]),
+                 help="detection: size of the masks of yolov8-seg.  [default: prototypes]"),
     click.option("--loop-free", is_flag=True, default=None,
                  help="detection: suppress without the operator Loop; at most 100 detections."),
 )  # fmt: skip
 NAMES: Final = (
     "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
-    "loop_free", "key_points",
+    "loop_free", "key_points", "mask_size",
 )  # fmt: skip
 RETUNED_NAMES: Final = ("confidence", "iou")
 

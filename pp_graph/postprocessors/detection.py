@@ -24,7 +24,13 @@ from pp_graph.postprocessors.detection_heads import (
     named_head,
     stored_key_points,
 )
-from pp_graph.postprocessors.detection_parts import PART_OUTPUTS, checked_key_points, part_names
+from pp_graph.postprocessors.detection_parts import (
+    PART_OUTPUTS,
+    MaskSize,
+    checked_key_points,
+    default_detections,
+    part_names,
+)
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.program import Output, Signature
@@ -67,6 +73,7 @@ class DetectionPostProcessor(PostProcessor):
     - `count`: their number, int32, (N,).
     - `keypoints`: of heads with key points, x, y and possibly visibility of each point in pixels of the model's input,
       float32, (N,D,J,2) or (N,D,J,3); 0 after the last.
+    - `masks`: of heads with masks, the pixels of each detection, bool, (N,D,H,W); empty after the last.
     - `candidates`: how many candidates exceed the confidence, int32, (N,). If they are more than the option
       `candidates`, those with the smallest scores were left out.
 
@@ -80,7 +87,8 @@ class DetectionPostProcessor(PostProcessor):
         confidence: Score in [0, 1] that a detection exceeds; one, or one for each class.
         iou: Intersection over union in [0, 1] above which the box of the smaller score is suppressed.
         class_aware: True to let only boxes of the same class suppress each other.
-        max_detections: Number D of boxes in the outputs.
+        max_detections: Number D of boxes in the outputs; None for 300, with masks 100, and with masks of the input's
+            size 20.
         candidates: Number of candidates that suppression sees, at most 4,096.
         labels: Name of each class, in order; empty takes the names that Ultralytics writes into a model, if any.
         box_format: Form of the boxes: `xyxy` (two corners), `xywh` (a corner and sizes) or `cxcywh` (centre and sizes).
@@ -90,6 +98,7 @@ class DetectionPostProcessor(PostProcessor):
             all.
         key_points: Number of key points and numbers of each, 2 or 3, of head `yolov8-pose`; None takes those that
             Ultralytics writes into a model.
+        mask_size: Size of the masks of head `yolov8-seg`: that of the `prototypes`, or of the model's `input`.
         every_class: True to return a box for each class that passes, instead of the best one of a candidate.
         loop_free: True to suppress without the operator Loop, for devices that lack it; D is then at most 100.
 
@@ -102,13 +111,14 @@ class DetectionPostProcessor(PostProcessor):
     confidence: float | tuple[float, ...] = 0.25
     iou: float = 0.45
     class_aware: bool = True
-    max_detections: int = 300
+    max_detections: int | None = None
     candidates: int = 1000
     labels: tuple[str, ...] = ()
     box_format: BoxForm = "xyxy"
     activation: Activation | None = None
     class_count: int | None = None
     key_points: tuple[int, int] | None = None
+    mask_size: MaskSize = "prototypes"
     every_class: bool = False
     loop_free: bool = False
 
@@ -117,7 +127,9 @@ class DetectionPostProcessor(PostProcessor):
         require_one_of(self.head, "head", (AUTO, *HEADS))
         require_one_of(self.activation, "activation", (*get_args(Activation), None))
         require_one_of(self.box_format, "box_format", ("xyxy", "xywh", "cxcywh"))
-        require_whole(self.max_detections, "max_detections", 1, MOST_CANDIDATES)
+        most = default_detections(self) if self.max_detections is None else self.max_detections
+        require_whole(most, "max_detections", 1, MOST_CANDIDATES)
+        require_one_of(self.mask_size, "mask_size", get_args(MaskSize))
         require_whole(self.candidates, "candidates", 1, MOST_CANDIDATES)
         if self.class_count is not None:
             require_whole(self.class_count, "class_count", 1)
@@ -126,9 +138,9 @@ class DetectionPostProcessor(PostProcessor):
         for name in ("class_aware", "every_class", "loop_free"):
             if not isinstance(getattr(self, name), bool):
                 raise PostProcessorError(f"{name} is {getattr(self, name)!r}, expected True or False.")
-        if self.loop_free and self.max_detections > MOST_UNROLLED:
+        if self.loop_free and most > MOST_UNROLLED:
             raise PostProcessorError(
-                f"max_detections is {self.max_detections} with loop_free, expected at most {MOST_UNROLLED}. Lower it "
+                f"max_detections is {most} with loop_free, expected at most {MOST_UNROLLED}. Lower it "
                 f"(--max-detections {MOST_UNROLLED}), or leave loop_free out."
             )
         given: Any = self.confidence
@@ -201,6 +213,8 @@ class DetectionPostProcessor(PostProcessor):
 
     def settled(self, raw: Signature) -> DetectionPostProcessor:
         """Check the numbers of labels and confidences against the number of classes."""
+        if self.max_detections is None:
+            return dataclasses.replace(self, max_detections=default_detections(self)).settled(raw)
         head = self._head
         role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
         what = f"output '{raw.outputs[role]}', {raw[role]}," if role in raw.outputs else f"the value, {raw[role]},"

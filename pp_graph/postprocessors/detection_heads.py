@@ -31,6 +31,7 @@ RAW_HEAT: Final = "raw_heat"
 RAW_SIZES: Final = "raw_sizes"
 RAW_OFFSETS: Final = "raw_offsets"
 RAW_POINTS: Final = "raw_points"
+RAW_PROTOTYPES: Final = "raw_prototypes"
 
 _STRIDES: Final = (8, 16, 32)
 _MOST_QUERIES: Final = 1000
@@ -77,6 +78,7 @@ class Head:
         overlapping: True if overlapping boxes must be suppressed.
         points: Where the key points of a candidate are: after its scores, after its box as offsets from its anchor, or
             in a map of their own as shares of its box, y before x. None without.
+        masks: True if coefficients of mask prototypes come after the scores.
         extends: Head of the same outputs without what this one returns besides boxes; None if there is none.
         task: Task in the metadata of a model of Ultralytics, if sizes alone do not tell the head.
     """
@@ -101,6 +103,7 @@ class Head:
     normalised: bool = False
     overlapping: bool = True
     points: Literal["parts", "anchors", "shares"] | None = None
+    masks: bool = False
     extends: str | None = None
     task: str | None = None
 
@@ -136,6 +139,21 @@ def _find_parts_first(outputs: Sequence[OutputInfo], size: Size) -> Reading | No
         return f"{parts} parts of each candidate before the axis of candidates: a box and {parts - 4} classes"
 
     return _only(outputs, fits)
+
+
+def _find_prototypes(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    reading = _find_parts_first(outputs, size)
+    maps = [(each.name, each.shape) for each in outputs if each.shape and len(each.shape) == 4]
+    if reading is None or len(maps) != 1:
+        return None
+    name, (_, count, *pixels) = maps[0]
+    parts = dict(_candidates(outputs))[reading.roles[RAW_CANDIDATES]][1]
+    if not isinstance(count, int) or not isinstance(parts, int) or parts < 5 + count:
+        return None
+    if size is not None and pixels != [size[0] // 4, size[1] // 4]:
+        return None
+    why = f"a box, {parts - 4 - count} classes and {count} coefficients of each candidate; {count} prototypes of masks"
+    return Reading({**reading.roles, RAW_PROTOTYPES: name}, why)
 
 
 def _find_parts_last(per_cell: int, least: int) -> Callable[[Sequence[OutputInfo], Size], Reading | None]:
@@ -254,6 +272,9 @@ _MAPS: Final = (
 _LANDMARKS: Final = Role(RAW_POINTS, ("NCHW",), {"C": 10}, noun="map of key points")
 
 
+_PROTOTYPES: Final = Role(RAW_PROTOTYPES, ("NCHW",), required=True, noun="prototypes of masks")
+
+
 def _one_output(axes: str, pattern: str) -> tuple[Role, ...]:
     names = frozenset({"output", "output0", "outputs", "predictions", "detections"})
     return (Role(RAW_CANDIDATES, (axes,), required=True, names=names, noun="candidates", meaning=pattern),)
@@ -274,6 +295,9 @@ HEADS: Final[dict[str, Head]] = {
         Head("yolov8-pose", "YOLOv8-pose, YOLO11-pose: (N,4+C+3*J,K), J key points, as the metadata says (kpt_shape)",
              _one_output("NPK", "parts of each candidate"), _find_parts_first, points="parts", extends="yolov8",
              task="pose"),
+        Head("yolov8-seg", "YOLOv8-seg, YOLO11-seg: (N,4+C+M,K) and prototypes of masks (N,M,H/4,W/4)",
+             (*_one_output("NPK", "parts of each candidate"), _PROTOTYPES), _find_prototypes, masks=True,
+             extends="yolov8"),
         Head("yolov5", "YOLOv5, YOLOv7: (N,K,5+C)", _one_output("NKP", "parts of each candidate"),
              _find_parts_last(3, 6), class_start=5, objectness=4),
         Head("yolox", "YOLOX: (N,K,5+C), relative to a grid", _one_output("NKP", "parts of each candidate"),

@@ -16,7 +16,7 @@ from pp_graph.postprocessors.detection_heads import (
     RAW_SIZES,
     grid_levels,
 )
-from pp_graph.postprocessors.detection_parts import blazeface_anchors, further_parts, part_steps
+from pp_graph.postprocessors.detection_parts import blazeface_anchors, default_detections, further_parts, part_steps
 from pp_graph.steps import (
     AnchorBoxes,
     BestClass,
@@ -114,7 +114,7 @@ def _chosen(post: DetectionPostProcessor, sources: dict[str, str], scored: str, 
 
 def _kept(post: DetectionPostProcessor) -> list[Step]:
     """Suppress overlaps among the chosen boxes, and write the outputs."""
-    head, most = HEADS[post.head], post.max_detections
+    head, most = HEADS[post.head], post.max_detections or default_detections(post)
     steps: list[Step] = []
     scores = "chosen_best"
     if activation_of(post) == "sigmoid":
@@ -147,7 +147,9 @@ def class_count(post: DetectionPostProcessor, raw: Signature) -> int | None:
     head = HEADS[post.head]
     role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
     found = raw[role].size("P" if head.class_start is not None else "C")
-    count = None if found is None else found - (head.class_start or 0) - head.background - further_parts(post)
+    further = further_parts(post, raw)
+    unknown = found is None or further is None
+    count = None if unknown else found - (head.class_start or 0) - head.background - further  # type: ignore[operator]
     given = post.class_count
     return given if given is not None and count is not None and given <= count else count
 

@@ -1,4 +1,4 @@
-"""What detectors return besides upright boxes: key points."""
+"""What detectors return besides upright boxes: key points and masks."""
 
 from __future__ import annotations
 
@@ -55,6 +55,60 @@ def test_key_points_of_yolo(numbers: int, every_class: bool) -> None:
         kept = greedy(boxes[0], scores[0], 0.3, 0.45)
         assert np.array_equal(found["keypoints"][0, : len(kept)], points[0, kept])
     exact(proto, fused, raw)
+
+
+def shapes() -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs of a model of three classes and masks, its corners, scores and logits of masks."""
+    rng = np.random.default_rng(8)
+    boxes, scores = scene(rng, IMAGES, CELLS, 3)
+    # Whole numbers, so that no runtime rounds a sum.
+    weights, prototypes = rng.integers(-3, 4, (IMAGES, CELLS, 8)), rng.integers(-3, 4, (IMAGES, 8, 16, 16))
+    raw = np.concatenate([boxes, scores, weights], 2).transpose(0, 2, 1).astype(F32)
+    logits = np.einsum("nkc,nchw->nkhw", weights, prototypes)
+    return (raw, prototypes.astype(F32)), corners(boxes), scores, logits
+
+
+@pytest.mark.parametrize("form", ["xyxy", "xywh"])
+def test_masks_lie_in_their_boxes(form: Any) -> None:
+    raw, boxes, scores, logits = shapes()
+    proto = model(raw)
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.3, max_detections=30, box_format=form))
+    assert fused.provenance.parameters["head"] == "yolov8-seg"
+    found = run(fused, feeds(raw))
+    assert found["masks"].dtype == np.bool_
+    columns = np.arange(16)
+    for image in range(IMAGES):
+        kept = greedy(boxes[image], scores[image], 0.3, 0.45)[:30]
+        assert found["count"][image] == len(kept) > 2
+        assert not found["masks"][image, len(kept) :].any()
+        for mask, place in zip(found["masks"][image], kept, strict=False):
+            x1, y1, x2, y2 = boxes[image, place] / 4
+            inside = ((columns >= y1) & (columns < y2))[:, None] & (columns >= x1) & (columns < x2)
+            assert np.array_equal(mask, (logits[image, place] > 0) & inside)
+    exact(proto, fused, raw)
+
+
+def test_masks_of_the_size_of_the_input() -> None:
+    raw, boxes, scores, logits = shapes()
+    proto = model(raw)
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.3, mask_size="input"))
+    found = run(fused, feeds(raw))
+    assert found["masks"].shape == (IMAGES, 20, SIZE, SIZE)
+    torch = pytest.importorskip("torch", reason="torch, whose interpolation is the reference, is not installed")
+    (place,) = greedy(boxes[0], scores[0], 0.3, 0.45)[:1]
+    large = torch.nn.functional.interpolate(torch.tensor(logits[:1, [place]]).float(), (SIZE, SIZE), mode="bilinear")
+    x1, y1, x2, y2 = boxes[0, place]
+    pixels = np.arange(SIZE)
+    inside = ((pixels >= y1) & (pixels < y2))[:, None] & (pixels >= x1) & (pixels < x2)
+    assert np.array_equal(found["masks"][0, 0], (large[0, 0].numpy() > 0) & inside)
+    exact(proto, fused, raw)
+
+
+def test_fewer_detections_with_masks_by_default() -> None:
+    assert [
+        pp.DetectionPostProcessor(head=head, mask_size=size).bind(pp.RawModel.open(model(shapes()[0]))).types["boxes"].size("K")
+        for head, size in (("yolov8", "prototypes"), ("yolov8-seg", "prototypes"), ("yolov8-seg", "input"))
+    ] == [300, 100, 20]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["xyxy", "cxcywh"])
