@@ -24,6 +24,7 @@ _HEADS: Final = (
     "end2end",
     "detr",
     "rtdetr",
+    "ssd",
     "picodet",
     "blazeface",
     "centerface",
@@ -87,12 +88,18 @@ FUSED: Final = (
                       "[default: as the model says]"),
     click.option("--mask-size", type=click.Choice(["prototypes", "input"]),
                  help="detection: size of the masks of yolov8-seg.  [default: prototypes]"),
+    click.option("--anchors", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+                 help="detection: .npy or .npz of ssd's anchors, centre and size as shares of the image, (K,4)."),
+    click.option("--background", type=click.Choice(["first", "last", "none"]),
+                 help="detection: score of ssd that means no object.  [default: first]"),
+    click.option("--variances", nargs=2, type=float,
+                 help="detection: factors of ssd's deltas, of centres and of sizes.  [default: 0.1 0.2]"),
     click.option("--loop-free", is_flag=True, default=None,
                  help="detection: suppress without the operator Loop; at most 100 detections."),
 )  # fmt: skip
 NAMES: Final = (
     "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
-    "loop_free", "key_points", "mask_size",
+    "loop_free", "key_points", "mask_size", "anchors", "background", "variances",
 )  # fmt: skip
 RETUNED_NAMES: Final = ("confidence", "iou")
 
@@ -110,4 +117,8 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> D
     labels = () if file is None else read_class_names(file)
     if "confidence" in given:
         given["confidence"] = confidence_of(given["confidence"], labels)
+    if "anchors" in given:
+        from pp_graph.postprocessors.detection_anchors import read_anchors
+
+        given["anchors"] = read_anchors(given["anchors"])
     return DetectionPostProcessor(labels=labels, **given)

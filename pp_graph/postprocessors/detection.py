@@ -13,6 +13,7 @@ import numpy as np
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_probability
+from pp_graph.postprocessors.detection_anchors import Background, anchors_as_text
 from pp_graph.postprocessors.detection_heads import (
     HEADS,
     RAW_CANDIDATES,
@@ -37,7 +38,7 @@ from pp_graph.program import Output, Signature
 from pp_graph.program.signature import image_size
 from pp_graph.steps.candidate_scores import MOST_CANDIDATES
 from pp_graph.steps.overlaps import MOST_UNROLLED
-from pp_graph.steps.step import require_one_of, require_whole
+from pp_graph.steps.step import as_float32, require_one_of, require_whole
 
 if TYPE_CHECKING:
     from pp_graph.program import Predictions, Program
@@ -99,6 +100,10 @@ class DetectionPostProcessor(PostProcessor):
         key_points: Number of key points and numbers of each, 2 or 3, of head `yolov8-pose`; None takes those that
             Ultralytics writes into a model.
         mask_size: Size of the masks of head `yolov8-seg`: that of the `prototypes`, or of the model's `input`.
+        anchors: Centre and size of each anchor of head `ssd`, as shares of the image, (K,4); kept as text.
+        background: Which of the scores of head `ssd` means that there is no object: `first`, `last` or `none`. Classes
+            count from 0 without it.
+        variances: Factors of the deltas of head `ssd`, of centres and of sizes.
         every_class: True to return a box for each class that passes, instead of the best one of a candidate.
         loop_free: True to suppress without the operator Loop, for devices that lack it; D is then at most 100.
 
@@ -119,6 +124,9 @@ class DetectionPostProcessor(PostProcessor):
     class_count: int | None = None
     key_points: tuple[int, int] | None = None
     mask_size: MaskSize = "prototypes"
+    anchors: str | None = None
+    background: Background = "first"
+    variances: tuple[float, float] = (0.1, 0.2)
     every_class: bool = False
     loop_free: bool = False
 
@@ -133,6 +141,11 @@ class DetectionPostProcessor(PostProcessor):
         require_whole(self.candidates, "candidates", 1, MOST_CANDIDATES)
         if self.class_count is not None:
             require_whole(self.class_count, "class_count", 1)
+        if self.anchors is not None:
+            object.__setattr__(self, "anchors", anchors_as_text(self.anchors))
+        require_one_of(self.background, "background", get_args(Background))
+        first, second = (as_float32(each, "variances") for each in self.variances)
+        object.__setattr__(self, "variances", (float(first), float(second)))
         if self.key_points is not None:
             object.__setattr__(self, "key_points", checked_key_points(self.key_points))
         for name in ("class_aware", "every_class", "loop_free"):

@@ -61,7 +61,7 @@ class Head:
         roles: Outputs that it reads.
         find: Finds these outputs among those of a model with images of a size; None if they do not fit.
         decode: How boxes are stored: as numbers of `form`, relative to cells of a grid, as offsets from the centres of
-            cells in pixels, or as distributions of distances from these centres.
+            cells in pixels, as deltas of anchors that the user gives, or as distributions of distances from centres.
         form: Form of a decoded box.
         box_start: First of the four numbers of the box among a candidate's parts.
         class_start: First class score among a candidate's parts; None if scores are an output of their own.
@@ -87,7 +87,7 @@ class Head:
     title: str
     roles: tuple[Role, ...]
     find: Callable[[Sequence[OutputInfo], Size], Reading | None]
-    decode: Literal["corners", "grid", "anchors", "distances"] = "corners"
+    decode: Literal["corners", "grid", "anchors", "deltas", "distances"] = "corners"
     form: BoxForm = "cxcywh"
     box_start: int = 0
     class_start: int | None = 4
@@ -200,6 +200,21 @@ def _find_queries(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     return Reading({RAW_SCORES: scores, RAW_BOXES: name}, f"a box and {other[2]} class scores for each query")
 
 
+def _find_deltas(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    del size
+    three = _candidates(outputs)
+    boxes = [(name, shape) for name, shape in three if shape[2] == 4]
+    if len(three) != 2 or not boxes:
+        return None
+    # With four classes, shapes do not tell scores from deltas; then a role has to.
+    scores = [(name, shape) for name, shape in three if (name, shape) != boxes[0]]
+    (name, (_, count, _)), (other, (_, same, classes)) = boxes[0], scores[0]
+    if len(boxes) > 1 or count != same or not isinstance(count, int) or count <= _MOST_QUERIES:
+        return None
+    why = f"deltas of {count:,} anchors, and {classes} class scores of each"
+    return Reading({RAW_SCORES: other, RAW_BOXES: name}, why)
+
+
 def _find_levels(head: Literal["picodet", "blazeface"]) -> Callable[[Sequence[OutputInfo], Size], Reading | None]:
     """Find scores and boxes of each level, by the number of candidates that it has for the images' size."""
 
@@ -308,6 +323,8 @@ HEADS: Final[dict[str, Head]] = {
              class_start=None, activation="softmax", background=True, normalised=True, overlapping=False),
         Head("rtdetr", "RT-DETR, Deformable DETR: logits (N,K,C) and boxes (N,K,4)", _QUERIES, _find_queries,
              class_start=None, activation="sigmoid", normalised=True, overlapping=False),
+        Head("ssd", "SSD: scores (N,K,C) with a background class, deltas (N,K,4) of anchors that are given", _QUERIES,
+             _find_deltas, decode="deltas", class_start=None, activation="softmax"),
         Head("picodet", "PicoDet, NanoDet: scores (N,K,C) and distances (N,K,4*B) of each level", _level_roles(4),
              _find_levels("picodet"), decode="distances", class_start=None, strides=PICODET_STRIDES, centre=0.5),
         Head("blazeface", "BlazeFace: logits (N,512,1), (N,384,1) and boxes (N,512,16), (N,384,16)", _level_roles(2),

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.postprocessors.detection_anchors import anchors_in_pixels
 from pp_graph.postprocessors.detection_heads import (
     HEADS,
     RAW_BOXES,
@@ -149,7 +150,8 @@ def class_count(post: DetectionPostProcessor, raw: Signature) -> int | None:
     found = raw[role].size("P" if head.class_start is not None else "C")
     further = further_parts(post, raw)
     unknown = found is None or further is None
-    count = None if unknown else found - (head.class_start or 0) - head.background - further  # type: ignore[operator]
+    background = head.background or (head.decode == "deltas" and post.background != "none")
+    count = None if unknown else found - (head.class_start or 0) - background - further  # type: ignore[operator]
     given = post.class_count
     return given if given is not None and count is not None and given <= count else count
 
@@ -219,7 +221,9 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
     elif head.class_start is not None:
         stop = None if post.class_count is None else head.class_start + post.class_count
         steps.append(TakeParts(source, scores, head.class_start, stop, classes=True))
-    elif head.background:
+    elif head.decode == "deltas" and post.background == "first":
+        steps.append(TakeParts(source, scores, 1, classes=True))
+    elif head.background or (head.decode == "deltas" and post.background == "last"):
         steps.append(TakeParts(source, scores, 0, -1, classes=True))
     else:
         scores = source
@@ -257,6 +261,16 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
     if head.decode == "corners":
         scale = (float(width), float(height)) if head.normalised else (1.0, 1.0)
         return [*steps, ConvertBoxes(source, "chosen_boxes", head.form, scale=scale)]
+    if head.decode == "deltas":
+        if post.anchors is None:
+            raise PostProcessorError(
+                f"anchors are missing, expected those of head '{head.name}': centre and size of each as shares of the "
+                "image. Give anchors=numpy.load(...) (--anchors FILE.npy)."
+            )
+        priors = anchors_in_pixels(post.anchors, height, width)
+        _check_count(post, raw, len(priors))
+        listed = tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in priors)
+        return [*steps, AnchorBoxes(source, "chosen_boxes", "order", listed, post.variances)]
     if head.decode == "anchors":
         anchors = tuple((x, y, 1.0, 1.0) for x, y in blazeface_anchors(head, height))
         _check_count(post, raw, len(anchors))
