@@ -19,11 +19,13 @@ _HEADS: Final = (
     "yolov8",
     "yolov8-pose",
     "yolov8-split",
+    "yolov8-seg",
     "yolov5",
     "yolox",
     "end2end",
     "detr",
     "rtdetr",
+    "ssd",
     "picodet",
     "blazeface",
     "centerface",
@@ -76,7 +78,8 @@ FUSED: Final = (
     click.option("--every-class", is_flag=True, default=None,
                  help="detection: a box for each class that passes, instead of the best one of a candidate."),
     click.option("--max-detections", type=int, metavar="D",
-                 help="detection: number of boxes in the outputs.  [default: 300]"),
+                 help="detection: number of boxes in the outputs.  "
+                      "[default: 300; with masks 100, or 20 of the input's size]"),
     click.option("--candidates", type=int, metavar="K",
                  help="detection: number of candidates that suppression sees.  [default: 1000]"),
     click.option("--box-format", type=click.Choice(["xyxy", "xywh", "cxcywh"]),
@@ -87,12 +90,20 @@ FUSED: Final = (
     click.option("--names", type=click.Choice(["own", "efficient-nms"]),
                  help="detection: names of the outputs; efficient-nms: num_dets, det_boxes, det_scores, "
                       "det_classes, as TensorRT's plugin.  [default: own]"),
+    click.option("--mask-size", type=click.Choice(["prototypes", "input"]),
+                 help="detection: size of the masks of yolov8-seg.  [default: prototypes]"),
+    click.option("--anchors", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+                 help="detection: .npy or .npz of ssd's anchors, centre and size as shares of the image, (K,4)."),
+    click.option("--background", type=click.Choice(["first", "last", "none"]),
+                 help="detection: score of ssd that means no object.  [default: first]"),
+    click.option("--variances", nargs=2, type=float,
+                 help="detection: factors of ssd's deltas, of centres and of sizes.  [default: 0.1 0.2]"),
     click.option("--loop-free", is_flag=True, default=None,
                  help="detection: suppress without the operator Loop; at most 100 detections, and 100 by default."),
 )  # fmt: skip
 NAMES: Final = (
     "head", "confidence", "iou", "class_agnostic", "every_class", "max_detections", "candidates", "box_format",
-    "loop_free", "key_points", "names",
+    "loop_free", "key_points", "names", "mask_size", "anchors", "background", "variances",
 )  # fmt: skip
 SHARED: Final = ("thresholds", "outputs", "pack")
 """Options of anomaly models that detectors have, too."""
@@ -114,5 +125,9 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> D
     labels = () if file is None else read_class_names(file)
     if "confidence" in given:
         given["confidence"] = confidence_of(given["confidence"], labels)
+    if "anchors" in given:
+        from pp_graph.postprocessors.detection_anchors import read_anchors
+
+        given["anchors"] = read_anchors(given["anchors"])
     shared = {name: settings[name] for name in SHARED}
     return DetectionPostProcessor(labels=labels, **shared, **given)

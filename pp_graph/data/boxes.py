@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-DETECTION_PARTS: Final = ("keypoints",)
+DETECTION_PARTS: Final = ("keypoints", "masks")
 """Outputs that some detectors have for each detection besides boxes, scores and classes."""
 
 
@@ -27,7 +27,7 @@ class Detections:
         classes: Index of the class of each, (D,).
         truncated: True if more candidates passed the confidence than the post-processing compares.
         parts: What the detector returns besides, by output, with an entry for each detection: `keypoints` (D,J,2) or
-            (D,J,3) in pixels.
+            (D,J,3) in pixels, `masks` (D,H,W), bool, over the whole input of the model.
     """
 
     boxes: Array
@@ -44,7 +44,7 @@ class Detections:
 
         Args:
             outputs: `boxes` (N,D,4), `scores` (N,D), `classes` (N,D), `count` (N,), and possibly `candidates` (N,) and
-                `keypoints` (N,D,J,P).
+                `keypoints` (N,D,J,P) or `masks` (N,D,H,W).
             index: Index of the image.
             parameters: Parameters of the post-processor: `candidates`, the number that it compares, and `box_format`.
         """

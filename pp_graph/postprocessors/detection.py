@@ -13,6 +13,7 @@ import numpy as np
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_probability
+from pp_graph.postprocessors.detection_anchors import Background, anchors_as_text
 from pp_graph.postprocessors.detection_heads import (
     HEADS,
     RAW_CANDIDATES,
@@ -23,7 +24,13 @@ from pp_graph.postprocessors.detection_heads import (
     named_head,
     stored_key_points,
 )
-from pp_graph.postprocessors.detection_parts import PART_OUTPUTS, checked_key_points, part_names
+from pp_graph.postprocessors.detection_parts import (
+    PART_OUTPUTS,
+    MaskSize,
+    checked_key_points,
+    default_detections,
+    part_names,
+)
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
 from pp_graph.postprocessors.inner_scores import find_logits
 from pp_graph.postprocessors.post_processor import PostProcessor
@@ -31,7 +38,7 @@ from pp_graph.program import DETECTION_OUTPUTS, Output, Signature, packed_detect
 from pp_graph.program.signature import image_size
 from pp_graph.steps.candidate_scores import MOST_CANDIDATES
 from pp_graph.steps.overlaps import MOST_UNROLLED
-from pp_graph.steps.step import require_one_of, require_whole
+from pp_graph.steps.step import as_float32, require_one_of, require_whole
 
 if TYPE_CHECKING:
     from pp_graph.program import OutputDescription, Predictions, Program
@@ -68,6 +75,7 @@ class DetectionPostProcessor(PostProcessor):
     - `count`: their number, int32, (N,).
     - `keypoints`: of heads with key points, x, y and possibly visibility of each point in pixels of the model's input,
       float32, (N,D,J,2) or (N,D,J,3); 0 after the last.
+    - `masks`: of heads with masks, the pixels of each detection, bool, (N,D,H,W); empty after the last.
     - `candidates`: how many candidates exceed the confidence, int32, (N,). If they are more than the option
       `candidates`, those with the smallest scores were left out.
 
@@ -81,7 +89,8 @@ class DetectionPostProcessor(PostProcessor):
         confidence: Score in [0, 1] that a detection exceeds; one, or one for each class.
         iou: Intersection over union in [0, 1] above which the box of the smaller score is suppressed.
         class_aware: True to let only boxes of the same class suppress each other.
-        max_detections: Number D of boxes in the outputs.
+        max_detections: Number D of boxes in the outputs; None for 300, with masks 100, and with masks of the input's
+            size 20.
         candidates: Number of candidates that suppression sees, at most 4,096.
         labels: Name of each class, in order; empty takes the names that Ultralytics writes into a model, if any.
         box_format: Form of the boxes: `xyxy` (two corners), `xywh` (a corner and sizes) or `cxcywh` (centre and sizes).
@@ -93,6 +102,11 @@ class DetectionPostProcessor(PostProcessor):
             all.
         key_points: Number of key points and numbers of each, 2 or 3, of head `yolov8-pose`; None takes those that
             Ultralytics writes into a model.
+        mask_size: Size of the masks of head `yolov8-seg`: that of the `prototypes`, or of the model's `input`.
+        anchors: Centre and size of each anchor of head `ssd`, as shares of the image, (K,4); kept as text.
+        background: Which of the scores of head `ssd` means that there is no object: `first`, `last` or `none`. Classes
+            count from 0 without it.
+        variances: Factors of the deltas of head `ssd`, of centres and of sizes.
         every_class: True to return a box for each class that passes, instead of the best one of a candidate.
         loop_free: True to suppress without the operator Loop, for devices that lack it; D is then at most 100.
         outputs: Outputs to compute, from those above; None for all.
@@ -114,13 +128,17 @@ class DetectionPostProcessor(PostProcessor):
     confidence: float | tuple[float, ...] = 0.25
     iou: float = 0.45
     class_aware: bool = True
-    max_detections: int = 300
+    max_detections: int | None = None
     candidates: int = 1000
     labels: tuple[str, ...] = ()
     box_format: BoxForm = "xyxy"
     activation: Activation | None = None
     class_count: int | None = None
     key_points: tuple[int, int] | None = None
+    mask_size: MaskSize = "prototypes"
+    anchors: str | None = None
+    background: Background = "first"
+    variances: tuple[float, float] = (0.1, 0.2)
     every_class: bool = False
     loop_free: bool = False
     thresholds: Literal["fixed", "runtime"] = "fixed"
@@ -134,19 +152,26 @@ class DetectionPostProcessor(PostProcessor):
         require_one_of(self.activation, "activation", (*get_args(Activation), None))
         require_one_of(self.thresholds, "thresholds", ("fixed", "runtime"))
         require_one_of(self.box_format, "box_format", ("xyxy", "xywh", "cxcywh"))
-        require_whole(self.max_detections, "max_detections", 1, MOST_CANDIDATES)
+        most = default_detections(self) if self.max_detections is None else self.max_detections
+        require_whole(most, "max_detections", 1, MOST_CANDIDATES)
+        require_one_of(self.mask_size, "mask_size", get_args(MaskSize))
         require_whole(self.candidates, "candidates", 1, MOST_CANDIDATES)
         if self.class_count is not None:
             require_whole(self.class_count, "class_count", 1)
+        if self.anchors is not None:
+            object.__setattr__(self, "anchors", anchors_as_text(self.anchors))
+        require_one_of(self.background, "background", get_args(Background))
+        first, second = (as_float32(each, "variances") for each in self.variances)
+        object.__setattr__(self, "variances", (float(first), float(second)))
         if self.key_points is not None:
             object.__setattr__(self, "key_points", checked_key_points(self.key_points))
         require_one_of(self.names, "names", ("own", "efficient-nms"))
         for name in ("class_aware", "every_class", "loop_free", "pack"):
             if not isinstance(getattr(self, name), bool):
                 raise PostProcessorError(f"{name} is {getattr(self, name)!r}, expected True or False.")
-        if self.loop_free and self.max_detections > MOST_UNROLLED:
+        if self.loop_free and most > MOST_UNROLLED:
             raise PostProcessorError(
-                f"max_detections is {self.max_detections} with loop_free, expected at most {MOST_UNROLLED}. Lower it "
+                f"max_detections is {most} with loop_free, expected at most {MOST_UNROLLED}. Lower it "
                 f"(--max-detections {MOST_UNROLLED}), or leave loop_free out."
             )
         given: Any = self.confidence
@@ -262,6 +287,8 @@ class DetectionPostProcessor(PostProcessor):
 
     def settled(self, raw: Signature) -> DetectionPostProcessor:
         """Check the numbers of labels and confidences against the number of classes."""
+        if self.max_detections is None:
+            return dataclasses.replace(self, max_detections=default_detections(self)).settled(raw)
         head = self._head
         role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
         what = f"output '{raw.outputs[role]}', {raw[role]}," if role in raw.outputs else f"the value, {raw[role]},"

@@ -31,6 +31,7 @@ RAW_HEAT: Final = "raw_heat"
 RAW_SIZES: Final = "raw_sizes"
 RAW_OFFSETS: Final = "raw_offsets"
 RAW_POINTS: Final = "raw_points"
+RAW_PROTOTYPES: Final = "raw_prototypes"
 
 _STRIDES: Final = (8, 16, 32)
 _MOST_QUERIES: Final = 1000
@@ -60,7 +61,7 @@ class Head:
         roles: Outputs that it reads.
         find: Finds these outputs among those of a model with images of a size; None if they do not fit.
         decode: How boxes are stored: as numbers of `form`, relative to cells of a grid, as offsets from the centres of
-            cells in pixels, or as distributions of distances from these centres.
+            cells in pixels, as deltas of anchors that the user gives, or as distributions of distances from centres.
         form: Form of a decoded box.
         box_start: First of the four numbers of the box among a candidate's parts.
         class_start: First class score among a candidate's parts; None if scores are an output of their own.
@@ -77,6 +78,7 @@ class Head:
         overlapping: True if overlapping boxes must be suppressed.
         points: Where the key points of a candidate are: after its scores, after its box as offsets from its anchor, or
             in a map of their own as shares of its box, y before x. None without.
+        masks: True if coefficients of mask prototypes come after the scores.
         extends: Head of the same outputs without what this one returns besides boxes; None if there is none.
         task: Task in the metadata of a model of Ultralytics, if sizes alone do not tell the head.
     """
@@ -85,7 +87,7 @@ class Head:
     title: str
     roles: tuple[Role, ...]
     find: Callable[[Sequence[OutputInfo], Size], Reading | None]
-    decode: Literal["corners", "grid", "anchors", "distances"] = "corners"
+    decode: Literal["corners", "grid", "anchors", "deltas", "distances"] = "corners"
     form: BoxForm = "cxcywh"
     box_start: int = 0
     class_start: int | None = 4
@@ -101,6 +103,7 @@ class Head:
     normalised: bool = False
     overlapping: bool = True
     points: Literal["parts", "anchors", "shares"] | None = None
+    masks: bool = False
     extends: str | None = None
     task: str | None = None
 
@@ -136,6 +139,21 @@ def _find_parts_first(outputs: Sequence[OutputInfo], size: Size) -> Reading | No
         return f"{parts} parts of each candidate before the axis of candidates: a box and {parts - 4} classes"
 
     return _only(outputs, fits)
+
+
+def _find_prototypes(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    reading = _find_parts_first(outputs, size)
+    maps = [(each.name, each.shape) for each in outputs if each.shape and len(each.shape) == 4]
+    if reading is None or len(maps) != 1:
+        return None
+    name, (_, count, *pixels) = maps[0]
+    parts = dict(_candidates(outputs))[reading.roles[RAW_CANDIDATES]][1]
+    if not isinstance(count, int) or not isinstance(parts, int) or parts < 5 + count:
+        return None
+    if size is not None and pixels != [size[0] // 4, size[1] // 4]:
+        return None
+    why = f"a box, {parts - 4 - count} classes and {count} coefficients of each candidate; {count} prototypes of masks"
+    return Reading({**reading.roles, RAW_PROTOTYPES: name}, why)
 
 
 def _find_parts_last(per_cell: int, least: int) -> Callable[[Sequence[OutputInfo], Size], Reading | None]:
@@ -196,6 +214,21 @@ def _find_apart(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     return Reading(
         {RAW_SCORES: scores, RAW_BOXES: name}, f"boxes, and {other[1]} class scores, of {count:,} candidates"
     )
+
+
+def _find_deltas(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    del size
+    three = _candidates(outputs)
+    boxes = [(name, shape) for name, shape in three if shape[2] == 4]
+    if len(three) != 2 or not boxes:
+        return None
+    # With four classes, shapes do not tell scores from deltas; then a role has to.
+    scores = [(name, shape) for name, shape in three if (name, shape) != boxes[0]]
+    (name, (_, count, _)), (other, (_, same, classes)) = boxes[0], scores[0]
+    if len(boxes) > 1 or count != same or not isinstance(count, int) or count <= _MOST_QUERIES:
+        return None
+    why = f"deltas of {count:,} anchors, and {classes} class scores of each"
+    return Reading({RAW_SCORES: other, RAW_BOXES: name}, why)
 
 
 def _find_levels(head: Literal["picodet", "blazeface"]) -> Callable[[Sequence[OutputInfo], Size], Reading | None]:
@@ -270,6 +303,9 @@ _MAPS: Final = (
 _LANDMARKS: Final = Role(RAW_POINTS, ("NCHW",), {"C": 10}, noun="map of key points")
 
 
+_PROTOTYPES: Final = Role(RAW_PROTOTYPES, ("NCHW",), required=True, noun="prototypes of masks")
+
+
 def _one_output(axes: str, pattern: str) -> tuple[Role, ...]:
     names = frozenset({"output", "output0", "outputs", "predictions", "detections"})
     return (Role(RAW_CANDIDATES, (axes,), required=True, names=names, noun="candidates", meaning=pattern),)
@@ -297,6 +333,9 @@ HEADS: Final[dict[str, Head]] = {
              task="pose"),
         Head("yolov8-split", "YOLOv8, YOLOv9, YOLO11 before their Sigmoid: boxes (N,4,K) and logits (N,C,K)", _APART,
              _find_apart, class_start=None, activation="sigmoid"),
+        Head("yolov8-seg", "YOLOv8-seg, YOLO11-seg: (N,4+C+M,K) and prototypes of masks (N,M,H/4,W/4)",
+             (*_one_output("NPK", "parts of each candidate"), _PROTOTYPES), _find_prototypes, masks=True,
+             extends="yolov8"),
         Head("yolov5", "YOLOv5, YOLOv7: (N,K,5+C)", _one_output("NKP", "parts of each candidate"),
              _find_parts_last(3, 6), class_start=5, objectness=4),
         Head("yolox", "YOLOX: (N,K,5+C), relative to a grid", _one_output("NKP", "parts of each candidate"),
@@ -307,6 +346,8 @@ HEADS: Final[dict[str, Head]] = {
              class_start=None, activation="softmax", background=True, normalised=True, overlapping=False),
         Head("rtdetr", "RT-DETR, Deformable DETR: logits (N,K,C) and boxes (N,K,4)", _QUERIES, _find_queries,
              class_start=None, activation="sigmoid", normalised=True, overlapping=False),
+        Head("ssd", "SSD: scores (N,K,C) with a background class, deltas (N,K,4) of anchors that are given", _QUERIES,
+             _find_deltas, decode="deltas", class_start=None, activation="softmax"),
         Head("picodet", "PicoDet, NanoDet: scores (N,K,C) and distances (N,K,4*B) of each level", _level_roles(4),
              _find_levels("picodet"), decode="distances", class_start=None, strides=PICODET_STRIDES, centre=0.5),
         Head("blazeface", "BlazeFace: logits (N,512,1), (N,384,1) and boxes (N,512,16), (N,384,16)", _level_roles(2),

@@ -1,14 +1,24 @@
-"""What detectors return besides boxes, and the steps that find it for each detection: key points."""
+"""What detectors return besides boxes, and the steps that find it for each detection: key points and masks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors.detection_heads import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_POINTS, Head
-from pp_graph.steps import FlattenMap, FoundPlaces, GatherCandidates, KeyPoints, Step, TakeParts
+from pp_graph.postprocessors.detection_heads import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_POINTS, RAW_PROTOTYPES, Head
+from pp_graph.steps import (
+    CropMasks,
+    FlattenMap,
+    FoundPlaces,
+    GatherCandidates,
+    KeyPoints,
+    MaskLogits,
+    ResizeMap,
+    Step,
+    TakeParts,
+)
 from pp_graph.steps.box_decoding import grid
 
 if TYPE_CHECKING:
@@ -17,7 +27,11 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors.detection import DetectionPostProcessor
     from pp_graph.program import Meaning, Signature
 
+MaskSize = Literal["prototypes", "input"]
+"""Size of instance masks: that of the prototypes, or of the model's images."""
+
 PART_OUTPUTS: Final[tuple[tuple[str, tuple[str, ...], Meaning, str], ...]] = (
+    ("masks", ("NKHW",), "decision", "pixels of each detection"),
     ("keypoints", ("NKJP",), "number", "x, y and possibly visibility of each key point, in pixels of the input"),
 )
 """Name, axes, meaning and description of each output."""
@@ -25,7 +39,9 @@ PART_OUTPUTS: Final[tuple[tuple[str, tuple[str, ...], Meaning, str], ...]] = (
 
 def part_names(head: str) -> tuple[str, ...]:
     """Names of the outputs that a head has besides boxes; those of a head that is not known yet are empty."""
-    return ("keypoints",) if head in HEADS and HEADS[head].points is not None else ()
+    known = HEADS.get(head)
+    has = {"keypoints": known is not None and known.points is not None, "masks": known is not None and known.masks}
+    return tuple(name for name, given in has.items() if given)
 
 
 def checked_key_points(given: Any) -> tuple[int, int]:
@@ -45,13 +61,15 @@ def checked_key_points(given: Any) -> tuple[int, int]:
     return count, numbers
 
 
-def further_parts(post: DetectionPostProcessor) -> int:
-    """Number of the parts of a candidate after its class scores.
+def further_parts(post: DetectionPostProcessor, raw: Signature) -> int | None:
+    """Number of the parts of a candidate after its class scores; None if open.
 
     Raises:
         PostProcessorError: The head has key points, and nothing says how many.
     """
     head = HEADS[post.head]
+    if head.masks:
+        return raw[RAW_PROTOTYPES].size("C")
     if head.points != "parts":
         return 0
     if post.key_points is None:
@@ -61,6 +79,13 @@ def further_parts(post: DetectionPostProcessor) -> int:
             "(--key-points 17,3)."
         )
     return post.key_points[0] * post.key_points[1]
+
+
+def default_detections(post: DetectionPostProcessor) -> int:
+    """Number of detections in the outputs where the user gives none: fewer with masks, which take memory."""
+    if "masks" not in part_names(post.head):
+        return 300
+    return 100 if post.mask_size == "prototypes" else 20
 
 
 def blazeface_anchors(head: Head, height: int) -> tuple[tuple[float, float], ...]:
@@ -84,6 +109,9 @@ def part_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[st
         return []
     found: Step = FoundPlaces("order", "found", "kept")
     numbers = "numbers_of_found"
+    corners = "boxes" if post.box_format == "xyxy" else "corners"
+    if head.masks:
+        return [found, *_mask_steps(post, raw, sources, corners)]
     if head.points == "parts":
         start = (head.class_start or 0) + (post.class_count or 0)
         count, each = post.key_points or (0, 0)
@@ -105,7 +133,26 @@ def part_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[st
         found,
         FlattenMap(RAW_POINTS, "points_of_pixels", parts=True),
         GatherCandidates("points_of_pixels", numbers, "found"),
-        KeyPoints(
-            numbers, "keypoints", "kept", y_first=True, boxes="boxes" if post.box_format == "xyxy" else "corners"
-        ),
+        KeyPoints(numbers, "keypoints", "kept", y_first=True, boxes=corners),
     ]
+
+
+def _mask_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[str, str], corners: str) -> list[Step]:
+    """Compute the masks at the size of the prototypes or of the model's images."""
+    pixels = raw[RAW_PROTOTYPES].map_size
+    if pixels is None:
+        raise PostProcessorError(
+            f"The prototypes {raw[RAW_PROTOTYPES]} have an open size, expected a known one. Export the model with a "
+            "fixed height and width."
+        )
+    height, width = raw.input_size or (4 * pixels[0], 4 * pixels[1])
+    start = (HEADS[post.head].class_start or 0) + (post.class_count or 0)
+    steps: list[Step] = [
+        GatherCandidates(sources[RAW_CANDIDATES], "found_candidates", "found"),
+        MaskLogits("found_candidates", "mask_logits", RAW_PROTOTYPES, start),
+    ]
+    logits, scale = "mask_logits", (pixels[1] / width, pixels[0] / height)
+    if post.mask_size == "input":
+        logits, scale = "resized_logits", (1.0, 1.0)
+        steps.append(ResizeMap("mask_logits", logits, height, width))
+    return [*steps, CropMasks(logits, "masks", corners, scale)]

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.postprocessors.detection_anchors import anchors_in_pixels
 from pp_graph.postprocessors.detection_heads import (
     HEADS,
     RAW_BOXES,
@@ -16,7 +17,7 @@ from pp_graph.postprocessors.detection_heads import (
     RAW_SIZES,
     grid_levels,
 )
-from pp_graph.postprocessors.detection_parts import blazeface_anchors, further_parts, part_steps
+from pp_graph.postprocessors.detection_parts import blazeface_anchors, default_detections, further_parts, part_steps
 from pp_graph.steps import (
     AnchorBoxes,
     BestClass,
@@ -114,7 +115,7 @@ def _chosen(post: DetectionPostProcessor, sources: dict[str, str], scored: str, 
 
 def _kept(post: DetectionPostProcessor) -> list[Step]:
     """Suppress overlaps among the chosen boxes, and write the outputs."""
-    head, most = HEADS[post.head], post.max_detections
+    head, most = HEADS[post.head], post.max_detections or default_detections(post)
     steps: list[Step] = []
     scores = "chosen_best"
     if activation_of(post) == "sigmoid":
@@ -158,7 +159,10 @@ def class_count(post: DetectionPostProcessor, raw: Signature) -> int | None:
     head = HEADS[post.head]
     role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
     found = raw[role].size("P" if head.class_start is not None else "C")
-    count = None if found is None else found - (head.class_start or 0) - head.background - further_parts(post)
+    further = further_parts(post, raw)
+    unknown = found is None or further is None
+    background = head.background or (head.decode == "deltas" and post.background != "none")
+    count = None if unknown else found - (head.class_start or 0) - background - further  # type: ignore[operator]
     given = post.class_count
     return given if given is not None and count is not None and given <= count else count
 
@@ -228,7 +232,9 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
     elif head.class_start is not None:
         stop = None if post.class_count is None else head.class_start + post.class_count
         steps.append(TakeParts(source, scores, head.class_start, stop, classes=True))
-    elif head.background:
+    elif head.decode == "deltas" and post.background == "first":
+        steps.append(TakeParts(source, scores, 1, classes=True))
+    elif head.background or (head.decode == "deltas" and post.background == "last"):
         steps.append(TakeParts(source, scores, 0, -1, classes=True))
     else:
         scores = source
@@ -267,6 +273,16 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
     if head.decode == "corners":
         scale = (float(width), float(height)) if head.normalised else (1.0, 1.0)
         return [*steps, ConvertBoxes(source, "chosen_boxes", head.form, scale=scale)]
+    if head.decode == "deltas":
+        if post.anchors is None:
+            raise PostProcessorError(
+                f"anchors are missing, expected those of head '{head.name}': centre and size of each as shares of the "
+                "image. Give anchors=numpy.load(...) (--anchors FILE.npy)."
+            )
+        priors = anchors_in_pixels(post.anchors, height, width)
+        _check_count(post, raw, len(priors))
+        listed = tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in priors)
+        return [*steps, AnchorBoxes(source, "chosen_boxes", "order", listed, post.variances)]
     if head.decode == "anchors":
         anchors = tuple((x, y, 1.0, 1.0) for x, y in blazeface_anchors(head, height))
         _check_count(post, raw, len(anchors))

@@ -231,6 +231,7 @@ def _decisions(program: Program, raw: Mapping[str, Array]) -> dict[str, Array]:
     if detects(program.predicted):
         # Lists shift when one detection is lost, so they are matched, not compared place by place.
         del found["classes"]
+        found.pop("masks", None)
         found[_LISTS] = _lists(predictions, program.post.parameters())
     return found
 

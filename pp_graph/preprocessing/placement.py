@@ -103,6 +103,16 @@ class Placement:
         inside = np.clip(pairs, 0, np.array(self.frame[::-1], np.float32))
         return np.asarray(inside.reshape(boxes.shape), np.float32)
 
+    def shares(self, model: tuple[int | None, int | None]) -> tuple[float, float, float, float]:
+        """Return left, upper, right and lower edge of the frame as shares of the model's input.
+
+        Args:
+            model: Height and width of the model's input, None where it takes the frame's.
+        """
+        (top, left), (rows, columns) = self.offset, self.size
+        height, width = model[0] or rows, model[1] or columns
+        return left / width, top / height, (left + columns) / width, (top + rows) / height
+
     def points_to_frame(self, points: Array) -> npt.NDArray[np.float32]:
         """Bring points in the model's input to pixels of the frame; they may lie outside of it.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pp_graph.data import Detections
 from pp_graph.data.fitting import image_shape
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _THICKNESS: Final = 250
 """Pixels of the picture's shorter side per pixel of a box's outline."""
+_HALF: Final = 128
+_OPACITY: Final = 0.45
+"""Share of its class's colour in a pixel of a mask."""
 _SEEN: Final = 0.25
 """Visibility above which a key point counts as visible, as in Ultralytics' pictures."""
 
@@ -43,12 +47,25 @@ class ImageDetections:
         size: Height and width of the image.
         found: The detections, in pixels of the image.
         overlay: File of the image with the boxes drawn on it, as a path in the output folder; None if not written.
+        inside: Where the image lies in the masks of the detections: left, upper, right and lower edge, as shares of
+            their width and height.
     """
 
     image: str
     size: tuple[int, int]
     found: Detections
     overlay: str | None = None
+    inside: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+    def mask(self, place: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Return the mask of a detection on a picture of the image, of a height and width."""
+        from PIL import Image
+
+        mask = self.found.parts["masks"][place]
+        edges = np.array(self.inside) * np.tile(mask.shape[::-1], 2)
+        box = (float(edges[0]), float(edges[1]), float(edges[2]), float(edges[3]))
+        resized = Image.fromarray(mask.astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.BILINEAR, box)
+        return np.asarray(resized) >= _HALF
 
     def listed(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
         """Return the detections as JSON values, the highest score first."""
@@ -98,12 +115,14 @@ def write_coco(file: Path, rows: Sequence[ImageDetections], class_names: Sequenc
     known = len(class_names) or 1 + max((int(row.found.classes.max()) for row in rows if len(row.found)), default=-1)
     annotations: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):
-        for each in row.listed(class_names):
+        for place, each in enumerate(row.listed(class_names)):
             left, top, right, bottom = each["box"]
             box = [left, top, right - left, bottom - top]
+            pixels = row.mask(place, row.size) if "masks" in row.found.parts else None
             annotations.append({
                 "id": len(annotations) + 1, "image_id": number, "category_id": each["class"] + 1, "bbox": box,
                 "area": box[2] * box[3], "iscrowd": 0, "score": each["score"], **_coco_points(each.get("keypoints")),
+                **({} if pixels is None else {"area": int(pixels.sum()), "segmentation": _run_lengths(pixels)}),
             })  # fmt: skip
     content = {
         "images": [
@@ -122,6 +141,14 @@ def _coco_points(points: Sequence[Sequence[float]] | None) -> dict[str, Any]:
         return {}
     flat = [number for x, y, *seen in points for number in (x, y, 2 if all(each > _SEEN for each in seen) else 1)]
     return {"keypoints": flat, "num_keypoints": len(points)}
+
+
+def _run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a mask as COCO's run lengths, column by column: pixels outside, then inside, then outside, ..."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    counts = np.diff(changes, prepend=0, append=flat.size)
+    return {"size": list(mask.shape), "counts": counts.tolist()}
 
 
 def detections_of_image(
@@ -148,19 +175,39 @@ def detections_of_image(
     placed = Placement.of(
         (rows, columns), (height, width), runner.provenance.preprocessing, letterbox=source.images.letterbox
     )
-    parts = {name: placed.points_to_frame(points) for name, points in found.parts.items()}
+    preprocessing = runner.provenance.preprocessing
+    resized = preprocessing is not None and preprocessing.resize is not None
+    inside = placed.shares((preprocessing.model_size if resized and preprocessing else None) or (height, width))
+    parts = dict(found.parts)
+    if "keypoints" in parts:
+        parts["keypoints"] = placed.points_to_frame(parts["keypoints"])
     found = replace(found, boxes=placed.to_frame(found.boxes), parts=parts)
-    return ImageDetections(source.images.names[index], (rows, columns), found, overlay)
+    return ImageDetections(source.images.names[index], (rows, columns), found, overlay, inside)
 
 
 def overlay_detections(picture: Image, row: ImageDetections, class_names: Sequence[str]) -> Image:
     """Draw the detections of an image on a picture of it, which may be smaller."""
     scale = np.array([picture.width / row.size[1], picture.height / row.size[0]], np.float32)
-    parts = {
-        name: np.concatenate([points[..., :2] * scale, points[..., 2:]], -1) for name, points in row.found.parts.items()
-    }
+    parts = dict(row.found.parts)
+    if "keypoints" in parts:
+        points = parts["keypoints"]
+        parts["keypoints"] = np.concatenate([points[..., :2] * scale, points[..., 2:]], -1)
+    if "masks" in parts:
+        picture = _draw_masks(picture, row)
     found = replace(row.found, boxes=row.found.boxes * np.tile(scale, 2), parts=parts)
     return draw_detections(picture, found, class_names)
+
+
+def _draw_masks(picture: Image, row: ImageDetections) -> Image:
+    """Colour the pixels of each detection, those of the highest score last."""
+    from PIL import Image
+
+    pixels = np.array(picture, np.float32)
+    for place in reversed(range(len(row.found))):
+        mask = row.mask(place, pixels.shape[:2])
+        color, _ = _colors(int(row.found.classes[place]))
+        pixels[mask] = (1 - _OPACITY) * pixels[mask] + _OPACITY * np.array(color, np.float32)
+    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def draw_detections(picture: Image, found: Detections, class_names: Sequence[str]) -> Image:

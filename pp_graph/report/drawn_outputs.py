@@ -298,5 +298,10 @@ def _between(values: Array, low: float, high: float) -> Array:
 
 
 def _per_pixel(output: OutputDescription) -> bool:
-    """Return True if there is a value for each pixel; decided by name if the rank is unknown."""
+    """Return True if there is a value for each pixel; decided by name if the rank is unknown.
+
+    Masks of detections are drawn with their boxes.
+    """
+    if output.axes is not None and "K" in output.axes:
+        return False
     return output.per_pixel or (output.axes is None and any("H" in axes for axes in _AXES.get(output.name, ())))

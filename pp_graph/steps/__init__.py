@@ -51,6 +51,7 @@ from pp_graph.steps.compare_many import ComparePerClass, ComparePerPixel, levels
 from pp_graph.steps.filters import GaussianBlur, MedianFilter
 from pp_graph.steps.geometry import CropBorder, ResizeMap
 from pp_graph.steps.graph_step import GraphStep
+from pp_graph.steps.instance_masks import CropMasks, MaskLogits
 from pp_graph.steps.interpolation import PiecewiseLinear, QuantileMap
 from pp_graph.steps.key_points import FoundPlaces, KeyPoints
 from pp_graph.steps.masks import CloseMask, DilateMask, ErodeMask, MaskByLabel, OpenMask
@@ -152,6 +153,8 @@ STEPS: tuple[type[Step], ...] = (
     KeepPeaks,
     FoundPlaces,
     KeyPoints,
+    MaskLogits,
+    CropMasks,
     RegionTable,
     RegionPart,
     SelectRegions,
@@ -193,6 +196,7 @@ __all__ = [
     "CountPlaces",
     "CountTokens",
     "CropBorder",
+    "CropMasks",
     "Cutoff",
     "DecidingStep",
     "DecisionType",
@@ -224,6 +228,7 @@ __all__ = [
     "KeyPoints",
     "MaskAreas",
     "MaskByLabel",
+    "MaskLogits",
     "MaskScores",
     "Matte",
     "MaxOverClasses",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.steps.step import (
-    MAPS,
+    MAP_AXES,
     MAPS_AND_MASKS,
     Accepts,
     Array,
@@ -146,7 +146,7 @@ class ResizeMap(Step):
     samples it and can lose the pixels between the samples.
 
     Attributes:
-        source: Name of the map, float32: (N,H,W), (N,C,H,W) or (N,H,W,C).
+        source: Name of the map, float32: (N,H,W), (N,C,H,W), (N,H,W,C) or (N,K,H,W).
         target: Name of the resized map, float32, of the same layout.
         height: New height in pixels.
         width: New width in pixels.
@@ -160,7 +160,7 @@ class ResizeMap(Step):
     exact: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
     keeps_scale: ClassVar[bool] = True
-    accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
+    accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(needs="HW", axes=(*MAP_AXES, "NKHW"), known_rank=True),)
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "from_size"})
     source: str
     target: str

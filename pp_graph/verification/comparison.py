@@ -167,7 +167,13 @@ def _only_cutoff(step: DecidingStep | ChoosingStep | None) -> float | None:
 
 
 def _of_detections(decision: DecisionReport, detections: DetectionReport) -> DecisionReport:
-    """Count lost, gained and otherwise classified detections as the flips of their classes."""
+    """Count lost, gained and otherwise classified detections as flips of classes, and pixels of their masks."""
+    if decision.name == "masks":
+        where = np.array([image for image, count in detections.drift.mask_flips for _ in range(count)], np.int64)
+        none = np.full(len(where), np.nan)
+        pixels = Flips(where, np.zeros(len(where), np.int64), none.astype(np.float32), none)
+        flips = len(decision.postprocessing) + len(where)
+        return replace(decision, total=detections.drift.mask_pixels, flips=flips, drift=pixels)
     if decision.name != "classes":
         return decision
     changes = detections.drift.changes

@@ -55,6 +55,8 @@ class DetectionDifferences:
         changes: What differs, the largest distance from the confidence first.
         box_errors: Largest difference of a coordinate in pixels, of each detection that both sides have.
         score_error: Largest difference of their scores.
+        mask_pixels: Number of pixels of the masks of detections that both sides have.
+        mask_flips: Index of an image and the number of these pixels that differ in it, for each image where some do.
         point_error: Largest difference of a coordinate of their key points, in pixels; None without key points.
     """
 
@@ -64,6 +66,8 @@ class DetectionDifferences:
     box_errors: npt.NDArray[np.float64] = field(repr=False)
     score_error: float
     point_error: float | None = None
+    mask_pixels: int = 0
+    mask_flips: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     def count(self, kind: Kind) -> int:
         """Return the number of changes of a kind."""
@@ -87,6 +91,7 @@ class DetectionDifferences:
             "box_error_max": self.box_error,
             "box_error_median": float(np.median(self.box_errors)) if len(self.box_errors) else 0.0,
             "score_error_max": self.score_error,
+            **({"mask_flips": sum(count for _, count in self.mask_flips)} if self.mask_pixels else {}),
             **({} if self.point_error is None else {"point_error_max": self.point_error}),
             "changes": [{**asdict(each), "image": names[each.image]} for each in self.changes[:_MAX_LISTED]],
         }
@@ -184,6 +189,8 @@ class DetectionTotals:
         self._box_errors: list[npt.NDArray[np.float64]] = []
         self._score_error = 0.0
         self._point_error: float | None = None
+        self._mask_pixels = 0
+        self._mask_flips: list[tuple[int, int]] = []
 
     def add(self, image: int, expected: Detections, found: Detections) -> None:
         """Add the detections of an image."""
@@ -199,6 +206,10 @@ class DetectionTotals:
             one, two = (side.parts["keypoints"][places, :, :2] for side, places in ((expected, ours), (found, theirs)))
             distance = float(np.abs(one.astype(np.float64) - two).max(initial=0.0))
             self._point_error = max(self._point_error or 0.0, distance)
+        if "masks" in expected.parts and "masks" in found.parts:
+            flips = expected.parts["masks"][ours] != found.parts["masks"][theirs]
+            self._mask_pixels += flips.size
+            self._mask_flips += [(image, int(flips.sum()))] if flips.any() else []
         differing = ours[expected.classes[ours] != found.classes[theirs]]
         for kind, side, places in (
             ("lost", expected, np.setdiff1d(np.arange(len(expected)), ours)),
@@ -218,7 +229,14 @@ class DetectionTotals:
         changes = sorted(self._changes, key=lambda change: -change.distance)
         errors = np.concatenate([np.zeros(0), *self._box_errors])
         return DetectionDifferences(
-            self._expected, self._found, tuple(changes), errors, self._score_error, self._point_error
+            self._expected,
+            self._found,
+            tuple(changes),
+            errors,
+            self._score_error,
+            self._point_error,
+            self._mask_pixels,
+            tuple(self._mask_flips),
         )
 
 

@@ -118,7 +118,7 @@ def model(raw: tuple[np.ndarray, ...], **options: Any) -> onnx.ModelProto:
     return detector(*(array.shape[1:] for array in raw), **options)
 
 
-PLAIN_HEADS = [head for head in HEADS if HEADS[head].extends is None]
+PLAIN_HEADS = [head for head in HEADS if HEADS[head].extends is None and head != "ssd"]
 """Those of `tests/postprocessors/test_detection_parts.py` have more options."""
 COUNTS = {
     "yolov5": 3 * CELLS,

@@ -1,4 +1,4 @@
-"""Ultralytics' heads for key points: what its own post-processing finds, from exports with random weights.
+"""Ultralytics' heads for key points and masks: what its own post-processing finds, from exports with random weights.
 
 The exports are `detectors/yolov8n-pose.onnx` and so on among the cases, of 320x320 pixels:
 `YOLO("yolov8n-pose.yaml").export(format="onnx", imgsz=320)` with weights that are changed at random, so that scores
@@ -6,6 +6,8 @@ differ. What Ultralytics does afterwards (8.4, `non_max_suppression`, `process_m
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -73,3 +75,53 @@ def test_key_points(name: str) -> None:
             raw, pp.convert(fused), {"images": images[:2]}, inference_precision=precision, max_label_flips=None
         )
         assert report.postprocessing_exact, report.failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["prototypes", "input"])
+@pytest.mark.parametrize("name", ["yolov8n-seg", "yolo11n-seg"])
+def test_masks(name: str, size: Any) -> None:
+    raw = export(name)
+    images, outputs = of_model(raw)
+    classes = outputs["output0"].shape[1] - 4 - 32
+    confidence = confidence_for(outputs["output0"][:, 4 : 4 + classes].max(1), 150)
+    post = pp.DetectionPostProcessor(confidence=confidence, iou=IOU, mask_size=size, max_detections=40)
+    fused = pp.fuse(raw, post)
+    assert fused.provenance.parameters["head"] == "yolov8-seg"
+    session, total, pixels, flips = fused.session(), 0, 0, 0
+    for output, prototypes, image in zip(*outputs.values(), np.split(images, len(images)), strict=True):
+        found = session.run({"images": image})
+        expected = kept_rows(output.T, classes, confidence)[:40]
+        count = int(found["count"][0])
+        total += count
+        assert count == len(expected)
+        masks = process_mask(prototypes, expected[:, 6:], expected[:, :4], upsample=size == "input")
+        assert found["masks"][0, :count].shape == masks.shape
+        pixels += int(masks.sum())
+        flips += int((found["masks"][0, :count] != masks).sum())
+    assert total > 50
+    # Sums of 32 products are rounded in another order.
+    assert flips <= pixels * 1e-4
+    assert pixels > 1000
+    for precision in ("f32", "bf16"):
+        report = pp.verify(
+            raw,
+            pp.convert(fused),
+            {"images": images[:2]},
+            inference_precision=precision,
+            max_label_flips=None,
+            max_pixel_flips=None,
+        )
+        assert report.postprocessing_exact, report.failures
+
+
+def process_mask(prototypes: np.ndarray, weights: np.ndarray, boxes: np.ndarray, *, upsample: bool) -> np.ndarray:
+    """`process_mask` and `crop_mask` for images of 320x320 pixels."""
+    torch = pytest.importorskip("torch", reason="torch, with which Ultralytics resizes masks, is not installed")
+    logits = (weights.astype(F32) @ prototypes.reshape(len(prototypes), -1)).reshape(-1, *prototypes.shape[1:])
+    if upsample:
+        logits = torch.nn.functional.interpolate(torch.tensor(logits)[None], (320, 320), mode="bilinear")[0].numpy()
+    x1, y1, x2, y2 = (boxes.astype(F32) * F32(logits.shape[2] / 320)).T[:, :, None]
+    rows, columns = (np.arange(size, dtype=F32) for size in logits.shape[1:])
+    inside = ((rows >= y1) & (rows < y2))[:, :, None] & ((columns >= x1) & (columns < x2))[:, None]
+    return (logits > 0) & inside

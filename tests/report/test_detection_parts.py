@@ -1,10 +1,11 @@
-"""Key points of detections: in tables, COCO JSON and pictures, in pixels of the image."""
+"""Key points and masks of detections: in tables, COCO JSON and pictures, in pixels of the image."""
 
 from __future__ import annotations
 
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from PIL import Image
 
 import pp_graph as pp
 from pp_graph.cli import run
-from tests.cell_detector import CELLS, CORNERS, cells, painted, save_scenes
+from tests.cell_detector import CELLS, CORNERS, HEIGHT, WIDTH, cells, painted, save_scenes
 
 CENTRES = (CORNERS[:, :2] + CORNERS[:, 2:]) / 2
 
@@ -57,6 +58,80 @@ def test_key_points_are_listed_in_pixels_of_the_image(tmp_path: Path, capsys: py
     assert run(["verify", *arguments[:2], "--data", arguments[2], "--json"]) == 0
     report = json.loads(capsys.readouterr().out)["detections"]
     assert report["drift"]["point_error_max"] == 0
+
+
+def with_masks() -> onnx.ModelProto:
+    """The detector of coloured cells; a prototype for each colour, and the mask of a cell is the left half of it."""
+    proto = cells()
+    node = next(node for node in proto.graph.node if node.output[0] == "output0")
+    left = np.where(np.arange(WIDTH // 4) % 4 < 2, 1, -1) * np.ones((1, 1, HEIGHT // 4, 1))
+    ones = np.ones((1, 1, CELLS))
+    added = {"left": left, "ones": ones, "where": np.array([0, 1, HEIGHT // 4, WIDTH // 4])}
+    for name, array in added.items():
+        kind = np.int64 if name == "where" else np.float32
+        proto.graph.initializer.append(numpy_helper.from_array(array.astype(kind), name))
+    place = list(proto.graph.node).index(node)
+    for made in (
+        helper.make_node("AveragePool", ["image"], ["quarter"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("ReduceMean", ["quarter"], ["gray"], axes=[1], keepdims=1),
+        helper.make_node("Sub", ["gray", "gray"], ["black"]),
+        helper.make_node("Add", ["black", "left"], ["output1"]),
+        helper.make_node("Add", ["zeros", "ones"], ["coefficients"]),
+    ):
+        proto.graph.node.insert(place, made)
+        place += 1
+    node.input.append("coefficients")
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 8
+    shape = ["N", 1, HEIGHT // 4, WIDTH // 4]
+    proto.graph.output.append(helper.make_tensor_value_info("output1", onnx.TensorProto.FLOAT, shape))
+    helper.set_model_props(proto, {"task": "segment", "names": "{0: 'r', 1: 'g', 2: 'b'}"})
+    return proto
+
+
+def pixels_of(run_lengths: dict[str, list[int]]) -> np.ndarray:
+    """The mask of COCO's run lengths."""
+    counts = run_lengths["counts"]
+    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return flat.reshape(run_lengths["size"][::-1]).T
+
+
+@pytest.mark.parametrize("size", ["prototypes", "input"])
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_masks_lie_on_the_objects_of_the_image(
+    size: Any, letterbox: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = {cell: (cell % 3, 0.9) for cell in (1, 8, 16, 21)}
+    whole = np.asarray(painted(scene))
+    shown = whole[:, 16:80] if letterbox else whole
+    (tmp_path / "images").mkdir()
+    large = Image.fromarray(shown).resize((shown.shape[1] * 10, 640), Image.Resampling.NEAREST)
+    large.save(tmp_path / "images" / "a.png")
+    onnx.save(with_masks(), tmp_path / "raw.onnx")
+    post = pp.DetectionPostProcessor(head="yolov8-seg", mask_size=size, confidence=0.5)
+    pp.convert(pp.fuse(with_masks(), post)).save(tmp_path / "model.xml")
+    out, options = tmp_path / "out", ["--letterbox"] if letterbox else []
+    arguments = ["run", str(tmp_path / "model.xml"), str(tmp_path / "images"), "-o", str(out), "--coco", *options]
+    assert run(arguments) == 0
+    annotations = json.loads((out / "predictions.coco.json").read_text())["annotations"]
+    assert len(annotations) == len(scene)
+    drawn = np.asarray(Image.open(out / "overlays" / "a.jpg")).astype(int)
+    for annotation in annotations:
+        left, top, width, height = annotation["bbox"]
+        mask = pixels_of(annotation["segmentation"])
+        assert mask.shape == (large.height, large.width)
+        assert annotation["area"] == mask.sum()
+        rows, columns = np.nonzero(mask)
+        # The left half, up to half a pixel of the model's mask.
+        assert abs(rows.min() - top) <= 20
+        assert abs(columns.min() - left) <= 20
+        assert abs(columns.max() - left - width / 2) <= 20
+        assert abs(rows.max() - top - height) <= 20
+        assert 0.3 < mask.sum() / (width * height) < 0.7
+    assert np.abs(drawn - np.asarray(large)).max() > 50
+    capsys.readouterr()
+    arguments = [str(tmp_path / name) for name in ("raw.onnx", "model.xml", "images")]
+    assert run(["verify", *arguments[:2], "--data", arguments[2], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["detections"]["drift"]["mask_flips"] == 0
 
 
 def test_visible_key_points_are_drawn(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pp_graph.steps import (
     ConvertBoxes,
     CountPassing,
     CountPlaces,
+    CropMasks,
     DistanceBoxes,
     DivideIndices,
     Emitter,
@@ -31,6 +32,7 @@ from pp_graph.steps import (
     JoinParts,
     KeepPeaks,
     KeyPoints,
+    MaskLogits,
     MaskScores,
     PadCandidates,
     PlacesOfPassing,
@@ -327,6 +329,20 @@ def key_points(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arr
     return bound(step, [axes, "NK", "NK"], arrays), arrays
 
 
+def mask_logits(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    axes = _layout(data, "P")
+    arrays = rng.normal(0, 1, _shaped(axes, K=6, P=12)).astype(F32), rng.normal(0, 1, (3, 8, 5, 7)).astype(F32)
+    return bound(MaskLogits("x", "y", "p", data.draw(st.integers(0, 4))), [axes, "NCHW"], arrays), arrays
+
+
+def crop_masks(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    x = rng.integers(-2, 3, (3, 6, 9, 12)).astype(F32)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    scale = data.draw(st.sampled_from([(1.0, 1.0), (0.25, 0.25), (12 / 50, 9 / 37)]))
+    arrays = x, np.nan_to_num(boxes(rng, 6))
+    return bound(CropMasks("x", "y", "b", scale), ["NKHW", "NKP"], arrays), arrays
+
+
 def assert_agrees(step: Step, arrays: list[np.ndarray] | tuple[np.ndarray, ...], found: np.ndarray) -> None:
     """Compare a runtime's output with the reference: to the bit, or where exponentials are decoded, to 1e-5."""
     expected = step.reference(*arrays)
@@ -365,4 +381,6 @@ DETECTION_STEPS: dict[type[Step], Draw] = {
     KeepPeaks: peaks,
     FoundPlaces: found_places,
     KeyPoints: key_points,
+    MaskLogits: mask_logits,
+    CropMasks: crop_masks,
 }
