@@ -10,12 +10,15 @@ import click
 from pp_graph.cli.options import (
     PATH,
     cache_option,
+    check_report,
     examples,
+    force_option,
     image_options,
     image_settings,
     input_option,
     json_option,
     letterbox_option,
+    report_option,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
 @input_option
 @image_options
 @letterbox_option
+@report_option
+@force_option
 @json_option
 def verify(
     raw: Path,
@@ -65,6 +70,8 @@ def verify(
     batch: int | None,
     cache_dir: Path | None,
     fixed_inputs: dict[str, Any] | None,
+    report: Path | None,
+    force: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -80,9 +87,11 @@ def verify(
     from pp_graph import verification
     from pp_graph.data import open_images
 
+    inputs = [raw, artifact, artifact.with_suffix(".bin"), *([] if data.is_dir() else [data])]
+    check_report(report, inputs, force=force)
     images = open_images(data, **image_settings(options))
     with progress_bar("Verifying", len(images)) as progress:
-        report = verification.verify(
+        result = verification.verify(
             raw,
             artifact,
             images,
@@ -96,11 +105,16 @@ def verify(
             fixed_inputs=fixed_inputs,
             progress=progress,
         )
+    if report is not None:
+        from pp_graph.report import write_verification_report
+
+        write_verification_report(result, report, overwrite=force, inputs=inputs)
+        note(f"Wrote {report}")
     if as_json:
-        print_json(report.to_dict())
+        print_json(result.to_dict())
     else:
-        print_report(report)
-    if not report.passed:
+        print_report(result)
+    if not result.passed:
         raise click.exceptions.Exit(1)
 
 
