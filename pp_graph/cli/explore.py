@@ -66,9 +66,9 @@ def explore(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write a page to move the thresholds and sensitivities of MODEL and see what changes.
+    """Write a page to move thresholds and see what changes.
 
-    MODEL is an anomaly model: an IR, a fused ONNX file, or a raw one with --stats. The page holds images, scores and
+    The page moves thresholds and sensitivities of MODEL, an anomaly model: an IR, a fused ONNX file, or a raw one with --stats. The page holds images, scores and
     maps, needs no network, and decides as MODEL does after pp-graph retune with the same settings.
     """
     from pp_graph.exploring import explore as run
