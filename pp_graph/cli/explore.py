@@ -68,7 +68,7 @@ def explore(
 ) -> None:
     """Write a page to move thresholds and see what changes.
 
-    The page moves thresholds and sensitivities of MODEL, an anomaly model: an IR, a fused ONNX file, or a raw one with --stats. The page holds images, scores and
+    MODEL is an anomaly model: an IR, a fused ONNX file, or a raw one with --stats. The page holds images, scores and
     maps, needs no network, and decides as MODEL does after pp-graph retune with the same settings.
     """
     from pp_graph.exploring import explore as run
