@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -130,6 +131,12 @@ def test_gallery_filters_and_metrics_follow(open_page, demo_ir_path: Path) -> No
     assert page.locator("dialog[open]").count() == 1
     page.keyboard.press("Shift+ArrowRight")
     assert "row 0, column 1: " in page.text_content("#pointed")
+    box = page.locator("dialog canvas").nth(1).bounding_box()
+    assert abs(box["width"] - box["height"]) < 2
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.9)
+    row, column = map(int, re.findall(r"row (\d+), column (\d+): ", page.text_content("#pointed"))[0])
+    assert abs(row - 230) <= 2
+    assert abs(column - 25) <= 2
     name = page.text_content("#viewer-name")
     page.keyboard.press("ArrowRight")
     assert page.text_content("#viewer-name") != name
