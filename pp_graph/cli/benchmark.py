@@ -9,7 +9,15 @@ import click
 
 from pp_graph.cli.convert import parse_shapes
 from pp_graph.cli.frames import parse_frame_size
-from pp_graph.cli.options import PATH, cache_option, examples, force_option, input_option
+from pp_graph.cli.options import (
+    PATH,
+    cache_option,
+    check_report,
+    examples,
+    force_option,
+    input_option,
+    report_option,
+)
 from pp_graph.cli.output import note, print_blocks, print_json, print_table, progress_bar
 from pp_graph.cli.verb import Verb
 
@@ -57,11 +65,13 @@ _STDOUT = "-"
 @click.option("--compare", nargs=2, type=PATH, metavar="A.json B.json", help="Compare two earlier runs instead.")
 @click.option("--json", "json_output", is_flag=False, flag_value="-", metavar="[OUT.json]",
               help="Write the report to a file, or as one JSON object to stdout, all else to stderr.")  # fmt: skip
+@report_option
 @force_option
 def benchmark(
     models: tuple[Path, ...],
     compare: tuple[Path, Path] | None,
     json_output: str | None,
+    report: Path | None,
     force: bool,
     **options: Any,
 ) -> None:
@@ -74,11 +84,14 @@ def benchmark(
     if compare is not None:
         if models:
             raise click.UsageError("--compare takes two reports and no models.")
+        if report is not None:
+            raise click.UsageError("--report shows a new benchmark, and --compare runs none. Leave out one of them.")
         _compare(*compare, json_output)
         return
     if len(models) < 2:
         raise click.UsageError("Give the raw model and at least one artifact: pp-graph benchmark RAW.onnx MODEL.xml")
     target = _target(json_output, models, force)
+    check_report(report, models, force=force)
 
     from pp_graph import benchmarking
     from pp_graph.files import written_together
@@ -90,7 +103,7 @@ def benchmark(
     if not 0 < total < float("inf"):
         total = 1  # the function raises the error
     with progress_bar("Measuring", max(1, round(total))) as advance:
-        report = benchmarking.benchmark(
+        result = benchmarking.benchmark(
             models[0],
             models[1:],
             devices=devices,
@@ -110,11 +123,16 @@ def benchmark(
         )
     if target is not None:
         with written_together(target, overwrite=force, inputs=models) as (draft,):
-            draft.write_bytes(report.to_json())
+            draft.write_bytes(result.to_json())
+    if report is not None:
+        from pp_graph.report import write_benchmark_report
+
+        write_benchmark_report(result, report, overwrite=force, inputs=models)
+        note(f"Wrote {report}")
     if json_output == _STDOUT:
-        click.echo(report.to_json().decode())
+        click.echo(result.to_json().decode())
         return
-    print_blocks(report.summary())
+    print_blocks(result.summary())
     if target is not None:
         note(f"Wrote {target}")
 

@@ -31,6 +31,20 @@ json_option = click.option(
 )
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists. Inputs are never replaced.")
 
+report_option = click.option(
+    "--report", type=PATH, metavar="FILE.html", help="Also write the result as a self-contained page."
+)
+
+
+def check_report(path: Path | None, inputs: Sequence[Path], *, force: bool) -> None:
+    """Raise if the page of --report cannot be written, before the work starts."""
+    if path is not None:
+        from pp_graph.files import check_targets
+        from pp_graph.report.page import check_page
+
+        check_targets([check_page(path)], overwrite=force, inputs=inputs)
+
+
 cache_option = click.option(
     "--cache-dir", type=PATH, metavar="DIR",
     help="Keep compiled models in this folder, and read them from it the next time.",

@@ -11,6 +11,7 @@ import click
 from pp_graph.cli.options import (
     PATH,
     cache_option,
+    check_report,
     examples,
     force_option,
     image_options,
@@ -18,6 +19,7 @@ from pp_graph.cli.options import (
     input_option,
     json_option,
     letterbox_option,
+    report_option,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
 from pp_graph.cli.verb import Verb
@@ -66,6 +68,7 @@ _NO_PICTURES = "none"
 @input_option
 @image_options
 @letterbox_option
+@report_option
 @force_option
 @json_option
 def run_verb(
@@ -75,6 +78,7 @@ def run_verb(
     form: str,
     coco: bool,
     save: str,
+    report: Path | None,
     force: bool,
     as_json: bool,
     **options: Any,
@@ -86,10 +90,12 @@ def run_verb(
     at once when every image is done. With
     --force, DIR may contain files: those of an earlier run are replaced, others are kept.
     """
-    from pp_graph.report import write_predictions
+    from pp_graph.report import write_gallery, write_predictions
     from pp_graph.report.prediction_table import COCO, FORMATS
     from pp_graph.running import load, open_source
 
+    inputs = [*images, model, model.with_suffix(".bin")]
+    check_report(report, inputs, force=force)
     precision = options["inference_precision"]
     runner = load(
         _with_sensitivities(model, options["image_sensitivity"], options["pixel_sensitivity"]),
@@ -111,9 +117,11 @@ def run_verb(
             save=pictures,
             formats=(*(FORMATS if form == "both" else (form,)), *((COCO,) if coco else ())),
             overwrite=force,
-            inputs=[*images, model, model.with_suffix(".bin")],
+            inputs=inputs,
             progress=progress,
         )
+    if report is not None:
+        write_gallery(written, runner, source, report, overwrite=force, inputs=inputs)
     for remark in source.images.notes:
         note(f"Note: {remark}.")
     for warning in written.warnings:
@@ -127,6 +135,7 @@ def run_verb(
                 "output": str(output),
                 "tables": [str(table) for table in written.tables],
                 "pictures": written.pictures,
+                **({} if report is None else {"report": str(report)}),
                 **written.about,
                 "warnings": list(written.warnings),
                 "notes": list(source.images.notes),
@@ -135,6 +144,8 @@ def run_verb(
         )
         return
     _print(runner, written)
+    if report is not None:
+        click.echo(f"Wrote {report}")
 
 
 def _with_sensitivities(model: Path, image: float | None, pixel: float | None) -> Path | Artifact:

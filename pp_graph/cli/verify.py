@@ -9,14 +9,17 @@ import click
 from pp_graph.cli.options import (
     PATH,
     cache_option,
+    check_report,
     examples,
+    force_option,
     image_options,
     image_settings,
     input_option,
     json_option,
     letterbox_option,
+    report_option,
 )
-from pp_graph.cli.output import print_blocks, print_json, progress_bar
+from pp_graph.cli.output import note, print_blocks, print_json, progress_bar
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
 @input_option
 @image_options
 @letterbox_option
+@report_option
+@force_option
 @json_option
 def verify(
     raw: Path,
@@ -62,6 +67,8 @@ def verify(
     batch: int | None,
     cache_dir: Path | None,
     fixed_inputs: dict[str, Any] | None,
+    report: Path | None,
+    force: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -77,9 +84,11 @@ def verify(
     from pp_graph import verification
     from pp_graph.data import open_images
 
+    inputs = [raw, artifact, artifact.with_suffix(".bin"), *([] if data.is_dir() else [data])]
+    check_report(report, inputs, force=force)
     images = open_images(data, **image_settings(options))
     with progress_bar("Verifying", len(images)) as progress:
-        report = verification.verify(
+        result = verification.verify(
             raw,
             artifact,
             images,
@@ -93,9 +102,14 @@ def verify(
             fixed_inputs=fixed_inputs,
             progress=progress,
         )
+    if report is not None:
+        from pp_graph.report import write_verification_report
+
+        write_verification_report(result, report, overwrite=force, inputs=inputs)
+        note(f"Wrote {report}")
     if as_json:
-        print_json(report.to_dict())
+        print_json(result.to_dict())
     else:
-        print_blocks(report.summary())
-    if not report.passed:
+        print_blocks(result.summary())
+    if not result.passed:
         raise click.exceptions.Exit(1)

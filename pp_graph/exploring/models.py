@@ -14,6 +14,7 @@ from pp_graph.data.labels import without_channel
 from pp_graph.errors import PostProcessorError, StatisticsError
 from pp_graph.fusion import Artifact, FusedModel, Provenance, fuse
 from pp_graph.model import RawModel
+from pp_graph.one_class_options import OPTIONS
 from pp_graph.opening import kind_of, open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
 from pp_graph.openvino.devices import RECOMMENDED, chosen_precision
@@ -94,7 +95,9 @@ class ExploredModel:
         file = shlex.quote(str(named)) if named is not None else "MODEL"
         return cls(
             Path(named).name if named is not None else provenance.raw.file or "(in memory)",
-            f"pp-graph {'convert' if raw else 'retune'} {file}",
+            " ".join(
+                ["pp-graph convert", file, *_flags(artifact, roles, device)] if raw else ["pp-graph retune", file]
+            ),
             ".onnx" if isinstance(artifact, FusedModel) and not raw else ".xml",
             raw or statistics is not None,
             artifact.program,
@@ -196,6 +199,22 @@ def _require_one_class(artifact: Artifact, named: object) -> None:
             f"{what} returns {', '.join(artifact.provenance.predicted)}, expected pred_label or pred_mask: without "
             "decisions there is nothing to adjust. Fuse the raw model without --no-threshold and --outputs."
         )
+
+
+def _flags(artifact: Artifact, roles: Mapping[str, str] | None, device: str) -> list[str]:
+    """Return what `convert` needs beside the statistics and sensitivities."""
+    flags = [] if device == "CPU" else ["--device", device]
+    flags += [word for role, name in (roles or {}).items() for word in ("--role", f"{role}={name}")]
+    post = artifact.program.post
+    for name, option in OPTIONS.items():
+        value = getattr(post, name)
+        if value == option.default or option.moves is not None:
+            continue
+        if option.is_switch:
+            flags.append(option.flag if value else f"--no-{option.flag.removeprefix('--')}")
+        elif isinstance(value, str):
+            flags += [option.flag, value]
+    return [shlex.quote(flag) for flag in flags]
 
 
 def _float32(number: float) -> float:

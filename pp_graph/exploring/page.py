@@ -51,6 +51,7 @@ def explore_page(models: Sequence[ExploredModel], collected: Collected, notes: S
             meta=meta,
         ),
         style=_asset("explore.css"),
+        pictures=True,
         scripts=[
             _asset("decide.js"),
             _asset("state.js"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pp_graph.errors import OutputFileError
 from pp_graph.report.panels import COLORS, GRID, INK
 from pp_graph.version import __version__
 
@@ -45,6 +47,17 @@ td { font-variant-numeric: tabular-nums; }
 .verdict.failed { border-color: var(--anomalous); }
 .warnings { border-left: 4px solid var(--anomalous); padding: .2rem 0 .2rem 1rem; margin-bottom: 1rem; }
 .warnings ul { margin: .2rem 0; }
+.chart { max-width: 720px; margin-bottom: 1rem; }
+.bar > div:first-child { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.track { position: relative; height: 16px; margin: .1rem 0 .6rem; background: var(--raised); }
+.track > * { position: absolute; top: 0; bottom: 0; }
+.track i { background: var(--fill); }
+.track s { border: solid var(--ink); border-width: 0 2px; top: 3px; bottom: 3px; box-sizing: border-box;
+  background: linear-gradient(var(--ink), var(--ink)) center / 100% 2px no-repeat; }
+.track u { border-left: 2px dashed var(--ink); top: -3px; bottom: -3px; }
+.chart figcaption span { margin-right: 1rem; }
+.chart figcaption b { display: inline-block; width: .8em; height: .8em; margin-right: .3em; background: var(--fill); }
 footer { margin-top: 2rem; color: var(--faint); }
 @media (max-width: 600px) { body { padding: .5rem .75rem; } th, td { padding-right: .6rem; } }
 """
@@ -52,19 +65,22 @@ footer { margin-top: 2rem; color: var(--faint); }
 Row = tuple[str, ...]
 
 
-def page(title: str, body: str, *, style: str = "", scripts: Iterable[str] = ()) -> str:
+def page(title: str, body: str, *, style: str = "", pictures: bool = False, scripts: Iterable[str] = ()) -> str:
     """Return a self-contained HTML page. Colours follow the reader's system, light or dark.
 
     Args:
         title: Heading and title.
         body: HTML below the heading.
         style: Further CSS.
+        pictures: Allow embedded pictures.
         scripts: JavaScript to run after the body, in order. Without any, the page allows none.
     """
     code = list(scripts)
     allowed = "default-src 'none'; style-src 'unsafe-inline'"
     if code:
-        allowed += "; script-src 'unsafe-inline'; img-src data: blob:"
+        allowed += "; script-src 'unsafe-inline'"
+    if pictures:
+        allowed += "; img-src data:"
     run = "".join(f"<script>{each}</script>\n" for each in code)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -96,12 +112,24 @@ def sources(rows: Iterable[Row]) -> str:
     return f'\n<h2>Where the scores come from</h2>\n<div class="sources">{table("Data and model", rows)}</div>'
 
 
-def warning_list(warnings: Sequence[str]) -> str:
+def check_page(path: str | Path) -> Path:
+    """Return the path of a page.
+
+    Raises:
+        OutputFileError: It does not end in `.html`.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".html":
+        raise OutputFileError(f"Report '{path}' ends in '{path.suffix}', expected '.html'. Name it report.html.")
+    return path
+
+
+def warning_list(warnings: Sequence[str], title: str = "Warnings") -> str:
     """Return warnings as a list; nothing if there are none."""
     if not warnings:
         return ""
     items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<div class="warnings"><strong>Warnings</strong><ul>{items}</ul></div>\n'
+    return f'<div class="warnings"><strong>{title}</strong><ul>{items}</ul></div>\n'
 
 
 def table(caption: str, rows: Iterable[Row], heads: Sequence[str] = ()) -> str:

@@ -55,9 +55,10 @@ def _as_rgb(array: Array) -> npt.NDArray[np.uint8]:
     if array.shape[-1] not in (1, 3):
         array = array.mean(axis=-1, keepdims=True)
     if array.dtype != np.uint8:
-        values = np.nan_to_num(array.astype(np.float32))
+        values: Array = np.nan_to_num(array.astype(np.float32))
         low, high = float(values.min()), float(values.max())
         if low < 0 or high > 1:  # standardised, or in 0 to 255
-            values = (values - low) / max(high - low, 1e-12)
+            # In float64, where no difference of float32 numbers overflows.
+            values = (values.astype(np.float64) - low) / max(high - low, 1e-12)
         array = np.round(values * 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))

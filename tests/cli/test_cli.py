@@ -91,6 +91,7 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
         ("verify", "raw.onnx", "model.xml", "--data", "images.npz"),
         ("run", "model.xml", "images", "-o", "predictions"),
         ("calibrate", "raw.onnx", "--data", "images", "-o", "own.json"),
+        ("explore", "model.xml", "--data", "images"),
         ("benchmark", "raw.onnx", "model.xml", "--seconds", "0.1", "--no-memory", "--against", "host-numpy"),
         ("retune", "model.xml", "--image-sensitivity", "0.6", "-o", "tuned.xml"),
         ("explore", "model.xml", "--data", "images", "-o", "explore.html"),

@@ -16,6 +16,7 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import DataError, OutputFileError, PostProcessorError, StatisticsError, UnlabelledError
 from pp_graph.exploring.encoding import encode_map
+from pp_graph.statistics import StatisticsProvenance
 from tests.conftest import DEMO
 
 RNG = np.random.default_rng(5)
@@ -115,6 +116,18 @@ def test_levels_follow_the_outputs(demo_post: pp.OneClassPostProcessor) -> None:
         DEMO / "images",
     )
     assert meta_of(small)["models"][0]["maps"][0][:2] == [40, 50]
+
+
+def test_command_of_a_raw_model_keeps_the_settings_of_its_statistics(demo_post: pp.OneClassPostProcessor) -> None:
+    settings = {"normalize": False, "on_nan": "normal"}
+    provenance = StatisticsProvenance(source="test", settings=settings)
+    statistics = pp.Statistics(
+        image=demo_post.statistics.image, pixel=demo_post.statistics.pixel, provenance=provenance
+    )
+    roles = {"raw_score": "pred_score"}
+    page = pp.explore(DEMO / "raw.onnx", DEMO / "images" / "good", statistics=statistics, masks=False, roles=roles)
+    command = meta_of(page)["models"][0]["command"]
+    assert command.endswith("raw.onnx --role raw_score=pred_score --no-normalize --on-nan normal")
 
 
 def test_calibration_explores_what_it_calibrated() -> None:

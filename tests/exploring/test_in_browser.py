@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from PIL import Image
 import pp_graph as pp
 from pp_graph.cli import run
 from tests.conftest import DEMO
+from tests.models import identity_model
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -129,6 +131,12 @@ def test_gallery_filters_and_metrics_follow(open_page, demo_ir_path: Path) -> No
     assert page.locator("dialog[open]").count() == 1
     page.keyboard.press("Shift+ArrowRight")
     assert "row 0, column 1: " in page.text_content("#pointed")
+    box = page.locator("dialog canvas").nth(1).bounding_box()
+    assert abs(box["width"] - box["height"]) < 2
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.9)
+    row, column = map(int, re.findall(r"row (\d+), column (\d+): ", page.text_content("#pointed"))[0])
+    assert abs(row - 230) <= 2
+    assert abs(column - 25) <= 2
     name = page.text_content("#viewer-name")
     page.keyboard.press("ArrowRight")
     assert page.text_content("#viewer-name") != name
@@ -138,6 +146,7 @@ def test_gallery_filters_and_metrics_follow(open_page, demo_ir_path: Path) -> No
     assert page.locator("#gallery li").count() == 0
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("settings", [{"on_nan": "normal"}, {"normalize": False}, {"thresholds": "runtime"}], ids=str)
 def test_cutoffs_on_the_page_are_those_of_the_program(open_page, demo_post, settings: dict) -> None:
     fused = pp.fuse(DEMO / "raw.onnx", pp.OneClassPostProcessor(demo_post.statistics, **settings), tail=False)
@@ -165,6 +174,43 @@ def test_cutoffs_on_the_page_are_those_of_the_program(open_page, demo_post, sett
             if step.runtime:
                 written = page.evaluate("(level) => String(written(level, cutoffOf(level)))", level)
                 assert np.array_equal(np.float32(written), step.runtime_cutoff, equal_nan=True), level
+
+
+@pytest.mark.sample(every=3)
+@pytest.mark.parametrize("settings", [{}, {"on_nan": "normal"}, {"thresholds": "runtime"}], ids=str)
+def test_decides_about_any_number(open_page, settings: dict) -> None:
+    """NaN, infinities and the neighbours of the cutoffs, at several sensitivities."""
+    level = pp.LevelStatistics(threshold=0.3, min=-0.7, max=1.9)
+    post = pp.OneClassPostProcessor(pp.Statistics(image=level, pixel=level), **settings)
+    fused = pp.fuse(identity_model({"pred_score": ["N", 1], "anomaly_map": ["N", 1, 6, 6]}), post)
+    sensitivities = [0, 0.25, 0.5, 0.91, 1]
+    cutoffs = [
+        fused.program.replace(image_sensitivity=each).comparisons["pred_label"].cutoffs for each in sensitivities
+    ]
+    near = [np.nextafter(each, np.float32(way)) for each in cutoffs for way in (-np.inf, np.inf)]
+    numbers = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 3e38, *cutoffs, *near, *np.linspace(-2, 3, 15)], np.float32)
+    maps = np.resize(numbers, (len(numbers), 1, 6, 6))
+    data = {"pred_score_in": numbers[:, None], "anomaly_map_in": maps}
+    page = open_page(pp.explore(fused, data))
+    for sensitivity in sensitivities:
+        set_number(page, "image-sensitivity-number", sensitivity)
+        set_number(page, "pixel-sensitivity-number", sensitivity)
+        found = pp.load(pp.retune(fused, image_sensitivity=sensitivity, pixel_sensitivity=sensitivity))(data)
+        assert page.evaluate("Array.from(models[0].labels)") == found.pred_label.ravel().astype(int).tolist()
+        assert np.array_equal(masks_on(page, len(numbers)), found.pred_mask.reshape(len(numbers), -1))
+
+
+def test_labels_alone_and_in_the_frame_of_a_notebook(browser: Any, demo_post, tmp_path: Path) -> None:
+    post = pp.OneClassPostProcessor(demo_post.statistics, outputs=("pred_label",))
+    shown = pp.explore(pp.fuse(DEMO / "raw.onnx", post), DEMO / "images")
+    (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><body>{shown._repr_html_()}</body>")
+    page = browser.new_page()
+    page.goto((tmp_path / "notebook.html").as_uri())
+    frame = page.frames[1]
+    frame.wait_for_selector("body[data-ready]")
+    assert frame.locator("#gallery li[data-label=anomalous]").count() == 6
+    assert frame.locator(".histogram").count() == 1
+    page.close()
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmarking": {"raw_values", "interpreter", "data", "summary"},
     "precision": {"calibration", "verification", "benchmarking", "quantization"},
     "running": {"conversion", "opening", "data"},
-    "report": {"verification", "calibration", "running", "version"},
+    "report": {"verification", "benchmarking", "calibration", "running", "version"},
     "exploring": {"report"},
     "inspection": {"opening", "summary"},
     "demo": {"report"},

@@ -219,7 +219,8 @@ function buildViewer() {
     const [height, width] = models[0].mapFacts?.[opened] ?? [1, 1];
     pointer.x = Math.max(0, Math.min(0.9999, pointer.x + way[0] / width));
     pointer.y = Math.max(0, Math.min(0.9999, pointer.y + way[1] / height));
-    showPointer();
+    drawViewer();
+    $("viewer").querySelectorAll("canvas").forEach(markPoint);
   });
   $("viewer").addEventListener("close", () => { const place = opened; opened = null; cards[place].item.firstChild.focus(); });
 }
@@ -231,7 +232,11 @@ function openViewer(place) {
 }
 
 function drawViewer() {
-  [...$("viewer").querySelectorAll("canvas")].forEach((canvas, k) => draw(canvas, models[k], opened));
+  for (const [k, canvas] of [...$("viewer").querySelectorAll("canvas")].entries()) {
+    draw(canvas, models[k], opened);
+    // The box has the shape of the picture, so that the pointer's share of it is a place in the map.
+    canvas.style.width = `min(${100 / models.length - 1}%, ${(68 * canvas.width) / canvas.height}vh)`;
+  }
   $("viewer-name").textContent = meta.names[opened];
   $("viewer-text").textContent = models.map((model, k) => {
     const [label, wrong] = verdictOf(model, opened);
@@ -239,6 +244,15 @@ function drawViewer() {
     return `${both ? `${"AB"[k]}: ` : ""}${shares}`;
   }).join("\n") + (isLabelled ? `; ground truth ${KINDS[truthOf(opened)]}` : "");
   showPointer();
+}
+
+// Show the point that the keyboard moves.
+function markPoint(canvas) {
+  const context = canvas.getContext("2d");
+  for (const [color, size] of [["#000", 12], ["#fff", 9]]) {
+    context.strokeStyle = color;
+    context.strokeRect(pointer.x * canvas.width - size / 2, pointer.y * canvas.height - size / 2, size, size);
+  }
 }
 
 function showPointer() {
