@@ -79,7 +79,7 @@ def write_gallery(
 
 
 def _rank(row: ImagePrediction) -> tuple[float, float]:
-    if row.pred_score is None or row.classifies:
+    if row.pred_score is None or not row.anomalies:
         return 0.0, 0.0
     return -float(bool(row.pred_label)), -math.inf if math.isnan(row.pred_score) else -row.pred_score
 

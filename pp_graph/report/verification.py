@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pp_graph.report.page import Row
     from pp_graph.verification import DecisionReport, VerificationReport
-    from pp_graph.verification.report import Drift
+    from pp_graph.verification.parts import Drift
 
 _LISTED: Final = 20
 _BINS: Final = 10

@@ -94,7 +94,6 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
         ("explore", "model.xml", "--data", "images"),
         ("benchmark", "raw.onnx", "model.xml", "--seconds", "0.1", "--no-memory", "--against", "host-numpy"),
         ("retune", "model.xml", "--image-sensitivity", "0.6", "-o", "tuned.xml"),
-        ("explore", "model.xml", "--data", "images", "-o", "explore.html"),
         ("strip", "fused.onnx", "-o", "again.onnx"),
         ("devices",),
         ("inspect", "model.xml"),
