@@ -108,8 +108,11 @@ class PostProcessor(ABC):
         known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(changes)
         unknown = next((name for name in changes if name not in known), None)
         if unknown is not None:
-            tunable = tuple(sorted(known - {"statistics"})) if self.tunable is None else self.tunable
-            listed = ", ".join(f"{name} (--{name.replace('_', '-')})" for name in tunable if name in known)
+            if self.tunable is None:
+                # What describes the post-processor itself cannot be changed.
+                listed = ", ".join(sorted(known - {"statistics", "declared_outputs", "recipe", "roles"}))
+            else:
+                listed = ", ".join(f"{name} (--{name.replace('_', '-')})" for name in self.tunable if name in known)
             raise PostProcessorError(
                 f"Post-processor '{type(self).__name__}' has no {unknown} (--{unknown.replace('_', '-')}), expected "
                 f"{f'one of: {listed}' if listed else 'none: it has no limits'}. Leave it out. To change other "

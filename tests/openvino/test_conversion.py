@@ -211,7 +211,7 @@ def test_unknown_choices() -> None:
 def test_raw_models(tmp_path: Path) -> None:
     raw = tmp_path / "raw.onnx"
     onnx.save(conv_model(), raw)
-    with pytest.raises(ProvenanceError, match=r"raw\.onnx' carries no pp_graph provenance.*pp-graph fuse"):
+    with pytest.raises(ProvenanceError, match=r"raw\.onnx' carries no pp_graph provenance.*Fuse or convert it first"):
         pp.convert(raw)
     artifact = pp.convert(raw, post=POST)
     assert pp.verify(raw, artifact, IMAGE).passed

@@ -412,7 +412,7 @@ def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in out for name in found)
     assert "BATCH:GPU(4)" in out
     assert "INFERENCE_PRECISION_HINT=f32" in out
-    assert max(map(len, out.splitlines())) <= 160
+    assert max(map(len, out.splitlines())) > 160, "whole in a pipe"
     assert run_cli(["devices", "--json"]) == 0
     listed = {each["name"]: each for each in json.loads(capsys.readouterr().out)["devices"]}
     assert set(listed) == set(found)

@@ -206,7 +206,7 @@ class TestOwnNames:
 
 MISTAKES = {
     "roles:\n  - {name: heat, axes: NK}\n  - name: boxes\n    axes: NKQ\n": (
-        "line 6, field 'axes': roles has the axes 'NKQ', expected some of N, C, H, W, K, P, T"
+        "line 6, field 'axes': roles has the axes 'NKQ', expected some of N, C, H, W, K, P, J, T"
     ),
     "roles:\n  - {name: heat, axes: NK}\n  - {name: boxes}\n": (
         "line 5: roles holds .*missing required field `axes`. Write it as {name: heat, axes: NCHW"
