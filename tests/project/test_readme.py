@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,21 @@ def command_lines(*texts: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of inputs that `pp-graph demo` lays out."""
+    folder = tmp_path_factory.mktemp("demo")
+    assert run(["demo", "-o", str(folder / "pp_graph_demo")]) == 0
+    return folder / "pp_graph_demo" / "inputs"
+
+
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of inputs that `pp-graph demo` lays out, as the README says."""
+def work(laid_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder to work in, as the README says."""
     assert "cd pp_graph_demo/inputs" in README
-    monkeypatch.chdir(tmp_path)
-    assert run(["demo"]) == 0
-    monkeypatch.chdir(tmp_path / "pp_graph_demo" / "inputs")
-    return tmp_path / "pp_graph_demo" / "inputs"
+    folder = shutil.copytree(laid_out, tmp_path / "pp_graph_demo" / "inputs")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def test_readme(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
