@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from pp_graph.errors import TargetError
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
@@ -143,7 +145,10 @@ def convert(
         converted = _with_f16_weights(converted)
     if preprocessing is not None:
         preprocessing = add_preprocessing(converted, preprocessing, fused.provenance)
-    provenance = fused.provenance.revised(conversion=settings, replaced=None, raised=None, preprocessing=preprocessing)
+    raw_record = msgspec.structs.replace(fused.provenance.raw, difference=None)
+    provenance = fused.provenance.revised(
+        raw=raw_record, conversion=settings, replaced=None, raised=None, preprocessing=preprocessing
+    )
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata, whose provenance is now outdated.
         converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)

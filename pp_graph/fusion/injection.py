@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pp_graph.errors import AlreadyFusedError, FusionError, PostProcessorError
+from pp_graph.errors import AlreadyFusedError, FusionError, ModelError, PostProcessorError, first_line
 from pp_graph.fusion.emission import emission_record
 from pp_graph.fusion.provenance import SCHEMA_VERSION, Provenance, RawOutputRecord, RawRecord
+from pp_graph.fusion.stripping import without_post_processing
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import METADATA_KEY, NameScope, RawModel, opset_raising
 from pp_graph.model.graphs import all_values, rename_values
+from pp_graph.model.message_difference import difference
 from pp_graph.model.weights import weights_record
 from pp_graph.postprocessors import DECISION_NAMES, PostProcessor, class_name
 from pp_graph.steps import MINIMUM_OPSET, ChoosingStep, Emitter, SelectCandidates
@@ -66,6 +68,8 @@ def write_program(
     dropped += [] if keep_raw else program.signature.replaced
 
     raw_weights = weights_record(raw.external_tensors())
+    original = _lossy(raw)
+    raw = dataclasses.replace(raw, original=None, exact=False)
     raw, raised = opset_raising.raise_opset(raw, raise_opset)
     graph = raw.model.graph
     names = NameScope(graph)
@@ -92,7 +96,7 @@ def write_program(
     emitted = {output.name: computed[output.name] for output in program.outputs}
 
     read = {match.output.name for match in (*matches.values(), *dropped)}
-    others = [outputs[name] for name in own if keep_raw or name not in read]
+    others = [outputs[name] for name in dict.fromkeys(own) if keep_raw or name not in read]
     # A raw output may have the name of a post-processed output that was not requested. Rename it to avoid confusion.
     possible = {output.name for output in post.declared_outputs} | set(emitted)
     needed = set(emitted) | ({output.name or "" for output in others} & possible)
@@ -134,7 +138,45 @@ def write_program(
     raw.model.metadata_props[METADATA_KEY] = provenance.to_json()
     declared = _declarations(raw, new_names, [outputs[record.name] for record in (*records.values(), *unread)])
     notes = tuple(_notes(matches.values(), raised))
-    return dataclasses.replace(raw, value_info=declared, edited=True), provenance, notes
+    fused = dataclasses.replace(raw, value_info=declared, edited=True)
+    if original is not None:
+        fused, provenance = _with_difference(fused, provenance, original)
+    return fused, provenance, notes
+
+
+def _lossy(raw: RawModel) -> onnx.ModelProto | None:
+    """Return the raw model as it was read if writing its graph would lose something, else None.
+
+    Raises:
+        ModelError: The graph cannot be written.
+    """
+    original = raw.original
+    if original is None:
+        return None
+    try:
+        written = dataclasses.replace(raw, exact=False).to_proto()
+    except Exception as error:  # onnx_ir raises many types
+        cause = error.__cause__ or error
+        raise ModelError(
+            f"The model cannot be written back, as a model is that passes the checks of ONNX: {first_line(cause)}. "
+            "Check it with onnx.checker."
+        ) from error
+    names = [output.name for output in original.graph.output]
+    declared = {entry.name for entry in original.graph.value_info}
+    unusual = len(set(names)) < len(names) or not declared.isdisjoint(names)
+    return original if unusual or written != original else None
+
+
+def _with_difference(fused: RawModel, provenance: Provenance, original: onnx.ModelProto) -> tuple[RawModel, Provenance]:
+    """Record what `strip` would not restore."""
+    stripped = without_post_processing(RawModel.open(fused), provenance).to_proto()
+    content, wanted = stripped.SerializeToString(), original.SerializeToString()
+    if content == wanted:
+        return fused, provenance
+    record = msgspec.structs.replace(provenance.raw, difference=difference(wanted, content, original.DESCRIPTOR))
+    provenance = provenance.revised(raw=record)
+    fused.model.metadata_props[METADATA_KEY] = provenance.to_json()
+    return fused, provenance
 
 
 def _notes(read: Iterable[RoleMatch], raised: opset_raising.RaisedOpset | None) -> Iterator[str]:
@@ -290,7 +332,8 @@ def _declarations(
     for entry in raw.value_info:
         renamed = onnx.ValueInfoProto()
         renamed.CopyFrom(entry)
-        renamed.name = new_names.get(entry.name, entry.name)
+        if entry.name in new_names:
+            renamed.name = new_names[entry.name]
         declared.append(renamed)
     known = {entry.name for entry in declared}
     outputs = {output.name for output in raw.model.graph.outputs}

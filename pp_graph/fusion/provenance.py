@@ -120,6 +120,8 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         unread: Outputs that were dropped, because no requested output needs them, or because post-processing reads
             inner values instead.
         weights: Identity of its external weights; None if it has none.
+        difference: What the raw file has and onnx_ir does not keep, such as fields that are present and empty; see
+            `message_difference`. None if there is nothing.
     """
 
     sha256: str
@@ -131,6 +133,7 @@ class RawRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     input_size: tuple[int, int] | None = None
     unread: list[RawOutputRecord] = []
     weights: WeightsRecord | None = None
+    difference: str | None = None
 
 
 class EmissionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -229,10 +232,10 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Return the record as one line of JSON, with a digest that reveals edits."""
         record = msgspec.to_builtins(self)
         del record["edited"]
-        for part in (record, record["raw"]):
-            # Earlier versions do not know this field.
-            if part["weights"] is None:
-                del part["weights"]
+        # Earlier versions do not know these fields.
+        for part, name in ((record, "weights"), (record["raw"], "weights"), (record["raw"], "difference")):
+            if part[name] is None:
+                del part[name]
         for output in record["outputs"]:
             for described in (output, *output["channels"]):
                 if not described["class_names"]:

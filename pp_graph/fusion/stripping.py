@@ -13,6 +13,7 @@ from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
 from pp_graph.model import METADATA_KEY, RawModel, opset_raising
 from pp_graph.model.graphs import all_values, bodies_of, rename_values
+from pp_graph.model.message_difference import with_difference
 from pp_graph.model.weights import weights_record
 from pp_graph.sessions import OnnxSession
 
@@ -131,11 +132,12 @@ def restore_raw(opened: RawModel, provenance: Provenance) -> tuple[RawModel, str
     """
     check_weights(opened, provenance)
     try:
-        raw = _without_post_processing(opened, provenance)
+        raw = without_post_processing(opened, provenance)
     except ProvenanceError:
         raise
     except Exception as error:  # a record that was edited fails in many ways
         raise _changed(f"its record does not fit ({type(error).__name__}: {error})") from error
+    raw = _with_lost_details(raw, provenance.raw.difference)
     proto = raw.to_proto()
     hashes = [hashlib.sha256(proto.SerializeToString()).hexdigest()]
     if hashes[0] != provenance.raw.sha256:
@@ -146,6 +148,20 @@ def restore_raw(opened: RawModel, provenance: Provenance) -> tuple[RawModel, str
     if reason is not None:
         raise _changed(f"the raw model in it is not valid any more: {reason}")
     return raw, hashes[0]
+
+
+def _with_lost_details(raw: RawModel, record: str | None) -> RawModel:
+    """Return the raw model with what onnx_ir did not keep; without it if the model was changed after it was fused."""
+    import onnx
+
+    if record is None:
+        return raw
+    kind = onnx.ModelProto
+    try:
+        content = with_difference(raw.to_proto().SerializeToString(), record, kind.DESCRIPTOR)
+    except ValueError as error:
+        raise _changed(f"its record of the raw file is damaged ({error})") from error
+    return raw if content is None else dataclasses.replace(raw, original=kind.FromString(content), exact=True)
 
 
 def check_weights(opened: RawModel, provenance: Provenance) -> None:
@@ -182,7 +198,8 @@ def _why_invalid(raw: RawModel, proto: onnx.ModelProto) -> str | None:
     return None
 
 
-def _without_post_processing(opened: RawModel, provenance: Provenance) -> RawModel:
+def without_post_processing(opened: RawModel, provenance: Provenance) -> RawModel:
+    """Remove the post-processing from a fused model, which is changed in place. Nothing is checked."""
     import onnx
     import onnx_ir as ir
 
@@ -209,7 +226,9 @@ def _without_post_processing(opened: RawModel, provenance: Provenance) -> RawMod
         del opened.model.opset_imports[""]
     del opened.model.metadata_props[METADATA_KEY]
     declared = tuple(_raw_declarations(opened, provenance))
-    stripped = dataclasses.replace(opened, sha256=raw.sha256, value_info=declared, edited=True)
+    stripped = dataclasses.replace(
+        opened, sha256=raw.sha256, value_info=declared, edited=True, original=None, exact=False
+    )
     return stripped if provenance.raised is None else opset_raising.undo(stripped, provenance.raised)
 
 
@@ -263,5 +282,6 @@ def _raw_declarations(opened: RawModel, provenance: Provenance) -> Iterator[onnx
             continue
         renamed = onnx.ValueInfoProto()
         renamed.CopyFrom(entry)
-        renamed.name = raw.renamed.get(entry.name, entry.name)
+        if entry.name in raw.renamed:
+            renamed.name = raw.renamed[entry.name]
         yield renamed

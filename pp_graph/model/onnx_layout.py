@@ -23,7 +23,7 @@ _NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12
 _NODE_OUTPUT = 2
 _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DATA_LOCATION = 2, 4, 8, 9, 14
 _FLOAT, _EXTERNAL = 1, 1
-_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_VARINT, _EIGHT_BYTES, LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _LOCATION_ENTRY: Final = b"\n\x08location"
 """Start of the metadata entry that names the file of an external tensor."""
 
@@ -68,10 +68,10 @@ class OnnxLayout:
         imports: dict[str, int] = {}
         graph: Span | None = None
         self._other: list[Span] = []
-        for number, wire, head, span in _fields(data, Span(0, len(data))):
+        for number, wire, head, span in message_fields(data, Span(0, len(data))):
             if number == _IR_VERSION and wire == _VARINT:
                 self.ir_version = _integer(data, span)
-            elif wire != _LENGTH:
+            elif wire != LENGTH:
                 continue
             elif number == _GRAPH:
                 if graph is not None:
@@ -102,8 +102,8 @@ class OnnxLayout:
         """
         wanted = {name.encode(): name for name in names}
         spans: dict[str, Span] = {}
-        for number, wire, _, span in _fields(self._data, self._graph):
-            if number != _INITIALIZER or wire != _LENGTH:
+        for number, wire, _, span in message_fields(self._data, self._graph):
+            if number != _INITIALIZER or wire != LENGTH:
                 continue
             name, span_of_bytes, _ = self._tensor(span)
             if name not in wanted:
@@ -121,9 +121,11 @@ class OnnxLayout:
             LayoutError: The graph is cut short.
         """
         found = set()
-        for number, wire, _, span in _fields(self._data, self._graph):
-            if number in (_INPUT, _OUTPUT) and wire == _LENGTH:
-                found |= {self._text(name) for part, _, _, name in _fields(self._data, span) if part == _PORT_NAME}
+        for number, wire, _, span in message_fields(self._data, self._graph):
+            if number in (_INPUT, _OUTPUT) and wire == LENGTH:
+                found |= {
+                    self._text(name) for part, _, _, name in message_fields(self._data, span) if part == _PORT_NAME
+                }
         return found
 
     def nodes(self, names: Collection[str]) -> dict[str, bytes]:
@@ -134,11 +136,11 @@ class OnnxLayout:
         """
         wanted = {name.encode(): name for name in names}
         found: dict[str, bytes] = {}
-        for number, wire, _, span in _fields(self._data, self._graph):
-            if number != _NODE or wire != _LENGTH:
+        for number, wire, _, span in message_fields(self._data, self._graph):
+            if number != _NODE or wire != LENGTH:
                 continue
-            for part, part_wire, _, place in _fields(self._data, span):
-                if part == _NODE_OUTPUT and part_wire == _LENGTH:
+            for part, part_wire, _, place in message_fields(self._data, span):
+                if part == _NODE_OUTPUT and part_wire == LENGTH:
                     name = self._data[place.start : place.stop]
                     if name in wanted:
                         found[wanted[name]] = self._data[span.start : span.stop]
@@ -152,8 +154,8 @@ class OnnxLayout:
             name: Name of the file; None for any.
         """
         wanted = _LOCATION_ENTRY if name is None else name.encode()
-        for number, wire, _, span in _fields(self._data, self._graph):
-            if wire != _LENGTH or (number == _INITIALIZER and not self._tensor(span)[2]):
+        for number, wire, _, span in message_fields(self._data, self._graph):
+            if wire != LENGTH or (number == _INITIALIZER and not self._tensor(span)[2]):
                 continue
             if self._data.find(wanted, *span) >= 0:
                 return True
@@ -161,26 +163,26 @@ class OnnxLayout:
 
     def _opset(self, span: Span) -> tuple[str, int]:
         domain, version = "", 0
-        for number, wire, _, part in _fields(self._data, span):
-            if number == _DOMAIN and wire == _LENGTH:
+        for number, wire, _, part in message_fields(self._data, span):
+            if number == _DOMAIN and wire == LENGTH:
                 domain = self._text(part)
             elif number == _VERSION and wire == _VARINT:
                 version = _integer(self._data, part)
         return domain, version
 
     def _entry(self, span: Span) -> tuple[str, str]:
-        parts = {number: part for number, wire, _, part in _fields(self._data, span) if wire == _LENGTH}
+        parts = {number: part for number, wire, _, part in message_fields(self._data, span) if wire == LENGTH}
         return tuple(self._text(parts[number]) if number in parts else "" for number in (_KEY, _VALUE))  # type: ignore[return-value]
 
     def _tensor(self, span: Span) -> tuple[bytes, Span | None, bool]:
         """Return a tensor's name, the position of its float32 bytes, and True if they are in another file."""
         name, dtype, span_of_bytes, external = b"", 0, None, False
-        for number, wire, _, part in _fields(self._data, span):
+        for number, wire, _, part in message_fields(self._data, span):
             if number == _NAME:
                 name = self._data[part.start : part.stop]
             elif number == _DATA_TYPE:
                 dtype = _integer(self._data, part)
-            elif number == _RAW_DATA or (number == _FLOAT_DATA and wire in (_LENGTH, _FOUR_BYTES)):
+            elif number == _RAW_DATA or (number == _FLOAT_DATA and wire in (LENGTH, _FOUR_BYTES)):
                 span_of_bytes = part
             elif number == _DATA_LOCATION:
                 external = _integer(self._data, part) == _EXTERNAL
@@ -200,7 +202,7 @@ def metadata_entry(key: str, value: str) -> bytes:
 
 
 def _encode_field(number: int, content: bytes) -> bytes:
-    return _encode_varint(number << 3 | _LENGTH) + _encode_varint(len(content)) + content
+    return _encode_varint(number << 3 | LENGTH) + _encode_varint(len(content)) + content
 
 
 def _encode_varint(number: int) -> bytes:
@@ -212,14 +214,14 @@ def _encode_varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int, Span]]:
+def message_fields(data: bytes | mmap.mmap, span: Span) -> Iterator[tuple[int, int, int, Span]]:
     """Yield number, wire type, start and content of each field of a message."""
     at, stop = span
     while at < stop:
         head = at
         tag, at = _varint(data, at, stop)
         number, wire = tag >> 3, tag & 7
-        if wire == _LENGTH:
+        if wire == LENGTH:
             length, at = _varint(data, at, stop)
             end = at + length
         elif wire == _VARINT:

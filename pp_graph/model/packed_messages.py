@@ -1,4 +1,4 @@
-"""Pack protobuf messages into text that JSON can hold."""
+"""Pack protobuf messages and other bytes into text that JSON can hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ _LARGEST_RATIO: Final = 4
 
 def pack_message(message: onnx.GraphProto | onnx.ModelProto) -> str:
     """Compress a message with zlib and encode it as base64."""
-    return base64.b64encode(zlib.compress(message.SerializeToString(deterministic=True), 9)).decode()
+    return pack_bytes(message.SerializeToString(deterministic=True))
+
+
+def pack_bytes(content: bytes) -> str:
+    """Compress bytes with zlib and encode them as base64."""
+    return base64.b64encode(zlib.compress(content, 9)).decode()
 
 
 def unpack_message(kind: type[_Message], text: str) -> _Message:
@@ -31,6 +36,16 @@ def unpack_message(kind: type[_Message], text: str) -> _Message:
     Raises:
         ValueError: The text is damaged, or its content is larger than 64 MiB and than four times its compressed size.
     """
+    content = unpack_bytes(text)
+    try:
+        message: _Message = kind.FromString(content)
+    except Exception as error:  # of protobuf
+        raise ValueError(str(error)) from error
+    return message
+
+
+def unpack_bytes(text: str) -> bytes:
+    """Decode bytes that `pack_bytes` encoded; limit and error are those of `unpack_message`."""
     try:
         packed = base64.b64decode(text, validate=True)
         limit = max(_ALWAYS_ALLOWED, _LARGEST_RATIO * len(packed))
@@ -38,7 +53,6 @@ def unpack_message(kind: type[_Message], text: str) -> _Message:
         content = decompressor.decompress(packed, limit)
         if decompressor.unconsumed_tail:
             raise ValueError(f"{len(packed):,} bytes hold more than {limit:,}")
-        message: _Message = kind.FromString(content)
-    except Exception as error:  # base64, zlib and protobuf have no common base
+    except Exception as error:  # base64 and zlib have no common base
         raise ValueError(str(error)) from error
-    return message
+    return content

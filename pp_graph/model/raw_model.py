@@ -77,6 +77,8 @@ class RawModel:
             and length of external weights, not their content, because hashing gigabytes takes too long.
         value_info: The file's declarations of inner values. Writing adds no others.
         edited: True if the graph differs from `source`, which then only locates the external weights.
+        original: What `model` was made from. onnx_ir loses some of it, such as fields that are present and empty.
+        exact: True if `model` still is what was made from `original`, so that this is written.
     """
 
     model: ir.Model
@@ -84,6 +86,8 @@ class RawModel:
     sha256: str
     value_info: tuple[onnx.ValueInfoProto, ...] = field(repr=False)
     edited: bool = False
+    original: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
+    exact: bool = False
 
     @classmethod
     def open(cls, model: str | Path | onnx.ModelProto | ir.Model | RawModel) -> RawModel:
@@ -192,10 +196,10 @@ class RawModel:
         try:
             with quiet_onnx_ir():
                 model = ir.from_proto(proto)
+            fidelity.remember(proto, model)
         except Exception as error:
             raise ModelError(f"{name} is not valid ONNX: {_root_cause(error)}. Check it with onnx.checker.") from error
-        fidelity.remember(proto, model)
-        raw = cls(model, source, digest, tuple(proto.graph.value_info))
+        raw = cls(model, source, digest, tuple(proto.graph.value_info), original=proto)
         if source is not None:
             for tensor in raw.external_tensors():
                 tensor.base_dir = str(source.parent)
@@ -245,8 +249,13 @@ class RawModel:
 
     def to_proto(self) -> onnx.ModelProto:
         """Serialise the model with the declarations of `value_info` only. External weights stay references."""
+        import onnx
         import onnx_ir as ir
 
+        if self.exact and self.original is not None:
+            copy = onnx.ModelProto()
+            copy.CopyFrom(self.original)
+            return copy
         proto = ir.to_proto(self.model)
         fidelity.restore(self.model, proto)
         del proto.graph.value_info[:]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from pp_graph.errors import TargetError
 from pp_graph.openvino.core import first_line, openvino_core, port_name
 from pp_graph.openvino.devices import PRECISION_HINT, device_profile, precision_properties
@@ -184,5 +186,16 @@ class Request:
 
 
 def shared_outputs(request: ov.InferRequest, places: Mapping[str, int]) -> dict[str, Array]:
-    """Return the outputs of a request by name, without copying."""
-    return {name: request.get_output_tensor(place).data for name, place in places.items()}
+    """Return the outputs of a request by name, without copying; bfloat16 as float32, since NumPy has none."""
+    return {name: _array(request.get_output_tensor(place)) for name, place in places.items()}
+
+
+def _array(tensor: ov.Tensor) -> Array:
+    import openvino as ov
+
+    data: Array = tensor.data
+    if tensor.element_type != ov.Type.bf16:
+        return data
+    # OpenVINO 2026.4 returns the bits of bfloat16 as an array of float16.
+    wide: Array = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return wide

@@ -340,7 +340,7 @@ def _axes(*axes: int) -> ov.Node:
 def _is_per_channel(constant: ov.Output, shape: ov.PartialShape, axis: int) -> bool:
     """Return True if a constant has one number per entry of an axis of a tensor with a shape."""
     sizes, size = constant.get_partial_shape(), _size(constant)
-    if size < 1 or len(sizes) > len(shape) or not (shape[axis].is_dynamic or shape[axis] == size):
+    if size < 1 or not -axis <= len(shape) >= len(sizes) or not (shape[axis].is_dynamic or shape[axis] == size):
         return False
     return size == 1 or bool(len(sizes) >= -axis and sizes[axis] == size)
 

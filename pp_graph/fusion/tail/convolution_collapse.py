@@ -68,7 +68,7 @@ class ConvolutionCollapse(Rule):
             if matches and matches[0].saves > 0:
                 covered.update(view.between(matches[0].reads, target))
                 yield matches[0]
-            elif any(each.op_type in _EXPLAINED for each in tracer.passed(target)):
+            elif tracer.passes(target, _EXPLAINED):
                 why = [reason for reason in found if isinstance(reason, str)]
                 why += [f"it would take an estimated {match.after:,.0f} µs instead of {match.before:,.0f} µs"
                         for match in matches]  # fmt: skip

@@ -15,9 +15,10 @@ import numpy as np
 from pp_graph.fusion.tail.linear_operators import fixed_scales
 from pp_graph.fusion.tail.map_indexing import concat, cut, gather, of_features, pad, split
 from pp_graph.fusion.tail.map_layout import PLACES, Layout, Reading, Step, Weights
+from pp_graph.fusion.tail.view import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import onnx_ir as ir
 
@@ -34,19 +35,22 @@ class Tracer:
     def __init__(self, view: GraphView) -> None:
         self.view = view
         self._steps: dict[ir.Value, Step | None] = {}
+        self._passes: dict[ir.Value, bool] = {}
 
     def step(self, value: ir.Value | None) -> Step | None:
         """Return how a value is computed; None if its layout is not known."""
-        if value is None:
-            return None
-        if value not in self._steps:
-            node = self.view.producer(value)
-            reader = None if node is None else _READERS.get(node.op_type)
-            step = None
-            if node is not None and reader is not None and self.view.dtype(value) in (None, "FLOAT"):
-                step = reader(self, node, value)
-            self._steps[value] = step or self._map(value)
-        return self._steps[value]
+        return None if value is None else resolve(value, self._steps, self._operands, self._read)
+
+    def _operands(self, value: ir.Value) -> list[ir.Value]:
+        node = self.view.producer(value, *_READERS)
+        return [] if node is None else [operand for operand in node.inputs if operand is not None]
+
+    def _read(self, value: ir.Value) -> Step | None:
+        node = self.view.producer(value, *_READERS)
+        step = None
+        if node is not None and self.view.dtype(value) in (None, "FLOAT"):
+            step = _READERS[node.op_type](self, node, value)
+        return step or self._map(value)
 
     def layout(self, value: ir.Value | None) -> Layout | None:
         """Return the layout of a value; None if it is not known."""
@@ -59,17 +63,22 @@ class Tracer:
         layout = self.layout(source)
         return None if source is None or layout is None else (source, layout)
 
-    def passed(self, value: ir.Value) -> list[ir.Node]:
-        """Return the operators between feature maps and a value."""
-        found: dict[ir.Node, None] = {}
-        pending = [value]
-        while pending:
-            value = pending.pop()
-            step, node = self.step(value), value.producer()
-            if step is not None and step.sources and node is not None and node not in found:
-                found[node] = None
-                pending += [source for source, _ in step.sources]
-        return list(found)
+    def passes(self, value: ir.Value, op_types: Collection[str]) -> bool:
+        """Return True if an operator of some types (always the same) is between feature maps and a value."""
+
+        def sources(value: ir.Value) -> list[ir.Value]:
+            step = self.step(value)
+            return [] if step is None else [source for source, _ in step.sources]
+
+        def read(value: ir.Value) -> bool:
+            node, before = value.producer(), sources(value)
+            return (
+                bool(before)
+                and node is not None
+                and (node.op_type in op_types or any(self._passes[source] for source in before))
+            )
+
+        return resolve(value, self._passes, sources, read)
 
     def _map(self, value: ir.Value) -> Step | None:
         sizes, channels, shape = self.view.sizes(value), self.view.channels(value), self.view.named_shape(value)

@@ -40,6 +40,8 @@ _MOST_CHANNELS: Final = 4
 
 _DEEPEST: Final = 12
 """Maximum length of a chain. Real tails have up to six operators."""
+_MOST_TERMS: Final = 64
+"""Maximum number of summands: where a value is added to itself, and the result to itself, they double each time."""
 
 _SHAPING: Final = frozenset({"Resize", "Upsample", "Pad", "Conv", "AveragePool", "Slice"})
 """Operators that make a chain worth collapsing. The other linear ones are cheap."""
@@ -80,15 +82,20 @@ class SeparableCollapse(Rule):
     def find(self, view: GraphView) -> Iterator[Match | Miss]:
         """Propose to collapse every chain that ends in a map, from the depth that saves most."""
         covered: set[ir.Node] = set()
+        reader = _Reader(view)
         for node in reversed(view.nodes()):
             target = node.outputs[0] if node.outputs else None
             if target is None or node in covered or not _is_map(view, target) or view.feeds_network(target):
                 continue
             best: Match | None = None
             worst: Match | None = None
-            reader = _Reader(view)
+            reader.refusals.clear()
+            before: tuple[ir.Node, ...] = ()
             for depth in range(1, _DEEPEST + 1):
                 expression = reader.read(target, depth)
+                if expression.operators == before:
+                    break  # nothing linear is left to read
+                before = expression.operators
                 if any(operator.op_type in _SHAPING for operator in expression.operators):
                     match = _propose(view, target, expression)
                     best = match if best is None or match.saves > best.saves else best
@@ -120,7 +127,7 @@ def _is_map(view: GraphView, value: ir.Value) -> bool:
 
 
 class _Reader:
-    """Reads values as expressions, and each operator only once.
+    """Reads values as expressions, and each value and operator only once.
 
     Attributes:
         refusals: Why operators could not be read.
@@ -129,10 +136,16 @@ class _Reader:
     def __init__(self, view: GraphView) -> None:
         self._view = view
         self._operators: dict[ir.Node, LinearOperator | None] = {}
+        self._expressions: dict[tuple[ir.Value, int], _Expression] = {}
         self.refusals: dict[ir.Node, str] = {}
 
     def read(self, value: ir.Value, depth: int) -> _Expression:
         """Express a value by values at most `depth` operators before it."""
+        if (value, depth) not in self._expressions:
+            self._expressions[value, depth] = self._read(value, depth)
+        return self._expressions[value, depth]
+
+    def _read(self, value: ir.Value, depth: int) -> _Expression:
         view = self._view
         value = view.see_through(value)
         leaf = _Expression((_Term(value),))
@@ -200,6 +213,8 @@ class _Reader:
                 height = np.eye(sizes[0]) if term.height is None else term.height
                 terms.append(term if weight == 1 else _Term(term.source, (weight * height,), term.widths))
             operators += [operator for operator in inner.operators if operator not in operators]
+            if len(terms) > _MOST_TERMS:
+                return None
         # Shape inference loses the batch after a Resize, but every operator here keeps the batch of its source.
         batches = {(view.shape(term.source) or (None,))[0] for term in terms}
         if len(batches) != 1 or None in batches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -13,16 +13,41 @@ from pp_graph.model.shape_inference import ShapeInference
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import onnx_ir as ir
 
 
 _READS_SIZES: Final = frozenset({"Pad", "Resize", "Upsample", "Reshape", "Expand", "Slice", "Tile"})
 _UNCERTAIN_SIZE: Final = 1e-3
+_LISTS: Final = {"Concat": None, "Cast": 1, "Squeeze": 1, "Unsqueeze": 1, "Identity": 1, "Gather": 1, "Slice": None}
+"""Operators that make an integer vector from others, with the number of inputs that hold them; None for all."""
 _PASSES: Final = 3
 """Maximum number of inference passes, as one folded size may determine the next."""
 _MIXING: Final = frozenset({"ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "If", "Loop", "Scan"})
+
+
+_T = TypeVar("_T")
+
+
+def resolve(
+    value: ir.Value,
+    known: dict[ir.Value, _T],
+    operands: Callable[[ir.Value], Sequence[ir.Value]],
+    read: Callable[[ir.Value], _T],
+) -> _T:
+    """Read a value once those that it depends on are known. A loop, since chains are longer than Python's stack."""
+    pending = [value]
+    while pending:
+        last = pending[-1]
+        unknown = None if last in known else next((each for each in operands(last) if each not in known), None)
+        if unknown is not None:
+            pending.append(unknown)
+            continue
+        pending.pop()
+        if last not in known:
+            known[last] = read(last)
+    return known[value]
 
 
 class GraphView:
@@ -44,6 +69,8 @@ class GraphView:
         self._inferred = inference.infer()
         self._overridable = model.ir_version >= OVERRIDABLE_FROM
         self._constants: dict[ir.Value, Array | None] = {}
+        self._integers: dict[ir.Value, tuple[Dimension, ...] | None] = {}
+        self._places: dict[ir.Node, int] = {}
         self._scope = scope
         self._doubtful: set[ir.Value] = set()
         known: tuple[dict[str, Array], dict[str, Shape]] = ({}, {})
@@ -54,6 +81,7 @@ class GraphView:
             known = folded, resized
             self._inferred = inference.infer(*known)
             self._constants.clear()
+            self._integers.clear()
         self._doubtful = self._find_doubtful()
         self._live = self._find_live()
 
@@ -211,11 +239,15 @@ class GraphView:
 
     def constant(self, value: ir.Value | None) -> Array | None:
         """Return a constant's array; None if the value depends on inputs, can be overridden, or is large."""
-        if value is None:
-            return None
-        if value not in self._constants:
-            self._constants[value] = self._read_constant(value)
-        return self._constants[value]
+        return None if value is None else resolve(value, self._constants, self._folded_from, self._read_constant)
+
+    def _folded_from(self, value: ir.Value) -> list[ir.Value]:
+        """Return the values that decide whether a value is constant; none if that is known without them."""
+        node = self.producer(value)
+        if node is None or node.op_type not in FOLDED:
+            return []
+        read = [operand for operand in node.inputs if operand is not None]
+        return [] if any(self._constants.get(operand, ...) is None for operand in read) else read
 
     def _read_constant(self, value: ir.Value) -> Array | None:
         tensor = value.const_value
@@ -243,10 +275,11 @@ class GraphView:
             return None
         if node.op_type == "Gather" and self.producer(node.inputs[0], "Shape") is not None:
             return self._read_size(node)
-        inputs = {operand.name or "": self.constant(operand) for operand in node.inputs if operand is not None}
-        if any(array is None for array in inputs.values()):
+        read = [operand for operand in node.inputs if operand is not None]
+        if any(self._constants.get(operand, ...) is None for operand in read):
             return None
-        return evaluate(node, {name: array for name, array in inputs.items() if array is not None}, self.opset)
+        inputs = {operand.name or "": array for operand in read if (array := self.constant(operand)) is not None}
+        return evaluate(node, inputs, self.opset)
 
     def _read_size(self, node: ir.Node) -> Array | None:
         """Return sizes that a Gather takes from a shape, of which others may be open."""
@@ -263,8 +296,15 @@ class GraphView:
 
         Follows the operators that exporters write for shapes: Shape, Concat, Slice, Gather, Squeeze, Unsqueeze, Cast.
         """
-        if value is None:
-            return None
+        return None if value is None else resolve(value, self._integers, self._listed_from, self._read_integers)
+
+    def _listed_from(self, value: ir.Value) -> list[ir.Value]:
+        """Return the integer vectors from which an operator makes another one."""
+        node = self.producer(value, *_LISTS)
+        read = [] if node is None or self.constant(value) is not None else node.inputs[: _LISTS[node.op_type]]
+        return [operand for operand in read if operand is not None]
+
+    def _read_integers(self, value: ir.Value) -> tuple[Dimension, ...] | None:
         known = self.constant(value)
         if known is not None:
             return tuple(int(x) for x in known.ravel()) if known.ndim < 2 and known.dtype.kind in "iu" else None
@@ -278,6 +318,8 @@ class GraphView:
             start = node.attributes.get_int("start", 0)
             stop = node.attributes.get_int("end", len(shape))
             return shape[start:stop]
+        if node.op_type not in _LISTS:
+            return None
         if node.op_type == "Concat":
             parts = [self.integers(operand) for operand in node.inputs]
             return None if None in parts else tuple(dim for part in parts for dim in part or ())
@@ -311,14 +353,14 @@ class GraphView:
 
     def uniform(self, value: ir.Value | None) -> float | None:
         """Return the number that fills a floating-point value, such as a scalar or expanded zeros; otherwise None."""
-        if value is None:
-            return None
+        while value is not None and self.constant(value) is None:
+            if (node := self.producer(value, "Expand", "Identity", "Cast")) is None:
+                break
+            value = node.inputs[0]
         known = self.constant(value)
         if known is not None:
             flat = known.ravel()
             return float(flat[0]) if flat.size and known.dtype.kind == "f" and (flat == flat[0]).all() else None
-        if (node := self.producer(value, "Expand", "Identity", "Cast")) is not None:
-            return self.uniform(node.inputs[0])
         if (node := self.producer(value, "ConstantOfShape")) is not None:
             attribute = node.attributes.get("value")
             fill = np.zeros(1, np.float32) if attribute is None else attribute.as_tensor().numpy()
@@ -380,7 +422,9 @@ class GraphView:
                 dead.add(node)
                 inputs = [value for value in node.inputs if value is not None]
                 pending += [producer for value in inputs if (producer := value.producer()) is not None]
-        return [node for node in self.graph if node in dead]
+        if not dead <= self._places.keys():  # operators were added, which leaves the others in order
+            self._places = {node: place for place, node in enumerate(self.graph)}
+        return sorted(dead, key=self._places.__getitem__)
 
 
 def tail_names(model: ir.Model) -> frozenset[str]:
