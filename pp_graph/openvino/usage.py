@@ -25,6 +25,7 @@ from pp_graph.openvino.devices import (
 from pp_graph.openvino.model_info import read_model_info, takes_frames
 from pp_graph.openvino.usage_tensors import ELEMENT_TYPES, Tensor, inputs_of, name_variables, outputs_of
 from pp_graph.preprocessing import LETTERBOX
+from pp_graph.preprocessing.placement import FRAME
 from pp_graph.program import detects
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ def _boxes(provenance: Provenance) -> str:
     if preprocessing is None or preprocessing.resize is None or not detects(provenance.predicted.values()):
         return ""
     height, width = preprocessing.model_size or ("H", "W")
+    if preprocessing.box_coordinates == FRAME:
+        return _render("boxes_in_frame")
     section = "boxes_letterboxed" if preprocessing.resize == LETTERBOX else "boxes_stretched"
     return _render(section, height=height, width=width)
 
