@@ -27,7 +27,6 @@ from pp_graph.openvino.core import declared_layout, partial_shape, rt_text
 from pp_graph.openvino.island.graph import find_tensor
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.preprocessing import LETTERBOX
-from pp_graph.preprocessing.placement import FRAME
 from pp_graph.program.detection_forms import MODEL_API
 from pp_graph.statistics.model_api import MODEL_INFO, MODEL_TYPE, OWN_KEY, OWN_VALUE
 
@@ -143,13 +142,12 @@ def _wrapper(model: ov.Model, provenance: Provenance) -> str:
 
 def _unlike_its_wrapper(model: ov.Model, provenance: Provenance) -> str | None:
     """Return in what the outputs differ from those that a wrapper reads; None if they fit."""
-    names, wrapper, preprocessing = _output_names(model), _wrapper(model, provenance), provenance.preprocessing
+    names, wrapper = _output_names(model), _wrapper(model, provenance)
     if wrapper == SSD:
-        if names != list(MODEL_API):
-            return f"it needs exactly the outputs {', '.join(MODEL_API)}, and these are {', '.join(names)}"
-        if preprocessing is not None and preprocessing.box_coordinates == FRAME:
-            return "it brings boxes back to the frame itself, and the model does so already"
-        return None
+        listed = ", ".join(names)
+        return (
+            None if names == list(MODEL_API) else f"it needs exactly the outputs bboxes, labels, and these are {listed}"
+        )
     if wrapper == _CLASSIFICATION:
         return None if _is_softmax(model, provenance) else "it applies a softmax, unless the probabilities are one"
     if wrapper == _SEGMENTATION:
