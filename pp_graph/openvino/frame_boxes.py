@@ -48,8 +48,9 @@ def move_to_frame(model: ov.Model, provenance: Provenance) -> None:
         return
     if provenance.parameters.get("names") == "model-api":
         raise TargetError(
-            "Boxes in pixels of the frame were asked for together with names='model-api' (--names), expected one of them: "
-            "Model API brings boxes back to the frame itself. Leave box_coordinates out (--box-coordinates)."
+            "Boxes in pixels of the frame were asked for together with names='model-api' (--names), expected "
+            "one of them: Model API brings boxes back to the frame itself. Leave out box_coordinates "
+            "(--box-coordinates)."
         )
     outputs = list(_outputs(provenance))
     if not {"boxes", "detections", "det_boxes"} & {name for name, _ in outputs}:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
-from pp_graph.openvino.core import declared_layout, partial_shape, rt_text
+from pp_graph.openvino.core import declared_layout, partial_shape, port_name, rt_text
 from pp_graph.openvino.island.graph import find_tensor
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.preprocessing import LETTERBOX
@@ -133,21 +133,22 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
 
 def _wrapper(model: ov.Model, provenance: Provenance) -> str:
     """Return the wrapper of Model API that may fit; `_unlike_its_wrapper` tells whether it does."""
-    names = _output_names(model)
-    if provenance.parameters.get("names") == "model-api":
+    family, first = provenance.post_processor, next(iter(_output_names(model, provenance)), "")
+    if family == "DetectionPostProcessor" and provenance.parameters.get("names") == "model-api":
         return SSD
-    first = {"probabilities": _CLASSIFICATION, "class_scores": _SEGMENTATION}
-    return first.get(next(iter(names), ""), MODEL_TYPE)
+    if family == "ClassificationPostProcessor" and first == "probabilities":
+        return _CLASSIFICATION
+    if family == "SegmentationPostProcessor" and first == "class_scores":
+        return _SEGMENTATION
+    return MODEL_TYPE
 
 
 def _unlike_its_wrapper(model: ov.Model, provenance: Provenance) -> str | None:
     """Return in what the outputs differ from those that a wrapper reads; None if they fit."""
-    names, wrapper = _output_names(model), _wrapper(model, provenance)
+    names, wrapper = _output_names(model, provenance), _wrapper(model, provenance)
     if wrapper == SSD:
-        listed = ", ".join(names)
-        return (
-            None if names == list(MODEL_API) else f"it needs exactly the outputs bboxes, labels, and these are {listed}"
-        )
+        needed, listed = ", ".join(MODEL_API), ", ".join(names)
+        return None if needed == listed else f"it needs exactly the outputs {needed}, and these are {listed}"
     if wrapper == _CLASSIFICATION:
         return None if _is_softmax(model, provenance) else "it applies a softmax, unless the probabilities are one"
     if wrapper == _SEGMENTATION:
@@ -160,8 +161,8 @@ def _unlike_its_wrapper(model: ov.Model, provenance: Provenance) -> str | None:
     return None
 
 
-def _output_names(model: ov.Model) -> list[str]:
-    return [port.get_any_name() for port in model.outputs if port.get_names()]
+def _output_names(model: ov.Model, provenance: Provenance) -> list[str]:
+    return [port_name(port, provenance.output_names) for port in model.outputs if port.get_names()]
 
 
 def _is_softmax(model: ov.Model, provenance: Provenance) -> bool:

@@ -48,6 +48,7 @@ def test_a_detector(method: str | None, tmp_path: Path) -> None:
     assert read_model_info(OpenVINOModel.load(path).network)["model_type"] == "SSD"
     expected = detections_of_run(path, tmp_path / "images", tmp_path / "out")
     assert sum(map(len, expected.values())) > 5
+    assert "result.bboxes" in (tmp_path / "model.usage.md").read_text()
     wrapper = load(path)
     for name, image in images_of(tmp_path / "images").items():
         found, wanted = wrapper(image), expected[name]
