@@ -19,6 +19,7 @@ from pp_graph.preprocessing import Placement
 from pp_graph.preprocessing.placement import in_frame
 from tests.cell_detector import CELLS, HEIGHT, WIDTH, cells, painted, save_scenes
 from tests.models import STATS, conv_model
+from tests.report.test_detection_parts import with_masks
 
 POST = pp.DetectionPostProcessor(head="yolov8", confidence=0.5, max_detections=20)
 SIZES = ((128, 192), (200, 90), (33, 301), (64, 96), (7, 5))
@@ -126,6 +127,29 @@ def test_verify_run_retune_and_save(
     usage = (tmp_path / "frame.usage.md").read_text()
     assert "in pixels of the frame as it goes in" in usage
     assert "lies letterboxed" not in usage
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "f16"}], ids=["f32", "f16"])
+def test_cutoffs_that_change_while_the_model_runs(options: dict[str, Any]) -> None:
+    fused = pp.fuse(cells(), replace(POST, thresholds="runtime"))
+    frames = pp.Preprocessing(scale=(255,), resize="linear", box_coordinates="frame")
+    artifact = pp.convert(fused, preprocessing=frames, **options)
+    session, image = artifact.session(), {"image": frames_of((128, 192))}
+    before = session.run(image)
+    session.set_states({"confidence_cutoff": np.array(0.95, np.float32)})
+    assert session.run(image)["count"].sum() == 0 < before["count"].sum()
+
+
+def test_masks_are_drawn_at_the_same_place(tmp_path: Path) -> None:
+    save_scenes(tmp_path / "images", 3, (128, 170))
+    fused = pp.fuse(with_masks(), pp.DetectionPostProcessor(head="yolov8-seg", confidence=0.5))
+    annotations = []
+    for where in ("input", "frame"):
+        path = camera(fused, where).save(tmp_path / f"{where}.xml")
+        assert run(["run", str(path), str(tmp_path / "images"), "-o", str(tmp_path / where), "--coco"]) == 0
+        listed = json.loads((tmp_path / where / "predictions.coco.json").read_text())["annotations"]
+        annotations.append([each["segmentation"] for each in listed])
+    assert annotations[0] == annotations[1] != []
 
 
 @pytest.mark.parametrize(
