@@ -63,6 +63,12 @@ def move_to_frame(model: ov.Model, provenance: Provenance) -> None:
             f"Boxes in pixels of the frame were asked for as {provenance.parameters['box_format']}, expected corners, "
             "which end at the frame's edges. Leave box_format out (--box-format)."
         )
+    other = [each for each in provenance.outputs if each.name == "boxes" and each.sizes[-1:] != (4,)]
+    if other:
+        raise TargetError(
+            f"Boxes in pixels of the frame were asked for, and output 'boxes' is {other[0].type or 'of unknown rank'}, "
+            "expected corners, (N,D,4). Leave box_coordinates out (--box-coordinates)."
+        )
     (frames,) = (each for each in model.get_parameters() if port_name(each.output(0)) == preprocessing.input)
     places = [preprocessing.layout.index(axis) for axis in "HW"]
     size = ops.gather(ops.shape_of(frames), ops.constant(np.array(places)), ops.constant(0))
@@ -107,7 +113,8 @@ def leave_frame(model: ov.Model, provenance: Provenance) -> None:
 
 
 def _outputs(provenance: Provenance) -> Iterator[tuple[str, int]]:
-    return ((each.name, _FORMS[each.name]) for each in provenance.outputs if each.name in _FORMS)
+    found = (each for each in provenance.outputs if each.name in _FORMS and each.dtype == "float32" and each.axes)
+    return ((each.name, _FORMS[each.name]) for each in found)
 
 
 def _tensor(provenance: Provenance, name: str) -> str:
