@@ -20,6 +20,7 @@ from pp_graph.model.shapes import declared_shape
 from pp_graph.openvino.core import first_line, openvino_core
 from pp_graph.openvino.device_check import require_static
 from pp_graph.openvino.devices import device_profile
+from pp_graph.openvino.frame_boxes import move_to_frame
 from pp_graph.openvino.input_shapes import InputShape, batch_is_open, fix_shapes
 from pp_graph.openvino.island.island import add_states, isolate_island
 from pp_graph.openvino.model import RT_INFO_PATH, OpenVINOModel
@@ -149,6 +150,7 @@ def convert(
     provenance = fused.provenance.revised(
         raw=raw_record, conversion=settings, replaced=None, raised=None, preprocessing=preprocessing
     )
+    move_to_frame(converted, provenance)
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata, whose provenance is now outdated.
         converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)

@@ -167,7 +167,7 @@ OPTIONS: Final = {
         Option(
             "outputs",
             None,
-            f"Write only these of {','.join(OUTPUT_NAMES)}; the rest is not computed.",
+            f"Write only these of {','.join(OUTPUT_NAMES)}, or of those of the task; the rest is not computed.",
             _check_outputs,
             metavar="NAMES",
             parse=_parse_outputs,

@@ -194,10 +194,10 @@ def _run(
         for place in range(stop - start):
             columns, rows = truth.sizes[start + place]
             each = Detections.of_outputs(outputs, place, provenance.parameters)
-            placed = Placement.of(
-                (rows, columns), (height, width), provenance.preprocessing, letterbox=truth.images.letterbox
-            )
-            found.append(replace(each, boxes=placed.to_frame(each.boxes)))
+            at = (rows, columns), (height, width), provenance.preprocessing
+            placed = Placement.of(*at, letterbox=truth.images.letterbox)
+            own = Placement.of_outputs(*at, letterbox=truth.images.letterbox)
+            found.append(replace(each, boxes=own.to_frame(each.boxes)))
             # Rounding to pixels changes the ratio a little.
             ratio = placed.size[0] * columns / (placed.size[1] * rows)
             stretched += not 1 / _STRETCHED < ratio < _STRETCHED

@@ -53,7 +53,7 @@ FUSED: Final = (
     *RETUNED,
 )  # fmt: skip
 NAMES: Final = ("activation", "top", "temperature", "unknown_below", "multi_label")
-SHARED: Final = ("on_nan", "thresholds")
+SHARED: Final = ("on_nan", "thresholds", "outputs")
 """Options of anomaly models that classifiers have, too."""
 RETUNED_NAMES: Final = ("temperature", "unknown_below", "multi_label")
 

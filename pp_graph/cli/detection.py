@@ -87,9 +87,10 @@ FUSED: Final = (
     click.option("--key-points", metavar="J,P", callback=_key_points,
                  help="detection: number of key points of yolov8-pose, and numbers of each, 2 or 3.  "
                       "[default: as the model says]"),
-    click.option("--names", type=click.Choice(["own", "efficient-nms"]),
+    click.option("--names", type=click.Choice(["own", "efficient-nms", "model-api"]),
                  help="detection: names of the outputs; efficient-nms: num_dets, det_boxes, det_scores, "
-                      "det_classes, as TensorRT's plugin.  [default: own]"),
+                      "det_classes, as TensorRT's plugin; model-api: bboxes, labels, as Intel's Model API reads.  "
+                      "[default: own]"),
     click.option("--mask-size", type=click.Choice(["prototypes", "input"]),
                  help="detection: size of the masks of yolov8-seg.  [default: prototypes]"),
     click.option("--anchors", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",

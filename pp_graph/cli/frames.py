@@ -26,6 +26,7 @@ _FIELDS: Final = {
     "scale": "scale",
     "resize": "resize",
     "frame_size": "frame_size",
+    "box_coordinates": "box_coordinates",
     "image_input": "input",
 }
 _OPTIONS = (
@@ -49,6 +50,9 @@ _OPTIONS = (
                  "fills the rest with gray (114)."),
     click.option("--frame-size", metavar="HxW",
                  help="frames: size of the frames, with --resize.  [default: any; NPU needs it]"),
+    click.option("--box-coordinates", metavar="input|frame",
+                 help="frames: detection: return boxes and key points in pixels of the model's input, or of the frame, "
+                      "with --resize.  [default: input]"),
     click.option("--image-input", metavar="NAME", help="frames: input that takes the frames, if there are several."),
 )  # fmt: skip
 

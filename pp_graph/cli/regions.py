@@ -39,4 +39,4 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> R
         given["regions"] = settings["regions"]
     if "on_nan" in settings["given"]:
         given["on_nan"] = settings["on_nan"]
-    return RegionsPostProcessor(mask=not options["no_mask"], **given)
+    return RegionsPostProcessor(outputs=settings["outputs"], mask=not options["no_mask"], **given)

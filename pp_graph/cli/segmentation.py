@@ -40,6 +40,7 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> S
         map_size=settings["map_size"],
         stretch=bool(options["stretch"]),
         areas=not options["no_areas"],
+        outputs=settings["outputs"],
         labels=() if file is None else read_class_names(file),
         on_nan=settings["on_nan"],
     )

@@ -26,7 +26,6 @@ def post_processor(options: Mapping[str, Any], settings: Mapping[str, Any]) -> S
     from pp_graph.postprocessors import SequencePostProcessor
     from pp_graph.postprocessors.class_names import read_characters
 
-    del settings
     file = options.get("labels")
     labels = () if file is None else read_characters(file)
-    return SequencePostProcessor(labels=labels, **{name: options[name] for name in NAMES})
+    return SequencePostProcessor(labels=labels, outputs=settings["outputs"], **{name: options[name] for name in NAMES})

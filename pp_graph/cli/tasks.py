@@ -49,11 +49,11 @@ TASKS: Final = {
     "segmentation": Task(
         "segmentation models",
         ("labels", *segmentation.NAMES),
-        ("on_nan", "map_size"),
+        ("on_nan", "map_size", "outputs"),
         segmentation.post_processor,
     ),
-    "sequence": Task("text recognisers", ("labels", *sequence.NAMES), (), sequence.post_processor),
-    "regions": Task("models of regions", regions.NAMES, ("on_nan", "regions"), regions.post_processor),
+    "sequence": Task("text recognisers", ("labels", *sequence.NAMES), ("outputs",), sequence.post_processor),
+    "regions": Task("models of regions", regions.NAMES, ("on_nan", "regions", "outputs"), regions.post_processor),
 }
 
 _TASK = click.option(

@@ -8,8 +8,9 @@ itself; it refuses other numbers of outputs. The C++ library only runs models wi
 Therefore `model_type` is written only if all four outputs are there and `why_not` finds no other obstacle. A model with
 only a map gets none, because Model API would label the image by the map's maximum instead of our score.
 
-A classifier gets the names of its classes as `labels`, and no `model_type`: Model API would apply a softmax to its
-first output and decide again.
+Other families get a `model_type` in the forms that keep their decisions: `SSD` for a detector with `names="model-api"`,
+`Classification` for a classifier whose first output is a softmax of all classes, which Model API sorts, and
+`Segmentation` for logits, of which Model API takes the largest.
 
 Thresholds are written on the scale of the outputs, where the calibrated threshold is 0.5 and the range is 1. They do
 not depend on statistics or sensitivities, so they stay true after retuning.
@@ -22,8 +23,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import TargetError
 from pp_graph.model import format_shape
-from pp_graph.openvino.core import declared_layout, partial_shape, rt_text
+from pp_graph.openvino.core import declared_layout, partial_shape, port_name, rt_text
+from pp_graph.openvino.island.graph import find_tensor
 from pp_graph.postprocessors import OUTPUT_NAMES
+from pp_graph.preprocessing import LETTERBOX
+from pp_graph.program.detection_forms import MODEL_API
 from pp_graph.statistics.model_api import MODEL_INFO, MODEL_TYPE, OWN_KEY, OWN_VALUE
 
 if TYPE_CHECKING:
@@ -33,6 +37,11 @@ if TYPE_CHECKING:
 
     from pp_graph.fusion import Provenance
 
+SSD: Final = "SSD"
+_CLASSIFICATION: Final = "Classification"
+_SEGMENTATION: Final = "Segmentation"
+_RESIZED: Final = {LETTERBOX: "fit_to_window_letterbox"}
+"""What Model API calls a way to resize frames; other ways stretch them (`standard`)."""
 _LABELS: Final = "Normal Anomaly"
 _CHANNELS: Final = 3
 _ON_THE_OUTPUTS_SCALE: Final = {"image_threshold": "0.5", "pixel_threshold": "0.5", "normalization_scale": "1.0"}
@@ -59,19 +68,28 @@ def write_model_info(model: ov.Model, provenance: Provenance, feeding: Mapping[s
     named = [output.class_names for output in provenance.outputs if output.class_names and output.meaning != "token"]
     names = next(iter(named), ())
     # Model API splits labels at white space.
-    labels = " ".join("_".join(name.split()) for name in names) or _LABELS
+    labels = " ".join("_".join(name.split()) for name in names)
     detects = any(output.meaning == "box" for output in provenance.outputs)
+    model_type = _wrapper(model, provenance)
     task = "detection" if detects else "segmentation" if _has_map(model) else "classification"
-    entries = {OWN_KEY: OWN_VALUE, "labels": labels, "task": task}
+    entries = {OWN_KEY: OWN_VALUE, "task": task}
+    if labels or model_type == MODEL_TYPE:
+        entries["labels"] = labels or _LABELS
     if _normalised(provenance):
         entries.update(_ON_THE_OUTPUTS_SCALE)
     reason = why_not(model, provenance)
     if reason is None:
-        entries["model_type"] = MODEL_TYPE
+        entries["model_type"] = model_type
+        entries.update(_settings(model_type, provenance))
     if takes_frames(model):
         # Model API must neither resize nor scale frames.
         entries["embedded_processing"] = "YES"
         _, height, width, _ = partial_shape(model.inputs[0]) or (None,) * 4
+        preprocessing = provenance.preprocessing
+        if preprocessing is not None and preprocessing.resize is not None and model_type == SSD:
+            # Its boxes are in pixels of the network's input, and Model API brings them back.
+            height, width = preprocessing.model_size or (None, None)
+            entries["resize_type"] = _RESIZED.get(preprocessing.resize, "standard")
         entries.update({name: str(size) for name, size in (("orig_height", height), ("orig_width", width)) if size})
     if feeding:
         if reason is not None:
@@ -91,11 +109,9 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
         model: The converted model.
         provenance: The model's provenance.
     """
-    names = sorted(port.get_any_name() for port in model.outputs if port.get_names())
-    if names != sorted(OUTPUT_NAMES):
-        return f"it needs exactly the outputs {', '.join(OUTPUT_NAMES)}, and these are {', '.join(names)}"
-    if not provenance.predicted["anomaly_map"].bounded:
-        return "it expects a map in [0, 1], and this one is not normalised"
+    reason = _unlike_its_wrapper(model, provenance)
+    if reason is not None:
+        return reason
     if len(model.inputs) != 1:
         return f"it feeds one input, and there are {len(model.inputs)}"
     shape = partial_shape(model.inputs[0])
@@ -113,6 +129,57 @@ def why_not(model: ov.Model, provenance: Provenance) -> str | None:
     if channels != _CHANNELS:
         return f"it feeds three channels, and the input has {'an open number' if channels is None else channels}"
     return None
+
+
+def _wrapper(model: ov.Model, provenance: Provenance) -> str:
+    """Return the wrapper of Model API that may fit; `_unlike_its_wrapper` tells whether it does."""
+    family, first = provenance.post_processor, next(iter(_output_names(model, provenance)), "")
+    if family == "DetectionPostProcessor" and provenance.parameters.get("names") == "model-api":
+        return SSD
+    if family == "ClassificationPostProcessor" and first == "probabilities":
+        return _CLASSIFICATION
+    if family == "SegmentationPostProcessor" and first == "class_scores":
+        return _SEGMENTATION
+    return MODEL_TYPE
+
+
+def _unlike_its_wrapper(model: ov.Model, provenance: Provenance) -> str | None:
+    """Return in what the outputs differ from those that a wrapper reads; None if they fit."""
+    names, wrapper = _output_names(model, provenance), _wrapper(model, provenance)
+    if wrapper == SSD:
+        needed, listed = ", ".join(MODEL_API), ", ".join(names)
+        return None if needed == listed else f"it needs exactly the outputs {needed}, and these are {listed}"
+    if wrapper == _CLASSIFICATION:
+        return None if _is_softmax(model, provenance) else "it applies a softmax, unless the probabilities are one"
+    if wrapper == _SEGMENTATION:
+        axes = provenance.predicted["class_scores"].axes
+        return None if len(names) == 1 and axes == "NCHW" else "it needs class_scores alone, as (N,C,H,W)"
+    if sorted(names) != sorted(OUTPUT_NAMES):
+        return f"it needs exactly the outputs {', '.join(OUTPUT_NAMES)}, and these are {', '.join(sorted(names))}"
+    if not provenance.predicted["anomaly_map"].bounded:
+        return "it expects a map in [0, 1], and this one is not normalised"
+    return None
+
+
+def _output_names(model: ov.Model, provenance: Provenance) -> list[str]:
+    return [port_name(port, provenance.output_names) for port in model.outputs if port.get_names()]
+
+
+def _is_softmax(model: ov.Model, provenance: Provenance) -> bool:
+    """Return True if the probabilities of a classifier sum up to 1."""
+    if provenance.parameters.get("activation") == "softmax":
+        return True
+    (raw,) = (find_tensor(model, record.tensor) for record in provenance.raw.read.values())
+    return bool(raw.get_node().get_type_name() == "Softmax")
+
+
+def _settings(wrapper: str, provenance: Provenance) -> dict[str, str]:
+    """Return entries with which a wrapper keeps what the model decided."""
+    if wrapper == SSD:
+        # Only the rows after the last detection have this score; boxes were suppressed in the model.
+        return {"confidence_threshold": "0.0", "nms_execute": "NO"}
+    top = provenance.parameters.get("top")
+    return {"topk": str(top)} if wrapper == _CLASSIFICATION and top else {}
 
 
 def _normalised(provenance: Provenance) -> bool:

@@ -22,6 +22,8 @@ from pp_graph.openvino.island.rewrites import unchanged
 from pp_graph.preprocessing import LAYOUTS, LETTERBOX
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import openvino as ov
 
     from pp_graph.fusion import Provenance
@@ -206,26 +208,11 @@ def _letterbox(frames: ov.Output, preprocessing: Preprocessing) -> ov.Output:
 
     layout = str(preprocessing.model_layout)
     axes = np.array([layout.index("H"), layout.index("W")])
-    size = np.array(preprocessing.model_size)
-    frame = ops.gather(ops.shape_of(frames), ops.constant(axes), ops.constant(0))
-    height, width = (ops.gather(frame, ops.constant([place]), ops.constant(0)) for place in (0, 1))
-    one, two, rows, columns = (ops.constant([each]) for each in (1, 2, *map(int, size)))
-
-    def rounded(size: ov.Node, long: ov.Node, short: ov.Node) -> ov.Node:
-        doubled = ops.multiply(two, ops.multiply(size, long))
-        return ops.maximum(one, ops.divide(ops.add(doubled, short), ops.multiply(two, short)))
-
-    tall = ops.less_equal(ops.multiply(rows, width), ops.multiply(columns, height))
-    placed = ops.concat(
-        [
-            ops.select(tall, rows, rounded(height, columns, width)),
-            ops.select(tall, rounded(width, rows, height), columns),
-        ],
-        0,
-    )
+    size = [int(length or 0) for length in preprocessing.model_size or ()]
+    placed = placed_size(ops.gather(ops.shape_of(frames), ops.constant(axes), ops.constant(0)), size)
     resized = ops.interpolate(frames, placed, "linear", "sizes", axes=ops.constant(axes), nearest_mode="floor")
-    missing = ops.subtract(ops.constant(size), placed)
-    before = ops.divide(missing, two)
+    missing = ops.subtract(ops.constant(np.array(size)), placed)
+    before = ops.divide(missing, ops.constant([2]))
     spread = ops.constant(np.array([[int(axis == at) for at in axes] for axis in range(4)]))
     begin, end = (
         ops.squeeze(ops.reduce_sum(ops.multiply(spread, each), ops.constant([1]), keep_dims=True), ops.constant([1]))
@@ -238,6 +225,32 @@ def _letterbox(frames: ov.Output, preprocessing: Preprocessing) -> ov.Output:
     for axis, length in zip(axes, size, strict=True):
         shape[axis] = length
     return ops.reshape(filled, ops.constant(np.array(shape)), special_zero=True).output(0)
+
+
+def placed_size(frame: ov.Node, size: Sequence[int]) -> ov.Node:
+    """Compute the height and width of a letterboxed frame, as `Placement.letterboxed`.
+
+    Args:
+        frame: Height and width of the frame, int64, (2,).
+        size: Height and width of the model's input.
+    """
+    from openvino import opset13 as ops
+
+    height, width = (ops.gather(frame, ops.constant([place]), ops.constant(0)) for place in (0, 1))
+    one, two, rows, columns = (ops.constant([each]) for each in (1, 2, *map(int, size)))
+
+    def rounded(size: ov.Node, long: ov.Node, short: ov.Node) -> ov.Node:
+        doubled = ops.multiply(two, ops.multiply(size, long))
+        return ops.maximum(one, ops.divide(ops.add(doubled, short), ops.multiply(two, short)))
+
+    tall = ops.less_equal(ops.multiply(rows, width), ops.multiply(columns, height))
+    return ops.concat(
+        [
+            ops.select(tall, rows, rounded(height, columns, width)),
+            ops.select(tall, rounded(width, rows, height), columns),
+        ],
+        0,
+    )
 
 
 def _keep_interpolate(small: ov.Model) -> None:

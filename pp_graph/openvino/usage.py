@@ -25,6 +25,7 @@ from pp_graph.openvino.devices import (
 from pp_graph.openvino.model_info import read_model_info, takes_frames
 from pp_graph.openvino.usage_tensors import ELEMENT_TYPES, Tensor, inputs_of, name_variables, outputs_of
 from pp_graph.preprocessing import LETTERBOX
+from pp_graph.preprocessing.placement import FRAME
 from pp_graph.program import detects
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ def _boxes(provenance: Provenance) -> str:
     if preprocessing is None or preprocessing.resize is None or not detects(provenance.predicted.values()):
         return ""
     height, width = preprocessing.model_size or ("H", "W")
+    if preprocessing.box_coordinates == FRAME:
+        return _render("boxes_in_frame")
     section = "boxes_letterboxed" if preprocessing.resize == LETTERBOX else "boxes_stretched"
     return _render(section, height=height, width=width)
 
@@ -309,15 +312,23 @@ def _model_api(model: ov.Model, provenance: Provenance, file: str) -> str:
         return ""
     known = takes_frames(model) or {"scale_values", "reverse_input_channels", "input_dtype"} & info.keys()
     properties = _properties(provenance)
+    result = _MODEL_API_RESULTS.get(info["model_type"])
+    about = "model_api_outputs" if result is None else "model_api_other_outputs"
     return _render(
         "model_api",
-        about=_sentences(_render("model_api_outputs"), "" if known else _render("model_api_feeding")),
+        result=result or 'result.pred_label is "True" or "False"',
+        about=_sentences(_render(about), "" if known else _render("model_api_feeding")),
         file=_literal(file),
         device=_literal(_device(provenance)),
         properties=f", plugin_config={json.dumps(properties)}" if properties else "",
     )
 
 
+_MODEL_API_RESULTS: Final = {
+    "SSD": "result.bboxes, result.scores, result.label_names",
+    "Classification": "result.top_labels[0].name",
+    "Segmentation": "result.resultImage is the class of each pixel",
+}
 _ADJUSTED: Final = {
     "known_cutoff": "unknown_below=0.8",
     "pred_label_cutoff": "multi_label=0.6",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 import numpy as np
 
 from pp_graph.errors import PostProcessorError, counted
-from pp_graph.postprocessors.post_processor import PostProcessor
+from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import Output, Role
 from pp_graph.steps import (
     ArgMax,
@@ -56,6 +56,7 @@ LOGITS: Final = Role(
 
 def _outputs(names: tuple[str, ...]) -> tuple[Output, ...]:
     return (
+        Output("probabilities", ("NC",), "number", "probability of each class"),
         Output("pred_class", ("N",), "class", "most probable class", names),
         Output("pred_prob", ("N",), "number", "probability of the most probable class"),
         Output("unknown", ("N",), "decision", "whether the image is of no known class"),
@@ -74,6 +75,8 @@ class ClassificationPostProcessor(PostProcessor):
     - `unknown`, with `unknown_below`: true if that probability is smaller. bool, (N,).
     - `pred_label`, with `multi_label`: whether each class is present, `probability > threshold`. bool, (N,C).
     - `top_classes` and `top_probs`, with `top`: the k most probable classes and their probabilities, (N,k).
+    - `probabilities`, only if named in `outputs`: those of all classes, float32, (N,C). Then it is the first output,
+      and if it is a softmax, Intel's Model API reads it.
 
     Classes are compared by their logits, and limits on a sigmoid, on raw numbers or on the softmax of two classes are
     cutoffs on logits: these decide the same in every runtime. The softmax of more classes is computed by the runtime,
@@ -96,6 +99,8 @@ class ClassificationPostProcessor(PostProcessor):
             (`known_cutoff`, and `pred_label_cutoff` with one for each class; states in an IR), so that they can change
             while the model runs; see `pp_graph.cutoffs_for`. `fixed` writes constants.
 
+        outputs: Outputs to compute, from those above; None for all but `probabilities`.
+
     Raises:
         PostProcessorError: An option is outside its range, or two exclude each other.
     """
@@ -111,6 +116,7 @@ class ClassificationPostProcessor(PostProcessor):
     labels: tuple[str, ...] = ()
     on_nan: OnNaN = "anomalous"
     thresholds: Literal["fixed", "runtime"] = "fixed"
+    outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check each option."""
@@ -138,11 +144,9 @@ class ClassificationPostProcessor(PostProcessor):
                 f"temperature is {self.temperature:g} with activation='none', expected 1: it divides logits, and the "
                 "model returns probabilities. Leave it out, or choose softmax or sigmoid."
             )
-        object.__setattr__(self, "declared_outputs", _outputs(self.labels))
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the options as JSON values."""
-        return {name: list(each) if isinstance(each, tuple) else each for name, each in super().parameters().items()}
+        object.__setattr__(self, "outputs", None if self.outputs is None else tuple(self.outputs))
+        declared = chosen_outputs(_outputs(self.labels), self.outputs, on_request=("probabilities",))
+        object.__setattr__(self, "declared_outputs", declared)
 
     def settled(self, raw: Signature) -> ClassificationPostProcessor:
         """Choose the activation, and check the numbers of labels and thresholds against the number of classes."""
@@ -197,7 +201,8 @@ class ClassificationPostProcessor(PostProcessor):
         steps.append(ArgMax(logits, "pred_class"))
         classes = value.size("C")
         softmax = self.activation == "softmax"
-        if self.top or self.multi_label is not None or (softmax and classes != 2):
+        asked = "probabilities" in (self.outputs or ())
+        if asked or self.top or self.multi_label is not None or (softmax and classes != 2):
             steps += self._activated(logits, "probabilities", softmax=softmax)
         if not softmax:
             steps.append(MaxOverClasses(logits, "top_logit"))

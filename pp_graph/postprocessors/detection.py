@@ -33,8 +33,9 @@ from pp_graph.postprocessors.detection_parts import (
 )
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
 from pp_graph.postprocessors.inner_scores import find_logits
-from pp_graph.postprocessors.post_processor import PostProcessor
+from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import DETECTION_OUTPUTS, Output, Signature, packed_detections, renamed_detections
+from pp_graph.program.detection_forms import model_api_detections
 from pp_graph.program.signature import image_size
 from pp_graph.steps.candidate_scores import MOST_CANDIDATES
 from pp_graph.steps.overlaps import MOST_UNROLLED
@@ -113,7 +114,8 @@ class DetectionPostProcessor(PostProcessor):
         pack: True to return one tensor `detections` instead of boxes, scores, classes and count, float32, (N,D,6):
             corners, score, class, as Ultralytics' export with `nms=True`; 0 after the last, but -1 for the class.
         names: `efficient-nms` returns `num_dets` (N,1), `det_boxes`, `det_scores` and `det_classes`, as TensorRT's
-            EfficientNMS plugin; `own` the names above.
+            EfficientNMS plugin; `model-api` returns `bboxes`, corners and score, (N,D,5), and `labels`, int64, (N,D),
+            which the SSD wrapper of Intel's Model API reads; `own` the names above.
         thresholds: `runtime` makes confidence and IoU inputs with defaults (`confidence_cutoff`, on the scores that the
             model compares, and `iou_threshold`; states in an IR), so that they can change while the model runs; see
             `pp_graph.cutoffs_for`. `fixed` writes constants.
@@ -144,7 +146,7 @@ class DetectionPostProcessor(PostProcessor):
     thresholds: Literal["fixed", "runtime"] = "fixed"
     outputs: tuple[str, ...] | None = None
     pack: bool = False
-    names: Literal["own", "efficient-nms"] = "own"
+    names: Literal["own", "efficient-nms", "model-api"] = "own"
 
     def __post_init__(self) -> None:
         """Check each option."""
@@ -165,7 +167,7 @@ class DetectionPostProcessor(PostProcessor):
         object.__setattr__(self, "variances", (float(first), float(second)))
         if self.key_points is not None:
             object.__setattr__(self, "key_points", checked_key_points(self.key_points))
-        require_one_of(self.names, "names", ("own", "efficient-nms"))
+        require_one_of(self.names, "names", ("own", "efficient-nms", "model-api"))
         for name in ("class_aware", "every_class", "loop_free", "pack"):
             if not isinstance(getattr(self, name), bool):
                 raise PostProcessorError(f"{name} is {getattr(self, name)!r}, expected True or False.")
@@ -205,11 +207,7 @@ class DetectionPostProcessor(PostProcessor):
                     "classes in a fixed order. Leave out one."
                 )
             return tuple(output for output in possible if output.name in DETECTION_OUTPUTS)
-        wanted = self.outputs
-        known = [output.name for output in possible]
-        if wanted is not None and (not wanted or not set(wanted) <= set(known)):
-            raise PostProcessorError(f"outputs is {wanted!r}, expected some of: {', '.join(known)}.")
-        return tuple(output for output in possible if wanted is None or output.name in wanted)
+        return chosen_outputs(possible, self.outputs)
 
     def arranged(
         self, outputs: tuple[OutputDescription, ...], types: Mapping[str, ValueType]
@@ -218,11 +216,8 @@ class DetectionPostProcessor(PostProcessor):
         del types
         if self.pack:
             return packed_detections(outputs)
-        return outputs if self.names == "own" else renamed_detections(outputs)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the options as JSON values."""
-        return {name: list(each) if isinstance(each, tuple) else each for name, each in super().parameters().items()}
+        forms = {"efficient-nms": renamed_detections, "model-api": model_api_detections}
+        return outputs if self.names == "own" else forms[self.names](outputs)
 
     def bind(self, raw: RawModel | Signature, roles: Mapping[str, str] | None = None) -> Program:
         """Find the head in a raw model, and bind to it; see `PostProcessor.bind`.

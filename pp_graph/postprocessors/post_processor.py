@@ -30,6 +30,27 @@ _ALTERNATIVE: Final = LevelStatistics(threshold=50.0, min=10.0, max=100.0)
 """Two plausible statistics. Steps that differ between them depend on statistics."""
 
 
+def chosen_outputs(
+    possible: Sequence[Output], wanted: Sequence[str] | None, on_request: Sequence[str] = ()
+) -> tuple[Output, ...]:
+    """Return the outputs to compute, in the order of the possible ones.
+
+    Args:
+        possible: All outputs of a family.
+        wanted: Names of those to compute; None for all but those `on_request`.
+        on_request: Names of outputs that are computed only if they are named.
+
+    Raises:
+        PostProcessorError: There is no such output, or none is wanted.
+    """
+    known = [output.name for output in possible]
+    if wanted is not None and (not wanted or not set(wanted) <= set(known)):
+        raise PostProcessorError(f"outputs is {tuple(wanted)!r}, expected some of: {', '.join(known)}.")
+    return tuple(
+        each for each in possible if (each.name in wanted if wanted is not None else each.name not in on_request)
+    )
+
+
 class PostProcessor(ABC):
     """Turns the outputs of a raw model into predictions.
 
@@ -87,7 +108,8 @@ class PostProcessor(ABC):
                 "parameters but the statistics. Write @dataclass(frozen=True) above it."
             )
         names = [field.name for field in dataclasses.fields(described) if field.init and field.name != "statistics"]
-        return {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in names}
+        return {name: list(each) if isinstance(each, tuple) else each for name, each in given.items()}
 
     @classmethod
     def from_parameters(cls, statistics: Statistics | None, parameters: Mapping[str, Any]) -> Self:
@@ -157,7 +179,16 @@ class PostProcessor(ABC):
                 "pp_graph.RawModel.open(path)."
             )
         signature = raw if isinstance(raw, Signature) else Signature.of_model(raw, self.roles, roles)
-        return Program.compile(self.settled(signature), signature)
+        program = Program.compile(self.settled(signature), signature)
+        written = [output.name for output in program.predicted]
+        missing = [name for name in getattr(self, "outputs", None) or () if name not in written]
+        if missing:
+            raise PostProcessorError(
+                f"outputs holds {', '.join(missing)}, and with these options the post-processing writes "
+                f"{', '.join(written) or 'none of them'}, expected outputs that it writes. Leave {missing[0]} out, or "
+                "give the option that writes it."
+            )
+        return program
 
     def calibrated_names(self, raw: Signature) -> dict[Level, str]:
         """Return the name of the value that is calibrated at each level.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from pp_graph.errors import PostProcessorError
 from pp_graph.one_class_options import OPTIONS
 from pp_graph.postprocessors.anomaly import MAP, RAW_MAP
-from pp_graph.postprocessors.post_processor import PostProcessor
+from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import Output, Role
 from pp_graph.steps import Compare, OnNaN, RegionPart, RegionTable, SelectRegions, Step
 from pp_graph.steps.select_regions import LARGEST_AREA
@@ -68,6 +68,8 @@ class RegionsPostProcessor(PostProcessor):
         probabilities: True for a map in [0, 1], which limits the thresholds. None takes True if the model ends in a
             sigmoid or softmax.
 
+        outputs: Outputs to compute, from those above; None for all.
+
     Raises:
         PostProcessorError: An option is outside its range.
     """
@@ -83,6 +85,7 @@ class RegionsPostProcessor(PostProcessor):
     mask: bool = True
     on_nan: OnNaN = "normal"
     probabilities: bool | None = None
+    outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -94,7 +97,9 @@ class RegionsPostProcessor(PostProcessor):
         check_on_nan(self.on_nan, "pred_mask")
         if OPTIONS["regions"].check(self.regions) is None:
             raise PostProcessorError("regions is None, expected a whole number from 1 to 1000.")
-        object.__setattr__(self, "declared_outputs", (*_OUTPUTS, *([_MASK] if self.mask else [])))
+        object.__setattr__(self, "outputs", None if self.outputs is None else tuple(self.outputs))
+        declared = chosen_outputs((*_OUTPUTS, *([_MASK] if self.mask else [])), self.outputs)
+        object.__setattr__(self, "declared_outputs", declared)
         super().__post_init__()
 
     def settled(self, raw: Signature) -> RegionsPostProcessor:

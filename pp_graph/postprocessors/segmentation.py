@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
 
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.one_class_options import OPTIONS
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_levels
-from pp_graph.postprocessors.post_processor import PostProcessor
+from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import Output, Role
 from pp_graph.steps import (
     ArgMax,
@@ -63,6 +63,7 @@ CLASSES: Final = Role(
 
 def _outputs(names: tuple[str, ...]) -> tuple[Output, ...]:
     return (
+        Output("class_scores", ("NCHW", "NHWC"), "number", "number of each pixel and class, of which the largest wins"),
         Output("class_map", ("NHW",), "class", "class of each pixel", names),
         Output("class_masks", ("NCHW", "NHWC", "NHW"), "decision", "whether the pixel is of the class", names),
         Output("class_area", ("NC", "N"), "count", "number of pixels of each class"),
@@ -78,6 +79,8 @@ class SegmentationPostProcessor(PostProcessor):
     - With `class_thresholds`: `class_masks`, whether each pixel is of each class, `probability > threshold`; bool, in
       the layout of the logits.
     - One channel and no threshold: `alpha`, `round(255 * probability)`, uint8, in the layout of the logits.
+    - `class_scores`, only if named in `outputs`: the logits, resized as `map_size` says. Alone, and as (N,C,H,W),
+      Intel's Model API reads it and chooses the same classes.
     - `class_area`, the number of pixels of each class, int32, (N,C), with a class map or masks.
 
     A model that returns a class map already (integers) gets it as bytes, and areas if there are `labels`.
@@ -94,6 +97,8 @@ class SegmentationPostProcessor(PostProcessor):
         labels: Name of each class, in order; empty if unknown.
         on_nan: With thresholds, `anomalous` counts a pixel whose logit is NaN to the class; `normal` does not.
 
+        outputs: Outputs to compute, from those above; None for all but `class_scores`.
+
     Raises:
         PostProcessorError: An option is outside its range, or two exclude each other.
     """
@@ -108,6 +113,7 @@ class SegmentationPostProcessor(PostProcessor):
     areas: bool = True
     labels: tuple[str, ...] = ()
     on_nan: OnNaN = "anomalous"
+    outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check each option."""
@@ -121,11 +127,9 @@ class SegmentationPostProcessor(PostProcessor):
                 "stretch is given together with class_thresholds, expected one of them: after stretching, the largest "
                 "pixel of every image is 1. Leave out one of them."
             )
-        object.__setattr__(self, "declared_outputs", _outputs(self.labels))
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the options as JSON values."""
-        return {name: list(each) if isinstance(each, tuple) else each for name, each in super().parameters().items()}
+        object.__setattr__(self, "outputs", None if self.outputs is None else tuple(self.outputs))
+        declared = chosen_outputs(_outputs(self.labels), self.outputs, on_request=("class_scores",))
+        object.__setattr__(self, "declared_outputs", declared)
 
     def settled(self, raw: Signature) -> SegmentationPostProcessor:
         """Choose the activation, resolve `map_size`, and check the number of classes."""
@@ -220,6 +224,8 @@ class SegmentationPostProcessor(PostProcessor):
         if isinstance(self.map_size, tuple):
             steps.append(ResizeMap(logits, "resized", *self.map_size))
             logits = "resized"
+        if count > 1 and "class_scores" in (self.outputs or ()):
+            steps.append(Keep(logits, "class_scores"))
         if self.class_thresholds is None and count > 1:
             return (*steps, ArgMax(logits, "classes"), ClassMap("classes", "class_map"), *self._areas(count))
         steps.append(self._activated(logits))

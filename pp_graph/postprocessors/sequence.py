@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs, format_shape, image_input
 from pp_graph.postprocessors.classification import RAW_LOGITS
-from pp_graph.postprocessors.post_processor import PostProcessor
+from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import Output, Program, Role, Signature, find_roles
 from pp_graph.steps import (
     ArgMax,
@@ -84,6 +84,8 @@ class SequencePostProcessor(PostProcessor):
             out; if two less, as in PP-OCR's files, the blank and a space as last class. Empty takes those in the
             model's metadata, if there are any.
 
+        outputs: Outputs to compute, from those above; None for all.
+
     Raises:
         PostProcessorError: An option is outside its range.
     """
@@ -95,6 +97,7 @@ class SequencePostProcessor(PostProcessor):
     blank: int | None = None
     layout: Layout | None = None
     labels: tuple[str, ...] = ()
+    outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check each option."""
@@ -111,11 +114,8 @@ class SequencePostProcessor(PostProcessor):
             raise PostProcessorError("labels is not a list of texts, expected the character of each class, in order.")
         object.__setattr__(self, "labels", tuple(given))
         object.__setattr__(self, "roles", (_role(self.layout or "NTC"),))
-        object.__setattr__(self, "declared_outputs", _outputs(self.labels))
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the options as JSON values."""
-        return super().parameters() | {"labels": list(self.labels)}
+        object.__setattr__(self, "outputs", None if self.outputs is None else tuple(self.outputs))
+        object.__setattr__(self, "declared_outputs", chosen_outputs(_outputs(self.labels), self.outputs))
 
     def bind(self, raw: RawModel | Signature, roles: Mapping[str, str] | None = None) -> Program:
         """Bind to a raw model, whose batch and metadata tell the layout and the labels; see `PostProcessor.bind`."""

@@ -21,6 +21,10 @@ _Size = tuple[int, int]
 
 LETTERBOX: Final = "letterbox"
 """Resizing that keeps the aspect ratio (bilinear), and fills the rest of the model's input on both sides."""
+INPUT, FRAME = "input", "frame"
+"""Coordinates of boxes: pixels of the raw model's input, or of the frame before it is resized."""
+COORDINATES: Final = {"boxes": 4, "keypoints": 2}
+"""Outputs of detectors with coordinates, and how many numbers of the last axis are some. Only boxes are clipped."""
 PADDING: Final[Mapping[str, float]] = {"u8": 114, "u16": 114 * 257, "f32": 114}
 """Gray around a letterboxed frame by element type: 114 of 255, as YOLO models are trained."""
 
@@ -93,6 +97,20 @@ class Placement:
         placed = cls.letterboxed((height, width), inner)
         return cls(frame, placed.size, placed.offset)
 
+    @classmethod
+    def of_outputs(
+        cls,
+        frame: _Size,
+        model: tuple[int | None, int | None],
+        preprocessing: Preprocessing | None,
+        *,
+        letterbox: bool = False,
+    ) -> Placement:
+        """Return where an image lies in the coordinates of an artifact's boxes; for the arguments, see `of`."""
+        if preprocessing is not None and preprocessing.box_coordinates == FRAME and not letterbox:
+            return cls(frame, (model[0] or frame[0], model[1] or frame[1]))
+        return cls.of(frame, model, preprocessing, letterbox=letterbox)
+
     def to_frame(self, boxes: Array) -> npt.NDArray[np.float32]:
         """Bring corners x1, y1, x2, y2 in the model's input to pixels of the frame, and keep them inside it.
 
@@ -123,6 +141,36 @@ class Placement:
         scale = np.array([width / self.size[1], height / self.size[0]])
         moved = (points[..., :2].astype(np.float64) - np.array([left, top])) * scale
         return np.concatenate([moved, points[..., 2:]], -1).astype(np.float32)
+
+
+def in_frame(
+    predictions: Mapping[str, Array], preprocessing: Preprocessing | None, feeds: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Bring boxes and key points to the coordinates of the frames, in float32 as an IR does.
+
+    Args:
+        predictions: Outputs of a detector in pixels of the raw model's input. A row of zeros is no detection, and
+            stays.
+        preprocessing: Preprocessing of the artifact; if it leaves the coordinates, or is None, nothing changes.
+        feeds: The artifact's inputs.
+    """
+    if preprocessing is None or preprocessing.box_coordinates != FRAME:
+        return dict(predictions)
+    frames = feeds[preprocessing.input or ""]
+    height, width = (frames.shape[preprocessing.layout.index(axis)] for axis in "HW")
+    placed = Placement.of((height, width), (height, width), preprocessing)
+    offset = np.array(placed.offset[::-1], np.float32)
+    scale = np.array([width, height], np.float32) / np.array(placed.size[::-1], np.float32)
+    changed = dict(predictions)
+    for name in COORDINATES.keys() & predictions.keys():
+        rows, count = predictions[name], COORDINATES[name]
+        at = rows[..., :count]
+        moved = (at - np.tile(offset, count // 2)) * np.tile(scale, count // 2)
+        if name == "boxes":
+            moved = np.clip(moved, np.float32(0), np.array([width, height] * 2, np.float32))
+        listed = (at != 0).any(axis=tuple(range(2, rows.ndim)), keepdims=True)
+        changed[name] = np.concatenate([np.where(listed, moved, at), rows[..., count:]], -1)
+    return changed
 
 
 def letterbox(frames: Array, height: int, width: int, padding: float) -> npt.NDArray[np.float32]:

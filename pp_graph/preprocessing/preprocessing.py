@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError, TargetError
-from pp_graph.preprocessing.placement import LETTERBOX, PADDING, letterbox
+from pp_graph.preprocessing.placement import FRAME, INPUT, LETTERBOX, PADDING, letterbox
 from pp_graph.preprocessing.resizing import RESIZES, resize
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Preprocessing:
             `bilinear_pillow` or `bicubic_pillow`; or `letterbox`, which keeps the aspect ratio (bilinear) and fills the
             rest with gray, 114 of 255. None if frames have the model's size.
         frame_size: Height and width of the frames in pixels. None for any size, or for the model's without `resize`.
+        box_coordinates: What a detector's boxes and key points are in pixels of: the raw model's `input`, or the
+            `frame` before `resize`, at whose edges boxes end.
         model_channel_order: Channel order of the model.
         input: Name of the input; None if the model has only one.
         model_layout: Layout of the model's input; None to derive it from the sizes.
@@ -61,6 +63,7 @@ class Preprocessing:
     scale: tuple[float, ...] = ()
     resize: str | None = None
     frame_size: tuple[int, int] | None = None
+    box_coordinates: str = INPUT
     model_channel_order: str = "RGB"
     input: str | None = None
     model_layout: str | None = None
@@ -74,6 +77,7 @@ class Preprocessing:
             ("Channel order of the model", self.model_channel_order, CHANNEL_ORDERS),
             ("Layout of the model", self.model_layout, (*LAYOUTS, None)),
             ("Resizing", self.resize, (*METHODS, None)),
+            ("Coordinates of boxes", self.box_coordinates, (INPUT, FRAME)),
         ):
             if value not in known:
                 choices = ", ".join(str(choice) for choice in known if choice is not None)
@@ -82,6 +86,12 @@ class Preprocessing:
             numbers = getattr(self, name)
             given = (numbers,) if isinstance(numbers, int | float) else tuple(numbers)
             object.__setattr__(self, name, _checked(name, given, lower_bound))
+        if self.box_coordinates == FRAME and self.resize is None:
+            raise TargetError(
+                "Boxes in pixels of the frame were asked for without a method to resize frames, expected both: without "
+                "resizing, the frame is the model's input. Add resize (--resize), or leave box_coordinates out "
+                "(--box-coordinates)."
+            )
         if self.frame_size is not None:
             size = tuple(self.frame_size)
             if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
@@ -186,6 +196,8 @@ class Preprocessing:
         parts = [f"{self.dtype} {self.layout} {self.channel_order} frames of {_size(size)} for input '{self.input}'"]
         if self.resize is not None:
             parts.append(f"resized ({self.resize}) to {_size(self.model_size)}")
+        if self.box_coordinates == FRAME:
+            parts.append("boxes in pixels of the frame")
         if self.reverses_channels:
             parts.append(f"channels to {self.model_channel_order}")
         parts += [f"minus {_listed(self.mean)}"] if self.mean else []

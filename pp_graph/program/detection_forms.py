@@ -1,4 +1,4 @@
-"""Other forms of a detector's outputs: one tensor as Ultralytics exports it, or the names of TensorRT's plugin."""
+"""Other forms of a detector's outputs: those of Ultralytics' export, of TensorRT's plugin, or of Intel's Model API."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ After the last detection, they are 0, but the class is -1, which tells the end e
 
 EFFICIENT_NMS: Final = {"num_dets": "count", "det_boxes": "boxes", "det_scores": "scores", "det_classes": "classes"}
 """Outputs of TensorRT's EfficientNMS plugin, in its order, and ours. The count is int32, (N,1)."""
+
+MODEL_API: Final = {"bboxes": ("boxes", "scores"), "labels": ("classes", "count")}
+"""Outputs that the SSD wrapper of Intel's Model API reads, and ours: corners and score, float32, (N,D,5), and classes,
+int64, (N,D). After the last detection, they are 0, but the class is -1."""
 
 _PACKED: Final = ("boxes", "scores", "classes", "count")
 
@@ -54,9 +58,28 @@ def renamed_detections(outputs: Sequence[OutputDescription]) -> tuple[OutputDesc
     return (*renamed, *(output for output in outputs if output.name not in _PACKED))
 
 
+def model_api_detections(outputs: Sequence[OutputDescription]) -> tuple[OutputDescription, ...]:
+    """Describe the outputs in the form of `MODEL_API`."""
+    by_name = {output.name: output for output in outputs}
+    boxes, classes = by_name["boxes"], by_name["classes"]
+    most = boxes.sizes[1]
+    return (
+        msgspec.structs.replace(
+            boxes,
+            name="bboxes",
+            sizes=(None, most, 5),
+            description="corners in pixels of the input, and score",
+            channels=tuple(by_name[name] for name in MODEL_API["bboxes"]),
+        ),
+        msgspec.structs.replace(
+            classes, name="labels", dtype="int64", channels=tuple(by_name[name] for name in MODEL_API["labels"])
+        ),
+    )
+
+
 def holds_detections(output: OutputDescription) -> bool:
     """Return True for an output in one of these forms."""
-    return output.name == PACKED_DETECTIONS or output.name in EFFICIENT_NMS
+    return bool(output.channels) and output.name in (PACKED_DETECTIONS, *EFFICIENT_NMS, *MODEL_API)
 
 
 def emit_detections(op: Emitter, parts: Mapping[str, ir.Value], output: OutputDescription) -> ir.Value:
@@ -67,6 +90,10 @@ def emit_detections(op: Emitter, parts: Mapping[str, ir.Value], output: OutputDe
         parts: Our outputs, by name.
         output: Its description.
     """
+    if output.name == "labels":
+        return op.cast(parts["classes"], np.dtype(np.int64))
+    if output.name == "bboxes":
+        return op.concat([parts["boxes"], op.unsqueeze(parts["scores"], (2,))], 2)
     if output.name != PACKED_DETECTIONS:
         (own,) = output.channels
         value = parts[own.name]
@@ -78,6 +105,10 @@ def emit_detections(op: Emitter, parts: Mapping[str, ir.Value], output: OutputDe
 
 def taken_apart(array: Array, output: OutputDescription) -> dict[str, Array]:
     """Return our outputs, by name, from one in these forms."""
+    if output.name == "labels":
+        return {"classes": array.astype(np.int32), "count": (array >= 0).sum(1).astype(np.int32)}
+    if output.name == "bboxes":
+        return {"boxes": np.ascontiguousarray(array[..., :4]), "scores": np.ascontiguousarray(array[..., 4])}
     if output.name != PACKED_DETECTIONS:
         (own,) = output.channels
         return {own.name: array[:, 0] if own.name == "count" else array}

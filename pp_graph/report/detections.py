@@ -172,12 +172,12 @@ def detections_of_image(
     else:
         columns, rows = rgb_image(source, index, runner.inputs).size
     found = Detections.of_outputs(predictions, place, runner.provenance.parameters)
-    placed = Placement.of(
-        (rows, columns), (height, width), runner.provenance.preprocessing, letterbox=source.images.letterbox
-    )
     preprocessing = runner.provenance.preprocessing
+    at = (rows, columns), (height, width), preprocessing
+    placed = Placement.of(*at, letterbox=source.images.letterbox)
     resized = preprocessing is not None and preprocessing.resize is not None
     inside = placed.shares((preprocessing.model_size if resized and preprocessing else None) or (height, width))
+    placed = Placement.of_outputs(*at, letterbox=source.images.letterbox)
     parts = dict(found.parts)
     if "keypoints" in parts:
         parts["keypoints"] = placed.points_to_frame(parts["keypoints"])

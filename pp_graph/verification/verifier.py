@@ -22,6 +22,8 @@ from pp_graph.openvino.devices import OWN, chosen_precision
 from pp_graph.openvino.preprocessing import extract_preprocessing
 from pp_graph.plausibility import describe_warnings, range_warnings
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
+from pp_graph.preprocessing.placement import in_frame
+from pp_graph.program import Predictions
 from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
 from pp_graph.verification.boundary import run_boundary
@@ -118,7 +120,11 @@ def verify(
             frames = feeds[provenance.preprocessing.input or ""]
             frame_range = (min(frame_range[0], float(frames.min())), max(frame_range[1], float(frames.max())))
         shipped = checked_predictions(provenance, run_in_batches(session, feeds, reference.output_axes))
-        comparison.add(reference.run(feeds), reference.side(raw_values.run(feeds)), shipped, start)
+        expected, own = (
+            replace(each, predictions=Predictions(in_frame(each.predictions, provenance.preprocessing, feeds)))
+            for each in (reference.run(feeds), reference.side(raw_values.run(feeds)))
+        )
+        comparison.add(expected, own, shipped, start)
         if preprocessing is not None:
             name = preprocessing.inputs[0].name
             (preprocessed,) = run_in_batches(preprocessing, {name: feeds[name]}).values()

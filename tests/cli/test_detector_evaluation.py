@@ -94,12 +94,21 @@ def test_every_way_of_running_gives_the_same(folder: Path) -> None:
     expected = calibrate_detector("raw.onnx", "images", "coco.json", post=post)
     fused = pp.fuse("raw.onnx", post)
     camera = pp.convert(fused, preprocessing=pp.Preprocessing(scale=(255,), resize="letterbox"))
+    frames = pp.Preprocessing(scale=(255,), resize="letterbox", box_coordinates="frame")
+    placed = pp.convert(fused, preprocessing=frames)
     turned = pp.convert(pp.fuse("raw.onnx", pp.DetectionPostProcessor(head="yolov8", box_format="cxcywh")))
-    for model, device in ((fused, None), (fused, "CPU"), (pp.convert(fused), None), (camera, None), (turned, None)):
+    for model, device in (
+        (fused, None),
+        (fused, "CPU"),
+        (pp.convert(fused), None),
+        (camera, None),
+        (placed, None),
+        (turned, None),
+    ):
         found = calibrate_detector(model, "images", "images", device=device)
         assert found.ap50_95 == pytest.approx(1.0)
         # Images are shrunk with antialiasing, frames without it.
-        tolerance = 0.03 if model is camera else 1e-5
+        tolerance = 0.03 if model in (camera, placed) else 1e-5
         assert found.confidence == pytest.approx(expected.confidence, abs=tolerance)
     assert expected.goal == ConfidenceGoal()
     assert "suppress each other" not in str(expected.notes)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pp_graph.fusion.emission import Numbers, emission_record, emit_alone
 from pp_graph.openvino.core import openvino_core
+from pp_graph.openvino.frame_boxes import leave_frame, move_to_frame
 from pp_graph.openvino.island.float32 import mark_float32
 from pp_graph.openvino.island.graph import find_tensor
 from pp_graph.openvino.island.island import replace_island
@@ -84,6 +85,7 @@ def _exchange_island(model: ov.Model, provenance: Provenance, program: Program, 
     """Replace all operators of the island. Changes the model in place."""
     import onnx_ir as ir
 
+    leave_frame(model, provenance)
     tensors = {role: record.tensor for role, record in provenance.raw.read.items()}
     dtypes = {
         role: ir.DataType.from_numpy(np.dtype(find_tensor(model, tensor).get_element_type().to_dtype()))
@@ -97,4 +99,5 @@ def _exchange_island(model: ov.Model, provenance: Provenance, program: Program, 
     proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
     island = openvino_core().read_model(proto.SerializeToString(), b"")
     replace_island(model, island, record)
+    move_to_frame(model, record)
     return record

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import TargetError
+from pp_graph.openvino.frame_boxes import leave_frame
 from pp_graph.openvino.island.float32 import mark_float32
 from pp_graph.openvino.island.graph import detach, find_tensor, is_constant, nodes_between, tensor_key
 from pp_graph.openvino.island.rewrites import (
@@ -196,6 +197,7 @@ def extract_island(model: ov.Model, provenance: Provenance, shapes: Sequence[Seq
     import openvino as ov
 
     copy = model.clone()
+    leave_frame(copy, provenance)
     sources = [find_tensor(copy, name) for name in provenance.tensors.values()]
     fed = {node.get_instance_id() for node in copy.get_parameters()}
     # A kept raw output may have the name of a post-processed output that the program does not write.
