@@ -205,8 +205,8 @@ class DetectionPostProcessor(PostProcessor):
         reason = next((name for name, given in upright.items() if given), None)
         if oriented and reason is not None:
             raise PostProcessorError(
-                f"{reason} is given for head '{self.head}', expected none: its boxes are oriented, with centre, size and "
-                "angle. Leave it out."
+                f"{reason} is given for head '{self.head}', expected none: its boxes are oriented, with centre, "
+                "size and angle. Leave it out."
             )
         if form:
             excluded = {

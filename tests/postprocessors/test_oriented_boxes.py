@@ -116,19 +116,19 @@ def test_exports_of_ultralytics(name: str) -> None:
     raw = export(name)
     images, outputs = of_model(raw)
     confidence = confidence_for(outputs["output0"][:, 4:-1].max(1), 150)
-    fused = pp.fuse(raw, pp.DetectionPostProcessor(confidence=confidence, iou=0.7))
+    fused = pp.fuse(raw, pp.DetectionPostProcessor(confidence=confidence, iou=0.45))
     assert fused.provenance.parameters["head"] == "yolov8-obb"
     session, total = fused.session(), 0
     for output, image in zip(outputs["output0"], np.split(images, len(images)), strict=True):
         found = session.run({"images": image})
-        boxes, kinds = fast_suppressed(output.T, confidence, 0.7)
+        boxes, kinds = fast_suppressed(output.T, confidence, 0.45)
         boxes, kinds = boxes[:300], kinds[:300]
         count = int(found["count"][0])
         total += count
         assert count == len(boxes)
         assert np.array_equal(found["classes"][0, :count], kinds)
         assert np.abs(found["boxes"][0, :count] - boxes).max(initial=0) < 1e-3
-    assert total > 50
+    assert total > 30
     for precision in ("f32", "bf16"):
         report = pp.verify(
             raw, pp.convert(fused), {"images": images[:2]}, inference_precision=precision, max_label_flips=None

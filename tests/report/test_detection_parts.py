@@ -165,7 +165,7 @@ def oriented() -> onnx.ModelProto:
 def test_corners_of_oriented_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenes = save_scenes(tmp_path / "images")
     onnx.save(oriented(), tmp_path / "raw.onnx")
-    pp.convert(pp.fuse(oriented(), pp.DetectionPostProcessor())).save(tmp_path / "model.xml")
+    pp.convert(pp.fuse(oriented(), pp.DetectionPostProcessor(head="yolov8-obb"))).save(tmp_path / "model.xml")
     out = tmp_path / "out"
     assert run(["run", str(tmp_path / "model.xml"), str(tmp_path / "images"), "-o", str(out), "--coco"]) == 0
     listed = json.loads((out / "predictions.json").read_text())["predictions"]
