@@ -22,12 +22,13 @@ class Detections:
     """Objects that a detector found in an image, the highest score first.
 
     Attributes:
-        boxes: Corners x1, y1, x2, y2 in pixels, (D,4).
+        boxes: Corners x1, y1, x2, y2 in pixels, (D,4); of oriented boxes, those of the upright box around.
         scores: Confidence of each, (D,).
         classes: Index of the class of each, (D,).
         truncated: True if more candidates passed the confidence than the post-processing compares.
         parts: What the detector returns besides, by output, with an entry for each detection: `keypoints` (D,J,2) or
-            (D,J,3) in pixels, `masks` (D,H,W), bool, over the whole input of the model.
+            (D,J,3) in pixels, `masks` (D,H,W), bool, over the whole input of the model, and `corners` (D,4,2) of
+            oriented boxes in pixels, in order around the box.
     """
 
     boxes: Array
@@ -43,8 +44,8 @@ class Detections:
         """Read the detections of an image from a model's outputs.
 
         Args:
-            outputs: `boxes` (N,D,4), `scores` (N,D), `classes` (N,D), `count` (N,), and possibly `candidates` (N,) and
-                `keypoints` (N,D,J,P) or `masks` (N,D,H,W).
+            outputs: `boxes` (N,D,4) or (N,D,5), `scores` (N,D), `classes` (N,D), `count` (N,), and possibly
+                `candidates` (N,) and `keypoints` (N,D,J,P) or `masks` (N,D,H,W).
             index: Index of the image.
             parameters: Parameters of the post-processor: `candidates`, the number that it compares, and `box_format`.
         """
@@ -54,12 +55,17 @@ class Detections:
         passed = int(outputs["candidates"][index]) if "candidates" in outputs else 0
         boxes, scores, classes = (outputs[name][index, :count] for name in ("boxes", "scores", "classes"))
         form = known.get("box_format", "xyxy")
-        if form != "xyxy":
+        oriented = {}
+        if boxes.shape[1] == 5:
+            corners = oriented_corners(boxes)
+            oriented = {"corners": corners}
+            boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+        elif form != "xyxy":
             start, size = boxes[:, :2], boxes[:, 2:]
             start = start - size / 2 if form == "cxcywh" else start
             boxes = np.concatenate([start, start + size], 1)
         parts = {name: outputs[name][index, :count] for name in DETECTION_PARTS if name in outputs}
-        return cls(boxes, scores, classes, isinstance(limit, int) and passed > limit, parts)
+        return cls(boxes, scores, classes, isinstance(limit, int) and passed > limit, {**parts, **oriented})
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -95,6 +101,19 @@ class MarkedBoxes:
         """Return the boxes of a class."""
         chosen = self.classes == index
         return MarkedBoxes(self.boxes[chosen], self.classes[chosen], self.crowds[chosen])
+
+
+def oriented_corners(boxes: Array) -> Array:
+    """Return the corners of boxes given as centre, size and angle in radians, (D,5): float32, (D,4,2).
+
+    Source: Ultralytics, `xywhr2xyxyxyxy`.
+    """
+    centre, half, angle = boxes[:, None, :2], boxes[:, 2:4] / 2, boxes[:, 4]
+    cos, sin = np.cos(angle), np.sin(angle)
+    along = (half[:, 0] * np.stack([cos, sin])).T[:, None]
+    across = (half[:, 1] * np.stack([-sin, cos])).T[:, None]
+    corners = [centre + along + across, centre + along - across, centre - along - across, centre - along + across]
+    return np.concatenate(corners, 1).astype(np.float32)
 
 
 def overlaps(found: Array, others: Array, crowds: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.float64]:

@@ -70,7 +70,8 @@ def _outputs(names: tuple[str, ...], form: str, wanted: Collection[str]) -> tupl
 class DetectionPostProcessor(PostProcessor):
     """Post-processing for detectors: candidates in, at most D boxes out.
 
-    - `boxes`: the boxes in pixels of the model's input, float32, (N,D,4); 0 after the last.
+    - `boxes`: the boxes in pixels of the model's input, float32, (N,D,4); 0 after the last. Of oriented
+      boxes centre, size and angle in radians, from 0 to pi/2 clockwise as seen in the image, (N,D,5).
     - `scores`: their scores, by score descending, then by index of the candidate, float32, (N,D); 0 after the last.
     - `classes`: their classes, int32, (N,D); -1 after the last.
     - `count`: their number, int32, (N,).
@@ -82,7 +83,8 @@ class DetectionPostProcessor(PostProcessor):
 
     A candidate passes if the score of a class exceeds the confidence, strictly; NaN never does. Its class is that of
     its largest passing score. The best candidates are chosen first, and only these are decoded. A box is suppressed if
-    its IoU with a kept box of a larger score exceeds the threshold, strictly.
+    its IoU with a kept box of a larger score exceeds the threshold, strictly. An oriented box is suppressed if its
+    probabilistic IoU with any box of a larger score does, kept or not, as Ultralytics' fast suppression does.
 
     Attributes:
         statistics: Not used.
@@ -192,8 +194,22 @@ class DetectionPostProcessor(PostProcessor):
 
     def _chosen_outputs(self) -> tuple[Output, ...]:
         """Return the outputs to compute, after checking that options fit each other."""
-        possible = _outputs(self.labels, self.box_format, part_names(self.head))
+        oriented = self.head != AUTO and HEADS[self.head].oriented
+        possible = _outputs(
+            self.labels, "centre, size and angle" if oriented else self.box_format, part_names(self.head)
+        )
         form = "pack" if self.pack else "names" if self.names != "own" else ""
+        upright = {
+            form: bool(form),
+            f"box_format={self.box_format!r}": self.box_format != "xyxy",
+            "thresholds='runtime'": self.thresholds == "runtime",
+        }
+        reason = next((name for name, given in upright.items() if given), None)
+        if oriented and reason is not None:
+            raise PostProcessorError(
+                f"{reason} is given for head '{self.head}', expected none: its boxes are oriented, with centre, "
+                "size and angle. Leave it out."
+            )
         if form:
             excluded = {
                 "outputs": self.outputs is not None,
@@ -236,10 +252,10 @@ class DetectionPostProcessor(PostProcessor):
         else:
             head, reading = HEADS[self.head], named_head(outputs, size, self.head, given=bool(roles))
         task = metadata.get("task", "detect")
-        if task == "obb":
+        if task == "obb" and not head.oriented:
             raise OutputRoleError(
-                "The model returns oriented boxes, as its metadata says (task=obb), expected upright ones. Export a "
-                "detector of upright boxes."
+                f"head is '{head.name}', and the model returns oriented boxes, as its metadata says (task=obb), "
+                "expected head 'yolov8-obb'. Name it (--head yolov8-obb), or leave the head out."
             )
         labels = self.labels or _stored_labels(raw)
         classes = self.class_count

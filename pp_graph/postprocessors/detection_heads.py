@@ -78,6 +78,7 @@ class Head:
         overlapping: True if overlapping boxes must be suppressed.
         points: Where the key points of a candidate are: after its scores, after its box as offsets from its anchor, or
             in a map of their own as shares of its box, y before x. None without.
+        oriented: True if the angle of a box comes after the scores.
         masks: True if coefficients of mask prototypes come after the scores.
         extends: Head of the same outputs without what this one returns besides boxes; None if there is none.
         task: Task in the metadata of a model of Ultralytics, if sizes alone do not tell the head.
@@ -103,6 +104,7 @@ class Head:
     normalised: bool = False
     overlapping: bool = True
     points: Literal["parts", "anchors", "shares"] | None = None
+    oriented: bool = False
     masks: bool = False
     extends: str | None = None
     task: str | None = None
@@ -331,6 +333,9 @@ HEADS: Final[dict[str, Head]] = {
         Head("yolov8-pose", "YOLOv8-pose, YOLO11-pose: (N,4+C+3*J,K), J key points, as the metadata says (kpt_shape)",
              _one_output("NPK", "parts of each candidate"), _find_parts_first, points="parts", extends="yolov8",
              task="pose"),
+        Head("yolov8-obb", "YOLOv8-obb, YOLO11-obb: (N,4+C+1,K), the angle last, as the metadata says (task)",
+             _one_output("NPK", "parts of each candidate"), _find_parts_first, oriented=True, extends="yolov8",
+             task="obb"),
         Head("yolov8-split", "YOLOv8, YOLOv9, YOLO11 before their Sigmoid: boxes (N,4,K) and logits (N,C,K)", _APART,
              _find_apart, class_start=None, activation="sigmoid"),
         Head("yolov8-seg", "YOLOv8-seg, YOLO11-seg: (N,4+C+M,K) and prototypes of masks (N,M,H/4,W/4)",

@@ -71,7 +71,7 @@ def further_parts(post: DetectionPostProcessor, raw: Signature) -> int | None:
     if head.masks:
         return raw[RAW_PROTOTYPES].size("C")
     if head.points != "parts":
-        return 0
+        return int(head.oriented)
     if post.key_points is None:
         raise PostProcessorError(
             f"key_points is missing, expected the number of key points and of the numbers of each for head "

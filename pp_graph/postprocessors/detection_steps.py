@@ -37,6 +37,8 @@ from pp_graph.steps import (
     JoinParts,
     KeepPeaks,
     MaskScores,
+    OrientBoxes,
+    OrientedDistances,
     PadCandidates,
     PlacesOfPassing,
     ScaleScores,
@@ -44,6 +46,7 @@ from pp_graph.steps import (
     Sigmoid,
     Softmax,
     Step,
+    SuppressClose,
     SuppressOverlaps,
     TakeDetections,
     TakeParts,
@@ -86,6 +89,10 @@ def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step,
             steps.append(TakeParts(gathered, f"chosen_{RAW_BOXES}", start, start + 4))
     else:
         steps.append(GatherCandidates(sources[RAW_BOXES], f"chosen_{RAW_BOXES}", "order"))
+    if head.oriented:
+        place = (head.class_start or 0) + (post.class_count or 0)
+        steps.append(TakeParts(sources[scored], "angles", place, place + 1))
+        steps.append(GatherCandidates("angles", "chosen_angles", "order"))
     return (*steps, *_boxes(post, raw), *_kept(post), *part_steps(post, raw, sources))
 
 
@@ -121,8 +128,13 @@ def _kept(post: DetectionPostProcessor) -> list[Step]:
     if activation_of(post) == "sigmoid":
         scores = "chosen_scores"
         steps.append(Sigmoid("chosen_best", scores, "normal"))
-    if head.overlapping:
-        classes = "chosen_classes" if post.class_aware else None
+    classes = "chosen_classes" if post.class_aware else None
+    if head.oriented:
+        steps += [
+            OrientedDistances("chosen_boxes", "chosen_distances"),
+            SuppressClose("chosen_distances", "kept", "chosen_boxes", "chosen_best", most, post.iou, classes),
+        ]
+    elif head.overlapping:
         steps.append(
             SuppressOverlaps(
                 "chosen_boxes",
@@ -257,6 +269,8 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
     """Decode the boxes of the chosen candidates."""
     head = HEADS[post.head]
     source = f"chosen_{RAW_BOXES}"
+    if head.oriented:
+        return [OrientBoxes(source, "chosen_boxes", "chosen_angles")]
     steps: list[Step] = []
     if head.decode == "distances":
         steps.append(ExpectedDistances(source, "chosen_distances"))

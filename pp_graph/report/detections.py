@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _THICKNESS: Final = 250
 """Pixels of the picture's shorter side per pixel of a box's outline."""
 _HALF: Final = 128
+_POINTS: Final = {"keypoints": None, "corners": None}.keys()
+"""Parts of detections that are lists of points, in order."""
 _OPACITY: Final = 0.45
 """Share of its class's colour in a pixel of a mask."""
 _SEEN: Final = 0.25
@@ -83,10 +85,11 @@ class ImageDetections:
         ]
 
     def _parts(self, place: int) -> dict[str, Any]:
-        points = self.found.parts.get("keypoints")
-        return (
-            {} if points is None else {"keypoints": [[float(str(each)) for each in point] for point in points[place]]}
-        )
+        return {
+            name: [[float(str(each)) for each in point] for point in self.found.parts[name][place]]
+            for name in _POINTS
+            if name in self.found.parts
+        }
 
 
 def name_of(index: int, class_names: Sequence[str]) -> str:
@@ -98,13 +101,13 @@ def write_box_csv(file: Path, rows: Sequence[ImageDetections], class_names: Sequ
     """Write a table with a row for each detection."""
     with text_file(file) as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        pointed = any("keypoints" in row.found.parts for row in rows)
-        writer.writerow((*BOX_COLUMNS, *(("keypoints",) if pointed else ())))
+        pointed = [name for name in _POINTS if any(name in row.found.parts for row in rows)]
+        writer.writerow((*BOX_COLUMNS, *pointed))
         for row in rows:
             for each in row.listed(class_names):
-                points = "; ".join(" ".join(map(str, point)) for point in each.get("keypoints", ()))
+                points = ["; ".join(" ".join(map(str, point)) for point in each.get(name, ())) for name in pointed]
                 values = [row.image, each["class"], each["class_name"], each["score"], *each["box"], row.overlay or ""]
-                writer.writerow([*values, points] if pointed else values)
+                writer.writerow([*values, *points])
 
 
 def write_coco(file: Path, rows: Sequence[ImageDetections], class_names: Sequence[str]) -> None:
@@ -122,6 +125,7 @@ def write_coco(file: Path, rows: Sequence[ImageDetections], class_names: Sequenc
             annotations.append({
                 "id": len(annotations) + 1, "image_id": number, "category_id": each["class"] + 1, "bbox": box,
                 "area": box[2] * box[3], "iscrowd": 0, "score": each["score"], **_coco_points(each.get("keypoints")),
+                **_polygon(each.get("corners")),
                 **({} if pixels is None else {"area": int(pixels.sum()), "segmentation": _run_lengths(pixels)}),
             })  # fmt: skip
     content = {
@@ -141,6 +145,15 @@ def _coco_points(points: Sequence[Sequence[float]] | None) -> dict[str, Any]:
         return {}
     flat = [number for x, y, *seen in points for number in (x, y, 2 if all(each > _SEEN for each in seen) else 1)]
     return {"keypoints": flat, "num_keypoints": len(points)}
+
+
+def _polygon(corners: Sequence[Sequence[float]] | None) -> dict[str, Any]:
+    """Return an oriented box as COCO's polygon."""
+    if corners is None:
+        return {}
+    x, y = np.array(corners).T
+    area = abs(float((x * np.roll(y, 1) - y * np.roll(x, 1)).sum())) / 2
+    return {"area": area, "segmentation": [[number for corner in corners for number in corner]]}
 
 
 def _run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -179,8 +192,8 @@ def detections_of_image(
     inside = placed.shares((preprocessing.model_size if resized and preprocessing else None) or (height, width))
     placed = Placement.of_outputs(*at, letterbox=source.images.letterbox)
     parts = dict(found.parts)
-    if "keypoints" in parts:
-        parts["keypoints"] = placed.points_to_frame(parts["keypoints"])
+    for name in _POINTS & parts.keys():
+        parts[name] = placed.points_to_frame(parts[name])
     found = replace(found, boxes=placed.to_frame(found.boxes), parts=parts)
     return ImageDetections(source.images.names[index], (rows, columns), found, overlay, inside)
 
@@ -189,9 +202,8 @@ def overlay_detections(picture: Image, row: ImageDetections, class_names: Sequen
     """Draw the detections of an image on a picture of it, which may be smaller."""
     scale = np.array([picture.width / row.size[1], picture.height / row.size[0]], np.float32)
     parts = dict(row.found.parts)
-    if "keypoints" in parts:
-        points = parts["keypoints"]
-        parts["keypoints"] = np.concatenate([points[..., :2] * scale, points[..., 2:]], -1)
+    for name in _POINTS & parts.keys():
+        parts[name] = np.concatenate([parts[name][..., :2] * scale, parts[name][..., 2:]], -1)
     if "masks" in parts:
         picture = _draw_masks(picture, row)
     found = replace(row.found, boxes=row.found.boxes * np.tile(scale, 2), parts=parts)
@@ -230,11 +242,15 @@ def draw_detections(picture: Image, found: Detections, class_names: Sequence[str
     listed = list(zip(found.boxes, found.scores, found.classes, strict=True))
     # The highest score comes last, on top.
     points = found.parts.get("keypoints", np.zeros((len(found), 0, 2), np.float32))
-    for (box, _, index), dots in reversed(list(zip(listed, points, strict=True))):
+    around = found.parts.get("corners", [None] * len(found))
+    for (box, _, index), dots, corners in reversed(list(zip(listed, points, around, strict=True))):
         left, top, right, bottom = map(float, box)
         outline = (left, top, max(left, right - 1), max(top, bottom - 1))
         color, ink = _colors(int(index))
-        draw.rectangle(outline, outline=color, width=width)
+        if corners is None:
+            draw.rectangle(outline, outline=color, width=width)
+        else:
+            draw.polygon(list(map(tuple, corners.tolist())), outline=color, width=width)
         for x, y, *seen in dots.tolist():
             if all(each > _SEEN for each in seen):
                 draw.ellipse((x - width, y - width, x + width, y + width), fill=color, outline=ink)

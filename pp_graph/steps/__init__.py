@@ -57,6 +57,7 @@ from pp_graph.steps.key_points import FoundPlaces, KeyPoints
 from pp_graph.steps.masks import CloseMask, DilateMask, ErodeMask, MaskByLabel, OpenMask
 from pp_graph.steps.min_max import MinMaxNormalize, PerImageMinMax, PlainMinMax, ZScore
 from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
+from pp_graph.steps.oriented_boxes import OrientBoxes, OrientedDistances, SuppressClose
 from pp_graph.steps.overlaps import SuppressOverlaps
 from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Temperature
 from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
@@ -155,6 +156,9 @@ STEPS: tuple[type[Step], ...] = (
     KeyPoints,
     MaskLogits,
     CropMasks,
+    OrientBoxes,
+    OrientedDistances,
+    SuppressClose,
     RegionTable,
     RegionPart,
     SelectRegions,
@@ -241,6 +245,8 @@ __all__ = [
     "MonotoneStep",
     "OnNaN",
     "OpenMask",
+    "OrientBoxes",
+    "OrientedDistances",
     "PadCandidates",
     "PerImageMinMax",
     "PiecewiseLinear",
@@ -259,6 +265,7 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Step",
+    "SuppressClose",
     "SuppressOverlaps",
     "TakeDetections",
     "TakeParts",

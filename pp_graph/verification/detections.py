@@ -199,6 +199,13 @@ class DetectionTotals:
         pairs = match_detections(expected, found)
         ours, theirs = pairs[:, 0], pairs[:, 1]
         errors = np.abs(expected.boxes[ours].astype(np.float64) - found.boxes[theirs]).max(1, initial=0.0)
+        if "corners" in expected.parts and "corners" in found.parts:
+            one, two = (side.parts["corners"][places] for side, places in ((expected, ours), (found, theirs)))
+            # A box that is turned by 90 degrees, with its sides swapped, is the same box.
+            turned = [
+                np.abs(one.astype(np.float64) - np.roll(two, turn, 1)).max((1, 2), initial=0) for turn in range(4)
+            ]
+            errors = np.maximum(errors, np.min(turned, axis=0))
         self._box_errors.append(errors)
         scores = np.abs(expected.scores[ours].astype(np.float64) - found.scores[theirs])
         self._score_error = max(self._score_error, float(scores.max(initial=0.0)))
@@ -242,6 +249,8 @@ class DetectionTotals:
 
 def match_detections(one: Detections, two: Detections) -> npt.NDArray[np.int64]:
     """Match two sides' detections of an image, those of equal class and largest overlap first.
+
+    Oriented boxes are matched by the upright boxes around them.
 
     Returns:
         Indices of each pair, (pairs, 2).

@@ -306,7 +306,7 @@ def test_names_in_a_model_of_ultralytics() -> None:
     assert pp.fuse(proto, pp.DetectionPostProcessor()).provenance.parameters["class_count"] == 1
     onnx.helper.set_model_props(proto, {"task": "obb"})
     with pytest.raises(OutputRoleError, match="oriented boxes"):
-        pp.fuse(proto, pp.DetectionPostProcessor())
+        pp.fuse(proto, pp.DetectionPostProcessor(head="yolov8"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Key points and masks of detections: in tables, COCO JSON and pictures, in pixels of the image."""
+"""Key points, masks and oriented boxes of detections: in tables, COCO JSON and pictures, in pixels of the image."""
 
 from __future__ import annotations
 
@@ -144,3 +144,48 @@ def test_visible_key_points_are_drawn(tmp_path: Path) -> None:
     x, y = (CENTRES[9] * 5).astype(int)
     beside = drawn[y, x + 20]
     assert np.abs(drawn[y, x] - beside).max() > 60
+
+
+def oriented() -> onnx.ModelProto:
+    """The detector of coloured cells, whose boxes are turned by an eighth."""
+    proto = cells()
+    node = next(node for node in proto.graph.node if node.output[0] == "output0")
+    angles = np.full((1, 1, CELLS), np.pi / 4, np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(angles, "eighth"))
+    node.input.append("angles")
+    place = list(proto.graph.node).index(node)
+    zero = helper.make_node("ReduceMax", ["zeros"], ["no_angles"], axes=[1], keepdims=1)
+    proto.graph.node.insert(place, helper.make_node("Add", ["no_angles", "eighth"], ["angles"]))
+    proto.graph.node.insert(place, zero)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 8
+    helper.set_model_props(proto, {"task": "obb", "names": "{0: 'r', 1: 'g', 2: 'b'}"})
+    return proto
+
+
+def test_corners_of_oriented_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenes = save_scenes(tmp_path / "images")
+    onnx.save(oriented(), tmp_path / "raw.onnx")
+    pp.convert(pp.fuse(oriented(), pp.DetectionPostProcessor(head="yolov8-obb"))).save(tmp_path / "model.xml")
+    out = tmp_path / "out"
+    assert run(["run", str(tmp_path / "model.xml"), str(tmp_path / "images"), "-o", str(out), "--coco"]) == 0
+    listed = json.loads((out / "predictions.json").read_text())["predictions"]
+    coco = json.loads((out / "predictions.coco.json").read_text())["annotations"]
+    with (out / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(coco) == sum(map(len, scenes)) > 0
+    found = [each for entry in listed for each in entry["detections"]]
+    for each, annotation, row in zip(found, coco, rows, strict=True):
+        corners = np.array(each["corners"])
+        # A square of 16 pixels, enlarged twice, stands on a corner; the box around ends at the image's edge.
+        inside = np.clip(corners, 0, [2 * WIDTH, 2 * HEIGHT])
+        assert np.allclose([*inside.min(0), *inside.max(0)], each["box"], atol=1e-2)
+        assert np.allclose(annotation["segmentation"], [corners.ravel()])
+        assert annotation["area"] == pytest.approx(32 * 32, rel=1e-3)
+        assert row["corners"] == "; ".join(f"{x} {y}" for x, y in each["corners"])
+    assert any((out / "overlays").iterdir())
+    capsys.readouterr()
+    arguments = [str(tmp_path / name) for name in ("raw.onnx", "model.xml", "images")]
+    assert run(["verify", *arguments[:2], "--data", arguments[2], "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["detections"]
+    assert report["postprocessing"]["box_error_max"] == 0
+    assert report["drift"]["box_error_max"] < 1e-3

@@ -34,12 +34,15 @@ from pp_graph.steps import (
     KeyPoints,
     MaskLogits,
     MaskScores,
+    OrientBoxes,
+    OrientedDistances,
     PadCandidates,
     PlacesOfPassing,
     ScaleScores,
     SelectCandidates,
     Sigmoid,
     Step,
+    SuppressClose,
     SuppressOverlaps,
     TakeDetections,
     TakeParts,
@@ -343,6 +346,42 @@ def crop_masks(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arr
     return bound(CropMasks("x", "y", "b", scale), ["NKHW", "NKP"], arrays), arrays
 
 
+def oriented(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Oriented boxes around few objects, some equal, of moderate size."""
+    centre, size = rng.uniform(0, 60, (3, count, 2)), rng.uniform(3, 30, (3, count, 2))
+    found = np.concatenate([centre, size, rng.uniform(-0.78, 2.35, (3, count, 1))], 2).astype(F32)
+    found[:, ::3] = found[:, :1]
+    return found
+
+
+def orient(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    axes = _layout(data, "P")
+    arrays = rng.normal(5, 9, _shaped(axes, K=9, P=4)).astype(F32), rng.uniform(-7, 7, (3, 9)).astype(F32)
+    arrays[1][0, :2] = 0, np.nan
+    return bound(OrientBoxes("x", "y", "a"), [axes, "NK"], arrays), arrays
+
+
+def oriented_distances(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    del data
+    x = oriented(rng, 12)
+    return bound(OrientedDistances("x", "y"), ["NKP"], (x,)), (x,)
+
+
+def suppress_close(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    count = data.draw(st.sampled_from([1, 8, 40]))
+    x, scored = oriented(rng, count), -np.sort(-best(rng, count), axis=1)
+    x[rng.random(x.shape) < 0.01] = np.nan
+    iou = data.draw(st.floats(0, 1, width=32, allow_subnormal=False))
+    distances = OrientedDistances("x", "y").reference(x)
+    distances[rng.random(distances.shape) < 0.1] = SuppressClose("x", "y", "b", "s", 1, iou).limit
+    arrays: Arrays = distances, x, scored
+    classes = data.draw(st.sampled_from([None, "classes"]))
+    if classes is not None:
+        arrays = (*arrays, rng.integers(0, 3, (3, count)).astype(F32))
+    step = SuppressClose("x", "y", "b", "s", data.draw(st.integers(1, 50)), iou, classes)
+    return bound(step, ["NKP", "NKP", *["NK"] * (len(arrays) - 2)], arrays), arrays
+
+
 def assert_agrees(step: Step, arrays: list[np.ndarray] | tuple[np.ndarray, ...], found: np.ndarray) -> None:
     """Compare a runtime's output with the reference: to the bit, or where exponentials are decoded, to 1e-5."""
     expected = step.reference(*arrays)
@@ -350,7 +389,7 @@ def assert_agrees(step: Step, arrays: list[np.ndarray] | tuple[np.ndarray, ...],
     if step.exact:
         assert np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
     else:
-        assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-4, equal_nan=True)
 
 
 DETECTION_STEPS: dict[type[Step], Draw] = {
@@ -383,4 +422,7 @@ DETECTION_STEPS: dict[type[Step], Draw] = {
     KeyPoints: key_points,
     MaskLogits: mask_logits,
     CropMasks: crop_masks,
+    OrientBoxes: orient,
+    OrientedDistances: oriented_distances,
+    SuppressClose: suppress_close,
 }
