@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "running": {"conversion", "opening", "data"},
     "report": {"verification", "calibration", "running", "version"},
     "exploring": {"report"},
-    "inspection": {"opening", "summary"},
+    "inspection": {"opening", "calibration", "summary"},
     "demo": {"report"},
     "integrations": {"demo", "inspection", "benchmarking", "retuning"},
     "cli": {"demo", "exploring", "inspection", "benchmarking", "retuning", "precision"},
