@@ -24,13 +24,14 @@ from pp_graph.opening import kind_of
 from pp_graph.openvino.compiling import INFERENCE_PRECISIONS
 from pp_graph.openvino.devices import PERFORMANCE_HINTS, absent_members, runnable_devices
 from pp_graph.openvino.timed_session import TimedSession
+from pp_graph.progress import shows_progress
 
 if TYPE_CHECKING:
     from pp_graph.data import ImageSource
     from pp_graph.preprocessing import Preprocessing
 
 Progress = Callable[[float], None]
-"""Called with the seconds just spent on measuring."""
+"""Called with the seconds just spent on measuring; True shows a progress bar."""
 
 _WARM_UP_RUNS: Final = 5
 _FEWEST_ROUNDS: Final = 5
@@ -57,6 +58,7 @@ class _Entry:
             self.contender.after(self.session.inferred())
 
 
+@shows_progress("Measuring")
 def benchmark(
     raw: str | Path,
     artifacts: Sequence[str | Path],
@@ -74,7 +76,7 @@ def benchmark(
     seconds: float = 10.0,
     memory: bool = True,
     cache_dir: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> BenchmarkReport:
     """Time artifacts against the raw model, post-processing on the host, and other models.
 
@@ -100,7 +102,7 @@ def benchmark(
         seconds: Time to measure for each device and precision.
         memory: Also measure peak memory and compile time, each model in a new process.
         cache_dir: Folder to keep compiled models in. Compile times in new processes are then those of reading them.
-        progress: Called with the seconds just spent on measuring.
+        progress: Called with the seconds just spent on measuring; True shows a progress bar.
 
     Raises:
         DataError: A setting is out of range, or the images do not fit.
@@ -128,11 +130,12 @@ def benchmark(
     taking_frames = list(dict.fromkeys(each.preprocessing for each in contenders if each.preprocessing is not None))
     feeds = make_feeds(opened, shapes, batch, images, taking_frames, frame_size, fixed_inputs)
     results: list[ContenderReport] = []
+    advance = progress if callable(progress) else None
     for device in here:
         for precision in inference_precisions:
             asked = None if precision == "default" else precision
             setting = _Setting(device, asked, hint, not dynamic, feeds, batch, cache_dir)
-            results += _run_setting(setting, contenders, seconds, notes, memory=memory, progress=progress)
+            results += _run_setting(setting, contenders, seconds, notes, memory=memory, progress=advance)
     if any(each.runs < _ENOUGH_ROUNDS for each in results):
         notes.append(f"Fewer than {_ENOUGH_ROUNDS} runs of a model: p99 and intervals are unreliable. Measure longer.")
     if cache_dir is not None:

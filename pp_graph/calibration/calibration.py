@@ -24,6 +24,7 @@ from pp_graph.data import (
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import CalibrationError, OutputFileError
 from pp_graph.postprocessors import ROLES, OneClassPostProcessor, merged_roles
+from pp_graph.progress import expect, shows_progress
 from pp_graph.raw_values import open_raw_values
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class CalibratorSettings(TypedDict, total=False):
     ignore_nonfinite: bool
 
 
+@shows_progress("Calibrating")
 def calibrate(
     model: str | Path | RawModel | Artifact,
     images: LabelledSource,
@@ -118,7 +120,7 @@ def calibrate(
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     one_pass: bool = False,
     resamples: int = RESAMPLES,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Unpack[CalibratorSettings],
 ) -> CalibrationResult:
     """Run a model on labelled images and calibrate the values that its decisions compare.
@@ -141,7 +143,7 @@ def calibrate(
         one_pass: True bounds the pixel level after one pass. False keeps the maps in a temporary file for a second
             pass, which makes it exact.
         resamples: Number of draws for the image level's confidence intervals; 0 for none.
-        progress: Called after each batch.
+        progress: Called after each batch; True shows a progress bar.
         **settings: Keyword arguments of `Calibrator`: estimators, ranges, placement.
 
     Returns:
@@ -175,6 +177,7 @@ def calibrate(
     compiled = calibrated.bind_calibration(values.signature)
     fed = feed_model(labelled.images, values.inputs, fixed_inputs)
     size = choose_batch_size(values.inputs, batch_size)
+    expect(progress, len(labelled))
     with SpilledMaps() as spilled:
         for start, stop, feeds in read_ahead(fed, values.inputs, size):
             raw = values.run(feeds)
@@ -184,7 +187,7 @@ def calibrate(
                 spilled.write(maps)
             scores = None if "image" not in names else computed[names["image"]]
             _update(calibrator, labelled, start, stop, maps=maps, scores=scores)
-            if progress is not None:
+            if callable(progress):
                 progress(stop - start)
         while not one_pass and (further := calibrator.refine()) is not None:
             start = 0
@@ -260,12 +263,13 @@ def _sensitivity_warnings(provenance: Provenance | None) -> dict[str, str]:
     }
 
 
+@shows_progress("Calibrating")
 def calibrate_scores(
     predictions: str | Path | DumpedPredictions,
     *,
     one_pass: bool = False,
     resamples: int = RESAMPLES,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Unpack[CalibratorSettings],
 ) -> CalibrationResult:
     """Calibrate on raw scores and maps in a file.
@@ -274,7 +278,7 @@ def calibrate_scores(
         predictions: An `.npz`, `.csv` or `.parquet`; see `pp_graph.data.open_predictions`. It is read once per pass.
         one_pass: True bounds the pixel level after one pass, instead of reading the file again for the exact answer.
         resamples: Number of draws for the image level's confidence intervals; 0 for none.
-        progress: Called after each batch of the first pass.
+        progress: Called after each batch of the first pass; True shows a progress bar.
         **settings: Keyword arguments of `Calibrator`: estimators, ranges, placement.
 
     Returns:
@@ -287,13 +291,14 @@ def calibrate_scores(
     """
     calibrator = Calibrator(**settings)
     dumped = predictions if isinstance(predictions, DumpedPredictions) else open_predictions(predictions)
+    expect(progress, len(dumped))
     first_pass = True
     while True:
         for batch in dumped.batches():
             calibrator.update(
                 scores=batch.scores, maps=batch.maps, labels=batch.labels, masks=batch.masks, names=batch.names
             )
-            if progress is not None and first_pass:
+            if callable(progress) and first_pass:
                 progress(len(batch))
         first_pass = False
         further = None if one_pass else calibrator.refine()

@@ -18,6 +18,7 @@ from pp_graph.data.classified import NO_CLASS, ClassifiedSource, open_classified
 from pp_graph.errors import CalibrationError, StatisticsError
 from pp_graph.files import written_together
 from pp_graph.postprocessors import RAW_LOGITS, ClassificationPostProcessor
+from pp_graph.progress import expect, shows_progress
 from pp_graph.raw_values import open_raw_values
 from pp_graph.statistics.other_files import CLASSIFIER, other_kind
 
@@ -111,6 +112,7 @@ def _content(path: str | Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("task") == "classification" else None
 
 
+@shows_progress("Calibrating")
 def calibrate_classifier(
     model: str | Path | RawModel | Artifact,
     images: ClassifiedSource,
@@ -123,7 +125,7 @@ def calibrate_classifier(
     roles: Mapping[str, str] | None = None,
     batch_size: int | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | bool | None = None,
     **reading: Any,
 ) -> ClassifierCalibration:
     """Run a classifier on images of known classes, and find its temperature and limits.
@@ -144,7 +146,7 @@ def calibrate_classifier(
         roles: Name of the logits, `{"raw_logits": ...}`, where several outputs fit.
         batch_size: Images per batch, if the model leaves it open.
         fixed_inputs: Values of inputs other than the images.
-        progress: Called after each batch.
+        progress: Called after each batch; True shows a progress bar.
         reading: Further arguments of `open_images`.
 
     Raises:
@@ -172,10 +174,11 @@ def calibrate_classifier(
         given = given.changed(None, {"multi_label": 0.5})
     given = given.settled(values.signature)
     fed = feed_model(source.images, values.inputs, fixed_inputs)
+    expect(progress, len(source.images))
     found = []
     for start, stop, feeds in read_ahead(fed, values.inputs, choose_batch_size(values.inputs, batch_size)):
         found.append(values.run(feeds)[RAW_LOGITS].reshape(stop - start, count))
-        if progress is not None:
+        if callable(progress):
             progress(stop - start)
     logits = np.concatenate(found).astype(np.float32)
     if not np.isfinite(logits).all():

@@ -18,6 +18,7 @@ from pp_graph.openvino.model import OpenVINOModel
 from pp_graph.postprocessors import DetectionPostProcessor
 from pp_graph.preprocessing import Placement
 from pp_graph.program import detects
+from pp_graph.progress import expect, shows_progress
 from pp_graph.sessions import run_in_batches
 from pp_graph.steps import ExceedsConfidence
 
@@ -34,6 +35,7 @@ _STRETCHED: Final = 1.05
 """Change of the aspect ratio from which an image counts as stretched."""
 
 
+@shows_progress("Calibrating")
 def calibrate_detector(
     model: str | Path | RawModel | Artifact,
     images: str | Path,
@@ -48,7 +50,7 @@ def calibrate_detector(
     letterbox: bool = False,
     batch_size: int | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | bool | None = None,
 ) -> BoxCalibration:
     """Find the confidence of each class of a detector.
 
@@ -68,7 +70,7 @@ def calibrate_detector(
         letterbox: Resize images without changing their aspect ratio, for a model that does not preprocess frames.
         batch_size: Images per batch, if the model's batch size is open.
         fixed_inputs: Values of inputs other than the images; see `pp_graph.data.fix_inputs`.
-        progress: Called after each batch with its number of images.
+        progress: Called after each batch with its number of images; True shows a progress bar.
 
     Returns:
         Confidences and average precision.
@@ -105,7 +107,9 @@ def calibrate_detector(
         artifact = artifact.with_program(program.replace(confidence=FLOOR))
     if device is not None and isinstance(artifact, FusedModel):
         artifact = convert(artifact, device=device)
-    found, stretched = _run(artifact, truth, device or "CPU", inference_precision, batch_size, fixed_inputs, progress)
+    expect(progress, len(truth))
+    advance = progress if callable(progress) else None
+    found, stretched = _run(artifact, truth, device or "CPU", inference_precision, batch_size, fixed_inputs, advance)
     notes = [*truth.images.notes, *truth.notes]
     if stretched:
         notes.append(

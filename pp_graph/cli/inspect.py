@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, examples, json_option, named_roles, role_options
+from pp_graph.cli.options import PATH, examples, input_option, json_option, named_roles, role_options
 from pp_graph.cli.output import print_blocks, print_json
 from pp_graph.cli.verb import Verb
 
@@ -18,26 +18,46 @@ if TYPE_CHECKING:
     cls=Verb,
     epilog=examples(
         "pp-graph inspect raw.onnx",
+        "pp-graph inspect raw.onnx --data bottle/test",
         "pp-graph inspect raw.onnx --tail",
     ),
 )
 @click.argument("model", type=PATH)
 @click.option("--recipe", type=PATH, metavar="FILE.yaml", help="Look for the roles that this recipe reads.")
 @role_options
+@click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
+              help="Run MODEL on these images and show range, histogram and, with labels, AUROC of each output; "
+                   "folders as for calibrate.")  # fmt: skip
+@click.option("--masks", type=PATH, metavar="DIR", help="Folder of the masks, if --data does not hold them.")
+@input_option
 @click.option("--tail", is_flag=True, help="Show what fusing would rewrite in the raw model's tail, and why.")
 @json_option
-def inspect(model: Path, recipe: Path | None, tail: bool, as_json: bool, **options: Any) -> None:
+def inspect(
+    model: Path, recipe: Path | None, data: Path | None, masks: Path | None, tail: bool, as_json: bool, **options: Any
+) -> None:
     """Show inputs, outputs, roles and post-processing of a model.
 
     MODEL is an ONNX file, raw or fused, or an OpenVINO IR (.xml).
     """
     roles = named_roles(options)
+    fixed_inputs = options["fixed_inputs"]
+    if data is None and (masks is not None or fixed_inputs):
+        option = "--masks" if masks is not None else "--input"
+        raise click.UsageError(f"{option} has no effect without --data. Add --data, or leave it out.")
 
     from pp_graph import inspection
     from pp_graph.postprocessors import RecipePostProcessor
 
     post = None if recipe is None else RecipePostProcessor.load(recipe)
-    found = inspection.inspect(model, post=post, roles=roles, tail=tail)
+    found = inspection.inspect(
+        model,
+        post=post,
+        roles=roles,
+        tail=tail,
+        data=data,
+        masks=True if masks is None else masks,
+        fixed_inputs=fixed_inputs,
+    )
     if found.provenance is not None and (roles or recipe is not None):
         raise click.UsageError("--role and --recipe apply to raw models only, and this model is fused. Leave them out.")
     if as_json:

@@ -195,34 +195,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[floa
     Yields:
         A function to call with the amount of work just done.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
+    from pp_graph import progress
 
-    class RateColumn(ProgressColumn):
-        """Items per second."""
-
-        def render(self, task: Task) -> Text:
-            return Text("" if task.speed is None else f"{task.speed:,.1f}/s")
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RateColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty() or _log.level < 0,
-    )
-    with bar:
-        task = bar.add_task(description, total=total)
-        yield lambda done: bar.advance(task, done)
+    with progress.progress_bar(description, total, quiet=_log.level < 0) as bar:
+        yield bar

@@ -16,6 +16,7 @@ from pp_graph.exploring.models import ExploredModel
 from pp_graph.exploring.page import explore_page
 from pp_graph.files import written_together
 from pp_graph.openvino.devices import RECOMMENDED
+from pp_graph.progress import expect, shows_progress
 from pp_graph.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Exploration:
         )
 
 
+@shows_progress("Running")
 def explore(
     model: str | Path | RawModel | Artifact,
     images: ImageSource | LabelledSource,
@@ -84,7 +86,7 @@ def explore(
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     max_pixels: int | None = MAX_PIXELS,
     skip_broken: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | bool | None = None,
 ) -> Exploration:
     """Run an anomaly model on images, and make a page on which thresholds and sensitivities can be moved.
 
@@ -107,7 +109,7 @@ def explore(
         fixed_inputs: Values of inputs other than the images; see `pp_graph.data.fix_inputs`.
         max_pixels: Refuse image files with more pixels; None for no limit.
         skip_broken: Skip image files that cannot be decoded, and list them in `notes`.
-        progress: Called with the number of images just done.
+        progress: Called with the number of images just done; True shows a progress bar.
 
     Returns:
         The page.
@@ -140,6 +142,7 @@ def explore(
             f"{' and '.join(models[1].comparisons)}, expected the same levels. Compare models with the same outputs."
         )
     labelled, opened, notes = _open(images, masks, max_pixels=max_pixels, skip_broken=skip_broken)
+    expect(progress, len(opened))
     found = collect(
         models,
         opened,
@@ -148,7 +151,7 @@ def explore(
         fixed_inputs=fixed_inputs,
         max_images=max_images,
         max_bytes=max_megabytes * 1e6,
-        progress=progress,
+        progress=progress if callable(progress) else None,
     )
     notes += opened.notes if labelled is None else labelled.notes
     if len(found.shown) < found.images:

@@ -1,4 +1,4 @@
-"""Inspect a model: inputs, outputs and their roles, and its provenance."""
+"""Inspect a model: inputs, outputs and their roles, its provenance, and on request its values on images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 
     import onnx
     import onnx_ir as ir
+    from numpy.typing import ArrayLike
 
+    from pp_graph.data import LabelledSource
+    from pp_graph.inspection.output_values import OutputValues
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.program import Role, RoleMatch
+    from pp_graph.sessions import Session
     from pp_graph.summary import Block
 
 
@@ -104,6 +108,7 @@ class Inspection(Summarised):
         tail: Effect of fusing on the raw model's tail; None unless requested.
         post_processing: Post-processing that Anomalib exported with the model; None if there is none.
         families: Families of models that a raw model's outputs fit, the likeliest first.
+        values: Values of each output on images; empty without images.
     """
 
     path: str | None
@@ -124,6 +129,7 @@ class Inspection(Summarised):
     tail: TailInspection | None = None
     post_processing: GraphStatistics | None = None
     families: tuple[Family, ...] = ()
+    values: tuple[OutputValues, ...] = ()
 
     def summary(self) -> list[Block]:
         """Return what was found as tables."""
@@ -150,8 +156,11 @@ def inspect(
     score_output: str | None = None,
     map_output: str | None = None,
     tail: bool = False,
+    data: LabelledSource | None = None,
+    masks: str | Path | bool = True,
+    fixed_inputs: Mapping[str, ArrayLike] | None = None,
 ) -> Inspection:
-    """Describe a model without running it or loading its external weights.
+    """Describe a model. Without `data`, it does not run and its external weights are not loaded.
 
     Args:
         model: Path of an ONNX file or an OpenVINO IR (`.xml`), or an ONNX model in memory.
@@ -161,6 +170,10 @@ def inspect(
         map_output: Short form of `roles={"raw_map": ...}`.
         tail: Also find the parts of the raw model's tail that fusing would rewrite. This reads small weights and runs
             parts of the tail on random numbers.
+        data: Images to run the model on, to describe the values of each output, with AUROC if there are labels; see
+            `pp_graph.data.open_labelled`. ONNX models run in onnxruntime, an IR of pp_graph on the CPU in float32.
+        masks: Folder of the masks; False to use none.
+        fixed_inputs: Values of inputs that are not images; see `pp_graph.data.fix_inputs`.
 
     Returns:
         The inspection. Ambiguous or missing roles do not raise; `problem` gives the reason.
@@ -169,7 +182,12 @@ def inspect(
         ModelError: The ONNX file cannot be used.
         TargetError: The IR cannot be read.
         OutputRoleError: An output in `roles` does not exist or does not fit its role.
+        DataError: Images do not fit the model, or cannot be read.
+        ProvenanceError: `data` is given for an IR that pp_graph did not write.
     """
+    if data is not None:
+        found = inspect(model, post=post, roles=roles, score_output=score_output, map_output=map_output, tail=tail)
+        return dataclasses.replace(found, values=_values(model, data, masks, fixed_inputs))
     named = merged_roles(roles, score_output=score_output, map_output=map_output)
     declared = ROLES if post is None else post.roles
     if isinstance(model, str | Path) and kind_of(model) == "ir":
@@ -212,6 +230,24 @@ def inspect(
         post_processing=foreign,
         families=families,
     )
+
+
+def _values(
+    model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel,
+    data: LabelledSource,
+    masks: str | Path | bool,
+    fixed_inputs: Mapping[str, ArrayLike] | None,
+) -> tuple[OutputValues, ...]:
+    from pp_graph.inspection.output_values import collect_values
+    from pp_graph.openvino.model import OpenVINOModel
+    from pp_graph.sessions import OnnxSession
+
+    session: Session
+    if isinstance(model, str | Path) and kind_of(model) == "ir":
+        session = OpenVINOModel.load(model).session("CPU", precision="f32")
+    else:
+        session = OnnxSession(RawModel.open(model.network if isinstance(model, FusedModel) else model))
+    return collect_values(session, data, masks=masks, fixed_inputs=fixed_inputs)
 
 
 def _foreign_post_processing(raw: RawModel) -> GraphStatistics | None:

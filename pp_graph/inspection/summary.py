@@ -9,9 +9,10 @@ from pp_graph.statistics.summary import describe_numbers, describe_settings
 from pp_graph.summary import Block, Fields, Line, Remark, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pp_graph.inspection.inspecting import Inspection, TailInspection
+    from pp_graph.inspection.output_values import OutputValues
     from pp_graph.statistics.anomalib_onnx import GraphStatistics
 
 
@@ -32,6 +33,8 @@ def blocks_of(found: Inspection) -> Iterator[Block]:
         for port in found.outputs
     ]
     yield Table("Outputs", ("name", "type", "shape", "role", "why"), rows)
+    if found.values:
+        yield from _values(found.values)
     if found.provenance is not None:
         yield Fields("Post-processing by pp_graph", found.provenance.summary())
     if found.post_processing is not None:
@@ -47,6 +50,33 @@ def blocks_of(found: Inspection) -> Iterator[Block]:
         yield Remark(f"Note: {found.problem}")
     if found.tail is not None:
         yield from _tail(found.tail)
+
+
+def _values(values: Sequence[OutputValues]) -> Iterator[Block]:
+    rows = [
+        (
+            each.name,
+            f"{each.count:,}",
+            *("-" if number is None else f"{number:.6g}" for number in (each.minimum, each.mean, each.maximum)),
+            f"{each.nan:.2%}" + (f", {each.infinite:.2%} inf" if each.infinite else ""),
+            "-" if each.auroc is None else f"{each.auroc:.4f}",
+        )
+        for each in values
+    ]
+    yield Table("Values on the images", ("output", "values", "min", "mean", "max", "NaN", "AUROC"), rows)
+    bars = [(each.name, kind, _bars(counts)) for each in values for kind, counts in each.histogram.items()]
+    if bars:
+        yield Table("Histograms from min to max, each class scaled to its peak", ("output", "class", "values"), bars)
+    rated = [each for each in values if each.per == "image" and each.auroc is not None]
+    if len(rated) > 1:
+        best = max(rated, key=lambda each: each.auroc or 0)
+        yield Line(f"Of the outputs per image, {best.name} separates the classes best (AUROC {best.auroc:.4f}).\n")
+
+
+def _bars(counts: Sequence[int]) -> str:
+    """Draw a histogram. A count that is not 0 shows at least the lowest bar."""
+    levels, peak = "▁▂▃▄▅▆▇█", max(counts)
+    return "".join("·" if not count else levels[min(count * 8 // peak, 7)] for count in counts)
 
 
 def _facts(found: Inspection) -> dict[str, str]:

@@ -28,6 +28,7 @@ from pp_graph.precision.plan import BASE, HALVES, INT8, Builder
 from pp_graph.precision.search import Search
 from pp_graph.precision.state import State
 from pp_graph.precision.timing import Stopwatch
+from pp_graph.progress import expect, shows_progress
 from pp_graph.quantization import Quantization
 from pp_graph.quantization.nncf import CalibrationFeeds, read_batch
 from pp_graph.quantization.truth import LabelledTruth, open_truth
@@ -54,6 +55,7 @@ BUDGET: Final = 10.0
 _CAPABILITIES: Final = {"bf16": "BF16", "f16": "FP16"}
 
 
+@shows_progress("Searching")
 def choose_precision(
     model: FusedModel | str | Path,
     images: ImageSource | LabelledImages,
@@ -69,7 +71,7 @@ def choose_precision(
     quantization: Quantization | None = None,
     state: str | Path | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | bool | None = None,
     **conversion: Any,
 ) -> PrecisionChoice:
     """Convert a model in the fastest precision, or mixture of precisions, that keeps its decisions.
@@ -95,7 +97,7 @@ def choose_precision(
         quantization: Settings of int8; None calibrates with `images`.
         state: File that keeps the measurements, so that a later call with the same inputs goes on; None for none.
         fixed_inputs: Values of inputs that are neither images nor in the data.
-        progress: Called with the seconds just spent.
+        progress: Called with the seconds just spent; True shows a progress bar.
         **conversion: Further arguments of `convert`: `input_shape`, `batch`, `preprocessing`, `model_info`.
 
     Returns:
@@ -144,6 +146,8 @@ def choose_precision(
             "The model has no operators before its post-processing, expected a network to choose a precision for. "
             "Convert it with precision f32."
         )
+    if budget < float("inf"):
+        expect(progress, round(60 * budget))
     search = Search(
         builder,
         judge,
@@ -153,7 +157,7 @@ def choose_precision(
         levels=levels,
         state=kept,
         seconds=60 * budget,
-        progress=progress,
+        progress=progress if callable(progress) else None,
     )
     search.run()
     for chosen in search.finalists():

@@ -18,6 +18,7 @@ from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
 from pp_graph.plausibility import PredictionChecks, describe_warnings
 from pp_graph.preprocessing.placement import LETTERBOX
+from pp_graph.progress import expect, shows_progress
 from pp_graph.report.detections import (
     ImageDetections,
     detections_of_image,
@@ -89,6 +90,7 @@ class WrittenPredictions:
     warnings: tuple[str, ...] = ()
 
 
+@shows_progress("Running")
 def write_predictions(
     runner: Runner,
     images: RunnerInput,
@@ -99,7 +101,7 @@ def write_predictions(
     overwrite: bool = False,
     batch_size: int | None = None,
     inputs: Iterable[Path] = (),
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | bool | None = None,
 ) -> WrittenPredictions:
     """Run a model on images and write its predictions to a folder.
 
@@ -121,7 +123,7 @@ def write_predictions(
         overwrite: Write to a folder that is not empty. Files of an earlier run are removed, others kept.
         batch_size: Images to run at a time.
         inputs: Files that are never overwritten, besides the images.
-        progress: Called with the number of images just done.
+        progress: Called with the number of images just done; True shows a progress bar.
 
     Raises:
         OutputFileError: The folder cannot be written, is not empty without `overwrite`, lies among the images, or
@@ -136,6 +138,7 @@ def write_predictions(
             raise DataError(f"{kind} '{unknown[0]}' are not known, expected some of: {', '.join(known)}.")
     folder = Path(folder)
     source = open_source(images, runner.inputs, batch_size=batch_size)
+    expect(progress, len(source))
     drawn = DrawnOutputs.of(runner)
     if COCO in formats and not drawn.detects:
         raise DataError(
@@ -157,7 +160,7 @@ def write_predictions(
             tuple(part for output in runner.provenance.outputs for part in (output.channels or (output,)))
         )
         rows, detected, regions = _write_pictures(
-            runner, source, drawn, folders, picture_files, draft, checks, progress
+            runner, source, drawn, folders, picture_files, draft, checks, progress if callable(progress) else None
         )
         about = _about(runner, rows, drawn, detected)
         for table in tables:

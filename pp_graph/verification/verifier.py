@@ -24,6 +24,7 @@ from pp_graph.plausibility import describe_warnings, range_warnings
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
 from pp_graph.preprocessing.placement import in_frame
 from pp_graph.program import Predictions
+from pp_graph.progress import expect, shows_progress
 from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
 from pp_graph.verification.boundary import run_boundary
@@ -41,6 +42,7 @@ Progress = Callable[[int], None]
 """Called with the number of images just done."""
 
 
+@shows_progress("Verifying")
 def verify(
     raw: str | Path | RawModel,
     artifact: Artifact | str | Path,
@@ -54,7 +56,7 @@ def verify(
     batch_size: int | None = None,
     cache_dir: str | Path | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> VerificationReport:
     """Compare an artifact's decisions with those of the raw model and its statistics in float32.
 
@@ -76,7 +78,7 @@ def verify(
         cache_dir: Folder to read the compiled IR from, or to keep it in, so that what a cache returns is verified.
         fixed_inputs: Values for inputs that are not images and not in the data, such as `{"sr": 16000}`; see
             `pp_graph.data.fix_inputs`.
-        progress: Called after each batch.
+        progress: Called after each batch; True shows a progress bar.
 
     Returns:
         The report.
@@ -114,6 +116,7 @@ def verify(
     wanted = _joint_inputs(reference.session, session, provenance.preprocessing)
     source = feed_model(opened_images, wanted, fixed_inputs)
     size = choose_batch_size(wanted, batch_size)
+    expect(progress, len(opened_images))
     frame_range = (np.inf, -np.inf)
     for start, stop, feeds in read_ahead(source, wanted, size):
         if provenance.preprocessing is not None:
@@ -129,7 +132,7 @@ def verify(
             name = preprocessing.inputs[0].name
             (preprocessed,) = run_in_batches(preprocessing, {name: feeds[name]}).values()
             comparison.add_preprocessed(preprocessed, feed_by_hand(feeds, provenance.preprocessing)[name])
-        if progress is not None:
+        if callable(progress):
             progress(stop - start)
     return comparison.report(
         boundary=boundary,

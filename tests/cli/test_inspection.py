@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -74,4 +75,34 @@ def test_fused_and_converted(kind: str, demo_fused_path: Path, demo_ir_path: Pat
     assert found.outputs[2].why == "anomaly score of each pixel; 0 to 1, threshold at 0.5"
     assert found.provenance.raw.file == "raw.onnx"
     assert (found.provenance.conversion is None) == (kind == "fused ONNX")
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_values_tell_which_output_is_the_score(tmp_path: Path) -> None:
+    model = identity_model({"a": ["N", 1], "b": ["N"], "boxes": ["N", 5, 4]})
+    names = [each.name for each in model.graph.input]
+    generator = np.random.default_rng(0)
+    label = np.array([0, 1] * 50)
+    noise = generator.normal(size=100).astype(np.float32)
+    separated = (noise + 2 * label).astype(np.float32)
+    arrays = dict(zip(names, (noise[:, None], separated, np.zeros((100, 5, 4), np.float32)), strict=True), label=label)
+    arrays[names[0]][3] = np.nan
+    found = {each.name: each for each in pp.inspect(model, data=arrays).values}
+    assert [found[name].per for name in ("a", "b", "boxes")] == ["image", "image", "value"]
+    pairs = separated[label == 1][:, None] > separated[label == 0][None]
+    assert found["b"].auroc == pytest.approx(pairs.mean(), abs=2e-3)
+    assert found["b"].auroc > found["a"].auroc
+    assert (found["b"].minimum, found["b"].maximum) == (separated.min(), separated.max())
+    assert found["b"].mean == pytest.approx(separated.mean(dtype=np.float64))
+    assert {kind: sum(counts) for kind, counts in found["b"].histogram.items()} == {"normal": 50, "anomalous": 50}
+    assert (found["a"].nan, found["boxes"].auroc, found["boxes"].histogram) == (0.01, None, {})
+    assert "b separates the classes best" in str(pp.inspect(model, data=arrays))
+
+
+def test_values_of_scores_and_maps_on_labelled_images() -> None:
+    found = pp.inspect(DEMO / "raw.onnx", data=DEMO / "images")
+    score, pixels = found.values
+    assert (score.per, score.count, pixels.per, pixels.count) == ("image", 12, "pixel", 12 * 256 * 256)
+    assert score.auroc == 1
+    assert "AUROC" in found._repr_html_()
     json.dumps(found.to_dict(), allow_nan=False)
