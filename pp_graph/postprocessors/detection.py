@@ -222,7 +222,8 @@ class DetectionPostProcessor(PostProcessor):
                     f"{form} is given together with {reason}, expected one of them: the form has corners, scores and "
                     "classes in a fixed order. Leave out one."
                 )
-            return tuple(output for output in possible if output.name in DETECTION_OUTPUTS)
+            # Key points and masks stay outputs of their own.
+            return tuple(output for output in possible if output.name in (*DETECTION_OUTPUTS, *part_names(self.head)))
         return chosen_outputs(possible, self.outputs)
 
     def arranged(

@@ -74,6 +74,7 @@ def model_api_detections(outputs: Sequence[OutputDescription]) -> tuple[OutputDe
         msgspec.structs.replace(
             classes, name="labels", dtype="int64", channels=tuple(by_name[name] for name in MODEL_API["labels"])
         ),
+        *(output for output in outputs if output.name not in _PACKED),
     )
 
 

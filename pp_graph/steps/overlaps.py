@@ -154,7 +154,7 @@ class SuppressOverlaps(Step):
         parts = self._emit_parts(op, boxes, classes)
         descending = op.array(np.arange(self.count, 0, -1, dtype=np.float32), "descending")
         if self.loop_free:
-            overlaps = op.cast(self._emit_overlaps(op, parts, parts), _F32)
+            overlaps = op.cast(self._emit_overlaps(op, parts, parts, self._emit_limit(op)), _F32)
             return self._emit_unrolled(op, valid, overlaps, descending)
         settle = self._emit_at_once if self.count <= _FEW else self._emit_in_blocks
         key = op.mul(settle(op, valid, passing, parts), descending)
@@ -167,7 +167,8 @@ class SuppressOverlaps(Step):
         """Write the fixpoint over all boxes."""
         del passing
         assert self.count is not None, "bind() sets it"
-        before = op.logical_and(self._emit_overlaps(op, parts, parts), earlier_first(op, self.count))
+        overlaps = self._emit_overlaps(op, parts, parts, self._emit_limit(op))
+        before = op.logical_and(overlaps, earlier_first(op, self.count))
         return self._emit_fixpoint(op, valid, op.cast(before, _F32), self.count)
 
     def _emit_fixpoint(self, op: Emitter, valid: ir.Value, suppresses: ir.Value, count: int) -> ir.Value:
@@ -206,18 +207,21 @@ class SuppressOverlaps(Step):
         # The number of blocks, rounded up: the product is half a box away from a whole number, or more.
         nearly_one = op.constant(np.float32(size - 0.5), "nearly_one_more")
         share = op.mul(op.add(most, nearly_one), op.constant(np.float32(1 / size), "share"))
+        # OpenVINO moves a constant that only a Loop reads into its body, where it cannot become a state. A product does
+        # not change the number, and stays outside.
+        limit = op.mul(self._emit_limit(op), one) if self.runtime else self._emit_limit(op)
 
         def settle(keep: ir.Value, turn: ir.Value) -> ir.Value:
             start = op.mul(op.cast(turn, _F32), width)
             index = op.node("Add", [inside, start], {}, _F32, (size,))
             where = op.cast(index, _I64)
             block = [op.gather(each, where, 1, _with(op.shape_of(each), size)) for each in parts]
-            overlaps = self._emit_overlaps(op, parts, block)
+            overlaps = self._emit_overlaps(op, parts, block, limit)
             kept_before = op.node("Where", [op.less(places, start), keep, none], {}, _F32, op.shape_of(keep))
             beaten = self._emit_beaten(op, op.cast(overlaps, _F32), kept_before)
             valid_inside = op.gather(valid, where, 1, _with(op.shape_of(valid), size))
             alive = op.where(op.less(beaten, one), valid_inside, none)
-            earlier = op.logical_and(self._emit_overlaps(op, block, block), earlier_first(op, size))
+            earlier = op.logical_and(self._emit_overlaps(op, block, block, limit), earlier_first(op, size))
             suppresses = op.cast(earlier, _F32)
             offset = op.node("Sub", [places, start], {}, _F32, (blocks * size,))
             after, before = op.less(offset, width), op.less(offset, none)
@@ -243,8 +247,12 @@ class SuppressOverlaps(Step):
         area = op.mul(_positive(op, op.sub(x2, x1), none), _positive(op, op.sub(y2, y1), none))
         return [x1, y1, x2, y2, area, *([] if classes is None else [classes])]
 
-    def _emit_overlaps(self, op: Emitter, parts: list[ir.Value], others: list[ir.Value]) -> ir.Value:
-        """Write which boxes overlap which others too much; bool, (N,K,M)."""
+    def _emit_limit(self, op: Emitter) -> ir.Value:
+        iou = np.float32(self.iou)
+        return op.adjustable(iou, self.input_name) if self.runtime else op.constant(iou, "iou")
+
+    def _emit_overlaps(self, op: Emitter, parts: list[ir.Value], others: list[ir.Value], limit: ir.Value) -> ir.Value:
+        """Write which boxes overlap which others by more than a limit; bool, (N,K,M)."""
         none = op.constant(np.float32(0), "none")
         (x1, y1, x2, y2, area, *kinds), (u1, v1, u2, v2, size, *sorts) = parts, others
         sides = [
@@ -253,8 +261,6 @@ class SuppressOverlaps(Step):
         ]
         shared = op.mul(*sides)
         union = op.sub(pairwise(op, "Add", area, size), shared)
-        iou = np.float32(self.iou)
-        limit = op.adjustable(iou, self.input_name) if self.runtime else op.constant(iou, "iou")
         overlaps = op.below_other(op.mul(union, limit), shared, shared)
         if not kinds:
             return overlaps

@@ -24,7 +24,11 @@ CHANGES: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("options", [{}, {"confidence": (0.3, 0.4, 0.5)}, {"loop_free": True}, {"candidates": 400}])
-def test_detectors(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [False, True])
+def test_detectors(options: dict[str, Any], blocks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if blocks:  # as with more candidates than 320
+        monkeypatch.setattr("pp_graph.steps.overlaps._FEW", 16)
+        monkeypatch.setattr("pp_graph.steps.overlaps._BLOCK", 16)
     raw, feeds = joined(), fed()
     settings = {"max_detections": 40, **options}
     fused = pp.fuse(raw, pp.DetectionPostProcessor(thresholds="runtime", **settings))
