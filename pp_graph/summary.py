@@ -93,7 +93,7 @@ def lines_of(block: Block, width: int | None) -> list[Rendered]:
             a line for each cell.
     """
     if isinstance(block, Line):
-        return [Rendered(text, block.bold) for text in block.text.split("\n")]
+        return [Rendered(part, block.bold) for text in block.text.split("\n") for part in _indented(text, width)]
     if isinstance(block, Remark):
         return [Rendered(block.text)]
     heading = [Rendered(block.title, bold=True)] if block.title else []
@@ -142,6 +142,16 @@ def _wrapped(text: str, width: int | None) -> list[str]:
         for part in textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
     ]
     return lines or [""]
+
+
+def _indented(text: str, width: int | None) -> list[str]:
+    """Break a line between words, with its indentation; a command stays whole, so that it can be copied."""
+    plain = text.lstrip()
+    if plain.startswith("pp-graph "):
+        return [text]
+    indent = text[: len(text) - len(plain)]
+    room = None if width is None else max(width - len(indent), _LEAST_WIDTH)
+    return [indent + part for part in _wrapped(plain, room)]
 
 
 def _stacked(table: Table, width: int) -> list[Rendered]:

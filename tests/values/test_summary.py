@@ -39,6 +39,14 @@ def test_fields_are_wrapped_between_words() -> None:
     assert lines[2].text.startswith("       word")
 
 
+def test_lines_are_wrapped_and_commands_are_not() -> None:
+    command = "    pp-graph convert " + "option " * 20
+    lines = [line.text for line in lines_of(Line(f"  A model: {'word ' * 30}\n{command}"), 60)]
+    assert lines[-1] == command
+    assert all(len(line) <= 60 and line.startswith("  ") for line in lines[:-1])
+    assert [line.text for line in lines_of(Line("a" * 100), None)] == ["a" * 100]
+
+
 def test_html_is_escaped() -> None:
     blocks: list[Block] = [Table("<b>", ("a<", "b"), [("<script>", "&")]), Line("x\ny", bold=True), Remark("Note: <i>")]
     page = html_of(blocks)
