@@ -20,10 +20,9 @@ from pp_graph.cli.options import (
     examples,
     force_option,
     json_option,
-    post_processing,
-    post_processing_options,
 )
 from pp_graph.cli.output import note, print_error, print_fields, print_json
+from pp_graph.cli.post_processing import post_processing, post_processing_options
 from pp_graph.cli.precision import AUTO, precision_options
 from pp_graph.cli.quantization import NAMES, quantization, quantization_options
 from pp_graph.cli.quantization import fields as quantization_fields

@@ -13,10 +13,9 @@ from pp_graph.cli.options import (
     examples,
     force_option,
     json_option,
-    post_processing,
-    post_processing_options,
 )
 from pp_graph.cli.output import note, print_fields, print_json
+from pp_graph.cli.post_processing import post_processing, post_processing_options
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from pp_graph.postprocessors.anomaly import (
 )
 from pp_graph.postprocessors.classification import RAW_LOGITS, ClassificationPostProcessor
 from pp_graph.postprocessors.detection import DetectionPostProcessor
-from pp_graph.postprocessors.detection_heads import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_SCORES
+from pp_graph.postprocessors.detection_heads import HEADS
+from pp_graph.postprocessors.head_finding import RAW_BOXES, RAW_CANDIDATES, RAW_SCORES
 from pp_graph.postprocessors.lookup import class_name, find_post_processor, post_processor_names
 from pp_graph.postprocessors.one_class import OneClassPostProcessor
 from pp_graph.postprocessors.onnx_model import OnnxPostProcessor

@@ -14,16 +14,7 @@ from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_probability
 from pp_graph.postprocessors.detection_anchors import Background, anchors_as_text
-from pp_graph.postprocessors.detection_heads import (
-    HEADS,
-    RAW_CANDIDATES,
-    RAW_HEAT,
-    RAW_SCORES,
-    Head,
-    choose_head,
-    named_head,
-    stored_key_points,
-)
+from pp_graph.postprocessors.detection_heads import HEADS, Head, choose_head, named_head, stored_key_points
 from pp_graph.postprocessors.detection_parts import (
     PART_OUTPUTS,
     MaskSize,
@@ -32,6 +23,7 @@ from pp_graph.postprocessors.detection_parts import (
     part_names,
 )
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
+from pp_graph.postprocessors.head_finding import RAW_CANDIDATES, RAW_HEAT, RAW_SCORES
 from pp_graph.postprocessors.inner_scores import find_logits
 from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import DETECTION_OUTPUTS, Output, Signature, packed_detections, renamed_detections

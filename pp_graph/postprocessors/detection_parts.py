@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from pp_graph.errors import PostProcessorError
-from pp_graph.postprocessors.detection_heads import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_POINTS, RAW_PROTOTYPES, Head
+from pp_graph.postprocessors.detection_heads import HEADS, Head
+from pp_graph.postprocessors.head_finding import RAW_BOXES, RAW_CANDIDATES, RAW_POINTS, RAW_PROTOTYPES
 from pp_graph.steps import (
     CropMasks,
     FlattenMap,

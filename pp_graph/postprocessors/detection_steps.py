@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.detection_anchors import anchors_in_pixels
-from pp_graph.postprocessors.detection_heads import (
-    HEADS,
+from pp_graph.postprocessors.detection_heads import HEADS
+from pp_graph.postprocessors.detection_parts import blazeface_anchors, default_detections, further_parts, part_steps
+from pp_graph.postprocessors.head_finding import (
     RAW_BOXES,
     RAW_CANDIDATES,
     RAW_HEAT,
@@ -17,7 +18,6 @@ from pp_graph.postprocessors.detection_heads import (
     RAW_SIZES,
     grid_levels,
 )
-from pp_graph.postprocessors.detection_parts import blazeface_anchors, default_detections, further_parts, part_steps
 from pp_graph.steps import (
     AnchorBoxes,
     BestClass,

@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.model import describe_outputs
-from pp_graph.postprocessors.detection_heads import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_HEAT, RAW_SCORES
+from pp_graph.postprocessors.detection_heads import HEADS
+from pp_graph.postprocessors.head_finding import RAW_BOXES, RAW_CANDIDATES, RAW_HEAT, RAW_SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,9 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from pp_graph.files import written_together
 from pp_graph.report.charts import Bar, bar_chart
-from pp_graph.report.page import check_page, page, table, warning_list
+from pp_graph.report.page import check_page, page, table, warning_list, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,10 +31,7 @@ def write_benchmark_report(
     Raises:
         OutputFileError: The path has another ending, is an input, exists, or cannot be written.
     """
-    path = check_page(path)
-    with written_together(path, overwrite=overwrite, inputs=inputs) as (draft,):
-        draft.write_bytes(benchmark_page(report).encode("utf-8", "replace"))
-    return path
+    return write_page(check_page(path), benchmark_page(report), overwrite=overwrite, inputs=inputs)
 
 
 def benchmark_page(report: BenchmarkReport) -> str:

@@ -9,8 +9,7 @@ from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.files import written_together
-from pp_graph.report.page import check_page, page, table, warning_list
+from pp_graph.report.page import check_page, page, table, warning_list, write_page
 from pp_graph.report.shown_images import rgb_image
 
 if TYPE_CHECKING:
@@ -72,10 +71,8 @@ def write_gallery(
         f'{warning_list(written.warnings)}<ul class="cards">{cards}</ul>\n{note}'
         f'<h2>Model and run</h2>\n<div class="sources">{table("Model and run", facts)}</div>'
     )
-    with written_together(path, overwrite=overwrite, inputs=inputs) as (draft,):
-        text = page(f"Predictions of {runner.name}", body, style=_STYLE, pictures=True)
-        draft.write_bytes(text.encode("utf-8", "replace"))
-    return path
+    text = page(f"Predictions of {runner.name}", body, style=_STYLE, pictures=True)
+    return write_page(path, text, overwrite=overwrite, inputs=inputs)
 
 
 def _rank(row: ImagePrediction) -> tuple[float, float]:

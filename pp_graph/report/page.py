@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import OutputFileError
+from pp_graph.files import written_together
 from pp_graph.report.panels import COLORS, GRID, INK
 from pp_graph.version import __version__
 
@@ -121,6 +122,17 @@ def check_page(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".html":
         raise OutputFileError(f"Report '{path}' ends in '{path.suffix}', expected '.html'. Name it report.html.")
+    return path
+
+
+def write_page(path: Path, text: str, *, overwrite: bool, inputs: Iterable[Path]) -> Path:
+    """Write a page that `check_page` accepted, atomically.
+
+    Raises:
+        OutputFileError: The path is an input, exists, or cannot be written.
+    """
+    with written_together(path, overwrite=overwrite, inputs=inputs) as (draft,):
+        draft.write_bytes(text.encode("utf-8", "replace"))
     return path
 
 

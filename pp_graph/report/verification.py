@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pp_graph.files import written_together
 from pp_graph.report.charts import Bar, bar_chart
-from pp_graph.report.page import check_page, page, table, warning_list
+from pp_graph.report.page import check_page, page, table, warning_list, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,10 +36,7 @@ def write_verification_report(
     Raises:
         OutputFileError: The path has another ending, is an input, exists, or cannot be written.
     """
-    path = check_page(path)
-    with written_together(path, overwrite=overwrite, inputs=inputs) as (draft,):
-        draft.write_bytes(verification_page(report).encode("utf-8", "replace"))
-    return path
+    return write_page(check_page(path), verification_page(report), overwrite=overwrite, inputs=inputs)
 
 
 def verification_page(report: VerificationReport) -> str:

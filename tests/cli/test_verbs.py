@@ -70,7 +70,7 @@ def test_other_spellings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run([*verb, *frames, "-o", str(tmp_path / "m.xml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["device"], found["precision"]) == ("CPU", "f16")
-    assert found["preprocessing"]["dtype"], found["preprocessing"]["channel_order"] == ("u8", "BGR")
+    assert (found["preprocessing"]["dtype"], found["preprocessing"]["channel_order"]) == ("u8", "BGR")
 
 
 def test_numbers_instead_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def test_get_the_raw_file_back(tmp_path: Path, demo_fused_path: Path, capsys: py
     [
         (("--regions", 10), {"region_count"}),  # list defects
         (("--outputs", "pred_label"), {"pred_label"}),  # only labels
-        (("--map-size", "input"), {"pred_mask"}),  # masks of the input's size
+        (("--map-size", "128x64"), {"pred_mask"}),  # masks of another size
         (("--device", "gpu"), {"pred_label"}),  # another device
         (("--input-dtype", "u8", "--channel-order", "bgr", "--scale", 255), {"pred_label"}),  # frames of a camera
     ],
@@ -82,6 +82,11 @@ def test_convert(
     artifact = pp.open(tmp_path / "model.xml")
     names = {output.name for output in artifact.provenance.outputs}
     assert names == expected if "--outputs" in options else expected <= names
+    sizes = {output.name: output.sizes for output in artifact.provenance.outputs}
+    if "--map-size" in options:
+        assert sizes["pred_mask"][-2:] == (128, 64)
+    if "--device" in options:
+        assert artifact.conversion["device"] == "GPU"
     if "--input-dtype" in options:
         frame = np.zeros((1, 256, 256, 3), np.uint8)
         assert pp.load(artifact)(frame).pred_label.size == 1
