@@ -62,7 +62,7 @@ def _metrics(measured: dict[str, LevelResult]) -> Iterator[Block]:
     )
     if any(map(_has_intervals, measured.values())):
         yield Line(
-            "Parentheses hold 95 % confidence intervals; those of F1, precision and recall are measured on the images\n"
+            "Parentheses hold 95 % confidence intervals; those of F1, precision and recall are measured on the images "
             "that each draw leaves out.\n"
         )
 

@@ -210,6 +210,13 @@ def _apply_goal(ctx: click.Context, options: dict[str, Any]) -> None:
     ]
     if goals and not levels:
         raise click.UsageError(f"--{goals[0]} has no effect with --image-method and --pixel-method. Leave it out.")
+    for name in goals:
+        if not 0 <= options[name] <= 1:
+            raise click.BadParameter(
+                f"{options[name]:g} is not a share, expected a number from 0 to 1, such as "
+                f"{0.01 if name == 'fpr' else 0.95}.",
+                param_hint=f"--{name}",
+            )
     for level in levels if goals else ():
         options[level] = f"{_GOALS[goals[0]]}={options[goals[0]]!r}"
 

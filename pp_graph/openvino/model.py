@@ -97,7 +97,8 @@ class OpenVINOModel(Artifact):
         path = Path(path)
         if path.suffix != ".xml":
             raise TargetError(
-                f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR. Rename it."
+                f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR. Rename it, or "
+                "write ONNX with pp_graph.fuse (pp-graph fuse)."
             )
         weights = path.with_suffix(".bin")
         protected = (*self.inputs, *inputs)

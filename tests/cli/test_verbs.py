@@ -106,6 +106,8 @@ def test_short_forms_of_estimators(tmp_path: Path, capsys: pytest.CaptureFixture
     assert short["statistics"]["image"] == json.loads(capsys.readouterr().out)["statistics"]["image"]
     assert run([*verb, "--recall", "0.5", "--fpr", "0.1"]) == 2
     assert "Found --recall and --fpr, expected one of them" in capsys.readouterr().err
+    assert run([*verb, "--fpr", "2"]) == 2
+    assert "--fpr: 2 is not a share, expected a number from 0 to 1, such as 0.01" in capsys.readouterr().err
 
 
 def test_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

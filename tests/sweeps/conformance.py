@@ -375,6 +375,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _close(one: Any, other: Any) -> bool:
+    """True if numbers agree within the tolerance of `pp.verify`, 1e-5 of the largest one."""
     if one.shape != other.shape:
         return False
     numbers = np.abs(other[np.isfinite(other)]) if other.dtype.kind == "f" else np.abs(other)
