@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -118,9 +119,10 @@ def opened_image(file: Path, max_pixels: int | None = MAX_PIXELS, *, what: str =
     from PIL import Image, UnidentifiedImageError
 
     try:
-        # Pillow's own limit cannot be set for one image. Opening reads the header only.
+        # Pillow's own limit cannot be set for one image. Opening reads the header only. None would turn the limit off,
+        # but Pillow reads it twice in a check, and a thread that crops an image meanwhile would compute with None.
         with _pillow_limit:
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, sys.maxsize
             try:
                 image = Image.open(file)
             finally:

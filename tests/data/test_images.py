@@ -272,3 +272,18 @@ def test_several_frames_are_noted(tmp_path: Path, ending: str) -> None:
     assert images.notes == (
         f"1 of 1 images have several frames or pages, such as 'a.{ending}', of which the first was read",
     )
+
+
+def test_other_threads_may_crop_while_images_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    image.save(tmp_path / "a.png")
+    opened = Image.open
+
+    def with_another_thread(file: Path) -> Image.Image:
+        # Pillow's check reads the limit twice: whether it is None, and then to compute with it.
+        assert Image.MAX_IMAGE_PIXELS is not None
+        image.crop((0, 0, 4, 4))
+        return opened(file)
+
+    monkeypatch.setattr(Image, "open", with_another_thread)
+    assert upright_size(tmp_path / "a.png") == ((8, 8), False)
