@@ -1,0 +1,109 @@
+"""The tutorials run as they stand, and the site shows every page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from PIL import Image
+
+from pp_graph.cli import run
+from tests.conftest import ROOT
+from tests.project.test_examples import load
+from tests.project.test_readme import blocks, command_lines
+
+DOCS = ROOT / "docs"
+
+
+def page(name: str) -> str:
+    return (DOCS / "tutorials" / f"{name}.md").read_text("utf-8")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    assert run(["demo", "-o", str(tmp_path / "demo")]) == 0
+    monkeypatch.chdir(tmp_path / "demo" / "inputs")
+    return tmp_path / "demo" / "inputs"
+
+
+def follow(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in command_lines(text):
+        assert run(arguments) == 0, (arguments, capsys.readouterr().err)
+
+
+def test_any_onnx(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    follow(page("any-onnx"), capsys)
+    assert (work / "verify.html").stat().st_size > 10_000
+    assert "AUROC" in capsys.readouterr().out
+
+
+def test_classifier(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("python", page("classifier"))
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    follow(page("classifier"), capsys)
+    with (work / "classified" / "predictions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(list((work / "images").rglob("*.png")))
+    right = [row["image"].split("/")[0] == row["pred_class_name"] for row in rows]
+    assert np.mean(right) > 0.8
+
+
+def test_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("detection")
+    monkeypatch.chdir(tmp_path)
+    onnx.save(example.raw_model(), "detector.onnx")
+    Path("pictures").mkdir()
+    for index, picture in enumerate(example.pictures(3)):
+        Image.fromarray((picture.transpose(1, 2, 0) * 255).astype(np.uint8)).save(f"pictures/{index}.png")
+    before, after = page("detector").split("## Thresholds from ground truth")
+    follow(before, capsys)
+    found = json.loads(Path("found/predictions.coco.json").read_text())
+    assert found["annotations"]
+    Path("coco.json").write_text(json.dumps(found))
+    follow(after, capsys)
+
+
+def test_the_call_of_the_anomalib_page_is_the_functions() -> None:
+    (code,) = blocks("python", page("anomalib"))
+    assert code.startswith("from pp_graph.integrations.anomalib import export\n")
+    compile(code, "anomalib.md", "exec")
+
+
+def navigation(entry: object) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    parts = entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else ()
+    return [page for part in parts for page in navigation(part)]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / ".ci" / "mkdocs.yml").read_text("utf-8")
+    listed = navigation(yaml.safe_load(re.sub(r"!!python\S+", "", text))["nav"])
+    assert sorted(listed) == sorted(str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="MkDocs is not installed: pip install 'pp_graph[docs]'")
+def test_the_site_is_built(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "-f",
+        str(ROOT / ".ci" / "mkdocs.yml"),
+        "-d",
+        str(tmp_path / "site"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    assert "importable from" in (tmp_path / "site" / "reference" / "functions" / "index.html").read_text("utf-8")
