@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -89,21 +88,3 @@ def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / ".ci" / "mkdocs.yml").read_text("utf-8")
     listed = navigation(yaml.safe_load(re.sub(r"!!python\S+", "", text))["nav"])
     assert sorted(listed) == sorted(str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md"))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("mkdocs") is None, reason="MkDocs is not installed: pip install 'pp_graph[docs]'")
-def test_the_site_is_built(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--quiet",
-        "-f",
-        str(ROOT / ".ci" / "mkdocs.yml"),
-        "-d",
-        str(tmp_path / "site"),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    assert "importable from" in (tmp_path / "site" / "reference" / "functions" / "index.html").read_text("utf-8")
