@@ -17,6 +17,7 @@
     │   └── VerificationError    a converted model decides differently from its original
     ├── DataError                images or arrays do not fit the model
     │   └── UnlabelledError      images have neither labels nor masks
+    ├── SettingsError            a file of settings has a field that does not exist or does not fit
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          an output cannot be written
 
@@ -111,6 +112,10 @@ class DataError(PPGraphError, ValueError):
 
 class UnlabelledError(DataError):
     """Images have neither labels nor masks."""
+
+
+class SettingsError(PPGraphError, ValueError):
+    """A file of settings has a field that does not exist or does not fit; the message names line and field."""
 
 
 class ExtraError(PPGraphError, ImportError):

@@ -11,6 +11,7 @@ import click
 
 from pp_graph.cli.benchmark import benchmark
 from pp_graph.cli.calibrate import calibrate
+from pp_graph.cli.ci import ci
 from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
 from pp_graph.cli.devices import devices
@@ -42,6 +43,7 @@ COMMANDS: tuple[click.Command, ...] = (
     benchmark,
     retune,
     strip,
+    ci,
     devices,
     demo,
 )

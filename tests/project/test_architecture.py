@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "files": {"errors"},
     "extras": {"errors"},
+    "yaml_document": {"errors"},
     "one_class_options": {"errors"},
     "values": set(),
     "preprocessing": {"errors"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": {"model", "one_class_options", "version", "summary"},
     "steps": {"model", "values"},
     "program": {"steps", "statistics"},
-    "postprocessors": {"program", "one_class_options"},
+    "postprocessors": {"program", "one_class_options", "yaml_document"},
     "sessions": {"model"},
     "fusion": {"postprocessors", "preprocessing", "sessions", "version"},
     "data": {"model", "extras", "preprocessing"},
@@ -49,10 +50,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "running": {"conversion", "opening", "data"},
     "report": {"progress", "verification", "benchmarking", "calibration", "running", "version"},
     "exploring": {"progress", "report"},
+    "release_checks": {"verification", "benchmarking", "summary", "yaml_document"},
     "inspection": {"opening", "calibration", "summary"},
     "demo": {"report"},
     "integrations": {"demo", "inspection", "benchmarking", "retuning"},
-    "cli": {"demo", "exploring", "inspection", "benchmarking", "retuning", "precision"},
+    "cli": {"demo", "exploring", "release_checks", "inspection", "benchmarking", "retuning", "precision"},
 }
 
 

@@ -13,10 +13,10 @@ from pp_graph.postprocessors.anomaly import CLASS_ROLES, OUTPUTS, ROLES
 from pp_graph.postprocessors.lookup import find_post_processor, post_processor_names
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe.declarations import outputs_to_json, read_outputs, read_roles, roles_to_json
-from pp_graph.postprocessors.recipe.document import Document
 from pp_graph.postprocessors.recipe.entries import Entry, did_you_mean, parse_entry
 from pp_graph.program.compilation import CompiledSteps, check_steps, compile_steps
 from pp_graph.steps import Keep, Step
+from pp_graph.yaml_document import Document
 
 if TYPE_CHECKING:
     from pp_graph.program import Output, Role, Signature
