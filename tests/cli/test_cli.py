@@ -82,6 +82,7 @@ def test_fuse_and_convert_in_one_go(work: Path, cli) -> None:
 
 def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
     np.savez("images.npz", image=np.zeros((3, 256, 256, 3), np.uint8))
+    Path("limits.yaml").write_text("checks: [{raw: raw.onnx, model: model.xml, data: images.npz}]")
     verbs = [
         ("inspect", "raw.onnx"),
         ("stats", "show", "stats.json"),
@@ -92,6 +93,7 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
         ("run", "model.xml", "images", "-o", "predictions"),
         ("calibrate", "raw.onnx", "--data", "images", "-o", "own.json"),
         ("explore", "model.xml", "--data", "images"),
+        ("ci", "--limits", "limits.yaml"),
         ("benchmark", "raw.onnx", "model.xml", "--seconds", "0.1", "--no-memory", "--against", "host-numpy"),
         ("retune", "model.xml", "--image-sensitivity", "0.6", "-o", "tuned.xml"),
         ("strip", "fused.onnx", "-o", "again.onnx"),
