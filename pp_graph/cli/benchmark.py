@@ -202,7 +202,9 @@ def _compare(first: Path, second: Path, json_output: str | None) -> None:
                 each.verdict,
             )
             for each in changes
+            if each.name != "raw"  # always 1
         ],
     )  # fmt: skip
+    click.echo("Parentheses hold 95 % confidence intervals; same: the two overlap.")
     for difference in differences:
         note(f"Note: {difference}")
