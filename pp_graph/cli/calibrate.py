@@ -19,7 +19,7 @@ from pp_graph.cli.options import (
     role_options,
 )
 from pp_graph.cli.other_calibrations import calibrated_otherwise, check_outputs, further_files
-from pp_graph.cli.output import note, print_blocks, print_json, progress_bar
+from pp_graph.cli.output import note, print_blocks, print_json, print_line, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
 from pp_graph.cli.verb import Verb
 
@@ -198,7 +198,7 @@ def calibrate(
     if result is not None:
         print_blocks(result.summary())
     for path in outputs:
-        click.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")
 
 
 def _apply_goal(ctx: click.Context, options: dict[str, Any]) -> None:

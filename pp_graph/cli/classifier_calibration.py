@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pp_graph.cli.options import image_settings, named_roles, refuse_given
-from pp_graph.cli.output import note, print_fields, print_json, print_table
+from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table
 from pp_graph.cli.retune import prepare_with_notes
 from pp_graph.errors import counted
 
@@ -104,7 +104,7 @@ def calibrate_classifier(
         note(f"Note: {remark}.")
     for path in (output, retuned):
         if path is not None:
-            click.echo(f"Wrote {path}")
+            print_line(f"Wrote {path}")
     if output is not None and kind_of(model) == "onnx":
         named = "" if options["labels"] is None else f" --labels {options['labels']}"
         note(f"Next: pp-graph convert {model} --task classification{named} --stats {output} -o MODEL.xml")

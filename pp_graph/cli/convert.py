@@ -219,11 +219,12 @@ def _print_json(
 
 
 def _print(model: Path, artifact: OpenVINOModel, fused: FusedModel, written: dict[str, Path]) -> None:
+    from pp_graph.summary import size_text
+
     conversion = artifact.conversion
-    size = written["bin"].stat().st_size / 2**20
     lines = {
         "device": conversion["device"],
-        "weights": f"{artifact.precision}, {size:,.1f} MiB",
+        "weights": f"{artifact.precision}, {size_text(written['bin'].stat().st_size)}",
         **precision_cli.fields(conversion),
         **(quantization_fields(conversion["quantization"]) if "quantization" in conversion else {}),
         "usage": str(written["usage"]),

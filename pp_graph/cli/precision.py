@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pp_graph.cli.options import PATH
-from pp_graph.cli.output import note, print_table, progress_bar
+from pp_graph.cli.output import note, print_line, print_table, progress_bar
 from pp_graph.errors import counted
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def choose(
         **{name: quantising[name] for name in ("preset", "subset_size", "float_from", "fixed_inputs")},
     )
     seconds = 60 * options["budget"]
-    with progress_bar("Searching", max(1, round(seconds)) if seconds < float("inf") else 1) as progress:
+    total = max(1, round(seconds)) if seconds < float("inf") else 1
+    with progress_bar("Searching", total, seconds=True) as progress:
         return choose_precision(
             fused,
             options["data"],
@@ -145,7 +146,7 @@ def print_choice(choice: PrecisionChoice) -> None:
         f"Precisions, {counted(choice.images, 'image')}, limits: {choice.limits}", choice.columns, choice.rows()
     )
     for number, block in enumerate(choice.blocks, 1):
-        click.echo(f"  {number}: {block}")
-    click.echo()
+        print_line(f"  {number}: {block}")
+    print_line("")
     for remark in choice.notes:
         note(f"Note: {remark}")
