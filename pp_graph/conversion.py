@@ -47,6 +47,10 @@ OPEN_BATCH: Final = (
     "pp-graph run avoid this by compiling for the sizes that come; for other programs, fix the batch that you deploy: "
     "--batch 1 (batch=1)."
 )
+ONE_IMAGE: Final = (
+    "The batch is fixed to 1, one image per run, because {device} runs fixed sizes only. For more, give --batch N "
+    "(batch=N)."
+)
 
 
 def convert(
@@ -76,7 +80,8 @@ def convert(
         device: `CPU`, `GPU`, `NPU`, or a meta device such as `AUTO`, `HETERO:GPU,CPU` or `BATCH:GPU(4)`.
         precision: Precision of the network's weights: `f32`, `f16` or `int8`. With `int8`, layers compute in it too.
         input_shape: Shape to fix for the input, or by name for several inputs.
-        batch: Images per run, to fix the batch alone; None leaves it as it is. On the CPU, OpenVINO runs an open batch
+        batch: Images per run, to fix the batch alone; None leaves it as it is, but fixes an open one to 1 for a device
+            that runs fixed sizes only, such as the NPU. On the CPU, OpenVINO runs an open batch
             1.2 to 1.36 times slower than a fixed one, except in a `Runner`, which compiles for the sizes that come.
         post: Post-processor to fuse into a raw model first.
         raise_opset: Opset to raise the raw model to before fusing; see `fuse`.
@@ -114,7 +119,11 @@ def convert(
     converted = _read(fused)
     workarounds = work_around_defects(converted, fused.provenance.prefix)
     fix_shapes(converted, fused.network.inputs, input_shape, batch)
+    notes = fused.notes
     if not profile.dynamic_shapes:
+        if batch is None and batch_is_open(converted, fused.network.inputs):
+            fix_shapes(converted, fused.network.inputs, None, 1)
+            notes = (*notes, ONE_IMAGE.format(device=device))
         require_static(converted, device)
         if preprocessing is not None and preprocessing.resize is not None and preprocessing.frame_size is None:
             raise TargetError(
@@ -131,7 +140,12 @@ def convert(
         settings["workarounds"] = workarounds
     if quantization is not None:
         settings["quantization"] = quantize_network(
-            converted, fused.provenance, quantization, device, fused.network.inputs
+            converted,
+            fused.provenance,
+            quantization,
+            device,
+            fused.network.inputs,
+            progress=quantization.progress,
         )
     add_states(converted, fused.provenance.adjustable)
     try:
@@ -158,7 +172,6 @@ def convert(
     inputs = [Path(tensor.path) for tensor in raw.external_tensors()]
     if raw.source is not None:
         inputs.append(raw.source)
-    notes = fused.notes
     if batch_is_open(converted, raw.inputs) and profile.dynamic_shapes and not profile.dynamic_remark:
         notes = (*notes, OPEN_BATCH)
     artifact = OpenVINOModel(

@@ -23,8 +23,9 @@ class Bar:
         self._progress, self._task = progress, task
 
     def __call__(self, done: float) -> None:
-        """Advance by an amount of work."""
-        self._progress.advance(self._task, done)
+        """Advance by an amount of work, to all of it at most."""
+        task = self._progress.tasks[0]
+        self._progress.advance(self._task, done if task.total is None else min(done, task.total - task.completed))
 
     def expect(self, total: float) -> None:
         """Set the amount of all work, once it is known."""
@@ -32,13 +33,14 @@ class Bar:
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: float | None, *, quiet: bool = False) -> Iterator[Bar]:
+def progress_bar(description: str, total: float | None, *, quiet: bool = False, seconds: bool = False) -> Iterator[Bar]:
     """Show a progress bar in a notebook, or on stderr if it is a terminal.
 
     Args:
         description: What is done.
         total: Amount of all work; None if unknown.
         quiet: True shows nothing.
+        seconds: True if work is counted in seconds, which pass without a rate.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -48,6 +50,8 @@ def progress_bar(description: str, total: float | None, *, quiet: bool = False) 
         """Items per second."""
 
         def render(self, task: Task) -> Text:
+            if seconds:
+                return Text("s")
             return Text("" if task.speed is None else f"{task.speed:,.1f}/s")
 
     console = Console(stderr=True)
@@ -71,7 +75,7 @@ def expect(progress: object, total: float) -> None:
         progress.expect(total)
 
 
-def shows_progress(description: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def shows_progress(description: str, *, seconds: bool = False) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Let a function take `progress=True` for a progress bar. It gets the bar in place of True."""
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -79,7 +83,7 @@ def shows_progress(description: str) -> Callable[[Callable[_P, _R]], Callable[_P
         def shown(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             if kwargs.get("progress") is not True:
                 return function(*args, **kwargs)
-            with progress_bar(description, None) as bar:
+            with progress_bar(description, None, seconds=seconds) as bar:
                 changed: dict[str, Any] = {**kwargs, "progress": bar}
                 return function(*args, **changed)
 

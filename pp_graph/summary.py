@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _GAP: Final = 3
-_LEAST_WIDTH: Final = 40
+_NARROW_GAP: Final = 2
+_LEAST_WIDTH: Final = 24
+_MOST_LINES: Final = 4
+"""Lines of a cell, above which a table is stacked."""
 
 
 @dataclass(frozen=True)
@@ -89,33 +94,58 @@ def lines_of(block: Block, width: int | None) -> list[Rendered]:
 
     Args:
         block: The block.
-        width: Columns of the terminal, None for no limit. A table that is wider is stacked: a heading for each row, and
-            a line for each cell.
+        width: Columns of the terminal, None for no limit. Cells of a wider table break between words. If that does
+            not suffice, the table is stacked: a heading for each row, and a line for each cell.
     """
     if isinstance(block, Line):
         return [Rendered(part, block.bold) for text in block.text.split("\n") for part in _indented(text, width)]
     if isinstance(block, Remark):
-        return [Rendered(block.text)]
+        return [Rendered(text) for text in wrap_text(block.text, width).split("\n")]
     heading = [Rendered(block.title, bold=True)] if block.title else []
     if isinstance(block, Fields):
         return [*heading, *_pairs(dict(block.values), width), Rendered("")]
     widths = [max(map(len, column)) for column in zip(block.columns, *block.rows, strict=True)]
-    total = sum(widths) + _GAP * (len(widths) - 1) + 2
-    if width is not None and total > width:
-        return [*heading, *_stacked(block, width), Rendered("")]
-    rows = [_aligned(cells, widths) for cells in (block.columns, *block.rows)]
+    gap = _GAP
+    if width is not None and _total(widths, gap) > width:
+        gap = _NARROW_GAP
+        fitted = _fitted(block, widths, width)
+        if fitted is None:
+            return [*heading, *_stacked(block, width), Rendered("")]
+        widths = fitted
+    first, *others = [_aligned(cells, widths, gap) for cells in (block.columns, *block.rows)]
     return [
         *heading,
-        Rendered(rows[0], bold=True),
-        Rendered(" " + "─" * (total - 2)),
-        *map(Rendered, rows[1:]),
+        *(Rendered(text, bold=True) for text in first),
+        Rendered(" " + "─" * (_total(widths, gap) - 2)),
+        *(Rendered(text) for row in others for text in row),
         Rendered(""),
     ]
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    gap = " " * _GAP
-    return " " + gap.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+def _total(widths: Sequence[int], gap: int) -> int:
+    return sum(widths) + gap * (len(widths) - 1) + 2
+
+
+def _fitted(table: Table, widths: Sequence[int], width: int) -> list[int] | None:
+    """Narrow the widest columns until a table fits; None if words or too many lines forbid it."""
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    least = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    found = list(widths)
+    while _total(found, _NARROW_GAP) > width:
+        narrower = [place for place, size in enumerate(found) if size > least[place]]
+        if not narrower:
+            return None
+        found[max(narrower, key=found.__getitem__)] -= 1
+    cells = (len(_wrapped(cell, size)) for column, size in zip(columns, found, strict=True) for cell in column)
+    return found if max(cells) <= _MOST_LINES else None
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], gap: int) -> list[str]:
+    columns = [_wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    return [
+        " " + (" " * gap).join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in itertools.zip_longest(*columns, fillvalue="")
+    ]
 
 
 def _pairs(values: Mapping[str, str], width: int | None, indent: str = "  ") -> list[Rendered]:
@@ -147,7 +177,7 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 def _indented(text: str, width: int | None) -> list[str]:
     """Break a line between words, with its indentation; a command stays whole, so that it can be copied."""
     plain = text.lstrip()
-    if plain.startswith("pp-graph "):
+    if plain.startswith(("pp-graph ", "Next: ", "Next, ")):
         return [text]
     indent = text[: len(text) - len(plain)]
     room = None if width is None else max(width - len(indent), _LEAST_WIDTH)
@@ -162,9 +192,30 @@ def _stacked(table: Table, width: int) -> list[Rendered]:
     return found
 
 
-def terminal_width() -> int | None:
-    """Columns of the terminal; None if standard output is a pipe or file, where tables are written whole."""
-    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+def wrap_text(text: str, width: int | None) -> str:
+    """Break lines between words; commands that fill a line stay whole."""
+    return "\n".join(part for line in text.split("\n") for part in _indented(line, width))
+
+
+def terminal_width(*, err: bool = False) -> int | None:
+    """Columns of the terminal; None if standard output is a pipe or file, where lines are written whole.
+
+    Args:
+        err: True asks for standard error.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream is None or not stream.isatty():
+        return None
+    try:
+        # shutil.get_terminal_size looks at standard output only, which may be a pipe.
+        return int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
+
+
+def size_text(count: int) -> str:
+    """Write a number of bytes in MiB, small ones in KiB."""
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 / 10 else f"{count / 2**10:,.1f} KiB"
 
 
 def text_of(blocks: Sequence[Block], width: int | None = None) -> str:

@@ -136,7 +136,7 @@ class ChangedResult:
     """Results of a model in two reports.
 
     Attributes:
-        name: Name of the model.
+        name: Name of the model; `before.xml → after.xml` if its name changed.
         device: Device it ran on.
         precision: Requested inference precision, or `default`.
         before: Its result in the first report; None if missing.
@@ -157,13 +157,21 @@ def compare_reports(before: BenchmarkReport, after: BenchmarkReport) -> tuple[li
     """Compare two reports.
 
     Models are compared by their ratios to the raw model of the same report, which depend less on the machine's load
-    than times.
+    than times. They are matched by name; if each report has one model that the other lacks, those two are compared.
 
     Returns:
         One entry for each model, and other differences between the reports as text.
     """
-    old = {(each.device, each.asked_precision, each.name): each for each in before.results}
-    new = {(each.device, each.asked_precision, each.name): each for each in after.results}
+    names = [{each.name for each in report.results} for report in (before, after)]
+    alone = (names[0] - names[1], names[1] - names[0])
+    renamed: dict[str, str] = {}
+    if all(len(found) == 1 for found in alone):
+        (gone,), (come,) = alone
+        renamed = dict.fromkeys((gone, come), f"{gone} → {come}")
+    old, new = (
+        {(each.device, each.asked_precision, renamed.get(each.name, each.name)): each for each in report.results}
+        for report in (before, after)
+    )
     changes = []
     for key in dict.fromkeys([*old, *new]):
         device, precision, name = key

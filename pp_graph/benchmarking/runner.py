@@ -58,7 +58,7 @@ class _Entry:
             self.contender.after(self.session.inferred())
 
 
-@shows_progress("Measuring")
+@shows_progress("Measuring", seconds=True)
 def benchmark(
     raw: str | Path,
     artifacts: Sequence[str | Path],

@@ -20,8 +20,9 @@ def blocks_of(report: BenchmarkReport) -> Iterator[Block]:
         rows = [each for each in report.results if (each.device, each.asked_precision) == (device, asked)]
         ran = rows[0].precision
         yield Table(
-            f"{device}, {asked}" + ("" if asked == ran else f" ({ran})"), _COLUMNS, [_row(each) for each in rows]
+            f"{device}, {asked}" + ("" if asked == ran else f" ({ran})"), _TIMES, [_times(each) for each in rows]
         )
+        yield Table("What it takes", _LOAD, [_load(each) for each in rows])
         groups = list(dict.fromkeys(group for each in rows for group in each.groups_us))
         parts = [
             (
@@ -39,12 +40,11 @@ def blocks_of(report: BenchmarkReport) -> Iterator[Block]:
         yield Remark(f"Note: {remark}")
 
 
-_COLUMNS = (
-    "model", "runs", "median ms", "p90", "p99", "ratio to raw (95 %)", "images/s", "KiB in", "out", "MiB", "compile s",
-)  # fmt: skip
+_TIMES = ("model", "runs", "median ms", "p90 ms", "p99 ms", "ratio to raw (95 %)")
+_LOAD = ("model", "images/s (in flight)", "KiB in", "KiB out", "peak MiB", "compile s")
 
 
-def _row(each: ContenderReport) -> tuple[str, ...]:
+def _times(each: ContenderReport) -> tuple[str, ...]:
     return (
         each.name,
         str(each.runs),
@@ -52,6 +52,12 @@ def _row(each: ContenderReport) -> tuple[str, ...]:
         f"{each.p90_ms:.2f}",
         f"{each.p99_ms:.2f}",
         f"{each.ratio:.3f} ({each.ratio_low:.3f}–{each.ratio_high:.3f})",
+    )
+
+
+def _load(each: ContenderReport) -> tuple[str, ...]:
+    return (
+        each.name,
         f"{each.throughput:,.0f} ({each.in_flight})",
         f"{each.bytes_in / 1024:,.0f}",
         f"{each.bytes_out / 1024:,.1f}",

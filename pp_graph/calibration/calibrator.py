@@ -20,7 +20,7 @@ from pp_graph.calibration.result import CalibrationResult, LevelResult
 from pp_graph.calibration.score_counts import ScoreCounts
 from pp_graph.calibration.thresholds import threshold_estimator
 from pp_graph.calibration.thresholds.per_region_overlap import PerRegionOverlap, RegionOverlap
-from pp_graph.errors import CalibrationError, DataError
+from pp_graph.errors import CalibrationError, DataError, counted
 from pp_graph.extras import check_extra
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics
 
@@ -286,7 +286,7 @@ class Calibrator:
         counts = ScoreCounts.of(scores, labels == 1, labels >= 0)
         estimate = estimate_level(plan, counts, plan.threshold.sketch_of(scores[labels == 0]))
         few = [
-            f"{name} images: only {count}, and the figures of fewer than {FEW_IMAGES} say little"
+            f"only {counted(count, f'{name} image')}, and figures of fewer than {FEW_IMAGES} say little"
             for name, count in (("normal", counts.normals), ("anomalous", counts.anomalies))
             if 0 < count < FEW_IMAGES and estimate.threshold is not None
         ]

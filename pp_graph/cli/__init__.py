@@ -115,10 +115,9 @@ def _run(arguments: Sequence[str], as_json: bool) -> int:
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.ClickException as error:
-        if as_json:
-            print_error(type(error).__name__, error.format_message(), as_json=True)
-        else:
-            error.show()
+        if isinstance(error, click.UsageError) and error.ctx is not None and not as_json:
+            click.echo(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)
+        print_error(type(error).__name__, error.format_message(), as_json=as_json)
         return _BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
         print_error("Interrupted", "Interrupted; nothing was left half-written.", as_json=as_json)

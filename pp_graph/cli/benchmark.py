@@ -18,7 +18,7 @@ from pp_graph.cli.options import (
     input_option,
     report_option,
 )
-from pp_graph.cli.output import note, print_blocks, print_json, print_table, progress_bar
+from pp_graph.cli.output import note, print_blocks, print_json, print_line, print_table, progress_bar
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def benchmark(
     total = options["seconds"] * len(precisions) * len(devices)
     if not 0 < total < float("inf"):
         total = 1  # the function raises the error
-    with progress_bar("Measuring", max(1, round(total))) as advance:
+    with progress_bar("Measuring", max(1, round(total)), seconds=True) as advance:
         result = benchmarking.benchmark(
             models[0],
             models[1:],
@@ -191,7 +191,7 @@ def _compare(first: Path, second: Path, json_output: str | None) -> None:
         return
     print_table(
         f"{first} → {second}: ratio to the raw model of the same run",
-        ("model", "device", "precision", "before", "after", ""),
+        ("model", "device", "precision", "before", "after", "verdict"),
         [
             (
                 each.name,
@@ -202,7 +202,9 @@ def _compare(first: Path, second: Path, json_output: str | None) -> None:
                 each.verdict,
             )
             for each in changes
+            if each.name != "raw"  # always 1
         ],
     )  # fmt: skip
+    print_line("Parentheses hold 95 % confidence intervals. Same: the two overlap.")
     for difference in differences:
         note(f"Note: {difference}")

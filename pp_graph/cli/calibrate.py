@@ -19,7 +19,7 @@ from pp_graph.cli.options import (
     role_options,
 )
 from pp_graph.cli.other_calibrations import calibrated_otherwise, check_outputs, further_files
-from pp_graph.cli.output import note, print_blocks, print_json, progress_bar
+from pp_graph.cli.output import note, print_blocks, print_json, print_line, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
 from pp_graph.cli.verb import Verb
 
@@ -45,6 +45,7 @@ _GOALS: Final = {"recall": "recall:recall", "precision": "precision:precision", 
         "pp-graph calibrate raw.onnx --data bottle/test -o stats.json",
         "pp-graph calibrate raw.onnx --data bottle/test --recall 0.95 -o stats.json",
         "pp-graph calibrate model.xml --data bottle/test --retune tuned.xml",
+        "pp-graph calibrate classifier.onnx --task classification --labels names.txt --data val -o limits.json",
         "pp-graph calibrate detector.xml --data images --boxes coco.json -o confidence.json",
         "pp-graph calibrate --scores scores.csv --image-method fpr:rate=0.001 -o stats.json",
     ),
@@ -98,13 +99,15 @@ _GOALS: Final = {"recall": "recall:recall", "precision": "precision:precision", 
     type=click.Choice(["anomaly", "classification"]),
     default="anomaly",
     show_default=True,
-    help="classification: find the temperature and the limits of a classifier. --data is then a folder for "
-    "each class, a table labels.csv in the folder, or arrays 'image' and 'label' (class indices, -1 for "
-    "none; or 0 and 1 for each class); -o writes limits that --stats of fuse, convert and retune read.",
+    help="classification: find the temperature of a classifier and the probability below which an image is unknown. "
+    "--data then holds a folder for each class, called like it, and images of no class in any other folder; or a "
+    "table labels.csv; or arrays 'image' and 'label' (class indices, -1 for none; or 0 and 1 for each class). "
+    "-o writes what --stats of fuse, convert and retune read.",
 )
 @click.option("--labels", type=PATH, metavar="FILE", help="classification: file of class names, one a line, or JSON.")
 @click.option("--false-accepts", type=float, default=0.05, show_default=True, metavar="RATE",
-              help="classification: share of the images to reject that may be known.")  # fmt: skip
+              help="classification: share of the images of no class (if there are none: of those classified "
+                   "wrongly) that may pass as known.")  # fmt: skip
 @click.option("--recipe", type=PATH, metavar="FILE.yaml",
               help="Calibrate the values that this recipe compares, for example a smoothed map.")  # fmt: skip
 @role_options
@@ -195,7 +198,7 @@ def calibrate(
     if result is not None:
         print_blocks(result.summary())
     for path in outputs:
-        click.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")
 
 
 def _apply_goal(ctx: click.Context, options: dict[str, Any]) -> None:

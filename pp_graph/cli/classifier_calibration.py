@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pp_graph.cli.options import image_settings, named_roles, refuse_given
-from pp_graph.cli.output import note, print_fields, print_json, print_table
+from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table
 from pp_graph.cli.retune import prepare_with_notes
 from pp_graph.errors import counted
 
@@ -18,6 +18,16 @@ _UNUSED: Final = (
     "masks", "no_masks", "pixel_method", "image_range", "pixel_range", "placement", "one_pass", "ignore_nonfinite",
     "bootstrap", "recipe", "reports", "score_output", "map_output", "scores", "stats",
 )  # fmt: skip
+_WORDS: Final = {
+    "accuracy": "accuracy",
+    "nll_before": "negative log-likelihood before",
+    "nll_after": "negative log-likelihood after",
+    "ece_before": "expected calibration error before",
+    "ece_after": "expected calibration error after",
+    "false_accepts": "images to reject, called known",
+    "kept": "right images, called known",
+}
+"""Metrics, as people read them."""
 
 
 def calibrate_classifier(
@@ -66,13 +76,17 @@ def calibrate_classifier(
     if as_json:
         print_json({"output": output and str(output), "retuned": retuned and str(retuned), **result.to_dict()})
         return
-    numbers = {name: value for name, value in result.metrics.items() if not isinstance(value, list)}
+    figures = {words: f"{result.metrics[name]:.4f}" for name, words in _WORDS.items() if name in result.metrics}
     print_fields(
         f"Calibrated on {counted(result.metrics['images'], 'image')}",
         {
             "temperature": f"{result.temperature:g}",
-            **({} if result.unknown_below is None else {"unknown below": f"{result.unknown_below:.9g}"}),
-            **{name.replace("_", " "): f"{value:.4f}" for name, value in numbers.items() if name != "images"},
+            **(
+                {}
+                if result.unknown_below is None
+                else {"unknown below": f"a probability of {result.unknown_below:.9g}"}
+            ),
+            **figures,
         },
     )
     if result.multi_label is not None:
@@ -90,9 +104,10 @@ def calibrate_classifier(
         note(f"Note: {remark}.")
     for path in (output, retuned):
         if path is not None:
-            click.echo(f"Wrote {path}")
+            print_line(f"Wrote {path}")
     if output is not None and kind_of(model) == "onnx":
-        note(f"Next: pp-graph convert {model} --task classification --stats {output} -o MODEL.xml")
+        named = "" if options["labels"] is None else f" --labels {options['labels']}"
+        note(f"Next: pp-graph convert {model} --task classification{named} --stats {output} -o MODEL.xml")
 
 
 def _rate(value: float | None) -> str:

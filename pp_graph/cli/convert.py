@@ -46,6 +46,7 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
         "pp-graph convert fused.onnx -o model.xml",
         "pp-graph convert raw.onnx --stats stats.json -o model.xml --device GPU --precision f16",
         "pp-graph convert raw.onnx --stats stats.json -o model.xml --precision auto --data images/",
+        "pp-graph convert raw.onnx --stats stats.json -o model.xml --precision int8 --data images/",
         "pp-graph convert fused.onnx -o model.xml --input-dtype u8 --scale 255 --resize bilinear_pillow",
     ),
 )
@@ -55,8 +56,9 @@ Shapes = Sequence[int | None] | dict[str, Sequence[int | None]]
               help="Device to convert for, also AUTO:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(4); need not be on this "
                    "machine.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["f32", "f16", "int8", AUTO]), default="f32", show_default=True,
-              help="Precision of the network's weights. int8 also computes its layers in int8. auto searches the "
-                   "fastest precisions that keep the decisions. The post-processing stays f32.")  # fmt: skip
+              help="Precision of the network's weights. int8 also computes its layers in int8, which may flip labels. "
+                   "auto finds the fastest mixture of int8, bf16, f16 and f32 that flips none on the images of --data. "
+                   "The post-processing stays f32.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME:]1,3,256,256",
               help="Sizes of the model's own input; ? leaves one open. Repeat for each input.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N",
@@ -99,6 +101,8 @@ def convert(
     preprocessing = take_preprocessing(options)
     quantising = {name: options.pop(name) for name in NAMES}
     searching = {name: options.pop(name) for name in precision_cli.NAMES}
+    if precision == "int8" and quantising["calibration_data"] is None:
+        quantising["calibration_data"], searching["data"] = searching["data"], None
     precision_cli.check_options(ctx, precision, searching)
     other_task = options["task"] in TASKS
     if other_task:
@@ -215,11 +219,12 @@ def _print_json(
 
 
 def _print(model: Path, artifact: OpenVINOModel, fused: FusedModel, written: dict[str, Path]) -> None:
+    from pp_graph.summary import size_text
+
     conversion = artifact.conversion
-    size = written["bin"].stat().st_size / 2**20
     lines = {
         "device": conversion["device"],
-        "weights": f"{artifact.precision}, {size:,.1f} MiB",
+        "weights": f"{artifact.precision}, {size_text(written['bin'].stat().st_size)}",
         **precision_cli.fields(conversion),
         **(quantization_fields(conversion["quantization"]) if "quantization" in conversion else {}),
         "usage": str(written["usage"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pp_graph.cli.options import PATH, examples, force_option, json_option
-from pp_graph.cli.output import note, print_json, print_table
+from pp_graph.cli.output import note, print_json, print_line, print_table
 from pp_graph.cli.verb import Verb
 
 
@@ -66,7 +66,7 @@ def demo(output: Path, force: bool, as_json: bool) -> None:
                 for name, report in result.reports.items()
             ],
         )
-        click.echo(f"Wrote {', '.join(str(file) for file in result.files.values())}")
+        print_line(f"Wrote {', '.join(str(file) for file in result.files.values())}")
         note(f"Next, by hand: cd {result.files['inputs']} && pp-graph fuse raw.onnx --stats stats.json -o fused.onnx")
     if failed:
         raise click.exceptions.Exit(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pp_graph.cli.options import named_roles
-from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
 from pp_graph.errors import counted
 
@@ -84,7 +84,7 @@ def calibrate_boxes(
     _print(result)
     for path in (output, retuned):
         if path is not None:
-            click.echo(f"Wrote {path}")
+            print_line(f"Wrote {path}")
 
 
 def _print(result: BoxCalibration) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pp_graph.cli.options import examples, json_option
-from pp_graph.cli.output import note, print_fields, print_json, print_table
-from pp_graph.cli.verb import Verb
+from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table
+from pp_graph.cli.verb import Verb, spelled
 
 if TYPE_CHECKING:
     from pp_graph.openvino.device_check import DeviceCheck
@@ -32,7 +32,7 @@ def print_device_check(check: DeviceCheck) -> None:
     where = "" if check.here else ", which is not on this machine"
     print_fields(
         f"Checked for {check.device}{where}",
-        {"passed": ", ".join(check.passed) or "-", "not run": ", ".join(check.not_run)},
+        {"passed": "\n".join(check.passed) or "-", "not run": "\n".join(check.not_run)},
     )
     for finding in check.findings:
         note(f"Warning ({finding.check}): {finding.message}")
@@ -79,7 +79,7 @@ def devices(device: str | None, as_json: bool) -> None:
                 each.name,
                 "yes" if each.here else "no",
                 each.full_name or (each.profile.summary if each.profile else "-"),
-                ", ".join(each.precisions or (each.profile.precisions if each.profile else ())) or "-",
+                ", ".join(map(spelled, each.precisions or (each.profile.precisions if each.profile else ()))) or "-",
                 each.default_precision or "-",
                 _SHAPES[each.dynamic_shapes],
             )
@@ -108,7 +108,7 @@ def devices(device: str | None, as_json: bool) -> None:
             if each["profile"] is not None
         ],
     )
-    click.echo("pp-graph devices DEVICE shows all known facts about one device.")
+    print_line("For all known facts about a device: pp-graph devices DEVICE")
 
 
 def _properties(properties: dict[str, str]) -> str:
@@ -124,7 +124,7 @@ def _print_one(info: DeviceInfo) -> None:
             "here": "yes" if info.here else "no",
             "what it is": info.full_name or profile.get("summary", "-"),
             "write": " or ".join(profile.get("written", [])) or "-",
-            "computes in": ", ".join(info.precisions) or "-",
+            "computes in": ", ".join(map(spelled, info.precisions)) or "-",
             "supported precisions": ", ".join(profile.get("precisions", [])) or "-",
             "runs by default in": info.default_precision or "differs",
             "input shapes": _SHAPES[info.dynamic_shapes],
@@ -135,4 +135,4 @@ def _print_one(info: DeviceInfo) -> None:
         },
     )
     for remark in profile.get("remarks", []):
-        click.echo(f"- {remark}")
+        print_line(f"- {remark}")

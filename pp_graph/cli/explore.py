@@ -20,7 +20,7 @@ from pp_graph.cli.options import (
     role_options,
 )
 from pp_graph.cli.other_calibrations import further_files
-from pp_graph.cli.output import note, print_json, progress_bar
+from pp_graph.cli.output import note, print_json, print_line, progress_bar
 from pp_graph.cli.verb import Verb
 
 
@@ -111,4 +111,4 @@ def explore(
     if as_json:
         print_json({"output": str(output), "images": page.images, "shown": page.shown, "notes": list(page.notes)})
         return
-    click.echo(f"Wrote {output}: {page.shown:,} of {page.images:,} images, {output.stat().st_size / 1e6:,.1f} MB")
+    print_line(f"Wrote {output}: {page.shown:,} of {page.images:,} images, {output.stat().st_size / 1e6:,.1f} MB")

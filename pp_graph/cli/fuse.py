@@ -104,7 +104,7 @@ def fields(fused: FusedModel) -> dict[str, str]:
         # Other tasks may compare a probability.
         anomalies = fused.provenance.post_processor not in WITHOUT_STATISTICS
         what = "anomalous from a raw value" if anomalies else "true from a value"
-        lines[name] = "never" if cutoff == "never" else f"{what} of {cutoff}"
+        lines[name] = f"{what} of {cutoff:.9g}" if isinstance(cutoff, float) else f"{cutoff}"
     for index, record in enumerate(fused.provenance.tail):
         saved = (record.before_us - record.after_us) / 1000
         lines["tail" if index == 0 else " " * index] = f"{record.what} (saves about {saved:.2g} ms)"

@@ -143,7 +143,7 @@ def on_command_line(message: str) -> str:
 def print_error(kind: str, message: str, *, as_json: bool) -> None:
     """Write an error to stderr, with `--json` also as an object to stdout."""
     message = on_command_line(message)
-    click.echo(f"Error: {message}", err=True)
+    click.echo(_for_stderr(f"Error: {message}"), err=True)
     found = "" if sys.exception() is None else f"\n{traceback.format_exc()}"
     with contextlib.suppress(OSError):
         _log.write(f"Error: {message}{found}")
@@ -158,7 +158,20 @@ def note(message: str) -> None:
     message = on_command_line(message)
     _log.write(message)
     if _log.level >= 0:
-        click.echo(message, err=True)
+        click.echo(_for_stderr(message), err=True)
+
+
+def _for_stderr(text: str) -> str:
+    from pp_graph.summary import terminal_width, wrap_text
+
+    return wrap_text(text, terminal_width(err=True))
+
+
+def print_line(text: str) -> None:
+    """Write a sentence to stdout."""
+    from pp_graph.summary import Line
+
+    print_blocks([Line(text)])
 
 
 def print_blocks(blocks: Sequence[Block]) -> None:
@@ -189,13 +202,18 @@ def print_fields(title: str, fields: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+def progress_bar(description: str, total: int | None, *, seconds: bool = False) -> Iterator[Callable[[float], None]]:
     """Show a progress bar on stderr if it is a terminal.
+
+    Args:
+        description: What is done.
+        total: Amount of all work; None if unknown.
+        seconds: True if work is counted in seconds.
 
     Yields:
         A function to call with the amount of work just done.
     """
     from pp_graph import progress
 
-    with progress.progress_bar(description, total, quiet=_log.level < 0) as bar:
+    with progress.progress_bar(description, total, quiet=_log.level < 0, seconds=seconds) as bar:
         yield bar

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pp_graph.cli.options import PATH
-from pp_graph.cli.output import note, print_table, progress_bar
+from pp_graph.cli.output import note, print_line, print_table, progress_bar
 from pp_graph.errors import counted
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ NAMES = ("data", "max_label_flips", "max_pixel_flips", "budget", "frontier")
 
 _OPTIONS = (
     click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
-                 help="auto: images to compare decisions on; labels and masks among them are used."),
+                 help="Images: --precision int8 sets the ranges of activations by them, auto also compares decisions "
+                      "on them and uses their labels and masks. Include anomalous ones."),
     click.option("--max-label-flips", default="0", show_default=True, metavar="N|P%",
                  help="auto: labels that may differ from those of the f32 model."),
     click.option("--max-pixel-flips", default="0.1%", show_default=True, metavar="N|P%",
@@ -45,13 +46,24 @@ def precision_options(function: _Function) -> _Function:
 
 def check_options(ctx: click.Context, precision: str, options: dict[str, Any]) -> None:
     """Raise if options of `--precision auto` are given without it, or are missing or malformed with it."""
-    given = [name for name in NAMES if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    given = [
+        name
+        for name in NAMES
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE and options[name] is not None
+    ]
     if precision != AUTO:
+        if given == ["data"]:
+            raise click.UsageError(
+                f"--data applies only to --precision int8 and auto, and the precision is {precision}. Leave out --data."
+                if precision != "int8"
+                else "--data and --calibration-data are given, expected one of them: both set the ranges of int8."
+            )
         if given:
+            given = [name for name in given if name != "data"]
             flag = f"--{given[0].replace('_', '-')}"
             raise click.UsageError(
-                f"{flag} applies only to --precision auto, and the precision is {precision}. Add --precision auto, or "
-                f"leave out {flag}."
+                f"{flag} applies only to --precision auto, which uses int8, bf16 and f32 within this limit, and the "
+                f"precision is {precision}. Give --precision auto, or leave out {flag}."
             )
         return
     if options["data"] is None:
@@ -87,7 +99,8 @@ def choose(
         **{name: quantising[name] for name in ("preset", "subset_size", "float_from", "fixed_inputs")},
     )
     seconds = 60 * options["budget"]
-    with progress_bar("Searching", max(1, round(seconds)) if seconds < float("inf") else 1) as progress:
+    total = max(1, round(seconds)) if seconds < float("inf") else 1
+    with progress_bar("Searching", total, seconds=True) as progress:
         return choose_precision(
             fused,
             options["data"],
@@ -133,7 +146,7 @@ def print_choice(choice: PrecisionChoice) -> None:
         f"Precisions, {counted(choice.images, 'image')}, limits: {choice.limits}", choice.columns, choice.rows()
     )
     for number, block in enumerate(choice.blocks, 1):
-        click.echo(f"  {number}: {block}")
-    click.echo()
+        print_line(f"  {number}: {block}")
+    print_line("")
     for remark in choice.notes:
         note(f"Note: {remark}")

@@ -26,7 +26,7 @@ NAMES = ("calibration_data", "preset", "subset_size", "float_from", "max_drop", 
 
 _OPTIONS = (
     click.option("--calibration-data", type=PATH, metavar="FOLDER|FILE.npz",
-                 help="int8: calibration images, which set the ranges of activations. Include anomalous ones."),
+                 help="int8: images that set the ranges of activations.  [default: those of --data]"),
     click.option("--preset", type=click.Choice(["performance", "mixed"]), default="performance", show_default=True,
                  help="int8: symmetric (performance) or asymmetric (mixed) activations."),
     click.option("--subset-size", type=int, default=300, show_default=True, metavar="N",
@@ -42,8 +42,8 @@ _OPTIONS = (
                  help="int8: labelled images for --max-drop, as pp-graph calibrate --data takes them. "
                       f"Or for {LABELS_HELP}"),
     click.option("--boxes", type=PATH, metavar="COCO.json|FOLDER",
-                 help="int8: boxes of the objects in --calibration-data (auto: in --data), for --max-drop of a "
-                      "detector, as pp-graph calibrate --boxes takes them."),
+                 help="int8: boxes of the objects in --data, for --max-drop of a detector, as pp-graph calibrate "
+                      "--boxes takes them."),
 )  # fmt: skip
 
 
@@ -74,10 +74,9 @@ def quantization(
         return
     data: Path | None = options["calibration_data"]
     if data is None:
-        raise click.UsageError("--precision int8 needs calibration images. Give --calibration-data FOLDER|FILE.npz.")
+        raise click.UsageError("--precision int8 needs images to set its ranges. Give --data FOLDER|FILE.npz.")
     if options["labels"] is not None and options["boxes"] is not None:
         raise click.UsageError("--labels and --boxes are given, expected one of them. --boxes is for a detector.")
-    from pp_graph.data import open_images
     from pp_graph.quantization import Quantization
     from pp_graph.quantization.truth import LabelledTruth, open_truth
 
@@ -90,7 +89,6 @@ def quantization(
     }
     # Settings are checked before files are opened.
     Quantization(data, labelled=options["labels"] or options["boxes"], **settings)
-    images = open_images(data)
     truth: Truth | None = None
     if options["boxes"] is not None:
         if "classes" not in provenance.predicted:
@@ -102,9 +100,7 @@ def quantization(
         truth = open_truth(options["labels"], provenance)
     for remark in truth.labelled.notes if isinstance(truth, LabelledTruth) else ():
         note(f"Note: {remark}")
-    # Labelled images run in float32, in int8, and an unknown number of times while NNCF reverts layers; 3 is a guess.
-    work = min(options["subset_size"], len(images)) + (0 if truth is None else 3 * len(truth.images))
-    with progress_bar("Quantising", work) as progress:
+    with progress_bar("Quantising", None) as progress:
         yield Quantization(data, labelled=truth, progress=progress, **settings)
 
 

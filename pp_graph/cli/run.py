@@ -21,7 +21,7 @@ from pp_graph.cli.options import (
     letterbox_option,
     report_option,
 )
-from pp_graph.cli.output import note, print_fields, print_json, print_table, progress_bar
+from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table, progress_bar
 from pp_graph.cli.verb import Verb
 from pp_graph.errors import counted
 
@@ -145,7 +145,7 @@ def run_verb(
         return
     _print(runner, written)
     if report is not None:
-        click.echo(f"Wrote {report}")
+        print_line(f"Wrote {report}")
 
 
 def _with_sensitivities(model: Path, image: float | None, pixel: float | None) -> Path | Artifact:
@@ -191,9 +191,9 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
             "model": f"{runner.name}, {runner.description}",
             # Steps between the raw value and the outputs have no names that a reader knows.
             **{
-                f"{name} cutoff": str(cutoff)
-                for name, cutoff in runner.provenance.cutoffs.items()
-                if name in runner.provenance.predicted
+                name: line
+                for name, line in runner.provenance.summary().items()
+                if name.removesuffix(" cutoff") in runner.provenance.predicted
             },
         },
     )
@@ -225,7 +225,7 @@ def _print(runner: Runner, written: WrittenPredictions) -> None:
         ],
     )
     pictures = [f"{count:,} in {written.folder / kind}" for kind, count in written.pictures.items()]
-    click.echo(f"Wrote {', '.join([*map(str, written.tables), *pictures])}")
+    print_line(f"Wrote {', '.join([*map(str, written.tables), *pictures])}")
 
 
 def _how_anomalous(row: ImagePrediction) -> tuple[float, float, float]:

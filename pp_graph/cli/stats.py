@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pp_graph.cli.options import PATH, examples, force_option, json_option
-from pp_graph.cli.output import note, print_blocks, print_json
+from pp_graph.cli.output import note, print_blocks, print_json, print_line
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def convert(file: Path, output: Path, force: bool, as_json: bool) -> None:
     if as_json:
         print_json({"output": str(output), "statistics": _as_json(found)})
         return
-    click.echo(f"Converted {file} -> {output}")
+    print_line(f"Converted {file} -> {output}")
     for remark in [] if found.provenance is None else found.provenance.notes:
         note(f"Note: {remark}")
     note(f"Next: pp-graph fuse RAW.onnx --stats {output} -o fused.onnx")

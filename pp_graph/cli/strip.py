@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pp_graph.cli.options import PATH, examples, force_option, json_option
-from pp_graph.cli.output import note, print_json
+from pp_graph.cli.output import note, print_json, print_line
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -43,4 +43,4 @@ def strip(fused: Path, output: Path, copy_weights: bool, force: bool, as_json: b
     if as_json:
         print_json({"output": str(output), "outputs": outputs, "raw_sha256": raw.sha256, "is_raw_file": restored})
         return
-    click.echo(f"Stripped {fused} -> {output}, outputs {', '.join(map(str, outputs))}")
+    print_line(f"Stripped {fused} -> {output}, outputs {', '.join(map(str, outputs))}")

@@ -394,12 +394,17 @@ def _cutoff_line(cutoff: float | str | list[float | str], *, classes: bool) -> s
     if classes and isinstance(cutoff, list):
         return f"true from a value of {_brief(cutoff)}, for each class"
     if classes and not (isinstance(cutoff, str) and "sha256" in cutoff):
-        return "never true" if cutoff == "never" else f"true from a value of {cutoff}"
+        return "never true" if cutoff == "never" else f"true from a value of {_cutoff(cutoff)}"
     if isinstance(cutoff, list):
         return f"raw value of each class or pixel: {_brief(cutoff)} and above"
     if isinstance(cutoff, str) and "sha256" in cutoff:
         return cutoff
-    return "never anomalous" if cutoff == "never" else f"raw value of {cutoff} and above"
+    return "never anomalous" if cutoff == "never" else f"raw value of {_cutoff(cutoff)} and above"
+
+
+def _cutoff(cutoff: object) -> str:
+    """Format a cutoff in the nine digits that tell float32 numbers apart."""
+    return f"{cutoff:.9g}" if isinstance(cutoff, float) else str(cutoff)
 
 
 def _brief(value: object) -> str:

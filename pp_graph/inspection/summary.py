@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pp_graph.model import format_shape
 from pp_graph.statistics.summary import describe_numbers, describe_settings
-from pp_graph.summary import Block, Fields, Line, Remark, Table
+from pp_graph.summary import Block, Fields, Line, Remark, Table, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,17 +22,19 @@ def blocks_of(found: Inspection) -> Iterator[Block]:
     yield Fields("Model", _facts(found))
     ports = [(port.name, port.dtype or "?", format_shape(port.shape)) for port in found.inputs]
     yield Table("Inputs", ("name", "type", "shape"), ports)
+    roles = any(port.role for port in found.outputs)  # those of the post-processing have none
     rows = [
         (
             port.name,
             port.dtype or "?",
             format_shape(port.shape),
-            port.role or "-",
+            *((port.role or "-",) if roles else ()),
             "; ".join(part for part in (port.why, port.note) if part),
         )
         for port in found.outputs
     ]
-    yield Table("Outputs", ("name", "type", "shape", "role", "why"), rows)
+    further = ("role", "why") if roles else ("meaning",)
+    yield Table("Outputs", ("name", "type", "shape", *further), rows)
     if found.values:
         yield from _values(found.values)
     if found.provenance is not None:
@@ -90,7 +92,7 @@ def _facts(found: Inspection) -> dict[str, str]:
     functions = f", {found.functions} local functions" if found.functions else ""
     fields["graph"] = f"{found.nodes:,} operators{functions}"
     where = f" in {', '.join(found.weight_files)}" if found.weight_files else ", embedded"
-    fields["weights"] = f"{found.weight_bytes / 2**20:,.1f} MiB{where}"
+    fields["weights"] = f"{size_text(found.weight_bytes)}{where}"
     if found.metadata:
         fields["metadata"] = ", ".join(found.metadata)
     return fields

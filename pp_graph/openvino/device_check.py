@@ -104,7 +104,7 @@ def check_for_device(artifact: OpenVINOModel, device: str) -> DeviceCheck:
         checks += [*_queried(artifact.network, name), *_compiled(artifact, name)]
     passed = tuple(each for each in checks if isinstance(each, str))
     findings = tuple(each for each in checks if isinstance(each, Finding))
-    where = "" if here else f", where there is {' and '.join(absent)}"
+    where = "" if here else f", on a machine with {' and '.join(absent)}"
     quoted = shlex.quote(device)  # BATCH:GPU(4) has parentheses
     not_run = [
         *(() if here else ("compilation", "the precision it really runs in")),

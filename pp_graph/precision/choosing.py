@@ -55,7 +55,7 @@ BUDGET: Final = 10.0
 _CAPABILITIES: Final = {"bf16": "BF16", "f16": "FP16"}
 
 
-@shows_progress("Searching")
+@shows_progress("Searching", seconds=True)
 def choose_precision(
     model: FusedModel | str | Path,
     images: ImageSource | LabelledImages,

@@ -122,7 +122,7 @@ class Builder:
     def _quantised(self, plan: Plan) -> OpenVINOModel:
         kept = tuple(self._names(plan, *HALVES, BASE))
         if kept not in self._built:
-            quantization = replace(self.quantization, float_operators=kept)
+            quantization = replace(self.quantization, float_operators=kept, progress=None)
             built = convert(self.fused, precision=INT8, quantization=quantization, **self.settings)
             # The same artifact is run, timed and perhaps saved; calibrating it takes the longest.
             self._built = dict([*self._built.items(), (kept, built)][-_KEPT:])

@@ -170,7 +170,7 @@ class DecisionCheck:
         truth: Truth,
         images: Images,
         inputs: Sequence[ModelInput],
-        progress: Callable[[int], None] | None,
+        progress: Callable[[int], object] | None,
     ) -> None:
         self._truth = truth.fitted(inputs, provenance)
         self._count = len(truth.images)

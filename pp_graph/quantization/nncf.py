@@ -52,13 +52,13 @@ class CalibrationFeeds:
     """
 
     def __init__(
-        self, images: Images, inputs: Sequence[ModelInput], subset_size: int, progress: Callable[[int], None] | None
+        self, images: Images, inputs: Sequence[ModelInput], subset_size: int, progress: Callable[[int], object] | None
     ) -> None:
         self._images = images
         self._inputs = inputs
         # With an open batch, NNCF gets one image at a time.
         self._batch = fixed_batch(inputs) or 1
-        self._progress: Callable[[int], None] | None = None
+        self._progress: Callable[[int], object] | None = None
         self._kept = {model_input.name for model_input in inputs}
         count = min(subset_size, len(images))
         self._indices = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int)).tolist()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pp_graph.data import ImageSource, LabelledSource, feed_model, open_images
 from pp_graph.errors import AccuracyError, TargetError
 from pp_graph.openvino.core import port_name
+from pp_graph.progress import expect, shows_progress
 from pp_graph.quantization.decisions import DecisionCheck
 from pp_graph.quantization.network_cut import count_layers, count_quantised_layers, cut_behind_layers
 from pp_graph.quantization.nncf import CalibrationFeeds, model_inputs, open_nncf, quantize, quantize_within
@@ -46,7 +47,7 @@ class Quantization:
         labelled: Images with labels or masks to measure `max_drop` on, in a form that `pp_graph.data.open_labelled`
             accepts; for a classifier, images with classes as `pp_graph.calibrate_classifier` takes them; for a
             detector, a `pp_graph.calibration.BoxTruth`.
-        progress: Called with the number of images just run.
+        progress: Called with the number of images just run; True shows a progress bar.
         fixed_inputs: Values of inputs that are neither images nor in the data; see `pp_graph.data.fix_inputs`.
 
     Raises:
@@ -60,7 +61,7 @@ class Quantization:
     float_operators: tuple[str, ...] = ()
     max_drop: float | None = None
     labelled: LabelledSource | Truth | None = None
-    progress: Callable[[int], None] | None = field(default=None, compare=False)
+    progress: Callable[[int], object] | bool | None = field(default=None, compare=False)
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -106,17 +107,20 @@ def check_quantization(precision: str, quantization: Quantization | None) -> Non
     if quantization is None:
         raise TargetError(
             "Precision int8 was requested without calibration data, expected images to measure activations on. "
-            "Give quantization=Quantization(images) (--calibration-data FOLDER)."
+            "Give quantization=Quantization(images) (--data FOLDER)."
         )
     open_nncf()
 
 
+@shows_progress("Quantising")
 def quantize_network(
     model: ov.Model,
     provenance: Provenance,
     quantization: Quantization,
     device: str,
     declared: Sequence[ModelInput],
+    *,
+    progress: Callable[[int], object] | bool | None = None,
 ) -> dict[str, Any]:
     """Quantise the layers of a converted model, in place.
 
@@ -126,6 +130,7 @@ def quantize_network(
         quantization: Settings and calibration images.
         device: OpenVINO device that will run the model. Ranges are measured on the CPU.
         declared: Inputs of the raw model, with the names of dynamic sizes that OpenVINO drops.
+        progress: See `Quantization`.
 
     Returns:
         Record for the provenance.
@@ -138,7 +143,8 @@ def quantize_network(
     """
     inputs = model_inputs(model, declared)
     images = feed_model(open_images(quantization.images), inputs, quantization.fixed_inputs)
-    feeds = CalibrationFeeds(images, inputs, quantization.subset_size, quantization.progress)
+    told = progress if callable(progress) else None
+    feeds = CalibrationFeeds(images, inputs, quantization.subset_size, told)
     cut = cut_behind_layers(model, provenance, quantization.float_from)
     feeds.keep({port_name(port) for port in cut.layers.inputs})
     settings: dict[str, Any] = {
@@ -156,11 +162,14 @@ def quantize_network(
         "nncf": str(open_nncf().__version__),
     }
     if quantization.max_drop is None or quantization.labelled is None:
+        expect(progress, feeds.used)
         layers = quantize(cut.layers, feeds, **settings)
     else:
         truth = open_truth(quantization.labelled, provenance)
         images = feed_model(truth.images, inputs, quantization.fixed_inputs)
-        check = DecisionCheck(cut, provenance, truth, images, inputs, quantization.progress)
+        # Labelled images run in float32, in int8, and an unknown number of times while NNCF reverts layers: a guess.
+        expect(progress, feeds.used + 3 * len(images))
+        check = DecisionCheck(cut, provenance, truth, images, inputs, told)
         layers = quantize_within(
             cut.layers, feeds, check.validate, len(truth.images), max_drop=quantization.max_drop, **settings
         )

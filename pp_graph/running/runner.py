@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from pp_graph.model import fixed_batch, format_shape
 from pp_graph.opening import open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
 from pp_graph.openvino.devices import RECOMMENDED, chosen_precision, device_profile
+from pp_graph.progress import progress_bar
 from pp_graph.running.feeding import (
     first_of,
     join_predictions,
@@ -30,7 +31,7 @@ from pp_graph.sessions import cut_to_batch
 from pp_graph.sessions.session import OUTPUT_AXES, with_batch_axes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     import numpy.typing as npt
 
@@ -254,12 +255,18 @@ class Runner:
         given = (image_sensitivity, pixel_sensitivity, unknown_below, multi_label, confidence, iou, statistics)
         self._session.set_states(cutoffs if any(each is not None for each in given) else {})
 
-    def stream(self, items: Iterable[RunnerInput] | str | Path | Images) -> Generator[Predictions, None, None]:
+    def stream(
+        self,
+        items: Iterable[RunnerInput] | str | Path | Images,
+        *,
+        progress: Callable[[int], object] | bool | None = None,
+    ) -> Generator[Predictions, None, None]:
         """Predict for one item after the other, with several requests in flight.
 
         Args:
             items: An iterable of anything that the runner can be called with; may be endless. A folder or `.npz` is
                 streamed image by image. At most `in_flight` + 1 items are read ahead of the results.
+            progress: Called with 1 after each item; True shows a progress bar.
 
         Returns:
             A generator of one `Predictions` per item, in order, equal to those of separate calls (but for rounding, if
@@ -271,17 +278,26 @@ class Runner:
             DataError: An item cannot be read or does not fit the model, or `items` is not iterable.
             TargetError: The runtime fails.
         """
+        total = len(items) if isinstance(items, Sized) else None
         if isinstance(items, str | Path | Images):
-            items = open_source(items, self.inputs, batch_size=1).batches()
+            source = open_source(items, self.inputs, batch_size=1)
+            items, total = source.batches(), len(source)
         elif isinstance(items, Mapping) or not isinstance(items, Iterable):
             raise DataError(
                 f"A stream is given as {type(items).__name__}, expected an iterable of images or batches. Give a list "
                 "of them, or call the runner."
             )
-        return self._stream(items)
+        return self._stream(items, total, progress)
 
-    def _stream(self, items: Iterable[RunnerInput]) -> Generator[Predictions, None, None]:
-        return self._joined(self._pieces(items))
+    def _stream(
+        self, items: Iterable[RunnerInput], total: int | None, progress: Callable[[int], object] | bool | None
+    ) -> Generator[Predictions, None, None]:
+        bar = progress_bar("Running", total) if progress is True else nullcontext(progress or None)
+        with bar as tell, closing(self._joined(self._pieces(items))) as results:
+            for predictions in results:
+                yield predictions
+                if tell is not None:
+                    tell(1)
 
     def _joined(self, pieces: Iterable[tuple[Piece, Mapping[str, Array]]]) -> Generator[Predictions, None, None]:
         parts: list[Predictions] = []

@@ -79,15 +79,18 @@ def _decisions(report: VerificationReport) -> Iterator[Table]:
     yield Table("Decisions", columns, rows)
 
 
-def _verdict(report: VerificationReport) -> Iterator[Line]:
+def _verdict(report: VerificationReport) -> Iterator[Block]:
     exact = "exact: every decision equals that of the reference on the same raw values"
-    lines = ["Verdict", f"  Post-processing  {exact if report.postprocessing_exact else 'NOT EXACT'}"]
-    lines += [f"                   - {failure}" for failure in report.postprocessing_failures]
-    for index, drift in enumerate(report.drift):
-        limit = "no limit" if drift.limit is None else f"limit {drift.limit}"
-        head = "Network drift" if index == 0 else ""
-        lines.append(f"  {head:<15}  {drift} ({'' if drift.within_limit else 'TOO MANY, '}{limit})")
-    yield Line("\n".join(lines))
+    own = [
+        exact if report.postprocessing_exact else "NOT EXACT",
+        *(f"- {each}" for each in report.postprocessing_failures),
+    ]
+    drifts = [
+        f"{drift} ({'' if drift.within_limit else 'TOO MANY, '}"
+        f"{'no limit' if drift.limit is None else f'limit {drift.limit}'})"
+        for drift in report.drift
+    ]
+    yield Fields("Verdict", {"Post-processing": "\n".join(own), "Network drift": "\n".join(drifts) or "-"})
     yield Line(report.verdict, bold=True)
 
 

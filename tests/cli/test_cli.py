@@ -157,7 +157,6 @@ BAD = [
     (("convert", "raw.onnx", "-o", "m.xml", "--threshold"), "--threshold applies only when convert fuses a raw MODEL"),
     (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.onnx"), "expected '.xml'"),
     (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--device", "TPU"), "Device 'TPU' is not known"),
-    (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--device", "NPU"), "--input-shape"),
     (("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--input-shape", "1,a"), "'1,a' is not a shape"),
     (
         ("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--input-shape", "1,3"),

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,38 @@ def test_a_function_still_gets_the_images() -> None:
     done: list[int] = []
     pp.calibrate(DEMO / "raw.onnx", DEMO / "images", progress=done.append, resamples=0)
     assert sum(done) == 12
+
+
+STREAMING = f"""
+import pp_graph as pp
+runner = pp.load(pp.fuse({str(DEMO / "raw.onnx")!r}, pp.OneClassPostProcessor(pp.Statistics.load({str(DEMO / "stats.json")!r}))))
+print(sum(each.pred_label.sum() for each in runner.stream({str(DEMO / "images")!r}, progress=True)))
+"""
+
+
+def test_stream() -> None:
+    printed, shown = in_terminal(STREAMING)
+    assert "Running" in shown
+    assert "12/12" in shown
+    assert printed == "6\n"
+
+
+def test_stream_tells_a_function(demo_fused_path: Path) -> None:
+    done: list[int] = []
+    for count, _ in enumerate(pp.load(demo_fused_path).stream(DEMO / "images", progress=done.append)):
+        assert len(done) == count
+    assert len(done) == 12
+
+
+def test_quantising_in_a_terminal() -> None:
+    pytest.importorskip("nncf")
+    code = f"""
+import pp_graph as pp
+fused = pp.fuse({str(DEMO / "raw.onnx")!r}, pp.OneClassPostProcessor(pp.Statistics.load({str(DEMO / "stats.json")!r})))
+settings = pp.Quantization({str(DEMO / "images")!r}, subset_size=4, progress=True)
+print(pp.convert(fused, precision="int8", quantization=settings).precision)
+"""
+    printed, shown = in_terminal(code)
+    assert "Quantising" in shown
+    assert "4/4" in shown
+    assert printed == "int8\n"

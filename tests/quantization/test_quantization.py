@@ -607,7 +607,8 @@ class TestCommandLine:
         assert "label balanced accuracy 1.0000 in float32" in shown
 
     @pytest.mark.parametrize(("arguments", "message"), [
-        (["--precision", "int8"], "needs calibration images"),
+        (["--precision", "int8"], "needs images to set its ranges. Give --data"),
+        (["--precision", "int8", "--data", "images", "--calibration-data", "images"], "expected one of them"),
         (["--calibration-data", "images"], "--calibration-data applies only to --precision int8"),
         (["--precision", "f16", "--preset", "performance"], "--preset applies only to --precision int8"),
         (["--precision", "int8", "--calibration-data", "nowhere"], "'nowhere' does not exist"),
