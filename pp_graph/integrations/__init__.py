@@ -1,1 +1,1 @@
-"""Other libraries: torch, Lightning, Anomalib, onnxscript. Each needs an extra and is imported only by name."""
+"""Other libraries: torch, Lightning, Anomalib, onnxscript, Olive. Each needs an extra and is imported only by name."""
