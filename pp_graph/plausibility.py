@@ -137,7 +137,7 @@ class PredictionChecks:
         for name, values in predictions.items():
             array = np.asarray(values)
             if array.dtype.kind == "f" and array.ndim:
-                found = np.isnan(array).reshape(len(array), -1).any(axis=1)
+                found = np.isnan(array).any(axis=tuple(range(1, array.ndim)))
                 images, with_nan = self._nan.get(name, (0, 0))
                 self._nan[name] = images + len(found), with_nan + int(found.sum())
         for name in self._classes:

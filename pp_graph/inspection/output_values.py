@@ -13,6 +13,7 @@ from pp_graph.calibration.metrics import auroc_bound
 from pp_graph.data import choose_batch_size, feed_model, open_images, open_labelled, read_ahead
 from pp_graph.data.masks import same_aspect
 from pp_graph.errors import UnlabelledError
+from pp_graph.model import fixed_batch
 from pp_graph.sessions import run_in_batches
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def collect_values(
     except UnlabelledError:
         labelled, images = None, open_images(data)  # type: ignore[arg-type]
     found: dict[str, _Collected] = {}
-    size = choose_batch_size(session.inputs, None)
+    # What a model lists of one image cannot be joined with that of others.
+    size = choose_batch_size(session.inputs, fixed_batch(session.inputs))
     for start, stop, feeds in read_ahead(feed_model(images, session.inputs, fixed_inputs), session.inputs, size):
         frames = [feed.shape for feed in feeds.values() if feed.ndim == 4]
         for name, values in run_in_batches(session, feeds).items():

@@ -14,7 +14,7 @@ from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_probability
 from pp_graph.postprocessors.detection_anchors import Background, anchors_as_text
-from pp_graph.postprocessors.detection_heads import HEADS, Head, choose_head, named_head, stored_key_points
+from pp_graph.postprocessors.detection_heads import HEADS, Head
 from pp_graph.postprocessors.detection_parts import (
     PART_OUTPUTS,
     MaskSize,
@@ -23,8 +23,10 @@ from pp_graph.postprocessors.detection_parts import (
     part_names,
 )
 from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
-from pp_graph.postprocessors.head_finding import RAW_CANDIDATES, RAW_HEAT, RAW_SCORES
+from pp_graph.postprocessors.head_choice import choose_head, named_head, stored_key_points
+from pp_graph.postprocessors.head_finding import RAW_CANDIDATES, RAW_HEAT, RAW_POINTS, RAW_SCORES
 from pp_graph.postprocessors.inner_scores import find_logits
+from pp_graph.postprocessors.listed_heads import BACKGROUND, require_one_image
 from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import DETECTION_OUTPUTS, Output, Signature, packed_detections, renamed_detections
 from pp_graph.program.detection_forms import model_api_detections
@@ -259,6 +261,8 @@ class DetectionPostProcessor(PostProcessor):
             points = stored_key_points(metadata)
         post = dataclasses.replace(self, head=head.name, labels=labels, class_count=classes, key_points=points)
         named = {**reading.roles, **(roles or {})}
+        if head.one_image:
+            require_one_image(raw, head)
         signature = Signature.of_model(raw, head.roles, named)
         read = {role: match.output.name for role, match in signature.matches.items()}
         # An activation that the user gave is about the outputs.
@@ -294,6 +298,11 @@ class DetectionPostProcessor(PostProcessor):
         if self.max_detections is None:
             return dataclasses.replace(self, max_detections=default_detections(self)).settled(raw)
         head = self._head
+        if head.from_one and self.labels and self.labels[0].strip("_").lower() not in BACKGROUND:
+            return dataclasses.replace(self, labels=("background", *self.labels)).settled(raw)
+        joints = raw[RAW_POINTS].size("J") if RAW_POINTS in raw and head.order else None
+        if joints is not None and self.key_points is None:
+            return dataclasses.replace(self, key_points=(joints, 3)).settled(raw)
         role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
         what = f"output '{raw.outputs[role]}', {raw[role]}," if role in raw.outputs else f"the value, {raw[role]},"
         ends_in = raw.activations.get(role)

@@ -6,12 +6,9 @@ To add one, write an entry in `HEADS`.
 from __future__ import annotations
 
 import functools
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pp_graph.errors import OutputRoleError
-from pp_graph.model import OutputInfo, format_shape
 from pp_graph.postprocessors.head_finding import (
     PICODET_STRIDES,
     RAW_BOXES,
@@ -35,11 +32,28 @@ from pp_graph.postprocessors.head_finding import (
     find_prototypes,
     find_queries,
 )
+from pp_graph.postprocessors.listed_heads import (
+    ANCHORED,
+    CAFFE_ROWS,
+    EFFICIENT_NMS,
+    TENSORFLOW,
+    TORCHVISION,
+    TORCHVISION_POINTS,
+    YOLO_ROWS,
+    find_anchored,
+    find_caffe_rows,
+    find_efficient_nms,
+    find_tensorflow,
+    find_torchvision,
+    find_torchvision_points,
+    find_yolo_rows,
+)
 from pp_graph.program import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
+    from pp_graph.model import OutputInfo
     from pp_graph.steps import BoxForm
 
 
@@ -63,11 +77,15 @@ class Head:
         background: True if the last class means that there is no object.
         strides: Strides of the levels; those that a model has, if there are fewer.
         per_cell: Number of candidates in each cell of a level.
+        cells: Number of cells in a row of each level, if it is the same for each size of images.
         centre: Centre of a cell from its corner, in strides.
         exponential: True if sizes relative to a grid are logarithms, and pairs of a map are of y, then x.
         peaks: True if only local maxima of the heat map are candidates.
         normalised: True if boxes are shares of the image's width and height.
         overlapping: True if overlapping boxes must be suppressed.
+        order: Place of the numbers of a detection in the outputs of a model that suppresses overlaps itself: of
+            corners in its boxes, or of corners, score and class in its rows. Empty for other models.
+        from_one: True if classes count from 1, and 0 is the background.
         points: Where the key points of a candidate are: after its scores, after its box as offsets from its anchor, or
             in a map of their own as shares of its box, y before x. None without.
         oriented: True if the angle of a box comes after the scores.
@@ -90,16 +108,24 @@ class Head:
     background: bool = False
     strides: tuple[int, ...] = ()
     per_cell: tuple[int, ...] = (1, 1, 1, 1)
+    cells: tuple[int, ...] = ()
     centre: float = 0.0
     exponential: bool = True
     peaks: bool = False
     normalised: bool = False
     overlapping: bool = True
+    order: tuple[int, ...] = ()
+    from_one: bool = False
     points: Literal["parts", "anchors", "shares"] | None = None
     oriented: bool = False
     masks: bool = False
     extends: str | None = None
     task: str | None = None
+
+    @property
+    def one_image(self) -> bool:
+        """True if the outputs list the detections of one image."""
+        return self.roles[0].axes[0] in ("KP", "NCKP")
 
 
 def _level_roles(levels: int) -> tuple[Role, ...]:
@@ -143,6 +169,26 @@ _APART: Final = (
     Role(RAW_BOXES, ("NPK",), {"P": 4}, required=True, noun="boxes", meaning="a box for each candidate"),
 )
 
+
+def _listed(
+    name: str,
+    title: str,
+    roles: tuple[Role, ...],
+    find: Callable[[Sequence[OutputInfo], Size], Reading | None],
+    order: tuple[int, ...],
+    **further: Any,
+) -> Head:
+    """Head of a model that suppresses overlaps itself: its detections are joined to corners, score, class."""
+    return Head(name, title, roles, find, form="xyxy", class_start=None, class_part=5, overlapping=False, order=order,
+                **further)  # fmt: skip
+
+
+def _anchored(name: str, title: str, cells: tuple[int, ...], per_cell: tuple[int, ...], parts: int) -> Head:
+    """Head of MediaPipe: boxes and key points as offsets from the centres of cells, in pixels."""
+    return Head(name, title, ANCHORED, find_anchored(cells, per_cell, parts), decode="anchors", class_start=None,
+                activation="sigmoid", per_cell=per_cell, cells=cells, centre=0.5, points="anchors")  # fmt: skip
+
+
 HEADS: Final[dict[str, Head]] = {
     head.name: head
     for head in (
@@ -165,6 +211,18 @@ HEADS: Final[dict[str, Head]] = {
              find_parts_last(1, 6), decode="grid", class_start=5, objectness=4, strides=STRIDES),
         Head("end2end", "YOLOv10, YOLO26: (N,300,6)", _one_output("NKP", "corners, score and class of each box"),
              find_final, form="xyxy", class_start=None, class_part=5, overlapping=False),
+        _listed("torchvision", "FasterRCNN, RetinaNet, SSD, FCOS of torchvision: boxes (D,4), labels, scores (D)",
+                TORCHVISION, find_torchvision, (0, 1, 2, 3), from_one=True),
+        _listed("torchvision-keypoints", "KeypointRCNN of torchvision: also key points (D,J,3)", TORCHVISION_POINTS,
+                find_torchvision_points, (0, 1, 2, 3), from_one=True, points="parts", extends="torchvision"),
+        _listed("tensorflow", "TensorFlow's Object Detection API: boxes (N,D,4), scores and classes (N,D), number (N)",
+                TENSORFLOW, find_tensorflow, (1, 0, 3, 2), from_one=True, normalised=True),
+        _listed("efficient-nms", "EfficientNMS: number (N,1), boxes (N,D,4), scores and classes (N,D)", EFFICIENT_NMS,
+                find_efficient_nms, (0, 1, 2, 3)),
+        _listed("detection-output", "DetectionOutput of Caffe and OpenVINO: (1,1,D,7)", CAFFE_ROWS, find_caffe_rows,
+                (3, 4, 5, 6, 2, 1), normalised=True),
+        _listed("yolov7-end2end", "YOLOv7 with suppression inside: (D,7)", YOLO_ROWS, find_yolo_rows,
+                (1, 2, 3, 4, 6, 5)),
         Head("detr", "DETR: logits (N,K,C+1) and boxes (N,K,4), with a class for no object", _QUERIES, find_queries,
              class_start=None, activation="softmax", background=True, normalised=True, overlapping=False),
         Head("rtdetr", "RT-DETR, Deformable DETR: logits (N,K,C) and boxes (N,K,4)", _QUERIES, find_queries,
@@ -175,7 +233,12 @@ HEADS: Final[dict[str, Head]] = {
              find_levels("picodet"), decode="distances", class_start=None, strides=PICODET_STRIDES, centre=0.5),
         Head("blazeface", "BlazeFace: logits (N,512,1), (N,384,1) and boxes (N,512,16), (N,384,16)", _level_roles(2),
              find_levels("blazeface"), decode="anchors", class_start=None, activation="sigmoid", per_cell=(2, 6),
-             centre=0.5, points="anchors"),
+             cells=(16, 8), centre=0.5, points="anchors"),
+        _anchored("blazeface-joined", "BlazeFace with its levels joined: logits (N,896,1) and boxes (N,896,16)",
+                  (16, 8), (2, 6), 16),
+        _anchored("palm", "MediaPipe's palm detection: logits (N,2016,1) and boxes (N,2016,18)", (24, 12), (2, 6), 18),
+        _anchored("pose", "MediaPipe's pose detection: logits (N,2254,1) and boxes (N,2254,12)", (28, 14, 7),
+                  (2, 2, 6), 12),
         Head("centerface", "CenterFace: heat map (N,1,H/4,W/4), sizes and offsets (N,2,H/4,W/4)", (*_MAPS, _LANDMARKS),
              functools.partial(find_maps, faces=True), decode="grid", class_start=None, strides=(4,), centre=0.5,
              points="shares"),
@@ -185,79 +248,3 @@ HEADS: Final[dict[str, Head]] = {
     )
 }  # fmt: skip
 """All heads, by name."""
-
-
-def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> dict[str, Reading]:
-    """Return the readings of a model's outputs, by head.
-
-    Args:
-        outputs: The outputs.
-        size: Size of the model's images.
-        metadata: Metadata of the model, where Ultralytics writes `task` and `kpt_shape`.
-    """
-    found = {
-        name: reading
-        for name, head in HEADS.items()
-        if head.task in (None, metadata.get("task")) and (reading := head.find(outputs, size)) is not None
-    }
-    if "yolov8-pose" in found and stored_key_points(metadata) is None:
-        del found["yolov8-pose"]
-    extended = {HEADS[name].extends for name in found}
-    return {name: reading for name, reading in found.items() if name not in extended}
-
-
-def stored_key_points(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """Number of key points, and numbers of each, that Ultralytics writes into a model; None without."""
-    found = re.fullmatch(r"\s*[\[(]\s*(\d+)\s*,\s*([23])\s*[\])]\s*", metadata.get("kpt_shape", ""))
-    return None if found is None else (int(found[1]), int(found[2]))
-
-
-def choose_head(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> tuple[Head, Reading]:
-    """Return the only head that fits a model's outputs; see `find_heads` for arguments.
-
-    Raises:
-        OutputRoleError: None fits, or several do.
-    """
-    readings = find_heads(outputs, size, metadata)
-    if len(readings) == 1:
-        ((name, reading),) = readings.items()
-        return HEADS[name], reading
-    images = "images of unknown size" if size is None else f"images of {size[0]}x{size[1]} pixels"
-    listed = "\n".join(f"  '{each.name}' {format_shape(each.shape)}" for each in outputs)
-    if not readings:
-        known = "\n".join(f"  {head.name}: {head.title}" for head in HEADS.values())
-        raise OutputRoleError(
-            f"The outputs fit no head of a detector, for {images}:\n{listed}\nexpected one of:\n{known}\nName the head "
-            "with head=... (--head NAME), or export the model with its input and output shapes."
-        )
-    fitting = "\n".join(f"  {name}: {reading.why}" for name, reading in readings.items())
-    raise OutputRoleError(
-        f"The outputs fit {len(readings)} heads, for {images}:\n{listed}\ncan be read as\n{fitting}\nexpected one. "
-        "Name the head with head=... (--head NAME)."
-    )
-
-
-def named_head(outputs: Sequence[OutputInfo], size: Size, name: str, *, given: bool) -> Reading:
-    """Return the reading of a head that the user named, empty if its sizes do not tell.
-
-    Args:
-        outputs: The outputs of the model.
-        size: Size of its images.
-        name: Name of the head.
-        given: True if the user named outputs, too.
-
-    Raises:
-        OutputRoleError: The outputs fit other heads only.
-    """
-    own = None if given else HEADS[name].find(outputs, size)
-    if own is not None:
-        return own
-    readings = {} if given else find_heads(outputs, size, {})
-    if readings:
-        listed = "\n".join(f"  '{each.name}' {format_shape(each.shape)}" for each in outputs)
-        fitting = "\n".join(f"  {other}: {reading.why}" for other, reading in readings.items())
-        raise OutputRoleError(
-            f"head is '{name}', {HEADS[name].title}, and the outputs\n{listed}\nfit only\n{fitting}\nName one of these "
-            "with head=... (--head NAME), or leave it out."
-        )
-    return Reading({}, "")

@@ -91,9 +91,11 @@ def default_detections(post: DetectionPostProcessor) -> int:
 
 def blazeface_anchors(head: Head, height: int) -> tuple[tuple[float, float], ...]:
     """Centre of each anchor in pixels; the same cells for each size of images."""
-    levels = tuple((16 // each, 16 // each, height * each // 16) for each in (1, 2))
-    cells = np.concatenate([grid([level], count) for level, count in zip(levels, head.per_cell, strict=True)])
-    centres = (cells[:, :2] + np.float32(head.centre)) * cells[:, 2:]
+    levels = [
+        (grid([(side, side, 1)], count)[:, :2] + np.float32(head.centre)) * np.float32(height / side)
+        for side, count in zip(head.cells, head.per_cell, strict=False)
+    ]
+    centres = np.concatenate(levels)
     return tuple((float(x), float(y)) for x, y in centres)
 
 
@@ -114,7 +116,7 @@ def part_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[st
     if head.masks:
         return [found, *_mask_steps(post, raw, sources, corners)]
     if head.points == "parts":
-        start = (head.class_start or 0) + (post.class_count or 0)
+        start = head.class_part + 1 if head.class_part else (head.class_start or 0) + (post.class_count or 0)
         count, each = post.key_points or (0, 0)
         return [
             found,

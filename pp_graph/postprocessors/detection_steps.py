@@ -12,8 +12,11 @@ from pp_graph.postprocessors.detection_parts import blazeface_anchors, default_d
 from pp_graph.postprocessors.head_finding import (
     RAW_BOXES,
     RAW_CANDIDATES,
+    RAW_CLASSES,
+    RAW_COUNT,
     RAW_HEAT,
     RAW_OFFSETS,
+    RAW_POINTS,
     RAW_SCORES,
     RAW_SIZES,
     grid_levels,
@@ -34,6 +37,7 @@ from pp_graph.steps import (
     GatherCandidates,
     GridBoxes,
     JoinCandidates,
+    JoinDetections,
     JoinParts,
     KeepPeaks,
     MaskScores,
@@ -50,6 +54,7 @@ from pp_graph.steps import (
     SuppressOverlaps,
     TakeDetections,
     TakeParts,
+    TakeRows,
 )
 from pp_graph.steps.candidates import NO_SCORE
 
@@ -70,7 +75,8 @@ def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step,
         steps.append(Softmax(sources[scored], "all_probabilities"))
         sources[scored] = "all_probabilities"
     steps += _masked(post, sources[scored], "")
-    candidates_last = RAW_HEAT in raw or raw[scored if scored in raw else f"{scored}_0"].axes in ("NPK", "NCK")
+    first = raw.get(scored) or raw.get(f"{scored}_0")
+    candidates_last = RAW_HEAT in raw or (not head.order and first is not None and first.axes in ("NPK", "NCK"))
     class_first = False
     if post.every_class:
         steps += _chosen_pairs(post, raw, candidates_last=candidates_last)
@@ -221,6 +227,8 @@ def _joined(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], d
             joined.append(JoinCandidates(levels[0], f"{role[4:]}_of_levels", tuple(levels[1:])))
             sources[role] = f"{role[4:]}_of_levels"
         return joined, sources
+    if head.order:
+        return _listed(post, raw)
     if all(value.size("K") is not None for value in raw.values()):
         return [], {name: name for name in raw}
     if activation_of(post) == "softmax":
@@ -232,6 +240,23 @@ def _joined(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], d
     padding = 0.0 if activation_of(post) == "none" else float(NO_SCORE)
     padded: list[Step] = [PadCandidates(name, f"{name}_padded", post.candidates, padding) for name in raw]
     return padded, {name: f"{name}_padded" for name in raw}
+
+
+def _listed(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], dict[str, str]]:
+    """Arrange what a model lists after its own suppression as (N,K,6), and pad it: there may be no detection at all."""
+    order = HEADS[post.head].order
+    rows = RAW_CANDIDATES in raw
+    count, points = (name if name in raw else None for name in (RAW_COUNT, RAW_POINTS))
+    arranged: Step = (
+        TakeRows(RAW_CANDIDATES, "listed", order)
+        if rows
+        else JoinDetections(RAW_BOXES, "listed", RAW_SCORES, RAW_CLASSES, count, points, order)
+    )
+    one_image = HEADS[post.head].one_image
+    known = raw[RAW_CANDIDATES if rows else RAW_BOXES].size("K")
+    if known is not None and not one_image:
+        return [arranged], {RAW_CANDIDATES: "listed"}
+    return [arranged, PadCandidates("listed", "padded", post.candidates)], {RAW_CANDIDATES: "padded"}
 
 
 def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step]:

@@ -10,7 +10,8 @@ from pp_graph.model import describe_outputs, format_shape, image_input
 from pp_graph.model.outputs import last_activation
 from pp_graph.postprocessors import classification, segmentation
 from pp_graph.postprocessors.anomaly import ROLES
-from pp_graph.postprocessors.detection_heads import HEADS, find_heads
+from pp_graph.postprocessors.detection_heads import HEADS
+from pp_graph.postprocessors.head_choice import find_heads
 from pp_graph.postprocessors.sequence import CHARACTERS_KEY
 from pp_graph.program import find_roles
 from pp_graph.program.signature import image_size

@@ -14,6 +14,7 @@ from pp_graph.calibration import calibrate, range_estimator, threshold_estimator
 from pp_graph.data import Detections, choose_batch_size, feed_model, read_ahead
 from pp_graph.errors import CalibrationError
 from pp_graph.fusion.runtime_cutoffs import retuned_program
+from pp_graph.model import fixed_batch
 from pp_graph.preprocessing import feed_by_hand
 from pp_graph.program import detects
 from pp_graph.quantization.decisions import typed
@@ -183,7 +184,7 @@ class Judge:
         """Yield feeds, whether the truth about these images is known, and indices of the images."""
         for images, known in self._sources:
             fed = feed_model(images, inputs, self._fixed)
-            for start, stop, feeds in read_ahead(fed, inputs, choose_batch_size(inputs, None)):
+            for start, stop, feeds in read_ahead(fed, inputs, choose_batch_size(inputs, fixed_batch(inputs))):
                 yield feeds, known, range(start, stop)
 
 

@@ -111,6 +111,11 @@ class Signature(Mapping[str, ValueType]):
             types[name] = ValueType(axes, sizes, role.dtype)
         return cls(types, input_size)
 
+    @property
+    def of_one_image(self) -> bool:
+        """True if a value has no axis of images, so that those of several images cannot be joined."""
+        return any(value.rank_known and "N" not in value.axes for value in self.types.values())
+
     def limited(self, roles: Collection[str]) -> Signature:
         """Return the signature restricted to some roles."""
         return dataclasses.replace(self, types={role: value for role, value in self.types.items() if role in roles})

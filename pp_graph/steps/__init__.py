@@ -54,6 +54,7 @@ from pp_graph.steps.graph_step import GraphStep
 from pp_graph.steps.instance_masks import CropMasks, MaskLogits
 from pp_graph.steps.interpolation import PiecewiseLinear, QuantileMap
 from pp_graph.steps.key_points import FoundPlaces, KeyPoints
+from pp_graph.steps.listed_detections import JoinDetections, TakeRows
 from pp_graph.steps.masks import CloseMask, DilateMask, ErodeMask, MaskByLabel, OpenMask
 from pp_graph.steps.min_max import MinMaxNormalize, PerImageMinMax, PlainMinMax, ZScore
 from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
@@ -142,6 +143,8 @@ STEPS: tuple[type[Step], ...] = (
     TakeDetections,
     CountPlaces,
     JoinCandidates,
+    JoinDetections,
+    TakeRows,
     PadCandidates,
     GridBoxes,
     AnchorBoxes,
@@ -226,6 +229,7 @@ __all__ = [
     "Hysteresis",
     "InvertDecision",
     "JoinCandidates",
+    "JoinDetections",
     "JoinParts",
     "Keep",
     "KeepPeaks",
@@ -269,6 +273,7 @@ __all__ = [
     "SuppressOverlaps",
     "TakeDetections",
     "TakeParts",
+    "TakeRows",
     "Temperature",
     "TopClasses",
     "TopKMean",

@@ -230,7 +230,10 @@ class Comparison:
         Raises:
             TargetError: An output is missing, or of a different shape or element type.
         """
-        self._checks.add({**shipped, **{name: own.raw[name] for name in self._program.signature}})
+        signature = self._program.signature
+        listed = {name for name, value in signature.items() if value.rank_known and "N" not in value.axes}
+        raw = {name: own.raw[name][None] if name in listed else own.raw[name] for name in signature}
+        self._checks.add({**shipped, **raw})
         if self._map is not None:
             # One image of a batch is enough to detect a quantised map; sorting all takes longer than the model.
             count = len(np.unique(own.raw[self._map][:1]))
@@ -244,11 +247,14 @@ class Comparison:
             finite = own.raw[role][np.isfinite(own.raw[role])]
             self._largest[role] = max(self._largest[role], float(np.abs(finite).max(initial=0.0)))
         for role, values in reference.raw.items():
+            # A list of one image is as long as what was found, so that places of two lists do not correspond.
+            if role in listed:
+                continue
             self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
         for name, values in reference.passed_through.items():
             # Outputs named like a role were compared above, and unpacked predictions are not raw outputs.
             kept = name in shipped and name not in reference.raw and name not in reference.predictions
-            if kept and isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+            if kept and isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and not listed:
                 self._errors.setdefault(name, ErrorSum()).add(shipped[name], values)
         self._add_predictions(reference, own, shipped, start)
         if self._detections is not None:

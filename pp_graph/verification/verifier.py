@@ -115,7 +115,7 @@ def verify(
     comparison = Comparison(provenance, artifact.program)
     wanted = _joint_inputs(reference.session, session, provenance.preprocessing)
     source = feed_model(opened_images, wanted, fixed_inputs)
-    size = choose_batch_size(wanted, batch_size)
+    size = choose_batch_size(wanted, 1 if provenance.signature.of_one_image else batch_size)
     expect(progress, len(opened_images))
     frame_range = (np.inf, -np.inf)
     for start, stop, feeds in read_ahead(source, wanted, size):

@@ -17,6 +17,12 @@ from tests.models import identity_model, run
 F32 = np.float32
 IMAGES = 3
 LABELS = ("cat", "dog", "ox")
+ANCHORED = {
+    "blazeface-joined": ((16, 8), (2, 6), 6),
+    "palm": ((24, 12), (2, 6), 7),
+    "pose": ((28, 14, 7), (2, 2, 6), 4),
+}
+"""Cells in a row, anchors in each cell and key points of heads of MediaPipe."""
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:
@@ -81,6 +87,12 @@ def case(head: str, count: int = CELLS) -> tuple[tuple[np.ndarray, ...], np.ndar
         raw = np.concatenate([boxes[..., :2] - centres, boxes[..., 2:], np.zeros((IMAGES, count, 12))], 2).astype(F32)
         faces = scores[..., :1]
         return (logits(faces[:, :512]), logits(faces[:, 512:]), raw[:, :512], raw[:, 512:]), corners(boxes), faces
+    if head in ANCHORED:
+        sides, per_cell, points = ANCHORED[head]
+        cells = [(_cells(1, side, each)[:, :2] + 0.5) * SIZE / side for side, each in zip(sides, per_cell, strict=True)]
+        moved = np.concatenate([boxes[..., :2] - np.concatenate(cells), boxes[..., 2:]], 2)
+        raw = np.concatenate([moved, np.zeros((IMAGES, count, 2 * points))], 2).astype(F32)
+        return (logits(scores[..., :1]), raw), corners(boxes), scores[..., :1]
     if head == "centernet":
         side = SIZE // 4
         cells = _cells(4, side)
@@ -118,8 +130,8 @@ def model(raw: tuple[np.ndarray, ...], **options: Any) -> onnx.ModelProto:
     return detector(*(array.shape[1:] for array in raw), **options)
 
 
-PLAIN_HEADS = [head for head in HEADS if HEADS[head].extends is None and head != "ssd"]
-"""Those of `tests/postprocessors/test_detection_parts.py` have more options."""
+PLAIN_HEADS = [name for name, head in HEADS.items() if head.extends is None and name != "ssd" and not head.order]
+"""Those of `test_detection_parts.py` have more options, and those of `test_listed_heads.py` suppress themselves."""
 COUNTS = {
     "yolov5": 3 * CELLS,
     "end2end": 60,
@@ -127,6 +139,9 @@ COUNTS = {
     "rtdetr": 40,
     "picodet": CELLS + 1,
     "blazeface": 896,
+    "blazeface-joined": 896,
+    "palm": 2016,
+    "pose": 2254,
     "centerface": 256,
     "centernet": 256,
 }

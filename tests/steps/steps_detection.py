@@ -29,6 +29,7 @@ from pp_graph.steps import (
     GatherCandidates,
     GridBoxes,
     JoinCandidates,
+    JoinDetections,
     JoinParts,
     KeepPeaks,
     KeyPoints,
@@ -46,6 +47,7 @@ from pp_graph.steps import (
     SuppressOverlaps,
     TakeDetections,
     TakeParts,
+    TakeRows,
 )
 from pp_graph.steps.candidates import NO_SCORE
 from pp_graph.values import ValueType
@@ -250,6 +252,28 @@ def pad(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
     return bound(PadCandidates("x", "y", 5, data.draw(st.sampled_from([0.0, -(2.0**126)]))), [axes], (x,)), (x,)
 
 
+def join_detections(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    count = data.draw(st.sampled_from([0, 7]))
+    if data.draw(st.booleans()):
+        arrays: Arrays = boxes(rng, 7), scores(rng, (3, 7)), rng.integers(0, 9, (3, 7))
+        counts = rng.integers(0, 9, 3).astype(F32)
+        return bound(JoinDetections("x", "y", "s", "c", "n", None, (1, 0, 3, 2)), ["NKP", "NK", "NK", "N"],
+                     (*arrays, counts)), (*arrays, counts)  # fmt: skip
+    arrays = boxes(rng, count)[0], scores(rng, (count,)), rng.integers(0, 9, count).astype(F32)
+    if data.draw(st.booleans()):
+        return bound(JoinDetections("x", "y", "s", "c"), ["KP", "K", "K"], arrays), arrays
+    arrays = (*arrays, rng.normal(0, 9, (count, 5, 3)).astype(F32))
+    return bound(JoinDetections("x", "y", "s", "c", None, "p"), ["KP", "K", "K", "KJP"], arrays), arrays
+
+
+def take_rows(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
+    x = rng.normal(0, 9, (3, 1, 8, 7)).astype(F32)
+    x[..., 0] = rng.choice(np.array([0, 0, 0, -1], F32), (3, 1, 8))
+    axes = data.draw(st.sampled_from(["NCKP", "KP"]))
+    x = x if axes == "NCKP" else x[0, 0, : data.draw(st.sampled_from([0, 8]))]
+    return bound(TakeRows("x", "y", (3, 4, 5, 6, 2, 1)), [axes], (x,)), (x,)
+
+
 LEVELS = ((4, 6, 8), (2, 3, 16))
 
 
@@ -408,6 +432,8 @@ DETECTION_STEPS: dict[type[Step], Draw] = {
     TakeDetections: take_detections,
     CountPlaces: count_places,
     JoinCandidates: join,
+    JoinDetections: join_detections,
+    TakeRows: take_rows,
     PadCandidates: pad,
     GridBoxes: grid_boxes,
     AnchorBoxes: anchor_boxes,

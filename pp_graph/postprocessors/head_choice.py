@@ -1,0 +1,90 @@
+"""Choose the head of a detector by its outputs, or check the one that the user names."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pp_graph.errors import OutputRoleError
+from pp_graph.model import OutputInfo, format_shape
+from pp_graph.postprocessors.detection_heads import HEADS, Head
+from pp_graph.postprocessors.head_finding import Reading, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> dict[str, Reading]:
+    """Return the readings of a model's outputs, by head.
+
+    Args:
+        outputs: The outputs.
+        size: Size of the model's images.
+        metadata: Metadata of the model, where Ultralytics writes `task` and `kpt_shape`.
+    """
+    found = {
+        name: reading
+        for name, head in HEADS.items()
+        if head.task in (None, metadata.get("task")) and (reading := head.find(outputs, size)) is not None
+    }
+    if "yolov8-pose" in found and stored_key_points(metadata) is None:
+        del found["yolov8-pose"]
+    extended = {HEADS[name].extends for name in found}
+    return {name: reading for name, reading in found.items() if name not in extended}
+
+
+def stored_key_points(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """Number of key points, and numbers of each, that Ultralytics writes into a model; None without."""
+    found = re.fullmatch(r"\s*[\[(]\s*(\d+)\s*,\s*([23])\s*[\])]\s*", metadata.get("kpt_shape", ""))
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def choose_head(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> tuple[Head, Reading]:
+    """Return the only head that fits a model's outputs; see `find_heads` for arguments.
+
+    Raises:
+        OutputRoleError: None fits, or several do.
+    """
+    readings = find_heads(outputs, size, metadata)
+    if len(readings) == 1:
+        ((name, reading),) = readings.items()
+        return HEADS[name], reading
+    images = "images of unknown size" if size is None else f"images of {size[0]}x{size[1]} pixels"
+    listed = "\n".join(f"  '{each.name}' {format_shape(each.shape)}" for each in outputs)
+    if not readings:
+        known = "\n".join(f"  {head.name}: {head.title}" for head in HEADS.values())
+        raise OutputRoleError(
+            f"The outputs fit no head of a detector, for {images}:\n{listed}\nexpected one of:\n{known}\nName the head "
+            "with head=... (--head NAME), or export the model with its input and output shapes."
+        )
+    fitting = "\n".join(f"  {name}: {reading.why}" for name, reading in readings.items())
+    raise OutputRoleError(
+        f"The outputs fit {len(readings)} heads, for {images}:\n{listed}\ncan be read as\n{fitting}\nexpected one. "
+        "Name the head with head=... (--head NAME)."
+    )
+
+
+def named_head(outputs: Sequence[OutputInfo], size: Size, name: str, *, given: bool) -> Reading:
+    """Return the reading of a head that the user named, empty if its sizes do not tell.
+
+    Args:
+        outputs: The outputs of the model.
+        size: Size of its images.
+        name: Name of the head.
+        given: True if the user named outputs, too.
+
+    Raises:
+        OutputRoleError: The outputs fit other heads only.
+    """
+    own = None if given else HEADS[name].find(outputs, size)
+    if own is not None:
+        return own
+    readings = {} if given else find_heads(outputs, size, {})
+    if readings:
+        listed = "\n".join(f"  '{each.name}' {format_shape(each.shape)}" for each in outputs)
+        fitting = "\n".join(f"  {other}: {reading.why}" for other, reading in readings.items())
+        raise OutputRoleError(
+            f"head is '{name}', {HEADS[name].title}, and the outputs\n{listed}\nfit only\n{fitting}\nName one of these "
+            "with head=... (--head NAME), or leave it out."
+        )
+    return Reading({}, "")
