@@ -36,7 +36,7 @@ from tests.sweeps.tool_list import TOOLS, Array, Feeds, Tool
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "compatibility.md"
 COLUMNS: Final = ("decisions", "strip", "retune", "verify")
-_SECONDS: Final = 300
+_SECONDS: Final = 600
 _IMAGES: Final = 4
 
 
