@@ -35,6 +35,9 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
 
     Returns:
         A model whose inputs are the tensors of `Provenance.tensors`.
+
+    Raises:
+        ProvenanceError: The model was changed so that no output follows from these tensors.
     """
     from onnx import helper
 
@@ -52,6 +55,12 @@ def extract_post_processing(fused: FusedModel) -> RawModel:
     }
     needed = set[str]().union(*reached.values())
     kept = [node for node in proto.graph.node if needed & set(node.output)]
+    if not kept:
+        raise ProvenanceError(
+            f"No operator computes outputs from {', '.join(map(repr, tensors))} any more, expected the post-processing "
+            "to read these. The model was changed after it was fused, as by a float16 converter: apply such tools to "
+            "the raw model, and fuse it then."
+        )
     read = {name for node in kept for name in _read_by(node)}
     graph = helper.make_graph(
         kept,

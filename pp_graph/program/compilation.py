@@ -214,8 +214,9 @@ def _pulled_back(steps: Sequence[Step], narrow: Mapping[str, str]) -> list[Step]
 
     A raw value of float16 or bfloat16 may reach the comparison before it is rounded: onnxruntime and OpenVINO compute
     it in float32 and drop the casts in between. The cutoff is placed midway between two numbers of the narrow type, so
-    the rounded and the unrounded value give the same decision.
+    the rounded and the unrounded value give the same decision. So does the cutoff on a value that was selected from it.
     """
+    narrow = dict(narrow)
     by_target: dict[str, Step] = {}
     for step in steps:
         moved = step
@@ -229,5 +230,7 @@ def _pulled_back(steps: Sequence[Step], narrow: Mapping[str, str]) -> list[Step]
             moved = earlier
         if isinstance(moved, DecidingStep) and moved.source in narrow:
             moved = moved.pulled_back(RoundToType(moved.source, moved.target, narrow[moved.source]))
+        if moved.selects and moved.source in narrow:
+            narrow[moved.target] = narrow[moved.source]
         by_target[moved.target] = moved
     return list(by_target.values())

@@ -121,6 +121,11 @@ class IRLayout:
             readers=self._text.count(b'<edge from-layer="%s" ' % layer["id"].encode(), self._edges),
         )
 
+    @property
+    def quantised_by_others(self) -> bool:
+        """True if NNCF quantised the whole model. `convert` quantises layers only, and keeps no record of NNCF's."""
+        return b"<nncf>" in self._text[self._edges :]
+
     def changed(self, offsets: Mapping[Span, bytes], provenance: str) -> bytes:
         """Return the XML with other digits of offsets and another provenance."""
         return patched(self._text, {**offsets, self._provenance_span: _escaped(provenance)})
@@ -230,6 +235,8 @@ def find_in_ir(path: Path, program_for: Callable[[Provenance], Program]) -> IREd
         return None
     text = path.read_bytes()
     layout = IRLayout(text)
+    if layout.quantised_by_others:
+        return None
     check_weights_file(path, text)
     provenance = Provenance.from_json(layout.provenance)
     numbers = Numbers.of(provenance, program_for(provenance), opset=OPSET, ir_version=IR_VERSION)

@@ -35,6 +35,7 @@ class MaxOverClasses(ClassStep):
     """
 
     keeps_scale: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
     axes: str | None = None
     classes: int | None = None
 
@@ -154,6 +155,7 @@ class DropPixelAxes(Step):
     """
 
     keeps_scale: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(axes=("NCHW", "NHWC"), single="HW", known_rank=True),)
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "classes"})
     source: str

@@ -112,6 +112,7 @@ class SelectClass(Step):
     """
 
     keeps_scale: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (CLASSES,)
     source: str
     target: str

@@ -285,6 +285,7 @@ class MedianFilter(Step):
 
     pointwise: ClassVar[bool] = False
     keeps_scale: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (MAPS,)
     source: str
     target: str

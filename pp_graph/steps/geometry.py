@@ -51,6 +51,7 @@ class CropBorder(Step):
 
     pointwise: ClassVar[bool] = False
     keeps_scale: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (MAPS_AND_MASKS,)
     source: str
     target: str

@@ -48,6 +48,7 @@ class MaxOverMap(MapReduction):
         axes: Axes of the map; rank 4 if unknown.
     """
 
+    selects: ClassVar[bool] = True
     accepts: ClassVar[tuple[Accepts, ...]] = (Accepts(needs="HW", axes=MAP_AXES, single="C"),)
     source: str
     target: str

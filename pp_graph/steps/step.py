@@ -135,6 +135,8 @@ class Step(ABC):
         pointwise: True if each number depends only on the number at the same place.
         defines_nan: True if every runtime gives the same for NaN.
         keeps_scale: True if the output has the scale of the first input; see `output_scale`.
+        selects: True if every number of the output is one of the input, and rounding the input to another element type
+            does the same as rounding the output.
         accepts: Requirements for each input, in the order of `reads`.
         settled: Fields that `bind` sets, rather than the user.
     """
@@ -143,6 +145,7 @@ class Step(ABC):
     pointwise: ClassVar[bool] = True
     defines_nan: ClassVar[bool] = True
     keeps_scale: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
     accepts: ClassVar[tuple[Accepts, ...]] = (NUMBERS,)
     settled: ClassVar[frozenset[str]] = frozenset({"axes"})
     source: str

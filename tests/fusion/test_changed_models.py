@@ -271,6 +271,16 @@ def test_retuning_a_changed_model_decides_right(tmp_path: Path, change: str, set
         assert np.array_equal(array, expected[name]), name
 
 
+def test_verify_says_that_the_post_processing_reads_other_values(tmp_path: Path) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(conv_model(), tmp_path / "raw.onnx")
+    fused = pp.fuse(tmp_path / "raw.onnx", POST, keep_raw=True).to_proto()
+    onnx.save(convert_float_to_float16(fused, keep_io_types=True), tmp_path / "half.onnx")
+    with pytest.raises(ProvenanceError, match="No operator computes outputs from 'raw_pred_score'.*float16 converter"):
+        pp.verify(tmp_path / "raw.onnx", tmp_path / "half.onnx", IMAGE)
+
+
 @pytest.mark.parametrize("change", ["constants as inputs", "lost defaults"])
 def test_stripping_leaves_no_input_behind(change: str) -> None:
     raw = pp.strip(changed(change, thresholds="runtime"))

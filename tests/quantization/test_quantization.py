@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import pp_graph as pp
 from pp_graph.cli import run as run_cli
 from pp_graph.data import open_labelled
-from pp_graph.errors import AccuracyError, DataError, ExtraError, TargetError
+from pp_graph.errors import AccuracyError, DataError, ExtraError, ProvenanceError, TargetError
 from pp_graph.openvino.island.float32 import island_constants
 from pp_graph.quantization.decisions import ImageDecisions, judge, rates, worst_drop
 from pp_graph.raw_values import open_raw_values
@@ -445,6 +445,21 @@ class TestRefusals:
         monkeypatch.setitem(sys.modules, "nncf", None)
         with pytest.raises(ExtraError, match=r"needs nncf, which is not installed.*pp_graph\[quantize\]"):
             int8(distance_model())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_ir_that_nncf_quantised_is_not_retuned(tmp_path: Path) -> None:
+    """It quantised the post-processing too, which constants do not show."""
+    import nncf
+    import openvino as ov
+
+    path = pp.convert(pp.fuse(conv_model(), POST)).save(tmp_path / "model.xml")
+    whole = nncf.quantize(ov.Core().read_model(path), nncf.Dataset([{"image": IMAGES}]))
+    ov.save_model(whole, tmp_path / "whole.xml", compress_to_fp16=False)
+    before = (tmp_path / "whole.xml").read_bytes()
+    with pytest.raises(ProvenanceError, match=r"quantised by NNCF after it was converted.*convert --precision int8"):
+        pp.retune(tmp_path / "whole.xml", image_sensitivity=0.6)
+    assert (tmp_path / "whole.xml").read_bytes() == before
 
 
 @pytest.mark.slow

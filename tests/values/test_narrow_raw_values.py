@@ -10,6 +10,7 @@ from onnx import helper
 
 import pp_graph as pp
 from pp_graph.errors import TargetError
+from tests.models import run as outputs_of
 from tests.models import run_openvino
 
 N = 2000
@@ -79,6 +80,23 @@ def test_the_cutoff_of_bfloat16_lies_where_rounding_does() -> None:
     fused = pp.fuse(raw_model("Relu", onnx.TensorProto.BFLOAT16), pp.OneClassPostProcessor(statistics))
     # Halfway between 1 and the next bfloat16; ties go to even, which is 1.
     assert fused.provenance.cutoffs["pred_label"] == float(np.nextafter(np.float32(1 + 2**-8), np.float32(2)))
+
+
+def test_the_maximum_of_a_map_that_openvino_does_not_round() -> None:
+    """It drops the casts to float16 and back, so that the maximum is not rounded when it is compared."""
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["heat"], to=onnx.TensorProto.FLOAT16)],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 2, 2])],
+        [helper.make_tensor_value_info("heat", onnx.TensorProto.FLOAT16, ["N", 2, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    level = pp.LevelStatistics(threshold=1.0, min=0.0, max=3.0)
+    fused = pp.fuse(model, pp.OneClassPostProcessor(pp.Statistics(image=level, pixel=level)), keep_raw=True)
+    x = np.linspace(0.998, 1.002, N, dtype=np.float32)[:, None, None] - np.float32([[0, 1], [1, 2]])
+    for found in (outputs_of(fused, {"x": x}), run_openvino(fused, {"x": x})):
+        largest = found["heat"].astype(np.float32).max((1, 2))
+        assert np.array_equal(found["pred_label"], largest > 1)
 
 
 def test_onnxruntime_cannot_return_bfloat16() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.emission import Numbers, emission_record, emit_alone
 from pp_graph.openvino.core import openvino_core
 from pp_graph.openvino.frame_boxes import leave_frame, move_to_frame
@@ -38,9 +39,14 @@ def with_other_program(network: ov.Model, provenance: Provenance, program: Progr
         The model and its new provenance.
 
     Raises:
-        ProvenanceError: A constant in the model contradicts its provenance.
+        ProvenanceError: A constant in the model contradicts its provenance, or NNCF quantised the converted model.
         TargetError: A raw value is not in the model.
     """
+    if network.has_rt_info(["nncf"]):
+        raise ProvenanceError(
+            "The model was quantised by NNCF after it was converted, post-processing included, expected one that only "
+            "pp_graph quantised. Quantise when converting: pp-graph convert --precision int8 --data IMAGES."
+        )
     numbers = Numbers.of(provenance, program, opset=OPSET, ir_version=IR_VERSION)
     model = network.clone()
     constants = {node.get_friendly_name(): node for node in model.get_ops() if node.get_type_name() == "Constant"}
