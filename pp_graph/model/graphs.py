@@ -85,12 +85,11 @@ def rename_values(graph: ir.Graph, new_names: Mapping[str, str]) -> None:
             graph.initializers.add(value)
 
 
-def _names_in(graph: ir.Graph) -> Iterator[str | None]:
+def all_names(graph: ir.Graph) -> set[str]:
+    """Return the names of all values and operators of a graph and its subgraphs."""
     # ONNX forbids subgraphs to shadow outer names, so names inside If, Loop and Scan are taken too.
-    for value in all_values(graph):
-        yield value.name
-    for node in all_nodes(graph):
-        yield node.name
+    names = {value.name for value in all_values(graph)} | {node.name for node in all_nodes(graph)}
+    return {name for name in names if name}
 
 
 class NameScope:
@@ -101,7 +100,7 @@ class NameScope:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        self._taken = {name for name in _names_in(graph) if name}
+        self._taken = all_names(graph)
 
     def __contains__(self, name: str) -> bool:
         return name in self._taken
