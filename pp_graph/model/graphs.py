@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,14 +23,20 @@ def default_opset(imports: Mapping[str, int]) -> int:
 
 @contextlib.contextmanager
 def quiet_onnx_ir() -> Iterator[None]:
-    """Silence the warnings of onnx_ir, which come with stack traces."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence the warnings that onnx_ir gives in this thread, which come with stack traces."""
+    thread = threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno >= logging.ERROR
+
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("onnx_ir")]
+    for logger in loggers:
+        logger.addFilter(keep)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger in loggers:
+            logger.removeFilter(keep)
 
 
 def subgraphs(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph]:
