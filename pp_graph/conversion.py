@@ -16,13 +16,16 @@ from pp_graph.errors import TargetError
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
+from pp_graph.model.graphs import all_names
 from pp_graph.model.shapes import declared_shape
-from pp_graph.openvino.core import first_line, openvino_core
+from pp_graph.openvino.core import first_line
 from pp_graph.openvino.device_check import require_static
 from pp_graph.openvino.devices import device_profile
 from pp_graph.openvino.frame_boxes import move_to_frame
 from pp_graph.openvino.input_shapes import InputShape, batch_is_open, fix_shapes
+from pp_graph.openvino.ir_files import decimal_points, read_model
 from pp_graph.openvino.island.island import add_states, isolate_island
+from pp_graph.openvino.made_up_names import renumber
 from pp_graph.openvino.model import RT_INFO_PATH, OpenVINOModel
 from pp_graph.openvino.model_info import write_model_info
 from pp_graph.openvino.preprocessing import add_preprocessing
@@ -118,6 +121,7 @@ def convert(
     fused = _fused(model, post, raise_opset, merged_roles(roles, score_output=score_output, map_output=map_output))
     converted = _read(fused)
     workarounds = work_around_defects(converted, fused.provenance.prefix)
+    names = renumber(converted, all_names(fused.network.model.graph))  # NNCF appends to them
     fix_shapes(converted, fused.network.inputs, input_shape, batch)
     notes = fused.notes
     if not profile.dynamic_shapes:
@@ -165,6 +169,7 @@ def convert(
         raw=raw_record, conversion=settings, replaced=None, raised=None, preprocessing=preprocessing
     )
     move_to_frame(converted, provenance)
+    renumber(converted, names)
     if converted.has_rt_info(_ONNX_METADATA):
         # OpenVINO copies the ONNX metadata, whose provenance is now outdated.
         converted.set_rt_info(f"see {'/'.join(RT_INFO_PATH)}", _ONNX_METADATA)
@@ -242,16 +247,25 @@ def _fused(
 
 def _read(fused: FusedModel) -> ov.Model:
     """Read a fused model into OpenVINO; external weights are memory-mapped in place."""
-    core = openvino_core()
     fused = _without_functions(fused)
     opened = fused.network
     try:
         if not opened.external_tensors():
-            return core.read_model(fused.to_proto().SerializeToString(), b"")
+            content = fused.to_proto().SerializeToString()
+            model = read_model(content)
+            names = {name for port in model.inputs for name in port.get_names()}
+            if all(each.name in names for each in opened.inputs):
+                return model
+            # From memory, OpenVINO 2026.4 drops inputs that nothing reads; from a file it keeps them.
+            with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder:
+                path = Path(folder) / "fused.onnx"
+                with writing_temporarily():
+                    path.write_bytes(content)
+                return read_model(path)
         if opened.source is not None and opened.unchanged_file() and opened.source.suffix == ".onnx":
-            return core.read_model(opened.source)
+            return read_model(opened.source)
         with _written_beside_its_weights(fused) as path:
-            return core.read_model(path)
+            return read_model(path)
     except RuntimeError as error:
         if isinstance(error, TargetError):
             raise
@@ -290,9 +304,9 @@ def _with_f16_weights(model: ov.Model) -> ov.Model:
 
     with tempfile.TemporaryDirectory(prefix="pp_graph_", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.xml"
-        with writing_temporarily():
+        with writing_temporarily(), decimal_points():
             ov.save_model(model, str(path), compress_to_fp16=True)
-        return openvino_core().read_model(path)
+        return read_model(path)
 
 
 def _without_functions(fused: FusedModel) -> FusedModel:

@@ -16,7 +16,8 @@ from pp_graph.errors import DataError, PPGraphError, TargetError
 from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model.graphs import all_values
 from pp_graph.opening import kind_of, open_artifact
-from pp_graph.openvino.core import first_line, openvino_core, port_name
+from pp_graph.openvino.core import first_line, port_name
+from pp_graph.openvino.ir_files import read_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -215,7 +216,7 @@ def read_openvino(path: Path) -> ov.Model:
     if not path.is_file():
         raise TargetError(f"Model '{path}' does not exist, expected an .onnx file or an IR (.xml). Check the path.")
     try:
-        return openvino_core().read_model(path)
+        return read_model(path)
     except RuntimeError as error:
         raise TargetError(f"OpenVINO cannot read '{path}': {first_line(error)}. Is it an .onnx or an .xml?") from error
 

@@ -12,7 +12,7 @@ from pp_graph.fusion.artifact import Artifact
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.tail import restore_tail
 from pp_graph.model import METADATA_KEY, RawModel, opset_raising
-from pp_graph.model.graphs import all_values, bodies_of, rename_values
+from pp_graph.model.graphs import all_nodes, all_values, bodies_of, rename_values
 from pp_graph.model.message_difference import with_difference
 from pp_graph.model.weights import weights_record
 from pp_graph.sessions import OnnxSession
@@ -251,9 +251,9 @@ def _remove_post_processing(graph: ir.Graph, scope: str, emitted: set[str | None
     constants = {value for name, value in graph.initializers.items() if name.startswith(scope)}
     fed = {graph.initializers[name] for name in adjustable if name in graph.initializers}
     constants |= fed
-    inside = [inner for node in removed for body in bodies_of(node) for inner in body.all_nodes()]
+    inside = [inner for node in removed for body in bodies_of(node) for inner in all_nodes(body)]
     emitted_nodes = {*removed, *inside}
-    for node in graph.all_nodes():
+    for node in all_nodes(graph):
         read = next((value for value in node.inputs if value in outputs | constants), None)
         if read is not None and node not in emitted_nodes:
             raise _changed(f"operator '{node.name or node.op_type}' reads '{read.name}' of the post-processing")

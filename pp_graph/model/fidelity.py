@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.model.graphs import DEFAULT_DOMAINS, bodies_of
+from pp_graph.model.graphs import DEFAULT_DOMAINS, all_nodes, bodies_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _DOMAIN: Final = "pp_graph.domain"
+_IN_NODES: Final = "pp_graph.in_nodes"
 _IMPLICIT: Final = "pp_graph.implicit_domain"
 _VALUE_INFO: Final = "pp_graph.value_info"
 _EXTERNAL: Final = "pp_graph.external_entries"
@@ -28,7 +29,7 @@ def _proto_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Yield nodes and the nodes of their subgraphs in onnx_ir's order."""
     for node in nodes:
         yield node
-        for graph in _proto_subgraphs(node):
+        for graph in _proto_subgraphs(node) if node.attribute else ():
             yield from _proto_nodes(graph.node)
 
 
@@ -40,9 +41,9 @@ def _proto_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def _pairs(proto: onnx.ModelProto, model: ir.Model) -> Iterator[tuple[onnx.NodeProto, ir.Node]]:
-    yield from zip(_proto_nodes(proto.graph.node), model.graph.all_nodes(), strict=False)
+    yield from zip(_proto_nodes(proto.graph.node), all_nodes(model.graph), strict=False)
     for proto_function, function in zip(proto.functions, model.functions.values(), strict=False):
-        yield from zip(_proto_nodes(proto_function.node), function.all_nodes(), strict=False)
+        yield from zip(_proto_nodes(proto_function.node), all_nodes(function), strict=False)
 
 
 def external_protos(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -50,9 +51,8 @@ def external_protos(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     import onnx
 
     graphs = [proto.graph]
-    nodes = list(_proto_nodes(proto.graph.node))
-    for function in proto.functions:
-        nodes += _proto_nodes(function.node)
+    owners = (proto.graph, *proto.functions)
+    nodes = [node for owner in owners for node in _proto_nodes(owner.node) if node.attribute]
     for node in nodes:
         graphs += _proto_subgraphs(node)
     tensors = [tensor for graph in graphs for tensor in graph.initializer]
@@ -73,11 +73,15 @@ def reference_of(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:
 
 def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
     """Record in a model just read the details that `restore` needs."""
+    model.meta[_IN_NODES] = False
     for proto_node, node in _pairs(proto, model):
         if proto_node.HasField("domain") and proto_node.domain in DEFAULT_DOMAINS:
             node.meta[_DOMAIN] = proto_node.domain
-        for proto_graph, graph in zip(_proto_subgraphs(proto_node), bodies_of(node), strict=False):
+            model.meta[_IN_NODES] = True
+        bodies = bodies_of(node)
+        for proto_graph, graph in zip(_proto_subgraphs(proto_node), bodies, strict=False) if bodies else ():
             graph.meta[_VALUE_INFO] = tuple(proto_graph.value_info)
+            model.meta[_IN_NODES] = True
     model.meta[_IMPLICIT] = any(not entry.HasField("domain") for entry in proto.opset_import)
     model.meta[_EXTERNAL] = {
         reference_of(tensor): tuple(tensor.external_data)
@@ -88,7 +92,7 @@ def remember(proto: onnx.ModelProto, model: ir.Model) -> None:
 
 def restore(model: ir.Model, proto: onnx.ModelProto) -> None:
     """Write the recorded details into a serialised model."""
-    for proto_node, node in _pairs(proto, model):
+    for proto_node, node in _pairs(proto, model) if model.meta.get(_IN_NODES, True) else ():
         if _DOMAIN in node.meta:
             proto_node.domain = node.meta[_DOMAIN]
         for proto_graph, graph in zip(_proto_subgraphs(proto_node), bodies_of(node), strict=False):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pp_graph.errors import ModelError
 from pp_graph.model import fidelity
-from pp_graph.model.graphs import default_opset, quiet_onnx_ir
+from pp_graph.model.graphs import all_nodes, default_opset, quiet_onnx_ir, subgraphs
 from pp_graph.model.light_onnx_ir import import_onnx_ir
 from pp_graph.model.shapes import Shape, declared_shape
 from pp_graph.model.writing import write_onnx
@@ -335,15 +335,14 @@ def _numpy_name(dtype: ir.DataType) -> str | None:
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     import onnx_ir as ir
 
-    functions = model.functions.values()
-    for graph in (*model.graphs(), *(subgraph for function in functions for subgraph in function.subgraphs())):
+    owners: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in (model.graph, *(graph for owner in owners for graph in subgraphs(owner))):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
-    owners: list[ir.Graph | ir.Function] = [model.graph, *functions]
     for owner in owners:
-        for node in owner.all_nodes():
-            for attribute in node.attributes.values():
+        for node in all_nodes(owner):
+            for attribute in node.attributes.values() if node.attributes else ():
                 if attribute.is_ref():
                     continue
                 if attribute.type == ir.AttributeType.TENSOR:

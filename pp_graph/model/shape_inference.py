@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Shape, declared_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy.typing as npt
     import onnx
     import onnx_ir as ir
@@ -41,8 +40,10 @@ class ShapeInference:
             self._graph = None  # it cannot be serialised, so nothing is known
 
     def infer(
-        self, known: Mapping[str, npt.NDArray[Any]] | None = None, proven: Mapping[str, Shape] | None = None
-    ) -> dict[str, InferredValue]:
+        self,
+        known: Mapping[str, npt.NDArray[Any]] | None = None,
+        proven: Mapping[str, Shape] | None = None,
+    ) -> Mapping[str, InferredValue]:
         """Infer.
 
         Args:
@@ -57,17 +58,43 @@ class ShapeInference:
 
         if self._graph is None:
             return {}
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self._graph)
+        proto = self._graph
+        if known or proven:
+            proto = onnx.ModelProto()
+            proto.CopyFrom(self._graph)
         try:
-            _write_constants(proto.graph, known or {})
-            _write_shapes(proto.graph, proven or {})
+            if known:
+                _write_constants(proto.graph, known)
+            if proven:
+                _write_shapes(proto.graph, proven)
             graph = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True).graph
         except Exception:
             return {}
-        computed = {name for node in graph.node for name in node.output}
+        given = {*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
         entries = (*graph.value_info, *graph.output)
-        return {entry.name: _read(entry.type) for entry in entries if entry.name in computed}
+        return _InferredValues({entry.name: entry.type for entry in entries if entry.name not in given})
+
+
+class _InferredValues(Mapping[str, InferredValue]):
+    """Values that are read when they are asked for, because few of a large model's are."""
+
+    def __init__(self, declared: dict[str, onnx.TypeProto]) -> None:
+        self._declared = declared
+        self._read: dict[str, InferredValue] = {}
+
+    def __getitem__(self, name: str) -> InferredValue:
+        if name not in self._read:
+            self._read[name] = _read(self._declared[name])
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._declared
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._declared)
+
+    def __len__(self) -> int:
+        return len(self._declared)
 
 
 def _read(declared: onnx.TypeProto) -> InferredValue:

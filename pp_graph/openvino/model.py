@@ -13,7 +13,8 @@ from pp_graph.errors import PostProcessorError, ProvenanceError, TargetError
 from pp_graph.files import written_together
 from pp_graph.fusion import METADATA_KEY, Artifact, Provenance
 from pp_graph.model import Port
-from pp_graph.openvino.core import first_line, openvino_core, partial_shape, port_name, rt_text
+from pp_graph.openvino.core import first_line, partial_shape, port_name, rt_text
+from pp_graph.openvino.ir_files import decimal_points, read_model
 from pp_graph.openvino.island.exchange import with_other_program
 from pp_graph.openvino.island.float32 import island_constants
 from pp_graph.openvino.session import OpenVINOSession
@@ -107,14 +108,13 @@ class OpenVINOModel(Artifact):
             guide.write_text(usage_text(self.network, self.provenance, path.name), encoding="utf-8")
             self.network.set_rt_info(UNKNOWN, WEIGHTS_PATH)
             try:
-                ov.save_model(self.network, str(draft), compress_to_fp16=False)
+                with decimal_points():
+                    ov.save_model(self.network, str(draft), compress_to_fp16=False)
             except RuntimeError as error:
                 raise TargetError(f"OpenVINO cannot save '{path}': {first_line(error)}. Is the disk full?") from error
             text = draft.read_bytes()
             draft.write_bytes(marked(text, weights_mark(content, text)))
-            constants = island_constants(
-                openvino_core().read_model(draft), self.provenance.prefix, self.provenance.adjustable
-            )
+            constants = island_constants(read_model(draft), self.provenance.prefix, self.provenance.adjustable)
             if not constants and self._decides:
                 raise TargetError(
                     f"There are no constants under '{self.provenance.prefix}/', expected the cutoffs of the "
@@ -275,7 +275,7 @@ def _read_ir(path: Path) -> ov.Model:
             raise TargetError(f"IR file '{file}' does not exist, expected an .xml and a .bin beside it. Copy both.")
     check_weights_file(path)
     try:
-        return openvino_core().read_model(path)
+        return read_model(path)
     except RuntimeError as error:
         reason = first_line(error)
         if "weights" in reason.lower() or "bin file" in reason.lower():

@@ -43,6 +43,8 @@ _DEEPEST: Final = 12
 _MOST_TERMS: Final = 64
 """Maximum number of summands: where a value is added to itself, and the result to itself, they double each time."""
 
+_SUMS: Final = frozenset({"Add", "Sub", "Sum", "Mean", "ReduceMean", "ReduceSum"})
+
 _SHAPING: Final = frozenset({"Resize", "Upsample", "Pad", "Conv", "AveragePool", "Slice"})
 """Operators that make a chain worth collapsing. The other linear ones are cheap."""
 
@@ -91,7 +93,7 @@ class SeparableCollapse(Rule):
             worst: Match | None = None
             reader.refusals.clear()
             before: tuple[ir.Node, ...] = ()
-            for depth in range(1, _DEEPEST + 1):
+            for depth in range(1, _DEEPEST + 1) if reader.can_read(target) else ():
                 expression = reader.read(target, depth)
                 if expression.operators == before:
                     break  # nothing linear is left to read
@@ -138,6 +140,11 @@ class _Reader:
         self._operators: dict[ir.Node, LinearOperator | None] = {}
         self._expressions: dict[tuple[ir.Value, int], _Expression] = {}
         self.refusals: dict[ir.Node, str] = {}
+
+    def can_read(self, value: ir.Value) -> bool:
+        """True if a linear operator computes a value, or one that may be a sum of maps."""
+        node = self._view.producer(self._view.see_through(value))
+        return node is not None and (node.op_type in _SUMS or self._operator(node) is not None)
 
     def read(self, value: ir.Value, depth: int) -> _Expression:
         """Express a value by values at most `depth` operators before it."""
@@ -234,13 +241,13 @@ class _Reader:
 def _summands(view: GraphView, node: ir.Node) -> tuple[list[tuple[ir.Value, float]], tuple[ir.Node, ...]] | None:
     """Return the maps that an operator adds, each with its weight, and the operators that add them."""
     parts = [value for value in node.inputs if value is not None]
-    if node.op_type in ("Add", "Sub", "Sum", "Mean"):
+    if node.op_type not in _SUMS:
+        return None
+    if node.op_type not in ("ReduceMean", "ReduceSum"):
         weights = [1 / len(parts) if node.op_type == "Mean" else 1.0] * len(parts)
         if node.op_type == "Sub":
             weights[1] = -1.0
         return list(zip(parts, weights, strict=True)), (node,)
-    if node.op_type not in ("ReduceMean", "ReduceSum"):
-        return None
     joined = view.producer(parts[0], "Concat")
     axes = view.reduced_axes(node)
     if joined is None or axes is None or len(axes) != 1:

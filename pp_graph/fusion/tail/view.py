@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from pp_graph.model.constants import FOLDED, LARGEST_CONSTANT, Array, evaluate, read_constant_node
-from pp_graph.model.graphs import bodies_of, default_opset
+from pp_graph.model.graphs import all_nodes, bodies_of, default_opset
 from pp_graph.model.shape_inference import ShapeInference
 from pp_graph.model.shapes import OVERRIDABLE_FROM, Dimension, Shape, declared_shape
 
@@ -155,7 +155,7 @@ class GraphView:
             live.add(node)
             read = [value for value in node.inputs if value is not None]
             for body in bodies_of(node):
-                read += [value for inner in body.all_nodes() for value in inner.inputs if value is not None]
+                read += [value for inner in all_nodes(body) for value in inner.inputs if value is not None]
                 read += list(body.outputs)
             pending += [producer for value in read if (producer := value.producer()) is not None]
         return live
@@ -418,7 +418,7 @@ class GraphView:
                 output in replaced or (not output.is_graph_output() and dead.issuperset(output.consumers()))
                 for output in node.outputs
             )
-            if unneeded and next(bodies_of(node), None) is None:
+            if unneeded and not bodies_of(node):
                 dead.add(node)
                 inputs = [value for value in node.inputs if value is not None]
                 pending += [producer for value in inputs if (producer := value.producer()) is not None]

@@ -8,11 +8,13 @@ import numpy as np
 
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.emission import Numbers, emission_record, emit_alone
-from pp_graph.openvino.core import openvino_core
+from pp_graph.openvino.core import all_operators
 from pp_graph.openvino.frame_boxes import leave_frame, move_to_frame
+from pp_graph.openvino.ir_files import read_model
 from pp_graph.openvino.island.float32 import mark_float32
 from pp_graph.openvino.island.graph import find_tensor
 from pp_graph.openvino.island.island import replace_island
+from pp_graph.openvino.made_up_names import renumber
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +65,10 @@ def with_other_program(network: ov.Model, provenance: Provenance, program: Progr
         _exchange_constants({constants[name]: content for name, content in numbers.changed.items()})
         model.validate_nodes_and_infer_types()
         return model, numbers.provenance
-    return model, _exchange_island(model, provenance, program, numbers)
+    names = {node.get_friendly_name() for node in all_operators(model)}
+    changed = _exchange_island(model, provenance, program, numbers)
+    renumber(model, names)
+    return model, changed
 
 
 def _exchange_constants(changed: Mapping[ov.Node, bytes]) -> None:
@@ -103,7 +108,7 @@ def _exchange_island(model: ov.Model, provenance: Provenance, program: Program, 
         emission=emission_record(program, tensors, provenance.prefix, opset=OPSET, ir_version=IR_VERSION),
     )
     proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
-    island = openvino_core().read_model(proto.SerializeToString(), b"")
+    island = read_model(proto.SerializeToString())
     replace_island(model, island, record)
     move_to_frame(model, record)
     return record

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion.tail import NETWORK_SCOPE
-from pp_graph.openvino.core import openvino_core
+from pp_graph.openvino.ir_files import decimal_points, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -37,7 +37,7 @@ def mark_float32(model: ov.Model, names: Collection[str] | None = None) -> ov.Mo
 
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as folder:
         xml, weights = Path(folder) / "island.xml", Path(folder) / "island.bin"
-        with writing_temporarily():
+        with writing_temporarily(), decimal_points():
             ov.serialize(model, str(xml), str(weights))
         tree = ET.parse(xml)  # noqa: S314 - written by OpenVINO a moment ago
         for layer in tree.iter("layer"):
@@ -53,7 +53,7 @@ def mark_float32(model: ov.Model, names: Collection[str] | None = None) -> ov.Mo
                 info = ET.Element("rt_info")
                 layer.insert(0, info)
             ET.SubElement(info, "attribute", _MARK)
-        return openvino_core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())
+        return read_model(ET.tostring(tree.getroot()), weights.read_bytes())
 
 
 def is_marked(node: ov.Node) -> bool:
