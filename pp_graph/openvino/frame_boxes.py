@@ -1,4 +1,4 @@
-"""Bring a detector's boxes and key points to the coordinates of the frame, inside the model.
+"""Bring boxes, key points and centroids to the coordinates of the frame, inside the model.
 
 The operators follow the outputs of the post-processing, so that whatever checks or exchanges the post-processing finds
 it unchanged before them.
@@ -15,18 +15,28 @@ from pp_graph.openvino.core import port_name
 from pp_graph.openvino.island.float32 import mark_float32
 from pp_graph.openvino.island.graph import find_tensor
 from pp_graph.preprocessing import LETTERBOX
-from pp_graph.preprocessing.placement import COORDINATES, FRAME
+from pp_graph.preprocessing.placement import (
+    CENTROIDS,
+    COLUMNS,
+    FRAME,
+    MOST,
+    ORIENTED,
+    STAYS,
+    ZEROS,
+    columns_of,
+    map_pixels,
+)
+from pp_graph.program import region_map_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import openvino as ov
 
     from pp_graph.fusion import Provenance
     from pp_graph.preprocessing import Preprocessing
 
-_FORMS: Final = COORDINATES | {"detections": 4, "det_boxes": 4}
-"""Coordinates in outputs of other forms, too."""
+_BOXES: Final = {"boxes", "detections", "det_boxes", "region_boxes"}
 _SCOPE: Final = "frame"
 
 
@@ -38,7 +48,7 @@ def move_to_frame(model: ov.Model, provenance: Provenance) -> None:
         provenance: Its provenance.
 
     Raises:
-        TargetError: The model returns no boxes as corners.
+        TargetError: The model returns no boxes, or in a form that cannot be moved.
     """
     import openvino as ov
     from openvino import opset13 as ops
@@ -46,52 +56,42 @@ def move_to_frame(model: ov.Model, provenance: Provenance) -> None:
     preprocessing = provenance.preprocessing
     if preprocessing is None or preprocessing.box_coordinates != FRAME:
         return
-    if provenance.parameters.get("names") == "model-api":
-        raise TargetError(
-            "Boxes in pixels of the frame were asked for together with names='model-api' (--names), expected "
-            "one of them: Model API brings boxes back to the frame itself. Leave out box_coordinates "
-            "(--box-coordinates)."
-        )
-    outputs = list(_outputs(provenance))
-    if not {"boxes", "detections", "det_boxes"} & {name for name, _ in outputs}:
-        raise TargetError(
-            f"Boxes in pixels of the frame were asked for, and the outputs are {', '.join(provenance.predicted)}, "
-            "expected boxes of --task detection. Leave box_coordinates out (--box-coordinates)."
-        )
-    if provenance.parameters.get("box_format", "xyxy") != "xyxy":
-        raise TargetError(
-            f"Boxes in pixels of the frame were asked for as {provenance.parameters['box_format']}, expected corners, "
-            "which end at the frame's edges. Leave box_format out (--box-format)."
-        )
-    other = [each for each in provenance.outputs if each.name == "boxes" and each.sizes[-1:] != (4,)]
-    if other:
-        raise TargetError(
-            f"Boxes in pixels of the frame were asked for, and output 'boxes' is {other[0].type or 'of unknown rank'}, "
-            "expected corners, (N,D,4). Leave box_coordinates out (--box-coordinates)."
-        )
+    outputs = _checked_outputs(provenance, preprocessing)
     (frames,) = (each for each in model.get_parameters() if port_name(each.output(0)) == preprocessing.input)
     places = [preprocessing.layout.index(axis) for axis in "HW"]
     size = ops.gather(ops.shape_of(frames), ops.constant(np.array(places)), ops.constant(0))
-    sources = [find_tensor(model, name) for name, _ in outputs]
+    sources = [find_tensor(model, name) for name in outputs]
     inner = [ops.parameter([2], ov.Type.i64, name="size")]
     inner += [
         ops.parameter(source.get_partial_shape(), source.get_element_type(), name=f"rows_{place}")
         for place, source in enumerate(sources)
     ]
-    offset, scale = _placement(inner[0], preprocessing)
-    moved = [
-        ops.result(_moved(rows, count, offset, scale, inner[0] if count == COORDINATES["boxes"] else None))
-        for rows, (_, count) in zip(inner[1:], outputs, strict=True)
-    ]
+    map_size = None
+    if "region_boxes" in outputs:
+        read = provenance.raw.read.items()
+        tensors = {role: find_tensor(model, record.tensor).get_partial_shape() for role, record in read}
+        map_size = region_map_size(provenance.bind(), tensors)
+    given = dict(zip(outputs, inner[1:], strict=True))
+    offset, scale, edges = _placement(inner[0], preprocessing)
+    moved = []
+    for name, rows in given.items():
+        per_pixel = map_pixels(preprocessing, map_size) if name.startswith("region") else np.ones(2, np.float32)
+        start = ops.divide(offset, ops.constant(per_pixel))
+        factor = ops.multiply(scale, ops.constant(per_pixel))
+        if name == CENTROIDS:
+            half = ops.constant(np.float32(0.5))
+            start = ops.add(ops.subtract(start, half), ops.divide(half, factor))
+        told_by = given["region_boxes"] if name == CENTROIDS else rows
+        moved.append(ops.result(_moved(name, rows, outputs[name], (start, factor, edges), told_by)))
     small = mark_float32(ov.Model(moved, inner, _SCOPE))
     for node in small.get_ordered_ops():
         if node.get_type_name() not in ("Parameter", "Result"):
             node.set_friendly_name(f"{provenance.prefix}/{_SCOPE}/{node.get_friendly_name()}")
-    results = [_result(model, name) for name, _ in outputs]
+    results = [_result(model, name) for name in outputs]
     for parameter, source in zip(small.get_parameters(), [size.output(0), *sources], strict=True):
         for target in list(parameter.output(0).get_target_inputs()):
             target.replace_source_output(source)
-    for (name, _), source, result, end in zip(outputs, sources, results, small.get_results(), strict=True):
+    for name, source, result, end in zip(outputs, sources, results, small.get_results(), strict=True):
         value = end.input_value(0)
         source.get_tensor().set_names((source.get_names() - {name}) | {_tensor(provenance, name)})
         value.get_tensor().set_names({name})
@@ -104,7 +104,7 @@ def leave_frame(model: ov.Model, provenance: Provenance) -> None:
     preprocessing = provenance.preprocessing
     if preprocessing is None or preprocessing.box_coordinates != FRAME:
         return
-    for name, _ in _outputs(provenance):
+    for name in _outputs(provenance):
         source, result = find_tensor(model, _tensor(provenance, name)), _result(model, name)
         result.input_value(0).get_tensor().set_names(set())
         source.get_tensor().set_names((source.get_names() - {_tensor(provenance, name)}) | {name})
@@ -112,9 +112,44 @@ def leave_frame(model: ov.Model, provenance: Provenance) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _outputs(provenance: Provenance) -> Iterator[tuple[str, int]]:
-    found = (each for each in provenance.outputs if each.name in _FORMS and each.dtype == "float32" and each.axes)
-    return ((each.name, _FORMS[each.name]) for each in found)
+def _checked_outputs(provenance: Provenance, preprocessing: Preprocessing) -> dict[str, int]:
+    """Return the outputs to move, and the sizes of their last axes; raise if they cannot be moved."""
+    if provenance.parameters.get("names") == "model-api":
+        raise TargetError(
+            "Boxes in pixels of the frame were asked for together with names='model-api' (--names), expected "
+            "one of them: Model API brings boxes back to the frame itself. Leave out box_coordinates "
+            "(--box-coordinates)."
+        )
+    outputs = _outputs(provenance)
+    if not _BOXES & set(outputs):
+        raise TargetError(
+            f"Boxes in pixels of the frame were asked for, and the outputs are {', '.join(provenance.predicted)}, "
+            "expected boxes of a detector or of regions. Return them too, or leave box_coordinates out "
+            "(--box-coordinates)."
+        )
+    if provenance.parameters.get("box_format", "xyxy") != "xyxy":
+        raise TargetError(
+            f"Boxes in pixels of the frame were asked for as {provenance.parameters['box_format']}, expected corners, "
+            "which end at the frame's edges. Leave box_format out (--box-format)."
+        )
+    if outputs.get("boxes") == len(ORIENTED) and preprocessing.resize != LETTERBOX:
+        raise TargetError(
+            f"Oriented boxes in pixels of the frame were asked for, and frames are stretched ({preprocessing.resize}), "
+            "expected letterbox: a turned box is no rectangle any more when stretched. Take resize='letterbox' "
+            "(--resize letterbox), or leave box_coordinates out (--box-coordinates)."
+        )
+    if outputs.get("boxes", 4) not in (4, len(ORIENTED)):
+        raise TargetError(
+            f"Boxes in pixels of the frame were asked for, and output 'boxes' has {outputs['boxes']} numbers a box, "
+            "expected 4 corners, (N,D,4). Leave box_coordinates out (--box-coordinates)."
+        )
+    return outputs
+
+
+def _outputs(provenance: Provenance) -> dict[str, int]:
+    """Return the outputs to move, and the sizes of their last axes."""
+    found = (each for each in provenance.outputs if each.name in COLUMNS and each.dtype == "float32" and each.axes)
+    return {each.name: each.sizes[-1] or 0 for each in found}
 
 
 def _tensor(provenance: Provenance, name: str) -> str:
@@ -125,8 +160,8 @@ def _result(model: ov.Model, name: str) -> ov.op.Result:
     return next(each for each in model.get_results() if name in each.output(0).get_names())
 
 
-def _placement(size: ov.Node, preprocessing: Preprocessing) -> tuple[ov.Node, ov.Node]:
-    """Return x and y of the frame in the model's input, and the frame's width and height divided by those there."""
+def _placement(size: ov.Node, preprocessing: Preprocessing) -> tuple[ov.Node, ov.Node, ov.Node]:
+    """Return x and y of the frame in the model's input, its size divided by the size there, and its size."""
     from openvino import opset13 as ops
 
     from pp_graph.openvino.preprocessing import placed_size
@@ -135,31 +170,36 @@ def _placement(size: ov.Node, preprocessing: Preprocessing) -> tuple[ov.Node, ov
     whole = ops.constant(np.array(model_size))
     placed = placed_size(size, model_size) if preprocessing.resize == LETTERBOX else whole
     offset = ops.divide(ops.subtract(whole, placed), ops.constant(np.array([2])))
-    offset, frame, inside = (ops.convert(_x_first(each), "f32") for each in (offset, size, placed))
-    return offset, ops.divide(frame, inside)
+    order = ops.constant(np.array([1, 0]))
+    offset, frame, inside = (
+        ops.convert(ops.gather(each, order, ops.constant(0)), "f32") for each in (offset, size, placed)
+    )
+    return offset, ops.divide(frame, inside), frame
 
 
-def _x_first(pair: ov.Node) -> ov.Node:
+def _moved(
+    name: str, rows: ov.Node, width: int, placement: tuple[ov.Node, ov.Node, ov.Node], told_by: ov.Node
+) -> ov.Node:
+    """Move coordinates, as `pp_graph.preprocessing.placement.in_frame`; rows without a detection stay."""
     from openvino import opset13 as ops
 
-    return ops.gather(pair, ops.constant(np.array([1, 0])), ops.constant(0))
+    start, scale, edges = placement
+    columns, ends = columns_of(name, width)
 
+    def spread(pair: ov.Node, *others: ov.Node) -> ov.Node:
+        """Return the number of each column, given those of x, y, a size and what stays."""
+        return ops.gather(ops.concat([pair, *others], 0), ops.constant(np.array(columns)), ops.constant(0))
 
-def _moved(rows: ov.Node, count: int, offset: ov.Node, scale: ov.Node, frame: ov.Node | None) -> ov.Node:
-    """Move coordinates, as `pp_graph.preprocessing.placement.in_frame`; rows of zeros stay."""
-    from openvino import opset13 as ops
-
-    shape = rows.get_output_partial_shape(0)
-    rank, width = shape.rank.get_length(), shape[-1].get_length()
-    lengths = ops.constant(np.array([count, width - count]))
-    parts = ops.variadic_split(rows, ops.constant(rank - 1), lengths).outputs() if width > count else [rows.output(0)]
-    offsets, scales = (ops.concat([each] * (count // 2), 0) for each in (offset, scale))
-    moved = ops.multiply(ops.subtract(parts[0], offsets), scales)
-    zero = ops.constant(np.float32(0))
-    if frame is not None:
-        edge = ops.convert(_x_first(frame), "f32")
-        moved = ops.minimum(ops.maximum(moved, zero), ops.concat([edge, edge], 0))
-    axes = ops.constant(np.arange(2, rank))
-    listed = ops.reduce_logical_or(ops.not_equal(parts[0], zero), axes, keep_dims=True)
-    chosen = ops.select(listed, moved, parts[0])
-    return chosen if width == count else ops.concat([chosen.output(0), parts[1]], rank - 1)
+    zeros, most = ops.constant(ZEROS), ops.constant(MOST)
+    mean = ops.reduce_mean(scale, ops.constant(np.array([0])), keep_dims=True)
+    factors = spread(scale, mean, ops.constant(np.ones(1, np.float32)))
+    moved = ops.multiply(ops.subtract(rows, spread(start, zeros)), factors)
+    if ends:
+        low = ops.constant(np.append(ZEROS, -MOST)[columns])
+        moved = ops.minimum(ops.maximum(moved, low), spread(edges, most))
+    filled = ops.not_equal(told_by, ops.constant(np.float32(0)))
+    if told_by is rows:
+        counted = ops.constant(np.array([kind < STAYS for kind in columns]))
+        filled = ops.logical_and(filled, counted)
+    rank = rows.get_output_partial_shape(0).rank.get_length()
+    return ops.select(ops.reduce_logical_or(filled, ops.constant(np.arange(2, rank)), keep_dims=True), moved, rows)

@@ -23,8 +23,23 @@ LETTERBOX: Final = "letterbox"
 """Resizing that keeps the aspect ratio (bilinear), and fills the rest of the model's input on both sides."""
 INPUT, FRAME = "input", "frame"
 """Coordinates of boxes: pixels of the raw model's input, or of the frame before it is resized."""
-COORDINATES: Final = {"boxes": 4, "keypoints": 2}
-"""Outputs of detectors with coordinates, and how many numbers of the last axis are some. Only boxes are clipped."""
+COLUMNS: Final[Mapping[str, str]] = {
+    "boxes": "xyxy",
+    "detections": "xyxy--",
+    "det_boxes": "xyxy",
+    "keypoints": "xy-",
+    "region_boxes": "xyxy",
+    "region_centroids": "xy",
+}
+"""Outputs with coordinates, and what the numbers of their last axis are: `-` is none, `s` a size in any direction."""
+ORIENTED: Final = "xyss-"
+"""The same of oriented boxes: centre, size and angle."""
+CENTROIDS: Final = "region_centroids"
+_KINDS: Final = "xys-"
+STAYS: Final = _KINDS.index("-")
+ZEROS: Final = np.zeros(2, np.float32)
+MOST: Final = np.full(2, np.finfo(np.float32).max)
+"""Limit of numbers that do not end at the frame's edges."""
 PADDING: Final[Mapping[str, float]] = {"u8": 114, "u16": 114 * 257, "f32": 114}
 """Gray around a letterboxed frame by element type: 114 of 255, as YOLO models are trained."""
 
@@ -143,16 +158,34 @@ class Placement:
         return np.concatenate([moved, points[..., 2:]], -1).astype(np.float32)
 
 
-def in_frame(
-    predictions: Mapping[str, Array], preprocessing: Preprocessing | None, feeds: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Bring boxes and key points to the coordinates of the frames, in float32 as an IR does.
+def columns_of(name: str, width: int) -> tuple[list[int], bool]:
+    """Return what the numbers of an output's last axis are, as places in "xys-", and whether they end at the edges.
 
     Args:
-        predictions: Outputs of a detector in pixels of the raw model's input. A row of zeros is no detection, and
-            stays.
+        name: Name of an output, one of `COLUMNS`.
+        width: Size of its last axis.
+    """
+    kinds = ORIENTED if (name, width) == ("boxes", len(ORIENTED)) else COLUMNS[name][:width]
+    return list(map(_KINDS.index, kinds)), kinds.startswith("xyxy")
+
+
+def in_frame(
+    predictions: Mapping[str, Array],
+    preprocessing: Preprocessing | None,
+    feeds: Mapping[str, Array],
+    map_size: _Size | None = None,
+) -> dict[str, Array]:
+    """Bring boxes, key points and centroids to the coordinates of the frames, in float32 as an IR does.
+
+    Corners end at the frame's edges. The size of an oriented box grows by the mean of both directions, which differ by
+    the rounding of the letterbox. A centroid is counted from the centre of the first pixel.
+
+    Args:
+        predictions: Outputs in pixels of the raw model's input, and of regions in pixels of the map. A row of zeros is
+            no detection, and stays.
         preprocessing: Preprocessing of the artifact; if it leaves the coordinates, or is None, nothing changes.
         feeds: The artifact's inputs.
+        map_size: Height and width of the map in which regions were found; None without regions.
     """
     if preprocessing is None or preprocessing.box_coordinates != FRAME:
         return dict(predictions)
@@ -161,16 +194,32 @@ def in_frame(
     placed = Placement.of((height, width), (height, width), preprocessing)
     offset = np.array(placed.offset[::-1], np.float32)
     scale = np.array([width, height], np.float32) / np.array(placed.size[::-1], np.float32)
+    edges = np.array([width, height], np.float32)
     changed = dict(predictions)
-    for name in COORDINATES.keys() & predictions.keys():
-        rows, count = predictions[name], COORDINATES[name]
-        at = rows[..., :count]
-        moved = (at - np.tile(offset, count // 2)) * np.tile(scale, count // 2)
-        if name == "boxes":
-            moved = np.clip(moved, np.float32(0), np.array([width, height] * 2, np.float32))
-        listed = (at != 0).any(axis=tuple(range(2, rows.ndim)), keepdims=True)
-        changed[name] = np.concatenate([np.where(listed, moved, at), rows[..., count:]], -1)
+    for name in COLUMNS.keys() & predictions.keys():
+        rows = predictions[name]
+        columns, ends = columns_of(name, rows.shape[-1])
+        per_pixel = map_pixels(preprocessing, map_size) if name.startswith("region") else np.ones(2, np.float32)
+        start: Array = offset / per_pixel
+        factor: Array = scale * per_pixel
+        if name == CENTROIDS:
+            start = start - np.float32(0.5) + np.float32(0.5) / factor
+        start = np.append(start, ZEROS)
+        factor = np.concatenate([factor, factor.mean(keepdims=True), np.ones(1, np.float32)])
+        moved = (rows - start[columns]) * factor[columns]
+        if ends:
+            moved = np.clip(moved, np.append(ZEROS, -MOST)[columns], np.append(edges, MOST)[columns])
+        told_by = predictions["region_boxes"] if name == CENTROIDS else rows[..., [kind < STAYS for kind in columns]]
+        listed = (told_by != 0).any(axis=tuple(range(2, rows.ndim)), keepdims=True)
+        changed[name] = np.where(listed, moved, rows)
     return changed
+
+
+def map_pixels(preprocessing: Preprocessing, map_size: _Size | None) -> npt.NDArray[np.float32]:
+    """Return width and height of a pixel of a map, in pixels of the raw model's input."""
+    height, width = preprocessing.model_size or (None, None)
+    rows, columns = map_size or (height, width)
+    return np.array([(width or 0) / (columns or 1), (height or 0) / (rows or 1)], np.float32)
 
 
 def letterbox(frames: Array, height: int, width: int, padding: float) -> npt.NDArray[np.float32]:

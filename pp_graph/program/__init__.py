@@ -7,6 +7,7 @@ from pp_graph.program.detection_forms import packed_detections, renamed_detectio
 from pp_graph.program.outputs import DETECTION_OUTPUTS, Meaning, Output, OutputDescription, Predictions, detects
 from pp_graph.program.packing import PACKED_NAME, check_packed, packed_output, unpacked
 from pp_graph.program.program import Program
+from pp_graph.program.region_maps import region_map_size
 from pp_graph.program.roles import Role, RoleMatch, find_roles
 from pp_graph.program.signature import Signature
 
@@ -28,6 +29,7 @@ __all__ = [
     "find_roles",
     "packed_detections",
     "packed_output",
+    "region_map_size",
     "renamed_detections",
     "unpacked",
 ]

@@ -92,7 +92,7 @@ class DrawnOutputs:
         return cls(
             outputs,
             **{kind: tuple(names) for kind, names in kinds.items()},
-            regions=DrawnRegions.of(runner.provenance.bind()) if boxes else None,
+            regions=DrawnRegions.of(runner.provenance.bind(), runner.provenance.preprocessing) if boxes else None,
             anomalies=anomalies,
             captioned=_takes_pictures(runner) and any(name in outputs for name in ("pred_class", "token_ids")),
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.preprocessing.placement import FRAME
 from pp_graph.report.label_places import Rectangle, free_place
 from pp_graph.report.prediction_table import plain
 from pp_graph.steps import RegionPart, RegionTable, SelectRegions
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from pp_graph.preprocessing import Preprocessing
     from pp_graph.program import Program
 
 Array = npt.NDArray[Any]
@@ -34,13 +36,15 @@ class DrawnRegions:
         parts: Name of the output that holds each part of the table of regions: `boxes`, `areas`, `max` or `mean`,
             `centroids`.
         map_size: Height and width of the map in which they were found; None if open.
+        in_frame: True if boxes and centroids are in pixels of the frame that the model gets.
     """
 
     parts: Mapping[str, str]
     map_size: tuple[int, int] | None
+    in_frame: bool = False
 
     @classmethod
-    def of(cls, program: Program) -> DrawnRegions | None:
+    def of(cls, program: Program, preprocessing: Preprocessing | None = None) -> DrawnRegions | None:
         """Find the outputs of a program; None if it returns no boxes of regions."""
         tables = {step.target: step for step in program.steps if isinstance(step, RegionTable)}
         tables |= {
@@ -58,6 +62,9 @@ class DrawnRegions:
         if boxes is None or not tables:
             return None
         table = next(iter(tables.values()))
+        if preprocessing is not None and preprocessing.box_coordinates == FRAME:
+            # Images are first stretched to the frames' size, if the model fixes that.
+            return cls({**parts, "box": boxes}, preprocessing.frame_size, in_frame=True)
         return cls({**parts, "box": boxes}, program.types[table.source].map_size)
 
     def of_image(
@@ -71,7 +78,7 @@ class DrawnRegions:
             map_size: Height and width of the map, if the program leaves them open.
         """
         boxes = values[self.parts["box"]]
-        height, width = self.map_size or map_size or size[::-1]
+        height, width = self.map_size or (None if self.in_frame else map_size) or size[::-1]
         scale = np.array([size[0] / width, size[1] / height])
         score = self.parts.get("max") or self.parts.get("mean")
         area, centroids = (self.parts.get(part) for part in ("areas", "centroids"))

@@ -187,10 +187,16 @@ def write_predictions(
 def _refuse_letterboxed_maps(runner: Runner, source: Source, drawn: DrawnOutputs, folders: Collection[str]) -> None:
     preprocessing = runner.provenance.preprocessing
     letterboxed = source.images.letterbox or (preprocessing is not None and preprocessing.resize == LETTERBOX)
-    if letterboxed and (drawn.regions is not None or (folders and not drawn.detects)):
+    if not letterboxed or drawn.detects:
+        return
+    placed = drawn.regions is not None and drawn.regions.in_frame
+    pixels = any(output.per_pixel for output in drawn.outputs.values())
+    if (drawn.regions is not None and not placed) or (folders and (pixels or not placed)):
         raise DataError(
             "The images are letterboxed, and the model returns maps, masks or regions, which run cannot place in the "
-            "images, expected boxes of a detector. Convert with another --resize, or write tables only (--save none)."
+            "images, expected boxes of a detector, or boxes of regions in pixels of the frame and no maps. Convert "
+            "with --box-coordinates frame and without masks (--outputs), with another --resize, or write tables only "
+            "(--save none)."
         )
 
 

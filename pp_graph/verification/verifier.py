@@ -22,8 +22,8 @@ from pp_graph.openvino.devices import OWN, chosen_precision
 from pp_graph.openvino.preprocessing import extract_preprocessing
 from pp_graph.plausibility import describe_warnings, range_warnings
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
-from pp_graph.preprocessing.placement import in_frame
-from pp_graph.program import Predictions
+from pp_graph.preprocessing.placement import FRAME, in_frame
+from pp_graph.program import Predictions, region_map_size
 from pp_graph.progress import expect, shows_progress
 from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, Session, run_in_batches
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pp_graph.fusion import Artifact
+    from pp_graph.program import Program
     from pp_graph.steps import Array
 
 Progress = Callable[[int], None]
@@ -124,7 +125,7 @@ def verify(
             frame_range = (min(frame_range[0], float(frames.min())), max(frame_range[1], float(frames.max())))
         shipped = checked_predictions(provenance, run_in_batches(session, feeds, reference.output_axes))
         expected, own = (
-            replace(each, predictions=Predictions(in_frame(each.predictions, provenance.preprocessing, feeds)))
+            _in_frame(each, artifact.program, provenance.preprocessing, feeds)
             for each in (reference.run(feeds), reference.side(raw_values.run(feeds)))
         )
         comparison.add(expected, own, shipped, start)
@@ -146,6 +147,14 @@ def verify(
         warnings=(*describe_warnings(provenance), *range_warnings(provenance.preprocessing, *frame_range)),
         notes=source.notes,
     )
+
+
+def _in_frame(side: Side, program: Program, preprocessing: Preprocessing | None, feeds: Mapping[str, Array]) -> Side:
+    """Return a side with the coordinates that the artifact returns."""
+    if preprocessing is None or preprocessing.box_coordinates != FRAME:
+        return side
+    size = region_map_size(program, {name: array.shape for name, array in side.raw.items()})
+    return replace(side, predictions=Predictions(in_frame(side.predictions, preprocessing, feeds, size)))
 
 
 def _shipped_session(artifact: Artifact, device: str, precision: str | None, cache_dir: str | Path | None) -> Session:

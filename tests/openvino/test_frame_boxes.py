@@ -175,7 +175,7 @@ def test_impossible_coordinates(
 
 def test_models_without_boxes_have_no_coordinates() -> None:
     fused = pp.fuse(conv_model(), pp.OneClassPostProcessor(STATS))
-    with pytest.raises(TargetError, match="the outputs are .*, expected boxes of --task detection"):
+    with pytest.raises(TargetError, match="the outputs are .*, expected boxes of a detector or of regions"):
         pp.convert(
             fused,
             input_shape=(1, 3, 12, 16),
