@@ -16,7 +16,7 @@ from pp_graph.errors import TargetError
 from pp_graph.files import writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
-from pp_graph.model.graphs import all_names
+from pp_graph.model.graphs import all_names, bodies_of
 from pp_graph.model.shapes import declared_shape
 from pp_graph.openvino.core import first_line
 from pp_graph.openvino.device_check import require_static
@@ -35,6 +35,7 @@ from pp_graph.quantization.quantization import Quantization, check_quantization,
 from pp_graph.sessions.session import record_batch_axes
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import openvino as ov
 
     from pp_graph.model import Shape
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 _ONNX_METADATA: Final = ["framework", METADATA_KEY]
 PRECISIONS: Final = ("f32", "f16", "int8")
 """Precisions of the network's weights. With int8, its layers compute in int8 too."""
+_DEEPEST: Final = 16
+"""Branches or loops in each other that OpenVINO's CPU plugin compiles in a second."""
 
 OPEN_BATCH: Final = (
     "The batch is open. On the CPU, OpenVINO runs an open batch 1.2 to 1.36 times slower than a fixed one. pp.load and "
@@ -245,10 +248,20 @@ def _fused(
     return model if isinstance(model, FusedModel) else FusedModel.load(model)
 
 
+def _nesting(graph: ir.Graph) -> int:
+    return max((1 + _nesting(body) for node in graph for body in bodies_of(node)), default=0)
+
+
 def _read(fused: FusedModel) -> ov.Model:
     """Read a fused model into OpenVINO; external weights are memory-mapped in place."""
     fused = _without_functions(fused)
     opened = fused.network
+    nested = _nesting(opened.model.graph)
+    if nested > _DEEPEST:
+        raise TargetError(
+            f"The model nests branches or loops {nested} deep, expected at most {_DEEPEST}: OpenVINO takes twice the "
+            "time to compile it for each further one. The fused ONNX file still runs in onnxruntime."
+        )
     try:
         if not opened.external_tensors():
             content = fused.to_proto().SerializeToString()

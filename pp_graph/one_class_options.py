@@ -15,6 +15,9 @@ from pp_graph.errors import PostProcessorError
 OUTPUT_NAMES: Final = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 """Outputs of an anomaly model, in the order in which a fused model lists them."""
 _MAX_PIXELS: Final = 2**27
+_MOST_DIGITS: Final = 20
+_LONGEST_SIDE: Final = 2**20
+"""Pixels of a map's side. Resizing to it stores two positions and a weight each, and is as slow as its longest side."""
 MOST_REGIONS: Final = 1000
 """Largest number of regions in a table."""
 
@@ -117,6 +120,10 @@ def _check_map_size(value: Any) -> Any:
             f"map_size is {value!r}, {size[0] * size[1]:,} pixels, expected at most {_MAX_PIXELS:,}. Give a smaller "
             "size."
         )
+    if max(size) > _LONGEST_SIDE:
+        raise PostProcessorError(
+            f"map_size is {value!r}, expected sides of at most {_LONGEST_SIDE:,} pixels. Give a smaller size."
+        )
     return int(size[0]), int(size[1])
 
 
@@ -136,8 +143,12 @@ def _parse_outputs(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
 def _parse_whole(text: str) -> int:
-    if not text.isdecimal():
+    if not _is_number(text):
         raise ValueError(f"'{text}' is not a whole number, expected one such as 10.")
     return int(text)
 
@@ -146,7 +157,7 @@ def _parse_map_size(text: str) -> tuple[int, int] | str:
     height, _, width = text.lower().partition("x")
     if text == "input":
         return text
-    if not (height.isdecimal() and width.isdecimal()):
+    if not (_is_number(height) and _is_number(width)):
         raise ValueError(f"'{text}' is not a size, expected height and width such as 256x256, or input.")
     return int(height), int(width)
 

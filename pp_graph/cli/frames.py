@@ -103,7 +103,7 @@ def parse_frame_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
         raise click.BadParameter(
             f"'{text}' is not a size, expected height and width such as 1080x1920.", param_hint="--frame-size"
         )

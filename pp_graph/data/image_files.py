@@ -6,7 +6,7 @@ import stat
 import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +39,8 @@ _SYSTEM_FILES: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _ORIENTATION: Final = 0x0112
 _SIDEWAYS: Final = (5, 6, 7, 8)
 _pillow_limit = threading.Lock()
+_LARGE_PIXELS: Final = 1 << 24
+_large_image = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -214,18 +216,40 @@ def decode(file: Path, channels: int, size: tuple[int, int] | None, max_pixels: 
     from PIL import Image
 
     mode = "L" if channels == 1 else "RGB"
-    with opened_image(file, max_pixels) as opened:
+    with _one_large_image(file, max_pixels), opened_image(file, max_pixels) as opened:
         lost_depth = _has_16_bit_colours(opened)
         frames = getattr(opened, "n_frames", 1)
         image, turned = upright(opened)
         if image.mode == "F" or image.mode.startswith("I"):
             return Decoded(_deep_pixels(image, file, channels, size), turned, lost_depth=False, frames=frames)
         # Resizing a gray image before it becomes RGB gives the same pixels in a third of the memory.
-        converted = image if image.mode == "L" else image.convert(mode)
+        converted = image if image.mode in ("L", mode) else image.convert(mode)
         if size is not None and converted.size != size:
             converted = converted.resize(size, Image.Resampling.BILINEAR)
-        pixels = np.asarray(converted.convert(mode), np.uint8)
+        pixels = _pixels(converted if converted.mode == mode else converted.convert(mode))
     return Decoded(pixels[..., None] if pixels.ndim == 2 else pixels, turned, lost_depth, frames)
+
+
+def _pixels(image: Image) -> Array:
+    """Return the pixels of an image of 8 bits a channel; for a large one in strips, because Pillow makes two copies."""
+    rows = max(1, _LARGE_PIXELS // max(1, image.width))
+    if image.height <= rows:
+        return np.asarray(image, np.uint8)
+    bands = len(image.getbands())
+    pixels = np.empty((image.height, image.width, *([bands] if bands > 1 else [])), np.uint8)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
+@contextmanager
+def _one_large_image(file: Path, max_pixels: int | None) -> Iterator[None]:
+    """Let only one thread decode a large image at a time, because each takes its decoded size."""
+    with opened_image(file, max_pixels) as image:
+        large = image.size[0] * image.size[1] > _LARGE_PIXELS
+    with _large_image if large else nullcontext():
+        yield
 
 
 def _deep_pixels(image: Image, file: Path, channels: int, size: tuple[int, int] | None) -> Array:
@@ -239,7 +263,15 @@ def _deep_pixels(image: Image, file: Path, channels: int, size: tuple[int, int] 
             "float arrays in an .npz."
         )
     if size is not None and image.size != size:
-        scaled = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        # Pillow resizes rows first, and these in float32. Strips of rows give the same numbers in less memory.
+        rows = max(1, _LARGE_PIXELS // image.width)
+        strips = [
+            np.asarray(
+                Image.fromarray(strip.astype(np.float32)).resize((size[0], len(strip)), Image.Resampling.BILINEAR)
+            )
+            for strip in (values[top : top + rows] for top in range(0, len(values), rows))
+        ]
+        scaled = Image.fromarray(np.concatenate(strips)).resize(size, Image.Resampling.BILINEAR)
         values = np.round(np.asarray(scaled))
     pixels = np.clip(values, 0, 65535).astype(np.uint16)[..., None]
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 1 if channels == 1 else 3)))

@@ -333,6 +333,11 @@ class FileImages(Images):
     def _load(self, file: Path, wanted: ModelInput) -> Array:
         channels, height, width = image_shape(wanted)
         size = None if height is None or width is None else (width, height)
+        if size is not None and self.max_pixels is not None and size[0] * size[1] > self.max_pixels:
+            raise DataError(
+                f"Input '{wanted.name}' takes {height} x {width} pixels, expected at most {self.max_pixels:,}. Raise the "
+                "limit with --max-pixels (max_pixels)."
+            )
         if self.letterbox and size is None:
             raise DataError(
                 f"Images in {self.where} are to be letterboxed, and input '{wanted.name}' takes any size, expected a "

@@ -12,6 +12,7 @@ from pp_graph.model import fidelity
 from pp_graph.model.graphs import all_nodes, default_opset, quiet_onnx_ir, subgraphs
 from pp_graph.model.light_onnx_ir import import_onnx_ir
 from pp_graph.model.shapes import Shape, declared_shape
+from pp_graph.model.structure import check_structure
 from pp_graph.model.writing import write_onnx
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class RawModel:
             )
         if proto.training_info:
             raise ModelError(f"{name} has training_info, expected none. Export it for inference.")
+        check_structure(proto, name)
         try:
             with quiet_onnx_ir():
                 model = ir.from_proto(proto)

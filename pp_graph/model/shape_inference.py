@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _LARGEST: Final = 1000
 """Bytes of a weight up to which its numbers are given to the inference, as they may be sizes."""
+_MUCH: Final = 1 << 24
+"""Size or constant above which the numbers of a Range are left unknown: the inference would compute all of them."""
 _FUNCTIONS_DECLARE_FROM: Final = 10
 """IR version from which local functions declare inner values."""
 
@@ -135,7 +137,28 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
     for output in graph.outputs:
         bare = output if output.producer() is None else ir.Value(name=output.name, type=output.type)
         proto.graph.output.append(serde.serialize_value(bare))
+    _hide_long_ranges(proto.graph)
     return proto
+
+
+def _hide_long_ranges(graph: onnx.GraphProto) -> None:
+    """Give Range an unknown domain in a model with numbers that may make it long."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    ranges = [node for node in graph.node if node.op_type == "Range"]
+    if not ranges:
+        return
+    tensors = [*graph.initializer, *(each.t for node in graph.node for each in node.attribute if each.HasField("t"))]
+    numbers = [dim.dim_value for value in graph.input for dim in value.type.tensor_type.shape.dim]
+    numbers += [each.i for node in graph.node for each in node.attribute]
+    for tensor in tensors:
+        array = numpy_helper.to_array(tensor)
+        if array.size and array.dtype.kind in "iuf":
+            numbers.append(int(np.nan_to_num(np.abs(array.astype(np.float64))).max()))
+    if max(numbers, default=0) > _MUCH:
+        for node in ranges:
+            node.domain = "unknown"
 
 
 def _add_weights(proto: onnx.GraphProto, graph: ir.Graph, *, overridable: bool) -> None:

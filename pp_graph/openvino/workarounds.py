@@ -242,7 +242,10 @@ def _values(value: ov.Output) -> Array | None:
         copy = ov.Model([ops.result(value)], [], "constant").clone()
         manager = Manager()
         manager.register_pass(ConstantFolding())
-        manager.run_passes(copy)
+        try:
+            manager.run_passes(copy)
+        except RuntimeError:  # too large for the memory, for example
+            return None
         node = copy.get_results()[0].input_value(0).get_node()
         if node.get_type_name() != "Constant":
             return None

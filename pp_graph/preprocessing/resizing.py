@@ -35,7 +35,7 @@ def resize(frames: Array, height: int, width: int, method: str) -> npt.NDArray[n
         Frames (N,height,width,C), not rounded to integers.
     """
     taps = RESIZES[method]
-    resized = frames.astype(np.float64)
+    resized: Array = frames
     for axis, size in ((1, height), (2, width)):
         resized = _weighted(resized, axis, *taps(resized.shape[axis], size))
     return resized.astype(np.float32)
@@ -46,7 +46,8 @@ def _weighted(array: Array, axis: int, indices: Array, weights: Array) -> Array:
     weight_shape = [1] * array.ndim
     weight_shape[axis] = -1
     for tap in range(indices.shape[1]):
-        total += np.take(array, indices[:, tap], axis) * weights[:, tap].reshape(weight_shape)
+        # Only what is taken becomes float64: a frame of uint8 would need eight times its memory.
+        total += np.take(array, indices[:, tap], axis).astype(np.float64) * weights[:, tap].reshape(weight_shape)
     return total
 
 

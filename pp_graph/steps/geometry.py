@@ -136,6 +136,8 @@ class CropBorder(Step):
 
 
 _MOST_PIXELS: Final = 2**27
+_LONGEST_SIDE: Final = 2**20
+"""The step stores two positions and a weight for each pixel of a side."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,10 @@ class ResizeMap(Step):
         """Check the size."""
         for name in ("height", "width"):
             require_whole(getattr(self, name), f"{name} of '{self.target}'", 1)
-        if self.height * self.width > _MOST_PIXELS:
+        if self.height * self.width > _MOST_PIXELS or max(self.height, self.width) > _LONGEST_SIDE:
             raise PostProcessorError(
-                f"Size of '{self.target}' is {self.height}x{self.width}, expected at most {_MOST_PIXELS:,} pixels."
+                f"Size of '{self.target}' is {self.height}x{self.width}, expected at most {_MOST_PIXELS:,} pixels, and "
+                f"{_LONGEST_SIDE:,} a side."
             )
 
     def bind(self, value: ValueType) -> ResizeMap:

@@ -20,7 +20,7 @@ Matrix = npt.NDArray[np.float64]
 Positions = npt.NDArray[Any]
 
 _UNCERTAIN: Final = 1e-4
-_MOST_ELEMENTS: Final = 2**26
+_MOST_ELEMENTS: Final = 2**24
 
 COORDINATE_MODES: Final = (
     "half_pixel",
@@ -71,6 +71,7 @@ def average_matrix(
     size: int, window: int, *, stride: int, dilation: int, before: int, after: int, count_padding: bool
 ) -> Matrix:
     """Matrix of average pooling. Padding counts as zeros if `count_padding`, otherwise it is ignored."""
+    _check_size(window, size)
     sums = convolution_matrix(size, np.ones(window), stride=stride, dilation=dilation, before=before, after=after)
     return sums / (window if count_padding else np.maximum(sums.sum(axis=1, keepdims=True), 1))
 
