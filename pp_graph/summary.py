@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _GAP: Final = 3
 _NARROW_GAP: Final = 2
 _LEAST_WIDTH: Final = 24
-_MOST_LINES: Final = 4
+_MOST_LINES: Final = 6
 """Lines of a cell, above which a table is stacked."""
 
 
@@ -180,8 +180,10 @@ def _indented(text: str, width: int | None) -> list[str]:
     if plain.startswith(("pp-graph ", "Next: ", "Next, ")):
         return [text]
     indent = text[: len(text) - len(plain)]
-    room = None if width is None else max(width - len(indent), _LEAST_WIDTH)
-    return [indent + part for part in _wrapped(plain, room)]
+    further = indent + "  " if indent or plain.startswith("- ") else ""
+    room = None if width is None else max(width - len(further), _LEAST_WIDTH)
+    first, *others = _wrapped(plain, room)
+    return [indent + first, *(further + part for part in others)]
 
 
 def _stacked(table: Table, width: int) -> list[Rendered]:

@@ -120,8 +120,8 @@ def load_report(path: str | Path) -> BenchmarkReport:
         raise DataError(f"Report '{path}' cannot be read: {error.strerror or error}. Check the path.") from error
     except msgspec.DecodeError as error:
         raise DataError(
-            f"File '{path}' is not a benchmark report, expected one written by pp-graph benchmark --json: {error}. "
-            "Measure again."
+            f"File '{path}' is not a benchmark report, expected one written by pp-graph benchmark --json. Name one, "
+            "or measure again."
         ) from error
     if report.schema_version != SCHEMA_VERSION:
         raise DataError(

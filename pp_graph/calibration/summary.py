@@ -57,8 +57,13 @@ def blocks_of(result: CalibrationResult) -> Iterator[Block]:
 def _metrics(measured: dict[str, LevelResult]) -> Iterator[Block]:
     yield Table(
         "Metrics at this threshold, on this data",
-        ("level", "F1", "precision", "recall", "AUROC", "anomalous found", "missed", "normal flagged", "passed"),
-        [_metrics_row(name, level) for name, level in measured.items()],
+        ("level", "F1", "precision", "recall", "AUROC"),
+        [_rates(name, level) for name, level in measured.items()],
+    )
+    yield Table(
+        "Decisions at this threshold, on this data",
+        ("level", "anomalous found", "missed", "normal flagged", "passed"),
+        [_counts(name, level) for name, level in measured.items()],
     )
     if any(map(_has_intervals, measured.values())):
         yield Line(
@@ -94,7 +99,7 @@ def _bound(level: LevelResult) -> tuple[float, float] | None:
     return level.record.threshold_bound
 
 
-def _metrics_row(name: str, level: LevelResult) -> tuple[str, ...]:
+def _rates(name: str, level: LevelResult) -> tuple[str, ...]:
     metrics = level.metrics
     assert metrics is not None
     rates = [
@@ -102,8 +107,14 @@ def _metrics_row(name: str, level: LevelResult) -> tuple[str, ...]:
     ]
     if metrics.auroc_bound is not None and metrics.auroc_bound[0] < metrics.auroc_bound[1]:
         rates[-1] += f" ± {(metrics.auroc_bound[1] - metrics.auroc_bound[0]) / 2:.1g}"
+    return (name, *rates)
+
+
+def _counts(name: str, level: LevelResult) -> tuple[str, ...]:
+    metrics = level.metrics
+    assert metrics is not None
     counts = (metrics.true_positives, metrics.false_negatives, metrics.false_positives, metrics.true_negatives)
-    return (name, *rates, *(f"{count:,}" for count in counts))
+    return (name, *(f"{count:,}" for count in counts))
 
 
 def _with(value: float | None, interval: tuple[float, float] | None, form: str) -> str:

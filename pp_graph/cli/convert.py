@@ -117,8 +117,10 @@ def convert(
     from pp_graph.conversion import input_shape_warnings
     from pp_graph.files import check_targets
     from pp_graph.openvino.device_check import check_for_device
+    from pp_graph.openvino.model import check_ir_path
     from pp_graph.openvino.usage import usage_path
 
+    check_ir_path(output)
     files = {"usage": usage_path(output), "xml": output, "bin": output.with_suffix(".bin")}
     read = (
         model,

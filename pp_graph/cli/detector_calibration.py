@@ -100,8 +100,13 @@ def _print(result: BoxCalibration) -> None:
     )
     print_table(
         "Classes, with metrics at this confidence on this data",
-        ("class", "confidence", "boxes", "right", "wrong", "precision", "recall", "F1", "AP50", "AP50-95"),
-        [_row(each) for each in (*result.classes, total)],
+        ("class", "confidence", "precision", "recall", "F1", "AP50", "AP50-95"),
+        [_rates(each) for each in (*result.classes, total)],
+    )
+    print_table(
+        "Boxes at this confidence",
+        ("class", "boxes", "right", "wrong"),
+        [_counts(each) for each in (*result.classes, total)],
     )
     if result.truncated:
         note(
@@ -112,11 +117,14 @@ def _print(result: BoxCalibration) -> None:
         note(f"Note: {remark}.")
 
 
-def _row(each: ClassConfidence) -> tuple[str, ...]:
+def _rates(each: ClassConfidence) -> tuple[str, ...]:
     rates = (each.precision, each.recall, each.f1, each.ap50, each.ap50_95)
     return (
         each.name,
         f"{each.confidence:.6g}" if math.isfinite(each.confidence) else "-",
-        *(f"{count:,}" for count in (each.marked, each.right, each.wrong)),
         *("-" if rate is None else f"{rate:.4f}" for rate in rates),
     )
+
+
+def _counts(each: ClassConfidence) -> tuple[str, ...]:
+    return (each.name, *(f"{count:,}" for count in (each.marked, each.right, each.wrong)))

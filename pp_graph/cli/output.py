@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import re
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
 
 # Messages name an option for both interfaces: `--force (overwrite=True)`, or `head=... (--head NAME)`.
 _PYTHON_AFTER = re.compile(r"(--[a-z][\w-]*[^()]*?) \([a-z_]+=(?:[^()]|\([^()]*\))*\)")
+_NAMED_TWICE = re.compile(r"\b([a-z]+(?:_[a-z]+)*) \((--[a-z-]+)\)")
+_FUNCTION = re.compile(r"pp_graph\.[a-z_.]+ \((pp-graph [^()]*)\)")
+_OPTION = re.compile(r"^[a-z]+(?= (?:is|has|holds|was) )|(?<![\w'\"./=-])[a-z]+(?:_[a-z]+)+(?![\w'\"./=(])")
+_NOT_OPTIONS: Final = frozenset(
+    {
+        "key_points",
+        "input_dtype",
+        *(f"{level}_{name}" for level in ("image", "pixel") for name in ("threshold", "min", "max")),
+    }
+)
+"""Names of outputs and of fields in files, which some options share."""
 _PYTHON_BEFORE = re.compile(r"\b[a-z_]+=(?:\([^()]*\)|[^\s()]+(?:\([^()]*\))?) \((--[^()]*)\)")
 
 
@@ -136,8 +148,30 @@ def print_json(result: dict[str, Any]) -> None:
 
 
 def on_command_line(message: str) -> str:
-    """Leave out how Python spells options that a message names for both interfaces."""
-    return _PYTHON_BEFORE.sub(r"\1", _PYTHON_AFTER.sub(r"\1", message))
+    """Spell options as on the command line, where a message names them for Python, or for both interfaces."""
+    message = _PYTHON_BEFORE.sub(r"\1", _PYTHON_AFTER.sub(r"\1", message))
+    message = _FUNCTION.sub(r"\1", _NAMED_TWICE.sub(_named_once, message))
+    message = re.sub(r"Post-processor '\w+' has no (?=--)", "The post-processing of this model has no ", message)
+    message = message.replace("is not a valid float.", "is not a number.")
+    return _OPTION.sub(lambda found: _flag(found[0]), message.replace("is not a valid integer.", "is no whole number."))
+
+
+def _named_once(found: re.Match[str]) -> str:
+    """Return `--raise-opset` for `raise_opset (--raise-opset)`; leave other words before an option alone."""
+    return found[2] if found[2] == f"--{found[1].replace('_', '-')}" else found[0]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}" if name in _option_names() else name
+
+
+@functools.cache
+def _option_names() -> frozenset[str]:
+    """Names of parameters in Python that are options of a verb."""
+    from pp_graph.cli import COMMANDS
+
+    flags = {flag for verb in COMMANDS for option in verb.params for flag in option.opts if flag.startswith("--")}
+    return frozenset(flag.removeprefix("--").replace("-", "_") for flag in flags) - _NOT_OPTIONS
 
 
 def print_error(kind: str, message: str, *, as_json: bool) -> None:

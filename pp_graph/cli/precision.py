@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pp_graph.cli.options import PATH
-from pp_graph.cli.output import note, print_line, print_table, progress_bar
-from pp_graph.errors import counted
+from pp_graph.cli.output import note, print_blocks, progress_bar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,11 +141,6 @@ def fields(conversion: dict[str, Any]) -> dict[str, str]:
 
 def print_choice(choice: PrecisionChoice) -> None:
     """Write the table of plans, and how to compile the chosen one."""
-    print_table(
-        f"Precisions, {counted(choice.images, 'image')}, limits: {choice.limits}", choice.columns, choice.rows()
-    )
-    for number, block in enumerate(choice.blocks, 1):
-        print_line(f"  {number}: {block}")
-    print_line("")
+    print_blocks(choice.summary())
     for remark in choice.notes:
         note(f"Note: {remark}")

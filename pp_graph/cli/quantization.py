@@ -107,8 +107,8 @@ def quantization(
 def fields(record: dict[str, Any]) -> dict[str, str]:
     """The record of a quantisation as lines for people."""
     lines = {
-        "int8": f"{record['layers']}, preset {record['preset']}, "
-        f"{counted(record['images'], 'image')} of {record['data']}",
+        "int8": f"{record['layers'].removesuffix(' in int8')} layers, preset {record['preset']}, ranges from "
+        f"{counted(record['images'], 'image')}" + (f" in '{record['data']}'" if record["data"] else ""),
     }
     if record["float_from"]:
         lines["float32 from"] = ", ".join(record["float_from"])

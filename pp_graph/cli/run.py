@@ -250,6 +250,7 @@ def _cells(row: ImagePrediction) -> tuple[str, ...]:
 def _largest_areas(row: ImagePrediction, *, shares: bool) -> str:
     """List the largest classes: `sky 62 %, road 20 %`, or with their pixels."""
     areas = {name.removeprefix("pixels_"): each for name, each in row.further.items() if name.startswith("pixels_")}
+    areas = {f"class {name}" if name.isdecimal() else name: area for name, area in areas.items()}
     whole = sum(areas.values())
     ordered = sorted(areas.items(), key=lambda area: -area[1])[:_SHOWN_AREAS]
     return ", ".join(

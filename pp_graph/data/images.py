@@ -135,7 +135,8 @@ def open_images(
         if not found.images:
             held = f" ({notes[0]})" if notes else ""
             raise DataError(
-                f"Folder '{path}' holds no images{held}, expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}."
+                f"Folder '{path}' holds no images{held}, expected files ending in .png, .jpg, .bmp, .tif or the like. "
+                "Check the path."
             )
         return FileImages(path, found.images, folder=path, notes=notes, **reading)
     if path.suffix.lower() in IMAGE_ENDINGS and path.is_file():

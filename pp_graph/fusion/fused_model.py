@@ -66,7 +66,7 @@ class FusedModel(Artifact):
         provenance = Provenance.from_metadata(opened.model.metadata_props)
         if provenance is None:
             raise ProvenanceError(
-                f"Model '{path}' carries no pp_graph provenance, expected a model written by pp_graph. "
+                f"Model '{path}' has no post-processing by pp_graph, expected a model written by pp_graph. "
                 "Fuse or convert it first: with --stats STATS.json for an anomaly model, with --task for another "
                 f"family.{task_hint(opened) or ' pp-graph inspect MODEL names the command.'}"
             )

@@ -11,6 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 
 from pp_graph.errors import PPGraphError, ProvenanceError
 from pp_graph.fusion.tail import ReplacedPart, TailRecord
@@ -263,7 +264,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         raw = self.raw
         lines = {
             "post-processor": f"{self.post_processor}, written by pp_graph {self.pp_graph_version}",
-            "parameters": ", ".join(f"{key}={_brief(value)}" for key, value in self.parameters.items()),
+            "parameters": ", ".join(
+                f"{key}={_brief(_plain(value))}" for key, value in self.parameters.items() if value not in (None, [])
+            ),
         }
         if self.statistics is not None:
             for level in ("image", "pixel"):
@@ -290,7 +293,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             for key, record in self.conversion.items():
                 if isinstance(record, dict):
                     lines[key] = ", ".join(
-                        f"{name} {value}" for name, value in record.items() if value not in (None, [])
+                        f"{name.replace('_', ' ')} {f'{value[:16]}…' if name.endswith('sha256') else _plain(value)}"
+                        for name, value in record.items()
+                        if value not in (None, [])
                     )
                 elif isinstance(record, list):
                     lines[key] = "; ".join(record)
@@ -400,6 +405,15 @@ def _cutoff_line(cutoff: float | str | list[float | str], *, classes: bool) -> s
     if isinstance(cutoff, str) and "sha256" in cutoff:
         return cutoff
     return "never anomalous" if cutoff == "never" else f"raw value of {_cutoff(cutoff)} and above"
+
+
+def _plain(value: object) -> str:
+    """Write a parameter as people do on the command line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]"
+    return str(np.float32(value)) if isinstance(value, float) else str(value)
 
 
 def _cutoff(cutoff: object) -> str:

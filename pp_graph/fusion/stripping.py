@@ -117,7 +117,7 @@ def strip(model: str | Path | onnx.ModelProto | ir.Model | RawModel | FusedModel
     provenance = Provenance.from_metadata(opened.model.metadata_props)
     if provenance is None:
         raise ProvenanceError(
-            "The model carries no pp_graph provenance, expected a model written by pp_graph fuse. "
+            "The model has no post-processing by pp_graph, expected a model written by pp_graph fuse. "
             "There is nothing to strip."
         )
     raw, sha256 = restore_raw(opened, provenance)

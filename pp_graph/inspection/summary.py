@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pp_graph.errors import counted
 from pp_graph.model import format_shape
 from pp_graph.statistics.summary import describe_numbers, describe_settings
 from pp_graph.summary import Block, Fields, Line, Remark, Table, size_text
@@ -90,7 +91,7 @@ def _facts(found: Inspection) -> dict[str, str]:
     fields["IR version"] = str(found.ir_version)
     fields["producer"] = found.producer or "(not named)"
     functions = f", {found.functions} local functions" if found.functions else ""
-    fields["graph"] = f"{found.nodes:,} operators{functions}"
+    fields["graph"] = f"{counted(found.nodes, 'operator')}{functions}"
     where = f" in {', '.join(found.weight_files)}" if found.weight_files else ", embedded"
     fields["weights"] = f"{size_text(found.weight_bytes)}{where}"
     if found.metadata:

@@ -155,9 +155,9 @@ class RawModel:
                 raise ModelError(
                     f"Model file '{path}' is an OpenVINO IR, expected an ONNX model. Name the .onnx file it came from."
                 ) from error
+            what = "neither ONNX nor an OpenVINO IR" if path.stat().st_size else "empty"
             raise ModelError(
-                f"Model file '{path}' is not an ONNX model ({type(error).__name__}: {error}). "
-                "Give a file that torch.onnx.export, tf2onnx or a similar exporter wrote."
+                f"Model file '{path}' is {what}, expected an ONNX model. Give a file that torch.onnx.export, tf2onnx or a similar exporter wrote."
             ) from error
         # Absolute, because the working directory may change before weights are read.
         raw = cls._from_proto(proto, path.absolute(), digest)

@@ -63,7 +63,7 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
         if any(size is not None and size < 1 for size in sizes):
             raise TargetError(
                 f"Input shape {format_shape(tuple(sizes))} for '{name}' has a size below 1, expected positive sizes. "
-                "Use None (?) for an open size."
+                "For an open size, give ? (None)."
             )
     try:
         for name, sizes in input_shape.items():

@@ -33,6 +33,21 @@ RT_INFO_PATH: Final = [METADATA_KEY, "provenance"]
 _VERSION: Final = re.compile(rb'<net\b[^>]*\bversion="(\d{1,9})"')
 
 
+def check_ir_path(path: str | Path) -> Path:
+    """Return the path of an IR to write.
+
+    Raises:
+        TargetError: It does not end in `.xml`.
+    """
+    path = Path(path)
+    if path.suffix != ".xml":
+        raise TargetError(
+            f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR. Rename it, or write ONNX "
+            "with pp_graph.fuse (pp-graph fuse)."
+        )
+    return path
+
+
 @dataclass(frozen=True, repr=False)
 class OpenVINOModel(Artifact):
     """A converted model, in memory until it is saved.
@@ -69,7 +84,7 @@ class OpenVINOModel(Artifact):
         model = _read_ir(path)
         if not model.has_rt_info(RT_INFO_PATH):
             raise ProvenanceError(
-                f"IR '{path}' carries no pp_graph provenance, expected one written by pp-graph convert. "
+                f"IR '{path}' has no post-processing by pp_graph, expected one written by pp-graph convert. "
                 "Fuse and convert the raw model."
             )
         provenance = Provenance.from_json(rt_text(model.get_rt_info(RT_INFO_PATH)))
@@ -95,12 +110,7 @@ class OpenVINOModel(Artifact):
         """
         import openvino as ov
 
-        path = Path(path)
-        if path.suffix != ".xml":
-            raise TargetError(
-                f"Output '{path}' ends in '{path.suffix}', expected '.xml' for an OpenVINO IR. Rename it, or "
-                "write ONNX with pp_graph.fuse (pp-graph fuse)."
-            )
+        path = check_ir_path(path)
         weights = path.with_suffix(".bin")
         protected = (*self.inputs, *inputs)
         usage = usage_path(path)

@@ -256,8 +256,8 @@ class OneClassPostProcessor(PostProcessor):
     def _level_statistics(self, level: str) -> LevelStatistics:
         if self.statistics is None:
             raise StatisticsError(
-                "The post-processor has no statistics, expected calibrated numbers. Pass --stats FILE, or "
-                f"OneClassPostProcessor(statistics=Statistics.load('stats.json')). {_CALIBRATE}"
+                "The post-processor has no statistics, expected calibrated numbers. Give them with --stats FILE "
+                f"(statistics=Statistics.load('stats.json')). {_CALIBRATE}"
             )
         statistics: LevelStatistics = getattr(self.statistics, level)
         return statistics

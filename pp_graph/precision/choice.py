@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pp_graph.errors import OutputFileError
+from pp_graph.errors import OutputFileError, counted
 from pp_graph.files import written_together
 from pp_graph.precision.decisions import RECALIBRATED
 from pp_graph.precision.measured import drop
+from pp_graph.summary import Line, Summarised, Table
 
 if TYPE_CHECKING:
     from pp_graph.openvino import OpenVINOModel
     from pp_graph.precision.decisions import Decided
     from pp_graph.precision.measured import Limits, Measured
+    from pp_graph.summary import Block
     from pp_graph.verification import VerificationReport
 
 F1_LEVELS: Final = {"image": "F1 of labels", "mask": "F1 of mask pixels"}
@@ -25,8 +27,8 @@ F1_LEVELS: Final = {"image": "F1 of labels", "mask": "F1 of mask pixels"}
 _WIDTH, _HEIGHT, _MARGIN = 720, 420, 60
 
 
-@dataclass(frozen=True)
-class PrecisionChoice:
+@dataclass(frozen=True, repr=False)
+class PrecisionChoice(Summarised):
     """The fastest artifact within the limits, and the plans it was chosen from.
 
     Attributes:
@@ -65,7 +67,7 @@ class PrecisionChoice:
     def columns(self) -> tuple[str, ...]:
         """Columns of the table."""
         rates = [f"F1 {name}" if name in F1_LEVELS else name.replace("_", " ") for name in self._rates]
-        return ("plan", "labels flipped", "pixels flipped", *rates, "thresholds", "ms", "of f32", "")
+        return ("plan", "labels flipped", "pixels flipped", *rates, "ms", "of f32", "remarks")
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the rows of the table, see `columns`."""
@@ -78,6 +80,7 @@ class PrecisionChoice:
                 *(["chosen"] if each.plan == self.chosen.plan else []),
                 *(["frontier"] if each in frontier else []),
                 *([] if allowed else ["over the limits"]),
+                *([found.thresholds] if found.thresholds == RECALIBRATED else []),
             ]
             rows.append(
                 (
@@ -85,7 +88,6 @@ class PrecisionChoice:
                     f"{found.label_flips:,} of {found.labels:,}",
                     f"{found.pixel_flips:,} of {found.pixels:,}",
                     *(f"{found.f1[name]:.4f}" if name in found.f1 else "-" for name in self._rates),
-                    found.thresholds,
                     f"{timing.milliseconds:.2f}",
                     f"{timing.ratio:.3f} ({timing.ratio_low:.3f}–{timing.ratio_high:.3f})",
                     ", ".join(marks),
@@ -102,12 +104,27 @@ class PrecisionChoice:
                 found.append(each)
         return found
 
-    def __str__(self) -> str:
-        """Return the table as text."""
-        rows = [self.columns, *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join(lines)
+    def summary(self) -> list[Block]:
+        """Return the plans that count as a table, the chosen one, the frontier and f32, and the blocks."""
+        rows = [
+            row
+            for row, each in zip(self.rows(), self.plans, strict=True)
+            if each.plan.is_base or each.plan == self.chosen.plan or each in self.frontier()
+        ]
+        lines = [f"  {number}: {block}" for number, block in enumerate(self.blocks, 1)]
+        if len(rows) < len(self.plans):
+            lines.append(
+                f"{len(self.plans):,} plans were measured. Those not shown are slower than one that flips as little, "
+                "and in the JSON."
+            )
+        title = f"Precisions, {counted(self.images, 'image')}, limits: {self.limits}"
+        return [Table(title, self.columns, rows), Line("\n".join(lines) + "\n")]
+
+    def __repr__(self) -> str:
+        """Return the chosen plan in a line."""
+        return (
+            f"<PrecisionChoice {self.chosen.plan}, run in {self.inference_precision}: {len(self.plans)} plans measured>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -154,7 +171,7 @@ class PrecisionChoice:
         return path
 
     def _repr_html_(self) -> str:
-        return self.to_svg()
+        return super()._repr_html_() + self.to_svg()
 
     def to_svg(self) -> str:
         """Draw flipped pixels (labels, without masks) against time: the closer to the lower left, the better.

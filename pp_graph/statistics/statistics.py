@@ -213,6 +213,9 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             draft.write_text(self.to_json(), encoding="utf-8")
 
 
+_JSON_NAMES = {"str": "a text", "bool": "true or false", "array": "a list", "int": "a whole number"}
+
+
 def _field_path(message: str) -> str:
     """`... - at `$.image.min`` -> `image.min`."""
     found = re.search(r"at `\$\.?([^`]*)`", message)
@@ -229,5 +232,6 @@ def _explain(message: str) -> str:
     if wrong := re.search(r"Expected `([^`]*)`, got `([^`]*)`", message):
         expected = wrong.group(1).replace("float", "number").replace(" | ", " or ")
         field = f"field '{where}'" if where else "the file"
-        return f"{field} holds {wrong.group(2)}, expected {expected}. Correct it, or use null if unknown."
+        held = _JSON_NAMES.get(wrong.group(2), wrong.group(2))
+        return f"{field} holds {held}, expected {expected}. Correct it, or use null if unknown."
     return f"{message}. Expected fields: {_FIELDS} under 'image' and 'pixel'."

@@ -364,6 +364,9 @@ class Comparison:
             steps = [step for step in self._deciding if step.source == name]
             if steps and self._has_range and error.maximum > LARGE_DRIFT * steps[0].scale:
                 share = 100 * error.maximum / steps[0].scale
+                if not np.isfinite(error.maximum):
+                    found.append(f"Values of '{name}' are not finite, or overflow, so their drift cannot be measured.")
+                    continue
                 found.append(
                     f"Drift of '{name}' is up to {error.maximum:.3g}, {share:.2g} % of the calibrated range. "
                     "Decisions about other images may flip: use a higher precision, or calibrate on this artifact."

@@ -166,7 +166,7 @@ class FlipLimit:
                 raise ValueError
         except ValueError:
             raise DataError(
-                f"{name} is '{given}', expected a number of decisions such as 5, or a share such as 0.1%. Use None for "
+                f"{name} is '{given}', expected a number of decisions such as 5, or a share such as 0.1%. Use 100% for "
                 "any number."
             ) from None
         return cls(number, percent)

@@ -326,7 +326,7 @@ def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str]
         ),
         (["model.xml", "--image-sensitivity", "0.4", "-o", "t.onnx"], "ends in '.onnx', expected '.xml', the ending"),
         (["model.xml", "--image-sensitivity", "0.4", "-o", "model.xml", "--force"], "is an input of this command"),
-        (["raw.onnx", "--image-sensitivity", "0.4", "-o", "t.onnx"], "carries no pp_graph provenance"),
+        (["raw.onnx", "--image-sensitivity", "0.4", "-o", "t.onnx"], "has no post-processing by pp_graph"),
     ):
         assert run(["retune", *arguments]) == 2
         assert message in capfd.readouterr().err
@@ -364,7 +364,7 @@ def test_retuned_model_without_a_score(tmp_path: Path, arrays: dict) -> None:
 def test_retuning_with_too_little(demo_fused_path: Path, tmp_path: Path) -> None:
     with pytest.raises(StatisticsError, match="Statistics lack 'image.min' and 'image.max'"):
         retune(demo_fused_path, pp.Statistics(image=pp.LevelStatistics(threshold=1.0)))
-    with pytest.raises(ProvenanceError, match="carries no pp_graph provenance"):
+    with pytest.raises(ProvenanceError, match="has no post-processing by pp_graph"):
         retune(DEMO / "raw.onnx", OTHERS)
 
 
@@ -495,7 +495,7 @@ def test_methods_and_parameters(work: Path, capfd: pytest.CaptureFixture[str]) -
         (["--stats", "stats.json"], "--stats alone changes nothing"),
         (["model.xml", "--data", "images", "-o", "q.bin", "--retune", "q.xml"], "Two outputs have the same name"),
         (["--stats", "stats.json", "-o", "o.json", "--report", "r.html"], "--report plots scores, and --stats has none"),
-        (["raw.onnx", "--data", "images", "--retune", "t.onnx"], "carries no pp_graph provenance"),
+        (["raw.onnx", "--data", "images", "--retune", "t.onnx"], "has no post-processing by pp_graph"),
         (["model.xml", "--data", "images", "--retune", "t.onnx"], "ends in '.onnx', expected '.xml', the ending"),
         (["model.xml", "--data", "images", "--retune", "model.xml"], "is an input of this command"),
         (["raw.onnx", "--data", "images", "-o", "stats.json"], "'stats.json' exists already. Use --force"),

@@ -16,6 +16,7 @@ import onnx
 import pytest
 
 from pp_graph.cli import COMMANDS, run
+from pp_graph.cli.output import on_command_line
 from tests.conftest import DEMO
 from tests.models import conv_model, identity_model
 
@@ -148,7 +149,7 @@ BAD = [
         ("convert", "ready.onnx", "-o", "m.xml", "--role", "raw_map=x"),
         "--role applies only when convert fuses a raw MODEL",
     ),
-    (("convert", "raw.onnx", "-o", "m.xml"), "carries no pp_graph provenance"),
+    (("convert", "raw.onnx", "-o", "m.xml"), "has no post-processing by pp_graph"),
     (("convert", "raw.onnx", "-o", "m.xml", "--keep-raw"), "--keep-raw applies only when convert fuses a raw MODEL"),
     (
         ("convert", "raw.onnx", "-o", "m.xml", "--no-normalize"),
@@ -162,7 +163,7 @@ BAD = [
         ("convert", "raw.onnx", "--stats", "stats.json", "-o", "m.xml", "--input-shape", "1,3"),
         "has 2 sizes, expected 4",
     ),
-    (("verify", "raw.onnx", "raw.onnx", "--data", "images"), "carries no pp_graph provenance"),
+    (("verify", "raw.onnx", "raw.onnx", "--data", "images"), "has no post-processing by pp_graph"),
     (("verify", "raw.onnx", "raw.onnx", "--data", "nowhere"), "Image data 'nowhere' does not exist"),
     (("verify", "raw.onnx", "ready.onnx", "--data", "images", "--device", "XPU"), "given with device XPU"),
     (("verify", "raw.onnx", "ready.onnx", "--data", "images", "--inference-precision", "bf16"), "expected CPU and f32"),
@@ -176,6 +177,21 @@ BAD = [
     (("bogus",), "No such command 'bogus'"),
     (("inspect",), "Missing argument 'MODEL'"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("image_sensitivity is 2.0, expected less.", "--image-sensitivity is 2.0, expected less."),
+        ("regions is 0. Use overwrite=True.", "--regions is 0. Use overwrite=True."),
+        ("raise_opset (--raise-opset) is 99.", "--raise-opset is 99."),
+        ("Use --force (overwrite=True).", "Use --force."),
+        ("Write it with pp_graph.fuse (pp-graph fuse).", "Write it with pp-graph fuse."),
+        ("'map_size' of 'a/map_size.json', pred_label, key_points, image_threshold.", None),
+    ],
+)
+def test_messages_name_options_as_they_are_typed(message: str, expected: str | None) -> None:
+    assert on_command_line(message) == (expected or message)
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])

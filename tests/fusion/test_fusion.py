@@ -428,7 +428,7 @@ def test_broken_provenance(metadata: str, message: str) -> None:
 
 
 def test_strip_needs_a_fused_model() -> None:
-    with pytest.raises(ProvenanceError, match="carries no pp_graph provenance.*nothing to strip"):
+    with pytest.raises(ProvenanceError, match="has no post-processing by pp_graph.*nothing to strip"):
         pp.strip(conv_model())
 
 

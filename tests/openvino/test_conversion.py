@@ -211,7 +211,9 @@ def test_unknown_choices() -> None:
 def test_raw_models(tmp_path: Path) -> None:
     raw = tmp_path / "raw.onnx"
     onnx.save(conv_model(), raw)
-    with pytest.raises(ProvenanceError, match=r"raw\.onnx' carries no pp_graph provenance.*Fuse or convert it first"):
+    with pytest.raises(
+        ProvenanceError, match=r"raw\.onnx' has no post-processing by pp_graph.*Fuse or convert it first"
+    ):
         pp.convert(raw)
     artifact = pp.convert(raw, post=POST)
     assert pp.verify(raw, artifact, IMAGE).passed
@@ -245,7 +247,7 @@ def test_files_that_are_no_ir(tmp_path: Path, demo_ir_path: Path) -> None:
     info.remove(info.find("pp_graph"))
     tree.write(tmp_path / "other.xml")
     with pytest.raises(
-        ProvenanceError, match="carries no pp_graph provenance, expected one written by pp-graph convert"
+        ProvenanceError, match="has no post-processing by pp_graph, expected one written by pp-graph convert"
     ):
         pp.OpenVINOModel.load(tmp_path / "other.xml")
 

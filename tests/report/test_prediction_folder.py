@@ -341,7 +341,7 @@ def test_inputs_are_never_overwritten(work: Path, cli) -> None:
 BAD = [
     (("nowhere.xml", "images", "-o", "out"), "Model file 'nowhere.xml' "),
     (("images/good/00.png", "images", "-o", "out"), "is not an ONNX model"),
-    (("raw.onnx", "images", "-o", "out"), "carries no pp_graph provenance"),
+    (("raw.onnx", "images", "-o", "out"), "has no post-processing by pp_graph"),
     (("model.xml", "nowhere", "-o", "out"), "Image data 'nowhere' does not exist"),
     (("model.xml", "nowhere.png", "-o", "out"), "Image 'nowhere.png' does not exist"),
     (("model.xml", "images", "images/good/00.png", "-o", "out"), "expected image files ending in"),

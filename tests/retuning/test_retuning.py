@@ -559,8 +559,11 @@ def _edited_provenance(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "raw.onnx", "carries no pp_graph provenance, expected a model written by pp_graph"),
-        (_foreign_ir, "carries no pp_graph provenance, expected one written by pp-graph convert"),
+        (
+            lambda folder: folder / "raw.onnx",
+            "has no post-processing by pp_graph, expected a model written by pp_graph",
+        ),
+        (_foreign_ir, "has no post-processing by pp_graph, expected one written by pp-graph convert"),
         (_edited_provenance, "Post-processor 'TwoClassPostProcessor' is not known"),
         (_without_weights, "IR file '.*alone.bin' does not exist"),
         (lambda folder: folder / "nowhere.onnx", "does not exist"),

@@ -490,7 +490,7 @@ def test_other_precisions_drift_as_their_session_does(
 LOADING = [
     ({"model": "nowhere.xml"}, ModelError, "Model file 'nowhere.xml' "),
     ({"model": "nowhere.onnx"}, ModelError, "Model file 'nowhere.onnx' "),
-    ({"model": DEMO / "raw.onnx"}, ProvenanceError, "carries no pp_graph provenance"),
+    ({"model": DEMO / "raw.onnx"}, ProvenanceError, "has no post-processing by pp_graph"),
     ({"device": "TPU"}, DeviceError, "Device 'TPU' is not known"),
     ({"device": "CPU.x"}, DeviceError, "Device 'CPU.x' is not known"),
     ({"inference_precision": "f8"}, TargetError, "Inference precision 'f8' is not known, expected one of: f32"),
@@ -509,7 +509,7 @@ def test_an_ir_that_is_not_ours(tmp_path: Path) -> None:
 
     onnx.save(identity_model({"score": ["N", 1]}), tmp_path / "raw.onnx")
     ov.save_model(ov.Core().read_model(tmp_path / "raw.onnx"), tmp_path / "theirs.xml")
-    with pytest.raises(ProvenanceError, match="carries no pp_graph provenance"):
+    with pytest.raises(ProvenanceError, match="has no post-processing by pp_graph"):
         pp.load(tmp_path / "theirs.xml")
 
 

@@ -18,7 +18,22 @@ def test_a_table_that_fits_is_aligned() -> None:
     assert lines == ["Numbers", " name     n", " ───────────", " a        1", " longer   22"]
 
 
-@pytest.mark.parametrize("width", [80, 60, 40])
+def test_cells_of_a_wide_table_break_between_words() -> None:
+    lines = text_of([Table("Decisions", ("output", "by post-processing", "why"), [("a", "0", "word " * 9)])], 40)
+    assert lines.splitlines() == [
+        "Decisions",
+        " output  by               why",
+        "         post-processing",
+        " ──────────────────────────────────────",
+        " a       0                word word",
+        "                          word word",
+        "                          word word",
+        "                          word word",
+        "                          word",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 40])
 def test_a_wide_table_is_stacked(width: int) -> None:
     lines = text_of([LONG], width).splitlines()
     assert all(len(line) <= max(width, 68) for line in lines)

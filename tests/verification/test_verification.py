@@ -223,7 +223,7 @@ def test_errors(tmp_path: Path, demo_fused_path: Path) -> None:
         pp.verify(raw, fused, FEEDS, inference_precision="bf16")
     with pytest.raises(DataError, match="Batch size is 0"):
         pp.verify(raw, fused, FEEDS, batch_size=0)
-    with pytest.raises(ProvenanceError, match="carries no pp_graph provenance"):
+    with pytest.raises(ProvenanceError, match="has no post-processing by pp_graph"):
         pp.verify(raw, save(model(), tmp_path / "raw.onnx"), FEEDS)
     with pytest.raises(DataError, match="expected images of one size for both"):
         pp.verify(
