@@ -11,7 +11,7 @@ from pp_graph.exploring.encoding import encode_numbers
 from pp_graph.report.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pp_graph.exploring.collecting import Collected
     from pp_graph.exploring.models import ExploredModel
@@ -39,26 +39,46 @@ _BODY = """
 
 
 def explore_page(models: Sequence[ExploredModel], collected: Collected, notes: Sequence[str]) -> str:
-    """Return the page as HTML."""
-    title = f"Explore {' and '.join(dict.fromkeys(model.name for model in models))}"
-    meta = json.dumps(_meta(models, collected), allow_nan=False).replace("<", "\\u003c")
+    """Return the page of anomaly models as HTML."""
+    return self_contained(
+        [model.name for model in models],
+        [model.session.description for model in models],
+        notes,
+        _meta(models, collected),
+        ("state.js", "explore.js", "maps.js"),
+        _data(models, collected),
+    )
+
+
+def self_contained(
+    names: Iterable[str],
+    about: Iterable[str],
+    notes: Sequence[str],
+    meta: Mapping[str, Any],
+    scripts: Sequence[str],
+    data: Iterable[str],
+) -> str:
+    """Return a page as HTML.
+
+    Args:
+        names: Name of each model.
+        about: Runtime of each model.
+        notes: Remarks.
+        meta: What the page's scripts know.
+        scripts: Scripts of the family, in `assets`.
+        data: One script for each image.
+    """
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return page(
-        title,
+        f"Explore {' and '.join(dict.fromkeys(names))}",
         _BODY.format(
             notes=f'<ul class="notes">{listed}</ul>' if listed else "",
-            about=escape("; ".join(dict.fromkeys(model.session.description for model in models))),
-            meta=meta,
+            about=escape("; ".join(dict.fromkeys(about))),
+            meta=json.dumps(meta, allow_nan=False).replace("<", "\\u003c"),
         ),
         style=_asset("explore.css"),
         pictures=True,
-        scripts=[
-            _asset("decide.js"),
-            _asset("state.js"),
-            _asset("explore.js"),
-            _asset("gallery.js"),
-            *_data(models, collected),
-        ],
+        scripts=[*map(_asset, ("decide.js", "common.js", *scripts, "gallery.js")), *data, "receivedAll()"],
     )
 
 
@@ -97,4 +117,3 @@ def _data(models: Sequence[ExploredModel], collected: Collected) -> Iterator[str
         maps = [maps[index].text for maps in collected.maps if maps]
         masks = [masks.get(index, "") for masks in collected.masks]
         yield f"received({json.dumps([place, collected.pictures[place], maps, masks])})"
-    yield "receivedAll()"

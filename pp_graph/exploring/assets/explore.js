@@ -1,22 +1,6 @@
 "use strict";
 // The controls and the gallery. Numbers and decisions come from decide.js and state.js.
 
-const $ = (id) => document.getElementById(id);
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElementNS(
-    ["svg", "rect", "line", "g", "text", "path"].includes(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml",
-    tag,
-  );
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
-const text6 = (x) => (Number.isFinite(x) ? String(Number(x.toPrecision(6))) : String(x));
-const exact = (x) => Number(x.toPrecision(9)); // reads back as the same float32
-const percent = (x) => (Number.isNaN(x) ? "–" : `${(100 * x).toFixed(1)} %`);
 const KINDS = { 0: "normal", 1: "anomalous", "-1": "unlabelled" };
 
 let edited = both && JSON.stringify(meta.models[0].levels) !== JSON.stringify(meta.models[1].levels) ? [0] : models.map((_, k) => k);
@@ -29,7 +13,6 @@ function change(level, values) {
 
 // ---- Histograms: a level each, with a handle at the cutoff -------------------------------------------------------
 
-const [WIDE, HIGH] = [320, 96];
 const histograms = {};
 
 function extent(level) {
@@ -68,25 +51,8 @@ function binPixels(model, place) {
 }
 
 function drawHistogram(level) {
-  const { svg, low, high, bins, counts } = histograms[level];
-  const own = counts[edited[0]];
-  const shapes = [];
-  for (const kind of [0, 1, -1]) {
-    const total = own[kind].reduce((sum, count) => sum + count, 0);
-    if (!total) continue;
-    const most = Math.max(...own[kind]);
-    const height = (count) => (HIGH - 4) * Math.sqrt(count / most); // small bins stay visible
-    let path = `M0 ${HIGH}`;
-    own[kind].forEach((count, i) => (path += `V${HIGH - height(count)}H${((i + 1) / bins) * WIDE}`));
-    shapes.push(el("path", { d: `${path}V${HIGH}Z`, class: KINDS[kind] }));
-  }
-  svg.querySelector(".bars").replaceChildren(...shapes);
-  const cutoff = first().cutoffs[level];
-  const at = Number.isNaN(cutoff) ? WIDE : Math.max(0, Math.min(1, (cutoff - low) / (high - low))) * WIDE;
-  const handle = svg.querySelector(".handle");
-  handle.setAttribute("transform", `translate(${at} 0)`);
-  handle.setAttribute("aria-valuenow", text6(cutoff));
-  handle.setAttribute("aria-valuetext", `decides at ${text6(cutoff)}`);
+  const { svg, low, high, counts } = histograms[level];
+  drawBars(svg, low, high, first().cutoffs[level], [0, 1, -1].map((kind) => bars(counts[edited[0]][kind], KINDS[kind])));
 }
 
 // Set the threshold so that the cutoff comes to a raw value, whatever the sensitivity.
@@ -104,44 +70,8 @@ function histogramOf(level) {
       if (!Number.isNaN(score)) histogram.counts[k][labels[i]][histogram.bin(score)]++;
     }));
   }
-  const toRaw = (event) => {
-    const box = svg.getBoundingClientRect();
-    return low + Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)) * (high - low);
-  };
-  const handle = el(
-    "g",
-    {
-      class: "handle", tabindex: 0, role: "slider", "aria-label": `${level} threshold`,
-      "aria-valuemin": text6(low), "aria-valuemax": text6(high),
-      onkeydown: (event) => {
-        const way = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
-        if (!way) return;
-        event.preventDefault();
-        decideAt(level, first().cutoffs[level] + (way * (high - low)) / (event.shiftKey ? 2000 : 200));
-      },
-    },
-    el("rect", { x: -12, y: 0, width: 24, height: HIGH, class: "grip" }),
-    el("line", { x1: 0, x2: 0, y1: 0, y2: HIGH }),
-    el("rect", { x: -4, y: 0, width: 8, height: 14, rx: 3 }),
-  );
-  const svg = el(
-    "svg",
-    {
-      viewBox: `0 0 ${WIDE} ${HIGH + 14}`, class: "histogram",
-      onpointerdown: (event) => {
-        svg.setPointerCapture(event.pointerId);
-        handle.focus();
-        decideAt(level, toRaw(event));
-      },
-      onpointermove: (event) => svg.hasPointerCapture(event.pointerId) && decideAt(level, toRaw(event)),
-    },
-    el("g", { class: "bars" }),
-    el("text", { x: 0, y: HIGH + 12 }, text6(low)),
-    el("text", { x: WIDE, y: HIGH + 12, "text-anchor": "end" }, text6(high)),
-    handle,
-  );
-  histogram.svg = svg;
-  return svg;
+  histogram.svg = emptyHistogram(`${level} threshold`, low, high, () => first().cutoffs[level], (raw) => decideAt(level, raw));
+  return histogram.svg;
 }
 
 // ---- Settings ----------------------------------------------------------------------------------------------------
@@ -248,23 +178,6 @@ function showTake() {
   });
 }
 
-function copyButton(id, what) {
-  const button = el("button", {
-    type: "button", "aria-label": `Copy ${what}`,
-    onclick: async () => {
-      try {
-        await navigator.clipboard.writeText($(id).textContent);
-        button.textContent = "Copied";
-      } catch {
-        getSelection().selectAllChildren($(id)); // a frame may not write to the clipboard
-        button.textContent = "Selected";
-      }
-      setTimeout(() => (button.textContent = "Copy"), 1500);
-    },
-  }, "Copy");
-  return button;
-}
-
 function buildSettings() {
   if (both) {
     const choice = (value, name, on) => el("label", {}, el("input", { type: "radio", name: "edited", checked: on, onchange: () => { edited = value; schedule(); } }), name);
@@ -289,15 +202,6 @@ function buildSettings() {
     type: "button",
     onclick: () => { for (const model of models) model.settings = structuredClone(model.levels); schedule(); },
   }, "Reset settings"));
-}
-
-// ---- One update a frame ------------------------------------------------------------------------------------------
-
-let scheduled = false;
-function schedule() {
-  if (scheduled) return;
-  scheduled = true;
-  requestAnimationFrame(update);
 }
 
 function update() {

@@ -1,8 +1,6 @@
 "use strict";
 // What the page knows: scores, maps and settings, and the decisions that follow from them.
 
-const meta = JSON.parse(document.getElementById("meta").textContent);
-const COUNT = meta.shown.length;
 const labels = new Int8Array(bytesOf(meta.labels).buffer); // of all images: 1 anomalous, 0 normal, -1 unknown
 const isLabelled = labels.some((label) => label >= 0);
 const scores = meta.scores && meta.scores.map((text) => new Float32Array(bytesOf(text).buffer));
@@ -22,7 +20,6 @@ const models = meta.models.map((model) => ({
 const levelNames = Object.keys(meta.models[0].levels);
 const hasLabels = levelNames.includes("image");
 const hasMasks = levelNames.includes("pixel");
-const pictures = new Array(COUNT).fill(null);
 
 function labelOf(model, place) {
   return hasLabels ? isAnomalous(model.settings.image, model.cutoffs.image, scoreOf(model, place)) : null;
@@ -97,15 +94,6 @@ function differingPixels(place) {
   return differ;
 }
 
-function rates(found, missed, alarms) {
-  const share = (part, whole) => (whole ? part / whole : NaN);
-  return {
-    precision: share(found, found + alarms),
-    recall: share(found, found + missed),
-    f1: share(2 * found, 2 * found + missed + alarms),
-  };
-}
-
 function imageMetrics(model) {
   const counts = { found: 0, missed: 0, alarms: 0, passed: 0 };
   model.labels.forEach((flagged, index) => {
@@ -127,12 +115,7 @@ function pixelMetrics(model) {
 }
 
 async function receive([place, picture, maps, masks]) {
-  const image = new Image();
-  image.src = `data:image/jpeg;base64,${picture}`;
-  const ready = image.decode().then(() => {
-    pictures[place] = image;
-    redraw(place);
-  });
+  const ready = showPicture(place, picture);
   for (let k = 0; k < maps.length; k++) {
     const model = models[k];
     const [height, width] = model.mapFacts[place];
@@ -146,22 +129,4 @@ async function receive([place, picture, maps, masks]) {
     redraw(place);
   }
   await ready;
-}
-
-// Data arrive while the page loads; maps are decoded one after the other, in order.
-let queue = Promise.resolve();
-let arrived = 0;
-function received(data) {
-  queue = queue
-    .then(() => receive(data))
-    .then(() => {
-      arrived++;
-      if (arrived === COUNT || arrived % 16 === 0) schedule();
-    });
-}
-function receivedAll() {
-  queue = queue.then(() => {
-    document.body.dataset.ready = "true";
-    schedule();
-  });
 }
