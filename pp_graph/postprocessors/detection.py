@@ -13,7 +13,7 @@ import numpy as np
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_probability
-from pp_graph.postprocessors.detection_anchors import Background, anchors_as_text
+from pp_graph.postprocessors.detection_anchors import Background, anchors_as_text, stored_anchors
 from pp_graph.postprocessors.detection_heads import HEADS, Head
 from pp_graph.postprocessors.detection_parts import (
     PART_OUTPUTS,
@@ -100,7 +100,8 @@ class DetectionPostProcessor(PostProcessor):
         key_points: Number of key points and numbers of each, 2 or 3, of head `yolov8-pose`; None takes those that
             Ultralytics writes into a model.
         mask_size: Size of the masks of head `yolov8-seg`: that of the `prototypes`, or of the model's `input`.
-        anchors: Centre and size of each anchor of head `ssd`, as shares of the image, (K,4); kept as text.
+        anchors: Centre and size of each anchor of head `ssd`, as shares of the image, (K,4); kept as text. None takes
+            those that the model holds as an output or a weight, if any.
         background: Which of the scores of head `ssd` means that there is no object: `first`, `last` or `none`. Classes
             count from 0 without it.
         variances: Factors of the deltas of head `ssd`, of centres and of sizes.
@@ -264,6 +265,9 @@ class DetectionPostProcessor(PostProcessor):
         if head.one_image:
             require_one_image(raw, head)
         signature = Signature.of_model(raw, head.roles, named)
+        if head.decode == "deltas" and self.anchors is None:
+            anchors = stored_anchors(raw, signature[RAW_SCORES].size("K"), size)
+            post = dataclasses.replace(post, anchors=None if anchors is None else anchors_as_text(anchors))
         read = {role: match.output.name for role, match in signature.matches.items()}
         # An activation that the user gave is about the outputs.
         inside = find_logits(raw, head, read) if self.activation is None and classes is None else None

@@ -1,12 +1,13 @@
-"""Anchors of a detector, which its outputs do not hold: read from a file, and kept with the model as text."""
+"""Anchors of a detector: read from a file or from the model, and kept with the model as text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from pp_graph.errors import DataError, PostProcessorError
+from pp_graph.model.constants import read_constant_node
 from pp_graph.steps import levels_as_text
 from pp_graph.steps.compare_many import levels_from_text
 
@@ -14,10 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    import onnx_ir as ir
+
+    from pp_graph.model import RawModel
 
 Background = Literal["first", "last", "none"]
 """Which class score of SSD means that there is no object."""
 
+_MOST_SHARE: Final = 2.0
+"""Largest coordinate of a centre that is a share of the image; larger ones are in pixels."""
 _EXPECTED = "centre x, centre y, width and height of each anchor as shares of the image, (K,4), finite"
 
 
@@ -40,6 +46,50 @@ def anchors_as_text(given: Any) -> str:
 def anchors_in_pixels(text: str, height: int, width: int) -> npt.NDArray[np.float32]:
     """Return centre and size of each anchor in pixels, (K,4)."""
     return levels_from_text(text) * np.array([width, height, width, height], np.float32)
+
+
+def stored_anchors(raw: RawModel, count: int | None, size: tuple[int, int] | None) -> npt.NDArray[np.float32] | None:
+    """Return the anchors that a model holds as an output or a weight: centre and size as shares of the image.
+
+    Args:
+        raw: The model.
+        count: Number of its candidates.
+        size: Height and width of its images.
+
+    Returns:
+        The anchors, (K,4); None if the model holds no constant of their shape, or several different ones.
+    """
+    graph = raw.model.graph
+    values = [_constant(value) for value in (*graph.outputs, *graph.initializers.values())]
+    shapes = ((count, 4), (1, count, 4))
+    found = [array.reshape(-1, 4).astype(np.float32) for array in values if array is not None and array.shape in shapes]
+    if not found or any(not np.array_equal(each, found[0]) for each in found):
+        return None
+    anchors: npt.NDArray[np.float32] = found[0]
+    # Anchors at the right and lower edges are smaller than their distance from the opposite ones, unless the last two
+    # numbers are corners.
+    if (anchors[:, 2:] > anchors[:, :2]).all():
+        low, high = anchors[:, :2], anchors[:, 2:]
+        anchors = np.concatenate([(low + high) * np.float32(0.5), high - low], axis=1)
+    if anchors[:, :2].max() <= _MOST_SHARE:
+        return anchors
+    if size is None:
+        return None
+    shares: npt.NDArray[np.float32] = anchors / np.array([size[1], size[0], size[1], size[0]], np.float32)
+    return shares
+
+
+def _constant(value: ir.Value) -> npt.NDArray[Any] | None:
+    """Numbers of a weight, or of an output that is one."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    if node is not None:
+        return read_constant_node(node) if node.op_type == "Constant" else None
+    tensor = value.const_value
+    # A shape is known before the numbers are read from the file.
+    return None if tensor is None or tuple(tensor.shape.numpy())[-1:] != (4,) else np.asarray(tensor.numpy())
 
 
 def read_anchors(file: Path) -> npt.NDArray[Any]:

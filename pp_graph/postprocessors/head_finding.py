@@ -162,7 +162,9 @@ def find_apart(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
 def find_deltas(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     """Find scores and deltas of anchors."""
     del size
-    three = _candidates(outputs)
+    # A model may return its anchors, too.
+    named = ("anchor", "prior")
+    three = [each for each in _candidates(outputs) if not any(part in each[0].lower() for part in named)]
     boxes = [(name, shape) for name, shape in three if shape[2] == 4]
     if len(three) != 2 or not boxes:
         return None

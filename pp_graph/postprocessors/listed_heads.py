@@ -71,12 +71,13 @@ ANCHORED: Final = (
 def require_one_image(raw: RawModel, head: Head) -> None:
     """Raise `OutputRoleError` unless a model takes one image at a time, because its outputs list those of one."""
     images = image_input(raw.inputs)
-    shape = () if images is None else images.shape or ()
-    if images is not None and len(shape) > 3 and shape[0] != 1:
+    shape = None if images is None else images.shape
+    if images is not None and shape is not None and (len(shape) < 4 or shape[0] != 1):
         raise OutputRoleError(
             f"Input '{images.name}' is {format_shape(shape)}, and head '{head.name}' lists the detections of one "
-            "image, without saying which, expected a batch of 1. Export the model for one image, such as "
-            "torch.onnx.export(model, torch.rand(1, 3, 480, 640), ...), without a dynamic batch."
+            "image, without saying which, expected (1,3,H,W). Export the model for a batch of one, such as "
+            "torch.onnx.export(model, torch.rand(1, 3, 480, 640), ...), without a dynamic batch; torchvision's "
+            "detectors take such a batch as well as a list of images."
         )
 
 

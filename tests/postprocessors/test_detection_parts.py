@@ -192,6 +192,36 @@ def test_anchors_that_are_given(background: Any, tmp_path: Path) -> None:
     exact(proto, fused, raw)
 
 
+@pytest.mark.parametrize("place", ["output", "weight"])
+@pytest.mark.parametrize("form", ["centres", "corners", "pixels"])
+def test_anchors_that_the_model_holds(form: str, place: str) -> None:
+    rng = np.random.default_rng(4)
+    count = 1200
+    centres = rng.uniform(0, 1, (count, 2))
+    anchors = np.concatenate([centres, rng.uniform(0.05, 0.4, (count, 2))], 1).astype(F32)
+    raw = rng.normal(0, 2, (IMAGES, count, 3)).astype(F32), rng.normal(0, 1, (IMAGES, count, 4)).astype(F32)
+    options: dict[str, Any] = {"confidence": 0.9, "max_detections": 60}
+    expected = run(pp.fuse(model(raw), pp.DetectionPostProcessor(anchors=anchors, **options)), feeds(raw))
+    half = anchors[:, 2:] / 2
+    stored = {
+        "centres": anchors,
+        "corners": np.concatenate([anchors[:, :2] - half, anchors[:, :2] + half], 1),
+        "pixels": anchors * SIZE,
+    }[form]
+    proto = model(raw)
+    name = "anchors"
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(stored[None].astype(F32), "stored"))
+    if place == "output":
+        proto.graph.node.append(onnx.helper.make_node("Identity", ["stored"], [name]))
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, [1, count, 4]))
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(**options))
+    assert fused.provenance.parameters["head"] == "ssd"
+    found = run(fused, feeds(raw))
+    assert np.array_equal(found["count"], expected["count"])
+    assert expected["count"].all()
+    assert np.allclose(found["boxes"], expected["boxes"], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import pp_graph as pp
+from pp_graph.errors import OutputRoleError, PostProcessorError
 from tests.listed_detectors import OUTPUTS, listed_detector, pictures, plain
 from tests.models import run, run_openvino
 
@@ -37,3 +40,87 @@ def test_every_runtime_returns_what_the_model_lists(head: str) -> None:
     for precision in ("f32", "bf16"):
         report = pp.verify(proto, model, {"image": pictures()}, inference_precision=precision)
         assert report.postprocessing_exact, report.failures
+
+
+def test_limits_that_change_forms_and_retuning() -> None:
+    proto, image = listed_detector("torchvision"), pictures()[2:]
+    expected = plain("torchvision", run(proto, {"image": image}), 0.625, 6)
+    post = pp.DetectionPostProcessor(confidence=0.25, max_detections=6, candidates=50, thresholds="runtime")
+    fused = pp.fuse(proto, post)
+    cutoffs = pp.cutoffs_for(fused.provenance, confidence=0.625)
+    assert_equal(run(fused, {"image": image, **cutoffs}), expected)
+    plain_post = pp.DetectionPostProcessor(confidence=0.25, max_detections=6, candidates=50)
+    tuned = pp.retune(pp.fuse(proto, plain_post), confidence=0.625)
+    assert_equal(run(tuned, {"image": image}), expected)
+    packed = pp.DetectionPostProcessor(confidence=0.625, max_detections=6, candidates=50, pack=True)
+    found = run(pp.fuse(proto, packed), {"image": image})["detections"]
+    assert np.array_equal(found[..., :4], expected["boxes"])
+    assert np.array_equal(found[..., 5], expected["classes"])
+    named = pp.DetectionPostProcessor(confidence=0.625, max_detections=6, candidates=50, names="efficient-nms")
+    again = pp.fuse(proto, named)
+    # The form is read again as a head of its own.
+    assert np.array_equal(run(again, {"image": image})["det_scores"], expected["scores"])
+    sizes = pp.DetectionPostProcessor(confidence=0.625, max_detections=6, candidates=50, box_format="xywh")
+    assert np.array_equal(run(pp.fuse(proto, sizes), {"image": image})["boxes"][..., :2], expected["boxes"][..., :2])
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog", "ox"), ("__background__", "cat", "dog", "ox")])
+def test_names_of_classes_that_count_from_one(labels: tuple[str, ...]) -> None:
+    fused = pp.fuse(listed_detector("torchvision"), pp.DetectionPostProcessor(labels=labels, candidates=50))
+    names = next(output.class_names for output in fused.provenance.outputs if output.name == "classes")
+    assert names[1:] == ("cat", "dog", "ox")
+    same = pp.fuse(listed_detector("efficient-nms"), pp.DetectionPostProcessor(labels=labels, candidates=50))
+    assert next(output.class_names for output in same.provenance.outputs if output.name == "classes") == labels
+
+
+def test_names_that_are_numbers_and_other_orders() -> None:
+    proto, image = listed_detector("torchvision"), pictures()[2:]
+    expected = plain("torchvision", run(proto, {"image": image}), 0.25, 300)
+    outputs = [proto.graph.output[place] for place in (2, 0, 1)]
+    del proto.graph.output[:]
+    proto.graph.output.extend(outputs)
+    renamed = {"scores": "2210", "boxes": "2194", "labels": "2208"}
+    for node in proto.graph.node:
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for output in proto.graph.output:
+        output.name = renamed[output.name]
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(candidates=50))
+    assert_equal(run(fused, {"image": image}), expected)
+
+
+def test_classes_and_scores_that_only_names_tell_apart() -> None:
+    proto, image = listed_detector("tensorflow"), pictures()[2:]
+    expected = plain("tensorflow", run(proto, {"image": image}), 0.25, 30)
+    renamed = {"detection_scores": "a", "detection_classes": "b"}
+    for node in proto.graph.node:
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for output in proto.graph.output:
+        output.name = renamed.get(output.name, output.name)
+    with pytest.raises(OutputRoleError, match=r"fit no head(?s:.*)tensorflow: TensorFlow(?s:.*)--head NAME"):
+        pp.fuse(proto, pp.DetectionPostProcessor())
+    post = pp.DetectionPostProcessor(head="tensorflow", max_detections=30)
+    with pytest.raises(OutputRoleError, match=r"2 outputs can be read as the scores:(?s:.*)raw_scores"):
+        pp.fuse(proto, post)
+    roles = {"raw_scores": "a", "raw_classes": "b"}
+    assert_equal(run(pp.fuse(proto, post, roles=roles), {"image": image}), expected)
+
+
+@pytest.mark.parametrize("head", ["torchvision", "yolov7-end2end"])
+def test_a_list_of_one_image_needs_a_batch_of_one(head: str) -> None:
+    proto = listed_detector(head)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    with pytest.raises(OutputRoleError, match=r"Input 'image' is \(batch, 3, 64, 64\), .*expected \(1,3,H,W\)"):
+        pp.fuse(proto, pp.DetectionPostProcessor(head=head))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": (0.5, 0.6)}, r"There are 2 confidences, .* holds one score a box, expected one confidence"),
+        ({"every_class": True}, r"every_class is True, .* holds one class a box, expected False"),
+        ({"head": "detection-output"}, r"(?s)head is 'detection-output', .* and the outputs.*fit only.*torchvision"),
+    ],
+)
+def test_impossible_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((PostProcessorError, OutputRoleError), match=message):
+        pp.fuse(listed_detector("torchvision"), pp.DetectionPostProcessor(**options))
