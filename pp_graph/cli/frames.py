@@ -51,7 +51,7 @@ _OPTIONS = (
     click.option("--frame-size", metavar="HxW",
                  help="frames: size of the frames, with --resize.  [default: any; NPU needs it]"),
     click.option("--box-coordinates", metavar="input|frame",
-                 help="frames: detection: return boxes and key points in pixels of the model's input, or of the frame, "
+                 help="frames: return boxes, key points and regions in pixels of the model's input, or of the frame, "
                       "with --resize.  [default: input]"),
     click.option("--image-input", metavar="NAME", help="frames: input that takes the frames, if there are several."),
 )  # fmt: skip

@@ -128,7 +128,8 @@ class OpenVINOSession(Session):
         start = time.perf_counter()
         compiled = self._compile(model)
         self.compile_seconds = time.perf_counter() - start
-        self._places = {name: place for place in range(count) for name in compiled.outputs[place].get_names()}
+        # Compiling may add names of inner tensors that turned out to be the same.
+        self._places = {name: place for place in range(count) for name in model.outputs[place].get_names()}
         self._places |= {name: place for place, name in enumerate(probes, count)}
         self._group = _requests_in_batch(compiled, device) if performance_hint is None else 1
         self.inputs = tuple(self._input(port, preprocessing) for port in compiled.inputs)

@@ -175,11 +175,14 @@ def _sizes(inputs: Sequence[Tensor]) -> str:
 def _boxes(provenance: Provenance) -> str:
     """Say how boxes find back to the frame, if the model resizes it."""
     preprocessing = provenance.preprocessing
-    if preprocessing is None or preprocessing.resize is None or not detects(provenance.predicted.values()):
+    if preprocessing is None or preprocessing.resize is None:
         return ""
     height, width = preprocessing.model_size or ("H", "W")
     if preprocessing.box_coordinates == FRAME:
-        return _render("boxes_in_frame")
+        placed = "placed_letterboxed" if preprocessing.resize == LETTERBOX else "placed_stretched"
+        return _render("boxes_in_frame", height=height, width=width, placed=_render(placed, height=height, width=width))
+    if not detects(provenance.predicted.values()):
+        return ""
     section = "boxes_letterboxed" if preprocessing.resize == LETTERBOX else "boxes_stretched"
     return _render(section, height=height, width=width)
 

@@ -15,6 +15,7 @@ from pp_graph.steps import (
     ArgMax,
     ClassAreas,
     ClassMap,
+    Compare,
     ComparePerClass,
     Keep,
     MaskAreas,
@@ -234,7 +235,11 @@ class SegmentationPostProcessor(PostProcessor):
                 steps.append(PerImageMinMax("probabilities", "stretched", "normal"))
             return (*steps, Matte(steps[-1].target, "alpha"))
         levels = self.class_thresholds if isinstance(self.class_thresholds, tuple) else (self.class_thresholds,) * count
-        steps.append(ComparePerClass("probabilities", "class_masks", levels, on_nan=self.on_nan))
+        steps.append(
+            ComparePerClass("probabilities", "class_masks", levels, on_nan=self.on_nan)
+            if "C" in raw[PIXEL_LOGITS].axes
+            else Compare("probabilities", "class_masks", levels[0], on_nan=self.on_nan)
+        )
         return (*steps, *([MaskAreas("class_masks", "class_area")] if self.areas else []))
 
     def _activated(self, source: str) -> Step:

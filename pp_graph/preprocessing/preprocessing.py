@@ -45,8 +45,8 @@ class Preprocessing:
             `bilinear_pillow` or `bicubic_pillow`; or `letterbox`, which keeps the aspect ratio (bilinear) and fills the
             rest with gray, 114 of 255. None if frames have the model's size.
         frame_size: Height and width of the frames in pixels. None for any size, or for the model's without `resize`.
-        box_coordinates: What a detector's boxes and key points are in pixels of: the raw model's `input`, or the
-            `frame` before `resize`, at whose edges boxes end.
+        box_coordinates: What boxes, key points and regions are in pixels of: the raw model's `input` (regions: the
+            map), or the `frame` before `resize`, at whose edges boxes end.
         model_channel_order: Channel order of the model.
         input: Name of the input; None if the model has only one.
         model_layout: Layout of the model's input; None to derive it from the sizes.

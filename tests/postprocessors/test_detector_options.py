@@ -31,7 +31,7 @@ FACTORS: dict[str, Any] = {
     "resize": (None, "input", "linear", "letterbox"),
     "runtime": ("onnxruntime", "f32", "bf16", "f16"),
     "candidates": (20, 310, 330, 1000),
-    "max_detections": (5, 60, None),
+    "max_detections": (5, 24, None),
     "loop_free": (False, True),
     "batch": (1, 2, "open"),
 }
