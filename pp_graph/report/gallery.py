@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.report.page import check_page, page, table, warning_list, write_page
 from pp_graph.report.shown_images import rgb_image
+from pp_graph.sketching import draw, sketched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,6 +71,7 @@ def write_gallery(
     body = (
         f'{warning_list(written.warnings)}<ul class="cards">{cards}</ul>\n{note}'
         f'<h2>Model and run</h2>\n<div class="sources">{table("Model and run", facts)}</div>'
+        f"\n<h2>The end of the graph</h2>\n{draw(sketched(runner.provenance))}"
     )
     text = page(f"Predictions of {runner.name}", body, style=_STYLE, pictures=True)
     return write_page(path, text, overwrite=overwrite, inputs=inputs)

@@ -43,7 +43,7 @@ th, td { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--grid); text
   font-weight: normal; }
 th { color: var(--faint); }
 td { font-variant-numeric: tabular-nums; }
-.sources td { overflow-wrap: anywhere; }
+.sources th, .sources td { overflow-wrap: anywhere; }
 .verdict { border-left: 4px solid var(--curve); padding: .4rem 0 .4rem 1rem; font-weight: 600; }
 .verdict.failed { border-color: var(--anomalous); }
 .warnings { border-left: 4px solid var(--anomalous); padding: .2rem 0 .2rem 1rem; margin-bottom: 1rem; }
