@@ -127,13 +127,15 @@ def _box(part: Part, left: float, y: float) -> tuple[str, float]:
 
 
 def _wrapped(text: str, most: int) -> list[str]:
-    """Break a text into at most two lines, the second shortened."""
-    if _columns(text) <= most:
-        return [text] if text else []
-    head = text[: most + 1].rpartition(" ")[0]
-    if len(head) < most // 3 or _columns(head) > most:
-        return [shorten(text, most)]
-    return [head, shorten(text[len(head) + 1 :], most)]
+    """Break a text into at most three lines, the last one shortened."""
+    lines: list[str] = []
+    while _columns(text) > most and len(lines) < 2:
+        head = text[: most + 1].rpartition(" ")[0]
+        if len(head) < most // 3 or _columns(head) > most:
+            break
+        lines.append(head)
+        text = text[len(head) + 1 :]
+    return [*lines, shorten(text, most)] if text else lines
 
 
 def shorten(text: str, most: int) -> str:
