@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pp_graph.errors import DataError
+from pp_graph.saving import page_of, save_result
 from pp_graph.summary import html_of, text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pp_graph.summary import Block
 
 SCHEMA_VERSION = 1
@@ -102,6 +105,15 @@ class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     def _repr_html_(self) -> str:
         return html_of(self.summary())
+
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
+        """Write JSON, which `load_report` reads, or an HTML page, by the ending of the path.
+
+        Raises:
+            OutputFileError: The path has another ending, is an input, exists, or cannot be written.
+        """
+        forms = {".json": lambda: self.to_json().decode(), ".html": page_of("benchmark.benchmark_page", self)}
+        return save_result(path, forms, overwrite=overwrite, inputs=inputs)
 
     def to_json(self) -> bytes:
         """Return the report as indented JSON."""

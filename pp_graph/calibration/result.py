@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pp_graph.errors import CalibrationError
+from pp_graph.saving import page_of, save_result
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics, Statistics, StatisticsProvenance
 from pp_graph.summary import Summarised
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from pp_graph.calibration.metrics import LevelMetrics
     from pp_graph.calibration.score_counts import ScoreCounts
@@ -112,6 +114,18 @@ class CalibrationResult(Summarised):
         """Return the result as plain JSON values."""
         statistics: dict[str, Any] = msgspec.to_builtins(self.statistics)
         return {"statistics": statistics, **{name: level.to_dict() for name, level in self.levels.items()}}
+
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
+        """Write the statistics as JSON, which `--stats` and `Statistics.load` read, or an HTML page with all curves.
+
+        The page needs the extra `report`.
+
+        Raises:
+            ExtraError: matplotlib is not installed.
+            OutputFileError: The path has another ending, is an input, exists, or cannot be written.
+        """
+        forms = {".json": self.statistics.to_json, ".html": page_of("calibration.calibration_page", self)}
+        return save_result(path, forms, overwrite=overwrite, inputs=inputs)
 
     def explore(self, **settings: Any) -> Any:
         """Make a page to move the calibrated thresholds, on the images they were found with.

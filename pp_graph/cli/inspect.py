@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, examples, input_option, json_option, named_roles, role_options
-from pp_graph.cli.output import print_blocks, print_json
+from pp_graph.cli.options import PATH, examples, force_option, input_option, json_option, named_roles, role_options
+from pp_graph.cli.output import note, print_blocks, print_json
 from pp_graph.cli.verb import Verb
+from pp_graph.errors import OutputFileError
+from pp_graph.files import check_targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "pp-graph inspect raw.onnx",
         "pp-graph inspect raw.onnx --data bottle/test",
+        "pp-graph inspect model.xml --sketch model.svg",
         "pp-graph inspect raw.onnx --tail",
     ),
 )
@@ -30,10 +33,25 @@ if TYPE_CHECKING:
                    "folders as for calibrate.")  # fmt: skip
 @click.option("--masks", type=PATH, metavar="DIR", help="Folder of the masks, if --data does not hold them.")
 @input_option
+@click.option(
+    "--sketch",
+    type=PATH,
+    metavar="FILE.svg",
+    help="Also draw the end of the graph: last layers, raw outputs, post-processing, outputs.",
+)
+@force_option
 @click.option("--tail", is_flag=True, help="Show what fusing would rewrite in the raw model's tail, and why.")
 @json_option
 def inspect(
-    model: Path, recipe: Path | None, data: Path | None, masks: Path | None, tail: bool, as_json: bool, **options: Any
+    model: Path,
+    recipe: Path | None,
+    data: Path | None,
+    masks: Path | None,
+    tail: bool,
+    as_json: bool,
+    sketch: Path | None,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Show inputs, outputs, roles and post-processing of a model.
 
@@ -44,6 +62,9 @@ def inspect(
     if data is None and (masks is not None or fixed_inputs):
         option = "--masks" if masks is not None else "--input"
         raise click.UsageError(f"{option} has no effect without --data. Add --data, or leave it out.")
+
+    if sketch is not None:
+        check_targets([_drawing(sketch)], overwrite=force, inputs=[model])
 
     from pp_graph import inspection
     from pp_graph.postprocessors import RecipePostProcessor
@@ -60,7 +81,16 @@ def inspect(
     )
     if found.provenance is not None and (roles or recipe is not None):
         raise click.UsageError("--role and --recipe apply to raw models only, and this model is fused. Leave them out.")
+    if sketch is not None:
+        found.save(sketch, overwrite=force, inputs=[model])
+        note(f"Wrote {sketch}")
     if as_json:
         print_json(found.to_dict())
         return
     print_blocks(found.summary())
+
+
+def _drawing(path: Path) -> Path:
+    if path.suffix.lower() != ".svg":
+        raise OutputFileError(f"Sketch '{path}' ends in '{path.suffix}', expected '.svg'. Name it model.svg.")
+    return path

@@ -14,18 +14,20 @@ from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.stripping import check_weights
 from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
-from pp_graph.model import NameScope, Port, RawModel, describe_outputs
+from pp_graph.model import NameScope, Port, RawModel, describe_outputs, format_shape
 from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.opening import kind_of
 from pp_graph.postprocessors import ROLES, merged_roles
 from pp_graph.postprocessors.hints import Family, find_families
 from pp_graph.program import find_roles
 from pp_graph.program.roles import why_none
+from pp_graph.saving import indented, save_result
+from pp_graph.sketching import draw, layers_of_ir, layers_of_onnx, linked, sketched, unfused
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
 from pp_graph.summary import Summarised
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import onnx
     import onnx_ir as ir
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.program import Role, RoleMatch
     from pp_graph.sessions import Session
+    from pp_graph.sketching import Part
     from pp_graph.summary import Block
 
 
@@ -109,6 +112,7 @@ class Inspection(Summarised):
         post_processing: Post-processing that Anomalib exported with the model; None if there is none.
         families: Families of models that a raw model's outputs fit, the likeliest first.
         values: Values of each output on images; empty without images.
+        end: The end of the graph, as `sketch` draws it.
     """
 
     path: str | None
@@ -130,6 +134,32 @@ class Inspection(Summarised):
     post_processing: GraphStatistics | None = None
     families: tuple[Family, ...] = ()
     values: tuple[OutputValues, ...] = ()
+    end: tuple[Part, ...] = field(default=(), repr=False)
+
+    def sketch(self) -> str:
+        """Return the end of the graph as SVG: last layers, raw outputs, steps of the post-processing, outputs."""
+        return draw(self.end)
+
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
+        """Write JSON, an HTML page, or the sketch alone as SVG, by the ending of the path.
+
+        Raises:
+            OutputFileError: The path has another ending, is an input, exists, or cannot be written.
+        """
+        from pp_graph.report.page import page
+        from pp_graph.summary import html_of
+
+        def whole() -> str:
+            tables = f'<div class="wide">{html_of(self.summary())}</div>'
+            return page(
+                f"Inspection of {self.path or 'a model'}", f"{tables}<h2>The end of the graph</h2>{self.sketch()}"
+            )
+
+        forms = {".json": lambda: indented(self.to_dict()), ".html": whole, ".svg": self.sketch}
+        return save_result(path, forms, overwrite=overwrite, inputs=inputs)
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + self.sketch()
 
     def summary(self) -> list[Block]:
         """Return what was found as tables."""
@@ -229,7 +259,32 @@ def inspect(
         tail=_inspect_tail(raw, provenance) if tail else None,
         post_processing=foreign,
         families=families,
+        end=_end(outputs, provenance, lambda tensors, shapes: layers_of_onnx(raw, tensors, shapes)),
     )
+
+
+def _end(
+    outputs: Sequence[InspectedPort],
+    provenance: Provenance | None,
+    layers: Callable[[Sequence[str], Mapping[str, str]], tuple[tuple[Part, ...], Mapping[str, str]]],
+) -> tuple[Part, ...]:
+    """Describe the end of the graph.
+
+    Args:
+        outputs: Outputs of the model.
+        provenance: Its record; None if pp_graph wrote no post-processing.
+        layers: Finds the layers that compute some tensors; see `layers_of_onnx`.
+    """
+    if provenance is None:
+        told = [f"{port.role}: {port.why}" if port.role and port.why else port.role or port.why for port in outputs]
+        parts = unfused(outputs, told)
+        tensors = [port.name for port in outputs]
+    else:
+        parts = sketched(provenance, outputs)
+        passed = [port.name for port in outputs if port.name not in provenance.output_names]
+        tensors = [*(record.tensor for record in provenance.raw.read.values()), *passed]
+    found, links = layers(tensors, {port.name: format_shape(port.shape) for port in outputs})
+    return linked(found, parts, links)
 
 
 def _values(
@@ -334,19 +389,17 @@ def _inspect_ir(path: Path, *, tail: bool) -> Inspection:
 
     described = describe_ir(path)
     provenance = described.provenance
+    outputs = tuple(
+        InspectedPort(
+            port.name, port.dtype, port.shape, why="" if provenance is None else _meaning(port.name, provenance)
+        )
+        for port in described.outputs
+    )
     return Inspection(
         path=str(path),
         kind="OpenVINO IR",
         inputs=tuple(InspectedPort(port.name, port.dtype, port.shape) for port in described.inputs),
-        outputs=tuple(
-            InspectedPort(
-                port.name,
-                port.dtype,
-                port.shape,
-                why="" if provenance is None else _meaning(port.name, provenance),
-            )
-            for port in described.outputs
-        ),
+        outputs=outputs,
         problem=None,
         opset=None,
         domains={},
@@ -359,4 +412,5 @@ def _inspect_ir(path: Path, *, tail: bool) -> Inspection:
         metadata=(),
         provenance=provenance,
         tail=TailInspection(tuple(provenance.tail), ()) if tail and provenance is not None else None,
+        end=_end(outputs, provenance, lambda tensors, _: layers_of_ir(described.model, tensors)),
     )

@@ -230,6 +230,7 @@ class IRDescription:
         nodes: Number of operators without constants, parameters and results.
         weight_bytes: Size of the `.bin`.
         provenance: Provenance; None if pp_graph did not write the IR.
+        model: The model, not compiled.
     """
 
     inputs: tuple[Port, ...]
@@ -239,6 +240,7 @@ class IRDescription:
     nodes: int
     weight_bytes: int
     provenance: Provenance | None
+    model: ov.Model
 
 
 def describe_ir(path: Path) -> IRDescription:
@@ -269,6 +271,7 @@ def describe_ir(path: Path) -> IRDescription:
         nodes=sum(node.get_type_name() not in ("Constant", "Parameter", "Result") for node in model.get_ops()),
         weight_bytes=path.with_suffix(".bin").stat().st_size,
         provenance=provenance,
+        model=model,
     )
 
 

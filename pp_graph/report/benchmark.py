@@ -67,7 +67,7 @@ def _section(rows: Sequence[ContenderReport]) -> str:
         for each in rows
         if each.groups_us
     ]
-    slowest = [(each.name, *map(_operator, each.slowest[:3])) for each in rows if each.slowest]
+    slowest = [(each.name, name, f"{time:,.0f}") for each in rows for name, _, time in each.slowest[:3]]
     heads = ("", "runs", "median ms", "p90", "p99", "images/s", "KiB in", "out", "compile s", "peak MiB")
     return "".join(
         (
@@ -76,18 +76,11 @@ def _section(rows: Sequence[ContenderReport]) -> str:
             bar_chart("Time divided by that of the raw model", ratios, mark=1.0),
             f"<h3>Where the time goes</h3>\n{bar_chart('Where the time goes', timed)}" if timed else "",
             f'<div class="wide">{table("All figures", _rows(rows), heads)}</div>',
-            f'<div class="sources">{table("Slowest operators", _padded(slowest))}</div>' if slowest else "",
+            f'<div class="sources">{table("Slowest operators", slowest, ("", "operator", "µs"))}</div>'
+            if slowest
+            else "",
         )
     )
-
-
-def _operator(slow: tuple[str, str, float]) -> str:
-    return f"{slow[0]}, {slow[2]:,.0f} µs"
-
-
-def _padded(rows: Sequence[Row]) -> list[Row]:
-    width = max(len(row) for row in rows)
-    return [(*row, *[""] * (width - len(row))) for row in rows]
 
 
 def _rows(rows: Sequence[ContenderReport]) -> Iterator[Row]:

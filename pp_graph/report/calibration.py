@@ -22,12 +22,14 @@ _METRICS_INTERVAL: Final = "95 % interval (F1, precision, recall: images that ea
 _UNDEFINED: Final = "not defined"
 
 
-def calibration_page(result: CalibrationResult, title: str) -> str:
+def calibration_page(result: CalibrationResult, title: str | None = None) -> str:
     """Return the report as HTML. Colours follow the reader's system, light or dark.
 
     Raises:
         ExtraError: matplotlib is not installed.
     """
+    if title is None:
+        title = default_title(result)
     levels = "\n".join(_level_section(name, level) for name, level in result.levels.items())
     return page(title, levels + sources(_source_rows(result)))
 
@@ -127,6 +129,11 @@ def _interval(metrics: LevelMetrics | None, name: str, text: Callable[[float], s
     return "" if interval is None else _between(interval, text)
 
 
+def default_title(result: CalibrationResult) -> str:
+    """Return the heading of a page: it names the model, if it is known."""
+    return f"Calibration of {result.record.model}" if result.record.model else "Calibration"
+
+
 def check_calibration_report(path: Path) -> None:
     """Check that a report can be written, before calibrating.
 
@@ -169,7 +176,7 @@ def write_calibration_report(
     path = Path(path)
     check_calibration_report(path)
     if title is None:
-        title = f"Calibration of {result.record.model}" if result.record.model else "Calibration"
+        title = default_title(result)
     with written_together(path, overwrite=overwrite, inputs=inputs) as (draft,):
         if path.suffix.lower() == ".png":
             save_png(result, draft, title)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.report.page import check_page, page, table, warning_list, write_page
 from pp_graph.report.shown_images import rgb_image
+from pp_graph.sketching import draw, sketched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_IMAGES: Final = 200
 _LONGER_SIDE: Final = 448
+_LISTED: Final = 6
+"""Numbers of a list that a card shows; the tables of the run hold all."""
 _STYLE: Final = """
 .cards { list-style: none; margin: 1rem 0; padding: 0; display: grid; gap: .75rem;
   grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)); }
@@ -64,15 +67,20 @@ def write_gallery(
     path = check_page(path)
     order = sorted(range(len(written.predictions)), key=lambda index: _rank(written.predictions[index]))
     cards = "".join(_card(written, runner, source, index) for index in order[:MOST_IMAGES])
-    facts = [(name.replace("_", " "), str(value)) for name, value in written.about.items() if value is not None]
+    facts = [(name.replace("_", " "), _fact(value)) for name, value in written.about.items() if value is not None]
     more = len(order) - MOST_IMAGES
     note = f"<p>{more:,} more images are not shown; the tables of the run list all.</p>\n" if more > 0 else ""
     body = (
         f'{warning_list(written.warnings)}<ul class="cards">{cards}</ul>\n{note}'
         f'<h2>Model and run</h2>\n<div class="sources">{table("Model and run", facts)}</div>'
+        f"\n<h2>The end of the graph</h2>\n{draw(sketched(runner.provenance))}"
     )
     text = page(f"Predictions of {runner.name}", body, style=_STYLE, pictures=True)
     return write_page(path, text, overwrite=overwrite, inputs=inputs)
+
+
+def _fact(value: Any) -> str:
+    return ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _rank(row: ImagePrediction) -> tuple[float, float]:
@@ -104,13 +112,18 @@ def _card(written: WrittenPredictions, runner: Runner, source: Source, index: in
 
 def _facts(row: ImagePrediction) -> Iterator[Row]:
     for name, value in row.cells.items():
-        if value is None or name in ("image", "mask", "overlay", "map") or _is_file(value):
+        if value is None or name in ("image", "mask", "overlay", "map") or _is_file(value) or _is_nested(value):
             continue
         yield name.removeprefix("pred_").replace("_", " "), _text(name, value)
 
 
 def _is_file(value: Any) -> bool:
     return isinstance(value, str) and value.endswith((".png", ".jpg", ".tiff"))
+
+
+def _is_nested(value: Any) -> bool:
+    """True for a list of lists, such as boxes, which are drawn."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
 
 
 def _text(name: str, value: Any) -> str:
@@ -120,7 +133,8 @@ def _text(name: str, value: Any) -> str:
         counts = Counter(str(each.get("class_name", "region")) for each in value)
         return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
+        more = f", … {len(value) - _LISTED:,} more" if len(value) > _LISTED else ""
+        return ", ".join(_text(name, each) for each in value[:_LISTED]) + more or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -43,7 +43,8 @@ th, td { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--grid); text
   font-weight: normal; }
 th { color: var(--faint); }
 td { font-variant-numeric: tabular-nums; }
-.sources td { overflow-wrap: anywhere; }
+.sources th, .sources td { overflow-wrap: anywhere; }
+.wide th[scope=row] { min-width: 7rem; max-width: 24rem; overflow-wrap: anywhere; }
 .verdict { border-left: 4px solid var(--curve); padding: .4rem 0 .4rem 1rem; font-weight: 600; }
 .verdict.failed { border-color: var(--anomalous); }
 .warnings { border-left: 4px solid var(--anomalous); padding: .2rem 0 .2rem 1rem; margin-bottom: 1rem; }
@@ -60,7 +61,8 @@ td { font-variant-numeric: tabular-nums; }
 .chart figcaption span { margin-right: 1rem; }
 .chart figcaption b { display: inline-block; width: .8em; height: .8em; margin-right: .3em; background: var(--fill); }
 footer { margin-top: 2rem; color: var(--faint); }
-@media (max-width: 600px) { body { padding: .5rem .75rem; } th, td { padding-right: .6rem; } }
+@media (max-width: 600px) { body { padding: .5rem .75rem; } th, td { padding-right: .6rem; }
+  .wide th[scope=row] { max-width: 9rem; } }
 """
 
 Row = tuple[str, ...]

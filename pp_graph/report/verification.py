@@ -9,6 +9,7 @@ import numpy as np
 
 from pp_graph.report.charts import Bar, bar_chart
 from pp_graph.report.page import check_page, page, table, warning_list, write_page
+from pp_graph.sketching import draw, sketched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,7 +57,8 @@ def verification_page(report: VerificationReport) -> str:
         *(_flips(report, decision) for decision in report.decisions),
         '<h2>Models and data</h2>\n<div class="sources">',
         table("Models and data", _sources(report)),
-        "</div>",
+        "</div>\n<h2>The end of the graph</h2>\n",
+        draw(sketched(report.provenance)),
     ]
     return page(f"Verification of {report.artifact}", "".join(body))
 

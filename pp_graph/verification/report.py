@@ -10,6 +10,7 @@ import numpy as np
 
 from pp_graph.errors import counted
 from pp_graph.openvino.island.float32 import is_floating
+from pp_graph.saving import indented, page_of, save_result
 from pp_graph.summary import Summarised
 from pp_graph.verification.parts import (
     BoundaryReport,
@@ -22,6 +23,9 @@ from pp_graph.verification.parts import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from pp_graph.fusion.provenance import Provenance
     from pp_graph.summary import Block
     from pp_graph.verification.detections import DetectionReport
@@ -222,6 +226,15 @@ class VerificationReport(Summarised):
             f"<VerificationReport {verdict}: {self.images:,} images, {self.postprocessing_flips:,} flips by "
             f"post-processing, {self.drift_flips:,} by drift>"
         )
+
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
+        """Write JSON or an HTML page, by the ending of the path.
+
+        Raises:
+            OutputFileError: The path has another ending, is an input, exists, or cannot be written.
+        """
+        forms = {".json": lambda: indented(self.to_dict()), ".html": page_of("verification.verification_page", self)}
+        return save_result(path, forms, overwrite=overwrite, inputs=inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""
