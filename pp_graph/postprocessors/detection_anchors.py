@@ -65,17 +65,18 @@ def stored_anchors(raw: RawModel, count: int | None, size: tuple[int, int] | Non
     found = [array.reshape(-1, 4).astype(np.float32) for array in values if array is not None and array.shape in shapes]
     if not found or any(not np.array_equal(each, found[0]) for each in found):
         return None
-    anchors: npt.NDArray[np.float32] = found[0]
+    anchors: npt.NDArray[Any] = found[0]
     # Anchors at the right and lower edges are smaller than their distance from the opposite ones, unless the last two
     # numbers are corners.
     if (anchors[:, 2:] > anchors[:, :2]).all():
         low, high = anchors[:, :2], anchors[:, 2:]
-        anchors = np.concatenate([(low + high) * np.float32(0.5), high - low], axis=1)
+        anchors = np.zeros(anchors.shape, np.float32)
+        anchors[:, :2], anchors[:, 2:] = (low + high) / 2, high - low
     if anchors[:, :2].max() <= _MOST_SHARE:
         return anchors
     if size is None:
         return None
-    shares: npt.NDArray[np.float32] = anchors / np.array([size[1], size[0], size[1], size[0]], np.float32)
+    shares: npt.NDArray[Any] = anchors / np.array([size[1], size[0], size[1], size[0]], np.float32)
     return shares
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import pp_graph as pp
@@ -86,6 +88,42 @@ def test_names_that_are_numbers_and_other_orders() -> None:
         output.name = renamed[output.name]
     fused = pp.fuse(proto, pp.DetectionPostProcessor(candidates=50))
     assert_equal(run(fused, {"image": image}), expected)
+    assert_equal(run_openvino(fused, {"image": image}), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_export_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Suppression(torch.autograd.Function):  # type: ignore[misc, name-defined]
+        @staticmethod
+        def forward(context: Any, boxes: Any, scores: Any) -> Any:
+            return torch.tensor([[0, 0, 0], [0, 1, 2]])
+
+        @staticmethod
+        def symbolic(graph: Any, boxes: Any, scores: Any) -> Any:
+            limits = [graph.op("Constant", value_t=torch.tensor([limit])) for limit in (40, 0.5, 0.1)]
+            return graph.op("NonMaxSuppression", boxes, scores, *limits)
+
+    class Detector(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, images: Any) -> Any:
+            scores = torch.nn.functional.avg_pool2d(images, 8).flatten(2)
+            places = torch.arange(64)
+            corner = torch.stack([places % 8, places // 8], 1).float() * 8
+            boxes = torch.cat([corner - 3.3, corner + 9.1], 1)[None] + scores.mean()
+            chosen = Suppression.apply(boxes, scores)
+            kinds, cells = chosen[:, 1], chosen[:, 2]
+            return boxes[0][cells], kinds + 1, scores[0][kinds, cells]
+
+    file = io.BytesIO()
+    torch.onnx.export(Detector().eval(), (torch.rand(1, 3, 64, 64),), file, opset_version=17, dynamo=False)
+    proto = onnx.load_from_string(file.getvalue())
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.3125, max_detections=6, candidates=50))
+    name = proto.graph.input[0].name
+    for image in pictures()[:, None]:
+        boxes, labels, scores = run(proto, {name: image}).values()
+        expected = plain("torchvision", {"boxes": boxes, "labels": labels, "scores": scores}, 0.3125, 6)
+        assert_equal(run(fused, {name: image}), expected)
 
 
 def test_classes_and_scores_that_only_names_tell_apart() -> None:
