@@ -20,7 +20,7 @@ function el(tag, attributes = {}, ...children) {
 }
 const text6 = (x) => (Number.isFinite(x) ? String(Number(x.toPrecision(6))) : String(x));
 const exact = (x) => Number(x.toPrecision(9)); // reads back as the same float32
-const percent = (x) => (Number.isNaN(x) ? "–" : `${(100 * x).toFixed(1)} %`);
+const percent = (x, digits = 1) => (Number.isNaN(x) ? "–" : `${(100 * x).toFixed(digits)} %`);
 
 function rates(found, missed, alarms) {
   const share = (part, whole) => (whole ? part / whole : NaN);
