@@ -40,7 +40,7 @@ class ExploredClassifier:
         notes: Remarks about the data.
     """
 
-    name: ClassVar[str] = "classification"
+    name: ClassVar[str] = "a classifier"
     script: ClassVar[str] = "classification.js"
     post: ClassificationPostProcessor
     program: Program

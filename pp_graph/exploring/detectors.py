@@ -54,7 +54,7 @@ class ExploredDetector:
         letterbox: True if images keep their aspect ratio when they are resized.
     """
 
-    name: ClassVar[str] = "detection"
+    name: ClassVar[str] = "a detector"
     script: ClassVar[str] = "detection.js"
     post: DetectionPostProcessor
     program: Program
@@ -89,11 +89,7 @@ class ExploredDetector:
                 f"The detector's head is '{head.name}', whose boxes are oriented, expected upright boxes to explore. "
                 "Draw the results with pp-graph run MODEL IMAGES -o DIR --report FILE.html."
             )
-        program = artifact.program.replace(
-            confidence=min(FLOOR, *np.atleast_1d(post.confidence)),
-            candidates=MOST_CANDIDATES,
-            every_class=head.class_part is None,
-        )
+        program = _listing(artifact.program, post, every_class=head.class_part is None)
         names = artifact.provenance.predicted["classes"].class_names
         truth = None
         if boxes is not None:
@@ -114,7 +110,10 @@ class ExploredDetector:
     def notes(self) -> tuple[str, ...]:
         """Remarks about the data."""
         if self.truth is None:
-            return (*self.images.notes, "images without ground truth, so without precision and recall; give --boxes")
+            return (
+                *self.images.notes,
+                "images without ground truth, so without precision and recall; give --boxes (boxes=...)",
+            )
         return (*self.images.notes, *self.truth.notes)
 
     def numbers(self, values: Mapping[str, Array]) -> list[Numbers]:
@@ -176,6 +175,19 @@ class ExploredDetector:
                 for each in marked
             ],
         }
+
+
+def _listing(program: Program, post: DetectionPostProcessor, *, every_class: bool) -> Program:
+    """Return the program with a low confidence, for as many candidates as possible."""
+    changes = {"confidence": min(FLOOR, *np.atleast_1d(post.confidence)), "candidates": MOST_CANDIDATES}
+    try:
+        return program.replace(every_class=every_class, **changes)
+    except PostProcessorError:
+        # The number of the model's candidates is open. Of each only the best class can be listed, which is all that one
+        # confidence for all classes needs.
+        if isinstance(post.confidence, tuple):
+            raise
+        return program.replace(**changes)
 
 
 def _is_path(images: object) -> bool:

@@ -37,7 +37,7 @@ class Family(Protocol):
     """What differs between families of models.
 
     Attributes:
-        name: Name of the family.
+        name: Its models, in messages.
         script: Its script on the page.
         program: Post-processing to run; it has the outputs of the model's own.
         images: The images.

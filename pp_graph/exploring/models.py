@@ -214,8 +214,8 @@ def _artifact(
     if statistics is None:
         raise StatisticsError(
             f"'{raw.source or 'The model'}' is a raw model without statistics, expected thresholds and ranges to start "
-            "from. Give --stats FILE (statistics=Statistics.load(FILE)); pp-graph calibrate finds them. Convert a detector "
-            "or a classifier first (pp-graph convert --task ...)."
+            "from. Give --stats FILE (statistics=Statistics.load(FILE)); pp-graph calibrate finds them. Convert a "
+            "detector or a classifier first (pp-graph convert --task ...)."
         )
     settings = {} if statistics.provenance is None else statistics.provenance.settings
     return fuse(raw, OneClassPostProcessor(statistics, **settings), roles=roles), True

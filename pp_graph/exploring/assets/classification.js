@@ -66,6 +66,7 @@ function buildSettings() {
   histogram = emptyHistogram("limit of unknown images", 0, 1, () => settings.unknown ?? 0, (value) => { setUnknown(value); schedule(); });
   $("levels").append(
     el("h2", {}, "Largest probability"), histogram,
+    marked && !meta.several ? el("p", { class: "faint" }, "Images whose most probable class is right (blue) and wrong (orange)") : "",
     decidesUnknown ? limitRow("unknown", "Unknown below", [least, 1], () => exact(settings.unknown), setUnknown) : "",
     ...(settings.multi
       ? [limitRow("multi", perClass ? "All classes" : "Threshold", [0, 1], () => exact(settings.multi[0]), setAll),
@@ -85,7 +86,8 @@ function optionsOf() {
 function headline() {
   const unknown = found.filter((each) => each?.unknown).length;
   const right = found.filter((each, place) => each && !isWrong(place)).length;
-  return (marked ? `: ${percent(right / arrived)} right` : "") + (decidesUnknown ? `, ${unknown} unknown` : "");
+  const parts = [...(marked ? [`${percent(right / arrived)} right`] : []), ...(decidesUnknown ? [`${unknown} unknown`] : [])];
+  return parts.length ? `: ${parts.join(", ")}` : "";
 }
 
 function resultRows() {
@@ -161,4 +163,5 @@ const SORTS = {
 };
 
 const viewerText = (place) => topOf(place, 10).map(([x, k]) => `${className(k)}: ${exact(x)}`).join("\n") + (marked ? `\nground truth: ${truthText(place)}` : "");
+const gridOf = () => null;
 const pointed = () => "";

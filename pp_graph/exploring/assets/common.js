@@ -83,17 +83,16 @@ async function showPicture(place, content) {
   redraw(place);
 }
 
-// Draw the picture on a canvas of its size, and return the canvas' context; null while there is no picture.
-function drawPicture(canvas, place) {
+// Draw the picture on a canvas of its size, but at least so wide, and return the canvas' context; null while there is no picture.
+function drawPicture(canvas, place, least = 0) {
   const picture = pictures[place];
   if (!picture) return null;
-  if (canvas.width !== picture.naturalWidth || canvas.height !== picture.naturalHeight) {
-    canvas.width = picture.naturalWidth;
-    canvas.height = picture.naturalHeight;
-  }
+  const zoom = Math.max(1, least / picture.naturalWidth);
+  const [width, height] = [picture.naturalWidth, picture.naturalHeight].map((size) => Math.round(zoom * size));
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = true;
-  context.drawImage(picture, 0, 0);
+  context.drawImage(picture, 0, 0, width, height);
   return context;
 }
 

@@ -151,7 +151,7 @@ function buildSettings() {
   histogram = emptyHistogram("confidence", meta.floor, 1, () => settings.confidence[0], (value) => { setAll(value); schedule(); });
   $("levels").append(
     el("h2", {}, "Scores"), histogram,
-    el("p", { class: "faint" }, marked ? "Scores of right and wrong detections; the line is F1 at each confidence" : "Scores of all detections"),
+    el("p", { class: "faint" }, marked ? "Scores of right (blue) and wrong (orange) detections; the line is F1 at each confidence" : "Scores of all detections"),
     limitRow("confidence", perClass ? "All classes" : "Confidence", [meta.floor, 1], () => exact(settings.confidence[0]), setAll),
     meta.suppresses ? limitRow("iou", "IoU", [0, 1], () => exact(settings.iou), (value) => (settings.iou = fround(value))) : "",
     ...(perClass
@@ -198,19 +198,19 @@ function resultRows() {
 // ---- Images ------------------------------------------------------------------------------------------------------
 
 function draw(canvas, _, place) {
-  const context = drawPicture(canvas, place);
+  const context = drawPicture(canvas, place, 640);
   const result = found[place];
   if (!context || !result) return;
   const [width, height] = meta.frames[place];
   const [x, y] = [canvas.width / width, canvas.height / height];
   const stroke = ([left, upper, right, lower], color, thick) => {
     context.strokeStyle = color;
-    context.lineWidth = thick;
+    context.lineWidth = (thick * canvas.width) / 300;
     context.strokeRect(left * x, upper * y, (right - left) * x, (lower - upper) * y);
   };
   if (marked && layers.truth) for (const box of marked[place]) stroke(box, "#00d0ff", 4);
   if (!layers.boxes) return;
-  context.font = `${Math.round(max(11, canvas.width / 32))}px system-ui, sans-serif`;
+  context.font = `${Math.round(canvas.width / 28)}px system-ui, sans-serif`;
   context.textBaseline = "bottom";
   for (const { box, score, kind, verdict } of [...result.boxes].reverse()) {
     stroke(box, classColor(kind), 2);
@@ -255,6 +255,8 @@ const SORTS = {
 
 const viewerText = (place) => (found[place]?.boxes ?? []).slice(0, 20).map(({ box, score, kind, verdict }) =>
   `${className(kind)} ${score.toFixed(4)}: ${box.map((x) => x.toFixed(1)).join(", ")}${verdict && `, ${verdict}`}`).join("\n");
+
+const gridOf = () => [100, 100]; // steps of the point that the keyboard moves
 
 // The smallest box at a point, given as shares of width and height.
 function pointed(place, left, upper) {

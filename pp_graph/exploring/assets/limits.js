@@ -63,5 +63,3 @@ function describe(place) {
   cards[place].captions[0].replaceChildren(...parts.flatMap((part, i) => (i ? [" · ", part] : [part])));
   cards[place].item.classList.toggle("is-wrong", wrong);
 }
-
-const gridOf = () => [100, 100];
