@@ -51,6 +51,7 @@ class ExploredDetector:
         images: The images.
         truth: Boxes of the ground truth; None if unknown.
         placing: Preprocessing of the model, which places images in its input.
+        class_names: Name of each class; empty if unknown.
         letterbox: True if images keep their aspect ratio when they are resized.
     """
 
