@@ -16,6 +16,7 @@ from pp_graph.cli.options import (
     image_settings,
     input_option,
     json_option,
+    letterbox_option,
     named_roles,
     role_options,
 )
@@ -31,6 +32,7 @@ from pp_graph.cli.verb import Verb
         "pp-graph explore raw.onnx --stats stats.json --data images/ -o explore.html",
         "pp-graph explore model.xml --compare model_int8.xml --data images/ -o compare.html",
         "pp-graph explore model.xml --compare new_stats.json --data images/ -o compare.html",
+        "pp-graph explore detector.xml --data images/ --boxes coco.json -o explore.html",
     ),
 )
 @click.argument("model", type=PATH)
@@ -44,12 +46,16 @@ from pp_graph.cli.verb import Verb
               help="Show a second model beside the first, or the first one with other statistics.")  # fmt: skip
 @click.option("--masks", type=PATH, metavar="DIR", help="Folder of the masks, if --data does not hold them.")
 @click.option("--no-masks", is_flag=True, help="Do not use masks.")
+@click.option("--boxes", type=PATH, metavar="COCO.json|DIR",
+              help="detection: ground truth, COCO JSON or a folder of YOLO's text files.")  # fmt: skip
+@letterbox_option
 @click.option("--device", default="CPU", show_default=True, metavar="CPU|GPU|NPU|AUTO|...", help="OpenVINO device.")
 @click.option("--inference-precision", default="recommended", show_default=True,
               type=click.Choice(["recommended", "f32", "bf16", "f16", "default"]),
               help="Precision to run in; see pp-graph run.")  # fmt: skip
 @click.option("--max-images", type=click.IntRange(min=1), default=200, show_default=True, metavar="N",
-              help="Show at most N images: half wrong or nearly so, the others spread over the scores.")  # fmt: skip
+              help="Show at most N images; of an anomaly model half wrong or nearly so, the others spread over "
+                   "the scores.")  # fmt: skip
 @click.option("--max-megabytes", type=click.FloatRange(min=0, min_open=True), default=100.0, show_default=True,
               metavar="MB", help="Show fewer images if the page would be larger.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per request.")
@@ -70,8 +76,9 @@ def explore(
 ) -> None:
     """Write a page to move thresholds on images and see what changes.
 
-    MODEL is an anomaly model: an IR, a fused ONNX file, or a raw one with --stats. The page holds images, scores and
-    maps, needs no network, and decides as MODEL does after pp-graph retune with the same settings.
+    MODEL is an IR or a fused ONNX file of an anomaly model, a detector or a classifier, or a raw anomaly model with
+    --stats. The page holds images and what MODEL compares, needs no network, and decides as MODEL does after
+    pp-graph retune with the same settings. Images of a classifier lie in a folder for each class, if these are known.
     """
     from pp_graph.exploring import explore as run
     from pp_graph.files import check_targets
@@ -83,7 +90,9 @@ def explore(
             f"'{output}' ends in '{output.suffix}', expected '.html'. Rename it.", param_hint="--output"
         )
     models = [path for path in (model, compare) if path is not None and path.suffix.lower() != ".json"]
-    inputs = [path for path in (model, compare, stats, data) if path is not None and not path.is_dir()]
+    inputs = [
+        path for path in (model, compare, stats, data, options["boxes"]) if path is not None and not path.is_dir()
+    ]
     inputs += [each for path in models for each in further_files(path)]
     check_targets([output], overwrite=force, inputs=inputs)
     masks: Path | bool = not options["no_masks"] if options["masks"] is None else options["masks"]
@@ -98,6 +107,8 @@ def explore(
             inference_precision=None if precision == "default" else precision,
             roles=named_roles(options),
             masks=masks,
+            boxes=options["boxes"],
+            letterbox=options["letterbox"],
             max_images=options["max_images"],
             max_megabytes=options["max_megabytes"],
             batch_size=options["batch"],

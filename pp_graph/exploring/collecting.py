@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data import feed_model
-from pp_graph.errors import DataError
 from pp_graph.exploring.encoding import encode_map, encode_mask, encode_picture
-from pp_graph.model import image_input
+from pp_graph.exploring.models import shown_input
 from pp_graph.report.shown_images import rgb_image
 from pp_graph.running import open_source
 from pp_graph.running.feeding import read_feeds
@@ -96,11 +95,7 @@ def collect(
         open_source(feed_model(images, model.inputs, fixed_inputs), model.inputs, batch_size=batch_size)
         for model in models
     ]
-    if image_input(models[0].inputs) is None:
-        names = ", ".join(f"'{each.name}'" for each in models[0].inputs)
-        raise DataError(
-            f"The model's inputs are {names}, expected one that takes images to show. Run it with pp-graph run."
-        )
+    shown_input(models[0].inputs)
     count = len(sources[0])
     labels = _labels(labelled, count)
     scores: list[Numbers] = []

@@ -6,16 +6,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.data import LabelledImages, open_images, open_labelled
 from pp_graph.data.image_files import MAX_PIXELS
 from pp_graph.errors import DataError, PostProcessorError, UnlabelledError
+from pp_graph.exploring.classifiers import ExploredClassifier
 from pp_graph.exploring.collecting import collect
-from pp_graph.exploring.models import ExploredModel
+from pp_graph.exploring.detectors import ExploredDetector
+from pp_graph.exploring.families import explore_family
+from pp_graph.exploring.models import ExploredModel, opened_artifact
 from pp_graph.exploring.page import explore_page
 from pp_graph.files import written_together
 from pp_graph.openvino.devices import RECOMMENDED
+from pp_graph.postprocessors import ClassificationPostProcessor, DetectionPostProcessor
 from pp_graph.progress import expect, shows_progress
 from pp_graph.statistics import Statistics
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pp_graph.data import Images, ImageSource, LabelledSource
+    from pp_graph.exploring.families import Family
     from pp_graph.fusion import Artifact
     from pp_graph.model import RawModel
 
@@ -80,6 +85,8 @@ def explore(
     inference_precision: str | None = RECOMMENDED,
     roles: Mapping[str, str] | None = None,
     masks: str | Path | bool = True,
+    boxes: str | Path | None = None,
+    letterbox: bool = False,
     max_images: int = MOST_IMAGES,
     max_megabytes: float = MOST_MEGABYTES,
     batch_size: int | None = None,
@@ -88,22 +95,27 @@ def explore(
     skip_broken: bool = False,
     progress: Callable[[int], None] | bool | None = None,
 ) -> Exploration:
-    """Run an anomaly model on images, and make a page on which thresholds and sensitivities can be moved.
+    """Run an anomaly model, a detector or a classifier on images, and make a page on which its limits can be moved.
 
-    The page holds the raw scores and maps bit for bit and decides in float32 as the model does, so it shows what the
+    The page holds what the model compares bit for bit and decides in float32 as the model does, so it shows what the
     model decides after `retune` with the same settings.
 
     Args:
         model: A raw ONNX model, a fused one or an IR. It runs as `load` runs it.
-        images: Images, with labels and masks or without; see `open_labelled` and `open_images`.
+        images: Images, with labels and masks or without; see `open_labelled` and `open_images`. Of a classifier, with
+            classes or without; see `pp_graph.data.classified.open_classified`.
         statistics: Statistics to start from, or a file of them. None takes those in the model; a raw model has none.
         compare: A second model to show beside the first, or other statistics for the same model.
         device: OpenVINO device.
         inference_precision: Inference precision; see `load`.
         roles: Names of a raw model's outputs by role, where axes and sizes are ambiguous.
         masks: Folder of the masks; False to use none.
-        max_images: Most images to show. Of more, half of those shown are wrong or nearest to the cutoff, and the others
-            are spread evenly over the scores; numbers of images still count all.
+        boxes: Ground truth of a detector, COCO JSON or a folder of YOLO's text files; see
+            `pp_graph.data.open_ground_truth`.
+        letterbox: Resize images without changing their aspect ratio, for a detector that does not preprocess frames.
+        max_images: Most images to show. Of more, half of those shown are wrong or nearest to the cutoff of an anomaly
+            model, and the others are spread evenly over the scores; numbers of images still count all. Of detectors and
+            classifiers, those shown are spread evenly over the data, and all numbers count these.
         max_megabytes: Size of the page above which fewer images are shown.
         batch_size: Images to run at a time.
         fixed_inputs: Values of inputs other than the images; see `pp_graph.data.fix_inputs`.
@@ -115,7 +127,7 @@ def explore(
         The page.
 
     Raises:
-        PostProcessorError: The model is not of the one-class family, or decides nothing.
+        PostProcessorError: The model is of another family, or decides nothing, or an option belongs to another family.
         StatisticsError: A raw model comes without statistics, or a file of statistics cannot be read.
         DataError: Images cannot be read or do not fit, or a limit is not positive.
         PPGraphError: The model cannot be opened, converted or run.
@@ -128,6 +140,34 @@ def explore(
         statistics = Statistics.load(statistics)
     if isinstance(compare, str | Path) and Path(compare).suffix.lower() == ".json":
         compare = Statistics.load(compare)
+    artifact = opened_artifact(model)
+    if artifact is not None and isinstance(artifact.program.post, ClassificationPostProcessor | DetectionPostProcessor):
+        family = _open_family(
+            artifact, images, boxes, letterbox=letterbox, max_pixels=max_pixels, skip_broken=skip_broken
+        )
+        if statistics is not None or compare is not None:
+            raise PostProcessorError(
+                f"Statistics or a second model are given for {family.name}, expected them for anomaly models only. "
+                "Leave out --stats and --compare (statistics=, compare=)."
+            )
+        expect(progress, len(family.images))
+        shown = explore_family(
+            family,
+            artifact,
+            device=device,
+            precision=inference_precision,
+            batch_size=batch_size,
+            fixed_inputs=fixed_inputs,
+            max_images=max_images,
+            max_bytes=max_megabytes * 1e6,
+            progress=progress if callable(progress) else None,
+        )
+        return Exploration(shown.html, shown.images, shown.shown, shown.notes)
+    if boxes is not None or letterbox:
+        raise PostProcessorError(
+            f"{'Boxes of ground truth' if boxes is not None else 'Letterboxing'} are given for a model without "
+            "detections, expected a detector that pp-graph fused or converted. Leave out --boxes and --letterbox."
+        )
     pairs = [(model, statistics)]
     if isinstance(compare, Statistics):
         pairs.append((model, compare))
@@ -161,6 +201,28 @@ def explore(
         )
         notes = (*notes, sample)
     return Exploration(explore_page(models, found, notes), found.images, len(found.shown), notes)
+
+
+def _open_family(
+    artifact: Artifact,
+    images: ImageSource | LabelledSource,
+    boxes: str | Path | None,
+    *,
+    letterbox: bool,
+    max_pixels: int | None,
+    skip_broken: bool,
+) -> Family:
+    if isinstance(artifact.program.post, DetectionPostProcessor):
+        source: Any = images
+        return ExploredDetector.open(
+            artifact, source, boxes, letterbox=letterbox, max_pixels=max_pixels, skip_broken=skip_broken
+        )
+    if boxes is not None or letterbox:
+        raise PostProcessorError(
+            "Boxes of ground truth or letterboxing are given for a classifier, expected neither. Leave out --boxes and "
+            "--letterbox: classes are those of the folders."
+        )
+    return ExploredClassifier.open(artifact, images, max_pixels=max_pixels, skip_broken=skip_broken)
 
 
 def _open(

@@ -11,9 +11,9 @@ import numpy as np
 
 from pp_graph.conversion import convert
 from pp_graph.data.labels import without_channel
-from pp_graph.errors import PostProcessorError, StatisticsError
+from pp_graph.errors import DataError, PostProcessorError, StatisticsError
 from pp_graph.fusion import Artifact, FusedModel, Provenance, fuse
-from pp_graph.model import RawModel
+from pp_graph.model import RawModel, image_input
 from pp_graph.one_class_options import OPTIONS
 from pp_graph.opening import kind_of, open_artifact
 from pp_graph.openvino import OpenVINOModel, OpenVINOSession
@@ -24,7 +24,7 @@ from pp_graph.sessions.session import with_batch_axes
 from pp_graph.steps import Compare, MinMaxNormalize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pp_graph.model import ModelInput
     from pp_graph.program import Program
@@ -80,30 +80,19 @@ class ExploredModel:
         _require_one_class(artifact, named)
         if statistics is not None and not raw:
             artifact = artifact.with_program(artifact.program.replace(statistics))
-        converted = convert(artifact, device=device) if isinstance(artifact, FusedModel) else artifact
-        assert isinstance(converted, OpenVINOModel)
-        provenance = converted.provenance
-        session = OpenVINOSession(
-            converted.network,
-            device=device,
-            precision=(chosen_precision(provenance, device) or RECOMMENDED) if precision == RECOMMENDED else precision,
-            performance_hint="throughput",
-            probes=list(provenance.tensors.values()),
-            preprocessing=provenance.preprocessing,
-            fit_sizes=True,
-        )
+        session, inputs, tensors = compiled(artifact, device, precision)
         file = shlex.quote(str(named)) if named is not None else "MODEL"
         return cls(
-            Path(named).name if named is not None else provenance.raw.file or "(in memory)",
+            Path(named).name if named is not None else artifact.provenance.raw.file or "(in memory)",
             " ".join(
                 ["pp-graph convert", file, *_flags(artifact, roles, device)] if raw else ["pp-graph retune", file]
             ),
             ".onnx" if isinstance(artifact, FusedModel) and not raw else ".xml",
             raw or statistics is not None,
             artifact.program,
-            provenance.tensors,
+            tensors,
             session,
-            with_batch_axes(session.inputs, provenance.conversion),
+            inputs,
         )
 
     @property
@@ -161,26 +150,72 @@ class ExploredModel:
         return found
 
 
+def compiled(
+    artifact: Artifact, device: str, precision: str | None
+) -> tuple[OpenVINOSession, tuple[ModelInput, ...], dict[str, str]]:
+    """Compile as `load` does, with raw values and intermediates as further outputs.
+
+    Returns:
+        The session, its inputs, and the tensor of each raw value and intermediate, by name.
+    """
+    converted = convert(artifact, device=device) if isinstance(artifact, FusedModel) else artifact
+    assert isinstance(converted, OpenVINOModel)
+    provenance = converted.provenance
+    session = OpenVINOSession(
+        converted.network,
+        device=device,
+        precision=(chosen_precision(provenance, device) or RECOMMENDED) if precision == RECOMMENDED else precision,
+        performance_hint="throughput",
+        probes=list(provenance.tensors.values()),
+        preprocessing=provenance.preprocessing,
+        fit_sizes=True,
+    )
+    return session, with_batch_axes(session.inputs, provenance.conversion), provenance.tensors
+
+
+def shown_input(inputs: Sequence[ModelInput]) -> ModelInput:
+    """Return the input that takes the images to show.
+
+    Raises:
+        DataError: There is none.
+    """
+    images = image_input(inputs)
+    if images is None:
+        names = ", ".join(f"'{each.name}'" for each in inputs)
+        raise DataError(
+            f"The model's inputs are {names}, expected one that takes images to show. Run it with pp-graph run."
+        )
+    return images
+
+
 def _file(model: RawModel | Artifact) -> Path | None:
     return model.source if isinstance(model, RawModel) else model.file
+
+
+def opened_artifact(model: str | Path | RawModel | Artifact) -> Artifact | None:
+    """Open an artifact; None for a raw model."""
+    if isinstance(model, Artifact):
+        return model
+    if isinstance(model, str | Path) and kind_of(model) == "ir":
+        return open_artifact(model)
+    raw = RawModel.open(model)
+    provenance = Provenance.from_metadata(raw.model.metadata_props)
+    return None if provenance is None else FusedModel.of(raw, provenance)
 
 
 def _artifact(
     model: str | Path | RawModel | Artifact, statistics: Statistics | None, roles: Mapping[str, str] | None
 ) -> tuple[Artifact, bool]:
     """Open the model; fuse a raw one. The second result is True for a raw one."""
-    if isinstance(model, Artifact):
-        return model, False
-    if isinstance(model, str | Path) and kind_of(model) == "ir":
-        return open_artifact(model), False
-    raw = RawModel.open(model)
-    provenance = Provenance.from_metadata(raw.model.metadata_props)
-    if provenance is not None:
-        return FusedModel.of(raw, provenance), False
+    artifact = opened_artifact(model)
+    if artifact is not None:
+        return artifact, False
+    raw = RawModel.open(model)  # type: ignore[arg-type]
     if statistics is None:
         raise StatisticsError(
             f"'{raw.source or 'The model'}' is a raw model without statistics, expected thresholds and ranges to start "
-            "from. Give --stats FILE (statistics=Statistics.load(FILE)); pp-graph calibrate finds them."
+            "from. Give --stats FILE (statistics=Statistics.load(FILE)); pp-graph calibrate finds them. Convert a "
+            "detector or a classifier first (pp-graph convert --task ...)."
         )
     settings = {} if statistics.provenance is None else statistics.provenance.settings
     return fuse(raw, OneClassPostProcessor(statistics, **settings), roles=roles), True
@@ -191,8 +226,8 @@ def _require_one_class(artifact: Artifact, named: object) -> None:
     what = f"Model '{named}'" if named is not None else "The model"
     if not isinstance(artifact.program.post, OneClassPostProcessor):
         raise PostProcessorError(
-            f"{what} is no anomaly model (it has the post-processor {found}), expected one: explore serves no other. "
-            "Draw the results with pp-graph run MODEL IMAGES -o DIR --report FILE.html."
+            f"{what} is no anomaly model, detector or classifier (it has the post-processor {found}), expected one: explore "
+            "serves no other. Draw the results with pp-graph run MODEL IMAGES -o DIR --report FILE.html."
         )
     if not any(name in artifact.provenance.predicted for name in DECISIONS.values()):
         raise PostProcessorError(

@@ -16,8 +16,11 @@ import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.errors import DataError, OutputFileError, PostProcessorError, StatisticsError, UnlabelledError
 from pp_graph.exploring.encoding import encode_map
+from pp_graph.postprocessors import ClassificationPostProcessor, DetectionPostProcessor
 from pp_graph.statistics import StatisticsProvenance
+from tests.classifiers import classifier
 from tests.conftest import DEMO
+from tests.detectors import detector
 
 RNG = np.random.default_rng(5)
 
@@ -149,6 +152,22 @@ def test_errors_say_what_to_do(page: pp.Exploration, demo_ir_path: Path, tmp_pat
     page.save(tmp_path / "page.html")
     with pytest.raises(OutputFileError, match="exists already"):
         page.save(tmp_path / "page.html")
+
+
+def test_errors_of_other_families(demo_ir_path: Path) -> None:
+    data = {"image": np.zeros((2, 3, 64, 64), np.float32), "in0": np.zeros((2, 7, 84), np.float32)}
+    found = pp.fuse(detector((7, 84)), DetectionPostProcessor(head="yolov8"))
+    oriented = pp.fuse(detector((8, 84)), DetectionPostProcessor(head="yolov8-obb"))
+    named = pp.fuse(classifier(), ClassificationPostProcessor())
+    for model, given, message in (
+        (found, {"compare": found}, "given for a detector, expected them for anomaly models"),
+        (found, {"boxes": "coco.json"}, "given for arrays, expected a folder"),
+        (oriented, {}, "boxes are oriented, expected upright boxes"),
+        (named, {"letterbox": True}, "given for a classifier, expected neither"),
+        (demo_ir_path, {"boxes": "coco.json"}, "without detections, expected a detector"),
+    ):
+        with pytest.raises((DataError, PostProcessorError), match=message):
+            pp.explore(model, data, **given)
 
 
 def test_on_the_command_line(

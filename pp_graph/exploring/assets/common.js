@@ -20,7 +20,7 @@ function el(tag, attributes = {}, ...children) {
 }
 const text6 = (x) => (Number.isFinite(x) ? String(Number(x.toPrecision(6))) : String(x));
 const exact = (x) => Number(x.toPrecision(9)); // reads back as the same float32
-const percent = (x) => (Number.isNaN(x) ? "–" : `${(100 * x).toFixed(1)} %`);
+const percent = (x, digits = 1) => (Number.isNaN(x) ? "–" : `${(100 * x).toFixed(digits)} %`);
 
 function rates(found, missed, alarms) {
   const share = (part, whole) => (whole ? part / whole : NaN);
@@ -83,17 +83,16 @@ async function showPicture(place, content) {
   redraw(place);
 }
 
-// Draw the picture on a canvas of its size, and return the canvas' context; null while there is no picture.
-function drawPicture(canvas, place) {
+// Draw the picture on a canvas of its size, but at least so wide, and return the canvas' context; null while there is no picture.
+function drawPicture(canvas, place, least = 0) {
   const picture = pictures[place];
   if (!picture) return null;
-  if (canvas.width !== picture.naturalWidth || canvas.height !== picture.naturalHeight) {
-    canvas.width = picture.naturalWidth;
-    canvas.height = picture.naturalHeight;
-  }
+  const zoom = Math.max(1, least / picture.naturalWidth);
+  const [width, height] = [picture.naturalWidth, picture.naturalHeight].map((size) => Math.round(zoom * size));
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = true;
-  context.drawImage(picture, 0, 0);
+  context.drawImage(picture, 0, 0, width, height);
   return context;
 }
 

@@ -87,13 +87,15 @@ function buildViewer() {
       el("button", { type: "button", onclick: () => $("viewer").close() }, "Close")),
     el("div", { class: "canvases" }, ...canvases),
     el("div", { id: "viewer-text" }), el("div", { id: "pointed", role: "status" }),
-    el("p", { class: "faint" }, "← and → show other images; Shift with arrow keys moves the point whose value is shown."));
+    el("p", { class: "faint" }, `← and → show other images${gridOf(0) ? "; Shift with arrow keys moves the point whose value is shown" : ""}.`));
   $("viewer").addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!way) return;
     event.preventDefault();
     if (!event.shiftKey) { if (way[0]) step(way[0]); return; }
-    const [height, width] = gridOf(opened);
+    const grid = gridOf(opened);
+    if (!grid) return;
+    const [height, width] = grid;
     pointer.x = Math.max(0, Math.min(0.9999, pointer.x + way[0] / width));
     pointer.y = Math.max(0, Math.min(0.9999, pointer.y + way[1] / height));
     drawViewer();
