@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pp_graph.errors import DataError
+from pp_graph.reprs import short_repr
 from pp_graph.summary import html_of, text_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class ContenderReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     precision: str
     runs: int
     median_ms: float
+
+    __repr__ = short_repr
+
     p90_ms: float
     p99_ms: float
     ratio: float

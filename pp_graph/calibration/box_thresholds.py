@@ -12,6 +12,7 @@ import numpy as np
 from pp_graph.calibration.box_matches import ClassMatches, average_precision, match_class
 from pp_graph.errors import CalibrationError
 from pp_graph.files import written_together
+from pp_graph.reprs import short_repr
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ class BoxCalibration:
     """
 
     classes: tuple[ClassConfidence, ...]
+
+    __repr__ = short_repr
+
     ap50: float
     ap50_95: float
     images: int

@@ -20,6 +20,7 @@ from pp_graph.files import written_together
 from pp_graph.postprocessors import RAW_LOGITS, ClassificationPostProcessor
 from pp_graph.progress import expect, shows_progress
 from pp_graph.raw_values import open_raw_values
+from pp_graph.reprs import short_repr
 from pp_graph.statistics.other_files import CLASSIFIER, other_kind
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class ClassifierCalibration:
     multi_label: tuple[float, ...] | None
     metrics: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def test_cells_of_a_wide_table_break_between_words() -> None:
     ]
 
 
-@pytest.mark.parametrize("width", [60, 40])
+@pytest.mark.parametrize("width", [50, 40])
 def test_a_wide_table_is_stacked(width: int) -> None:
     lines = text_of([LONG], width).splitlines()
     assert all(len(line) <= max(width, 68) for line in lines)
