@@ -51,8 +51,6 @@ class ContenderReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     runs: int
     median_ms: float
 
-    __repr__ = short_repr
-
     p90_ms: float
     p99_ms: float
     ratio: float
@@ -66,6 +64,8 @@ class ContenderReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     peak_mib: float | None
     groups_us: dict[str, float]
     slowest: list[tuple[str, str, float]]
+
+    __repr__ = short_repr
 
 
 class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

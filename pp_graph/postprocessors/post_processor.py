@@ -70,18 +70,18 @@ class PostProcessor(ABC):
         pack: Return all predictions in one tensor, (N,H,W,4) (see `pp_graph.program.packing`).
     """
 
-    def __init_subclass__(cls, **settings: Any) -> None:
-        """Shorten the `repr`, before a dataclass writes a long one."""
-        super().__init_subclass__(**settings)
-        if "__repr__" not in cls.__dict__:
-            cls.__repr__ = short_repr  # type: ignore[method-assign]
-
     roles: tuple[Role, ...] = ROLES
     declared_outputs: tuple[Output, ...] = OUTPUTS
     replaces_unread: ClassVar[bool] = False
     tunable: ClassVar[tuple[str, ...] | None] = None
     statistics: Statistics | None
     pack: bool = False
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Shorten the `repr`, before a dataclass writes a long one."""
+        super().__init_subclass__(**settings)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = short_repr  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         """Check the steps against typical raw models, so that errors show early.
