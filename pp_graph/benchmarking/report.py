@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pp_graph.errors import DataError
+from pp_graph.reprs import short_repr
 from pp_graph.saving import page_of, save_result
 from pp_graph.summary import html_of, text_of
 
@@ -52,6 +53,7 @@ class ContenderReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     precision: str
     runs: int
     median_ms: float
+
     p90_ms: float
     p99_ms: float
     ratio: float
@@ -65,6 +67,8 @@ class ContenderReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     peak_mib: float | None
     groups_us: dict[str, float]
     slowest: list[tuple[str, str, float]]
+
+    __repr__ = short_repr
 
 
 class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

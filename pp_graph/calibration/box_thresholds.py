@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pp_graph.calibration.box_matches import ClassMatches, average_precision, match_class
+from pp_graph.calibration.family_summaries import detector_blocks
 from pp_graph.errors import CalibrationError
 from pp_graph.files import written_together
+from pp_graph.reprs import short_repr
+from pp_graph.summary import Summarised
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pp_graph.data import Detections, MarkedBoxes
+    from pp_graph.summary import Block
 
 MATCH_OVERLAP: Final = 0.5
 _FEW: Final = 10
@@ -97,8 +101,8 @@ class ClassConfidence:
         return {**asdict(self), "precision": self.precision, "recall": self.recall, "f1": self.f1}
 
 
-@dataclass(frozen=True)
-class BoxCalibration:
+@dataclass(frozen=True, repr=False)
+class BoxCalibration(Summarised):
     """Result of calibrating a detector.
 
     Attributes:
@@ -122,6 +126,12 @@ class BoxCalibration:
     truncated: int = 0
     model: str | None = None
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
+
+    def summary(self) -> list[Block]:
+        """Return the result as tables."""
+        return list(detector_blocks(self))
 
     @property
     def confidence(self) -> tuple[float, ...]:

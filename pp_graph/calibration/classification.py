@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.calibration.calibrator import Calibrator
+from pp_graph.calibration.family_summaries import classifier_blocks
 from pp_graph.calibration.thresholds import threshold_estimator
 from pp_graph.data import choose_batch_size, feed_model, read_ahead
 from pp_graph.data.classified import NO_CLASS, ClassifiedSource, open_classified
@@ -20,7 +21,9 @@ from pp_graph.files import written_together
 from pp_graph.postprocessors import RAW_LOGITS, ClassificationPostProcessor
 from pp_graph.progress import expect, shows_progress
 from pp_graph.raw_values import open_raw_values
+from pp_graph.reprs import short_repr
 from pp_graph.statistics.other_files import CLASSIFIER, other_kind
+from pp_graph.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from pp_graph.calibration.estimator import ThresholdEstimator
     from pp_graph.fusion import Artifact
     from pp_graph.model import RawModel
+    from pp_graph.summary import Block
 
 Array = npt.NDArray[Any]
 BINS: Final = 15
@@ -37,8 +41,8 @@ HOTTEST: Final = 100.0
 """Bounds of the temperature."""
 
 
-@dataclass(frozen=True)
-class ClassifierCalibration:
+@dataclass(frozen=True, repr=False)
+class ClassifierCalibration(Summarised):
     """Result of `calibrate_classifier`.
 
     Attributes:
@@ -56,6 +60,12 @@ class ClassifierCalibration:
     multi_label: tuple[float, ...] | None
     metrics: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
+
+    def summary(self) -> list[Block]:
+        """Return the result as tables."""
+        return list(classifier_blocks(self))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pp_graph.errors import CalibrationError
+from pp_graph.reprs import short_repr
 from pp_graph.saving import page_of, save_result
 from pp_graph.statistics import CalibrationRecord, LevelRecord, LevelStatistics, Statistics, StatisticsProvenance
 from pp_graph.summary import Summarised
@@ -43,6 +44,8 @@ class LevelResult:
     metrics: LevelMetrics | None
     counts: ScoreCounts
     warnings: tuple[str, ...]
+
+    __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON values, without the scores."""

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pp_graph.cli.options import image_settings, named_roles, refuse_given
-from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table
+from pp_graph.cli.output import note, print_blocks, print_json, print_line
 from pp_graph.cli.retune import prepare_with_notes
-from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,16 +17,6 @@ _UNUSED: Final = (
     "masks", "no_masks", "pixel_method", "image_range", "pixel_range", "placement", "one_pass", "ignore_nonfinite",
     "bootstrap", "recipe", "reports", "score_output", "map_output", "scores", "stats",
 )  # fmt: skip
-_WORDS: Final = {
-    "accuracy": "accuracy",
-    "nll_before": "negative log-likelihood before",
-    "nll_after": "negative log-likelihood after",
-    "ece_before": "expected calibration error before",
-    "ece_after": "expected calibration error after",
-    "false_accepts": "images to reject, called known",
-    "kept": "right images, called known",
-}
-"""Metrics, as people read them."""
 
 
 def calibrate_classifier(
@@ -43,6 +32,7 @@ def calibrate_classifier(
 ) -> None:
     """Calibrate a classifier."""
     from pp_graph import calibration
+    from pp_graph.calibration.family_summaries import classifier_blocks
     from pp_graph.cli.calibrate import parsed_estimator
     from pp_graph.cli.other_calibrations import check_outputs
     from pp_graph.opening import kind_of
@@ -76,39 +66,10 @@ def calibrate_classifier(
     if as_json:
         print_json({"output": output and str(output), "retuned": retuned and str(retuned), **result.to_dict()})
         return
-    figures = {words: f"{result.metrics[name]:.4f}" for name, words in _WORDS.items() if name in result.metrics}
-    print_fields(
-        f"Calibrated on {counted(result.metrics['images'], 'image')}",
-        {
-            "temperature": f"{result.temperature:g}",
-            **(
-                {}
-                if result.unknown_below is None
-                else {"unknown below": f"a probability of {result.unknown_below:.9g}"}
-            ),
-            **figures,
-        },
-    )
-    if result.multi_label is not None:
-        names = labels or tuple(map(str, range(len(result.multi_label))))
-        rates = ("f1", "precision", "recall")
-        print_table(
-            "Classes",
-            ("class", "threshold", *rates),
-            [
-                (name, f"{level:.6g}", *(_rate(result.metrics[rate][place]) for rate in rates))
-                for place, (name, level) in enumerate(zip(names, result.multi_label, strict=True))
-            ],
-        )
-    for remark in result.notes:
-        note(f"Note: {remark}.")
+    print_blocks(list(classifier_blocks(result, labels)))
     for path in (output, retuned):
         if path is not None:
             print_line(f"Wrote {path}")
     if output is not None and kind_of(model) == "onnx":
         named = "" if options["labels"] is None else f" --labels {options['labels']}"
         note(f"Next: pp-graph convert {model} --task classification{named} --stats {output} -o MODEL.xml")
-
-
-def _rate(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -101,9 +101,7 @@ def convert(
     preprocessing = take_preprocessing(options)
     quantising = {name: options.pop(name) for name in NAMES}
     searching = {name: options.pop(name) for name in precision_cli.NAMES}
-    if precision == "int8" and quantising["calibration_data"] is None:
-        quantising["calibration_data"], searching["data"] = searching["data"], None
-    precision_cli.check_options(ctx, precision, searching)
+    precision_cli.check_options(ctx, precision, searching, quantising)
     other_task = options["task"] in TASKS
     if other_task:
         given = quantising["labels"]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from pp_graph.cli.options import named_roles
-from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table, progress_bar
+from pp_graph.cli.output import print_blocks, print_json, print_line, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
-from pp_graph.errors import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pp_graph.calibration import BoxCalibration, ClassConfidence
 
 _USED: Final = frozenset({
     "model", "data", "boxes", "precision", "recall", "output", "retuned", "force", "as_json", "device",
@@ -81,50 +78,7 @@ def calibrate_boxes(
     if as_json:
         print_json({"output": output and str(output), "retuned": retuned and str(retuned), **result.to_dict()})
         return
-    _print(result)
+    print_blocks(result.summary())
     for path in (output, retuned):
         if path is not None:
             print_line(f"Wrote {path}")
-
-
-def _print(result: BoxCalibration) -> None:
-    total = result.total
-    print_fields(
-        f"Calibrated on {counted(result.images, 'image')} with {counted(total.marked, 'box')}",
-        {
-            **({} if result.model is None else {"model": result.model}),
-            "confidence": f"of the {result.goal}, with matches of an overlap of at least {result.overlap:g}",
-            "AP50": f"{result.ap50:.4f}",
-            "AP50-95": f"{result.ap50_95:.4f}",
-        },
-    )
-    print_table(
-        "Classes, with metrics at this confidence on this data",
-        ("class", "confidence", "precision", "recall", "F1", "AP50", "AP50-95"),
-        [_rates(each) for each in (*result.classes, total)],
-    )
-    print_table(
-        "Boxes at this confidence",
-        ("class", "boxes", "right", "wrong"),
-        [_counts(each) for each in (*result.classes, total)],
-    )
-    if result.truncated:
-        note(
-            f"Warning: {result.truncated:,} of {result.images:,} images have more candidates than the post-processing "
-            "compares at this low confidence, so boxes of low scores may be missing in these figures."
-        )
-    for remark in result.notes:
-        note(f"Note: {remark}.")
-
-
-def _rates(each: ClassConfidence) -> tuple[str, ...]:
-    rates = (each.precision, each.recall, each.f1, each.ap50, each.ap50_95)
-    return (
-        each.name,
-        f"{each.confidence:.6g}" if math.isfinite(each.confidence) else "-",
-        *("-" if rate is None else f"{rate:.4f}" for rate in rates),
-    )
-
-
-def _counts(each: ClassConfidence) -> tuple[str, ...]:
-    return (each.name, *(f"{count:,}" for count in (each.marked, each.right, each.wrong)))

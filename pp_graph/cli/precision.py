@@ -43,8 +43,13 @@ def precision_options(function: _Function) -> _Function:
     return function
 
 
-def check_options(ctx: click.Context, precision: str, options: dict[str, Any]) -> None:
-    """Raise if options of `--precision auto` are given without it, or are missing or malformed with it."""
+def check_options(ctx: click.Context, precision: str, options: dict[str, Any], quantising: dict[str, Any]) -> None:
+    """Raise if options of `--precision auto` are given without it, or are missing or malformed with it.
+
+    With int8, --data becomes the calibration data.
+    """
+    if precision == "int8" and quantising["calibration_data"] is None:
+        quantising["calibration_data"], options["data"] = options["data"], None
     given = [
         name
         for name in NAMES

@@ -113,6 +113,13 @@ class Artifact(ABC):
                 "artifact's own program: artifact.program.replace(...)."
             )
 
+    def __str__(self) -> str:
+        """Return the post-processing as readable text."""
+        return str(self.provenance)
+
+    def _repr_html_(self) -> str:
+        return self.provenance._repr_html_()
+
     def __repr__(self) -> str:
         provenance = self.provenance
         outputs = ", ".join(output.name for output in provenance.outputs)

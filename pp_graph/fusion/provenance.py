@@ -22,6 +22,7 @@ from pp_graph.postprocessors import OUTPUTS, find_post_processor, post_processor
 from pp_graph.preprocessing import Preprocessing
 from pp_graph.program import OutputDescription, Program, Signature, unpacked
 from pp_graph.statistics import Statistics
+from pp_graph.summary import Block, Fields, html_of, text_of
 from pp_graph.values import ValueType
 
 if TYPE_CHECKING:
@@ -198,6 +199,21 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     emission: EmissionRecord | None = None
     weights: WeightsRecord | None = None
     edited: bool = False
+
+    def __repr__(self) -> str:
+        """Return post-processor, raw model and outputs in a line."""
+        outputs = ", ".join(output.name for output in self.outputs)
+        return f"<Provenance: {self.post_processor} in {self.raw.file or '(in memory)'} -> {outputs}>"
+
+    def __str__(self) -> str:
+        """Return the record as readable text."""
+        return text_of(self._blocks())
+
+    def _repr_html_(self) -> str:
+        return html_of(self._blocks())
+
+    def _blocks(self) -> list[Block]:
+        return [Fields("Post-processing by pp_graph", self.summary())]
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:

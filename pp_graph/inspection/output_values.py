@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from pp_graph.calibration.counting import FirstPass
 from pp_graph.calibration.metrics import auroc_bound
+from pp_graph.calibration.score_counts import ScoreCounts
 from pp_graph.data import choose_batch_size, feed_model, open_images, open_labelled, read_ahead
 from pp_graph.data.masks import same_aspect
 from pp_graph.errors import UnlabelledError
 from pp_graph.model import fixed_batch
+from pp_graph.reprs import short_repr
 from pp_graph.sessions import run_in_batches
 
 if TYPE_CHECKING:
@@ -40,8 +42,10 @@ class OutputValues:
         mean: Mean of the finite values.
         nan: Share of NaN, from 0 to 1.
         infinite: Share of infinite values.
-        auroc: Area under the ROC curve: the share of pairs whose anomalous value is higher. None without labels of both
-            classes, and for values that are neither per image nor per pixel.
+        auroc: Area under the ROC curve: the share of pairs whose anomalous value is higher. Exact for values per image;
+            the middle of `auroc_bound` for pixels. None without labels of both classes, and for values that are neither
+            per image nor per pixel.
+        auroc_bound: Interval that certainly holds the area; its ends are equal for values per image.
         histogram: Number of values in intervals of equal width from `minimum` to `maximum`, by class: `normal`,
             `anomalous`, `unlabelled`. Values near an edge, up to 1/2048 of their size, may count in the next lower
             interval. Empty for values that are neither per image nor per pixel.
@@ -56,7 +60,10 @@ class OutputValues:
     nan: float
     infinite: float
     auroc: float | None
+    auroc_bound: tuple[float, float] | None
     histogram: dict[str, tuple[int, ...]]
+
+    __repr__ = short_repr
 
 
 class _Collected:
@@ -65,6 +72,8 @@ class _Collected:
     def __init__(self, per: str) -> None:
         self.per = per
         self._counted = None if per == "value" else FirstPass()
+        self._scores: list[float] = []  # one for each image: few enough to keep
+        self._labels: list[bool | None] = []
         self._count = self._nan = self._infinite = 0
         self._sum = 0.0
         self._low, self._high = np.inf, -np.inf
@@ -83,6 +92,17 @@ class _Collected:
         if self._counted is not None:
             flags = anomalous[finite] if isinstance(anomalous, np.ndarray) else anomalous
             self._counted.update(kept.astype(np.float32), flags)
+            if self.per == "image":
+                self._scores += kept.astype(np.float32).tolist()
+                self._labels += [flags] if isinstance(flags, bool) else [None] * kept.size
+
+    def _exact_counts(self) -> ScoreCounts:
+        labels = self._labels
+        anomalous, known = (
+            np.array([label is True for label in labels]),
+            np.array([each is not None for each in labels]),
+        )
+        return ScoreCounts.of(np.array(self._scores, np.float32), anomalous, known)
 
     def result(self, name: str) -> OutputValues:
         """Return the totals."""
@@ -91,7 +111,7 @@ class _Collected:
         bound = None
         if self._counted is not None and finite:
             counts = self._counted.counts()
-            bound = auroc_bound(counts)
+            bound = auroc_bound(counts if self.per == "pixel" else self._exact_counts())
             width = (self._high - self._low) / _BINS or 1.0
             places = np.clip((counts.lower.astype(np.float64) - self._low) / width, 0, _BINS - 1).astype(np.intp)
             for kind in ("normal", "anomalous", "unlabelled"):
@@ -109,6 +129,7 @@ class _Collected:
             nan=self._nan / total,
             infinite=self._infinite / total,
             auroc=None if bound is None else sum(bound) / 2,
+            auroc_bound=bound,
             histogram=histogram,
         )
 

@@ -62,7 +62,7 @@ def _values(values: Sequence[OutputValues]) -> Iterator[Block]:
             f"{each.count:,}",
             *("-" if number is None else f"{number:.6g}" for number in (each.minimum, each.mean, each.maximum)),
             f"{each.nan:.2%}" + (f", {each.infinite:.2%} inf" if each.infinite else ""),
-            "-" if each.auroc is None else f"{each.auroc:.4f}",
+            _auroc(each),
         )
         for each in values
     ]
@@ -74,6 +74,13 @@ def _values(values: Sequence[OutputValues]) -> Iterator[Block]:
     if len(rated) > 1:
         best = max(rated, key=lambda each: each.auroc or 0)
         yield Line(f"Of the outputs per image, {best.name} separates the classes best (AUROC {best.auroc:.4f}).\n")
+
+
+def _auroc(each: OutputValues) -> str:
+    if each.auroc is None or each.auroc_bound is None:
+        return "-"
+    low, high = each.auroc_bound
+    return f"{each.auroc:.4f}" + (f" ± {(high - low) / 2:.1g}" if high > low else "")
 
 
 def _bars(counts: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from pp_graph.errors import ModelError
 from pp_graph.model import fidelity
 from pp_graph.model.graphs import all_nodes, default_opset, quiet_onnx_ir, subgraphs
 from pp_graph.model.light_onnx_ir import import_onnx_ir
-from pp_graph.model.shapes import Shape, declared_shape
+from pp_graph.model.shapes import Shape, declared_shape, format_shape
 from pp_graph.model.structure import check_structure
 from pp_graph.model.writing import write_onnx
 
@@ -84,6 +84,14 @@ class RawModel:
 
     model: ir.Model
     source: Path | None
+
+    def __repr__(self) -> str:
+        """Return the file, inputs and outputs in a line."""
+        file = "(in memory)" if self.source is None else self.source.name
+        inputs = ", ".join(f"{each.name} {format_shape(each.shape)}" for each in self.inputs)
+        outputs = ", ".join(each.name or "" for each in self.model.graph.outputs)
+        return f"<RawModel {file}: {inputs} -> {outputs}>"
+
     sha256: str
     value_info: tuple[onnx.ValueInfoProto, ...] = field(repr=False)
     edited: bool = False
@@ -155,9 +163,10 @@ class RawModel:
                 raise ModelError(
                     f"Model file '{path}' is an OpenVINO IR, expected an ONNX model. Name the .onnx file it came from."
                 ) from error
-            what = "neither ONNX nor an OpenVINO IR" if path.stat().st_size else "empty"
+            what = "not an ONNX model" if path.stat().st_size else "empty"
             raise ModelError(
-                f"Model file '{path}' is {what}, expected an ONNX model. Give a file that torch.onnx.export, tf2onnx or a similar exporter wrote."
+                f"Model file '{path}' is {what}, expected one that torch.onnx.export, tf2onnx or a similar exporter "
+                "wrote. Name that file."
             ) from error
         # Absolute, because the working directory may change before weights are read.
         raw = cls._from_proto(proto, path.absolute(), digest)

@@ -16,6 +16,7 @@ from pp_graph.openvino.core import all_operators, first_line, openvino_core, par
 from pp_graph.openvino.devices import DeviceName, absent_members, parse_device
 from pp_graph.openvino.island.float32 import is_floating, is_marked, island_precisions
 from pp_graph.openvino.island.island import island_nodes
+from pp_graph.reprs import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,6 +61,8 @@ class DeviceCheck:
     passed: tuple[str, ...]
     findings: tuple[Finding, ...]
     not_run: tuple[str, ...]
+
+    __repr__ = short_repr
 
     @property
     def errors(self) -> tuple[Finding, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pp_graph.errors import DeviceError, TargetError
 from pp_graph.openvino.core import openvino_core
 from pp_graph.openvino.device_profiles import DEVICES, DeviceProfile
+from pp_graph.reprs import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -317,6 +318,8 @@ class DeviceInfo:
     default_precision: str | None
     full_name: str | None = None
     precisions: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def dynamic_shapes(self) -> bool | None:

@@ -12,6 +12,7 @@ from pp_graph.postprocessors.anomaly import OUTPUTS, RAW_MAP, RAW_SCORE, ROLES
 from pp_graph.postprocessors.input_checks import checked_values
 from pp_graph.program import Output, Program, Role, Signature, packed_output
 from pp_graph.program.compilation import CompiledSteps, check_steps, compile_steps
+from pp_graph.reprs import short_repr
 from pp_graph.statistics import LevelStatistics, Statistics
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ class PostProcessor(ABC):
     tunable: ClassVar[tuple[str, ...] | None] = None
     statistics: Statistics | None
     pack: bool = False
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Shorten the `repr`, before a dataclass writes a long one."""
+        super().__init_subclass__(**settings)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = short_repr  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         """Check the steps against typical raw models, so that errors show early.

@@ -76,6 +76,12 @@ class Program(CompiledSteps):
     outputs: tuple[OutputDescription, ...]
     ignored: Signature
 
+    def __repr__(self) -> str:
+        """Return post-processor, raw values and outputs in a line."""
+        raw = ", ".join(self.signature.types)
+        outputs = ", ".join(output.name for output in self.outputs)
+        return f"<Program of {type(self.post).__name__}: {raw} -> {outputs}; {len(self.steps)} steps>"
+
     @classmethod
     def compile(cls, post: Description, signature: Signature) -> Program:
         """Compile a post-processor; see `PostProcessor.bind`."""

@@ -14,6 +14,7 @@ from pp_graph.quantization.decisions import DecisionCheck
 from pp_graph.quantization.network_cut import count_layers, count_quantised_layers, cut_behind_layers
 from pp_graph.quantization.nncf import CalibrationFeeds, model_inputs, open_nncf, quantize, quantize_within
 from pp_graph.quantization.truth import Truth, open_truth
+from pp_graph.reprs import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,8 @@ class Quantization:
     labelled: LabelledSource | Truth | None = None
     progress: Callable[[int], object] | bool | None = field(default=None, compare=False)
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = field(default=None, compare=False)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:

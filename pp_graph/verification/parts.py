@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError, counted
+from pp_graph.reprs import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,8 @@ class Flips:
     pixel: npt.NDArray[np.int64]
     raw_value: npt.NDArray[np.float32]
     margin: npt.NDArray[np.float64]
+
+    __repr__ = short_repr
 
     @classmethod
     def joined(cls, parts: Sequence[Flips]) -> Flips:
@@ -135,6 +138,8 @@ class DecisionReport:
     drift: Flips
     classes: bool = False
     detections: bool = False
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

@@ -703,7 +703,7 @@ def test_warns_of_few_images_and_steep_thresholds() -> None:
     assert not any("cliff" in warning for warning in crowded.result(resamples=0).image.warnings), "20 of 2,000"
     calm = result_of([1.0, 2.0, 8.0, 9.0], [0, 0, 1, 1])
     assert not any("cliff" in warning for warning in calm.image.warnings)
-    assert "normal images: only 2, and the figures of fewer than 20 say little" in calm.image.warnings
+    assert "only 2 normal images, and figures of fewer than 20 say little" in calm.image.warnings
 
 
 def test_intervals_need_both_classes_left_out() -> None:

@@ -133,17 +133,20 @@ BAD = [
     (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "raw.onnx/x.onnx"), "cannot be written"),
     (
         ("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--image-sensitivity", "2"),
-        "image_sensitivity is 2",
+        "--image-sensitivity is 2",
     ),
     (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--on-nan", "maybe"), "'maybe' is not one of"),
-    (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--score-output", "x"), "Output 'x' given as score"),
+    (
+        ("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--score-output", "x"),
+        "Output 'x' given as --score",
+    ),
     (("fuse", "raw.onnx", "--stats", "stats.json"), "Missing option '-o'"),
     (("fuse", "raw.onnx", "--stats", "stats.json", "-o", "f.onnx", "--role", "x"), "'x' is not a role with its output"),
     (("inspect", "raw.onnx", "--role", "raw_map=x", "--role", "raw_map=y"), "'raw_map' is given twice, expected ROLE="),
     (("inspect", "raw.onnx", "--role", "heat=x"), "Role 'heat' is not known, expected one of: raw_score, raw_map"),
     (
         ("inspect", "raw.onnx", "--role", "raw_map=x", "--map-output", "y"),
-        "Role 'raw_map' is given as 'x' and map_output",
+        "Role 'raw_map' is given as 'x' and --map-output",
     ),
     (
         ("convert", "ready.onnx", "-o", "m.xml", "--role", "raw_map=x"),

@@ -90,7 +90,8 @@ def test_values_tell_which_output_is_the_score(tmp_path: Path) -> None:
     found = {each.name: each for each in pp.inspect(model, data=arrays).values}
     assert [found[name].per for name in ("a", "b", "boxes")] == ["image", "image", "value"]
     pairs = separated[label == 1][:, None] > separated[label == 0][None]
-    assert found["b"].auroc == pytest.approx(pairs.mean(), abs=2e-3)
+    assert found["b"].auroc == pairs.mean(), "exact: there are no ties"
+    assert found["b"].auroc_bound == (pairs.mean(), pairs.mean())
     assert found["b"].auroc > found["a"].auroc
     assert (found["b"].minimum, found["b"].maximum) == (separated.min(), separated.max())
     assert found["b"].mean == pytest.approx(separated.mean(dtype=np.float64))

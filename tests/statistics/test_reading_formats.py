@@ -81,7 +81,7 @@ def test_own_json_is_returned_unchanged() -> None:
         ("x.xml", b"<?xml version='1.0'?><svg/>", "no known format"),
         ("x.onnx", b"hello", "is not an ONNX model"),
         ("x", b"\x08hello", "no known format"),
-        ("x.json", b"[" * 100_000, "the file holds array"),
+        ("x.json", b"[" * 100_000, "the file holds a list"),
         ("x.json", b'{"provenance": {"source": "", "settings": ' + b'{"a":' * 100_000, "not valid JSON"),
         ("x.json", b'{"image": {}', "not valid JSON"),
     ],

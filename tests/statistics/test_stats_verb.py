@@ -103,12 +103,12 @@ def test_convert_imports_settings(work: Path, capsys: pytest.CaptureFixture[str]
     ("settings", "message"),
     [
         ({"sensitivity": 0.5}, "has a setting 'sensitivity', expected some of: image_sensitivity"),
-        ({"image_sensitivity": "high"}, "image_sensitivity is 'high', expected a number"),
-        ({"image_sensitivity": 7}, "image_sensitivity is 7, expected a number"),
+        ({"image_sensitivity": "high"}, "--image-sensitivity is 'high', expected a number"),
+        ({"image_sensitivity": 7}, "--image-sensitivity is 7, expected a number"),
         ({"normalize": "yes"}, "normalize is 'yes', expected True or False"),
         ({"outputs": 3}, "outputs is 3, expected names"),
         ({"outputs": ["x"]}, "outputs holds 'x'"),
-        ({"on_nan": []}, r"on_nan is []"),
+        ({"on_nan": []}, r"--on-nan is []"),
     ],
 )
 def test_invalid_settings(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import pp_graph as pp
+from pp_graph.calibration import calibrate_classifier
 from pp_graph.summary import Block, Fields, Line, Remark, Table, html_of, lines_of, text_of
+from tests.classifiers import classifier, images
 from tests.conftest import DEMO
 
 LONG = Table(
@@ -33,7 +36,7 @@ def test_cells_of_a_wide_table_break_between_words() -> None:
     ]
 
 
-@pytest.mark.parametrize("width", [60, 40])
+@pytest.mark.parametrize("width", [50, 40])
 def test_a_wide_table_is_stacked(width: int) -> None:
     lines = text_of([LONG], width).splitlines()
     assert all(len(line) <= max(width, 68) for line in lines)
@@ -86,3 +89,27 @@ def test_results_print_as_tables_and_have_short_reprs() -> None:
         assert len(repr(each)) < 250
         assert "\n" not in repr(each)
     assert repr(report) == "<VerificationReport passed: 12 images, 0 flips by post-processing, 0 by drift>"
+
+
+def test_objects_of_many_fields_have_short_reprs() -> None:
+    raw = pp.RawModel.open(DEMO / "raw.onnx")
+    labels = tuple(f"class number {place}" for place in range(80))
+    fused = pp.fuse(raw, pp.OneClassPostProcessor(pp.Statistics.load(DEMO / "stats.json")))
+    report = pp.verify(raw, fused, DEMO / "images")
+    for each in (
+        raw,
+        fused,
+        fused.program,
+        fused.provenance,
+        fused.program.post,
+        report.decisions[0],
+        pp.ClassificationPostProcessor(labels=labels),
+        pp.Quantization(np.zeros((9, 3, 64, 64), np.float32)),
+        calibrate_classifier(classifier(), {"image": images(), "label": np.zeros(12, int)}),
+    ):
+        assert len(repr(each)) <= 300
+        assert "\n" not in repr(each)
+    assert "images=float32[9, 3, 64, 64]" in repr(pp.Quantization(np.zeros((9, 3, 64, 64), np.float32)))
+    assert repr(pp.ClassificationPostProcessor(top=5)) == "ClassificationPostProcessor(top=5)"
+    assert "image statistics" in str(fused)
+    assert "image statistics" in fused._repr_html_()
