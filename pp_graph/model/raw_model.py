@@ -185,12 +185,11 @@ class RawModel:
                     f"{name} stores weight '{tensor.name}' without an element type, expected one. Check it with "
                     "onnx.checker."
                 )
-        # onnx_ir silently drops these.
-        if proto.graph.sparse_initializer:
+        if sparse := fidelity.sparse_weights(proto):
             raise ModelError(
-                f"{name} stores {len(proto.graph.sparse_initializer)} weights as sparse_initializer, expected "
-                "dense weights. Export it with those."
+                f"{name} stores {sparse} weights as sparse tensors, expected dense ones. Export it with those."
             )
+        # onnx_ir silently drops it.
         if proto.training_info:
             raise ModelError(f"{name} has training_info, expected none. Export it for inference.")
         try:
