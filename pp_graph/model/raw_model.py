@@ -101,7 +101,7 @@ class RawModel:
 
         Raises:
             ModelError: The file is missing or not an ONNX model, external weights are missing or cut short, or the
-                model has sparse initializers or training information, which could not be written back.
+                model has sparse weights or training information, which could not be written back.
         """
         import_onnx_ir()
         import onnx
