@@ -50,18 +50,31 @@ def external_protos(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield all tensors of a model with bytes in another file, including nested ones."""
     import onnx
 
-    graphs = [proto.graph]
-    owners = (proto.graph, *proto.functions)
-    nodes = [node for owner in owners for node in _proto_nodes(owner.node) if node.attribute]
-    for node in nodes:
-        graphs += _proto_subgraphs(node)
-    tensors = [tensor for graph in graphs for tensor in graph.initializer]
+    nodes = _nodes_with_attributes(proto)
+    tensors = [tensor for graph in _proto_graphs(proto, nodes) for tensor in graph.initializer]
     for node in nodes:
         for attribute in node.attribute:
             tensors += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
     for tensor in tensors:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             yield tensor
+
+
+def sparse_weights(proto: onnx.ModelProto) -> int:
+    """Return how many sparse weights all graphs of a model have. onnx_ir drops some and refuses others."""
+    nodes = _nodes_with_attributes(proto)
+    count = sum(len(graph.sparse_initializer) for graph in _proto_graphs(proto, nodes))
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        count += len(attribute.sparse_tensors) + int(attribute.HasField("sparse_tensor"))
+    return count
+
+
+def _nodes_with_attributes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for owner in (proto.graph, *proto.functions) for node in _proto_nodes(owner.node) if node.attribute]
+
+
+def _proto_graphs(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> list[onnx.GraphProto]:
+    return [proto.graph, *(graph for node in nodes for graph in _proto_subgraphs(node))]
 
 
 def reference_of(tensor: onnx.TensorProto) -> tuple[str, int, int | None]:

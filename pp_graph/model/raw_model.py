@@ -110,7 +110,7 @@ class RawModel:
 
         Raises:
             ModelError: The file is missing or not an ONNX model, external weights are missing or cut short, or the
-                model has sparse initializers or training information, which could not be written back.
+                model has sparse weights or training information, which could not be written back.
         """
         import_onnx_ir()
         import onnx
@@ -195,12 +195,11 @@ class RawModel:
                     f"{name} stores weight '{tensor.name}' without an element type, expected one. Check it with "
                     "onnx.checker."
                 )
-        # onnx_ir silently drops these.
-        if proto.graph.sparse_initializer:
+        if sparse := fidelity.sparse_weights(proto):
             raise ModelError(
-                f"{name} stores {len(proto.graph.sparse_initializer)} weights as sparse_initializer, expected "
-                "dense weights. Export it with those."
+                f"{name} stores {sparse} weights as sparse tensors, expected dense ones. Export it with those."
             )
+        # onnx_ir silently drops it.
         if proto.training_info:
             raise ModelError(f"{name} has training_info, expected none. Export it for inference.")
         check_structure(proto, name)

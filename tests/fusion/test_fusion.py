@@ -457,7 +457,7 @@ def _twice(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_sparse, "1 weights as sparse_initializer"),
+        (_sparse, "1 weights as sparse tensors"),
         (_undefined, "lists output 'nowhere', which no node produces"),
         (_opset_beyond_int32, "imports version 2147483648 of the domain 'ai.onnx', expected a number from 1"),
         (_untyped, "stores weight 'w' without an element type"),

@@ -113,6 +113,20 @@ def test_every_form_converts(settings: dict, shapes: dict) -> None:
         assert report.drift_flips == 0, "nothing but post-processing is in this model"
 
 
+def test_an_input_that_nothing_reads_stays(tmp_path: Path) -> None:
+    model = identity_model({"raw_score": ["N"]})
+    model.graph.input.append(onnx.helper.make_tensor_value_info("spare", onnx.TensorProto.FLOAT, ["N", 2]))
+    onnx.save(model, tmp_path / "raw.onnx")
+    path = pp.convert(tmp_path / "raw.onnx", post=POST).save(tmp_path / "model.xml")
+    session = pp.open(path).session()
+    assert [each.name for each in session.inputs] == ["raw_score_in", "spare"]
+    x = np.float32([STATS.image.threshold - 1, STATS.image.threshold + 1])
+    assert session.run({"raw_score_in": x, "spare": np.zeros((2, 2), np.float32)})["pred_label"].tolist() == [
+        False,
+        True,
+    ]
+
+
 def test_external_weights_of_a_model_that_is_not_saved(tmp_path: Path) -> None:
     raw = external(tmp_path)
     artifact = pp.convert(pp.fuse(raw, POST))

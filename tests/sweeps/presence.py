@@ -184,6 +184,27 @@ def _unusual_outputs(base: onnx.ModelProto) -> Iterator[Variation]:
     changed.CopyFrom(base)
     changed.graph.value_info.append(changed.graph.input[0])
     yield Variation("an input in value_info", changed)
+    every = [base.graph.output[0], base.graph.output[0], base.graph.output[1], base.graph.output[0]]
+    changed = onnx.ModelProto()
+    changed.CopyFrom(base)
+    del changed.graph.output[:]
+    changed.graph.output.extend(
+        [info("x", TensorProto.FLOAT, ["N", 4]), info("x", TensorProto.FLOAT, ["N", 4]), *every]
+    )
+    yield Variation("an input listed twice before outputs listed often", changed)
+    dense = numpy_helper.from_array(np.float32([1, 2]))
+    sparse = helper.make_sparse_tensor(dense, numpy_helper.from_array(np.int64([0, 1])), [4])
+    sparse.values.name = "sparse"
+    for place, graph in (("main graph", "graph"), ("branch", "body")):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(base)
+        target = changed.graph if graph == "graph" else changed.graph.node[3].attribute[0].g
+        target.sparse_initializer.append(sparse)
+        yield Variation(f"a sparse initializer in the {place}", changed)
+    changed = onnx.ModelProto()
+    changed.CopyFrom(base)
+    changed.graph.node.insert(0, helper.make_node("Constant", [], ["thin"], sparse_value=sparse))
+    yield Variation("a sparse constant", changed)
 
 
 def try_variation(variation: Variation, folder: Path, *, keep_raw: bool = False) -> tuple[str, str]:
