@@ -54,7 +54,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "scores": ("calibrate --scores {} -o out.json",),
     "picture": (
-        "run fused.onnx {} -o out", "inspect raw.onnx --data {}", "run model.xml {} -o out --letterbox --save none",
+        "run fused.onnx {} -o out", "run model.xml {} -o out --letterbox --save none",
         "verify raw.onnx fused.onnx --data {}", "run fused.onnx {} -o out --skip-broken",
         "explore fused.onnx --data {} -o out.html",
     ),

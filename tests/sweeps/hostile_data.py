@@ -72,7 +72,9 @@ def pictures(count: int) -> Iterator[Hostile]:
     for chunk in (b"zTXt", b"iCCP"):
         text = chunk[:3] + b"\0\0" + zlib.compress(bytes(1 << 28), 9)
         bomb = png(16, 16)
-        yield Hostile(f"png {chunk.decode()} bomb", "picture.png", bomb[:33] + _chunk(chunk, text) + bomb[33:], known=True)
+        yield Hostile(
+            f"png {chunk.decode()} bomb", "picture.png", bomb[:33] + _chunk(chunk, text) + bomb[33:], known=True
+        )
 
 
 def npy(shape: Any, descr: str, content: bytes = b"", *, fortran: Any = False) -> bytes:
@@ -119,11 +121,13 @@ def arrays(folder: Path, count: int) -> Iterator[Hostile]:
         yield Hostile(f"npz {name}", "array.npz", zipped({"image.npy": content, "labels.npy": labels}), known=True)
     zeros = npy("(5592405, 3, 4, 4)", "'|u1'", bytes(5592405 * 48))
     yield Hostile("npz bomb", "array.npz", zipped({"image.npy": zeros}), known=True)
-    zeros = npy("(262144, 3, 16, 16)", "'|u1'", bytes(262144 * 768))
-    yield Hostile("npz bomb of right size", "array.npz", zipped({"image.npy": zeros}), known=True)
+    zeros = npy("(1, 3, 8192, 8192)", "'|u1'", bytes(3 << 26))
+    yield Hostile("npz bomb of one image", "array.npz", zipped({"image.npy": zeros}), known=True)
     many = zipped({f"a{place}.npy": npy("()", "'<f4'", bytes(4)) for place in range(5000)})
     yield Hostile("npz 5,000 arrays", "array.npz", many, known=True)
-    scores = zipped({"scores.npy": npy("(134217728,)", "'|i1'", bytes(1 << 27)), "labels.npy": npy("(1,)", "'|i1'", b"1")})
+    scores = zipped(
+        {"scores.npy": npy("(134217728,)", "'|i1'", bytes(1 << 27)), "labels.npy": npy("(1,)", "'|i1'", b"1")}
+    )
     yield Hostile("scores bomb", "scores.npz", scores, known=True)
     for file, kind in (("images.npy", "array.npy"), ("images.npz", "array.npz"), ("scores.npz", "scores.npz")):
         for name, changed in damaged((folder / file).read_bytes(), count * 4, 7):

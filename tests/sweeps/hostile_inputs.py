@@ -128,8 +128,9 @@ def mutated(record: Any, each: int) -> Iterator[tuple[str, Any]]:
     turn = 0
     for path in _places(record):
         for _ in range(each):
-            yield f"{'.'.join(map(str, path))} = {str(VALUES[turn % len(VALUES)])[:20]!r}", _with(
-                record, path, VALUES[turn % len(VALUES)]
+            yield (
+                f"{'.'.join(map(str, path))} = {str(VALUES[turn % len(VALUES)])[:20]!r}",
+                _with(record, path, VALUES[turn % len(VALUES)]),
             )
             turn += 1
         if isinstance(path[-1], str):
@@ -154,7 +155,7 @@ def _absent(struct_type: Any, record: dict[str, Any]) -> dict[str, Any]:
     schema = msgspec.json.schema(struct_type)
     name = schema["$ref"].rpartition("/")[2]
     properties = schema["$defs"][name]["properties"]
-    return {**{key: None for key in properties}, **record}
+    return {**dict.fromkeys(properties), **record}
 
 
 def provenances(folder: Path, each: int) -> Iterator[Hostile]:
@@ -206,9 +207,11 @@ def irs(folder: Path, every: int) -> Iterator[Hostile]:
             element.append(child)
             yield Hostile(f"IR {child.tag} twice in {element.tag}", "ir", ElementTree.tostring(xml), beside)
             del element[len(element) - 1]
-    doctype = b'<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa">' + b"".join(
-        b'<!ENTITY %c "%b">' % (98 + level, b"&%c;" % (97 + level) * 10) for level in range(9)
-    ) + b"]>"
+    doctype = (
+        b'<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa">'
+        + b"".join(b'<!ENTITY %c "%b">' % (98 + level, b"&%c;" % (97 + level) * 10) for level in range(9))
+        + b"]>"
+    )
     body = text[text.find(b"<net") :]
     yield Hostile("IR DOCTYPE bomb", "ir", doctype + body.replace(b'name="', b'name="&j;', 1), beside, known=True)
     outside = b'<!DOCTYPE net [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
