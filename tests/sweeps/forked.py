@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 10
 """Processor time a command may take. Time on the clock says little on a machine that others use."""
-_WALL_SECONDS: Final = 60
+_WALL_SECONDS: Final = 180
 """Time on the clock after which a command that waits for something is ended."""
 BYTES: Final = 1 << 30
 """Memory a command may take beyond that of the imported libraries."""
