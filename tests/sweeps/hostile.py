@@ -83,7 +83,7 @@ def inputs(folder: Path, *, full: bool = True) -> Iterator[Hostile]:
     yield from hostile_inputs.statistics(folder, each)
     yield from hostile_inputs.recipes(each)
     yield from hostile_data.arrays(folder, 15 * each)
-    yield from hostile_data.pictures(8 * each)
+    yield from hostile_data.pictures(8 * each, large=full)
 
 
 def commands(folder: Path, *, full: bool) -> Iterator[tuple[str, str, Hostile | None]]:

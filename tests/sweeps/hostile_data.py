@@ -44,8 +44,8 @@ def png(width: int, height: int, *, colour: int = 2, depth: int = 8, rows: int |
     return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 
-def pictures(count: int) -> Iterator[Hostile]:
-    """Yield damaged pictures of each format, and pictures of unusual sizes."""
+def pictures(count: int, *, large: bool) -> Iterator[Hostile]:
+    """Yield damaged pictures of each format, and pictures of unusual sizes, which take seconds to make."""
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -54,6 +54,8 @@ def pictures(count: int) -> Iterator[Hostile]:
         Image.fromarray(pixels).save(stream, **{"format": ending.upper(), **options})
         for name, changed in damaged(stream.getvalue(), count, 6):
             yield Hostile(f"{ending} {name}", f"picture.{ending}", changed)
+    if not large:
+        return
     for name, content in {
         "169 megapixels": png(13000, 13000),
         "100 megapixels of gray in 16 bits": png(10000, 10000, colour=0, depth=16),

@@ -15,12 +15,12 @@ def _check(folder: Path, *options: str) -> None:
     result = folder / "result.json"
     subprocess.run([sys.executable, "-m", "tests.sweeps.hostile", *options, "--json", result], check=True)
     records = json.loads(result.read_text())
-    assert len(records) > 10
+    assert len(records) > 5
     assert [record for record in records if record["kind"] not in ("0", "1", "2")] == []
 
 
 def test_sample_of_the_hostile_files(tmp_path: Path) -> None:
-    _check(tmp_path, "--small", "--every", "79")
+    _check(tmp_path, "--small", "--every", "211")
 
 
 @pytest.mark.sweep
