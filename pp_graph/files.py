@@ -67,6 +67,9 @@ def folder_filled(
         OutputFileError: The folder is not empty and `overwrite` is false, a file is an input, or one cannot be written.
     """
     check_folder(folder, [*names, *stale], overwrite=overwrite, inputs=inputs)
+    # Files of the folder itself, such as tables, go first and come last: they never stand beside others' files.
+    names = sorted(names, key=lambda name: len(Path(name).parts) == 1)
+    stale = sorted(stale, key=lambda name: len(Path(name).parts))
     with _scratch_folder(folder, names, f"Output folder '{folder}'", stale) as scratch:
         yield scratch
 
