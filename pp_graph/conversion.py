@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pp_graph.errors import TargetError
-from pp_graph.files import writing_temporarily
+from pp_graph.files import SCRATCH_PREFIX, locked, writing_temporarily
 from pp_graph.fusion import METADATA_KEY, FusedModel, fuse
 from pp_graph.model import RawModel, format_shape
 from pp_graph.model.graphs import all_names, bodies_of
@@ -298,14 +298,15 @@ def _written_beside_its_weights(fused: FusedModel) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pp_graph_") as elsewhere:
         try:
             handle, name = tempfile.mkstemp(
-                prefix=".pp_graph_", suffix=".onnx", dir=fused.network.external_tensors()[0].base_dir
+                prefix=SCRATCH_PREFIX, suffix=".onnx", dir=fused.network.external_tensors()[0].base_dir
             )
             os.close(handle)
             path = Path(name)
         except OSError:
             path = Path(elsewhere) / "fused.onnx"
         try:
-            yield fused.save(path, overwrite=True)
+            with locked(fused.save(path, overwrite=True)):
+                yield path
         finally:
             for file in (path, path.with_name(f"{path.name}.data")):
                 file.unlink(missing_ok=True)

@@ -6,13 +6,19 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import OutputFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+SCRATCH_PREFIX: Final = ".pp_graph_"
+"""Start of the names of temporary files and folders beside an output."""
+_YOUNG: Final = 1.0
+"""Seconds after which a temporary file or folder that nobody has locked was left by a process that ended."""
 
 
 @contextlib.contextmanager
@@ -61,26 +67,82 @@ def folder_filled(
         OutputFileError: The folder is not empty and `overwrite` is false, a file is an input, or one cannot be written.
     """
     check_folder(folder, [*names, *stale], overwrite=overwrite, inputs=inputs)
+    # Files of the folder itself, such as tables, go first and come last: they never stand beside others' files.
+    names = sorted(names, key=lambda name: len(Path(name).parts) == 1)
+    stale = sorted(stale, key=lambda name: len(Path(name).parts))
     with _scratch_folder(folder, names, f"Output folder '{folder}'", stale) as scratch:
         yield scratch
+
+
+@contextlib.contextmanager
+def scratch_in(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder in a folder that exists, and remove those that ended processes left there.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    remove_strays(folder)
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=folder))
+    try:
+        with locked(scratch):  # tells others that it is in use; ends with the process
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_strays(folder: Path) -> None:
+    """Remove temporary files and folders of processes that ended before they could."""
+    for stray in folder.glob(f"{SCRATCH_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - stray.stat().st_mtime < _YOUNG:
+                continue  # perhaps not locked yet
+            with locked(stray, wait=False):
+                shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Lock a file or folder, where the system can.
+
+    Raises:
+        BlockingIOError: Another process has locked it, and `wait` is false.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
 def _scratch_folder(folder: Path, names: Sequence[str], output: str, stale: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary folder in `folder`, and move the named files out of it at the end."""
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    scratch = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".pp_graph_", dir=folder))
-        for parent in dict.fromkeys(Path(name).parent for name in names):
-            (scratch / parent).mkdir(parents=True, exist_ok=True)
-        yield scratch
-        for name in stale:
-            (folder / name).unlink(missing_ok=True)
-        for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (scratch / name).replace(folder / name)
+        with scratch_in(folder) as scratch:
+            for parent in dict.fromkeys(Path(name).parent for name in names):
+                (scratch / parent).mkdir(parents=True, exist_ok=True)
+            yield scratch
+            # Files of two writers do not mix. A temporary folder has one writer, which has locked it.
+            own = folder.name.startswith(SCRATCH_PREFIX)
+            with contextlib.nullcontext() if own else locked(folder):
+                for name in stale:
+                    (folder / name).unlink(missing_ok=True)
+                for name in names:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (scratch / name).replace(folder / name)
     except OSError as error:
         if isinstance(error, OutputFileError):
             raise
@@ -89,8 +151,6 @@ def _scratch_folder(folder: Path, names: Sequence[str], output: str, stale: Sequ
             "another folder."
         ) from error
     finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
         for parent in created:
             with contextlib.suppress(OSError):
                 parent.rmdir()  # fails unless nothing was written

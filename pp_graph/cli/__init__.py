@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -144,4 +145,6 @@ def _message(error: Exception) -> str:
 
 def main() -> None:
     """Entry point of `pp-graph`."""
+    # Whoever stops a service sends SIGTERM: temporary files go, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))

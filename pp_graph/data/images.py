@@ -336,8 +336,8 @@ class FileImages(Images):
         size = None if height is None or width is None else (width, height)
         if size is not None and self.max_pixels is not None and size[0] * size[1] > self.max_pixels:
             raise DataError(
-                f"Input '{wanted.name}' takes {height} x {width} pixels, expected at most {self.max_pixels:,}. Raise the "
-                "limit with --max-pixels (max_pixels)."
+                f"Input '{wanted.name}' takes {height} x {width} pixels, expected at most {self.max_pixels:,}. "
+                "Raise the limit with --max-pixels (max_pixels)."
             )
         if self.letterbox and size is None:
             raise DataError(

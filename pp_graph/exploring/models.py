@@ -226,8 +226,8 @@ def _require_one_class(artifact: Artifact, named: object) -> None:
     what = f"Model '{named}'" if named is not None else "The model"
     if not isinstance(artifact.program.post, OneClassPostProcessor):
         raise PostProcessorError(
-            f"{what} is no anomaly model, detector or classifier (it has the post-processor {found}), expected one: explore "
-            "serves no other. Draw the results with pp-graph run MODEL IMAGES -o DIR --report FILE.html."
+            f"{what} is no anomaly model, detector or classifier (it has the post-processor {found}), expected one: "
+            "explore serves no other. Draw the results with pp-graph run MODEL IMAGES -o DIR --report FILE.html."
         )
     if not any(name in artifact.provenance.predicted for name in DECISIONS.values()):
         raise PostProcessorError(

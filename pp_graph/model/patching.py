@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import OutputFileError
+from pp_graph.files import remove_strays
 
 if TYPE_CHECKING:
     import mmap
@@ -126,6 +127,7 @@ def changing(path: Path) -> Iterator[FileIO]:
     Raises:
         OutputFileError: The file cannot be changed, or another process is changing it.
     """
+    remove_strays(path.absolute().parent)
     try:
         with path.open("r+b", buffering=0) as stream:
             _lock(stream, path)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from pp_graph.errors import OutputFileError, PostProcessorError, StatisticsWarning
+from pp_graph.files import scratch_in
 from pp_graph.fusion import Artifact, FusedModel, Provenance, retuned_program, sensitivities
 from pp_graph.fusion.runtime_cutoffs import WITHOUT_STATISTICS
 from pp_graph.model.onnx_layout import LayoutError
@@ -254,10 +254,10 @@ def _replace(path: Path, model: Artifact) -> None:
         external = model.network.external_tensors()
         write_onnx(model.to_proto(), external, path, overwrite=True, copy_weights=False, inputs=())
     else:
-        with tempfile.TemporaryDirectory(prefix=".pp_graph_", dir=path.absolute().parent) as folder:
+        with scratch_in(path.absolute().parent) as folder:
             assert isinstance(model, OpenVINOModel)
             # Without `inputs`, because the model may overwrite the file it was read from.
-            written = dataclasses.replace(model, inputs=()).save(Path(folder) / path.name)
+            written = dataclasses.replace(model, inputs=()).save(folder / path.name)
             edit = replace_ir(path, written, model.provenance)
         edit.write_in_place()
     path.chmod(mode)

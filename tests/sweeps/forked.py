@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import select
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 10
 """Processor time a command may take. Time on the clock says little on a machine that others use."""
-_WALL_SECONDS: Final = 60
+_WALL_SECONDS: Final = 180
 """Time on the clock after which a command that waits for something is ended."""
 BYTES: Final = 1 << 30
 """Memory a command may take beyond that of the imported libraries."""
+_LATE: Final = (
+    "onnx_ir.passes.common", "onnxruntime", "openvino", "PIL.ImageFile", "yaml", "pp_graph.cli", "pp_graph.report",
+    "pp_graph.running",
+)  # fmt: skip
 _ADDRESSES: Final = 6 << 30
 """Address space, so that what takes too much fails instead of stopping the machine."""
 
@@ -58,15 +63,8 @@ class Outcome:
 def warm_up() -> None:
     """Import what the verbs import late."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import onnx_ir.passes.common
-    import onnxruntime
-    import openvino
-    import PIL.ImageFile
-    import yaml  # noqa: F401
-
-    import pp_graph.cli
-    import pp_graph.report
-    import pp_graph.running  # noqa: F401
+    for name in _LATE:
+        importlib.import_module(name)
 
 
 def _fields(name: str) -> int:

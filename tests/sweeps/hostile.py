@@ -54,7 +54,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "scores": ("calibrate --scores {} -o out.json",),
     "picture": (
-        "run fused.onnx {} -o out", "inspect raw.onnx --data {}", "run model.xml {} -o out --letterbox --save none",
+        "run fused.onnx {} -o out", "run model.xml {} -o out --letterbox --save none",
         "verify raw.onnx fused.onnx --data {}", "run fused.onnx {} -o out --skip-broken",
         "explore fused.onnx --data {} -o out.html",
     ),
@@ -75,15 +75,19 @@ _ENDINGS: Final = {"ir": "xml", "stats": "json", "checkpoint": "ckpt", "recipe":
 
 
 def inputs(folder: Path, *, full: bool = True) -> Iterator[Hostile]:
-    """Yield all hostile files, fewer of each kind if not `full`."""
-    each = 3 if full else 1
-    yield from hostile_inputs.models(folder, 150 * each)
-    yield from hostile_inputs.provenances(folder, each)
-    yield from hostile_inputs.irs(folder, 1 if full else 5)
-    yield from hostile_inputs.statistics(folder, each)
-    yield from hostile_inputs.recipes(each)
-    yield from hostile_data.arrays(folder, 15 * each)
-    yield from hostile_data.pictures(8 * each)
+    """Yield all hostile files; if not `full`, some that are quickly made."""
+    if not full:
+        yield from hostile_inputs.models(folder, 30)
+        yield from hostile_inputs.recipes(1)
+        yield from hostile_data.pictures(2, large=False)
+        return
+    yield from hostile_inputs.models(folder, 450)
+    yield from hostile_inputs.provenances(folder, 3)
+    yield from hostile_inputs.irs(folder, 1)
+    yield from hostile_inputs.statistics(folder, 3)
+    yield from hostile_inputs.recipes(3)
+    yield from hostile_data.arrays(folder, 45)
+    yield from hostile_data.pictures(24, large=True)
 
 
 def commands(folder: Path, *, full: bool) -> Iterator[tuple[str, str, Hostile | None]]:

@@ -128,8 +128,9 @@ def mutated(record: Any, each: int) -> Iterator[tuple[str, Any]]:
     turn = 0
     for path in _places(record):
         for _ in range(each):
-            yield f"{'.'.join(map(str, path))} = {str(VALUES[turn % len(VALUES)])[:20]!r}", _with(
-                record, path, VALUES[turn % len(VALUES)]
+            yield (
+                f"{'.'.join(map(str, path))} = {str(VALUES[turn % len(VALUES)])[:20]!r}",
+                _with(record, path, VALUES[turn % len(VALUES)]),
             )
             turn += 1
         if isinstance(path[-1], str):
@@ -154,7 +155,7 @@ def _absent(struct_type: Any, record: dict[str, Any]) -> dict[str, Any]:
     schema = msgspec.json.schema(struct_type)
     name = schema["$ref"].rpartition("/")[2]
     properties = schema["$defs"][name]["properties"]
-    return {**{key: None for key in properties}, **record}
+    return {**dict.fromkeys(properties), **record}
 
 
 def provenances(folder: Path, each: int) -> Iterator[Hostile]:
@@ -206,9 +207,11 @@ def irs(folder: Path, every: int) -> Iterator[Hostile]:
             element.append(child)
             yield Hostile(f"IR {child.tag} twice in {element.tag}", "ir", ElementTree.tostring(xml), beside)
             del element[len(element) - 1]
-    doctype = b'<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa">' + b"".join(
-        b'<!ENTITY %c "%b">' % (98 + level, b"&%c;" % (97 + level) * 10) for level in range(9)
-    ) + b"]>"
+    doctype = (
+        b'<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa">'
+        + b"".join(b'<!ENTITY %c "%b">' % (98 + level, b"&%c;" % (97 + level) * 10) for level in range(9))
+        + b"]>"
+    )
     body = text[text.find(b"<net") :]
     yield Hostile("IR DOCTYPE bomb", "ir", doctype + body.replace(b'name="', b'name="&j;', 1), beside, known=True)
     outside = b'<!DOCTYPE net [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
@@ -274,7 +277,7 @@ def recipes(each: int) -> Iterator[Hostile]:
         "area": RECIPE.replace("min_area: 20", "min_area: " + "9" * 30).encode(),
         "merge": b"steps: [{<<: {<<: {a: 1}}}]",
         "many steps": RECIPE.encode()
-        + b"".join(b"  - {step: compare, source: smooth, target: c%d, level: 0.5}\n" % n for n in range(9000)),
+        + b"".join(b"  - {step: compare, source: smooth, target: c%d, level: 0.5}\n" % n for n in range(30)),
     }.items():
         yield Hostile(f"recipe {name}", "recipe", content, known=True)
     for name, changed in damaged(RECIPE.encode(), 20 * each, 4):

@@ -22,9 +22,7 @@ def _model(
     functions: Sequence[onnx.FunctionProto] = (),
     shape: Sequence[Any] = (1, 1, 8, 8),
 ) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        list(nodes), "g", [_value("x", 1, shape)], [_value("m", 1, [1, 1, 8, 8])], list(inits)
-    )
+    graph = helper.make_graph(list(nodes), "g", [_value("x", 1, shape)], [_value("m", 1, [1, 1, 8, 8])], list(inits))
     imports = [helper.make_opsetid("", opset), *([helper.make_opsetid("f", 1)] if functions else [])]
     return helper.make_model(graph, opset_imports=imports, functions=list(functions), ir_version=8)
 
@@ -171,9 +169,7 @@ def models() -> Iterator[tuple[str, bytes]]:
         "unknown operator": _model([_node("NoSuchThing", "x")]),
         "operator without inputs": _model([_node("Conv")]),
         "two of one name": _model([relu, relu]),
-        "top k of 2**40": _model(
-            [helper.make_node("TopK", ["x", "k"], ["m", "i"])], [_ints("k", 2**40)]
-        ),
+        "top k of 2**40": _model([helper.make_node("TopK", ["x", "k"], ["m", "i"])], [_ints("k", 2**40)]),
         "einsum": _model([_node("Einsum", "x", equation="abcd->" + "abcd" * 1000)]),
         "axes outside": _model([_node("ReduceMax", "x", axes=[2**40])]),
         "a long name": _model([_node("Relu", "x", name="n" * 500_000)]),
