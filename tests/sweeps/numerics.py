@@ -74,7 +74,7 @@ def runs(case: Case, fused: pp.FusedModel, feeds: dict[str, Array], folder: Path
                     state.state = _tensor(cutoffs[state.name])
             request.infer(given)
             found = {
-                name: request.get_tensor(port).data.copy() for port in compiled.outputs for name in port.getnames_of()
+                name: request.get_tensor(port).data.copy() for port in compiled.outputs for name in port.get_names()
             }
             yield f"OpenVINO {precision}", found, sensitivities
     if case.network != "computed":

@@ -177,7 +177,7 @@ def try_tool(tool: Tool, kind: str, folder: Path) -> dict[str, str]:
     if tool.change is None:
         return record
     verbs = {
-        "strip": lambda: _strip(path, folder, found, names, feeds),
+        "strip": lambda: _strip(path, folder, found, feeds),
         "retune": lambda: _retune(path, folder, fused, kind, names, feeds),
         "verify": lambda: _verify(path, folder, feeds, wrong=bool(wrong)),
     }
@@ -190,17 +190,17 @@ def try_tool(tool: Tool, kind: str, folder: Path) -> dict[str, str]:
     return record
 
 
-def _strip(path: Path, folder: Path, found: Feeds, names: dict[str, str], feeds: Feeds) -> str:
+def _strip(path: Path, folder: Path, found: Feeds, feeds: Feeds) -> str:
     stripped = pp.strip(path).save(folder / "stripped.onnx", overwrite=True)
     if stripped.read_bytes() == (folder / "raw.onnx").read_bytes():
         return "raw file"
     outputs, raw = _run_file(stripped, feeds), run(str(folder / "raw.onnx"), feeds)
     if list(outputs) != list(raw):
         return f"**wrong**: outputs are {', '.join(outputs)}, those of the raw model {', '.join(raw)}"
-    for (_, tensor), (name, array) in zip(sorted(names.items()), sorted(raw.items(), reverse=True), strict=False):
-        own = found.get(tensor, array)
-        if own.shape == outputs[name].shape and not np.allclose(own, outputs[name], atol=1e-2 * np.abs(own).max()):
-            return f"**wrong**: '{name}' differs"
+    for record in pp.open(folder / "fused.onnx").provenance.raw.read.values():
+        own = found.get(record.tensor, raw[record.name])
+        if not np.allclose(own, outputs[record.name], atol=1e-2 * np.abs(own).max()):
+            return f"**wrong**: '{record.name}' differs"
     return "raw model"
 
 
