@@ -114,7 +114,10 @@ def _facts(row: ImagePrediction) -> Iterator[Row]:
     for name, value in row.cells.items():
         if value is None or name in ("image", "mask", "overlay", "map") or _is_file(value) or _is_nested(value):
             continue
-        yield name.removeprefix("pred_").replace("_", " "), _text(name, value)
+        count = row.cells.get("region_count")
+        # The rest of a table of regions is empty.
+        filled = name.startswith("region_") and isinstance(value, list) and isinstance(count, int)
+        yield name.removeprefix("pred_").replace("_", " "), _text(name, value[:count] if filled else value)
 
 
 def _is_file(value: Any) -> bool:
