@@ -322,7 +322,7 @@ def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str]
         (["model.xml", "-o", "t.xml"], "There is nothing to change, expected some of --stats, --image-sensitivity"),
         (
             ["model.xml", "--image-sensitivity", "1.5", "-o", "t.xml"],
-            "image_sensitivity is 1.5, expected a number from 0",
+            "--image-sensitivity is 1.5, expected a number from 0",
         ),
         (["model.xml", "--image-sensitivity", "0.4", "-o", "t.onnx"], "ends in '.onnx', expected '.xml', the ending"),
         (["model.xml", "--image-sensitivity", "0.4", "-o", "model.xml", "--force"], "is an input of this command"),
@@ -450,7 +450,7 @@ def test_from_images_to_a_retuned_model(work: Path, capfd: pytest.CaptureFixture
     out, err = capfd.readouterr()
     for expected in ("12 images, 6 of them anomalous", "F1", "AUROC", "95 % confidence intervals", "Wrote own.json"):
         assert expected in out
-    assert "Warning: image level: normal images: only 6" in err
+    assert "Warning: image level: only 6 normal images" in err
     statistics = pp.Statistics.load("own.json")
     record = statistics.provenance.calibration
     assert record.device == "CPU"

@@ -86,7 +86,7 @@ def test_what_the_model_lacks_cannot_be_retuned(folder: Path, capsys: pytest.Cap
     assert run(["convert", "raw.onnx", *OPTIONS, "-o", "model.xml"]) == 0
     before = (folder / "model.xml").read_bytes()
     assert run(["retune", "model.xml", "--unknown-below", "0.9"]) == 2
-    assert "unknown_below would add the output unknown" in capsys.readouterr().err
+    assert "--unknown-below would add the output unknown" in capsys.readouterr().err
     (folder / "stats.json").write_text('{"image": {"threshold": 1, "min": 0, "max": 2}}')
     assert run(["retune", "model.xml", "--stats", "stats.json"]) == 2
     assert "ClassificationPostProcessor uses none" in capsys.readouterr().err
@@ -98,7 +98,7 @@ def test_what_the_model_lacks_cannot_be_retuned(folder: Path, capsys: pytest.Cap
     [
         (["--task", "classification", "--labels", "two.txt"], "2 labels, and output 'logits'.*has 4 classes"),
         (["--task", "classification", "--labels", "missing.txt"], "Labels 'missing.txt' cannot be read"),
-        (["--task", "classification", "--unknown-below", "60"], "unknown_below is 60.0, expected a number"),
+        (["--task", "classification", "--unknown-below", "60"], "--unknown-below is 60.0, expected a number"),
         (["--task", "classification", "--multi-label", "high"], "'high' is neither a threshold"),
         (["--task", "classification", "--pack"], "--pack applies only to anomaly models.*Leave out --pack"),
         (["--task", "classification", "--stats", "s.json"], "'s.json' is not the calibration of a classifier"),

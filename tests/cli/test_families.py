@@ -102,7 +102,7 @@ REGIONS = ["--task", "regions", "--raise-opset", "18"]
         (["fuse", "map.onnx", *REGIONS, "--pixel-threshold", "2"],
          "map holds probabilities, because the model ends in a sigmoid, expected a number from 0 to 1 (--pixel-thresh"),
         (["fuse", "map.onnx", *REGIONS, "--unclip", "-1"], "unclip is -1, expected a number from 0 (--unclip)"),
-        (["fuse", "map.onnx", *REGIONS, "--min-area", "0"], "min_area is 0, expected a whole number from 1"),
+        (["fuse", "map.onnx", *REGIONS, "--min-area", "0"], "--min-area is 0, expected a whole number from 1"),
         (["fuse", "map.onnx", *REGIONS, "--regions", "x"], "'x' is not a whole number"),
         (["fuse", "map.onnx", "--stats", "confidence.json"], "holds the confidences of a detector, which calibrate"),
         (["fuse", "map.onnx", "--stats", "limits.json"], "Give it as --stats FILE with --task classification"),
@@ -127,7 +127,7 @@ def test_what_cannot_be_retuned_says_so(folder: Path, capsys: pytest.CaptureFixt
     assert run(["fuse", "map.onnx", *REGIONS, "-o", "fused.onnx"]) == 0
     for arguments, message in (
         (["--regions", "5"], "--regions cannot be retuned, because it changes operators or names. Fuse or convert the"),
-        (["--confidence", "0.5"], "has no confidence (--confidence), expected one of: pixel_threshold (--pixel-thr"),
+        (["--confidence", "0.5"], "has no --confidence, expected one of: --pixel-threshold"),
         (["--pixel-threshold", "2"], "pixel_threshold is 2, and the map holds probabilities"),
         (["--regoins", "5"], "No such option"),
     ):

@@ -67,7 +67,7 @@ VERBS: dict[str, tuple[Callable[[Path], object], int]] = {
     ),
     "run": (lambda folder: pp.load(folder / "model.xml")(DEMO / "images"), 0),
     "strip": (lambda folder: pp.strip(folder / "fused.onnx"), 0),
-    "inspect": (lambda folder: pp.inspect(folder / "model.xml"), 0),
+    "inspect": (lambda folder: pp.inspect(folder / "model.xml"), 1),
     "calibrate an IR": (lambda folder: pp.calibrate(folder / "model.xml", DEMO / "images", resamples=0), 0),
 }
 

@@ -257,6 +257,7 @@ def sweep(match: str = "", kinds: tuple[str, ...] = tuple(KINDS)) -> list[dict[s
                 if line.startswith("= "):
                     records.append({"tool": tool.name, "version": version, **json.loads(line[2:])})
                     left.remove(records[-1]["kind"])
+            worker.stdout.close()
             code = worker.wait()
             alarm.cancel()
             if left:
