@@ -340,10 +340,7 @@ def test_form_options_on_a_model_fused_with_a_recipe(
 ) -> None:
     fused = pp.fuse(DEMO / "raw.onnx", pp.RecipePostProcessor.load(recipe, stats)).save(tmp_path / "fused.onnx")
     assert run(["convert", str(fused), "--mask-dtype", "u8", "-o", str(tmp_path / "model.xml")]) == 2
-    assert (
-        "has no --mask-dtype, expected one of: pack. Leave it out."
-        in capsys.readouterr().err
-    )
+    assert "has no --mask-dtype, expected one of: pack. Leave it out." in capsys.readouterr().err
     assert run(["convert", str(fused), "--pack", "-o", str(tmp_path / "model.xml")]) == 0
     assert (
         run(["verify", str(DEMO / "raw.onnx"), str(tmp_path / "model.xml"), "--data", str(DEMO / "images/good")]) == 0
