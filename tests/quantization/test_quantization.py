@@ -618,7 +618,7 @@ class TestCommandLine:
         assert "exists already" in capsys.readouterr().err
         assert run_cli([*arguments, "--force", "--max-drop", "0.1", "--labels", str(DEMO / "images")]) == 0
         shown = capsys.readouterr().out
-        assert "15 of 15 in int8" in shown
+        assert "15 of 15 layers, preset performance, ranges from 4 images" in shown
         assert "label balanced accuracy 1.0000 in float32" in shown
 
     @pytest.mark.parametrize(("arguments", "message"), [
