@@ -208,8 +208,8 @@ def test_cli_changes_the_form_of_a_fused_model(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     for words, message in (
         (["--map-size", "64"], "'64' is not a size, expected height and width such as 256x256, or input"),
-        (["--map-size", "0x5"], "map_size is (0, 5), expected height and width in pixels"),
-        (["--pack", "--mask-dtype", "u8"], "pack is given together with mask_dtype"),
+        (["--map-size", "0x5"], "--map-size is (0, 5), expected height and width in pixels"),
+        (["--pack", "--mask-dtype", "u8"], "--pack is given together with --mask-dtype"),
         (["--pixel-sensitivity", "0.7"], "--pixel-sensitivity applies only when convert fuses a raw MODEL"),
     ):
         assert pp_graph(["convert", str(fused), "-o", str(tmp_path / "bad.xml"), *words]) == 2
