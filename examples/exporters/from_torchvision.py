@@ -6,11 +6,8 @@ import torchvision
 
 import pp_graph as pp
 
-model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None).eval()
-names = ["boxes", "labels", "scores"]
-torch.onnx.export(
-    model, ([torch.rand(3, 320, 320)],), "torchvision.onnx", output_names=names, dynamo=False, opset_version=17
-)
+model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+torch.onnx.export(model, (torch.rand(1, 3, 320, 320),), "torchvision.onnx", dynamo=False, opset_version=17)
 
 artifact = pp.convert("torchvision.onnx", post=pp.DetectionPostProcessor(head="torchvision", confidence=0.5))
 images = np.random.default_rng(0).random((4, 3, 320, 320), np.float32)
