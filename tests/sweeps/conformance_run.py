@@ -1,6 +1,6 @@
 """Run the conformance sweep: onnx's node cases, the models that it ships, and all opset and IR versions.
 
-    python -m tests.sweeps.conformance_run [--match TEXT] [--json result.json] [--markdown table.md]
+    python -m tests.sweeps.conformance_run [--match TEXT] [--workers N] [--json result.json] [--markdown table.md]
 
 Each case runs in a worker process with limits, because a runtime may end the whole process on a model.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import resource
 import subprocess
@@ -17,6 +18,7 @@ import tempfile
 import threading
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -38,25 +40,57 @@ def work() -> None:
         print(".", flush=True)
 
 
-def sweep(names: list[str], *, progress: bool = False) -> list[dict[str, str]]:
+def sweep(names: list[str], *, workers: int = 2, progress: bool = False) -> list[dict[str, str]]:
     """Try cases in worker processes; a new one follows a worker that ended or took too long."""
+    found: dict[str, list[dict[str, str]]] = {}
+    queue = iter(names)
+    lock = threading.Lock()
+
+    def attend() -> None:
+        worker: subprocess.Popen[str] | None = None
+        while True:
+            with lock:
+                name = next(queue, None)
+            if name is None:
+                break
+            worker = worker or _start_worker()
+            found[name], ended = _tried(name, worker)
+            worker = None if ended else worker
+            if progress and len(found) % 100 == 0:
+                print(f"{len(found)} of {len(names)}", flush=True)
+        if worker is not None:
+            assert worker.stdin is not None
+            worker.stdin.close()
+            worker.wait()
+
+    with ThreadPoolExecutor(workers) as pool:
+        for each in [pool.submit(attend) for _ in range(workers)]:
+            each.result()
+    return [record for name in names for record in found[name]]
+
+
+def _start_worker() -> subprocess.Popen[str]:
+    # Two workers with a pool of threads for every core each are slower than with one thread.
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.sweeps.conformance_run", "--worker"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _tried(name: str, worker: subprocess.Popen[str]) -> tuple[list[dict[str, str]], bool]:
+    """Return what a worker found of a case, and whether it ended."""
     records: list[dict[str, str]] = []
-    worker: subprocess.Popen[str] | None = None
-    for place, name in enumerate(names):
-        if worker is None:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "tests.sweeps.conformance_run", "--worker"],
-                cwd=Path(__file__).parents[2],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        alarm = threading.Timer(_SECONDS, worker.kill)
-        alarm.start()
-        stage = "start"
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    alarm = threading.Timer(_SECONDS, worker.kill)
+    alarm.start()
+    stage = "start"
+    try:
         worker.stdin.write(f"{name}\n")
         worker.stdin.flush()
         for line in worker.stdout:
@@ -65,21 +99,13 @@ def sweep(names: list[str], *, progress: bool = False) -> list[dict[str, str]]:
             elif line.startswith("= "):
                 records.append({"case": name, **json.loads(line[2:])})
             elif line.startswith("."):
-                break
-        else:
-            kind = "raw not runnable" if stage.startswith("raw") else "crashed"
-            code = worker.wait()
-            reason = f"the process ended with {code}"
-            records.append({"case": name, "kind": kind, "runtime": "-", "stage": stage, "reason": reason})
-            worker = None
+                return records, False
+    finally:
         alarm.cancel()
-        if progress and place % 100 == 99:
-            print(f"{place + 1} of {len(names)}", flush=True)
-    if worker is not None:
-        assert worker.stdin is not None
-        worker.stdin.close()
-        worker.wait()
-    return records
+    kind = "raw not runnable" if stage.startswith("raw") else "crashed"
+    reason = f"the process ended with {worker.wait()}"
+    records.append({"case": name, "kind": kind, "runtime": "-", "stage": stage, "reason": reason})
+    return records, True
 
 
 def reason_kind(reason: str) -> str:
@@ -110,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", action="store_true")
     parser.add_argument("--match", default="")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
@@ -117,7 +144,7 @@ def main() -> None:
         work()
         return
     names = [name for name in case_names() if re.search(arguments.match, name)]
-    records = sweep(names, progress=True)
+    records = sweep(names, workers=arguments.workers, progress=True)
     print(f"{len(names)} models\n\n{table(records)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(records, indent=1))

@@ -277,7 +277,7 @@ def recipes(each: int) -> Iterator[Hostile]:
         "area": RECIPE.replace("min_area: 20", "min_area: " + "9" * 30).encode(),
         "merge": b"steps: [{<<: {<<: {a: 1}}}]",
         "many steps": RECIPE.encode()
-        + b"".join(b"  - {step: compare, source: smooth, target: c%d, level: 0.5}\n" % n for n in range(30)),
+        + b"".join(b"  - {step: compare, source: smooth, target: c%d, level: 0.5}\n" % n for n in range(1000)),
     }.items():
         yield Hostile(f"recipe {name}", "recipe", content, known=True)
     for name, changed in damaged(RECIPE.encode(), 20 * each, 4):

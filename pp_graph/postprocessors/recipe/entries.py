@@ -7,12 +7,13 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from pp_graph.errors import PostProcessorError, RecipeError, StatisticsError
-from pp_graph.postprocessors.lookup import find_steps, step_name
+from pp_graph.postprocessors.lookup import step_name
 from pp_graph.steps import Step
 
 if TYPE_CHECKING:
@@ -118,15 +119,19 @@ class Entry(msgspec.Struct, frozen=True):
         return number
 
 
-def parse_entry(given: object) -> Entry:
+def parse_entry(given: object, known: Mapping[str, type[Step]]) -> Entry:
     """Read an entry: a mapping as in a file, or a step.
+
+    Args:
+        given: The entry.
+        known: Steps by name, from `find_steps`.
 
     Raises:
         RecipeError: The entry is invalid; `field` is the name of the wrong field, if there is one.
     """
     if isinstance(given, Step):
         kind = type(given)
-        if find_steps().get(step_name(kind)) is not kind:
+        if known.get(step_name(kind)) is not kind:
             raise RecipeError(
                 f"Step '{given.target}' is a {kind.__module__}.{kind.__qualname__}, and the name '{step_name(kind)}' "
                 "means another step, expected a name of its own. Rename the class."
@@ -136,7 +141,6 @@ def parse_entry(given: object) -> Entry:
         raise RecipeError(
             f"A step is {given!r}, expected a mapping such as {{step: sigmoid, source: raw_score, target: pred_score}}."
         )
-    known = find_steps()
     name = given.get("step")
     if not isinstance(name, str) or name not in known:
         found = "is missing" if name is None else f"is {name!r}"
@@ -207,6 +211,7 @@ def _check_value(field: str, value: object, hints: Mapping[str, Any]) -> None:
         return
 
 
+@lru_cache(maxsize=128)
 def _hints(kind: type[Step]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind)

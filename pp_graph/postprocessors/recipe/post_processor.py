@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import PostProcessorError, RecipeError
 from pp_graph.postprocessors.anomaly import CLASS_ROLES, OUTPUTS, ROLES
-from pp_graph.postprocessors.lookup import find_post_processor, post_processor_names
+from pp_graph.postprocessors.lookup import find_post_processor, find_steps, post_processor_names
 from pp_graph.postprocessors.post_processor import PostProcessor
 from pp_graph.postprocessors.recipe.declarations import outputs_to_json, read_outputs, read_roles, roles_to_json
 from pp_graph.postprocessors.recipe.entries import Entry, did_you_mean, parse_entry
@@ -59,10 +59,11 @@ class RecipePostProcessor(PostProcessor):
             raise RecipeError(f"recipe is {self.recipe!r}, expected a list of steps.", field="steps")
         if not isinstance(self.pack, bool):
             raise RecipeError(f"pack is {self.pack!r}, expected true or false.", field="pack")
-        entries = []
+        entries: list[Entry] = []
+        known = find_steps()
         for index, given in enumerate(self.recipe):
             try:
-                entries.append(parse_entry(given))
+                entries.append(parse_entry(given, known))
                 entries[-1].try_out()
             except RecipeError as error:
                 raise RecipeError(error.problem, field=error.field, index=index) from error
@@ -88,6 +89,7 @@ class RecipePostProcessor(PostProcessor):
             )
         read = {name for entry in entries for name in entry.try_out().reads}
         object.__setattr__(self, "_own_roles", own_roles)
+        object.__setattr__(self, "_parsed", tuple(entries))  # not read again at each use, which took most of the time
         object.__setattr__(self, "_own_outputs", own_outputs)
         # Outputs that no step reads have no role.
         object.__setattr__(self, "roles", tuple(role for role in roles if role.name in read))
@@ -197,7 +199,9 @@ class RecipePostProcessor(PostProcessor):
 
     @property
     def _entries(self) -> tuple[Entry, ...]:
-        return tuple(map(parse_entry, self.recipe))
+        own: Any = self.__dict__
+        entries: tuple[Entry, ...] = own["_parsed"]
+        return entries
 
     def parameters(self) -> dict[str, Any]:
         """Return the steps, roles and outputs as JSON values."""
