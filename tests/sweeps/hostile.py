@@ -1,6 +1,6 @@
 """Hostile files through every verb: exit 0, 1 or 2 with a typed message, in bounded time and memory.
 
-python -m tests.sweeps.hostile [--every N] [--match TEXT] [--json result.json]
+python -m tests.sweeps.hostile [--every N] [--first N] [--match TEXT] [--json result.json]
 """
 
 from __future__ import annotations
@@ -139,8 +139,10 @@ def _finish(entry: tuple[str, str, Path, forked.Started, set[str]]) -> dict[str,
     return record
 
 
-def sweep(every: int = 1, *, full: bool = True, match: str = "", workers: int = 2) -> list[dict[str, object]]:
-    """Run every n-th command."""
+def sweep(
+    every: int = 1, *, first: int = 0, full: bool = True, match: str = "", workers: int = 2
+) -> list[dict[str, object]]:
+    """Run every n-th command, from the one with number `first` on."""
     records = []
     running: deque[tuple[str, str, Path, forked.Started, set[str]]] = deque()
     with tempfile.TemporaryDirectory() as scratch:
@@ -150,7 +152,7 @@ def sweep(every: int = 1, *, full: bool = True, match: str = "", workers: int = 
         made = forked.start(lambda: hostile_inputs.make_assets(assets) or 0, Path(scratch) / "log.txt").outcome()
         assert made.kind == "0", made.output
         chosen = (each for each in commands(assets, full=full) if match in f"{each[0]}: {each[1]}")
-        for number, (name, line, hostile) in enumerate(itertools.islice(chosen, 0, None, every)):
+        for number, (name, line, hostile) in enumerate(itertools.islice(chosen, first, None, every)):
             folder = Path(scratch) / str(number)
             running.append((name, line, folder, *_start(line, hostile, assets, folder)))
             if len(running) == workers:
@@ -168,12 +170,19 @@ def main() -> None:
     """Run the sweep and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="fewer inputs of each kind")
     parser.add_argument("--match", default="")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    records = sweep(arguments.every, full=not arguments.small, match=arguments.match, workers=arguments.workers)
+    records = sweep(
+        arguments.every,
+        first=arguments.first,
+        full=not arguments.small,
+        match=arguments.match,
+        workers=arguments.workers,
+    )
     print(len(records), "commands:", counts(records))
     if arguments.json:
         arguments.json.write_text(json.dumps(records, indent=1))

@@ -24,5 +24,6 @@ def test_sample_of_the_hostile_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.sweep
-def test_every_hostile_file(tmp_path: Path) -> None:
-    _check(tmp_path)
+@pytest.mark.parametrize("part", range(8))
+def test_every_hostile_file(tmp_path: Path, part: int) -> None:
+    _check(tmp_path, "--every", "8", "--first", str(part), "--workers", "1")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sweeps.kill_points import CASES
+
 
 def _check(folder: Path, *options: str) -> None:
     result = folder / "result.json"
@@ -23,5 +25,6 @@ def test_sample_of_the_kill_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.sweep
-def test_every_kill_point(tmp_path: Path) -> None:
-    _check(tmp_path)
+@pytest.mark.parametrize("case", [case.name for case in CASES])
+def test_every_kill_point(tmp_path: Path, case: str) -> None:
+    _check(tmp_path, "--match", case)
