@@ -22,20 +22,15 @@ from pp_graph.progress import expect, shows_progress
 from pp_graph.report.detections import (
     ImageDetections,
     detections_of_image,
-    overlay_detections,
     write_box_csv,
     write_coco,
 )
 from pp_graph.report.drawn_outputs import DrawnOutputs
-from pp_graph.report.drawn_regions import draw_boxes
+from pp_graph.report.overlays import overlay_of
 from pp_graph.report.pictures import (
-    class_overlay,
     class_picture,
     mask_picture,
-    matte_overlay,
     matte_picture,
-    overlay_picture,
-    with_caption,
 )
 from pp_graph.report.prediction_table import (
     COCO,
@@ -268,7 +263,7 @@ def _write_pictures(
                 )
                 if boxes is not None:
                     further |= {"detections": boxes.listed(drawn.class_names), "truncated": boxes.found.truncated}
-                rows.append(_row(source.images.names[index], values, drawn, files, further))
+                rows.append(row_of(source.images.names[index], values, drawn, files, further))
             if progress is not None:
                 progress(stop - start)
         for future in waiting:
@@ -276,9 +271,18 @@ def _write_pictures(
     return tuple(rows), tuple(detected), regions
 
 
-def _row(
+def row_of(
     name: str, values: dict[str, Array], drawn: DrawnOutputs, files: dict[str, str], further: dict[str, Any]
 ) -> ImagePrediction:
+    """Return the row of a table for an image.
+
+    Args:
+        name: Its name.
+        values: Its outputs; see `DrawnOutputs.of_image`.
+        drawn: Outputs of the model.
+        files: Files of its pictures, by folder.
+        further: Cells of other outputs.
+    """
     score, label = (values.get(name) if drawn.anomalies else None for name in ("pred_score", "pred_label"))
     mask = None if drawn.mask is None else values.get(drawn.mask)
     pixels = None if mask is None else int(mask.sum())
@@ -313,22 +317,9 @@ def _draw(
     size, files = None, source.images.files or ()
     for file, (kind, name) in pictures.items():
         if kind == "overlays":
-            mask = None if drawn.mask is None else values[drawn.mask]
             image = np.asarray(shown or rgb_image(source, index, runner.inputs))
-            if drawn.pixel_classes is not None:
-                overlay = class_overlay(image, values[drawn.pixel_classes], drawn.legend.get("classes", ()))
-            elif drawn.mattes and mask is None:
-                overlay = matte_overlay(image, values[drawn.mattes[0]])
-            else:
-                overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
-            if regions:
-                draw_boxes(
-                    overlay, regions, picture_size(source, index, runner.inputs) if shown is None else shown.size
-                )
-            if boxes is not None:
-                overlay = overlay_detections(overlay, boxes, drawn.class_names)
-            if drawn.captioned:
-                overlay = with_caption(overlay, drawn.caption(values))
+            size = picture_size(source, index, runner.inputs) if shown is None else shown.size
+            overlay = overlay_of(image, values, drawn, runner.provenance, boxes, regions, size)
             overlay.save(file, quality=_QUALITY)
         elif name is not None and kind == "maps":
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
