@@ -51,7 +51,7 @@ from pp_graph.running import open_source
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from PIL.Image import Image
 
@@ -141,7 +141,7 @@ def write_predictions(
             "Leave out --coco."
         )
     folders = drawn.folders(save)
-    _refuse_letterboxed_maps(runner, source, drawn, folders)
+    refuse_letterboxed_maps(runner, source.images.letterbox, drawn, draws=bool(folders))
     _refuse_folder_among_images(folder, source, folders)
     picture_files = _picture_files(source.images.names, folders)
     tables = [table_name(form) for form in (*FORMATS, COCO) if form in formats]
@@ -179,14 +179,15 @@ def write_predictions(
     )
 
 
-def _refuse_letterboxed_maps(runner: Runner, source: Source, drawn: DrawnOutputs, folders: Collection[str]) -> None:
+def refuse_letterboxed_maps(runner: Runner, letterbox: bool, drawn: DrawnOutputs, *, draws: bool) -> None:
+    """Raise `DataError` if maps of letterboxed images are to be drawn, or their regions listed."""
     preprocessing = runner.provenance.preprocessing
-    letterboxed = source.images.letterbox or (preprocessing is not None and preprocessing.resize == LETTERBOX)
+    letterboxed = letterbox or (preprocessing is not None and preprocessing.resize == LETTERBOX)
     if not letterboxed or drawn.detects:
         return
     placed = drawn.regions is not None and drawn.regions.in_frame
     pixels = any(output.per_pixel for output in drawn.outputs.values())
-    if (drawn.regions is not None and not placed) or (folders and (pixels or not placed)):
+    if (drawn.regions is not None and not placed) or (draws and (pixels or not placed)):
         raise DataError(
             "The images are letterboxed, and the model returns maps, masks or regions, which run cannot place in the "
             "images, expected boxes of a detector, or boxes of regions in pixels of the frame and no maps. Convert "
