@@ -96,7 +96,7 @@ def run_videos(
     inputs = [*inputs, *(Path(place.url) for place in places if place.kind == "file")]
     check_outputs([file for files in targets for file in files], overwrite=force, inputs=inputs)
     limit = {} if options["max_pixels"] is None else {"max_pixels": options["max_pixels"]}
-    settings = {name: options[name] for name in VIDEO_OPTIONS} | limit
+    settings = {name: options[name] for name in (*VIDEO_OPTIONS, "skip_broken")} | limit
     runner: Runner | None = None
     written: list[WrittenVideo] = []
     stopped = live = False
@@ -208,14 +208,18 @@ def _print(runner: Runner, written: Sequence[WrittenVideo], *, as_json: bool, qu
             + ("" if each.detections is None else f", {counted(each.detections, 'detection')}")
         )
         if quiet:  # stdout has the lines
-            note(f"{each.source}: {found}, {each.rate:.1f} frames/s, {each.dropped:,} dropped.")
+            note(
+                f"{each.source}: {found}, {each.rate:.1f} frames/s, {each.dropped:,} dropped, {each.skipped:,} damaged."
+            )
             continue
         print_fields(
             found,
             {
                 "source": each.source,
                 "model": f"{runner.name}, {runner.description}",
-                "decoded": counted(each.decoded, "frame") + (f", {each.dropped:,} dropped" if each.dropped else ""),
+                "decoded": counted(each.decoded, "frame")
+                + (f", {each.dropped:,} dropped" if each.dropped else "")
+                + (f", and {each.skipped:,} damaged ones skipped" if each.skipped else ""),
                 "speed": f"{each.rate:.1f} frames/s",
                 "latency": f"{1000 * each.latency[0]:.1f} ms from decoded frame to predictions "
                 f"(95 % within {1000 * each.latency[1]:.1f} ms)",

@@ -45,6 +45,7 @@ class WrittenVideo:
         frames: Number of frames that the model ran on.
         decoded: Number of frames decoded.
         dropped: Number of frames dropped because newer ones came.
+        skipped: Number of damaged frames left out.
         anomalous: Number of frames labelled anomalous; None for other models.
         detections: Number of detections; None for other models.
         seconds: Time from the first frame to the last result.
@@ -58,6 +59,7 @@ class WrittenVideo:
     frames: int
     decoded: int
     dropped: int
+    skipped: int
     anomalous: int | None
     detections: int | None
     seconds: float
@@ -73,6 +75,7 @@ class WrittenVideo:
             "frames": self.frames,
             "decoded_frames": self.decoded,
             "dropped_frames": self.dropped,
+            "skipped_frames": self.skipped,
             "anomalous_frames": self.anomalous,
             "detections": self.detections,
             "seconds": round(self.seconds, 3),
@@ -176,6 +179,7 @@ def write_video(
         counts.frames,
         opened.decoded,
         opened.dropped,
+        opened.skipped,
         counts.anomalous if drawn.anomalies and counts.labelled else None,
         counts.detections if drawn.detects else None,
         0.0 if started is None or ended_at is None else ended_at - started,

@@ -60,6 +60,7 @@ class Decoder:
     Args:
         place: The source.
         reconnect: Seconds for which a live source that was cut off is tried again.
+        skip_broken: Leave out frames of a file that are damaged, as those of a live source always are.
         max_pixels: Refuse larger frames; None for no limit.
         tell: Called with a sentence when a source is cut off, and when it is back.
 
@@ -69,6 +70,7 @@ class Decoder:
         size: Height and width of a frame, turned as the video says.
         rate: Frames per second; None if unknown.
         count: Number of frames; None if unknown.
+        skipped: Number of damaged frames left out so far.
         stopped: Set to True to end.
 
     Raises:
@@ -76,11 +78,20 @@ class Decoder:
         ExtraError: PyAV is not installed.
     """
 
-    def __init__(self, place: Place, reconnect: float, max_pixels: int | None, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        *,
+        reconnect: float,
+        skip_broken: bool,
+        max_pixels: int | None,
+        tell: Callable[[str], None],
+    ) -> None:
         self._av: Any = require_extra("av", "video", "reading videos, cameras and streams")
         self.name, self._place = place.name, place
         self._reconnect, self._max_pixels, self._tell = reconnect, max_pixels, tell
         self.stopped = False
+        self.skipped = 0
         self._first = 0.0
         try:
             self._container = self._opened()
@@ -90,6 +101,7 @@ class Decoder:
             raise self._cannot_open(error) from error
         # A server may also hold a file, which ends.
         self.live = place.kind == CAMERA or (place.kind == STREAM and not self._container.duration)
+        self._skips = self.live or skip_broken
         stream = self._container.streams.video[0]
         self.size = (int(stream.codec_context.height), int(stream.codec_context.width))
         self.rate = None if not stream.average_rate else float(stream.average_rate)
@@ -117,7 +129,7 @@ class Decoder:
                     index += 1
                 why = "the stream ended"
             except (self._av.FFmpegError, OSError) as error:
-                if not self.live:
+                if not self.live and not self._skips:
                     raise self._damaged(index, _reason(error)) from error
                 why = _reason(error)
             if self.stopped or not self.live:
@@ -220,34 +232,44 @@ class Decoder:
     def _decoded(self) -> Iterator[Any]:
         """Yield frames of the open container; of a file, check that none is damaged and the end is there."""
         video = self._container.streams.video[0]
-        end, frames, packets = 0.0, 0, 0
+        end, frames = 0.0, 0
         for packet in self._container.demux() if not self.live else self._container.demux(video):
             if self.stopped:
                 return
-            if not self.live and packet.pts is not None:
+            if packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream is not video:
                 continue
-            packets += packet.size > 0
-            damaged = packet.is_corrupt and not self.live
-            # The decoder holds frames back that precede a damaged packet.
-            for frame in video.codec_context.decode(None) if damaged else packet.decode():
-                damaged = damaged or (frame.is_corrupt and not self.live)
-                if damaged and frame.is_corrupt:
-                    break
+            damaged = packet.is_corrupt and not self._skips
+            try:
+                # The decoder holds frames back that precede a damaged packet.
+                decoded = video.codec_context.decode(None) if damaged else packet.decode()
+            except self._av.error.InvalidDataError:
+                if not self._skips:
+                    raise
+                self.skipped += 1
+                continue
+            for frame in decoded:
                 if not frame.is_corrupt:
                     yield frame
                     frames += 1
+                elif self._skips:
+                    self.skipped += 1
+                else:
+                    raise self._damaged(frames, "it is incomplete")
             if damaged:
                 raise self._damaged(frames, "it is incomplete")
-        if self.live or self.stopped or not packets:
-            return
+        if frames and not self._skips and not self.stopped:
+            self._check_end(end)
+
+    def _check_end(self, end: float) -> None:
+        """Raise if the last packet of a file ends before the file does, as it says; in seconds."""
         start = (self._container.start_time or 0) / 1e6
         missing = start + (self._container.duration or 0) / 1e6 - end
         if missing > _TOLERANCE:
             raise VideoError(
                 f"'{self.name}' ends {missing:.1f} s before the end that it declares, expected a whole file: it was "
-                "truncated. Copy it again, or take only what is there with --max-frames N (max_frames)."
+                "truncated. Copy it again, or take what is there with --skip-broken (skip_broken=True)."
             )
 
     def _time(self, frame: Any, index: int) -> float:
@@ -271,10 +293,9 @@ class Decoder:
             )
 
     def _damaged(self, index: int, why: str) -> VideoError:
-        before = f"take only the frames before it with --max-frames {index} (max_frames)" if index > 0 else "repair it"
         return VideoError(
             f"Frame {index} of '{self.name}' cannot be decoded: {why}; the file is damaged or truncated. Copy it "
-            f"again, or {before}."
+            "again, or leave out damaged frames with --skip-broken (skip_broken=True)."
         )
 
     def _cannot_open(self, error: BaseException) -> VideoError:

@@ -56,6 +56,7 @@ def open_video(
     max_frames: int | None = None,
     drop_frames: bool | None = None,
     reconnect: float = RECONNECT,
+    skip_broken: bool = False,
     max_pixels: int | None = MAX_PIXELS,
     tell: Callable[[str], None] | None = None,
 ) -> Video:
@@ -69,6 +70,7 @@ def open_video(
             then read at its own pace. False keeps all, and lets the source wait. None drops those of cameras and
             streams, and keeps those of files.
         reconnect: Seconds for which a stream or camera that was cut off is tried again.
+        skip_broken: Leave out damaged frames of a file, and let it end early. Those of a camera or stream always are.
         max_pixels: Refuse larger frames; None for no limit.
         tell: Called with a sentence when a stream is cut off and when it is back. None logs it as a warning of
             `pp_graph.video`.
@@ -92,7 +94,13 @@ def open_video(
         if places:
             raise VideoError(f"'{source}' matches {len(places)} videos, expected one. Open one after the other.")
         raise not_a_video(Path(str(source)))
-    decoder = Decoder(places[0], reconnect, max_pixels, tell or logging.getLogger("pp_graph.video").warning)
+    decoder = Decoder(
+        places[0],
+        reconnect=reconnect,
+        skip_broken=skip_broken,
+        max_pixels=max_pixels,
+        tell=tell or logging.getLogger("pp_graph.video").warning,
+    )
     return Video(decoder, every, max_frames, decoder.live if drop_frames is None else drop_frames)
 
 
@@ -125,6 +133,11 @@ class Video:
         self._failure: BaseException | None = None
         # Set by signal handlers too, which must not wait for a lock.
         self._stopped = False
+
+    @property
+    def skipped(self) -> int:
+        """Number of damaged frames left out so far."""
+        return self._decoder.skipped
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames.
@@ -194,6 +207,7 @@ class Video:
                     continue
                 if self.drops and not self._decoder.live:
                     self._sleep_until(started + found.time)
+                    found = found._replace(came=time.perf_counter())  # noqa: PLW2901
                 elif not self.drops:
                     found = found._replace(pixels=rgb_pixels(found.pixels))  # noqa: PLW2901
                 taken += 1
