@@ -274,12 +274,12 @@ class Decoder:
 
     def _time(self, frame: Any, index: int) -> float:
         """Return a frame's time in a file, counted from its first frame."""
-        found = frame.time
-        if found is None:
+        if frame.pts is None or not frame.time_base:  # raw H.264, for example
             return index / (self.rate or 25)
+        found = float(frame.pts * frame.time_base)
         if index == 0:
-            self._first = float(found)
-        return max(0.0, float(found) - self._first)
+            self._first = found
+        return max(0.0, found - self._first)
 
     def _check_size(self, frame: Any, index: int) -> None:
         size = (int(frame.height), int(frame.width))

@@ -71,6 +71,24 @@ def test_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     follow(after, capsys)
 
 
+def test_camera(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = page("camera")
+    make, use = blocks("python", text)
+    before, after = text.split("## A video")
+    follow(before, capsys)
+    subprocess.run([sys.executable, "-c", make], check=True, capture_output=True)
+    capsys.readouterr()
+    follow(after, capsys)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["frame"] for line in lines] == [0, 3, 6, 9]
+    (shown,) = blocks("json", text)
+    assert lines[1] == {**json.loads(shown), "pred_score": pytest.approx(json.loads(shown)["pred_score"], abs=0.02)}
+    with (work / "frames.csv").open() as stream:
+        assert {row["pred_label"] for row in csv.DictReader(stream)} == {"true", "false"}
+    printed = subprocess.run([sys.executable, "-c", use], check=True, capture_output=True, text=True).stdout
+    assert "4 0.4 (256, 256, 3) [[False]]" in printed
+
+
 def test_the_call_of_the_anomalib_page_is_the_functions() -> None:
     (code,) = blocks("python", page("anomalib"))
     assert code.startswith("from pp_graph.integrations.anomalib import export\n")

@@ -1,9 +1,10 @@
-"""Videos to read, and servers on the loopback that stream them: HTTP (multipart MJPEG) and RTSP (MPEG-TS over RTP)."""
+"""Videos to read, and servers on the loopback that stream them: HTTP (multipart MJPEG) and RTSP (H.264)."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import socketserver
 import struct
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -50,6 +51,9 @@ def write_video(
         container.mux(stream.encode())
 
 
+_Part = TypeVar("_Part")
+
+
 class Stream:
     """A server that can be cut off and come back.
 
@@ -76,7 +80,7 @@ class Stream:
     def _come_back(self) -> None:
         self.reachable = True
 
-    def paced(self, parts: Sequence[bytes], rate: float) -> Iterator[bytes]:
+    def paced(self, parts: Sequence[_Part], rate: float) -> Iterator[_Part]:
         """Yield parts at a rate a second, until the stream is cut or all are out."""
         self.connections += 1
         cuts, start = self._cuts, time.monotonic()
@@ -125,24 +129,46 @@ def mjpeg_stream(frames: Sequence[np.ndarray], rate: float, *, user: str | None 
         yield stream
 
 
-_SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=test\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+_SDP = (
+    "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=test\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
+    "a=fmtp:96 packetization-mode=1\r\na=framerate:{rate}\r\na=control:track\r\n"
+)
+_LARGEST = 1400
+
+
+def h264_payloads(frames: Sequence[np.ndarray], rate: int) -> list[list[bytes]]:
+    """The payloads of RTP packets for each frame: H.264 units, large ones in fragments (RFC 6184 section 5.8)."""
+    file = io.BytesIO()
+    write_video(file, frames, rate=rate, form="h264")
+    file.seek(0)
+    payloads = []
+    with av.open(file, format="h264") as container:
+        for packet in container.demux(video=0):
+            units = [unit for unit in re.split(b"\\x00\\x00\\x00?\\x01", bytes(packet)) if unit]
+            payloads.append([payload for unit in units for payload in _fragments(unit)])
+    return [each for each in payloads if each]
+
+
+def _fragments(unit: bytes) -> list[bytes]:
+    if len(unit) <= _LARGEST:
+        return [unit]
+    parts = [unit[start : start + _LARGEST] for start in range(1, len(unit), _LARGEST)]
+    flags = [0x80 if place == 0 else 0x40 if place == len(parts) - 1 else 0 for place in range(len(parts))]
+    return [bytes([unit[0] & 0xE0 | 28, flag | unit[0] & 0x1F]) + part for flag, part in zip(flags, parts, strict=True)]
 
 
 @contextlib.contextmanager
 def rtsp_stream(frames: Sequence[np.ndarray], rate: int) -> Iterator[Stream]:
-    """Serve frames over RTSP: MPEG-TS in RTP, in the connection of the control channel (RFC 2326 section 10.12)."""
+    """Serve frames over RTSP as cameras do: H.264 in RTP, in the connection of the control channel (RFC 2326)."""
     stream = Stream()
-    file = io.BytesIO()
-    write_video(file, frames, rate=rate, form="mpegts")
-    data = file.getvalue()
-    parts = [data[start : start + 7 * 188] for start in range(0, len(data), 7 * 188)]
+    payloads = h264_payloads(frames, rate)
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             while stream.reachable and (line := self.rfile.readline().decode()):
                 method = line.split(" ")[0]
                 headers = dict(iter(self._header, None))
-                body = _SDP if method == "DESCRIBE" else ""
+                body = _SDP.format(rate=rate) if method == "DESCRIBE" else ""
                 answer = {
                     "OPTIONS": "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n",
                     "DESCRIBE": f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n",
@@ -160,10 +186,15 @@ def rtsp_stream(frames: Sequence[np.ndarray], rate: int) -> Iterator[Stream]:
             return (name.lower(), value.strip()) if value else None
 
         def _play(self) -> None:
-            a_second = len(parts) * rate / len(frames)
-            for number, part in enumerate(stream.paced(parts, a_second)):
-                header = struct.pack(">BBHII", 0x80, 33, number & 0xFFFF, int(number / a_second * 90000), 1)
-                self.wfile.write(struct.pack(">cBH", b"$", 0, len(header) + len(part)) + header + part)
+            number = 0
+            for index, parts in enumerate(stream.paced(payloads, rate)):
+                for part in parts:
+                    marker = 0x80 if part is parts[-1] else 0
+                    header = struct.pack(
+                        ">BBHII", 0x80, marker | 96, number & 0xFFFF, index * 90000 // rate & 0xFFFFFFFF, 1
+                    )
+                    self.wfile.write(struct.pack(">cBH", b"$", 0, len(header) + len(part)) + header + part)
+                    number += 1
 
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
