@@ -60,6 +60,9 @@ def move_to_frame(model: ov.Model, provenance: Provenance) -> None:
     (frames,) = (each for each in model.get_parameters() if port_name(each.output(0)) == preprocessing.input)
     places = [preprocessing.layout.index(axis) for axis in "HW"]
     size = ops.gather(ops.shape_of(frames), ops.constant(np.array(places)), ops.constant(0))
+    if preprocessing.is_yuv and preprocessing.channel_order != "YUYV":
+        # Bytes of colours follow below the picture, half as many.
+        size = ops.divide(ops.multiply(size, ops.constant(np.array([2, 1]))), ops.constant(np.array([3, 1])))
     sources = [find_tensor(model, name) for name in outputs]
     inner = [ops.parameter([2], ov.Type.i64, name="size")]
     inner += [

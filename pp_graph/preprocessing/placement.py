@@ -190,7 +190,7 @@ def in_frame(
     if preprocessing is None or preprocessing.box_coordinates != FRAME:
         return dict(predictions)
     frames = feeds[preprocessing.input or ""]
-    height, width = (frames.shape[preprocessing.layout.index(axis)] for axis in "HW")
+    height, width = preprocessing.size_of(frames.shape)
     placed = Placement.of((height, width), (height, width), preprocessing)
     offset = np.array(placed.offset[::-1], np.float32)
     scale = np.array([width, height], np.float32) / np.array(placed.size[::-1], np.float32)
