@@ -169,6 +169,7 @@ def test_interrupted_files_are_finished(work: Path, live: bool, number: int, sta
     assert not list(work.glob(".pp_graph_*"))
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_the_run(work: Path) -> None:
     with mjpeg_stream(demo_frames(), rate=25) as stream:
         process = started(stream.url, "-o", "-")
@@ -183,6 +184,7 @@ def test_a_reader_that_leaves_ends_the_run(work: Path) -> None:
     assert "Error" not in err
 
 
+@pytest.mark.slow
 def test_what_a_camera_saw_is_kept_when_it_is_lost(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with mjpeg_stream(demo_frames(), rate=25) as stream:
         process = started(stream.url, "-o", "seen.mp4", "-o", "-", "--reconnect", "0.5")

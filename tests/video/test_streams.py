@@ -41,6 +41,7 @@ def test_a_stream_that_is_cut_off_comes_back(demo_ir_path: Path, tmp_path: Path)
     assert f"'{video.name}' is back after " in told[1]
 
 
+@pytest.mark.slow
 def test_a_stream_that_does_not_come_back() -> None:
     told: list[str] = []
     with mjpeg_stream(demo_frames(), rate=50) as stream:
