@@ -71,6 +71,9 @@ def take_preprocessing(options: dict[str, Any]) -> Preprocessing | None:
     given: dict[str, Any] = {
         field: value for name, field in _FIELDS.items() if (value := options.pop(name)) is not None
     }
+    if options.get("map_size") == "frame":
+        # The other sizes are about the post-processing.
+        given["map_size"], options["map_size"] = "frame", None
     if not given:
         return None
     from pp_graph.preprocessing import Preprocessing

@@ -278,6 +278,18 @@ def _letterbox(frames: ov.Output, preprocessing: Preprocessing) -> ov.Output:
     return ops.reshape(filled, ops.constant(np.array(shape)), special_zero=True).output(0)
 
 
+def frame_size(frames: ov.Node, preprocessing: Preprocessing) -> ov.Node:
+    """Compute the height and width of frames, int64, (2,)."""
+    from openvino import opset13 as ops
+
+    places = [preprocessing.layout.index(axis) for axis in "HW"]
+    size = ops.gather(ops.shape_of(frames), ops.constant(np.array(places)), ops.constant(0))
+    if preprocessing.is_yuv and preprocessing.channel_order != "YUYV":
+        # Bytes of colours follow below the picture, half as many.
+        size = ops.divide(ops.multiply(size, ops.constant(np.array([2, 1]))), ops.constant(np.array([3, 1])))
+    return size
+
+
 def placed_size(frame: ov.Node, size: Sequence[int]) -> ov.Node:
     """Compute the height and width of a letterboxed frame, as `Placement.letterboxed`.
 

@@ -50,6 +50,8 @@ class Preprocessing:
         frame_size: Height and width of the frames in pixels. None for any size, or for the model's without `resize`.
         box_coordinates: What boxes, key points and regions are in pixels of: the raw model's `input` (regions: the
             map), or the `frame` before `resize`, at whose edges boxes end.
+        map_size: `frame` brings masks and maps to the size of the frame before `resize`: each pixel gets the number of
+            the map's pixel there. None leaves them.
         model_channel_order: Channel order of the model.
         input: Name of the input; None if the model has only one.
         model_layout: Layout of the model's input; None to derive it from the sizes.
@@ -67,6 +69,7 @@ class Preprocessing:
     resize: str | None = None
     frame_size: tuple[int, int] | None = None
     box_coordinates: str = INPUT
+    map_size: str | None = None
     model_channel_order: str = "RGB"
     input: str | None = None
     model_layout: str | None = None
@@ -81,6 +84,7 @@ class Preprocessing:
             ("Layout of the model", self.model_layout, (*LAYOUTS, None)),
             ("Resizing", self.resize, (*METHODS, None)),
             ("Coordinates of boxes", self.box_coordinates, (INPUT, FRAME)),
+            ("Size of maps", self.map_size, (FRAME, None)),
         ):
             if value not in known:
                 choices = ", ".join(str(choice) for choice in known if choice is not None)
@@ -99,6 +103,12 @@ class Preprocessing:
                 "Boxes in pixels of the frame were asked for without a method to resize frames, expected both: without "
                 "resizing, the frame is the model's input. Add resize (--resize), or leave box_coordinates out "
                 "(--box-coordinates)."
+            )
+        if self.map_size == FRAME and self.resize is None:
+            raise TargetError(
+                "Masks and maps in the size of the frame were asked for without a method to resize frames, expected "
+                "both: without resizing, map_size='input' (--map-size input) gives them that size. Add resize "
+                "(--resize), or take that."
             )
         if self.frame_size is not None:
             size = tuple(self.frame_size)
@@ -235,6 +245,8 @@ class Preprocessing:
             parts.append(f"resized ({self.resize}) to {_size(self.model_size)}")
         if self.box_coordinates == FRAME:
             parts.append("boxes in pixels of the frame")
+        if self.map_size == FRAME:
+            parts.append("masks and maps in the size of the frame")
         if self.reverses_channels:
             parts.append(f"channels to {self.model_channel_order}")
         parts += [f"minus {_listed(self.mean)}"] if self.mean else []

@@ -17,7 +17,7 @@ from pp_graph.data.image_files import upright_size
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
 from pp_graph.plausibility import PredictionChecks, describe_warnings
-from pp_graph.preprocessing.placement import LETTERBOX
+from pp_graph.preprocessing.placement import FRAME, LETTERBOX
 from pp_graph.progress import expect, shows_progress
 from pp_graph.report.detections import (
     ImageDetections,
@@ -186,13 +186,13 @@ def refuse_letterboxed_maps(runner: Runner, letterbox: bool, drawn: DrawnOutputs
     if not letterboxed or drawn.detects:
         return
     placed = drawn.regions is not None and drawn.regions.in_frame
-    pixels = any(output.per_pixel for output in drawn.outputs.values())
-    if (drawn.regions is not None and not placed) or (draws and (pixels or not placed)):
+    in_frame = not letterbox and preprocessing is not None and preprocessing.map_size == FRAME
+    pixels = not in_frame and any(output.per_pixel for output in drawn.outputs.values())
+    if (drawn.regions is not None and not placed) or (draws and (pixels or not (placed or in_frame))):
         raise DataError(
             "The images are letterboxed, and the model returns maps, masks or regions, which run cannot place in the "
-            "images, expected boxes of a detector, or boxes of regions in pixels of the frame and no maps. Convert "
-            "with --box-coordinates frame and without masks (--outputs), with another --resize, or write tables only "
-            "(--save none)."
+            "images, expected boxes of a detector, or maps and regions of the frame. Convert with --map-size frame, "
+            "and for regions with --box-coordinates frame; with another --resize; or write tables only (--save none)."
         )
 
 
