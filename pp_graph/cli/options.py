@@ -48,7 +48,8 @@ def examples(*lines: str) -> str:
 _IMAGE_OPTIONS = (
     click.option("--max-pixels", type=click.IntRange(min=1), metavar="N",
                  help="Refuse image files with more pixels.  [default: 268435456]"),
-    click.option("--skip-broken", is_flag=True, help="Skip image files that cannot be decoded, and list them."),
+    click.option("--skip-broken", is_flag=True,
+                 help="Skip image files that cannot be decoded, and list them; and damaged frames of a video."),
 )  # fmt: skip
 
 

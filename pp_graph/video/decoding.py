@@ -317,5 +317,7 @@ class Decoder:
 
 
 def _reason(error: BaseException) -> str:
+    if type(error).__name__ == "ExitError":  # PyAV's, when the timeout ends a call
+        return f"no answer or frame for {_TIMEOUT:g} s"
     text = without_credentials(str(getattr(error, "strerror", None) or error)).rstrip(".")
     return (text[:1].lower() + text[1:]) or type(error).__name__

@@ -60,6 +60,7 @@ class Stream:
     Attributes:
         url: Its address.
         connections: Number of connections so far that got frames.
+        silent: True keeps connections open and sends nothing.
     """
 
     url: str
@@ -67,6 +68,7 @@ class Stream:
 
     def __init__(self) -> None:
         self.reachable = True
+        self.silent = False
         self._cuts = 0
 
     def cut(self, seconds: float) -> None:
@@ -86,6 +88,8 @@ class Stream:
         cuts, start = self._cuts, time.monotonic()
         for index, part in enumerate(parts):
             time.sleep(max(0.0, start + index / rate - time.monotonic()))
+            while self.silent and self._cuts == cuts:
+                time.sleep(0.05)
             if self._cuts != cuts:
                 return
             yield part

@@ -97,3 +97,22 @@ def test_rtsp_that_is_cut_off_comes_back() -> None:
         assert stream.connections == 2
     assert count == 30
     assert [" is back after " in each for each in told] == [False, True]
+
+
+@pytest.mark.slow
+def test_a_silent_stream_counts_as_cut_off() -> None:
+    told: list[str] = []
+    with mjpeg_stream(demo_frames(), rate=25) as stream:
+
+        def tell(message: str) -> None:
+            told.append(message)
+            stream.silent = False
+
+        frames = iter(pp.open_video(stream.url, max_frames=10, tell=tell))
+        next(frames)
+        stream.silent = True
+        before = time.monotonic()
+        assert len(list(frames)) == 9
+        assert 9 < time.monotonic() - before < 20
+        assert stream.connections == 2
+    assert "(no answer or frame for 10 s)" in told[0]
