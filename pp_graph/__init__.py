@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
     from pp_graph.verification import VerificationReport, verify
+    from pp_graph.video import Frame, Video, open_video
 
 _EXPORTS = {
     "Artifact": "pp_graph.fusion",
@@ -70,6 +71,7 @@ _EXPORTS = {
     "ConfidenceGoal": "pp_graph.calibration",
     "DetectionPostProcessor": "pp_graph.postprocessors",
     "Exploration": "pp_graph.exploring",
+    "Frame": "pp_graph.video",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -95,6 +97,7 @@ _EXPORTS = {
     "Signature": "pp_graph.program",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
+    "Video": "pp_graph.video",
     "calibrate": "pp_graph.calibration",
     "calibrate_classifier": "pp_graph.calibration",
     "calibrate_detector": "pp_graph.calibration",
@@ -107,6 +110,7 @@ _EXPORTS = {
     "inspect": "pp_graph.inspection",
     "load": "pp_graph.running",
     "open": "pp_graph.opening",
+    "open_video": "pp_graph.video",
     "retune": "pp_graph.retuning",
     "benchmark": "pp_graph.benchmarking",
     "strip": "pp_graph.fusion",
@@ -126,6 +130,7 @@ __all__ = [
     "ConfidenceGoal",
     "DetectionPostProcessor",
     "Exploration",
+    "Frame",
     "FusedModel",
     "Inspection",
     "LevelStatistics",
@@ -151,6 +156,7 @@ __all__ = [
     "Signature",
     "Statistics",
     "VerificationReport",
+    "Video",
     "__version__",
     "benchmark",
     "calibrate",
@@ -165,6 +171,7 @@ __all__ = [
     "inspect",
     "load",
     "open",
+    "open_video",
     "retune",
     "strip",
     "verify",

@@ -48,7 +48,8 @@ def examples(*lines: str) -> str:
 _IMAGE_OPTIONS = (
     click.option("--max-pixels", type=click.IntRange(min=1), metavar="N",
                  help="Refuse image files with more pixels.  [default: 268435456]"),
-    click.option("--skip-broken", is_flag=True, help="Skip image files that cannot be decoded, and list them."),
+    click.option("--skip-broken", is_flag=True,
+                 help="Skip image files that cannot be decoded, and list them; and damaged frames of a video."),
 )  # fmt: skip
 
 
@@ -138,8 +139,8 @@ def refuse_given(context: click.Context, names: Sequence[str], why: str) -> None
     """Raise if one of these options is given."""
     for name in names:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = "report" if name == "reports" else name.replace("_", "-")
-            raise click.UsageError(f"--{flag} {why}")
+            flag = next(each.opts[0] for each in context.command.params if each.name == name)
+            raise click.UsageError(f"{flag} {why}")
 
 
 _ROLE_OPTIONS = (

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data.fitting import as_element_type
-from pp_graph.data.images import Images, unfed
+from pp_graph.data.image_batches import Images, unfed
 from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, format_shape, image_input
 from pp_graph.model.batch import describe_inputs

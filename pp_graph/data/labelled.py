@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data.arrays import AnyArray, open_arrays, rows_of
 from pp_graph.data.image_files import IMAGES_FOLDER, MAX_PIXELS, check_max_pixels, find_images
-from pp_graph.data.images import ArrayImages, FileImages, Images
+from pp_graph.data.images import ArrayImages
 from pp_graph.data.labels import label_flags, mask_flags, without_channel
 from pp_graph.data.masks import (
     TEST_FOLDER,
@@ -25,7 +25,11 @@ from pp_graph.data.masks import (
     resized,
     same_aspect,
 )
+from pp_graph.data.resized_images import FileImages
 from pp_graph.errors import DataError, UnlabelledError
+
+if TYPE_CHECKING:
+    from pp_graph.data.image_batches import Images
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_] | None

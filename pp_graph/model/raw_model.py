@@ -30,7 +30,7 @@ class FrameFormat(NamedTuple):
 
     Attributes:
         layout: `NHWC` or `NCHW`.
-        channel_order: `RGB` or `BGR`.
+        channel_order: `RGB`, `BGR`, `NV12`, `I420` or `YUYV`.
     """
 
     layout: str

@@ -17,25 +17,20 @@ from pp_graph.data.image_files import upright_size
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
 from pp_graph.plausibility import PredictionChecks, describe_warnings
-from pp_graph.preprocessing.placement import LETTERBOX
+from pp_graph.preprocessing.placement import FRAME, LETTERBOX
 from pp_graph.progress import expect, shows_progress
 from pp_graph.report.detections import (
     ImageDetections,
     detections_of_image,
-    overlay_detections,
     write_box_csv,
     write_coco,
 )
 from pp_graph.report.drawn_outputs import DrawnOutputs
-from pp_graph.report.drawn_regions import draw_boxes
+from pp_graph.report.overlays import overlay_of
 from pp_graph.report.pictures import (
-    class_overlay,
     class_picture,
     mask_picture,
-    matte_overlay,
     matte_picture,
-    overlay_picture,
-    with_caption,
 )
 from pp_graph.report.prediction_table import (
     COCO,
@@ -56,7 +51,7 @@ from pp_graph.running import open_source
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from PIL.Image import Image
 
@@ -146,7 +141,7 @@ def write_predictions(
             "Leave out --coco."
         )
     folders = drawn.folders(save)
-    _refuse_letterboxed_maps(runner, source, drawn, folders)
+    refuse_letterboxed_maps(runner, source.images.letterbox, drawn, draws=bool(folders))
     _refuse_folder_among_images(folder, source, folders)
     picture_files = _picture_files(source.images.names, folders)
     tables = [table_name(form) for form in (*FORMATS, COCO) if form in formats]
@@ -184,19 +179,20 @@ def write_predictions(
     )
 
 
-def _refuse_letterboxed_maps(runner: Runner, source: Source, drawn: DrawnOutputs, folders: Collection[str]) -> None:
+def refuse_letterboxed_maps(runner: Runner, letterbox: bool, drawn: DrawnOutputs, *, draws: bool) -> None:
+    """Raise `DataError` if maps of letterboxed images are to be drawn, or their regions listed."""
     preprocessing = runner.provenance.preprocessing
-    letterboxed = source.images.letterbox or (preprocessing is not None and preprocessing.resize == LETTERBOX)
+    letterboxed = letterbox or (preprocessing is not None and preprocessing.resize == LETTERBOX)
     if not letterboxed or drawn.detects:
         return
     placed = drawn.regions is not None and drawn.regions.in_frame
-    pixels = any(output.per_pixel for output in drawn.outputs.values())
-    if (drawn.regions is not None and not placed) or (folders and (pixels or not placed)):
+    in_frame = not letterbox and preprocessing is not None and preprocessing.map_size == FRAME
+    pixels = not in_frame and any(output.per_pixel for output in drawn.outputs.values())
+    if (drawn.regions is not None and not placed) or (draws and (pixels or not (placed or in_frame))):
         raise DataError(
             "The images are letterboxed, and the model returns maps, masks or regions, which run cannot place in the "
-            "images, expected boxes of a detector, or boxes of regions in pixels of the frame and no maps. Convert "
-            "with --box-coordinates frame and without masks (--outputs), with another --resize, or write tables only "
-            "(--save none)."
+            "images, expected boxes of a detector, or maps and regions of the frame. Convert with --map-size frame, "
+            "and for regions with --box-coordinates frame; with another --resize; or write tables only (--save none)."
         )
 
 
@@ -268,7 +264,7 @@ def _write_pictures(
                 )
                 if boxes is not None:
                     further |= {"detections": boxes.listed(drawn.class_names), "truncated": boxes.found.truncated}
-                rows.append(_row(source.images.names[index], values, drawn, files, further))
+                rows.append(row_of(source.images.names[index], values, drawn, files, further))
             if progress is not None:
                 progress(stop - start)
         for future in waiting:
@@ -276,9 +272,18 @@ def _write_pictures(
     return tuple(rows), tuple(detected), regions
 
 
-def _row(
+def row_of(
     name: str, values: dict[str, Array], drawn: DrawnOutputs, files: dict[str, str], further: dict[str, Any]
 ) -> ImagePrediction:
+    """Return the row of a table for an image.
+
+    Args:
+        name: Its name.
+        values: Its outputs; see `DrawnOutputs.of_image`.
+        drawn: Outputs of the model.
+        files: Files of its pictures, by folder.
+        further: Cells of other outputs.
+    """
     score, label = (values.get(name) if drawn.anomalies else None for name in ("pred_score", "pred_label"))
     mask = None if drawn.mask is None else values.get(drawn.mask)
     pixels = None if mask is None else int(mask.sum())
@@ -313,22 +318,9 @@ def _draw(
     size, files = None, source.images.files or ()
     for file, (kind, name) in pictures.items():
         if kind == "overlays":
-            mask = None if drawn.mask is None else values[drawn.mask]
             image = np.asarray(shown or rgb_image(source, index, runner.inputs))
-            if drawn.pixel_classes is not None:
-                overlay = class_overlay(image, values[drawn.pixel_classes], drawn.legend.get("classes", ()))
-            elif drawn.mattes and mask is None:
-                overlay = matte_overlay(image, values[drawn.mattes[0]])
-            else:
-                overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
-            if regions:
-                draw_boxes(
-                    overlay, regions, picture_size(source, index, runner.inputs) if shown is None else shown.size
-                )
-            if boxes is not None:
-                overlay = overlay_detections(overlay, boxes, drawn.class_names)
-            if drawn.captioned:
-                overlay = with_caption(overlay, drawn.caption(values))
+            size = picture_size(source, index, runner.inputs) if shown is None else shown.size
+            overlay = overlay_of(image, values, drawn, runner.provenance, boxes, regions, size)
             overlay.save(file, quality=_QUALITY)
         elif name is not None and kind == "maps":
             Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)

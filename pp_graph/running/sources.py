@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
-from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, upright
-from pp_graph.data.images import Array, ArrayImages, FileImages
+from pp_graph.data.image_batches import Array
+from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, match_files, upright
+from pp_graph.data.images import ArrayImages
+from pp_graph.data.resized_images import FileImages, PictureImages
 from pp_graph.errors import DataError
 from pp_graph.model import batch_places, fixed_batch, image_input
+from pp_graph.video import Frame, find_videos
 
 if TYPE_CHECKING:
     from pp_graph.model import ModelInput
 
-RunnerInput = ImageSource | Sequence[str | Path] | Sequence[Array] | Any
-"""An array of one or more images, arrays by input name, a folder, an `.npz`, image files, or anything that NumPy
-converts to an array, such as a PIL image or a torch tensor."""
+RunnerInput = ImageSource | Frame | Sequence[str | Path] | Sequence[Array] | Any
+"""An array of one or more images, arrays by input name, a folder, an `.npz`, image files or a pattern of them, a frame
+of a video, or anything that NumPy converts to an array, such as a PIL image or a torch tensor."""
 
 _IMAGE_RANK = 4
 
@@ -95,9 +98,17 @@ def open_source(
     reading = {"max_pixels": max_pixels, "skip_broken": skip_broken, "letterbox": letterbox}
     if isinstance(given, Source):
         return given
+    if isinstance(given, Frame):
+        return Source(PictureImages([given.pixels], [str(given.index)], letterbox=letterbox), 1)
     if isinstance(given, Images):
         return Source(given.for_model(inputs), _size(inputs, batch_size))
     if isinstance(given, str | Path):
+        videos = find_videos(given)
+        if videos:
+            raise DataError(
+                f"'{videos[0].name}' is a {'video' if videos[0].kind == 'file' else videos[0].kind}, expected images. "
+                "Give it to stream(...), which takes one frame after the other."
+            )
         return _from_path(Path(given), inputs, batch_size, reading)
     if isinstance(given, Mapping):
         return _from_arrays({str(name): np.asarray(array) for name, array in given.items()}, inputs, batch_size)
@@ -119,6 +130,9 @@ def _size(inputs: Sequence[ModelInput], asked: int | None) -> int:
 
 
 def _from_path(path: Path, inputs: Sequence[ModelInput], batch_size: int | None, reading: dict[str, Any]) -> Source:
+    matches = match_files(str(path))
+    if matches:
+        return _from_files(matches, inputs, batch_size, reading)
     if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir():
         return _from_files([path], inputs, batch_size, reading)
     return Source(open_images(path, **reading).for_model(inputs), _size(inputs, batch_size))

@@ -22,7 +22,7 @@ from pp_graph.openvino.devices import OWN, chosen_precision
 from pp_graph.openvino.preprocessing import extract_preprocessing
 from pp_graph.plausibility import describe_warnings, range_warnings
 from pp_graph.preprocessing import Preprocessing, feed_by_hand
-from pp_graph.preprocessing.placement import FRAME, in_frame
+from pp_graph.preprocessing.placement import FRAME, in_frame, maps_in_frame
 from pp_graph.program import Predictions, region_map_size
 from pp_graph.progress import expect, shows_progress
 from pp_graph.raw_values import open_raw_values
@@ -125,7 +125,7 @@ def verify(
             frame_range = (min(frame_range[0], float(frames.min())), max(frame_range[1], float(frames.max())))
         shipped = checked_predictions(provenance, run_in_batches(session, feeds, reference.output_axes))
         expected, own = (
-            _in_frame(each, artifact.program, provenance.preprocessing, feeds)
+            _in_frame(each, artifact.program, provenance, feeds)
             for each in (reference.run(feeds), reference.side(raw_values.run(feeds)))
         )
         comparison.add(expected, own, shipped, start)
@@ -149,12 +149,15 @@ def verify(
     )
 
 
-def _in_frame(side: Side, program: Program, preprocessing: Preprocessing | None, feeds: Mapping[str, Array]) -> Side:
-    """Return a side with the coordinates that the artifact returns."""
-    if preprocessing is None or preprocessing.box_coordinates != FRAME:
+def _in_frame(side: Side, program: Program, provenance: Provenance, feeds: Mapping[str, Array]) -> Side:
+    """Return a side with the coordinates and sizes that the artifact returns."""
+    preprocessing = provenance.preprocessing
+    if preprocessing is None or FRAME not in (preprocessing.box_coordinates, preprocessing.map_size):
         return side
     size = region_map_size(program, {name: array.shape for name, array in side.raw.items()})
-    return replace(side, predictions=Predictions(in_frame(side.predictions, preprocessing, feeds, size)))
+    moved = in_frame(side.predictions, preprocessing, feeds, size)
+    axes = {name: output.axes for name, output in provenance.predicted.items()}
+    return replace(side, predictions=Predictions(maps_in_frame(moved, axes, preprocessing, feeds)))
 
 
 def _shipped_session(artifact: Artifact, device: str, precision: str | None, cache_dir: str | Path | None) -> Session:

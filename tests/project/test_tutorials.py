@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from PIL import Image
 
 from pp_graph.cli import run
-from tests.conftest import ROOT
+from tests.conftest import DEMO, ROOT
 from tests.project.test_examples import load
 from tests.project.test_readme import blocks, command_lines
 
@@ -69,6 +70,37 @@ def test_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert found["annotations"]
     Path("coco.json").write_text(json.dumps(found))
     follow(after, capsys)
+
+
+def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    work = shutil.copytree(DEMO, tmp_path / "inputs")
+    monkeypatch.chdir(work)
+    text = page("camera")
+    make, use = blocks("python", text)
+    before, after = text.split("## A video")
+    after, _ = after.split("## Frames as a camera gives them")
+    follow(before, capsys)
+    subprocess.run([sys.executable, "-c", make], check=True, capture_output=True)
+    capsys.readouterr()
+    follow(after, capsys)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["frame"] for line in lines] == [0, 3, 6, 9]
+    (shown,) = blocks("json", text)
+    assert lines[1] == {**json.loads(shown), "pred_score": pytest.approx(json.loads(shown)["pred_score"], abs=0.02)}
+    with (work / "frames.csv").open() as stream:
+        assert {row["pred_label"] for row in csv.DictReader(stream)} == {"true", "false"}
+    printed = subprocess.run([sys.executable, "-c", use], check=True, capture_output=True, text=True).stdout
+    assert "4 0.4 (256, 256, 3) [[False]]" in printed
+
+
+@pytest.mark.slow
+def test_frames_of_a_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(DEMO, tmp_path / "inputs"))
+    _, text = page("camera").split("## Frames as a camera gives them")
+    follow(text, capsys)
+    assert "PASSED" in capsys.readouterr().out
 
 
 def test_the_call_of_the_anomalib_page_is_the_functions() -> None:
