@@ -22,9 +22,9 @@ from pp_graph.postprocessors.detection_parts import (
     default_detections,
     part_names,
 )
-from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
+from pp_graph.postprocessors.detection_steps import COCO_IDS, activation_of, class_count, detection_steps
 from pp_graph.postprocessors.head_choice import choose_head, named_head, stored_key_points
-from pp_graph.postprocessors.head_finding import RAW_CANDIDATES, RAW_HEAT, RAW_POINTS, RAW_SCORES
+from pp_graph.postprocessors.head_finding import RAW_BOXES, RAW_CANDIDATES, RAW_HEAT, RAW_POINTS, RAW_SCORES
 from pp_graph.postprocessors.inner_scores import find_logits
 from pp_graph.postprocessors.listed_heads import BACKGROUND, require_one_image
 from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
@@ -307,7 +307,9 @@ class DetectionPostProcessor(PostProcessor):
         joints = raw[RAW_POINTS].size("J") if RAW_POINTS in raw and head.order else None
         if joints is not None and self.key_points is None:
             return dataclasses.replace(self, key_points=(joints, 3)).settled(raw)
-        role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
+        role = next(
+            name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT, RAW_BOXES) if name in raw
+        )
         what = f"output '{raw.outputs[role]}', {raw[role]}," if role in raw.outputs else f"the value, {raw[role]},"
         ends_in = raw.activations.get(role)
         if self.activation is None:
@@ -331,8 +333,9 @@ class DetectionPostProcessor(PostProcessor):
                 )
             return self
         count = class_count(self, raw)
-        if head.extends is not None and self.class_count is None and count is not None and count > 0:
-            return dataclasses.replace(self, class_count=count).settled(raw)
+        implied = self._implied_classes(count)
+        if implied is not None and self.class_count is None:
+            return dataclasses.replace(self, class_count=implied).settled(raw)
         if count is None or count < 1 or self.class_count not in (None, count):
             number = "open" if count is None else count
             raise PostProcessorError(
@@ -350,6 +353,12 @@ class DetectionPostProcessor(PostProcessor):
                     f"each class, in order ({flag})."
                 )
         return self
+
+    def _implied_classes(self, count: int | None) -> int | None:
+        """Number of classes, if something may follow their scores; None where all scores are classes."""
+        if self._head.spare and count not in (None, COCO_IDS) and len(self.labels) + 1 == count:
+            return len(self.labels)
+        return count if self._head.extends is not None and count is not None and count > 0 else None
 
     def steps(self, raw: Signature) -> tuple[Step, ...]:
         """Choose the best candidates by their raw scores, decode these, and suppress overlaps."""

@@ -27,6 +27,7 @@ from pp_graph.postprocessors.head_finding import (
     find_final,
     find_levels,
     find_maps,
+    find_named_queries,
     find_parts_first,
     find_parts_last,
     find_prototypes,
@@ -36,6 +37,8 @@ from pp_graph.postprocessors.listed_heads import (
     ANCHORED,
     CAFFE_ROWS,
     EFFICIENT_NMS,
+    LISTED_QUERIES,
+    SCORED_BOXES,
     TENSORFLOW,
     TORCHVISION,
     TORCHVISION_POINTS,
@@ -43,6 +46,8 @@ from pp_graph.postprocessors.listed_heads import (
     find_anchored,
     find_caffe_rows,
     find_efficient_nms,
+    find_listed_queries,
+    find_scored_boxes,
     find_tensorflow,
     find_torchvision,
     find_torchvision_points,
@@ -86,6 +91,7 @@ class Head:
         order: Place of the numbers of a detection in the outputs of a model that suppresses overlaps itself: of
             corners in its boxes, or of corners, score and class in its rows. Empty for other models.
         from_one: True if classes count from 1, and 0 is the background.
+        spare: True if the last score means no object where there is one label less than scores.
         points: Where the key points of a candidate are: after its scores, after its box as offsets from its anchor, or
             in a map of their own as shares of its box, y before x. None without.
         oriented: True if the angle of a box comes after the scores.
@@ -116,6 +122,7 @@ class Head:
     overlapping: bool = True
     order: tuple[int, ...] = ()
     from_one: bool = False
+    spare: bool = False
     points: Literal["parts", "anchors", "shares"] | None = None
     oriented: bool = False
     masks: bool = False
@@ -219,6 +226,10 @@ HEADS: Final[dict[str, Head]] = {
                 TENSORFLOW, find_tensorflow, (1, 0, 3, 2), from_one=True, normalised=True),
         _listed("efficient-nms", "EfficientNMS: number (N,1), boxes (N,D,4), scores and classes (N,D)", EFFICIENT_NMS,
                 find_efficient_nms, (0, 1, 2, 3)),
+        _listed("rtdetr-deploy", "RT-DETR, D-FINE, DEIM as deployed: labels (N,D), boxes (N,D,4), scores (N,D)",
+                LISTED_QUERIES, find_listed_queries, (0, 1, 2, 3)),
+        _listed("mmdeploy", "RTMDet and others of MMDeploy: corners and score (N,D,5), labels (N,D)", SCORED_BOXES,
+                find_scored_boxes, (0, 1, 2, 3, 4)),
         _listed("detection-output", "DetectionOutput of Caffe and OpenVINO: (1,1,D,7)", CAFFE_ROWS, find_caffe_rows,
                 (3, 4, 5, 6, 2, 1), normalised=True),
         _listed("yolov7-end2end", "YOLOv7 with suppression inside: (D,7)", YOLO_ROWS, find_yolo_rows,
@@ -227,6 +238,9 @@ HEADS: Final[dict[str, Head]] = {
              class_start=None, activation="softmax", background=True, normalised=True, overlapping=False),
         Head("rtdetr", "RT-DETR, Deformable DETR: logits (N,K,C) and boxes (N,K,4)", _QUERIES, find_queries,
              class_start=None, activation="sigmoid", normalised=True, overlapping=False),
+        Head("rfdetr", "RF-DETR: boxes (N,K,4) called dets and logits (N,K,C) called labels", _QUERIES,
+             find_named_queries, class_start=None, activation="sigmoid", spare=True, normalised=True,
+             overlapping=False),
         Head("ssd", "SSD: scores (N,K,C) with a background class, deltas (N,K,4) of anchors that are given", _QUERIES,
              find_deltas, decode="deltas", class_start=None, activation="softmax"),
         Head("picodet", "PicoDet, NanoDet: scores (N,K,C) and distances (N,K,4*B) of each level", _level_roles(4),

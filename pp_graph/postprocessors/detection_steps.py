@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors.detection import DetectionPostProcessor
     from pp_graph.program import Signature
 
+COCO_IDS: Final = 91
+"""Scores of a detector whose classes are the ids of COCO, from 1 to 90: the last one is a class."""
 _FEW: Final = 4
 """Share of the candidates up to which gathering their scores is quicker than finding the class of all: 1/4."""
 
@@ -250,7 +252,9 @@ def _listed(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], d
     arranged: Step = (
         TakeRows(RAW_CANDIDATES, "listed", order)
         if rows
-        else JoinDetections(RAW_BOXES, "listed", RAW_SCORES, RAW_CLASSES, count, points, order)
+        else JoinDetections(
+            RAW_BOXES, "listed", RAW_SCORES if RAW_SCORES in raw else None, RAW_CLASSES, count, points, order
+        )
     )
     one_image = HEADS[post.head].one_image
     known = raw[RAW_CANDIDATES if rows else RAW_BOXES].size("K")
@@ -273,6 +277,8 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
         steps.append(TakeParts(source, scores, 1, classes=True))
     elif head.background or (head.decode == "deltas" and post.background == "last"):
         steps.append(TakeParts(source, scores, 0, -1, classes=True))
+    elif head.spare and post.class_count is not None:
+        steps.append(TakeParts(source, scores, 0, post.class_count, classes=True))
     else:
         scores = source
     if head.objectness is not None:

@@ -30,7 +30,12 @@ def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str,
     if "yolov8-pose" in found and stored_key_points(metadata) is None:
         del found["yolov8-pose"]
     extended = {HEADS[name].extends for name in found}
-    return {name: reading for name, reading in found.items() if name not in extended}
+    certain = [{*reading.roles.values()} for reading in found.values() if reading.own]
+    return {
+        name: reading
+        for name, reading in found.items()
+        if name not in extended and (reading.own or {*reading.roles.values()} not in certain)
+    }
 
 
 def stored_key_points(metadata: Mapping[str, str]) -> tuple[int, int] | None:

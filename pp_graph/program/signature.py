@@ -113,8 +113,10 @@ class Signature(Mapping[str, ValueType]):
 
     @property
     def of_one_image(self) -> bool:
-        """True if a value has no axis of images, so that those of several images cannot be joined."""
-        return any(value.rank_known and "N" not in value.axes for value in self.types.values())
+        """True if the values of several images cannot be joined: one has no axis of images, or lists of open length."""
+        known = [value for value in self.types.values() if value.rank_known]
+        lists = [value for value in known if "K" in value.axes and value.dtype != "float32"]
+        return any("N" not in value.axes for value in known) or any(value.size("K") is None for value in lists)
 
     def limited(self, roles: Collection[str]) -> Signature:
         """Return the signature restricted to some roles."""

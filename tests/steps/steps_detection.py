@@ -256,6 +256,9 @@ def join_detections(data: st.DataObject, rng: np.random.Generator) -> tuple[Step
     count = data.draw(st.sampled_from([0, 7]))
     if data.draw(st.booleans()):
         arrays: Arrays = boxes(rng, 7), scores(rng, (3, 7)), rng.integers(0, 9, (3, 7))
+        if data.draw(st.booleans()):
+            arrays = np.concatenate([arrays[0], arrays[1][..., None]], 2), arrays[2]
+            return bound(JoinDetections("x", "y", None, "c", order=(0, 1, 2, 3, 4)), ["NKP", "NK"], arrays), arrays
         counts = rng.integers(0, 9, 3).astype(F32)
         return bound(JoinDetections("x", "y", "s", "c", "n", None, (1, 0, 3, 2)), ["NKP", "NK", "NK", "N"],
                      (*arrays, counts)), (*arrays, counts)  # fmt: skip
