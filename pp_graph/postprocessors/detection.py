@@ -23,7 +23,7 @@ from pp_graph.postprocessors.detection_parts import (
     part_names,
 )
 from pp_graph.postprocessors.detection_steps import COCO_IDS, activation_of, class_count, detection_steps
-from pp_graph.postprocessors.head_choice import choose_head, named_head, stored_key_points
+from pp_graph.postprocessors.head_choice import choose_head, corner_outputs, named_head, stored_key_points
 from pp_graph.postprocessors.head_finding import RAW_BOXES, RAW_CANDIDATES, RAW_HEAT, RAW_POINTS, RAW_SCORES
 from pp_graph.postprocessors.inner_scores import find_logits
 from pp_graph.postprocessors.listed_heads import BACKGROUND, require_one_image
@@ -244,7 +244,7 @@ class DetectionPostProcessor(PostProcessor):
         if roles:
             outputs = tuple(each for each in outputs if each.name in roles.values())
         if self.head == AUTO:
-            head, reading = choose_head(outputs, size, metadata)
+            head, reading = choose_head(outputs, size, metadata, corner_outputs(raw))
         else:
             head, reading = HEADS[self.head], named_head(outputs, size, self.head, given=bool(roles))
         task = metadata.get("task", "detect")
@@ -265,6 +265,8 @@ class DetectionPostProcessor(PostProcessor):
         if head.one_image:
             require_one_image(raw, head)
         signature = Signature.of_model(raw, head.roles, named)
+        if any("N" not in value.axes for value in signature.values()):
+            require_one_image(raw, head)
         if head.decode == "deltas" and self.anchors is None:
             anchors = stored_anchors(raw, signature[RAW_SCORES].size("K"), size)
             post = dataclasses.replace(post, anchors=None if anchors is None else anchors_as_text(anchors))
@@ -358,7 +360,8 @@ class DetectionPostProcessor(PostProcessor):
         """Number of classes, if something may follow their scores; None where all scores are classes."""
         if self._head.spare and count not in (None, COCO_IDS) and len(self.labels) + 1 == count:
             return len(self.labels)
-        return count if self._head.extends is not None and count is not None and count > 0 else None
+        follows = self._head.extends is not None or self._head.bins
+        return count if follows and count is not None and count > 0 else None
 
     def steps(self, raw: Signature) -> tuple[Step, ...]:
         """Choose the best candidates by their raw scores, decode these, and suppress overlaps."""

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING
 from pp_graph.errors import OutputRoleError
 from pp_graph.model import OutputInfo, format_shape
 from pp_graph.postprocessors.detection_heads import HEADS, Head
-from pp_graph.postprocessors.head_finding import Reading, Size
+from pp_graph.postprocessors.head_finding import RAW_BOXES, Reading, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+    from pp_graph.model import RawModel
 
 
-def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> dict[str, Reading]:
+def find_heads(
+    outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str], decoded: Collection[str] = ()
+) -> dict[str, Reading]:
     """Return the readings of a model's outputs, by head.
 
     Args:
         outputs: The outputs.
         size: Size of the model's images.
         metadata: Metadata of the model, where Ultralytics writes `task` and `kpt_shape`.
+        decoded: Names of outputs that hold corners; see `corner_outputs`.
     """
     found = {
         name: reading
@@ -29,6 +34,9 @@ def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str,
     }
     if "yolov8-pose" in found and stored_key_points(metadata) is None:
         del found["yolov8-pose"]
+    # The same network exported without its decoding returns deltas of the same sizes.
+    if "ultraface" in found:
+        del found["ultraface-raw" if found["ultraface"].roles[RAW_BOXES] in decoded else "ultraface"]
     extended = {HEADS[name].extends for name in found}
     certain = [{*reading.roles.values()} for reading in found.values() if reading.own]
     return {
@@ -38,19 +46,33 @@ def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str,
     }
 
 
+def corner_outputs(raw: RawModel) -> frozenset[str]:
+    """Names of outputs that join differences and sums, as corners of boxes are joined: centre - half, centre + half."""
+    found = set()
+    for output in raw.model.graph.outputs:
+        node = output.producer()
+        if node is not None and node.op_type == "Concat":
+            makers = [None if value is None else value.producer() for value in node.inputs]
+            if [maker and maker.op_type for maker in makers] == ["Sub", "Add"]:
+                found.add(output.name or "")
+    return frozenset(found)
+
+
 def stored_key_points(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """Number of key points, and numbers of each, that Ultralytics writes into a model; None without."""
     found = re.fullmatch(r"\s*[\[(]\s*(\d+)\s*,\s*([23])\s*[\])]\s*", metadata.get("kpt_shape", ""))
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-def choose_head(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> tuple[Head, Reading]:
+def choose_head(
+    outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str], decoded: Collection[str] = ()
+) -> tuple[Head, Reading]:
     """Return the only head that fits a model's outputs; see `find_heads` for arguments.
 
     Raises:
         OutputRoleError: None fits, or several do.
     """
-    readings = find_heads(outputs, size, metadata)
+    readings = find_heads(outputs, size, metadata, decoded)
     if len(readings) == 1:
         ((name, reading),) = readings.items()
         return HEADS[name], reading

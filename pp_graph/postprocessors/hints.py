@@ -11,7 +11,7 @@ from pp_graph.model.outputs import last_activation
 from pp_graph.postprocessors import classification, segmentation
 from pp_graph.postprocessors.anomaly import ROLES
 from pp_graph.postprocessors.detection_heads import HEADS
-from pp_graph.postprocessors.head_choice import find_heads
+from pp_graph.postprocessors.head_choice import corner_outputs, find_heads
 from pp_graph.postprocessors.sequence import CHARACTERS_KEY
 from pp_graph.program import find_roles
 from pp_graph.program.signature import image_size
@@ -102,6 +102,7 @@ def _classification(outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
 
 
 def _detection(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
+    readings = find_heads(outputs, image_size(raw), raw.model.metadata_props, corner_outputs(raw))
     return tuple(
         Family(
             "detection",
@@ -110,7 +111,7 @@ def _detection(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ..
             f"--task detection --head {name}",
             {output: role.removeprefix("raw_").replace("_", " ") for role, output in reading.roles.items()},
         )
-        for name, reading in find_heads(outputs, image_size(raw), raw.model.metadata_props).items()
+        for name, reading in readings.items()
     )
 
 

@@ -50,22 +50,32 @@ def find_logits(raw: RawModel, head: Head, roles: Mapping[str, str]) -> tuple[He
         if axis not in (1, -2) or boxes is None or logits is None:
             return None
         head, found = HEADS[_SPLIT[head.name]], {RAW_SCORES: logits, RAW_BOXES: boxes.name or ""}
-    elif head.class_start is None and head.class_part is None and not head.background:
+    elif head.class_start is None and head.class_part is None and not head.root and head.background != "last":
         for role in (role for role in roles if role.startswith((RAW_SCORES, RAW_HEAT))):
             inside = _before_sigmoid(outputs[roles[role]])
             if inside is None:
                 return None
             found[role] = inside
-    if found == dict(roles) or not _fit(raw, set(found.values()) - set(outputs), found.get(RAW_BOXES)):
+    inner = set(found.values()) - set(outputs)
+    if found == dict(roles) or not _fit(raw, inner, found.get(RAW_BOXES), counted=bool(head.strides)):
         return None
     return head, found
 
 
-def _fit(raw: RawModel, inner: set[str], boxes: str | None) -> bool:
-    """True if inner values are float32 with the number of axes of the outputs, and boxes have four parts."""
+def _fit(raw: RawModel, inner: set[str], boxes: str | None, *, counted: bool) -> bool:
+    """True if inner values are float32 with the number of axes of the outputs, and boxes have four parts.
+
+    `counted` requires a known number of candidates.
+    """
     # A Sigmoid of float16 rounds to fewer numbers: more candidates tie than have equal logits.
     infos = [info for info in describe_outputs(raw, inner) if info.name in inner]
-    known = all(info.dtype == "FLOAT" and info.shape is not None and len(info.shape) in (3, 4) for info in infos)
+    known = all(
+        info.dtype == "FLOAT"
+        and info.shape is not None
+        and len(info.shape) in (3, 4)
+        and not (counted and None in info.shape[1:])
+        for info in infos
+    )
     return (
         known
         and len(infos) == len(inner)

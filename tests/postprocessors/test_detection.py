@@ -11,6 +11,7 @@ import pytest
 import pp_graph as pp
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.postprocessors import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_SCORES
+from tests.detector_scenes import COUNTS as SCENE_COUNTS
 from tests.detector_scenes import NAMES, SCENES, corners, logits
 from tests.detectors import CELLS, SIZE, detector, greedy, scene
 from tests.models import identity_model, run
@@ -124,14 +125,15 @@ def model(raw: tuple[np.ndarray, ...], **options: Any) -> onnx.ModelProto:
     return detector(*(array.shape[1:] for array in raw), **options)
 
 
+TOLD_OTHERWISE = ("detr", "rtdetr", "ultraface")
+"""Heads that sizes alone do not tell."""
 PLAIN_HEADS = [name for name, head in HEADS.items() if head.extends is None and name != "ssd" and not head.order]
 """Those of `test_detection_parts.py` have more options, and those of `test_listed_heads.py` suppress themselves."""
-COUNTS = {
+COUNTS = SCENE_COUNTS | {
     "yolov5": 3 * CELLS,
     "end2end": 60,
     "detr": 40,
     "rtdetr": 40,
-    "rfdetr": 40,
     "picodet": CELLS + 1,
     "blazeface": 896,
     "blazeface-joined": 896,
@@ -176,7 +178,7 @@ def test_finds_what_plain_suppression_finds(head: str, aware: bool) -> None:
         assert report.postprocessing_exact, report.failures
 
 
-@pytest.mark.parametrize("head", [head for head in PLAIN_HEADS if head not in ("detr", "rtdetr")])
+@pytest.mark.parametrize("head", [head for head in PLAIN_HEADS if head not in TOLD_OTHERWISE])
 def test_tells_the_head_by_axes_and_sizes(head: str) -> None:
     raw, _, _ = case(head, COUNTS.get(head, CELLS))
     program = pp.DetectionPostProcessor().bind(pp.RawModel.open(model(raw, names=NAMES.get(head, ()))))
