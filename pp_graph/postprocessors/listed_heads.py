@@ -38,11 +38,13 @@ _ROW: Final = 7
 
 def _list_roles(axes: str, classes: DType, count: str = "") -> tuple[Role, ...]:
     """Roles of boxes, scores and classes, and of their number with the axes `count`."""
+    varying = "" if axes.startswith("N") else "K"
     roles = (
-        Role(RAW_BOXES, (f"{axes}P",), {"P": 4}, required=True, noun="boxes", meaning="a box for each detection"),
-        Role(RAW_SCORES, (axes,), required=True, noun="scores", meaning="a score for each detection"),
+        Role(RAW_BOXES, (f"{axes}P",), {"P": 4}, required=True, noun="boxes", meaning="a box for each detection",
+             varying=varying),
+        Role(RAW_SCORES, (axes,), required=True, noun="scores", meaning="a score for each detection", varying=varying),
         Role(RAW_CLASSES, (axes,), dtype=classes, required=True, noun="classes",
-             meaning="a class for each detection"),
+             meaning="a class for each detection", varying=varying),
     )  # fmt: skip
     if not count:
         return roles
@@ -51,21 +53,26 @@ def _list_roles(axes: str, classes: DType, count: str = "") -> tuple[Role, ...]:
 
 
 TORCHVISION: Final = _list_roles("K", "int64")
-TORCHVISION_POINTS: Final = (*TORCHVISION, Role(RAW_POINTS, ("KJP",), {"P": 3}, required=True, noun="key points"))
+TORCHVISION_POINTS: Final = (
+    *TORCHVISION,
+    Role(RAW_POINTS, ("KJP",), {"P": 3}, required=True, noun="key points", varying="K"),
+)
 TENSORFLOW: Final = _list_roles("NK", "float32", "N")
 EFFICIENT_NMS: Final = _list_roles("NK", "int64", "NP")
 LISTED_QUERIES: Final = _list_roles("NK", "int64")
 SCORED_BOXES: Final = (
-    Role(RAW_BOXES, ("NKP",), {"P": 5}, required=True, noun="boxes", meaning="corners and score of each detection"),
-    Role(RAW_CLASSES, ("NK",), dtype="int64", required=True, noun="classes", meaning="a class for each detection"),
-)
+    Role(RAW_BOXES, ("NKP",), {"P": 5}, required=True, noun="boxes", meaning="corners and score of each detection",
+         varying="K"),
+    Role(RAW_CLASSES, ("NK",), dtype="int64", required=True, noun="classes", meaning="a class for each detection",
+         varying="K"),
+)  # fmt: skip
 CAFFE_ROWS: Final = (
     Role(RAW_CANDIDATES, ("NCKP",), {"C": 1, "P": _ROW}, required=True, noun="detections",
          meaning="image, class, score and corners of each detection"),
 )  # fmt: skip
 YOLO_ROWS: Final = (
     Role(RAW_CANDIDATES, ("KP",), {"P": _ROW}, required=True, noun="detections",
-         meaning="image, corners, class and score of each detection"),
+         meaning="image, corners, class and score of each detection", varying="K"),
 )  # fmt: skip
 ANCHORED: Final = (
     Role(RAW_SCORES, ("NKC",), {"C": 1}, required=True, noun="scores", meaning="a score for each anchor"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 import pp_graph as pp
@@ -197,3 +198,26 @@ def test_the_last_score_without_a_label_is_no_class_of_rfdetr() -> None:
     proto = detector((30, 4), (30, 91), names=("dets", "labels"))
     with pytest.raises(PostProcessorError, match=r"There are 90 labels, .* has 91 classes"):
         pp.fuse(proto, pp.DetectionPostProcessor(labels=tuple(map(str, range(90)))))
+
+
+@pytest.mark.parametrize("head", ["torchvision", "torchvision-keypoints", "yolov7-end2end", "mmdeploy"])
+def test_a_declared_number_of_detections_that_is_false(head: str, capfd: pytest.CaptureFixture[str]) -> None:
+    proto = listed_detector(head)
+    # Exporters declare as many as there were in the image that they traced.
+    for output in proto.graph.output:
+        for size in output.type.tensor_type.shape.dim:
+            if size.dim_param == "D":
+                size.dim_value = 7
+    image = pictures()[2:]
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    raw = dict(zip([each.name for each in session.get_outputs()], session.run(None, {"image": image}), strict=True))
+    assert "does not match actual shape" in capfd.readouterr().err
+    most = {"confidence": 0.3125, "max_detections": 6, "candidates": 50}
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(**most))
+    expected = plain(head, raw, 0.3125, 6)
+    assert expected["candidates"][0] > 7
+    assert_equal(run(fused, {"image": image}), expected)
+    assert_equal(run_openvino(fused, {"image": image}), expected)
+    assert pp.strip(fused).to_proto() == proto
+    report = pp.verify(proto, pp.convert(fused), {"image": pictures()})
+    assert report.postprocessing_exact, report.failures
