@@ -12,6 +12,7 @@ import numpy as np
 
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs
+from pp_graph.model.image_size import image_size
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_probability
 from pp_graph.postprocessors.detection_anchors import Background, anchors_as_text, stored_anchors
 from pp_graph.postprocessors.detection_heads import HEADS, Head
@@ -30,7 +31,6 @@ from pp_graph.postprocessors.listed_heads import BACKGROUND, require_one_image
 from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import DETECTION_OUTPUTS, Output, Signature, packed_detections, renamed_detections
 from pp_graph.program.detection_forms import model_api_detections
-from pp_graph.program.signature import image_size
 from pp_graph.steps.candidate_scores import MOST_CANDIDATES
 from pp_graph.steps.overlaps import MOST_UNROLLED
 from pp_graph.steps.step import as_float32, require_one_of, require_whole

@@ -339,7 +339,8 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
     if raw.input_size is None and (head.decode != "corners" or head.normalised):
         raise PostProcessorError(
             f"The size of the model's images is unknown, expected a known one: head '{head.name}' returns boxes "
-            "relative to it. Export the model with a fixed height and width."
+            "relative to it. Give it with input_size=(640, 640) (--input-size 640x640), or export the model with a "
+            "fixed height and width."
         )
     height, width = raw.input_size or (1, 1)
     if head.decode == "corners":

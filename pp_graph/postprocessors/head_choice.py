@@ -78,16 +78,18 @@ def choose_head(
         return HEADS[name], reading
     images = "images of unknown size" if size is None else f"images of {size[0]}x{size[1]} pixels"
     listed = "\n".join(f"  '{each.name}' {format_shape(each.shape)}" for each in outputs)
+    known = size is not None and all(isinstance(axis, int) for each in outputs for axis in (each.shape or (None,))[1:])
+    give = "" if known else ", or give the size of the images with input_size=(640, 640) (--input-size 640x640)"
     if not readings:
-        known = "\n".join(f"  {head.name}: {head.title}" for head in HEADS.values())
+        heads = "\n".join(f"  {head.name}: {head.title}" for head in HEADS.values())
         raise OutputRoleError(
-            f"The outputs fit no head of a detector, for {images}:\n{listed}\nexpected one of:\n{known}\nName the head "
-            "with head=... (--head NAME), or export the model with its input and output shapes."
+            f"The outputs fit no head of a detector, for {images}:\n{listed}\nexpected one of:\n{heads}\nName the head "
+            f"with head=... (--head NAME){give}, or export the model with its input and output shapes."
         )
     fitting = "\n".join(f"  {name}: {reading.why}" for name, reading in readings.items())
     raise OutputRoleError(
         f"The outputs fit {len(readings)} heads, for {images}:\n{listed}\ncan be read as\n{fitting}\nexpected one. "
-        "Name the head with head=... (--head NAME)."
+        f"Name the head with head=... (--head NAME){give}."
     )
 
 
