@@ -143,7 +143,7 @@ def _kept(post: DetectionPostProcessor) -> list[Step]:
     head, most = HEADS[post.head], post.max_detections or default_detections(post)
     steps: list[Step] = []
     scores = "chosen_best"
-    if activation_of(post) == "sigmoid":
+    if activation_of(post) == "sigmoid" and not head.root:
         scores = "chosen_scores"
         steps.append(Sigmoid("chosen_best", scores, "normal"))
     if head.root:
@@ -248,6 +248,10 @@ def _joined(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], d
             if levels:
                 joined.append(JoinCandidates(levels[0], f"{role[4:]}_of_levels", tuple(levels[1:])))
                 sources[role] = f"{role[4:]}_of_levels"
+        if head.root and activation_of(post) == "sigmoid":
+            for role in (RAW_SCORES, RAW_OBJECTS):
+                joined.append(Sigmoid(sources[role], f"{role[4:]}_probabilities", "normal"))
+                sources[role] = f"{role[4:]}_probabilities"
         if RAW_OBJECTS in sources:
             joined.append(TakeParts(sources[RAW_OBJECTS], "objectness", 0, 1))
             joined.append(ScaleScores(sources[RAW_SCORES], "products", "objectness"))
@@ -310,7 +314,7 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
         steps.append(ScaleScores(scores, f"{prefix}products", f"{prefix}objectness"))
         scores = f"{prefix}products"
     compared = scores
-    if activation_of(post) == "sigmoid":
+    if activation_of(post) == "sigmoid" and not head.root:
         compared = f"{prefix}probabilities"
         steps.append(Sigmoid(scores, compared, "normal"))
     if head.root:

@@ -4,7 +4,8 @@ onnxruntime's Sigmoid is not monotone (1.32), so no cutoff on its output decides
 its input does. Candidates are then selected before the Sigmoid, and only the chosen ones need it.
 
 A product of two sigmoids, as YOLOv5 and YOLOX return it, does not follow from one logit: such scores are compared as
-they are.
+they are. Of YuNet, which returns both factors, both logits are read: OpenVINO fuses a Sigmoid into the layer before it
+or not, as other operators read the same value, and in bf16 both round differently.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.model import describe_outputs
+from pp_graph.postprocessors.cell_heads import RAW_OBJECTS
 from pp_graph.postprocessors.detection_heads import HEADS
 from pp_graph.postprocessors.head_finding import RAW_BOXES, RAW_CANDIDATES, RAW_HEAT, RAW_SCORES
 
@@ -50,8 +52,8 @@ def find_logits(raw: RawModel, head: Head, roles: Mapping[str, str]) -> tuple[He
         if axis not in (1, -2) or boxes is None or logits is None:
             return None
         head, found = HEADS[_SPLIT[head.name]], {RAW_SCORES: logits, RAW_BOXES: boxes.name or ""}
-    elif head.class_start is None and head.class_part is None and not head.root and head.background != "last":
-        for role in (role for role in roles if role.startswith((RAW_SCORES, RAW_HEAT))):
+    elif head.class_start is None and head.class_part is None and head.background != "last":
+        for role in (role for role in roles if role.startswith((RAW_SCORES, RAW_HEAT, RAW_OBJECTS))):
             inside = _before_sigmoid(outputs[roles[role]])
             if inside is None:
                 return None
@@ -72,7 +74,7 @@ def _fit(raw: RawModel, inner: set[str], boxes: str | None, *, counted: bool) ->
     known = all(
         info.dtype == "FLOAT"
         and info.shape is not None
-        and len(info.shape) in (3, 4)
+        and len(info.shape) in (2, 3, 4)
         and not (counted and None in info.shape[1:])
         for info in infos
     )
@@ -95,4 +97,7 @@ def _before_sigmoid(value: ir.Value | None) -> str | None:
     node = _maker(value)
     if node is None or node.op_type != "Sigmoid" or node.inputs[0] is None or node.inputs[0].producer() is None:
         return None
+    if value is not None and value.shape is not None:
+        # A Sigmoid keeps the shape, which only outputs declare.
+        node.inputs[0].shape = value.shape
     return node.inputs[0].name

@@ -74,15 +74,21 @@ def one_image(arrays: tuple[np.ndarray, ...], batch: int | str = 1) -> onnx.Mode
 def test_levels_without_an_axis_of_images() -> None:
     raw, boxes, scores, points = faces("scrfd", 1)
     proto = one_image(raw)
+    for output in proto.graph.output[:3]:
+        node = next(node for node in proto.graph.node if node.output[0] == output.name)
+        node.output[0] = f"logits_{output.name}"
+        proto.graph.node.append(helper.make_node("Sigmoid", [node.output[0]], [output.name]))
+    logits = tuple(np.log(array / (1.0001 - array)) if place < 3 else array for place, array in enumerate(raw))
     fused = pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.3, iou=0.4, max_detections=30))
     assert fused.provenance.parameters["head"] == "scrfd"
+    assert fused.provenance.raw.read["raw_scores_0"].name == "logits_out0"
     kept = greedy(boxes[0], scores[0], 0.3, 0.4)
     for execute in (run, run_openvino):
-        found = execute(fused, feeds(raw))
+        found = execute(fused, feeds(logits))
         assert found["count"][0] == len(kept) > 3
         assert np.allclose(found["boxes"][0, : len(kept)], boxes[0, kept], atol=1e-3)
         assert np.allclose(found["keypoints"][0, : len(kept)], points[0, kept], atol=1e-3)
-    report = pp.verify(proto, pp.convert(fused), feeds(raw))
+    report = pp.verify(proto, pp.convert(fused), feeds(logits))
     assert report.postprocessing_exact, report.failures
     with pytest.raises(OutputRoleError, match=r"Input 'image' is \(N, 3, 64, 64\), and head 'scrfd' lists"):
         pp.fuse(one_image(raw, "N"), pp.DetectionPostProcessor(head="scrfd"))
@@ -114,16 +120,22 @@ def test_ultraface_is_told_from_deltas_by_its_decoding() -> None:
     assert other.provenance.parameters["head"] == "ultraface-raw"
 
 
-def test_a_sigmoid_before_one_of_two_factors_is_not_looked_into() -> None:
+@pytest.mark.parametrize("sigmoids", [6, 5])
+def test_two_factors_are_read_before_their_sigmoids_if_all_have_one(sigmoids: int) -> None:
     raw, boxes, scores, _ = faces("yunet")
     proto = detector(*(array.shape[1:] for array in raw))
-    for place in range(6):
+    for place in range(sigmoids):
         node = next(node for node in proto.graph.node if node.output[0] == f"out{place}")
         node.output[0] = f"logits{place}"
         proto.graph.node.append(helper.make_node("Sigmoid", [node.output[0]], [f"out{place}"]))
-    wide = tuple(np.log(array / (1.0001 - array)) if place < 6 else array for place, array in enumerate(raw))
-    found = run(pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.31, iou=0.4)), feeds(wide))
-    assert found["count"][0] == len(greedy(boxes[0], scores[0], 0.31, 0.4))
+    wide = tuple(np.log(array / (1.0001 - array)) if place < sigmoids else array for place, array in enumerate(raw))
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.31, iou=0.4))
+    assert fused.provenance.parameters["activation"] == ("sigmoid" if sigmoids == 6 else "none")
+    for execute in (run, run_openvino):
+        found = execute(fused, feeds(wide))
+        assert found["count"][0] == len(greedy(boxes[0], scores[0], 0.31, 0.4))
+    report = pp.verify(proto, pp.convert(fused), feeds(wide), inference_precision="bf16")
+    assert report.postprocessing_exact, report.failures
 
 
 def test_confidence_of_a_root_is_a_cutoff_on_the_product() -> None:
