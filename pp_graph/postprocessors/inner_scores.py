@@ -99,5 +99,5 @@ def _before_sigmoid(value: ir.Value | None) -> str | None:
         return None
     if value is not None and value.shape is not None:
         # A Sigmoid keeps the shape, which only outputs declare.
-        node.inputs[0].shape = value.shape
+        node.inputs[0].shape, node.inputs[0].type = value.shape, value.type
     return node.inputs[0].name
