@@ -25,6 +25,7 @@ OUTPUTS = {
     "mmdeploy": "float[1,D,5] dets, int64[1,D] labels",
     "detection-output": f"float[1,1,{MOST},7] detection_out",
     "yolov7-end2end": "float[D,7] output",
+    "yolo-nas-flat": "float[D,7] graph2_flat_predictions",
 }
 _KEPT = """
     pooled = AveragePool <kernel_shape=[8,8], strides=[8,8]> (image)
@@ -114,6 +115,13 @@ _BODY = {
     images = Sub (classes, classes)
     output = Concat <axis=1> (images, kept_boxes, classes, columns)
 """,
+    "yolo-nas-flat": """
+    number = Cast <to=1> (kind)
+    classes = Unsqueeze (number, ones)
+    columns = Unsqueeze (kept_scores, ones)
+    images = Sub (classes, classes)
+    graph2_flat_predictions = Concat <axis=1> (images, kept_boxes, columns, classes)
+""",
 }
 _BODY["torchvision-keypoints"] = (
     _BODY["torchvision"]
@@ -198,6 +206,9 @@ def plain(head: str, raw: dict[str, np.ndarray], confidence: float, most: int) -
         ends = np.flatnonzero(rows[:, 0] < 0)
         rows = rows[: ends[0]] if len(ends) else rows
         boxes, scores, classes = rows[:, 3:] * SIZE, rows[:, 2], rows[:, 1]
+    elif head == "yolo-nas-flat":
+        rows = raw["graph2_flat_predictions"]
+        boxes, scores, classes = rows[:, 1:5], rows[:, 5], rows[:, 6]
     else:
         rows = raw["output"]
         boxes, scores, classes = rows[:, 1:5], rows[:, 6], rows[:, 5]

@@ -32,6 +32,7 @@ _HEADS: Final = (
     "mmdeploy",
     "detection-output",
     "yolov7-end2end",
+    "yolo-nas-flat",
     "detr",
     "rtdetr",
     "rfdetr",

@@ -207,6 +207,15 @@ def find_yolo_rows(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     return _read("rows (K,7): image, corners, class and score of each detection", candidates=found)
 
 
+def find_flat_rows(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    """Find rows (K,7) called `flat_predictions`, as YOLO-NAS exports them: the score comes before the class."""
+    found = find_yolo_rows(outputs, size)
+    if found is None or "flat_predictions" not in found.roles[RAW_CANDIDATES]:
+        return None
+    why = "rows (K,7) called 'flat_predictions': image, corners, score and class of each detection"
+    return Reading(found.roles, why, own=True)
+
+
 def find_anchored(
     cells: Sequence[int], per_cell: Sequence[int], parts: int
 ) -> Callable[[Sequence[OutputInfo], Size], Reading | None]:
