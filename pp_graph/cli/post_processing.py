@@ -68,7 +68,7 @@ class PostProcessing:
         from pp_graph.errors import OutputRoleError
         from pp_graph.fusion import fuse
         from pp_graph.model import RawModel
-        from pp_graph.plausibility import threshold_warnings
+        from pp_graph.plausibility import size_notes, threshold_warnings
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
         from pp_graph.postprocessors.hints import mismatch_note, task_hint
         from pp_graph.statistics import Statistics
@@ -112,6 +112,8 @@ class PostProcessing:
                 raise
             raise OutputRoleError(f"{error}{task_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
+            note(f"Note: {remark}")
+        for remark in size_notes(fused.provenance, [each.name for each in fused.network.inputs]):
             note(f"Note: {remark}")
         for warning in threshold_warnings(fused.provenance.parameters):
             note(f"Warning: {warning}")
