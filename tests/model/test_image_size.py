@@ -55,6 +55,7 @@ def cells(layout: str = "N,3,H,W") -> onnx.ModelProto:
     )
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("layout", ["N,3,H,W", "N,H,W,3"])
 def test_a_head_that_needs_the_size(layout: str, tmp_path: Path) -> None:
     proto = cells(layout)

@@ -120,6 +120,7 @@ def test_ultraface_is_told_from_deltas_by_its_decoding() -> None:
     assert other.provenance.parameters["head"] == "ultraface-raw"
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("sigmoids", [6, 5])
 def test_two_factors_are_read_before_their_sigmoids_if_all_have_one(sigmoids: int) -> None:
     raw, boxes, scores, _ = faces("yunet")

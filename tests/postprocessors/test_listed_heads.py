@@ -25,6 +25,7 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
         assert np.array_equal(found[name], array), name
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("head", OUTPUTS)
 def test_every_runtime_returns_what_the_model_lists(head: str) -> None:
     proto, most = listed_detector(head), 6
@@ -200,6 +201,7 @@ def test_the_last_score_without_a_label_is_no_class_of_rfdetr() -> None:
         pp.fuse(proto, pp.DetectionPostProcessor(labels=tuple(map(str, range(90)))))
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("head", ["torchvision", "torchvision-keypoints", "yolov7-end2end", "mmdeploy"])
 def test_a_declared_number_of_detections_that_is_false(head: str, capfd: pytest.CaptureFixture[str]) -> None:
     proto = listed_detector(head)
