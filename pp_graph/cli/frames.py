@@ -103,14 +103,14 @@ def take_preprocessing(options: dict[str, Any]) -> Preprocessing | None:
     return preprocessing
 
 
-def parse_frame_size(text: str | None) -> tuple[int, int] | None:
+def parse_frame_size(text: str | None, flag: str = "--frame-size") -> tuple[int, int] | None:
     """`1080x1920` -> (1080, 1920)."""
     if text is None:
         return None
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
         raise click.BadParameter(
-            f"'{text}' is not a size, expected height and width such as 1080x1920.", param_hint="--frame-size"
+            f"'{text}' is not a size, expected height and width such as 1080x1920.", param_hint=flag
         )
     return int(parts[0]), int(parts[1])
 

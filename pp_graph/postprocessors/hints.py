@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.errors import OutputRoleError
-from pp_graph.model import describe_outputs, format_shape, image_input
+from pp_graph.errors import ModelError, OutputRoleError
+from pp_graph.model import RawModel, describe_outputs, format_shape, image_input
+from pp_graph.model.image_size import fix_image_size, image_size
 from pp_graph.model.outputs import last_activation
 from pp_graph.postprocessors import classification, segmentation
 from pp_graph.postprocessors.anomaly import ROLES
 from pp_graph.postprocessors.detection_heads import HEADS
-from pp_graph.postprocessors.head_choice import find_heads
+from pp_graph.postprocessors.head_choice import corner_outputs, find_heads
 from pp_graph.postprocessors.sequence import CHARACTERS_KEY
 from pp_graph.program import find_roles
-from pp_graph.program.signature import image_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pp_graph.model import OutputInfo, RawModel
+    from pp_graph.model import OutputInfo
     from pp_graph.program import Role, RoleMatch
 
 _MOST_CLASSES: Final = 1300
@@ -27,6 +28,7 @@ _MOST_CLASSES: Final = 1300
 _LINE_HEIGHT: Final = 64
 """Text recognisers read lines of a fixed height up to this."""
 _FEWEST_TOKENS: Final = 10
+_USUAL_SIZE: Final = 640
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,14 @@ def find_families(raw: RawModel) -> tuple[Family, ...]:
     text = _text(raw, outputs)
     # The classes of a text recogniser would be parts of a candidate.
     found = () if text else _detection(raw, outputs)
+    if len(found) > 1:
+        sized = _of_usual_size(raw)
+        found = sized if len(sized) == 1 else found
     if not found and text:
         found = text
     if not found:
         found = (*_classification(outputs), *_segmentation(raw, outputs))
-    return found or _maps(raw, outputs)
+    return found or _maps(raw, outputs) or _of_usual_size(raw)
 
 
 def task_hint(raw: RawModel) -> str:
@@ -102,16 +107,30 @@ def _classification(outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
 
 
 def _detection(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
+    readings = find_heads(outputs, image_size(raw), raw.model.metadata_props, corner_outputs(raw))
     return tuple(
         Family(
             "detection",
             f"a detector like {HEADS[name].title.split(':')[0]}",
             reading.why,
-            f"--task detection --head {name}",
+            f"--task detection --head {name}{_opset(raw, 11)}",
             {output: role.removeprefix("raw_").replace("_", " ") for role, output in reading.roles.items()},
         )
-        for name, reading in find_heads(outputs, image_size(raw), raw.model.metadata_props).items()
+        for name, reading in readings.items()
     )
+
+
+def _of_usual_size(raw: RawModel) -> tuple[Family, ...]:
+    """Find the head of a detector that leaves the size of its images open, with a size that detectors often have."""
+    if image_size(raw) is not None:
+        return ()
+    try:
+        sized = fix_image_size(RawModel.open(raw), (_USUAL_SIZE, _USUAL_SIZE))
+    except ModelError:
+        return ()
+    found = _detection(sized, describe_outputs(sized))
+    option = f" --input-size {_USUAL_SIZE}x{_USUAL_SIZE}"
+    return tuple(dataclasses.replace(family, options=family.options + option) for family in found)
 
 
 def _text(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
