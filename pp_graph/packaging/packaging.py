@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from pp_graph.conversion import convert
@@ -80,7 +80,7 @@ class Package(Summarised):
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
-        return {**msgspec.to_builtins(self), "folder": str(self.folder)}
+        return {**dataclasses.asdict(self), "folder": str(self.folder)}
 
     def summary(self) -> list[Block]:
         """Return the package as tables."""
