@@ -40,7 +40,8 @@ from pp_graph.packaging.manifest import (
     Manifest,
     files_in,
 )
-from pp_graph.packaging.targets import TARGETS, Target, copy_shipped, readme
+from pp_graph.packaging.shipping import copy_shipped
+from pp_graph.packaging.targets import TARGETS, Target, readme
 from pp_graph.packaging.timing import write_timing
 from pp_graph.summary import Block, Fields, Line, Remark, Summarised, size_text
 from pp_graph.version import __version__

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from importlib import resources
 from importlib.metadata import version
-from string import Template
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.model import format_shape
+from pp_graph.packaging.cpp import write_cpp
+from pp_graph.packaging.shipping import copy_shipped, filled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
     from pp_graph.fusion import Artifact
     from pp_graph.packaging.manifest import Manifest
-
-_SHIPPED: Final = "shipped"
 
 
 @dataclass(frozen=True)
@@ -40,23 +37,6 @@ class Target:
     commands: tuple[str, ...]
     takes_onnx: bool = False
     values: Callable[[Manifest, Artifact], dict[str, str]] = lambda _, __: {}
-
-
-def copy_shipped(name: str, folder: Path) -> None:
-    """Copy the files that every package of a kind has, but for texts with names to fill in."""
-    source = resources.files("pp_graph.packaging").joinpath(_SHIPPED, name)
-    with resources.as_file(source) as files:
-        skipped = shutil.ignore_patterns("*.in", "__pycache__")
-        shutil.copytree(files, folder, dirs_exist_ok=True, ignore=skipped)
-    if name == "common":
-        text = resources.files("pp_graph.benchmarking").joinpath("measuring.py").read_text("utf-8")
-        (folder / "measuring.py").write_text(text, encoding="utf-8")
-
-
-def filled(target: str, file: str, /, **values: object) -> str:
-    """Return a text of a target with names filled in."""
-    text = resources.files("pp_graph.packaging").joinpath(_SHIPPED, target, file).read_text("utf-8")
-    return Template(text).substitute(values)
 
 
 def readme(target: Target, manifest: Manifest, artifact: Artifact) -> str:
@@ -126,5 +106,15 @@ TARGETS: Final = (
         lambda _, __: "model.xml",
         _write_python,
         ("python check.py", "python predict.py golden/0/input_0.npy", "python bench.py -o bench.json"),
+    ),
+    Target(
+        "cpp",
+        lambda _, __: "model.xml",
+        write_cpp,
+        (
+            "cmake -B build -DOpenVINO_DIR=\"$(python -c 'import openvino; print(openvino.__path__[0])')/cmake\"",
+            "cmake --build build",
+            "build/predict --check",
+        ),
     ),
 )
