@@ -10,12 +10,12 @@ import numpy as np
 from pp_graph.data import feed_model, fix_inputs
 from pp_graph.fusion import FusedModel
 from pp_graph.model import image_input
-from pp_graph.openvino.core import port_name
+from pp_graph.openvino.core import partial_shape, port_name
 from pp_graph.openvino.devices import RECOMMENDED, chosen_precision
 from pp_graph.openvino.model import OpenVINOModel
 from pp_graph.packaging.manifest import ChannelSpec, InputSpec, OutputSpec
 from pp_graph.program import OutputDescription
-from pp_graph.sessions import cut_to_batch
+from pp_graph.sessions import OnnxSession, cut_to_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pp_graph.data import Images
     from pp_graph.fusion import Artifact
-    from pp_graph.model import ModelInput
+    from pp_graph.model import ModelInput, Shape
     from pp_graph.sessions import Session
     from pp_graph.sessions.session import Array
 
@@ -134,8 +134,13 @@ def _input_spec(wanted: ModelInput, *, image: bool) -> InputSpec:
     )
 
 
-def output_specs(artifact: Artifact, golden: GoldenImage) -> list[OutputSpec]:
+def output_specs(artifact: Artifact, session: Session, golden: GoldenImage) -> list[OutputSpec]:
     """Describe the outputs of a model, in its order."""
+    shapes: Mapping[str, Shape | None]
+    if isinstance(session, OnnxSession):
+        shapes = session.output_shapes
+    else:
+        shapes = dict(zip(golden.outputs, map(partial_shape, artifact.network.outputs), strict=True))
     described = {output.name: output for output in artifact.outputs}
     roles = {record.tensor: (role, record) for role, record in artifact.provenance.raw.read.items()}
     specs = []
@@ -149,7 +154,8 @@ def output_specs(artifact: Artifact, golden: GoldenImage) -> list[OutputSpec]:
             exact = array.dtype.kind in "iub"
         else:
             exact = is_exact(output, array)
-        sizes = output.sizes if output.axes and len(output.sizes) == array.ndim else [None] * array.ndim
+        shape = shapes[name] or ()
+        known = [size if isinstance(size, int) else None for size in shape]
         specs.append(
             OutputSpec(
                 name=name,
@@ -158,7 +164,7 @@ def output_specs(artifact: Artifact, golden: GoldenImage) -> list[OutputSpec]:
                 exact=exact,
                 description=output.description,
                 dtype=str(array.dtype),
-                shape=list(sizes),
+                shape=known if len(known) == array.ndim else [None] * array.ndim,
                 class_names=list(output.class_names),
                 channels=[
                     ChannelSpec(

@@ -59,7 +59,7 @@ class OutputSpec(ChannelSpec, frozen=True, kw_only=True):
 
     Attributes:
         dtype: NumPy's name of the element type.
-        shape: Sizes of the golden output, None for those that are open.
+        shape: Sizes, None for an open one.
         class_names: Name of each class; empty if there are none.
         channels: Outputs along the last axis; empty unless it is packed.
     """

@@ -176,7 +176,7 @@ def package(
             device=device,
             properties=_properties(artifact, device),
             inputs=input_specs(session.inputs),
-            outputs=output_specs(artifact, golden[0]),
+            outputs=output_specs(artifact, session, golden[0]),
             cutoffs=_cutoffs(artifact),
             golden=GoldenSpec(
                 images=[image.name for image in golden],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.model import format_shape
 from pp_graph.packaging.cpp import write_cpp
+from pp_graph.packaging.servers import repository_path, triton_values, write_ovms, write_triton
 from pp_graph.packaging.shipping import copy_shipped, filled
 
 if TYPE_CHECKING:
@@ -116,5 +117,14 @@ TARGETS: Final = (
             "cmake --build build",
             "build/predict --check",
         ),
+    ),
+    Target("ovms", repository_path, write_ovms, ("python check.py", "less README.md")),
+    Target(
+        "triton",
+        repository_path,
+        write_triton,
+        ("python check.py", "less README.md"),
+        takes_onnx=True,
+        values=triton_values,
     ),
 )
