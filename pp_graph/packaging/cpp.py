@@ -54,7 +54,8 @@ def _output(spec: OutputSpec) -> str:
 
 
 def _channel(spec: ChannelSpec) -> str:
-    return _braces(_text(spec.name), _text(spec.axes or ""), _flag(spec.exact))
+    flags = (spec.exact, spec.meaning == "decision")
+    return _braces(_text(spec.name), _text(spec.axes or ""), *map(_flag, flags))
 
 
 def _braces(*parts: str, lines: bool = False) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import msgspec
@@ -176,6 +176,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+def _inside(name: str) -> bool:
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+
+
 def files_in(folder: Path) -> list[Path]:
     """Return the files of a package, sorted, without its manifest."""
     return sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
@@ -208,6 +212,10 @@ def read_manifest(folder: str | Path) -> Manifest:
                 f"Package '{folder}' has schema version {found.get('schema_version')}, expected {SCHEMA_VERSION}. "
                 "Package the model again, or upgrade pp_graph."
             )
-        return msgspec.convert(found, type=Manifest)
+        manifest = msgspec.convert(found, type=Manifest)
+        outside = next((name for name in (manifest.model, *manifest.sha256) if not _inside(name)), None)
+        if outside is not None:
+            raise DataError(f"Package '{folder}' names '{outside}', expected files in it. Package the model again.")
+        return manifest
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DataError(f"File '{path}' is not the manifest of a package: {error}. Package the model again.") from error

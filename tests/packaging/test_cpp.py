@@ -81,6 +81,17 @@ def test_every_decision_is_that_of_python(anomaly: Path, adjustable_ir: Path, tm
     assert labels[0] != labels[1]
 
 
+def test_a_packed_tensor_is_taken_apart(tmp_path: Path) -> None:
+    post = pp.OneClassPostProcessor(pp.Statistics.load(DEMO / "stats.json"), pack=True)
+    artifact = pp.convert(pp.fuse(DEMO / "raw.onnx", post))
+    folder = built(artifact, tmp_path / "deploy", DEMO / "images")
+    assert predict(folder, "--check").returncode == 0
+    found = json.loads(predict(folder, "golden/1/input_0.npy").stdout)
+    expected = pp.load(artifact)(np.load(folder / "golden/1/input_0.npy"))
+    assert found["pred_label"] == expected.pred_label[0].tolist() == [True]
+    assert found["pred_mask"]["true"] == int(expected.pred_mask.sum())
+
+
 def test_checks_itself(anomaly: Path, adjustable_ir: Path, tmp_path: Path) -> None:
     assert predict(anomaly, "--check").returncode == 0
     assert program(anomaly, "check.py").returncode == 0

@@ -14,6 +14,7 @@ from PIL import Image
 import pp_graph as pp
 from pp_graph.benchmarking import load_report
 from pp_graph.cli import run
+from pp_graph.files import folder_replaced
 from pp_graph.packaging import read_manifest
 from tests.conftest import DEMO
 from tests.models import identity_model
@@ -54,9 +55,9 @@ def test_cutoffs_are_those_of_the_runner(python_package: Path, adjustable_ir: Pa
     golden = "golden/0/input_0.npy"
     found = json.loads(program(python_package, "predict.py", golden, *options).stdout)
     expected = runner(np.load(python_package / golden))
-    plain = json.loads(program(python_package, "predict.py", golden).stdout)
+    plain = np.load(python_package / "golden/0/output_3.npy")
     assert found["pred_label"] == expected.pred_label[0].tolist()
-    assert found["pred_mask"]["true"] == int(expected.pred_mask.sum()) != plain["pred_mask"]["true"]
+    assert found["pred_mask"]["true"] == int(expected.pred_mask.sum()) != int(plain.sum())
     wrong = program(python_package, "predict.py", golden, "--cutoff", "nonsense=1")
     assert (wrong.returncode, "Cutoff 'nonsense' is not in the model" in wrong.stderr) == (2, True)
 
@@ -103,11 +104,19 @@ def test_inspect_reads_a_package(python_package: Path, tmp_path: Path, capsys: p
     found = pp.inspect(folder)
     assert found.package is not None
     assert found.package.changed_files(folder) == ["golden/1/output_0.npy"]
+    content = json.loads((folder / "package.json").read_text())
+    (folder / "package.json").write_text(json.dumps({**content, "model": "../model.xml"}))
+    assert run(["inspect", str(folder)]) == 2
+    assert "names '../model.xml', expected files in it" in " ".join(capsys.readouterr().err.split())
+    (folder / "package.json").write_text("{}")
+    assert run(["inspect", str(folder)]) == 2
+    assert "has schema version None, expected 1" in capsys.readouterr().err
     (folder / "package.json").write_text('{"schema_version": 9}')
     assert run(["inspect", str(folder)]) == 2
     assert "has schema version 9, expected 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fixed_inputs_and_models_of_a_fixed_batch(tmp_path: Path) -> None:
     raw = tmp_path / "raw.onnx"
     onnx.save(identity_model({"score": [2, 1], "heat": [2, 1, 8, 8]}), raw)
@@ -171,6 +180,7 @@ def test_bad_input(
     assert sorted(bad_inputs.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_force_replaces_the_whole_package(python_package: Path, adjustable_ir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "deploy"
     shutil.copytree(python_package, folder)
@@ -180,3 +190,25 @@ def test_force_replaces_the_whole_package(python_package: Path, adjustable_ir: P
     assert run([*arguments, "--force", "-q"]) == 0
     assert not (folder / "bench.json").exists()
     assert [each.name for each in tmp_path.iterdir()] == ["deploy"]
+
+
+def fill(folder: Path, name: str, *, overwrite: bool, fail: bool = False) -> None:
+    with folder_replaced(folder, marker="mark", overwrite=overwrite) as draft:
+        (draft / name).touch()
+        if fail:
+            raise KeyError(name)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "deploy"
+    with pytest.raises(KeyError):
+        fill(folder, "mark", overwrite=False, fail=True)
+    assert list(tmp_path.iterdir()) == []
+    fill(folder, "mark", overwrite=False)
+    with pytest.raises(KeyError):
+        fill(folder, "other", overwrite=True, fail=True)
+    assert [each.name for each in folder.iterdir()] == ["mark"]
+    fill(folder, "other", overwrite=True)
+    assert [each.name for each in folder.iterdir()] == ["other"]
+    assert [each.name for each in folder.parent.iterdir()] == ["deploy"]
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -272,19 +272,32 @@ def as_json(results: Mapping[str, Array]) -> dict[str, Any]:
     """Return the results of the first image as JSON values.
 
     Maps and masks are summarised: their shape, and the number of pixels that are true, or the lowest and highest value.
-    Lists of candidates end where the model's count says.
+    Lists of candidates end where the model's count says. A packed tensor is taken apart.
     """
     counts = [spec["name"] for spec in MANIFEST["outputs"] if spec["meaning"] == "count"]
     count = int(np.ravel(results[counts[0]])[0]) if counts else None
     found: dict[str, Any] = {}
-    for spec in MANIFEST["outputs"]:
-        array, axes = results[spec["name"]], spec["axes"] or ""
+    for spec, array, axes in _taken_apart(results):
         if axes.startswith("N") and array.ndim:
-            array, axes = array[0], axes[1:]
+            array, axes = array[0], axes[1:]  # noqa: PLW2901
         if count is not None and axes.startswith("K"):
-            array = array[:count]
+            array = array[:count]  # noqa: PLW2901
         found[spec["name"]] = _summary(array, spec) if "H" in axes or array.size > 4096 else _plain(array)
     return found
+
+
+def _taken_apart(results: Mapping[str, Array]) -> Iterator[tuple[dict[str, Any], Array, str]]:
+    """Yield each output with its axes; those of a packed tensor one by one, decisions among them as true or false."""
+    for spec in MANIFEST["outputs"]:
+        array, axes = results[spec["name"]], spec["axes"] or ""
+        if not spec["channels"]:
+            yield spec, array, axes
+        for place, each in enumerate(spec["channels"]):
+            part = array[..., place] != 0 if each["meaning"] == "decision" else array[..., place]
+            if "H" in axes and "H" not in each["axes"]:  # repeated at every pixel
+                yield each, part.reshape(len(part), -1)[:, :1], "NC"
+            else:
+                yield each, part, axes[:-1]
 
 
 def _summary(array: Array, spec: Mapping[str, Any]) -> dict[str, Any]:

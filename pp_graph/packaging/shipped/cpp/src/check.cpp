@@ -66,7 +66,7 @@ bool check(Model& model, const Description& description, const std::string& fold
             }
             if (spec.channels.empty()) {
                 differences +=
-                    difference(expected, results[place], {spec.name, spec.axes, spec.exact}, 0, 1, allowed, share);
+                    difference(expected, results[place], {spec.name, spec.axes, spec.exact, false}, 0, 1, allowed, share);
             }
             for (std::size_t channel = 0; channel < spec.channels.size(); ++channel) {
                 differences += difference(expected, results[place], spec.channels[channel], channel,

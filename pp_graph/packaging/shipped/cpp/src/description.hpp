@@ -27,6 +27,7 @@ struct ChannelSpec {
     std::string name;
     std::string axes;  // a letter for each axis; empty if unknown
     bool exact;        // must be equal on every machine: decisions, classes, counts
+    bool decides;      // true where it is not 0
 };
 
 struct OutputSpec {

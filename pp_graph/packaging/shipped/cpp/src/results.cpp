@@ -20,7 +20,7 @@ std::string number(const ov::Tensor& tensor, std::size_t place) {
     }
     char text[40];
     const bool whole = tensor.get_element_type().is_integral_number();
-    std::snprintf(text, sizeof text, whole ? "%.0f" : tensor.get_element_type() == ov::element::f64 ? "%.17g" : "%.9g", value);
+    std::snprintf(text, sizeof text, whole ? "%.0f" : "%.9g", value);
     return text;
 }
 
@@ -57,6 +57,46 @@ std::string summary(const ov::Tensor& tensor, const std::vector<std::size_t>& si
         text << "], \"min\": " << number(tensor, lowest) << ", \"max\": " << number(tensor, highest) << "}";
     }
     return text.str();
+}
+
+// One output of a packed tensor, true or false if it is a decision; at one pixel of each image if it repeats at all.
+std::pair<ChannelSpec, ov::Tensor> channel_of(const ov::Tensor& packed, const OutputSpec& output, std::size_t channel) {
+    const auto& spec = output.channels[channel];
+    const bool pixels = output.axes.find('H') != std::string::npos;
+    const bool repeated = pixels && spec.axes.find('H') == std::string::npos;
+    ov::Shape shape = packed.get_shape();
+    const std::size_t step = shape.back();
+    shape.pop_back();
+    const std::size_t image = ov::shape_size(shape) / shape[0];
+    if (repeated) {
+        shape = {shape[0], 1};
+    }
+    ov::Tensor part(spec.decides ? ov::element::boolean : ov::element::f64, shape);
+    for (std::size_t place = 0; place < part.get_size(); ++place) {
+        const double value = number_at(packed, (repeated ? place * image : place) * step + channel);
+        if (spec.decides) {
+            static_cast<std::uint8_t*>(part.data())[place] = value != 0;
+        } else {
+            static_cast<double*>(part.data())[place] = value;
+        }
+    }
+    const std::string axes = repeated ? "NC" : output.axes.substr(0, output.axes.size() - 1);
+    return {{spec.name, axes, spec.exact, spec.decides}, part};
+}
+
+std::vector<std::pair<ChannelSpec, ov::Tensor>> taken_apart(const std::vector<ov::Tensor>& results,
+                                                            const Description& description) {
+    std::vector<std::pair<ChannelSpec, ov::Tensor>> singles;
+    for (std::size_t place = 0; place < results.size(); ++place) {
+        const auto& output = description.outputs[place];
+        if (output.channels.empty()) {
+            singles.push_back({{output.name, output.axes, output.exact, false}, results[place]});
+        }
+        for (std::size_t channel = 0; channel < output.channels.size(); ++channel) {
+            singles.push_back(channel_of(results[place], output, channel));
+        }
+    }
+    return singles;
 }
 
 }  // namespace
@@ -105,9 +145,8 @@ std::string as_json(const std::vector<ov::Tensor>& results, const Description& d
         }
     }
     std::string text;
-    for (std::size_t place = 0; place < results.size(); ++place) {
-        const auto& spec = description.outputs[place];
-        std::vector<std::size_t> sizes(results[place].get_shape().begin(), results[place].get_shape().end());
+    for (const auto& [spec, tensor] : taken_apart(results, description)) {
+        std::vector<std::size_t> sizes(tensor.get_shape().begin(), tensor.get_shape().end());
         std::vector<std::size_t> steps(sizes.size(), 1);
         for (std::size_t axis = sizes.size(); axis-- > 1;) {
             steps[axis - 1] = steps[axis] * sizes[axis];
@@ -126,8 +165,8 @@ std::string as_json(const std::vector<ov::Tensor>& results, const Description& d
             total *= size;
         }
         const bool summarised = axes.find('H') != std::string::npos || total > LONGEST;
-        text += (place == 0 ? "" : ", ") + quoted(spec.name) + ": " +
-                (summarised ? summary(results[place], sizes, spec.exact) : nested(results[place], sizes, 0, 0, steps));
+        text += (text.empty() ? "" : ", ") + quoted(spec.name) + ": " +
+                (summarised ? summary(tensor, sizes, spec.exact) : nested(tensor, sizes, 0, 0, steps));
     }
     return text;
 }
