@@ -102,14 +102,13 @@ def folder_replaced(folder: Path, *, marker: str, overwrite: bool, inputs: Itera
             draft, old = scratch / "new", scratch / "old"
             draft.mkdir()
             yield draft
-            if folder.exists():
-                folder.rename(old)
             try:
+                if folder.exists():
+                    folder.rename(old)
                 draft.rename(folder)
-            except OSError:
-                if old.exists():
+            finally:  # also after Ctrl-C between the two
+                if old.exists() and not folder.exists():
                     old.rename(folder)
-                raise
     except OSError as error:
         if isinstance(error, PPGraphError):
             raise
