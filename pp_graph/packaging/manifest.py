@@ -217,5 +217,5 @@ def read_manifest(folder: str | Path) -> Manifest:
         if outside is not None:
             raise DataError(f"Package '{folder}' names '{outside}', expected files in it. Package the model again.")
         return manifest
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"File '{path}' is not the manifest of a package: {error}. Package the model again.") from error

@@ -126,7 +126,8 @@ class RemoteBenchmark(Summarised):
             for result in each.report.results
         ]
         columns = ("host", "device", "precision", "model", "median ms", "p99 ms", "ratio to raw (95 %)", "images/s")
-        yield Table("Latency where it runs", columns, rows)
+        if rows:
+            yield Table("Latency where it runs", columns, rows)
         for each in self.hosts:
             if each.report is not None:
                 machine = each.report.machine
