@@ -14,13 +14,19 @@ from PIL import Image
 import pp_graph as pp
 from pp_graph.benchmarking import load_report
 from pp_graph.cli import run
+from pp_graph.cli.package import package as package_verb
 from pp_graph.files import folder_replaced
-from pp_graph.packaging import read_manifest
+from pp_graph.packaging import TARGETS, read_manifest
 from tests.conftest import DEMO
 from tests.models import identity_model
 from tests.packaging.conftest import program
 
 IMAGES = str(DEMO / "images")
+
+
+def test_the_verb_offers_every_target() -> None:
+    (option,) = [each for each in package_verb.params if each.name == "target"]
+    assert list(option.type.choices) == [target.name for target in TARGETS]
 
 
 def test_programs_import_nothing_of_pp_graph(python_package: Path) -> None:
