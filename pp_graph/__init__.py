@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pp_graph.model import RawModel
     from pp_graph.opening import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.openvino import OpenVINOModel
+    from pp_graph.packaging import Package, package
     from pp_graph.postprocessors import (
         ClassificationPostProcessor,
         DetectionPostProcessor,
@@ -80,6 +81,7 @@ _EXPORTS = {
     "Output": "pp_graph.program",
     "OutputDescription": "pp_graph.program",
     "PPGraphError": "pp_graph.errors",
+    "Package": "pp_graph.packaging",
     "PostProcessor": "pp_graph.postprocessors",
     "PrecisionChoice": "pp_graph.precision",
     "Predictions": "pp_graph.program",
@@ -111,6 +113,7 @@ _EXPORTS = {
     "load": "pp_graph.running",
     "open": "pp_graph.opening",
     "open_video": "pp_graph.video",
+    "package": "pp_graph.packaging",
     "retune": "pp_graph.retuning",
     "benchmark": "pp_graph.benchmarking",
     "strip": "pp_graph.fusion",
@@ -139,6 +142,7 @@ __all__ = [
     "Output",
     "OutputDescription",
     "PPGraphError",
+    "Package",
     "PostProcessor",
     "PrecisionChoice",
     "Predictions",
@@ -172,6 +176,7 @@ __all__ = [
     "load",
     "open",
     "open_video",
+    "package",
     "retune",
     "strip",
     "verify",

@@ -20,6 +20,7 @@ from pp_graph.cli.explore import explore
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
 from pp_graph.cli.output import end_log, pipe_tolerant_stdout, print_error
+from pp_graph.cli.package import package
 from pp_graph.cli.plugins import import_plugin
 from pp_graph.cli.retune import retune
 from pp_graph.cli.run import run_verb
@@ -42,6 +43,7 @@ COMMANDS: tuple[click.Command, ...] = (
     run_verb,
     explore,
     benchmark,
+    package,
     retune,
     strip,
     ci,

@@ -55,7 +55,7 @@ def inspect(
 ) -> None:
     """Show inputs, outputs, roles and post-processing of a model.
 
-    MODEL is an ONNX file, raw or fused, or an OpenVINO IR (.xml).
+    MODEL is an ONNX file, raw or fused, an OpenVINO IR (.xml), or a folder that pp-graph package wrote.
     """
     roles = named_roles(options)
     fixed_inputs = options["fixed_inputs"]
@@ -64,7 +64,7 @@ def inspect(
         raise click.UsageError(f"{option} has no effect without --data. Add --data, or leave it out.")
 
     if sketch is not None:
-        check_targets([_drawing(sketch)], overwrite=force, inputs=[model])
+        check_targets([_drawing(sketch)], overwrite=force, inputs=_files(model))
 
     from pp_graph import inspection
     from pp_graph.postprocessors import RecipePostProcessor
@@ -82,12 +82,17 @@ def inspect(
     if found.provenance is not None and (roles or recipe is not None):
         raise click.UsageError("--role and --recipe apply to raw models only, and this model is fused. Leave them out.")
     if sketch is not None:
-        found.save(sketch, overwrite=force, inputs=[model])
+        found.save(sketch, overwrite=force, inputs=_files(model))
         note(f"Wrote {sketch}")
     if as_json:
         print_json(found.to_dict())
         return
     print_blocks(found.summary())
+
+
+def _files(model: Path) -> list[Path]:
+    """Return files never to overwrite: the model, or all files of a package."""
+    return [each for each in model.rglob("*") if each.is_file()] if model.is_dir() else [model]
 
 
 def _drawing(path: Path) -> Path:

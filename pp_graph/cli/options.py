@@ -139,8 +139,8 @@ def refuse_given(context: click.Context, names: Sequence[str], why: str) -> None
     """Raise if one of these options is given."""
     for name in names:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = next(each.opts[0] for each in context.command.params if each.name == name)
-            raise click.UsageError(f"{flag} {why}")
+            flags = next(parameter.opts for parameter in context.command.params if parameter.name == name)
+            raise click.UsageError(f"{max(flags, key=len)} {why}")
 
 
 _ROLE_OPTIONS = (

@@ -234,7 +234,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 return _with_outputs(msgspec.convert(from_earlier(record), type=cls))
             digest = record.pop(_DIGEST, None)
             return msgspec.convert({**record, "edited": digest != _digest(record)}, type=cls)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ProvenanceError(
                 f"Metadata '{METADATA_KEY}' is not pp_graph's provenance: {error}. Fuse the raw model again."
             ) from error

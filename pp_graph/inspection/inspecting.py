@@ -17,6 +17,7 @@ from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
 from pp_graph.model import NameScope, Port, RawModel, describe_outputs, format_shape
 from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.opening import kind_of
+from pp_graph.packaging.manifest import MANIFEST, Manifest, read_manifest
 from pp_graph.postprocessors import ROLES, merged_roles
 from pp_graph.postprocessors.hints import Family, find_families
 from pp_graph.program import find_roles
@@ -113,6 +114,7 @@ class Inspection(Summarised):
         families: Families of models that a raw model's outputs fit, the likeliest first.
         values: Values of each output on images; empty without images.
         end: The end of the graph, as `sketch` draws it.
+        package: The package that holds the model; None for a model file.
     """
 
     path: str | None
@@ -135,6 +137,7 @@ class Inspection(Summarised):
     families: tuple[Family, ...] = ()
     values: tuple[OutputValues, ...] = ()
     end: tuple[Part, ...] = field(default=(), repr=False)
+    package: Manifest | None = None
 
     def sketch(self) -> str:
         """Return the end of the graph as SVG: last layers, raw outputs, steps of the post-processing, outputs."""
@@ -193,7 +196,8 @@ def inspect(
     """Describe a model. Without `data`, it does not run and its external weights are not loaded.
 
     Args:
-        model: Path of an ONNX file or an OpenVINO IR (`.xml`), or an ONNX model in memory.
+        model: Path of an ONNX file, an OpenVINO IR (`.xml`) or a folder that `package` wrote, or an ONNX model in
+            memory.
         post: Post-processor whose roles to find in a raw model. Defaults to the roles of anomaly models.
         roles: Output names by role, such as `{"raw_score": "score"}`. Other roles are found automatically.
         score_output: Short form of `roles={"raw_score": ...}`.
@@ -212,9 +216,23 @@ def inspect(
         ModelError: The ONNX file cannot be used.
         TargetError: The IR cannot be read.
         OutputRoleError: An output in `roles` does not exist or does not fit its role.
-        DataError: Images do not fit the model, or cannot be read.
+        DataError: Images do not fit the model, or cannot be read; the record of a package cannot be read.
         ProvenanceError: `data` is given for an IR that pp_graph did not write.
     """
+    if isinstance(model, str | Path) and (Path(model) / MANIFEST).is_file():
+        package = read_manifest(model)
+        found = inspect(
+            Path(model) / package.model,
+            post=post,
+            roles=roles,
+            score_output=score_output,
+            map_output=map_output,
+            tail=tail,
+            data=data,
+            masks=masks,
+            fixed_inputs=fixed_inputs,
+        )
+        return dataclasses.replace(found, path=str(model), package=package)
     if data is not None:
         found = inspect(model, post=post, roles=roles, score_output=score_output, map_output=map_output, tail=tail)
         return dataclasses.replace(found, values=_values(model, data, masks, fixed_inputs))

@@ -39,6 +39,10 @@ class OnnxSession(Session):
         model: The model. External weights are read in place.
         probes: Names of inner values to return in addition to the outputs.
 
+    Attributes:
+        output_shapes: Shape of each output as onnxruntime infers it, None for an open size; `()` if the rank is
+            unknown.
+
     Raises:
         TargetError: onnxruntime cannot load the model.
     """
@@ -67,6 +71,10 @@ class OnnxSession(Session):
             for node in self._session.get_inputs()
         )
         self.outputs = tuple(node.name for node in self._session.get_outputs())
+        self.output_shapes = {
+            node.name: tuple(size if isinstance(size, int) else None for size in node.shape)
+            for node in self._session.get_outputs()
+        }
         self.precision = "f32"
         self.description = f"onnxruntime on CPU, {self.precision}"
         self.island = {}

@@ -96,6 +96,7 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
         ("explore", "model.xml", "--data", "images"),
         ("ci", "--limits", "limits.yaml"),
         ("benchmark", "raw.onnx", "model.xml", "--seconds", "0.1", "--no-memory", "--against", "host-numpy"),
+        ("package", "model.xml", "--images", "images", "-o", "deploy"),
         ("retune", "model.xml", "--image-sensitivity", "0.6", "-o", "tuned.xml"),
         ("strip", "fused.onnx", "-o", "again.onnx"),
         ("devices",),

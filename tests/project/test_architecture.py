@@ -55,10 +55,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"progress", "verification", "benchmarking", "calibration", "running", "sketching", "version"},
     "exploring": {"progress", "report"},
     "release_checks": {"verification", "benchmarking", "summary", "yaml_document"},
-    "inspection": {"opening", "report"},
+    "packaging": {"benchmarking", "running"},
+    "inspection": {"opening", "report", "packaging"},
     "demo": {"report"},
     "integrations": {"demo", "inspection", "benchmarking", "retuning"},
-    "cli": {"demo", "exploring", "release_checks", "inspection", "benchmarking", "retuning", "precision"},
+    "cli": {"demo", "exploring", "release_checks", "inspection", "benchmarking", "retuning", "precision", "packaging"},
 }
 
 
@@ -143,6 +144,7 @@ def test_public_functions_are_documented() -> None:
         "inspect",
         "load",
         "open_video",
+        "package",
         "retune",
         "strip",
         "verify",

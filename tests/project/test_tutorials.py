@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -101,6 +102,31 @@ def test_frames_of_a_camera(
     _, text = page("camera").split("## Frames as a camera gives them")
     follow(text, capsys)
     assert "PASSED" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cmake") is None or shutil.which("c++") is None, reason="cmake or c++ is missing")
+def test_cpp(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = page("cpp")
+    follow(text, capsys)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    build, use, measure = blocks("sh", text)
+    shell = ["bash", "-e", "-c"]
+    subprocess.run([*shell, build], check=True, capture_output=True, env=environment)
+    done = subprocess.run([*shell, f"cd deploy\n{use}"], check=True, capture_output=True, text=True, env=environment)
+    before, after = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    (shown,) = (json.loads(code) for code in blocks("json", text))
+    assert before["pred_label"] == shown["pred_label"] == [True]
+    assert before["pred_mask"] == shown["pred_mask"]
+    assert after["pred_label"] == [False]
+    assert len(list((work / "deploy" / "results").glob("*.npy"))) == 4
+    quick = measure.replace("bench.py", "bench.py --seconds 0.2")
+    subprocess.run([*shell, f"cd deploy\n{quick}"], check=True, capture_output=True, env=environment)
+    (code,) = blocks("cpp", text)
+    (work / "deploy" / "src" / "main.cpp").write_text(code)
+    own = "cd deploy && cmake --build build && build/predict"
+    done = subprocess.run([*shell, own], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.endswith("pred_mask [1,1,256,256]\nnormal\n")
 
 
 def test_the_call_of_the_anomalib_page_is_the_functions() -> None:

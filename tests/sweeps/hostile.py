@@ -34,12 +34,13 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
         "inspect {}", "strip {} -o out.onnx", "retune {} --stats stats.json -o out.onnx", "convert {} -o out.xml",
         "retune {} --image-sensitivity 0", "verify raw.onnx {} --data images", "run {} images -o out",
         "stats show {}", "fuse {} --replace --stats stats.json -o out.onnx", "calibrate {} --data images -o out.json",
-        "explore {} --data images -o out.html",
+        "explore {} --data images -o out.html", "package {} --for triton --images images -o out",
     ),
     "ir": (
         "inspect {}", "retune {} --stats stats.json -o out.xml", "verify raw.onnx {} --data images",
         "run {} images -o out", "stats show {}", "retune {} --image-sensitivity 0.7",
         "retune {} --image-sensitivity 0", "explore {} --data images -o out.html",
+        "package {} --for cpp --images images -o out",
     ),
     "stats": ("stats show {}", "fuse raw.onnx --stats {} -o out.onnx", "retune fused.onnx --stats {} -o out.onnx"),
     "checkpoint": ("stats show {}", "fuse raw.onnx --stats {} -o out.onnx"),
@@ -56,7 +57,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "picture": (
         "run fused.onnx {} -o out", "run model.xml {} -o out --letterbox --save none",
         "verify raw.onnx fused.onnx --data {}", "run fused.onnx {} -o out --skip-broken",
-        "explore fused.onnx --data {} -o out.html",
+        "explore fused.onnx --data {} -o out.html", "package model.xml --images {} -o out",
     ),
 }  # fmt: skip
 """Commands by kind of input; {} is the file."""
