@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -61,6 +61,28 @@ class FoundFiles:
             return ()
         listing = ", ".join(f"{count} {ending}" for ending, count in self.others.most_common(5))
         return (f"files in {where} that are not images and were skipped: {listing}",)
+
+
+@dataclass
+class SeenFiles:
+    """What was noticed while image files were decoded.
+
+    Attributes:
+        turned: Files that were turned by their EXIF orientation.
+        animated: Files with several frames or pages.
+        deep: Files with more than 8 bits a channel.
+    """
+
+    turned: set[Path] = field(default_factory=set)
+    animated: set[Path] = field(default_factory=set)
+    deep: set[Path] = field(default_factory=set)
+
+    def merge(self, other: SeenFiles | None) -> None:
+        """Add what was noticed in other files."""
+        if other is not None:
+            self.turned |= other.turned
+            self.animated |= other.animated
+            self.deep |= other.deep
 
 
 def find_images(folder: Path) -> FoundFiles:

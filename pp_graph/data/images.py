@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from pp_graph.data.fitting import as_element_type, fit, image_shape, is_numeric,
 from pp_graph.data.image_files import (
     IMAGE_ENDINGS,
     MAX_PIXELS,
+    SeenFiles,
     broken_images,
     check_max_pixels,
     decode,
@@ -59,6 +61,15 @@ class Images(ABC):
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user: skipped files, turned images. Complete once all images were read."""
         return ()
+
+    @property
+    def seen(self) -> SeenFiles | None:
+        """What was noticed in the files read so far; None for arrays."""
+        return None
+
+    def part(self, start: int, stop: int) -> Images | None:
+        """Return some of the images alone, small to send to another process; None if all are to be sent together."""
+        return None
 
     def for_model(self, inputs: Sequence[ModelInput]) -> Images:
         """Return these images, counted along the batch axis of the model's image input."""
@@ -290,26 +301,40 @@ class FileImages(Images):
         self.names = tuple(file.relative_to(root).as_posix() for file in self.files)
         self.where = f"'{root}'"
         self._notes = [*notes, *(f"skipped '{file}': it cannot be decoded ({why})" for file, why in broken.items())]
-        self._turned: set[Path] = set()
-        self._animated: set[Path] = set()
-        self._depths: dict[Path, int] = {}
+        self._seen = SeenFiles()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user."""
         found = list(self._notes)
-        if self._turned:
-            found.append(f"{len(self._turned)} of {len(self)} images were turned as their EXIF orientation says")
-        if self._animated:
-            first = min(self._animated)
+        seen = self._seen
+        if seen.turned:
+            found.append(f"{len(seen.turned)} of {len(self)} images were turned as their EXIF orientation says")
+        if seen.animated:
+            first = min(seen.animated)
             found.append(
-                f"{len(self._animated)} of {len(self)} images have several frames or pages, such as '{first.name}', "
+                f"{len(seen.animated)} of {len(self)} images have several frames or pages, such as '{first.name}', "
                 "of which the first was read"
             )
-        deep = sum(depth > 8 for depth in self._depths.values())
-        if deep:
-            found.append(f"{deep} of {len(self)} images have 16 bits; white is 65535 in these and 255 in the others")
+        if seen.deep:
+            found.append(
+                f"{len(seen.deep)} of {len(self)} images have 16 bits; white is 65535 in these and 255 in the others"
+            )
         return tuple(found)
+
+    @property
+    def seen(self) -> SeenFiles:
+        """What was noticed in the files read so far."""
+        return self._seen
+
+    def part(self, start: int, stop: int) -> FileImages:
+        """Return some of the images alone."""
+        some = copy.copy(self)
+        some._decodable = some.files = self._decodable[start:stop]
+        some.names = self.names[start:stop]
+        some._notes = []
+        some._seen = SeenFiles()
+        return some
 
     def feeds(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> bool:
         """Return True if there are values for an input."""
@@ -353,10 +378,11 @@ class FileImages(Images):
                 f"'{wanted.name}' of uint16. Give it as an array in an .npz."
             )
         if decoded.turned:
-            self._turned.add(file)
+            self._seen.turned.add(file)
         if decoded.frames > 1:
-            self._animated.add(file)
-        self._depths[file] = 8 * decoded.pixels.dtype.itemsize
+            self._seen.animated.add(file)
+        if decoded.pixels.dtype.itemsize > 1:
+            self._seen.deep.add(file)
         try:
             return scale_pixels(decoded.pixels, wanted)
         except DataError as error:
@@ -370,7 +396,7 @@ def _letterboxed(pixels: Array, size: tuple[int, int]) -> Array:
 
 
 def read_ahead(
-    images: Images, inputs: Sequence[ModelInput], size: int
+    images: Images, inputs: Sequence[ModelInput], size: int, span: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, int, Mapping[str, Array]]]:
     """Read batches, the next one in another thread while the caller uses the last.
 
@@ -378,6 +404,7 @@ def read_ahead(
         images: The images.
         inputs: The model's inputs.
         size: Images in a batch.
+        span: Index of the first image to read, and index after the last; None for all.
 
     Yields:
         Index of the first image, index after the last one, and the arrays by input name.
@@ -385,7 +412,8 @@ def read_ahead(
     Raises:
         DataError: An image of the batch cannot be read, or does not fit.
     """
-    spans = [(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+    first, last = (0, len(images)) if span is None else span
+    spans = [(start, min(start + size, last)) for start in range(first, last, size)]
     with ThreadPoolExecutor(1, thread_name_prefix="reading") as pool:
         coming = pool.submit(images.read, *spans[0], inputs) if spans else None
         for (start, stop), following in zip(spans, [*spans[1:], None], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -80,6 +81,10 @@ class LabelledImages(ABC):
         Raises:
             DataError: A mask cannot be read.
         """
+
+    def part(self, start: int, stop: int) -> LabelledImages | None:
+        """Return some of the images alone, small to send to another process; None if all are to be sent together."""
+        return None
 
     @abstractmethod
     def sha256(self) -> str:
@@ -253,6 +258,15 @@ class _LabelledFolder(LabelledImages):
 
     def masks(self, start: int, stop: int, size: tuple[int, int] | None) -> list[Mask]:
         return [self._mask(file, size) for file in self._files[start:stop]]
+
+    def part(self, start: int, stop: int) -> LabelledImages:
+        some = copy.copy(self)
+        some.images = self.images.part(start, stop) or self.images
+        some._files = self._files[start:stop]
+        some._masks = {file: self._masks[file] for file in some._files if file in self._masks}
+        some.labels = None if self.labels is None else self.labels[start:stop]
+        some.files = (*some._files, *(mask for found in some._masks.values() for mask in found))
+        return some
 
     def _mask(self, image: Path, size: tuple[int, int] | None) -> Mask:
         files = self._masks.get(image, ())

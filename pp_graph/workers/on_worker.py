@@ -1,0 +1,150 @@
+"""What runs in a worker process."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from pp_graph.errors import ClusterError, PPGraphError
+from pp_graph.sessions.threads import limited_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pp_graph.workers.job import Shard
+
+_MOST_OPEN: Final = 4
+"""Jobs that a worker keeps open, should a client end without saying so."""
+
+
+class Work(ABC):
+    """What each worker opens once. It is pickled."""
+
+    @abstractmethod
+    def open(self, folder: Path) -> Any:
+        """Open models in a worker.
+
+        Args:
+            folder: Folder of the worker, which goes with it.
+        """
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A pickled object, which each worker process loads once."""
+
+    key: str
+    data: bytes
+
+    @classmethod
+    def of(cls, value: object, key: str) -> Self:
+        """Pickle an object, with functions and classes of the main module by value."""
+        import cloudpickle
+
+        return cls(key, cloudpickle.dumps(value))
+
+    def load(self) -> Any:
+        """Return a new copy of the object."""
+        return pickle.loads(self.data)  # noqa: S301 - whoever reaches a Dask worker can run code there anyway
+
+
+@dataclass(frozen=True)
+class Part:
+    """The state of consecutive shards, and the worker that had each, by its first image."""
+
+    state: Any
+    places: Mapping[int, str]
+
+
+class Batches:
+    """A shard on its worker.
+
+    Attributes:
+        shard: The shard.
+    """
+
+    def __init__(self, shard: Shard, topic: str, worker: Any) -> None:
+        self.shard = shard
+        self._topic = topic
+        self._worker = worker
+
+    def done(self, start: int, count: int) -> None:
+        """Tell the client that images are done.
+
+        Args:
+            start: Index of the first.
+            count: Number of images.
+        """
+        self._worker.log_event(self._topic, (start, count))
+
+
+_open: OrderedDict[str, Any] = OrderedDict()
+_opening: dict[str, threading.Lock] = {}
+_lock = threading.Lock()
+
+
+def _opened(work: Sent, folder: Path) -> Any:
+    with _lock:
+        own = _opening.setdefault(work.key, threading.Lock())
+    with own:
+        if work.key not in _open:
+            opened = work.load().open(folder)
+            with _lock:
+                _open[work.key] = opened
+                while len(_open) > _MOST_OPEN:
+                    _opening.pop(_open.popitem(last=False)[0], None)
+        return _open[work.key]
+
+
+def forget(key: str) -> None:
+    """Close what a job opened in this process."""
+    with _lock:
+        _open.pop(key, None)
+        _opening.pop(key, None)
+
+
+def work_on(
+    shard: Shard, *, function: Callable[[Any, Batches, Any], Any], work: Sent, shared: Sent, topic: str
+) -> Part:
+    """Compute the state of a shard."""
+    from distributed import get_worker
+
+    worker: Any = get_worker()
+    threads = worker.state.nthreads
+    try:
+        # Sessions are also opened later, for images of another size.
+        with limited_threads(threads):
+            opened = _opened(work, Path(worker.local_directory))
+            state = function(opened, Batches(shard, topic, worker), shared.load())
+    except PPGraphError as error:
+        missing = _unseen(shard)
+        if missing is None:
+            raise
+        raise ClusterError(
+            f"'{missing}' is not on worker {worker.address} (host '{socket.gethostname()}'), expected every worker to "
+            "see it under this path. Use a folder that all machines share, or a URL such as s3://bucket/folder."
+        ) from error
+    return Part(state, {shard.start: worker.address})
+
+
+def _unseen(shard: Shard) -> Path | None:
+    """Return a file of the shard that this machine does not have."""
+    files: Sequence[Path] = getattr(shard.data, "files", ())
+    return next((file for file in files if not file.exists()), None)
+
+
+def merge_parts(parts: Sequence[Part]) -> Part:
+    """Merge the states of neighbours. What Dask holds is not changed, because it may be merged again."""
+    if len(parts) == 1:
+        return parts[0]
+    state = copy.deepcopy(parts[0].state)
+    for part in parts[1:]:
+        state.merge(copy.deepcopy(part.state))
+    return Part(state, {start: place for part in parts for start, place in part.places.items()})
