@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.calibration.running import CalibrationRun, recount
 from pp_graph.calibration.spilled_maps import SpilledMaps
 from pp_graph.raw_values import open_raw_values
-from pp_graph.workers import Job, Shard, Work, cut_into_shards
+from pp_graph.workers import Job, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +37,6 @@ class CalibrationWork(Work):
         fixed_inputs: Values of inputs other than the images.
         batch_size: Images in a batch.
         one_pass: True if no maps are kept.
-        images: The images, if shards do not hold theirs.
     """
 
     model: SentModel
@@ -46,7 +45,6 @@ class CalibrationWork(Work):
     fixed_inputs: Mapping[str, npt.ArrayLike] | None
     batch_size: int
     one_pass: bool
-    images: LabelledImages | None = None
 
     def open(self, folder: Path) -> _Opened:
         """Open the model, and a file for maps, in a worker."""
@@ -61,18 +59,13 @@ class _Opened:
     work: CalibrationWork
     spilled: SpilledMaps | None
 
-    def images(self, batches: Batches) -> tuple[LabelledImages, int]:
-        """Return images that hold those of a shard, and the index of the first of them among all."""
-        shard = batches.shard
-        return (shard.data, shard.start) if self.work.images is None else (self.work.images, 0)
-
     def count(self, batches: Batches, calibrator: Calibrator) -> SeenFiles | None:
         """Run the model on a shard."""
-        labelled, offset = self.images(batches)
-        span = batches.shard.start - offset, batches.shard.stop - offset
-        for start, stop in self.run.count(calibrator, labelled, offset, self.work.batch_size, self.spilled, span):
+        images, size = batches.images, self.work.batch_size
+        for start, stop in self.run.count(calibrator, images, batches.offset, size, self.spilled, batches.span):
             batches.done(start, stop - start)
-        return labelled.images.seen
+        seen: SeenFiles | None = images.images.seen
+        return seen
 
 
 @dataclass
@@ -96,11 +89,10 @@ def _count_again(opened: _Opened, batches: Batches, given: tuple[Calibrator, Cal
     """Count a later pass, on maps that lie here, or else computed again."""
     calibrator, discarded = given
     assert opened.spilled is not None
-    shard = batches.shard
-    if not opened.spilled.holds(shard.start, shard.stop):
+    if not opened.spilled.holds(batches.start, batches.stop):
         opened.count(batches, discarded)
-    labelled, offset = opened.images(batches)
-    recount(calibrator, labelled, shard.start - offset, opened.spilled.read(shard.start, shard.stop))
+    maps = opened.spilled.read(batches.start, batches.stop)
+    recount(calibrator, batches.images, batches.span[0], maps)
     return _Counts(calibrator)
 
 
@@ -120,18 +112,13 @@ def calibrate_on_workers(
         ClusterError: The cluster cannot share the work.
         PPGraphError: What a worker raises.
     """
-    whole = labelled.part(0, 0) is None
-    with Job(client, replace(work, images=labelled if whole else None), progress) as job:
-        shards = [
-            Shard(start, stop, None if whole else labelled.part(start, stop))
-            for start, stop in cut_into_shards(len(labelled), work.batch_size, job.threads)
-        ]
+    with Job(client, work, labelled, work.batch_size, progress) as job:
         blank = calibrator.empty()
-        counts = job.run(_count, shards, blank)
+        counts = job.run(_count, blank)
         calibrator.merge(counts.calibrator)
         if labelled.images.seen is not None:
             labelled.images.seen.merge(counts.seen)
         while not work.one_pass and (further := calibrator.refine()) is not None:
-            further.merge(job.run(_count_again, shards, (further.empty(), blank)).calibrator)
+            further.merge(job.run(_count_again, (further.empty(), blank)).calibrator)
             calibrator = further
     return calibrator

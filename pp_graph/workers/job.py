@@ -6,15 +6,14 @@ import contextlib
 import queue
 import time
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 
 from pp_graph.errors import ClusterError, first_line
 from pp_graph.workers.clients import check_client
-from pp_graph.workers.on_worker import Part, Sent, Work, forget, merge_parts, work_on
+from pp_graph.workers.on_worker import Batches, Part, Sent, Shard, Work, forget, merge_parts, work_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from distributed import Client
 
@@ -31,19 +30,13 @@ _LONELY_SECONDS: Final = 60
 """Time without any worker after which a job is given up."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Consecutive images, which one task works on.
+class Cuttable(Protocol):
+    """Images, with or without labels."""
 
-    Attributes:
-        start: Index of the first image.
-        stop: Exclusive end index.
-        data: What a worker needs to read them; None if the `Work` has it.
-    """
+    def __len__(self) -> int: ...
 
-    start: int
-    stop: int
-    data: Any = None
+    def part(self, start: int, stop: int) -> object | None:
+        """Return some of the images alone; None if all are to be sent together."""
 
 
 def cut_into_shards(count: int, batch: int, threads: int) -> list[tuple[int, int]]:
@@ -68,15 +61,24 @@ class Job:
     Args:
         client: A Dask client.
         work: What each worker opens once.
+        images: The images.
+        batch: Images in a batch.
         progress: Called with the number of images just done.
 
     Raises:
         ClusterError: The cluster has no workers, or they have other versions.
     """
 
-    def __init__(self, client: Client, work: Work, progress: Callable[[int], object] | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        work: Work,
+        images: Cuttable,
+        batch: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
         check_client(client)
-        self._client: Any = client  # much of it has no types
+        self._client = cast("Any", client)  # much of it has no types
         self._key = uuid.uuid4().hex
         self._topic = f"pp_graph-{self._key}"
         self._progress = progress
@@ -85,8 +87,13 @@ class Job:
         self._round = 0
         self._places: Mapping[int, str] = {}
         # Dask keeps arguments of a task on the scheduler, so that this survives the loss of any worker.
-        sent = Sent.of(work, self._key)
-        self._work = self._send(sent)
+        whole = images.part(0, 0) is None
+        self._work = self._send(Sent.of((work, images if whole else None), self._key))
+        threads = sum(self._client.nthreads().values())
+        self._shards = [
+            Shard(start, stop, None if whole else images.part(start, stop))
+            for start, stop in cut_into_shards(len(images), batch, threads)
+        ]
 
     def __enter__(self) -> Self:
         self._client.subscribe_topic(self._topic, self._on_event)
@@ -98,12 +105,7 @@ class Job:
             self._work.release()
             self._client.run(forget, self._key, on_error="ignore")
 
-    @property
-    def threads(self) -> int:
-        """Number of threads of all workers."""
-        return sum(self._client.nthreads().values())
-
-    def run(self, function: Callable[[Any, Any, Any], State], shards: Sequence[Shard], shared: object = None) -> State:
+    def run(self, function: Callable[[Any, Batches, Any], State], shared: object = None) -> State:
         """Let workers compute a state for each shard, and merge the states in the order of the images.
 
         A shard goes to the worker that had it in an earlier round, if that is still there.
@@ -111,7 +113,6 @@ class Job:
         Args:
             function: Called with what `Work.open` returned, the `Batches` of a shard, and `shared`; returns a state.
                 It can run more than once for a shard, on any worker.
-            shards: The shards.
             shared: An argument for all shards.
 
         Returns:
@@ -125,7 +126,7 @@ class Job:
         name = f"pp_graph-{function.__name__}-{self._key}-{self._round}"
         common = self._send(Sent.of(shared, f"{name}-shared"))
         futures: list[Any] = []
-        for places, some in self._by_place(shards).items():
+        for places, some in self._by_place().items():
             futures += self._client.map(
                 work_on,
                 some,
@@ -137,8 +138,7 @@ class Job:
                 workers=places,
                 allow_other_workers=places is not None,
             )
-        order = {shard.start: place for place, shard in enumerate(shards)}
-        level = sorted(futures, key=lambda future: order[int(future.key.rsplit("-", 1)[1])])
+        level = sorted(futures, key=lambda future: int(future.key.rsplit("-", 1)[1]))
         del futures
         depth = 0
         while len(level) > 1 or not depth:
@@ -159,9 +159,9 @@ class Job:
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
             return self._client.submit(_same, sent, key=f"pp_graph-{sent.key}")
 
-    def _by_place(self, shards: Sequence[Shard]) -> Mapping[str | None, list[Shard]]:
+    def _by_place(self) -> Mapping[str | None, list[Shard]]:
         found: dict[str | None, list[Shard]] = {}
-        for shard in shards:
+        for shard in self._shards:
             found.setdefault(self._places.get(shard.start), []).append(shard)
         return found
 

@@ -18,7 +18,6 @@ from pp_graph.sessions.threads import limited_threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pp_graph.workers.job import Shard
 
 _MOST_OPEN: Final = 4
 """Jobs that a worker keeps open, should a client end without saying so."""
@@ -34,6 +33,21 @@ class Work(ABC):
         Args:
             folder: Folder of the worker, which goes with it.
         """
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive images, which one task works on.
+
+    Attributes:
+        start: Index of the first image.
+        stop: Exclusive end index.
+        data: These images; None if all images are sent with the `Work`.
+    """
+
+    start: int
+    stop: int
+    data: Any = None
 
 
 @dataclass(frozen=True)
@@ -67,13 +81,23 @@ class Batches:
     """A shard on its worker.
 
     Attributes:
-        shard: The shard.
+        start: Index of its first image, among all images.
+        stop: Exclusive end index.
+        images: Images that hold those of the shard.
+        offset: Index of the first of these.
     """
 
-    def __init__(self, shard: Shard, topic: str, worker: Any) -> None:
-        self.shard = shard
+    def __init__(self, shard: Shard, images: Any, topic: str, worker: Any) -> None:
+        self.start, self.stop = shard.start, shard.stop
+        self.images = shard.data if images is None else images
+        self.offset = shard.start if images is None else 0
         self._topic = topic
         self._worker = worker
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Start and exclusive end of the shard among `images`."""
+        return self.start - self.offset, self.stop - self.offset
 
     def done(self, start: int, count: int) -> None:
         """Tell the client that images are done.
@@ -85,22 +109,24 @@ class Batches:
         self._worker.log_event(self._topic, (start, count))
 
 
-_open: OrderedDict[str, Any] = OrderedDict()
+_open: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
 _opening: dict[str, threading.Lock] = {}
 _lock = threading.Lock()
 
 
-def _opened(work: Sent, folder: Path) -> Any:
+def _opened(work: Sent, folder: Path) -> tuple[Any, Any]:
     with _lock:
         own = _opening.setdefault(work.key, threading.Lock())
     with own:
-        if work.key not in _open:
-            opened = work.load().open(folder)
+        found = _open.get(work.key)
+        if found is None:
+            described, images = work.load()
+            found = described.open(folder), images
             with _lock:
-                _open[work.key] = opened
+                _open[work.key] = found
                 while len(_open) > _MOST_OPEN:
                     _opening.pop(_open.popitem(last=False)[0], None)
-        return _open[work.key]
+        return found
 
 
 def forget(key: str) -> None:
@@ -121,8 +147,8 @@ def work_on(
     try:
         # Sessions are also opened later, for images of another size.
         with limited_threads(threads):
-            opened = _opened(work, Path(worker.local_directory))
-            state = function(opened, Batches(shard, topic, worker), shared.load())
+            opened, images = _opened(work, Path(worker.local_directory))
+            state = function(opened, Batches(shard, images, topic, worker), shared.load())
     except PPGraphError as error:
         missing = _unseen(shard)
         if missing is None:
