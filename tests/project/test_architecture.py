@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"progress", "verification", "benchmarking", "calibration", "running", "sketching", "version"},
     "exploring": {"progress", "report"},
     "release_checks": {"verification", "benchmarking", "summary", "yaml_document"},
-    "inspection": {"opening", "report"},
+    "inspection": {"opening", "report", "workers"},
     "demo": {"report"},
     "integrations": {"demo", "inspection", "benchmarking", "retuning"},
     "cli": {"demo", "exploring", "release_checks", "inspection", "benchmarking", "retuning", "precision"},
