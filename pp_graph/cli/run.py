@@ -20,6 +20,8 @@ from pp_graph.cli.options import (
     json_option,
     letterbox_option,
     report_option,
+    worker_client,
+    worker_options,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table, progress_bar
 from pp_graph.cli.verb import Verb
@@ -68,6 +70,7 @@ _NO_PICTURES = "none"
 @input_option
 @image_options
 @letterbox_option
+@worker_options
 @report_option
 @force_option
 @json_option
@@ -109,7 +112,7 @@ def run_verb(
     given = images[0] if len(images) == 1 else list(images)
     source = open_source(given, runner.inputs, batch_size=options["batch"], **image_settings(options))
     pictures = _pictures(save)
-    with progress_bar("Running", len(source)) as progress:
+    with worker_client(options) as client, progress_bar("Running", len(source)) as progress:
         written = write_predictions(
             runner,
             source,
@@ -118,6 +121,7 @@ def run_verb(
             formats=(*(FORMATS if form == "both" else (form,)), *((COCO,) if coco else ())),
             overwrite=force,
             inputs=inputs,
+            client=client,
             progress=progress,
         )
     if report is not None:

@@ -35,19 +35,27 @@ class Source:
         batch_size: Images to read and run at a time.
         frames: True for the caller's own arrays, whose channel order is that of the model. PIL images and images read
             from disk are RGB.
+        span: Index of the first image to run, and index after the last; None for all.
     """
 
     images: Images
     batch_size: int
     frames: bool = False
+    span: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        first, last = self._ends
+        return last - first
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        return (0, len(self.images)) if self.span is None else self.span
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Yield start and stop index of each batch."""
-        for start in range(0, len(self), self.batch_size):
-            yield start, min(start + self.batch_size, len(self))
+        first, last = self._ends
+        for start in range(first, last, self.batch_size):
+            yield start, min(start + self.batch_size, last)
 
     def batches(self) -> Iterator[Source]:
         """Yield each batch as a source, without reading it."""

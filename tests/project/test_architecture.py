@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmarking": {"progress", "raw_values", "interpreter", "data", "summary", "saving"},
     "precision": {"progress", "calibration", "verification", "benchmarking", "quantization"},
     "running": {"conversion", "opening", "data", "progress"},
-    "report": {"progress", "verification", "benchmarking", "calibration", "running", "sketching", "version"},
+    "report": {"progress", "workers", "verification", "benchmarking", "calibration", "running", "sketching", "version"},
     "exploring": {"progress", "report"},
     "release_checks": {"verification", "benchmarking", "summary", "yaml_document"},
     "inspection": {"opening", "report", "workers"},
