@@ -25,6 +25,7 @@ from pp_graph.data.image_files import (
     decode,
     find_images,
 )
+from pp_graph.data.tables import TABLE_ENDINGS
 from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, image_input
 from pp_graph.model.batch import describe_inputs
@@ -111,7 +112,8 @@ def open_images(
 
     Args:
         source: A folder of image files (searched recursively, sorted by name); an image file; an `.npz` with an array
-            `image`, or an array for each input under its name; an `.npy`; or arrays in memory. Files are turned by
+            `image`, or an array for each input under its name; an `.npy`; a table (`.csv`, `.parquet`) with a column
+            `path`, relative to the table; or arrays in memory. Files are turned by
             their EXIF orientation. Arrays are (N,C,H,W) or (N,H,W,C) in RGB: uint8 is scaled to [0, 1], floating
             point is used unchanged. Models that preprocess frames get values unscaled, channels in the order they
             need. Other inputs are fed unchanged; an input without a batch gets the whole array with every batch.
@@ -152,6 +154,11 @@ def open_images(
         return FileImages(path, found.images, folder=path, notes=notes, **reading)
     if path.suffix.lower() in IMAGE_ENDINGS and path.is_file():
         return FileImages(path.parent, [path], **reading)
+    if path.suffix.lower() in TABLE_ENDINGS:
+        # It builds on this module.
+        from pp_graph.data.manifests import read_manifest
+
+        return read_manifest(path).images(**reading)
     if letterbox:
         raise DataError(
             f"Arrays in '{path}' are to be letterboxed, expected image files: arrays have the size of the model's "
@@ -271,6 +278,7 @@ class FileImages(Images):
         max_pixels: Refuse larger images; None for no limit.
         skip_broken: Skip files that cannot be decoded.
         letterbox: Keep the aspect ratio.
+        names: Name of each file; None for its path in `root`.
 
     Raises:
         DataError: Every file is broken.
@@ -286,6 +294,7 @@ class FileImages(Images):
         max_pixels: int | None = MAX_PIXELS,
         skip_broken: bool = False,
         letterbox: bool = False,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.letterbox = letterbox
         self.folder = folder
@@ -298,7 +307,8 @@ class FileImages(Images):
                 f"None of {len(files)} images in '{root}' can be decoded, such as '{files[0]}': {broken[files[0]]}. "
                 "Check the files."
             )
-        self.names = tuple(file.relative_to(root).as_posix() for file in self.files)
+        named = None if names is None else dict(zip(files, names, strict=True))
+        self.names = tuple(file.relative_to(root).as_posix() if named is None else named[file] for file in self.files)
         self.where = f"'{root}'"
         self._notes = [*notes, *(f"skipped '{file}': it cannot be decoded ({why})" for file, why in broken.items())]
         self._seen = SeenFiles()
