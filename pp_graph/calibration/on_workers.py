@@ -59,6 +59,11 @@ class _Opened:
     work: CalibrationWork
     spilled: SpilledMaps | None
 
+    def close(self) -> None:
+        """Close the file of maps."""
+        if self.spilled is not None:
+            self.spilled.close()
+
     def count(self, batches: Batches, calibrator: Calibrator) -> SeenFiles | None:
         """Run the model on a shard."""
         images, size = batches.images, self.work.batch_size

@@ -44,6 +44,10 @@ class SpilledMaps:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the file."""
         self._file.close()
 
     def write(self, maps: Maps, start: int | None = None) -> None:

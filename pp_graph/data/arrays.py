@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError
+from pp_graph.urls import local_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +139,7 @@ def open_arrays(path: Path) -> dict[str, AnyArray]:
         )
     if path.suffix.lower() not in ARRAY_ENDINGS:
         raise DataError(f"Image data '{path}' is a '{path.suffix}' file, expected a folder of images or an .npz file.")
+    path = local_file(path)
     try:
         if zipfile.is_zipfile(path):
             return open_archive(path)

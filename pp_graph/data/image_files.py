@@ -8,12 +8,14 @@ import threading
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError
+from pp_graph.urls import UrlPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -148,7 +150,7 @@ def opened_image(file: Path, max_pixels: int | None = MAX_PIXELS, *, what: str =
         with _pillow_limit:
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, sys.maxsize
             try:
-                image = Image.open(file)
+                image = Image.open(BytesIO(file.read_bytes()) if isinstance(file, UrlPath) else file)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
         with image:

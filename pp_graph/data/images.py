@@ -30,6 +30,7 @@ from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, image_input
 from pp_graph.model.batch import describe_inputs
 from pp_graph.preprocessing.placement import PADDING, letterbox
+from pp_graph.urls import as_path
 
 Array = npt.NDArray[Any]
 
@@ -140,7 +141,7 @@ def open_images(
         raise DataError(
             f"Images are given as {type(source).__name__}, expected a path, an array or a mapping of arrays."
         )
-    path = Path(source)
+    path = as_path(source)
     reading: dict[str, Any] = {"max_pixels": max_pixels, "skip_broken": skip_broken, "letterbox": letterbox}
     if path.is_dir():
         found = find_images(path)

@@ -21,6 +21,7 @@ from pp_graph.data.masks import (
 )
 from pp_graph.data.tables import TABLE_ENDINGS
 from pp_graph.errors import DataError, UnlabelledError
+from pp_graph.urls import as_path
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_] | None
@@ -123,7 +124,7 @@ def open_labelled(
         return source
     if isinstance(source, Mapping):
         return _LabelledArrays({str(name): np.asarray(array) for name, array in source.items()}, None, masks)
-    path = Path(source)
+    path = as_path(source)
     # These modules build on this one.
     from pp_graph.data.labelled_files import LabelledFolder, LabelledTable
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,9 +15,11 @@ from pp_graph.data.labelled import LabelledImages, Mask
 from pp_graph.data.manifests import read_manifest
 from pp_graph.data.masks import TEST_FOLDER, MatchedMasks, check_mask_sizes, match_masks, read_mask, resized
 from pp_graph.errors import DataError, UnlabelledError
+from pp_graph.urls import absolute, as_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 NORMAL_FOLDERS: Final = ("good", "normal", "ok")
 
@@ -77,7 +78,7 @@ class LabelledFolder(LabelledFiles):
 
     def __init__(self, folder: Path, masks: str | Path | bool, max_pixels: int | None, *, skip_broken: bool) -> None:
         # '.' and '..' have no parent to look for masks in; other links keep their names.
-        folder = folder.resolve() if ".." in folder.parts else Path.cwd() / folder
+        folder = folder.resolve() if ".." in folder.parts else absolute(folder)
         root = _images_root(folder)
         listed = find_images(root)
         if not listed.images:
@@ -91,7 +92,7 @@ class LabelledFolder(LabelledFiles):
         flags = np.array([kind.lower() not in NORMAL_FOLDERS for kind in kinds])
         stray = [file.name for file in self._files if file.parent == root]
         sorted_by_kind = not stray and not flags.all()
-        mask_folder = Path.cwd() / masks if not isinstance(masks, bool) else None
+        mask_folder = absolute(as_path(masks)) if not isinstance(masks, bool) else None
         if mask_folder is not None and not mask_folder.is_dir():
             raise DataError(f"Folder of masks '{masks}' does not exist, expected a folder. Check --masks.")
         matched = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pp_graph.data.images import FileImages
 from pp_graph.data.tables import COLUMN_NAMES, as_label, find_column, read_table
 from pp_graph.errors import DataError
+from pp_graph.urls import UrlPath, absolute, as_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,11 @@ class Manifest:
             **reading: Keyword arguments of `FileImages`.
         """
         return FileImages(self.path.parent, self.files, names=self.names, **reading)
+
+
+def _beside(table: Path, text: str) -> Path:
+    found = as_path(text)
+    return found if isinstance(found, UrlPath) else absolute(table).parent / found
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -74,7 +80,7 @@ def read_manifest(path: Path) -> Manifest:
     for row, name in enumerate(names, 1):
         if not name:
             raise DataError(f"'{path}', row {row}: there is no path, expected an image file. Leave the row out.")
-        file = path.absolute().parent / name
+        file = _beside(path, name)
         if file in rows:
             raise DataError(f"'{path}', row {row}: '{name}' is listed in row {rows[file]} too. Leave one of them out.")
         rows[file] = row
@@ -85,7 +91,7 @@ def read_manifest(path: Path) -> Manifest:
             for (file, row), value in zip(rows.items(), columns["label"], strict=True)
         }
     masks = {
-        file: path.absolute().parent / str(value).strip()
+        file: _beside(path, str(value).strip())
         for file, value in zip(rows, columns.get("mask", ()), strict=False)
         if value is not None and str(value).strip()
     }

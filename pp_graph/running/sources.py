@@ -15,6 +15,7 @@ from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, upright
 from pp_graph.data.images import Array, ArrayImages, FileImages
 from pp_graph.errors import DataError
 from pp_graph.model import batch_places, fixed_batch, image_input
+from pp_graph.urls import UrlPath, as_path
 
 if TYPE_CHECKING:
     from pp_graph.model import ModelInput
@@ -106,7 +107,7 @@ def open_source(
     if isinstance(given, Images):
         return Source(given.for_model(inputs), _size(inputs, batch_size))
     if isinstance(given, str | Path):
-        return _from_path(Path(given), inputs, batch_size, reading)
+        return _from_path(as_path(given), inputs, batch_size, reading)
     if isinstance(given, Mapping):
         return _from_arrays({str(name): np.asarray(array) for name, array in given.items()}, inputs, batch_size)
     if isinstance(given, list | tuple):
@@ -143,6 +144,11 @@ def _from_files(
             )
         if not path.is_file():
             raise DataError(f"Image '{path}' does not exist, expected an image file. Check the path.")
+    if any(isinstance(path, UrlPath) for path in paths):
+        return Source(
+            FileImages(paths[0].parent, paths, names=[str(path) for path in paths], **reading),
+            _size(inputs, batch_size),
+        )
     files = tuple(Path(os.path.abspath(path)) for path in paths)  # noqa: PTH100 - do not resolve links
     above = Path(os.path.commonpath([file.parent for file in files]))
     return Source(FileImages(above, files, **reading), _size(inputs, batch_size))
@@ -154,7 +160,7 @@ def _from_sequence(
     if not given:
         raise DataError("No images in the list, expected at least one.")
     if all(isinstance(item, str | Path) for item in given):
-        return _from_files([Path(item) for item in given], inputs, batch_size, reading)
+        return _from_files([as_path(item) for item in given], inputs, batch_size, reading)
     if any(isinstance(item, str | Path) for item in given):
         raise DataError("Paths and arrays are mixed in a list of images, expected only paths or only arrays.")
     arrays = [_as_array(item) for item in given]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 from pp_graph.errors import ClusterError
 from pp_graph.fusion import Artifact
 from pp_graph.openvino import OpenVINOModel
+from pp_graph.urls import absolute, as_path, local_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +48,8 @@ class SentModel:
         if not isinstance(model, str | Path) and model.source is not None and not model.edited:
             model = model.source
         if isinstance(model, str | Path):
-            path = Path.cwd() / model
-            return cls(path, _sha256(path))
+            path = absolute(as_path(model))
+            return cls(path, _sha256(local_file(path)))
         if model.external_tensors():
             raise ClusterError(
                 "The model is in memory and its weights are in other files, expected a file for workers to open. Save "
@@ -82,8 +83,9 @@ class SentModel:
             for name, data in self.files.items():
                 (own / name).write_bytes(data)
             return own / self.path
+        path = local_file(self.path)
         try:
-            found = _sha256(self.path)
+            found = _sha256(path)
         except OSError as error:
             raise ClusterError(
                 f"Model '{self.path}' cannot be read on host '{host}' ({error.strerror}), expected every worker to see "
@@ -94,7 +96,7 @@ class SentModel:
                 f"Model '{self.path}' on host '{host}' is another file (sha256 {found[:12]}), expected "
                 f"{self.sha256[:12]} as here. Copy the same model to every machine."
             )
-        return self.path
+        return path
 
 
 def _sha256(path: Path) -> str:

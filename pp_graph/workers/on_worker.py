@@ -32,6 +32,9 @@ class Work(ABC):
 
         Args:
             folder: Folder of the worker, which goes with it.
+
+        Returns:
+            What tasks work with. Its `close` is called at the end, if it has one.
         """
 
 
@@ -125,15 +128,25 @@ def _opened(work: Sent, folder: Path) -> tuple[Any, Any]:
             with _lock:
                 _open[work.key] = found
                 while len(_open) > _MOST_OPEN:
-                    _opening.pop(_open.popitem(last=False)[0], None)
+                    key, oldest = _open.popitem(last=False)
+                    _opening.pop(key, None)
+                    _close(oldest[0])
         return found
 
 
 def forget(key: str) -> None:
     """Close what a job opened in this process."""
     with _lock:
-        _open.pop(key, None)
+        found = _open.pop(key, None)
         _opening.pop(key, None)
+    if found is not None:
+        _close(found[0])
+
+
+def _close(opened: Any) -> None:
+    close = getattr(opened, "close", None)
+    if close is not None:
+        close()
 
 
 def work_on(
