@@ -30,7 +30,7 @@ from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, image_input
 from pp_graph.model.batch import describe_inputs
 from pp_graph.preprocessing.placement import PADDING, letterbox
-from pp_graph.urls import as_path
+from pp_graph.urls import UrlPath, as_path
 
 Array = npt.NDArray[Any]
 
@@ -137,7 +137,7 @@ def open_images(
         return ArrayImages({str(name): np.asarray(array) for name, array in source.items()})
     if isinstance(source, np.ndarray):
         return ArrayImages({"image": source})
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path | UrlPath):
         raise DataError(
             f"Images are given as {type(source).__name__}, expected a path, an array or a mapping of arrays."
         )

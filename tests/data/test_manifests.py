@@ -42,7 +42,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+@pytest.mark.parametrize("ending", [".csv", pytest.param(".parquet", marks=pytest.mark.slow)])
 def test_a_table_is_the_folder_that_it_lists(tmp_path: Path, ending: str) -> None:
     table, folder = open_labelled(write(tmp_path / f"list{ending}", rows_of_demo())), open_labelled(FOLDER)
     assert np.array_equal(table.labels, folder.labels)
@@ -92,6 +92,7 @@ def test_a_table_without_paths(tmp_path: Path) -> None:
         open_images(tmp_path / "absent.csv")
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path, demo_ir_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write(tmp_path / "list.csv", rows_of_demo()[:3])
     assert run(["run", str(demo_ir_path), str(table), "-o", str(tmp_path / "out"), "--save", "masks"]) == 0

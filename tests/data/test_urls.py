@@ -42,6 +42,7 @@ def test_a_folder_in_a_store_is_the_folder(store: str) -> None:
     assert by_url == pp.calibrate(DEMO / "raw.onnx", folder, resamples=0).to_dict()
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_urls(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     statistics = {}
     for name, base in (("memory", store), ("file", f"file://{DEMO}")):
@@ -56,6 +57,7 @@ def test_the_command_line_takes_urls(store: str, tmp_path: Path, capsys: pytest.
     assert (tmp_path / "out" / "overlays" / "good" / "00.jpg").exists()
 
 
+@pytest.mark.slow
 def test_workers_read_urls(store: str) -> None:
     from distributed import Client
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 from PIL import Image
 
 from pp_graph.workers import open_client
@@ -47,3 +50,19 @@ def kill_one(client: Client) -> int:
     pid = min(client.run(os.getpid).values())
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+@contextlib.contextmanager
+def running_cluster(python_path: Path) -> Iterator[str]:
+    """A scheduler with a worker that somebody else started, as with `dask worker ADDRESS`."""
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
+        options = ["--nworkers", "1", "--nthreads", "2", "--no-dashboard"]
+        environment = {**os.environ, "PYTHONPATH": str(python_path)}
+        # Python finds modules in the working folder, too.
+        worker = subprocess.Popen([*command, *options], env=environment, cwd=python_path, stderr=subprocess.DEVNULL)
+        try:
+            yield cluster.scheduler_address
+        finally:
+            worker.terminate()
+            worker.wait(20)

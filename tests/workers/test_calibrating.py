@@ -12,10 +12,11 @@ from distributed import Client
 
 import pp_graph as pp
 from pp_graph.calibration import on_workers
+from pp_graph.cli import run
 from pp_graph.data import open_labelled
 from pp_graph.workers import Job, cut_into_shards, open_client
-from tests.conftest import DEMO
-from tests.workers.conftest import kill_one
+from tests.conftest import DEMO, ROOT
+from tests.workers.conftest import kill_one, running_cluster
 
 RAW = DEMO / "raw.onnx"
 
@@ -41,6 +42,7 @@ def test_both_passes_count_the_same(photos: Path, in_one: pp.CalibrationResult, 
     assert sum(done) == found.record.images == 24
 
 
+@pytest.mark.slow
 def test_a_model_and_arrays_in_memory(demo_ir_path: Path, demo_images: np.ndarray, two_workers: Client) -> None:
     labelled = open_labelled(DEMO / "images")
     arrays = {"image": demo_images, "label": labelled.labels}
@@ -49,6 +51,7 @@ def test_a_model_and_arrays_in_memory(demo_ir_path: Path, demo_images: np.ndarra
     assert same(one, other)
 
 
+@pytest.mark.slow
 def test_remarks_about_files_come_back(photos: Path, tmp_path: Path, two_workers: Client) -> None:
     from PIL import Image
 
@@ -73,12 +76,12 @@ def test_a_killed_worker_changes_nothing(
     when: str,
 ) -> None:
     killed: list[int] = []
-    run = Job.run
+    count = Job.run
 
     def kill_before_second(job: Job, function: Any, *given: Any) -> Any:
         if function is on_workers._count_again:
             killed.append(kill_one(two_workers))
-        return run(job, function, *given)
+        return count(job, function, *given)
 
     def kill_at_first(_: int) -> None:
         if not killed:
@@ -122,3 +125,12 @@ def test_shards_hold_whole_batches() -> None:
         assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
         assert spans[-1][1] == count
         assert all(start % batch == 0 for start, _ in spans)
+
+
+@pytest.mark.slow
+def test_a_running_cluster(photos: Path, tmp_path: Path) -> None:
+    given = ["calibrate", str(RAW), "--data", str(photos), "--bootstrap", "20", "--batch", "2"]
+    assert run([*given, "-o", str(tmp_path / "one.json")]) == 0
+    with running_cluster(ROOT) as address:
+        assert run([*given, "-o", str(tmp_path / "other.json"), "--scheduler", address]) == 0
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "other.json").read_bytes()

@@ -22,6 +22,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_tables_and_pictures(photos: Path, demo_ir_path: Path, two_workers: Client, tmp_path: Path) -> None:
     runner = pp.load(demo_ir_path, mode="throughput")
     killed: list[int] = []
