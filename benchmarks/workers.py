@@ -1,6 +1,6 @@
 """Calibrating on worker processes: what the engine costs with one worker, and what two workers gain.
 
-    python benchmarks/workers.py [--images 2000] [--rounds 3] [--json OUT.json]
+    python benchmarks/workers.py [--images 2000] [--rounds 3] [--cores 1] [--json OUT.json]
 
 Each side is a process of its own, held to one core or to two, with all processes that it starts. Images are hard links
 to those of the demo, decoded anew each time. Rounds alternate in random order; ratios compare sides of one round, and
@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cores", type=int, choices=[1, 2], help="only the sides on so many cores")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -128,18 +129,19 @@ def main() -> None:
         return
     merge = merging()
     print(f"counts of a shard: {merge['bytes']:,} bytes; two merge in {merge['milliseconds']:.1f} ms", flush=True)
+    sides = [name for name, (_, cores) in SIDES.items() if options.cores in (None, cores)]
     rounds: list[dict[str, dict[str, Any]]] = []
     with tempfile.TemporaryDirectory(dir=DEMO.parent.parent.parent) as folder:
         make_images(Path(folder), options.images)
         for _ in range(options.rounds):
-            order = random.sample(list(SIDES), len(SIDES))
+            order = random.sample(sides, len(sides))
             rounds.append({name: run_side(name, Path(folder) / "test") for name in order})
             print(
                 {name: (round(found["seconds"], 1), round(found["cpu"], 1)) for name, found in rounds[-1].items()},
                 flush=True,
             )
     assert all(found["statistics"] == rounds[0][name]["statistics"] for each in rounds for name, found in each.items())
-    for name in SIDES:
+    for name in sides:
         of = [each[name] for each in rounds]
         seconds = statistics.median(found["seconds"] for found in of)
         line = f"{name:24} {seconds:7.1f} s ({options.images / seconds:6.1f} images/s)"
@@ -150,6 +152,8 @@ def main() -> None:
             line += f", {statistics.median(found['start'] for found in of):.1f} s to start"
         print(line)
     for title, side, base in RATIOS:
+        if side not in sides or base not in sides:
+            continue
         ratios = sorted(each[side]["seconds"] / each[base]["seconds"] for each in rounds)
         used = statistics.median(each[side]["cpu"] / each[base]["cpu"] for each in rounds)
         wall = f"{statistics.median(ratios):.3f} of the time ({ratios[0]:.3f}-{ratios[-1]:.3f})"

@@ -53,9 +53,10 @@ _GOALS: Final = {"recall": "recall:recall", "precision": "precision:precision", 
     ),
 )
 @click.argument("model", type=PATH, required=False)
-@click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
+@click.option("--data", type=PATH, metavar="FOLDER|TABLE|FILE.npz",
               help="Labelled images: good/ and one folder for each kind of anomaly, masks in ground_truth/, as "
-                   "in MVTec AD; or arrays 'image', 'label' and 'mask'.")  # fmt: skip
+                   "in MVTec AD; a .csv or .parquet of path, label and mask; or arrays 'image', 'label' and "
+                   "'mask'.")  # fmt: skip
 @click.option("--masks", type=PATH, metavar="DIR", help="Folder of the masks, if --data does not hold them.")
 @click.option("--no-masks", is_flag=True, help="Do not use masks.")
 @click.option("--scores", type=PATH, metavar="FILE.npz|.csv|.parquet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 from importlib.metadata import PackageNotFoundError, version
@@ -59,14 +60,19 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
     assert workers is not None
     # Maps lie on the disk of the worker that computed them, which Dask does not know: work that it moves is done twice.
     with dask.config.set({"distributed.scheduler.work-stealing": False}):
-        cluster = distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=max(1, CPU_COUNT // workers),
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        )
+        try:
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=max(1, CPU_COUNT // workers),
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+        except KeyboardInterrupt:
+            # Dask would fail to close what has not started. Its processes end with this one.
+            atexit.unregister(distributed.deploy.spec.close_clusters)
+            raise
     with cluster, distributed.Client(cluster) as client:
         yield client
 
