@@ -86,6 +86,7 @@ class Job:
         self._counted: set[int] = set()
         self._round = 0
         self._places: Mapping[int, str] = {}
+        self._unfinished: list[Any] = []
         # Dask keeps arguments of a task on the scheduler, so that this survives the loss of any worker.
         whole = images.part(0, 0) is None
         self._work = self._send(Sent.of((work, images if whole else None), self._key))
@@ -101,6 +102,8 @@ class Job:
 
     def __exit__(self, *raised: object) -> None:
         with contextlib.suppress(Exception):  # the cluster may be gone
+            # After an error, nobody wants the rest; a traceback would keep it wanted.
+            self._client.cancel(self._unfinished)
             self._client.unsubscribe_topic(self._topic)
             self._work.release()
             self._client.run(forget, self._key, on_error="ignore")
@@ -148,7 +151,9 @@ class Job:
                 for place, group in enumerate(groups)
             ]
             depth += 1
+        self._unfinished = level
         part = self._result(level[0])
+        self._unfinished = []
         self._places = part.places
         return part.state  # type: ignore[no-any-return]
 
