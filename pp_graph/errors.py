@@ -19,6 +19,7 @@
     │   ├── UnlabelledError      images have neither labels nor masks
     │   └── VideoError           a video, camera or stream cannot be opened or read
     ├── SettingsError            a file of settings has a field that does not exist or does not fit
+    ├── ClusterError             a Dask cluster does not answer, or its workers cannot share the work
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          an output cannot be written
 
@@ -121,6 +122,10 @@ class VideoError(DataError):
 
 class SettingsError(PPGraphError, ValueError):
     """A file of settings has a field that does not exist or does not fit; the message names line and field."""
+
+
+class ClusterError(PPGraphError, RuntimeError):
+    """A Dask cluster does not answer, or its workers cannot share the work."""
 
 
 class ExtraError(PPGraphError, ImportError):

@@ -162,6 +162,19 @@ class PredictionChecks:
                 low, high = scale.low, scale.high
                 self._ends[name] += (scores.size, int((scores == low).sum()), int((scores == high).sum()))
 
+    def merge(self, other: PredictionChecks) -> None:
+        """Add the totals of other predictions of the same model."""
+        for name, (images, with_nan) in other._nan.items():
+            ours = self._nan.get(name, (0, 0))
+            self._nan[name] = ours[0] + images, ours[1] + with_nan
+        for name, classes in other._found.items():
+            self._found[name] |= classes
+        self._images += other._images
+        for name, counts in other._counts.items():
+            self._counts[name] += counts
+        for name, ends in other._ends.items():
+            self._ends[name] += ends
+
     def warnings(self) -> list[str]:
         """Describe NaN, and outputs that are the same for at least ten images."""
         found = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,6 +134,35 @@ def _load_array(path: str) -> Any:
         raise click.BadParameter(
             f"'{path}' cannot be read: {error}. Expected an array written by numpy.save.", param_hint="--input"
         ) from error
+
+
+_WORKER_OPTIONS = (
+    click.option("--workers", type=click.IntRange(min=1), metavar="N",
+                 help="Share the images among N processes on this machine. The result is the same, bit for bit. Needs "
+                      "the extra 'fleet', as --scheduler."),
+    click.option("--scheduler", metavar="ADDRESS",
+                 help="Share the images among the workers of a running Dask cluster, such as tcp://host:8786."),
+)  # fmt: skip
+
+
+def worker_options(function: _Function) -> _Function:
+    """Add the options about worker processes, as `workers` and `scheduler`."""
+    for option in reversed(_WORKER_OPTIONS):
+        function = option(function)
+    return function
+
+
+@contextlib.contextmanager
+def worker_client(options: dict[str, Any]) -> Iterator[Any]:
+    """Take the options about worker processes out of all options, and yield the client, or None."""
+    workers, scheduler = options.pop("workers"), options.pop("scheduler")
+    if workers is None and scheduler is None:
+        yield None
+        return
+    from pp_graph.workers import open_client
+
+    with open_client(workers, scheduler) as client:
+        yield client
 
 
 def refuse_given(context: click.Context, names: Sequence[str], why: str) -> None:

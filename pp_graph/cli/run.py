@@ -22,6 +22,8 @@ from pp_graph.cli.options import (
     letterbox_option,
     refuse_given,
     report_option,
+    worker_client,
+    worker_options,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table, progress_bar
 from pp_graph.cli.run_video import VIDEO_OPTIONS, run_videos, video_options, videos_among
@@ -76,6 +78,7 @@ _NO_PICTURES = "none"
 @image_options
 @letterbox_option
 @video_options
+@worker_options
 @report_option
 @force_option
 @json_option
@@ -123,7 +126,7 @@ def run_verb(
     given = images[0] if len(images) == 1 else list(images)
     source = open_source(given, runner.inputs, batch_size=options["batch"], **image_settings(options))
     pictures = _pictures(save)
-    with progress_bar("Running", len(source)) as progress:
+    with worker_client(options) as client, progress_bar("Running", len(source)) as progress:
         written = write_predictions(
             runner,
             source,
@@ -132,6 +135,7 @@ def run_verb(
             formats=(*(FORMATS if form == "both" else (form,)), *((COCO,) if coco else ())),
             overwrite=force,
             inputs=inputs,
+            client=client,
             progress=progress,
         )
     if report is not None:

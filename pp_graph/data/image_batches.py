@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pp_graph.data.image_files import SeenFiles
     from pp_graph.model import ModelInput
 
 Array = npt.NDArray[Any]
@@ -49,6 +50,15 @@ class Images(ABC):
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user: skipped files, turned images. Complete once all images were read."""
         return ()
+
+    @property
+    def seen(self) -> SeenFiles | None:
+        """What was noticed in the files read so far; None for arrays."""
+        return None
+
+    def part(self, start: int, stop: int) -> Images | None:
+        """Return some of the images alone, small to send to another process; None if all are to be sent together."""
+        return None
 
     def for_model(self, inputs: Sequence[ModelInput]) -> Images:
         """Return these images, counted along the batch axis of the model's image input."""

@@ -8,8 +8,9 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import glob, has_magic
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError
+from pp_graph.urls import UrlPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +65,28 @@ class FoundFiles:
             return ()
         listing = ", ".join(f"{count} {ending}" for ending, count in self.others.most_common(5))
         return (f"files in {where} that are not images and were skipped: {listing}",)
+
+
+@dataclass
+class SeenFiles:
+    """What was noticed while image files were decoded.
+
+    Attributes:
+        turned: Files that were turned by their EXIF orientation.
+        animated: Files with several frames or pages.
+        deep: Files with more than 8 bits a channel.
+    """
+
+    turned: set[Path] = field(default_factory=set)
+    animated: set[Path] = field(default_factory=set)
+    deep: set[Path] = field(default_factory=set)
+
+    def merge(self, other: SeenFiles | None) -> None:
+        """Add what was noticed in other files."""
+        if other is not None:
+            self.turned |= other.turned
+            self.animated |= other.animated
+            self.deep |= other.deep
 
 
 def find_images(folder: Path) -> FoundFiles:
@@ -143,7 +167,7 @@ def opened_image(file: Path, max_pixels: int | None = MAX_PIXELS, *, what: str =
         with _pillow_limit:
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, sys.maxsize
             try:
-                image = Image.open(file)
+                image = Image.open(BytesIO(file.read_bytes()) if isinstance(file, UrlPath) else file)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
         with image:

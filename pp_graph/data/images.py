@@ -15,8 +15,10 @@ from pp_graph.data.fitting import as_element_type, fit, is_numeric
 from pp_graph.data.image_batches import Array, Images, unfed
 from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels, find_images
 from pp_graph.data.resized_images import FileImages
+from pp_graph.data.tables import TABLE_ENDINGS
 from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, image_input
+from pp_graph.urls import UrlPath, as_path
 
 _BATCH: Final = 8
 
@@ -35,7 +37,8 @@ def open_images(
 
     Args:
         source: A folder of image files (searched recursively, sorted by name); an image file; an `.npz` with an array
-            `image`, or an array for each input under its name; an `.npy`; or arrays in memory. Files are turned by
+            `image`, or an array for each input under its name; an `.npy`; a table (`.csv`, `.parquet`) with a column
+            `path`, relative to the table; or arrays in memory. Files are turned by
             their EXIF orientation. Arrays are (N,C,H,W) or (N,H,W,C) in RGB: uint8 is scaled to [0, 1], floating
             point is used unchanged. Models that preprocess frames get values unscaled, channels in the order they
             need. Other inputs are fed unchanged; an input without a batch gets the whole array with every batch.
@@ -58,11 +61,11 @@ def open_images(
         return ArrayImages({str(name): np.asarray(array) for name, array in source.items()})
     if isinstance(source, np.ndarray):
         return ArrayImages({"image": source})
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path | UrlPath):
         raise DataError(
             f"Images are given as {type(source).__name__}, expected a path, an array or a mapping of arrays."
         )
-    path = Path(source)
+    path = as_path(source)
     reading: dict[str, Any] = {"max_pixels": max_pixels, "skip_broken": skip_broken, "letterbox": letterbox}
     if path.is_dir():
         found = find_images(path)
@@ -76,6 +79,11 @@ def open_images(
         return FileImages(path, found.images, folder=path, notes=notes, **reading)
     if path.suffix.lower() in IMAGE_ENDINGS and path.is_file():
         return FileImages(path.parent, [path], **reading)
+    if path.suffix.lower() in TABLE_ENDINGS:
+        # It builds on this module.
+        from pp_graph.data.manifests import read_manifest
+
+        return read_manifest(path).images(**reading)
     if letterbox:
         raise DataError(
             f"Arrays in '{path}' are to be letterboxed, expected image files: arrays have the size of the model's "
@@ -167,7 +175,7 @@ def _count(arrays: Mapping[str, AnyArray]) -> int:
 
 
 def read_ahead(
-    images: Images, inputs: Sequence[ModelInput], size: int
+    images: Images, inputs: Sequence[ModelInput], size: int, span: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, int, Mapping[str, Array]]]:
     """Read batches, the next one in another thread while the caller uses the last.
 
@@ -175,6 +183,7 @@ def read_ahead(
         images: The images.
         inputs: The model's inputs.
         size: Images in a batch.
+        span: Index of the first image to read, and index after the last; None for all.
 
     Yields:
         Index of the first image, index after the last one, and the arrays by input name.
@@ -182,7 +191,8 @@ def read_ahead(
     Raises:
         DataError: An image of the batch cannot be read, or does not fit.
     """
-    spans = [(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+    first, last = (0, len(images)) if span is None else span
+    spans = [(start, min(start + size, last)) for start in range(first, last, size)]
     with ThreadPoolExecutor(1, thread_name_prefix="reading") as pool:
         coming = pool.submit(images.read, *spans[0], inputs) if spans else None
         for (start, stop), following in zip(spans, [*spans[1:], None], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from abc import abstractmethod
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import numpy as np
 
 from pp_graph.data.fitting import fit, image_shape, scale_pixels
 from pp_graph.data.image_batches import Array, Images, unfed
-from pp_graph.data.image_files import MAX_PIXELS, broken_images, decode, resized_pixels
+from pp_graph.data.image_files import MAX_PIXELS, SeenFiles, broken_images, decode, resized_pixels
 from pp_graph.errors import DataError
 from pp_graph.model import image_input
 from pp_graph.preprocessing.placement import PADDING, letterbox
@@ -106,6 +107,7 @@ class FileImages(_ResizedImages):
         max_pixels: Refuse larger images; None for no limit.
         skip_broken: Skip files that cannot be decoded.
         letterbox: Keep the aspect ratio.
+        names: Name of each file; None for its path in `root`.
 
     Raises:
         DataError: Every file is broken.
@@ -121,6 +123,7 @@ class FileImages(_ResizedImages):
         max_pixels: int | None = MAX_PIXELS,
         skip_broken: bool = False,
         letterbox: bool = False,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.letterbox = letterbox
         self.folder = folder
@@ -133,29 +136,44 @@ class FileImages(_ResizedImages):
                 f"None of {len(files)} images in '{root}' can be decoded, such as '{files[0]}': {broken[files[0]]}. "
                 "Check the files."
             )
-        self.names = tuple(file.relative_to(root).as_posix() for file in self.files)
+        named = None if names is None else dict(zip(files, names, strict=True))
+        self.names = tuple(file.relative_to(root).as_posix() if named is None else named[file] for file in self.files)
         self.where = f"'{root}'"
         self._notes = [*notes, *(f"skipped '{file}': it cannot be decoded ({why})" for file, why in broken.items())]
-        self._turned: set[Path] = set()
-        self._animated: set[Path] = set()
-        self._depths: dict[Path, int] = {}
+        self._seen = SeenFiles()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user."""
         found = list(self._notes)
-        if self._turned:
-            found.append(f"{len(self._turned)} of {len(self)} images were turned as their EXIF orientation says")
-        if self._animated:
-            first = min(self._animated)
+        seen = self._seen
+        if seen.turned:
+            found.append(f"{len(seen.turned)} of {len(self)} images were turned as their EXIF orientation says")
+        if seen.animated:
+            first = min(seen.animated)
             found.append(
-                f"{len(self._animated)} of {len(self)} images have several frames or pages, such as '{first.name}', "
+                f"{len(seen.animated)} of {len(self)} images have several frames or pages, such as '{first.name}', "
                 "of which the first was read"
             )
-        deep = sum(depth > 8 for depth in self._depths.values())
-        if deep:
-            found.append(f"{deep} of {len(self)} images have 16 bits; white is 65535 in these and 255 in the others")
+        if seen.deep:
+            found.append(
+                f"{len(seen.deep)} of {len(self)} images have 16 bits; white is 65535 in these and 255 in the others"
+            )
         return tuple(found)
+
+    @property
+    def seen(self) -> SeenFiles:
+        """What was noticed in the files read so far."""
+        return self._seen
+
+    def part(self, start: int, stop: int) -> FileImages:
+        """Return some of the images alone."""
+        some = copy.copy(self)
+        some._decodable = some.files = self._decodable[start:stop]
+        some.names = self.names[start:stop]
+        some._notes = []
+        some._seen = SeenFiles()
+        return some
 
     def _load(self, index: int, wanted: ModelInput) -> Array:
         file = self._decodable[index]
@@ -169,10 +187,11 @@ class FileImages(_ResizedImages):
                 f"'{wanted.name}' of uint16. Give it as an array in an .npz."
             )
         if decoded.turned:
-            self._turned.add(file)
+            self._seen.turned.add(file)
         if decoded.frames > 1:
-            self._animated.add(file)
-        self._depths[file] = 8 * decoded.pixels.dtype.itemsize
+            self._seen.animated.add(file)
+        if decoded.pixels.dtype.itemsize > 1:
+            self._seen.deep.add(file)
         try:
             return scale_pixels(decoded.pixels, wanted)
         except DataError as error:

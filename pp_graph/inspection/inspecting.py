@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
     import onnx
     import onnx_ir as ir
+    from distributed import Client
     from numpy.typing import ArrayLike
 
     from pp_graph.data import LabelledSource
     from pp_graph.inspection.output_values import OutputValues
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.program import Role, RoleMatch
-    from pp_graph.sessions import Session
     from pp_graph.sketching import Part
     from pp_graph.summary import Block
 
@@ -192,6 +192,7 @@ def inspect(
     data: LabelledSource | None = None,
     masks: str | Path | bool = True,
     fixed_inputs: Mapping[str, ArrayLike] | None = None,
+    client: Client | None = None,
 ) -> Inspection:
     """Describe a model. Without `data`, it does not run and its external weights are not loaded.
 
@@ -208,6 +209,8 @@ def inspect(
             `pp_graph.data.open_labelled`. ONNX models run in onnxruntime, an IR of pp_graph on the CPU in float32.
         masks: Folder of the masks; False to use none.
         fixed_inputs: Values of inputs that are not images; see `pp_graph.data.fix_inputs`.
+        client: A `distributed.Client`, to share the images among the workers of a Dask cluster. The values are the
+            same, bit for bit. None runs in this process.
 
     Returns:
         The inspection. Ambiguous or missing roles do not raise; `problem` gives the reason.
@@ -218,6 +221,7 @@ def inspect(
         OutputRoleError: An output in `roles` does not exist or does not fit its role.
         DataError: Images do not fit the model, or cannot be read; the record of a package cannot be read.
         ProvenanceError: `data` is given for an IR that pp_graph did not write.
+        ClusterError: The cluster cannot share the work.
     """
     if isinstance(model, str | Path) and (Path(model) / MANIFEST).is_file():
         package = read_manifest(model)
@@ -235,7 +239,7 @@ def inspect(
         return dataclasses.replace(found, path=str(model), package=package)
     if data is not None:
         found = inspect(model, post=post, roles=roles, score_output=score_output, map_output=map_output, tail=tail)
-        return dataclasses.replace(found, values=_values(model, data, masks, fixed_inputs))
+        return dataclasses.replace(found, values=_values(model, data, masks, fixed_inputs, client))
     named = merged_roles(roles, score_output=score_output, map_output=map_output)
     declared = ROLES if post is None else post.roles
     if isinstance(model, str | Path) and kind_of(model) == "ir":
@@ -310,17 +314,21 @@ def _values(
     data: LabelledSource,
     masks: str | Path | bool,
     fixed_inputs: Mapping[str, ArrayLike] | None,
+    client: Client | None,
 ) -> tuple[OutputValues, ...]:
-    from pp_graph.inspection.output_values import collect_values
-    from pp_graph.openvino.model import OpenVINOModel
-    from pp_graph.sessions import OnnxSession
+    from pp_graph.inspection.collecting import collect_values, open_session
 
-    session: Session
-    if isinstance(model, str | Path) and kind_of(model) == "ir":
-        session = OpenVINOModel.load(model).session("CPU", precision="f32")
+    opened: str | Path | RawModel
+    if isinstance(model, str | Path):
+        opened = model
     else:
-        session = OnnxSession(RawModel.open(model.network if isinstance(model, FusedModel) else model))
-    return collect_values(session, data, masks=masks, fixed_inputs=fixed_inputs)
+        opened = RawModel.open(model.network if isinstance(model, FusedModel) else model)
+    session = open_session(opened)
+    if client is None:
+        return collect_values(session, data, masks=masks, fixed_inputs=fixed_inputs)
+    from pp_graph.inspection.on_workers import collect_on_workers
+
+    return collect_on_workers(client, opened, session, data, masks=masks, fixed_inputs=fixed_inputs)
 
 
 def _foreign_post_processing(raw: RawModel) -> GraphStatistics | None:

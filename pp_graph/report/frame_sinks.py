@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pp_graph.errors import OutputFileError
 from pp_graph.report.detections import ImageDetections, detections_of_image
 from pp_graph.report.overlays import overlay_of
-from pp_graph.report.prediction_folder import row_of
+from pp_graph.report.predicting import row_of
 from pp_graph.report.prediction_table import BOX_COLUMNS, REGION_COLUMNS, columns_of, table_cell, text_file
 from pp_graph.video import VideoWriter
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pp_graph.conversion import convert
 from pp_graph.data import Images, fix_inputs
@@ -132,6 +132,9 @@ class Runner:
         precision: Inference precision of the network, which may differ from the requested one.
         mode: `latency` or `throughput`.
         in_flight: Number of requests that `stream` keeps busy.
+        artifact: The converted model.
+        loading: Keyword arguments of `load` that load it again.
+        thresholds: Arguments of the last `set_thresholds`; empty for the model's own.
 
     Raises:
         TargetError: OpenVINO cannot compile the model; `DeviceError` if the device is absent.
@@ -174,6 +177,14 @@ class Runner:
         self.precision = self._session.precision
         self.mode = mode
         self.in_flight = self._session.in_flight
+        self.artifact = artifact
+        self.loading: dict[str, Any] = {
+            "device": device,
+            "inference_precision": inference_precision,
+            "mode": mode,
+            "fixed_inputs": fixed_inputs,
+        }
+        self.thresholds: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{info.name} {format_shape(info.shape)} {info.dtype}" for info in self.inputs)
@@ -254,8 +265,17 @@ class Runner:
                 f"Device '{self.device}' ignores states, so thresholds cannot change at run time. Load the model on "
                 "CPU, or change the file with pp-graph retune."
             )
-        given = (image_sensitivity, pixel_sensitivity, unknown_below, multi_label, confidence, iou, statistics)
-        self._session.set_states(cutoffs if any(each is not None for each in given) else {})
+        given = {
+            "image_sensitivity": image_sensitivity,
+            "pixel_sensitivity": pixel_sensitivity,
+            "unknown_below": unknown_below,
+            "multi_label": multi_label,
+            "confidence": confidence,
+            "iou": iou,
+            "statistics": statistics,
+        }
+        self.thresholds = {name: value for name, value in given.items() if value is not None}
+        self._session.set_states(cutoffs if self.thresholds else {})
 
     def stream(
         self,

@@ -9,6 +9,7 @@ from pp_graph.errors import TargetError, first_line
 from pp_graph.model import ModelInput, RawModel
 from pp_graph.model.graphs import all_values
 from pp_graph.sessions.session import Array, Session
+from pp_graph.sessions.threads import thread_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ class OnnxSession(Session):
 
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = thread_limit() or 0  # 0: onnxruntime decides
         try:
             self._session = ort.InferenceSession(
                 _loadable(model, probes, options), options, providers=["CPUExecutionProvider"]
