@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
+    from pp_graph.monitoring import DriftMonitor, DriftReport, drift
     from pp_graph.opening import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.openvino import OpenVINOModel
     from pp_graph.postprocessors import (
@@ -69,6 +70,8 @@ _EXPORTS = {
     "ClassificationPostProcessor": "pp_graph.postprocessors",
     "ConfidenceGoal": "pp_graph.calibration",
     "DetectionPostProcessor": "pp_graph.postprocessors",
+    "DriftMonitor": "pp_graph.monitoring",
+    "DriftReport": "pp_graph.monitoring",
     "Exploration": "pp_graph.exploring",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
@@ -102,6 +105,7 @@ _EXPORTS = {
     "choose_precision": "pp_graph.precision",
     "convert": "pp_graph.conversion",
     "cutoffs_for": "pp_graph.fusion",
+    "drift": "pp_graph.monitoring",
     "explore": "pp_graph.exploring",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
@@ -125,6 +129,8 @@ __all__ = [
     "ClassificationPostProcessor",
     "ConfidenceGoal",
     "DetectionPostProcessor",
+    "DriftMonitor",
+    "DriftReport",
     "Exploration",
     "FusedModel",
     "Inspection",
@@ -160,6 +166,7 @@ __all__ = [
     "choose_precision",
     "convert",
     "cutoffs_for",
+    "drift",
     "explore",
     "fuse",
     "inspect",

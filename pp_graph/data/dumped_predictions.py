@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Accepted names of each quantity, ours first.
-_NAMES: Final = {
+NAMES: Final = {
     "score": ("pred_score", "score", "pred_scores", "scores", "anomaly_score", "image_score"),
     "map": ("anomaly_map", "anomaly_maps", "map", "maps"),
     "label": ("label", "gt_label", "labels", "gt_labels", "target", "is_anomalous"),
     "mask": ("mask", "gt_mask", "masks", "gt_masks"),
     "name": ("image", "image_path", "path", "file", "filename", "name"),
 }
+"""Accepted names of each quantity, ours first."""
 _WORDS: Final = {
     "0": 0, "false": 0, "normal": 0, "good": 0,
     "1": 1, "true": 1, "anomalous": 1, "anomaly": 1, "abnormal": 1, "bad": 1, "defect": 1,
@@ -114,7 +114,7 @@ def open_predictions(path: str | Path) -> DumpedPredictions:
 
 def _find(what: str, present: Sequence[str], path: Path) -> str | None:
     """Return the name under which a file stores a quantity, such as `label`; None if it does not."""
-    found = [name for known in _NAMES[what] for name in present if name.lower() == known]
+    found = [name for known in NAMES[what] for name in present if name.lower() == known]
     if len(found) > 1 and what != "name":
         raise DataError(
             f"'{path}' holds {' and '.join(map(repr, found))}, expected one {what}. Leave out or rename the other."
@@ -125,7 +125,7 @@ def _find(what: str, present: Sequence[str], path: Path) -> str | None:
 def _lacks(path: Path, what: str, present: Sequence[str]) -> DataError:
     return DataError(
         f"'{path}' holds {', '.join(map(repr, present)) or 'nothing'}, expected a {what} under one of the names "
-        f"{', '.join(_NAMES[what.split(maxsplit=1)[0]])}. Rename it."
+        f"{', '.join(NAMES[what.split(maxsplit=1)[0]])}. Rename it."
     )
 
 
@@ -185,7 +185,7 @@ class _DumpedTable(DumpedPredictions):
             raise DataError(f"'{path}' holds no rows, expected one row per image.")
         places = [f"'{path}', row {index + 1}" for index in range(len(columns["score"]))]
         scores = [_score(where, value) for where, value in zip(places, columns["score"], strict=True)]
-        labels = [_label(where, value) for where, value in zip(places, columns["label"], strict=True)]
+        labels = [label_of(where, value) for where, value in zip(places, columns["label"], strict=True)]
         with np.errstate(over="ignore"):
             self._scores = np.array(scores).astype(np.float32)
         self._labels = np.array(labels, np.bool_)
@@ -209,7 +209,16 @@ def _score(where: str, value: object) -> float:
         ) from None
 
 
-def _label(where: str, value: object) -> int:
+def label_of(where: str, value: object) -> int:
+    """Return 1 for a label that means anomalous, 0 for one that means normal.
+
+    Args:
+        where: File and row, for error messages.
+        value: The label, as a word or number.
+
+    Raises:
+        DataError: It is neither.
+    """
     text = str(value).strip().lower()
     found = _WORDS.get(text.removesuffix(".0").removesuffix(".00"))
     if found is None:
@@ -255,7 +264,7 @@ def _read_parquet(path: Path) -> _Table:
     parquet = require_extra("pyarrow.parquet", "calibration", "reading a .parquet file")
     try:
         present = parquet.read_schema(path).names
-        known = {name for names in _NAMES.values() for name in names}
+        known = {name for names in NAMES.values() for name in names}
         wanted = list(dict.fromkeys(name for name in present if name.lower() in known))
         read = parquet.read_table(path, columns=wanted)
         columns = dict(zip(read.column_names, (column.to_pylist() for column in read.columns), strict=False))
