@@ -159,8 +159,13 @@ def _read_arrays(path: Path, choose: Callable[[Sequence[str]], list[str]]) -> It
 
 def _as_scores(path: Path, name: str, values: Any, row: int) -> npt.NDArray[np.float32]:
     """Convert a batch to float32; empty cells become NaN."""
-    array = values if isinstance(values, np.ndarray) else np.array(values, object)
+    array = values if isinstance(values, np.ndarray) else np.array(values)
     with np.errstate(over="ignore"):
+        if array.dtype.kind == "U":
+            try:
+                return array.astype(np.float64).astype(np.float32)
+            except ValueError:
+                array = array.astype(object)  # one by one, to say which row is wrong
         if array.dtype.kind in "fiu":
             return array.astype(np.float32)
         if array.dtype.kind == "O":
@@ -184,8 +189,11 @@ def _as_score(path: Path, name: str, value: object, row: int) -> float:
 
 def _as_flags(path: Path, values: Any, row: int, size: int) -> npt.NDArray[np.bool_]:
     """Convert a batch of labels; an image without one is not anomalous, as far as is known."""
+    known: dict[str, bool] = {"": False, "nan": False, "None": False}
     flags = np.zeros(size, np.bool_)
     for at, value in enumerate(values):
-        if value is not None and str(value).strip().lower() not in ("", "nan"):
-            flags[at] = bool(label_of(f"'{path}', row {row + at + 1}", value))
+        text = str(value).strip()
+        if text not in known:
+            known[text] = bool(label_of(f"'{path}', row {row + at + 1}", value))
+        flags[at] = known[text]
     return flags
