@@ -158,9 +158,9 @@ class DriftReport(Summarised):
         )
         if self.more_alarms:
             return (
-                "Look at the images that raised alarms. If they show defects, nothing is wrong: give their expected "
-                "share with --defect-rate (defect_rate=...). If they are good, look for what changed: light, focus, "
-                f"position, camera, preprocessing, product. {again}"
+                "Look at the images that raised alarms. If they show as many defects as you expect, give their share as "
+                "the defect rate. If they are good, look for what changed: light, focus, position, camera, "
+                f"preprocessing, product. {again}"
             )
         if self.shape.higher:
             return (

@@ -106,7 +106,7 @@ def test_shifts_and_alarms_are_found() -> None:
     some = np.append(rng.gamma(20, 0.5, 970), np.full(30, 40))  # 3 % far above: too few to shift the distribution
     alarms = pp.drift(statistics, some)
     assert (alarms.shifted, alarms.more_alarms) == (False, True)
-    assert "--defect-rate" in alarms.advice
+    assert "defect rate" in alarms.advice
     assert not pp.drift(statistics, some, defect_rate=0.04).drifted
 
 
