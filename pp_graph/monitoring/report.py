@@ -158,7 +158,7 @@ class DriftReport(Summarised):
         )
         if self.more_alarms:
             return (
-                "Look at the images that raised alarms. If they show as many defects as you expect, give their share as "
+                "Look at the images that raised alarms. If they show as many defects as expected, give their share as "
                 "the defect rate. If they are good, look for what changed: light, focus, position, camera, "
                 f"preprocessing, product. {again}"
             )
