@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
+    from pp_graph.monitoring import DriftMonitor, DriftReport, drift
     from pp_graph.opening import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.openvino import OpenVINOModel
     from pp_graph.packaging import Package, package
@@ -71,6 +72,8 @@ _EXPORTS = {
     "ClassificationPostProcessor": "pp_graph.postprocessors",
     "ConfidenceGoal": "pp_graph.calibration",
     "DetectionPostProcessor": "pp_graph.postprocessors",
+    "DriftMonitor": "pp_graph.monitoring",
+    "DriftReport": "pp_graph.monitoring",
     "Exploration": "pp_graph.exploring",
     "Frame": "pp_graph.video",
     "FusedModel": "pp_graph.fusion",
@@ -107,6 +110,7 @@ _EXPORTS = {
     "choose_precision": "pp_graph.precision",
     "convert": "pp_graph.conversion",
     "cutoffs_for": "pp_graph.fusion",
+    "drift": "pp_graph.monitoring",
     "explore": "pp_graph.exploring",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
@@ -132,6 +136,8 @@ __all__ = [
     "ClassificationPostProcessor",
     "ConfidenceGoal",
     "DetectionPostProcessor",
+    "DriftMonitor",
+    "DriftReport",
     "Exploration",
     "Frame",
     "FusedModel",
@@ -170,6 +176,7 @@ __all__ = [
     "choose_precision",
     "convert",
     "cutoffs_for",
+    "drift",
     "explore",
     "fuse",
     "inspect",

@@ -16,6 +16,7 @@ from pp_graph.cli.ci import ci
 from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
 from pp_graph.cli.devices import devices
+from pp_graph.cli.drift import drift
 from pp_graph.cli.explore import explore
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
@@ -42,6 +43,7 @@ COMMANDS: tuple[click.Command, ...] = (
     verify,
     run_verb,
     explore,
+    drift,
     benchmark,
     package,
     retune,

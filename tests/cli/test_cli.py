@@ -84,6 +84,7 @@ def test_fuse_and_convert_in_one_go(work: Path, cli) -> None:
 def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
     np.savez("images.npz", image=np.zeros((3, 256, 256, 3), np.uint8))
     Path("limits.yaml").write_text("checks: [{raw: raw.onnx, model: model.xml, data: images.npz}]")
+    Path("new.csv").write_text("score\n9.5\n10\n")
     verbs = [
         ("inspect", "raw.onnx"),
         ("stats", "show", "stats.json"),
@@ -94,6 +95,7 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
         ("run", "model.xml", "images", "-o", "predictions"),
         ("calibrate", "raw.onnx", "--data", "images", "-o", "own.json"),
         ("explore", "model.xml", "--data", "images"),
+        ("drift", "own.json", "--scores", "new.csv"),
         ("ci", "--limits", "limits.yaml"),
         ("benchmark", "raw.onnx", "model.xml", "--seconds", "0.1", "--no-memory", "--against", "host-numpy"),
         ("package", "model.xml", "--images", "images", "-o", "deploy"),
