@@ -18,6 +18,7 @@
     ├── DataError                images or arrays do not fit the model
     │   └── UnlabelledError      images have neither labels nor masks
     ├── SettingsError            a file of settings has a field that does not exist or does not fit
+    ├── ClusterError             a Dask cluster does not answer, or its workers cannot share the work
     ├── ExtraError               an optional library is not installed
     └── OutputFileError          an output cannot be written
 
@@ -116,6 +117,10 @@ class UnlabelledError(DataError):
 
 class SettingsError(PPGraphError, ValueError):
     """A file of settings has a field that does not exist or does not fit; the message names line and field."""
+
+
+class ClusterError(PPGraphError, RuntimeError):
+    """A Dask cluster does not answer, or its workers cannot share the work."""
 
 
 class ExtraError(PPGraphError, ImportError):

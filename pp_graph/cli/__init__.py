@@ -17,6 +17,7 @@ from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
 from pp_graph.cli.devices import devices
 from pp_graph.cli.explore import explore
+from pp_graph.cli.fleet import fleet
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
 from pp_graph.cli.output import end_log, pipe_tolerant_stdout, print_error
@@ -44,6 +45,7 @@ COMMANDS: tuple[click.Command, ...] = (
     benchmark,
     retune,
     strip,
+    fleet,
     ci,
     devices,
     demo,

@@ -54,10 +54,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"progress", "verification", "benchmarking", "calibration", "running", "sketching", "version"},
     "exploring": {"progress", "report"},
     "release_checks": {"verification", "benchmarking", "summary", "yaml_document"},
+    "fleet": {"precision", "retuning", "report", "yaml_document", "extras"},
     "inspection": {"opening", "report"},
     "demo": {"report"},
     "integrations": {"demo", "inspection", "benchmarking", "retuning"},
-    "cli": {"demo", "exploring", "release_checks", "inspection", "benchmarking", "retuning", "precision"},
+    "cli": {"demo", "exploring", "release_checks", "fleet", "inspection", "benchmarking", "retuning", "precision"},
 }
 
 
