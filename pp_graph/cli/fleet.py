@@ -51,7 +51,7 @@ def fleet() -> None:
 @click.option("--workers", type=click.IntRange(min=1), metavar="N",
               help="Tasks at the same time on this machine.  [default: one for two cores]")  # fmt: skip
 @click.option("--scheduler", metavar="ADDRESS",
-              help="Run on the workers of a running Dask cluster, such as tcp://host:8786, which see the same files.")  # fmt: skip
+              help="Run on the workers of a Dask cluster that see the same files: tcp://host:8786.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write to an output folder that holds files of others.")
 @json_option
 def run(file: Path, workers: int | None, scheduler: str | None, force: bool, as_json: bool) -> None:

@@ -14,7 +14,6 @@ from pp_graph.errors import ClusterError, first_line
 from pp_graph.extras import require_extra
 from pp_graph.fleet.isolation import ProcessError, Seats, TaskError, run_isolated, stop_all
 from pp_graph.fleet.plan import BENCHMARK
-from pp_graph.fleet.work import work_on
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -259,6 +258,8 @@ def run_task(
     Raises:
         TaskError: It failed.
     """
+    from pp_graph.fleet.work import work_on
+
     del after
     started = time.perf_counter()
     threads = _threads()

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-# onnxruntime is not among them: importing it starts a thread, which a fork would lose.
-_PRELOADED: Final = ("pp_graph.model.raw_model", "pp_graph.fleet.work", "onnx", "openvino", "PIL.Image")
+_PRELOADED: Final = "pp_graph.fleet.preloaded"
 _LOG_LINES: Final = 3
 _running: set[BaseProcess] = set()
 
@@ -91,7 +90,7 @@ def run_isolated(
     forking = "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if forking else "spawn")
     if forking:
-        context.set_forkserver_preload(list(_PRELOADED))
+        context.set_forkserver_preload([_PRELOADED])
     log.parent.mkdir(parents=True, exist_ok=True)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(theirs, function, arguments, memory, seconds, cores, str(log)))

@@ -94,9 +94,8 @@ def run_fleet(
 def _notes(overridden: int) -> tuple[str, ...]:
     if not overridden:
         return ()
-    return (
-        (
-            f"{counted(overridden, 'artifact')} have numbers that pp-graph fleet retune set; they win over those of the "
-            "file. pp-graph fleet retune --undo takes them back."
-        ),
+    note = (
+        f"{counted(overridden, 'artifact')} have numbers that pp-graph fleet retune set, which win over those of the "
+        "file. pp-graph fleet retune --undo takes them back."
     )
+    return (note,)

@@ -61,10 +61,10 @@ def test_only_what_changed_is_done_again(fleet: Fleet, tmp_path: Path) -> None:
     # A changed model redoes its own.
     onnx.save(conv_model(seed=9), tmp_path / "models" / "cam1.onnx")
     before = records(out)
-    assert kinds(out, run_fleet(file := fleet(2)), before) == {
+    assert kinds(out, run_fleet(fleet(2)), before) == {
         "cam1": ["calibrate", "convert", "fuse", "inspect", "tune", "verify"]
     }
     # An artifact that somebody changed or removed is made again.
     (out / report.rows[0]["artifact"]).unlink()
     before = records(out)
-    assert kinds(out, run_fleet(file), before) == {"cam0": ["convert", "tune", "verify"]}
+    assert kinds(out, run_fleet(fleet(2)), before) == {"cam0": ["convert", "tune", "verify"]}
