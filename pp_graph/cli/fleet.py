@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pp_graph.cli.options import PATH, examples, json_option
-from pp_graph.cli.output import note, print_blocks, print_json, progress_bar
+from pp_graph.cli.output import note, print_blocks, print_json, print_line, progress_bar
+from pp_graph.cli.tasks import RETUNED_NAMES, retuned_options
 from pp_graph.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -72,3 +73,86 @@ def run(file: Path, workers: int | None, scheduler: str | None, force: bool, as_
         print_blocks(report.summary())
     if not report.passed:
         raise click.exceptions.Exit(2 if report.errors else 1)
+
+
+@fleet.command(cls=Verb, epilog=examples("pp-graph fleet diff before/ after/"))
+@click.argument("before", type=PATH)
+@click.argument("after", type=PATH)
+@json_option
+def diff(before: Path, after: Path, as_json: bool) -> None:
+    """Show which thresholds, decisions, latencies and sizes moved between two runs.
+
+    BEFORE and AFTER are output folders of fleets, or copies of their fleet.parquet.
+    """
+    from pp_graph.fleet import diff_fleets
+
+    found = diff_fleets(before, after)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_blocks(found.summary())
+
+
+@fleet.command(
+    cls=Verb,
+    epilog=examples(
+        "pp-graph fleet retune out/ --image-sensitivity 0.6 --where camera=7",
+        "pp-graph fleet retune out/ --confidence 0.4 --where kind=detector --where precision=int8",
+        "pp-graph fleet retune out/ --undo",
+    ),
+)
+@click.argument("folder", type=PATH)
+@click.option("--image-sensitivity", type=float, metavar="S", help="anomaly: new image sensitivity, from 0 to 1.")
+@click.option("--pixel-sensitivity", type=float, metavar="S", help="anomaly: new pixel sensitivity, from 0 to 1.")
+@retuned_options
+@click.option("--where", "conditions", multiple=True, metavar="TAG=VALUE",
+              help="Only artifacts with this tag, model, device or precision. Repeat to narrow further.")  # fmt: skip
+@click.option("--undo", is_flag=True, help="Take back the last change.")
+@click.option("--dry-run", is_flag=True, help="Check, and write nothing.")
+@json_option
+def retune(
+    folder: Path,
+    image_sensitivity: float | None,
+    pixel_sensitivity: float | None,
+    conditions: tuple[str, ...],
+    undo: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Change numbers of the artifacts in FOLDER, in milliseconds each.
+
+    Each artifact changes whole or not at all, and none if a value does not fit one of them. The next run of the fleet
+    keeps the numbers and verifies these artifacts again.
+    """
+    from pp_graph.fleet import retune_fleet, undo_retuning
+
+    given = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity,
+             **{name: options[name] for name in RETUNED_NAMES}}  # fmt: skip
+    numbers = {name: value for name, value in given.items() if value is not None}
+    if undo and (numbers or conditions or dry_run):
+        raise click.UsageError("--undo takes back the last change as a whole. Leave out the other options.")
+    if not undo and not numbers:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"There is nothing to change, expected some of {flags}, or --undo.")
+    found = undo_retuning(folder) if undo else retune_fleet(folder, numbers, where=_parsed(conditions), dry_run=dry_run)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    for name in found.artifacts:
+        print_line(name)
+    done = "Took back the last change of" if undo else "Retuned" if found.written else "Would retune"
+    print_line(f"{done} {len(found.artifacts):,} artifact{'' if len(found.artifacts) == 1 else 's'}.")
+    if found.written:
+        note("Next: pp-graph fleet FLEET.yaml verifies them.")
+
+
+def _parsed(conditions: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in conditions:
+        key, separator, value = text.partition("=")
+        if not separator or key in found:
+            problem = "is given twice" if separator else "is no condition"
+            raise click.BadParameter(f"'{text}' {problem}, expected TAG=VALUE, one a tag.", param_hint="--where")
+        found[key] = value
+    return found

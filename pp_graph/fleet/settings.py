@@ -22,7 +22,7 @@ _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Tag = str | int | float | bool
 _Method = str | dict[str, dict[str, Any]]
 _UNITS: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-_LEAST_MEMORY: Final = 2**28
+_LEAST_MEMORY: Final = 2**30
 _PLACEHOLDERS: Final = ("stem", "folder", "name")
 
 
@@ -233,7 +233,7 @@ class _Reader:
             size = -1
         if size < _LEAST_MEMORY:
             raise self._document.error(
-                ("memory",), f"is '{given}', expected at least 256 MiB, with a unit ({', '.join(_UNITS)}): 4 GiB."
+                ("memory",), f"is '{given}', expected at least 1 GiB, with a unit ({', '.join(_UNITS)}): 4 GiB."
             )
         return size
 
