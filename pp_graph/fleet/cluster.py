@@ -48,7 +48,7 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
             "running cluster has its own workers. Leave one out."
         )
     distributed = require_extra("distributed", EXTRA, "running a fleet")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # failures of tasks are reported in our words
+    _silence()
     if scheduler is not None:
         try:
             client = distributed.Client(scheduler, timeout=_ANSWER_SECONDS, set_as_default=False)
@@ -82,6 +82,13 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
             yield client
         finally:
             stop_all()
+
+
+def _silence() -> None:
+    """Silence Dask's logs: failures of tasks, and a scheduler that went away, are reported in our words."""
+    for name in list(logging.Logger.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _check_workers(client: Client, scheduler: str) -> None:

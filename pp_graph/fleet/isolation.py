@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _PRELOADED: Final = "pp_graph.fleet.preloaded"
 _LOG_LINES: Final = 3
+_MEMORY_WORDS: Final = ("bad_alloc", "MemoryError", "Failed to allocate memory", "Cannot allocate memory")
+"""What runtimes say when they get no memory."""
 _running: set[BaseProcess] = set()
 
 
@@ -146,7 +148,7 @@ def _how_it_ended(code: int | None, memory: int, log: Path) -> str:
     except OSError:
         lines = []
     last = "; ".join(line.strip() for line in lines[-_LOG_LINES:] if line.strip())
-    if "bad_alloc" in last or "MemoryError" in last:
+    if _tells_of_memory(last):
         return _out_of_memory(memory)
     if code is not None and code < 0:
         how = f"was ended by {signal.Signals(-code).name}"
@@ -157,6 +159,10 @@ def _how_it_ended(code: int | None, memory: int, log: Path) -> str:
     else:
         how = f"ended with status {code}"
     return f"its process {how}{f' after: {last}' if last else ''}"
+
+
+def _tells_of_memory(text: str) -> bool:
+    return any(words in text for words in _MEMORY_WORDS)
 
 
 def _out_of_memory(memory: int) -> str:
@@ -180,7 +186,7 @@ def _run(
         outcome, value = "failed", _out_of_memory(memory)
     except PPGraphError as error:
         outcome, value = "again" if isinstance(error, OSError) else "failed", f"{error}"
-        if "bad_alloc" in value:
+        if _tells_of_memory(value):
             value = _out_of_memory(memory)
     except OSError as error:
         outcome, value = "again", f"file '{error.filename}' cannot be used: {error.strerror or error}"
@@ -190,7 +196,7 @@ def _run(
         traceback.print_exc()
         outcome = "failed"
         value = f"unexpected {type(error).__name__}: {first_line(error)}; see '{log}'"
-        if "bad_alloc" in str(error):
+        if _tells_of_memory(str(error)):
             value = _out_of_memory(memory)
     results.send((outcome, value))
     results.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,7 @@ MANIFEST: Final = "fleet.parquet"
 PAGE: Final = "fleet.html"
 PASSED, FAILED, ERROR = "passed", "failed", "error"
 _LISTED: Final = 20
+_PROBLEM: Final = 120
 COLUMNS: Final = {
     "model": "string", "device": "string", "precision": "string", "inference_precision": "string", "status": "string",
     "problem": "string", "artifact": "string", "artifact_sha256": "string", "raw": "string", "key": "string",
@@ -135,7 +137,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         ", ".join(flips),
         "" if row["latency_ratio"] is None else f"{row['latency_ratio']:.2f} of raw",
         "" if row["bytes"] is None else size_text(row["bytes"]),
-        row["problem"] or "",
+        textwrap.shorten(row["problem"] or "", _PROBLEM, placeholder=" ..."),
     )
 
 

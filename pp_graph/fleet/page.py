@@ -21,24 +21,27 @@ body { max-width: none; }
 .filters label { display: grid; font-size: .9em; color: var(--faint); }
 .filters input, .filters select { font: inherit; color: var(--ink); background: var(--raised);
   border: 1px solid var(--grid); padding: .2rem .4rem; }
-thead th { position: sticky; top: 0; background: var(--back); white-space: nowrap; padding: .2rem 1rem .2rem 0; }
+.wide { max-height: 85vh; overflow: auto; }
+thead th { position: sticky; top: 0; z-index: 1; background: var(--back); vertical-align: bottom; line-height: 1.25; }
+tbody tr > :first-child, thead tr > :first-child { position: sticky; left: 0; background: var(--back); }
+thead tr > :first-child { z-index: 2; }
 thead button { all: unset; cursor: pointer; }
 thead button:focus-visible { outline: 2px solid var(--curve); }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 td.number { text-align: right; white-space: nowrap; }
 td.failed, td.error, td.retuned { color: var(--anomalous); font-weight: 600; }
-td.problem { max-width: 36rem; overflow-wrap: anywhere; }
+td.problem { min-width: 16rem; max-width: 36rem; overflow-wrap: anywhere; }
 a { color: inherit; }
 """
 _HEADS: Final = {
     "model": "model", "device": "device", "precision": "weights", "inference_precision": "runs in", "status": "status",
-    "f1_image": "F1 of images", "f1_pixel": "F1 of pixels", "class_accuracy": "right classes",
+    "problem": "problem", "f1_image": "F1 of images", "f1_pixel": "F1 of pixels", "class_accuracy": "right classes",
     "image_threshold": "image threshold", "pixel_threshold": "pixel threshold",
     "image_sensitivity": "image sensitivity", "pixel_sensitivity": "pixel sensitivity",
     "postprocessing_flips": "flips by post-processing", "drift_label_flips": "labels flipped by drift",
     "drift_pixel_flips": "pixels flipped by drift", "latency_ratio": "latency over raw", "latency_ms": "latency, ms",
-    "bytes": "size", "seconds": "seconds", "problem": "problem",
+    "bytes": "size", "seconds": "seconds",
 }  # fmt: skip
 _WORDS: Final = ("model", "device", "precision", "inference_precision", "status", "problem")
 _CHOSEN: Final = ("status", "device", "precision")

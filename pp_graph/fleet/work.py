@@ -60,7 +60,7 @@ def _inspect(task: Task, store: Store) -> _Done:
 
 def _calibrate(task: Task, store: Store) -> _Done:
     model = task.model
-    found = calibrate(model.path, model.data, roles=model.roles, **model.calibrate.keywords())
+    found = calibrate(model.path, model.data, roles=model.roles, resamples=0, **model.calibrate.keywords())
     return _save_statistics(found, store.statistics(model.name))
 
 
@@ -71,6 +71,7 @@ def _recalibrate(task: Task, store: Store) -> _Done:
         model.data,
         device=task.device,
         inference_precision=model.executed,
+        resamples=0,
         **model.calibrate.keywords(),
     )
     return _save_statistics(found, store.statistics(model.name, task.variant))

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.models import conv_model
 
@@ -42,3 +43,40 @@ def fleet(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "fleet.yaml"
 
     return make
+
+
+def poisoned(kind: str) -> onnx.ModelProto:
+    """A valid model that takes 14 GB (`memory`) or never ends (`endless`) when it runs."""
+    model = conv_model()
+    graph = model.graph
+    if kind == "memory":
+        graph.initializer.append(numpy_helper.from_array(np.array([60000, 60000], np.int64), "size"))
+        graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "zero"))
+        first = [
+            helper.make_node("ConstantOfShape", ["size"], ["large"]),
+            helper.make_node("RandomUniformLike", ["large"], ["noise"]),  # which no optimizer computes beforehand
+            helper.make_node("ReduceMax", ["noise"], ["most"], keepdims=0),
+            helper.make_node("Mul", ["most", "zero"], ["nothing"]),
+            helper.make_node("Add", ["image", "nothing"], ["same"]),
+        ]
+    else:
+        graph.initializer.append(numpy_helper.from_array(np.array(2**62, np.int64), "trips"))
+        body = helper.make_graph(
+            [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Sin", ["x"], ["y"])],
+            "body",
+            [
+                helper.make_tensor_value_info("trip", TensorProto.INT64, []),
+                helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+            ],
+            [
+                helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+            ],
+        )
+        first = [helper.make_node("Loop", ["trips", "", "image"], ["same"], body=body)]
+    next(node for node in graph.node if node.name == "conv1").input[0] = "same"
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*first, *rest])
+    return model
