@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pp_graph.conversion import convert
     from pp_graph.errors import PPGraphError
     from pp_graph.exploring import Exploration, explore
+    from pp_graph.fleet import FleetReport, run_fleet
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
@@ -70,6 +71,7 @@ _EXPORTS = {
     "ConfidenceGoal": "pp_graph.calibration",
     "DetectionPostProcessor": "pp_graph.postprocessors",
     "Exploration": "pp_graph.exploring",
+    "FleetReport": "pp_graph.fleet",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -109,6 +111,7 @@ _EXPORTS = {
     "open": "pp_graph.opening",
     "retune": "pp_graph.retuning",
     "benchmark": "pp_graph.benchmarking",
+    "run_fleet": "pp_graph.fleet",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",
 }
@@ -126,6 +129,7 @@ __all__ = [
     "ConfidenceGoal",
     "DetectionPostProcessor",
     "Exploration",
+    "FleetReport",
     "FusedModel",
     "Inspection",
     "LevelStatistics",
@@ -166,6 +170,7 @@ __all__ = [
     "load",
     "open",
     "retune",
+    "run_fleet",
     "strip",
     "verify",
 ]

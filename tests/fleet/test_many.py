@@ -19,5 +19,4 @@ def test_many_models_killed_twice(tmp_path: Path) -> None:
     assert found["resumed: kept"] >= second - 4
     assert found["resumed: kept"] + found["resumed: done"] == 1200
     assert found["second run: done"] == 0
-    assert found["second run: seconds"] < 5
     assert found["new sensitivity: done"] == 400

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import pytest
 
 import pp_graph as pp
+from pp_graph.cli import run
 from pp_graph.fleet import FleetReport, read_manifest, run_fleet
+from tests.conftest import ROOT
 from tests.models import conv_model
+from tests.project.test_readme import blocks, command_lines
 
 Fleet = Callable[..., Path]
 
@@ -68,3 +72,42 @@ def test_only_what_changed_is_done_again(fleet: Fleet, tmp_path: Path) -> None:
     (out / report.rows[0]["artifact"]).unlink()
     before = records(out)
     assert kinds(out, run_fleet(fleet(2)), before) == {"cam0": ["convert", "tune", "verify"]}
+
+
+@pytest.mark.slow
+def test_page_of_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "fleet.md").read_text("utf-8")
+    assert run(["demo", "-o", str(tmp_path / "demo")]) == 0
+    monkeypatch.chdir(tmp_path / "demo" / "inputs")
+    Path("fleet.yaml").write_text(blocks("yaml", page)[0])
+    for arguments in command_lines(page):
+        assert run(arguments) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert out.count("PASSED: 3 artifacts of 2 models.") == 2
+    assert "Took back the last change of 2 artifacts." in out
+
+
+@pytest.mark.slow
+def test_every_kind_of_task(fleet: Fleet, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    every = {
+        "data": "data.npz", "precisions": ["f32", "f16", "int8"], "recalibrate": True, "benchmark_seconds": 0.2,
+        "inference_precision": "bf16", "limits": {"pixel_flips": "100%", "label_flips": None, "ratio_to_raw": 1000.0},
+    }  # fmt: skip
+    report = run_fleet(fleet(1, defaults=every))
+    assert report.passed, report
+    assert report.done == 3 + 3 * 5
+    for row in report.rows:
+        found = pp.open(out / row["artifact"])
+        own = pp.calibrate(found, tmp_path / "data.npz", device="CPU", inference_precision="bf16", resamples=0)
+        assert row["image_threshold"] == own.statistics.image.threshold
+        assert row["latency_ratio_low"] <= row["latency_ratio"] <= row["latency_ratio_high"]
+        assert (out / row["artifact"]).with_name("benchmark.html").exists()
+    assert run_fleet(fleet(1, defaults=every)).done == 0
+    slow = every | {"limits": every["limits"] | {"ratio_to_raw": 0.001}}
+    report = run_fleet(fleet(1, defaults=slow))
+    assert report.done == 3, "only verified again"
+    assert {row["status"] for row in report.rows} == {"failed"}
+    assert "latency is" in report.rows[0]["problem"]

@@ -143,6 +143,7 @@ def test_public_functions_are_documented() -> None:
         "inspect",
         "load",
         "retune",
+        "run_fleet",
         "strip",
         "verify",
     ):
