@@ -73,7 +73,8 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
             threads_per_worker=count,
             processes=False,
             memory_limit=0,
-            dashboard_address=None,
+            worker_dashboard_address="127.0.0.1:0",
+            dashboard_address="127.0.0.1:0",  # any free port: a second run is no reason to warn
             silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,

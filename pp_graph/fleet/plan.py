@@ -157,7 +157,7 @@ class _Planner:
             return found[-1]
 
         data = self._data if precision == "int8" else ""
-        convert = add("convert", fuse.key, device, precision, model.batch, data)
+        convert = add("convert", fuse.key, device, precision, model.batch, model.input_shape, data)
         if model.recalibrate:
             source = add("recalibrate", convert.key, self._data, method, model.inference_precision).key
         tune = add("tune", convert.key, source, numbers)

@@ -88,6 +88,7 @@ class _Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     precisions: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
     inference_precision: Literal["f32", "bf16", "f16", "default"] | msgspec.UnsetType = msgspec.UNSET
     batch: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType | None = msgspec.UNSET
+    input_shape: tuple[int | None, ...] | msgspec.UnsetType | None = msgspec.UNSET
     limits: FleetLimits | msgspec.UnsetType = msgspec.UNSET
     benchmark_seconds: _Positive | msgspec.UnsetType | None = msgspec.UNSET
 
@@ -126,6 +127,7 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
         precisions: Precisions of the weights.
         inference_precision: Precision to run in; `default` is that of the device.
         batch: Images per run; None leaves an open batch open.
+        input_shape: Sizes of the input, None for one that stays open; None leaves all as they are.
         limits: What the model may cost.
         benchmark_seconds: Seconds to measure latency; None for no measurement.
     """
@@ -145,6 +147,7 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
     precisions: tuple[str, ...] = ("f32",)
     inference_precision: str = "f32"
     batch: int | None = None
+    input_shape: tuple[int | None, ...] | None = None
     limits: FleetLimits = FleetLimits()
     benchmark_seconds: float | None = None
 
@@ -306,7 +309,8 @@ class _Reader:
     def _check(self, model: FleetModel, where: dict[str, tuple[str | int, ...]], place: tuple[str | int, ...]) -> None:
         """Check what needs no model, once for all models with the same settings."""
         settings = (model.task, model.recipe, model.options, model.roles, model.calibrate, model.devices,
-                    model.precisions, model.limits, model.benchmark_seconds, bool(model.statistics))  # fmt: skip
+                    model.precisions, model.limits, model.benchmark_seconds, model.input_shape,
+                    bool(model.statistics))  # fmt: skip
         if repr(settings) in self._checked:
             return
         self._checked.add(repr(settings))
@@ -328,6 +332,10 @@ class _Reader:
             attempt("limits", FlipLimit.parse, getattr(model.limits, level), level)
         if model.limits.ratio_to_raw is not None and model.benchmark_seconds is None:
             raise self._document.error(where["limits"], "has 'ratio_to_raw', which needs 'benchmark_seconds'. Add it.")
+        if model.benchmark_seconds is not None and None in (model.input_shape or ())[1:]:
+            raise self._document.error(
+                where["input_shape"], "leaves a size open besides the batch, and 'benchmark_seconds' needs it. Give it."
+            )
         attempt("calibrate", model.calibrate.keywords)
         if model.statistics is not None and model.task != "anomaly":
             raise self._document.error(

@@ -114,6 +114,7 @@ def _convert(task: Task, store: Store) -> _Done:
         device=task.device,
         precision=task.precision,
         batch=model.batch,
+        input_shape=model.input_shape,
         quantization=Quantization(model.data) if task.precision == "int8" else None,
     )
     path = artifact.save(store.artifact(model.name, task.variant), overwrite=True)
@@ -178,6 +179,7 @@ def _benchmark(task: Task, store: Store) -> _Done:
         inference_precisions=[model.inference_precision],
         against=[],
         images=model.data,
+        input_shape=None if model.input_shape is None else [size or model.batch or 1 for size in model.input_shape],
         seconds=model.benchmark_seconds,
         memory=False,
     )

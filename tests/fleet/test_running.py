@@ -93,7 +93,7 @@ def test_page_of_the_documentation(
 def test_every_kind_of_task(fleet: Fleet, tmp_path: Path) -> None:
     out = tmp_path / "out"
     every = {
-        "data": "data.npz", "precisions": ["f32", "f16", "int8"], "recalibrate": True, "benchmark_seconds": 0.2,
+        "data": "data.npz", "precisions": ["f32", "f16", "int8"], "recalibrate": True, "benchmark_seconds": 0.2, "input_shape": [None, 3, 16, 16],
         "inference_precision": "bf16", "limits": {"pixel_flips": "100%", "label_flips": None, "ratio_to_raw": 1000.0},
     }  # fmt: skip
     report = run_fleet(fleet(1, defaults=every))

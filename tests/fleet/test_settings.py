@@ -56,6 +56,10 @@ def test_defaults_patterns_and_tags(tmp_path: Path) -> None:
         ("  - path: RAW\n    statistics: '{nam}.json'\n", "line 7, field 'statistics': has '{nam}', expected some of"),
         ("  - path: RAW\n    statistics: none.json\n", "line 7, field 'statistics': of 'raw' is '.*none.json', which"),
         ("  - path: RAW\n    calibrate: {image: f2}\n", "line 7, field 'calibrate': .*'f2' is not known"),
+        (
+            "  - path: RAW\n    benchmark_seconds: 1\n    input_shape: [1, 3, null, 8]\n",
+            "line 8, field 'input_shape': leaves a",
+        ),
         ("  - path: RAW\n    name: a/b\n", "line 7, field 'name': 'a/b' is no name"),
         ("  - path: RAW\n  - path: RAW\n", "line 7.*: 'raw' is the name of two models, expected different names"),
         ("  - path: RAW\nmemory: 4 MB\n", "line 7, field 'memory': is '4 MB', expected at least 1 GiB"),
