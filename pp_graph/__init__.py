@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pp_graph.conversion import convert
     from pp_graph.errors import PPGraphError
     from pp_graph.exploring import Exploration, explore
+    from pp_graph.fleet import FleetReport, run_fleet
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
@@ -75,6 +76,7 @@ _EXPORTS = {
     "DriftMonitor": "pp_graph.monitoring",
     "DriftReport": "pp_graph.monitoring",
     "Exploration": "pp_graph.exploring",
+    "FleetReport": "pp_graph.fleet",
     "Frame": "pp_graph.video",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
@@ -120,6 +122,7 @@ _EXPORTS = {
     "package": "pp_graph.packaging",
     "retune": "pp_graph.retuning",
     "benchmark": "pp_graph.benchmarking",
+    "run_fleet": "pp_graph.fleet",
     "strip": "pp_graph.fusion",
     "verify": "pp_graph.verification",
 }
@@ -139,6 +142,7 @@ __all__ = [
     "DriftMonitor",
     "DriftReport",
     "Exploration",
+    "FleetReport",
     "Frame",
     "FusedModel",
     "Inspection",
@@ -185,6 +189,7 @@ __all__ = [
     "open_video",
     "package",
     "retune",
+    "run_fleet",
     "strip",
     "verify",
 ]

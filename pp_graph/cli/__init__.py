@@ -18,6 +18,7 @@ from pp_graph.cli.demo import demo
 from pp_graph.cli.devices import devices
 from pp_graph.cli.drift import drift
 from pp_graph.cli.explore import explore
+from pp_graph.cli.fleet import fleet
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
 from pp_graph.cli.output import end_log, pipe_tolerant_stdout, print_error
@@ -48,6 +49,7 @@ COMMANDS: tuple[click.Command, ...] = (
     package,
     retune,
     strip,
+    fleet,
     ci,
     devices,
     demo,

@@ -11,6 +11,7 @@ import numpy as np
 from pp_graph.errors import ProvenanceError
 from pp_graph.fusion.provenance import SCHEMA_VERSION, EmissionRecord, Provenance
 from pp_graph.model import NameScope
+from pp_graph.model.light_onnx_ir import import_onnx_ir
 from pp_graph.steps import Emitter
 from pp_graph.version import __version__
 
@@ -78,6 +79,7 @@ def emit_alone(
     Returns:
         The emission, and the graph, whose outputs are those of the program.
     """
+    import_onnx_ir()
     import onnx_ir as ir
 
     raw = {}

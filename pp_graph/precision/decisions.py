@@ -103,7 +103,7 @@ class Judge:
         self._truth = truth
         self._reference: list[dict[str, bytes]] = []
         digest = hashlib.sha256(b"" if truth is None else truth.sha256().encode())
-        counts = _Counts(truth)
+        counts = TruthCounts(truth)
         reference, preprocessing = open_raw_values(fused), base.provenance.preprocessing
         for feeds, known, rows in self._batches(wanted):
             raw = reference.run(feed_by_hand(feeds, preprocessing))
@@ -132,7 +132,7 @@ class Judge:
         if statistics is not None:
             found = Decided(RECALIBRATED, msgspec.to_builtins(statistics))
             programs.append((retuned_program(artifact.provenance, statistics, {}), found))
-        counts = [_Counts(self._truth) for _ in programs]
+        counts = [TruthCounts(self._truth) for _ in programs]
         at = 0
         values = open_raw_values(artifact, device=device, inference_precision=precision)
         for feeds, known, rows in self._batches(values.inputs):
@@ -188,7 +188,7 @@ class Judge:
                 yield feeds, known, range(start, stop)
 
 
-class _Counts:
+class TruthCounts:
     """Correct and wrong decisions where the truth is known."""
 
     def __init__(self, truth: Truth | None) -> None:

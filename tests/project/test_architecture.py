@@ -68,11 +68,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "exploring": {"progress", "report"},
     "release_checks": {"verification", "benchmarking", "summary", "yaml_document"},
+    "fleet": {"precision", "retuning", "report", "yaml_document", "extras"},
     "packaging": {"benchmarking", "running"},
     "inspection": {"opening", "report", "packaging", "workers"},
     "demo": {"report"},
     "integrations": {"demo", "inspection", "benchmarking", "retuning"},
-    "cli": {"demo", "exploring", "release_checks", "inspection", "benchmarking", "retuning", "precision", "packaging"},
+    "cli": {
+        "demo",
+        "exploring",
+        "release_checks",
+        "fleet",
+        "inspection",
+        "benchmarking",
+        "retuning",
+        "precision",
+        "packaging",
+    },
 }
 
 
@@ -160,6 +171,7 @@ def test_public_functions_are_documented() -> None:
         "open_video",
         "package",
         "retune",
+        "run_fleet",
         "strip",
         "verify",
     ):

@@ -1,0 +1,315 @@
+"""Run tasks on Dask: a cluster on this machine, or a running one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from pp_graph.errors import ClusterError, first_line
+from pp_graph.extras import require_extra
+from pp_graph.fleet.isolation import ProcessError, Seats, TaskError, run_isolated, stop_all
+from pp_graph.fleet.plan import BENCHMARK
+from pp_graph.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from distributed import Client
+
+    from pp_graph.fleet.plan import Task
+    from pp_graph.fleet.settings import FleetSettings
+    from pp_graph.fleet.store import Store
+
+EXTRA: Final = "fleet"
+_ANSWER_SECONDS: Final = 15
+_seats_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
+    """Yield a client of a cluster on this machine, or of a running one.
+
+    Args:
+        workers: Number of tasks at the same time on this machine; None for one for two cores.
+        scheduler: Address of a running scheduler, such as `tcp://host:8786`.
+
+    Raises:
+        ClusterError: Both are given, the scheduler does not answer, or its workers have another version of pp_graph.
+        ExtraError: Dask is not installed.
+    """
+    if workers is not None and scheduler is not None:
+        raise ClusterError(
+            f"Found workers={workers} (--workers) and scheduler='{scheduler}' (--scheduler), expected one of them: a "
+            "running cluster has its own workers. Leave one out."
+        )
+    distributed = require_extra("distributed", EXTRA, "running a fleet")
+    _silence()
+    if scheduler is not None:
+        try:
+            client = distributed.Client(scheduler, timeout=_ANSWER_SECONDS, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise ClusterError(
+                f"The scheduler '{scheduler}' does not answer: {first_line(error)}. Start one (dask scheduler) and "
+                "its workers (dask worker ADDRESS), or leave out --scheduler."
+            ) from error
+        with client:
+            _check_workers(client, scheduler)
+            yield client
+        return
+    import dask
+    from dask.system import CPU_COUNT
+
+    count = workers or max(1, CPU_COUNT // 2)
+    # Tasks have processes of their own, so that the workers need not.
+    with (
+        dask.config.set({"distributed.worker.memory.terminate": False}),
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=count,
+            processes=False,
+            memory_limit=0,
+            worker_dashboard_address="127.0.0.1:0",
+            dashboard_address="127.0.0.1:0",  # any free port: a second run is no reason to warn
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        try:
+            yield client
+        finally:
+            stop_all()
+
+
+def _silence() -> None:
+    """Silence Dask's logs: failures of tasks, and a scheduler that went away, are reported in our words."""
+    for name in list(logging.Logger.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def _check_workers(client: Client, scheduler: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=_ANSWER_SECONDS)
+        versions = client.run(_version)
+    except Exception as error:
+        raise ClusterError(
+            f"The workers of '{scheduler}' cannot do the work: {first_line(error)}. Start some (dask worker "
+            f"{scheduler}) in an environment with pp_graph[fleet]."
+        ) from error
+    other = next((found for found in versions.values() if found != __version__), None)
+    if other is not None:
+        raise ClusterError(
+            f"A worker of '{scheduler}' has pp_graph {other}, expected {__version__} as here. Install it there."
+        )
+
+
+def _version() -> str:
+    return __version__
+
+
+def run_tasks(
+    client: Client,
+    tasks: Mapping[str, Task],
+    settings: FleetSettings,
+    store: Store,
+    done: Callable[[Task, TaskError | None], None],
+) -> dict[str, TaskError]:
+    """Run tasks in the order that they need, and benchmarks after all others, one at a time on each machine.
+
+    Args:
+        client: Client of a cluster.
+        tasks: The tasks, each after those that it needs.
+        settings: Limits of time and memory, and retries.
+        store: The output folder.
+        done: Called when a task has finished or failed.
+
+    Returns:
+        Errors of the tasks that failed, by slot. A task that needs a failed one is not run, and has its error.
+
+    Raises:
+        ClusterError: The scheduler went away.
+    """
+    try:
+        errors = _run_graph(client, tasks, settings, store, done)
+        _run_benchmarks(client, tasks, settings, store, done, errors)
+    except ClusterError:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("distributed", "dask", "asyncio", "concurrent"):
+            raise
+        raise _gone(error) from error
+    return errors
+
+
+def _gone(error: BaseException | None) -> ClusterError:
+    why = f": {first_line(error)}" if error is not None and str(error) else ""
+    return ClusterError(
+        f"The Dask scheduler went away{why}. What was finished is kept: start it again, and run the same command."
+    )
+
+
+def _submit(client: Client, task: Task, settings: FleetSettings, store: Store, after: list[Any], **where: Any) -> Any:
+    return client.submit(
+        run_task,
+        task,
+        store,
+        settings.timeout,
+        settings.memory,
+        settings.retries,
+        after,
+        key=f"{task.slot}-{uuid.uuid4().hex[:8]}",
+        pure=False,
+        **where,
+    )
+
+
+def _run_graph(
+    client: Client,
+    tasks: Mapping[str, Task],
+    settings: FleetSettings,
+    store: Store,
+    done: Callable[[Task, TaskError | None], None],
+) -> dict[str, TaskError]:
+    distributed = require_extra("distributed", EXTRA, "running a fleet")
+    futures: dict[str, Any] = {}
+    slots: dict[str, str] = {}
+    for rank, (slot, task) in enumerate(tasks.items()):
+        if task.kind != BENCHMARK:
+            after = [futures[each] for each in task.after if each in futures]
+            # One model after the other, so that a run that is stopped has finished models.
+            futures[slot] = _submit(client, task, settings, store, after, priority=-rank)
+            slots[futures[slot].key] = slot
+    errors: dict[str, TaskError] = {}
+    for future in distributed.as_completed(futures.values(), loop=client.loop):
+        slot = slots[future.key]
+        error = _error_of(future, tasks[slot])
+        if error is not None:
+            errors[slot] = error
+        done(tasks[slot], error)
+    return errors
+
+
+def _error_of(future: Any, task: Task) -> TaskError | None:
+    if future.status == "finished":
+        return None
+    if future.status != "error":  # cancelled or lost
+        raise _gone(None)
+    error = future.exception()
+    if isinstance(error, TaskError):
+        return error
+    return TaskError(task.slot, task.title, f"its worker was lost: {first_line(error)}")
+
+
+def _run_benchmarks(
+    client: Client,
+    tasks: Mapping[str, Task],
+    settings: FleetSettings,
+    store: Store,
+    done: Callable[[Task, TaskError | None], None],
+    errors: dict[str, TaskError],
+) -> None:
+    distributed = require_extra("distributed", EXTRA, "running a fleet")
+    waiting = []
+    for slot, task in tasks.items():
+        if task.kind == BENCHMARK:
+            failed = next((errors[each] for each in task.after if each in errors), None)
+            if failed is None:
+                waiting.append(task)
+            else:
+                errors[slot] = failed
+                done(task, failed)
+    if not waiting:
+        return
+    hosts = {found["host"]: address for address, found in client.scheduler_info(n_workers=-1)["workers"].items()}
+    running: dict[str, tuple[Task, str]] = {}
+    finished = distributed.as_completed(loop=client.loop)
+
+    def start(address: str) -> None:
+        if waiting:
+            task = waiting.pop(0)
+            future = _submit(client, task, settings, store, [], workers=[address])
+            running[future.key] = task, address
+            finished.add(future)
+
+    for address in hosts.values():
+        start(address)
+    for future in finished:
+        task, address = running.pop(future.key)
+        error = _error_of(future, task)
+        if error is not None:
+            errors[task.slot] = error
+        done(task, error)
+        start(address)
+
+
+def run_task(
+    task: Task, store: Store, timeout: float, memory: int | None, retries: int, after: list[Any]
+) -> dict[str, Any]:
+    """Do a task in a process of its own, on a worker, and write its record.
+
+    Args:
+        task: The task.
+        store: The output folder.
+        timeout: Seconds that it may take.
+        memory: Bytes that it may allocate; None for its share of the machine's memory.
+        retries: How often to try again after a crash.
+        after: Results of the tasks that it needs; Dask waits for them.
+
+    Returns:
+        The record.
+
+    Raises:
+        TaskError: It failed.
+    """
+    from pp_graph.fleet.work import work_on
+
+    del after
+    started = time.perf_counter()
+    threads = _threads()
+    limit = memory or _memory() // threads
+    with _seats(threads).taken() as cores:
+        for attempt in range(retries + 1):
+            try:
+                record = run_isolated(
+                    work_on,
+                    (task, store),
+                    seconds=timeout,
+                    memory=limit,
+                    cores=frozenset() if task.kind == BENCHMARK else cores,
+                    log=store.log(task.slot),
+                )
+                break
+            except ProcessError as failure:
+                if not failure.again or attempt == retries:
+                    seconds = time.perf_counter() - started
+                    raise TaskError(task.slot, task.title, str(failure), seconds=seconds) from None
+    found = {**record, "seconds": round(time.perf_counter() - started, 3)}
+    store.write_record(task.slot, found)
+    return {"slot": task.slot}
+
+
+def _threads() -> int:
+    from distributed import get_worker
+
+    return max(1, int(get_worker().state.nthreads))
+
+
+def _memory() -> int:
+    from distributed.system import MEMORY_LIMIT
+
+    return int(MEMORY_LIMIT)
+
+
+@functools.cache
+def _made_seats(threads: int) -> Seats:
+    return Seats(threads)
+
+
+def _seats(threads: int) -> Seats:
+    with _seats_lock:
+        return _made_seats(threads)

@@ -1,0 +1,211 @@
+"""What each task does. It runs in a process of its own, and returns what goes into its record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from pp_graph.benchmarking import benchmark
+from pp_graph.calibration import calibrate
+from pp_graph.conversion import convert
+from pp_graph.data import choose_batch_size, feed_model, read_ahead
+from pp_graph.errors import DataError, ProvenanceError
+from pp_graph.fleet.post_processing import build_post_processor, changes_to
+from pp_graph.fleet.tuned import tune_artifact
+from pp_graph.fusion import FusedModel, fuse
+from pp_graph.model import RawModel, fixed_batch
+from pp_graph.opening import open_artifact
+from pp_graph.precision.decisions import TruthCounts
+from pp_graph.quantization.quantization import Quantization
+from pp_graph.quantization.truth import open_truth
+from pp_graph.raw_values import open_raw_values
+from pp_graph.report import write_benchmark_report, write_verification_report
+from pp_graph.retuning import retune
+from pp_graph.statistics import Statistics
+from pp_graph.verification import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from pp_graph.calibration import CalibrationResult
+    from pp_graph.fleet.plan import Task
+    from pp_graph.fleet.store import Store
+
+
+def work_on(task: Task, store: Store) -> dict[str, Any]:
+    """Do a task.
+
+    Returns:
+        The record: key, key of the conversion, result, and size and time of change of the files that were written.
+
+    Raises:
+        PPGraphError: Something does not fit; see the function that the task calls.
+    """
+    result, files = WORK[task.kind](task, store)
+    return {"key": task.key, "converted": task.converted, "result": result, "files": store.stamps(files)}
+
+
+_Done = tuple[dict[str, Any], "Iterable[Path]"]
+
+
+def _inspect(task: Task, store: Store) -> _Done:
+    del store
+    raw = RawModel.open(task.model.path)
+    return {
+        "opset": raw.opset,
+        "bytes": raw.weight_bytes,
+        "inputs": {port.name: str(port.shape) for port in raw.inputs},
+    }, ()
+
+
+def _calibrate(task: Task, store: Store) -> _Done:
+    model = task.model
+    found = calibrate(model.path, model.data, roles=model.roles, resamples=0, **model.calibrate.keywords())
+    return _save_statistics(found, store.statistics(model.name))
+
+
+def _recalibrate(task: Task, store: Store) -> _Done:
+    model = task.model
+    found = calibrate(
+        open_artifact(store.artifact(model.name, task.variant)),
+        model.data,
+        device=task.device,
+        inference_precision=model.executed,
+        resamples=0,
+        **model.calibrate.keywords(),
+    )
+    return _save_statistics(found, store.statistics(model.name, task.variant))
+
+
+def _save_statistics(found: CalibrationResult, path: Path) -> _Done:
+    found.save(path, overwrite=True)
+    levels = {name: level.to_dict() for name, level in found.levels.items()}
+    return {name: {"f1": (level["metrics"] or {}).get("f1"), "warnings": level["warnings"]}
+            for name, level in levels.items()}, (path,)  # fmt: skip
+
+
+def _statistics(task: Task, store: Store) -> Statistics | None:
+    """Return the statistics of a model, or of its artifact if it was calibrated again."""
+    model = task.model
+    own = store.statistics(model.name, task.variant)
+    if task.device and model.recalibrate and task.kind != "convert":
+        return Statistics.load(own)
+    if model.statistics is not None:
+        return Statistics.load(model.statistics)
+    return Statistics.load(store.statistics(model.name)) if model.calibrated else None
+
+
+def _fuse(task: Task, store: Store) -> _Done:
+    model = task.model
+    fused = fuse(model.path, build_post_processor(model, _statistics(task, store)), roles=model.roles)
+    path = fused.save(store.fused(model.name), overwrite=True)
+    return {"notes": list(fused.notes)}, (path,)
+
+
+def _convert(task: Task, store: Store) -> _Done:
+    model = task.model
+    fused = FusedModel.load(store.fused(model.name))
+    # The fused model may be older than the statistics, and quantising may look at decisions.
+    statistics, changes = changes_to(fused.provenance, _statistics(task, store), task.numbers)
+    if statistics is not None or changes:
+        fused = retune(fused, statistics, **changes)
+    artifact = convert(
+        fused,
+        device=task.device,
+        precision=task.precision,
+        batch=model.batch,
+        input_shape=model.input_shape,
+        quantization=Quantization(model.data) if task.precision == "int8" else None,
+    )
+    path = artifact.save(store.artifact(model.name, task.variant), overwrite=True)
+    return {"notes": list(artifact.notes)}, (path, path.with_suffix(".bin"), path.with_suffix(".usage.md"))
+
+
+def _tune(task: Task, store: Store) -> _Done:
+    path = store.artifact(task.model.name, task.variant)
+    return tune_artifact(path, _statistics(task, store), task.numbers), (path, path.with_suffix(".bin"))
+
+
+def _verify(task: Task, store: Store) -> _Done:
+    model = task.model
+    path = store.artifact(model.name, task.variant)
+    report = verify(
+        model.path,
+        path,
+        model.data,
+        device=task.device,
+        inference_precision=model.executed,
+        max_label_flips=model.limits.label_flips,
+        max_pixel_flips=model.limits.pixel_flips,
+    )
+    page = path.with_name("verification.html")
+    write_verification_report(report, page, overwrite=True)
+    return {
+        "passed": report.passed,
+        "verdict": report.verdict,
+        "failures": list(report.failures),
+        "warnings": list(report.warnings),
+        "images": report.images,
+        "postprocessing_flips": report.postprocessing_flips,
+        "drift": {drift.kind: {"flips": drift.flips, "total": drift.total} for drift in report.drift},
+        "f1": _rates(task, path),
+    }, (page,)
+
+
+def _rates(task: Task, path: Path) -> dict[str, float]:
+    """Return F1 of labels and pixels, or the rate of the model's family; empty without ground truth."""
+    artifact = open_artifact(path)
+    try:
+        truth = open_truth(task.model.data, artifact.provenance)
+    except DataError:  # no labels, or of another family
+        return {}
+    values = open_raw_values(artifact, device=task.device, inference_precision=task.model.executed)
+    truth = truth.fitted(values.inputs, artifact.provenance)
+    counts = TruthCounts(truth)
+    size = choose_batch_size(values.inputs, fixed_batch(values.inputs))
+    for start, stop, feeds in read_ahead(feed_model(truth.images, values.inputs, None), values.inputs, size):
+        counts.add(artifact.program, values.run(feeds), range(start, stop))
+    return counts.f1()
+
+
+def _benchmark(task: Task, store: Store) -> _Done:
+    model = task.model
+    path = store.artifact(model.name, task.variant)
+    assert model.benchmark_seconds is not None
+    report = benchmark(
+        model.path,
+        [path],
+        devices=[task.device],
+        inference_precisions=[model.inference_precision],
+        against=[],
+        images=model.data,
+        input_shape=None if model.input_shape is None else [size or model.batch or 1 for size in model.input_shape],
+        seconds=model.benchmark_seconds,
+        memory=False,
+    )
+    found = {each.name: each for each in report.results}
+    own = next((each for name, each in found.items() if name != "raw"), None)
+    if own is None:
+        raise ProvenanceError(f"The benchmark measured {', '.join(found) or 'nothing'}, expected '{path.name}'.")
+    page = path.with_name("benchmark.html")
+    write_benchmark_report(report, page, overwrite=True)
+    return {
+        "median_ms": own.median_ms,
+        "raw_median_ms": found["raw"].median_ms if "raw" in found else None,
+        "ratio": own.ratio,
+        "ratio_low": own.ratio_low,
+        "ratio_high": own.ratio_high,
+        "machine": report.machine,
+    }, (page,)
+
+
+WORK: Final[dict[str, Callable[[Task, Store], _Done]]] = {
+    "inspect": _inspect,
+    "calibrate": _calibrate,
+    "fuse": _fuse,
+    "convert": _convert,
+    "recalibrate": _recalibrate,
+    "tune": _tune,
+    "verify": _verify,
+    "benchmark": _benchmark,
+}
