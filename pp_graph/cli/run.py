@@ -113,7 +113,9 @@ def run_verb(
     inputs = [*map(Path, images), model, model.with_suffix(".bin")]
     videos = videos_among(images)
     if videos:
-        refuse_given(context, ("form", "coco", "save", "batch", "report"), "applies only to images.")
+        refuse_given(
+            context, ("form", "coco", "save", "batch", "report", "workers", "scheduler"), "applies only to images."
+        )
         return run_videos(
             videos, lambda mode: _load(model, options, mode), outputs, options, inputs, force=force, as_json=as_json
         )
