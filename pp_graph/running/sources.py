@@ -174,7 +174,8 @@ def _from_sequence(
     if not given:
         raise DataError("No images in the list, expected at least one.")
     if all(isinstance(item, str | Path) for item in given):
-        return _from_files([as_path(item) for item in given], inputs, batch_size, reading)
+        matches = [file for item in given for file in match_files(str(item)) or (as_path(item),)]
+        return _from_files(matches, inputs, batch_size, reading)
     if any(isinstance(item, str | Path) for item in given):
         raise DataError("Paths and arrays are mixed in a list of images, expected only paths or only arrays.")
     arrays = [_as_array(item) for item in given]

@@ -28,6 +28,8 @@ RECONNECT: Final = 30.0
 _QUEUED: Final = 4
 """Frames that wait at most."""
 _POLL: Final = 0.1
+_CLOSING: Final = 2.0
+"""Seconds to wait at most for the source to close."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +150,8 @@ class Video:
         if self._started:
             raise VideoError(f"'{self.name}' was read already, expected one iteration. Open it again.")
         self._started = True
-        threading.Thread(target=self._read, name="decoding", daemon=True).start()
+        reader = threading.Thread(target=self._read, name="decoding", daemon=True)
+        reader.start()
         yielded = 0
         try:
             while (found := self._next()) is not None:
@@ -165,6 +168,8 @@ class Video:
                 )
         finally:
             self.stop()
+            # It closes the source, so that a camera can be opened again; a silent stream may keep it waiting.
+            reader.join(_CLOSING)
 
     def stop(self) -> None:
         """End the iteration after the frame at work. May be called at any time, also by a signal handler."""

@@ -80,6 +80,7 @@ def test_a_runner_streams_files_and_patterns(video_path: Path, runner: pp.Runner
         runner.stream(str(tmp_path / "*.avi"))
     Image.fromarray(demo_frames()[0]).save(tmp_path / "c.png")
     assert len(runner(str(tmp_path / "*.png")).pred_label) == 1
+    assert len(runner([str(tmp_path / "*.png"), tmp_path / "c.png"]).pred_label) == 2
     with pytest.raises(VideoError, match="matches the video .*a.mp4' and '.*c.png', which is none"):
         runner.stream(str(tmp_path / "*"))
 
