@@ -141,7 +141,8 @@ def part_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[st
         sources: The values that hold all candidates, by role.
     """
     head = HEADS[post.head]
-    if not part_names(head.name) or (head.points in ("shares", "offsets") and RAW_POINTS not in sources):
+    given = {"shares": RAW_POINTS in raw, "offsets": RAW_POINTS in sources}
+    if not part_names(head.name) or not given.get(head.points or "", True):
         return []
     found: Step = FoundPlaces("order", "found", "kept")
     numbers = "numbers_of_found"

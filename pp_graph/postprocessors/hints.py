@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.errors import ModelError, OutputRoleError
-from pp_graph.model import RawModel, describe_outputs, format_shape, image_input
-from pp_graph.model.image_size import fix_image_size, image_size
+from pp_graph.errors import OutputRoleError
+from pp_graph.model import describe_outputs, format_shape, image_input
+from pp_graph.model.image_size import image_size
 from pp_graph.model.outputs import last_activation
 from pp_graph.postprocessors import classification, segmentation
 from pp_graph.postprocessors.anomaly import ROLES
@@ -20,7 +19,7 @@ from pp_graph.program import find_roles
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pp_graph.model import OutputInfo
+    from pp_graph.model import OutputInfo, RawModel
     from pp_graph.program import Role, RoleMatch
 
 _MOST_CLASSES: Final = 1300
@@ -28,7 +27,8 @@ _MOST_CLASSES: Final = 1300
 _LINE_HEIGHT: Final = 64
 """Text recognisers read lines of a fixed height up to this."""
 _FEWEST_TOKENS: Final = 10
-_USUAL_SIZE: Final = 640
+_IMAGE_RANK: Final = 4
+_FEWEST_LISTS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,12 @@ def find_families(raw: RawModel) -> tuple[Family, ...]:
     # The classes of a text recogniser would be parts of a candidate.
     found = () if text else _detection(raw, outputs)
     if len(found) > 1:
-        sized = _of_usual_size(raw)
-        found = sized if len(sized) == 1 else found
+        found = (*_of_open_size(raw, outputs), *found)
     if not found and text:
         found = text
     if not found:
         found = (*_classification(outputs), *_segmentation(raw, outputs))
-    return found or _maps(raw, outputs) or _of_usual_size(raw)
+    return found or _maps(raw, outputs) or _of_open_size(raw, outputs)
 
 
 def task_hint(raw: RawModel) -> str:
@@ -120,17 +119,16 @@ def _detection(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ..
     )
 
 
-def _of_usual_size(raw: RawModel) -> tuple[Family, ...]:
-    """Find the head of a detector that leaves the size of its images open, with a size that detectors often have."""
-    if image_size(raw) is not None:
+def _of_open_size(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
+    """Find a detector that leaves the size of its images open, which may tell its head. It is not run to find out."""
+    images = [each for each in raw.inputs if each.shape is not None and len(each.shape) == _IMAGE_RANK]
+    floats = [info for info in outputs if info.dtype in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")]
+    lists = [info for info in floats if info.shape and len(info.shape) == _IMAGE_RANK - 1]
+    if image_size(raw) is not None or len(images) != 1 or len(lists) < _FEWEST_LISTS:
         return ()
-    try:
-        sized = fix_image_size(RawModel.open(raw), (_USUAL_SIZE, _USUAL_SIZE))
-    except ModelError:
-        return ()
-    found = _detection(sized, describe_outputs(sized))
-    option = f" --input-size {_USUAL_SIZE}x{_USUAL_SIZE}"
-    return tuple(dataclasses.replace(family, options=family.options + option) for family in found)
+    why = f"{len(lists)} outputs may list candidates, and '{images[0].name}' leaves open the size that tells how"
+    options = "--task detection --input-size 640x640"
+    return (Family("detection", "a detector", why, options, {info.name: "candidates" for info in lists}),)
 
 
 def _text(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
