@@ -93,9 +93,10 @@ def run(file: Path, *options: str) -> dict[str, Any]:
     started = time.perf_counter()
     process = command(file, *options)
     out, err = process.communicate()
-    if process.returncode:
-        raise RuntimeError(err)
-    return {**json.loads(out), "wall": time.perf_counter() - started}
+    result = json.loads(out)
+    if "artifacts" not in result:
+        raise RuntimeError(err or out)
+    return {**result, "wall": time.perf_counter() - started}
 
 
 def run_and_kill(file: Path, until: int, *options: str) -> int:
@@ -125,7 +126,8 @@ def measure(folder: Path, count: int, *options: str) -> dict[str, Any]:
         "done when killed": killed,
         "resumed: kept": resumed["tasks_kept"],
         "resumed: done": resumed["tasks_done"],
-        "passed": resumed["passed"],
+        "verdict": resumed["verdict"],
+        "problems": [row["problem"] for row in resumed["artifacts"] if row["problem"]],
         "artifacts": len(resumed["artifacts"]),
         "seconds, both kills included": round(whole, 1),
         "second run: done": again["tasks_done"],

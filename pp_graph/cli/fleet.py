@@ -34,7 +34,7 @@ class _WithoutRun(click.Group):
     ),
 )
 def fleet() -> None:
-    """Bring many models up to date in one run, and change or compare them.
+    """Bring many models up to date in one run; retune or compare them.
 
     'run' may be left out: pp-graph fleet fleet.yaml. Needs the extra 'fleet'.
     """

@@ -85,6 +85,9 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
     np.savez("images.npz", image=np.zeros((3, 256, 256, 3), np.uint8))
     Path("limits.yaml").write_text("checks: [{raw: raw.onnx, model: model.xml, data: images.npz}]")
     Path("new.csv").write_text("score\n9.5\n10\n")
+    Path("fleet.yaml").write_text(
+        "{output: fleet, models: [{path: raw.onnx, statistics: stats.json, data: images.npz}]}"
+    )
     verbs = [
         ("inspect", "raw.onnx"),
         ("stats", "show", "stats.json"),
@@ -97,6 +100,9 @@ def test_json_is_one_object_on_stdout(work: Path, cli) -> None:
         ("explore", "model.xml", "--data", "images"),
         ("drift", "own.json", "--scores", "new.csv"),
         ("ci", "--limits", "limits.yaml"),
+        ("fleet", "fleet.yaml"),
+        ("fleet", "diff", "fleet", "fleet"),
+        ("fleet", "retune", "fleet", "--pixel-sensitivity", "0.6"),
         ("benchmark", "raw.onnx", "model.xml", "--seconds", "0.1", "--no-memory", "--against", "host-numpy"),
         ("package", "model.xml", "--images", "images", "-o", "deploy"),
         ("retune", "model.xml", "--image-sensitivity", "0.6", "-o", "tuned.xml"),
@@ -391,7 +397,8 @@ def test_every_verb_has_examples_that_parse() -> None:
             rest, verb, context = line[1:], click.Command("pp-graph"), None
             at: click.Command = group
             while isinstance(at, click.Group):
-                at = at.commands[rest.pop(0)]
+                # `pp-graph fleet fleet.yaml` leaves `run` out.
+                at = at.commands[rest.pop(0) if rest[0] in at.commands else "run"]
             verb, context = at, at.make_context(at.name, list(rest), resilient_parsing=True)
             known = {flag for parameter in verb.params for flag in (*parameter.opts, *parameter.secondary_opts)}
             assert {word for word in rest if word.startswith("-") and word != "-"} <= known, line
