@@ -134,7 +134,7 @@ class DriftReport(Summarised):
     def verdict(self) -> str:
         """A sentence."""
         if not self.drifted:
-            return f"NO DRIFT: {counted(self.found.scores, 'new score')} as at calibration."
+            return f"NO DRIFT found in {counted(self.found.scores, 'new score')}."
         signs = []
         if self.shifted:
             signs.append(f"scores are {'higher' if self.shape.higher else 'lower'} (PSI {self.psi:.2f}, {self.size})")

@@ -264,7 +264,7 @@ def test_verb(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, scores in (("same", rng.gamma(20, 0.5, 300)), ("high", rng.gamma(20, 0.5, 300) + 2)):
         Path(f"{name}.csv").write_text("raw_score,pred_score\n" + "".join(f"{score},x\n" for score in scores))
     assert run(["drift", "stats.json", "--scores", "same.csv", "--column", "raw_score"]) == 0
-    assert "NO DRIFT: 300 new scores" in capsys.readouterr().out
+    assert "NO DRIFT found in 300 new scores." in capsys.readouterr().out
     line = ["drift", "stats.json", "--scores", "high.csv", "--column", "raw_score", "--report", "drift.html"]
     assert run(line) == 1
     out = capsys.readouterr().out
