@@ -155,7 +155,7 @@ class Job:
         part = self._result(level[0])
         self._unfinished = []
         self._places = part.places
-        return part.state  # type: ignore[no-any-return]
+        return part.state.load()  # type: ignore[no-any-return]
 
     def _send(self, sent: Sent) -> Any:
         import dask
