@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from pp_graph.fusion import Artifact, FusedModel, Provenance, cutoffs_for, fuse, strip
     from pp_graph.inspection import Inspection, inspect
     from pp_graph.model import RawModel
+    from pp_graph.monitoring import DriftMonitor, DriftReport, drift
     from pp_graph.opening import open_artifact as open  # noqa: A004 - the verb of this package
     from pp_graph.openvino import OpenVINOModel
+    from pp_graph.packaging import Package, package
     from pp_graph.postprocessors import (
         ClassificationPostProcessor,
         DetectionPostProcessor,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from pp_graph.running import Runner, load
     from pp_graph.statistics import LevelStatistics, Statistics
     from pp_graph.verification import VerificationReport, verify
+    from pp_graph.video import Frame, Video, open_video
 
 _EXPORTS = {
     "Artifact": "pp_graph.fusion",
@@ -70,8 +73,11 @@ _EXPORTS = {
     "ClassificationPostProcessor": "pp_graph.postprocessors",
     "ConfidenceGoal": "pp_graph.calibration",
     "DetectionPostProcessor": "pp_graph.postprocessors",
+    "DriftMonitor": "pp_graph.monitoring",
+    "DriftReport": "pp_graph.monitoring",
     "Exploration": "pp_graph.exploring",
     "FleetReport": "pp_graph.fleet",
+    "Frame": "pp_graph.video",
     "FusedModel": "pp_graph.fusion",
     "Inspection": "pp_graph.inspection",
     "LevelStatistics": "pp_graph.statistics",
@@ -80,6 +86,7 @@ _EXPORTS = {
     "Output": "pp_graph.program",
     "OutputDescription": "pp_graph.program",
     "PPGraphError": "pp_graph.errors",
+    "Package": "pp_graph.packaging",
     "PostProcessor": "pp_graph.postprocessors",
     "PrecisionChoice": "pp_graph.precision",
     "Predictions": "pp_graph.program",
@@ -97,6 +104,7 @@ _EXPORTS = {
     "Signature": "pp_graph.program",
     "Statistics": "pp_graph.statistics",
     "VerificationReport": "pp_graph.verification",
+    "Video": "pp_graph.video",
     "calibrate": "pp_graph.calibration",
     "calibrate_classifier": "pp_graph.calibration",
     "calibrate_detector": "pp_graph.calibration",
@@ -104,11 +112,14 @@ _EXPORTS = {
     "choose_precision": "pp_graph.precision",
     "convert": "pp_graph.conversion",
     "cutoffs_for": "pp_graph.fusion",
+    "drift": "pp_graph.monitoring",
     "explore": "pp_graph.exploring",
     "fuse": "pp_graph.fusion",
     "inspect": "pp_graph.inspection",
     "load": "pp_graph.running",
     "open": "pp_graph.opening",
+    "open_video": "pp_graph.video",
+    "package": "pp_graph.packaging",
     "retune": "pp_graph.retuning",
     "benchmark": "pp_graph.benchmarking",
     "run_fleet": "pp_graph.fleet",
@@ -128,8 +139,11 @@ __all__ = [
     "ClassificationPostProcessor",
     "ConfidenceGoal",
     "DetectionPostProcessor",
+    "DriftMonitor",
+    "DriftReport",
     "Exploration",
     "FleetReport",
+    "Frame",
     "FusedModel",
     "Inspection",
     "LevelStatistics",
@@ -138,6 +152,7 @@ __all__ = [
     "Output",
     "OutputDescription",
     "PPGraphError",
+    "Package",
     "PostProcessor",
     "PrecisionChoice",
     "Predictions",
@@ -155,6 +170,7 @@ __all__ = [
     "Signature",
     "Statistics",
     "VerificationReport",
+    "Video",
     "__version__",
     "benchmark",
     "calibrate",
@@ -164,11 +180,14 @@ __all__ = [
     "choose_precision",
     "convert",
     "cutoffs_for",
+    "drift",
     "explore",
     "fuse",
     "inspect",
     "load",
     "open",
+    "open_video",
+    "package",
     "retune",
     "run_fleet",
     "strip",

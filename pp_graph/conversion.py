@@ -68,6 +68,7 @@ def convert(
     batch: int | None = None,
     post: PostProcessor | None = None,
     raise_opset: int | None = None,
+    input_size: tuple[int, int] | None = None,
     quantization: Quantization | None = None,
     preprocessing: Preprocessing | None = None,
     model_info: Mapping[str, Any] | None = None,
@@ -91,6 +92,7 @@ def convert(
             1.2 to 1.36 times slower than a fixed one, except in a `Runner`, which compiles for the sizes that come.
         post: Post-processor to fuse into a raw model first.
         raise_opset: Opset to raise the raw model to before fusing; see `fuse`.
+        input_size: Height and width of the images of a raw model that leaves them open; see `fuse`.
         quantization: Calibration images and settings; required for `int8`, not allowed otherwise.
         preprocessing: Preprocessing to add, so that the model takes frames; None adds none. `input_shape` is the shape
             after preprocessing.
@@ -121,7 +123,8 @@ def convert(
         search = " Use choose_precision, which takes the images that a search needs." if precision == "auto" else ""
         raise TargetError(f"Precision '{precision}' is not known, expected one of: {', '.join(PRECISIONS)}.{search}")
     check_quantization(precision, quantization)
-    fused = _fused(model, post, raise_opset, merged_roles(roles, score_output=score_output, map_output=map_output))
+    roles = merged_roles(roles, score_output=score_output, map_output=map_output)
+    fused = _fused(model, post, raise_opset, roles, input_size)
     converted = _read(fused)
     workarounds = work_around_defects(converted, fused.provenance.prefix)
     names = renumber(converted, all_names(fused.network.model.graph))  # NNCF appends to them
@@ -225,7 +228,11 @@ def _passed_through(fused: FusedModel) -> dict[str, Shape | None]:
 
 
 def _fused(
-    model: FusedModel | str | Path, post: PostProcessor | None, raise_opset: int | None, roles: Mapping[str, str]
+    model: FusedModel | str | Path,
+    post: PostProcessor | None,
+    raise_opset: int | None,
+    roles: Mapping[str, str] | None,
+    input_size: tuple[int, int] | None,
 ) -> FusedModel:
     """Return the fused model; fuse first if a post-processor is given."""
     if post is not None:
@@ -234,11 +241,16 @@ def _fused(
                 "A fused model was given together with a post-processor, expected one or the other. Leave out post, or "
                 "fuse again with fuse(..., replace=True)."
             )
-        return fuse(model, post, raise_opset=raise_opset, roles=roles)
+        return fuse(model, post, raise_opset=raise_opset, roles=roles, input_size=input_size)
     if roles:
         raise TargetError(
             f"Role '{next(iter(roles))}' was given without a post-processor, expected both: roles name the outputs of "
             "a raw model. Add post=..., or leave the role out."
+        )
+    if input_size is not None:
+        raise TargetError(
+            "input_size was given without a post-processor, expected both: it is for fusing. Add post=..., or give "
+            "input_shape to fix the sizes of a fused model."
         )
     if raise_opset is not None:
         raise TargetError(

@@ -16,7 +16,8 @@
     │   ├── AccuracyError        quantising costs more correct decisions than allowed
     │   └── VerificationError    a converted model decides differently from its original
     ├── DataError                images or arrays do not fit the model
-    │   └── UnlabelledError      images have neither labels nor masks
+    │   ├── UnlabelledError      images have neither labels nor masks
+    │   └── VideoError           a video, camera or stream cannot be opened or read
     ├── SettingsError            a file of settings has a field that does not exist or does not fit
     ├── ClusterError             a Dask cluster does not answer, or its workers cannot share the work
     ├── ExtraError               an optional library is not installed
@@ -113,6 +114,10 @@ class DataError(PPGraphError, ValueError):
 
 class UnlabelledError(DataError):
     """Images have neither labels nor masks."""
+
+
+class VideoError(DataError):
+    """A video, camera or stream cannot be opened or read to its end."""
 
 
 class SettingsError(PPGraphError, ValueError):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pp_graph.errors import OutputFileError
+from pp_graph.errors import OutputFileError, PPGraphError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -72,6 +72,80 @@ def folder_filled(
     stale = sorted(stale, key=lambda name: len(Path(name).parts))
     with _scratch_folder(folder, names, f"Output folder '{folder}'", stale) as scratch:
         yield scratch
+
+
+@contextlib.contextmanager
+def folder_replaced(folder: Path, *, marker: str, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """Write a whole folder beside its place, then rename it.
+
+    If the body of the `with` statement raises, the old folder stays as it was.
+
+    Args:
+        folder: The folder.
+        marker: File that tells a folder that may be replaced from one with other things in it.
+        overwrite: Replace an existing folder, and all that is in it.
+        inputs: Files and folders that are never replaced.
+
+    Yields:
+        A temporary folder to fill.
+
+    Raises:
+        OutputFileError: The folder is a file, holds an input, cannot be written, or is not empty and `overwrite` is
+            false or the marker is missing.
+    """
+    check_replaced(folder, marker=marker, overwrite=overwrite, inputs=inputs)
+    folder = folder.absolute()
+    created = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_in(folder.parent) as scratch:
+            draft, old = scratch / "new", scratch / "old"
+            draft.mkdir()
+            yield draft
+            try:
+                if folder.exists():
+                    folder.rename(old)
+                draft.rename(folder)
+            finally:  # also after Ctrl-C between the two
+                if old.exists() and not folder.exists():
+                    old.rename(folder)
+    except OSError as error:
+        if isinstance(error, PPGraphError):
+            raise
+        raise OutputFileError(
+            f"Output folder '{folder}' cannot be written: {error.strerror or error}. Free disk space or allow writing, "
+            "or choose another folder."
+        ) from error
+    finally:
+        for parent in created:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # fails unless nothing was written
+
+
+def check_replaced(folder: Path, *, marker: str, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Raise if `folder_replaced` would, before the work starts."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputFileError(f"Output '{folder}' is a file, expected a folder. Choose another name.")
+    inside = next((each for each in inputs if each.resolve().is_relative_to(folder.resolve())), None)
+    if folder.exists() and inside is not None:
+        raise OutputFileError(
+            f"Output folder '{folder}' holds '{inside}', an input of this command, and inputs are never replaced. "
+            "Choose another folder."
+        )
+    nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputFileError(f"Output folder '{nearest}' cannot be written. Choose another folder.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise OutputFileError(
+            f"Output folder '{folder}' is not empty. Use --force (overwrite=True) to replace it, or choose another."
+        )
+    if not (folder / marker).is_file():
+        raise OutputFileError(
+            f"Output folder '{folder}' is not empty and has no {marker}, expected a folder that this command wrote: "
+            "--force (overwrite=True) replaces it with all that is in it. Choose another folder."
+        )
 
 
 @contextlib.contextmanager

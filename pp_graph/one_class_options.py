@@ -113,7 +113,7 @@ def _check_map_size(value: Any) -> Any:
     if len(size) != 2 or not all(map(_is_pixel_count, size)):
         raise PostProcessorError(
             f"map_size is {value!r}, expected height and width in pixels, such as (256, 256) (--map-size 256x256), or "
-            "'input'."
+            "'input'. The size of the frame, map_size='frame' of Preprocessing, is set when converting."
         )
     if size[0] * size[1] > _MAX_PIXELS:
         raise PostProcessorError(
@@ -155,7 +155,7 @@ def _parse_whole(text: str) -> int:
 
 def _parse_map_size(text: str) -> tuple[int, int] | str:
     height, _, width = text.lower().partition("x")
-    if text == "input":
+    if text in ("input", "frame"):  # convert takes 'frame' out: it is about frames, not about the post-processing
         return text
     if not (_is_number(height) and _is_number(width)):
         raise ValueError(f"'{text}' is not a size, expected height and width such as 256x256, or input.")
@@ -193,9 +193,9 @@ OPTIONS: Final = {
         Option(
             "map_size",
             None,
-            "Resize map and mask, for example to the size of the model's input.",
+            "Resize map and mask, for example to the size of the model's input; with --resize also of the 'frame'.",
             _check_map_size,
-            metavar="HxW|input",
+            metavar="HxW|input|frame",
             parse=_parse_map_size,
             output_form=True,
         ),

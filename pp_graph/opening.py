@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from pp_graph.errors import ModelError
 from pp_graph.fusion import FusedModel
 from pp_graph.openvino.model import OpenVINOModel
+from pp_graph.urls import local_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pp_graph.fusion import Artifact
 
 _HEADER_BYTES: Final = 256
@@ -39,7 +41,7 @@ def kind_of(path: str | Path) -> Literal["onnx", "ir"]:
     Raises:
         ModelError: The file does not exist or cannot be read.
     """
-    path = Path(path)
+    path = local_file(path)
     try:
         with path.open("rb") as stream:
             start = stream.read(_HEADER_BYTES)

@@ -9,7 +9,7 @@ import numpy as np
 from pp_graph.errors import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pp_graph.fusion import Provenance
     from pp_graph.preprocessing import Preprocessing
@@ -162,6 +162,19 @@ class PredictionChecks:
                 low, high = scale.low, scale.high
                 self._ends[name] += (scores.size, int((scores == low).sum()), int((scores == high).sum()))
 
+    def merge(self, other: PredictionChecks) -> None:
+        """Add the totals of other predictions of the same model."""
+        for name, (images, with_nan) in other._nan.items():
+            ours = self._nan.get(name, (0, 0))
+            self._nan[name] = ours[0] + images, ours[1] + with_nan
+        for name, classes in other._found.items():
+            self._found[name] |= classes
+        self._images += other._images
+        for name, counts in other._counts.items():
+            self._counts[name] += counts
+        for name, ends in other._ends.items():
+            self._ends[name] += ends
+
     def warnings(self) -> list[str]:
         """Describe NaN, and outputs that are the same for at least ten images."""
         found = [
@@ -213,4 +226,25 @@ def threshold_warnings(parameters: Mapping[str, object]) -> list[str]:
         f"{name} is {value:g}, outside of [0, 1]. That suits a map that holds no probabilities. Is this one of these?"
         for name, value in found
         if isinstance(value, int | float) and not 0 <= value <= 1
+    ]
+
+
+def size_notes(provenance: Provenance, inputs: Sequence[str]) -> list[str]:
+    """Describe an input that gives the size to which boxes are scaled.
+
+    Args:
+        provenance: Provenance of the fused model.
+        inputs: Names of the model's inputs.
+
+    Returns:
+        A sentence that says what to give, if there is such an input.
+    """
+    size = provenance.raw.input_size
+    if provenance.parameters.get("head") != "rtdetr-deploy" or size is None:
+        return []
+    return [
+        f"The model scales its boxes to the size that input '{name}' gives, and they are read as pixels of the model's "
+        f"images. Give it their width and height: --input {name}={size[1]},{size[0]}."
+        for name in inputs
+        if "sizes" in name
     ]

@@ -24,6 +24,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 providers.is_local_module_file = lambda path: False
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Who debugs gets one process: with -s or --pdb, and for tests that are named one by one."""
+    named = any("::" in argument for argument in config.args)
+    return 0 if named or config.option.capture == "no" else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow all but every n-th parameter set of a test with `@pytest.mark.sample(every=n)`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -13,12 +15,19 @@ CELLS = 8 * 8 + 4 * 4 + 2 * 2
 
 
 def detector(
-    *shapes: tuple[int | str, ...], batch: int | str = "N", opset: int = 17, size: int = SIZE
+    *shapes: tuple[int | str, ...],
+    batch: int | str = "N",
+    opset: int = 17,
+    size: int = SIZE,
+    names: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Image (N,3,H,W) -> outputs `out0`, `out1`, ... of these shapes without the batch; `in0`, ... are what they return.
 
+    Other names of the outputs may be given.
+
     An image changes the outputs a little, so that they depend on it.
     """
+    names = names or [f"out{place}" for place in range(len(shapes))]
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
         helper.make_node("ReduceMean", ["pooled"], ["mean"], axes=[1, 2, 3], keepdims=0),
@@ -31,9 +40,9 @@ def detector(
         # Only the image has four axes, so that its size is known.
         given = [batch, *shape] if len(shape) < 3 else [batch, shape[0], int(np.prod(shape[1:]))]  # type: ignore[arg-type]
         nodes.append(helper.make_node("Reshape", [f"in{place}", f"whole{place}"], [f"values{place}"]))
-        nodes.append(helper.make_node("Add", [f"values{place}", f"zero{place}"], [f"out{place}"]))
+        nodes.append(helper.make_node("Add", [f"values{place}", f"zero{place}"], [names[place]]))
         inputs.append(helper.make_tensor_value_info(f"in{place}", TensorProto.FLOAT, given))
-        outputs.append(helper.make_tensor_value_info(f"out{place}", TensorProto.FLOAT, [batch, *shape]))
+        outputs.append(helper.make_tensor_value_info(names[place], TensorProto.FLOAT, [batch, *shape]))
     weights = [numpy_helper.from_array(np.zeros((), F32), "none")]
     weights += [
         numpy_helper.from_array(np.array([-1] + [1] * len(shape)), f"shape{p}") for p, shape in enumerate(shapes)

@@ -21,8 +21,11 @@ OUTPUTS = {
     f"float[1,{MOST}] detection_scores, float[1] num_detections",
     "efficient-nms": f"int32[1,1] num_dets, float[1,{MOST},4] det_boxes, float[1,{MOST}] det_scores, "
     f"int32[1,{MOST}] det_classes",
+    "rtdetr-deploy": f"int64[1,{MOST}] labels, float[1,{MOST},4] boxes, float[1,{MOST}] scores",
+    "mmdeploy": "float[1,D,5] dets, int64[1,D] labels",
     "detection-output": f"float[1,1,{MOST},7] detection_out",
     "yolov7-end2end": "float[D,7] output",
+    "yolo-nas-flat": "float[D,7] graph2_flat_predictions",
 }
 _KEPT = """
     pooled = AveragePool <kernel_shape=[8,8], strides=[8,8]> (image)
@@ -76,6 +79,23 @@ _BODY = {
     whole = Cast <to=6> (counted)
     num_dets = Unsqueeze (whole, zeros)
 """,
+    "rtdetr-deploy": """
+    long = Pad (kept_boxes, more_boxes)
+    cut = Slice (long, zeros, mosts, zeros)
+    boxes = Unsqueeze (cut, zeros)
+    long_classes = Pad (kind, more)
+    cut_classes = Slice (long_classes, zeros, mosts, zeros)
+    labels = Unsqueeze (cut_classes, zeros)
+    long_scores = Pad (kept_scores, more)
+    cut_scores = Slice (long_scores, zeros, mosts, zeros)
+    scores = Unsqueeze (cut_scores, zeros)
+""",
+    "mmdeploy": """
+    columns = Unsqueeze (kept_scores, ones)
+    rows = Concat <axis=1> (kept_boxes, columns)
+    dets = Unsqueeze (rows, zeros)
+    labels = Unsqueeze (kind, zeros)
+""",
     "detection-output": """
     shares = Mul (kept_boxes, share)
     number = Cast <to=1> (kind)
@@ -94,6 +114,13 @@ _BODY = {
     columns = Unsqueeze (kept_scores, ones)
     images = Sub (classes, classes)
     output = Concat <axis=1> (images, kept_boxes, classes, columns)
+""",
+    "yolo-nas-flat": """
+    number = Cast <to=1> (kind)
+    classes = Unsqueeze (number, ones)
+    columns = Unsqueeze (kept_scores, ones)
+    images = Sub (classes, classes)
+    graph2_flat_predictions = Concat <axis=1> (images, kept_boxes, columns, classes)
 """,
 }
 _BODY["torchvision-keypoints"] = (
@@ -170,11 +197,18 @@ def plain(head: str, raw: dict[str, np.ndarray], confidence: float, most: int) -
     elif head == "efficient-nms":
         count = int(raw["num_dets"][0, 0])
         boxes, scores, classes = (raw[f"det_{name}"][0, :count] for name in ("boxes", "scores", "classes"))
+    elif head == "rtdetr-deploy":
+        boxes, scores, classes = raw["boxes"][0], raw["scores"][0], raw["labels"][0]
+    elif head == "mmdeploy":
+        boxes, scores, classes = raw["dets"][0, :, :4], raw["dets"][0, :, 4], raw["labels"][0]
     elif head == "detection-output":
         rows = raw["detection_out"][0, 0]
         ends = np.flatnonzero(rows[:, 0] < 0)
         rows = rows[: ends[0]] if len(ends) else rows
         boxes, scores, classes = rows[:, 3:] * SIZE, rows[:, 2], rows[:, 1]
+    elif head == "yolo-nas-flat":
+        rows = raw["graph2_flat_predictions"]
+        boxes, scores, classes = rows[:, 1:5], rows[:, 5], rows[:, 6]
     else:
         rows = raw["output"]
         boxes, scores, classes = rows[:, 1:5], rows[:, 6], rows[:, 5]

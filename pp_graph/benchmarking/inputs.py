@@ -147,7 +147,7 @@ def _frames(model_input: ModelInput, preprocessing: Preprocessing, size: tuple[i
     axes = dict(zip(preprocessing.model_layout or "NCHW", model_input.shape, strict=True))
     if preprocessing.resize is not None:
         axes["H"], axes["W"] = preprocessing.frame_size or size or (None, None)
-    shape = tuple(axes[axis] for axis in preprocessing.layout)
+    shape = (axes["N"], *preprocessing.frame_shape(axes["C"], axes["H"], axes["W"]))
     layout = FrameFormat(preprocessing.layout, preprocessing.channel_order)
     return ModelInput(model_input.name, preprocessing.numpy_dtype, shape, layout)
 

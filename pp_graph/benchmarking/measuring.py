@@ -1,4 +1,7 @@
-"""Ratio of times with its confidence interval, and descriptions of the machine."""
+"""Ratio of times with its confidence interval, and descriptions of the machine.
+
+Needs NumPy alone: this file is also part of every package that `pp_graph.packaging` writes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
-from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,9 +95,9 @@ def describe_machine() -> dict[str, str]:
     return machine
 
 
-def describe_versions() -> dict[str, str]:
-    """Return the versions of Python, pp_graph and the packages that affect times."""
-    versions = {"python": platform.python_version(), "pp_graph": __version__}
+def describe_versions(pp_graph: str) -> dict[str, str]:
+    """Return the versions of Python, pp_graph (as given) and the packages that affect times."""
+    versions = {"python": platform.python_version(), "pp_graph": pp_graph}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -25,6 +25,7 @@ from pp_graph.openvino.compiling import INFERENCE_PRECISIONS
 from pp_graph.openvino.devices import PERFORMANCE_HINTS, absent_members, runnable_devices
 from pp_graph.openvino.timed_session import TimedSession
 from pp_graph.progress import shows_progress
+from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from pp_graph.data import ImageSource
@@ -142,7 +143,7 @@ def benchmark(
         notes.append(f"Models were compiled with the cache in '{cache_dir}': compile times are those of reading it.")
     return BenchmarkReport(
         machine=describe_machine(),
-        versions=describe_versions(),
+        versions=describe_versions(__version__),
         settings={
             "raw": f"{raw.name}, sha256 {opened.sha256[:16]}",
             "devices": ", ".join(devices),

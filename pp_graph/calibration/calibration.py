@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pp_graph.calibration.bootstrap import RESAMPLES
 from pp_graph.calibration.calibrator import Calibrator
+from pp_graph.calibration.on_workers import CalibrationWork, calibrate_on_workers
+from pp_graph.calibration.running import CalibrationRun, recount
+from pp_graph.calibration.spilled_maps import SpilledMaps
 from pp_graph.data import (
     DumpedPredictions,
     LabelledImages,
-    choose_batch_size,
-    feed_model,
     open_labelled,
     open_predictions,
-    read_ahead,
 )
-from pp_graph.data.labels import without_channel
-from pp_graph.errors import CalibrationError, OutputFileError
-from pp_graph.postprocessors import ROLES, OneClassPostProcessor, merged_roles
+from pp_graph.postprocessors import ROLES, merged_roles
 from pp_graph.progress import expect, shows_progress
 from pp_graph.raw_values import open_raw_values
+from pp_graph.workers.models import SentModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
+
+    import numpy.typing as npt
+    from distributed import Client
 
     from pp_graph.calibration.estimator import RangeEstimator, ThresholdEstimator
     from pp_graph.calibration.level import Placement
@@ -40,54 +37,6 @@ if TYPE_CHECKING:
     from pp_graph.model import RawModel
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.raw_values import RawValues
-
-
-Maps = npt.NDArray[Any]
-
-
-class SpilledMaps:
-    """Batches of maps or masks in a temporary file, read back in the order they were written.
-
-    Args:
-        dtype: Element type of all batches.
-    """
-
-    def __init__(self, dtype: npt.DTypeLike = np.float32) -> None:
-        self._dtype = np.dtype(dtype)
-        self._file = tempfile.TemporaryFile(prefix="pp_graph_")  # noqa: SIM115 - closed by __exit__
-        self._shapes: list[tuple[int, ...]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def write(self, maps: Maps) -> None:
-        """Append a batch.
-
-        Raises:
-            OutputFileError: The disk is full.
-        """
-        try:
-            self._file.write(np.ascontiguousarray(maps).data)
-            self._file.flush()
-        except OSError as error:
-            raise OutputFileError(
-                f"The maps for a second pass cannot be kept in '{tempfile.gettempdir()}': {error.strerror or error}. "
-                "Free disk space, set TMPDIR to another folder, or accept a bound instead of the exact answer: "
-                "--one-pass (one_pass=True)."
-            ) from error
-        self._shapes.append(maps.shape)
-
-    def read(self) -> Iterator[Maps]:
-        """Read all batches."""
-        self._file.seek(0)
-        for shape in self._shapes:
-            data = self._file.read(int(np.prod(shape)) * self._dtype.itemsize)
-            yield np.frombuffer(data, self._dtype).reshape(shape)
 
 
 Progress = Callable[[int], None]
@@ -120,6 +69,7 @@ def calibrate(
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
     one_pass: bool = False,
     resamples: int = RESAMPLES,
+    client: Client | None = None,
     progress: Progress | bool | None = None,
     **settings: Unpack[CalibratorSettings],
 ) -> CalibrationResult:
@@ -143,6 +93,8 @@ def calibrate(
         one_pass: True bounds the pixel level after one pass. False keeps the maps in a temporary file for a second
             pass, which makes it exact.
         resamples: Number of draws for the image level's confidence intervals; 0 for none.
+        client: A `distributed.Client`, to share the images among the workers of a Dask cluster. The result is the same,
+            bit for bit. None runs in this process.
         progress: Called after each batch; True shows a progress bar.
         **settings: Keyword arguments of `Calibrator`: estimators, ranges, placement.
 
@@ -155,6 +107,7 @@ def calibrate(
         CalibrationError: The scores do not allow an estimate, or an estimator is not known.
         TargetError: A runtime cannot run the model; `DeviceError` if the device is absent.
         OutputFileError: The disk is full.
+        ClusterError: The cluster cannot share the work.
         ExtraError: A library that an estimator needs is not installed.
     """
     calibrator = Calibrator(**settings)
@@ -166,35 +119,34 @@ def calibrate(
         roles=merged_roles(roles, score_output=score_output, map_output=map_output),
         declared=ROLES if post is None else post.roles,
     )
-    calibrated = _post_processor(values, post)
-    names = calibrated.calibrated_names(values.signature)
-    if not names:
-        raise CalibrationError(
-            f"{type(calibrated).__name__} reads {' and '.join(values.signature)} and has nothing to calibrate, "
-            "expected a raw score or map, or steps that refer to $image or $pixel. Calibrate a detector with ground "
-            "truth: --boxes (calibrate_detector)."
-        )
-    compiled = calibrated.bind_calibration(values.signature)
-    fed = feed_model(labelled.images, values.inputs, fixed_inputs)
-    size = choose_batch_size(values.inputs, batch_size)
+    run = CalibrationRun(values, post, fixed_inputs)
+    size = run.batch_size(labelled, batch_size)
     expect(progress, len(labelled))
-    with SpilledMaps() as spilled:
-        for start, stop, feeds in read_ahead(fed, values.inputs, size):
-            raw = values.run(feeds)
-            computed = compiled.compute(raw, names.values())
-            maps = None if "pixel" not in names else without_channel(computed[names["pixel"]], "Maps")
-            if maps is not None and not one_pass:
-                spilled.write(maps)
-            scores = None if "image" not in names else computed[names["image"]]
-            _update(calibrator, labelled, start, stop, maps=maps, scores=scores)
-            if callable(progress):
-                progress(stop - start)
-        while not one_pass and (further := calibrator.refine()) is not None:
-            start = 0
-            for maps in spilled.read():
-                _update(further, labelled, start, start + len(maps), maps=maps)
-                start += len(maps)
-            calibrator = further
+    tell = progress if callable(progress) else None
+    if client is not None:
+        work = CalibrationWork(
+            model=SentModel.of(model),
+            reading={
+                "device": device,
+                "inference_precision": inference_precision,
+                "roles": merged_roles(roles, score_output=score_output, map_output=map_output),
+                "declared": ROLES if post is None else post.roles,
+            },
+            post=post,
+            fixed_inputs=fixed_inputs,
+            batch_size=size,
+            one_pass=one_pass,
+        )
+        calibrator = calibrate_on_workers(client, work, calibrator, labelled, tell)
+    else:
+        with SpilledMaps() as spilled:
+            kept = None if one_pass else spilled
+            for start, stop in run.count(calibrator, labelled, 0, size, kept):
+                if tell is not None:
+                    tell(stop - start)
+            while not one_pass and (further := calibrator.refine()) is not None:
+                recount(further, labelled, 0, spilled.read())
+                calibrator = further
     result = _with_model(calibrator.result(resamples=resamples), values, labelled)
     if post is not None:
         return result
@@ -204,36 +156,6 @@ def calibrate(
         **({} if device is None else {"device": device, "inference_precision": inference_precision}),
     }
     return dataclasses.replace(result, subject=(model, labelled, own))
-
-
-def _post_processor(values: RawValues, post: PostProcessor | None) -> PostProcessor:
-    """Return the post-processor that defines the calibrated values."""
-    if values.provenance is None:
-        return OneClassPostProcessor() if post is None else post
-    if post is not None:
-        raise CalibrationError(
-            "A post-processor was given for a fused model, expected a raw model. Leave it out: a fused model has its "
-            "own."
-        )
-    return values.provenance.build_post_processor(values.provenance.statistics, {})
-
-
-def _update(
-    calibrator: Calibrator,
-    labelled: LabelledImages,
-    start: int,
-    stop: int,
-    *,
-    maps: npt.NDArray[np.float32] | None,
-    scores: npt.NDArray[np.float32] | None = None,
-) -> None:
-    calibrator.update(
-        scores=scores,
-        maps=maps,
-        labels=None if labelled.labels is None else labelled.labels[start:stop],
-        masks=labelled.masks(start, stop, None if maps is None else (maps.shape[1], maps.shape[2])),
-        names=labelled.images.names[start:stop],
-    )
 
 
 def _with_model(result: CalibrationResult, values: RawValues, labelled: LabelledImages) -> CalibrationResult:

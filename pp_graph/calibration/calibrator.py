@@ -153,6 +153,19 @@ class Calibrator:
         if self._sketch is not None and mask is not None and mask is not True:
             self._sketch.update(anomaly_map.reshape(-1) if mask is False else anomaly_map[~mask])
 
+    def empty(self) -> Calibrator:
+        """Return a calibrator in the same pass that has counted nothing, to count elsewhere and merge here."""
+        other = copy.copy(self)
+        other._first = None
+        other._scores, other._labels = [], []
+        other._pixels = self._pixels.empty()
+        other._sketch = None if self._sketch is None else self._plans["pixel"].threshold.new_sketch()
+        other._pixel_count = other._without_mask = other._empty_masks = 0
+        other._dropped = {"image": 0, "pixel": 0}
+        other._overlap = None if self._overlap is None else RegionOverlap(self._overlap.cutoff)
+        other._estimate = None
+        return other
+
     def merge(self, other: Self) -> None:
         """Add the counts of another calibrator with the same settings, in the same pass.
 

@@ -8,7 +8,7 @@ of one pass can be merged in any order, also from several processes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,10 @@ class Pass(ABC):
         """
 
     @abstractmethod
+    def empty(self) -> Pass:
+        """Return a pass of the same kind that has counted nothing."""
+
+    @abstractmethod
     def counts(self) -> ScoreCounts:
         """Return the counts so far."""
 
@@ -79,6 +83,24 @@ class FirstPass(Pass):
         self._highest = 0
         self._keys, self._scratch = np.empty((2, _CHUNK), np.uint32)
         self._positions = np.empty(_CHUNK, np.intp)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_lowest": self._lowest, "_highest": self._highest, "filled": _filled(self._bins[:, self._span])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self._lowest, self._highest = state["_lowest"], state["_highest"]
+        _fill(self._bins[:, self._span], state["filled"])
+
+    @property
+    def _span(self) -> slice:
+        """Bins from the smallest to the largest score. The memory of others was never touched."""
+        shift = _KEY_BITS - _FIRST_BITS
+        return slice(self._lowest >> shift, (self._highest >> shift) + 1)
+
+    def empty(self) -> FirstPass:
+        """Return a first pass that has counted nothing."""
+        return FirstPass()
 
     def _add(self, chunk: Scores, kind: int, anomalous: Flags | None) -> None:
         size = len(chunk)
@@ -101,7 +123,7 @@ class FirstPass(Pass):
 
     def merge(self, other: Self) -> None:
         """Add the counts of another first pass."""
-        self._bins += other._bins
+        self._bins[:, other._span] += other._bins[:, other._span]
         self._lowest = min(self._lowest, other._lowest)
         self._highest = max(self._highest, other._highest)
 
@@ -137,6 +159,18 @@ class FinerPass(Pass):
         self._pending_size = 0
         ends = [(from_key(int(low)), from_key(int(high))) for low, high in zip(self._low, self._high, strict=True)]
         self._ranges = ends if len(ends) <= _MOST_RANGES else [(ends[0][0], ends[-1][1])]
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._count_pending()
+        return {"before": self._before, "chosen": self._chosen, "filled": _filled(self._bins)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["before"], state["chosen"])  # type: ignore[misc]
+        _fill(self._bins, state["filled"])
+
+    def empty(self) -> FinerPass:
+        """Return a pass over the same intervals that has counted nothing."""
+        return FinerPass(self._before, self._chosen)
 
     def _sizes(self) -> Counts:
         return ((self._high - self._low).astype(np.int64) >> self._shift) + 1
@@ -209,6 +243,19 @@ class FinerPass(Pass):
                     "same data in every pass. Read the same images, and use a model that always computes the same."
                 )
         return self._before.replaced(self._chosen, finer)
+
+
+Filled = tuple[npt.NDArray[np.int64], Counts]
+"""Indices of columns of bins that are not all 0, and these columns."""
+
+
+def _filled(bins: Counts) -> Filled:
+    columns = np.flatnonzero(bins.any(axis=0))
+    return columns, bins[:, columns]
+
+
+def _fill(bins: Counts, filled: Filled) -> None:
+    bins[:, filled[0]] = filled[1]
 
 
 def _merge_touching(low: Keys, high: Keys) -> tuple[Keys, Keys]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pp_graph.calibration.histogram import histogram_of
 from pp_graph.errors import CalibrationError
 from pp_graph.reprs import short_repr
 from pp_graph.saving import page_of, save_result
@@ -99,7 +100,10 @@ class CalibrationResult(Summarised):
         )
         unknown = LevelStatistics()
         return Statistics(
-            image=calibrated.get("image", unknown), pixel=calibrated.get("pixel", unknown), provenance=provenance
+            image=calibrated.get("image", unknown),
+            pixel=calibrated.get("pixel", unknown),
+            provenance=provenance,
+            histogram=None if self.image is None else histogram_of(self.image.counts, self.image.cutoff),
         )
 
     def summary(self) -> list[Block]:

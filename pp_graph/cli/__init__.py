@@ -16,11 +16,13 @@ from pp_graph.cli.ci import ci
 from pp_graph.cli.convert import convert
 from pp_graph.cli.demo import demo
 from pp_graph.cli.devices import devices
+from pp_graph.cli.drift import drift
 from pp_graph.cli.explore import explore
 from pp_graph.cli.fleet import fleet
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
 from pp_graph.cli.output import end_log, pipe_tolerant_stdout, print_error
+from pp_graph.cli.package import package
 from pp_graph.cli.plugins import import_plugin
 from pp_graph.cli.retune import retune
 from pp_graph.cli.run import run_verb
@@ -42,7 +44,9 @@ COMMANDS: tuple[click.Command, ...] = (
     verify,
     run_verb,
     explore,
+    drift,
     benchmark,
+    package,
     retune,
     strip,
     fleet,

@@ -16,6 +16,7 @@ from pp_graph.cli.options import (
     examples,
     force_option,
     input_option,
+    refuse_given,
     report_option,
 )
 from pp_graph.cli.output import note, print_blocks, print_json, print_line, print_table, progress_bar
@@ -34,6 +35,7 @@ _STDOUT = "-"
     epilog=examples(
         "pp-graph benchmark raw.onnx model.xml",
         "pp-graph benchmark raw.onnx model.xml --device CPU,GPU --json report.json",
+        "pp-graph benchmark deploy --remote pi@192.168.0.7 --remote lab@box:2222 --json bench.json",
     ),
 )
 @click.argument("models", nargs=-1, type=PATH, metavar="RAW ARTIFACT...")
@@ -63,11 +65,20 @@ _STDOUT = "-"
 @click.option("--no-memory", is_flag=True, help="Do not measure peak memory (one process for each model).")
 @cache_option
 @click.option("--compare", nargs=2, type=PATH, metavar="A.json B.json", help="Compare two earlier runs instead.")
+@click.option("--remote", multiple=True, metavar="USER@HOST[:PORT]",
+              help="Run the package DEPLOY (pp-graph package) on another machine over SSH, on every device there; "
+                   "repeatable. --json FILE.json then writes a report for each.")  # fmt: skip
+@click.option("--remote-python", default="python3", show_default=True, metavar="PATH",
+              help="Python there, with OpenVINO and NumPy.")  # fmt: skip
+@click.option("--ssh-option", multiple=True, metavar="KEY=VALUE", help="Option of ssh, as after ssh -o; repeatable.")
 @click.option("--json", "json_output", is_flag=False, flag_value="-", metavar="[OUT.json]",
               help="Write the report to a file, or as one JSON object to stdout, all else to stderr.")  # fmt: skip
 @report_option
 @force_option
+@click.pass_context
 def benchmark(
+    context: click.Context,
+    /,
     models: tuple[Path, ...],
     compare: tuple[Path, Path] | None,
     json_output: str | None,
@@ -79,7 +90,7 @@ def benchmark(
 
     Compares artifacts of pp_graph (an IR or a fused .onnx) with RAW, with post-processing on the host, and with other
     models. All run interleaved in one process, with the same sizes. A ratio is the median over rounds, with its 95 %
-    confidence interval.
+    confidence interval. With --remote, a package of pp-graph package is checked and timed on other machines.
     """
     if compare is not None:
         if models:
@@ -88,6 +99,12 @@ def benchmark(
             raise click.UsageError("--report shows a new benchmark, and --compare runs none. Leave out one of them.")
         _compare(*compare, json_output)
         return
+    if options["remote"]:
+        from pp_graph.cli.remote import measure_remotely
+
+        measure_remotely(context, models, json_output, force, {**options, "report": report})
+        return
+    refuse_given(context, ["remote_python", "ssh_option"], "is about other machines. Name them with --remote.")
     if len(models) < 2:
         raise click.UsageError("Give the raw model and at least one artifact: pp-graph benchmark RAW.onnx MODEL.xml")
     target = _target(json_output, models, force)

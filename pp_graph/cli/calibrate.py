@@ -17,6 +17,8 @@ from pp_graph.cli.options import (
     letterbox_option,
     named_roles,
     role_options,
+    worker_client,
+    worker_options,
 )
 from pp_graph.cli.other_calibrations import calibrated_otherwise, check_outputs, further_files
 from pp_graph.cli.output import note, print_blocks, print_json, print_line, progress_bar
@@ -51,9 +53,10 @@ _GOALS: Final = {"recall": "recall:recall", "precision": "precision:precision", 
     ),
 )
 @click.argument("model", type=PATH, required=False)
-@click.option("--data", type=PATH, metavar="FOLDER|FILE.npz",
+@click.option("--data", type=PATH, metavar="FOLDER|TABLE|FILE.npz",
               help="Labelled images: good/ and one folder for each kind of anomaly, masks in ground_truth/, as "
-                   "in MVTec AD; or arrays 'image', 'label' and 'mask'.")  # fmt: skip
+                   "in MVTec AD; a .csv or .parquet of path, label and mask; or arrays 'image', 'label' and "
+                   "'mask'.")  # fmt: skip
 @click.option("--masks", type=PATH, metavar="DIR", help="Folder of the masks, if --data does not hold them.")
 @click.option("--no-masks", is_flag=True, help="Do not use masks.")
 @click.option("--scores", type=PATH, metavar="FILE.npz|.csv|.parquet",
@@ -115,6 +118,7 @@ _GOALS: Final = {"recall": "recall:recall", "precision": "precision:precision", 
 @input_option
 @image_options
 @letterbox_option
+@worker_options
 @click.option("--report", "reports", type=PATH, multiple=True, metavar="FILE.html|.png",
               help="Write histograms and curves as a page or picture. Needs the extra 'report'.")  # fmt: skip
 @force_option
@@ -253,7 +257,7 @@ def _check_sources(
 
 _OF_MODELS = (
     "recipe", "device", "inference_precision", "score_output", "map_output", "role", "batch", "fixed_inputs", "masks",
-    "no_masks", "max_pixels", "skip_broken",
+    "no_masks", "max_pixels", "skip_broken", "workers", "scheduler",
 )  # fmt: skip
 
 
@@ -299,10 +303,11 @@ def _run(
     assert labelled is not None
     precision = options["inference_precision"]
     recipe = options["recipe"]
-    with progress_bar("Calibrating", len(labelled)) as progress:
+    with worker_client(options) as client, progress_bar("Calibrating", len(labelled)) as progress:
         return run(
             model,
             labelled,
+            client=client,
             post=None if recipe is None else RecipePostProcessor.load(recipe),
             device=options["device"],
             inference_precision=None if precision == "default" else precision,

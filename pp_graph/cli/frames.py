@@ -34,7 +34,9 @@ _OPTIONS = (
                  help="frames: take camera frames of this type as input. This and the options below write "
                       "preprocessing into the model.  [default with any of them: u8]"),
     click.option("--input-layout", metavar="NHWC|NCHW", help="frames: axes of the frames.  [default: NHWC]"),
-    click.option("--channel-order", metavar="RGB|BGR", help="frames: channels of the frames.  [default: RGB]"),
+    click.option("--channel-order", metavar="RGB|BGR|NV12|I420|YUYV",
+                 help="frames: channels of the frames, or bytes as cameras give them, which become RGB.  "
+                      "[default: RGB]"),
     click.option("--model-channel-order", metavar="RGB|BGR",
                  help="frames: channels that the model was trained on.  [default: RGB]"),
     click.option("--model-layout", metavar="NHWC|NCHW",
@@ -69,6 +71,9 @@ def take_preprocessing(options: dict[str, Any]) -> Preprocessing | None:
     given: dict[str, Any] = {
         field: value for name, field in _FIELDS.items() if (value := options.pop(name)) is not None
     }
+    if options.get("map_size") == "frame":
+        # The other sizes are about the post-processing.
+        given["map_size"], options["map_size"] = "frame", None
     if not given:
         return None
     from pp_graph.preprocessing import Preprocessing
@@ -98,14 +103,14 @@ def take_preprocessing(options: dict[str, Any]) -> Preprocessing | None:
     return preprocessing
 
 
-def parse_frame_size(text: str | None) -> tuple[int, int] | None:
+def parse_frame_size(text: str | None, flag: str = "--frame-size") -> tuple[int, int] | None:
     """`1080x1920` -> (1080, 1920)."""
     if text is None:
         return None
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
         raise click.BadParameter(
-            f"'{text}' is not a size, expected height and width such as 1080x1920.", param_hint="--frame-size"
+            f"'{text}' is not a size, expected height and width such as 1080x1920.", param_hint=flag
         )
     return int(parts[0]), int(parts[1])
 

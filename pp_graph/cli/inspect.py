@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pp_graph.cli.options import PATH, examples, force_option, input_option, json_option, named_roles, role_options
+from pp_graph.cli.options import (
+    PATH,
+    examples,
+    force_option,
+    input_option,
+    json_option,
+    named_roles,
+    role_options,
+    worker_client,
+    worker_options,
+)
 from pp_graph.cli.output import note, print_blocks, print_json
 from pp_graph.cli.verb import Verb
 from pp_graph.errors import OutputFileError
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
                    "folders as for calibrate.")  # fmt: skip
 @click.option("--masks", type=PATH, metavar="DIR", help="Folder of the masks, if --data does not hold them.")
 @input_option
+@worker_options
 @click.option(
     "--sketch",
     type=PATH,
@@ -55,39 +66,51 @@ def inspect(
 ) -> None:
     """Show inputs, outputs, roles and post-processing of a model.
 
-    MODEL is an ONNX file, raw or fused, or an OpenVINO IR (.xml).
+    MODEL is an ONNX file, raw or fused, an OpenVINO IR (.xml), or a folder that pp-graph package wrote.
     """
     roles = named_roles(options)
     fixed_inputs = options["fixed_inputs"]
-    if data is None and (masks is not None or fixed_inputs):
-        option = "--masks" if masks is not None else "--input"
+    used = {
+        "--masks": masks,
+        "--input": fixed_inputs,
+        **{f"--{name}": options[name] for name in ("workers", "scheduler")},
+    }
+    option = next((name for name, value in used.items() if value), None)
+    if data is None and option is not None:
         raise click.UsageError(f"{option} has no effect without --data. Add --data, or leave it out.")
 
     if sketch is not None:
-        check_targets([_drawing(sketch)], overwrite=force, inputs=[model])
+        check_targets([_drawing(sketch)], overwrite=force, inputs=_files(model))
 
     from pp_graph import inspection
     from pp_graph.postprocessors import RecipePostProcessor
 
     post = None if recipe is None else RecipePostProcessor.load(recipe)
-    found = inspection.inspect(
-        model,
-        post=post,
-        roles=roles,
-        tail=tail,
-        data=data,
-        masks=True if masks is None else masks,
-        fixed_inputs=fixed_inputs,
-    )
+    with worker_client(options) as client:
+        found = inspection.inspect(
+            model,
+            post=post,
+            roles=roles,
+            tail=tail,
+            data=data,
+            masks=True if masks is None else masks,
+            fixed_inputs=fixed_inputs,
+            client=client,
+        )
     if found.provenance is not None and (roles or recipe is not None):
         raise click.UsageError("--role and --recipe apply to raw models only, and this model is fused. Leave them out.")
     if sketch is not None:
-        found.save(sketch, overwrite=force, inputs=[model])
+        found.save(sketch, overwrite=force, inputs=_files(model))
         note(f"Wrote {sketch}")
     if as_json:
         print_json(found.to_dict())
         return
     print_blocks(found.summary())
+
+
+def _files(model: Path) -> list[Path]:
+    """Return files never to overwrite: the model, or all files of a package."""
+    return [each for each in model.rglob("*") if each.is_file()] if model.is_dir() else [model]
 
 
 def _drawing(path: Path) -> Path:

@@ -60,4 +60,4 @@ def with_numbers(statistics: Statistics | None, numbers: Mapping[str, float]) ->
             levels[level] = LevelStatistics(**{**msgspec.structs.asdict(getattr(found, level)), **own})
         except StatisticsError as error:
             raise StatisticsError(f"--{level}-threshold, --{level}-min and --{level}-max: {error}") from error
-    return Statistics(image=levels["image"], pixel=levels["pixel"], provenance=found.provenance)
+    return msgspec.structs.replace(found, image=levels["image"], pixel=levels["pixel"])

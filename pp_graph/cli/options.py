@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +49,8 @@ def examples(*lines: str) -> str:
 _IMAGE_OPTIONS = (
     click.option("--max-pixels", type=click.IntRange(min=1), metavar="N",
                  help="Refuse image files with more pixels.  [default: 268435456]"),
-    click.option("--skip-broken", is_flag=True, help="Skip image files that cannot be decoded, and list them."),
+    click.option("--skip-broken", is_flag=True,
+                 help="Skip image files that cannot be decoded, and list them; and damaged frames of a video."),
 )  # fmt: skip
 
 
@@ -134,12 +136,41 @@ def _load_array(path: str) -> Any:
         ) from error
 
 
+_WORKER_OPTIONS = (
+    click.option("--workers", type=click.IntRange(min=1), metavar="N",
+                 help="Share the images among N processes on this machine. The result is the same, bit for bit. Needs "
+                      "the extra 'fleet', as --scheduler."),
+    click.option("--scheduler", metavar="ADDRESS",
+                 help="Share the images among the workers of a running Dask cluster, such as tcp://host:8786."),
+)  # fmt: skip
+
+
+def worker_options(function: _Function) -> _Function:
+    """Add the options about worker processes, as `workers` and `scheduler`."""
+    for option in reversed(_WORKER_OPTIONS):
+        function = option(function)
+    return function
+
+
+@contextlib.contextmanager
+def worker_client(options: dict[str, Any]) -> Iterator[Any]:
+    """Take the options about worker processes out of all options, and yield the client, or None."""
+    workers, scheduler = options.pop("workers"), options.pop("scheduler")
+    if workers is None and scheduler is None:
+        yield None
+        return
+    from pp_graph.workers import open_client
+
+    with open_client(workers, scheduler) as client:
+        yield client
+
+
 def refuse_given(context: click.Context, names: Sequence[str], why: str) -> None:
     """Raise if one of these options is given."""
     for name in names:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = "report" if name == "reports" else name.replace("_", "-")
-            raise click.UsageError(f"--{flag} {why}")
+            flags = next(parameter.opts for parameter in context.command.params if parameter.name == name)
+            raise click.UsageError(f"{max(flags, key=len)} {why}")
 
 
 _ROLE_OPTIONS = (

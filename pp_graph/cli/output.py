@@ -98,6 +98,8 @@ def _versions() -> str:
 class _PipeTolerant(io.TextIOWrapper):
     """Standard output that ignores a closed pipe, such as that of `| head`, and leaves the exit status alone."""
 
+    closed_by_reader = False
+
     def write(self, text: str) -> int:
         with self._tolerating():
             super().write(text)
@@ -112,6 +114,7 @@ class _PipeTolerant(io.TextIOWrapper):
         try:
             yield
         except BrokenPipeError:
+            self.closed_by_reader = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
@@ -140,6 +143,11 @@ def pipe_tolerant_stdout() -> Iterator[None]:
         if isinstance(tolerant, _PipeTolerant):
             with contextlib.suppress(OSError):
                 tolerant.detach()
+
+
+def nobody_reads() -> bool:
+    """Return True if whoever read standard output has closed it."""
+    return isinstance(sys.stdout, _PipeTolerant) and sys.stdout.closed_by_reader
 
 
 def print_json(result: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pp_graph.cli.frames import parse_frame_size
 from pp_graph.cli.numbers import given_numbers, number_options, with_numbers
 from pp_graph.cli.options import PATH, named_roles, role_options
 from pp_graph.cli.output import note
@@ -67,7 +68,7 @@ class PostProcessing:
         from pp_graph.errors import OutputRoleError
         from pp_graph.fusion import fuse
         from pp_graph.model import RawModel
-        from pp_graph.plausibility import threshold_warnings
+        from pp_graph.plausibility import size_notes, threshold_warnings
         from pp_graph.postprocessors import OneClassPostProcessor, RecipePostProcessor
         from pp_graph.postprocessors.hints import mismatch_note, task_hint
         from pp_graph.statistics import Statistics
@@ -104,6 +105,7 @@ class PostProcessing:
                 tail=self.tail,
                 raise_opset=self.raise_opset,
                 strict=self.strict,
+                input_size=parse_frame_size(self.options["input_size"], "--input-size"),
             )
         except OutputRoleError as error:
             if self.recipe is not None or self.task in TASKS or self.roles:
@@ -111,9 +113,12 @@ class PostProcessing:
             raise OutputRoleError(f"{error}{task_hint(RawModel.open(raw))}") from error
         for remark in fused.notes:
             note(f"Note: {remark}")
+        for remark in size_notes(fused.provenance, [each.name for each in fused.network.inputs]):
+            note(f"Note: {remark}")
         for warning in threshold_warnings(fused.provenance.parameters):
             note(f"Warning: {warning}")
-        other = "" if self.recipe is not None or self.roles else mismatch_note(RawModel.open(raw), self.task)
+        told = self.recipe is not None or self.roles or self.options["input_size"] is not None
+        other = "" if told else mismatch_note(RawModel.open(raw), self.task)
         if other:
             note(f"Note: {other}")
         return fused
@@ -209,6 +214,9 @@ _OPTIONS = (
     click.option("--raise-opset", type=int, metavar="VERSION",
                  help="Raise the raw model to this opset first, for steps that need it. Fails if a bit of its "
                       "outputs would change. strip restores the original file."),
+    click.option("--input-size", metavar="HxW",
+                 help="Height and width of the images, for a raw model that leaves them open; some heads of detectors "
+                      "need them."),
     click.option("--strict", is_flag=True, help="Fail if the statistics were calibrated on a different model."),
     click.option("--keep-raw", is_flag=True, help="Also return the raw values that the steps read."),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,15 +20,17 @@ from pp_graph.cli.options import (
     input_option,
     json_option,
     letterbox_option,
+    refuse_given,
     report_option,
+    worker_client,
+    worker_options,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table, progress_bar
+from pp_graph.cli.run_video import VIDEO_OPTIONS, run_videos, video_options, videos_among
 from pp_graph.cli.verb import Verb
 from pp_graph.errors import counted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pp_graph.fusion import Artifact
     from pp_graph.report import WrittenPredictions
     from pp_graph.report.prediction_table import ImagePrediction
@@ -45,11 +48,17 @@ _NO_PICTURES = "none"
         "pp-graph run model.xml images/ -o predictions/",
         "pp-graph run model.xml part.png -o out/ --save masks",
         "pp-graph run model.xml images/ -o sensitive/ --image-sensitivity 0.6",
+        "pp-graph run model.xml clip.mp4 -o annotated.mp4 -o frames.csv",
+        "pp-graph run model.xml 0 -o -",
+        "pp-graph run model.xml rtsp://user:password@camera/stream -o seen.mp4 --every 5",
     ),
 )
 @click.argument("model", type=PATH)
-@click.argument("images", type=PATH, nargs=-1, required=True)
-@click.option("-o", "--output", type=PATH, required=True, metavar="DIR", help="Folder to write to.")
+@click.argument("images", type=str, nargs=-1, required=True)
+@click.option("-o", "--output", "outputs", type=PATH, required=True, multiple=True, metavar="DIR|FILE|-",
+              help="Folder to write to. Of a video, camera or stream: FILE.mp4 with the predictions drawn on it (also "
+                   ".mkv, .mov), FILE.csv, FILE.jsonl, or - for JSON lines on stdout; may be repeated. A folder then "
+                   "gets an .mp4 and a .csv of each.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["both", "csv", "json"]), default="both", show_default=True,
               help="Tables to write: predictions.csv, predictions.json.")  # fmt: skip
 @click.option("--coco", is_flag=True, help="Also write a detector's boxes as COCO JSON: predictions.coco.json.")
@@ -68,13 +77,18 @@ _NO_PICTURES = "none"
 @input_option
 @image_options
 @letterbox_option
+@video_options
+@worker_options
 @report_option
 @force_option
 @json_option
+@click.pass_context
 def run_verb(
+    context: click.Context,
+    /,
     model: Path,
-    images: tuple[Path, ...],
-    output: Path,
+    images: tuple[str, ...],
+    outputs: tuple[Path, ...],
     form: str,
     coco: bool,
     save: str,
@@ -82,34 +96,39 @@ def run_verb(
     force: bool,
     as_json: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Run MODEL on IMAGES, and save predictions.
 
     MODEL is an OpenVINO IR or a fused ONNX file, which is converted to OpenVINO in memory first. IMAGES is a folder, an
-    .npz with an array 'image', or image files. DIR gets predictions.csv, predictions.json, masks/ and overlays/, all
+    .npz with an array 'image', image files or a pattern of them; or videos, the number of a camera, or the URL of a
+    stream (extra 'video'). Ctrl-C ends a video and finishes its files (exit status 0 for a camera or stream, 130 for a
+    file). DIR gets predictions.csv, predictions.json, masks/ and overlays/, all
     at once when every image is done. With
     --force, DIR may contain files: those of an earlier run are replaced, others are kept.
     """
     from pp_graph.report import write_gallery, write_predictions
     from pp_graph.report.prediction_table import COCO, FORMATS
-    from pp_graph.running import load, open_source
+    from pp_graph.running import open_source
 
-    inputs = [*images, model, model.with_suffix(".bin")]
+    inputs = [*map(Path, images), model, model.with_suffix(".bin")]
+    videos = videos_among(images)
+    if videos:
+        refuse_given(
+            context, ("form", "coco", "save", "batch", "report", "workers", "scheduler"), "applies only to images."
+        )
+        return run_videos(
+            videos, lambda mode: _load(model, options, mode), outputs, options, inputs, force=force, as_json=as_json
+        )
+    refuse_given(context, VIDEO_OPTIONS, "applies only to videos, cameras and streams.")
+    if len(outputs) > 1:
+        raise click.UsageError(f"-o is given {len(outputs)} times, expected one folder. Leave out the others.")
+    (output,) = outputs
     check_report(report, inputs, force=force)
-    precision = options["inference_precision"]
-    runner = load(
-        _with_sensitivities(model, options["image_sensitivity"], options["pixel_sensitivity"]),
-        device=options["device"],
-        inference_precision=None if precision == "default" else precision,
-        mode="throughput",
-        cache_dir=options["cache_dir"],
-        fixed_inputs=options["fixed_inputs"],
-    )
-    runner.name = model.name
+    runner = _load(model, options, "throughput")
     given = images[0] if len(images) == 1 else list(images)
     source = open_source(given, runner.inputs, batch_size=options["batch"], **image_settings(options))
     pictures = _pictures(save)
-    with progress_bar("Running", len(source)) as progress:
+    with worker_client(options) as client, progress_bar("Running", len(source)) as progress:
         written = write_predictions(
             runner,
             source,
@@ -118,6 +137,7 @@ def run_verb(
             formats=(*(FORMATS if form == "both" else (form,)), *((COCO,) if coco else ())),
             overwrite=force,
             inputs=inputs,
+            client=client,
             progress=progress,
         )
     if report is not None:
@@ -142,10 +162,27 @@ def run_verb(
                 "predictions": [row.to_dict() for row in written.predictions],
             }
         )
-        return
+        return 0
     _print(runner, written)
     if report is not None:
         print_line(f"Wrote {report}")
+    return 0
+
+
+def _load(model: Path, options: dict[str, Any], mode: str) -> Runner:
+    from pp_graph.running import load
+
+    precision = options["inference_precision"]
+    runner = load(
+        _with_sensitivities(model, options["image_sensitivity"], options["pixel_sensitivity"]),
+        device=options["device"],
+        inference_precision=None if precision == "default" else precision,
+        mode=mode,
+        cache_dir=options["cache_dir"],
+        fixed_inputs=options["fixed_inputs"],
+    )
+    runner.name = model.name
+    return runner
 
 
 def _with_sensitivities(model: Path, image: float | None, pixel: float | None) -> Path | Artifact:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SECTIONS: Final = {
     "anomaly": "Options for anomaly models",
     "frames": "Options for camera frames",
+    "video": "Options for videos, cameras and streams",
     "auto": "Options for --precision auto",
     "int8": "Options for --precision int8",
     **{

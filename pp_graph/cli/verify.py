@@ -18,6 +18,8 @@ from pp_graph.cli.options import (
     json_option,
     letterbox_option,
     report_option,
+    worker_client,
+    worker_options,
 )
 from pp_graph.cli.output import note, print_blocks, print_json, progress_bar
 from pp_graph.cli.verb import Verb
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 @input_option
 @image_options
 @letterbox_option
+@worker_options
 @report_option
 @force_option
 @json_option
@@ -87,7 +90,7 @@ def verify(
     inputs = [raw, artifact, artifact.with_suffix(".bin"), *([] if data.is_dir() else [data])]
     check_report(report, inputs, force=force)
     images = open_images(data, **image_settings(options))
-    with progress_bar("Verifying", len(images)) as progress:
+    with worker_client(options) as client, progress_bar("Verifying", len(images)) as progress:
         result = verification.verify(
             raw,
             artifact,
@@ -100,6 +103,7 @@ def verify(
             batch_size=batch,
             cache_dir=cache_dir,
             fixed_inputs=fixed_inputs,
+            client=client,
             progress=progress,
         )
     if report is not None:

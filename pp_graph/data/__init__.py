@@ -6,7 +6,8 @@ from pp_graph.data.boxes import Detections, MarkedBoxes, overlaps
 from pp_graph.data.dumped_predictions import DumpedPredictions, PredictionBatch, open_predictions
 from pp_graph.data.fixed_inputs import FixedInputs, feed_model, fix_inputs
 from pp_graph.data.ground_truth import GroundTruth, open_ground_truth
-from pp_graph.data.images import Images, ImageSource, choose_batch_size, open_images, read_ahead
+from pp_graph.data.image_batches import Images
+from pp_graph.data.images import ImageSource, choose_batch_size, open_images, read_ahead
 from pp_graph.data.labelled import LabelledImages, LabelledSource, open_labelled
 
 __all__ = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import socket
+import threading
 import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError
+from pp_graph.urls import local_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +44,7 @@ class ArchiveArray:
         self._member = member
         self._path = path
         self._stream: Any = None
+        self._lock = threading.Lock()
         with archive.open(member) as stream:
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -59,6 +63,9 @@ class ArchiveArray:
                 f"Array '{name}' in '{path}' holds {found:,} bytes, expected {self.nbytes:,} for shape {self.shape} of "
                 f"{self.dtype}. Write the file again."
             )
+
+    def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
+        return _reopened, (self._path.absolute(), self._member)
 
     @property
     def ndim(self) -> int:
@@ -90,11 +97,12 @@ class ArchiveArray:
 
     def _read(self, offset: int, size: int) -> bytes:
         try:
-            if self._stream is None:
-                self._stream = self._archive.open(self._member)
-            if self._stream.tell() != offset:
-                self._stream.seek(offset)
-            data: bytes = self._stream.read(size)
+            with self._lock:
+                if self._stream is None:
+                    self._stream = self._archive.open(self._member)
+                if self._stream.tell() != offset:
+                    self._stream.seek(offset)
+                data: bytes = self._stream.read(size)
         except Exception as error:  # zipfile and zlib raise many kinds for a damaged file
             raise _damaged(self._path, error) from error
         if len(data) != size:
@@ -103,6 +111,17 @@ class ArchiveArray:
                 "bytes. Write the file again."
             )
         return data
+
+
+def _reopened(path: Path, member: str) -> ArchiveArray:
+    """Open a pickled array again, in another process."""
+    try:
+        return ArchiveArray(zipfile.ZipFile(path), member, path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"Image data '{path}' does not exist on host '{socket.gethostname()}', expected every worker to see it "
+            "under this path. Use a folder that all machines share."
+        ) from error
 
 
 AnyArray = Array | ArchiveArray
@@ -120,6 +139,7 @@ def open_arrays(path: Path) -> dict[str, AnyArray]:
         )
     if path.suffix.lower() not in ARRAY_ENDINGS:
         raise DataError(f"Image data '{path}' is a '{path.suffix}' file, expected a folder of images or an .npz file.")
+    path = local_file(path)
     try:
         if zipfile.is_zipfile(path):
             return open_archive(path)

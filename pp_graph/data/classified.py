@@ -6,14 +6,17 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data.arrays import open_arrays
-from pp_graph.data.images import ArrayImages, Images, open_images
+from pp_graph.data.images import ArrayImages, open_images
 from pp_graph.errors import DataError
+
+if TYPE_CHECKING:
+    from pp_graph.data.image_batches import Images
 
 TABLE: Final = "labels.csv"
 NO_CLASS: Final = -1

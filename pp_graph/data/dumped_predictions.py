@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -14,26 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data.arrays import open_archive
+from pp_graph.data.tables import COLUMN_NAMES, Table, as_label, find_column, read_table
 from pp_graph.errors import DataError
-from pp_graph.extras import require_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Array = npt.NDArray[Any]
-
-# Accepted names of each quantity, ours first.
-_NAMES: Final = {
-    "score": ("pred_score", "score", "pred_scores", "scores", "anomaly_score", "image_score"),
-    "map": ("anomaly_map", "anomaly_maps", "map", "maps"),
-    "label": ("label", "gt_label", "labels", "gt_labels", "target", "is_anomalous"),
-    "mask": ("mask", "gt_mask", "masks", "gt_masks"),
-    "name": ("image", "image_path", "path", "file", "filename", "name"),
-}
-_WORDS: Final = {
-    "0": 0, "false": 0, "normal": 0, "good": 0,
-    "1": 1, "true": 1, "anomalous": 1, "anomaly": 1, "abnormal": 1, "bad": 1, "defect": 1,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,8 +89,8 @@ def open_predictions(path: str | Path) -> DumpedPredictions:
         raise DataError(f"Predictions '{path}' do not exist, expected an .npz, .csv or .parquet file. Check the path.")
     kinds: dict[str, Callable[[Path], DumpedPredictions]] = {
         ".npz": _DumpedArrays,
-        ".csv": lambda file: _DumpedTable(file, _read_csv(file)),
-        ".parquet": lambda file: _DumpedTable(file, _read_parquet(file)),
+        ".csv": lambda file: _DumpedTable(file, read_table(file)),
+        ".parquet": lambda file: _DumpedTable(file, read_table(file)),
     }
     kind = kinds.get(path.suffix.lower())
     if kind is None:
@@ -112,20 +98,10 @@ def open_predictions(path: str | Path) -> DumpedPredictions:
     return kind(path)
 
 
-def _find(what: str, present: Sequence[str], path: Path) -> str | None:
-    """Return the name under which a file stores a quantity, such as `label`; None if it does not."""
-    found = [name for known in _NAMES[what] for name in present if name.lower() == known]
-    if len(found) > 1 and what != "name":
-        raise DataError(
-            f"'{path}' holds {' and '.join(map(repr, found))}, expected one {what}. Leave out or rename the other."
-        )
-    return found[0] if found else None
-
-
 def _lacks(path: Path, what: str, present: Sequence[str]) -> DataError:
     return DataError(
         f"'{path}' holds {', '.join(map(repr, present)) or 'nothing'}, expected a {what} under one of the names "
-        f"{', '.join(_NAMES[what.split(maxsplit=1)[0]])}. Rename it."
+        f"{', '.join(COLUMN_NAMES[what.split(maxsplit=1)[0]])}. Rename it."
     )
 
 
@@ -141,7 +117,7 @@ class _DumpedArrays(DumpedPredictions):
             arrays = open_archive(path)
         except DataError as error:
             raise DataError(f"Predictions '{path}': {error}") from error
-        names = {what: _find(what, list(arrays), path) for what in ("score", "map", "label", "mask")}
+        names = {what: find_column(what, list(arrays), path) for what in ("score", "map", "label", "mask")}
         if names["score"] is None and names["map"] is None:
             raise _lacks(path, "score or map", list(arrays))
         if names["label"] is None and names["mask"] is None:
@@ -171,10 +147,10 @@ class _DumpedArrays(DumpedPredictions):
 class _DumpedTable(DumpedPredictions):
     """A table of image scores."""
 
-    def __init__(self, path: Path, table: _Table) -> None:
+    def __init__(self, path: Path, table: Table) -> None:
         super().__init__(path)
         header = table.header
-        found = {what: _find(what, header, path) for what in ("score", "label", "name")}
+        found = {what: find_column(what, header, path) for what in ("score", "label", "name")}
         columns: dict[str, Sequence[object]] = {}
         for what, name in found.items():
             if name is not None:
@@ -185,7 +161,7 @@ class _DumpedTable(DumpedPredictions):
             raise DataError(f"'{path}' holds no rows, expected one row per image.")
         places = [f"'{path}', row {index + 1}" for index in range(len(columns["score"]))]
         scores = [_score(where, value) for where, value in zip(places, columns["score"], strict=True)]
-        labels = [_label(where, value) for where, value in zip(places, columns["label"], strict=True)]
+        labels = [as_label(where, value) for where, value in zip(places, columns["label"], strict=True)]
         with np.errstate(over="ignore"):
             self._scores = np.array(scores).astype(np.float32)
         self._labels = np.array(labels, np.bool_)
@@ -207,59 +183,3 @@ def _score(where: str, value: object) -> float:
         raise DataError(
             f"{where}: the score is {value!r}, expected a number. Correct it, or leave the row out."
         ) from None
-
-
-def _label(where: str, value: object) -> int:
-    text = str(value).strip().lower()
-    found = _WORDS.get(text.removesuffix(".0").removesuffix(".00"))
-    if found is None:
-        raise DataError(
-            f"{where}: the label is {value!r}, expected 0 or 1, false or true, normal or anomalous. Correct it."
-        )
-    return found
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table as it was read.
-
-    Attributes:
-        header: Column names; duplicates are possible.
-        columns: Their values.
-    """
-
-    header: list[str]
-    columns: list[list[object]]
-
-
-def _read_csv(path: Path) -> _Table:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            rows: list[list[str]] = []
-            for row in reader:
-                if len(row) != len(header) and row:
-                    raise DataError(
-                        f"'{path}', row {len(rows) + 1}: found {len(row)} fields, expected {len(header)} as in the "
-                        "header."
-                    )
-                rows += [row] if row else []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"Table '{path}' cannot be read: {error}. Expected comma-separated text in UTF-8.") from error
-    columns: list[list[object]] = [[row[index] for row in rows] for index in range(len(header))]
-    return _Table(header, columns)
-
-
-def _read_parquet(path: Path) -> _Table:
-    parquet = require_extra("pyarrow.parquet", "calibration", "reading a .parquet file")
-    try:
-        present = parquet.read_schema(path).names
-        known = {name for names in _NAMES.values() for name in names}
-        wanted = list(dict.fromkeys(name for name in present if name.lower() in known))
-        read = parquet.read_table(path, columns=wanted)
-        columns = dict(zip(read.column_names, (column.to_pylist() for column in read.columns), strict=False))
-        return _Table(list(present), [columns.get(name, []) for name in present])
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-        raise DataError(f"Table '{path}' cannot be read: {reason}. Expected a Parquet file.") from error

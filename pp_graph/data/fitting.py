@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError
-from pp_graph.model import format_shape
+from pp_graph.model import FrameFormat, format_shape
+from pp_graph.preprocessing.yuv import YUV_ORDERS, from_rgb, picture_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +91,8 @@ def image_shape(wanted: ModelInput) -> tuple[int, int | None, int | None]:
             "folder. Give an .npz with arrays of that shape."
         )
     sizes = [size if isinstance(size, int) else None for size in shape]
+    if wanted.frames is not None and wanted.frames.channel_order in YUV_ORDERS:
+        return 3, *picture_size(sizes, wanted.frames.channel_order)
     if wanted.frames is None:
         channels_last = sizes[1] not in _CHANNELS and sizes[3] in _CHANNELS
     else:
@@ -117,6 +121,8 @@ def fit(array: Array, wanted: ModelInput) -> Array:
             f"Images for input '{wanted.name}' hold {array.dtype}, expected numbers. Give uint8 or floating-point "
             "arrays."
         )
+    if wanted.frames is not None and wanted.frames.channel_order in YUV_ORDERS:
+        return _as_yuv(array, wanted, wanted.frames.channel_order)
     candidates = [array]
     if array.ndim == 4:
         candidates += [array.transpose(0, 3, 1, 2), array.transpose(0, 2, 3, 1)]
@@ -129,6 +135,16 @@ def fit(array: Array, wanted: ModelInput) -> Array:
     if wanted.frames is not None:
         return _as_frames(fitting[0], wanted, *wanted.frames)
     return np.ascontiguousarray(_as_dtype(_likeliest(fitting, wanted), wanted))
+
+
+def _as_yuv(array: Array, wanted: ModelInput, order: str) -> Array:
+    """Return RGB images as the bytes of a camera. Such bytes, which no RGB image has the shape of, stay."""
+    if _matches(array, wanted):
+        return _as_frames(array, wanted, "NHWC", "RGB")
+    count, *_ = wanted.shape or (None,)
+    shape = (count, *image_shape(wanted)[1:], 3)
+    pictures = fit(array, replace(wanted, shape=shape, frames=FrameFormat("NHWC", "RGB")))
+    return from_rgb(pictures, order)
 
 
 def _as_frames(array: Array, wanted: ModelInput, layout: str, channel_order: str) -> Array:

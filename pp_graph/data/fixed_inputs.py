@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data.fitting import as_element_type
-from pp_graph.data.images import Images, unfed
+from pp_graph.data.image_batches import Images, unfed
 from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, format_shape, image_input
 from pp_graph.model.batch import describe_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pp_graph.data.image_files import SeenFiles
 
 Array = npt.NDArray[Any]
 
@@ -139,6 +141,10 @@ class _FedImages(Images):
     @property
     def notes(self) -> tuple[str, ...]:
         return self._images.notes
+
+    @property
+    def seen(self) -> SeenFiles | None:
+        return self._images.seen
 
     def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
         rest = [each for each in inputs if each.name not in self._fixed.values]

@@ -13,7 +13,7 @@ import numpy as np
 
 from pp_graph.data.boxes import MarkedBoxes
 from pp_graph.data.image_files import MAX_PIXELS, check_max_pixels, find_images, upright_size
-from pp_graph.data.images import FileImages
+from pp_graph.data.resized_images import FileImages
 from pp_graph.errors import DataError
 
 _CLASSES_FILE: Final = "classes.txt"

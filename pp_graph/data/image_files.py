@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from glob import glob, has_magic
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import DataError
+from pp_graph.urls import UrlPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from PIL.Image import Image
 
@@ -63,6 +67,28 @@ class FoundFiles:
         return (f"files in {where} that are not images and were skipped: {listing}",)
 
 
+@dataclass
+class SeenFiles:
+    """What was noticed while image files were decoded.
+
+    Attributes:
+        turned: Files that were turned by their EXIF orientation.
+        animated: Files with several frames or pages.
+        deep: Files with more than 8 bits a channel.
+    """
+
+    turned: set[Path] = field(default_factory=set)
+    animated: set[Path] = field(default_factory=set)
+    deep: set[Path] = field(default_factory=set)
+
+    def merge(self, other: SeenFiles | None) -> None:
+        """Add what was noticed in other files."""
+        if other is not None:
+            self.turned |= other.turned
+            self.animated |= other.animated
+            self.deep |= other.deep
+
+
 def find_images(folder: Path) -> FoundFiles:
     """Find the image files anywhere in a folder, without hidden files and masks.
 
@@ -105,6 +131,21 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], others: Counter[str])
         ) from error
 
 
+def match_files(pattern: str) -> tuple[Path, ...]:
+    """Return the files that match a pattern such as `images/*.png`, sorted; none if it is the path of something.
+
+    Raises:
+        DataError: It is a pattern, and matches no file.
+    """
+    if not has_magic(pattern) or os.path.lexists(pattern):
+        return ()
+    matches = sorted(glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
+    found = tuple(path for path in map(Path, matches) if path.is_file())
+    if not found:
+        raise DataError(f"Pattern '{pattern}' matches no file, expected at least one. Check the pattern.")
+    return found
+
+
 def check_max_pixels(max_pixels: int | None) -> None:
     """Raise `DataError` if the limit is below 1; None means no limit."""
     if max_pixels is not None and max_pixels < 1:
@@ -126,7 +167,7 @@ def opened_image(file: Path, max_pixels: int | None = MAX_PIXELS, *, what: str =
         with _pillow_limit:
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, sys.maxsize
             try:
-                image = Image.open(file)
+                image = Image.open(BytesIO(file.read_bytes()) if isinstance(file, UrlPath) else file)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
         with image:
@@ -213,8 +254,6 @@ def decode(file: Path, channels: int, size: tuple[int, int] | None, max_pixels: 
     Raises:
         DataError: The file cannot be decoded, is too large, or holds numbers beyond 16 bits.
     """
-    from PIL import Image
-
     mode = "L" if channels == 1 else "RGB"
     with _one_large_image(file, max_pixels), opened_image(file, max_pixels) as opened:
         lost_depth = _has_16_bit_colours(opened)
@@ -222,12 +261,25 @@ def decode(file: Path, channels: int, size: tuple[int, int] | None, max_pixels: 
         image, turned = upright(opened)
         if image.mode == "F" or image.mode.startswith("I"):
             return Decoded(_deep_pixels(image, file, channels, size), turned, lost_depth=False, frames=frames)
-        # Resizing a gray image before it becomes RGB gives the same pixels in a third of the memory.
-        converted = image if image.mode in ("L", mode) else image.convert(mode)
-        if size is not None and converted.size != size:
-            converted = converted.resize(size, Image.Resampling.BILINEAR)
-        pixels = _pixels(converted if converted.mode == mode else converted.convert(mode))
-    return Decoded(pixels[..., None] if pixels.ndim == 2 else pixels, turned, lost_depth, frames)
+        return Decoded(resized_pixels(image, mode, size), turned, lost_depth, frames)
+
+
+def resized_pixels(image: Image, mode: str, size: tuple[int, int] | None) -> Array:
+    """Return the pixels of an image of 8 bits a channel, uint8 (H,W,C).
+
+    Args:
+        image: The image.
+        mode: `L` for gray, or `RGB`.
+        size: Width and height to resize to (bilinear); None keeps the image's own.
+    """
+    from PIL import Image
+
+    # Resizing a gray image before it becomes RGB gives the same pixels in a third of the memory.
+    converted = image if image.mode in ("L", mode) else image.convert(mode)
+    if size is not None and converted.size != size:
+        converted = converted.resize(size, Image.Resampling.BILINEAR)
+    pixels = _pixels(converted if converted.mode == mode else converted.convert(mode))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _pixels(image: Image) -> Array:

@@ -2,88 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pp_graph.data.arrays import AnyArray, open_arrays
-from pp_graph.data.fitting import as_element_type, fit, image_shape, is_numeric, scale_pixels
-from pp_graph.data.image_files import (
-    IMAGE_ENDINGS,
-    MAX_PIXELS,
-    broken_images,
-    check_max_pixels,
-    decode,
-    find_images,
-)
+from pp_graph.data.fitting import as_element_type, fit, is_numeric
+from pp_graph.data.image_batches import Array, Images, unfed
+from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels, find_images
+from pp_graph.data.resized_images import FileImages
+from pp_graph.data.tables import TABLE_ENDINGS
 from pp_graph.errors import DataError
 from pp_graph.model import BatchPlace, ModelInput, batch_places, image_input
-from pp_graph.model.batch import describe_inputs
-from pp_graph.preprocessing.placement import PADDING, letterbox
-
-Array = npt.NDArray[Any]
+from pp_graph.urls import UrlPath, as_path
 
 _BATCH: Final = 8
-
-
-class Images(ABC):
-    """Images, read in batches.
-
-    Attributes:
-        names: Display name of each image: its file path or its index.
-        arrays: Names of the arrays they come from; empty for files.
-        where: Source to name in errors.
-        files: File of each image; None for arrays.
-        folder: The folder they were found in; None for other sources.
-        letterbox: True if they keep their aspect ratio when they are resized.
-    """
-
-    names: tuple[str, ...]
-    arrays: tuple[str, ...] = ()
-    where: str = "the data"
-    files: tuple[Path, ...] | None = None
-    folder: Path | None = None
-    letterbox: bool = False
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks for the user: skipped files, turned images. Complete once all images were read."""
-        return ()
-
-    def for_model(self, inputs: Sequence[ModelInput]) -> Images:
-        """Return these images, counted along the batch axis of the model's image input."""
-        return self
-
-    def feeds(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> bool:
-        """Return True if there are values for one of these inputs."""
-        return True
-
-    @abstractmethod
-    def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
-        """Read a batch for a model.
-
-        Args:
-            start: Index of the first image.
-            stop: Exclusive end index.
-            inputs: The model's inputs.
-
-        Returns:
-            Array by input name: a batch for inputs that have one (see `batch_places`), otherwise the whole array.
-
-        Raises:
-            DataError: The images do not fit an input, or cannot be read.
-        """
-
 
 ImageSource = str | Path | Array | Mapping[str, Array] | Images
 """A folder, an image, `.npz` or `.npy` file, an array of images, arrays by input name, or open images."""
@@ -100,7 +37,8 @@ def open_images(
 
     Args:
         source: A folder of image files (searched recursively, sorted by name); an image file; an `.npz` with an array
-            `image`, or an array for each input under its name; an `.npy`; or arrays in memory. Files are turned by
+            `image`, or an array for each input under its name; an `.npy`; a table (`.csv`, `.parquet`) with a column
+            `path`, relative to the table; or arrays in memory. Files are turned by
             their EXIF orientation. Arrays are (N,C,H,W) or (N,H,W,C) in RGB: uint8 is scaled to [0, 1], floating
             point is used unchanged. Models that preprocess frames get values unscaled, channels in the order they
             need. Other inputs are fed unchanged; an input without a batch gets the whole array with every batch.
@@ -123,11 +61,11 @@ def open_images(
         return ArrayImages({str(name): np.asarray(array) for name, array in source.items()})
     if isinstance(source, np.ndarray):
         return ArrayImages({"image": source})
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path | UrlPath):
         raise DataError(
             f"Images are given as {type(source).__name__}, expected a path, an array or a mapping of arrays."
         )
-    path = Path(source)
+    path = as_path(source)
     reading: dict[str, Any] = {"max_pixels": max_pixels, "skip_broken": skip_broken, "letterbox": letterbox}
     if path.is_dir():
         found = find_images(path)
@@ -141,6 +79,11 @@ def open_images(
         return FileImages(path, found.images, folder=path, notes=notes, **reading)
     if path.suffix.lower() in IMAGE_ENDINGS and path.is_file():
         return FileImages(path.parent, [path], **reading)
+    if path.suffix.lower() in TABLE_ENDINGS:
+        # It builds on this module.
+        from pp_graph.data.manifests import read_manifest
+
+        return read_manifest(path).images(**reading)
     if letterbox:
         raise DataError(
             f"Arrays in '{path}' are to be letterboxed, expected image files: arrays have the size of the model's "
@@ -231,146 +174,8 @@ def _count(arrays: Mapping[str, AnyArray]) -> int:
     return max(firsts, key=lambda size: sum(size in array.shape for array in arrays.values()), default=0)
 
 
-def unfed(missing: Sequence[ModelInput], inputs: Sequence[ModelInput], images: Images) -> DataError:
-    """Return the error for inputs without values."""
-    main = image_input(inputs)
-    held = f"arrays {', '.join(map(repr, images.arrays))} in {images.where}" if images.arrays else "a folder of images"
-    if len(inputs) == 1:
-        return DataError(
-            f"Found {held}, expected image: the model's input is {describe_inputs(inputs)}. Rename the "
-            "array of the images."
-        )
-    named = " and ".join(repr(model_input.name) for model_input in missing)
-    other = next((model_input.name for model_input in missing if model_input is not main), None)
-    fixed = f", or give a value for all images with --input {other}=VALUE (fixed_inputs={{{other!r}: ...}})"
-    return DataError(
-        f"Found {held}, expected an array for each input ({describe_inputs(inputs)}): nothing feeds {named}. Give the "
-        f"data as an .npz with an array of that name (--data FILE.npz){fixed if other is not None else ''}."
-    )
-
-
-class FileImages(Images):
-    """Images from files.
-
-    Args:
-        root: Folder that names are relative to.
-        files: The files.
-        folder: The folder in which they were found, if they were.
-        notes: Remarks about how they were found.
-        max_pixels: Refuse larger images; None for no limit.
-        skip_broken: Skip files that cannot be decoded.
-        letterbox: Keep the aspect ratio.
-
-    Raises:
-        DataError: Every file is broken.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        files: Sequence[Path],
-        *,
-        folder: Path | None = None,
-        notes: tuple[str, ...] = (),
-        max_pixels: int | None = MAX_PIXELS,
-        skip_broken: bool = False,
-        letterbox: bool = False,
-    ) -> None:
-        self.letterbox = letterbox
-        self.folder = folder
-        self.max_pixels = max_pixels
-        broken = broken_images(files, max_pixels) if skip_broken else {}
-        self._decodable = tuple(file for file in files if file not in broken)
-        self.files = self._decodable
-        if not self.files:
-            raise DataError(
-                f"None of {len(files)} images in '{root}' can be decoded, such as '{files[0]}': {broken[files[0]]}. "
-                "Check the files."
-            )
-        self.names = tuple(file.relative_to(root).as_posix() for file in self.files)
-        self.where = f"'{root}'"
-        self._notes = [*notes, *(f"skipped '{file}': it cannot be decoded ({why})" for file, why in broken.items())]
-        self._turned: set[Path] = set()
-        self._animated: set[Path] = set()
-        self._depths: dict[Path, int] = {}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks for the user."""
-        found = list(self._notes)
-        if self._turned:
-            found.append(f"{len(self._turned)} of {len(self)} images were turned as their EXIF orientation says")
-        if self._animated:
-            first = min(self._animated)
-            found.append(
-                f"{len(self._animated)} of {len(self)} images have several frames or pages, such as '{first.name}', "
-                "of which the first was read"
-            )
-        deep = sum(depth > 8 for depth in self._depths.values())
-        if deep:
-            found.append(f"{deep} of {len(self)} images have 16 bits; white is 65535 in these and 255 in the others")
-        return tuple(found)
-
-    def feeds(self, wanted: ModelInput, inputs: Sequence[ModelInput]) -> bool:
-        """Return True if there are values for an input."""
-        return wanted is image_input(inputs)
-
-    def read(self, start: int, stop: int, inputs: Sequence[ModelInput]) -> dict[str, Array]:
-        """Read a batch for a model; see `Images.read`."""
-        missing = [model_input for model_input in inputs if not self.feeds(model_input, inputs)]
-        if missing:
-            raise unfed(missing, inputs, self)
-        (wanted,) = inputs
-        images = [self._load(file, wanted) for file in self._decodable[start:stop]]
-        sizes = {image.shape for image in images}
-        if len(sizes) > 1:
-            raise DataError(
-                f"Images in {self.where} have different sizes, such as {' and '.join(map(str, sorted(sizes)[:2]))} "
-                "(height, width, channels), and the model's input leaves its size open. Resize them, or use "
-                "batches of one."
-            )
-        return {wanted.name: fit(np.stack(images), wanted)}
-
-    def _load(self, file: Path, wanted: ModelInput) -> Array:
-        channels, height, width = image_shape(wanted)
-        size = None if height is None or width is None else (width, height)
-        if size is not None and self.max_pixels is not None and size[0] * size[1] > self.max_pixels:
-            raise DataError(
-                f"Input '{wanted.name}' takes {height} x {width} pixels, expected at most {self.max_pixels:,}. "
-                "Raise the limit with --max-pixels (max_pixels)."
-            )
-        if self.letterbox and size is None:
-            raise DataError(
-                f"Images in {self.where} are to be letterboxed, and input '{wanted.name}' takes any size, expected a "
-                "fixed one. Leave out --letterbox (letterbox=True), or fix the size with --input-shape."
-            )
-        decoded = decode(file, channels, None if self.letterbox else size, self.max_pixels)
-        if self.letterbox and size is not None:
-            decoded = dataclasses.replace(decoded, pixels=_letterboxed(decoded.pixels, size))
-        if decoded.lost_depth and wanted.dtype == "uint16":
-            raise DataError(
-                f"Image '{file}' has colours of 16 bits, of which Pillow reads 8, expected gray for input "
-                f"'{wanted.name}' of uint16. Give it as an array in an .npz."
-            )
-        if decoded.turned:
-            self._turned.add(file)
-        if decoded.frames > 1:
-            self._animated.add(file)
-        self._depths[file] = 8 * decoded.pixels.dtype.itemsize
-        try:
-            return scale_pixels(decoded.pixels, wanted)
-        except DataError as error:
-            raise DataError(f"Image '{file}': {error}") from error
-
-
-def _letterboxed(pixels: Array, size: tuple[int, int]) -> Array:
-    """Letterbox an image (H,W,C) of uint8 or uint16 to a width and height."""
-    kind = "u8" if pixels.dtype == np.uint8 else "u16"
-    return np.asarray(np.rint(letterbox(pixels[None], size[1], size[0], PADDING[kind])[0]), pixels.dtype)
-
-
 def read_ahead(
-    images: Images, inputs: Sequence[ModelInput], size: int
+    images: Images, inputs: Sequence[ModelInput], size: int, span: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, int, Mapping[str, Array]]]:
     """Read batches, the next one in another thread while the caller uses the last.
 
@@ -378,6 +183,7 @@ def read_ahead(
         images: The images.
         inputs: The model's inputs.
         size: Images in a batch.
+        span: Index of the first image to read, and index after the last; None for all.
 
     Yields:
         Index of the first image, index after the last one, and the arrays by input name.
@@ -385,7 +191,8 @@ def read_ahead(
     Raises:
         DataError: An image of the batch cannot be read, or does not fit.
     """
-    spans = [(start, min(start + size, len(images))) for start in range(0, len(images), size)]
+    first, last = (0, len(images)) if span is None else span
+    spans = [(start, min(start + size, last)) for start in range(first, last, size)]
     with ThreadPoolExecutor(1, thread_name_prefix="reading") as pool:
         coming = pool.submit(images.read, *spans[0], inputs) if spans else None
         for (start, stop), following in zip(spans, [*spans[1:], None], strict=True):

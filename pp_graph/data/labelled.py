@@ -1,37 +1,33 @@
-"""Images with labels and masks: folders as of MVTec AD, MVTec LOCO or VisA, or arrays."""
+"""Images with labels and masks: folders as of MVTec AD, MVTec LOCO or VisA, tables, or arrays."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.data.arrays import AnyArray, open_arrays, rows_of
-from pp_graph.data.image_files import IMAGES_FOLDER, MAX_PIXELS, check_max_pixels, find_images
-from pp_graph.data.images import ArrayImages, FileImages, Images
+from pp_graph.data.image_files import MAX_PIXELS, check_max_pixels
+from pp_graph.data.images import ArrayImages
 from pp_graph.data.labels import label_flags, mask_flags, without_channel
 from pp_graph.data.masks import (
-    TEST_FOLDER,
-    MatchedMasks,
-    check_mask_sizes,
-    match_masks,
-    read_mask,
     resized,
     same_aspect,
 )
+from pp_graph.data.tables import TABLE_ENDINGS
 from pp_graph.errors import DataError, UnlabelledError
+from pp_graph.urls import as_path
+
+if TYPE_CHECKING:
+    from pp_graph.data.image_batches import Images
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_] | None
-
-NORMAL_FOLDERS: Final = ("good", "normal", "ok")
-
 
 _MISNAMED: Final = {
     "label": ("labels", "gt_label", "gt_labels", "target", "targets", "y"),
@@ -81,6 +77,10 @@ class LabelledImages(ABC):
             DataError: A mask cannot be read.
         """
 
+    def part(self, start: int, stop: int) -> LabelledImages | None:
+        """Return some of the images alone, small to send to another process; None if all are to be sent together."""
+        return None
+
     @abstractmethod
     def sha256(self) -> str:
         """Return the hash of all images, labels and masks."""
@@ -108,6 +108,8 @@ def open_labelled(
               united.
             - A folder with `images/` and `masks/` (VisA also calls it `Data`). Images may be sorted into folders as
               above. Otherwise masks alone determine what is anomalous, and an image without a mask is normal.
+            - A table, `.csv` or `.parquet`, of the columns `path`, `label` and `mask`. One of the last two may be
+              missing; a `mask` may be empty. Paths are relative to the table.
             - An `.npz` or a mapping of arrays `image`, `label` (N,) and `mask` (N,H,W). One of the last two may be
               missing. Further inputs have one array each, by name.
         masks: Folder of the masks; False to use none.
@@ -125,9 +127,14 @@ def open_labelled(
         return source
     if isinstance(source, Mapping):
         return _LabelledArrays({str(name): np.asarray(array) for name, array in source.items()}, None, masks)
-    path = Path(source)
+    path = as_path(source)
+    # These modules build on this one.
+    from pp_graph.data.labelled_files import LabelledFolder, LabelledTable
+
     if path.is_dir():
-        return _LabelledFolder(path, masks, max_pixels, skip_broken=skip_broken)
+        return LabelledFolder(path, masks, max_pixels, skip_broken=skip_broken)
+    if path.suffix.lower() in TABLE_ENDINGS:
+        return LabelledTable(path, masks, max_pixels, skip_broken=skip_broken)
     return _LabelledArrays(open_arrays(path), path, masks)
 
 
@@ -201,93 +208,3 @@ def _check_mask_array(mask: AnyArray | None, images: AnyArray | None, where: str
             f"Array 'mask' in {where} has shape {mask.shape} and 'image' has {images.shape}, expected masks of the "
             "images' aspect ratio. Give the masks of these images."
         )
-
-
-class _LabelledFolder(LabelledImages):
-    def __init__(self, folder: Path, masks: str | Path | bool, max_pixels: int | None, *, skip_broken: bool) -> None:
-        # '.' and '..' have no parent to look for masks in; other links keep their names.
-        folder = folder.resolve() if ".." in folder.parts else Path.cwd() / folder
-        root = _images_root(folder)
-        listed = find_images(root)
-        if not listed.images:
-            raise DataError(f"Folder '{root}' holds no images, expected images sorted into folders. Check the path.")
-        notes = listed.notes(f"'{root}'")
-        self.images = FileImages(root, listed.images, notes=notes, max_pixels=max_pixels, skip_broken=skip_broken)
-        self.name = folder.name
-        self._root = root
-        self._files = self.images.files or ()
-        self._max_pixels = max_pixels
-        kinds = [file.relative_to(root).parts[0] for file in self._files]
-        flags = np.array([kind.lower() not in NORMAL_FOLDERS for kind in kinds])
-        stray = [file.name for file in self._files if file.parent == root]
-        sorted_by_kind = not stray and not flags.all()
-        mask_folder = Path.cwd() / masks if not isinstance(masks, bool) else None
-        if mask_folder is not None and not mask_folder.is_dir():
-            raise DataError(f"Folder of masks '{masks}' does not exist, expected a folder. Check --masks.")
-        matched = (
-            match_masks(root, self._files, int(flags.sum()), mask_folder) if masks is not False else MatchedMasks({})
-        )
-        self._masks = matched.files
-        if not sorted_by_kind and not self._masks:
-            found = f"image '{stray[0]}' in no folder" if stray else f"no images in '{NORMAL_FOLDERS[0]}'"
-            raise UnlabelledError(
-                f"Folder '{root}' holds {found}, expected a folder '{NORMAL_FOLDERS[0]}' with normal images, and one "
-                "beside it for each kind of anomaly, or masks. Sort the images into folders, or give --masks DIR."
-            )
-        check_mask_sizes(self._masks, max_pixels)
-        self._mask_notes = matched.notes
-        self.labels = flags if sorted_by_kind else None
-        if sorted_by_kind:
-            self.kinds = dict(Counter(kinds))
-        elif len(self._masks) < len(self):
-            without = len(self) - len(self._masks)
-            self._mask_notes = (
-                *(note for note in matched.notes if not note.startswith("anomalous images without")),
-                f"images without a mask, counted as normal: {without} of {len(self)}",
-            )
-        self.files = (*self._files, *(mask for found in self._masks.values() for mask in found))
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return (*self.images.notes, *self._mask_notes)
-
-    def masks(self, start: int, stop: int, size: tuple[int, int] | None) -> list[Mask]:
-        return [self._mask(file, size) for file in self._files[start:stop]]
-
-    def _mask(self, image: Path, size: tuple[int, int] | None) -> Mask:
-        files = self._masks.get(image, ())
-        if not files:
-            # Without folders, only masks tell what is anomalous.
-            return None if self.labels is not None else resized(np.zeros((1, 1), np.bool_), size)
-        parts = [read_mask(file, self._max_pixels) for file in files]
-        united = parts[0]
-        for part in parts[1:]:
-            united = united | resized(part, (united.shape[0], united.shape[1]))
-        return resized(united, size)
-
-    def sha256(self) -> str:
-        found = hashlib.sha256()
-        for file in self._files:
-            name = file.relative_to(self._root).as_posix()
-            for what, path in (("image", file), *(("mask", mask) for mask in self._masks.get(file, ()))):
-                with path.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                found.update(f"{what} {name} {digest}\n".encode())
-        return found.hexdigest()
-
-
-def _images_root(folder: Path) -> Path:
-    """Return the folder of the labelled images in a folder: `test`, `Images`, `Data/Images`, or the folder itself."""
-    for candidate in (folder / TEST_FOLDER, folder):
-        if any(child.name.lower() in NORMAL_FOLDERS for child in _folders(candidate)):
-            return candidate
-    for parent in (folder, *(child for child in _folders(folder) if child.name.lower() == "data")):
-        for child in _folders(parent):
-            if child.name.lower() == IMAGES_FOLDER:
-                return child
-    return folder
-
-
-def _folders(parent: Path) -> Iterator[Path]:
-    if parent.is_dir():
-        yield from (child for child in sorted(parent.iterdir()) if child.is_dir())

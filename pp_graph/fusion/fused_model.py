@@ -14,6 +14,7 @@ from pp_graph.fusion.injection import refuse_foreign_decisions, write_program
 from pp_graph.fusion.provenance import Provenance
 from pp_graph.fusion.stripping import check_weights, restore_raw
 from pp_graph.model import METADATA_KEY, RawModel
+from pp_graph.model.image_size import declare_image_size, fix_image_size
 from pp_graph.model.weights import weights_record
 from pp_graph.postprocessors import PostProcessor, merged_roles
 from pp_graph.postprocessors.hints import task_hint
@@ -166,7 +167,7 @@ class FusedModel(Artifact):
         matched = dataclasses.replace(program, signature=signature, ignored=Signature(ignored))
         outputs = set(self.output_names)
         written = write_program(
-            raw,
+            declare_image_size(raw, program.signature.input_size),
             matched,
             keep_raw=any(output.tensor in outputs for output in record.read.values()),
             tail=bool(self.provenance.tail),
@@ -188,6 +189,7 @@ def fuse(
     tail: bool = True,
     raise_opset: int | None = None,
     strict: bool = False,
+    input_size: tuple[int, int] | None = None,
 ) -> FusedModel:
     """Write a post-processor into a raw model.
 
@@ -210,6 +212,8 @@ def fuse(
         raise_opset: Opset to convert the model to first if its own is earlier, for steps that need newer operators.
             Raises if the converted model would not compute the same bits.
         strict: True to raise if the statistics were calibrated on a different model. By default a note reports it.
+        input_size: Height and width of the images in pixels, for a model that leaves them open. Some heads of detectors
+            need them. The fused model then takes this size only.
 
     Returns:
         The fused model. Nothing is written until `save`.
@@ -241,6 +245,7 @@ def fuse(
         file = provenance.raw.file
         raw, _ = restore_raw(raw, provenance)
     refuse_foreign_decisions(raw)
+    raw = raw if input_size is None else fix_image_size(raw, input_size)
     program = post.bind(raw, merged_roles(roles, score_output=score_output, map_output=map_output))
     weights = weights_record(raw.external_tensors())
     other = None if post.statistics is None else post.statistics.of_another_model(raw.sha256, weights)

@@ -259,7 +259,7 @@ def _as_read(op: Emitter, value: ir.Value, match: RoleMatch, *, fence: bool) -> 
     """
     import numpy as np
 
-    op.trust(value, match.output.shape)
+    op.trust(value, match.shape)
     dtype = np.dtype(match.role.dtype)
     if value.dtype is not None and value.dtype.numpy() == dtype:
         return value
@@ -301,7 +301,7 @@ def _record(match: RoleMatch, value: ir.Value, raw: RawModel) -> RawOutputRecord
 
     info = match.output
     declaration = base64.b64encode(ir.to_proto(value).SerializeToString(deterministic=True)).decode()
-    value.shape = None if info.proven is None else ir.Shape(info.proven)
+    value.shape = None if match.proven is None else ir.Shape(match.proven)
     if value.type is None and info.dtype is not None:  # an inner value
         value.type = ir.TensorType(ir.DataType[info.dtype])
     return RawOutputRecord(

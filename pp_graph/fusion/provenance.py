@@ -234,7 +234,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 return _with_outputs(msgspec.convert(from_earlier(record), type=cls))
             digest = record.pop(_DIGEST, None)
             return msgspec.convert({**record, "edited": digest != _digest(record)}, type=cls)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ProvenanceError(
                 f"Metadata '{METADATA_KEY}' is not pp_graph's provenance: {error}. Fuse the raw model again."
             ) from error
@@ -253,6 +253,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for part, name in ((record, "weights"), (record["raw"], "weights"), (record["raw"], "difference")):
             if part[name] is None:
                 del part[name]
+        if self.statistics is not None and self.statistics.histogram is None:
+            del record["statistics"]["histogram"]
         for output in record["outputs"]:
             for described in (output, *output["channels"]):
                 if not described["class_names"]:
@@ -285,11 +287,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             ),
         }
         if self.statistics is not None:
-            for level in ("image", "pixel"):
-                numbers = getattr(self.statistics, level)
-                lines[f"{level} statistics"] = (
-                    f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
-                )
+            lines |= _statistics_lines(self.statistics)
         for name, cutoff in self.cutoffs.items():
             if name not in self.output_names and "confidence" in self.parameters:
                 continue  # a detector's own step; its confidence is among the parameters
@@ -400,6 +398,18 @@ def _with_outputs(record: Provenance) -> Provenance:
         # The class is custom and was not imported, so only names are known.
         outputs = tuple(OutputDescription(name=known.name, meaning=known.meaning or "number") for known in OUTPUTS)
     return record.revised(outputs=list(outputs))
+
+
+def _statistics_lines(statistics: Statistics) -> dict[str, str]:
+    lines = {}
+    for level in ("image", "pixel"):
+        numbers = getattr(statistics, level)
+        lines[f"{level} statistics"] = (
+            f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
+        )
+    if statistics.histogram is not None:
+        lines["histogram"] = f"{statistics.histogram.describe()}, for pp-graph drift"
+    return lines
 
 
 def _digest(record: dict[str, Any]) -> str:

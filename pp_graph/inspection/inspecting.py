@@ -17,6 +17,7 @@ from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
 from pp_graph.model import NameScope, Port, RawModel, describe_outputs, format_shape
 from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.opening import kind_of
+from pp_graph.packaging.manifest import MANIFEST, Manifest, read_manifest
 from pp_graph.postprocessors import ROLES, merged_roles
 from pp_graph.postprocessors.hints import Family, find_families
 from pp_graph.program import find_roles
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
 
     import onnx
     import onnx_ir as ir
+    from distributed import Client
     from numpy.typing import ArrayLike
 
     from pp_graph.data import LabelledSource
     from pp_graph.inspection.output_values import OutputValues
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.program import Role, RoleMatch
-    from pp_graph.sessions import Session
     from pp_graph.sketching import Part
     from pp_graph.summary import Block
 
@@ -113,6 +114,7 @@ class Inspection(Summarised):
         families: Families of models that a raw model's outputs fit, the likeliest first.
         values: Values of each output on images; empty without images.
         end: The end of the graph, as `sketch` draws it.
+        package: The package that holds the model; None for a model file.
     """
 
     path: str | None
@@ -135,6 +137,7 @@ class Inspection(Summarised):
     families: tuple[Family, ...] = ()
     values: tuple[OutputValues, ...] = ()
     end: tuple[Part, ...] = field(default=(), repr=False)
+    package: Manifest | None = None
 
     def sketch(self) -> str:
         """Return the end of the graph as SVG: last layers, raw outputs, steps of the post-processing, outputs."""
@@ -189,11 +192,13 @@ def inspect(
     data: LabelledSource | None = None,
     masks: str | Path | bool = True,
     fixed_inputs: Mapping[str, ArrayLike] | None = None,
+    client: Client | None = None,
 ) -> Inspection:
     """Describe a model. Without `data`, it does not run and its external weights are not loaded.
 
     Args:
-        model: Path of an ONNX file or an OpenVINO IR (`.xml`), or an ONNX model in memory.
+        model: Path of an ONNX file, an OpenVINO IR (`.xml`) or a folder that `package` wrote, or an ONNX model in
+            memory.
         post: Post-processor whose roles to find in a raw model. Defaults to the roles of anomaly models.
         roles: Output names by role, such as `{"raw_score": "score"}`. Other roles are found automatically.
         score_output: Short form of `roles={"raw_score": ...}`.
@@ -204,6 +209,8 @@ def inspect(
             `pp_graph.data.open_labelled`. ONNX models run in onnxruntime, an IR of pp_graph on the CPU in float32.
         masks: Folder of the masks; False to use none.
         fixed_inputs: Values of inputs that are not images; see `pp_graph.data.fix_inputs`.
+        client: A `distributed.Client`, to share the images among the workers of a Dask cluster. The values are the
+            same, bit for bit. None runs in this process.
 
     Returns:
         The inspection. Ambiguous or missing roles do not raise; `problem` gives the reason.
@@ -212,12 +219,27 @@ def inspect(
         ModelError: The ONNX file cannot be used.
         TargetError: The IR cannot be read.
         OutputRoleError: An output in `roles` does not exist or does not fit its role.
-        DataError: Images do not fit the model, or cannot be read.
+        DataError: Images do not fit the model, or cannot be read; the record of a package cannot be read.
         ProvenanceError: `data` is given for an IR that pp_graph did not write.
+        ClusterError: The cluster cannot share the work.
     """
+    if isinstance(model, str | Path) and (Path(model) / MANIFEST).is_file():
+        package = read_manifest(model)
+        found = inspect(
+            Path(model) / package.model,
+            post=post,
+            roles=roles,
+            score_output=score_output,
+            map_output=map_output,
+            tail=tail,
+            data=data,
+            masks=masks,
+            fixed_inputs=fixed_inputs,
+        )
+        return dataclasses.replace(found, path=str(model), package=package)
     if data is not None:
         found = inspect(model, post=post, roles=roles, score_output=score_output, map_output=map_output, tail=tail)
-        return dataclasses.replace(found, values=_values(model, data, masks, fixed_inputs))
+        return dataclasses.replace(found, values=_values(model, data, masks, fixed_inputs, client))
     named = merged_roles(roles, score_output=score_output, map_output=map_output)
     declared = ROLES if post is None else post.roles
     if isinstance(model, str | Path) and kind_of(model) == "ir":
@@ -292,17 +314,21 @@ def _values(
     data: LabelledSource,
     masks: str | Path | bool,
     fixed_inputs: Mapping[str, ArrayLike] | None,
+    client: Client | None,
 ) -> tuple[OutputValues, ...]:
-    from pp_graph.inspection.output_values import collect_values
-    from pp_graph.openvino.model import OpenVINOModel
-    from pp_graph.sessions import OnnxSession
+    from pp_graph.inspection.collecting import collect_values, open_session
 
-    session: Session
-    if isinstance(model, str | Path) and kind_of(model) == "ir":
-        session = OpenVINOModel.load(model).session("CPU", precision="f32")
+    opened: str | Path | RawModel
+    if isinstance(model, str | Path):
+        opened = model
     else:
-        session = OnnxSession(RawModel.open(model.network if isinstance(model, FusedModel) else model))
-    return collect_values(session, data, masks=masks, fixed_inputs=fixed_inputs)
+        opened = RawModel.open(model.network if isinstance(model, FusedModel) else model)
+    session = open_session(opened)
+    if client is None:
+        return collect_values(session, data, masks=masks, fixed_inputs=fixed_inputs)
+    from pp_graph.inspection.on_workers import collect_on_workers
+
+    return collect_on_workers(client, opened, session, data, masks=masks, fixed_inputs=fixed_inputs)
 
 
 def _foreign_post_processing(raw: RawModel) -> GraphStatistics | None:

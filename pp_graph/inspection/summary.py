@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pp_graph.errors import counted
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def blocks_of(found: Inspection) -> Iterator[Block]:
     """Yield an inspection as tables."""
     path = found.path or "MODEL.onnx"
+    if found.package is not None:
+        yield Fields("Package", found.package.summary(Path(path)))
     yield Fields("Model", _facts(found))
     ports = [(port.name, port.dtype or "?", format_shape(port.shape)) for port in found.inputs]
     yield Table("Inputs", ("name", "type", "shape"), ports)

@@ -102,6 +102,25 @@ def difference(raw: RawModel, raised: RawModel) -> str | None:
     return None
 
 
+def outputs_of_random_inputs(raw: RawModel, batch: int) -> dict[str, Array] | None:
+    """Run a model in onnxruntime on random inputs.
+
+    Args:
+        raw: The model.
+        batch: Value for an open first size.
+
+    Returns:
+        The outputs by name; None if the model does not run.
+    """
+    import onnxruntime as ort
+
+    try:
+        session = _session(raw, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        return _run(session, _feeds(raw.inputs, _Trial(batch, batch, _SPREADS[0], _INTEGERS_BELOW[0])))
+    except Exception:
+        return None
+
+
 def _not_comparable(why: str) -> OpsetError:
     return OpsetError(
         f"The model cannot be compared with its raised form in onnxruntime: {why}. Without this proof its opset is not "

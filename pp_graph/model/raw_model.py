@@ -14,6 +14,7 @@ from pp_graph.model.light_onnx_ir import import_onnx_ir
 from pp_graph.model.shapes import Shape, declared_shape, format_shape
 from pp_graph.model.structure import check_structure
 from pp_graph.model.writing import write_onnx
+from pp_graph.urls import local_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ class FrameFormat(NamedTuple):
 
     Attributes:
         layout: `NHWC` or `NCHW`.
-        channel_order: `RGB` or `BGR`.
+        channel_order: `RGB`, `BGR`, `NV12`, `I420` or `YUYV`.
     """
 
     layout: str
@@ -137,7 +138,7 @@ class RawModel:
             raise ModelError(
                 f"Model is of type {type(model).__name__}, expected a path, an onnx.ModelProto or an onnx_ir.Model."
             )
-        return cls._from_file(Path(model))
+        return cls._from_file(local_file(model))
 
     @classmethod
     def _from_file(cls, path: Path) -> RawModel:

@@ -11,6 +11,7 @@ from pp_graph.errors import TargetError
 from pp_graph.openvino.core import first_line, openvino_core, port_name
 from pp_graph.openvino.devices import PRECISION_HINT, device_profile, precision_properties
 from pp_graph.openvino.island.float32 import executed_precision
+from pp_graph.sessions.threads import thread_limit
 
 if TYPE_CHECKING:
     from collections import deque
@@ -50,6 +51,9 @@ def compile_for(
         TargetError: OpenVINO cannot compile the model, or `f32` is requested and the device does not run in it.
     """
     hint = precision_properties(device, precision)
+    threads = thread_limit()
+    if threads is not None and device == "CPU":
+        settings = {**settings, "INFERENCE_NUM_THREADS": threads}
     try:
         compiled = openvino_core().compile_model(model, device, {**device_profile(device).always, **settings, **hint})
     except RuntimeError as error:

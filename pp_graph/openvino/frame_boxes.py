@@ -12,8 +12,10 @@ import numpy as np
 
 from pp_graph.errors import TargetError
 from pp_graph.openvino.core import port_name
+from pp_graph.openvino.frame_maps import enlarge_maps, restore_maps
 from pp_graph.openvino.island.float32 import mark_float32
 from pp_graph.openvino.island.graph import find_tensor
+from pp_graph.openvino.preprocessing import frame_size, placed_size
 from pp_graph.preprocessing import LETTERBOX
 from pp_graph.preprocessing.placement import (
     CENTROIDS,
@@ -41,7 +43,22 @@ _SCOPE: Final = "frame"
 
 
 def move_to_frame(model: ov.Model, provenance: Provenance) -> None:
-    """Return coordinates in pixels of the frame, if the preprocessing says so. Changes the model in place.
+    """Return coordinates in pixels of the frame, and maps in its size, if the preprocessing says so.
+
+    Changes the model in place; for the arguments and errors, see `enlarge_maps`.
+    """
+    _move_boxes(model, provenance)
+    enlarge_maps(model, provenance)
+
+
+def leave_frame(model: ov.Model, provenance: Provenance) -> None:
+    """Return coordinates in pixels of the raw model's input, and maps in their own size again."""
+    _leave_boxes(model, provenance)
+    restore_maps(model, provenance)
+
+
+def _move_boxes(model: ov.Model, provenance: Provenance) -> None:
+    """Return coordinates in pixels of the frame. Changes the model in place.
 
     Args:
         model: The converted model, with its preprocessing.
@@ -58,8 +75,7 @@ def move_to_frame(model: ov.Model, provenance: Provenance) -> None:
         return
     outputs = _checked_outputs(provenance, preprocessing)
     (frames,) = (each for each in model.get_parameters() if port_name(each.output(0)) == preprocessing.input)
-    places = [preprocessing.layout.index(axis) for axis in "HW"]
-    size = ops.gather(ops.shape_of(frames), ops.constant(np.array(places)), ops.constant(0))
+    size = frame_size(frames, preprocessing)
     sources = [find_tensor(model, name) for name in outputs]
     inner = [ops.parameter([2], ov.Type.i64, name="size")]
     inner += [
@@ -99,8 +115,7 @@ def move_to_frame(model: ov.Model, provenance: Provenance) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def leave_frame(model: ov.Model, provenance: Provenance) -> None:
-    """Return coordinates in pixels of the raw model's input again. Changes the model in place."""
+def _leave_boxes(model: ov.Model, provenance: Provenance) -> None:
     preprocessing = provenance.preprocessing
     if preprocessing is None or preprocessing.box_coordinates != FRAME:
         return
@@ -163,8 +178,6 @@ def _result(model: ov.Model, name: str) -> ov.op.Result:
 def _placement(size: ov.Node, preprocessing: Preprocessing) -> tuple[ov.Node, ov.Node, ov.Node]:
     """Return x and y of the frame in the model's input, its size divided by the size there, and its size."""
     from openvino import opset13 as ops
-
-    from pp_graph.openvino.preprocessing import placed_size
 
     model_size: Sequence[int] = [int(length or 0) for length in preprocessing.model_size or ()]
     whole = ops.constant(np.array(model_size))

@@ -21,6 +21,7 @@ from pp_graph.openvino.session import OpenVINOSession
 from pp_graph.openvino.usage import usage_path, usage_text
 from pp_graph.openvino.weights_file import UNKNOWN, WEIGHTS_PATH, check_weights_file, marked, weights_mark
 from pp_graph.sessions.session import with_batch_axes
+from pp_graph.urls import local_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -80,7 +81,7 @@ class OpenVINOModel(Artifact):
             TargetError: A file is missing, or the files are not an IR.
             ProvenanceError: The IR was not written by pp_graph.
         """
-        path = Path(path)
+        path = local_file(path)
         model = _read_ir(path)
         if not model.has_rt_info(RT_INFO_PATH):
             raise ProvenanceError(

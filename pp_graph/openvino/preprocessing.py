@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import openvino as ov
+    from openvino.preprocess import InputInfo, PreProcessSteps
 
     from pp_graph.fusion import Provenance
     from pp_graph.preprocessing import Preprocessing
@@ -165,6 +166,13 @@ def _fit(parameter: ov.op.Parameter, asked: Preprocessing) -> tuple[Preprocessin
         )
     fitted = replace(asked, input=name, model_layout=layout, model_size=(height, width))
     fitted.affine(channels)
+    if asked.is_yuv and channels != 3:
+        raise TargetError(
+            f"Frames in {asked.channel_order} were requested, and input '{name}' {format_shape(shape)} has one "
+            "channel, expected 3. Give frames in gray: omit the channel order."
+        )
+    if asked.resize is None:
+        fitted.check_even(height, width)
     return fitted, channels
 
 
@@ -177,13 +185,19 @@ def _with_steps(small: ov.Model, preprocessing: Preprocessing) -> ov.Model:
     frames = processor.input()
     tensor = frames.tensor().set_element_type(ov.Type(np.dtype(preprocessing.numpy_dtype)))
     tensor.set_layout(ov.Layout(preprocessing.layout))
+    if preprocessing.is_yuv:
+        _set_yuv(frames, preprocessing)
     frames.model().set_layout(ov.Layout(str(preprocessing.model_layout)))
     if preprocessing.resize is not None:
-        if preprocessing.frame_size is None:
+        if preprocessing.channel_order == "YUYV":
+            pass  # its shape is set
+        elif preprocessing.frame_size is None:
             tensor.set_spatial_dynamic_shape()
         else:
             tensor.set_spatial_static_shape(*preprocessing.frame_size)
     steps = frames.preprocess()
+    if preprocessing.is_yuv:
+        _convert_yuv(steps, preprocessing.channel_order)
     # Move values first, while a pixel is still a byte.
     if preprocessing.layout != preprocessing.model_layout:
         steps.convert_layout(ov.Layout(str(preprocessing.model_layout)))
@@ -195,6 +209,43 @@ def _with_steps(small: ov.Model, preprocessing: Preprocessing) -> ov.Model:
     elif preprocessing.resize is not None:
         steps.resize(getattr(ResizeAlgorithm, f"RESIZE_{preprocessing.resize.upper()}"))
     return processor.build()
+
+
+def _set_yuv(frames: InputInfo, preprocessing: Preprocessing) -> None:
+    """Declare the bytes of NV12 or I420, or the shape of YUYV, which `PrePostProcessor` does not know."""
+    from openvino.preprocess import ColorFormat
+
+    if preprocessing.channel_order != "YUYV":
+        frames.tensor().set_color_format(getattr(ColorFormat, f"{preprocessing.channel_order}_SINGLE_PLANE"))
+        return
+    size = preprocessing.model_size if preprocessing.resize is None else preprocessing.frame_size
+    frames.tensor().set_shape([-1, *(-1 if length is None else length for length in size or (None, None)), 2])
+
+
+def _convert_yuv(steps: PreProcessSteps, order: str) -> None:
+    """Convert to RGB, in uint8."""
+    from openvino.preprocess import ColorFormat
+
+    if order == "YUYV":
+        steps.custom(_yuyv_to_rgb)
+    else:
+        steps.convert_color(ColorFormat.RGB)
+
+
+def _yuyv_to_rgb(frames: ov.Output) -> ov.Output:
+    """Convert YUYV as NV12 of twice the height, with each row twice, so that the arithmetic is the same."""
+    from openvino import opset8
+    from openvino import opset13 as ops
+
+    shape = ops.shape_of(frames)
+    count, height, width = (ops.gather(shape, ops.constant([axis]), ops.constant(0)) for axis in range(3))
+    one, two = ops.constant([1]), ops.constant([2])
+    bright, colours = ops.split(frames, ops.constant(3), 2).outputs()
+    twice = ops.concat([ops.unsqueeze(bright, ops.constant(2))] * 2, 2)
+    rows = ops.reshape(twice, ops.concat([count, ops.multiply(height, two), width, one], 0), special_zero=False)
+    pairs = ops.reshape(colours, ops.concat([count, height, ops.divide(width, two), two], 0), special_zero=False)
+    rgb = opset8.nv12_to_rgb(rows, pairs)
+    return ops.slice(rgb, ops.constant([0]), ops.constant([np.iinfo(np.int64).max]), two, ops.constant([1])).output(0)
 
 
 def _letterbox(frames: ov.Output, preprocessing: Preprocessing) -> ov.Output:
@@ -225,6 +276,18 @@ def _letterbox(frames: ov.Output, preprocessing: Preprocessing) -> ov.Output:
     for axis, length in zip(axes, size, strict=True):
         shape[axis] = length
     return ops.reshape(filled, ops.constant(np.array(shape)), special_zero=True).output(0)
+
+
+def frame_size(frames: ov.Node, preprocessing: Preprocessing) -> ov.Node:
+    """Compute the height and width of frames, int64, (2,)."""
+    from openvino import opset13 as ops
+
+    places = [preprocessing.layout.index(axis) for axis in "HW"]
+    size = ops.gather(ops.shape_of(frames), ops.constant(np.array(places)), ops.constant(0))
+    if preprocessing.is_yuv and preprocessing.channel_order != "YUYV":
+        # Bytes of colours follow below the picture, half as many.
+        size = ops.divide(ops.multiply(size, ops.constant(np.array([2, 1]))), ops.constant(np.array([3, 1])))
+    return size
 
 
 def placed_size(frame: ov.Node, size: Sequence[int]) -> ov.Node:

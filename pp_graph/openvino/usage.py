@@ -180,7 +180,12 @@ def _boxes(provenance: Provenance) -> str:
     height, width = preprocessing.model_size or ("H", "W")
     if preprocessing.box_coordinates == FRAME:
         placed = "placed_letterboxed" if preprocessing.resize == LETTERBOX else "placed_stretched"
-        return _render("boxes_in_frame", height=height, width=width, placed=_render(placed, height=height, width=width))
+        sizes = {"height": height, "width": width}
+        of_input = _render("maps_of_input", **sizes, placed=_render(placed, **sizes))
+        in_frame = preprocessing.map_size == FRAME
+        return _render("boxes_in_frame", maps=_render("maps_in_frame") if in_frame else of_input)
+    if preprocessing.map_size == FRAME:
+        return _render("maps_in_frame")
     if not detects(provenance.predicted.values()):
         return ""
     section = "boxes_letterboxed" if preprocessing.resize == LETTERBOX else "boxes_stretched"

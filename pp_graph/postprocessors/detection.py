@@ -12,6 +12,7 @@ import numpy as np
 
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.model import RawModel, describe_outputs
+from pp_graph.model.image_size import image_size
 from pp_graph.postprocessors.classification import Activation, checked_labels, checked_probability
 from pp_graph.postprocessors.detection_anchors import Background, anchors_as_text, stored_anchors
 from pp_graph.postprocessors.detection_heads import HEADS, Head
@@ -22,15 +23,14 @@ from pp_graph.postprocessors.detection_parts import (
     default_detections,
     part_names,
 )
-from pp_graph.postprocessors.detection_steps import activation_of, class_count, detection_steps
-from pp_graph.postprocessors.head_choice import choose_head, named_head, stored_key_points
-from pp_graph.postprocessors.head_finding import RAW_CANDIDATES, RAW_HEAT, RAW_POINTS, RAW_SCORES
+from pp_graph.postprocessors.detection_steps import COCO_IDS, activation_of, class_count, detection_steps
+from pp_graph.postprocessors.head_choice import choose_head, corner_outputs, named_head, stored_key_points
+from pp_graph.postprocessors.head_finding import RAW_BOXES, RAW_CANDIDATES, RAW_HEAT, RAW_POINTS, RAW_SCORES
 from pp_graph.postprocessors.inner_scores import find_logits
 from pp_graph.postprocessors.listed_heads import BACKGROUND, require_one_image
 from pp_graph.postprocessors.post_processor import PostProcessor, chosen_outputs
 from pp_graph.program import DETECTION_OUTPUTS, Output, Signature, packed_detections, renamed_detections
 from pp_graph.program.detection_forms import model_api_detections
-from pp_graph.program.signature import image_size
 from pp_graph.steps.candidate_scores import MOST_CANDIDATES
 from pp_graph.steps.overlaps import MOST_UNROLLED
 from pp_graph.steps.step import as_float32, require_one_of, require_whole
@@ -244,7 +244,7 @@ class DetectionPostProcessor(PostProcessor):
         if roles:
             outputs = tuple(each for each in outputs if each.name in roles.values())
         if self.head == AUTO:
-            head, reading = choose_head(outputs, size, metadata)
+            head, reading = choose_head(outputs, size, metadata, corner_outputs(raw))
         else:
             head, reading = HEADS[self.head], named_head(outputs, size, self.head, given=bool(roles))
         task = metadata.get("task", "detect")
@@ -265,6 +265,8 @@ class DetectionPostProcessor(PostProcessor):
         if head.one_image:
             require_one_image(raw, head)
         signature = Signature.of_model(raw, head.roles, named)
+        if any("N" not in value.axes for value in signature.values()):
+            require_one_image(raw, head)
         if head.decode == "deltas" and self.anchors is None:
             anchors = stored_anchors(raw, signature[RAW_SCORES].size("K"), size)
             post = dataclasses.replace(post, anchors=None if anchors is None else anchors_as_text(anchors))
@@ -307,7 +309,9 @@ class DetectionPostProcessor(PostProcessor):
         joints = raw[RAW_POINTS].size("J") if RAW_POINTS in raw and head.order else None
         if joints is not None and self.key_points is None:
             return dataclasses.replace(self, key_points=(joints, 3)).settled(raw)
-        role = next(name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT) if name in raw)
+        role = next(
+            name for name in (RAW_CANDIDATES, RAW_SCORES, f"{RAW_SCORES}_0", RAW_HEAT, RAW_BOXES) if name in raw
+        )
         what = f"output '{raw.outputs[role]}', {raw[role]}," if role in raw.outputs else f"the value, {raw[role]},"
         ends_in = raw.activations.get(role)
         if self.activation is None:
@@ -331,8 +335,9 @@ class DetectionPostProcessor(PostProcessor):
                 )
             return self
         count = class_count(self, raw)
-        if head.extends is not None and self.class_count is None and count is not None and count > 0:
-            return dataclasses.replace(self, class_count=count).settled(raw)
+        implied = self._implied_classes(count)
+        if implied is not None and self.class_count is None:
+            return dataclasses.replace(self, class_count=implied).settled(raw)
         if count is None or count < 1 or self.class_count not in (None, count):
             number = "open" if count is None else count
             raise PostProcessorError(
@@ -350,6 +355,13 @@ class DetectionPostProcessor(PostProcessor):
                     f"each class, in order ({flag})."
                 )
         return self
+
+    def _implied_classes(self, count: int | None) -> int | None:
+        """Number of classes, if something may follow their scores; None where all scores are classes."""
+        if self._head.spare and count not in (None, COCO_IDS) and len(self.labels) + 1 == count:
+            return len(self.labels)
+        follows = self._head.extends is not None or self._head.bins
+        return count if follows and count is not None and count > 0 else None
 
     def steps(self, raw: Signature) -> tuple[Step, ...]:
         """Choose the best candidates by their raw scores, decode these, and suppress overlaps."""

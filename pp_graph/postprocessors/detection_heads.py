@@ -9,6 +9,18 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from pp_graph.postprocessors.cell_heads import (
+    DFL_BINS,
+    FACE_PRIORS,
+    NANODET,
+    ONE_A_CELL,
+    RAW_OBJECTS,
+    RETINAFACE,
+    TWO_A_CELL,
+    ULTRAFACE,
+    ULTRAFACE_PRIORS,
+    face_levels,
+)
 from pp_graph.postprocessors.head_finding import (
     PICODET_STRIDES,
     RAW_BOXES,
@@ -27,6 +39,7 @@ from pp_graph.postprocessors.head_finding import (
     find_final,
     find_levels,
     find_maps,
+    find_named_queries,
     find_parts_first,
     find_parts_last,
     find_prototypes,
@@ -36,6 +49,8 @@ from pp_graph.postprocessors.listed_heads import (
     ANCHORED,
     CAFFE_ROWS,
     EFFICIENT_NMS,
+    LISTED_QUERIES,
+    SCORED_BOXES,
     TENSORFLOW,
     TORCHVISION,
     TORCHVISION_POINTS,
@@ -43,6 +58,9 @@ from pp_graph.postprocessors.listed_heads import (
     find_anchored,
     find_caffe_rows,
     find_efficient_nms,
+    find_flat_rows,
+    find_listed_queries,
+    find_scored_boxes,
     find_tensorflow,
     find_torchvision,
     find_torchvision_points,
@@ -67,27 +85,33 @@ class Head:
         roles: Outputs that it reads.
         find: Finds these outputs among those of a model with images of a size; None if they do not fit.
         decode: How boxes are stored: as numbers of `form`, relative to cells of a grid, as offsets from the centres of
-            cells in pixels, as deltas of anchors that the user gives, or as distributions of distances from centres.
+            cells in pixels, as deltas of anchors that the user gives or of `priors`, or as distances of their sides
+            from cells: in strides, or as distributions of them.
         form: Form of a decoded box.
         box_start: First of the four numbers of the box among a candidate's parts.
         class_start: First class score among a candidate's parts; None if scores are an output of their own.
         objectness: Part that multiplies the scores; None without one.
         class_part: Part that holds the class index, if there is one score a candidate; None otherwise.
         activation: Function that turns the outputs into probabilities, if the model does not end in it.
-        background: True if the last class means that there is no object.
+        background: Which class score means that there is no object; `option` if the user says.
         strides: Strides of the levels; those that a model has, if there are fewer.
         per_cell: Number of candidates in each cell of a level.
         cells: Number of cells in a row of each level, if it is the same for each size of images.
         centre: Centre of a cell from its corner, in strides.
         exponential: True if sizes relative to a grid are logarithms, and pairs of a map are of y, then x.
         peaks: True if only local maxima of the heat map are candidates.
+        priors: Sides of the square anchors of each level in pixels.
+        bins: Distances of which there are logits, where one output holds scores, then distributions; 0 otherwise.
+        root: True if scores are the square root of the product of two outputs.
         normalised: True if boxes are shares of the image's width and height.
         overlapping: True if overlapping boxes must be suppressed.
         order: Place of the numbers of a detection in the outputs of a model that suppresses overlaps itself: of
             corners in its boxes, or of corners, score and class in its rows. Empty for other models.
         from_one: True if classes count from 1, and 0 is the background.
-        points: Where the key points of a candidate are: after its scores, after its box as offsets from its anchor, or
-            in a map of their own as shares of its box, y before x. None without.
+        spare: True if the last score means no object where there is one label less than scores.
+        points: Where the key points of a candidate are: after its scores, after its box as offsets from its anchor, in
+            a map of their own as shares of its box, y before x, or in outputs of their own as offsets from its cell in
+            strides or from its prior. None without.
         oriented: True if the angle of a box comes after the scores.
         masks: True if coefficients of mask prototypes come after the scores.
         extends: Head of the same outputs without what this one returns besides boxes; None if there is none.
@@ -98,25 +122,29 @@ class Head:
     title: str
     roles: tuple[Role, ...]
     find: Callable[[Sequence[OutputInfo], Size], Reading | None]
-    decode: Literal["corners", "grid", "anchors", "deltas", "distances"] = "corners"
+    decode: Literal["corners", "grid", "anchors", "deltas", "priors", "sides", "distances"] = "corners"
     form: BoxForm = "cxcywh"
     box_start: int = 0
     class_start: int | None = 4
     objectness: int | None = None
     class_part: int | None = None
     activation: Literal["none", "sigmoid", "softmax"] = "none"
-    background: bool = False
+    background: Literal["none", "first", "last", "option"] = "none"
     strides: tuple[int, ...] = ()
     per_cell: tuple[int, ...] = (1, 1, 1, 1)
     cells: tuple[int, ...] = ()
     centre: float = 0.0
     exponential: bool = True
     peaks: bool = False
+    priors: tuple[tuple[int, ...], ...] = ()
+    bins: int = 0
+    root: bool = False
     normalised: bool = False
     overlapping: bool = True
     order: tuple[int, ...] = ()
     from_one: bool = False
-    points: Literal["parts", "anchors", "shares"] | None = None
+    spare: bool = False
+    points: Literal["parts", "anchors", "shares", "offsets"] | None = None
     oriented: bool = False
     masks: bool = False
     extends: str | None = None
@@ -219,18 +247,46 @@ HEADS: Final[dict[str, Head]] = {
                 TENSORFLOW, find_tensorflow, (1, 0, 3, 2), from_one=True, normalised=True),
         _listed("efficient-nms", "EfficientNMS: number (N,1), boxes (N,D,4), scores and classes (N,D)", EFFICIENT_NMS,
                 find_efficient_nms, (0, 1, 2, 3)),
+        _listed("rtdetr-deploy", "RT-DETR, D-FINE, DEIM as deployed: labels (N,D), boxes (N,D,4), scores (N,D)",
+                LISTED_QUERIES, find_listed_queries, (0, 1, 2, 3)),
+        _listed("mmdeploy", "RTMDet and others of MMDeploy: corners and score (N,D,5), labels (N,D)", SCORED_BOXES,
+                find_scored_boxes, (0, 1, 2, 3, 4)),
         _listed("detection-output", "DetectionOutput of Caffe and OpenVINO: (1,1,D,7)", CAFFE_ROWS, find_caffe_rows,
                 (3, 4, 5, 6, 2, 1), normalised=True),
         _listed("yolov7-end2end", "YOLOv7 with suppression inside: (D,7)", YOLO_ROWS, find_yolo_rows,
                 (1, 2, 3, 4, 6, 5)),
+        _listed("yolo-nas-flat", "YOLO-NAS with suppression inside, flat: (D,7) called flat_predictions", YOLO_ROWS,
+                find_flat_rows, (1, 2, 3, 4, 5, 6)),
         Head("detr", "DETR: logits (N,K,C+1) and boxes (N,K,4), with a class for no object", _QUERIES, find_queries,
-             class_start=None, activation="softmax", background=True, normalised=True, overlapping=False),
+             class_start=None, activation="softmax", background="last", normalised=True, overlapping=False),
         Head("rtdetr", "RT-DETR, Deformable DETR: logits (N,K,C) and boxes (N,K,4)", _QUERIES, find_queries,
              class_start=None, activation="sigmoid", normalised=True, overlapping=False),
+        Head("rfdetr", "RF-DETR: boxes (N,K,4) called dets and logits (N,K,C) called labels", _QUERIES,
+             find_named_queries, class_start=None, activation="sigmoid", spare=True, normalised=True,
+             overlapping=False),
         Head("ssd", "SSD: scores (N,K,C) with a background class, deltas (N,K,4) of anchors that are given", _QUERIES,
-             find_deltas, decode="deltas", class_start=None, activation="softmax"),
+             find_deltas, decode="deltas", class_start=None, activation="softmax", background="option"),
+        Head("yolo-nas", "YOLO-NAS, DAMO-YOLO: boxes (N,K,4) and scores (N,K,C)", _QUERIES, ONE_A_CELL.find_joined,
+             form="xyxy", class_start=None),
         Head("picodet", "PicoDet, NanoDet: scores (N,K,C) and distances (N,K,4*B) of each level", _level_roles(4),
              find_levels("picodet"), decode="distances", class_start=None, strides=PICODET_STRIDES, centre=0.5),
+        Head("nanodet-plus", "NanoDet-Plus: (N,K,C+32), scores and distances",
+             _one_output("NKP", "parts of each candidate"), NANODET.find_rows, decode="distances", class_start=0,
+             strides=PICODET_STRIDES, bins=DFL_BINS),
+        Head("ultraface", "UltraFace: boxes (N,K,4) and scores (N,K,2)", _QUERIES, ULTRAFACE.find_ultraface,
+             form="xyxy", class_start=None, activation="softmax", background="first", normalised=True),
+        Head("ultraface-raw", "UltraFace without its decoding: deltas (N,K,4) and scores (N,K,2)", _QUERIES,
+             ULTRAFACE.find_ultraface, decode="priors", class_start=None, activation="softmax", background="first",
+             strides=PICODET_STRIDES, per_cell=ULTRAFACE.per_cell, centre=0.5, priors=ULTRAFACE_PRIORS),
+        Head("retinaface", "RetinaFace: boxes (N,K,4), scores (N,K,2), key points (N,K,10)", RETINAFACE,
+             TWO_A_CELL.find_retinaface, decode="priors", class_start=None, activation="softmax", background="first",
+             strides=STRIDES, per_cell=(2, 2, 2), centre=0.5, priors=FACE_PRIORS, points="offsets"),
+        Head("scrfd", "SCRFD: scores (N,K,1), distances (N,K,4), perhaps key points (N,K,10) of each level",
+             face_levels(RAW_SCORES), TWO_A_CELL.find_scrfd, decode="sides", class_start=None, strides=STRIDES,
+             per_cell=(2, 2, 2), points="offsets"),
+        Head("yunet", "YuNet: scores, objectness (N,K,1), boxes (N,K,4), key points (N,K,10) of each level",
+             face_levels(RAW_SCORES, RAW_OBJECTS), ONE_A_CELL.find_yunet, decode="grid", class_start=None,
+             strides=STRIDES, root=True, points="offsets"),
         Head("blazeface", "BlazeFace: logits (N,512,1), (N,384,1) and boxes (N,512,16), (N,384,16)", _level_roles(2),
              find_levels("blazeface"), decode="anchors", class_start=None, activation="sigmoid", per_cell=(2, 6),
              cells=(16, 8), centre=0.5, points="anchors"),

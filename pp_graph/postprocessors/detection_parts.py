@@ -8,7 +8,13 @@ import numpy as np
 
 from pp_graph.errors import PostProcessorError
 from pp_graph.postprocessors.detection_heads import HEADS, Head
-from pp_graph.postprocessors.head_finding import RAW_BOXES, RAW_CANDIDATES, RAW_POINTS, RAW_PROTOTYPES
+from pp_graph.postprocessors.head_finding import (
+    RAW_BOXES,
+    RAW_CANDIDATES,
+    RAW_POINTS,
+    RAW_PROTOTYPES,
+    grid_levels,
+)
 from pp_graph.steps import (
     CropMasks,
     FlattenMap,
@@ -25,9 +31,13 @@ from pp_graph.steps.box_decoding import grid
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy.typing as npt
+
     from pp_graph.postprocessors.detection import DetectionPostProcessor
     from pp_graph.program import Meaning, Signature
 
+PRIOR_VARIANCES: Final = (0.1, 0.2)
+"""Factors of RetinaFace's offsets of centres and key points, and of sizes."""
 MaskSize = Literal["prototypes", "input"]
 """Size of instance masks: that of the prototypes, or of the model's images."""
 
@@ -69,6 +79,9 @@ def further_parts(post: DetectionPostProcessor, raw: Signature) -> int | None:
         PostProcessorError: The head has key points, and nothing says how many.
     """
     head = HEADS[post.head]
+    if head.bins:
+        parts = raw[RAW_CANDIDATES].size("P")
+        return 4 * head.bins if post.class_count is None or parts is None else parts - post.class_count
     if head.masks:
         return raw[RAW_PROTOTYPES].size("C")
     if head.points != "parts":
@@ -99,6 +112,26 @@ def blazeface_anchors(head: Head, height: int) -> tuple[tuple[float, float], ...
     return tuple((float(x), float(y)) for x, y in centres)
 
 
+def cell_centres(head: Head, size: tuple[int, int]) -> tuple[tuple[float, float, float], ...]:
+    """Centre of the cell of each candidate, and the unit of its offsets: a stride, or a tenth of its prior's side."""
+    per_cell = head.per_cell[0]
+    cells = grid(grid_levels(size, head.strides), per_cell)
+    centres = (cells[:, :2] + np.float32(head.centre)) * cells[:, 2:]
+    sides = priors(head, size)[:, 2] * np.float32(PRIOR_VARIANCES[0]) if head.priors else cells[:, 2]
+    return tuple((float(x), float(y), float(unit)) for (x, y), unit in zip(centres, sides, strict=True))
+
+
+def priors(head: Head, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Centre and size of each prior in pixels, float32, (K,4)."""
+    found = []
+    for level, sides in zip(grid_levels(size, head.strides), head.priors, strict=True):
+        cells = grid([level], len(sides))
+        centres = (cells[:, :2] + np.float32(head.centre)) * cells[:, 2:]
+        each = np.tile(sides, len(cells) // len(sides))[:, None]
+        found.append(np.concatenate([centres, each, each], 1))
+    return np.concatenate(found).astype(np.float32)
+
+
 def part_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[str, str]) -> list[Step]:
     """Find what the head returns for each detection besides its box.
 
@@ -108,7 +141,8 @@ def part_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[st
         sources: The values that hold all candidates, by role.
     """
     head = HEADS[post.head]
-    if not part_names(head.name) or (head.points == "shares" and RAW_POINTS not in raw):
+    given = {"shares": RAW_POINTS in raw, "offsets": RAW_POINTS in sources}
+    if not part_names(head.name) or not given.get(head.points or "", True):
         return []
     found: Step = FoundPlaces("order", "found", "kept")
     numbers = "numbers_of_found"
@@ -131,6 +165,13 @@ def part_steps(post: DetectionPostProcessor, raw: Signature, sources: Mapping[st
             GatherCandidates(sources[RAW_BOXES], "found_candidates", "found"),
             TakeParts("found_candidates", numbers, head.box_start + 4),
             KeyPoints(numbers, "keypoints", "kept", places="found", anchors=blazeface_anchors(head, height)),
+        ]
+    if head.points == "offsets":
+        size = raw.input_size or (0, 0)
+        return [
+            found,
+            GatherCandidates(sources[RAW_POINTS], numbers, "found"),
+            KeyPoints(numbers, "keypoints", "kept", places="found", anchors=cell_centres(head, size)),
         ]
     return [
         found,

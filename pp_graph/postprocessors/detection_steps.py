@@ -6,9 +6,17 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import PostProcessorError
+from pp_graph.postprocessors.cell_heads import RAW_OBJECTS
 from pp_graph.postprocessors.detection_anchors import anchors_in_pixels
 from pp_graph.postprocessors.detection_heads import HEADS
-from pp_graph.postprocessors.detection_parts import blazeface_anchors, default_detections, further_parts, part_steps
+from pp_graph.postprocessors.detection_parts import (
+    PRIOR_VARIANCES,
+    blazeface_anchors,
+    default_detections,
+    further_parts,
+    part_steps,
+    priors,
+)
 from pp_graph.postprocessors.head_finding import (
     RAW_BOXES,
     RAW_CANDIDATES,
@@ -49,6 +57,7 @@ from pp_graph.steps import (
     SelectCandidates,
     Sigmoid,
     Softmax,
+    SquareRoot,
     Step,
     SuppressClose,
     SuppressOverlaps,
@@ -62,6 +71,8 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors.detection import DetectionPostProcessor
     from pp_graph.program import Signature
 
+COCO_IDS: Final = 91
+"""Scores of a detector whose classes are the ids of COCO, from 1 to 90: the last one is a class."""
 _FEW: Final = 4
 """Share of the candidates up to which gathering their scores is quicker than finding the class of all: 1/4."""
 
@@ -87,12 +98,13 @@ def detection_steps(post: DetectionPostProcessor, raw: Signature) -> tuple[Step,
         steps += _chosen(post, sources, scored, class_first=class_first)
     if RAW_CANDIDATES in sources:
         # Only the boxes of the chosen candidates are needed, and their scores if one candidate's lie side by side.
-        start, gathered = head.box_start, f"chosen_{RAW_CANDIDATES}"
+        start, gathered = head.box_start + (post.class_count or 0 if head.bins else 0), f"chosen_{RAW_CANDIDATES}"
+        stop = None if head.bins else start + 4
         if class_first or post.every_class:
-            steps.append(TakeParts(sources[scored], "box_parts", start, start + 4))
+            steps.append(TakeParts(sources[scored], "box_parts", start, stop))
             steps.append(GatherCandidates("box_parts", f"chosen_{RAW_BOXES}", "order"))
         else:
-            steps.append(TakeParts(gathered, f"chosen_{RAW_BOXES}", start, start + 4))
+            steps.append(TakeParts(gathered, f"chosen_{RAW_BOXES}", start, stop))
     else:
         steps.append(GatherCandidates(sources[RAW_BOXES], f"chosen_{RAW_BOXES}", "order"))
     if head.oriented:
@@ -131,9 +143,12 @@ def _kept(post: DetectionPostProcessor) -> list[Step]:
     head, most = HEADS[post.head], post.max_detections or default_detections(post)
     steps: list[Step] = []
     scores = "chosen_best"
-    if activation_of(post) == "sigmoid":
+    if activation_of(post) == "sigmoid" and not head.root:
         scores = "chosen_scores"
         steps.append(Sigmoid("chosen_best", scores, "normal"))
+    if head.root:
+        scores = "chosen_scores"
+        steps.append(SquareRoot("chosen_best", scores))
     classes = "chosen_classes" if post.class_aware else None
     if head.oriented:
         steps += [
@@ -179,10 +194,16 @@ def class_count(post: DetectionPostProcessor, raw: Signature) -> int | None:
     found = raw[role].size("P" if head.class_start is not None else "C")
     further = further_parts(post, raw)
     unknown = found is None or further is None
-    background = head.background or (head.decode == "deltas" and post.background != "none")
+    background = background_of(post) != "none"
     count = None if unknown else found - (head.class_start or 0) - background - further  # type: ignore[operator]
     given = post.class_count
     return given if given is not None and count is not None and given <= count else count
+
+
+def background_of(post: DetectionPostProcessor) -> str:
+    """Which of the class scores means that there is no object: `first`, `last` or `none`."""
+    background = HEADS[post.head].background
+    return post.background if background == "option" else background
 
 
 def _chosen_pairs(post: DetectionPostProcessor, raw: Signature, *, candidates_last: bool) -> list[Step]:
@@ -222,10 +243,19 @@ def _joined(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], d
     if f"{RAW_SCORES}_0" in raw:
         joined: list[Step] = []
         sources = {}
-        for role in (RAW_SCORES, RAW_BOXES):
+        for role in (RAW_SCORES, RAW_BOXES, RAW_OBJECTS, RAW_POINTS):
             levels = [name for name in raw if name.startswith(f"{role}_")]
-            joined.append(JoinCandidates(levels[0], f"{role[4:]}_of_levels", tuple(levels[1:])))
-            sources[role] = f"{role[4:]}_of_levels"
+            if levels:
+                joined.append(JoinCandidates(levels[0], f"{role[4:]}_of_levels", tuple(levels[1:])))
+                sources[role] = f"{role[4:]}_of_levels"
+        if head.root and activation_of(post) == "sigmoid":
+            for role in (RAW_SCORES, RAW_OBJECTS):
+                joined.append(Sigmoid(sources[role], f"{role[4:]}_probabilities", "normal"))
+                sources[role] = f"{role[4:]}_probabilities"
+        if RAW_OBJECTS in sources:
+            joined.append(TakeParts(sources[RAW_OBJECTS], "objectness", 0, 1))
+            joined.append(ScaleScores(sources[RAW_SCORES], "products", "objectness"))
+            sources[RAW_SCORES] = "products"
         return joined, sources
     if head.order:
         return _listed(post, raw)
@@ -250,7 +280,9 @@ def _listed(post: DetectionPostProcessor, raw: Signature) -> tuple[list[Step], d
     arranged: Step = (
         TakeRows(RAW_CANDIDATES, "listed", order)
         if rows
-        else JoinDetections(RAW_BOXES, "listed", RAW_SCORES, RAW_CLASSES, count, points, order)
+        else JoinDetections(
+            RAW_BOXES, "listed", RAW_SCORES if RAW_SCORES in raw else None, RAW_CLASSES, count, points, order
+        )
     )
     one_image = HEADS[post.head].one_image
     known = raw[RAW_CANDIDATES if rows else RAW_BOXES].size("K")
@@ -269,10 +301,12 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
     elif head.class_start is not None:
         stop = None if post.class_count is None else head.class_start + post.class_count
         steps.append(TakeParts(source, scores, head.class_start, stop, classes=True))
-    elif head.decode == "deltas" and post.background == "first":
+    elif background_of(post) == "first":
         steps.append(TakeParts(source, scores, 1, classes=True))
-    elif head.background or (head.decode == "deltas" and post.background == "last"):
+    elif background_of(post) == "last":
         steps.append(TakeParts(source, scores, 0, -1, classes=True))
+    elif head.spare and post.class_count is not None:
+        steps.append(TakeParts(source, scores, 0, post.class_count, classes=True))
     else:
         scores = source
     if head.objectness is not None:
@@ -280,9 +314,12 @@ def _masked(post: DetectionPostProcessor, source: str, prefix: str) -> list[Step
         steps.append(ScaleScores(scores, f"{prefix}products", f"{prefix}objectness"))
         scores = f"{prefix}products"
     compared = scores
-    if activation_of(post) == "sigmoid":
+    if activation_of(post) == "sigmoid" and not head.root:
         compared = f"{prefix}probabilities"
         steps.append(Sigmoid(scores, compared, "normal"))
+    if head.root:
+        compared = f"{prefix}roots"
+        steps.append(SquareRoot(scores, compared))
     levels = post.confidence if isinstance(post.confidence, tuple) else (post.confidence,)
     runtime = post.thresholds == "runtime"
     steps.append(ExceedsConfidence(compared, f"{prefix}passing", levels, runtime=runtime))
@@ -306,7 +343,8 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
     if raw.input_size is None and (head.decode != "corners" or head.normalised):
         raise PostProcessorError(
             f"The size of the model's images is unknown, expected a known one: head '{head.name}' returns boxes "
-            "relative to it. Export the model with a fixed height and width."
+            "relative to it. Give it with input_size=(640, 640) (--input-size 640x640), or export the model with a "
+            "fixed height and width."
         )
     height, width = raw.input_size or (1, 1)
     if head.decode == "corners":
@@ -318,9 +356,9 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
                 f"anchors are missing, expected those of head '{head.name}': centre and size of each as shares of the "
                 "image. Give anchors=numpy.load(...) (--anchors FILE.npy)."
             )
-        priors = anchors_in_pixels(post.anchors, height, width)
-        _check_count(post, raw, len(priors))
-        listed = tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in priors)
+        given = anchors_in_pixels(post.anchors, height, width)
+        _check_count(post, raw, len(given))
+        listed = tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in given)
         return [*steps, AnchorBoxes(source, "chosen_boxes", "order", listed, post.variances)]
     if head.decode == "anchors":
         anchors = tuple((x, y, 1.0, 1.0) for x, y in blazeface_anchors(head, height))
@@ -328,9 +366,13 @@ def _boxes(post: DetectionPostProcessor, raw: Signature) -> list[Step]:
         return [*steps, AnchorBoxes(source, "chosen_boxes", "order", anchors, (1.0, 1.0), exponential=False)]
     count = sum(name.startswith(f"{RAW_SCORES}_") for name in raw) or len(head.strides)
     levels = grid_levels((height, width), head.strides[:count])
-    _check_count(post, raw, sum(rows * columns for rows, columns, _ in levels))
-    if head.decode == "distances":
-        return [*steps, DistanceBoxes(source, "chosen_boxes", "order", levels, head.centre)]
+    counts = [rows * columns * each for (rows, columns, _), each in zip(levels, head.per_cell, strict=False)]
+    _check_count(post, raw, sum(counts))
+    if head.decode == "priors":
+        listed = tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in priors(head, (height, width)))
+        return [*steps, AnchorBoxes(source, "chosen_boxes", "order", listed, PRIOR_VARIANCES)]
+    if head.decode in ("sides", "distances"):
+        return [*steps, DistanceBoxes(source, "chosen_boxes", "order", levels, head.centre, head.per_cell[0])]
     if RAW_HEAT in raw:
         # The parts are in the order (N,4,K).
         steps.append(ConvertBoxes(source, "chosen_parts", "xyxy"))

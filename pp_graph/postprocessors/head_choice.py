@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING
 from pp_graph.errors import OutputRoleError
 from pp_graph.model import OutputInfo, format_shape
 from pp_graph.postprocessors.detection_heads import HEADS, Head
-from pp_graph.postprocessors.head_finding import Reading, Size
+from pp_graph.postprocessors.head_finding import RAW_BOXES, Reading, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+    from pp_graph.model import RawModel
 
 
-def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> dict[str, Reading]:
+def find_heads(
+    outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str], decoded: Collection[str] = ()
+) -> dict[str, Reading]:
     """Return the readings of a model's outputs, by head.
 
     Args:
         outputs: The outputs.
         size: Size of the model's images.
         metadata: Metadata of the model, where Ultralytics writes `task` and `kpt_shape`.
+        decoded: Names of outputs that hold corners; see `corner_outputs`.
     """
     found = {
         name: reading
@@ -29,8 +34,28 @@ def find_heads(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str,
     }
     if "yolov8-pose" in found and stored_key_points(metadata) is None:
         del found["yolov8-pose"]
+    # The same network exported without its decoding returns deltas of the same sizes.
+    if "ultraface" in found:
+        del found["ultraface-raw" if found["ultraface"].roles[RAW_BOXES] in decoded else "ultraface"]
     extended = {HEADS[name].extends for name in found}
-    return {name: reading for name, reading in found.items() if name not in extended}
+    certain = [{*reading.roles.values()} for reading in found.values() if reading.own]
+    return {
+        name: reading
+        for name, reading in found.items()
+        if name not in extended and (reading.own or {*reading.roles.values()} not in certain)
+    }
+
+
+def corner_outputs(raw: RawModel) -> frozenset[str]:
+    """Names of outputs that join differences and sums, as corners of boxes are joined: centre - half, centre + half."""
+    found = set()
+    for output in raw.model.graph.outputs:
+        node = output.producer()
+        if node is not None and node.op_type == "Concat":
+            makers = [None if value is None else value.producer() for value in node.inputs]
+            if [maker and maker.op_type for maker in makers] == ["Sub", "Add"]:
+                found.add(output.name or "")
+    return frozenset(found)
 
 
 def stored_key_points(metadata: Mapping[str, str]) -> tuple[int, int] | None:
@@ -39,28 +64,32 @@ def stored_key_points(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-def choose_head(outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str]) -> tuple[Head, Reading]:
+def choose_head(
+    outputs: Sequence[OutputInfo], size: Size, metadata: Mapping[str, str], decoded: Collection[str] = ()
+) -> tuple[Head, Reading]:
     """Return the only head that fits a model's outputs; see `find_heads` for arguments.
 
     Raises:
         OutputRoleError: None fits, or several do.
     """
-    readings = find_heads(outputs, size, metadata)
+    readings = find_heads(outputs, size, metadata, decoded)
     if len(readings) == 1:
         ((name, reading),) = readings.items()
         return HEADS[name], reading
     images = "images of unknown size" if size is None else f"images of {size[0]}x{size[1]} pixels"
     listed = "\n".join(f"  '{each.name}' {format_shape(each.shape)}" for each in outputs)
+    known = size is not None and all(isinstance(axis, int) for each in outputs for axis in (each.shape or (None,))[1:])
+    give = "" if known else ", or give the size of the images with input_size=(640, 640) (--input-size 640x640)"
     if not readings:
-        known = "\n".join(f"  {head.name}: {head.title}" for head in HEADS.values())
+        heads = "\n".join(f"  {head.name}: {head.title}" for head in HEADS.values())
         raise OutputRoleError(
-            f"The outputs fit no head of a detector, for {images}:\n{listed}\nexpected one of:\n{known}\nName the head "
-            "with head=... (--head NAME), or export the model with its input and output shapes."
+            f"The outputs fit no head of a detector, for {images}:\n{listed}\nexpected one of:\n{heads}\nName the head "
+            f"with head=... (--head NAME){give}, or export the model with its input and output shapes."
         )
     fitting = "\n".join(f"  {name}: {reading.why}" for name, reading in readings.items())
     raise OutputRoleError(
         f"The outputs fit {len(readings)} heads, for {images}:\n{listed}\ncan be read as\n{fitting}\nexpected one. "
-        "Name the head with head=... (--head NAME)."
+        f"Name the head with head=... (--head NAME){give}."
     )
 
 

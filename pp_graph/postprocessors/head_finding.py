@@ -37,10 +37,13 @@ class Reading:
     Attributes:
         roles: Names of the outputs, by role.
         why: Reason, for messages.
+        own: True if these sizes or names are the head's own, so that other heads which read the same outputs only by
+            their axes do not count.
     """
 
     roles: dict[str, str]
     why: str
+    own: bool = False
 
 
 def grid_levels(size: tuple[int, int], strides: Sequence[int]) -> tuple[Level, ...]:
@@ -140,6 +143,14 @@ def find_queries(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     if other[1] != count or not isinstance(other[2], int) or (isinstance(count, int) and count > _MOST_QUERIES):
         return None
     return Reading({RAW_SCORES: scores, RAW_BOXES: name}, f"a box and {other[2]} class scores for each query")
+
+
+def find_named_queries(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    """Find boxes and class scores of queries that are called `dets` and `labels`, as RF-DETR's export calls them."""
+    reading = find_queries(outputs, size)
+    if reading is None or [reading.roles[role] for role in (RAW_BOXES, RAW_SCORES)] != ["dets", "labels"]:
+        return None
+    return Reading(reading.roles, f"{reading.why}, called 'dets' and 'labels'", own=True)
 
 
 def find_apart(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from pp_graph.errors import OutputRoleError
 from pp_graph.model import describe_outputs, format_shape, image_input
+from pp_graph.model.image_size import image_size
 from pp_graph.model.outputs import last_activation
 from pp_graph.postprocessors import classification, segmentation
 from pp_graph.postprocessors.anomaly import ROLES
 from pp_graph.postprocessors.detection_heads import HEADS
-from pp_graph.postprocessors.head_choice import find_heads
+from pp_graph.postprocessors.head_choice import corner_outputs, find_heads
 from pp_graph.postprocessors.sequence import CHARACTERS_KEY
 from pp_graph.program import find_roles
-from pp_graph.program.signature import image_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +27,8 @@ _MOST_CLASSES: Final = 1300
 _LINE_HEIGHT: Final = 64
 """Text recognisers read lines of a fixed height up to this."""
 _FEWEST_TOKENS: Final = 10
+_IMAGE_RANK: Final = 4
+_FEWEST_LISTS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,13 @@ def find_families(raw: RawModel) -> tuple[Family, ...]:
     text = _text(raw, outputs)
     # The classes of a text recogniser would be parts of a candidate.
     found = () if text else _detection(raw, outputs)
+    if len(found) > 1:
+        found = (*_of_open_size(raw, outputs), *found)
     if not found and text:
         found = text
     if not found:
         found = (*_classification(outputs), *_segmentation(raw, outputs))
-    return found or _maps(raw, outputs)
+    return found or _maps(raw, outputs) or _of_open_size(raw, outputs)
 
 
 def task_hint(raw: RawModel) -> str:
@@ -102,16 +106,29 @@ def _classification(outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
 
 
 def _detection(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
+    readings = find_heads(outputs, image_size(raw), raw.model.metadata_props, corner_outputs(raw))
     return tuple(
         Family(
             "detection",
             f"a detector like {HEADS[name].title.split(':')[0]}",
             reading.why,
-            f"--task detection --head {name}",
+            f"--task detection --head {name}{_opset(raw, 11)}",
             {output: role.removeprefix("raw_").replace("_", " ") for role, output in reading.roles.items()},
         )
-        for name, reading in find_heads(outputs, image_size(raw), raw.model.metadata_props).items()
+        for name, reading in readings.items()
     )
+
+
+def _of_open_size(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
+    """Find a detector that leaves the size of its images open, which may tell its head. It is not run to find out."""
+    images = [each for each in raw.inputs if each.shape is not None and len(each.shape) == _IMAGE_RANK]
+    floats = [info for info in outputs if info.dtype in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")]
+    lists = [info for info in floats if info.shape and len(info.shape) == _IMAGE_RANK - 1]
+    if image_size(raw) is not None or len(images) != 1 or len(lists) < _FEWEST_LISTS:
+        return ()
+    why = f"{len(lists)} outputs may list candidates, and '{images[0].name}' leaves open the size that tells how"
+    options = "--task detection --input-size 640x640"
+    return (Family("detection", "a detector", why, options, {info.name: "candidates" for info in lists}),)
 
 
 def _text(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pp_graph.model import OutputInfo, RawModel
     from pp_graph.postprocessors.detection_heads import Head
+    from pp_graph.values import DType
 
 _FLOATS: Final = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 _WHOLE: Final = ("INT32", "INT64")
@@ -35,32 +36,43 @@ _ROW: Final = 7
 """Numbers of a detection that comes as a row."""
 
 
-def _list_roles(axes: str, classes: str, count: str = "") -> tuple[Role, ...]:
+def _list_roles(axes: str, classes: DType, count: str = "") -> tuple[Role, ...]:
     """Roles of boxes, scores and classes, and of their number with the axes `count`."""
-    whole = {"float32": "float32"}.get(classes, "int64")
+    varying = "" if axes.startswith("N") else "K"
     roles = (
-        Role(RAW_BOXES, (f"{axes}P",), {"P": 4}, required=True, noun="boxes", meaning="a box for each detection"),
-        Role(RAW_SCORES, (axes,), required=True, noun="scores", meaning="a score for each detection"),
-        Role(RAW_CLASSES, (axes,), dtype=whole, required=True, noun="classes",  # type: ignore[arg-type]
-             meaning="a class for each detection"),
+        Role(RAW_BOXES, (f"{axes}P",), {"P": 4}, required=True, noun="boxes", meaning="a box for each detection",
+             varying=varying),
+        Role(RAW_SCORES, (axes,), required=True, noun="scores", meaning="a score for each detection", varying=varying),
+        Role(RAW_CLASSES, (axes,), dtype=classes, required=True, noun="classes",
+             meaning="a class for each detection", varying=varying),
     )  # fmt: skip
     if not count:
         return roles
-    number = Role(RAW_COUNT, (count,), {"P": 1}, whole, required=True, noun="number of detections")  # type: ignore[arg-type]
+    number = Role(RAW_COUNT, (count,), {"P": 1}, classes, required=True, noun="number of detections")
     return (*roles, number)
 
 
 TORCHVISION: Final = _list_roles("K", "int64")
-TORCHVISION_POINTS: Final = (*TORCHVISION, Role(RAW_POINTS, ("KJP",), {"P": 3}, required=True, noun="key points"))
+TORCHVISION_POINTS: Final = (
+    *TORCHVISION,
+    Role(RAW_POINTS, ("KJP",), {"P": 3}, required=True, noun="key points", varying="K"),
+)
 TENSORFLOW: Final = _list_roles("NK", "float32", "N")
-EFFICIENT_NMS: Final = _list_roles("NK", "int32", "NP")
+EFFICIENT_NMS: Final = _list_roles("NK", "int64", "NP")
+LISTED_QUERIES: Final = _list_roles("NK", "int64")
+SCORED_BOXES: Final = (
+    Role(RAW_BOXES, ("NKP",), {"P": 5}, required=True, noun="boxes", meaning="corners and score of each detection",
+         varying="K"),
+    Role(RAW_CLASSES, ("NK",), dtype="int64", required=True, noun="classes", meaning="a class for each detection",
+         varying="K"),
+)  # fmt: skip
 CAFFE_ROWS: Final = (
     Role(RAW_CANDIDATES, ("NCKP",), {"C": 1, "P": _ROW}, required=True, noun="detections",
          meaning="image, class, score and corners of each detection"),
 )  # fmt: skip
 YOLO_ROWS: Final = (
     Role(RAW_CANDIDATES, ("KP",), {"P": _ROW}, required=True, noun="detections",
-         meaning="image, corners, class and score of each detection"),
+         meaning="image, corners, class and score of each detection", varying="K"),
 )  # fmt: skip
 ANCHORED: Final = (
     Role(RAW_SCORES, ("NKC",), {"C": 1}, required=True, noun="scores", meaning="a score for each anchor"),
@@ -155,6 +167,29 @@ def find_efficient_nms(outputs: Sequence[OutputInfo], size: Size) -> Reading | N
     )
 
 
+def find_listed_queries(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    """Find boxes (N,K,4), scores (N,K) and labels of whole numbers (N,K), without their number."""
+    del size
+    if _of(outputs, _WHOLE, 1):
+        return None
+    return _read(
+        "boxes (N,K,4), scores (N,K) and labels of whole numbers (N,K)",
+        boxes=_of(outputs, _FLOATS, 3, 4),
+        scores=_of(outputs, _FLOATS, 2),
+        classes=_of(outputs, _WHOLE, 2),
+    )
+
+
+def find_scored_boxes(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    """Find corners and score (N,K,5), and labels of whole numbers (N,K)."""
+    del size
+    return _read(
+        "corners and score (N,K,5), and labels of whole numbers (N,K)",
+        boxes=_of(outputs, _FLOATS, 3, 5),
+        classes=_of(outputs, _WHOLE, 2),
+    )
+
+
 def find_caffe_rows(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     """Find rows (1,1,K,7)."""
     del size
@@ -170,6 +205,15 @@ def find_yolo_rows(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
     # A classifier of seven classes has the batch on its first axis.
     found = [each.name for each in rows if each.other_batch or (each.proven or ("N",))[0] is None]
     return _read("rows (K,7): image, corners, class and score of each detection", candidates=found)
+
+
+def find_flat_rows(outputs: Sequence[OutputInfo], size: Size) -> Reading | None:
+    """Find rows (K,7) called `flat_predictions`, as YOLO-NAS exports them: the score comes before the class."""
+    found = find_yolo_rows(outputs, size)
+    if found is None or "flat_predictions" not in found.roles[RAW_CANDIDATES]:
+        return None
+    why = "rows (K,7) called 'flat_predictions': image, corners, score and class of each detection"
+    return Reading(found.roles, why, own=True)
 
 
 def find_anchored(

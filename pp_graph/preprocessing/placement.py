@@ -190,7 +190,7 @@ def in_frame(
     if preprocessing is None or preprocessing.box_coordinates != FRAME:
         return dict(predictions)
     frames = feeds[preprocessing.input or ""]
-    height, width = (frames.shape[preprocessing.layout.index(axis)] for axis in "HW")
+    height, width = preprocessing.size_of(frames.shape)
     placed = Placement.of((height, width), (height, width), preprocessing)
     offset = np.array(placed.offset[::-1], np.float32)
     scale = np.array([width, height], np.float32) / np.array(placed.size[::-1], np.float32)
@@ -213,6 +213,52 @@ def in_frame(
         listed = (told_by != 0).any(axis=tuple(range(2, rows.ndim)), keepdims=True)
         changed[name] = np.where(listed, moved, rows)
     return changed
+
+
+def maps_in_frame(
+    predictions: Mapping[str, Array],
+    axes: Mapping[str, str | None],
+    preprocessing: Preprocessing | None,
+    feeds: Mapping[str, Array],
+) -> dict[str, Array]:
+    """Bring masks and maps to the size of the frames, as an IR does; none if the preprocessing leaves them.
+
+    Args:
+        predictions: Outputs, by name.
+        axes: Their axes. Those without H and W, and with candidates, stay.
+        preprocessing: Preprocessing of the artifact; None if it has none.
+        feeds: The artifact's inputs.
+    """
+    changed = dict(predictions)
+    if preprocessing is None or preprocessing.map_size != FRAME:
+        return changed
+    height, width = preprocessing.size_of(feeds[preprocessing.input or ""].shape)
+    placed = Placement.of((height, width), (height, width), preprocessing)
+    model = preprocessing.model_size or (None, None)
+    for name, array in predictions.items():
+        known = axes.get(name) or ""
+        if "H" not in known or "K" in known:
+            continue
+        for place, axis in enumerate("HW"):
+            at = known.index(axis)
+            places = map_places(placed, place, array.shape[at], int(model[place] or 0))
+            array = np.take(array, places, at)  # noqa: PLW2901
+        changed[name] = array
+    return changed
+
+
+def map_places(placed: Placement, axis: int, count: int, model: int) -> npt.NDArray[np.int64]:
+    """Return the pixel of a map in which the centre of each pixel of a frame lies, along one axis.
+
+    Args:
+        placed: Where the frame lies in the model's input.
+        axis: 0 for rows, 1 for columns.
+        count: Pixels of the map along that axis.
+        model: Pixels of the model's input along it.
+    """
+    length, size, before = placed.frame[axis], placed.size[axis], placed.offset[axis]
+    inside = (2 * np.arange(length, dtype=np.int64) + 1) * size + 2 * length * before
+    return inside * count // (2 * length * model)
 
 
 def map_pixels(preprocessing: Preprocessing, map_size: _Size | None) -> npt.NDArray[np.float32]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pp_graph.errors import DataError, TargetError
 from pp_graph.preprocessing.placement import FRAME, INPUT, LETTERBOX, PADDING, letterbox
 from pp_graph.preprocessing.resizing import RESIZES, resize
+from pp_graph.preprocessing.yuv import YUV_ORDERS, check_even, picture_size, to_rgb, yuv_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,13 +31,15 @@ METHODS: Final = (*RESIZES, LETTERBOX)
 class Preprocessing:
     """Conversion of frames to the model's input, in float32.
 
-    The operations in order: convert to float32, resize, reorder channels, subtract `mean`, divide by `scale`, transpose
-    to the model's layout. There is no implicit scaling: uint8 stays in 0..255 unless `scale` is given.
+    The operations in order: convert NV12, I420 or YUYV to RGB in uint8, convert to float32, resize, reorder channels,
+    subtract `mean`, divide by `scale`, transpose to the model's layout. There is no implicit scaling: uint8 stays in
+    0..255 unless `scale` is given.
 
     Attributes:
         dtype: Element type of the frames: `u8`, `u16` or `f32`.
         layout: Layout of the frames: `NHWC` or `NCHW`.
-        channel_order: Channel order of the frames: `RGB` or `BGR`.
+        channel_order: Channel order of the frames: `RGB` or `BGR`; or the bytes that many cameras give, as `u8` in
+            `NHWC`: `NV12` and `I420` (N, 3/2 H, W, 1), `YUYV` (N, H, W, 2).
         mean: Numbers to subtract, in the range of the frames (0..255 for `u8`): one, or one per channel in the model's
             order. Empty for none.
         scale: Numbers to divide by: one, or one per channel. Empty for none. Models trained on [0, 1] need 255 for
@@ -47,6 +50,8 @@ class Preprocessing:
         frame_size: Height and width of the frames in pixels. None for any size, or for the model's without `resize`.
         box_coordinates: What boxes, key points and regions are in pixels of: the raw model's `input` (regions: the
             map), or the `frame` before `resize`, at whose edges boxes end.
+        map_size: `frame` brings masks and maps to the size of the frame before `resize`: each pixel gets the number of
+            the map's pixel there. None leaves them.
         model_channel_order: Channel order of the model.
         input: Name of the input; None if the model has only one.
         model_layout: Layout of the model's input; None to derive it from the sizes.
@@ -64,6 +69,7 @@ class Preprocessing:
     resize: str | None = None
     frame_size: tuple[int, int] | None = None
     box_coordinates: str = INPUT
+    map_size: str | None = None
     model_channel_order: str = "RGB"
     input: str | None = None
     model_layout: str | None = None
@@ -73,15 +79,21 @@ class Preprocessing:
         for what, value, known in (
             ("Element type", self.dtype, tuple(DTYPES)),
             ("Layout", self.layout, LAYOUTS),
-            ("Channel order", self.channel_order, CHANNEL_ORDERS),
+            ("Channel order", self.channel_order, (*CHANNEL_ORDERS, *YUV_ORDERS)),
             ("Channel order of the model", self.model_channel_order, CHANNEL_ORDERS),
             ("Layout of the model", self.model_layout, (*LAYOUTS, None)),
             ("Resizing", self.resize, (*METHODS, None)),
             ("Coordinates of boxes", self.box_coordinates, (INPUT, FRAME)),
+            ("Size of maps", self.map_size, (FRAME, None)),
         ):
             if value not in known:
                 choices = ", ".join(str(choice) for choice in known if choice is not None)
                 raise TargetError(f"{what} of frames is '{value}', expected one of: {choices}. Choose one.")
+        if self.is_yuv and (self.dtype, self.layout) != ("u8", "NHWC"):
+            raise TargetError(
+                f"Frames in {self.channel_order} are {self.dtype} {self.layout}, expected u8 NHWC: they are bytes as "
+                "cameras give them. Leave out dtype and layout (--input-dtype, --input-layout)."
+            )
         for name, lower_bound in (("mean", None), ("scale", 0.0)):
             numbers = getattr(self, name)
             given = (numbers,) if isinstance(numbers, int | float) else tuple(numbers)
@@ -92,6 +104,12 @@ class Preprocessing:
                 "resizing, the frame is the model's input. Add resize (--resize), or leave box_coordinates out "
                 "(--box-coordinates)."
             )
+        if self.map_size == FRAME and self.resize is None:
+            raise TargetError(
+                "Masks and maps in the size of the frame were asked for without a method to resize frames, expected "
+                "both: without resizing, map_size='input' (--map-size input) gives them that size. Add resize "
+                "(--resize), or take that."
+            )
         if self.frame_size is not None:
             size = tuple(self.frame_size)
             if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
@@ -99,6 +117,7 @@ class Preprocessing:
                     f"Size of frames is {size}, expected a height and a width in pixels. Give both, such as (480, 640)."
                 )
             object.__setattr__(self, "frame_size", size)
+            self.check_even(*size)
             if self.resize is None:
                 raise TargetError(
                     "A size of frames was given without a method to resize them, expected both: without resizing, "
@@ -111,9 +130,35 @@ class Preprocessing:
         return DTYPES[self.dtype]
 
     @property
+    def is_yuv(self) -> bool:
+        """True if frames hold brightness and colour instead of RGB."""
+        return self.channel_order in YUV_ORDERS
+
+    @property
     def reverses_channels(self) -> bool:
-        """True if frames and model differ in channel order."""
-        return self.channel_order != self.model_channel_order
+        """True if frames and model differ in channel order. NV12, I420 and YUYV become RGB."""
+        return ("RGB" if self.is_yuv else self.channel_order) != self.model_channel_order
+
+    def check_even(self, height: int | None, width: int | None) -> None:
+        """Raise `TargetError` if frames have an odd size that their channel order does not allow."""
+        if self.is_yuv:
+            try:
+                check_even(height, width, self.channel_order, "Frames")
+            except DataError as error:
+                raise TargetError(str(error)) from error
+
+    def frame_shape(self, channels: Any, height: Any, width: Any) -> tuple[Any, ...]:
+        """Return the shape of a frame of a height and width, without the batch."""
+        if self.is_yuv:
+            return yuv_shape(height, width, self.channel_order)
+        sizes = {"C": channels, "H": height, "W": width}
+        return tuple(sizes[axis] for axis in self.layout[1:])
+
+    def size_of(self, shape: Sequence[Any]) -> tuple[Any, Any]:
+        """Return height and width of frames, from the shape of a batch."""
+        if self.is_yuv:
+            return picture_size(shape, self.channel_order)
+        return shape[self.layout.index("H")], shape[self.layout.index("W")]
 
     @property
     def padding(self) -> float:
@@ -165,6 +210,8 @@ class Preprocessing:
                 f"({','.join(self.layout)}). Give unprocessed frames."
             )
         pixels = frames if self.layout == "NHWC" else frames.transpose(0, 2, 3, 1)
+        if self.is_yuv:
+            pixels = to_rgb(pixels, self.channel_order)
         if self.resize is None:
             values = pixels.astype(np.float32)
         else:
@@ -198,6 +245,8 @@ class Preprocessing:
             parts.append(f"resized ({self.resize}) to {_size(self.model_size)}")
         if self.box_coordinates == FRAME:
             parts.append("boxes in pixels of the frame")
+        if self.map_size == FRAME:
+            parts.append("masks and maps in the size of the frame")
         if self.reverses_channels:
             parts.append(f"channels to {self.model_channel_order}")
         parts += [f"minus {_listed(self.mean)}"] if self.mean else []

@@ -50,6 +50,8 @@ class Role:
         noun: Noun for messages, such as `score`.
         meaning: What one number describes, such as `one number per image`.
         option: Short option that names the output, such as `score_output`; None if only `roles` does.
+        varying: Axes whose sizes differ between runs, whatever the file declares: exporters declare as many detections
+            as there were in the image that they traced.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Role:
     noun: str = ""
     meaning: str = ""
     option: str | None = None
+    varying: str = ""
 
     def __post_init__(self) -> None:
         """Accept a single string as axes, and check them.
@@ -138,7 +141,10 @@ class Role:
                 continue
             if not self._wants_pixel and not _can_be_map(axes, shape):
                 continue
-            known = tuple(size if isinstance(size, int) and axis != "N" else None for axis, size in sizes.items())
+            opened = f"N{self.varying}"
+            known = tuple(
+                size if isinstance(size, int) and axis not in opened else None for axis, size in sizes.items()
+            )
             value = ValueType(axes, known, self.dtype)
             missing = [axis for axis, size in given.items() if not isinstance(size, int)]
             nothing_known = "H" in axes and not given and all(sizes[axis] is None for axis in axes if axis != "N")
@@ -193,6 +199,23 @@ class RoleMatch:
     type: ValueType
     certain: bool
     why: str
+
+    @property
+    def shape(self) -> Shape | None:
+        """The trusted shape, without sizes that vary."""
+        return self._opened(self.output.shape)
+
+    @property
+    def proven(self) -> Shape | None:
+        """The same without symbolic names that are only declared; see `OutputInfo`."""
+        return self._opened(self.output.proven)
+
+    def _opened(self, shape: Shape | None) -> Shape | None:
+        if shape is None or len(shape) != len(self.type.axes):
+            return shape
+        return tuple(
+            None if axis in self.role.varying else size for axis, size in zip(self.type.axes, shape, strict=True)
+        )
 
     @property
     def note(self) -> str | None:

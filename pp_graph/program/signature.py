@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pp_graph.model import describe_outputs
+from pp_graph.model.image_size import image_size
 from pp_graph.model.outputs import last_activation
 from pp_graph.program.roles import Role, RoleMatch, find_roles
 from pp_graph.values import ValueType, axes_of_shape
@@ -15,7 +16,7 @@ from pp_graph.values import ValueType, axes_of_shape
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from pp_graph.model import RawModel, Shape
+    from pp_graph.model import RawModel
     from pp_graph.steps import Array
 
 
@@ -113,8 +114,10 @@ class Signature(Mapping[str, ValueType]):
 
     @property
     def of_one_image(self) -> bool:
-        """True if a value has no axis of images, so that those of several images cannot be joined."""
-        return any(value.rank_known and "N" not in value.axes for value in self.types.values())
+        """True if the values of several images cannot be joined: one has no axis of images, or lists of open length."""
+        known = [value for value in self.types.values() if value.rank_known]
+        lists = [value for value in known if "K" in value.axes and value.dtype != "float32"]
+        return any("N" not in value.axes for value in known) or any(value.size("K") is None for value in lists)
 
     def limited(self, roles: Collection[str]) -> Signature:
         """Return the signature restricted to some roles."""
@@ -153,15 +156,3 @@ class Signature(Mapping[str, ValueType]):
 
     def __hash__(self) -> int:
         return hash((tuple(self.types.items()), self.input_size, tuple(self.narrow.items())))
-
-
-def image_size(raw: RawModel) -> tuple[int, int] | None:
-    """Height and width of the only image input of a raw model; None if open, or if there are several or none."""
-    images = [info.shape for info in raw.inputs if info.shape is not None and len(info.shape) == 4]
-    return _image_size(images[0]) if len(images) == 1 else None
-
-
-def _image_size(shape: Shape) -> tuple[int, int] | None:
-    """Height and width of a shape (N,C,H,W) or (N,H,W,C); None if open."""
-    height, width = shape[1:3] if shape[3] in (1, 3) and shape[1] not in (1, 3) else shape[2:4]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None

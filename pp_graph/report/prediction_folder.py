@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from pp_graph.data.image_files import upright_size
 from pp_graph.errors import DataError, OutputFileError
 from pp_graph.files import check_folder, folder_filled
-from pp_graph.plausibility import PredictionChecks, describe_warnings
-from pp_graph.preprocessing.placement import LETTERBOX
+from pp_graph.plausibility import describe_warnings
+from pp_graph.preprocessing.placement import FRAME, LETTERBOX
 from pp_graph.progress import expect, shows_progress
 from pp_graph.report.detections import (
     ImageDetections,
-    detections_of_image,
-    overlay_detections,
     write_box_csv,
     write_coco,
 )
 from pp_graph.report.drawn_outputs import DrawnOutputs
-from pp_graph.report.drawn_regions import draw_boxes
-from pp_graph.report.pictures import (
-    class_overlay,
-    class_picture,
-    mask_picture,
-    matte_overlay,
-    matte_picture,
-    overlay_picture,
-    with_caption,
-)
+from pp_graph.report.on_workers import run_on_workers
+from pp_graph.report.predicting import predict_and_draw
 from pp_graph.report.prediction_table import (
     COCO,
     FORMATS,
@@ -45,28 +28,21 @@ from pp_graph.report.prediction_table import (
     ImagePrediction,
     earlier_files,
     picture_stems,
-    plain,
     table_name,
     write_csv,
     write_json,
     write_regions,
 )
-from pp_graph.report.shown_images import picture_size, rgb_image
 from pp_graph.running import open_source
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from PIL.Image import Image
+    from distributed import Client
 
     from pp_graph.report.drawn_outputs import Picture
     from pp_graph.running import Runner, RunnerInput, Source
-
-Array = npt.NDArray[Any]
-
-_QUALITY: Final = 90
-"""Quality of JPEG overlays. Encoding them as PNG takes 20 times as long as predicting."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +77,7 @@ def write_predictions(
     overwrite: bool = False,
     batch_size: int | None = None,
     inputs: Iterable[Path] = (),
+    client: Client | None = None,
     progress: Callable[[int], None] | bool | None = None,
 ) -> WrittenPredictions:
     """Run a model on images and write its predictions to a folder.
@@ -123,6 +100,8 @@ def write_predictions(
         overwrite: Write to a folder that is not empty. Files of an earlier run are removed, others kept.
         batch_size: Images to run at a time.
         inputs: Files that are never overwritten, besides the images.
+        client: A `distributed.Client`, to share the images among the workers of a Dask cluster, which need to see the
+            output folder, too. What is written is the same. None runs in this process.
         progress: Called with the number of images just done; True shows a progress bar.
 
     Raises:
@@ -131,6 +110,7 @@ def write_predictions(
         DataError: An image cannot be read or does not fit the model, `save` or `formats` has an unknown entry, or
             COCO JSON is wanted of a model that returns no detections.
         TargetError: The runtime fails.
+        ClusterError: The cluster cannot share the work.
     """
     for kind, requested, known in (("Pictures", save, tuple(PICTURES)), ("Tables", formats, (*FORMATS, COCO))):
         unknown = [name for name in requested if name not in known]
@@ -146,7 +126,7 @@ def write_predictions(
             "Leave out --coco."
         )
     folders = drawn.folders(save)
-    _refuse_letterboxed_maps(runner, source, drawn, folders)
+    refuse_letterboxed_maps(runner, source.images.letterbox, drawn, draws=bool(folders))
     _refuse_folder_among_images(folder, source, folders)
     picture_files = _picture_files(source.images.names, folders)
     tables = [table_name(form) for form in (*FORMATS, COCO) if form in formats]
@@ -156,12 +136,10 @@ def write_predictions(
     protected = [*inputs, *(source.images.files or ())]
     check_folder(folder, names, overwrite=overwrite, inputs=protected)
     with folder_filled(folder, names, overwrite=overwrite, inputs=protected, stale=earlier_files(folder)) as draft:
-        checks = PredictionChecks(
-            tuple(part for output in runner.provenance.outputs for part in (output.channels or (output,)))
-        )
-        rows, detected, regions = _write_pictures(
-            runner, source, drawn, folders, picture_files, draft, checks, progress if callable(progress) else None
-        )
+        tell = progress if callable(progress) else None
+        draw = predict_and_draw if client is None else partial(run_on_workers, client)
+        found = draw(runner, source, folders, picture_files, draft, tell)
+        rows, detected, regions = tuple(found.rows), tuple(found.detected), found.regions
         about = _about(runner, rows, drawn, detected)
         for table in tables:
             if table == table_name(COCO):
@@ -180,23 +158,24 @@ def write_predictions(
         tuple(folder / table for table in tables),
         dict.fromkeys(folders, len(rows)),
         about,
-        (*describe_warnings(runner.provenance), *checks.warnings(), *_truncations(about)),
+        (*describe_warnings(runner.provenance), *found.checks.warnings(), *_truncations(about)),
     )
 
 
-def _refuse_letterboxed_maps(runner: Runner, source: Source, drawn: DrawnOutputs, folders: Collection[str]) -> None:
+def refuse_letterboxed_maps(runner: Runner, letterbox: bool, drawn: DrawnOutputs, *, draws: bool) -> None:
+    """Raise `DataError` if maps of letterboxed images are to be drawn, or their regions listed."""
     preprocessing = runner.provenance.preprocessing
-    letterboxed = source.images.letterbox or (preprocessing is not None and preprocessing.resize == LETTERBOX)
+    letterboxed = letterbox or (preprocessing is not None and preprocessing.resize == LETTERBOX)
     if not letterboxed or drawn.detects:
         return
     placed = drawn.regions is not None and drawn.regions.in_frame
-    pixels = any(output.per_pixel for output in drawn.outputs.values())
-    if (drawn.regions is not None and not placed) or (folders and (pixels or not placed)):
+    in_frame = not letterbox and preprocessing is not None and preprocessing.map_size == FRAME
+    pixels = not in_frame and any(output.per_pixel for output in drawn.outputs.values())
+    if (drawn.regions is not None and not placed) or (draws and (pixels or not (placed or in_frame))):
         raise DataError(
             "The images are letterboxed, and the model returns maps, masks or regions, which run cannot place in the "
-            "images, expected boxes of a detector, or boxes of regions in pixels of the frame and no maps. Convert "
-            "with --box-coordinates frame and without masks (--outputs), with another --resize, or write tables only "
-            "(--save none)."
+            "images, expected boxes of a detector, or maps and regions of the frame. Convert with --map-size frame, "
+            "and for regions with --box-coordinates frame; with another --resize; or write tables only (--save none)."
         )
 
 
@@ -215,128 +194,6 @@ def _picture_files(names: Sequence[str], folders: dict[str, Picture]) -> list[di
         {folder: f"{folder}/{stem}{PICTURES[picture.kind]}" for folder, picture in folders.items()}
         for stem in picture_stems(names)
     ]
-
-
-def _write_pictures(
-    runner: Runner,
-    source: Source,
-    drawn: DrawnOutputs,
-    folders: dict[str, Picture],
-    picture_files: Sequence[dict[str, str]],
-    draft: Path,
-    checks: PredictionChecks,
-    progress: Callable[[int], None] | None,
-) -> tuple[tuple[ImagePrediction, ...], tuple[ImageDetections, ...], list[list[list[Any]]]]:
-    """Draw the pictures, and return the rows of the tables: one for each image, its detections, and its regions."""
-    rows: list[ImagePrediction] = []
-    detected: list[ImageDetections] = []
-    regions: list[list[list[Any]]] = []
-    waiting: deque[Future[None]] = deque()
-    # While this thread decodes, the device predicts, and others draw.
-    workers = os.cpu_count() or 1
-    with (
-        closing(runner.stream(source.batches())) as results,
-        ThreadPoolExecutor(workers, thread_name_prefix="drawing") as pool,
-    ):
-        for (start, stop), predictions in zip(source.spans(), results, strict=True):
-            checks.add(dict(predictions))
-            for index in range(start, stop):
-                values = drawn.of_image(predictions, index - start, stop - start)
-                files = picture_files[index]
-                if drawn.regions is not None:
-                    size = picture_size(source, index, runner.inputs)
-                    shape = None if drawn.mask is None else values[drawn.mask].shape
-                    regions.append(drawn.regions.of_image(values, size, shape))
-                pictures = {draft / file: folders[folder] for folder, file in files.items()}
-                boxes = None
-                if drawn.detects:
-                    boxes = detections_of_image(
-                        runner, source, index, predictions, index - start, files.get("overlays")
-                    )
-                    detected.append(boxes)
-                if pictures:
-                    if len(waiting) >= 2 * workers:
-                        waiting.popleft().result()
-                    # Arrays in a file are read by one thread only.
-                    shown = rgb_image(source, index, runner.inputs) if source.images.files is None else None
-                    listed = regions[-1] if drawn.regions is not None else []
-                    waiting.append(
-                        pool.submit(_draw, runner, source, index, shown, values, drawn, boxes, pictures, listed)
-                    )
-                further = drawn.further(
-                    values, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
-                )
-                if boxes is not None:
-                    further |= {"detections": boxes.listed(drawn.class_names), "truncated": boxes.found.truncated}
-                rows.append(_row(source.images.names[index], values, drawn, files, further))
-            if progress is not None:
-                progress(stop - start)
-        for future in waiting:
-            future.result()
-    return tuple(rows), tuple(detected), regions
-
-
-def _row(
-    name: str, values: dict[str, Array], drawn: DrawnOutputs, files: dict[str, str], further: dict[str, Any]
-) -> ImagePrediction:
-    score, label = (values.get(name) if drawn.anomalies else None for name in ("pred_score", "pred_label"))
-    mask = None if drawn.mask is None else values.get(drawn.mask)
-    pixels = None if mask is None else int(mask.sum())
-    return ImagePrediction(
-        image=name,
-        # With several classes, the largest score, and anomalous if any class is.
-        pred_score=None if score is None else plain(np.asarray(score.max())),
-        pred_label=None if label is None else bool(label.any()),
-        anomalous_pixels=pixels,
-        anomalous_share=None if mask is None or pixels is None else round(pixels / mask.size, 9),
-        mask=files.get("masks"),
-        overlay=files.get("overlays"),
-        map=files.get("maps"),
-        further=further,
-        anomalies=drawn.anomalies,
-    )
-
-
-def _draw(
-    runner: Runner,
-    source: Source,
-    index: int,
-    shown: Image | None,
-    values: dict[str, Array],
-    drawn: DrawnOutputs,
-    boxes: ImageDetections | None,
-    pictures: dict[Path, Picture],
-    regions: list[list[Any]],
-) -> None:
-    from PIL import Image
-
-    size, files = None, source.images.files or ()
-    for file, (kind, name) in pictures.items():
-        if kind == "overlays":
-            mask = None if drawn.mask is None else values[drawn.mask]
-            image = np.asarray(shown or rgb_image(source, index, runner.inputs))
-            if drawn.pixel_classes is not None:
-                overlay = class_overlay(image, values[drawn.pixel_classes], drawn.legend.get("classes", ()))
-            elif drawn.mattes and mask is None:
-                overlay = matte_overlay(image, values[drawn.mattes[0]])
-            else:
-                overlay = overlay_picture(image, drawn.shown_map(values, runner.provenance), mask)
-            if regions:
-                draw_boxes(
-                    overlay, regions, picture_size(source, index, runner.inputs) if shown is None else shown.size
-                )
-            if boxes is not None:
-                overlay = overlay_detections(overlay, boxes, drawn.class_names)
-            if drawn.captioned:
-                overlay = with_caption(overlay, drawn.caption(values))
-            overlay.save(file, quality=_QUALITY)
-        elif name is not None and kind == "maps":
-            Image.fromarray(np.ascontiguousarray(values[name], np.float32)).save(file)
-        elif name is not None:
-            size = size or (upright_size(files[index])[0] if shown is None else shown.size)
-            classes = name in (*drawn.class_maps, *drawn.class_masks)
-            draw = class_picture if classes else matte_picture if name in drawn.mattes else mask_picture
-            draw(values[name], size).save(file, compress_level=1)
 
 
 def _truncations(about: dict[str, Any]) -> tuple[str, ...]:

@@ -138,10 +138,11 @@ def write_csv(file: Path, rows: Sequence[ImagePrediction]) -> None:
         writer.writerow(columns)
         for row in rows:
             cells = row.cells
-            writer.writerow([_cell(cells.get(name)) for name in columns])
+            writer.writerow([table_cell(cells.get(name)) for name in columns])
 
 
-def _cell(value: object) -> str:
+def table_cell(value: object) -> str:
+    """Return a value as a cell of a CSV table."""
     if isinstance(value, list):
         return "; ".join(value)
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

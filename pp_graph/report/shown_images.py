@@ -26,7 +26,9 @@ _MAX_OVERLAY_SIDE: Final = 4096
 
 def picture_size(source: Source, index: int, inputs: Sequence[ModelInput]) -> tuple[int, int]:
     """Width and height of an image file, or of the model's input if there is none."""
-    files = source.images.files
+    files, pictures = source.images.files, source.images.pictures
+    if pictures is not None:
+        return pictures[index].shape[1], pictures[index].shape[0]
     return rgb_image(source, index, inputs).size if files is None else upright_size(files[index])[0]
 
 
@@ -41,6 +43,8 @@ def rgb_image(source: Source, index: int, inputs: Sequence[ModelInput]) -> Image
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         pixels = decode(file, 3, size, max_pixels=None).pixels
         return Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
+    if source.images.pictures is not None:
+        return Image.fromarray(source.images.pictures[index])
     images = image_input(inputs)
     assert images is not None
     return Image.fromarray(_as_rgb(read_feeds(source, index, index + 1, inputs)[images.name][0]))

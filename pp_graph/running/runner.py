@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pp_graph.conversion import convert
 from pp_graph.data import Images, fix_inputs
@@ -29,6 +29,7 @@ from pp_graph.running.feeding import (
 from pp_graph.running.sources import open_source
 from pp_graph.sessions import cut_to_batch
 from pp_graph.sessions.session import OUTPUT_AXES, with_batch_axes
+from pp_graph.video import Video, find_videos, open_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pp_graph.running.sources import RunnerInput
     from pp_graph.sessions.session import Array
     from pp_graph.statistics import Statistics
+    from pp_graph.video import Frame, Place
 
 
 Piece = tuple[int, int, bool]
@@ -130,6 +132,9 @@ class Runner:
         precision: Inference precision of the network, which may differ from the requested one.
         mode: `latency` or `throughput`.
         in_flight: Number of requests that `stream` keeps busy.
+        artifact: The converted model.
+        loading: Keyword arguments of `load` that load it again.
+        thresholds: Arguments of the last `set_thresholds`; empty for the model's own.
 
     Raises:
         TargetError: OpenVINO cannot compile the model; `DeviceError` if the device is absent.
@@ -172,6 +177,14 @@ class Runner:
         self.precision = self._session.precision
         self.mode = mode
         self.in_flight = self._session.in_flight
+        self.artifact = artifact
+        self.loading: dict[str, Any] = {
+            "device": device,
+            "inference_precision": inference_precision,
+            "mode": mode,
+            "fixed_inputs": fixed_inputs,
+        }
+        self.thresholds: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{info.name} {format_shape(info.shape)} {info.dtype}" for info in self.inputs)
@@ -252,20 +265,31 @@ class Runner:
                 f"Device '{self.device}' ignores states, so thresholds cannot change at run time. Load the model on "
                 "CPU, or change the file with pp-graph retune."
             )
-        given = (image_sensitivity, pixel_sensitivity, unknown_below, multi_label, confidence, iou, statistics)
-        self._session.set_states(cutoffs if any(each is not None for each in given) else {})
+        given = {
+            "image_sensitivity": image_sensitivity,
+            "pixel_sensitivity": pixel_sensitivity,
+            "unknown_below": unknown_below,
+            "multi_label": multi_label,
+            "confidence": confidence,
+            "iou": iou,
+            "statistics": statistics,
+        }
+        self.thresholds = {name: value for name, value in given.items() if value is not None}
+        self._session.set_states(cutoffs if self.thresholds else {})
 
     def stream(
         self,
-        items: Iterable[RunnerInput] | str | Path | Images,
+        items: Iterable[RunnerInput] | str | Path | Images | Video,
         *,
         progress: Callable[[int], object] | bool | None = None,
     ) -> Generator[Predictions, None, None]:
         """Predict for one item after the other, with several requests in flight.
 
         Args:
-            items: An iterable of anything that the runner can be called with; may be endless. A folder or `.npz` is
-                streamed image by image. At most `in_flight` + 1 items are read ahead of the results.
+            items: An iterable of anything that the runner can be called with; may be endless. A folder, a pattern or an
+                `.npz` is streamed image by image, and frame by frame a video: its file, a pattern of files, the number
+                of a camera as text, a URL, or what `pp_graph.open_video` returns. At most `in_flight` + 1 items are
+                read ahead of the results; of a video that drops frames, none.
             progress: Called with 1 after each item; True shows a progress bar.
 
         Returns:
@@ -275,11 +299,19 @@ class Runner:
             runner usable. Closing the generator early waits for the requests in flight.
 
         Raises:
-            DataError: An item cannot be read or does not fit the model, or `items` is not iterable.
+            DataError: An item cannot be read or does not fit the model, or `items` is not iterable; `VideoError` if a
+                video cannot be read.
             TargetError: The runtime fails.
         """
+        videos = find_videos(items) if isinstance(items, str | Path) else ()
+        if len(videos) == 1:
+            items = open_video(videos[0])
+        elif videos:
+            items = _frames_of(videos)
         total = len(items) if isinstance(items, Sized) else None
-        if isinstance(items, str | Path | Images):
+        if isinstance(items, Video):
+            total = items.count
+        elif isinstance(items, str | Path | Images):
             source = open_source(items, self.inputs, batch_size=1)
             items, total = source.batches(), len(source)
         elif isinstance(items, Mapping) or not isinstance(items, Iterable):
@@ -293,7 +325,10 @@ class Runner:
         self, items: Iterable[RunnerInput], total: int | None, progress: Callable[[int], object] | bool | None
     ) -> Generator[Predictions, None, None]:
         bar = progress_bar("Running", total) if progress is True else nullcontext(progress or None)
-        with bar as tell, closing(self._joined(self._pieces(items))) as results:
+        dropping = isinstance(items, Video) and items.drops
+        # With several frames in flight, each result would wait for the next frame.
+        stream = (self(item) for item in items) if dropping else self._joined(self._pieces(items))
+        with bar as tell, closing(stream) as results:
             for predictions in results:
                 yield predictions
                 if tell is not None:
@@ -319,6 +354,12 @@ class Runner:
                     missing -= cut.count
                     fed = fixed_batch(self.inputs) or cut.count
                     yield (cut.count, fed, missing == 0), {**cut.feeds, **self._fixed.arrays(fed)}
+
+
+def _frames_of(places: Iterable[Place]) -> Iterator[Frame]:
+    for place in places:
+        with open_video(place) as video:
+            yield from video
 
 
 def _name(model: Artifact) -> str:

@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
-from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, upright
-from pp_graph.data.images import Array, ArrayImages, FileImages
+from pp_graph.data.image_batches import Array
+from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, match_files, upright
+from pp_graph.data.images import ArrayImages
+from pp_graph.data.resized_images import FileImages, PictureImages
 from pp_graph.errors import DataError
 from pp_graph.model import batch_places, fixed_batch, image_input
+from pp_graph.urls import UrlPath, as_path
+from pp_graph.video import Frame, find_videos
 
 if TYPE_CHECKING:
     from pp_graph.model import ModelInput
 
-RunnerInput = ImageSource | Sequence[str | Path] | Sequence[Array] | Any
-"""An array of one or more images, arrays by input name, a folder, an `.npz`, image files, or anything that NumPy
-converts to an array, such as a PIL image or a torch tensor."""
+RunnerInput = ImageSource | Frame | Sequence[str | Path] | Sequence[Array] | Any
+"""An array of one or more images, arrays by input name, a folder, an `.npz`, image files or a pattern of them, a frame
+of a video, or anything that NumPy converts to an array, such as a PIL image or a torch tensor."""
 
 _IMAGE_RANK = 4
 
@@ -35,19 +39,27 @@ class Source:
         batch_size: Images to read and run at a time.
         frames: True for the caller's own arrays, whose channel order is that of the model. PIL images and images read
             from disk are RGB.
+        span: Index of the first image to run, and index after the last; None for all.
     """
 
     images: Images
     batch_size: int
     frames: bool = False
+    span: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        first, last = self._ends
+        return last - first
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        return (0, len(self.images)) if self.span is None else self.span
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Yield start and stop index of each batch."""
-        for start in range(0, len(self), self.batch_size):
-            yield start, min(start + self.batch_size, len(self))
+        first, last = self._ends
+        for start in range(first, last, self.batch_size):
+            yield start, min(start + self.batch_size, last)
 
     def batches(self) -> Iterator[Source]:
         """Yield each batch as a source, without reading it."""
@@ -95,10 +107,18 @@ def open_source(
     reading = {"max_pixels": max_pixels, "skip_broken": skip_broken, "letterbox": letterbox}
     if isinstance(given, Source):
         return given
+    if isinstance(given, Frame):
+        return Source(PictureImages([given.pixels], [str(given.index)], letterbox=letterbox), 1)
     if isinstance(given, Images):
         return Source(given.for_model(inputs), _size(inputs, batch_size))
     if isinstance(given, str | Path):
-        return _from_path(Path(given), inputs, batch_size, reading)
+        videos = find_videos(given)
+        if videos:
+            raise DataError(
+                f"'{videos[0].name}' is a {'video' if videos[0].kind == 'file' else videos[0].kind}, expected images. "
+                "Give it to stream(...), which takes one frame after the other."
+            )
+        return _from_path(as_path(given), inputs, batch_size, reading)
     if isinstance(given, Mapping):
         return _from_arrays({str(name): np.asarray(array) for name, array in given.items()}, inputs, batch_size)
     if isinstance(given, list | tuple):
@@ -119,6 +139,9 @@ def _size(inputs: Sequence[ModelInput], asked: int | None) -> int:
 
 
 def _from_path(path: Path, inputs: Sequence[ModelInput], batch_size: int | None, reading: dict[str, Any]) -> Source:
+    matches = match_files(str(path))
+    if matches:
+        return _from_files(matches, inputs, batch_size, reading)
     if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir():
         return _from_files([path], inputs, batch_size, reading)
     return Source(open_images(path, **reading).for_model(inputs), _size(inputs, batch_size))
@@ -135,6 +158,11 @@ def _from_files(
             )
         if not path.is_file():
             raise DataError(f"Image '{path}' does not exist, expected an image file. Check the path.")
+    if any(isinstance(path, UrlPath) for path in paths):
+        return Source(
+            FileImages(paths[0].parent, paths, names=[str(path) for path in paths], **reading),
+            _size(inputs, batch_size),
+        )
     files = tuple(Path(os.path.abspath(path)) for path in paths)  # noqa: PTH100 - do not resolve links
     above = Path(os.path.commonpath([file.parent for file in files]))
     return Source(FileImages(above, files, **reading), _size(inputs, batch_size))
@@ -146,7 +174,8 @@ def _from_sequence(
     if not given:
         raise DataError("No images in the list, expected at least one.")
     if all(isinstance(item, str | Path) for item in given):
-        return _from_files([Path(item) for item in given], inputs, batch_size, reading)
+        matches = [file for item in given for file in match_files(str(item)) or (as_path(item),)]
+        return _from_files(matches, inputs, batch_size, reading)
     if any(isinstance(item, str | Path) for item in given):
         raise DataError("Paths and arrays are mixed in a list of images, expected only paths or only arrays.")
     arrays = [_as_array(item) for item in given]

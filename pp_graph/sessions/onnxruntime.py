@@ -9,6 +9,7 @@ from pp_graph.errors import TargetError, first_line
 from pp_graph.model import ModelInput, RawModel
 from pp_graph.model.graphs import all_values
 from pp_graph.sessions.session import Array, Session
+from pp_graph.sessions.threads import thread_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +40,10 @@ class OnnxSession(Session):
         model: The model. External weights are read in place.
         probes: Names of inner values to return in addition to the outputs.
 
+    Attributes:
+        output_shapes: Shape of each output as onnxruntime infers it, None for an open size; `()` if the rank is
+            unknown.
+
     Raises:
         TargetError: onnxruntime cannot load the model.
     """
@@ -48,6 +53,7 @@ class OnnxSession(Session):
 
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = thread_limit() or 0  # 0: onnxruntime decides
         try:
             self._session = ort.InferenceSession(
                 _loadable(model, probes, options), options, providers=["CPUExecutionProvider"]
@@ -67,6 +73,10 @@ class OnnxSession(Session):
             for node in self._session.get_inputs()
         )
         self.outputs = tuple(node.name for node in self._session.get_outputs())
+        self.output_shapes = {
+            node.name: tuple(size if isinstance(size, int) else None for size in node.shape)
+            for node in self._session.get_outputs()
+        }
         self.precision = "f32"
         self.description = f"onnxruntime on CPU, {self.precision}"
         self.island = {}

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from pp_graph.statistics.histogram import ScoreHistogram
 from pp_graph.statistics.provenance import CalibrationRecord, LevelRecord, StatisticsProvenance
 from pp_graph.statistics.statistics import Level, LevelStatistics, Statistics
 
-__all__ = ["CalibrationRecord", "Level", "LevelRecord", "LevelStatistics", "Statistics", "StatisticsProvenance"]
+__all__ = [
+    "CalibrationRecord",
+    "Level",
+    "LevelRecord",
+    "LevelStatistics",
+    "ScoreHistogram",
+    "Statistics",
+    "StatisticsProvenance",
+]

@@ -64,7 +64,7 @@ class ArtifactProvenance(StatisticsFormat):
             raw_sha256=None if fused.raw is None else fused.raw.sha256,
             raw_weights=None if fused.raw is None or fused.raw.weights is None else fused.raw.weights.sample,
         )
-        return msgspec.structs.replace(imported, provenance=provenance)
+        return msgspec.structs.replace(imported, provenance=provenance, histogram=fused.statistics.histogram)
 
 
 def _provenance(file: StatisticsFile) -> str | None:

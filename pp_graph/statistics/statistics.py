@@ -11,6 +11,7 @@ import msgspec
 
 from pp_graph.errors import StatisticsError
 from pp_graph.files import written_together
+from pp_graph.statistics.histogram import ScoreHistogram
 from pp_graph.statistics.provenance import StatisticsProvenance
 from pp_graph.summary import html_of, text_of
 
@@ -84,6 +85,8 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         image: Statistics of scores.
         pixel: Statistics of maps.
         provenance: Origin of the statistics; None if unknown. No decision depends on it.
+        histogram: Image scores of the calibration, which `pp_graph.drift` compares later ones with; None if unknown. No
+            decision depends on it.
 
     Raises:
         StatisticsError: A level is invalid, see `LevelStatistics`, or the schema version is unknown.
@@ -93,6 +96,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     image: LevelStatistics = LevelStatistics()
     pixel: LevelStatistics = LevelStatistics()
     provenance: StatisticsProvenance | None = None
+    histogram: ScoreHistogram | None = None
 
     def __post_init__(self) -> None:
         """Check levels and schema version."""
@@ -194,9 +198,15 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def to_json(self) -> str:
         """Return indented JSON text that ends in a newline."""
         fields = msgspec.structs.asdict(self)
+        del fields["histogram"]
         if self.provenance is None:
             del fields["provenance"]
-        return msgspec.json.format(msgspec.json.encode(fields), indent=1).decode() + "\n"
+        text = msgspec.json.format(msgspec.json.encode(fields), indent=1).decode()
+        if self.histogram is None:
+            return text + "\n"
+        # On one line, which keeps the six numbers in sight.
+        histogram = msgspec.json.encode(self.histogram).decode()
+        return text.removesuffix("\n}") + f',\n "histogram": {histogram}\n}}\n'
 
     def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
         """Write a JSON file atomically.
@@ -226,7 +236,7 @@ def _explain(message: str) -> str:
     where = _field_path(message)
     if unknown := re.search(r"contains unknown field `([^`]*)`", message):
         name = f"{where}.{unknown.group(1)}" if where else unknown.group(1)
-        known = {"": "schema_version, image, pixel, provenance", "image": _FIELDS, "pixel": _FIELDS}
+        known = {"": "schema_version, image, pixel, provenance, histogram", "image": _FIELDS, "pixel": _FIELDS}
         expected = f"expected only {known[where]}" if where in known else "which this version does not know"
         return f"unknown field '{name}', {expected}. Remove or rename it."
     if wrong := re.search(r"Expected `([^`]*)`, got `([^`]*)`", message):

@@ -60,7 +60,7 @@ from pp_graph.steps.min_max import MinMaxNormalize, PerImageMinMax, PlainMinMax,
 from pp_graph.steps.operators.emitter import MINIMUM_OPSET, Emitter
 from pp_graph.steps.oriented_boxes import OrientBoxes, OrientedDistances, SuppressClose
 from pp_graph.steps.overlaps import SuppressOverlaps
-from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, Temperature
+from pp_graph.steps.probabilities import GaussianCDF, PlattScaling, Sigmoid, SquareRoot, Temperature
 from pp_graph.steps.reductions import MaxOverMap, MeanOverMap, TopKMean
 from pp_graph.steps.region_table import RegionPart, RegionTable
 from pp_graph.steps.regions import Hysteresis, RemoveSmallRegions
@@ -111,6 +111,7 @@ STEPS: tuple[type[Step], ...] = (
     CountTokens,
     MeanOfTokens,
     Temperature,
+    SquareRoot,
     PlattScaling,
     GaussianCDF,
     PiecewiseLinear,
@@ -268,6 +269,7 @@ __all__ = [
     "SelectRegions",
     "Sigmoid",
     "Softmax",
+    "SquareRoot",
     "Step",
     "SuppressClose",
     "SuppressOverlaps",

@@ -185,7 +185,7 @@ class AnchorBoxes(PlacedStep):
 class DistanceBoxes(PlacedStep):
     """Decode distances of a box's sides from the centre of a cell, in strides: left, top, right, bottom.
 
-    Source: FCOS (Tian et al., 2019), NanoDet and PicoDet (`distance2bbox`).
+    Source: FCOS (Tian et al., 2019), NanoDet and PicoDet (`distance2bbox`), SCRFD.
 
     Attributes:
         source: Name of the four distances of each chosen candidate, float32, (N,K,4).
@@ -193,15 +193,17 @@ class DistanceBoxes(PlacedStep):
         places: Name of the candidates' indices, int64, (N,K).
         levels: Rows, columns and stride of each level.
         centre: Centre of a cell from its corner, in strides.
+        per_cell: Number of candidates in each cell.
     """
 
     levels: tuple[Level, ...]
     centre: float = 0.5
+    per_cell: int = 1
 
     @property
     def table(self) -> Array:
         """Centre and stride."""
-        cells = grid(self.levels)
+        cells = grid(self.levels, self.per_cell)
         shift = np.float32(self.centre)
         return np.stack([(cells[:, 0] + shift) * cells[:, 2], (cells[:, 1] + shift) * cells[:, 2], cells[:, 2]], 1)
 

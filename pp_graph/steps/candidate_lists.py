@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
 _LIST: Final = Accepts(axes=(*WITH_PARTS, *WITH_CLASSES), known_rank=True)
+_OF_ONE_IMAGE: Final = ("KP", "KC")
+_LEVEL: Final = Accepts(axes=(*WITH_PARTS, *WITH_CLASSES, *_OF_ONE_IMAGE), known_rank=True)
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,26 @@ class JoinCandidates(Step):
     Source: `numpy.concatenate`.
 
     Attributes:
-        source: Name of the first level's candidates, float32, (N,K,P), (N,P,K) or (N,K,C).
-        target: Name of all candidates.
+        source: Name of the first level's candidates, float32, (N,K,P), (N,P,K) or (N,K,C), or of one image (K,P) or
+            (K,C).
+        target: Name of all candidates; they get an axis of images if they have none.
         others: Names of the other levels' candidates, of the same axes and parts.
         axes: Axes of the candidates; None until the step is bound.
+        size: Number of parts or classes of candidates of one image; None until the step is bound.
     """
 
     pointwise: ClassVar[bool] = False
+    settled: ClassVar[frozenset[str]] = frozenset({"axes", "size"})
     source: str
     target: str
     others: tuple[str, ...]
     axes: str | None = None
+    size: int | None = None
 
     @property
     def accepts(self) -> tuple[Accepts, ...]:  # type: ignore[override]
         """Candidates of each level."""
-        return (_LIST,) * len(self.reads)
+        return (_LEVEL,) * len(self.reads)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -64,21 +70,33 @@ class JoinCandidates(Step):
         for value in values[1:]:
             if value.axes != values[0].axes or value.resized(K=None) != values[0].resized(K=None):
                 raise PostProcessorError(f"levels are {values[0]} and {value}, expected the same axes and parts.")
-        return dataclasses.replace(self, axes=values[0].known_axes)
+        axes = values[0].known_axes
+        if axes not in _OF_ONE_IMAGE:
+            return dataclasses.replace(self, axes=axes)
+        if values[0].size(axes[1]) is None:
+            raise PostProcessorError(f"the number of parts of {values[0]} is open, expected a known one.")
+        return dataclasses.replace(self, axes=axes, size=values[0].size(axes[1]))
 
     def output_type(self, *values: ValueType) -> ValueType:
         """float32; all candidates."""
         sizes = [value.size("K") for value in values]
         known = [size for size in sizes if size is not None]
-        return values[0].resized(K=sum(known) if len(known) == len(sizes) else None)
+        joined = values[0].resized(K=sum(known) if len(known) == len(sizes) else None)
+        return (
+            joined
+            if "N" in joined.axes
+            else dataclasses.replace(joined, axes=f"N{joined.axes}", sizes=(1, *joined.sizes))
+        )
 
     def reference(self, *arrays: Array) -> Array:
         """Join arrays."""
-        return np.concatenate(arrays, axis=self._axis)
+        joined = np.concatenate(arrays, axis=self._axis)
+        return joined[None] if self.axes in _OF_ONE_IMAGE else joined
 
     def emit(self, op: Emitter, *values: ir.Value) -> ir.Value:
-        """Write Concat."""
-        return op.concat(values, self._axis)
+        """Write Concat, and Unsqueeze for an axis of images."""
+        joined = op.concat(values, self._axis)
+        return op.unsqueeze(joined, (0,)) if self.axes in _OF_ONE_IMAGE else joined
 
 
 @dataclass(frozen=True)

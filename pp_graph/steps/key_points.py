@@ -67,7 +67,8 @@ class KeyPoints(Step):
     """Arrange the key points of detections, in pixels of the model's input.
 
     Source: Ultralytics' pose head (numbers as they are), MediaPipe's `TensorsToDetectionsCalculator` (offsets from
-    anchors), CenterFace's `decode` (shares of the box, from its upper left corner).
+    anchors), SCRFD and RetinaFace (likewise, in strides or shares of anchors), CenterFace's `decode` (shares of the
+    box, from its upper left corner).
 
     Attributes:
         source: Name of the numbers of each detection, float32, (N,D,J*P) or (N,J*P,D), point by point.
@@ -77,7 +78,7 @@ class KeyPoints(Step):
         y_first: True if y comes before x.
         boxes: Name of the boxes, corners, float32, (N,D,4), if the numbers are shares of their sizes.
         places: Name of the detections' places among all candidates, int64, (N,D), if the numbers are offsets.
-        anchors: x and y from which each candidate's offsets count.
+        anchors: x and y from which each candidate's offsets count, and possibly their unit in pixels.
         axes: Axes of the numbers; None until the step is bound.
         size: Number of detections, and of their numbers; None until the step is bound.
 
@@ -95,7 +96,7 @@ class KeyPoints(Step):
     y_first: bool = False
     boxes: str | None = None
     places: str | None = None
-    anchors: tuple[tuple[float, float], ...] = ()
+    anchors: tuple[tuple[float, ...], ...] = ()
     axes: str | None = None
     size: tuple[int, int] | None = None
 
@@ -144,7 +145,8 @@ class KeyPoints(Step):
                 low = other[:, :, None, :2]
                 points = points * (other[:, :, None, 2:] - low) + low
             elif other is not None:
-                points = points + np.array(self.anchors, np.float32)[other][:, :, None]
+                found = np.array(self.anchors, np.float32)[other][:, :, None]
+                points = points * found[..., 2:] + found[..., :2] if found.shape[-1] == 3 else points + found
         return np.where(kept[:, :, None, None] < 0, np.float32(0), points).astype(np.float32)
 
     def emit(self, op: Emitter, value: ir.Value, kept: ir.Value, other: ir.Value | None = None) -> ir.Value:
@@ -164,7 +166,9 @@ class KeyPoints(Step):
         elif other is not None:
             columns = np.array(self.anchors, np.float32).T
             looked_up = [op.look_up(op.array(np.ascontiguousarray(column), "anchors"), other) for column in columns]
-            anchors = op.concat([op.unsqueeze(each, (2,)) for each in looked_up], 2)
+            anchors = op.concat([op.unsqueeze(each, (2,)) for each in looked_up[:2]], 2)
+            if len(looked_up) == 3:
+                points = op.mul(points, op.unsqueeze(looked_up[2], (2, 3)))
             points = op.add(points, op.unsqueeze(anchors, (2,)))
         none = op.constant(np.float32(0), "none")
         absent = op.unsqueeze(op.less(op.cast(kept, _F32), none), (2, 3))

@@ -31,17 +31,18 @@ class JoinDetections(Step):
     """Join boxes, scores and classes of detections that come as outputs of their own.
 
     Source: torchvision's detectors (without an axis of images, as many detections as were found), TensorFlow's Object
-    Detection API and TensorRT's EfficientNMS (a fixed number, and how many of them are meant).
+    Detection API and TensorRT's EfficientNMS (a fixed number, and how many of them are meant), MMDeploy (scores after
+    corners).
 
     Attributes:
-        source: Name of the boxes, float32, (N,K,4), or (K,4) of one image.
+        source: Name of the boxes, float32, (N,K,4), or (K,4) of one image; without `scores` these come as fifth number.
         target: Name of the detections, float32, (N,K,P): corners, score, class, and then the numbers of `points`.
-        scores: Name of the scores, float32, (N,K) or (K,).
+        scores: Name of the scores, float32, (N,K) or (K,); None if the boxes hold them.
         classes: Name of the classes, numbers, (N,K) or (K,).
         count: Name of the number of detections that are meant, (N,) or (N,1); the scores of others become `NO_SCORE`.
             None if all are.
         points: Name of key points, float32, (K,J,P) of one image; None without.
-        order: Place of each of the four numbers x, y, x, y in a box.
+        order: Place of each of the numbers x, y, x, y and possibly score in a box.
         axes: Axes of the boxes; None until the step is bound.
         size: Number of detections; None until the step is bound, or if it is open.
         numbers: Number of all numbers of the key points; None until the step is bound.
@@ -51,7 +52,7 @@ class JoinDetections(Step):
     settled: ClassVar[frozenset[str]] = frozenset({"axes", "size", "numbers"})
     source: str
     target: str
-    scores: str
+    scores: str | None
     classes: str
     count: str | None = None
     points: str | None = None
@@ -62,10 +63,10 @@ class JoinDetections(Step):
 
     @property
     def accepts(self) -> tuple[Accepts, ...]:  # type: ignore[override]
-        """Boxes, scores, classes, and possibly their number and key points."""
+        """Boxes, possibly scores, classes, and possibly their number and key points."""
         needed = (
             Accepts(axes=("NKP", "KP"), known_rank=True),
-            Accepts(axes=("NK", "K"), known_rank=True),
+            *([Accepts(axes=("NK", "K"), known_rank=True)] if self.scores else []),
             Accepts(dtypes=_NUMBERS, axes=("NK", "K"), known_rank=True),
         )
         counts = Accepts(dtypes=_NUMBERS, axes=("N", "NP"), known_rank=True)
@@ -74,7 +75,7 @@ class JoinDetections(Step):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Boxes, scores, classes, and possibly their number and key points."""
+        """Boxes, possibly scores, classes, and possibly their number and key points."""
         return tuple(filter(None, (self.source, self.scores, self.classes, self.count, self.points)))
 
     def bind(self, *values: ValueType) -> Self:
@@ -85,7 +86,7 @@ class JoinDetections(Step):
         """
         boxes, *others = values
         if boxes.size("P") != len(self.order):
-            raise PostProcessorError(f"{boxes} has no {len(self.order)} numbers of a box, expected four.")
+            raise PostProcessorError(f"boxes are {boxes}, expected {len(self.order)} numbers in each.")
         if any(("N" in other.axes) != ("N" in boxes.axes) for other in others):
             listed = ", ".join(map(str, values))
             raise PostProcessorError(f"values are {listed}, expected an axis of images in all of them or in none.")
@@ -106,38 +107,46 @@ class JoinDetections(Step):
 
     def reference(self, *arrays: Array) -> Array:
         """Join arrays."""
-        boxes, scores, classes, *rest = arrays
-        if boxes.ndim == 2:
-            boxes, scores, classes = boxes[None], scores[None], classes[None]
+        boxes, *rest = arrays if arrays[0].ndim == 3 else [array[None] for array in arrays]
+        boxes = boxes[..., self.order]
+        scores = rest.pop(0) if self.scores else boxes[..., 4]
+        classes = rest.pop(0)
         if self.count:
             counts = rest.pop(0).reshape(-1, 1).astype(np.float32)
             scores = np.where(np.arange(scores.shape[1], dtype=np.float32) < counts, scores, NO_SCORE)
-        columns = [boxes[..., self.order], scores[..., None], classes[..., None].astype(np.float32)]
-        columns += [points.reshape(1, len(points), self.numbers or 0) for points in rest]
+        columns = [boxes[..., :4], scores[..., None], classes[..., None].astype(np.float32)]
+        columns += [points.reshape(1, points.shape[1], self.numbers or 0) for points in rest]
         return np.concatenate(columns, axis=2)
 
     def emit(self, op: Emitter, *values: ir.Value) -> ir.Value:
         """Write Concat, and a comparison with the number of detections."""
-        boxes, scores, classes, *rest = values
+        boxes, *rest = values
+        scores = rest.pop(0) if self.scores else None
+        classes = rest.pop(0)
         classes = classes if op.dtype_of(classes) == _F32 else op.cast(classes, _F32)
         if self.axes == "KP":
-            boxes, scores, classes = (
-                op.node("Reshape", [value, op.constant((1, -1, *parts), "one_image")], {}, _F32, (1, None, *parts))
-                for value, parts in ((boxes, (4,)), (scores, ()), (classes, ()))
-            )
+            boxes, classes = self._one_image(op, boxes, len(self.order)), self._one_image(op, classes)
+            scores = None if scores is None else self._one_image(op, scores)
+        shape = op.shape_of(boxes)
+        if self.order != tuple(range(len(self.order))):
+            boxes = op.gather(boxes, op.constant(self.order, "order"), 2, shape)
+        if scores is None:
+            scores = op.gather(boxes, op.constant(np.int64(4), "score"), 2, None if shape is None else shape[:2])
+            known = None if shape is None else (*shape[:2], 4)
+            boxes = op.gather(boxes, op.constant((0, 1, 2, 3), "corners"), 2, known)
         if self.count:
             counts = rest.pop(0)
             counts = counts if op.dtype_of(counts) == _F32 else op.cast(counts, _F32)
             column = op.node("Reshape", [counts, op.constant((-1, 1), "column")], {}, _F32, (None, 1))
             scores = _only_listed(op, op.below_other(self._index(op, scores), column, scores), scores)
-        if self.order != (0, 1, 2, 3):
-            boxes = op.gather(boxes, op.constant(self.order, "order"), 2, op.shape_of(boxes))
         columns = [boxes, op.unsqueeze(scores, (2,)), op.unsqueeze(classes, (2,))]
         for points in rest:
             assert self.numbers is not None, "bind() sets it"
-            shape = op.constant((1, -1, self.numbers), "numbers")
-            columns.append(op.node("Reshape", [points, shape], {}, _F32, (1, None, self.numbers)))
+            columns.append(self._one_image(op, points, self.numbers))
         return op.concat(columns, 2)
+
+    def _one_image(self, op: Emitter, value: ir.Value, *parts: int) -> ir.Value:
+        return op.node("Reshape", [value, op.constant((1, -1, *parts), "one_image")], {}, _F32, (1, None, *parts))
 
     def _index(self, op: Emitter, scores: ir.Value) -> ir.Value:
         if self.size is not None:

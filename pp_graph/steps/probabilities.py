@@ -78,6 +78,37 @@ def emit_logistic(op: Emitter, negative: ir.Value) -> ir.Value:
     return op.node("Div", [one, plus_one], {}, np.dtype(np.float32), op.shape_of(negative))
 
 
+@dataclass(frozen=True)
+class SquareRoot(MonotoneStep):
+    """The square root, as the geometric mean of two probabilities is the root of their product; 0 for NaN.
+
+    Source: OpenCV's `FaceDetectorYN` (YuNet).
+
+    Attributes:
+        source: Name of the numbers; any shape, float32.
+        target: Name of their roots; same shape, float32. Numbers below 0 count as 0.
+    """
+
+    source: str
+    target: str
+
+    @property
+    def bends(self) -> tuple[float, ...]:
+        """Where it begins to grow."""
+        return (0.0,)
+
+    def reference(self, array: Array) -> Array:
+        """Compute the roots of an array."""
+        x = np.asarray(array, np.float32)
+        return np.sqrt(np.where(x > 0, x, np.float32(0)))
+
+    def emit(self, op: Emitter, value: ir.Value) -> ir.Value:
+        """Write Where and Sqrt."""
+        zero = op.constant(np.float32(0), "zero")
+        positive = op.where(op.less(zero, value), value, zero)
+        return op.node("Sqrt", [positive], {}, np.dtype(np.float32), op.shape_of(value))
+
+
 _SATURATED: Final = 104
 """Magnitude of a logit beyond which its probability is 0 or 1 in float32."""
 

@@ -156,13 +156,17 @@ def _candidate_arrays(values: Array, types: Mapping[str, ValueType], *, exact: b
     draw = np.random.default_rng(0)
     usual = np.concatenate([values[np.abs(values) <= 2], values[-1:]]) if exact else values[np.abs(values) <= 1]
     arrays = {}
+    # Values without an axis of images are those of one.
+    images = _CANDIDATE_IMAGES if all("N" in value.axes for value in types.values()) else 1
     for role, value in types.items():
-        shape = value.example_shape(batch=_CANDIDATE_IMAGES, K=_OPEN_CANDIDATES)
+        shape = value.example_shape(batch=images, K=_OPEN_CANDIDATES)
         array = draw.choice(usual, shape)
-        array[0] = draw.choice(values, shape[1:]) if exact else array[0]
-        array[-1] = draw.random(shape[1:])
+        several = len(array) > 1
+        if several:
+            array[0] = draw.choice(values, shape[1:]) if exact else array[0]
+            array[-1] = draw.random(shape[1:])
         if "P" in value.axes:
-            parts = np.moveaxis(array, value.axes.index("P"), -1)[1:, ..., :4]
+            parts = np.moveaxis(array, value.axes.index("P"), -1)[int(several) :, ..., :4]
             places = draw.integers(0, 64, parts.shape) if exact else draw.uniform(0, 3, parts.shape)
             parts[..., :2] = places[..., :2]
             parts[..., 2:] = places[..., 2:] / (2 if exact else 1)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pp_graph.data.boxes import DETECTION_PARTS
 from pp_graph.errors import TargetError
@@ -14,8 +13,9 @@ from pp_graph.plausibility import PredictionChecks
 from pp_graph.program import DETECTION_OUTPUTS, check_packed, detects
 from pp_graph.steps import ChoosingStep, DecidingStep
 from pp_graph.verification.detections import DetectionComparison
-from pp_graph.verification.parts import BoundaryReport, DecisionReport, ErrorReport, FlipLimit, Flips
+from pp_graph.verification.parts import BoundaryReport, DecisionReport, FlipLimit, Flips
 from pp_graph.verification.report import LARGE_DRIFT, TOLERANCE, VerificationReport
+from pp_graph.verification.totals import ErrorSum, FlipLists, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,103 +63,6 @@ def checked_predictions(provenance: Provenance, outputs: Mapping[str, Array]) ->
     return provenance.unpacked(outputs)
 
 
-@dataclass
-class ErrorSum:
-    """Running totals of an `ErrorReport`."""
-
-    maximum: float = 0.0
-    total: float = 0.0
-    scaled: float = 0.0
-    count: int = 0
-
-    def add_relative(self, found: Array, expected: Array) -> None:
-        """Add a batch; `scaled` is relative to its largest number. Pairs that are not finite count as equal."""
-        both = np.isfinite(found) & np.isfinite(expected)
-        wanted = np.where(both, expected, 0).astype(np.float64)
-        difference = np.abs(np.where(both, found, 0).astype(np.float64) - wanted)
-        self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
-        largest = max(float(np.abs(wanted).max(initial=0.0)), float(np.finfo(np.float32).tiny))
-        self.scaled = max(self.scaled, float(difference.max(initial=0.0)) / largest)
-        self.total += float(difference.sum())
-        self.count += difference.size
-
-    def add(self, found: Array, expected: Array) -> None:
-        """Add a batch."""
-        self.count += found.size
-        if np.array_equal(found, expected):
-            return
-        with np.errstate(invalid="ignore", over="ignore"):
-            difference = np.abs(np.subtract(found, expected, dtype=np.float64))
-            total = float(difference.sum())
-        if not np.isfinite(total):
-            same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-            difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
-            total = float(difference.sum())
-            expected = np.nan_to_num(expected.astype(np.float64), nan=1.0)
-        self.maximum = max(self.maximum, float(difference.max(initial=0.0)))
-        self.total += total
-        with np.errstate(invalid="ignore"):
-            scaled = float((difference / np.maximum(1.0, np.abs(expected))).max(initial=0.0))
-        # NaN comes from inf / inf: one of the two numbers is infinite and the other is not.
-        self.scaled = max(self.scaled, np.inf if np.isnan(scaled) else scaled)
-
-    def report(self, name: str) -> ErrorReport:
-        """Return the totals, under the name of an output."""
-        return ErrorReport(name, self.maximum, self.total / max(self.count, 1), self.scaled, self.count)
-
-
-class FlipLists:
-    """Flipped decisions over batches; see `Flips`."""
-
-    def __init__(self) -> None:
-        self._batches: list[Flips] = []
-
-    def add(
-        self,
-        flipped: Array,
-        values: Mapping[str, Array],
-        step: DecidingStep | ChoosingStep | None,
-        start: int,
-        *,
-        moved: bool = False,
-    ) -> None:
-        """Add the flips of a batch, with the raw values that were compared.
-
-        If later steps have `moved` the choices of a step, each flip of an image gets the smallest of its margins.
-        """
-        if not flipped.any():
-            return
-        flat = flipped.reshape(len(flipped), -1)
-        image, pixel = np.nonzero(flat)
-        raw_value = margin = np.full(len(image), np.nan)
-        if step is not None:
-            decided = values[step.source]
-            if isinstance(step, ChoosingStep):
-                decided, margins = step.margins(decided)
-                if moved:
-                    clearest = np.fmin.reduce(margins.reshape(len(flat), -1), axis=1)
-                    margins = np.broadcast_to(clearest[:, None], flat.shape).reshape(flipped.shape)
-                    decided = np.full(flipped.shape, np.nan)
-            else:
-                margins = _margins(decided, step)
-            if decided.shape == flipped.shape:
-                raw_value = decided.reshape(flat.shape)[image, pixel]
-                margin = margins.reshape(flat.shape)[image, pixel]
-        self._batches.append(Flips(image + start, pixel, raw_value.astype(np.float32), margin))
-
-    def report(self) -> Flips:
-        """Return the flips of all batches."""
-        return Flips.joined(self._batches)
-
-
-def _margins(values: Array, step: DecidingStep) -> npt.NDArray[np.float64]:
-    """Distance of each value from its cutoff, relative to the scale; infinite if nothing is anomalous."""
-    cutoffs = step.cutoffs.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        margins: npt.NDArray[np.float64] = np.abs(values.astype(np.float64) - cutoffs) / step.scale
-    return np.where(np.isnan(cutoffs), np.inf, margins)
-
-
 def _only_cutoff(step: DecidingStep | ChoosingStep | None) -> float | None:
     if not isinstance(step, DecidingStep) or step.cutoffs.size != 1 or np.isnan(step.cutoffs).all():
         return None
@@ -188,7 +91,11 @@ def _of_detections(decision: DecisionReport, detections: DetectionReport) -> Dec
 
 
 class Comparison:
-    """Running totals over batches."""
+    """Running totals over batches.
+
+    Attributes:
+        totals: The totals so far, without what they are totals of.
+    """
 
     def __init__(self, provenance: Provenance, program: Program) -> None:
         self._provenance = provenance
@@ -196,27 +103,25 @@ class Comparison:
         self._steps = program.decisions
         maps = [role for role, value in program.signature.items() if value.per_pixel]
         self._map = maps[0] if maps else None
-        self._errors: dict[str, ErrorSum] = {}
-        self._own_errors: dict[str, ErrorSum] = {}
-        self._distinct: int | None = None
-        self._largest = dict.fromkeys(program.signature.narrow, 0.0)
-        self._checks = PredictionChecks(program.predicted)
+        self.totals = Totals(
+            largest=dict.fromkeys(program.signature.narrow, 0.0),
+            checks=PredictionChecks(program.predicted),
+            detections=DetectionComparison(provenance) if detects(program.predicted) else None,
+            flips=dict.fromkeys(self._steps, 0),
+            total=dict.fromkeys(self._steps, 0),
+            positive=dict.fromkeys(self._steps, 0),
+            postprocessing={name: FlipLists() for name in self._steps},
+            drift={name: FlipLists() for name in self._steps},
+        )
         statistics = provenance.statistics
         self._has_range = statistics is not None and any(
             level.min is not None and level.max is not None for level in (statistics.image, statistics.pixel)
         )
-        self._detections = DetectionComparison(provenance) if detects(program.predicted) else None
-        self._preprocessing: ErrorSum | None = None
-        self._flips = dict.fromkeys(self._steps, 0)
-        self._total = dict.fromkeys(self._steps, 0)
-        self._positive = dict.fromkeys(self._steps, 0)
-        self._postprocessing = {name: FlipLists() for name in self._steps}
-        self._drift = {name: FlipLists() for name in self._steps}
 
     def add_preprocessed(self, found: Array, expected: Array) -> None:
         """Add a batch of frames, preprocessed by the artifact and by the NumPy reference."""
-        self._preprocessing = self._preprocessing or ErrorSum()
-        self._preprocessing.add_relative(found, expected)
+        self.totals.preprocessing = self.totals.preprocessing or ErrorSum()
+        self.totals.preprocessing.add_relative(found, expected)
 
     def add(self, reference: Side, own: Side, shipped: Mapping[str, Array], start: int) -> None:
         """Add a batch.
@@ -233,32 +138,32 @@ class Comparison:
         signature = self._program.signature
         listed = {name for name, value in signature.items() if value.rank_known and "N" not in value.axes}
         raw = {name: own.raw[name][None] if name in listed else own.raw[name] for name in signature}
-        self._checks.add({**shipped, **raw})
+        self.totals.checks.add({**shipped, **raw})
         if self._map is not None:
             # One image of a batch is enough to detect a quantised map; sorting all takes longer than the model.
             count = len(np.unique(own.raw[self._map][:1]))
-            self._distinct = count if self._distinct is None else min(self._distinct, count)
+            self.totals.distinct = count if self.totals.distinct is None else min(self.totals.distinct, count)
         for step in self._program.steps:
             if step.target in self._provenance.intermediates:
                 # Compare the artifact's intermediate with the NumPy reference on the artifact's own inputs.
                 computed = step.reference(*(own.values[name] for name in step.reads))
-                self._own_errors.setdefault(step.target, ErrorSum()).add_relative(own.raw[step.target], computed)
-        for role in self._largest:
+                self.totals.own_errors.setdefault(step.target, ErrorSum()).add_relative(own.raw[step.target], computed)
+        for role in self.totals.largest:
             finite = own.raw[role][np.isfinite(own.raw[role])]
-            self._largest[role] = max(self._largest[role], float(np.abs(finite).max(initial=0.0)))
+            self.totals.largest[role] = max(self.totals.largest[role], float(np.abs(finite).max(initial=0.0)))
         for role, values in reference.raw.items():
             # A list of one image is as long as what was found, so that places of two lists do not correspond.
             if role in listed:
                 continue
-            self._errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
+            self.totals.errors.setdefault(role, ErrorSum()).add(own.raw[role], values)
         for name, values in reference.passed_through.items():
             # Outputs named like a role were compared above, and unpacked predictions are not raw outputs.
             kept = name in shipped and name not in reference.raw and name not in reference.predictions
             if kept and isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and not listed:
-                self._errors.setdefault(name, ErrorSum()).add(shipped[name], values)
+                self.totals.errors.setdefault(name, ErrorSum()).add(shipped[name], values)
         self._add_predictions(reference, own, shipped, start)
-        if self._detections is not None:
-            self._detections.add(reference.predictions, own.predictions, shipped, start)
+        if self.totals.detections is not None:
+            self.totals.detections.add(reference.predictions, own.predictions, shipped, start)
 
     def _add_predictions(self, reference: Side, own: Side, shipped: Mapping[str, Array], start: int) -> None:
         for name, expected in reference.predictions.items():
@@ -266,23 +171,23 @@ class Comparison:
             check_form(name, shipped, expected)
             found = shipped[name]
             # A detection that is lost moves all that follow, so lists are not compared place by place.
-            listed = self._detections is not None and name in (*DETECTION_OUTPUTS, *DETECTION_PARTS)
+            listed = self.totals.detections is not None and name in (*DETECTION_OUTPUTS, *DETECTION_PARTS)
             if name not in self._steps:
                 if not listed:
-                    self._errors.setdefault(name, ErrorSum()).add(found, expected)
-                self._own_errors.setdefault(name, ErrorSum()).add(found, on_own)
+                    self.totals.errors.setdefault(name, ErrorSum()).add(found, expected)
+                self.totals.own_errors.setdefault(name, ErrorSum()).add(found, on_own)
                 continue
             decider = self._steps[name]
             if listed:
-                self._postprocessing[name].add(found != on_own, own.values, None, start)
+                self.totals.postprocessing[name].add(found != on_own, own.values, None, start)
                 continue
-            self._total[name] += expected.size
+            self.totals.total[name] += expected.size
             if self._program.types[name].dtype not in ("int32", "int64"):
-                self._positive[name] += int(np.count_nonzero(expected))
-            self._flips[name] += int((found != expected).sum())
+                self.totals.positive[name] += int(np.count_nonzero(expected))
+            self.totals.flips[name] += int((found != expected).sum())
             moved = isinstance(decider, ChoosingStep) and decider.target != name
-            self._postprocessing[name].add(found != on_own, own.values, decider, start, moved=moved)
-            self._drift[name].add(on_own != expected, reference.values, decider, start, moved=moved)
+            self.totals.postprocessing[name].add(found != on_own, own.values, decider, start, moved=moved)
+            self.totals.drift[name].add(on_own != expected, reference.values, decider, start, moved=moved)
 
     def report(
         self,
@@ -299,20 +204,20 @@ class Comparison:
         notes: tuple[str, ...],
     ) -> VerificationReport:
         """Return the totals as a report."""
-        detections = None if self._detections is None else self._detections.report()
+        detections = None if self.totals.detections is None else self.totals.detections.report()
         decisions = tuple(
             DecisionReport(
                 name=name,
                 per_pixel=self._program.types[name].per_pixel,
-                total=self._total[name],
-                positive=self._positive[name],
+                total=self.totals.total[name],
+                positive=self.totals.positive[name],
                 compare=step.target if isinstance(step, DecidingStep) else None,
                 cutoff=_only_cutoff(step),
                 scale=step.scale if isinstance(step, DecidingStep) else 1.0,
                 classes=isinstance(step, ChoosingStep),
-                flips=self._flips[name],
-                postprocessing=self._postprocessing[name].report(),
-                drift=self._drift[name].report(),
+                flips=self.totals.flips[name],
+                postprocessing=self.totals.postprocessing[name].report(),
+                drift=self.totals.drift[name].report(),
             )
             for name, step in self._steps.items()
         )
@@ -326,17 +231,17 @@ class Comparison:
             reference=reference,
             images=len(names),
             image_names=names,
-            errors=tuple(error.report(name) for name, error in self._errors.items()),
-            postprocessing_errors=tuple(error.report(name) for name, error in self._own_errors.items()),
+            errors=tuple(error.report(name) for name, error in self.totals.errors.items()),
+            postprocessing_errors=tuple(error.report(name) for name, error in self.totals.own_errors.items()),
             decisions=decisions,
             island=island,
-            distinct_map_values=self._distinct,
-            preprocessing_error=None if self._preprocessing is None else self._preprocessing.scaled,
+            distinct_map_values=self.totals.distinct,
+            preprocessing_error=None if self.totals.preprocessing is None else self.totals.preprocessing.scaled,
             raw_matches=raw_matches,
             max_label_flips=max_label_flips,
             max_pixel_flips=max_pixel_flips,
             tolerance=self._tolerance(),
-            warnings=(*warnings, *self._checks.warnings(), *self._large_drift()),
+            warnings=(*warnings, *self.totals.checks.warnings(), *self._large_drift()),
             notes=notes,
             detections=detections,
         )
@@ -354,13 +259,13 @@ class Comparison:
         for role, kind in self._program.signature.narrow.items():
             half_unit = 2.0**-9 if kind == "bfloat16" else 2.0**-11
             scales = [step.scale for step in self._deciding if step.source == role]
-            found = max(found, TOLERANCE + half_unit * self._largest[role] / min(scales, default=1.0))
+            found = max(found, TOLERANCE + half_unit * self.totals.largest[role] / min(scales, default=1.0))
         return found
 
     def _large_drift(self) -> list[str]:
         """Describe raw values that drift by more than a hundredth of the calibrated range."""
         found = []
-        for name, error in self._errors.items():
+        for name, error in self.totals.errors.items():
             steps = [step for step in self._deciding if step.source == name]
             if steps and self._has_range and error.maximum > LARGE_DRIFT * steps[0].scale:
                 share = 100 * error.maximum / steps[0].scale

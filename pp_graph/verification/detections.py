@@ -170,6 +170,12 @@ class DetectionComparison:
             self._postprocessing.add(start + place, sides[1], sides[2])
             self._truncated += any(side.truncated for side in sides)
 
+    def merge(self, other: DetectionComparison) -> None:
+        """Add the totals of the images that follow."""
+        self._postprocessing.merge(other._postprocessing)
+        self._drift.merge(other._drift)
+        self._truncated += other._truncated
+
     def report(self) -> DetectionReport:
         """Return the totals."""
         return DetectionReport(self._postprocessing.report(), self._drift.report(), self._truncated, self._class_names)
@@ -224,6 +230,18 @@ class DetectionTotals:
             ("class", expected, differing),
         ):
             self._changes += [self._change(image, kind, side, place) for place in places]  # type: ignore[arg-type]
+
+    def merge(self, other: DetectionTotals) -> None:
+        """Add the detections of the images that follow."""
+        self._expected += other._expected
+        self._found += other._found
+        self._changes += other._changes
+        self._box_errors += other._box_errors
+        self._score_error = max(self._score_error, other._score_error)
+        points = [error for error in (self._point_error, other._point_error) if error is not None]
+        self._point_error = max(points, default=None)
+        self._mask_pixels += other._mask_pixels
+        self._mask_flips += other._mask_flips
 
     def _change(self, image: int, kind: Kind, side: Detections, place: int) -> DetectionChange:
         index, score = int(side.classes[place]), float(side.scores[place])

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pp_graph.data import ImageSource, choose_batch_size, feed_model, open_images, read_ahead
-from pp_graph.errors import DataError, ModelError, TargetError
+from pp_graph.data import ImageSource, open_images
+from pp_graph.errors import ModelError
 from pp_graph.fusion import Provenance
-from pp_graph.model import ModelInput, RawModel, Shape, batch_places, format_shape
-from pp_graph.model.batch import output_axes
-from pp_graph.model.shapes import declared_shape
+from pp_graph.model import RawModel
 from pp_graph.model.weights import weights_record
 from pp_graph.opening import open_artifact
-from pp_graph.openvino import OpenVINOModel, OpenVINOSession
 from pp_graph.openvino.devices import OWN, chosen_precision
-from pp_graph.openvino.preprocessing import extract_preprocessing
 from pp_graph.plausibility import describe_warnings, range_warnings
-from pp_graph.preprocessing import Preprocessing, feed_by_hand
-from pp_graph.preprocessing.placement import FRAME, in_frame
-from pp_graph.program import Predictions, region_map_size
 from pp_graph.progress import expect, shows_progress
-from pp_graph.raw_values import open_raw_values
-from pp_graph.sessions import OnnxSession, Session, run_in_batches
 from pp_graph.verification.boundary import run_boundary
-from pp_graph.verification.comparison import Comparison, ErrorSum, Side, check_form, checked_predictions
+from pp_graph.verification.comparison import Comparison, check_form
+from pp_graph.verification.on_workers import VerificationWork, verify_on_workers
 from pp_graph.verification.parts import BoundaryReport, FlipLimit
 from pp_graph.verification.report import MAX_LABEL_FLIPS, MAX_PIXEL_FLIPS, VerificationReport
+from pp_graph.verification.running import VerificationRun
+from pp_graph.verification.totals import ErrorSum
+from pp_graph.workers.models import SentModel
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from distributed import Client
 
     from pp_graph.fusion import Artifact
-    from pp_graph.program import Program
-    from pp_graph.steps import Array
 
 Progress = Callable[[int], None]
 """Called with the number of images just done."""
@@ -57,6 +48,7 @@ def verify(
     batch_size: int | None = None,
     cache_dir: str | Path | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
+    client: Client | None = None,
     progress: Progress | bool | None = None,
 ) -> VerificationReport:
     """Compare an artifact's decisions with those of the raw model and its statistics in float32.
@@ -79,6 +71,8 @@ def verify(
         cache_dir: Folder to read the compiled IR from, or to keep it in, so that what a cache returns is verified.
         fixed_inputs: Values for inputs that are not images and not in the data, such as `{"sr": 16000}`; see
             `pp_graph.data.fix_inputs`.
+        client: A `distributed.Client`, to share the images among the workers of a Dask cluster. The report is the same,
+            bit for bit. None runs in this process.
         progress: Called after each batch; True shows a progress bar.
 
     Returns:
@@ -92,10 +86,12 @@ def verify(
         DataError: The images do not fit.
         TargetError: A runtime cannot load or run a model; `DeviceError` where the device is absent.
         OutputFileError: The cache's folder cannot be written.
+        ClusterError: The cluster cannot share the work.
     """
     label_limit = FlipLimit.parse(max_label_flips, "max_label_flips")
     pixel_limit = FlipLimit.parse(max_pixel_flips, "max_pixel_flips")
     opened = RawModel.open(raw)
+    given = artifact
     if isinstance(artifact, str | Path):
         artifact = open_artifact(artifact)
     provenance = artifact.provenance
@@ -103,69 +99,36 @@ def verify(
         inference_precision = chosen_precision(provenance, device) or "f32"
     _check_raw(opened, provenance, other_raw=other_raw)
     opened_images = open_images(images)
-    reference = _Reference(opened, artifact)
-    # The artifact runs twice, as it ships and with its raw values exposed, as exposing them might hide a flip.
-    session = _shipped_session(artifact, device, inference_precision, cache_dir)
-    raw_values = (
-        open_raw_values(artifact, device=device, inference_precision=inference_precision)
-        if isinstance(artifact, OpenVINOModel)
-        else open_raw_values(artifact)
-    )
-    preprocessing = _preprocessing_session(artifact, device, inference_precision)
+    run = VerificationRun(opened, artifact, device, inference_precision, cache_dir, fixed_inputs)
     boundary = _verify_boundary(artifact, device, inference_precision)
     comparison = Comparison(provenance, artifact.program)
-    wanted = _joint_inputs(reference.session, session, provenance.preprocessing)
-    source = feed_model(opened_images, wanted, fixed_inputs)
-    size = choose_batch_size(wanted, 1 if provenance.signature.of_one_image else batch_size)
+    source = run.fed(opened_images)
+    size = run.batch_size(batch_size)
     expect(progress, len(opened_images))
-    frame_range = (np.inf, -np.inf)
-    for start, stop, feeds in read_ahead(source, wanted, size):
-        if provenance.preprocessing is not None:
-            frames = feeds[provenance.preprocessing.input or ""]
-            frame_range = (min(frame_range[0], float(frames.min())), max(frame_range[1], float(frames.max())))
-        shipped = checked_predictions(provenance, run_in_batches(session, feeds, reference.output_axes))
-        expected, own = (
-            _in_frame(each, artifact.program, provenance.preprocessing, feeds)
-            for each in (reference.run(feeds), reference.side(raw_values.run(feeds)))
+    tell = progress if callable(progress) else None
+    if client is None:
+        for start, stop in run.compare(comparison, opened_images, 0, size):
+            if tell is not None:
+                tell(stop - start)
+    else:
+        work = VerificationWork(
+            SentModel.of(raw), SentModel.of(given), device, inference_precision, cache_dir, fixed_inputs, size
         )
-        comparison.add(expected, own, shipped, start)
-        if preprocessing is not None:
-            name = preprocessing.inputs[0].name
-            (preprocessed,) = run_in_batches(preprocessing, {name: feeds[name]}).values()
-            comparison.add_preprocessed(preprocessed, feed_by_hand(feeds, provenance.preprocessing)[name])
-        if callable(progress):
-            progress(stop - start)
+        comparison.totals.merge(verify_on_workers(client, work, opened_images, tell))
+        if opened_images.seen is not None:
+            opened_images.seen.merge(comparison.totals.seen)
     return comparison.report(
         boundary=boundary,
-        artifact=session.description,
-        reference=f"{reference.session.description} and the NumPy reference",
+        artifact=run.session.description,
+        reference=f"{run.reference.session.description} and the NumPy reference",
         names=source.names,
-        island=session.island,
+        island=run.session.island,
         raw_matches=opened.sha256 == provenance.raw.sha256 and _has_weights(opened, provenance),
         max_label_flips=label_limit,
         max_pixel_flips=pixel_limit,
-        warnings=(*describe_warnings(provenance), *range_warnings(provenance.preprocessing, *frame_range)),
+        warnings=(*describe_warnings(provenance), *range_warnings(provenance.preprocessing, *comparison.totals.frames)),
         notes=source.notes,
     )
-
-
-def _in_frame(side: Side, program: Program, preprocessing: Preprocessing | None, feeds: Mapping[str, Array]) -> Side:
-    """Return a side with the coordinates that the artifact returns."""
-    if preprocessing is None or preprocessing.box_coordinates != FRAME:
-        return side
-    size = region_map_size(program, {name: array.shape for name, array in side.raw.items()})
-    return replace(side, predictions=Predictions(in_frame(side.predictions, preprocessing, feeds, size)))
-
-
-def _shipped_session(artifact: Artifact, device: str, precision: str | None, cache_dir: str | Path | None) -> Session:
-    if isinstance(artifact, OpenVINOModel):
-        return artifact.session(device, precision=precision, cache_dir=cache_dir)
-    if cache_dir is not None:
-        raise TargetError(
-            f"A cache is given for the fused model '{artifact.file or '(in memory)'}', expected an IR: a fused .onnx "
-            "is verified in onnxruntime, which keeps no compiled models. Leave out --cache-dir (cache_dir=...)."
-        )
-    return artifact.session(device, precision=precision)
 
 
 def _check_raw(raw: RawModel, provenance: Provenance, *, other_raw: bool) -> None:
@@ -212,102 +175,3 @@ def _verify_boundary(artifact: Artifact, device: str, precision: str | None) -> 
             # Runtimes differ in sums over NaN or infinite neighbours, so such steps are compared on images only.
             errors.add(found[name], wanted)
     return BoundaryReport(len(next(iter(raw.values()))), flips, errors.scaled)
-
-
-def _preprocessing_session(artifact: Artifact, device: str, precision: str | None) -> OpenVINOSession | None:
-    provenance = artifact.provenance
-    if provenance.preprocessing is None or not isinstance(artifact, OpenVINOModel):
-        return None
-    return OpenVINOSession(
-        extract_preprocessing(artifact.network, provenance),
-        device=device,
-        precision=precision,
-        preprocessing=provenance.preprocessing,
-    )
-
-
-class _Reference:
-    """The raw model in float32 and the post-processor in NumPy, with the artifact's preprocessing in NumPy."""
-
-    def __init__(self, raw: RawModel, artifact: Artifact) -> None:
-        provenance = artifact.provenance
-        self._preprocessing = provenance.preprocessing
-        self._program = artifact.program
-        self._outputs = {role: record.name for role, record in provenance.raw.read.items()}
-        present = {output.name for output in raw.model.graph.outputs}
-        # Post-processing may read values inside the raw model.
-        inner = [name for name in self._outputs.values() if name not in provenance.raw.outputs]
-        self.session = OnnxSession(raw, probes=inner)
-        for name in self._outputs.values():
-            if name not in present and name not in inner:
-                raise ModelError(
-                    f"The raw model has no output '{name}', which the artifact was made from; it has "
-                    f"{', '.join(repr(output) for output in present)}. Give the raw model that was fused."
-                )
-        declared = {output.name or "": declared_shape(output) for output in raw.model.graph.outputs}
-        axes = output_axes(raw.inputs, declared, named_only=True)
-        fused_names = {old: new for new, old in provenance.raw.renamed.items()}
-        self._passed_through = {fused_names.get(name, name): name for name in provenance.raw.outputs if name in present}
-        # The inputs of intermediates are compared too.
-        behind = [step for step in self._program.steps if step.target in provenance.intermediates]
-        self._wanted = {output.name for output in self._program.predicted} | set(provenance.intermediates)
-        self._wanted |= {name for step in behind for name in step.reads}
-        self.output_axes = {kept: axes[name] for kept, name in self._passed_through.items() if name in axes}
-
-    def run(self, feeds: Mapping[str, Array]) -> Side:
-        """Run the raw model and the NumPy reference."""
-        outputs = run_in_batches(self.session, feed_by_hand(feeds, self._preprocessing))
-        types = self._program.signature
-        raw = {role: outputs[name].astype(types[role].dtype) for role, name in self._outputs.items()}
-        side = self.side(raw)
-        side.raw.update({name: side.values[name] for name in self._program.intermediates})
-        side.passed_through.update({kept: outputs[name] for kept, name in self._passed_through.items()})
-        return side
-
-    def side(self, raw: dict[str, Array]) -> Side:
-        """Run the NumPy reference on raw values and known intermediates."""
-        types = self._program.types
-        typed = {name: array.astype(types[name].dtype, copy=False) for name, array in raw.items()}
-        values = self._program.compute(typed, self._wanted)
-        return Side(raw, values, self._program.predictions(values), {})
-
-
-def _joint_inputs(raw: Session, artifact: Session, preprocessing: Preprocessing | None) -> tuple[ModelInput, ...]:
-    """Return the raw model's inputs with the sizes that the artifact fixes, and frames if it preprocesses.
-
-    The batch stays that of the raw model; `run_in_batches` splits it if the artifact fixes another.
-    """
-    theirs = {model_input.name: model_input for model_input in artifact.inputs}
-    places = batch_places(raw.inputs)
-    joint = []
-    for model_input in raw.inputs:
-        if model_input.name not in theirs:
-            raise ModelError(
-                f"Raw model has an input '{model_input.name}', the artifact has {', '.join(map(repr, theirs))}. "
-                "Give the raw model that was fused."
-            )
-        batch = places[model_input.name].axes if model_input.name in places else ()
-        if preprocessing is not None and preprocessing.input == model_input.name:
-            _joint_shape(model_input.shape, preprocessing.model_shape, batch, model_input.name)
-            frames = theirs[model_input.name]
-            joint.append(replace(frames, shape=((model_input.shape or (None,))[0], *(frames.shape or ())[1:])))
-            continue
-        shape = _joint_shape(model_input.shape, theirs[model_input.name].shape, batch, model_input.name)
-        joint.append(ModelInput(model_input.name, model_input.dtype, shape))
-    return tuple(joint)
-
-
-def _joint_shape(raw: Shape | None, artifact: Shape | None, batch: Sequence[int], name: str) -> Shape | None:
-    if raw is None or artifact is None or len(raw) != len(artifact):
-        return raw if artifact is None else artifact
-    joint = list(raw)
-    for axis, (ours, theirs) in enumerate(zip(raw, artifact, strict=True)):
-        if axis in batch or not isinstance(theirs, int):
-            continue
-        if isinstance(ours, int) and ours != theirs:
-            raise DataError(
-                f"Input '{name}' is {format_shape(raw)} in the raw model and {format_shape(artifact)} in the artifact, "
-                "expected images of one size for both. Convert without --input-shape, or with the raw model's."
-            )
-        joint[axis] = theirs
-    return tuple(joint)

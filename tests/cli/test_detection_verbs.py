@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 import pp_graph as pp
 from pp_graph.cli import run
 from tests.detectors import CELLS, SIZE, detector, scene
+from tests.listed_detectors import listed_detector, pictures, plain
 from tests.models import run as run_onnx
 
 OPTIONS = ["--task", "detection", "--labels", "names.txt", "--confidence", "0.3", "--max-detections", "20"]
@@ -83,3 +85,45 @@ def test_errors_say_what_would_do(
     assert run(["fuse", "raw.onnx", *arguments, "-o", "fused.onnx"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("fused.onnx").exists()
+
+
+def test_an_input_that_scales_the_boxes_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = listed_detector("rtdetr-deploy")
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("orig_target_sizes", onnx.TensorProto.INT64, [1, 2]))
+    node = next(node for node in proto.graph.node if node.output[0] == "boxes")
+    node.output[0] = "unscaled"
+    # Boxes in pixels of 64x64, brought to the size that is given.
+    proto.graph.node.extend(
+        [
+            onnx.helper.make_node("Cast", ["orig_target_sizes"], ["sizes_as_floats"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Tile", ["sizes_as_floats", "once_twice"], ["corners"]),
+            onnx.helper.make_node("Unsqueeze", ["corners", "second"], ["factors"]),
+            onnx.helper.make_node("Mul", ["unscaled", "factors"], ["large"]),
+            onnx.helper.make_node("Div", ["large", "of_image"], ["boxes"]),
+        ]
+    )
+    constants = {"once_twice": np.array([1, 2]), "second": np.array([1]), "of_image": np.array(64, np.float32)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    onnx.save(proto, tmp_path / "raw.onnx")
+    raw, model = str(tmp_path / "raw.onnx"), str(tmp_path / "model.xml")
+    assert run(["convert", raw, "--task", "detection", "--confidence", "0.3", "-o", model]) == 0
+    option = "orig_target_sizes=64,64"
+    assert f"Give it their width and height: --input {option}." in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "images").mkdir()
+    for place, each in enumerate(pictures()):
+        pixels = (each.transpose(1, 2, 0) * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{place}.png")
+    data = ["--data", str(tmp_path / "images")]
+    assert run(["verify", raw, model, *data]) == 2
+    assert "nothing feeds 'orig_target_sizes'" in capsys.readouterr().err
+    assert run(["verify", raw, model, *data, "--input", option]) == 0
+    assert run(["run", model, str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--input", option]) == 0
+    rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
+    columns = rows[0].split(",")
+    found = [dict(zip(columns, row.split(","), strict=True)) for row in rows[1:]]
+    corners = [[float(row[name]) for name in ("x1", "y1", "x2", "y2")] for row in found if row["image"] == "2.png"]
+    seen = (pictures()[2:] * 255).astype(np.uint8).astype(np.float32) / 255
+    expected = plain("rtdetr-deploy", run_onnx(listed_detector("rtdetr-deploy"), {"image": seen}), 0.3, 300)
+    count = expected["count"][0]
+    assert len(corners) == count > 3
+    assert np.allclose(corners, np.clip(expected["boxes"][0, :count], 0, 64), atol=1e-2)

@@ -418,7 +418,9 @@ def test_nodes_form_one_block() -> None:
         ("{}", "schema version 0, expected at most 4"),
         ("nonsense", "is not pp_graph's provenance"),
         ('{"schema_version": 99}', "schema version 99, expected at most 4. Upgrade pp_graph"),
+        ('{"schema_version": 4, "raw": ' + '{"a":' * 9000, "is not pp_graph's provenance: maximum recursion depth"),
     ],
+    ids=lambda text: text[:30],
 )
 def test_broken_provenance(metadata: str, message: str) -> None:
     model = conv_model()

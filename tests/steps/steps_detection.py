@@ -241,6 +241,11 @@ def count_places(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, A
 def join(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
     axes = data.draw(st.sampled_from(["NKP", "NPK", "NKC", "NCK"]))
     counts = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+    if data.draw(st.booleans()):
+        axes = data.draw(st.sampled_from(["KP", "KC"]))
+        listed = tuple(rng.normal(0, 1, (count, 4)).astype(F32) for count in counts)
+        others = tuple(f"x{place}" for place in range(1, len(counts)))
+        return bound(JoinCandidates("x", "y", others), [axes] * len(counts), listed), listed
     arrays = tuple(rng.normal(0, 1, _shaped(axes, K=count, P=4, C=3)).astype(F32) for count in counts)
     others = tuple(f"x{place}" for place in range(1, len(counts)))
     return bound(JoinCandidates("x", "y", others), [axes] * len(counts), arrays), arrays
@@ -256,6 +261,9 @@ def join_detections(data: st.DataObject, rng: np.random.Generator) -> tuple[Step
     count = data.draw(st.sampled_from([0, 7]))
     if data.draw(st.booleans()):
         arrays: Arrays = boxes(rng, 7), scores(rng, (3, 7)), rng.integers(0, 9, (3, 7))
+        if data.draw(st.booleans()):
+            arrays = np.concatenate([arrays[0], arrays[1][..., None]], 2), arrays[2]
+            return bound(JoinDetections("x", "y", None, "c", order=(0, 1, 2, 3, 4)), ["NKP", "NK"], arrays), arrays
         counts = rng.integers(0, 9, 3).astype(F32)
         return bound(JoinDetections("x", "y", "s", "c", "n", None, (1, 0, 3, 2)), ["NKP", "NK", "NK", "N"],
                      (*arrays, counts)), (*arrays, counts)  # fmt: skip
@@ -292,7 +300,8 @@ def anchor_boxes(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, A
 
 
 def distance_boxes(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
-    return _placed(DistanceBoxes("x", "y", "p", LEVELS, data.draw(st.sampled_from([0.0, 0.5]))), rng)
+    centre, per_cell = data.draw(st.sampled_from([0.0, 0.5])), data.draw(st.sampled_from([1, 2]))
+    return _placed(DistanceBoxes("x", "y", "p", LEVELS, centre, per_cell), rng)
 
 
 def expected_distances(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arrays]:
@@ -350,7 +359,8 @@ def key_points(data: st.DataObject, rng: np.random.Generator) -> tuple[Step, Arr
     if kind == "boxes":
         arrays = (*arrays, rng.normal(0, 30, (3, 6, 4)).astype(F32))
         return bound(KeyPoints("x", "y", "k", y_first=y_first, boxes="b"), [axes, "NK", "NKP"], arrays), arrays
-    anchors = tuple((float(x), float(y)) for x, y in rng.normal(0, 30, (30, 2)))
+    # x, y, and possibly a unit.
+    anchors = tuple(map(tuple, rng.normal(0, 30, (30, data.draw(st.sampled_from([2, 3])))).tolist()))
     arrays = (*arrays, rng.integers(0, 30, (3, 6)))
     step = KeyPoints("x", "y", "k", y_first=y_first, places="p", anchors=anchors)
     return bound(step, [axes, "NK", "NK"], arrays), arrays

@@ -28,6 +28,7 @@ from pp_graph.steps import (
     PlattScaling,
     QuantileMap,
     Sigmoid,
+    SquareRoot,
     Step,
     Temperature,
     ZScore,
@@ -72,6 +73,8 @@ def test_bounds_and_nan(step: MonotoneStep) -> None:
     y = step.reference(np.array([-np.inf, np.nan, np.inf], F32))
     if isinstance(step, ZScore | Temperature):
         assert np.array_equal(y, [-np.inf, np.nan, np.inf], equal_nan=True)
+    elif isinstance(step, SquareRoot):
+        assert np.array_equal(y, [0, 0, np.inf])
     else:
         low, high = (F32(bound) for bound in step.bounds)
         assert y.tolist() == [low, high if step.on_nan == "anomalous" else low, high]

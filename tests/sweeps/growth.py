@@ -111,14 +111,19 @@ def nesting(count: int) -> tuple[onnx.ModelProto, pp.PostProcessor]:
 
 
 def steps(count: int) -> tuple[onnx.ModelProto, pp.PostProcessor]:
-    """Steps in a row, with a comparison of each result."""
+    """Steps in a row, and a decision about the last. Its cutoff is found through all of them."""
     names = ["raw_map", *(f"t{place}" for place in range(count))]
     rows: list[Any] = [Temperature(one, other, temperature=1.01) for one, other in itertools.pairwise(names)]
-    rows += [Compare(name, f"d_{name}", level=0.5) for name in names[1:]]
-    post = pp.RecipePostProcessor(
-        recipe=tuple(rows), declared_outputs=tuple(pp.Output(f"d_{name}") for name in names[1:])
-    )
-    return operators(1)[0], post
+    rows.append(Compare(names[-1], "above", level=0.5))
+    return operators(1)[0], pp.RecipePostProcessor(recipe=tuple(rows), declared_outputs=(pp.Output("above"),))
+
+
+def decisions(count: int) -> tuple[onnx.ModelProto, pp.PostProcessor]:
+    """Decisions about one value."""
+    rows: list[Any] = [Temperature("raw_map", "t", temperature=1.01)]
+    names = [f"d{place}" for place in range(count)]
+    rows += [Compare("t", name, level=0.5) for name in names]
+    return operators(1)[0], pp.RecipePostProcessor(recipe=tuple(rows), declared_outputs=tuple(map(pp.Output, names)))
 
 
 def classes(count: int) -> tuple[onnx.ModelProto, pp.PostProcessor]:
@@ -144,13 +149,14 @@ def levels(count: int) -> tuple[onnx.ModelProto, pp.PostProcessor]:
 
 DIRECTIONS: Final[dict[str, tuple[Callable[[int], tuple[onnx.ModelProto, pp.PostProcessor]], int]]] = {
     "operators": (operators, 1500),
-    "branches": (branches, 300),
+    "branches": (branches, 150),
     "doublings": (doublings, 100),
     "sizes": (sizes, 800),
     "outputs": (outputs, 400),
     "inputs": (inputs, 400),
-    "nesting": (nesting, 7),
-    "steps": (steps, 25),
+    "nesting": (nesting, 4),
+    "steps": (steps, 50),
+    "decisions": (decisions, 50),
     "classes": (classes, 2000),
     "levels": (levels, 2000),
 }
@@ -174,7 +180,7 @@ def measure(direction: str, verb: str, *, size: int | None = None, repeats: int 
     """Measure one verb at n, 2n and 4n.
 
     Returns:
-        `sizes`, `seconds` of processor time (the least of some runs) and `bytes` at the peak.
+        `sizes`, `seconds` of processor time (the least of some runs), and `bytes` at the peak for n and 4n.
     """
     build, least = DIRECTIONS[direction]
     sizes = [(size or least) * factor for factor in (1, 2, 4)]
@@ -194,10 +200,11 @@ def measure(direction: str, verb: str, *, size: int | None = None, repeats: int 
                 run()
                 times.append(time.process_time() - start)
             seconds.append(min(times))
-            tracemalloc.start()
-            run()
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
+            if count in (sizes[0], sizes[-1]):  # tracing takes several times as long as the run
+                tracemalloc.start()
+                run()
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
     return {"direction": direction, "verb": verb, "sizes": sizes, "seconds": seconds, "bytes": peaks}
 
 

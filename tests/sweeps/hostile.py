@@ -34,14 +34,19 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
         "inspect {}", "strip {} -o out.onnx", "retune {} --stats stats.json -o out.onnx", "convert {} -o out.xml",
         "retune {} --image-sensitivity 0", "verify raw.onnx {} --data images", "run {} images -o out",
         "stats show {}", "fuse {} --replace --stats stats.json -o out.onnx", "calibrate {} --data images -o out.json",
-        "explore {} --data images -o out.html",
+        "explore {} --data images -o out.html", "package {} --for triton --images images -o out",
+        "drift {} --scores scores.csv",
     ),
     "ir": (
         "inspect {}", "retune {} --stats stats.json -o out.xml", "verify raw.onnx {} --data images",
         "run {} images -o out", "stats show {}", "retune {} --image-sensitivity 0.7",
         "retune {} --image-sensitivity 0", "explore {} --data images -o out.html",
+        "package {} --for cpp --images images -o out", "drift {} --scores scores.csv",
     ),
-    "stats": ("stats show {}", "fuse raw.onnx --stats {} -o out.onnx", "retune fused.onnx --stats {} -o out.onnx"),
+    "stats": (
+        "drift {} --scores scores.csv", "stats show {}", "fuse raw.onnx --stats {} -o out.onnx",
+        "retune fused.onnx --stats {} -o out.onnx",
+    ),
     "checkpoint": ("stats show {}", "fuse raw.onnx --stats {} -o out.onnx"),
     "recipe": (
         "fuse raw.onnx --recipe {} --stats stats.json -o out.onnx", "inspect raw.onnx --recipe {}",
@@ -52,11 +57,11 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
         "calibrate raw.onnx --data {} -o out.json", "verify raw.onnx fused.onnx --data {}", "run fused.onnx {} -o out",
         "inspect raw.onnx --data {}", "calibrate --scores {} -o out.json",
     ),
-    "scores": ("calibrate --scores {} -o out.json",),
+    "scores": ("calibrate --scores {} -o out.json", "drift stats.json --scores {}"),
     "picture": (
         "run fused.onnx {} -o out", "run model.xml {} -o out --letterbox --save none",
         "verify raw.onnx fused.onnx --data {}", "run fused.onnx {} -o out --skip-broken",
-        "explore fused.onnx --data {} -o out.html",
+        "explore fused.onnx --data {} -o out.html", "package model.xml --images {} -o out",
     ),
 }  # fmt: skip
 """Commands by kind of input; {} is the file."""

@@ -20,6 +20,7 @@ import yaml
 
 import pp_graph as pp
 from pp_graph.fusion.provenance import _digest
+from pp_graph.statistics import ScoreHistogram
 from tests.models import STATS, conv_model
 from tests.sweeps import hostile_models
 
@@ -77,8 +78,11 @@ def make_assets(folder: Path) -> None:
         for axis in port.type.tensor_type.shape.dim[2:]:
             axis.dim_value = 16
     onnx.save(model, folder / "raw.onnx")
-    STATS.save(folder / "stats.json", overwrite=True)
-    post = pp.OneClassPostProcessor(STATS, map_size=(24, 24))
+    histogram = ScoreHistogram(ends=(0.25, 0.5, 1.0), normal=(20, 20, 0), anomalous=(0, 1, 20))
+    statistics = msgspec.structs.replace(STATS, histogram=histogram)
+    statistics.save(folder / "stats.json", overwrite=True)
+    (folder / "scores.csv").write_text("score\n0.25\n0.5\n")
+    post = pp.OneClassPostProcessor(statistics, map_size=(24, 24))
     fused = pp.fuse(folder / "raw.onnx", post)
     fused.save(folder / "fused.onnx", overwrite=True)
     pp.convert(fused).save(folder / "model.xml", overwrite=True)

@@ -113,7 +113,12 @@ def read_values(path: Path, runtime: str, feeds: Mapping[str, Any], roles: Mappi
     model = onnx.load(path, load_external_data=False)
     for role, (output, dtype) in roles.items():
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        model.graph.node.append(helper.make_node("Cast", [output], [f"{_READ_AS}{role}"], to=kind))
+        # Two operators read it, as in a fused model: for one alone, onnxruntime may leave the rounding in.
+        model.graph.node.append(helper.make_node("Cast", [output], [f"{_READ_AS}{role}_cast"], to=kind))
+        model.graph.node.append(helper.make_node("Identity", [f"{_READ_AS}{role}_cast"], [f"{_READ_AS}{role}"]))
+        if dtype == "float32":
+            model.graph.node.append(helper.make_node("Neg", [f"{_READ_AS}{role}_cast"], [f"{_READ_AS}{role}_other"]))
+            model.graph.output.append(helper.make_tensor_value_info(f"{_READ_AS}{role}_other", kind, None))
         model.graph.output.append(helper.make_tensor_value_info(f"{_READ_AS}{role}", kind, None))
     extended = path.with_name("extended.onnx")
     extended.write_bytes(model.SerializeToString())

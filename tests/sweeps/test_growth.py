@@ -21,4 +21,4 @@ def test_fusing_grows_linearly_with_operators() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_growth(direction: str, verb: str) -> None:
-    _check(direction, verb)
+    _check(direction, verb, repeats=2)

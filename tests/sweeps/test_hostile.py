@@ -24,6 +24,7 @@ def test_sample_of_the_hostile_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("part", range(8))
-def test_every_hostile_file(tmp_path: Path, part: int) -> None:
-    _check(tmp_path, "--every", "8", "--first", str(part), "--workers", "1")
+@pytest.mark.parametrize("part", range(4))
+def test_every_twelfth_command(tmp_path: Path, part: int) -> None:
+    # All of them, `python -m tests.sweeps.hostile`, take hours.
+    _check(tmp_path, "--every", "48", "--first", str(12 * part), "--workers", "1")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -35,7 +37,7 @@ class RegionOverlap:
     def __init__(self, cutoff: float) -> None:
         self.cutoff = cutoff
         self.regions = 0
-        self._sum = 0.0
+        self._shares: list[npt.NDArray[np.float64]] = []
         _ndimage()
 
     def update(self, anomaly_map: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> None:
@@ -46,18 +48,18 @@ class RegionOverlap:
         inside = labels[mask]
         sizes = np.bincount(inside, minlength=count + 1)[1:]
         detected = np.bincount(inside, weights=anomaly_map[mask] >= self.cutoff, minlength=count + 1)[1:]
-        self._sum += float((detected / sizes).sum())
+        self._shares.append(detected / sizes)
         self.regions += int(count)
 
     def merge(self, other: Self) -> None:
         """Add the regions of another state."""
-        self._sum += other._sum
+        self._shares += other._shares
         self.regions += other.regions
 
     @property
     def mean(self) -> float | None:
-        """The per-region overlap; None without regions."""
-        return self._sum / self.regions if self.regions else None
+        """The per-region overlap, whatever the order of the images; None without regions."""
+        return math.fsum(chain.from_iterable(self._shares)) / self.regions if self.regions else None
 
 
 def _ndimage() -> Any:

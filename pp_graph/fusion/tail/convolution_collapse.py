@@ -42,6 +42,9 @@ _MOST_NUMBERS: Final = 1 << 24
 """Maximum number of weights of an operator on the way, in float64: 128 MiB."""
 _MOST_PATHS: Final = 256
 """Maximum number of ways from a result to its maps."""
+_MOST_TANGLES: Final = 16
+"""Results with more ways than that after which no other is tried: where sums follow sums, each has as many."""
+_TANGLED: Final = f"there are more than {_MOST_PATHS} ways from it to feature maps"
 _EXPLAINED: Final = frozenset({"AveragePool", "Gather", "Pad", "Resize", "Slice"})
 """Operators that make a chain worth an explanation if it stays."""
 
@@ -56,7 +59,10 @@ class ConvolutionCollapse(Rule):
         """Propose to collapse each chain, from its last operator that mixes features."""
         tracer = Tracer(view)
         covered: set[ir.Node] = set()
+        tangles = 0
         for node in reversed(view.nodes()):
+            if tangles == _MOST_TANGLES:
+                return
             if node.op_type not in MIXES or node in covered or not view.is_live(node) or view.is_rewritten(node):
                 continue
             target = _behind_moves(tracer, node.outputs[0])
@@ -64,6 +70,7 @@ class ConvolutionCollapse(Rule):
             if step is None or not step.sources:
                 continue
             found = [_propose(tracer, target, step.layout, nearest=nearest) for nearest in (False, True)]
+            tangles += any(why == _TANGLED for why in found)
             matches = sorted((match for match in found if isinstance(match, Match)), key=lambda match: match.after)
             if matches and matches[0].saves > 0:
                 covered.update(view.between(matches[0].reads, target))
@@ -216,7 +223,7 @@ def _read(
             return f"'{value.name}' is not (N,C,H,W), and what is before it cannot come first"
         key = (value, reading.behind, reading.rows.stride, reading.columns.stride)
         found[key] = (value, reading if key not in found else _sum(found[key][1], reading))
-    return f"there are more than {_MOST_PATHS} ways from it to feature maps"
+    return _TANGLED
 
 
 def _sum(first: Reading, second: Reading) -> Reading:

@@ -15,7 +15,7 @@ from pp_graph.openvino import OpenVINOModel
 from pp_graph.postprocessors import OUTPUT_NAMES
 from pp_graph.raw_values import open_raw_values
 from pp_graph.sessions import OnnxSession, run_in_batches
-from pp_graph.verification.comparison import ErrorSum, FlipLists
+from pp_graph.verification.totals import ErrorSum, FlipLists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ import torch.distributed
 from torch.utils.data.distributed import DistributedSampler
 
 from pp_graph.calibration import Calibrator
-from pp_graph.calibration.calibration import SpilledMaps
+from pp_graph.calibration.spilled_maps import SpilledMaps
 from pp_graph.data.labels import without_channel
 from pp_graph.errors import DataError
 from pp_graph.postprocessors.input_checks import checked_values, given_as

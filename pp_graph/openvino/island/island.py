@@ -180,13 +180,16 @@ def add_probes(model: ov.Model, tensors: Sequence[str]) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def extract_island(model: ov.Model, provenance: Provenance, shapes: Sequence[Sequence[int]]) -> ov.Model:
+def extract_island(
+    model: ov.Model, provenance: Provenance, shapes: Sequence[Sequence[int]], tensors: Sequence[str] | None = None
+) -> ov.Model:
     """Cut the post-processing out of a converted model, to run it alone on raw values.
 
     Args:
         model: The model; it is not changed.
         provenance: The model's provenance.
-        shapes: Shape of each of `Provenance.tensors`.
+        shapes: Shape of each tensor.
+        tensors: Names of the tensors to cut at; None for those of `Provenance.tensors`.
 
     Returns:
         A model with an input for each tensor, in this order, and the post-processed outputs.
@@ -198,7 +201,7 @@ def extract_island(model: ov.Model, provenance: Provenance, shapes: Sequence[Seq
 
     copy = model.clone()
     leave_frame(copy, provenance)
-    sources = [find_tensor(copy, name) for name in provenance.tensors.values()]
+    sources = [find_tensor(copy, name) for name in tensors or provenance.tensors.values()]
     fed = {node.get_instance_id() for node in copy.get_parameters()}
     # A kept raw output may have the name of a post-processed output that the program does not write.
     ends = [

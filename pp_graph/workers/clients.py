@@ -1,0 +1,172 @@
+"""Start or reach a Dask cluster, and check that its workers compute as this process does."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+
+from pp_graph.errors import ClusterError, first_line
+from pp_graph.extras import require_extra
+from pp_graph.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from distributed import Client
+
+EXTRA: Final = "fleet"
+_ANSWER_SECONDS: Final = 10
+_WORKER_SECONDS: Final = 30
+_LIBRARIES: Final = ("numpy", "onnxruntime", "openvino", "pillow")
+"""Libraries whose version may change a number."""
+
+
+@contextlib.contextmanager
+def open_client(workers: int | None = None, scheduler: str | None = None) -> Iterator[Client | None]:
+    """Start worker processes on this machine, or connect to a running Dask cluster.
+
+    Args:
+        workers: Number of processes to start; they share the cores, and end with the context.
+        scheduler: Address of a Dask scheduler, such as `tcp://host:8786`.
+
+    Yields:
+        The client; None if neither is given.
+
+    Raises:
+        ClusterError: Both are given, `workers` is below 1, or the scheduler does not answer.
+        ExtraError: Dask is not installed.
+    """
+    if workers is not None and scheduler is not None:
+        raise ClusterError(
+            f"Found workers={workers} (--workers) and scheduler='{scheduler}' (--scheduler), expected one of them: a "
+            "running cluster has its own workers. Leave one out."
+        )
+    if workers is not None and workers < 1:
+        raise ClusterError(f"workers is {workers}, expected at least 1. Leave it out to run in this process.")
+    if workers is None and scheduler is None:
+        yield None
+        return
+    distributed = require_extra("distributed", EXTRA, "sharing images among workers")
+    if scheduler is not None:
+        with _connected(distributed, scheduler) as client:
+            yield client
+        return
+    import dask
+    from dask.system import CPU_COUNT
+
+    assert workers is not None
+    # Maps lie on the disk of the worker that computed them, which Dask does not know: work that it moves is done twice.
+    with dask.config.set({"distributed.scheduler.work-stealing": False}):
+        try:
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=max(1, CPU_COUNT // workers),
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+        except KeyboardInterrupt:
+            # Dask would fail to close what has not started. Its processes end with this one.
+            atexit.unregister(distributed.deploy.spec.close_clusters)
+            raise
+    with cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _connected(distributed: Any, scheduler: str) -> Iterator[Client]:
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        try:
+            client = distributed.Client(scheduler, timeout=_ANSWER_SECONDS)
+        except (OSError, TimeoutError, ValueError, TypeError) as error:
+            raise ClusterError(
+                f"Scheduler '{scheduler}' does not answer ({first_line(error)}), expected a running Dask scheduler. "
+                "Start one (dask scheduler) and workers for it (dask worker ADDRESS), and give the address that it "
+                "prints, such as tcp://host:8786."
+            ) from error
+        with client:
+            yield client
+    finally:
+        logger.setLevel(level)
+
+
+def check_client(client: Client) -> None:
+    """Raise if a cluster cannot share the work.
+
+    Raises:
+        ClusterError: It has no workers, or a worker lacks pp_graph or has other versions than this process.
+    """
+    distributed = require_extra("distributed", EXTRA, "sharing images among workers")
+    if not isinstance(client, distributed.Client) or client.asynchronous:
+        raise ClusterError(
+            f"The client is {type(client).__name__}, expected a synchronous distributed.Client. Create one: "
+            "distributed.Client(n_workers=2)."
+        )
+    try:
+        client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+        found: dict[str, Any] = client.run(_described(), on_error="return")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(
+            f"The scheduler has no workers ({first_line(error)}), expected at least one. Start some: dask worker "
+            "ADDRESS."
+        ) from error
+    expected = {"pp_graph": __version__, **{name: _version(name) for name in _LIBRARIES}}
+    for address, versions in sorted(found.items()):
+        _check_versions(address, versions, expected)
+
+
+def _check_versions(address: str, found: object, expected: Mapping[str, str | None]) -> None:
+    if not isinstance(found, dict):
+        why = first_line(found) if isinstance(found, BaseException) else str(found)
+        raise ClusterError(f"Worker {address} cannot say what is installed ({why}), expected pp_graph. Restart it.")
+    where = f"Worker {address} on host '{found['host']}'"
+    if found["pp_graph"] is None:
+        raise ClusterError(
+            f"{where} cannot import pp_graph ({found['why']}), expected pp_graph {expected['pp_graph']}. Install it in "
+            f"the worker's environment: pip install 'pp_graph[fleet]=={expected['pp_graph']}'."
+        )
+    for name, wanted in expected.items():
+        if found[name] != wanted:
+            raise ClusterError(
+                f"{where} has {name} {found[name] or 'not installed'}, expected {wanted} as in this process: another "
+                "version may compute other numbers. Install the same version on both."
+            )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _described() -> Any:
+    """Return a function that Dask sends by value, because a worker may not have pp_graph."""
+    names = _LIBRARIES
+
+    def describe() -> dict[str, str | None]:
+        import socket
+        from importlib.metadata import PackageNotFoundError, version
+
+        found: dict[str, str | None] = {"host": socket.gethostname(), "pp_graph": None, "why": None}
+        try:
+            from pp_graph.version import __version__
+
+            found["pp_graph"] = __version__
+        except Exception as error:
+            found["why"] = str(error)
+        for name in names:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                found[name] = None
+        return found
+
+    return describe
