@@ -101,7 +101,7 @@ class _Planner:
         self._model, self._store, self._overrides = model, store, overrides
         try:
             self._raw = hashes.model(model.path)
-        except PPGraphError:  # the first task reports it
+        except (PPGraphError, OSError):  # the first task reports it
             self._raw = hashes.file(model.path)
         self._data = hashes.data(model.data)
         self._statistics = "" if model.statistics is None else hashes.file(model.statistics)

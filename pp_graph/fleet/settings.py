@@ -10,7 +10,7 @@ import msgspec
 
 from pp_graph.calibration import range_estimator, threshold_estimator
 from pp_graph.conversion import PRECISIONS
-from pp_graph.errors import PPGraphError
+from pp_graph.errors import CalibrationError, PPGraphError
 from pp_graph.fleet.post_processing import FAMILIES, build_post_processor
 from pp_graph.openvino.devices import device_profile
 from pp_graph.verification import FlipLimit
@@ -66,6 +66,10 @@ class FleetCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         found: dict[str, Any] = {"placement": self.placement}
         for name in ("image", "pixel", "image_range", "pixel_range"):
             method = getattr(self, name)
+            if not isinstance(method, str) and len(method) != 1:
+                raise CalibrationError(
+                    f"{name} names {len(method)} methods, expected one, such as f1 or {{fpr: {{rate: 0.001}}}}."
+                )
             kind, parameters = (method, {}) if isinstance(method, str) else next(iter(method.items()))
             build = range_estimator if name.endswith("range") else threshold_estimator
             found[name] = build(kind, parameters)
@@ -318,7 +322,7 @@ class _Reader:
         def attempt(field: str, check: Any, *arguments: Any) -> None:
             try:
                 check(*arguments)
-            except PPGraphError as error:
+            except (PPGraphError, TypeError, ValueError) as error:
                 raise self._document.error(where.get(field, place), f"of '{model.name}': {error}") from error
 
         for device in model.devices:

@@ -8,7 +8,7 @@ from pp_graph.benchmarking import benchmark
 from pp_graph.calibration import calibrate
 from pp_graph.conversion import convert
 from pp_graph.data import choose_batch_size, feed_model, read_ahead
-from pp_graph.errors import DataError, ProvenanceError
+from pp_graph.errors import DataError, DeviceError
 from pp_graph.fleet.post_processing import build_post_processor, changes_to
 from pp_graph.fleet.tuned import tune_artifact
 from pp_graph.fusion import FusedModel, fuse
@@ -186,7 +186,9 @@ def _benchmark(task: Task, store: Store) -> _Done:
     found = {each.name: each for each in report.results}
     own = next((each for name, each in found.items() if name != "raw"), None)
     if own is None:
-        raise ProvenanceError(f"The benchmark measured {', '.join(found) or 'nothing'}, expected '{path.name}'.")
+        raise DeviceError(
+            f"Device '{task.device}' is not on this machine, expected one to measure on. Leave out 'benchmark_seconds'."
+        )
     page = path.with_name("benchmark.html")
     write_benchmark_report(report, page, overwrite=True)
     return {

@@ -60,6 +60,11 @@ def test_defaults_patterns_and_tags(tmp_path: Path) -> None:
             "  - path: RAW\n    benchmark_seconds: 1\n    input_shape: [1, 3, null, 8]\n",
             "line 8, field 'input_shape': leaves a",
         ),
+        ("  - path: RAW\n    calibrate: {image: {}}\n", "line 7, field 'calibrate': .*image names 0 methods"),
+        (
+            "  - path: RAW\n    task: detection\n    options: {confidence: {a: 1}}\n",
+            "line 8, field 'options': of 'raw'",
+        ),
         ("  - path: RAW\n    name: a/b\n", "line 7, field 'name': 'a/b' is no name"),
         ("  - path: RAW\n  - path: RAW\n", "line 7.*: 'raw' is the name of two models, expected different names"),
         ("  - path: RAW\nmemory: 4 MB\n", "line 7, field 'memory': is '4 MB', expected at least 1 GiB"),
