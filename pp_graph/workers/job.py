@@ -22,7 +22,9 @@ State = TypeVar("State")
 _SHARDS_PER_THREAD: Final = 8
 """Fewest shards for each thread of the cluster, so that none waits long for the last."""
 _MOST_IMAGES: Final = 256
-"""Largest shard: what is lost if a worker dies."""
+"""Largest shard, as long as there are not too many: what is lost if a worker dies."""
+_MOST_SHARDS: Final = 50_000
+"""Shards beyond which they grow instead: the scheduler keeps each, and handles one after the other."""
 _FAN_IN: Final = 8
 """Counts that one task merges."""
 _POLL_SECONDS: Final = 0.2
@@ -50,7 +52,8 @@ def cut_into_shards(count: int, batch: int, threads: int) -> list[tuple[int, int
         batch: Images in a batch.
         threads: Number of threads of the cluster.
     """
-    wanted = min(_MOST_IMAGES, -(-count // (_SHARDS_PER_THREAD * max(1, threads))))
+    largest = max(_MOST_IMAGES, -(-count // _MOST_SHARDS))
+    wanted = min(largest, -(-count // (_SHARDS_PER_THREAD * max(1, threads))))
     size = max(1, -(-wanted // batch)) * batch
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
