@@ -25,7 +25,9 @@ _MOST_IMAGES: Final = 256
 """Largest shard: what is lost if a worker dies."""
 _FAN_IN: Final = 8
 """Counts that one task merges."""
-_POLL_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 0.5
+_CHECK_SECONDS: Final = 5
+"""Time between questions about the workers, which cost the scheduler something."""
 _LONELY_SECONDS: Final = 60
 """Time without any worker after which a job is given up."""
 
@@ -175,6 +177,7 @@ class Job:
 
         wait_for_it: Any = wait
         lonely = None
+        check = time.monotonic() + _CHECK_SECONDS
         try:
             while not future.done():
                 with contextlib.suppress(TimeoutError):
@@ -182,6 +185,9 @@ class Job:
                 self._report()
                 if future.done():
                     break
+                if time.monotonic() < check:
+                    continue
+                check = time.monotonic() + _CHECK_SECONDS
                 lonely = None if self._client.nthreads() else lonely or time.monotonic()
                 if lonely is not None and time.monotonic() - lonely > _LONELY_SECONDS:
                     raise ClusterError(
