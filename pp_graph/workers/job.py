@@ -27,7 +27,9 @@ _MOST_SHARDS: Final = 50_000
 """Shards beyond which they grow instead: the scheduler keeps each, and handles one after the other."""
 _FAN_IN: Final = 8
 """Counts that one task merges."""
-_POLL_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 0.5
+_CHECK_SECONDS: Final = 5
+"""Time between questions about the workers, which cost the scheduler something."""
 _LONELY_SECONDS: Final = 60
 """Time without any worker after which a job is given up."""
 
@@ -178,6 +180,7 @@ class Job:
 
         wait_for_it: Any = wait
         lonely = None
+        check = time.monotonic() + _CHECK_SECONDS
         try:
             while not future.done():
                 with contextlib.suppress(TimeoutError):
@@ -185,6 +188,9 @@ class Job:
                 self._report()
                 if future.done():
                     break
+                if time.monotonic() < check:
+                    continue
+                check = time.monotonic() + _CHECK_SECONDS
                 lonely = None if self._client.nthreads() else lonely or time.monotonic()
                 if lonely is not None and time.monotonic() - lonely > _LONELY_SECONDS:
                     raise ClusterError(
