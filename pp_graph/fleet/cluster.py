@@ -8,13 +8,13 @@ import logging
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import ClusterError, first_line
 from pp_graph.extras import require_extra
 from pp_graph.fleet.isolation import ProcessError, Seats, TaskError, run_isolated, stop_all
 from pp_graph.fleet.plan import BENCHMARK
-from pp_graph.version import __version__
+from pp_graph.workers.clients import EXTRA, check_client, open_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pp_graph.fleet.settings import FleetSettings
     from pp_graph.fleet.store import Store
 
-EXTRA: Final = "fleet"
-_ANSWER_SECONDS: Final = 15
 _seats_lock = threading.Lock()
 
 
@@ -39,28 +37,18 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         scheduler: Address of a running scheduler, such as `tcp://host:8786`.
 
     Raises:
-        ClusterError: Both are given, the scheduler does not answer, or its workers have another version of pp_graph.
+        ClusterError: Both are given, the scheduler does not answer, or its workers have other versions than we have.
         ExtraError: Dask is not installed.
     """
-    if workers is not None and scheduler is not None:
-        raise ClusterError(
-            f"Found workers={workers} (--workers) and scheduler='{scheduler}' (--scheduler), expected one of them: a "
-            "running cluster has its own workers. Leave one out."
-        )
-    distributed = require_extra("distributed", EXTRA, "running a fleet")
-    _silence()
     if scheduler is not None:
-        try:
-            client = distributed.Client(scheduler, timeout=_ANSWER_SECONDS, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise ClusterError(
-                f"The scheduler '{scheduler}' does not answer: {first_line(error)}. Start one (dask scheduler) and "
-                "its workers (dask worker ADDRESS), or leave out --scheduler."
-            ) from error
-        with client:
-            _check_workers(client, scheduler)
+        with open_client(workers, scheduler) as client:
+            assert client is not None
+            _silence()
+            check_client(client)
             yield client
         return
+    distributed = require_extra("distributed", EXTRA, "running a fleet")
+    _silence()
     import dask
     from dask.system import CPU_COUNT
 
@@ -90,26 +78,6 @@ def _silence() -> None:
     for name in list(logging.Logger.manager.loggerDict):
         if name.partition(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-
-
-def _check_workers(client: Client, scheduler: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=_ANSWER_SECONDS)
-        versions = client.run(_version)
-    except Exception as error:
-        raise ClusterError(
-            f"The workers of '{scheduler}' cannot do the work: {first_line(error)}. Start some (dask worker "
-            f"{scheduler}) in an environment with pp_graph[fleet]."
-        ) from error
-    other = next((found for found in versions.values() if found != __version__), None)
-    if other is not None:
-        raise ClusterError(
-            f"A worker of '{scheduler}' has pp_graph {other}, expected {__version__} as here. Install it there."
-        )
-
-
-def _version() -> str:
-    return __version__
 
 
 def run_tasks(

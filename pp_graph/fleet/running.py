@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pp_graph.errors import counted
 from pp_graph.extras import check_extra
-from pp_graph.fleet.cluster import EXTRA, connected, run_tasks
+from pp_graph.fleet.cluster import connected, run_tasks
 from pp_graph.fleet.history import overridden
 from pp_graph.fleet.manifest import FleetReport, fleet_rows, write_manifest
 from pp_graph.fleet.plan import plan_tasks, stale_tasks
@@ -57,7 +57,7 @@ def run_fleet(
         OutputFileError: The output folder cannot be written, or is in use by another run.
     """
     for module in ("distributed", "pyarrow"):
-        check_extra(module, EXTRA, "running a fleet")
+        check_extra(module, "fleet", "running a fleet")
     started = time.perf_counter()
     settings = read_fleet(fleet)
     store = Store(settings.output)
