@@ -121,6 +121,10 @@ class UrlPath(_Base):
         """Return the URL, which is absolute."""
         return self
 
+    def resolve(self, strict: bool = False) -> UrlPath:
+        """Return the URL, which has no links."""
+        return self
+
 
 @functools.lru_cache(maxsize=_LATELY_READ)
 def _read(url: str) -> bytes:

@@ -12,7 +12,7 @@ from pp_graph.monitoring.monitor import LEVEL, DriftMonitor
 from pp_graph.progress import shows_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @shows_progress("Reading scores")
 def drift(
     model: str | Path | Statistics | Artifact,
-    scores: str | Path | Iterable[str | Path] | ArrayLike,
+    scores: str | Path | Sequence[str | Path] | ArrayLike,
     *,
     column: str | None = None,
     labels: ArrayLike | bool = True,

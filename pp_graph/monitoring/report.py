@@ -144,7 +144,12 @@ class DriftReport(Summarised):
 
     @property
     def size(self) -> str:
-        """Size of the population stability index by its usual limits: `small`, `moderate` or `large`."""
+        """Size of the population stability index by its usual limits: `small`, `moderate` or `large`.
+
+        `within chance` if it is no more than its mean without drift.
+        """
+        if self.psi <= self.psi_by_chance:
+            return "within chance"
         return "small" if self.psi < _SMALL else "moderate" if self.psi < _LARGE else "large"
 
     @property
@@ -182,7 +187,7 @@ class DriftReport(Summarised):
             "scores": f"{self.scale}, compared with {'the normal ones' if self.against == 'normal' else 'all'} of the "
             "calibration",
             "Kolmogorov-Smirnov": f"D {self.shape.statistic:.4f}, p {p_text(self.shape.p_value)} (exact for ties)",
-            "population stability": f"PSI {self.psi:.4f}, {self.size} (by chance about {self.psi_by_chance:.4f})",
+            "population stability": f"PSI {self.psi:.4f}, {self.size} (mean by chance {self.psi_by_chance:.4f})",
             "more alarms": f"p {p_text(self.alarms_p_value)} (Fisher's exact test, one-sided)",
             "drift if": f"a p is below {self.level / 2:g}, half of the level {self.level:g}",
         }

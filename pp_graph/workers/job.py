@@ -22,10 +22,14 @@ State = TypeVar("State")
 _SHARDS_PER_THREAD: Final = 8
 """Fewest shards for each thread of the cluster, so that none waits long for the last."""
 _MOST_IMAGES: Final = 256
-"""Largest shard: what is lost if a worker dies."""
+"""Largest shard, as long as there are not too many: what is lost if a worker dies."""
+_MOST_SHARDS: Final = 50_000
+"""Shards beyond which they grow instead: the scheduler keeps each, and handles one after the other."""
 _FAN_IN: Final = 8
 """Counts that one task merges."""
-_POLL_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 0.5
+_CHECK_SECONDS: Final = 5
+"""Time between questions about the workers, which cost the scheduler something."""
 _LONELY_SECONDS: Final = 60
 """Time without any worker after which a job is given up."""
 
@@ -50,7 +54,8 @@ def cut_into_shards(count: int, batch: int, threads: int) -> list[tuple[int, int
         batch: Images in a batch.
         threads: Number of threads of the cluster.
     """
-    wanted = min(_MOST_IMAGES, -(-count // (_SHARDS_PER_THREAD * max(1, threads))))
+    largest = max(_MOST_IMAGES, -(-count // _MOST_SHARDS))
+    wanted = min(largest, -(-count // (_SHARDS_PER_THREAD * max(1, threads))))
     size = max(1, -(-wanted // batch)) * batch
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -155,7 +160,7 @@ class Job:
         part = self._result(level[0])
         self._unfinished = []
         self._places = part.places
-        return part.state  # type: ignore[no-any-return]
+        return part.state.load()  # type: ignore[no-any-return]
 
     def _send(self, sent: Sent) -> Any:
         import dask
@@ -175,6 +180,7 @@ class Job:
 
         wait_for_it: Any = wait
         lonely = None
+        check = time.monotonic() + _CHECK_SECONDS
         try:
             while not future.done():
                 with contextlib.suppress(TimeoutError):
@@ -182,6 +188,9 @@ class Job:
                 self._report()
                 if future.done():
                     break
+                if time.monotonic() < check:
+                    continue
+                check = time.monotonic() + _CHECK_SECONDS
                 lonely = None if self._client.nthreads() else lonely or time.monotonic()
                 if lonely is not None and time.monotonic() - lonely > _LONELY_SECONDS:
                     raise ClusterError(

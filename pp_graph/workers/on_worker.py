@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import socket
 import threading
@@ -55,17 +54,22 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sent:
-    """A pickled object, which each worker process loads once."""
+    """A pickled object. Whoever loads it may change it: what Dask holds stays the same, and may be used again.
 
-    key: str
+    Attributes:
+        data: The pickled object.
+        key: What a worker process keeps the object under, if it loads it only once.
+    """
+
     data: bytes
+    key: str = ""
 
     @classmethod
-    def of(cls, value: object, key: str) -> Self:
+    def of(cls, value: object, key: str = "") -> Self:
         """Pickle an object, with functions and classes of the main module by value."""
         import cloudpickle
 
-        return cls(key, cloudpickle.dumps(value))
+        return cls(cloudpickle.dumps(value), key)
 
     def load(self) -> Any:
         """Return a new copy of the object."""
@@ -76,7 +80,7 @@ class Sent:
 class Part:
     """The state of consecutive shards, and the worker that had each, by its first image."""
 
-    state: Any
+    state: Sent
     places: Mapping[int, str]
 
 
@@ -170,7 +174,7 @@ def work_on(
             f"'{missing}' is not on worker {worker.address} (host '{socket.gethostname()}'), expected every worker to "
             "see it under this path. Use a folder that all machines share, or a URL such as s3://bucket/folder."
         ) from error
-    return Part(state, {shard.start: worker.address})
+    return Part(Sent.of(state), {shard.start: worker.address})
 
 
 def _unseen(shard: Shard) -> Path | None:
@@ -180,10 +184,11 @@ def _unseen(shard: Shard) -> Path | None:
 
 
 def merge_parts(parts: Sequence[Part]) -> Part:
-    """Merge the states of neighbours. What Dask holds is not changed, because it may be merged again."""
+    """Merge the states of neighbours."""
     if len(parts) == 1:
         return parts[0]
-    state = copy.deepcopy(parts[0].state)
+    # One after the other, because a state in use may take much more memory than its bytes.
+    state = parts[0].state.load()
     for part in parts[1:]:
-        state.merge(copy.deepcopy(part.state))
-    return Part(state, {start: place for part in parts for start, place in part.places.items()})
+        state.merge(part.state.load())
+    return Part(Sent.of(state), {start: place for part in parts for start, place in part.places.items()})

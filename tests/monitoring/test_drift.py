@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 import pp_graph as pp
 from pp_graph.calibration.histogram import histogram_of
@@ -108,6 +109,17 @@ def test_shifts_and_alarms_are_found() -> None:
     assert (alarms.shifted, alarms.more_alarms) == (False, True)
     assert "defect rate" in alarms.advice
     assert not pp.drift(statistics, some, defect_rate=0.04).drifted
+
+
+def test_intervals_hide_no_more_of_a_difference_than_they_hold() -> None:
+    rng = np.random.default_rng(9)
+    for size, shift in ((60, 0.0), (500, 0.3), (5000, 0.1)):
+        normal, new = (rng.gamma(20, 0.5, size) + move for move in (0.0, shift))
+        monitor = pp.DriftMonitor(statistics_of(normal))
+        monitor.update(new)
+        single = stats.ks_2samp(normal.astype(np.float32), new.astype(np.float32)).statistic
+        shares = np.maximum(monitor._reference.counts / size, monitor._counts / size)
+        assert single - shares.max() <= monitor.report().shape.statistic <= single + 1e-12
 
 
 # --- scales -----------------------------------------------------------------------------------------------------------

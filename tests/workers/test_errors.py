@@ -110,6 +110,7 @@ def test_what_is_not_a_client() -> None:
 @pytest.mark.slow
 def test_all_workers_go_and_none_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "_LONELY_SECONDS", 1)
+    monkeypatch.setattr(job, "_CHECK_SECONDS", 0.2)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
