@@ -28,9 +28,9 @@ TASKS = 6
 
 
 def small_model(seed: int) -> onnx.ModelProto:
-    """Two convolutions: image (N,3,H,W) -> pred_score (N,1), anomaly_map (N,1,H,W)."""
+    """Two convolutions with positive weights: the brighter a spot (N,3,H,W), the larger its score (N,1) and map."""
     rng = np.random.default_rng(seed)
-    weights = [numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name)
+    weights = [numpy_helper.from_array(np.abs(rng.normal(0, 0.3, shape)).astype(np.float32), name)
                for name, shape in (("w1", (8, 3, 3, 3)), ("w2", (1, 8, 3, 3)))]  # fmt: skip
     nodes = [
         helper.make_node("Conv", ["image", "w1"], ["a"], pads=[1, 1, 1, 1]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -130,6 +131,11 @@ def retune(
     given = {"image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity,
              **{name: options[name] for name in RETUNED_NAMES}}  # fmt: skip
     numbers = {name: value for name, value in given.items() if value is not None}
+    if isinstance(options["confidence"], os.PathLike):
+        raise click.UsageError(
+            f"--confidence is the file '{options['confidence']}', expected numbers: models of a fleet may have other "
+            "classes. Use pp-graph retune for one model."
+        )
     if undo and (numbers or conditions or dry_run):
         raise click.UsageError("--undo takes back the last change as a whole. Leave out the other options.")
     if not undo and not numbers:

@@ -95,11 +95,13 @@ def test_nothing_changes_if_a_value_does_not_fit_one(out: Path) -> None:
 
 
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.json").write_text("{}")
     for arguments, message in (
         (["retune", str(tmp_path), "--image-sensitivity", "0.6"], "is not that of a fleet"),
         (["retune", str(tmp_path)], "There is nothing to change"),
         (["retune", str(tmp_path), "--undo", "--where", "a=1"], "--undo takes back the last change as a whole"),
         (["retune", str(tmp_path), "--iou", "0.6", "--where", "a"], "expected TAG=VALUE"),
+        (["retune", str(tmp_path), "--confidence", str(tmp_path / "c.json")], "expected numbers: models of a fleet"),
         (["diff", str(tmp_path), str(tmp_path)], "has no fleet.parquet"),
     ):
         assert run(["fleet", *arguments]) == 2
