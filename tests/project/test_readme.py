@@ -67,7 +67,7 @@ def test_readme(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_commands_of_the_table_exist() -> None:
     rows = re.findall(r"^\| .* \| `([^`]+)` \|$", README, flags=re.MULTILINE)
     assert (
-        len(re.findall(r"^\| .* \| .* \|$", README.split("## I want to")[1].split("## ")[0], flags=re.MULTILINE)) == 22
+        len(re.findall(r"^\| .* \| .* \|$", README.split("## I want to")[1].split("## ")[0], flags=re.MULTILINE)) == 23
     )
     for row in rows:
         verb = next(command for command in COMMANDS if command.name == row.split()[0])
