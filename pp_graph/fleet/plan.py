@@ -161,8 +161,9 @@ class _Planner:
         if model.recalibrate:
             source = add("recalibrate", convert.key, self._data, method, model.inference_precision).key
         tune = add("tune", convert.key, source, numbers)
-        # A package of the artifact (`pp_graph.packaging`) is one more step here, and one more entry of `work.WORK`.
         add("verify", tune.key, self._data, model.inference_precision, msgspec.to_builtins(model.limits))
+        if model.packages:
+            add("package", tune.key, self._data, model.packages)
         if model.benchmark_seconds is not None:
             add(BENCHMARK, convert.key, self._data, model.inference_precision, model.benchmark_seconds)
         return found

@@ -13,6 +13,7 @@ from pp_graph.conversion import PRECISIONS
 from pp_graph.errors import CalibrationError, PPGraphError
 from pp_graph.fleet.post_processing import FAMILIES, build_post_processor
 from pp_graph.openvino.devices import device_profile
+from pp_graph.packaging import TARGETS
 from pp_graph.verification import FlipLimit
 from pp_graph.yaml_document import Document
 
@@ -95,6 +96,7 @@ class _Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     input_shape: tuple[int | None, ...] | msgspec.UnsetType | None = msgspec.UNSET
     limits: FleetLimits | msgspec.UnsetType = msgspec.UNSET
     benchmark_seconds: _Positive | msgspec.UnsetType | None = msgspec.UNSET
+    packages: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Model(_Shared, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -134,6 +136,7 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
         input_shape: Sizes of the input, None for one that stays open; None leaves all as they are.
         limits: What the model may cost.
         benchmark_seconds: Seconds to measure latency; None for no measurement.
+        packages: Targets of `pp_graph.package` to write folders for, such as `python` and `cpp`.
     """
 
     name: str
@@ -154,6 +157,7 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
     input_shape: tuple[int | None, ...] | None = None
     limits: FleetLimits = FleetLimits()
     benchmark_seconds: float | None = None
+    packages: tuple[str, ...] = ()
 
     @property
     def calibrated(self) -> bool:
@@ -313,7 +317,7 @@ class _Reader:
     def _check(self, model: FleetModel, where: dict[str, tuple[str | int, ...]], place: tuple[str | int, ...]) -> None:
         """Check what needs no model, once for all models with the same settings."""
         settings = (model.task, model.recipe, model.options, model.roles, model.calibrate, model.devices,
-                    model.precisions, model.limits, model.benchmark_seconds, model.input_shape,
+                    model.precisions, model.limits, model.benchmark_seconds, model.input_shape, model.packages,
                     bool(model.statistics))  # fmt: skip
         if repr(settings) in self._checked:
             return
@@ -332,6 +336,10 @@ class _Reader:
             raise self._document.error(
                 where["precisions"], f"has '{unknown}', expected some of: {', '.join(PRECISIONS)}."
             )
+        known = [target.name for target in TARGETS]
+        other = next((each for each in model.packages if each not in known), None)
+        if other is not None:
+            raise self._document.error(where["packages"], f"has '{other}', expected some of: {', '.join(known)}.")
         for level in ("label_flips", "pixel_flips"):
             attempt("limits", FlipLimit.parse, getattr(model.limits, level), level)
         if model.limits.ratio_to_raw is not None and model.benchmark_seconds is None:

@@ -14,6 +14,7 @@ from pp_graph.fleet.tuned import tune_artifact
 from pp_graph.fusion import FusedModel, fuse
 from pp_graph.model import RawModel, fixed_batch
 from pp_graph.opening import open_artifact
+from pp_graph.packaging import package
 from pp_graph.precision.decisions import TruthCounts
 from pp_graph.quantization.quantization import Quantization
 from pp_graph.quantization.truth import open_truth
@@ -168,6 +169,16 @@ def _rates(task: Task, path: Path) -> dict[str, float]:
     return counts.f1()
 
 
+def _package(task: Task, store: Store) -> _Done:
+    path = store.artifact(task.model.name, task.variant)
+    written: list[Path] = []
+    for target in task.model.packages:
+        folder = path.with_name("packages") / target
+        package(path, folder, task.model.data, target=target, name=task.model.name, overwrite=True)
+        written += sorted(each for each in folder.rglob("*") if each.is_file())
+    return {"targets": list(task.model.packages)}, written
+
+
 def _benchmark(task: Task, store: Store) -> _Done:
     model = task.model
     path = store.artifact(model.name, task.variant)
@@ -209,5 +220,6 @@ WORK: Final[dict[str, Callable[[Task, Store], _Done]]] = {
     "recalibrate": _recalibrate,
     "tune": _tune,
     "verify": _verify,
+    "package": _package,
     "benchmark": _benchmark,
 }

@@ -111,3 +111,24 @@ def test_every_kind_of_task(fleet: Fleet, tmp_path: Path) -> None:
     assert report.done == 3, "only verified again"
     assert {row["status"] for row in report.rows} == {"failed"}
     assert "latency is" in report.rows[0]["problem"]
+
+
+@pytest.mark.slow
+def test_packages_follow_the_numbers(fleet: Fleet, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    defaults = {"data": "data.npz", "packages": ["python"]}
+    report = run_fleet(fleet(1, defaults=defaults))
+    assert report.passed
+    folder = (out / report.rows[0]["artifact"]).with_name("packages") / "python"
+    assert pp.open(folder / "model.xml").provenance.cutoffs["pred_label"] == report.rows[0]["image_cutoff"]
+    before = records(out)
+    assert run_fleet(fleet(1, defaults=defaults)).done == 0
+    changed = run_fleet(fleet(1, defaults={**defaults, "options": {"image_sensitivity": 0.7}}))
+    assert kinds(out, changed, before) == {"cam0": ["package", "tune", "verify"]}
+    cutoff = pp.open(folder / "model.xml").provenance.cutoffs["pred_label"]
+    assert cutoff == changed.rows[0]["image_cutoff"] < report.rows[0]["image_cutoff"]
+
+
+def test_unknown_package(fleet: Fleet) -> None:
+    with pytest.raises(pp.errors.SettingsError, match=r"packages.* has 'java', expected some of: python, cpp, ovms"):
+        run_fleet(fleet(1, defaults={"data": "data.npz", "packages": ["java"]}))

@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "exploring": {"progress", "report"},
     "release_checks": {"verification", "benchmarking", "summary", "yaml_document"},
-    "fleet": {"workers", "precision", "retuning", "report", "yaml_document", "extras"},
+    "fleet": {"workers", "precision", "retuning", "report", "packaging", "yaml_document", "extras"},
     "packaging": {"benchmarking", "running"},
     "inspection": {"opening", "report", "packaging", "workers"},
     "demo": {"report"},
