@@ -57,7 +57,7 @@ def test_versions_reach_from_the_oldest_to_the_newest() -> None:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("part", range(16))
+@pytest.mark.parametrize("part", range(16), ids="part{:02}".format)
 def test_every_model(part: int) -> None:
     records = sweep(case_names()[part::16], workers=1)
     print(table(records))
