@@ -355,6 +355,8 @@ def test_every_step_and_field_is_in_the_docs() -> None:
         for line in (ROOT / "docs" / "steps.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("| `")
     }
+    absent = {step_name(kind) for kind in STEPS} - set(rows)
+    assert not absent, f"docs/steps.md has no row for {absent}"
     assert set(rows) == {step_name(kind) for kind in STEPS}
     for kind in STEPS:
         fields = [field.name for field in dataclasses.fields(kind) if field.name not in kind.settled]

@@ -48,6 +48,7 @@ def files(tmp_path: Path, demo_fused_path: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("title", [each.title for each in FORMATS])
 def test_formats_are_recognised_by_content(title: str, files: dict[str, Path], tmp_path: Path) -> None:
+    assert title in files, "Add a file of this format to the fixture `files`."
     found = pp.Statistics.load(files[title])
     assert found.image.threshold is not None
     assert found.provenance is None or found.provenance.source == title

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+import pp_graph.steps
 from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.model import NameScope
 from pp_graph.steps import (
@@ -160,7 +161,12 @@ def same(found: np.ndarray, expected: np.ndarray, *, exact: bool) -> bool:
 
 def test_every_step_is_tested() -> None:
     # The latter: test_mask_steps.py, test_detection_steps.py
-    assert set(STRATEGIES) | set(MASK_STEPS) | ELSEWHERE | set(DETECTION_STEPS) == set(STEPS)
+    tested = set(STRATEGIES) | set(MASK_STEPS) | ELSEWHERE | set(DETECTION_STEPS)
+    assert not set(STEPS) - tested, (
+        "Add parameters to STRATEGIES, or to the file in tests/steps that it is put together from."
+    )
+    assert tested == set(STEPS)
+    assert {kind.__name__ for kind in STEPS} <= set(pp_graph.steps.__all__)
 
 
 @pytest.mark.sample(every=11)
