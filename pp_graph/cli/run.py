@@ -26,7 +26,7 @@ from pp_graph.cli.options import (
     worker_options,
 )
 from pp_graph.cli.output import note, print_fields, print_json, print_line, print_table, progress_bar
-from pp_graph.cli.run_video import VIDEO_OPTIONS, run_videos, video_options, videos_among
+from pp_graph.cli.run_video import VIDEO_OPTIONS, refuse_file, run_videos, video_options, videos_among
 from pp_graph.cli.verb import Verb
 from pp_graph.errors import counted
 
@@ -123,6 +123,7 @@ def run_verb(
     if len(outputs) > 1:
         raise click.UsageError(f"-o is given {len(outputs)} times, expected one folder. Leave out the others.")
     (output,) = outputs
+    refuse_file(output)
     check_report(report, inputs, force=force)
     runner = _load(model, options, "throughput")
     given = images[0] if len(images) == 1 else list(images)

@@ -62,6 +62,21 @@ def videos_among(given: Sequence[str]) -> tuple[Place, ...]:
     return tuple(video for videos in found for video in videos)
 
 
+def refuse_file(output: Path) -> None:
+    """Refuse an output of images that only a video has: a file, or stdout.
+
+    Raises:
+        click.UsageError: It is one, and no folder of that name exists.
+    """
+    from pp_graph.report.video import ENDINGS
+
+    if output == _STDOUT or (output.suffix.lower() in ENDINGS and not output.is_dir()):
+        raise click.UsageError(
+            f"-o {output} is an output of videos, expected a folder, because images were given. Name a folder, which "
+            "gets predictions.csv; --json prints the predictions."
+        )
+
+
 def run_videos(
     places: Sequence[Place],
     load: Callable[[str], Runner],

@@ -83,7 +83,10 @@ class FleetReport(Summarised):
             for status, text in ((FAILED, "over their limits"), (ERROR, "not made or not checked"))
             for text in ([f"{counts[status]:,} {text}"] if counts[status] else [])
         ]
-        return f"FAILED: of {total}, {' and '.join(found) or 'some are not verified'}."
+        if not found:
+            changed = sum(row["status"] != PASSED for row in self.rows)
+            return f"NOT VERIFIED: of {total}, {changed:,} retuned. pp-graph fleet FLEET.yaml verifies them."
+        return f"FAILED: of {total}, {' and '.join(found)}."
 
     def summary(self) -> list[Block]:
         """Return the artifacts that did not pass as a table, and totals."""

@@ -10,13 +10,14 @@ from pp_graph.model import format_shape
 from pp_graph.packaging.cpp import write_cpp
 from pp_graph.packaging.servers import repository_path, triton_values, write_ovms, write_triton
 from pp_graph.packaging.shipping import copy_shipped, filled
+from pp_graph.preprocessing import YUV_ORDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from pp_graph.fusion import Artifact
-    from pp_graph.packaging.manifest import Manifest
+    from pp_graph.packaging.manifest import InputSpec, Manifest
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,7 @@ class Target:
 def readme(target: Target, manifest: Manifest, artifact: Artifact) -> str:
     """Return the README of a package."""
     inputs = "\n".join(
-        f"| `{each.name}` | {each.dtype} | {format_shape(_sizes(each.shape))} | "
-        + (f"{each.layout}, {each.channel_order}{', 0 to 1' if each.scaled else ''}" if each.layout else "")
-        + " |"
+        f"| `{each.name}` | {each.dtype} | {format_shape(_sizes(each.shape))} | " + _form(each) + " |"
         for each in manifest.inputs
     )
     outputs = "\n".join(
@@ -88,6 +87,16 @@ def _requirement() -> str:
     """Return the release of OpenVINO that this package was checked with, as pip reads it."""
     year, release = version("openvino").split(".")[:2]
     return f"openvino=={year}.{release}.*"
+
+
+def _form(spec: InputSpec) -> str:
+    """Say what an input holds."""
+    if not spec.layout:
+        return ""
+    if spec.channel_order in YUV_ORDERS:
+        rows = "" if spec.channel_order == "YUYV" else ", of 3/2 of the frame's height"
+        return f"{spec.channel_order}: the bytes of a camera's frame{rows}. RGB pictures do not fit"
+    return f"{spec.layout}, {spec.channel_order}{', 0 to 1' if spec.scaled else ''}"
 
 
 def _sizes(shape: list[int | None] | None) -> tuple[int | None, ...] | None:

@@ -22,12 +22,14 @@ class Bar:
         parts: Lengths of its parts, from left to right, by name; at least 0.
         text: The number to print.
         interval: Ends of its confidence interval; None for none.
+        mark: A number to draw a line at, in the place of the chart's.
     """
 
     name: str
     parts: Mapping[str, float]
     text: str
     interval: tuple[float, float] | None = None
+    mark: float | None = None
 
 
 def bar_chart(title: str, bars: Sequence[Bar], *, mark: float | None = None) -> str:
@@ -38,7 +40,7 @@ def bar_chart(title: str, bars: Sequence[Bar], *, mark: float | None = None) -> 
         bars: The bars; at least one.
         mark: A number to draw a line at.
     """
-    ends = [max(sum(bar.parts.values()), *(bar.interval or (0.0,))) for bar in bars]
+    ends = [max(sum(bar.parts.values()), bar.mark or 0.0, *(bar.interval or ())) for bar in bars]
     whole = max(*ends, mark or 0.0) or 1.0
     names = list(dict.fromkeys(part for bar in bars for part in bar.parts))
     colors = {name: PARTS[place % len(PARTS)] for place, name in enumerate(names)}
@@ -56,8 +58,9 @@ def bar_chart(title: str, bars: Sequence[Bar], *, mark: float | None = None) -> 
             start += length
         if bar.interval is not None:
             inner += f'<s style="{across(*bar.interval)}"></s>'
-        if mark is not None:
-            inner += f'<u style="{across(mark, mark)}"></u>'
+        at = mark if bar.mark is None else bar.mark
+        if at is not None:
+            inner += f'<u style="{across(at, at)}"></u>'
         label = f"<span>{escape(bar.name)}</span><span>{escape(bar.text)}</span>"
         drawn.append(f'<div class="bar"><div>{label}</div><div class="track" aria-hidden="true">{inner}</div></div>')
     keys = "".join(f'<span><b style="--fill:var(--{colors[name]})"></b>{escape(name)}</span>' for name in names)

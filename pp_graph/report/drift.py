@@ -21,6 +21,7 @@ def drift_page(report: DriftReport) -> str:
             _range(part),
             {"new scores": part.scores / total},
             f"{part.scores / total:.1%} (calibration {part.calibration / before:.1%})",
+            mark=part.calibration / before,
         )
         for part in report.parts
     ]
@@ -33,12 +34,11 @@ def drift_page(report: DriftReport) -> str:
         if isinstance(each, Fields | Table)
     )
     failed = " failed" if report.drifted else ""
-    parts = len(report.parts)
     body = (
         f'<p class="verdict{failed}">{escape(report.verdict)}</p>\n<p>{escape(report.advice)}</p>\n'
         f"{warning_list(report.warnings)}<h2>Share of the new scores in each part of the scale</h2>\n"
-        f"<p>Each part holds about 1/{parts} of the calibration's scores, which the dashed line marks.</p>\n"
-        f"{bar_chart('Share of the new scores', bars, mark=1 / parts)}"
+        "<p>The dashed line marks the share of the calibration's scores.</p>\n"
+        f"{bar_chart('Share of the new scores', bars)}"
         f'<h2>Figures</h2>\n<div class="tables">{tables}</div>'
     )
     return page(f"Drift of {report.name}", body)

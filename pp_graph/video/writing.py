@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pp_graph.errors import OutputFileError, VideoError
 from pp_graph.extras import require_extra
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 VIDEO_FILES: Final = (".mp4", ".mkv", ".mov")
 """Endings of videos that are written."""
@@ -36,9 +34,9 @@ class VideoWriter:
         OutputFileError: The file cannot be written.
     """
 
-    def __init__(self, file: Path, size: tuple[int, int], rate: float | None) -> None:
+    def __init__(self, file: str | Path, size: tuple[int, int], rate: float | None) -> None:
         self._av: Any = require_extra("av", "video", "writing a video")
-        self._file = file
+        self._file = Path(file)
         self._step = max(1, round(_CLOCK / (rate or 25)))
         self._last = -1
         try:

@@ -114,8 +114,8 @@ def check_client(client: Client) -> None:
         found: dict[str, Any] = client.run(_described(), on_error="return")
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
-            f"The scheduler has no workers ({first_line(error)}), expected at least one. Start some: dask worker "
-            "ADDRESS."
+            f"No worker answers ({first_line(error)}), expected at least one. Start some (dask worker ADDRESS); with "
+            "--workers, start fewer, at most one for each core."
         ) from error
     expected = {"pp_graph": __version__, **{name: _version(name) for name in _LIBRARIES}}
     for address, versions in sorted(found.items()):

@@ -125,6 +125,8 @@ def test_refusals(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["parts.mp4", "-o", "x.mp4", "--format", "csv"], "--format applies only to images"),
         (["parts.mp4", "-o", "x.mp4", "--max-pixels", "100"], "expected at most 100"),
         (["images", "-o", "out", "--every", "2"], "--every applies only to videos, cameras and streams"),
+        (["images", "-o", "-"], "-o - is an output of videos, expected a folder, because images were given"),
+        (["images", "-o", "frames.csv"], "-o frames.csv is an output of videos, expected a folder"),
         (["*.avi", "-o", "out"], "Pattern '*.avi' matches no file"),
     ]
     for arguments, message in cases:

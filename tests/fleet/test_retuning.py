@@ -60,6 +60,7 @@ def test_retune_undo_and_diff(out: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert {"image_sensitivity", "image_cutoff", "status"} <= moved
     statuses = {row["model"]: row["status"] for row in read_manifest(out)}
     assert statuses == {"cam0": "passed", "cam1": "retuned", "classifier": "passed"}
+    assert "NOT VERIFIED: of 3 artifacts, 1 retuned. pp-graph fleet" in (out / "fleet.html").read_text()
 
     # Another number of the same artifact, and of one more.
     retune_fleet(out, {"image_sensitivity": 0.2}, where={"line": "1"})

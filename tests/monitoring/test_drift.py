@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -286,6 +287,12 @@ def test_verb(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "DRIFT: scores are higher" in page
     assert "Kolmogorov-Smirnov" in page
     assert page.count('class="bar"') == 10
+    # Each line is at the calibration's share, on the scale of the longest bar.
+    report = pp.drift("stats.json", "high.csv", column="raw_score")
+    shares = [part.calibration / report.calibration.scores for part in report.parts]
+    longest = max(*shares, *(part.scores / report.found.scores for part in report.parts))
+    lines = [float(at) for at in re.findall(r'<u style="left:([0-9.]+)%', page)]
+    assert lines == pytest.approx([100 * share / longest for share in shares], abs=0.01)
     assert run(line) == 2
     assert "exists already" in capsys.readouterr().err
     assert run(["drift", "stats.json", "same.csv", "high.csv", "--column", "raw_score", "--json"]) == 1

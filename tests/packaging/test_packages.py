@@ -53,6 +53,56 @@ def test_predicts_as_the_runner_does(python_package: Path, adjustable_ir: Path, 
     assert {**rows[-1], "picture": ""} == {**rows[0], "picture": ""}
 
 
+def test_reads_pictures_as_the_runner_does(python_package: Path, adjustable_ir: Path, tmp_path: Path) -> None:
+    picture = Image.open(next((DEMO / "images" / "grass").iterdir())).convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(tmp_path / "turned.png", exif=turned)
+    picture.convert("L").save(tmp_path / "gray.pgm")
+    picture.convert("P").save(tmp_path / "palette.png")
+    files = [tmp_path / name for name in ("turned.png", "gray.pgm", "palette.png")]
+    done = program(python_package, "predict.py", *map(str, files), "--save", str(tmp_path / "all"))
+    assert done.returncode == 0, done.stderr
+    runner = pp.load(adjustable_ir)
+    for file in files:
+        found = np.load(tmp_path / "all" / f"{file.stem}.pred_mask.npy")
+        np.testing.assert_array_equal(found, runner(file).pred_mask)
+    Image.fromarray(np.full((256, 256), 3000, np.uint16)).save(tmp_path / "deep.png")
+    deep = program(python_package, "predict.py", str(tmp_path / "deep.png"))
+    assert (deep.returncode, "deep.png' cannot be read: it has more than 8 bits" in deep.stderr) == (2, True)
+
+
+def test_a_model_that_takes_nv12(tmp_path: Path) -> None:
+    post = pp.OneClassPostProcessor(pp.Statistics.load(DEMO / "stats.json"))
+    how = pp.Preprocessing(dtype="u8", channel_order="NV12", resize="letterbox", scale=(255,), map_size="frame")
+    artifact = pp.convert(pp.fuse(DEMO / "raw.onnx", post), preprocessing=how)
+    (tmp_path / "images").mkdir()
+    for place, file in enumerate((DEMO / "images").rglob("00.png")):
+        Image.open(file).convert("RGB").resize((160, 90)).save(tmp_path / "images" / f"{place}.png")
+    pp.package(artifact, tmp_path / "deploy", tmp_path / "images")
+    assert "| NV12: the bytes of a camera's frame" in (tmp_path / "deploy" / "README.md").read_text()
+    done = program(tmp_path / "deploy", "predict.py", "golden/2/input_0.npy")
+    expected = pp.Runner(artifact)(np.load(tmp_path / "deploy" / "golden" / "2" / "input_0.npy"))
+    assert expected.pred_mask.shape[-2:] == (90, 160)
+    assert json.loads(done.stdout)["pred_mask"] == {"shape": [1, 90, 160], "true": int(expected.pred_mask.sum())}
+    wrong = program(tmp_path / "deploy", "predict.py", str(tmp_path / "images" / "0.png"))
+    assert wrong.returncode == 2
+    assert "takes the bytes of NV12 frames, and the picture is RGB" in wrong.stderr
+
+
+def test_gray_pictures_and_gray_models(tmp_path: Path, python_package: Path) -> None:
+    code = (
+        "import sys, numpy as np; from packaged_model import read_picture, to_input\n"
+        "spec = {'name': 'x', 'dtype': 'uint8', 'shape': [None, 1, None, None], 'layout': 'NCHW', "
+        "'channel_order': 'RGB', 'scaled': False}\n"
+        "np.save(sys.argv[2], to_input(read_picture(sys.argv[1]), spec))"
+    )
+    file = next((DEMO / "images" / "grass").iterdir())
+    done = program(python_package, "-c", code, str(file), str(tmp_path / "x.npy"))
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy")[0, 0], np.asarray(Image.open(file).convert("L")))
+
+
 def test_cutoffs_are_those_of_the_runner(python_package: Path, adjustable_ir: Path) -> None:
     runner = pp.load(adjustable_ir)
     runner.set_thresholds(image_sensitivity=0.95, pixel_sensitivity=0.9)

@@ -202,10 +202,10 @@ def test_what_names_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_written_videos_keep_size_and_times(tmp_path: Path) -> None:
     frames = moving(6, (95, 127))
-    writer = VideoWriter(tmp_path / "odd.mp4", (95, 127), 10)
+    writer = VideoWriter(str(tmp_path / "odd.mp4"), (95, 127), 10)
     for index, frame in enumerate(frames):
         writer.write(frame, index * index / 10)
-    with pytest.raises(VideoError, match="has 10x10 pixels, expected 128x96 as the first"):
+    with pytest.raises(VideoError, match="'odd.mp4' has 10x10 pixels, expected 128x96 as the first"):
         writer.write(np.zeros((10, 10, 3), np.uint8), 9)
     writer.close()
     read = list(pp.open_video(tmp_path / "odd.mp4"))

@@ -196,9 +196,13 @@ def read_picture(path: str | Path) -> Array:
             return np.asarray(np.load(path, allow_pickle=False))
         if path.suffix.lower() in (".ppm", ".pgm"):
             return _read_netpbm(path.read_bytes())
-        from PIL import Image
+        from PIL import Image, ImageOps
 
-        return np.asarray(Image.open(path).convert("RGB"))
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+        if image.mode == "F" or image.mode.startswith("I"):  # Pillow would cut its numbers off at 255
+            raise ValueError("it has more than 8 bits; save it with 8, or as an .npy as the input takes it")
+        return np.asarray(image.convert("RGB"))
     except ImportError as error:
         raise PackageError(f"Picture '{path}' needs Pillow, expected .npy, .ppm or .pgm without it.") from error
     except (OSError, ValueError, EOFError) as error:
@@ -245,7 +249,7 @@ def to_input(picture: Array, spec: Mapping[str, Any]) -> Array:
     rank = 4 if shape is None else len(shape)
     array = picture
     if array.dtype == np.uint8 and array.ndim in (2, 3) and rank == 4 and _is_picture(array, spec):
-        array = array if array.ndim == 3 else array[..., None]
+        array = _with_channels(array if array.ndim == 3 else array[..., None], spec)
         if spec["channel_order"] == "BGR" and array.shape[2] == 3:
             array = array[..., ::-1]
         array = array if spec["layout"] == "NHWC" else array.transpose(2, 0, 1)
@@ -266,6 +270,24 @@ def _is_picture(array: Array, spec: Mapping[str, Any]) -> bool:
     if spec["dtype"] == "uint8" and shape is not None and array.ndim == 3 and spec["layout"] == "NCHW":
         return not all(size in (None, own) for size, own in zip(shape[1:], array.shape, strict=True))
     return True
+
+
+def _with_channels(picture: Array, spec: Mapping[str, Any]) -> Array:
+    """Turn RGB into gray or gray into RGB, as Pillow does, if the input takes that."""
+    channels = None if spec["shape"] is None else spec["shape"][3 if spec["layout"] == "NHWC" else 1]
+    if spec["channel_order"] not in ("RGB", "BGR"):
+        if picture.shape[2] == 3:
+            raise PackageError(
+                f"Input '{spec['name']}' takes the bytes of {spec['channel_order']} frames, and the picture is RGB. "
+                "Give the bytes as a camera does: an .npy of uint8, (3/2 height, width) for NV12 and I420, (height, "
+                "width, 2) for YUYV."
+            )
+    elif channels == 3 and picture.shape[2] == 1:
+        return np.repeat(picture, 3, axis=2)
+    elif channels == 1 and picture.shape[2] == 3:
+        weighted = picture.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+        return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
+    return picture
 
 
 def as_json(results: Mapping[str, Array]) -> dict[str, Any]:
