@@ -259,3 +259,11 @@ def one_number_per_candidate() -> onnx.ModelProto:
         """<ir_version: 8, opset_import: ["": 17]>
         raw (float[N,3] quality_in) => (float[N,3] quality) { quality = Identity(quality_in) }"""
     )
+
+
+def test_contributing_names_what_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    paths = re.findall(r"(?<![\w/.])(?:tests|pp_graph|docs|examples|benchmarks|\.ci)/[\w./-]*\w", text)
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    folders = {file.parent.relative_to(ROOT).as_posix() for file in (ROOT / "tests").rglob("test_*.py")}
+    assert not [folder for folder in folders if folder not in text]

@@ -33,6 +33,7 @@ from pp_graph.steps import (
     Temperature,
     ZScore,
 )
+from pp_graph.steps.bounded import BoundedStep
 from tests.models import conv_model, run, run_openvino
 from tests.steps.steps_monotone import MONOTONE_STRATEGIES
 from tests.steps.test_steps import SPECIAL, emit
@@ -50,8 +51,9 @@ any_step = st.one_of(list(MONOTONE_STRATEGIES.values()))
 
 def wide(step: MonotoneStep) -> np.ndarray:
     """Sorted numbers without NaN: all over the step, next to each other in float32, and special ones."""
-    low, high = min(step.bends), max(step.bends)
-    points = np.concatenate([step.bends, np.linspace(2 * low - high, 2 * high - low, 501)]).astype(F32)
+    bends = step.bends or (-1.0, 1.0)
+    low, high = min(bends), max(bends)
+    points = np.concatenate([bends, np.linspace(2 * low - high, 2 * high - low, 501)]).astype(F32)
     runs = [points]
     for side in (-np.inf, np.inf):
         near = points
@@ -75,6 +77,8 @@ def test_bounds_and_nan(step: MonotoneStep) -> None:
         assert np.array_equal(y, [-np.inf, np.nan, np.inf], equal_nan=True)
     elif isinstance(step, SquareRoot):
         assert np.array_equal(y, [0, 0, np.inf])
+    elif not isinstance(step, BoundedStep):
+        assert y[0] <= y[2]
     else:
         low, high = (F32(bound) for bound in step.bounds)
         assert y.tolist() == [low, high if step.on_nan == "anomalous" else low, high]
