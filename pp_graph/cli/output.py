@@ -161,7 +161,7 @@ def on_command_line(message: str) -> str:
     message = _FUNCTION.sub(r"\1", _NAMED_TWICE.sub(_named_once, message))
     message = re.sub(r"Post-processor '\w+' has no (?=--)", "The post-processing of this model has no ", message)
     message = message.replace("is not a valid float.", "is not a number.")
-    if re.match(r"\w+ file '", message):  # settings in a file have the names of Python
+    if re.match(r"\w+ (file '|'.*?', line \d)", message):  # settings in a file have the names of Python
         return message
     return _OPTION.sub(lambda found: _flag(found[0]), message.replace("is not a valid integer.", "is no whole number."))
 

@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.errors import SettingsError, counted
+from pp_graph.errors import SettingsError, counted, first_line
 from pp_graph.extras import require_extra
 from pp_graph.files import written_together
 from pp_graph.fleet.plan import BENCHMARK, slot_of
@@ -277,7 +277,9 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError as error:
         raise SettingsError(f"'{folder}' has no {MANIFEST}, expected the output folder of pp-graph fleet.") from error
     except (OSError, ValueError) as error:
-        raise SettingsError(f"'{path}' is not the manifest of a fleet: {error}. Run pp-graph fleet again.") from error
+        raise SettingsError(
+            f"'{path}' is not the manifest of a fleet: {first_line(error)}. Run pp-graph fleet again."
+        ) from error
     missing = [name for name in COLUMNS if rows and name not in rows[0]]
     if missing:
         raise SettingsError(f"'{path}' is not the manifest of a fleet: it has no column '{missing[0]}'.")

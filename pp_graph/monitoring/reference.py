@@ -132,8 +132,8 @@ def _read(model: str | Path | Statistics | Artifact) -> tuple[str, Statistics, M
         record = model.provenance
         if record.statistics is None:
             raise StatisticsError(
-                f"Post-processor '{record.post_processor}' was fused without statistics, expected calibrated numbers "
-                "with a histogram."
+                f"Post-processor '{record.post_processor}' was fused without statistics, expected those of an anomaly "
+                "model. Give one, or a file that pp-graph calibrate wrote."
             )
         return "model in memory", record.statistics, record.parameters, True
     origin = statistics.provenance

@@ -49,8 +49,8 @@ class ArtifactProvenance(StatisticsFormat):
             raise StatisticsError(f"its provenance cannot be read: {error}. Fuse the raw model again.") from None
         if fused.statistics is None:
             raise StatisticsError(
-                f"its post-processor '{fused.post_processor}' was fused without statistics, expected calibrated "
-                "numbers. Pass the file that contains them."
+                f"its post-processor '{fused.post_processor}' was fused without statistics, expected those of an "
+                "anomaly model. Give one, or a file that pp-graph calibrate wrote."
             )
         image, pixel = (msgspec.structs.asdict(level) for level in (fused.statistics.image, fused.statistics.pixel))
         origin = fused.statistics.provenance

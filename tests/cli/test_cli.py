@@ -199,6 +199,7 @@ BAD = [
         ("raise_opset (--raise-opset) is 99.", "--raise-opset is 99."),
         ("Use --force (overwrite=True).", "Use --force."),
         ("Write it with pp_graph.fuse (pp-graph fuse).", "Write it with pp-graph fuse."),
+        ("Fleet 'my fleet.yaml', line 2, field 'a': is not known, expected some of: input_shape, batch.", None),
         ("'map_size' of 'a/map_size.json', pred_label, key_points, image_threshold.", None),
     ],
 )

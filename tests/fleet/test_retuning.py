@@ -107,3 +107,11 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert run(["fleet", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_diff_of_what_is_no_fleet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "some.onnx").write_bytes(b"no parquet")
+    assert run(["fleet", "diff", str(tmp_path / "some.onnx"), str(tmp_path / "some.onnx")]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "some.onnx' is not the manifest of a fleet: " in err
+    assert ".." not in err

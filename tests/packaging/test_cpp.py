@@ -79,6 +79,10 @@ def test_every_decision_is_that_of_python(anomaly: Path, adjustable_ir: Path, tm
             np.testing.assert_array_equal(arrays[f"{index}.pred_mask.npy"], expected.pred_mask)
             np.testing.assert_allclose(arrays[f"{index}.anomaly_map.npy"], expected.anomaly_map, atol=1e-6)
     assert labels[0] != labels[1]
+    gray = tmp_path / "gray.pgm"
+    Image.open(next((DEMO / "images" / "grass").iterdir())).convert("L").save(gray)
+    found = json.loads(predict(anomaly, str(gray)).stdout)
+    assert found["pred_mask"]["true"] == int(pp.load(adjustable_ir)(gray).pred_mask.sum())
 
 
 def test_a_packed_tensor_is_taken_apart(tmp_path: Path) -> None:

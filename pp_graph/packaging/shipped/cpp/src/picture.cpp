@@ -82,6 +82,28 @@ bool is_picture(const ov::Tensor& tensor, const InputSpec& spec) {
     return false;
 }
 
+// Turns RGB into gray or gray into RGB, as Pillow does, if the input takes that.
+ov::Tensor with_channels(const ov::Tensor& picture, const InputSpec& spec) {
+    const auto& shape = picture.get_shape();
+    const std::size_t channels = shape.size() == 3 ? shape[2] : 1;
+    const auto wanted = spec.any_rank ? -1 : spec.shape[spec.channels_last ? 3 : 1];
+    if (!(channels == 1 && wanted == 3) && !(channels == 3 && wanted == 1)) {
+        return picture;
+    }
+    ov::Tensor changed(ov::element::u8, {shape[0], shape[1], static_cast<std::size_t>(wanted)});
+    const auto* from = static_cast<const std::uint8_t*>(picture.data());
+    auto* to = static_cast<std::uint8_t*>(changed.data());
+    for (std::size_t pixel = 0; pixel < shape[0] * shape[1]; ++pixel, from += channels) {
+        if (channels == 1) {
+            std::memset(to + 3 * pixel, *from, 3);
+        } else {
+            const std::uint32_t weighted = 19595U * from[0] + 38470U * from[1] + 7471U * from[2];
+            to[pixel] = static_cast<std::uint8_t>((weighted + 0x8000U) >> 16U);
+        }
+    }
+    return changed;
+}
+
 template <typename T>
 void lay_out(const ov::Tensor& picture, const InputSpec& spec, ov::Tensor& target) {
     const auto& shape = picture.get_shape();
@@ -159,7 +181,7 @@ void check_fits(const ov::Tensor& tensor, const InputSpec& spec) {
 }
 
 ov::Tensor to_input(const ov::Tensor& picture, const InputSpec& spec) {
-    ov::Tensor array = is_picture(picture, spec) ? laid_out(picture, spec) : picture;
+    ov::Tensor array = is_picture(picture, spec) ? laid_out(with_channels(picture, spec), spec) : picture;
     const std::size_t rank = spec.any_rank ? 4 : spec.shape.size();
     auto shape = array.get_shape();
     if (shape.size() + 1 == rank) {
