@@ -37,7 +37,8 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         scheduler: Address of a running scheduler, such as `tcp://host:8786`.
 
     Raises:
-        ClusterError: Both are given, the scheduler does not answer, or its workers have other versions than we have.
+        ClusterError: Both are given, `workers` is below 1, the scheduler does not answer, or its workers have other
+            versions than we have.
         ExtraError: Dask is not installed.
     """
     if scheduler is not None:
@@ -47,6 +48,8 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
             check_client(client)
             yield client
         return
+    if workers is not None and workers < 1:
+        raise ClusterError(f"workers is {workers}, expected at least 1. Leave it out for one for two cores.")
     distributed = require_extra("distributed", EXTRA, "running a fleet")
     _silence()
     import dask

@@ -175,7 +175,8 @@ def refuse_letterboxed_maps(runner: Runner, letterbox: bool, drawn: DrawnOutputs
         raise DataError(
             "The images are letterboxed, and the model returns maps, masks or regions, which run cannot place in the "
             "images, expected boxes of a detector, or maps and regions of the frame. Convert with --map-size frame, "
-            "and for regions with --box-coordinates frame; with another --resize; or write tables only (--save none)."
+            "and for regions with --box-coordinates frame; with another --resize; or write tables only (--save none; "
+            "of a video, -o FILE.csv)."
         )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pp_graph.cli import run
-from pp_graph.errors import SettingsError
-from pp_graph.fleet import read_fleet
+from pp_graph.errors import ClusterError, SettingsError
+from pp_graph.fleet import read_fleet, run_fleet
 from tests.conftest import DEMO
 
 HEAD = f"output: out\ndefaults:\n  data: {DEMO}/images\n  options: {{image_sensitivity: 0.4}}\nmodels:\n"
@@ -86,3 +86,9 @@ def test_folder_of_others_and_missing_data(tmp_path: Path, capsys: pytest.Captur
     assert run(["fleet", str(tmp_path / "fleet.yaml"), "--json"]) == 2
     assert "'raw' has no 'data', expected images to verify on" in capsys.readouterr().out
     assert run(["fleet", str(tmp_path / "none.yaml")]) == 2
+
+
+def test_workers_are_at_least_one(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text(f"{HEAD}  - path: {DEMO}/raw.onnx\n")
+    with pytest.raises(ClusterError, match="workers is 0, expected at least 1"):
+        run_fleet(tmp_path / "fleet.yaml", workers=0)

@@ -254,7 +254,10 @@ def test_provenance_is_kept(tmp_path: Path) -> None:
     [
         ("{}", "provenance cannot be read"),
         ("nonsense", "provenance cannot be read"),
-        ('{"post_processor": "X", "parameters": {}, "statistics": null}', "'X' was fused without statistics, expected those of an anomaly model"),
+        (
+            '{"post_processor": "X", "parameters": {}, "statistics": null}',
+            "'X' was fused without statistics, expected those of an anomaly model",
+        ),
         ('{"post_processor": "X", "parameters": {}, "statistics": {"image": {"min": 2, "max": 1}}}', "'max' is 1"),
     ],
 )
