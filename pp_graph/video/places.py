@@ -6,9 +6,11 @@ import re
 import sys
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from pp_graph.data.image_files import IMAGE_ENDINGS, match_files
 from pp_graph.errors import VideoError
+from pp_graph.urls import as_path
 
 VIDEO_ENDINGS: Final = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".h264", ".h265", ".hevc", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov",
@@ -16,7 +18,13 @@ VIDEO_ENDINGS: Final = frozenset(
 )  # fmt: skip
 """Endings of files that are read as videos."""
 FILE, CAMERA, STREAM = "file", "camera", "stream"
-_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_STREAMS: Final = frozenset(
+    {"http", "https", "mms", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "tls", "udp", "unix"}
+)
+"""Schemes of streams. Images by other URLs, such as s3://, are read through fsspec."""
+_READ_WHOLE: Final = IMAGE_ENDINGS | {".csv", ".npy", ".npz", ".parquet"}
+"""Endings of images and tables, which also come over HTTP."""
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]*@")
 _DEVICE: Final = re.compile(r"/dev/video(\d+)")
 
@@ -52,8 +60,14 @@ def find_videos(given: object) -> tuple[Place, ...]:
     if not isinstance(given, str | Path):
         return ()
     text, path = str(given), Path(given)
-    if isinstance(given, str) and _SCHEME.match(given):
-        return (Place(STREAM, given, without_credentials(given)),)
+    scheme = _SCHEME.match(given) if isinstance(given, str) else None
+    if scheme is not None and scheme[1].lower() == "file":
+        path = as_path(text)
+        text = str(path)
+    elif scheme is not None:
+        whole = Path(urlsplit(text).path).suffix.lower() in _READ_WHOLE
+        streams = scheme[1].lower() in _STREAMS and not whole
+        return (Place(STREAM, text, without_credentials(text)),) if streams else ()
     device = _DEVICE.fullmatch(text)
     if device is not None or (text.isdecimal() and len(text) < 4 and not path.exists()):
         return (_camera(int(text if device is None else device[1])),)

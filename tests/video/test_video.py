@@ -166,7 +166,7 @@ def test_bad_videos(tmp_path: Path) -> None:
     for source, message in [
         ("97", r"Camera 97 cannot be opened \(/dev/video97\): no such file"),
         ("rtsp://me:secret@127.0.0.1:9/x", r"Stream 'rtsp://127.0.0.1:9/x' cannot be opened: connection refused"),
-        ("gopher2://host/x", "Stream 'gopher2://host/x' cannot be opened: protocol not found"),
+        ("gopher2://host/x", "is no video, expected a video .* or a URL such as rtsp://host/path"),
         (tmp_path / "clip.txt", "clip.txt' is no video, expected a video"),
         (tmp_path, "is a folder, expected a video"),
     ]:
