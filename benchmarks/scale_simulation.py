@@ -49,10 +49,10 @@ class Costs:
 
     image: float = 0.021
     start: float = 3.5
-    task: float = 0.0008
+    task: float = 0.0016
     merge: float = 0.002
     state: int = 218_000
-    model: float = 12.0
+    model: float = 2.4
 
 
 @dataclass(frozen=True)
