@@ -81,7 +81,11 @@ def command(file: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def records(folder: Path) -> int:
-    return sum(1 for _ in (folder / "out" / ".fleet" / "records").rglob("*.json"))
+    while True:
+        try:
+            return sum(1 for _ in (folder / "out" / ".fleet" / "records").rglob("*.json"))
+        except FileNotFoundError:  # a draft became a record meanwhile
+            continue
 
 
 def run(file: Path, *options: str) -> dict[str, Any]:
