@@ -12,9 +12,9 @@ import numpy as np
 
 from pp_graph.errors import TargetError
 from pp_graph.openvino.core import port_name
-from pp_graph.openvino.island.float32 import mark_float32
 from pp_graph.openvino.island.graph import find_tensor
 from pp_graph.openvino.preprocessing import frame_size, placed_size
+from pp_graph.openvino.replaced_outputs import replace_outputs, restore_outputs
 from pp_graph.preprocessing import LETTERBOX
 from pp_graph.preprocessing.placement import FRAME
 
@@ -55,21 +55,8 @@ def enlarge_maps(model: ov.Model, provenance: Provenance) -> None:
         ops.result(_enlarged(given, outputs[name], inner[0], preprocessing))
         for name, given in zip(outputs, inner[1:], strict=True)
     ]
-    small = mark_float32(ov.Model(ends, inner, _SCOPE))
-    for node in small.get_ordered_ops():
-        if node.get_type_name() not in ("Parameter", "Result"):
-            node.set_friendly_name(f"{provenance.prefix}/{_SCOPE}/{node.get_friendly_name()}")
-    results = [_result(model, name) for name in outputs]
-    size = frame_size(frames, preprocessing).output(0)
-    for parameter, source in zip(small.get_parameters(), [size, *sources], strict=True):
-        for target in list(parameter.output(0).get_target_inputs()):
-            target.replace_source_output(source)
-    for name, source, result, end in zip(outputs, sources, results, small.get_results(), strict=True):
-        value = end.input_value(0)
-        source.get_tensor().set_names((source.get_names() - {name}) | {_tensor(provenance, name)})
-        value.get_tensor().set_names({name})
-        result.input(0).replace_source_output(value)
-    model.validate_nodes_and_infer_types()
+    fed = [frame_size(frames, preprocessing).output(0), *sources]
+    replace_outputs(model, _prefix(provenance), outputs, ends, inner, fed)
 
 
 def restore_maps(model: ov.Model, provenance: Provenance) -> None:
@@ -77,12 +64,7 @@ def restore_maps(model: ov.Model, provenance: Provenance) -> None:
     preprocessing = provenance.preprocessing
     if preprocessing is None or preprocessing.map_size != FRAME:
         return
-    for name in _outputs(provenance):
-        source, result = find_tensor(model, _tensor(provenance, name)), _result(model, name)
-        result.input_value(0).get_tensor().set_names(set())
-        source.get_tensor().set_names((source.get_names() - {_tensor(provenance, name)}) | {name})
-        result.input(0).replace_source_output(source)
-    model.validate_nodes_and_infer_types()
+    restore_outputs(model, _prefix(provenance), _outputs(provenance))
 
 
 def _checked_outputs(provenance: Provenance) -> dict[str, str]:
@@ -103,12 +85,8 @@ def _outputs(provenance: Provenance) -> dict[str, str]:
     }
 
 
-def _tensor(provenance: Provenance, name: str) -> str:
-    return f"{provenance.prefix}/{_SCOPE}/{name}"
-
-
-def _result(model: ov.Model, name: str) -> ov.op.Result:
-    return next(each for each in model.get_results() if name in each.output(0).get_names())
+def _prefix(provenance: Provenance) -> str:
+    return f"{provenance.prefix}/{_SCOPE}"
 
 
 def _enlarged(given: ov.Node, axes: str, size: ov.Node, preprocessing: Preprocessing) -> ov.Node:
