@@ -55,13 +55,13 @@ def sweep(names: list[str], *, workers: int = 2, progress: bool = False) -> list
                 break
             worker = worker or _start_worker()
             found[name], ended = _tried(name, worker)
-            worker = None if ended else worker
+            if ended:
+                _close(worker)
+                worker = None
             if progress and len(found) % 100 == 0:
                 print(f"{len(found)} of {len(names)}", flush=True)
         if worker is not None:
-            assert worker.stdin is not None
-            worker.stdin.close()
-            worker.wait()
+            _close(worker)
 
     with ThreadPoolExecutor(workers) as pool:
         for each in [pool.submit(attend) for _ in range(workers)]:
@@ -80,6 +80,11 @@ def _start_worker() -> subprocess.Popen[str]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
+
+
+def _close(worker: subprocess.Popen[str]) -> None:
+    with worker:  # which closes its pipes and waits
+        pass
 
 
 def _tried(name: str, worker: subprocess.Popen[str]) -> tuple[list[dict[str, str]], bool]:
