@@ -54,13 +54,15 @@ def make_images(folder: Path, count: int) -> None:
             (folder / "ground_truth" / kind / f"{index:06}_mask.png").hardlink_to(mask)
 
 
-def calibrated(folder: Path, workers: int) -> dict[str, Any]:
-    """Calibrate in this process, or on workers."""
+def calibrated(folder: Path, workers: int, threads: int = 2) -> dict[str, Any]:
+    """Calibrate in this process with so many threads of the runtime, or on workers of one thread each."""
     import pp_graph as pp
+    from pp_graph.sessions.threads import limited_threads
     from pp_graph.workers import open_client
 
     start = time.perf_counter()
-    with open_client(workers or None) as client:
+    # OpenVINO's threads pin themselves to every core, whatever cores the process is held to.
+    with limited_threads(threads), open_client(workers or None) as client:
         ready = time.perf_counter()
         result = pp.calibrate(DEMO / "raw.onnx", folder, client=client, resamples=0)
         ended = time.perf_counter()
@@ -83,6 +85,7 @@ def run_side(name: str, folder: Path) -> dict[str, Any]:
     workers, cores = SIDES[name]
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     command = [sys.executable, __file__, "--side", str(workers), "--folder", str(folder)]
+    command += ["--threads", str(cores)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
@@ -123,9 +126,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side is not None:
-        print(json.dumps(calibrated(options.folder, options.side)))
+        print(json.dumps(calibrated(options.folder, options.side, options.threads)))
         return
     merge = merging()
     print(f"counts of a shard: {merge['bytes']:,} bytes; two merge in {merge['milliseconds']:.1f} ms", flush=True)

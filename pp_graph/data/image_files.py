@@ -220,8 +220,8 @@ def upright_size(file: Path, max_pixels: int | None = None, *, what: str = "Imag
     """
     with opened_image(file, max_pixels, what=what) as image:
         width, height = image.size
-        # Pillow turns TIFF files itself.
-        sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+        # Pillow turns TIFF files itself. It decodes a whole PNG to find EXIF data behind the pixels.
+        sideways = width != height and image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
     return ((height, width) if sideways else (width, height)), sideways
 
 
