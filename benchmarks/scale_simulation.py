@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers import DEMO, calibrated, make_images, merging
+from workers import DEMO, make_images, merging, run_side
 
 from pp_graph.workers.job import _FAN_IN, cut_into_shards
 
@@ -39,15 +39,15 @@ class Costs:
     """Measured seconds of one core, unless named otherwise.
 
     Attributes:
-        image: An image, decoded and run twice by `calibrate` (once per pass).
-        start: A worker, until it takes tasks.
+        image: An image, decoded, run and counted twice by `calibrate` (once per pass).
+        start: All that comes before the first image: imports, the cluster, opening the model.
         task: The scheduler's share of a task.
         merge: Two states.
         state: Size of a state in bytes.
         model: All tasks of a small model of a fleet, but for benchmarks.
     """
 
-    image: float = 0.021
+    image: float = 0.0107
     start: float = 3.5
     task: float = 0.0016
     merge: float = 0.002
@@ -149,30 +149,36 @@ def measure(count: int) -> Costs:
     from distributed import Client, LocalCluster
 
     merge = merging()
+    seconds = {}
     with tempfile.TemporaryDirectory(dir=DEMO.parent.parent.parent) as folder:
-        make_images(Path(folder), count)
-        before = time.process_time()
-        calibrated(Path(folder) / "test", 0)
-        image = (time.process_time() - before) / count
+        for images in (_BATCH, count):
+            make_images(Path(folder) / str(images), images)
+            for workers in (0, 1):
+                found = [run_side(workers, 1, Path(folder) / str(images) / "test") for _ in range(3)]
+                seconds[workers, images] = statistics.median(each["seconds"] for each in found)
+    image = (seconds[0, count] - seconds[0, _BATCH]) / (count - _BATCH)
     one: Any = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     with LocalCluster(**one) as cluster, Client(cluster) as client:
         start = time.perf_counter()
         client.gather(client.map(lambda x: x, range(2000)))
         task = (time.perf_counter() - start) / 2000
-    return Costs(image=image, task=task, merge=merge["milliseconds"] / 1000, state=int(merge["bytes"]))
+    return Costs(image, seconds[1, _BATCH], task, merge["milliseconds"] / 1000, int(merge["bytes"]))
 
 
 def check(count: int, costs: Costs) -> None:
     """Compare simulated with measured times of local clusters."""
-    cores = len(os.sched_getaffinity(0))
+    most = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=DEMO.parent.parent.parent) as folder:
         make_images(Path(folder), count)
         for workers in (1, 2, 4):
-            found = [calibrated(Path(folder) / "test", workers) for _ in range(2)]
-            seconds = statistics.median(each["seconds"] for each in found)
-            own = dataclasses.replace(costs, start=statistics.median(each["start"] for each in found))
-            expected = images(count, Cluster(workers, cores), own).seconds
-            print(f"{workers} workers: {seconds:.1f} s measured, {expected:.1f} s simulated", flush=True)
+            cores = min(workers, most)
+            found = [run_side(workers, cores, Path(folder) / "test")["seconds"] for _ in range(3)]
+            expected = images(count, Cluster(workers, cores), costs).seconds
+            print(
+                f"{workers} workers on {cores} cores: {statistics.median(found):.1f} s measured "
+                f"({min(found):.1f}-{max(found):.1f}), {expected:.1f} s simulated",
+                flush=True,
+            )
 
 
 def simulate(costs: Costs) -> None:

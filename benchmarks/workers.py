@@ -69,7 +69,7 @@ def calibrated(folder: Path, workers: int, threads: int = 2) -> dict[str, Any]:
         peaks = [] if client is None else list(client.run(_peak).values())
     return {
         "seconds": ended - start,
-        "start": ready - start,
+        "cluster": ready - start,
         "peak": _peak(),
         "workers_peak": max(peaks, default=0),
         "statistics": json.loads(result.statistics.to_json())["pixel"],
@@ -80,9 +80,8 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def run_side(name: str, folder: Path) -> dict[str, Any]:
+def run_side(workers: int, cores: int, folder: Path) -> dict[str, Any]:
     """Run a side in a new process."""
-    workers, cores = SIDES[name]
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     command = [sys.executable, __file__, "--side", str(workers), "--folder", str(folder)]
     command += ["--threads", str(cores)]
@@ -139,7 +138,7 @@ def main() -> None:
         make_images(Path(folder), options.images)
         for _ in range(options.rounds):
             order = random.sample(sides, len(sides))
-            rounds.append({name: run_side(name, Path(folder) / "test") for name in order})
+            rounds.append({name: run_side(*SIDES[name], Path(folder) / "test") for name in order})
             print(
                 {name: (round(found["seconds"], 1), round(found["cpu"], 1)) for name, found in rounds[-1].items()},
                 flush=True,
@@ -153,7 +152,7 @@ def main() -> None:
         line += f", {statistics.median(found['peak'] for found in of) / 2**20:6.0f} MiB"
         if of[0]["workers_peak"]:
             line += f", worker {statistics.median(found['workers_peak'] for found in of) / 2**20:6.0f} MiB"
-            line += f", {statistics.median(found['start'] for found in of):.1f} s to start"
+            line += f", {statistics.median(found['start'] for found in of):.1f} s to start the cluster"
         print(line)
     for title, side, base in RATIOS:
         if side not in sides or base not in sides:
