@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from pp_graph.inspection.inspecting import Inspection, inspect
+from pp_graph.inspection.inspecting import inspect
+from pp_graph.inspection.result import Inspection
 
 __all__ = ["Inspection", "inspect"]

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from pp_graph.errors import AlreadyFusedError, OutputRoleError, StatisticsError
 from pp_graph.fusion import METADATA_KEY, FusedModel, Provenance
 from pp_graph.fusion.injection import PREFIX, refuse_foreign_decisions
 from pp_graph.fusion.stripping import check_weights
-from pp_graph.fusion.tail import RULES, TailRecord, rewrite_tail
-from pp_graph.model import NameScope, Port, RawModel, describe_outputs, format_shape
+from pp_graph.fusion.tail import RULES, rewrite_tail
+from pp_graph.inspection.result import InspectedPort, Inspection, MissedRewrite, TailInspection
+from pp_graph.model import NameScope, RawModel, describe_outputs, format_shape
 from pp_graph.model.graphs import DEFAULT_DOMAINS
 from pp_graph.opening import kind_of
-from pp_graph.packaging.manifest import MANIFEST, Manifest, read_manifest
+from pp_graph.packaging.manifest import MANIFEST, read_manifest
 from pp_graph.postprocessors import ROLES, merged_roles
 from pp_graph.postprocessors.hints import Family, find_families
 from pp_graph.program import find_roles
 from pp_graph.program.roles import why_none
-from pp_graph.saving import indented, save_result
-from pp_graph.sketching import draw, layers_of_ir, layers_of_onnx, linked, sketched, unfused
+from pp_graph.sketching import layers_of_ir, layers_of_onnx, linked, sketched, unfused
 from pp_graph.statistics.anomalib_onnx import GraphStatistics, find_in_graph
-from pp_graph.summary import Summarised
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx
     import onnx_ir as ir
@@ -40,145 +37,6 @@ if TYPE_CHECKING:
     from pp_graph.postprocessors import PostProcessor
     from pp_graph.program import Role, RoleMatch
     from pp_graph.sketching import Part
-    from pp_graph.summary import Block
-
-
-@dataclass(frozen=True)
-class InspectedPort(Port):
-    """An input or output, and for an output how post-processing relates to it.
-
-    Attributes:
-        role: `score` or `map` if post-processing would read this output; for other families what it likely holds, such
-            as `logits`; None otherwise.
-        why: Reason for the role or for its absence; the meaning of a post-processed output.
-        note: A contradiction between the declared and the inferred shape; None without one.
-    """
-
-    role: str | None = None
-    why: str = ""
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class MissedRewrite:
-    """A part of the tail that a rule targets but cannot rewrite.
-
-    Attributes:
-        rule: Name of the rule.
-        target: Name of the value that is not rewritten.
-        what: The operators that compute it.
-        why: Reason why the rule does not apply.
-    """
-
-    rule: str
-    target: str
-    what: str
-    why: str
-
-
-@dataclass(frozen=True)
-class TailInspection:
-    """Effect of fusing on a raw model's tail.
-
-    Attributes:
-        rewrites: Rewritten parts, with the estimated time before and after.
-        missed: Parts that no rule can rewrite, with reasons.
-    """
-
-    rewrites: tuple[TailRecord, ...]
-    missed: tuple[MissedRewrite, ...]
-
-
-@dataclass(frozen=True, repr=False)
-class Inspection(Summarised):
-    """Contents of a model file.
-
-    Attributes:
-        path: The file; None for a model in memory.
-        kind: `raw ONNX`, `fused ONNX`, `Anomalib ONNX export` or `OpenVINO IR`.
-        inputs: Inputs that a caller must feed.
-        outputs: Outputs, with roles.
-        problem: Reason why roles could not be assigned; None if they could, or if none are needed.
-        opset: Version of the default ONNX domain; None for an IR.
-        domains: Other operator domains and their versions.
-        ir_version: Version of the file format.
-        producer: Program that wrote the file.
-        nodes: Number of operators in the main graph.
-        functions: Number of local functions.
-        weight_bytes: Size of all weights.
-        weight_files: Files with external weights.
-        metadata: Keys of other metadata entries.
-        provenance: Provenance of the post-processing; None if pp_graph fused none.
-        tail: Effect of fusing on the raw model's tail; None unless requested.
-        post_processing: Post-processing that Anomalib exported with the model; None if there is none.
-        families: Families of models that a raw model's outputs fit, the likeliest first.
-        values: Values of each output on images; empty without images.
-        end: The end of the graph, as `sketch` draws it.
-        package: The package that holds the model; None for a model file.
-    """
-
-    path: str | None
-    kind: str
-    inputs: tuple[InspectedPort, ...]
-    outputs: tuple[InspectedPort, ...]
-    problem: str | None
-    opset: int | None
-    domains: dict[str, int]
-    ir_version: int
-    producer: str
-    nodes: int
-    functions: int
-    weight_bytes: int
-    weight_files: tuple[str, ...]
-    metadata: tuple[str, ...]
-    provenance: Provenance | None = field(repr=False)
-    tail: TailInspection | None = None
-    post_processing: GraphStatistics | None = None
-    families: tuple[Family, ...] = ()
-    values: tuple[OutputValues, ...] = ()
-    end: tuple[Part, ...] = field(default=(), repr=False)
-    package: Manifest | None = None
-
-    def sketch(self) -> str:
-        """Return the end of the graph as SVG: last layers, raw outputs, steps of the post-processing, outputs."""
-        return draw(self.end)
-
-    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
-        """Write JSON, an HTML page, or the sketch alone as SVG, by the ending of the path.
-
-        Raises:
-            OutputFileError: The path has another ending, is an input, exists, or cannot be written.
-        """
-        from pp_graph.report.page import page
-        from pp_graph.summary import html_of
-
-        def whole() -> str:
-            tables = f'<div class="wide">{html_of(self.summary())}</div>'
-            return page(
-                f"Inspection of {self.path or 'a model'}", f"{tables}<h2>The end of the graph</h2>{self.sketch()}"
-            )
-
-        forms = {".json": lambda: indented(self.to_dict()), ".html": whole, ".svg": self.sketch}
-        return save_result(path, forms, overwrite=overwrite, inputs=inputs)
-
-    def _repr_html_(self) -> str:
-        return super()._repr_html_() + self.sketch()
-
-    def summary(self) -> list[Block]:
-        """Return what was found as tables."""
-        from pp_graph.inspection.summary import blocks_of
-
-        return list(blocks_of(self))
-
-    def __repr__(self) -> str:
-        """Return kind and outputs in a line."""
-        outputs = ", ".join(port.name for port in self.outputs)
-        return f"<Inspection of {self.path or 'a model in memory'}: {self.kind} -> {outputs}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON values."""
-        result: dict[str, Any] = msgspec.to_builtins(self)
-        return result
 
 
 def inspect(
@@ -223,23 +81,15 @@ def inspect(
         ProvenanceError: `data` is given for an IR that pp_graph did not write.
         ClusterError: The cluster cannot share the work.
     """
+    again = functools.partial(
+        inspect, post=post, roles=roles, score_output=score_output, map_output=map_output, tail=tail
+    )
     if isinstance(model, str | Path) and (Path(model) / MANIFEST).is_file():
         package = read_manifest(model)
-        found = inspect(
-            Path(model) / package.model,
-            post=post,
-            roles=roles,
-            score_output=score_output,
-            map_output=map_output,
-            tail=tail,
-            data=data,
-            masks=masks,
-            fixed_inputs=fixed_inputs,
-        )
+        found = again(Path(model) / package.model, data=data, masks=masks, fixed_inputs=fixed_inputs, client=client)
         return dataclasses.replace(found, path=str(model), package=package)
     if data is not None:
-        found = inspect(model, post=post, roles=roles, score_output=score_output, map_output=map_output, tail=tail)
-        return dataclasses.replace(found, values=_values(model, data, masks, fixed_inputs, client))
+        return dataclasses.replace(again(model), values=_values(model, data, masks, fixed_inputs, client))
     named = merged_roles(roles, score_output=score_output, map_output=map_output)
     declared = ROLES if post is None else post.roles
     if isinstance(model, str | Path) and kind_of(model) == "ir":

@@ -13,8 +13,8 @@ from pp_graph.summary import Block, Fields, Line, Remark, Table, size_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pp_graph.inspection.inspecting import Inspection, TailInspection
     from pp_graph.inspection.output_values import OutputValues
+    from pp_graph.inspection.result import Inspection, TailInspection
     from pp_graph.statistics.anomalib_onnx import GraphStatistics
 
 
