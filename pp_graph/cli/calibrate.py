@@ -116,8 +116,11 @@ _GOALS: Final = {"recall": "recall:recall", "precision": "precision:precision", 
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Images per batch, if the model leaves it open.")
 @input_option
 @image_options
-@click.option("--letterbox", is_flag=True,
-              help="With --boxes: resize image files without changing their aspect ratio, and fill the rest with gray.")
+@click.option(
+    "--letterbox",
+    is_flag=True,
+    help="With --boxes: resize image files without changing their aspect ratio, and fill the rest with gray.",
+)
 @worker_options
 @click.option("--report", "reports", type=PATH, multiple=True, metavar="FILE.html|.png",
               help="Write histograms and curves as a page or picture. Needs the extra 'report'.")  # fmt: skip

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
+from pp_graph.data.fitting import image_shape
 from pp_graph.data.image_batches import Array
-from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, match_files, upright
+from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, match_files, resized_pixels, upright
 from pp_graph.data.images import ArrayImages
 from pp_graph.data.resized_images import FileImages, PictureImages
 from pp_graph.errors import DataError
@@ -124,7 +125,7 @@ def open_source(
     if isinstance(given, list | tuple):
         return _from_sequence(given, inputs, batch_size, reading)
     if isinstance(given, np.ndarray) or hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
-        return _from_arrays({"image": _as_array(given)}, inputs, batch_size, frames=not _is_picture(given))
+        return _from_arrays({"image": _as_array(given, inputs)}, inputs, batch_size, frames=not _is_picture(given))
     raise DataError(
         f"Images are given as {type(given).__name__}, expected an array, a mapping of arrays, a path or a list of "
         "image files. For an iterable of these, use stream(...)."
@@ -178,7 +179,7 @@ def _from_sequence(
         return _from_files(matches, inputs, batch_size, reading)
     if any(isinstance(item, str | Path) for item in given):
         raise DataError("Paths and arrays are mixed in a list of images, expected only paths or only arrays.")
-    arrays = [_as_array(item) for item in given]
+    arrays = [_as_array(item, inputs) for item in given]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise DataError(
@@ -194,9 +195,14 @@ def _is_picture(given: Any) -> bool:
     return type(given).__module__.split(".", 1)[0] == "PIL"
 
 
-def _as_array(given: Any) -> Array:
-    """Convert to an array; a PIL image is turned by its EXIF orientation, as its file would be."""
-    return np.asarray(upright(given)[0] if _is_picture(given) else given)
+def _as_array(given: Any, inputs: Sequence[ModelInput]) -> Array:
+    """Convert to an array; a PIL image is turned by its EXIF orientation and becomes gray or RGB, as its file would."""
+    if not _is_picture(given):
+        return np.asarray(given)
+    image, main = upright(given)[0], image_input(inputs)
+    mode = None if main is None or _rank(main) != _IMAGE_RANK else {1: "L", 3: "RGB"}.get(image_shape(main)[0])
+    deep = image.mode == "F" or image.mode.startswith("I")
+    return np.asarray(image) if mode is None or deep else resized_pixels(image, mode, None)
 
 
 def _from_arrays(

@@ -231,6 +231,15 @@ def test_every_form_of_images(runner: pp.Runner, demo_images: np.ndarray, tmp_pa
     assert one.pred_mask.shape == (1, 1, 256, 256)
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_pictures_of_any_mode_are_read_as_their_files(runner: pp.Runner, mode: str, tmp_path: Path) -> None:
+    picture = Image.open(sorted((DEMO / "images").rglob("*.png"))[6]).convert(mode)
+    picture.save(tmp_path / f"image.{'tiff' if mode == 'CMYK' else 'png'}")
+    expected = runner(tmp_path)
+    for given in (picture, [picture]):
+        assert same(runner(given), expected)
+
+
 def test_a_folder_and_an_npz_stream_image_by_image(runner: pp.Runner, demo_images: np.ndarray, tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", image=demo_images)
     expected = runner(demo_images)
