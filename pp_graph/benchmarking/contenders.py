@@ -17,6 +17,7 @@ from pp_graph.fusion import FusedModel, Provenance
 from pp_graph.model.graphs import all_values
 from pp_graph.opening import kind_of, open_artifact
 from pp_graph.openvino.core import first_line, port_name
+from pp_graph.openvino.input_shapes import reshape
 from pp_graph.openvino.ir_files import read_model
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def set_input_shapes(model: ov.Model, shapes: Mapping[str, Sequence[int]]) -> No
         TargetError: The model does not accept the shapes.
     """
     try:
-        model.reshape({port_name(port): list(shapes[port_name(port)]) for port in model.inputs})
+        reshape(model, {port_name(port): list(shapes[port_name(port)]) for port in model.inputs})
     except (KeyError, RuntimeError) as error:
         wanted = ", ".join(f"{name} {tuple(sizes)}" for name, sizes in shapes.items())
         reason = f"it has no such input {error}" if isinstance(error, KeyError) else first_line(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
     try:
         for name, sizes in input_shape.items():
             shapes[name] = PartialShape([-1 if size is None else size for size in sizes])
-        model.reshape(shapes)
+        reshape(model, shapes)
     except RuntimeError as error:
         wanted = ", ".join(f"{name} {format_shape(tuple(sizes))}" for name, sizes in input_shape.items())
         given = ", ".join(f"{name} {format_shape(partial_shape(model.input(name)))}" for name in input_shape)
@@ -76,6 +77,26 @@ def _reshape(model: ov.Model, input_shape: InputShape) -> None:
             f"The model cannot take the input shape {wanted}, expected sizes that fit {given}: {first_line(error)}. "
             "Use sizes it was trained for."
         ) from error
+
+
+def reshape(model: ov.Model, shapes: Mapping[str, ov.PartialShape | list[int]]) -> None:
+    """Set sizes of inputs by name, as `Model.reshape`, which does not compare numbers of elements.
+
+    With known sizes, OpenVINO runs a Reshape from (2,43,43,2) to (2,2), and reads the first 4 numbers.
+
+    Raises:
+        RuntimeError: The model cannot take these sizes.
+    """
+    model.reshape(dict(shapes))
+    for node in model.get_ops():
+        if node.get_type_name() != "Reshape":
+            continue
+        found, wanted = node.get_input_partial_shape(0), node.get_output_partial_shape(0)
+        if found.is_static and wanted.is_static and math.prod(found.to_shape()) != math.prod(wanted.to_shape()):
+            raise RuntimeError(
+                f"'{node.get_friendly_name()}' cannot make {tuple(wanted.to_shape())} of the "
+                f"{tuple(found.to_shape())} that it gets"
+            )
 
 
 def _fix_batch(model: ov.Model, inputs: Sequence[ModelInput], batch: int) -> None:

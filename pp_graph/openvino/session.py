@@ -31,6 +31,7 @@ from pp_graph.openvino.devices import (
     recommended_properties,
     require_device,
 )
+from pp_graph.openvino.input_shapes import reshape
 from pp_graph.openvino.island.float32 import island_precisions, names_operators
 from pp_graph.openvino.island.island import add_probes
 from pp_graph.sessions.session import Array, Session, cut_to_batch, joined
@@ -313,7 +314,7 @@ class OpenVINOSession(Session):
                 self._fitted.popitem(last=False)
             fixed = self._model.clone()
             try:
-                fixed.reshape({port_name(port): list(shape) for port, shape in zip(fixed.inputs, sizes, strict=True)})
+                reshape(fixed, {port_name(port): list(shape) for port, shape in zip(fixed.inputs, sizes, strict=True)})
                 self._fitted[sizes] = self._compilation(self._compile(fixed))
             except (RuntimeError, TargetError):
                 return None  # the open model will say what is wrong with these sizes

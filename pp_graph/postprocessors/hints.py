@@ -29,6 +29,8 @@ _LINE_HEIGHT: Final = 64
 _FEWEST_TOKENS: Final = 10
 _IMAGE_RANK: Final = 4
 _FEWEST_LISTS: Final = 2
+_MOST_HEADS: Final = 4
+"""Outputs of a classifier that are proposed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def find_families(raw: RawModel) -> tuple[Family, ...]:
     if not found and text:
         found = text
     if not found:
-        found = (*_classification(outputs), *_segmentation(raw, outputs))
+        found = _classification_or_segmentation(raw, outputs)
     return found or _maps(raw, outputs) or _of_open_size(raw, outputs)
 
 
@@ -96,13 +98,31 @@ def _opset(raw: RawModel, needed: int) -> str:
     return f" --raise-opset {needed}" if 0 < (raw.opset or 0) < needed else ""
 
 
-def _classification(outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
-    match = _match(outputs, classification.LOGITS).get(classification.RAW_LOGITS)
-    if match is None or match.type.size("C") == 1:
-        return ()
-    info = match.output
-    why = f"{_named(info)} holds a number for each class"
-    return (Family("classification", "a classifier", why, "--task classification", {info.name: "logits"}),)
+def _classification_or_segmentation(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
+    classes, pixels = _classification(raw, outputs), _segmentation(raw, outputs)
+    # Open rows and columns are those of a map rather than a single pixel, where the image's are open, too.
+    return (*pixels, *classes) if image_size(raw) is None else (*classes, *pixels)
+
+
+def _classification(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
+    role = classification.LOGITS
+    named = _match(outputs, role).get(role.name)
+    fitting = [info for info in outputs if named is None or info is named.output]
+    matches = [match for info in fitting for match in _match([info], role).values() if match.type.size("C") != 1]
+    if len(matches) > 1:
+        # Beside classes, models return places, such as a face's, or features.
+        matches = [match for match in matches if last_activation(raw, match.output.name) == "softmax"] or matches
+    choice = f" --role {role.name}={{}}" if named is None else ""
+    return tuple(
+        Family(
+            "classification",
+            "a classifier",
+            f"{_named(match.output)} holds a number for each class",
+            f"--task classification{choice.format(match.output.name)}",
+            {match.output.name: "logits"},
+        )
+        for match in matches[:_MOST_HEADS]
+    )
 
 
 def _detection(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:

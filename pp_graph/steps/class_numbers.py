@@ -176,8 +176,17 @@ class DropPixelAxes(Step):
         return value.reduced("HW")
 
     def reference(self, array: Array) -> Array:
-        """Reshape an array."""
+        """Reshape an array.
+
+        Raises:
+            PostProcessorError: Height or width is not 1.
+        """
         x = np.asarray(array, np.float32)
+        if self.classes and x.size != len(x) * self.classes:
+            raise PostProcessorError(
+                f"The numbers of classes have shape {x.shape}, expected a height and width of 1. Give images of the "
+                "size that the classifier was trained for; for a class of each pixel, use --task segmentation."
+            )
         return x.reshape(len(x), self.classes or -1)
 
     def emit(self, op: Emitter, value: ir.Value) -> ir.Value:

@@ -135,8 +135,9 @@ def spatial_axes(axes: str | None) -> tuple[int, int]:
 def axes_of_shape(shape: Sequence[object], alternatives: Sequence[str]) -> str | None:
     """Choose the axes of an array among alternatives; None if none has its rank.
 
-    Channels are last if the last axis has size 1 and the second does not. With several classes, two equal neighbouring
-    sizes are taken for height and width, and otherwise the smaller of second and last axis for the classes.
+    Channels are last if the last axis has size 1 and the second does not, or if only the last size is known: a network
+    fixes its classes, and may take images of any size. With several classes, two equal neighbouring sizes are taken for
+    height and width, and otherwise the smaller of second and last axis for the classes.
 
     Args:
         shape: Sizes; anything but an integer is an open size.
@@ -155,7 +156,7 @@ def _channels_are_last(shape: Sequence[object]) -> bool:
     if last == 1:
         return True
     if not isinstance(second, int) or not isinstance(last, int):
-        return False
+        return isinstance(last, int) and not isinstance(third, int)
     if (second == third) != (third == last):
         return second == third
     return last < second

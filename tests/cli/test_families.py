@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 import pp_graph as pp
 from pp_graph.cli import run
 from pp_graph.model import format_shape
+from tests.classifiers import two_outputs
 from tests.models import identity_model
 
 Shape = list[int | str]
@@ -38,6 +39,8 @@ PHOTO: Shape = ["N", 3, 320, 320]
         (PHOTO, ["N", 1], {}, ["--stats stats.json"]),
         (PHOTO, ["N", 22, 2100], {}, ["--task detection --head yolov8"]),
         (PHOTO, ["N", 21, 80, 80], {}, ["--task segmentation"]),
+        # Rows and columns that are open as those of the image are: a class of each pixel, with the channels last.
+        (["N", "H", "W", 3], ["N", "h", "w", 5], {}, ["--task segmentation", "--task classification"]),
         (PHOTO, ["N", 320, 320], {"dtype": TensorProto.INT64}, ["--task segmentation"]),
         (PHOTO, ["N", 1, 320, 320], {"last": "Sigmoid"},
          ["--stats stats.json", "--task regions --raise-opset 18", "--task segmentation"]),
@@ -50,6 +53,17 @@ PHOTO: Shape = ["N", 3, 320, 320]
 )  # fmt: skip
 def test_families_and_their_options(image: Shape, output: Shape, settings: dict[str, int], options: list[str]) -> None:
     assert [family.options for family in pp.inspect(model(image, output, **settings)).families] == options  # type: ignore[arg-type]
+
+
+def test_heads_of_a_classifier_are_proposed_with_the_option_that_chooses() -> None:
+    """A face detector's last stage returns boxes, landmarks and classes, of which only the classes end in a softmax."""
+    proposed = [family.options for family in pp.inspect(two_outputs()).families]
+    assert proposed == [f"--task classification --role raw_logits={name}" for name in ("colour", "kind")]
+    heads = two_outputs((4, 2))
+    heads.graph.output[1].name = "faces"
+    heads.graph.node.append(helper.make_node("Softmax", ["kind"], ["faces"]))
+    (family,) = pp.inspect(heads).families
+    assert (family.options, family.roles) == ("--task classification --role raw_logits=faces", {"faces": "logits"})
 
 
 def test_the_commands_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pp_graph as pp
-from pp_graph.errors import OutputRoleError, PostProcessorError
+from pp_graph.errors import OutputRoleError, PostProcessorError, TargetError
 from pp_graph.postprocessors import RAW_LOGITS
 from tests.classifiers import classifier, images, two_outputs
 from tests.conftest import ROOT
@@ -303,3 +303,32 @@ def test_the_limit_of_unknown_changes_while_the_model_runs(classes: int) -> None
         assert len(seen) > 1
         runner.set_thresholds()
         assert np.array_equal(runner(images()).unknown, before)
+
+
+def test_a_classifier_that_returns_a_map_on_larger_images_is_refused_there(tmp_path: Path) -> None:
+    """A network of convolutions alone: (N,1,1,4) on the images that it was trained on, (N,h,w,4) on others.
+
+    OpenVINO's `Model.reshape` does not count elements: it returned the classes of the first pixels.
+    """
+    nodes = [
+        onnx.helper.make_node("Conv", ["image", "weight"], ["map"]),
+        onnx.helper.make_node("Transpose", ["map"], ["logits"], perm=[0, 2, 3, 1]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", "h", "w", 4])],
+        [onnx.numpy_helper.from_array(np.random.default_rng(0).normal(0, 1, (4, 3, 8, 8)).astype(F32), "weight")],
+    )
+    raw = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    fused = pp.fuse(raw, pp.ClassificationPostProcessor(labels=NAMES))
+    runner = pp.load(pp.convert(fused))
+    small, large = (np.random.default_rng(1).uniform(0, 1, (2, 3, side, side)).astype(F32) for side in (8, 12))
+    assert runner(small).pred_class.shape == (2,)
+    with pytest.raises(TargetError, match=r"reshape: the shape of input data \(2.5.5.4\) conflicts"):
+        runner(large)
+    with pytest.raises(TargetError, match=r"cannot take the input shape .*cannot make \(2, 4\) of the \(2, 5, 5, 4\)"):
+        pp.convert(fused, input_shape=(2, 3, 12, 12))
+    with pytest.raises(PostProcessorError, match=r"shape \(2, 5, 5, 4\), expected a height and width of 1.*--task seg"):
+        fused.program.run({RAW_LOGITS: np.zeros((2, 5, 5, 4), F32)})

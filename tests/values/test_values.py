@@ -107,6 +107,11 @@ def test_axes_that_cannot_be(axes: str, sizes: tuple[int | None, ...], message: 
         ((2, 3, 8, 9), SEVERAL_CLASSES, "NCHW"),
         ((2, 9, 8, 3), SEVERAL_CLASSES, "NHWC"),
         (("N", "C", "H", "W"), SEVERAL_CLASSES, "NCHW"),
+        # Classes are known where rows and columns are open.
+        (("N", 3, "H", "W"), SEVERAL_CLASSES, "NCHW"),
+        (("N", "H", "W", 3), SEVERAL_CLASSES, "NHWC"),
+        ((None, None, None, 3), SEVERAL_CLASSES, "NHWC"),
+        ((None, None, 8, 8), SEVERAL_CLASSES, "NCHW"),
         ((2, 3, 4), ("NC", "N"), None),
     ],
     ids=str,
