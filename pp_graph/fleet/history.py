@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import DataError, PPGraphError, SettingsError
-from pp_graph.fleet.manifest import FleetReport, read_manifest, write_manifest
+from pp_graph.fleet.manifest import BEFORE_RETUNE, RETUNED, FleetReport, read_manifest, write_manifest
 from pp_graph.fleet.plan import slot_of
 from pp_graph.fleet.store import STATE, Store, variant_name, write_json
 from pp_graph.fleet.tuned import identity_of, number_columns, numbers_of
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pp_graph.retuning.files import Retuning
 
 _OWN: Final = ("model", "device", "precision")
-RETUNED: Final = "retuned"
-"""Status of an artifact whose numbers changed after it was verified."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +192,13 @@ def _write(store: Store, rows: list[dict[str, Any]], retunings: Mapping[str, Ret
             continue
         written = retuning.write()
         result = {**numbers_of(written.provenance), **identity_of(written.path)}
-        slot = slot_of(row["model"], variant_name(row["device"], row["precision"]), "tune")
+        model, variant = row["model"], variant_name(row["device"], row["precision"])
+        slot = slot_of(model, variant, "tune")
         record = store.record(slot) or {"converted": ""}
         files = store.stamps((written.path, written.path.with_suffix(".bin")))
         store.write_record(slot, {**record, "key": "", "result": result, "files": files})
-        row.update({**number_columns(result), "status": RETUNED})
+        verified = store.result(slot_of(model, variant, "verify")).get("numbers")
+        # An undone change brings back the numbers that were verified.
+        same = verified == json.loads(json.dumps(numbers_of(written.provenance)))
+        row.update({**number_columns(result), "status": RETUNED, "measured": None if same else BEFORE_RETUNE})
     write_manifest(FleetReport(folder=store.folder, rows=tuple(rows)))
