@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import counted
 from pp_graph.fleet.manifest import DECIDED, read_manifest
-from pp_graph.summary import Line, Summarised, Table
+from pp_graph.saving import Saved
+from pp_graph.summary import Line, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,7 +46,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class FleetDifference(Summarised):
+class FleetDifference(Saved):
     """What moved between two runs.
 
     Attributes:

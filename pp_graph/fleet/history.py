@@ -8,24 +8,27 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.errors import DataError, PPGraphError, SettingsError
+from pp_graph.errors import DataError, PPGraphError, SettingsError, counted
 from pp_graph.fleet.manifest import BEFORE_RETUNE, RETUNED, FleetReport, read_manifest, write_manifest
 from pp_graph.fleet.plan import slot_of
 from pp_graph.fleet.store import STATE, Store, variant_name, write_json
 from pp_graph.fleet.tuned import identity_of, number_columns, numbers_of
 from pp_graph.retuning import prepare_retuning
+from pp_graph.saving import Saved
+from pp_graph.summary import Line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pp_graph.retuning.files import Retuning
+    from pp_graph.summary import Block
 
 _OWN: Final = ("model", "device", "precision")
 
 
-@dataclass(frozen=True)
-class RetunedFleet:
+@dataclass(frozen=True, repr=False)
+class RetunedFleet(Saved):
     """Artifacts that were retuned.
 
     Attributes:
@@ -41,6 +44,20 @@ class RetunedFleet:
     numbers: dict[str, Any]
     where: dict[str, str]
     written: bool
+
+    @property
+    def verdict(self) -> str:
+        """A sentence."""
+        done = "Took back the last change of" if not self.numbers else "Retuned" if self.written else "Would retune"
+        return f"{done} {counted(len(self.artifacts), 'artifact')}."
+
+    def summary(self) -> list[Block]:
+        """Return the artifacts, and what was done."""
+        return [*map(Line, self.artifacts), Line(self.verdict)]
+
+    def __repr__(self) -> str:
+        """Return what was done."""
+        return f"<RetunedFleet, {self.verdict}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""

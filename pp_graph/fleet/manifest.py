@@ -13,7 +13,8 @@ from pp_graph.files import written_together
 from pp_graph.fleet.plan import BENCHMARK, slot_of
 from pp_graph.fleet.settings import AUTO
 from pp_graph.fleet.tuned import number_columns
-from pp_graph.summary import Line, Remark, Summarised, Table, size_text
+from pp_graph.saving import Saved
+from pp_graph.summary import Line, Remark, Table, size_text
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ _NEVER_MISSING: Final = ("model", "device", "precision", "status", "artifact", "
 
 
 @dataclass(frozen=True)
-class FleetReport(Summarised):
+class FleetReport(Saved):
     """What came out of a fleet.
 
     Attributes:
