@@ -105,7 +105,7 @@ class FleetReport(Saved):
         if not found:
             changed = sum(row["status"] != PASSED for row in self.rows)
             return f"NOT VERIFIED: of {total}, {changed:,} retuned. pp-graph fleet FLEET.yaml verifies them."
-        return f"FAILED: of {total}, {' and '.join(found)}."
+        return f"FAILED: of {total}, {' and '.join(filter(None, (', '.join(found[:-1]), found[-1])))}."
 
     @property
     def remarks(self) -> tuple[str, ...]:

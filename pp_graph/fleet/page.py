@@ -23,6 +23,7 @@ body { max-width: none; }
 .filters input, .filters select { font: inherit; color: var(--ink); background: var(--raised);
   border: 1px solid var(--grid); padding: .2rem .4rem; }
 .wide { max-height: 85vh; overflow: auto; }
+#fleet { border-collapse: separate; border-spacing: 0; } /* collapsed borders do not move with sticky cells */
 thead th { position: sticky; top: 0; z-index: 1; background: var(--back); vertical-align: bottom; line-height: 1.25; }
 tbody tr > :first-child, thead tr > :first-child { position: sticky; left: 0; background: var(--back); }
 thead tr > :first-child { z-index: 2; }
@@ -31,9 +32,10 @@ thead button:focus-visible { outline: 2px solid var(--curve); }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 td.number { text-align: right; white-space: nowrap; }
-td.old, td.old a, a.old { color: var(--faint); font-style: italic; }
+td.old { color: var(--faint); font-style: italic; }
+td.old small { display: inline-block; max-width: 6rem; white-space: normal; line-height: 1.2; }
 td.failed, td.error, td.not-here, td.retuned { color: var(--anomalous); font-weight: 600; }
-td.problem { min-width: 16rem; max-width: 36rem; overflow-wrap: anywhere; }
+td.problem { min-width: min(24rem, 60vw); max-width: 36rem; overflow-wrap: anywhere; }
 a { color: inherit; }
 """
 _HEADS: Final = {
