@@ -1,14 +1,16 @@
-"""`save_result`: what `save` of all results shares."""
+"""`save_result`: what `save` of all results shares; `Saved`: a result that is written as its tables."""
 
 from __future__ import annotations
 
 import importlib
 import json
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
+from pp_graph.summary import Summarised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -61,3 +63,20 @@ def page_of(function: str, result: object) -> Callable[[], str]:
         return text
 
     return make
+
+
+class Saved(Summarised):
+    """A result that is written as JSON, or as a page with its tables."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
+        """Write JSON or an HTML page, by the ending of the path.
+
+        Raises:
+            OutputFileError: The path has another ending, is an input, exists, or cannot be written.
+        """
+        forms = {".json": lambda: indented(self.to_dict()), ".html": page_of("page.tables_page", self)}
+        return save_result(path, forms, overwrite=overwrite, inputs=inputs)

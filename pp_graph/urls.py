@@ -28,6 +28,9 @@ else:
 # A drive, such as C:/, has one letter. A path as given to a command may have lost a slash.
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/")
 _LATELY_READ: Final = 8
+_VERSIONS: Final = ("ETag", "etag", "LastModified", "last_modified", "mtime", "modified", "created", "md5Hash",
+                     "content_md5", "generation", "VersionId")  # fmt: skip
+"""What stores of fsspec call the version of a file."""
 _BESIDE_MODELS: Final = ("{stem}.bin", "{name}.data", "{name}_data", "{stem}.data")
 """Names of files with the weights of a model."""
 
@@ -86,6 +89,30 @@ class UrlPath(_Base):
         with _as_os_error():
             names = [str(entry["name"]).rstrip("/").rsplit("/", 1)[-1] for entry in system.ls(path, detail=True)]
         yield from (self / name for name in names)
+
+    def matches(self) -> list[UrlPath]:
+        """Return the files that match this URL as a pattern, in order.
+
+        Raises:
+            OSError: The store cannot be listed.
+        """
+        system, path = self._at()
+        with _as_os_error():
+            return [UrlPath(f"{self.parts[0]}/{name.lstrip('/')}")
+                    for name, info in sorted(system.glob(path, detail=True).items())
+                    if info["type"] == "file"]  # fmt: skip
+
+    def version(self) -> str | None:
+        """Return what changes with the content, as far as the store tells: a tag, or a time of change; or None.
+
+        Raises:
+            OSError: There is no such file, or the store does not answer.
+        """
+        system, path = self._at()
+        with _as_os_error():
+            info = system.info(path)
+        told = {name: str(info[name]) for name in _VERSIONS if info.get(name)}
+        return f"{info.get('size')} {told}" if told else None
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """Return whether it is a file or a folder, and its size."""
@@ -168,8 +195,15 @@ def _copies() -> Path:
 
 @functools.cache
 def _copied(url: str) -> Path:
-    path = UrlPath(url)
-    folder = Path(tempfile.mkdtemp(dir=_copies()))
+    return copy_file(UrlPath(url), Path(tempfile.mkdtemp(dir=_copies())))
+
+
+def copy_file(path: UrlPath, folder: Path) -> Path:
+    """Copy a file by URL, with the weights beside a model, and return the path of the copy.
+
+    Raises:
+        DataError: It cannot be copied.
+    """
     system, remote = path._at()
     try:
         with _as_os_error():
@@ -180,6 +214,6 @@ def _copied(url: str) -> Path:
                     system.get(other._at()[1], str(folder / other.name))
     except OSError as error:
         raise DataError(
-            f"'{url}' cannot be read: {first_line(error)}. Expected a file. Check the URL and your access to it."
+            f"'{path.url}' cannot be read: {first_line(error)}. Expected a file. Check the URL and your access to it."
         ) from error
     return folder / path.name

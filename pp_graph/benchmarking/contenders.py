@@ -107,9 +107,11 @@ class Contender:
 
 
 def find_contenders(
-    raw: Path, artifacts: Sequence[Path], against: Sequence[str | Path] | None
+    raw: Path, artifacts: Sequence[tuple[str, Path]], against: Sequence[str | Path] | None
 ) -> tuple[list[Contender], list[str]]:
     """Return the raw model, the models to compare with, then the artifacts; and notes about models left out.
+
+    Artifacts are given by name and file.
 
     Raises:
         DataError: There is no artifact, or a model is given twice.
@@ -120,8 +122,8 @@ def find_contenders(
     if not artifacts:
         raise DataError("No artifact is given, expected an IR (.xml) or a fused .onnx to compare with the raw model.")
     notes = []
-    ours = [Contender(str(path), path, open_artifact(path).provenance) for path in artifacts]
-    first = open_artifact(artifacts[0])
+    ours = [Contender(name, path, open_artifact(path).provenance) for name, path in artifacts]
+    first = open_artifact(artifacts[0][1])
     if against is None:
         against = HOSTS if has_torch() else HOSTS[:1]
         if not has_torch():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +20,8 @@ from pp_graph.benchmarking.operator_groups import group_times, parts_of
 from pp_graph.benchmarking.report import BenchmarkReport, ContenderReport
 from pp_graph.data import fix_inputs
 from pp_graph.errors import DataError, DeviceError
-from pp_graph.fusion import METADATA_KEY
+from pp_graph.files import writing_temporarily
+from pp_graph.fusion import METADATA_KEY, Artifact, FusedModel
 from pp_graph.model import RawModel, format_shape, image_input
 from pp_graph.opening import kind_of
 from pp_graph.openvino.compiling import INFERENCE_PRECISIONS
@@ -62,7 +65,7 @@ class _Entry:
 @shows_progress("Measuring", seconds=True)
 def benchmark(
     raw: str | Path,
-    artifacts: Sequence[str | Path],
+    artifacts: str | Path | Artifact | Sequence[str | Path | Artifact],
     *,
     devices: Sequence[str] = ("CPU",),
     inference_precisions: Sequence[str] = ("f32", "default"),
@@ -87,7 +90,8 @@ def benchmark(
 
     Args:
         raw: Raw ONNX model.
-        artifacts: Models made by pp_graph: IRs (.xml), or fused .onnx files, which are converted.
+        artifacts: Models made by pp_graph: IRs (.xml), or fused .onnx files, which are converted, or such models in
+            memory. One, or several.
         devices: Devices. The report lists those that are not on this machine; they are not measured.
         inference_precisions: `f32`, `bf16`, `f16`, or `default` for the device's own choice.
         batch: Images per run, if the raw model leaves the batch open; None for 1, or for the model's fixed batch.
@@ -115,6 +119,8 @@ def benchmark(
     """
     inference_precisions = list(dict.fromkeys(inference_precisions))
     _check(inference_precisions, batch, hint, seconds)
+    if not isinstance(raw, str | Path):
+        raise DataError(f"raw is a {type(raw).__name__}, expected the path of the raw ONNX model. Save it first.")
     raw = Path(raw)
     opened = RawModel.open(raw)
     if METADATA_KEY in opened.model.metadata_props:
@@ -122,21 +128,22 @@ def benchmark(
             f"Model '{raw}' is fused already, expected the raw model to compare with. Give the raw export, or restore "
             "it with pp-graph strip."
         )
-    contenders, notes = find_contenders(raw, [Path(path) for path in artifacts], against)
-    notes += remarks_about(opened, contenders)
-    here, absent = _split_devices(devices)
-    shapes = fixed_shapes(opened, batch, input_shape, fix_inputs(fixed_inputs, opened.inputs))
-    main_input = image_input(opened.inputs)
-    batch = 1 if main_input is None else shapes[main_input.name][0]
-    taking_frames = list(dict.fromkeys(each.preprocessing for each in contenders if each.preprocessing is not None))
-    feeds = make_feeds(opened, shapes, batch, images, taking_frames, frame_size, fixed_inputs)
-    results: list[ContenderReport] = []
-    advance = progress if callable(progress) else None
-    for device in here:
-        for precision in inference_precisions:
-            asked = None if precision == "default" else precision
-            setting = _Setting(device, asked, hint, not dynamic, feeds, batch, cache_dir)
-            results += _run_setting(setting, contenders, seconds, notes, memory=memory, progress=advance)
+    with _files_of(artifacts) as given:
+        contenders, notes = find_contenders(raw, given, against)
+        notes += remarks_about(opened, contenders)
+        here, absent = _split_devices(devices)
+        shapes = fixed_shapes(opened, batch, input_shape, fix_inputs(fixed_inputs, opened.inputs))
+        main_input = image_input(opened.inputs)
+        batch = 1 if main_input is None else shapes[main_input.name][0]
+        taking_frames = list(dict.fromkeys(each.preprocessing for each in contenders if each.preprocessing is not None))
+        feeds = make_feeds(opened, shapes, batch, images, taking_frames, frame_size, fixed_inputs)
+        results: list[ContenderReport] = []
+        advance = progress if callable(progress) else None
+        for device in here:
+            for precision in inference_precisions:
+                asked = None if precision == "default" else precision
+                setting = _Setting(device, asked, hint, not dynamic, feeds, batch, cache_dir)
+                results += _run_setting(setting, contenders, seconds, notes, memory=memory, progress=advance)
     if any(each.runs < _ENOUGH_ROUNDS for each in results):
         notes.append(f"Fewer than {_ENOUGH_ROUNDS} runs of a model: p99 and intervals are unreliable. Measure longer.")
     if cache_dir is not None:
@@ -160,6 +167,28 @@ def benchmark(
         results=results,
         notes=notes,
     )
+
+
+@contextlib.contextmanager
+def _files_of(artifacts: str | Path | Artifact | Sequence[str | Path | Artifact]) -> Iterator[list[tuple[str, Path]]]:
+    """Yield name and file of each artifact; those in memory are written to a temporary folder."""
+    found: list[tuple[str, Path]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for each in [artifacts] if isinstance(artifacts, str | Path | Artifact) else artifacts:
+            if isinstance(each, Artifact):
+                place = Path(folder) / f"{len(found)}{'.onnx' if isinstance(each, FusedModel) else '.xml'}"
+                with writing_temporarily():
+                    each.save(place)
+                same = sum(name.startswith("in memory") for name, _ in found)
+                found.append((f"in memory {same + 1}" if same else "in memory", place))
+            elif isinstance(each, str | Path):
+                found.append((str(each), Path(each)))
+            else:
+                raise DataError(
+                    f"An artifact is a {type(each).__name__}, expected the path of an IR (.xml) or of a fused .onnx, "
+                    "or what fuse, convert and open return."
+                )
+        yield found
 
 
 def _check(precisions: Sequence[str], batch: int | None, hint: str, seconds: float) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pp_graph.data import Images
+    from pp_graph.data import Images, MarkedBoxes
     from pp_graph.data.ground_truth import GroundTruth
     from pp_graph.fusion import Provenance
     from pp_graph.model import ModelInput
@@ -38,11 +38,13 @@ class BoxJudgement:
     Attributes:
         index: Index of the image.
         found: Detections with a confidence of at least `FLOOR`, in pixels of the image.
+        returned: Those that the model returns, likewise.
         right: F1 of those that the model returns, in [0, 1].
     """
 
     index: int
     found: Detections
+    returned: Detections
     right: float
 
 
@@ -101,7 +103,8 @@ class BoxTruth:
         for row, index in enumerate(indices):
             lists = [self._placed(Detections.of_outputs(each, row, self.provenance.parameters), index)
                      for each in (kept, all_)]  # fmt: skip
-            judged.append(BoxJudgement(index, lists[1], self._f1(lists[0], index)))
+            right = _f1([lists[0]], [self.truth.marked[index]])
+            judged.append(BoxJudgement(index, lists[1], lists[0], 1.0 if right is None else right))
         return judged
 
     def _placed(self, found: Detections, index: int) -> Detections:
@@ -112,15 +115,6 @@ class BoxTruth:
         )
         return replace(found, boxes=placed.to_frame(found.boxes))
 
-    def _f1(self, found: Detections, index: int) -> float:
-        marked = self.truth.marked[index]
-        classes = sorted({int(each) for each in (*found.classes, *marked.classes)})
-        matches = [match_class([found], [marked], each, (0.5,)) for each in classes]
-        right, wrong, boxes = (sum(map(int, each)) for each in zip(
-            *((each.right.sum(), each.wrong.sum(), each.marked) for each in matches), strict=True
-        )) if matches else (0, 0, 0)  # fmt: skip
-        return 2 * right / (right + wrong + boxes) if right + wrong + boxes else 1.0
-
     def rates(self, judged: Sequence[Any]) -> dict[str, float]:
         """Return AP50 and AP50-95 as COCO computes them."""
         marked = [self.truth.marked[each.index] for each in judged]
@@ -130,3 +124,18 @@ class BoxTruth:
         means = average_precision(found, marked, count).means
         names = ("average_precision_50", "average_precision_50_95")
         return {name: mean for name, mean in zip(names, means, strict=True) if not math.isnan(mean)}
+
+    def f1(self, judged: Sequence[Any]) -> dict[str, float]:
+        """Return the F1 of the boxes that the model returns, of all images and classes, at an overlap of 0.5."""
+        right = _f1([each.returned for each in judged], [self.truth.marked[each.index] for each in judged])
+        return {} if right is None else {"box": right}
+
+
+def _f1(found: Sequence[Detections], marked: Sequence[MarkedBoxes]) -> float | None:
+    """Return F1 at an overlap of 0.5; None if there are no boxes on either side."""
+    seen = [*(each.classes for each in found), *(each.classes for each in marked)]
+    classes = sorted({int(index) for each in seen for index in each})
+    matches = [match_class(found, marked, index, (0.5,)) for index in classes]
+    right, wrong = (sum(int(getattr(each, name).sum()) for each in matches) for name in ("right", "wrong"))
+    boxes = sum(each.marked for each in matches)
+    return 2 * right / (right + wrong + boxes) if right + wrong + boxes else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pp_graph.cli.options import PATH, examples, json_option
-from pp_graph.cli.output import note, print_blocks, print_json, print_line, progress_bar
+from pp_graph.cli.output import note, print_blocks, print_json, progress_bar
 from pp_graph.cli.tasks import RETUNED_NAMES, retuned_options
 from pp_graph.cli.verb import Verb
 
@@ -145,12 +145,9 @@ def retune(
     if as_json:
         print_json(found.to_dict())
         return
-    for name in found.artifacts:
-        print_line(name)
-    done = "Took back the last change of" if undo else "Retuned" if found.written else "Would retune"
-    print_line(f"{done} {len(found.artifacts):,} artifact{'' if len(found.artifacts) == 1 else 's'}.")
+    print_blocks(found.summary())
     if found.written:
-        note("Next: pp-graph fleet FLEET.yaml verifies them.")
+        note("Next: pp-graph fleet FLEET.yaml verifies them, and measures F1 and flips again.")
 
 
 def _parsed(conditions: tuple[str, ...]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 ANOMALY: Final = "anomaly"
+_DEFAULT: Final = re.compile(r"\[default: [^\]]*\]")
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,11 @@ def task_options(function: _Function) -> _Function:
 
 
 def retuned_options(function: _Function) -> _Function:
-    """Add the options that can be retuned."""
+    """Add the options that can be retuned. Without one, a model keeps its number."""
     for option in reversed(_RETUNED):
         function = option(function)
+        added = function.__click_params__[-1]  # type: ignore[attr-defined]
+        added.help = _DEFAULT.sub("[default: unchanged]", added.help)
     return function
 
 

@@ -257,8 +257,7 @@ def run_task(
                 break
             except ProcessError as failure:
                 if not failure.again or attempt == retries:
-                    seconds = time.perf_counter() - started
-                    raise TaskError(task.slot, task.title, str(failure), seconds=seconds) from None
+                    raise TaskError(task.slot, task.title, str(failure), failure.absent) from None
     found = {**record, "seconds": round(time.perf_counter() - started, 3)}
     store.write_record(task.slot, found)
     return {"slot": task.slot}

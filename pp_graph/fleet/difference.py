@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import counted
-from pp_graph.fleet.manifest import read_manifest
-from pp_graph.summary import Line, Summarised, Table
+from pp_graph.fleet.manifest import DECIDED, read_manifest
+from pp_graph.saving import Saved
+from pp_graph.summary import Line, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from pp_graph.summary import Block
 
 _COMPARED: Final = (
-    "status", "inference_precision", "image_threshold", "pixel_threshold", "image_cutoff", "pixel_cutoff", "f1_image",
-    "f1_pixel", "class_accuracy", "images", "postprocessing_flips", "drift_label_flips", "drift_pixel_flips", "bytes",
-    "pp_graph_version",
+    "status", "inference_precision", "plan", "image_threshold", "pixel_threshold", "image_cutoff", "pixel_cutoff",
+    *DECIDED, "images", "bytes", "pp_graph_version",
 )  # fmt: skip
 _LISTED: Final = 40
 
@@ -46,7 +46,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class FleetDifference(Summarised):
+class FleetDifference(Saved):
     """What moved between two runs.
 
     Attributes:
@@ -137,8 +137,10 @@ def _by_artifact(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[
 
 
 def _moved(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    # Numbers of before a retune say nothing about the artifact as it is.
+    measured = one["measured"] is None and other["measured"] is None
     for name in _COMPARED:
-        if one[name] != other[name]:
+        if one[name] != other[name] and (measured or name not in DECIDED):
             yield name, one[name], other[name]
     for column in ("parameters", "cutoffs"):
         found = [json.loads(row[column] or "{}") for row in (one, other)]

@@ -8,26 +8,27 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.errors import DataError, PPGraphError, SettingsError
-from pp_graph.fleet.manifest import FleetReport, read_manifest, write_manifest
+from pp_graph.errors import DataError, PPGraphError, SettingsError, counted
+from pp_graph.fleet.manifest import BEFORE_RETUNE, RETUNED, FleetReport, read_manifest, write_manifest
 from pp_graph.fleet.plan import slot_of
 from pp_graph.fleet.store import STATE, Store, variant_name, write_json
 from pp_graph.fleet.tuned import identity_of, number_columns, numbers_of
 from pp_graph.retuning import prepare_retuning
+from pp_graph.saving import Saved
+from pp_graph.summary import Line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pp_graph.retuning.files import Retuning
+    from pp_graph.summary import Block
 
 _OWN: Final = ("model", "device", "precision")
-RETUNED: Final = "retuned"
-"""Status of an artifact whose numbers changed after it was verified."""
 
 
-@dataclass(frozen=True)
-class RetunedFleet:
+@dataclass(frozen=True, repr=False)
+class RetunedFleet(Saved):
     """Artifacts that were retuned.
 
     Attributes:
@@ -43,6 +44,20 @@ class RetunedFleet:
     numbers: dict[str, Any]
     where: dict[str, str]
     written: bool
+
+    @property
+    def verdict(self) -> str:
+        """A sentence."""
+        done = "Took back the last change of" if not self.numbers else "Retuned" if self.written else "Would retune"
+        return f"{done} {counted(len(self.artifacts), 'artifact')}."
+
+    def summary(self) -> list[Block]:
+        """Return the artifacts, and what was done."""
+        return [*map(Line, self.artifacts), Line(self.verdict)]
+
+    def __repr__(self) -> str:
+        """Return what was done."""
+        return f"<RetunedFleet, {self.verdict}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
@@ -194,9 +209,13 @@ def _write(store: Store, rows: list[dict[str, Any]], retunings: Mapping[str, Ret
             continue
         written = retuning.write()
         result = {**numbers_of(written.provenance), **identity_of(written.path)}
-        slot = slot_of(row["model"], variant_name(row["device"], row["precision"]), "tune")
+        model, variant = row["model"], variant_name(row["device"], row["precision"])
+        slot = slot_of(model, variant, "tune")
         record = store.record(slot) or {"converted": ""}
         files = store.stamps((written.path, written.path.with_suffix(".bin")))
         store.write_record(slot, {**record, "key": "", "result": result, "files": files})
-        row.update({**number_columns(result), "status": RETUNED})
+        verified = store.result(slot_of(model, variant, "verify")).get("numbers")
+        # An undone change brings back the numbers that were verified.
+        same = verified == json.loads(json.dumps(numbers_of(written.provenance)))
+        row.update({**number_columns(result), "status": RETUNED, "measured": None if same else BEFORE_RETUNE})
     write_manifest(FleetReport(folder=store.folder, rows=tuple(rows)))

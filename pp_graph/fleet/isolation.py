@@ -12,7 +12,7 @@ import threading
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.errors import PPGraphError, first_line
+from pp_graph.errors import DeviceError, PPGraphError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,25 +33,16 @@ class TaskError(Exception):
         slot: The task.
         title: The task, for people.
         problem: What happened.
-        again: True if it may go better the next time.
-        seconds: How long it took.
+        absent: True if the machine lacks its device.
     """
 
-    def __init__(self, slot: str, title: str, problem: str, *, again: bool = False, seconds: float = 0.0) -> None:
-        super().__init__(slot, title, problem, again, seconds)
-        self.slot, self.title, self.problem, self.again, self.seconds = slot, title, problem, again, seconds
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Keep the fields when a worker sends the error."""
-        return _rebuilt, self.args
+    def __init__(self, slot: str, title: str, problem: str, absent: bool = False) -> None:
+        super().__init__(slot, title, problem, absent)  # what a worker sends
+        self.slot, self.title, self.problem, self.absent = slot, title, problem, absent
 
     def __str__(self) -> str:
         """Return the message."""
         return f"{self.title}: {self.problem}"
-
-
-def _rebuilt(slot: str, title: str, problem: str, again: bool, seconds: float) -> TaskError:
-    return TaskError(slot, title, problem, again=again, seconds=seconds)
 
 
 class ProcessError(Exception):
@@ -59,11 +50,12 @@ class ProcessError(Exception):
 
     Attributes:
         again: True if it may go better the next time.
+        absent: True if the machine lacks a device.
     """
 
-    def __init__(self, problem: str, *, again: bool) -> None:
+    def __init__(self, problem: str, *, again: bool, absent: bool = False) -> None:
         super().__init__(problem)
-        self.again = again
+        self.again, self.absent = again, absent
 
 
 def run_isolated(
@@ -117,7 +109,7 @@ def run_isolated(
     if outcome == "done":
         log.unlink(missing_ok=True)
         return value
-    raise ProcessError(value, again=outcome == "again")
+    raise ProcessError(value, again=outcome == "again", absent=outcome == "absent")
 
 
 def stop_all() -> None:
@@ -184,6 +176,8 @@ def _run(
         outcome, value = "done", function(*arguments)
     except MemoryError:
         outcome, value = "failed", _out_of_memory(memory)
+    except DeviceError as error:
+        outcome, value = "absent", f"{error}"
     except PPGraphError as error:
         outcome, value = "again" if isinstance(error, OSError) else "failed", f"{error}"
         if _tells_of_memory(value):

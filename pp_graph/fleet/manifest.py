@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,8 +11,10 @@ from pp_graph.errors import SettingsError, counted, first_line
 from pp_graph.extras import require_extra
 from pp_graph.files import written_together
 from pp_graph.fleet.plan import BENCHMARK, slot_of
+from pp_graph.fleet.settings import AUTO
 from pp_graph.fleet.tuned import number_columns
-from pp_graph.summary import Line, Remark, Summarised, Table, size_text
+from pp_graph.saving import Saved
+from pp_graph.summary import Line, Remark, Table, size_text
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -25,24 +28,39 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = "fleet.parquet"
 PAGE: Final = "fleet.html"
-PASSED, FAILED, ERROR = "passed", "failed", "error"
+RATES: Final = {
+    "f1_image": "image", "f1_pixel": "mask", "f1_class": "class", "f1_box": "box", "class_accuracy": "class_accuracy",
+    "average_precision_50": "average_precision_50", "average_precision_50_95": "average_precision_50_95",
+}  # fmt: skip
+"""Columns of rates of right decisions, by the names of these rates; see `rates.measure_rates`."""
+PASSED, FAILED, ERROR, NOT_HERE, RETUNED = "passed", "failed", "error", "not here", "retuned"
+"""Status of an artifact: within its limits; over them; not made or not checked; not checked because the machine lacks
+the device; with numbers that changed after it was verified."""
+BEFORE_RETUNE: Final = "before the last retune"
+"""`measured` of a row whose `DECIDED` columns are those of other numbers than the artifact has now."""
+DECIDED: Final = (
+    *RATES, "postprocessing_flips", "drift_label_flips", "drift_pixel_flips",
+)  # fmt: skip
+"""Columns that change with the numbers an artifact decides with, and are measured by verifying it."""
 _LISTED: Final = 20
 _PROBLEM: Final = 120
 COLUMNS: Final = {
-    "model": "string", "device": "string", "precision": "string", "inference_precision": "string", "status": "string",
+    "model": "string", "device": "string", "precision": "string", "inference_precision": "string", "plan": "string",
+    "status": "string",
     "problem": "string", "artifact": "string", "artifact_sha256": "string", "raw": "string", "key": "string",
     "pp_graph_version": "string", "image_threshold": "double", "pixel_threshold": "double", "image_cutoff": "double",
     "pixel_cutoff": "double", "image_sensitivity": "double", "pixel_sensitivity": "double", "cutoffs": "string",
-    "parameters": "string", "f1_image": "double", "f1_pixel": "double", "class_accuracy": "double", "images": "int64",
+    "parameters": "string", **dict.fromkeys(RATES, "double"), "measured": "string", "images": "int64",
     "postprocessing_flips": "int64", "drift_label_flips": "int64", "labels": "int64", "drift_pixel_flips": "int64",
     "pixels": "int64", "latency_ms": "double", "raw_latency_ms": "double", "latency_ratio": "double",
     "latency_ratio_low": "double", "latency_ratio_high": "double", "bytes": "int64", "seconds": "double",
 }  # fmt: skip
 """Columns of the manifest and their types in Arrow. Tags follow, as columns `tag_<name>`."""
+_NEVER_MISSING: Final = ("model", "device", "precision", "status", "artifact", "parameters", "cutoffs")
 
 
 @dataclass(frozen=True)
-class FleetReport(Summarised):
+class FleetReport(Saved):
     """What came out of a fleet.
 
     Attributes:
@@ -69,24 +87,37 @@ class FleetReport(Summarised):
     @property
     def errors(self) -> tuple[str, ...]:
         """What failed, once for each task."""
-        return tuple(dict.fromkeys(row["problem"] for row in self.rows if row["status"] == ERROR))
+        return tuple(dict.fromkeys(row["problem"] for row in self.rows if row["status"] in (ERROR, NOT_HERE)))
 
     @property
     def verdict(self) -> str:
         """A sentence."""
-        counts = {status: sum(row["status"] == status for row in self.rows) for status in (FAILED, ERROR)}
+        counts = Counter(row["status"] for row in self.rows)
         total = counted(len(self.rows), "artifact")
         if self.passed:
             return f"PASSED: {total} of {counted(len({row['model'] for row in self.rows}), 'model')}."
         found = [
             text
-            for status, text in ((FAILED, "over their limits"), (ERROR, "not made or not checked"))
+            for status, text in ((FAILED, "over their limits"), (ERROR, "not made or not checked"),
+                                 (NOT_HERE, "for a device that is not here"))
             for text in ([f"{counts[status]:,} {text}"] if counts[status] else [])
-        ]
+        ]  # fmt: skip
         if not found:
             changed = sum(row["status"] != PASSED for row in self.rows)
             return f"NOT VERIFIED: of {total}, {changed:,} retuned. pp-graph fleet FLEET.yaml verifies them."
-        return f"FAILED: of {total}, {' and '.join(found)}."
+        return f"FAILED: of {total}, {' and '.join(filter(None, (', '.join(found[:-1]), found[-1])))}."
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Notes for the user, also about numbers that are not current."""
+        old = sum(row["measured"] is not None for row in self.rows)
+        if not old:
+            return self.notes
+        note = (
+            f"F1 and flips of {counted(old, 'artifact')} are those {BEFORE_RETUNE}, and marked so, as are their "
+            "verification.html and packages. pp-graph fleet FLEET.yaml measures and writes them again."
+        )
+        return (*self.notes, note)
 
     def summary(self) -> list[Block]:
         """Return the artifacts that did not pass as a table, and totals."""
@@ -99,7 +130,7 @@ class FleetReport(Summarised):
             blocks.append(Table("Fleet", columns, cells))
             if len(shown) > _LISTED:
                 blocks.append(Line(f"... and {len(shown) - _LISTED:,} more: {self.folder / PAGE}"))
-        blocks += [Remark(f"Note: {note}") for note in self.notes]
+        blocks += [Remark(f"Note: {note}") for note in self.remarks]
         blocks.append(Line(self.verdict, bold=True))
         blocks.append(
             Line(f"{self.done:,} tasks done, {self.kept:,} up to date, {self.seconds:.1f} s. See {self.folder / PAGE}.")
@@ -116,7 +147,7 @@ class FleetReport(Summarised):
             "passed": self.passed,
             "verdict": self.verdict,
             "errors": list(self.errors),
-            "notes": list(self.notes),
+            "notes": list(self.remarks),
             "folder": str(self.folder),
             "manifest": str(self.folder / MANIFEST),
             "page": str(self.folder / PAGE),
@@ -128,16 +159,18 @@ class FleetReport(Summarised):
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    rate = next((row[name] for name in ("f1_image", "f1_pixel", "class_accuracy") if row[name] is not None), None)
+    rate = next((row[name] for name in RATES if row[name] is not None), None)
+    precision = row["average_precision_50"]
     flips = [f"{row[f'drift_{kind}_flips']:,} {kind}s" for kind in ("label", "pixel")
              if row[f"drift_{kind}_flips"] is not None]  # fmt: skip
+    when = "" if row["measured"] is None else f" ({row['measured']})"
     return (
         row["model"],
         row["device"],
         row["precision"],
         row["status"],
-        "" if rate is None else f"{rate:.3f}",
-        ", ".join(flips),
+        "" if rate is None else f"{rate:.3f}{'' if precision is None else f', AP50 {precision:.3f}'}{when}",
+        f"{', '.join(flips)}{when}" if flips else "",
         "" if row["latency_ratio"] is None else f"{row['latency_ratio']:.2f} of raw",
         "" if row["bytes"] is None else size_text(row["bytes"]),
         textwrap.shorten(row["problem"] or "", _PROBLEM, placeholder=" ..."),
@@ -182,12 +215,15 @@ def _row(
         "device": task.device,
         "precision": task.precision,
         "inference_precision": model.inference_precision,
-        "raw": str(model.path),
+        "raw": model.source or str(model.path),
         "pp_graph_version": __version__,
         "seconds": round(seconds, 3),
         "key": (store.record(slot_of(model.name, task.variant, "tune")) or {}).get("key"),
     }
-    tuned, verified, timed = (results.get(kind) for kind in ("tune", "verify", BENCHMARK))
+    converted, tuned, verified, timed = (results.get(kind) for kind in ("convert", "tune", "verify", BENCHMARK))
+    if task.precision == AUTO:
+        row |= {"inference_precision": None, **({} if converted is None else {
+            "plan": converted["plan"], "inference_precision": converted["inference_precision"]})}  # fmt: skip
     if tuned is not None:
         path = store.artifact(model.name, task.variant)
         row |= {**number_columns(tuned), "artifact": path.relative_to(store.folder).as_posix()}
@@ -203,7 +239,8 @@ def _row(
         }
     problems = list(dict.fromkeys(f"{error}" for error in errors))
     if problems or verified is None:
-        return row | {"status": ERROR, "problem": " ".join(problems) or "was not verified"}
+        absent = errors and all(error.absent for error in errors)
+        return row | {"status": NOT_HERE if absent else ERROR, "problem": " ".join(problems) or "was not verified"}
     found = list(verified["failures"])
     limit = model.limits.ratio_to_raw
     if timed is not None and limit is not None and timed["ratio_low"] > limit:
@@ -212,7 +249,7 @@ def _row(
 
 
 def _verified(verified: Mapping[str, Any]) -> dict[str, Any]:
-    drift, rates = verified["drift"], verified["f1"]
+    drift, rates = verified["drift"], verified["rates"]
     labels = drift.get("labels") or drift.get("detections") or {}
     pixels = drift.get("pixels") or {}
     return {
@@ -222,9 +259,7 @@ def _verified(verified: Mapping[str, Any]) -> dict[str, Any]:
         "labels": labels.get("total"),
         "drift_pixel_flips": pixels.get("flips"),
         "pixels": pixels.get("total"),
-        "f1_image": rates.get("image"),
-        "f1_pixel": rates.get("mask"),
-        "class_accuracy": rates.get("class_accuracy"),
+        **{column: rates.get(name) for column, name in RATES.items()},
     }
 
 
@@ -280,7 +315,7 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
         raise SettingsError(
             f"'{path}' is not the manifest of a fleet: {first_line(error)}. Run pp-graph fleet again."
         ) from error
-    missing = [name for name in COLUMNS if rows and name not in rows[0]]
+    missing = [name for name in _NEVER_MISSING if rows and name not in rows[0]]
     if missing:
         raise SettingsError(f"'{path}' is not the manifest of a fleet: it has no column '{missing[0]}'.")
-    return rows
+    return [{**dict.fromkeys(COLUMNS), **row} for row in rows]  # earlier versions had fewer columns

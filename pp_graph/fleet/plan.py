@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pp_graph.errors import PPGraphError
+from pp_graph.errors import DataError, PPGraphError
+from pp_graph.fleet.downloads import Downloads
 from pp_graph.fleet.post_processing import structure, wanted_numbers
+from pp_graph.fleet.settings import AUTO
 from pp_graph.fleet.store import Hashes, Store, variant_name
 from pp_graph.statistics import Statistics
 from pp_graph.version import __version__
@@ -40,6 +42,7 @@ class Task:
         numbers: Numbers that `retune` changes, for steps that need them.
         after: Slots of the tasks that must have finished.
         converted: Key of the conversion that a step of an artifact builds on.
+        problem: Why it cannot be done, if that is known before.
     """
 
     kind: str
@@ -50,6 +53,7 @@ class Task:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     converted: str = ""
+    problem: str = ""
 
     @property
     def variant(self) -> str:
@@ -83,12 +87,13 @@ def plan_tasks(
         store: The output folder.
         overrides: Numbers that `retune_fleet` set, by `model/variant`.
     """
-    hashes = Hashes(store)
+    hashes, downloads = Hashes(store), Downloads(store)
     tasks: dict[str, Task] = {}
     for model in models:
-        for task in _Planner(model, store, hashes, overrides).tasks():
+        for task in _Planner(model, store, hashes, downloads, overrides).tasks():
             tasks[task.slot] = task
     hashes.save()
+    downloads.save()
     return tasks
 
 
@@ -96,14 +101,27 @@ class _Planner:
     """Plans the tasks of one model."""
 
     def __init__(
-        self, model: FleetModel, store: Store, hashes: Hashes, overrides: Mapping[str, Mapping[str, Any]]
+        self,
+        model: FleetModel,
+        store: Store,
+        hashes: Hashes,
+        downloads: Downloads,
+        overrides: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self._model, self._store, self._overrides = model, store, overrides
+        self._store, self._overrides = store, overrides
+        self._problem = ""
         try:
-            self._raw = hashes.model(model.path)
+            model = downloads.local(model)
+        except DataError as error:  # the first task reports it
+            self._problem = str(error)
+            model = msgspec.structs.replace(model, source=str(model.path), recipe=None, statistics=None)
+        self._model = model
+        try:
+            self._raw = "" if self._problem else hashes.model(model.path)
         except (PPGraphError, OSError):  # the first task reports it
             self._raw = hashes.file(model.path)
         self._data = hashes.data(model.data)
+        self._boxes = "" if model.boxes is None else hashes.data(model.boxes)
         self._statistics = "" if model.statistics is None else hashes.file(model.statistics)
         self._recipe = "" if model.recipe is None else hashes.file(model.recipe)
         labels = model.options.get("labels")
@@ -122,7 +140,7 @@ class _Planner:
     def tasks(self) -> list[Task]:
         """Return the tasks, each after those that it needs."""
         model = self._model
-        inspect = Task("inspect", model, _key("inspect", self._raw))
+        inspect = Task("inspect", model, _key("inspect", self._raw, self._problem), problem=self._problem)
         found = [inspect]
         source = self._statistics
         last = inspect.slot
@@ -156,12 +174,18 @@ class _Planner:
             found.append(Task(kind, model, _key(kind, *parts), device, precision, numbers, (after,), converted))
             return found[-1]
 
-        data = self._data if precision == "int8" else ""
-        convert = add("convert", fuse.key, device, precision, model.batch, model.input_shape, data)
+        looks_at: tuple[Any, ...] = ()
+        if precision == "int8":
+            looks_at = (self._data,)
+        elif precision == AUTO:  # the search decides with the thresholds, and may find others
+            looks_at = (self._data, self._boxes, source, model.limits.label_flips, model.limits.pixel_flips,
+                        model.search_minutes)  # fmt: skip
+        convert = add("convert", fuse.key, device, precision, model.batch, model.input_shape, *looks_at)
         if model.recalibrate:
             source = add("recalibrate", convert.key, self._data, method, model.inference_precision).key
         tune = add("tune", convert.key, source, numbers)
-        add("verify", tune.key, self._data, model.inference_precision, msgspec.to_builtins(model.limits))
+        limits = msgspec.to_builtins(model.limits)
+        add("verify", tune.key, self._data, self._boxes, model.inference_precision, limits)
         if model.packages:
             add("package", tune.key, self._data, model.packages)
         if model.benchmark_seconds is not None:

@@ -14,10 +14,14 @@ from pp_graph.errors import CalibrationError, PPGraphError
 from pp_graph.fleet.post_processing import FAMILIES, build_post_processor
 from pp_graph.openvino.devices import device_profile
 from pp_graph.packaging import TARGETS
+from pp_graph.precision.choosing import BUDGET
+from pp_graph.urls import UrlPath, as_path
 from pp_graph.verification import FlipLimit
 from pp_graph.yaml_document import Document
 
 SCHEMA_VERSION: Final = 1
+AUTO: Final = "auto"
+"""Precision that a search chooses."""
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Tag = str | int | float | bool
@@ -83,6 +87,7 @@ class _Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     tags: dict[str, _Tag] = {}
     statistics: _Text | msgspec.UnsetType | None = msgspec.UNSET
     data: _Text | msgspec.UnsetType = msgspec.UNSET
+    boxes: _Text | msgspec.UnsetType | None = msgspec.UNSET
     task: Literal[tuple(FAMILIES)] | msgspec.UnsetType = msgspec.UNSET  # type: ignore[valid-type]
     recipe: _Text | msgspec.UnsetType | None = msgspec.UNSET
     options: dict[str, Any] = {}
@@ -95,6 +100,7 @@ class _Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     batch: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType | None = msgspec.UNSET
     input_shape: tuple[int | None, ...] | msgspec.UnsetType | None = msgspec.UNSET
     limits: FleetLimits | msgspec.UnsetType = msgspec.UNSET
+    search_minutes: _Positive | msgspec.UnsetType = msgspec.UNSET
     benchmark_seconds: _Positive | msgspec.UnsetType | None = msgspec.UNSET
     packages: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
@@ -119,8 +125,9 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Its name, unique in the fleet; also that of its folder.
-        path: The raw ONNX model.
-        data: Images to verify on, and to calibrate on with labels.
+        path: The raw ONNX model; a `UrlPath` if it is given by URL.
+        data: Images to verify on, with labels also to calibrate on and to compute F1.
+        boxes: Ground truth of a detector for `data`, COCO JSON or a folder of YOLO's text files; None for none.
         tags: Free properties, such as the camera, to select and group by.
         statistics: Statistics file; None to calibrate on `data`.
         task: Family of the model.
@@ -130,18 +137,21 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
         calibrate: How to calibrate.
         recalibrate: Calibrate again on each artifact, on its device and in its precision.
         devices: Devices to convert for.
-        precisions: Precisions of the weights.
+        precisions: Precisions of the weights; `auto` searches for the fastest mixture within the limits.
         inference_precision: Precision to run in; `default` is that of the device.
         batch: Images per run; None leaves an open batch open.
         input_shape: Sizes of the input, None for one that stays open; None leaves all as they are.
         limits: What the model may cost.
+        search_minutes: Time to search for the precision `auto`.
         benchmark_seconds: Seconds to measure latency; None for no measurement.
         packages: Targets of `pp_graph.package` to write folders for, such as `python` and `cpp`.
+        source: URL of the raw model, if `path` is a copy.
     """
 
     name: str
     path: Path
     data: Path
+    boxes: Path | None = None
     tags: dict[str, _Tag] = {}
     statistics: Path | None = None
     task: str = "anomaly"
@@ -156,8 +166,10 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
     batch: int | None = None
     input_shape: tuple[int | None, ...] | None = None
     limits: FleetLimits = FleetLimits()
+    search_minutes: float = BUDGET
     benchmark_seconds: float | None = None
     packages: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def calibrated(self) -> bool:
@@ -252,19 +264,30 @@ class _Reader:
         """Return the models of an entry: one, or all that match a pattern."""
         entry, place = self._file.models[index], ("models", index)
         pattern = any(sign in entry.path for sign in "*?[")
-        # A pattern is an input like any other, so its order must not follow the file system.
-        paths = self._matches(entry.path) if pattern else [self.folder / entry.path]
+        try:
+            # A pattern is an input like any other, so its order must not follow the file system.
+            paths = self._matches(self._path(entry.path)) if pattern else [self._path(entry.path)]
+        except (PPGraphError, OSError) as error:
+            raise self._document.error((*place, "path"), f"'{entry.path}' cannot be listed: {error}") from error
         if not paths:
             raise self._document.error((*place, "path"), f"'{entry.path}' matches no file. Check the pattern.")
         return [self._model(entry, place, path) for path in paths]
 
-    def _matches(self, pattern: str) -> list[Path]:
-        anchor = Path(pattern).anchor
-        found = Path(anchor).glob(pattern[len(anchor) :]) if anchor else self.folder.glob(pattern)
-        return sorted(path for path in found if path.is_file())
+    def _path(self, text: str) -> Path:
+        """Return a path, relative ones to the file's folder, or a URL."""
+        found = as_path(text)
+        return found if isinstance(found, UrlPath) else self.folder / found
+
+    @staticmethod
+    def _matches(pattern: Path) -> list[Path]:
+        if isinstance(pattern, UrlPath):
+            return list(pattern.matches())
+        return sorted(path for path in Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+                      if path.is_file())  # fmt: skip
 
     def _model(self, entry: _Model, place: tuple[str | int, ...], path: Path) -> FleetModel:
-        if not path.is_file():
+        # A URL that does not answer fails its own model, and not the whole fleet.
+        if not isinstance(path, UrlPath) and not path.is_file():
             raise self._document.error((*place, "path"), f"'{path}' is not a file, expected a raw ONNX model.")
         values = {"stem": path.stem, "folder": path.parent.name}
         values["name"] = name = self._filled(entry.name or "{stem}", values, (*place, "name"))
@@ -289,12 +312,9 @@ class _Reader:
             raise self._document.error(
                 place, f"'{name}' has no 'data', expected images to verify on: a folder or an .npz. Add 'data'."
             )
-        for field in ("statistics", "data", "recipe"):
+        for field in ("statistics", "data", "boxes", "recipe"):
             if given.get(field) is not None:
-                file = self.folder / self._filled(given[field], values, where[field])
-                if not file.exists():
-                    raise self._document.error(where[field], f"of '{name}' is '{file}', which does not exist.")
-                given[field] = file
+                given[field] = self._file_of(name, field, self._filled(given[field], values, where[field]), where)
         given["tags"] = {
             key: self._filled(value, values, where["tags"]) if isinstance(value, str) else value
             for key, value in given["tags"].items()
@@ -305,6 +325,18 @@ class _Reader:
         model = FleetModel(name=name, path=path, **given)
         self._check(model, where, place)
         return model
+
+    def _file_of(self, model: str, field: str, text: str, where: dict[str, tuple[str | int, ...]]) -> Path:
+        file = self._path(text)
+        if isinstance(file, UrlPath):
+            if field in ("data", "boxes"):
+                raise self._document.error(
+                    where[field], f"of '{model}' is '{file}', expected a place on this machine, or on a drive that the "
+                    "workers share. Copy it; only models, statistics and recipes may be URLs."
+                )  # fmt: skip
+        elif not file.exists():
+            raise self._document.error(where[field], f"of '{model}' is '{file}', which does not exist.")
+        return file
 
     def _filled(self, text: str, values: dict[str, str], place: tuple[str | int, ...]) -> str:
         unknown = next((each for each in re.findall(r"\{(.*?)\}", text) if each not in values), None)
@@ -318,7 +350,7 @@ class _Reader:
         """Check what needs no model, once for all models with the same settings."""
         settings = (model.task, model.recipe, model.options, model.roles, model.calibrate, model.devices,
                     model.precisions, model.limits, model.benchmark_seconds, model.input_shape, model.packages,
-                    bool(model.statistics))  # fmt: skip
+                    bool(model.statistics), model.boxes, model.search_minutes)  # fmt: skip
         if repr(settings) in self._checked:
             return
         self._checked.add(repr(settings))
@@ -331,15 +363,21 @@ class _Reader:
 
         for device in model.devices:
             attempt("devices", device_profile, device)
-        unknown = next((each for each in model.precisions if each not in PRECISIONS), None)
-        if unknown is not None:
+        for field, known in (("precisions", (*PRECISIONS, AUTO)), ("packages", [each.name for each in TARGETS])):
+            unknown = next((each for each in getattr(model, field) if each not in known), None)
+            if unknown is not None:
+                raise self._document.error(where[field], f"has '{unknown}', expected some of: {', '.join(known)}.")
+        if AUTO in model.precisions and 60 * model.search_minutes >= self._file.timeout:
             raise self._document.error(
-                where["precisions"], f"has '{unknown}', expected some of: {', '.join(PRECISIONS)}."
-            )
-        known = [target.name for target in TARGETS]
-        other = next((each for each in model.packages if each not in known), None)
-        if other is not None:
-            raise self._document.error(where["packages"], f"has '{other}', expected some of: {', '.join(known)}.")
+                where.get("search_minutes", where["precisions"]), f"searches {model.search_minutes:g} minutes for the "
+                f"precision '{AUTO}', and a task may take {self._file.timeout:g} s, expected more. Set 'timeout' "
+                "higher, or 'search_minutes' lower."
+            )  # fmt: skip
+        if model.boxes is not None and model.recipe is None and model.task != "detection":
+            raise self._document.error(
+                where["boxes"], f"does not apply to task '{model.task}', expected ground truth of a detector. Leave it "
+                "out, or set 'task: detection'."
+            )  # fmt: skip
         for level in ("label_flips", "pixel_flips"):
             attempt("limits", FlipLimit.parse, getattr(model.limits, level), level)
         if model.limits.ratio_to_raw is not None and model.benchmark_seconds is None:

@@ -58,6 +58,10 @@ class Store:
         """Return the path of the fused model, from which artifacts are converted."""
         return self.folder / STATE / "fused" / model / "fused.onnx"
 
+    def search(self, model: str, variant: str) -> Path:
+        """Return the path of the measurements of a search for a precision."""
+        return self.folder / STATE / "searches" / f"{model}.{variant}.json"
+
     def log(self, slot: str) -> Path:
         """Return the path of what a task printed."""
         return self.folder / STATE / "logs" / f"{slot.replace('/', '.')}.txt"

@@ -43,7 +43,8 @@ from pp_graph.packaging.manifest import (
 from pp_graph.packaging.shipping import copy_shipped
 from pp_graph.packaging.targets import TARGETS, Target, readme
 from pp_graph.packaging.timing import write_timing
-from pp_graph.summary import Block, Fields, Line, Remark, Summarised, size_text
+from pp_graph.saving import Saved
+from pp_graph.summary import Block, Fields, Line, Remark, size_text
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Package(Summarised):
+class Package(Saved):
     """A written package.
 
     Attributes:

@@ -17,7 +17,8 @@ import msgspec
 from pp_graph.benchmarking import BenchmarkReport, load_report
 from pp_graph.errors import DataError, PPGraphError, TargetError
 from pp_graph.packaging.manifest import read_manifest
-from pp_graph.summary import Block, Line, Remark, Summarised, Table
+from pp_graph.saving import Saved
+from pp_graph.summary import Block, Line, Remark, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +81,7 @@ class HostResult:
 
 
 @dataclass(frozen=True, repr=False)
-class RemoteBenchmark(Summarised):
+class RemoteBenchmark(Saved):
     """Latency of a package on several machines.
 
     Attributes:

@@ -201,16 +201,10 @@ class TruthCounts:
             self._judged += self._truth.judge(program, raw, rows)
 
     def f1(self) -> dict[str, float]:
-        """Return 2 TP / (2 TP + FP + FN) of labels and pixels, as far as there are anomalous ones; or other rates."""
-        if self._truth is None or not isinstance(self._truth, LabelledTruth):
-            return {} if self._truth is None else self._truth.rates(self._judged)
-        counts = {name: sum(getattr(each, part) for each in self._judged)
-                  for name, part in (("image", "label"), ("mask", "mask"))} if self._judged else {}  # fmt: skip
-        return {
-            name: float(2 * found / (2 * found + wrong + missed))
-            for name, (found, wrong, _, missed) in counts.items()
-            if found + missed
-        }
+        """Return F1 of labels and pixels of an anomaly model, as far as there are anomalous ones; or other rates."""
+        if self._truth is None:
+            return {}
+        return (self._truth.f1 if isinstance(self._truth, LabelledTruth) else self._truth.rates)(self._judged)
 
 
 def _settings(statistics: Statistics) -> dict[str, Any]:

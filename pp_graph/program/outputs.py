@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
+import numpy as np
 
-from pp_graph.errors import PostProcessorError
+from pp_graph.errors import OutputFileError, PostProcessorError
+from pp_graph.files import written_together
 from pp_graph.steps import DECISION_VALUES, Compare, DecidingStep, EncodeDecision, Keep, OnNaN
+from pp_graph.summary import Table, html_of, text_of
 from pp_graph.values import Scale, ValueType
 from pp_graph.values.value_type import pattern
 
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pp_graph.steps import Array, Step
+    from pp_graph.summary import Block
 
 Meaning = Literal["number", "decision", "class", "token", "box", "count", "picture"]
 """What an output holds: scores, decisions, class indices, those of a text with -1 after its end, box coordinates,
@@ -256,3 +262,38 @@ class Predictions(Mapping[str, Any]):
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}={array.dtype}{list(array.shape)}" for name, array in self._values.items())
         return f"Predictions({shapes})"
+
+    def summary(self) -> list[Block]:
+        """Return name, element type, shape and range of each output as a table."""
+        rows = []
+        for name, array in self._values.items():
+            numbers = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+            ends = [f"{float(end):.6g}" for end in (numbers.min(), numbers.max())] if numbers.size else ["-", "-"]
+            rows.append((name, str(array.dtype), "x".join(map(str, array.shape)), *ends))
+        return [Table("Predictions", ("output", "type", "shape", "smallest", "largest"), rows)]
+
+    def __str__(self) -> str:
+        """Return the table as text."""
+        return text_of(self.summary())
+
+    def _repr_html_(self) -> str:
+        return html_of(self.summary())
+
+    def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> Path:
+        """Write all outputs, bit for bit, to an `.npz` file that `numpy.load` reads.
+
+        Raises:
+            OutputFileError: The path has another ending, is an input, exists, or cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".npz":
+            raise OutputFileError(f"File '{path}' ends in '{path.suffix}', expected '.npz'. Name it {path.stem}.npz.")
+        with (
+            written_together(path, overwrite=overwrite, inputs=inputs) as (draft,),
+            zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            # NumPy's function takes outputs as keyword arguments, among which any name may be.
+            for name, array in self._values.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                    np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
+        return path

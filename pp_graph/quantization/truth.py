@@ -55,6 +55,9 @@ class Truth(Protocol):
     def rates(self, judged: Sequence[Any]) -> dict[str, float]:
         """Return rates in [0, 1], by name; without those that are undefined for these images."""
 
+    def f1(self, judged: Sequence[Any]) -> dict[str, float]:
+        """Return F1 of the decisions that the model returns, by what they are about, likewise."""
+
 
 @dataclass(frozen=True)
 class LabelledTruth:
@@ -89,6 +92,15 @@ class LabelledTruth:
         """Return balanced accuracy of labels and F1 of pixels."""
         return rates(judged)
 
+    def f1(self, judged: Sequence[Any]) -> dict[str, float]:
+        """Return 2 TP / (2 TP + FP + FN) of labels (`image`) and pixels (`mask`), where some are anomalous."""
+        found = {}
+        for name, part in (("image", "label"), ("mask", "mask")):
+            right, wrong, _, missed = sum((getattr(each, part) for each in judged), np.zeros(4, np.int64))
+            if right + missed:
+                found[name] = float(2 * right / (2 * right + wrong + missed))
+        return found
+
 
 @dataclass(frozen=True)
 class ClassJudgement:
@@ -96,9 +108,14 @@ class ClassJudgement:
 
     Attributes:
         known: Share of right decisions; None if nothing is known about the image.
+        found: Index of the class that the model finds, `NO_CLASS` for an unknown image; of several classes, whether
+            each is found, bool, (C,).
+        wanted: What is right, likewise.
     """
 
     known: float | None
+    found: Any = NO_CLASS
+    wanted: Any = NO_CLASS
 
     @property
     def right(self) -> float:
@@ -142,21 +159,35 @@ class ClassTruth:
         found = program.predictions(program.run(values))
         classes = self.classified.classes[list(indices)]
         if self.classified.several:
-            return [ClassJudgement(float(np.mean(row))) for row in np.asarray(found["pred_label"]) == classes]
+            labels = np.asarray(found["pred_label"]) != 0
+            return [ClassJudgement(float(np.mean(row == wanted)), row, wanted)
+                    for row, wanted in zip(labels, classes, strict=True)]  # fmt: skip
         unknown = found.get("unknown")
         judged = []
         for row, wanted in enumerate(classes):
             rejected = unknown is not None and bool(unknown[row])
-            if wanted == NO_CLASS:
-                judged.append(ClassJudgement(None if unknown is None else float(rejected)))
-            else:
-                judged.append(ClassJudgement(float(not rejected and found["pred_class"][row] == wanted)))
+            decided = NO_CLASS if rejected else int(found["pred_class"][row])
+            nothing_known = wanted == NO_CLASS and unknown is None
+            judged.append(ClassJudgement(None if nothing_known else float(decided == wanted), decided, int(wanted)))
         return judged
 
     def rates(self, judged: Sequence[Any]) -> dict[str, float]:
         """Return the share of right decisions."""
         known = [each.known for each in judged if each.known is not None]
         return {"class_accuracy": float(np.mean(known))} if known else {}
+
+    def f1(self, judged: Sequence[Any]) -> dict[str, float]:
+        """Return the mean F1 of the classes that an image has or the model finds (macro F1)."""
+        known = [each for each in judged if each.known is not None]
+        if not known:
+            return {}
+        found, wanted = (np.stack([getattr(each, name) for each in known]) for name in ("found", "wanted"))
+        if found.ndim == 1:  # as whether each class is found and wanted
+            classes = np.arange(max(found.max(), wanted.max()) + 1)
+            found, wanted = (each[:, None] == classes for each in (found, wanted))
+        right, both = (found & wanted).sum(0), found.sum(0) + wanted.sum(0)
+        present = both > 0
+        return {"class": float((2 * right[present] / both[present]).mean())} if present.any() else {}
 
 
 def open_truth(source: LabelledSource | Truth, provenance: Provenance) -> Truth:

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from pp_graph.summary import Line, Summarised, Table
+from pp_graph.saving import Saved
+from pp_graph.summary import Line, Table
 
 if TYPE_CHECKING:
     from pp_graph.summary import Block
@@ -52,7 +53,7 @@ class CheckedModel:
 
 
 @dataclass(frozen=True)
-class ReleaseReport(Summarised):
+class ReleaseReport(Saved):
     """What was found about all models.
 
     Attributes:

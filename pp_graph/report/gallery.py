@@ -33,8 +33,9 @@ _STYLE: Final = """
 .cards li.flagged { border-color: var(--anomalous); }
 .cards img { display: block; width: 100%; height: auto; border-radius: 3px; }
 .cards h3 { font-size: 1rem; margin: .3rem 0; overflow-wrap: anywhere; }
-.cards dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .8rem; margin: 0; font-size: .9rem; }
-.cards dt { color: var(--faint); }
+.cards dl { display: grid; grid-template-columns: minmax(0, auto) minmax(45%, 1fr); gap: 0 .8rem; margin: 0;
+  font-size: .9rem; }
+.cards dt { color: var(--faint); overflow-wrap: anywhere; }
 .cards dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 """
 
@@ -111,8 +112,11 @@ def _card(written: WrittenPredictions, runner: Runner, source: Source, index: in
 
 
 def _facts(row: ImagePrediction) -> Iterator[Row]:
+    named = any(name.startswith("pixels_") for name in row.cells)  # the same as the areas of classes
     for name, value in row.cells.items():
         if value is None or name in ("image", "mask", "overlay", "map") or _is_file(value) or _is_nested(value):
+            continue
+        if named and name == "class_area":
             continue
         count = row.cells.get("region_count")
         # The rest of a table of regions is empty.

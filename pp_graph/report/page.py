@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Final
 from pp_graph.errors import OutputFileError
 from pp_graph.files import written_together
 from pp_graph.report.panels import COLORS, GRID, INK
+from pp_graph.summary import html_of
 from pp_graph.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from pp_graph.summary import Summarised
 
 # Colours of the panels on white, and lighter ones of the same palette on a dark background.
 _LIGHT: Final = {"ink": INK, "grid": GRID, "back": "#ffffff", "faint": "#5f6368", "raised": "#f5f6f7", **COLORS}
@@ -104,6 +108,12 @@ def page(title: str, body: str, *, style: str = "", pictures: bool = False, scri
 {run}</body>
 </html>
 """
+
+
+def tables_page(result: Summarised) -> str:
+    """Return a page with the tables of a result, headed by the name of its class."""
+    title = re.sub(r"(?<!^)(?=[A-Z])", " ", type(result).__name__).capitalize()
+    return page(title, f'<div class="wide">{html_of(result.summary())}</div>')
 
 
 def _variables(colors: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from pp_graph.report.charts import Bar, bar_chart
 from pp_graph.report.page import check_page, page, table, warning_list, write_page
 from pp_graph.sketching import draw, sketched
+from pp_graph.verification.parts import place_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -101,7 +102,7 @@ def _flips(report: VerificationReport, decision: DecisionReport) -> str:
     rows: list[Row] = []
     for cause, flips in (("post-processing", decision.postprocessing), ("drift", decision.drift)):
         rows += [
-            (each["image"], cause, str(each["pixel"]), _number(each["raw_value"]), _number(each["margin"]))
+            (each["image"], cause, place_text(each), _number(each["raw_value"]), _number(each["margin"]))
             for each in flips.listed(report.image_names)[:_LISTED]
         ]
     if not rows:

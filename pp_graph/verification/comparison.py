@@ -13,7 +13,7 @@ from pp_graph.plausibility import PredictionChecks
 from pp_graph.program import DETECTION_OUTPUTS, check_packed, detects
 from pp_graph.steps import ChoosingStep, DecidingStep
 from pp_graph.verification.detections import DetectionComparison
-from pp_graph.verification.parts import BoundaryReport, DecisionReport, FlipLimit, Flips
+from pp_graph.verification.parts import BoundaryReport, DecisionReport, FlipLimit, Flips, nowhere
 from pp_graph.verification.report import LARGE_DRIFT, TOLERANCE, VerificationReport
 from pp_graph.verification.totals import ErrorSum, FlipLists, Totals
 
@@ -74,7 +74,7 @@ def _of_detections(decision: DecisionReport, detections: DetectionReport) -> Dec
     if decision.name == "masks":
         where = np.array([image for image, count in detections.drift.mask_flips for _ in range(count)], np.int64)
         none = np.full(len(where), np.nan)
-        pixels = Flips(where, np.zeros(len(where), np.int64), none.astype(np.float32), none)
+        pixels = Flips(where, np.zeros(len(where), np.int64), none.astype(np.float32), none, nowhere(len(where)))
         flips = len(decision.postprocessing) + len(where)
         return replace(decision, total=detections.drift.mask_pixels, flips=flips, drift=pixels)
     if decision.name != "classes":
@@ -85,6 +85,7 @@ def _of_detections(decision: DecisionReport, detections: DetectionReport) -> Dec
         np.zeros(len(changes), np.int64),
         np.array([change.score for change in changes], np.float32),
         np.array([abs(change.distance) for change in changes], np.float64),
+        nowhere(len(changes)),
     )
     flips = len(decision.postprocessing) + len(changes)
     return replace(decision, total=detections.drift.expected, flips=flips, drift=drift, detections=True)
@@ -186,8 +187,12 @@ class Comparison:
                 self.totals.positive[name] += int(np.count_nonzero(expected))
             self.totals.flips[name] += int((found != expected).sum())
             moved = isinstance(decider, ChoosingStep) and decider.target != name
-            self.totals.postprocessing[name].add(found != on_own, own.values, decider, start, moved=moved)
-            self.totals.drift[name].add(on_own != expected, reference.values, decider, start, moved=moved)
+            axes = self._program.types[name].axes
+            for flips, flipped, values in (
+                (self.totals.postprocessing, found != on_own, own.values),
+                (self.totals.drift, on_own != expected, reference.values),
+            ):
+                flips[name].add(flipped, values, decider, start, axes=axes, moved=moved)
 
     def report(
         self,

@@ -13,7 +13,7 @@ from pp_graph.errors import DataError, counted
 from pp_graph.reprs import short_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _MAX_LISTED_FLIPS: Final = 1000
 """Flips that `to_dict` lists for each output and cause, the furthest from the cutoff first."""
@@ -63,19 +63,22 @@ class Flips:
         raw_value: The raw value that was compared, (flips,).
         margin: Distance of the raw value from the cutoff, (flips,), divided by the calibrated range if there is one.
             NaN if the raw value is NaN, or if no comparison was made at that place.
+        place: Row and column of the pixel, (flips, 2); -1 for decisions that are not about a pixel.
     """
 
     image: npt.NDArray[np.int64]
     pixel: npt.NDArray[np.int64]
     raw_value: npt.NDArray[np.float32]
     margin: npt.NDArray[np.float64]
+    place: npt.NDArray[np.int64]
 
     __repr__ = short_repr
 
     @classmethod
     def joined(cls, parts: Sequence[Flips]) -> Flips:
         """Concatenate flips."""
-        empty = cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0))
+        none = np.empty(0, np.int64)
+        empty = cls(none, none, np.empty(0, np.float32), np.empty(0), nowhere(0))
         arrays = ([getattr(part, attribute.name) for part in (empty, *parts)] for attribute in fields(cls))
         return cls(*map(np.concatenate, arrays))
 
@@ -97,11 +100,22 @@ class Flips:
             {
                 "image": names[self.image[i]],
                 "pixel": int(self.pixel[i]),
+                **({} if self.place[i, 0] < 0 else {"row": int(self.place[i, 0]), "column": int(self.place[i, 1])}),
                 "raw_value": finite(float(self.raw_value[i])),
                 "margin": finite(float(self.margin[i])),
             }
             for i in order
         ]
+
+
+def nowhere(count: int) -> npt.NDArray[np.int64]:
+    """Return `place` of flips that are not about pixels."""
+    return np.full((count, 2), -1, np.int64)
+
+
+def place_text(flip: Mapping[str, Any]) -> str:
+    """Return where a flip of `Flips.listed` is: row and column of a pixel, otherwise its index."""
+    return f"row {flip['row']}, column {flip['column']}" if "row" in flip else str(flip["pixel"])
 
 
 @dataclass(frozen=True)

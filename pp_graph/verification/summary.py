@@ -11,6 +11,7 @@ from pp_graph.errors import counted
 from pp_graph.fusion.runtime_cutoffs import scores_anomalies
 from pp_graph.openvino.island.float32 import is_floating
 from pp_graph.summary import Block, Fields, Line, Remark, Table
+from pp_graph.verification.parts import place_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,14 +164,14 @@ def _flips(report: VerificationReport, decision: DecisionReport, cause: str, fli
     if not len(flips):
         return
     rows = [
-        (each["image"], str(each["pixel"]), _number(each["raw_value"]), _number(each["margin"]))
+        (each["image"], place_text(each), _number(each["raw_value"]), _number(each["margin"]))
         for each in flips.listed(report.image_names)[:_SHOWN_FLIPS]
     ]
     yield Table(
         f"{decision.name}, flips by {cause}: the {len(rows)} with the largest margins of {len(flips):,}",
         (
             "image",
-            "place" if decision.classes else "pixel",
+            "place",
             "raw value",
             "margin to the next class"
             if decision.classes

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pp_graph.steps import ChoosingStep, DecidingStep
 from pp_graph.values.exact_sum import ExactSum
-from pp_graph.verification.parts import ErrorReport, Flips
+from pp_graph.verification.parts import ErrorReport, Flips, nowhere
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,10 +86,12 @@ class FlipLists:
         step: DecidingStep | ChoosingStep | None,
         start: int,
         *,
+        axes: str = "",
         moved: bool = False,
     ) -> None:
         """Add the flips of a batch, with the raw values that were compared.
 
+        With the `axes` of the decisions, such as `NHW`, pixels get their row and column.
         If later steps have `moved` the choices of a step, each flip of an image gets the smallest of its margins.
         """
         if not flipped.any():
@@ -110,7 +112,11 @@ class FlipLists:
             if decided.shape == flipped.shape:
                 raw_value = decided.reshape(flat.shape)[image, pixel]
                 margin = margins.reshape(flat.shape)[image, pixel]
-        self._batches.append(Flips(image + start, pixel, raw_value.astype(np.float32), margin))
+        place = nowhere(len(image))
+        if "H" in axes and "W" in axes and len(axes) == flipped.ndim:
+            where = np.unravel_index(pixel, flipped.shape[1:])
+            place = np.stack([where[axes.index(each) - 1] for each in "HW"], 1)
+        self._batches.append(Flips(image + start, pixel, raw_value.astype(np.float32), margin, place))
 
     def merge(self, other: FlipLists) -> None:
         """Add the flips of images that follow."""

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reprs": set(),
     "progress": set(),
     "files": {"errors"},
-    "saving": {"errors", "files"},
+    "saving": {"errors", "files", "summary"},
     "extras": {"errors"},
     "urls": {"errors", "extras"},
     "yaml_document": {"errors"},
