@@ -8,7 +8,7 @@ import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.errors import ClusterError, first_line
+from pp_graph.errors import ClusterError, counted, first_line
 from pp_graph.extras import require_extra
 from pp_graph.version import __version__
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 EXTRA: Final = "fleet"
 _ANSWER_SECONDS: Final = 10
 _WORKER_SECONDS: Final = 30
+_WORKERS_PER_CORE: Final = 4
+_FEWEST_ALLOWED: Final = 8
+"""Workers that any machine may start, so that it can be tried with few cores."""
+_SILENT_SECONDS: Final = 60
+"""Time without a sign of life after which a worker of this machine is ended, and another takes its place."""
 _LIBRARIES: Final = ("numpy", "onnxruntime", "openvino", "pillow")
 """Libraries whose version may change a number."""
 
@@ -36,7 +41,8 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
         The client; None if neither is given.
 
     Raises:
-        ClusterError: Both are given, `workers` is below 1, or the scheduler does not answer.
+        ClusterError: Both are given, `workers` is below 1 or far above the number of cores, or the scheduler does not
+            answer.
         ExtraError: Dask is not installed.
     """
     if workers is not None and scheduler is not None:
@@ -58,6 +64,7 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
     from dask.system import CPU_COUNT
 
     assert workers is not None
+    refuse_too_many(workers, CPU_COUNT)
     with dask.config.set(_settings(dask.config.get("distributed.nanny.pre-spawn-environ"))):
         try:
             cluster = distributed.LocalCluster(
@@ -76,12 +83,26 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
         yield client
 
 
+def refuse_too_many(workers: int, cores: int) -> None:
+    """Raise `ClusterError` for so many workers that they would hardly start."""
+    most = max(_FEWEST_ALLOWED, _WORKERS_PER_CORE * cores)
+    if workers > most:
+        raise ClusterError(
+            f"workers is {workers} (--workers), expected at most {most} on this machine, which has "
+            f"{counted(cores, 'core')}: each loads the model into a process of its own. Start one for each core, or "
+            "use the workers of several machines (--scheduler)."
+        )
+
+
 def _settings(environment: Mapping[str, object]) -> dict[str, object]:
     """Return settings of Dask. Its own suit tasks that seldom compute; here the cores have nothing to spare."""
     return {
         # Maps lie on the disk of the worker that computed them, which Dask does not know: work that it moves is done
         # twice.
         "distributed.scheduler.work-stealing": False,
+        # A paused worker holds up everything until it counts as lost. Its sign of life comes from a thread that a long
+        # batch does not hold up.
+        "distributed.scheduler.worker-ttl": f"{_SILENT_SECONDS}s",
         # Dask watches itself 50 times a second, and the stacks of all threads 100 times. With pages that are given
         # back after each image, that took a third of the time of one core.
         "distributed.worker.profile.enabled": False,
@@ -129,11 +150,17 @@ def check_client(client: Client) -> None:
         )
     try:
         client.wait_for_workers(1, timeout=_WORKER_SECONDS)
-        found: dict[str, Any] = client.run(_described(), on_error="return")
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             f"No worker answers ({first_line(error)}), expected at least one. Start some (dask worker ADDRESS); with "
             "--workers, start fewer, at most one for each core."
+        ) from error
+    try:
+        found: dict[str, Any] = client.run(_described(), on_error="return", callback_timeout=_WORKER_SECONDS)
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"Not every worker answers within {_WORKER_SECONDS} seconds ({first_line(error)}), expected each to say "
+            "what is installed. One may be paused, or its machine busy: end it, or start it again."
         ) from error
     expected = {"pp_graph": __version__, **{name: _version(name) for name in _LIBRARIES}}
     for address, versions in sorted(found.items()):
