@@ -23,7 +23,7 @@ _WORKER_SECONDS: Final = 30
 _WORKERS_PER_CORE: Final = 4
 _FEWEST_ALLOWED: Final = 8
 """Workers that any machine may start, so that it can be tried with few cores."""
-_SILENT_SECONDS: Final = 60
+_SILENT_SECONDS: Final = 30
 """Time without a sign of life after which a worker of this machine is ended, and another takes its place."""
 _LIBRARIES: Final = ("numpy", "onnxruntime", "openvino", "pillow")
 """Libraries whose version may change a number."""
@@ -60,13 +60,18 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
         with _connected(distributed, scheduler) as client:
             yield client
         return
+    with _local_cluster(distributed, workers or 1) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _local_cluster(distributed: Any, workers: int) -> Iterator[Client]:
     import dask
     from dask.system import CPU_COUNT
 
-    assert workers is not None
     refuse_too_many(workers, CPU_COUNT)
-    with dask.config.set(_settings(dask.config.get("distributed.nanny.pre-spawn-environ"))):
-        try:
+    try:
+        with dask.config.set(_settings(dask.config.get("distributed.nanny.pre-spawn-environ"))):
             cluster = distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=max(1, CPU_COUNT // workers),
@@ -75,12 +80,13 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
-        except KeyboardInterrupt:
-            # Dask would fail to close what has not started. Its processes end with this one.
-            atexit.unregister(distributed.deploy.spec.close_clusters)
-            raise
-    with cluster, distributed.Client(cluster) as client:
-        yield client
+        with cluster, distributed.Client(cluster) as client:
+            yield client
+    except KeyboardInterrupt:
+        # Dask would fail to close what has not started, or wait for what is closing. Its processes end with this one.
+        atexit.unregister(distributed.deploy.spec.close_clusters)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
 
 
 def refuse_too_many(workers: int, cores: int) -> None:
