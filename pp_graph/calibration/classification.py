@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from pp_graph.calibration.calibrator import Calibrator
 from pp_graph.calibration.family_summaries import classifier_blocks
+from pp_graph.calibration.per_image import PerImageWork, collect, collect_on_workers
 from pp_graph.calibration.thresholds import threshold_estimator
 from pp_graph.data import choose_batch_size, feed_model, read_ahead
 from pp_graph.data.classified import NO_CLASS, ClassifiedSource, open_classified
@@ -24,13 +26,18 @@ from pp_graph.raw_values import open_raw_values
 from pp_graph.reprs import short_repr
 from pp_graph.statistics.other_files import CLASSIFIER, other_kind
 from pp_graph.summary import Summarised
+from pp_graph.workers.models import SentModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from distributed import Client
 
     from pp_graph.calibration.estimator import ThresholdEstimator
+    from pp_graph.data import Images
     from pp_graph.fusion import Artifact
     from pp_graph.model import RawModel
+    from pp_graph.raw_values import RawValues
     from pp_graph.summary import Block
 
 Array = npt.NDArray[Any]
@@ -122,6 +129,34 @@ def _content(path: str | Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("task") == "classification" else None
 
 
+@dataclass(frozen=True)
+class _ClassifierRun:
+    values: RawValues
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path | RawModel | Artifact,
+        *,
+        fixed_inputs: Mapping[str, npt.ArrayLike] | None,
+        **reading: Any,
+    ) -> _ClassifierRun:
+        values = open_raw_values(model, declared=ClassificationPostProcessor.roles, **reading)
+        return cls(values, fixed_inputs)
+
+    @property
+    def classes(self) -> int:
+        return self.values.signature[RAW_LOGITS].size("C") or 0
+
+    def batches(
+        self, images: Images, size: int, span: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, int, list[Array]]]:
+        fed = feed_model(images, self.values.inputs, self.fixed_inputs)
+        for start, stop, feeds in read_ahead(fed, self.values.inputs, size, span):
+            yield start, stop, list(self.values.run(feeds)[RAW_LOGITS].reshape(stop - start, self.classes))
+
+
 @shows_progress("Calibrating")
 def calibrate_classifier(
     model: str | Path | RawModel | Artifact,
@@ -135,6 +170,7 @@ def calibrate_classifier(
     roles: Mapping[str, str] | None = None,
     batch_size: int | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
+    client: Client | None = None,
     progress: Callable[[int], None] | bool | None = None,
     **reading: Any,
 ) -> ClassifierCalibration:
@@ -156,6 +192,8 @@ def calibrate_classifier(
         roles: Name of the logits, `{"raw_logits": ...}`, where several outputs fit.
         batch_size: Images per batch, if the model leaves it open.
         fixed_inputs: Values of inputs other than the images.
+        client: A `distributed.Client`, to share the images among the workers of a Dask cluster. The result is the same,
+            bit for bit. None runs in this process.
         progress: Called after each batch; True shows a progress bar.
         reading: Further arguments of `open_images`.
 
@@ -164,11 +202,17 @@ def calibrate_classifier(
         DataError: Images or classes do not fit.
         CalibrationError: The model is no classifier, or its logits are not finite.
         TargetError: A runtime cannot run the model.
+        ClusterError: The cluster cannot share the work.
     """
-    roles_read = ClassificationPostProcessor.roles
-    values = open_raw_values(
-        model, device=device, inference_precision=inference_precision, roles=roles, declared=roles_read
+    opening = partial(
+        _ClassifierRun.open,
+        device=device,
+        inference_precision=inference_precision,
+        roles=roles,
+        fixed_inputs=fixed_inputs,
     )
+    run = opening(model)
+    values = run.values
     given = post or ClassificationPostProcessor()
     if values.provenance is not None:
         built = values.provenance.build_post_processor(None, {})
@@ -178,19 +222,19 @@ def calibrate_classifier(
                 "--task classification."
             )
         given = built if not given.labels else built.changed(None, {"labels": given.labels})
-    count = values.signature[RAW_LOGITS].size("C") or 0
-    source = open_classified(images, count, given.labels, **reading)
+    source = open_classified(images, run.classes, given.labels, **reading)
     if source.several and given.multi_label is None:
         given = given.changed(None, {"multi_label": 0.5})
     given = given.settled(values.signature)
-    fed = feed_model(source.images, values.inputs, fixed_inputs)
+    feed_model(source.images, values.inputs, fixed_inputs)  # checked before workers start
+    size = choose_batch_size(values.inputs, batch_size)
     expect(progress, len(source.images))
-    found = []
-    for start, stop, feeds in read_ahead(fed, values.inputs, choose_batch_size(values.inputs, batch_size)):
-        found.append(values.run(feeds)[RAW_LOGITS].reshape(stop - start, count))
-        if callable(progress):
-            progress(stop - start)
-    logits = np.concatenate(found).astype(np.float32)
+    tell = progress if callable(progress) else None
+    if client is None:
+        found = collect(run, source.images, size, tell)
+    else:
+        found = collect_on_workers(client, PerImageWork(SentModel.of(model), opening, size), source.images, tell)
+    logits = np.stack(found).astype(np.float32)
     if not np.isfinite(logits).all():
         place = int(np.argmin(np.isfinite(logits).all(1)))
         raise CalibrationError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.calibration.box_thresholds import MATCH_OVERLAP, BoxCalibration, ConfidenceGoal, calibrate_boxes
+from pp_graph.calibration.per_image import PerImageWork, collect, collect_on_workers
 from pp_graph.conversion import convert
 from pp_graph.data import Detections, choose_batch_size, feed_model, open_ground_truth, read_ahead
 from pp_graph.data.fitting import image_shape
@@ -21,13 +23,16 @@ from pp_graph.program import detects
 from pp_graph.progress import expect, shows_progress
 from pp_graph.sessions import run_in_batches
 from pp_graph.steps import ExceedsConfidence
+from pp_graph.workers.models import SentModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
+    from distributed import Client
 
     from pp_graph.data import GroundTruth
+    from pp_graph.sessions import Session
 
 FLOOR: Final = 0.001
 """Confidence with which detections are made, as in COCO evaluations of Ultralytics."""
@@ -50,6 +55,7 @@ def calibrate_detector(
     letterbox: bool = False,
     batch_size: int | None = None,
     fixed_inputs: Mapping[str, npt.ArrayLike] | None = None,
+    client: Client | None = None,
     progress: Callable[[int], None] | bool | None = None,
 ) -> BoxCalibration:
     """Find the confidence of each class of a detector.
@@ -70,6 +76,8 @@ def calibrate_detector(
         letterbox: Resize images without changing their aspect ratio, for a model that does not preprocess frames.
         batch_size: Images per batch, if the model's batch size is open.
         fixed_inputs: Values of inputs other than the images; see `pp_graph.data.fix_inputs`.
+        client: A `distributed.Client`, to share the images among the workers of a Dask cluster. The result is the same,
+            bit for bit. None runs in this process.
         progress: Called after each batch with its number of images; True shows a progress bar.
 
     Returns:
@@ -81,20 +89,12 @@ def calibrate_detector(
         ModelError: The model cannot be used.
         PostProcessorError: The post-processor does not fit.
         TargetError: A runtime cannot run the model; `DeviceError` if the device is absent.
+        ClusterError: The cluster cannot share the work.
     """
-    artifact = _opened(model, post, roles)
+    settings: dict[str, Any] = {"device": device, "precision": inference_precision, "post": post, "roles": roles}
+    artifact = _opened(model, **settings)
     provenance = artifact.provenance
     file = provenance.raw.file if artifact.file is None else artifact.file.name
-    if isinstance(artifact, FusedModel) and device is None and inference_precision not in (None, "f32"):
-        raise TargetError(
-            f"Inference precision is {inference_precision} for an ONNX file without a device, expected f32, in which "
-            "onnxruntime computes. Name an OpenVINO device with device=... (--device CPU)."
-        )
-    if not detects(provenance.predicted.values()):
-        raise CalibrationError(
-            f"The model returns {', '.join(provenance.predicted)}, expected the boxes, scores, classes and count of a "
-            "detector. Leave out --boxes to calibrate another model."
-        )
     names = provenance.predicted["classes"].class_names
     truth = open_ground_truth(boxes, images, class_names=names, letterbox=letterbox)
     program = artifact.program
@@ -103,13 +103,17 @@ def calibrate_detector(
     count = next((value.size("C") for value in compared if "C" in value.axes), None)
     tunable = "confidence" in provenance.parameters
     single = tunable and count is None
-    if tunable:
-        artifact = artifact.with_program(program.replace(confidence=FLOOR))
-    if device is not None and isinstance(artifact, FusedModel):
-        artifact = convert(artifact, device=device)
+    run = _DetectorRun.of(artifact, device, inference_precision, fixed_inputs)
+    size = run.batch_size(truth, batch_size)
     expect(progress, len(truth))
     advance = progress if callable(progress) else None
-    found, stretched = _run(artifact, truth, device or "CPU", inference_precision, batch_size, fixed_inputs, advance)
+    if client is None:
+        results = collect(run, truth, size, advance)
+    else:
+        opening = partial(_DetectorRun.open, fixed_inputs=fixed_inputs, **settings)
+        results = collect_on_workers(client, PerImageWork(SentModel.of(model), opening, size), truth, advance)
+    found = [each for each, _ in results]
+    stretched = sum(lost for _, lost in results)
     notes = [*truth.images.notes, *truth.notes]
     if stretched:
         notes.append(
@@ -139,6 +143,30 @@ def calibrate_detector(
 
 
 def _opened(
+    model: str | Path | RawModel | Artifact,
+    *,
+    device: str | None,
+    precision: str | None,
+    post: DetectionPostProcessor | None,
+    roles: Mapping[str, str] | None,
+) -> Artifact:
+    """Return a detector with its post-processing, after checking that it is one and that it can run as wanted."""
+    artifact = _fused(model, post, roles)
+    if isinstance(artifact, FusedModel) and device is None and precision not in (None, "f32"):
+        raise TargetError(
+            f"Inference precision is {precision} for an ONNX file without a device, expected f32, in which "
+            "onnxruntime computes. Name an OpenVINO device with device=... (--device CPU)."
+        )
+    predicted = artifact.provenance.predicted
+    if not detects(predicted.values()):
+        raise CalibrationError(
+            f"The model returns {', '.join(predicted)}, expected the boxes, scores, classes and count of a "
+            "detector. Leave out --boxes to calibrate another model."
+        )
+    return artifact
+
+
+def _fused(
     model: str | Path | RawModel | Artifact, post: DetectionPostProcessor | None, roles: Mapping[str, str] | None
 ) -> Artifact:
     if isinstance(model, str | Path):
@@ -173,38 +201,71 @@ def _class_names(truth: GroundTruth, found: Sequence[Detections], count: int | N
     return truth.class_names
 
 
-def _run(
-    artifact: Artifact,
-    truth: GroundTruth,
-    device: str,
-    precision: str | None,
-    batch_size: int | None,
-    fixed_inputs: Mapping[str, npt.ArrayLike] | None,
-    progress: Callable[[int], None] | None,
-) -> tuple[list[Detections], int]:
-    """Return the detections of each image in its own pixels, and how many images lost their aspect ratio."""
-    session = (
-        artifact.session(device, precision=precision) if isinstance(artifact, OpenVINOModel) else artifact.session()
-    )
-    provenance = artifact.provenance
-    wanted = image_input(session.inputs)
-    if wanted is None:
-        raise CalibrationError("The model has no input for images, expected a detector on images.")
-    _, height, width = image_shape(wanted)
-    fed = feed_model(truth.images, session.inputs, fixed_inputs)
-    found, stretched = [], 0
-    for start, stop, feeds in read_ahead(fed, session.inputs, choose_batch_size(session.inputs, batch_size)):
-        outputs = provenance.unpacked(run_in_batches(session, feeds))
-        for place in range(stop - start):
-            columns, rows = truth.sizes[start + place]
-            each = Detections.of_outputs(outputs, place, provenance.parameters)
-            at = (rows, columns), (height, width), provenance.preprocessing
-            placed = Placement.of(*at, letterbox=truth.images.letterbox)
-            own = Placement.of_outputs(*at, letterbox=truth.images.letterbox)
-            found.append(replace(each, boxes=own.to_frame(each.boxes)))
-            # Rounding to pixels changes the ratio a little.
-            ratio = placed.size[0] * columns / (placed.size[1] * rows)
-            stretched += not 1 / _STRETCHED < ratio < _STRETCHED
-        if progress is not None:
-            progress(stop - start)
-    return found, stretched
+@dataclass(frozen=True)
+class _DetectorRun:
+    """A detector in a runtime, with the least confidence."""
+
+    artifact: Artifact
+    session: Session
+    fixed_inputs: Mapping[str, npt.ArrayLike] | None
+
+    @classmethod
+    def of(
+        cls,
+        artifact: Artifact,
+        device: str | None,
+        precision: str | None,
+        fixed_inputs: Mapping[str, npt.ArrayLike] | None,
+    ) -> _DetectorRun:
+        if "confidence" in artifact.provenance.parameters:
+            artifact = artifact.with_program(artifact.program.replace(confidence=FLOOR))
+        if device is not None and isinstance(artifact, FusedModel):
+            artifact = convert(artifact, device=device)
+        if isinstance(artifact, OpenVINOModel):
+            return cls(artifact, artifact.session(device or "CPU", precision=precision), fixed_inputs)
+        return cls(artifact, artifact.session(), fixed_inputs)
+
+    @classmethod
+    def open(
+        cls,
+        model: Path,
+        *,
+        device: str | None,
+        precision: str | None,
+        fixed_inputs: Mapping[str, npt.ArrayLike] | None,
+        **opening: Any,
+    ) -> _DetectorRun:
+        artifact = _opened(model, device=device, precision=precision, **opening)
+        return cls.of(artifact, device, precision, fixed_inputs)
+
+    def batch_size(self, truth: GroundTruth, asked: int | None) -> int:
+        """Return the number of images in a batch, after checking that the images feed the model."""
+        if image_input(self.session.inputs) is None:
+            raise CalibrationError("The model has no input for images, expected a detector on images.")
+        feed_model(truth.images, self.session.inputs, self.fixed_inputs)
+        return choose_batch_size(self.session.inputs, asked)
+
+    def batches(
+        self, images: GroundTruth, size: int, span: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, int, list[tuple[Detections, bool]]]]:
+        """Yield the detections of each image in its own pixels, and whether it lost its aspect ratio."""
+        wanted = image_input(self.session.inputs)
+        assert wanted is not None
+        _, height, width = image_shape(wanted)
+        provenance = self.artifact.provenance
+        letterbox = images.images.letterbox
+        fed = feed_model(images.images, self.session.inputs, self.fixed_inputs)
+        for start, stop, feeds in read_ahead(fed, self.session.inputs, size, span):
+            outputs = provenance.unpacked(run_in_batches(self.session, feeds))
+            found = []
+            for place in range(stop - start):
+                columns, rows = images.sizes[start + place]
+                each = Detections.of_outputs(outputs, place, provenance.parameters)
+                at = (rows, columns), (height, width), provenance.preprocessing
+                placed = Placement.of(*at, letterbox=letterbox)
+                own = Placement.of_outputs(*at, letterbox=letterbox)
+                # Rounding to pixels changes the ratio a little.
+                ratio = placed.size[0] * columns / (placed.size[1] * rows)
+                stretched = not 1 / _STRETCHED < ratio < _STRETCHED
+                found.append((replace(each, boxes=own.to_frame(each.boxes)), stretched))
+            yield start, stop, found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from pp_graph.cli.explore import explore
 from pp_graph.cli.fleet import fleet
 from pp_graph.cli.fuse import fuse
 from pp_graph.cli.inspect import inspect
+from pp_graph.cli.interrupts import heed_interrupts, is_interrupt
 from pp_graph.cli.output import end_log, pipe_tolerant_stdout, print_error
 from pp_graph.cli.package import package
 from pp_graph.cli.plugins import import_plugin
@@ -127,15 +127,24 @@ def _run(arguments: Sequence[str], as_json: bool) -> int:
         print_error(type(error).__name__, error.format_message(), as_json=as_json)
         return _BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
-        print_error("Interrupted", "Interrupted; nothing was left half-written.", as_json=as_json)
-        return _BAD_INPUT
+        return _interrupted(as_json)
     except Exception as error:
+        if is_interrupt(error):
+            return _interrupted(as_json)
         unwritable = isinstance(error, OSError) and not isinstance(error, PPGraphError) and error.filename is None
         if unwritable or os.environ.get("PP_GRAPH_DEBUG"):
             raise
         print_error(type(error).__name__, _message(error), as_json=as_json)
         return _BAD_INPUT
     return status if isinstance(status, int) else 0
+
+
+def _interrupted(as_json: bool) -> int:
+    # With `python -m`, an interrupt in code compiled from text, as that of dataclasses, would replace the status; see
+    # run_eval_code_obj in Python's source.
+    exec("")  # noqa: S102
+    print_error("Interrupted", "Interrupted; nothing was left half-written.", as_json=as_json)
+    return _BAD_INPUT
 
 
 def _message(error: Exception) -> str:
@@ -151,6 +160,5 @@ def _message(error: Exception) -> str:
 
 def main() -> None:
     """Entry point of `pp-graph`."""
-    # Whoever stops a service sends SIGTERM: temporary files go, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_interrupts()
     sys.exit(run(sys.argv[1:]))

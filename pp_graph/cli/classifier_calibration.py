@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pp_graph.cli.options import image_settings, named_roles, refuse_given
-from pp_graph.cli.output import note, print_blocks, print_json, print_line
+from pp_graph.cli.options import image_settings, named_roles, refuse_given, worker_client
+from pp_graph.cli.output import note, print_blocks, print_json, print_line, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
 
 if TYPE_CHECKING:
@@ -46,19 +46,22 @@ def calibrate_classifier(
     check_outputs(model, [path for path in (output, retuned) if path is not None], retuned, (), inputs, force)
     labels = () if options["labels"] is None else read_class_names(options["labels"])
     precision = options["inference_precision"]
-    result = calibration.calibrate_classifier(
-        model,
-        data,
-        post=ClassificationPostProcessor(labels=labels),
-        false_accepts=options["false_accepts"],
-        thresholds=calibration.threshold_estimator(*parsed_estimator("--image-method", options["image_method"])),
-        device=options["device"],
-        inference_precision=None if precision == "default" else precision,
-        roles=named_roles(options),
-        batch_size=options["batch"],
-        fixed_inputs=options["fixed_inputs"],
-        **image_settings(options),
-    )
+    with worker_client(options) as client, progress_bar("Calibrating", None) as progress:
+        result = calibration.calibrate_classifier(
+            model,
+            data,
+            post=ClassificationPostProcessor(labels=labels),
+            false_accepts=options["false_accepts"],
+            thresholds=calibration.threshold_estimator(*parsed_estimator("--image-method", options["image_method"])),
+            device=options["device"],
+            inference_precision=None if precision == "default" else precision,
+            roles=named_roles(options),
+            batch_size=options["batch"],
+            fixed_inputs=options["fixed_inputs"],
+            client=client,
+            progress=progress,
+            **image_settings(options),
+        )
     if output is not None:
         result.save(output, overwrite=force, inputs=inputs)
     if retuned is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pp_graph.cli.options import named_roles
+from pp_graph.cli.options import named_roles, worker_client
 from pp_graph.cli.output import print_blocks, print_json, print_line, progress_bar
 from pp_graph.cli.retune import prepare_with_notes
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _USED: Final = frozenset({
     "model", "data", "boxes", "precision", "recall", "output", "retuned", "force", "as_json", "device",
-    "inference_precision", "role", "batch", "fixed_inputs", "letterbox",
+    "inference_precision", "role", "batch", "fixed_inputs", "letterbox", "workers", "scheduler",
 })  # fmt: skip
 """Parameters of the verb that a detector uses."""
 
@@ -53,7 +53,7 @@ def calibrate_boxes(
             flag = {"reports": "report", "bootstrap": "bootstrap"}.get(name, name).replace("_", "-")
             raise click.UsageError(f"--{flag} has no effect with --boxes. Leave it out.")
     precision = options["inference_precision"]
-    with progress_bar("Calibrating", None) as progress:
+    with worker_client(options) as client, progress_bar("Calibrating", None) as progress:
         result = calibrate_detector(
             model,
             data,
@@ -65,6 +65,7 @@ def calibrate_boxes(
             letterbox=options["letterbox"],
             batch_size=options["batch"],
             fixed_inputs=options["fixed_inputs"],
+            client=client,
             progress=progress,
         )
     output, retuned = outputs

@@ -44,8 +44,6 @@ def calibrated_otherwise(
 ) -> bool:
     """Calibrate a classifier or detector; False for other models."""
     output, retuned = outputs
-    if options["task"] == "classification" or boxes is not None:
-        refuse_given(ctx, ("workers", "scheduler"), "applies only to anomaly models. Leave it out.")
     if options["task"] == "classification":
         from pp_graph.cli.classifier_calibration import calibrate_classifier
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from pp_graph.data.boxes import MarkedBoxes
-from pp_graph.data.image_files import MAX_PIXELS, check_max_pixels, find_images, upright_size
+from pp_graph.data.image_files import MAX_PIXELS, SeenFiles, check_max_pixels, find_images, upright_size
 from pp_graph.data.resized_images import FileImages
 from pp_graph.errors import DataError
 
@@ -46,6 +46,26 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.marked)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image files."""
+        return self.images.files or ()
+
+    @property
+    def seen(self) -> SeenFiles:
+        """What was noticed in the image files read so far."""
+        return self.images.seen
+
+    def part(self, start: int, stop: int) -> GroundTruth:
+        """Return some of the images alone, with their boxes."""
+        return replace(
+            self,
+            images=self.images.part(start, stop),
+            sizes=self.sizes[start:stop],
+            marked=self.marked[start:stop],
+            notes=(),
+        )
 
     @property
     def boxes(self) -> int:

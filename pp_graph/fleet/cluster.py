@@ -8,13 +8,14 @@ import logging
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import ClusterError, first_line
 from pp_graph.extras import require_extra
 from pp_graph.fleet.isolation import ProcessError, Seats, TaskError, run_isolated, stop_all
 from pp_graph.fleet.plan import BENCHMARK
-from pp_graph.workers.clients import EXTRA, check_client, open_client
+from pp_graph.workers.clients import EXTRA, check_client, open_client, refuse_too_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,8 +38,8 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         scheduler: Address of a running scheduler, such as `tcp://host:8786`.
 
     Raises:
-        ClusterError: Both are given, `workers` is below 1, the scheduler does not answer, or its workers have other
-            versions than we have.
+        ClusterError: Both are given, `workers` is below 1 or far above the number of cores, the scheduler does not
+            answer, or its workers have other versions than we have.
         ExtraError: Dask is not installed.
     """
     if scheduler is not None:
@@ -56,6 +57,7 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     from dask.system import CPU_COUNT
 
     count = workers or max(1, CPU_COUNT // 2)
+    refuse_too_many(count, CPU_COUNT)
     # Tasks have processes of their own, so that the workers need not.
     with (
         dask.config.set({"distributed.worker.memory.terminate": False}),
@@ -83,38 +85,113 @@ def _silence() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
-def run_tasks(
-    client: Client,
-    tasks: Mapping[str, Task],
-    settings: FleetSettings,
-    store: Store,
-    done: Callable[[Task, TaskError | None], None],
-) -> dict[str, TaskError]:
-    """Run tasks in the order that they need, and benchmarks after all others, one at a time on each machine.
+@dataclass(frozen=True)
+class FleetWork:
+    """Tasks for a cluster.
 
-    Args:
-        client: Client of a cluster.
+    Attributes:
+        client: Client of the cluster.
         tasks: The tasks, each after those that it needs.
         settings: Limits of time and memory, and retries.
         store: The output folder.
         done: Called when a task has finished or failed.
-
-    Returns:
-        Errors of the tasks that failed, by slot. A task that needs a failed one is not run, and has its error.
-
-    Raises:
-        ClusterError: The scheduler went away.
     """
-    try:
-        errors = _run_graph(client, tasks, settings, store, done)
-        _run_benchmarks(client, tasks, settings, store, done, errors)
-    except ClusterError:
-        raise
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("distributed", "dask", "asyncio", "concurrent"):
+
+    client: Client
+    tasks: Mapping[str, Task]
+    settings: FleetSettings
+    store: Store
+    done: Callable[[Task, TaskError | None], None]
+
+    def run(self) -> dict[str, TaskError]:
+        """Run tasks in the order that they need, and benchmarks after all others, one at a time on each machine.
+
+        Returns:
+            Errors of the tasks that failed, by slot. A task that needs a failed one is not run, and has its error.
+
+        Raises:
+            ClusterError: The scheduler went away.
+        """
+        try:
+            errors = self._run_graph()
+            self._run_benchmarks(errors)
+        except ClusterError:
             raise
-        raise _gone(error) from error
-    return errors
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("distributed", "dask", "asyncio", "concurrent"):
+                raise
+            raise _gone(error) from error
+        return errors
+
+    def _submit(self, task: Task, after: list[Any], **where: Any) -> Any:
+        client: Any = self.client
+        return client.submit(
+            run_task,
+            task,
+            self.store,
+            self.settings.timeout,
+            self.settings.memory,
+            self.settings.retries,
+            after,
+            key=f"{task.slot}-{uuid.uuid4().hex[:8]}",
+            pure=False,
+            **where,
+        )
+
+    def _run_graph(self) -> dict[str, TaskError]:
+        distributed = require_extra("distributed", EXTRA, "running a fleet")
+        futures: dict[str, Any] = {}
+        slots: dict[str, str] = {}
+        for rank, (slot, task) in enumerate(self.tasks.items()):
+            if task.kind != BENCHMARK:
+                after = [futures[each] for each in task.after if each in futures]
+                # One model after the other, so that a run that is stopped has finished models.
+                futures[slot] = self._submit(task, after, priority=-rank)
+                slots[futures[slot].key] = slot
+        errors: dict[str, TaskError] = {}
+        for future in distributed.as_completed(futures.values(), loop=self.client.loop):
+            slot = slots[future.key]
+            error = _error_of(future, self.tasks[slot])
+            if error is not None:
+                errors[slot] = error
+            self.done(self.tasks[slot], error)
+        return errors
+
+    def _run_benchmarks(self, errors: dict[str, TaskError]) -> None:
+        distributed = require_extra("distributed", EXTRA, "running a fleet")
+        waiting = []
+        for slot, task in self.tasks.items():
+            if task.kind == BENCHMARK:
+                failed = next((errors[each] for each in task.after if each in errors), None)
+                if failed is None:
+                    waiting.append(task)
+                else:
+                    errors[slot] = failed
+                    self.done(task, failed)
+        if not waiting:
+            return
+        hosts = {
+            found["host"]: address for address, found in self.client.scheduler_info(n_workers=-1)["workers"].items()
+        }
+        running: dict[str, tuple[Task, str]] = {}
+        finished = distributed.as_completed(loop=self.client.loop)
+
+        def start(address: str) -> None:
+            if waiting:
+                task = waiting.pop(0)
+                future = self._submit(task, [], workers=[address])
+                running[future.key] = task, address
+                finished.add(future)
+
+        for address in hosts.values():
+            start(address)
+        for future in finished:
+            task, address = running.pop(future.key)
+            error = _error_of(future, task)
+            if error is not None:
+                errors[task.slot] = error
+            self.done(task, error)
+            start(address)
 
 
 def _gone(error: BaseException | None) -> ClusterError:
@@ -122,47 +199,6 @@ def _gone(error: BaseException | None) -> ClusterError:
     return ClusterError(
         f"The Dask scheduler went away{why}. What was finished is kept: start it again, and run the same command."
     )
-
-
-def _submit(client: Client, task: Task, settings: FleetSettings, store: Store, after: list[Any], **where: Any) -> Any:
-    return client.submit(
-        run_task,
-        task,
-        store,
-        settings.timeout,
-        settings.memory,
-        settings.retries,
-        after,
-        key=f"{task.slot}-{uuid.uuid4().hex[:8]}",
-        pure=False,
-        **where,
-    )
-
-
-def _run_graph(
-    client: Client,
-    tasks: Mapping[str, Task],
-    settings: FleetSettings,
-    store: Store,
-    done: Callable[[Task, TaskError | None], None],
-) -> dict[str, TaskError]:
-    distributed = require_extra("distributed", EXTRA, "running a fleet")
-    futures: dict[str, Any] = {}
-    slots: dict[str, str] = {}
-    for rank, (slot, task) in enumerate(tasks.items()):
-        if task.kind != BENCHMARK:
-            after = [futures[each] for each in task.after if each in futures]
-            # One model after the other, so that a run that is stopped has finished models.
-            futures[slot] = _submit(client, task, settings, store, after, priority=-rank)
-            slots[futures[slot].key] = slot
-    errors: dict[str, TaskError] = {}
-    for future in distributed.as_completed(futures.values(), loop=client.loop):
-        slot = slots[future.key]
-        error = _error_of(future, tasks[slot])
-        if error is not None:
-            errors[slot] = error
-        done(tasks[slot], error)
-    return errors
 
 
 def _error_of(future: Any, task: Task) -> TaskError | None:
@@ -174,48 +210,6 @@ def _error_of(future: Any, task: Task) -> TaskError | None:
     if isinstance(error, TaskError):
         return error
     return TaskError(task.slot, task.title, f"its worker was lost: {first_line(error)}")
-
-
-def _run_benchmarks(
-    client: Client,
-    tasks: Mapping[str, Task],
-    settings: FleetSettings,
-    store: Store,
-    done: Callable[[Task, TaskError | None], None],
-    errors: dict[str, TaskError],
-) -> None:
-    distributed = require_extra("distributed", EXTRA, "running a fleet")
-    waiting = []
-    for slot, task in tasks.items():
-        if task.kind == BENCHMARK:
-            failed = next((errors[each] for each in task.after if each in errors), None)
-            if failed is None:
-                waiting.append(task)
-            else:
-                errors[slot] = failed
-                done(task, failed)
-    if not waiting:
-        return
-    hosts = {found["host"]: address for address, found in client.scheduler_info(n_workers=-1)["workers"].items()}
-    running: dict[str, tuple[Task, str]] = {}
-    finished = distributed.as_completed(loop=client.loop)
-
-    def start(address: str) -> None:
-        if waiting:
-            task = waiting.pop(0)
-            future = _submit(client, task, settings, store, [], workers=[address])
-            running[future.key] = task, address
-            finished.add(future)
-
-    for address in hosts.values():
-        start(address)
-    for future in finished:
-        task, address = running.pop(future.key)
-        error = _error_of(future, task)
-        if error is not None:
-            errors[task.slot] = error
-        done(task, error)
-        start(address)
 
 
 def run_task(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import ClusterError
-from pp_graph.report.predicting import predict_and_draw
+from pp_graph.report.predicting import PlannedPictures, predict_and_draw
 from pp_graph.running import Source, load
 from pp_graph.workers import Job, Work
 from pp_graph.workers.models import SentModel
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from pp_graph.data import Images
-    from pp_graph.report.drawn_outputs import Picture
     from pp_graph.report.predicting import Predicted
     from pp_graph.running import Runner
     from pp_graph.workers import Batches
@@ -35,7 +34,6 @@ class RunWork(Work):
         thresholds: Keyword arguments of `Runner.set_thresholds`; empty if they were not changed.
         batch_size: Images in a batch.
         frames: See `Source`.
-        folders: Content of each folder of pictures.
         draft: Folder to write to.
     """
 
@@ -44,7 +42,6 @@ class RunWork(Work):
     thresholds: Mapping[str, Any]
     batch_size: int
     frames: bool
-    folders: Mapping[str, Picture]
     draft: Path
 
     def open(self, folder: Path) -> tuple[Runner, RunWork]:
@@ -65,7 +62,7 @@ class _Pictured:
     """Images and the pictures that belong to each."""
 
     images: Images
-    pictures: Sequence[Mapping[str, str]]
+    planned: PlannedPictures
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,7 +73,7 @@ class _Pictured:
 
     def part(self, start: int, stop: int) -> _Pictured | None:
         some = self.images.part(start, stop)
-        return None if some is None else _Pictured(some, self.pictures[start:stop])
+        return None if some is None else _Pictured(some, self.planned.part(start, stop))
 
 
 def _predict(opened: tuple[Runner, RunWork], batches: Batches, _: object) -> Predicted:
@@ -90,7 +87,7 @@ def _predict(opened: tuple[Runner, RunWork], batches: Batches, _: object) -> Pre
         batches.done(start, count)
         start += count
 
-    found = predict_and_draw(runner, source, work.folders, images.pictures, work.draft, tell)
+    found = predict_and_draw(runner, source, images.planned, tell)
     found.seen = images.images.seen
     return found
 
@@ -99,9 +96,7 @@ def run_on_workers(
     client: Client,
     runner: Runner,
     source: Source,
-    folders: Mapping[str, Picture],
-    picture_files: Sequence[Mapping[str, str]],
-    draft: Path,
+    planned: PlannedPictures,
     progress: Callable[[int], object] | None,
 ) -> Predicted:
     """Run a model on images, and write pictures; see `predict_and_draw`.
@@ -110,16 +105,16 @@ def run_on_workers(
         ClusterError: The cluster cannot share the work.
         PPGraphError: What a worker raises.
     """
+    planned = replace(planned, draft=Path.cwd() / planned.draft)
     work = RunWork(
         SentModel.of(runner.artifact),
         runner.loading,
         runner.thresholds,
         source.batch_size,
         source.frames,
-        folders,
-        Path.cwd() / draft,
+        planned.draft,
     )
-    with Job(client, work, _Pictured(source.images, picture_files), source.batch_size, progress) as job:
+    with Job(client, work, _Pictured(source.images, planned), source.batch_size, progress) as job:
         found = job.run(_predict)
     if source.images.seen is not None:
         source.images.seen.merge(found.seen)

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -66,22 +66,34 @@ class Predicted:
             self.seen.merge(other.seen)
 
 
+@dataclass(frozen=True)
+class PlannedPictures:
+    """Pictures to write about consecutive images.
+
+    Attributes:
+        folders: Content of each folder of pictures.
+        files: Files of each image by folder, as paths in `draft`.
+        draft: Folder to write to.
+    """
+
+    folders: Mapping[str, Picture]
+    files: Sequence[Mapping[str, str]]
+    draft: Path
+
+    def part(self, start: int, stop: int) -> PlannedPictures:
+        """Return the pictures about some of the images."""
+        return replace(self, files=self.files[start:stop])
+
+
 def predict_and_draw(
-    runner: Runner,
-    source: Source,
-    folders: Mapping[str, Picture],
-    picture_files: Sequence[Mapping[str, str]],
-    draft: Path,
-    progress: Callable[[int], object] | None,
+    runner: Runner, source: Source, planned: PlannedPictures, progress: Callable[[int], object] | None
 ) -> Predicted:
     """Run a model on images, and write pictures.
 
     Args:
         runner: The model.
         source: The images.
-        folders: Content of each folder of pictures.
-        picture_files: Files of each image by folder, as paths in `draft`.
-        draft: Folder to write to.
+        planned: The pictures.
         progress: Called with the number of images just done.
     """
     drawn = DrawnOutputs.of(runner)
@@ -98,14 +110,14 @@ def predict_and_draw(
             predicted.checks.add(dict(predictions))
             for index in range(start, stop):
                 values = drawn.of_image(predictions, index - start, stop - start)
-                files = picture_files[index]
+                files = planned.files[index]
                 regions: list[list[Any]] = []
                 if drawn.regions is not None:
                     size = picture_size(source, index, runner.inputs)
                     shape = None if drawn.mask is None else values[drawn.mask].shape
                     regions = drawn.regions.of_image(values, size, shape)
                     predicted.regions.append(regions)
-                pictures = {draft / file: folders[folder] for folder, file in files.items()}
+                pictures = {planned.draft / file: planned.folders[folder] for folder, file in files.items()}
                 boxes = None
                 if drawn.detects:
                     boxes = detections_of_image(
@@ -121,7 +133,7 @@ def predict_and_draw(
                         pool.submit(_draw, runner, source, index, shown, values, drawn, boxes, pictures, regions)
                     )
                 further = drawn.further(
-                    values, {name: files[folder] for folder, (_, name) in folders.items() if name is not None}
+                    values, {name: files[folder] for folder, (_, name) in planned.folders.items() if name is not None}
                 )
                 if boxes is not None:
                     further |= {"detections": boxes.listed(drawn.class_names), "truncated": boxes.found.truncated}

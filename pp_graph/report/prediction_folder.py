@@ -19,7 +19,7 @@ from pp_graph.report.detections import (
 )
 from pp_graph.report.drawn_outputs import DrawnOutputs
 from pp_graph.report.on_workers import run_on_workers
-from pp_graph.report.predicting import predict_and_draw
+from pp_graph.report.predicting import PlannedPictures, predict_and_draw
 from pp_graph.report.prediction_table import (
     COCO,
     FORMATS,
@@ -138,7 +138,7 @@ def write_predictions(
     with folder_filled(folder, names, overwrite=overwrite, inputs=protected, stale=earlier_files(folder)) as draft:
         tell = progress if callable(progress) else None
         draw = predict_and_draw if client is None else partial(run_on_workers, client)
-        found = draw(runner, source, folders, picture_files, draft, tell)
+        found = draw(runner, source, PlannedPictures(folders, picture_files, draft), tell)
         rows, detected, regions = tuple(found.rows), tuple(found.detected), found.regions
         about = _about(runner, rows, drawn, detected)
         for table in tables:

@@ -8,7 +8,7 @@ import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
-from pp_graph.errors import ClusterError, first_line
+from pp_graph.errors import ClusterError, counted, first_line
 from pp_graph.extras import require_extra
 from pp_graph.version import __version__
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 EXTRA: Final = "fleet"
 _ANSWER_SECONDS: Final = 10
 _WORKER_SECONDS: Final = 30
+_WORKERS_PER_CORE: Final = 4
+_FEWEST_ALLOWED: Final = 8
+"""Workers that any machine may start, so that it can be tried with few cores."""
+_SILENT_SECONDS: Final = 30
+"""Time without a sign of life after which a worker of this machine is ended, and another takes its place."""
 _LIBRARIES: Final = ("numpy", "onnxruntime", "openvino", "pillow")
 """Libraries whose version may change a number."""
 
@@ -36,7 +41,8 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
         The client; None if neither is given.
 
     Raises:
-        ClusterError: Both are given, `workers` is below 1, or the scheduler does not answer.
+        ClusterError: Both are given, `workers` is below 1 or far above the number of cores, or the scheduler does not
+            answer.
         ExtraError: Dask is not installed.
     """
     if workers is not None and scheduler is not None:
@@ -54,12 +60,18 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
         with _connected(distributed, scheduler) as client:
             yield client
         return
+    with _local_cluster(distributed, workers or 1) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _local_cluster(distributed: Any, workers: int) -> Iterator[Client]:
     import dask
     from dask.system import CPU_COUNT
 
-    assert workers is not None
-    with dask.config.set(_settings(dask.config.get("distributed.nanny.pre-spawn-environ"))):
-        try:
+    refuse_too_many(workers, CPU_COUNT)
+    try:
+        with dask.config.set(_settings(dask.config.get("distributed.nanny.pre-spawn-environ"))):
             cluster = distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=max(1, CPU_COUNT // workers),
@@ -68,12 +80,24 @@ def open_client(workers: int | None = None, scheduler: str | None = None) -> Ite
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
-        except KeyboardInterrupt:
-            # Dask would fail to close what has not started. Its processes end with this one.
-            atexit.unregister(distributed.deploy.spec.close_clusters)
-            raise
-    with cluster, distributed.Client(cluster) as client:
-        yield client
+        with cluster, distributed.Client(cluster) as client:
+            yield client
+    except KeyboardInterrupt:
+        # Dask would fail to close what has not started, or wait for what is closing. Its processes end with this one.
+        atexit.unregister(distributed.deploy.spec.close_clusters)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
+
+
+def refuse_too_many(workers: int, cores: int) -> None:
+    """Raise `ClusterError` for so many workers that they would hardly start."""
+    most = max(_FEWEST_ALLOWED, _WORKERS_PER_CORE * cores)
+    if workers > most:
+        raise ClusterError(
+            f"workers is {workers} (--workers), expected at most {most} on this machine, which has "
+            f"{counted(cores, 'core')}: each loads the model into a process of its own. Start one for each core, or "
+            "use the workers of several machines (--scheduler)."
+        )
 
 
 def _settings(environment: Mapping[str, object]) -> dict[str, object]:
@@ -82,6 +106,9 @@ def _settings(environment: Mapping[str, object]) -> dict[str, object]:
         # Maps lie on the disk of the worker that computed them, which Dask does not know: work that it moves is done
         # twice.
         "distributed.scheduler.work-stealing": False,
+        # A paused worker holds up everything until it counts as lost. Its sign of life comes from a thread that a long
+        # batch does not hold up.
+        "distributed.scheduler.worker-ttl": f"{_SILENT_SECONDS}s",
         # Dask watches itself 50 times a second, and the stacks of all threads 100 times. With pages that are given
         # back after each image, that took a third of the time of one core.
         "distributed.worker.profile.enabled": False,
@@ -129,11 +156,17 @@ def check_client(client: Client) -> None:
         )
     try:
         client.wait_for_workers(1, timeout=_WORKER_SECONDS)
-        found: dict[str, Any] = client.run(_described(), on_error="return")
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             f"No worker answers ({first_line(error)}), expected at least one. Start some (dask worker ADDRESS); with "
             "--workers, start fewer, at most one for each core."
+        ) from error
+    try:
+        found: dict[str, Any] = client.run(_described(), on_error="return", callback_timeout=_WORKER_SECONDS)
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"Not every worker answers within {_WORKER_SECONDS} seconds ({first_line(error)}), expected each to say "
+            "what is installed. One may be paused, or its machine busy: end it, or start it again."
         ) from error
     expected = {"pp_graph": __version__, **{name: _version(name) for name in _LIBRARIES}}
     for address, versions in sorted(found.items()):

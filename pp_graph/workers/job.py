@@ -30,6 +30,8 @@ _FAN_IN: Final = 8
 _POLL_SECONDS: Final = 0.5
 _CHECK_SECONDS: Final = 5
 """Time between questions about the workers, which cost the scheduler something."""
+_FORGET_SECONDS: Final = 5
+"""Time that workers have to close what they opened; one that is paused would not come to it."""
 _LONELY_SECONDS: Final = 60
 """Time without any worker after which a job is given up."""
 
@@ -111,7 +113,7 @@ class Job:
             self._client.cancel(self._unfinished)
             self._client.unsubscribe_topic(self._topic)
             self._work.release()
-            self._client.run(forget, self._key, on_error="ignore")
+            self._client.run(forget, self._key, on_error="ignore", callback_timeout=_FORGET_SECONDS)
 
     def run(self, function: Callable[[Any, Batches, Any], State], shared: object = None) -> State:
         """Let workers compute a state for each shard, and merge the states in the order of the images.

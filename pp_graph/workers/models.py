@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pp_graph.errors import ClusterError
 from pp_graph.fusion import Artifact
+from pp_graph.model import RawModel
 from pp_graph.openvino import OpenVINOModel
 from pp_graph.urls import absolute, as_path, local_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pp_graph.model import RawModel
+    import onnx
 
 _FOLDER: Final = "pp_graph-models"
 
@@ -37,7 +38,7 @@ class SentModel:
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, model: str | Path | RawModel | Artifact) -> Self:
+    def of(cls, model: str | Path | RawModel | onnx.ModelProto | Artifact) -> Self:
         """Describe a file by its path, and take a model in memory along.
 
         Raises:
@@ -45,7 +46,9 @@ class SentModel:
         """
         if isinstance(model, Artifact):
             return cls._in_memory(model)
-        if not isinstance(model, str | Path) and model.source is not None and not model.edited:
+        if not isinstance(model, str | Path | RawModel):
+            model = RawModel.open(model)
+        if isinstance(model, RawModel) and model.source is not None and not model.edited:
             model = model.source
         if isinstance(model, str | Path):
             path = absolute(as_path(model))
