@@ -34,7 +34,7 @@ class Pauser:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_another_takes_its_place(photos: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "_SILENT_SECONDS", 5)
+    monkeypatch.setitem(clients._SETTINGS, "distributed.scheduler.worker-ttl", "5s")
     one = pp.calibrate(RAW, photos, resamples=0, batch_size=2)
     with open_client(workers) as client:
         pause = Pauser(client)
