@@ -109,7 +109,7 @@ def refuse_too_many(workers: int, cores: int) -> None:
     most = max(_FEWEST_ALLOWED, _WORKERS_PER_CORE * cores)
     if workers > most:
         raise ClusterError(
-            f"workers is {workers} (--workers), expected at most {most} on this machine, which has "
+            f"workers is {workers}, expected at most {most} on this machine, which has "
             f"{counted(cores, 'core')}: each loads the model into a process of its own. Start one for each core, or "
             "use the workers of several machines (--scheduler)."
         )

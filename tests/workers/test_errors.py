@@ -61,7 +61,7 @@ def test_more_workers_than_would_start(capsys: pytest.CaptureFixture[str]) -> No
     most = max(8, 4 * CPU_COUNT)
     assert run(["calibrate", str(RAW), "--data", str(IMAGES), "--workers", str(most + 1)]) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert f"workers is {most + 1} (--workers), expected at most {most} on this machine, which has" in message
+    assert f"workers is {most + 1}, expected at most {most} on this machine, which has" in message
 
 
 def test_a_cluster_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
