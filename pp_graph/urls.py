@@ -10,6 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -82,6 +83,17 @@ class UrlPath(_Base):
     def read_bytes(self) -> bytes:
         """Read the file. What was read lately comes from memory, because headers are read before pixels."""
         return _read(self.url)
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
+        """Read the file as text."""
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
+    def rglob(self, pattern: str, **_: Any) -> Generator[UrlPath, None, None]:
+        """Find the files below a folder whose names match."""
+        system, path = self._at()
+        with _as_os_error():
+            found = [str(name)[len(path.rstrip("/")) + 1 :] for name in system.find(path)]
+        yield from (self / name for name in found if fnmatch(name.rsplit("/", 1)[-1], pattern))
 
     def iterdir(self) -> Generator[UrlPath, None, None]:
         """List a folder."""

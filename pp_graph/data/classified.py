@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pp_graph.data.arrays import open_arrays
 from pp_graph.data.images import ArrayImages, open_images
 from pp_graph.errors import DataError
+from pp_graph.urls import as_path
 
 if TYPE_CHECKING:
     from pp_graph.data.image_batches import Images
@@ -71,10 +72,11 @@ def open_classified(
     """
     if isinstance(source, ClassifiedImages):
         return source
-    if not isinstance(source, Mapping) and Path(source).is_dir():
-        return _of_folder(Path(source), count, tuple(names), reading)
-    where = "the data" if isinstance(source, Mapping) else f"'{source}'"
-    arrays: Mapping[str, Any] = source if isinstance(source, Mapping) else open_arrays(Path(source))
+    path = None if isinstance(source, Mapping) else as_path(source)
+    if path is not None and path.is_dir():
+        return _of_folder(path, count, tuple(names), reading)
+    where = "the data" if path is None else f"'{path}'"
+    arrays: Mapping[str, Any] = source if isinstance(source, Mapping) else open_arrays(as_path(source))
     if "label" not in arrays:
         raise DataError(
             f"Found arrays {', '.join(map(repr, arrays))} in {where}, expected 'label' beside the images: the class of "
@@ -91,7 +93,7 @@ def open_classified(
     low, high = (NO_CLASS, count - 1) if label.ndim == 1 else (0, 1)
     if label.size and not low <= int(label.min()) <= int(label.max()) <= high:
         raise DataError(f"Array 'label' in {where} holds {label.min()} to {label.max()}, expected {low} to {high}.")
-    name = None if isinstance(source, Mapping) else Path(source).name
+    name = None if path is None else path.name
     return ClassifiedImages(images, label.astype(np.int64 if label.ndim == 1 else np.bool_), name)
 
 

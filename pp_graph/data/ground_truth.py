@@ -15,6 +15,7 @@ from pp_graph.data.boxes import MarkedBoxes
 from pp_graph.data.image_files import MAX_PIXELS, SeenFiles, check_max_pixels, find_images, upright_size
 from pp_graph.data.resized_images import FileImages
 from pp_graph.errors import DataError
+from pp_graph.urls import as_path
 
 _CLASSES_FILE: Final = "classes.txt"
 """Names of the classes, which labelling tools write beside YOLO's files."""
@@ -104,7 +105,7 @@ def open_ground_truth(
             model's, or a box is impossible.
     """
     check_max_pixels(max_pixels)
-    path, folder = Path(file), Path(images)
+    path, folder = as_path(file), as_path(images)
     if not folder.is_dir():
         raise DataError(
             f"'{folder}' is not a folder, expected the folder of the images whose boxes '{path}' holds. Check the path."

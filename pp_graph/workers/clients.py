@@ -23,8 +23,23 @@ _WORKER_SECONDS: Final = 30
 _WORKERS_PER_CORE: Final = 4
 _FEWEST_ALLOWED: Final = 8
 """Workers that any machine may start, so that it can be tried with few cores."""
-_SILENT_SECONDS: Final = 30
-"""Time without a sign of life after which a worker of this machine is ended, and another takes its place."""
+_SETTINGS: Final = {
+    # Maps lie on the disk of the worker that computed them, which Dask does not know: work that it moves is done twice.
+    "distributed.scheduler.work-stealing": False,
+    # A paused worker holds up everything until it counts as lost. It gives signs of life during a long batch, too: a
+    # thread of its own sends them, and runtimes do not hold Python's lock for more than some seconds.
+    "distributed.scheduler.worker-ttl": "30s",
+    # Dask's own settings suit tasks that seldom compute; here the cores have nothing to spare. It watches itself 50
+    # times a second, and the stacks of all threads 100 times. With pages that are given back after each image, that
+    # took a third of the time of one core.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.worker.memory.monitor-interval": "500ms",
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+}
+"""Settings of Dask for workers of this machine; docs/scale.md has them as environment variables."""
 _LIBRARIES: Final = ("numpy", "onnxruntime", "openvino", "pillow")
 """Libraries whose version may change a number."""
 
@@ -71,7 +86,7 @@ def _local_cluster(distributed: Any, workers: int) -> Iterator[Client]:
 
     refuse_too_many(workers, CPU_COUNT)
     try:
-        with dask.config.set(_settings(dask.config.get("distributed.nanny.pre-spawn-environ"))):
+        with dask.config.set(_SETTINGS):
             cluster = distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=max(1, CPU_COUNT // workers),
@@ -94,32 +109,10 @@ def refuse_too_many(workers: int, cores: int) -> None:
     most = max(_FEWEST_ALLOWED, _WORKERS_PER_CORE * cores)
     if workers > most:
         raise ClusterError(
-            f"workers is {workers} (--workers), expected at most {most} on this machine, which has "
+            f"workers is {workers}, expected at most {most} on this machine, which has "
             f"{counted(cores, 'core')}: each loads the model into a process of its own. Start one for each core, or "
             "use the workers of several machines (--scheduler)."
         )
-
-
-def _settings(environment: Mapping[str, object]) -> dict[str, object]:
-    """Return settings of Dask. Its own suit tasks that seldom compute; here the cores have nothing to spare."""
-    return {
-        # Maps lie on the disk of the worker that computed them, which Dask does not know: work that it moves is done
-        # twice.
-        "distributed.scheduler.work-stealing": False,
-        # A paused worker holds up everything until it counts as lost. Its sign of life comes from a thread that a long
-        # batch does not hold up.
-        "distributed.scheduler.worker-ttl": f"{_SILENT_SECONDS}s",
-        # Dask watches itself 50 times a second, and the stacks of all threads 100 times. With pages that are given
-        # back after each image, that took a third of the time of one core.
-        "distributed.worker.profile.enabled": False,
-        "distributed.admin.tick.interval": "500ms",
-        "distributed.admin.system-monitor.interval": "5s",
-        "distributed.admin.system-monitor.gil.enabled": False,
-        "distributed.worker.memory.monitor-interval": "500ms",
-        "distributed.nanny.pre-spawn-environ": {
-            name: value for name, value in environment.items() if name != "MALLOC_TRIM_THRESHOLD_"
-        },
-    }
 
 
 @contextlib.contextmanager

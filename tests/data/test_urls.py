@@ -9,10 +9,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from PIL import Image
 
 import pp_graph as pp
 from pp_graph.cli import run
-from pp_graph.data import open_images, open_labelled
+from pp_graph.data import open_ground_truth, open_images, open_labelled
+from pp_graph.data.classified import open_classified
 from pp_graph.errors import DataError, PPGraphError
 from pp_graph.urls import UrlPath, as_path
 from tests.conftest import DEMO
@@ -78,6 +80,34 @@ def test_tables_list_urls(store: str, tmp_path: Path) -> None:
     labelled = open_labelled(f"{store}/list.csv")
     assert labelled.labels is not None
     assert labelled.labels.tolist() == [False, True]
+
+
+def test_ground_truth_and_classes_by_url(tmp_path: Path) -> None:
+    entries = []
+    for index, name in enumerate(("red/a.png", "red/b.png", "other/c.png")):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10), (index, 0, 0)).save(tmp_path / "images" / name)
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.4\n" * index)
+        entries.append({"id": index, "file_name": name, "width": 20, "height": 10})
+    (tmp_path / "texts" / "classes.txt").write_text("red\n")
+    marked = [{"image_id": 2, "category_id": 1, "bbox": [1, 2, 3, 4]}]
+    coco = {"images": entries, "annotations": marked, "categories": [{"id": 1, "name": "red"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    system = fsspec.filesystem("memory")
+    for file in tmp_path.rglob("*.*"):
+        system.pipe(f"/truth/{file.relative_to(tmp_path)}", file.read_bytes())
+    for boxes in ("texts", "coco.json"):
+        here, there = (open_ground_truth(f"{base}/{boxes}", f"{base}/images") for base in (tmp_path, "memory://truth"))
+        assert here.images.names == there.images.names
+        assert (here.sizes, here.class_names, here.notes) == (there.sizes, there.class_names, there.notes)
+        assert [each.boxes.tolist() for each in here.marked] == [each.boxes.tolist() for each in there.marked]
+        assert here.boxes
+    for names in (("red", "blue"), ()):
+        here, there = (open_classified(f"{base}/images", 2, names) for base in (str(tmp_path), "memory://truth"))
+        assert here.classes.tolist() == there.classes.tolist()
+        assert here.images.names == there.images.names
+    system.rm("/truth", recursive=True)
 
 
 @pytest.mark.parametrize(

@@ -53,16 +53,16 @@ def kill_one(client: Client) -> int:
 
 
 @contextlib.contextmanager
-def running_cluster(python_path: Path) -> Iterator[str]:
+def running_cluster(python_path: Path, *options: str) -> Iterator[str]:
     """A scheduler with a worker that somebody else started, as with `dask worker ADDRESS`."""
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
-        options = ["--nworkers", "1", "--nthreads", "2", "--no-dashboard"]
+        options = ("--nworkers", "1", "--nthreads", "2", "--no-dashboard", *options)
         environment = {**os.environ, "PYTHONPATH": str(python_path)}
         # Python finds modules in the working folder, too.
         worker = subprocess.Popen([*command, *options], env=environment, cwd=python_path, stderr=subprocess.DEVNULL)
         try:
             yield cluster.scheduler_address
         finally:
-            worker.terminate()
+            worker.kill()  # it may be paused; its own processes end with it
             worker.wait(20)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 import pp_graph as pp
@@ -54,6 +55,13 @@ def test_options_that_contradict(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Found --workers and --scheduler, expected one of them" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ClusterError, match="workers is 0, expected at least 1"), open_client(0):
         pass
+
+
+def test_more_workers_than_would_start(capsys: pytest.CaptureFixture[str]) -> None:
+    most = max(8, 4 * CPU_COUNT)
+    assert run(["calibrate", str(RAW), "--data", str(IMAGES), "--workers", str(most + 1)]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"workers is {most + 1}, expected at most {most} on this machine, which has" in message
 
 
 def test_a_cluster_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
