@@ -17,7 +17,7 @@ from pp_graph.fleet.plan import BENCHMARK
 from pp_graph.workers.clients import EXTRA, check_client, open_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from distributed import Client
 
@@ -105,16 +105,17 @@ def run_tasks(
     Raises:
         ClusterError: The scheduler went away.
     """
+    run = _Run(client, settings, store, done)
     try:
-        errors = _run_graph(client, tasks, settings, store, done)
-        _run_benchmarks(client, tasks, settings, store, done, errors)
+        run.graph([task for task in tasks.values() if task.kind != BENCHMARK])
+        run.one_by_one([task for task in tasks.values() if task.kind == BENCHMARK])
     except ClusterError:
         raise
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("distributed", "dask", "asyncio", "concurrent"):
             raise
         raise _gone(error) from error
-    return errors
+    return run.errors
 
 
 def _gone(error: BaseException | None) -> ClusterError:
@@ -124,98 +125,74 @@ def _gone(error: BaseException | None) -> ClusterError:
     )
 
 
-def _submit(client: Client, task: Task, settings: FleetSettings, store: Store, after: list[Any], **where: Any) -> Any:
-    return client.submit(
-        run_task,
-        task,
-        store,
-        settings.timeout,
-        settings.memory,
-        settings.retries,
-        after,
-        key=f"{task.slot}-{uuid.uuid4().hex[:8]}",
-        pure=False,
-        **where,
-    )
+class _Run:
+    """Submits tasks and collects their errors; see `run_tasks`."""
 
+    def __init__(
+        self, client: Client, settings: FleetSettings, store: Store, done: Callable[[Task, TaskError | None], None]
+    ) -> None:
+        self._client, self._store, self._done = client, store, done
+        self._limits = (settings.timeout, settings.memory, settings.retries)
+        self._completed = require_extra("distributed", EXTRA, "running a fleet").as_completed
+        self.errors: dict[str, TaskError] = {}
 
-def _run_graph(
-    client: Client,
-    tasks: Mapping[str, Task],
-    settings: FleetSettings,
-    store: Store,
-    done: Callable[[Task, TaskError | None], None],
-) -> dict[str, TaskError]:
-    distributed = require_extra("distributed", EXTRA, "running a fleet")
-    futures: dict[str, Any] = {}
-    slots: dict[str, str] = {}
-    for rank, (slot, task) in enumerate(tasks.items()):
-        if task.kind != BENCHMARK:
+    def graph(self, tasks: Sequence[Task]) -> None:
+        """Run tasks, each after those that it needs."""
+        futures: dict[str, Any] = {}
+        submitted: dict[str, Task] = {}
+        for rank, task in enumerate(tasks):
             after = [futures[each] for each in task.after if each in futures]
             # One model after the other, so that a run that is stopped has finished models.
-            futures[slot] = _submit(client, task, settings, store, after, priority=-rank)
-            slots[futures[slot].key] = slot
-    errors: dict[str, TaskError] = {}
-    for future in distributed.as_completed(futures.values(), loop=client.loop):
-        slot = slots[future.key]
-        error = _error_of(future, tasks[slot])
-        if error is not None:
-            errors[slot] = error
-        done(tasks[slot], error)
-    return errors
+            futures[task.slot] = future = self._submit(task, after, priority=-rank)
+            submitted[future.key] = task
+        for future in self._completed(futures.values(), loop=self._client.loop):
+            self._finish(submitted[future.key], future)
 
-
-def _error_of(future: Any, task: Task) -> TaskError | None:
-    if future.status == "finished":
-        return None
-    if future.status != "error":  # cancelled or lost
-        raise _gone(None)
-    error = future.exception()
-    if isinstance(error, TaskError):
-        return error
-    return TaskError(task.slot, task.title, f"its worker was lost: {first_line(error)}")
-
-
-def _run_benchmarks(
-    client: Client,
-    tasks: Mapping[str, Task],
-    settings: FleetSettings,
-    store: Store,
-    done: Callable[[Task, TaskError | None], None],
-    errors: dict[str, TaskError],
-) -> None:
-    distributed = require_extra("distributed", EXTRA, "running a fleet")
-    waiting = []
-    for slot, task in tasks.items():
-        if task.kind == BENCHMARK:
-            failed = next((errors[each] for each in task.after if each in errors), None)
+    def one_by_one(self, tasks: Sequence[Task]) -> None:
+        """Run tasks, one at a time on each machine."""
+        waiting = []
+        for task in tasks:
+            failed = next((self.errors[each] for each in task.after if each in self.errors), None)
             if failed is None:
                 waiting.append(task)
             else:
-                errors[slot] = failed
-                done(task, failed)
-    if not waiting:
-        return
-    hosts = {found["host"]: address for address, found in client.scheduler_info(n_workers=-1)["workers"].items()}
-    running: dict[str, tuple[Task, str]] = {}
-    finished = distributed.as_completed(loop=client.loop)
+                self._report(task, failed)
+        if not waiting:
+            return
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        running: dict[str, tuple[Task, str]] = {}
+        finished = self._completed(loop=self._client.loop)
 
-    def start(address: str) -> None:
-        if waiting:
-            task = waiting.pop(0)
-            future = _submit(client, task, settings, store, [], workers=[address])
-            running[future.key] = task, address
-            finished.add(future)
+        def start(address: str) -> None:
+            if waiting:
+                task = waiting.pop(0)
+                future = self._submit(task, [], workers=[address])
+                running[future.key] = task, address
+                finished.add(future)
 
-    for address in hosts.values():
-        start(address)
-    for future in finished:
-        task, address = running.pop(future.key)
-        error = _error_of(future, task)
+        for address in {found["host"]: address for address, found in workers.items()}.values():
+            start(address)
+        for future in finished:
+            task, address = running.pop(future.key)
+            self._finish(task, future)
+            start(address)
+
+    def _submit(self, task: Task, after: list[Any], **where: Any) -> Any:
+        key = f"{task.slot}-{uuid.uuid4().hex[:8]}"
+        return self._client.submit(run_task, task, self._store, *self._limits, after, key=key, pure=False, **where)
+
+    def _finish(self, task: Task, future: Any) -> None:
+        if future.status not in ("finished", "error"):  # cancelled or lost
+            raise _gone(None)
+        error = future.exception()
+        if error is not None and not isinstance(error, TaskError):
+            error = TaskError(task.slot, task.title, f"its worker was lost: {first_line(error)}")
+        self._report(task, error)
+
+    def _report(self, task: Task, error: TaskError | None) -> None:
         if error is not None:
-            errors[task.slot] = error
-        done(task, error)
-        start(address)
+            self.errors[task.slot] = error
+        self._done(task, error)
 
 
 def run_task(
