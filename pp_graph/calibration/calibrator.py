@@ -92,6 +92,8 @@ class Calibrator:
         self._ignore_nonfinite = ignore_nonfinite
         self._scores: list[npt.NDArray[np.float32]] = []
         self._labels: list[npt.NDArray[np.int8]] = []
+        self._maxima: list[tuple[float, int]] = []
+        """Largest finite value of each map, and the label of its image."""
         self._pixels: Pass = FirstPass()
         self._sketch = self._plans["pixel"].threshold.new_sketch()
         self._pixel_count = 0
@@ -148,6 +150,8 @@ class Calibrator:
             finite = np.isfinite(anomaly_map)
             anomaly_map = anomaly_map[finite]
             mask = mask[finite] if isinstance(mask, np.ndarray) else mask
+        if anomaly_map.size and self._first is None:
+            self._maxima.append((float(anomaly_map.max()), int(batch.labels[index])))
         self._pixel_count += anomaly_map.size
         self._pixels.update(anomaly_map, mask)
         if self._sketch is not None and mask is not None and mask is not True:
@@ -157,7 +161,7 @@ class Calibrator:
         """Return a calibrator in the same pass that has counted nothing, to count elsewhere and merge here."""
         other = copy.copy(self)
         other._first = None
-        other._scores, other._labels = [], []
+        other._scores, other._labels, other._maxima = [], [], []
         other._pixels = self._pixels.empty()
         other._sketch = None if self._sketch is None else self._plans["pixel"].threshold.new_sketch()
         other._pixel_count = other._without_mask = other._empty_masks = 0
@@ -192,6 +196,7 @@ class Calibrator:
             self._sketch.merge(other._sketch)
         self._scores += other._scores
         self._labels += other._labels
+        self._maxima += other._maxima
         self._pixel_count += other._pixel_count
         self._without_mask += other._without_mask
         self._empty_masks += other._empty_masks
@@ -226,7 +231,7 @@ class Calibrator:
             return None
         further = copy.copy(self)
         further._first = self._first or self
-        further._scores, further._labels = [], []
+        further._scores, further._labels, further._maxima = [], [], []
         further._sketch = None
         further._dropped = {"image": 0, "pixel": 0}
         further._pixel_count = 0
@@ -278,7 +283,7 @@ class Calibrator:
             image=None if image is None else image.record,
             pixel=None if pixel is None else pixel.record,
         )
-        return CalibrationResult(image, pixel, record)
+        return CalibrationResult(image, pixel, record, maxima=(self._first or self)._counted_maxima())
 
     @property
     def image_scores(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
@@ -287,6 +292,12 @@ class Calibrator:
         if not first._scores:
             return np.zeros(0, np.float32), np.zeros(0, np.int8)
         return np.concatenate(first._scores), np.concatenate(first._labels)
+
+    def _counted_maxima(self) -> ScoreCounts | None:
+        if not self._maxima:
+            return None
+        largest, labels = (np.array(column) for column in zip(*self._maxima, strict=True))
+        return ScoreCounts.of(largest.astype(np.float32), labels == 1, labels >= 0)
 
     def _image_result(
         self, scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], resamples: int

@@ -66,6 +66,7 @@ class CalibrationResult(Summarised):
         pixel: The pixel level; None without maps.
         record: Model and data of the calibration.
         notes: Remarks about the data, such as skipped files.
+        maxima: Largest value of each map, counted; None without maps.
         subject: Model, images and settings, for `explore`; None without a model, or with a given post-processor.
     """
 
@@ -73,6 +74,7 @@ class CalibrationResult(Summarised):
     pixel: LevelResult | None
     record: CalibrationRecord
     notes: tuple[str, ...] = ()
+    maxima: ScoreCounts | None = field(default=None, repr=False, compare=False)
     subject: tuple[Any, LabelledImages, dict[str, Any]] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -104,6 +106,9 @@ class CalibrationResult(Summarised):
             pixel=calibrated.get("pixel", unknown),
             provenance=provenance,
             histogram=None if self.image is None else histogram_of(self.image.counts, self.image.cutoff),
+            map_histogram=None
+            if self.pixel is None or self.maxima is None
+            else histogram_of(self.maxima, self.pixel.cutoff),
         )
 
     def summary(self) -> list[Block]:

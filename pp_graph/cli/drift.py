@@ -24,10 +24,21 @@ if TYPE_CHECKING:
 )
 @click.argument("model", type=PATH)
 @click.argument("files", type=PATH, nargs=-1, metavar="[FILE]...")
-@click.option("--scores", type=PATH, multiple=True, metavar="FILE.csv|.parquet|.npz...",
+@click.option("--scores", type=PATH, multiple=True, metavar="FILE.csv|.jsonl|.parquet|.npz...",
               help="New scores, one for each image: predictions.csv of pp-graph run, or logs. Further files may "
                    "follow.")  # fmt: skip
-@click.option("--column", metavar="NAME", help="Column or array with the scores.  [default: pred_score, score, ...]")
+@click.option(
+    "--of",
+    type=click.Choice(["scores", "maps"]),
+    default="scores",
+    show_default=True,
+    help="Compare scores of images, or the largest value of each map, which run logs as map_max.",
+)
+@click.option(
+    "--column",
+    metavar="NAME",
+    help="Column or array with the scores.  [default: pred_score, score, ...; of maps map_max]",
+)
 @click.option("--scale", type=click.Choice(["raw", "normalized"]),
               help="Scale of the new scores.  [default: as MODEL returns them; raw for statistics]")  # fmt: skip
 @click.option("--against", type=click.Choice(["normal", "all"]),

@@ -43,7 +43,7 @@ from pp_graph.cli.verb import Verb
 @click.option("--stats", type=PATH, metavar="FILE",
               help=f"{STATS_HELP}; without it MODEL keeps its own. A raw model needs it.")  # fmt: skip
 @click.option("--compare", type=PATH, metavar="MODEL|STATS.json",
-              help="Show a second model beside the first, or the first one with other statistics.")  # fmt: skip
+              help="Show a second anomaly model beside the first, or the first one with other statistics.")  # fmt: skip
 @click.option("--masks", type=PATH, metavar="DIR", help="Folder of the masks, if --data does not hold them.")
 @click.option("--no-masks", is_flag=True, help="Do not use masks.")
 @click.option("--boxes", type=PATH, metavar="COCO.json|DIR",

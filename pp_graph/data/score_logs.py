@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,14 +41,18 @@ class ScoreBatch:
     anomalous: npt.NDArray[np.bool_] | None
 
 
-def read_scores(path: str | Path, *, column: str | None = None, labels: bool = True) -> Iterator[ScoreBatch]:
+def read_scores(
+    path: str | Path, *, column: str | None = None, labels: bool = True, quantity: str = "score"
+) -> Iterator[ScoreBatch]:
     """Read the scores of a file in batches.
 
     Args:
-        path: A `.csv` or `.parquet` with a column for scores, such as the `predictions.csv` of `pp-graph run`, or an
-            `.npz` with an array (N,). Labels may be in another column.
+        path: A `.csv` or `.parquet` with a column for scores, such as the `predictions.csv` of `pp-graph run`, a
+            `.jsonl` with an object in each line, as `run` writes of videos, or an `.npz` with an array (N,). Labels may
+            be in another column.
         column: Name of the column or array with the scores; None finds it by one of its usual names.
         labels: False ignores labels.
+        quantity: What to find by its usual names: `score`, or `map_max`, the largest value of each map.
 
     Yields:
         The scores of up to 65,536 images. Empty cells, and values that float32 cannot hold, are NaN or infinite.
@@ -59,15 +64,17 @@ def read_scores(path: str | Path, *, column: str | None = None, labels: bool = T
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"File of scores '{path}' {what}, expected a .csv, .parquet or .npz file. Check the path.")
-    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".npz": _read_arrays}
+        raise DataError(
+            f"File of scores '{path}' {what}, expected a .csv, .jsonl, .parquet or .npz file. Check the path."
+        )
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".npz": _read_arrays, ".jsonl": _read_lines}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"File of scores '{path}' is a '{path.suffix}' file, expected .csv, .parquet or .npz.")
+        raise DataError(f"File of scores '{path}' is a '{path.suffix}' file, expected .csv, .jsonl, .parquet or .npz.")
 
     def choose(present: Sequence[str]) -> list[str]:
         """Return the columns to read: that of the scores, and that of the labels if there is one."""
-        score = _score_column(path, present, column)
+        score = _score_column(path, present, column, quantity)
         found = [name for known in COLUMN_NAMES["label"] for name in present if name.lower() == known and name != score]
         return [score, *(found[:1] if labels else ())]
 
@@ -79,12 +86,12 @@ def read_scores(path: str | Path, *, column: str | None = None, labels: bool = T
         row += len(read)
 
 
-def _score_column(path: Path, present: Sequence[str], column: str | None) -> str:
+def _score_column(path: Path, present: Sequence[str], column: str | None, quantity: str) -> str:
     if column is not None:
         known: Sequence[str] = [column]
         found = [name for name in present if name == column]
     else:
-        known = COLUMN_NAMES["score"]
+        known = COLUMN_NAMES[quantity]
         found = [name for name in present if name.lower() in known]
     if len(found) == 1:
         return found[0]
@@ -123,6 +130,43 @@ def _read_csv(path: Path, choose: Callable[[Sequence[str]], list[str]]) -> Itera
                 yield dict(zip(names, zip(*rows, strict=True), strict=True))
     except (OSError, csv.Error) as error:
         raise DataError(f"Table '{path}' cannot be read: {error}. Expected comma-separated text.") from error
+
+
+def _read_lines(path: Path, choose: Callable[[Sequence[str]], list[str]]) -> Iterator[Columns]:
+    names: list[str] = []
+    rows: list[list[Any]] = []
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+            for number, line in enumerate(stream):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise TypeError
+                names = names or choose(list(row))
+                missing = next((name for name in names if name not in row), None)
+                if missing is not None:
+                    raise DataError(
+                        f"'{path}', line {number + 1}: there is no '{missing}', which the first line has. Correct the "
+                        "line, or leave it out."
+                    )
+                rows.append([row[name] for name in names])
+                if len(rows) == _ROWS:
+                    yield dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+                    rows = []
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"Table '{path}' cannot be read: {error}. Expected JSON lines.") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"'{path}', line {number + 1}: it is no JSON object, expected one a line, as pp-graph run -o FILE.jsonl "
+            "writes them. Leave out the line if the run was cut off."
+        ) from error
+    if not names:
+        choose([])
+    if rows:
+        yield dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def _read_parquet(path: Path, choose: Callable[[Sequence[str]], list[str]]) -> Iterator[Columns]:

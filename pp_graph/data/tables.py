@@ -18,6 +18,7 @@ TABLE_ENDINGS: Final = (".csv", ".parquet")
 # Accepted names of each quantity, ours first.
 COLUMN_NAMES: Final = {
     "score": ("pred_score", "score", "pred_scores", "scores", "anomaly_score", "image_score"),
+    "map_max": ("map_max",),
     "map": ("anomaly_map", "anomaly_maps", "map", "maps"),
     "label": ("label", "gt_label", "labels", "gt_labels", "target", "is_anomalous"),
     "mask": ("mask", "gt_mask", "masks", "gt_masks"),

@@ -105,7 +105,7 @@ def explore(
         images: Images, with labels and masks or without; see `open_labelled` and `open_images`. Of a classifier, with
             classes or without; see `pp_graph.data.classified.open_classified`.
         statistics: Statistics to start from, or a file of them. None takes those in the model; a raw model has none.
-        compare: A second model to show beside the first, or other statistics for the same model.
+        compare: A second model to show beside the first, or other statistics for the same model. Anomaly models only.
         device: OpenVINO device.
         inference_precision: Inference precision; see `load`.
         roles: Names of a raw model's outputs by role, where axes and sizes are ambiguous.

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pp_graph.errors import ClusterError, first_line
@@ -18,7 +17,7 @@ from pp_graph.fleet.plan import BENCHMARK
 from pp_graph.workers.clients import EXTRA, check_client, open_client, refuse_too_many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from distributed import Client
 
@@ -85,113 +84,39 @@ def _silence() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
-@dataclass(frozen=True)
-class FleetWork:
-    """Tasks for a cluster.
+def run_tasks(
+    client: Client,
+    tasks: Mapping[str, Task],
+    settings: FleetSettings,
+    store: Store,
+    done: Callable[[Task, TaskError | None], None],
+) -> dict[str, TaskError]:
+    """Run tasks in the order that they need, and benchmarks after all others, one at a time on each machine.
 
-    Attributes:
-        client: Client of the cluster.
+    Args:
+        client: Client of a cluster.
         tasks: The tasks, each after those that it needs.
         settings: Limits of time and memory, and retries.
         store: The output folder.
         done: Called when a task has finished or failed.
+
+    Returns:
+        Errors of the tasks that failed, by slot. A task that needs a failed one is not run, and has its error.
+
+    Raises:
+        ClusterError: The scheduler went away.
     """
-
-    client: Client
-    tasks: Mapping[str, Task]
-    settings: FleetSettings
-    store: Store
-    done: Callable[[Task, TaskError | None], None]
-
-    def run(self) -> dict[str, TaskError]:
-        """Run tasks in the order that they need, and benchmarks after all others, one at a time on each machine.
-
-        Returns:
-            Errors of the tasks that failed, by slot. A task that needs a failed one is not run, and has its error.
-
-        Raises:
-            ClusterError: The scheduler went away.
-        """
-        try:
-            errors = self._run_graph()
-            self._run_benchmarks(errors)
-        except ClusterError:
+    run = _Run(client, settings, store, done)
+    try:
+        run.graph([task for task in tasks.values() if task.kind != BENCHMARK])
+        run.one_by_one([task for task in tasks.values() if task.kind == BENCHMARK])
+    except ClusterError:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("distributed", "dask", "asyncio", "concurrent"):
             raise
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] not in ("distributed", "dask", "asyncio", "concurrent"):
-                raise
-            raise _gone(error) from error
-        return errors
-
-    def _submit(self, task: Task, after: list[Any], **where: Any) -> Any:
-        client: Any = self.client
-        return client.submit(
-            run_task,
-            task,
-            self.store,
-            self.settings.timeout,
-            self.settings.memory,
-            self.settings.retries,
-            after,
-            key=f"{task.slot}-{uuid.uuid4().hex[:8]}",
-            pure=False,
-            **where,
-        )
-
-    def _run_graph(self) -> dict[str, TaskError]:
-        distributed = require_extra("distributed", EXTRA, "running a fleet")
-        futures: dict[str, Any] = {}
-        slots: dict[str, str] = {}
-        for rank, (slot, task) in enumerate(self.tasks.items()):
-            if task.kind != BENCHMARK:
-                after = [futures[each] for each in task.after if each in futures]
-                # One model after the other, so that a run that is stopped has finished models.
-                futures[slot] = self._submit(task, after, priority=-rank)
-                slots[futures[slot].key] = slot
-        errors: dict[str, TaskError] = {}
-        for future in distributed.as_completed(futures.values(), loop=self.client.loop):
-            slot = slots[future.key]
-            error = _error_of(future, self.tasks[slot])
-            if error is not None:
-                errors[slot] = error
-            self.done(self.tasks[slot], error)
-        return errors
-
-    def _run_benchmarks(self, errors: dict[str, TaskError]) -> None:
-        distributed = require_extra("distributed", EXTRA, "running a fleet")
-        waiting = []
-        for slot, task in self.tasks.items():
-            if task.kind == BENCHMARK:
-                failed = next((errors[each] for each in task.after if each in errors), None)
-                if failed is None:
-                    waiting.append(task)
-                else:
-                    errors[slot] = failed
-                    self.done(task, failed)
-        if not waiting:
-            return
-        hosts = {
-            found["host"]: address for address, found in self.client.scheduler_info(n_workers=-1)["workers"].items()
-        }
-        running: dict[str, tuple[Task, str]] = {}
-        finished = distributed.as_completed(loop=self.client.loop)
-
-        def start(address: str) -> None:
-            if waiting:
-                task = waiting.pop(0)
-                future = self._submit(task, [], workers=[address])
-                running[future.key] = task, address
-                finished.add(future)
-
-        for address in hosts.values():
-            start(address)
-        for future in finished:
-            task, address = running.pop(future.key)
-            error = _error_of(future, task)
-            if error is not None:
-                errors[task.slot] = error
-            self.done(task, error)
-            start(address)
+        raise _gone(error) from error
+    return run.errors
 
 
 def _gone(error: BaseException | None) -> ClusterError:
@@ -201,15 +126,74 @@ def _gone(error: BaseException | None) -> ClusterError:
     )
 
 
-def _error_of(future: Any, task: Task) -> TaskError | None:
-    if future.status == "finished":
-        return None
-    if future.status != "error":  # cancelled or lost
-        raise _gone(None)
-    error = future.exception()
-    if isinstance(error, TaskError):
-        return error
-    return TaskError(task.slot, task.title, f"its worker was lost: {first_line(error)}")
+class _Run:
+    """Submits tasks and collects their errors; see `run_tasks`."""
+
+    def __init__(
+        self, client: Client, settings: FleetSettings, store: Store, done: Callable[[Task, TaskError | None], None]
+    ) -> None:
+        self._client, self._store, self._done = client, store, done
+        self._limits = (settings.timeout, settings.memory, settings.retries)
+        self._completed = require_extra("distributed", EXTRA, "running a fleet").as_completed
+        self.errors: dict[str, TaskError] = {}
+
+    def graph(self, tasks: Sequence[Task]) -> None:
+        """Run tasks, each after those that it needs."""
+        futures: dict[str, Any] = {}
+        submitted: dict[str, Task] = {}
+        for rank, task in enumerate(tasks):
+            after = [futures[each] for each in task.after if each in futures]
+            # One model after the other, so that a run that is stopped has finished models.
+            futures[task.slot] = future = self._submit(task, after, priority=-rank)
+            submitted[future.key] = task
+        for future in self._completed(futures.values(), loop=self._client.loop):
+            self._finish(submitted[future.key], future)
+
+    def one_by_one(self, tasks: Sequence[Task]) -> None:
+        """Run tasks, one at a time on each machine."""
+        waiting = []
+        for task in tasks:
+            failed = next((self.errors[each] for each in task.after if each in self.errors), None)
+            if failed is None:
+                waiting.append(task)
+            else:
+                self._report(task, failed)
+        if not waiting:
+            return
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        running: dict[str, tuple[Task, str]] = {}
+        finished = self._completed(loop=self._client.loop)
+
+        def start(address: str) -> None:
+            if waiting:
+                task = waiting.pop(0)
+                future = self._submit(task, [], workers=[address])
+                running[future.key] = task, address
+                finished.add(future)
+
+        for address in {found["host"]: address for address, found in workers.items()}.values():
+            start(address)
+        for future in finished:
+            task, address = running.pop(future.key)
+            self._finish(task, future)
+            start(address)
+
+    def _submit(self, task: Task, after: list[Any], **where: Any) -> Any:
+        key = f"{task.slot}-{uuid.uuid4().hex[:8]}"
+        return self._client.submit(run_task, task, self._store, *self._limits, after, key=key, pure=False, **where)
+
+    def _finish(self, task: Task, future: Any) -> None:
+        if future.status not in ("finished", "error"):  # cancelled or lost
+            raise _gone(None)
+        error = future.exception()
+        if error is not None and not isinstance(error, TaskError):
+            error = TaskError(task.slot, task.title, f"its worker was lost: {first_line(error)}")
+        self._report(task, error)
+
+    def _report(self, task: Task, error: TaskError | None) -> None:
+        if error is not None:
+            self.errors[task.slot] = error
+        self._done(task, error)
 
 
 def run_task(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pp_graph.errors import counted
 from pp_graph.extras import check_extra
-from pp_graph.fleet.cluster import FleetWork, connected
+from pp_graph.fleet.cluster import connected, run_tasks
 from pp_graph.fleet.history import overridden
 from pp_graph.fleet.manifest import FleetReport, fleet_rows, write_manifest
 from pp_graph.fleet.plan import plan_tasks, stale_tasks
@@ -77,7 +77,7 @@ def run_fleet(
 
         if stale:
             with connected(workers, scheduler) as client:
-                errors = FleetWork(client, stale, settings, store, done).run()
+                errors = run_tasks(client, stale, settings, store, done)
         rows = fleet_rows(tasks, store, errors)
         report = FleetReport(
             folder=store.folder,

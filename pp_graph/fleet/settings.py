@@ -81,45 +81,6 @@ class FleetCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
-class _Shared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of a model, or those of all models that do not set them."""
-
-    tags: dict[str, _Tag] = {}
-    statistics: _Text | msgspec.UnsetType | None = msgspec.UNSET
-    data: _Text | msgspec.UnsetType = msgspec.UNSET
-    boxes: _Text | msgspec.UnsetType | None = msgspec.UNSET
-    task: Literal[tuple(FAMILIES)] | msgspec.UnsetType = msgspec.UNSET  # type: ignore[valid-type]
-    recipe: _Text | msgspec.UnsetType | None = msgspec.UNSET
-    options: dict[str, Any] = {}
-    roles: dict[str, str] = {}
-    calibrate: FleetCalibration | msgspec.UnsetType = msgspec.UNSET
-    recalibrate: bool | msgspec.UnsetType = msgspec.UNSET
-    devices: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
-    precisions: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
-    inference_precision: Literal["f32", "bf16", "f16", "default"] | msgspec.UnsetType = msgspec.UNSET
-    batch: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType | None = msgspec.UNSET
-    input_shape: tuple[int | None, ...] | msgspec.UnsetType | None = msgspec.UNSET
-    limits: FleetLimits | msgspec.UnsetType = msgspec.UNSET
-    search_minutes: _Positive | msgspec.UnsetType = msgspec.UNSET
-    benchmark_seconds: _Positive | msgspec.UnsetType | None = msgspec.UNSET
-    packages: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Model(_Shared, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    path: _Text
-    name: str = ""
-
-
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    models: Annotated[list[_Model], msgspec.Meta(min_length=1)]
-    output: _Text
-    defaults: _Shared = _Shared()
-    timeout: _Positive = 1800.0
-    memory: str | int | None = None
-    retries: Annotated[int, msgspec.Meta(ge=0)] = 1
-    schema_version: int = SCHEMA_VERSION
-
-
 class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model of a fleet, with all its settings.
 
@@ -150,24 +111,24 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     path: Path
-    data: Path
-    boxes: Path | None = None
     tags: dict[str, _Tag] = {}
     statistics: Path | None = None
-    task: str = "anomaly"
+    data: Path
+    boxes: Path | None = None
+    task: Literal[tuple(FAMILIES)] = "anomaly"  # type: ignore[valid-type]
     recipe: Path | None = None
     options: dict[str, Any] = {}
     roles: dict[str, str] = {}
     calibrate: FleetCalibration = FleetCalibration()
     recalibrate: bool = False
-    devices: tuple[str, ...] = ("CPU",)
-    precisions: tuple[str, ...] = ("f32",)
-    inference_precision: str = "f32"
-    batch: int | None = None
+    devices: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPU",)
+    precisions: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("f32",)
+    inference_precision: Literal["f32", "bf16", "f16", "default"] = "f32"
+    batch: Annotated[int, msgspec.Meta(ge=1)] | None = None
     input_shape: tuple[int | None, ...] | None = None
     limits: FleetLimits = FleetLimits()
-    search_minutes: float = BUDGET
-    benchmark_seconds: float | None = None
+    search_minutes: _Positive = BUDGET
+    benchmark_seconds: _Positive | None = None
     packages: tuple[str, ...] = ()
     source: str = ""
 
@@ -180,6 +141,31 @@ class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
     def executed(self) -> str | None:
         """Inference precision, as functions take it."""
         return None if self.inference_precision == "default" else self.inference_precision
+
+
+def _entry(name: str, further: list[Any]) -> Any:
+    """Make the struct of an entry of the file: the fields of `FleetModel`, each optional, with paths as text."""
+    texts = {Path: _Text, Path | None: _Text | None}
+    fields = [
+        (each.name, texts.get(each.type, each.type) | msgspec.UnsetType, msgspec.UNSET)
+        for each in msgspec.structs.fields(FleetModel)
+        if each.name not in ("name", "path", "source")
+    ]
+    return msgspec.defstruct(name, [*fields, *further], kw_only=True, frozen=True, forbid_unknown_fields=True)
+
+
+_Shared = _entry("_Shared", [])
+_Model = _entry("_Model", [("path", _Text), ("name", str, "")])
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    models: Annotated[list[_Model], msgspec.Meta(min_length=1)]  # type: ignore[valid-type]
+    output: _Text
+    defaults: _Shared = _Shared()  # type: ignore[valid-type]
+    timeout: _Positive = 1800.0
+    memory: str | int | None = None
+    retries: Annotated[int, msgspec.Meta(ge=0)] = 1
+    schema_version: int = SCHEMA_VERSION
 
 
 class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,7 +248,8 @@ class _Reader:
 
     def models(self, index: int) -> list[FleetModel]:
         """Return the models of an entry: one, or all that match a pattern."""
-        entry, place = self._file.models[index], ("models", index)
+        entry: Any = self._file.models[index]
+        place = ("models", index)
         pattern = any(sign in entry.path for sign in "*?[")
         try:
             # A pattern is an input like any other, so its order must not follow the file system.
@@ -285,7 +272,7 @@ class _Reader:
         return sorted(path for path in Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
                       if path.is_file())  # fmt: skip
 
-    def _model(self, entry: _Model, place: tuple[str | int, ...], path: Path) -> FleetModel:
+    def _model(self, entry: Any, place: tuple[str | int, ...], path: Path) -> FleetModel:
         # A URL that does not answer fails its own model, and not the whole fleet.
         if not isinstance(path, UrlPath) and not path.is_file():
             raise self._document.error((*place, "path"), f"'{path}' is not a file, expected a raw ONNX model.")
@@ -302,11 +289,8 @@ class _Reader:
         for settings, at in ((self._file.defaults, ("defaults",)), (entry, place)):
             for field in _Shared.__struct_fields__:
                 value = getattr(settings, field)
-                if isinstance(value, dict):
-                    given[field] = {**given.get(field, {}), **value}
-                elif value is not msgspec.UNSET:
-                    given[field] = value
-                if value is not msgspec.UNSET and value != {}:
+                if value is not msgspec.UNSET:
+                    given[field] = {**given.get(field, {}), **value} if isinstance(value, dict) else value
                     where[field] = (*at, field)
         if "data" not in given:
             raise self._document.error(
@@ -317,9 +301,9 @@ class _Reader:
                 given[field] = self._file_of(name, field, self._filled(given[field], values, where[field]), where)
         given["tags"] = {
             key: self._filled(value, values, where["tags"]) if isinstance(value, str) else value
-            for key, value in given["tags"].items()
+            for key, value in given.get("tags", {}).items()
         }
-        if isinstance(given["options"].get("labels"), str):
+        if isinstance(given.get("options", {}).get("labels"), str):
             labels = self._filled(given["options"]["labels"], values, where["options"])
             given["options"] = {**given["options"], "labels": str(self.folder / labels)}
         model = FleetModel(name=name, path=path, **given)

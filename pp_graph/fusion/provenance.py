@@ -22,6 +22,7 @@ from pp_graph.postprocessors import OUTPUTS, find_post_processor, post_processor
 from pp_graph.preprocessing import Preprocessing
 from pp_graph.program import OutputDescription, Program, Signature, unpacked
 from pp_graph.statistics import Statistics
+from pp_graph.statistics.statistics import HISTOGRAMS
 from pp_graph.summary import Block, Fields, html_of, text_of
 from pp_graph.values import ValueType
 
@@ -253,8 +254,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for part, name in ((record, "weights"), (record["raw"], "weights"), (record["raw"], "difference")):
             if part[name] is None:
                 del part[name]
-        if self.statistics is not None and self.statistics.histogram is None:
-            del record["statistics"]["histogram"]
+        for name in () if self.statistics is None else HISTOGRAMS:
+            if getattr(self.statistics, name) is None:
+                del record["statistics"][name]
         for output in record["outputs"]:
             for described in (output, *output["channels"]):
                 if not described["class_names"]:
@@ -407,8 +409,10 @@ def _statistics_lines(statistics: Statistics) -> dict[str, str]:
         lines[f"{level} statistics"] = (
             f"threshold {_number(numbers.threshold)}, min {_number(numbers.min)}, max {_number(numbers.max)}"
         )
-    if statistics.histogram is not None:
-        lines["histogram"] = f"{statistics.histogram.describe()}, for pp-graph drift"
+    for name in HISTOGRAMS:
+        histogram = getattr(statistics, name)
+        if histogram is not None:
+            lines[name.replace("_", " ")] = f"{histogram.describe()}, for pp-graph drift"
     return lines
 
 

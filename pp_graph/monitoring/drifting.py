@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from pp_graph.fusion import Artifact
-    from pp_graph.monitoring.reference import Against, Scale
+    from pp_graph.monitoring.reference import Against, Of, Scale
     from pp_graph.monitoring.report import DriftReport
     from pp_graph.statistics import Statistics
 
@@ -27,6 +27,7 @@ def drift(
     model: str | Path | Statistics | Artifact,
     scores: str | Path | Sequence[str | Path] | ArrayLike,
     *,
+    of: Of = "scores",
     column: str | None = None,
     labels: ArrayLike | bool = True,
     scale: Scale | None = None,
@@ -43,8 +44,9 @@ def drift(
 
     Args:
         model: A fused ONNX file, an IR, an artifact, or statistics (also a file), with a histogram of the calibration.
-        scores: Scores of images, or files of them (`.csv`, `.parquet`, `.npz`, patterns such as `logs/*.csv`), such as
-            `predictions.csv` of `pp-graph run`. Files are read in batches.
+        scores: Scores of images, or files of them (`.csv`, `.jsonl`, `.parquet`, `.npz`, patterns such as
+            `logs/*.csv`), such as `predictions.csv` of `pp-graph run`. Files are read in batches.
+        of: `scores` of images, or the largest value of each map (`maps`), which `pp-graph run` logs as `map_max`.
         column: Name of the column or array with the scores; None finds it by its usual names.
         labels: Files: False ignores their labels. Scores: True or 1 for anomalous images. Scores of images labelled
             anomalous are left out of a comparison with normal ones.
@@ -63,7 +65,7 @@ def drift(
         SettingsError: An option is not known or out of range.
         ExtraError: A `.parquet` is given, and pyarrow is not installed.
     """
-    monitor = DriftMonitor(model, scale=scale, against=against)
+    monitor = DriftMonitor(model, of=of, scale=scale, against=against)
     files = _files(scores)
     if files is None:
         given: Any = scores
@@ -72,7 +74,7 @@ def drift(
     if not isinstance(labels, bool):
         raise DataError("labels are given for files of scores, expected True or False. Put them into a column.")
     for file in files:
-        for batch in read_scores(file, column=column, labels=labels):
+        for batch in read_scores(file, column=column, labels=labels, quantity="map_max" if of == "maps" else "score"):
             try:
                 monitor.update(batch.scores, labels=batch.anomalous)
             except DataError as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from pp_graph.fusion import Artifact
-    from pp_graph.monitoring.reference import Against, Scale
+    from pp_graph.monitoring.reference import Against, Of, Scale
     from pp_graph.statistics import Statistics
 
 LEVEL: Final = 0.01
@@ -35,6 +35,7 @@ class DriftMonitor:
 
     Args:
         model: A fused ONNX file, an IR, an artifact, or statistics (also a file), with a histogram of the calibration.
+        of: `scores` of images, or the largest value of each map (`maps`): `predictions.anomaly_map.max((1, 2))`.
         scale: `normalized` or `raw` scores; None means as the model returns them, and raw for statistics.
         against: Calibration scores to compare with: `normal` or `all`; None means the normal ones, if there are any.
 
@@ -47,10 +48,11 @@ class DriftMonitor:
         self,
         model: str | Path | Statistics | Artifact,
         *,
+        of: Of = "scores",
         scale: Scale | None = None,
         against: Against | None = None,
     ) -> None:
-        self._reference = reference_of(model, scale=scale, against=against)
+        self._reference = reference_of(model, of=of, scale=scale, against=against)
         self._counts = np.zeros(len(self._reference.counts), np.int64)
         self._alarms = 0
         self._not_finite = 0

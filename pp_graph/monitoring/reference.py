@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from pp_graph.monitoring.two_samples import Counts
 
 Scale = Literal["raw", "normalized"]
+Of = Literal["scores", "maps"]
+"""What is compared: scores of images, or the largest value of each map."""
 Against = Literal["normal", "all"]
 SCALES: Final[tuple[Scale, ...]] = ("raw", "normalized")
+OF: Final[tuple[Of, ...]] = ("scores", "maps")
 AGAINST: Final[tuple[Against, ...]] = ("normal", "all")
 _DECIDING: Final = ("image_sensitivity", "normalize", "match_thresholds", "on_nan")
 """Options of the one-class post-processor that scores and labels of images follow from."""
@@ -39,6 +43,7 @@ class Reference:
 
     Attributes:
         name: Name of the model or file.
+        of: What the scores are: those of images, or the largest value of each map.
         scale: Scale of the scores: `raw`, or `normalized` as a model returns them.
         against: Scores that count: `normal` ones, or `all`.
         ends: Upper end of each cell, on that scale; a further cell is above the last. Float32, (cells - 1,).
@@ -49,6 +54,7 @@ class Reference:
     """
 
     name: str
+    of: Of
     scale: Scale
     against: Against
     ends: npt.NDArray[np.float32]
@@ -65,34 +71,41 @@ class Reference:
     def same_as(self, other: Reference) -> bool:
         """Return True if scores counted in the cells of both may be added."""
         return (
-            (self.scale, self.against, self.cutoff) == (other.scale, other.against, other.cutoff)
+            (self.of, self.scale, self.against, self.cutoff) == (other.of, other.scale, other.against, other.cutoff)
             and np.array_equal(self.ends, other.ends)
             and np.array_equal(self.counts, other.counts)
         )
 
 
 def reference_of(
-    model: str | Path | Statistics | Artifact, *, scale: Scale | None = None, against: Against | None = None
+    model: str | Path | Statistics | Artifact,
+    *,
+    of: Of = "scores",
+    scale: Scale | None = None,
+    against: Against | None = None,
 ) -> Reference:
     """Return the scores that a model was calibrated with.
 
     Args:
         model: A fused ONNX file, an IR, an artifact, or statistics.
+        of: What to compare: `scores` of images, or the largest value of each of the `maps`.
         scale: Scale of the scores to compare; None means as the model returns them, and raw for statistics.
         against: Scores that count; None means the normal ones, if any has that label.
 
     Raises:
         StatisticsError: There are no statistics, or they have no histogram.
-        SettingsError: An option is not known, or the model does not normalise.
+        SettingsError: An option is not known, or the model does not normalise, or resizes its maps.
     """
-    for option, value, known in (("scale", scale, SCALES), ("against", against, AGAINST)):
+    for option, value, known in (("of", of, OF), ("scale", scale, SCALES), ("against", against, AGAINST)):
         if value is not None and value not in known:
             raise SettingsError(f"{option} is {value!r}, expected one of: {', '.join(known)}.")
     name, statistics, settings, returned = _read(model)
+    if of == "maps":
+        statistics, settings = _of_maps(name, statistics, settings)
     histogram = statistics.histogram
     if histogram is None:
         raise StatisticsError(
-            f"'{name}' holds no histogram of the scores it was calibrated with, expected one to compare with: the "
+            f"'{name}' holds no histogram of the {of} it was calibrated with, expected one to compare with: the "
             "calibration is of an earlier version, or was done elsewhere. Calibrate again: pp-graph calibrate RAW.onnx "
             "--data IMAGES -o stats.json, and for a model then pp-graph retune MODEL --stats stats.json."
         )
@@ -119,7 +132,26 @@ def reference_of(
         ends, counts = _normalized(ends, counts, normalizer)
         # The cutoff is the smallest raw value of its decision, so its normalised value is the smallest, too.
         cutoff = cutoff if cutoff == np.inf else np.float32(normalizer.reference(np.array([cutoff]))[0])
-    return Reference(name, scale, against, ends, np.append(counts, 0), float(cutoff), alarms, raw_ends)
+    return Reference(name, of, scale, against, ends, np.append(counts, 0), float(cutoff), alarms, raw_ends)
+
+
+def _of_maps(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> tuple[Statistics, Mapping[str, Any]]:
+    """Return statistics and settings with which scores of images are treated as the map's pixels are.
+
+    Both levels are normalised and compared alike, so they change places.
+    """
+    if settings.get("map_size") is not None:
+        raise SettingsError(
+            f"of is 'maps', and '{name}' resizes its maps, expected maps as they were calibrated: their largest values "
+            "differ. Compare scores of images."
+        )
+    swapped = msgspec.structs.replace(
+        statistics, image=statistics.pixel, pixel=statistics.image, histogram=statistics.map_histogram
+    )
+    own, other = (settings.get(key) for key in ("pixel_sensitivity", "image_sensitivity"))
+    exchanged = {"image_sensitivity": own, "pixel_sensitivity": other}
+    kept = {key: value for key, value in settings.items() if key not in exchanged}
+    return swapped, {**kept, **{key: value for key, value in exchanged.items() if value is not None}}
 
 
 def _read(model: str | Path | Statistics | Artifact) -> tuple[str, Statistics, Mapping[str, Any], bool]:

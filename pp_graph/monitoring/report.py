@@ -81,6 +81,7 @@ class DriftReport(Summarised):
 
     Attributes:
         name: Name of the model or file of statistics.
+        of: What the scores are: `scores` of images, or the largest value of each map, `maps`.
         scale: Scale of the scores, `raw` or `normalized`.
         against: Calibration scores that they were compared with, `normal` or `all`.
         cutoff: Smallest score that is called anomalous, on that scale; None if none is.
@@ -99,6 +100,7 @@ class DriftReport(Summarised):
     """
 
     name: str
+    of: str
     scale: str
     against: str
     cutoff: float | None
@@ -183,9 +185,12 @@ class DriftReport(Summarised):
             (name, _of(each), f"{each.rate:.2%}", f"{each.interval[0]:.2%} to {each.interval[1]:.2%}")
             for name, each in (("calibration", self.calibration), ("new scores", self.found))
         ]
+        compared = "the normal ones" if self.against == "normal" else "all"
+        of_each, heading = "", "Scores called anomalous"
+        if self.of == "maps":
+            of_each, heading = "the largest value of each, ", "Maps with anomalous pixels"
         tested = {
-            "scores": f"{self.scale}, compared with {'the normal ones' if self.against == 'normal' else 'all'} of the "
-            "calibration",
+            self.of: f"{of_each}{self.scale}, compared with {compared} of the calibration",
             "Kolmogorov-Smirnov": f"D {self.shape.statistic:.4f}, p {p_text(self.shape.p_value)} (exact for ties)",
             "population stability": f"PSI {self.psi:.4f}, {self.size} (mean by chance {self.psi_by_chance:.4f})",
             "more alarms": f"p {p_text(self.alarms_p_value)} (Fisher's exact test, one-sided)",
@@ -195,7 +200,11 @@ class DriftReport(Summarised):
             tested["expected defects"] = f"up to {self.defect_rate:.2%} of the new images"
         return [
             Fields(f"Drift of {self.name}", tested),
-            Table("Scores called anomalous", ("", "number", "rate", "95 % interval"), rows),
+            Table(
+                heading,
+                ("", "number", "rate", "95 % interval"),
+                rows,
+            ),
             *(Remark(f"Warning: {warning}.") for warning in self.warnings),
             Line(self.verdict, bold=True),
             Line(self.advice),
@@ -267,6 +276,7 @@ def compare(
     )
     return DriftReport(
         name=reference.name,
+        of=reference.of,
         scale=reference.scale,
         against=reference.against,
         cutoff=reference.cutoff if np.isfinite(reference.cutoff) else None,

@@ -160,6 +160,9 @@ def row_of(
     score, label = (values.get(name) if drawn.anomalies else None for name in ("pred_score", "pred_label"))
     mask = None if drawn.mask is None else values.get(drawn.mask)
     pixels = None if mask is None else int(mask.sum())
+    anomaly_map = values.get("anomaly_map") if drawn.anomalies else None
+    if anomaly_map is not None:
+        further = {**further, "map_max": plain(np.asarray(anomaly_map.max()))}
     return ImagePrediction(
         image=name,
         # With several classes, the largest score, and anomalous if any class is.

@@ -8,7 +8,7 @@ import msgspec
 
 from pp_graph.errors import StatisticsError
 from pp_graph.statistics.source import StatisticsFormat
-from pp_graph.statistics.statistics import Statistics
+from pp_graph.statistics.statistics import HISTOGRAMS, Statistics
 
 if TYPE_CHECKING:
     from pp_graph.statistics.source import StatisticsFile
@@ -64,7 +64,9 @@ class ArtifactProvenance(StatisticsFormat):
             raw_sha256=None if fused.raw is None else fused.raw.sha256,
             raw_weights=None if fused.raw is None or fused.raw.weights is None else fused.raw.weights.sample,
         )
-        return msgspec.structs.replace(imported, provenance=provenance, histogram=fused.statistics.histogram)
+        return msgspec.structs.replace(
+            imported, provenance=provenance, **{name: getattr(fused.statistics, name) for name in HISTOGRAMS}
+        )
 
 
 def _provenance(file: StatisticsFile) -> str | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _FLOAT32_MAX = 3.4028234663852886e38
+HISTOGRAMS = ("histogram", "map_histogram")
+"""Fields of histograms, which earlier versions do not know, and which are left out if they are None."""
 _FIELDS = "threshold, min, max (numbers or null)"
 
 Level = Literal["image", "pixel"]
@@ -87,6 +89,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         provenance: Origin of the statistics; None if unknown. No decision depends on it.
         histogram: Image scores of the calibration, which `pp_graph.drift` compares later ones with; None if unknown. No
             decision depends on it.
+        map_histogram: Largest raw value of each map of the calibration, likewise.
 
     Raises:
         StatisticsError: A level is invalid, see `LevelStatistics`, or the schema version is unknown.
@@ -97,6 +100,7 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     pixel: LevelStatistics = LevelStatistics()
     provenance: StatisticsProvenance | None = None
     histogram: ScoreHistogram | None = None
+    map_histogram: ScoreHistogram | None = None
 
     def __post_init__(self) -> None:
         """Check levels and schema version."""
@@ -198,15 +202,13 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def to_json(self) -> str:
         """Return indented JSON text that ends in a newline."""
         fields = msgspec.structs.asdict(self)
-        del fields["histogram"]
+        # On one line each, which keeps the six numbers in sight.
+        histograms = {name: value for name in HISTOGRAMS if (value := fields.pop(name)) is not None}
         if self.provenance is None:
             del fields["provenance"]
         text = msgspec.json.format(msgspec.json.encode(fields), indent=1).decode()
-        if self.histogram is None:
-            return text + "\n"
-        # On one line, which keeps the six numbers in sight.
-        histogram = msgspec.json.encode(self.histogram).decode()
-        return text.removesuffix("\n}") + f',\n "histogram": {histogram}\n}}\n'
+        lines = "".join(f',\n "{name}": {msgspec.json.encode(each).decode()}' for name, each in histograms.items())
+        return f"{text.removesuffix('}').rstrip()}{lines}\n}}\n"
 
     def save(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
         """Write a JSON file atomically.
@@ -236,7 +238,11 @@ def _explain(message: str) -> str:
     where = _field_path(message)
     if unknown := re.search(r"contains unknown field `([^`]*)`", message):
         name = f"{where}.{unknown.group(1)}" if where else unknown.group(1)
-        known = {"": "schema_version, image, pixel, provenance, histogram", "image": _FIELDS, "pixel": _FIELDS}
+        known = {
+            "": "schema_version, image, pixel, provenance, histogram, map_histogram",
+            "image": _FIELDS,
+            "pixel": _FIELDS,
+        }
         expected = f"expected only {known[where]}" if where in known else "which this version does not know"
         return f"unknown field '{name}', {expected}. Remove or rename it."
     if wrong := re.search(r"Expected `([^`]*)`, got `([^`]*)`", message):

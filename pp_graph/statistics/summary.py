@@ -34,8 +34,9 @@ def _describe(found: Statistics) -> dict[str, str]:
     if provenance.calibration is not None:
         data = provenance.calibration.data or "data in memory"
         fields["calibrated on"] = f"{counted(provenance.calibration.images, 'image')} of {data}"
-    if found.histogram is not None:
-        fields["histogram"] = found.histogram.describe()
+    for name, histogram in (("histogram", found.histogram), ("map histogram", found.map_histogram)):
+        if histogram is not None:
+            fields[name] = histogram.describe()
     fields["settings"] = describe_settings(provenance.settings)
     return {**fields, **{"note" if index == 0 else " " * index: text for index, text in enumerate(provenance.notes)}}
 

@@ -8,7 +8,9 @@ import re
 import tracemalloc
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,8 +23,10 @@ from pp_graph.cli import run
 from pp_graph.data import open_images
 from pp_graph.errors import DataError, SettingsError, StatisticsError
 from pp_graph.model import RawModel
+from pp_graph.monitoring.reference import reference_of
 from pp_graph.statistics import ScoreHistogram
 from tests.conftest import DEMO
+from tests.models import conv_model
 
 
 def statistics_of(normal: np.ndarray, anomalous: np.ndarray | None = None) -> pp.Statistics:
@@ -305,7 +309,7 @@ BAD = [
     ("stats.json", "There are no scores"),
     ("stats.json missing.csv", "'missing.csv' does not exist, expected a .csv"),
     ("stats.json .", "'.' is a folder, expected a .csv"),
-    ("stats.json a.txt", "'a.txt' is a '.txt' file, expected .csv, .parquet or .npz"),
+    ("stats.json a.txt", "'a.txt' is a '.txt' file, expected .csv, .jsonl, .parquet or .npz"),
     ("stats.json other.csv", "'other.csv' holds 'time', 'value', expected scores under one of the names pred_score"),
     ("stats.json other.csv --column nothing", "expected scores under the name nothing"),
     ("stats.json other.csv --column time", "'other.csv', row 1: 'time' is 'now', expected a number"),
@@ -355,3 +359,63 @@ def test_report_shows_itself(calibrated: pp.Statistics, tmp_path: Path) -> None:
     assert json.loads(report.save(tmp_path / "drift.json").read_text())["drifted"] is True
     assert report.save(tmp_path / "drift.html").read_text().startswith("<!DOCTYPE html>")
     assert repr(pp.DriftMonitor(calibrated)) == "<DriftMonitor of statistics: 0 scores>"
+
+
+# --- maps, and logs of videos -----------------------------------------------------------------------------------------
+
+
+def test_largest_values_of_maps_are_compared_as_the_model_treats_pixels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    maps = rng.gamma(9, 1, (60, 8, 8)).astype(np.float32)
+    labels, masks = np.arange(60) < 10, np.zeros((60, 8, 8), np.bool_)
+    maps[:10, 2:4, 2:4] += 30
+    masks[:10, 2:4, 2:4] = True
+    calibrator = pp.Calibrator()
+    calibrator.update(scores=maps.mean((1, 2)), maps=maps, labels=labels, masks=list(masks))
+    statistics = calibrator.result(resamples=0).statistics
+    assert statistics.map_histogram is not None
+    assert (statistics.map_histogram.total("normal"), statistics.map_histogram.total("anomalous")) == (50, 10)
+    statistics.save(tmp_path / "stats.json")
+    assert pp.Statistics.load(tmp_path / "stats.json") == statistics
+    raw = tmp_path / "raw.onnx"
+    onnx.save(conv_model(), raw)
+    fused = pp.fuse(raw, pp.OneClassPostProcessor(statistics, pixel_sensitivity=0.6))
+    reference = reference_of(fused, of="maps")
+    assert reference.scale == "normalized"
+    # The smallest normalised value of a pixel that the model calls anomalous.
+    cutoff = np.array([fused.provenance.cutoffs["pred_mask"]], np.float32)
+    values = {"raw_score": np.zeros((1, 1), np.float32), "raw_map": cutoff.reshape(1, 1, 1, 1)}
+    found = fused.program.predictions(fused.program.run(values))
+    assert found.anomaly_map.ravel()[0] == np.float32(reference.cutoff)
+    assert found.pred_mask.all()
+    same = pp.drift(statistics, maps[10:].max((1, 2)), of="maps")
+    assert (same.psi, same.drifted, same.of) == (0, False, "maps")
+    assert pp.drift(statistics, maps[10:].max((1, 2)) * 1.5, of="maps").drifted
+    assert "Maps with anomalous pixels" in str(same)
+    without = msgspec.structs.replace(statistics, map_histogram=None)
+    with pytest.raises(StatisticsError, match="holds no histogram of the maps it was calibrated with"):
+        pp.drift(without, [1.0], of="maps")
+    resized = pp.fuse(raw, pp.OneClassPostProcessor(statistics, map_size=(4, 4)))
+    with pytest.raises(SettingsError, match="resizes its maps"):
+        pp.drift(resized, [1.0], of="maps")
+
+
+def test_logs_of_videos(tmp_path: Path, calibrated: pp.Statistics, capsys: pytest.CaptureFixture[str]) -> None:
+    calibrated.save(tmp_path / "stats.json")
+    scores = np.random.default_rng(1).gamma(20, 0.5, 60).astype(np.float32)
+    lines = [json.dumps({"source": "a.mp4", "frame": at, "time": at / 25, "pred_score": float(score), "map_max": None})
+             for at, score in enumerate(scores)]  # fmt: skip
+    log = tmp_path / "frames.jsonl"
+    log.write_text("\n".join([*lines, ""]))
+    expected = pp.drift(calibrated, scores)
+    found = pp.drift(tmp_path / "stats.json", log)
+    assert (found.shape, found.found, found.parts) == (expected.shape, expected.found, expected.parts)
+    log.write_text("\n".join([*lines, '{"source": "a.mp4", "fra']))
+    assert run(["drift", str(tmp_path / "stats.json"), "--scores", str(log)]) == 2
+    assert f"'{log}', line 61: it is no JSON object" in " ".join(capsys.readouterr().err.split())
+    log.write_text("\n".join([*lines, "{}"]))
+    with pytest.raises(DataError, match="line 61: there is no 'pred_score', which the first line has"):
+        pp.drift(tmp_path / "stats.json", log)
+    log.write_text("")
+    with pytest.raises(DataError, match="holds nothing, expected scores"):
+        pp.drift(tmp_path / "stats.json", log)

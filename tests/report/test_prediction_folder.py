@@ -60,10 +60,10 @@ def files_in(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
 
 
-def table(file: Path) -> list[dict[str, str]]:
+def table(file: Path, *further: str) -> list[dict[str, str]]:
     with file.open(newline="") as stream:
         reader = csv.DictReader(stream)
-        assert reader.fieldnames == COLUMNS
+        assert reader.fieldnames == [*COLUMNS, *further]
         return list(reader)
 
 
@@ -81,7 +81,7 @@ def test_everything_is_written_and_true(work: Path, cli, demo_images: np.ndarray
     }
     assert list((work / "out").iterdir()) == [out]
     expected = pp.load(work / "model.xml")(demo_images)
-    rows, record = table(out / "predictions.csv"), json.loads((out / "predictions.json").read_text())
+    rows, record = table(out / "predictions.csv", "map_max"), json.loads((out / "predictions.json").read_text())
     assert done.json["predictions"] == record["predictions"]
     assert record["anomalous_images"] == done.json["anomalous_images"] == 6
     assert record["cutoffs"] == pp.load(work / "model.xml").provenance.cutoffs
@@ -97,6 +97,7 @@ def test_everything_is_written_and_true(work: Path, cli, demo_images: np.ndarray
         assert np.array_equal(pixels_of(out / entry["mask"]), mask.astype(np.uint8) * 255)
         written = pixels_of(out / entry["map"])
         assert written.dtype == np.float32
+        assert np.float32(row["map_max"]) == written.max()
         np.testing.assert_allclose(written, expected.anomaly_map[index, 0], atol=1e-5)
         overlay = pixels_of(out / entry["overlay"])
         assert overlay.shape == (256, 256, 3)
@@ -315,7 +316,7 @@ def test_tables_of_others_are_not_believed(work: Path, cli) -> None:
     (work / "out" / "predictions.csv").write_text("not,ours\n1,2\n")
     assert cli("model.xml", "images/good", "-o", "out", "--force").status == 0
     assert (work / "secret.png").read_text() == "precious"
-    assert len(table(work / "out/predictions.csv")) == 6
+    assert len(table(work / "out/predictions.csv", "map_max")) == 6
 
 
 def test_inputs_are_never_overwritten(work: Path, cli) -> None:
