@@ -96,6 +96,7 @@ def by_hand(frame: np.ndarray, plain: dict[str, np.ndarray], placed: Placement, 
     return [boxes, centres]
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("method", "step", "sizes"), [("letterbox", 1, "64,96"), ("linear", 4, "64,96"), ("letterbox", 2, "H,W")]
 )

@@ -224,6 +224,7 @@ def compare(outputs: Any, row: Row, confidence: Any, raw: dict[str, np.ndarray],
             assert not outputs["scores"][image, count:].any()
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("row", pairwise(FACTORS, allowed), ids=described)
 def test_all_pairs(row: Row) -> None:
     check(row, 1)
