@@ -230,8 +230,10 @@ def test_all_pairs(row: Row) -> None:
     check(row, 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 12))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(2, marks=pytest.mark.slow), *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(3, 12))],
+)
 def test_more_pairs(seed: int) -> None:
     for row in pairwise(FACTORS, allowed, seed):
         check(row, seed)
