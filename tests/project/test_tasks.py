@@ -72,6 +72,7 @@ def test_get_the_raw_file_back(tmp_path: Path, demo_fused_path: Path, capsys: py
     assert (tmp_path / "raw.onnx").read_bytes() == Path(RAW).read_bytes()
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -111,6 +112,7 @@ def test_statistics_of_anomalib(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert pp.Statistics.load(tmp_path / "stats.json").image.threshold == 14
 
 
+@pytest.mark.slow
 def test_quantise_without_flipping_a_label(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("nncf")
     given = ("--data", IMAGES, "--budget", 0.05)
