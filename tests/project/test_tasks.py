@@ -155,6 +155,7 @@ def test_a_classifier_that_knows_what_it_does_not_know(capsys: pytest.CaptureFix
     assert pp.open("model.xml").provenance.parameters["unknown_below"] == found["unknown_below"]
 
 
+@pytest.mark.slow
 def test_compare_two_benchmarks(demo_fused_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timed = ("--seconds", 0.2, "--no-memory", "--inference-precision", "f32", "--against", "host-numpy")
     for name in ("before", "after"):
