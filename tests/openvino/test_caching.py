@@ -40,6 +40,7 @@ def same(found: pp.Predictions, expected: pp.Predictions) -> bool:
     return all(np.array_equal(found[name], expected[name]) for name in FIELDS)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("mode", ["latency", "throughput"])
 @pytest.mark.parametrize("precision", ["f32", "bf16", None])
 def test_same_predictions_in_the_same_precisions(

@@ -96,6 +96,7 @@ def test_other_element_types(dtype: type) -> None:
         assert report.postprocessing_flips == 0
 
 
+@pytest.mark.sample(every=9)
 @pytest.mark.parametrize("settings", [{"normalize": False}, {"threshold": False}, {"on_nan": "normal"}], ids=str)
 @pytest.mark.parametrize("shapes", [{"s": ["N"]}, {"m": ["N", "H", "W"]}, {"m": ["N", "H", "W", 1]}], ids=str)
 def test_every_form_converts(settings: dict, shapes: dict) -> None:

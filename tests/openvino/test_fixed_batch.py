@@ -49,6 +49,7 @@ def test_every_input_with_the_batch() -> None:
     assert report.drift_flips == 0
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("kind", ["plain", "frames", "f16"])
 def test_verbs_take_it(tmp_path: Path, demo_fused_path: Path, demo_images: np.ndarray, kind: str) -> None:
     frames = pp.Preprocessing(dtype="u8", scale=(255,), resize="bilinear_pillow") if kind == "frames" else None

@@ -52,6 +52,7 @@ def camera(fused: Any, coordinates: str = "frame", **settings: Any) -> Any:
     return pp.convert(fused, preprocessing=pp.Preprocessing(**asked, box_coordinates=coordinates))
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("form", [{}, {"pack": True}, {"names": "efficient-nms"}], ids=["own", "packed", "tensorrt"])
 @pytest.mark.parametrize("method", ["letterbox", "linear"])
 def test_boxes_are_in_pixels_of_the_frame(method: str, form: dict[str, Any]) -> None:
@@ -91,6 +92,7 @@ def test_key_points_move_with_their_boxes(precision: str) -> None:
         assert not found["keypoints"][~shown].any()
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("settings", [{}, {"frame_size": (120, 80)}, {"resize": "cubic", "channel_order": "BGR"}])
 def test_verify_run_retune_and_save(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

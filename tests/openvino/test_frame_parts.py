@@ -96,6 +96,7 @@ def by_hand(frame: np.ndarray, plain: dict[str, np.ndarray], placed: Placement, 
     return [boxes, centres]
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("method", "step", "sizes"), [("letterbox", 1, "64,96"), ("linear", 4, "64,96"), ("letterbox", 2, "H,W")]
 )
@@ -134,6 +135,7 @@ def test_regions_and_centroids(method: str, step: int, sizes: str, tmp_path: Pat
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("settings", [{}, {"frame_size": (80, 120)}])
 def test_run_draws_regions_of_letterboxed_frames(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -77,6 +77,7 @@ def check_images(path: Path, images: np.ndarray, *, as_bytes: bool, **configurat
     return labels
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("shape", [None, (1, 3, 256, 256)], ids=["batch open", "batch of one"])
 @pytest.mark.parametrize("feeding", [RGB_TO_1, FLOATS], ids=["uint8 BGR", "float32 RGB"])
 def test_decisions_on_the_demo_model(
@@ -87,6 +88,7 @@ def test_decisions_on_the_demo_model(
     assert labels.count(True) == labels.count(False) == 6
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("weights", ["f32", "f16"])
 def test_decisions_on_brick(brick: Path, tmp_path: Path, weights: str) -> None:
     post = pp.OneClassPostProcessor(pp.Statistics.load(brick / "stats.json"))

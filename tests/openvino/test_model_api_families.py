@@ -101,6 +101,7 @@ def pooled(shape: list[Any], end: str = "y = Identity(logits)") -> onnx.ModelPro
     return raw
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("end", ["y = Identity(logits)", "y = Softmax(logits)"])
 def test_a_classifier(end: str, tmp_path: Path) -> None:
     outputs = ("probabilities", "pred_class", "top_classes", "top_probs")

@@ -23,6 +23,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 )
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("options", [{}, {"confidence": (0.3, 0.4, 0.5)}, {"loop_free": True}, {"candidates": 400}])
 @pytest.mark.parametrize("blocks", [False, True])
 def test_detectors(options: dict[str, Any], blocks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,7 @@ def test_runner(adjustable: Path, file: str) -> None:
         pp.load(fixed(STATS, 0.5, 0.5)).set_thresholds(image_sensitivity=0.3)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("on_nan", ["anomalous", "normal"])
 @pytest.mark.parametrize("opset", [9, 11, 13, 18])
 def test_numbers_that_are_not_finite(opset: int, on_nan: str, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_ports(name: str, written: dict[str, Path]) -> None:
     assert ("--pixel-sensitivity" in commands) == (adjustable and "pred_mask" in found)
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=9)
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "device" not in case.converting])
 def test_python_program(name: str, written: dict[str, Path], tmp_path: Path) -> None:
     """As it stands, and on inputs of one's own: it gives what our session gives."""
@@ -265,7 +265,7 @@ def cpp_setup() -> tuple[str, list[str], Path]:
 CPP = ("the mask only", "for an NPU", "raw outputs")
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CPP)
 def test_cpp_program_compiles(name: str, written: dict[str, Path], tmp_path: Path) -> None:
     compiler, flags, _ = cpp_setup()

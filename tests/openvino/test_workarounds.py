@@ -139,7 +139,7 @@ def check_converted(model: onnx.ModelProto, images: np.ndarray, **options: str) 
     return artifact
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=11)
 @pytest.mark.parametrize("body", SUMS.values(), ids=SUMS)
 @pytest.mark.parametrize(("opset", "batch", "count"), [(18, "N", 3), (15, "N", 1), (18, "3", 3), (15, "1", 1)])
 def test_constants_behind_a_product(body: str, opset: int, batch: str, count: int) -> None:

@@ -67,6 +67,7 @@ def copies(shape: list[Any], batch: Any = "N") -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("task", list(FAMILIES))
 def test_chosen_outputs_are_those_of_all(task: str) -> None:
     shape, post, choices, _ = FAMILIES[task]
@@ -87,6 +88,7 @@ def test_chosen_outputs_are_those_of_all(task: str) -> None:
             assert report.postprocessing_exact, report.failures
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("task", list(FAMILIES))
 def test_on_the_command_line(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shape, _, choices, options = FAMILIES[task]

@@ -182,7 +182,7 @@ def layouts_of(post: pp.PostProcessor) -> tuple[str, ...]:
 CASES = [(post, layout) for post in POSTS for layout in layouts_of(post)]
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=7)
 @pytest.mark.parametrize("weights", ["f32", "f16"])
 @pytest.mark.parametrize(
     ("post", "layout"), CASES, ids=lambda each: each if isinstance(each, str) else type(each).__name__

@@ -118,6 +118,7 @@ def test_twins_agree_on_any_logits(tails: list[tuple[pp.ClassificationPostProces
     check()
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("classes", "layout", "batch"),
     [(4, "NC", "N"), (4, "NHWC", 1), (4, "NCHW", "N"), (2, "NC", 3), (1, "NC", "N"), (1000, "NHWC", "N")],

@@ -33,6 +33,7 @@ def pose(numbers: int) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray, 
     return (raw,), corners(boxes), scores, points
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("every_class", [False, True])
 @pytest.mark.parametrize("numbers", [2, 3])
 def test_key_points_of_yolo(numbers: int, every_class: bool) -> None:
@@ -70,6 +71,7 @@ def shapes() -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray, np.ndarray
     return (raw, prototypes.astype(F32)), corners(boxes), scores, logits
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("form", ["xyxy", "xywh"])
 def test_masks_lie_in_their_boxes(form: Any) -> None:
     raw, boxes, scores, logits = shapes()
@@ -113,6 +115,7 @@ def test_fewer_detections_with_masks_by_default() -> None:
     ] == [300, 100, 20]  # fmt: skip
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("form", ["xyxy", "cxcywh"])
 @pytest.mark.parametrize("head", ["blazeface", "centerface"])
 def test_key_points_of_faces(head: str, form: Any) -> None:
@@ -159,6 +162,7 @@ def test_impossible_key_points(options: dict[str, Any], message: str) -> None:
         pp.fuse(detector((11, CELLS)), pp.DetectionPostProcessor(head="yolov8-pose", **options))
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("background", ["first", "last", "none"])
 def test_anchors_that_are_given(background: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)

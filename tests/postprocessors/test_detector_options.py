@@ -224,13 +224,16 @@ def compare(outputs: Any, row: Row, confidence: Any, raw: dict[str, np.ndarray],
             assert not outputs["scores"][image, count:].any()
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("row", pairwise(FACTORS, allowed), ids=described)
 def test_all_pairs(row: Row) -> None:
     check(row, 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 12))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(2, marks=pytest.mark.slow), *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(3, 12))],
+)
 def test_more_pairs(seed: int) -> None:
     for row in pairwise(FACTORS, allowed, seed):
         check(row, seed)

@@ -74,6 +74,7 @@ def classifies(row: Row) -> bool:
     )
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("row", pairwise(CLASSIFIERS, classifies), ids=described)
 def test_classifiers(row: Row) -> None:
     count, each = row["classes"], tuple(np.linspace(0.2, 0.6, row["classes"]).tolist())
@@ -133,6 +134,7 @@ def segments(row: Row) -> bool:
     )
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("row", pairwise(SEGMENTERS, segments), ids=described)
 def test_segmentation_models(row: Row) -> None:
     count, batch = 3 if row["kind"] == "logits" else 1, 2 if row["batch"] == "N" else row["batch"]
@@ -194,6 +196,7 @@ REGIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("row", pairwise(REGIONS), ids=described)
 def test_regions(row: Row) -> None:
     sizes = {"N": row["batch"], "C": 1, "H": 40, "W": 56}
@@ -250,6 +253,7 @@ SEQUENCES: dict[str, Any] = {
 }
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("row", pairwise(SEQUENCES), ids=described)
 def test_sequences(row: Row) -> None:
     batch, times, classes = 2 if row["batch"] == "N" else row["batch"], 9, 4

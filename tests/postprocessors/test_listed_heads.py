@@ -25,7 +25,7 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
         assert np.array_equal(found[name], array), name
 
 
-@pytest.mark.sample(every=2)
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("head", OUTPUTS)
 def test_every_runtime_returns_what_the_model_lists(head: str) -> None:
     proto, most = listed_detector(head), 6

@@ -62,6 +62,7 @@ def turned() -> tuple[tuple[np.ndarray, ...], onnx.ModelProto]:
     return raw, proto
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("options", [{}, {"class_aware": False}, {"every_class": True}, {"candidates": 20}])
 def test_both_runtimes_keep_the_boxes_of_the_reference(options: dict[str, Any]) -> None:
     raw, proto = turned()

@@ -84,6 +84,7 @@ def test_mask_dtypes(dtype: str, opset: int, runtime: str) -> None:
     assert np.array_equal(post({"anomaly_map": feeds["image"]}).pred_mask, found["pred_mask"])
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
@@ -248,7 +249,7 @@ def test_models_that_cannot_take_a_form() -> None:
         pp.fuse(score_and_map(opset=9), pp.OneClassPostProcessor(STATS, map_size=(5, 5)))
 
 
-@pytest.mark.sample(every=7)
+@pytest.mark.sample(every=13)
 @pytest.mark.parametrize("settings_", [{}, {"pack": True}, {"outputs": ("pred_mask",)}], ids=["all", "packed", "mask"])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "open"])

@@ -39,7 +39,7 @@ def maps() -> np.ndarray:
     return images
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=6)
 @pytest.mark.parametrize(
     "options",
     [
@@ -80,6 +80,7 @@ def test_artifacts_return_the_regions_of_their_mask(maps: np.ndarray, options: d
                 assert not area or score in [np.float32(numbers[labels == label].max()) for label in same]
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("name", ["fused.onnx", "model.xml"])
 def test_retuned_and_converted_again(maps: np.ndarray, tmp_path: Path, name: str) -> None:
     fused = pp.fuse(raw(), pp.OneClassPostProcessor(STATS, regions=K))
@@ -91,6 +92,7 @@ def test_retuned_and_converted_again(maps: np.ndarray, tmp_path: Path, name: str
         assert np.array_equal(found[output], wanted[output])
 
 
+@pytest.mark.slow
 def test_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     model, stats, images = (str(DEMO / name) for name in ("raw.onnx", "stats.json", "images"))

@@ -44,6 +44,7 @@ def test_custom_step(tmp_path: Path) -> None:
     assert found["retuned_cutoffs"]["pred_mask"] > found["cutoffs"]["pred_mask"]
 
 
+@pytest.mark.slow
 def test_classification(tmp_path: Path) -> None:
     found = load("classification").main(tmp_path)
     check(found)
@@ -70,6 +71,7 @@ def test_segmentation(tmp_path: Path) -> None:
     assert pictures(tmp_path) == 4
 
 
+@pytest.mark.slow
 def test_regions(tmp_path: Path) -> None:
     found = load("regions").main(tmp_path)
     assert found["verified"]

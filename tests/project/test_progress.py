@@ -83,6 +83,7 @@ def test_stream_tells_a_function(demo_fused_path: Path) -> None:
     assert len(done) == 12
 
 
+@pytest.mark.slow
 def test_quantising_in_a_terminal() -> None:
     pytest.importorskip("nncf")
     code = f"""

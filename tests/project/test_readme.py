@@ -80,6 +80,7 @@ def test_readme_is_short() -> None:
     assert len(README.split()) <= 1000
 
 
+@pytest.mark.slow
 def test_command_line_page(work: Path) -> None:
     lines = command_lines(PAGES["command-line"])
     assert {each[0] for each in lines} == {command.name for command in COMMANDS} - {"demo", "ci", "fleet"}
@@ -88,6 +89,7 @@ def test_command_line_page(work: Path) -> None:
     assert (work / "raw_again.onnx").read_bytes() == (work / "raw.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_python_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     for code in blocks("python", PAGES["python"]):

@@ -72,6 +72,7 @@ def test_get_the_raw_file_back(tmp_path: Path, demo_fused_path: Path, capsys: py
     assert (tmp_path / "raw.onnx").read_bytes() == Path(RAW).read_bytes()
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -111,6 +112,7 @@ def test_statistics_of_anomalib(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert pp.Statistics.load(tmp_path / "stats.json").image.threshold == 14
 
 
+@pytest.mark.slow
 def test_quantise_without_flipping_a_label(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("nncf")
     given = ("--data", IMAGES, "--budget", 0.05)
@@ -153,6 +155,7 @@ def test_a_classifier_that_knows_what_it_does_not_know(capsys: pytest.CaptureFix
     assert pp.open("model.xml").provenance.parameters["unknown_below"] == found["unknown_below"]
 
 
+@pytest.mark.slow
 def test_compare_two_benchmarks(demo_fused_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timed = ("--seconds", 0.2, "--no-memory", "--inference-precision", "f32", "--against", "host-numpy")
     for name in ("before", "after"):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import pp_graph as pp
@@ -90,6 +91,7 @@ def test_nothing_global_changes(tmp_path: Path) -> None:
     assert {name: list(logging.getLogger(name).filters) for name in filters} == filters
 
 
+@pytest.mark.slow
 def test_threads_that_import_everything_at_once(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from tests.project.test_threads import in_threads; print(*in_threads(Path(sys.argv[1])))"
     found = subprocess.run(
