@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pp_graph.data.image_pixels import LARGE_PIXELS, image_pixels
 from pp_graph.errors import DataError
 from pp_graph.urls import UrlPath
 
@@ -43,7 +44,6 @@ _SYSTEM_FILES: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _ORIENTATION: Final = 0x0112
 _SIDEWAYS: Final = (5, 6, 7, 8)
 _pillow_limit = threading.Lock()
-_LARGE_PIXELS: Final = 1 << 24
 _large_image = threading.Lock()
 
 
@@ -242,7 +242,14 @@ class Decoded:
     frames: int = 1
 
 
-def decode(file: Path, channels: int, size: tuple[int, int] | None, max_pixels: int | None = MAX_PIXELS) -> Decoded:
+def decode(
+    file: Path,
+    channels: int,
+    size: tuple[int, int] | None,
+    max_pixels: int | None = MAX_PIXELS,
+    *,
+    letterbox: bool = False,
+) -> Decoded:
     """Decode an image.
 
     Args:
@@ -250,83 +257,26 @@ def decode(file: Path, channels: int, size: tuple[int, int] | None, max_pixels: 
         channels: 1 for gray, otherwise RGB.
         size: Width and height to resize to (bilinear); None keeps the image's own.
         max_pixels: Refuse larger images; None for no limit.
+        letterbox: Resize without changing the aspect ratio, and fill the rest with gray.
 
     Raises:
         DataError: The file cannot be decoded, is too large, or holds numbers beyond 16 bits.
     """
-    mode = "L" if channels == 1 else "RGB"
     with _one_large_image(file, max_pixels), opened_image(file, max_pixels) as opened:
         lost_depth = _has_16_bit_colours(opened)
         frames = getattr(opened, "n_frames", 1)
         image, turned = upright(opened)
-        if image.mode == "F" or image.mode.startswith("I"):
-            return Decoded(_deep_pixels(image, file, channels, size), turned, lost_depth=False, frames=frames)
-        return Decoded(resized_pixels(image, mode, size), turned, lost_depth, frames)
-
-
-def resized_pixels(image: Image, mode: str, size: tuple[int, int] | None) -> Array:
-    """Return the pixels of an image of 8 bits a channel, uint8 (H,W,C).
-
-    Args:
-        image: The image.
-        mode: `L` for gray, or `RGB`.
-        size: Width and height to resize to (bilinear); None keeps the image's own.
-    """
-    from PIL import Image
-
-    # Resizing a gray image before it becomes RGB gives the same pixels in a third of the memory.
-    converted = image if image.mode in ("L", mode) else image.convert(mode)
-    if size is not None and converted.size != size:
-        converted = converted.resize(size, Image.Resampling.BILINEAR)
-    pixels = _pixels(converted if converted.mode == mode else converted.convert(mode))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _pixels(image: Image) -> Array:
-    """Return the pixels of an image of 8 bits a channel; for a large one in strips, because Pillow makes two copies."""
-    rows = max(1, _LARGE_PIXELS // max(1, image.width))
-    if image.height <= rows:
-        return np.asarray(image, np.uint8)
-    bands = len(image.getbands())
-    pixels = np.empty((image.height, image.width, *([bands] if bands > 1 else [])), np.uint8)
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
-    return pixels
+        pixels = image_pixels(image, channels, size, letterbox=letterbox, what=f"Image '{file}'")
+        return Decoded(pixels, turned, lost_depth and pixels.dtype == np.uint8, frames)
 
 
 @contextmanager
 def _one_large_image(file: Path, max_pixels: int | None) -> Iterator[None]:
     """Let only one thread decode a large image at a time, because each takes its decoded size."""
     with opened_image(file, max_pixels) as image:
-        large = image.size[0] * image.size[1] > _LARGE_PIXELS
+        large = image.size[0] * image.size[1] > LARGE_PIXELS
     with _large_image if large else nullcontext():
         yield
-
-
-def _deep_pixels(image: Image, file: Path, channels: int, size: tuple[int, int] | None) -> Array:
-    """Return the pixels of an image with one channel of more than 8 bits, uint16 (H,W,C)."""
-    from PIL import Image
-
-    values = np.asarray(image)
-    if image.mode == "F" or (values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65535):
-        raise DataError(
-            f"Image '{file}' has pixels of more than 16 bits (mode {image.mode}), expected 8 or 16. Scale it, or give "
-            "float arrays in an .npz."
-        )
-    if size is not None and image.size != size:
-        # Pillow resizes rows first, and these in float32. Strips of rows give the same numbers in less memory.
-        rows = max(1, _LARGE_PIXELS // image.width)
-        strips = [
-            np.asarray(
-                Image.fromarray(strip.astype(np.float32)).resize((size[0], len(strip)), Image.Resampling.BILINEAR)
-            )
-            for strip in (values[top : top + rows] for top in range(0, len(values), rows))
-        ]
-        scaled = Image.fromarray(np.concatenate(strips)).resize(size, Image.Resampling.BILINEAR)
-        values = np.round(np.asarray(scaled))
-    pixels = np.clip(values, 0, 65535).astype(np.uint16)[..., None]
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 1 if channels == 1 else 3)))
 
 
 def _has_16_bit_colours(image: Image) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,10 @@ import numpy as np
 
 from pp_graph.data.fitting import fit, image_shape, scale_pixels
 from pp_graph.data.image_batches import Array, Images, unfed
-from pp_graph.data.image_files import MAX_PIXELS, SeenFiles, broken_images, decode, resized_pixels
+from pp_graph.data.image_files import MAX_PIXELS, SeenFiles, broken_images, decode
+from pp_graph.data.image_pixels import image_pixels
 from pp_graph.errors import DataError
 from pp_graph.model import image_input
-from pp_graph.preprocessing.placement import PADDING, letterbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +91,7 @@ class PictureImages(_ResizedImages):
         assert self.pictures is not None
         channels, size = self._size(wanted)
         picture = Image.fromarray(self.pictures[index])
-        pixels = resized_pixels(picture, "L" if channels == 1 else "RGB", None if self.letterbox else size)
-        return scale_pixels(_letterboxed(pixels, size) if self.letterbox and size is not None else pixels, wanted)
+        return scale_pixels(image_pixels(picture, channels, size, letterbox=self.letterbox), wanted)
 
 
 class FileImages(_ResizedImages):
@@ -178,9 +176,7 @@ class FileImages(_ResizedImages):
     def _load(self, index: int, wanted: ModelInput) -> Array:
         file = self._decodable[index]
         channels, size = self._size(wanted)
-        decoded = decode(file, channels, None if self.letterbox else size, self.max_pixels)
-        if self.letterbox and size is not None:
-            decoded = dataclasses.replace(decoded, pixels=_letterboxed(decoded.pixels, size))
+        decoded = decode(file, channels, size, self.max_pixels, letterbox=self.letterbox)
         if decoded.lost_depth and wanted.dtype == "uint16":
             raise DataError(
                 f"Image '{file}' has colours of 16 bits, of which Pillow reads 8, expected gray for input "
@@ -196,9 +192,3 @@ class FileImages(_ResizedImages):
             return scale_pixels(decoded.pixels, wanted)
         except DataError as error:
             raise DataError(f"Image '{file}': {error}") from error
-
-
-def _letterboxed(pixels: Array, size: tuple[int, int]) -> Array:
-    """Letterbox an image (H,W,C) of uint8 or uint16 to a width and height."""
-    kind = "u8" if pixels.dtype == np.uint8 else "u16"
-    return np.asarray(np.rint(letterbox(pixels[None], size[1], size[0], PADDING[kind])[0]), pixels.dtype)

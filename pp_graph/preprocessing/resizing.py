@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 Array = npt.NDArray[Any]
 _Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
@@ -39,6 +39,34 @@ def resize(frames: Array, height: int, width: int, method: str) -> npt.NDArray[n
     for axis, size in ((1, height), (2, width)):
         resized = _weighted(resized, axis, *taps(resized.shape[axis], size))
     return resized.astype(np.float32)
+
+
+def resized_strips(
+    read: Callable[[int, int], Array], frame: tuple[int, int], height: int, width: int, method: str, pixels: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Resize a frame that is too large to be in memory as floats, strip by strip, to the numbers of `resize`.
+
+    Args:
+        read: Returns rows of the frame, (rows,W,C), given the first and the one after the last.
+        frame: Height and width of the frame.
+        height: New height in pixels.
+        width: New width in pixels.
+        method: A key of `RESIZES`.
+        pixels: Number of the frame's pixels to read at a time; at least those for one new row.
+
+    Yields:
+        Strips of the new frame from the top, (rows,width,C), not rounded to integers.
+    """
+    taps = RESIZES[method]
+    indices, weights = taps(frame[0], height)
+    across = taps(frame[1], width)
+    step = max(1, height * pixels // (max(frame[0], height) * frame[1]))
+    for start in range(0, height, step):
+        part = indices[start : start + step]
+        first = int(part.min())
+        rows = read(first, int(part.max()) + 1)
+        strip = _weighted(rows, 0, part - first, weights[start : start + step])
+        yield _weighted(strip, 1, *across).astype(np.float32)
 
 
 def _weighted(array: Array, axis: int, indices: Array, weights: Array) -> Array:

@@ -13,7 +13,8 @@ import numpy as np
 from pp_graph.data import Images, ImageSource, choose_batch_size, open_images
 from pp_graph.data.fitting import image_shape
 from pp_graph.data.image_batches import Array
-from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, match_files, resized_pixels, upright
+from pp_graph.data.image_files import IMAGE_ENDINGS, MAX_PIXELS, match_files, upright
+from pp_graph.data.image_pixels import image_pixels
 from pp_graph.data.images import ArrayImages
 from pp_graph.data.resized_images import FileImages, PictureImages
 from pp_graph.errors import DataError
@@ -200,9 +201,9 @@ def _as_array(given: Any, inputs: Sequence[ModelInput]) -> Array:
     if not _is_picture(given):
         return np.asarray(given)
     image, main = upright(given)[0], image_input(inputs)
-    mode = None if main is None or _rank(main) != _IMAGE_RANK else {1: "L", 3: "RGB"}.get(image_shape(main)[0])
+    channels = None if main is None or _rank(main) != _IMAGE_RANK else image_shape(main)[0]
     deep = image.mode == "F" or image.mode.startswith("I")
-    return np.asarray(image) if mode is None or deep else resized_pixels(image, mode, None)
+    return np.asarray(image) if channels not in (1, 3) or deep else image_pixels(image, channels, None)
 
 
 def _from_arrays(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +16,7 @@ import pp_graph as pp
 from pp_graph.cli import run as pp_graph
 from pp_graph.errors import OpsetError, PostProcessorError
 from pp_graph.program import check_packed
-from tests.models import STATS, from_text, identity_model, run, run_openvino, score_and_map
+from tests.models import STATS, conv_model, from_text, identity_model, run, run_openvino, score_and_map
 
 DEMO = Path(pp.__file__).parent / "demo/data"
 DEMO_STATS = pp.Statistics.load(DEMO / "stats.json")
@@ -40,6 +41,23 @@ def raw_values(shapes: dict[str, list], seed: int = 0) -> dict[str, np.ndarray]:
     }
     feeds["heat"].ravel()[:3] = [np.nan, np.inf, -np.inf]
     return feeds
+
+
+def test_opencv_reads_the_packed_output(tmp_path: Path) -> None:
+    model = conv_model()
+    for port in (*model.graph.input, *model.graph.output):
+        for axis, size in zip(port.type.tensor_type.shape.dim, (1, None, 16, 16), strict=False):
+            axis.dim_value = size or axis.dim_value
+    path = pp.fuse(model, pp.OneClassPostProcessor(STATS, pack=True)).save(tmp_path / "fused.onnx")
+    name, channels = model.graph.input[0].name, model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    image = np.random.default_rng(0).random((1, channels, 16, 16), np.float32)
+    network = cv2.dnn.readNetFromONNX(str(path))
+    network.setInput(image, name)
+    expected = run(onnx.load(path), {name: image})["predictions"]
+    found = network.forward("predictions")
+    assert np.array_equal(found[..., 2:], expected[..., 2:])
+    assert set(np.unique(expected[..., 3])) == {0, 1}
+    assert np.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -165,11 +165,11 @@ class Shaping(Writer):
 
     def unsqueeze(self, a: ir.Value, axes: Sequence[int]) -> ir.Value:
         """Insert axes of size 1 at these positions of the result, ascending."""
-        before = self.shape_of(a)
-        shape: list[int | str | None] = list(before or ())
-        for axis in axes:
-            shape.insert(axis, 1)
-        return self._reshaped("Unsqueeze", a, axes, None if before is None else shape)
+        for axis in axes:  # one at a time, because OpenCV's dnn inserts no more at once
+            before = self.shape_of(a)
+            shape = None if before is None else (*before[:axis], 1, *before[axis:])
+            a = self._reshaped("Unsqueeze", a, axis, shape)
+        return a
 
     def repeated(self, a: ir.Value, axis: int, count: int, *, rank: int) -> ir.Value:
         """Repeat a value of this rank along an axis of size 1."""
@@ -181,16 +181,14 @@ class Shaping(Writer):
     def squeeze(self, a: ir.Value, axis: int) -> ir.Value:
         """Remove an axis of size 1."""
         before = self.shape_of(a)
-        return self._reshaped("Squeeze", a, (axis,), before and [*before[:axis], *before[axis + 1 :]])
+        return self._reshaped("Squeeze", a, axis, before and [*before[:axis], *before[axis + 1 :]])
 
-    def _reshaped(
-        self, kind: str, a: ir.Value, axes: Sequence[int], shape: Sequence[int | str | None] | None
-    ) -> ir.Value:
+    def _reshaped(self, kind: str, a: ir.Value, axis: int, shape: Sequence[int | str | None] | None) -> ir.Value:
         known = None if shape is None else tuple(shape)
         dtype = self.dtype_of(a) or np.dtype(np.float32)
         if self.opset < _UNSQUEEZE_AXES_ARE_INPUTS:
-            return self.node(kind, [a], {"axes": list(axes)}, dtype, known)
-        return self.node(kind, [a, self.constant(tuple(axes), "axes")], {}, dtype, known)
+            return self.node(kind, [a], {"axes": [axis]}, dtype, known)
+        return self.node(kind, [a, self.constant((axis,), "axes")], {}, dtype, known)
 
 
 def _longer(dim: int | str | None, places: int) -> int | None:
