@@ -137,8 +137,13 @@ class UrlPath(_Base):
     def _is(self, kind: int) -> bool:
         try:
             return stat.S_IFMT(self.stat().st_mode) == kind
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            raise DataError(
+                f"'{self.url}' cannot be reached: {first_line(error)}. Expected access to it. Check the address, "
+                "and the store's credentials, such as AWS_ACCESS_KEY_ID."
+            ) from error
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Return True for a file or folder."""
@@ -222,8 +227,10 @@ def copy_file(path: UrlPath, folder: Path) -> Path:
             system.get(remote, str(folder / path.name))
             for form in _BESIDE_MODELS:
                 other = path.with_name(form.format(stem=path.stem, name=path.name))
-                if other.is_file():
-                    system.get(other._at()[1], str(folder / other.name))
+                # Stores may deny access to what does not exist.
+                with contextlib.suppress(DataError):
+                    if other.is_file():
+                        system.get(other._at()[1], str(folder / other.name))
     except OSError as error:
         raise DataError(
             f"'{path.url}' cannot be read: {first_line(error)}. Expected a file. Check the URL and your access to it."

@@ -116,3 +116,15 @@ def save_scenes(
         painted(scene, size).save(folder / f"{index:02}.png")
         scenes.append(scene)
     return scenes
+
+
+def save_boxes(folder: Path, scenes: list[dict[int, tuple[int, float]]], above: float = 0.6) -> None:
+    """Save YOLO's texts of the squares that are brighter than that."""
+    for index, scene in enumerate(scenes):
+        lines = []
+        for cell, (color, brightness) in scene.items():
+            if brightness > above:
+                box = CORNERS[cell]
+                numbers = np.concatenate([(box[:2] + box[2:]) / 2, box[2:] - box[:2]]) / [WIDTH, HEIGHT, WIDTH, HEIGHT]
+                lines.append(f"{color} {' '.join(map(str, numbers))}")
+        (folder / f"{index:02}.txt").write_text("\n".join(lines))

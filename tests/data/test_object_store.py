@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import pp_graph as pp
+from tests.cell_detector import cells, save_boxes, save_scenes
 from tests.conftest import DEMO, ROOT
 
 pytestmark = [
@@ -96,6 +98,26 @@ def test_calibrate(environment: dict[str, str], data: str, tmp_path: Path) -> No
     assert (tmp_path / "workers.json").read_bytes() == (tmp_path / "here.json").read_bytes()
 
 
+def test_calibrate_a_detector(environment: dict[str, str], tmp_path: Path) -> None:
+    import s3fs
+
+    data = tmp_path / "cells"
+    scenes = save_scenes(data / "images", 8)
+    save_boxes(data / "images", scenes)
+    pp.fuse(cells(), pp.DetectionPostProcessor(head="yolov8", confidence=0.5)).save(data / "detector.onnx")
+    system = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=environment["AWS_ENDPOINT_URL"])
+    for file in data.rglob("*.*"):
+        system.pipe(f"plant-7/cells/{file.relative_to(data)}", file.read_bytes())
+    for name, base, more in (
+        ("here", str(data), []),
+        ("store", f"{BUCKET}/cells", []),
+        ("workers", f"{BUCKET}/cells", ["--workers", "2", "--batch", "2"]),
+    ):
+        given = ["--data", f"{base}/images", "--boxes", f"{base}/images", "-o", str(tmp_path / f"{name}.json")]
+        called(environment, "calibrate", f"{base}/detector.onnx", *given, *more)
+        assert (tmp_path / f"{name}.json").read_bytes() == (tmp_path / "here.json").read_bytes()
+
+
 def test_run(environment: dict[str, str], demo_ir_path: Path, tmp_path: Path) -> None:
     called(environment, "run", str(demo_ir_path), str(DEMO / "images"), "-o", str(tmp_path / "here"))
     for name, more in (("store", []), ("workers", ["--workers", "2"])):
@@ -114,5 +136,6 @@ def test_errors_name_the_url(environment: dict[str, str], tmp_path: Path) -> Non
         {**denied, "AWS_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"], "AWS_EC2_METADATA_DISABLED": "true"},
         "calibrate", f"{BUCKET}/raw.onnx", "--data", f"{BUCKET}/images", *out, status=2,
     )  # fmt: skip
-    assert "s3://plant-7" in " ".join(refused.split())
+    assert f"{BUCKET}/images' cannot be reached" in " ".join(refused.split())
+    assert "credentials" in refused
     assert "Traceback" not in missing + absent + refused

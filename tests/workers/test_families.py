@@ -17,7 +17,7 @@ from pp_graph.calibration import calibrate_classifier, calibrate_detector
 from pp_graph.cli import run
 from pp_graph.report import write_predictions
 from pp_graph.workers import open_client
-from tests.cell_detector import COLORS, CORNERS, cells, save_scenes
+from tests.cell_detector import COLORS, cells, save_boxes, save_scenes
 from tests.classifiers import classifier
 from tests.models import from_text
 from tests.recognisers import CHARACTERS, recogniser
@@ -59,15 +59,10 @@ class Killer:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of coloured squares: in `images` with YOLO's texts, and by their first colour in `sorted`."""
     folder = tmp_path_factory.mktemp("scenes")
-    for index, scene in enumerate(save_scenes(folder / "images", 24)):
+    scenes = save_scenes(folder / "images", 24)
+    save_boxes(folder / "images", scenes)
+    for index, scene in enumerate(scenes):
         name = f"{index:02}"
-        lines = []
-        for cell, (color, brightness) in scene.items():
-            if brightness > 0.6:
-                box = CORNERS[cell]
-                numbers = np.concatenate([(box[:2] + box[2:]) / 2 / [96, 64], (box[2:] - box[:2]) / [96, 64]])
-                lines.append(f"{color} {' '.join(map(str, numbers))}")
-        (folder / "images" / f"{name}.txt").write_text("\n".join(lines))
         kind = next((COLORS[color] for color, _ in scene.values()), "none")
         (folder / "sorted" / kind).mkdir(parents=True, exist_ok=True)
         exif = Image.Exif()
