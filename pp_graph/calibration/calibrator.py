@@ -92,8 +92,8 @@ class Calibrator:
         self._ignore_nonfinite = ignore_nonfinite
         self._scores: list[npt.NDArray[np.float32]] = []
         self._labels: list[npt.NDArray[np.int8]] = []
-        self._maxima: list[tuple[float, int]] = []
-        """Largest finite value of each map, and the label of its image."""
+        self._maxima: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]] = []
+        """Largest finite value of each map, NaN for none, and the labels of these images, by batch."""
         self._pixels: Pass = FirstPass()
         self._sketch = self._plans["pixel"].threshold.new_sketch()
         self._pixel_count = 0
@@ -135,10 +135,13 @@ class Calibrator:
         self._scores.append(batch.scores)
         self._labels.append(batch.labels)
         self._dropped["image"] += batch.dropped_scores
-        for index in range(len(batch.scores)) if batch.maps is not None else ():
-            self._add_map(batch, index)
+        if batch.maps is not None:
+            largest = np.array([self._add_map(batch, index) for index in range(len(batch.scores))], np.float32)
+            if self._first is None:
+                self._maxima.append((largest, batch.labels))
 
-    def _add_map(self, batch: Batch, index: int) -> None:
+    def _add_map(self, batch: Batch, index: int) -> float:
+        """Count the pixels of a map, and return its largest finite value, NaN for none."""
         assert batch.maps is not None
         anomaly_map, mask = batch.maps[index], batch.masks[index]
         self._without_mask += mask is None
@@ -150,12 +153,11 @@ class Calibrator:
             finite = np.isfinite(anomaly_map)
             anomaly_map = anomaly_map[finite]
             mask = mask[finite] if isinstance(mask, np.ndarray) else mask
-        if anomaly_map.size and self._first is None:
-            self._maxima.append((float(anomaly_map.max()), int(batch.labels[index])))
         self._pixel_count += anomaly_map.size
         self._pixels.update(anomaly_map, mask)
         if self._sketch is not None and mask is not None and mask is not True:
             self._sketch.update(anomaly_map.reshape(-1) if mask is False else anomaly_map[~mask])
+        return float(anomaly_map.max()) if anomaly_map.size else np.nan
 
     def empty(self) -> Calibrator:
         """Return a calibrator in the same pass that has counted nothing, to count elsewhere and merge here."""
@@ -296,8 +298,9 @@ class Calibrator:
     def _counted_maxima(self) -> ScoreCounts | None:
         if not self._maxima:
             return None
-        largest, labels = (np.array(column) for column in zip(*self._maxima, strict=True))
-        return ScoreCounts.of(largest.astype(np.float32), labels == 1, labels >= 0)
+        largest, labels = (np.concatenate(column) for column in zip(*self._maxima, strict=True))
+        kept = ~np.isnan(largest)
+        return ScoreCounts.of(largest[kept], labels[kept] == 1, labels[kept] >= 0) if kept.any() else None
 
     def _image_result(
         self, scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], resamples: int

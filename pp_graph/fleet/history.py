@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pp_graph.errors import DataError, PPGraphError, SettingsError, counted
-from pp_graph.fleet.manifest import BEFORE_RETUNE, RETUNED, FleetReport, read_manifest, write_manifest
+from pp_graph.fleet.manifest import BEFORE_RETUNE, DECIDED, RETUNED, FleetReport, read_manifest, write_manifest
 from pp_graph.fleet.plan import slot_of
 from pp_graph.fleet.store import STATE, Store, variant_name, write_json
 from pp_graph.fleet.tuned import identity_of, number_columns, numbers_of
@@ -203,11 +203,14 @@ def _prepare(store: Store, row: Mapping[str, Any], numbers: Mapping[str, Any]) -
 
 
 def _write(store: Store, rows: list[dict[str, Any]], retunings: Mapping[str, Retuning]) -> None:
-    for row in rows:
-        retuning = retunings.get(_name(row))
-        if retuning is None:
-            continue
-        written = retuning.write()
+    chosen = [row for row in rows if _name(row) in retunings]
+    for row in chosen:
+        known = any(row[name] is not None for name in DECIDED)
+        row.update({"status": RETUNED, "measured": BEFORE_RETUNE if known else None})
+    # Before the first artifact changes, so that a command that is ended halfway leaves no old number as current.
+    write_manifest(FleetReport(folder=store.folder, rows=tuple(rows)))
+    for row in chosen:
+        written = retunings[_name(row)].write()
         result = {**numbers_of(written.provenance), **identity_of(written.path)}
         model, variant = row["model"], variant_name(row["device"], row["precision"])
         slot = slot_of(model, variant, "tune")
@@ -217,5 +220,5 @@ def _write(store: Store, rows: list[dict[str, Any]], retunings: Mapping[str, Ret
         verified = store.result(slot_of(model, variant, "verify")).get("numbers")
         # An undone change brings back the numbers that were verified.
         same = verified == json.loads(json.dumps(numbers_of(written.provenance)))
-        row.update({**number_columns(result), "status": RETUNED, "measured": None if same else BEFORE_RETUNE})
+        row.update({**number_columns(result), "measured": None if same else row["measured"]})
     write_manifest(FleetReport(folder=store.folder, rows=tuple(rows)))

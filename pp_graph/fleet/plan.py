@@ -120,22 +120,18 @@ class _Planner:
             self._raw = "" if self._problem else hashes.model(model.path)
         except (PPGraphError, OSError):  # the first task reports it
             self._raw = hashes.file(model.path)
-        self._data = hashes.data(model.data)
-        self._boxes = "" if model.boxes is None else hashes.data(model.boxes)
-        self._statistics = "" if model.statistics is None else hashes.file(model.statistics)
-        self._recipe = "" if model.recipe is None else hashes.file(model.recipe)
         labels = model.options.get("labels")
-        self._labels = self._hash_of_labels(hashes, labels) if isinstance(labels, str) else ""
+        files = (model.data, model.boxes, model.statistics, model.recipe,
+                 Path(labels) if isinstance(labels, str) else None)  # fmt: skip
+        self._data, self._boxes, self._statistics, self._recipe, self._labels = (
+            "" if file is None else hashes.data(file) for file in files
+        )
         self._given: Statistics | None = None
         if model.statistics is not None:
             try:
                 self._given = Statistics.load(model.statistics)
             except PPGraphError:  # the task that fuses reports it
                 self._given = None
-
-    @staticmethod
-    def _hash_of_labels(hashes: Hashes, labels: str) -> str:
-        return hashes.file(Path(labels))
 
     def tasks(self) -> list[Task]:
         """Return the tasks, each after those that it needs."""

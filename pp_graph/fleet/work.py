@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pp_graph.benchmarking import benchmark
 from pp_graph.calibration import calibrate
 from pp_graph.conversion import convert
-from pp_graph.errors import DataError, DeviceError
+from pp_graph.errors import DataError, DeviceError, TargetError
 from pp_graph.fleet.plan import slot_of
 from pp_graph.fleet.post_processing import build_post_processor, changes_to
 from pp_graph.fleet.rates import measure_rates, truth_of
@@ -243,7 +243,7 @@ def _benchmark(task: Task, store: Store) -> _Done:
     found = {each.name: each for each in report.results}
     own = next((each for name, each in found.items() if name != "raw"), None)
     if own is None:
-        raise DeviceError(f"Device '{task.device}' gave no times, expected some. Leave out 'benchmark_seconds'.")
+        raise TargetError(f"Device '{task.device}' gave no times, expected some. Leave out 'benchmark_seconds'.")
     page = path.with_name("benchmark.html")
     write_benchmark_report(report, page, overwrite=True)
     return {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
 import pp_graph as pp
@@ -15,8 +16,10 @@ from pp_graph.benchmarking.contenders import has_torch, host_post_processing
 from pp_graph.benchmarking.measuring import ratio_of_medians
 from pp_graph.benchmarking.operator_groups import group_times
 from pp_graph.cli import run as run_cli
+from pp_graph.errors import DataError
 from pp_graph.openvino.timed_session import OperatorTime, TimedSession
 from tests.conftest import DEMO
+from tests.models import conv_model
 
 RAW = DEMO / "raw.onnx"
 
@@ -275,3 +278,25 @@ def test_files_in_the_current_folder_are_not_imported(
     monkeypatch.chdir(tmp_path)
     report = pp.benchmark(RAW, [demo_ir_path], against=[], inference_precisions=["f32"], seconds=0.1)
     assert all(each.peak_mib for each in report.results)
+
+
+def test_artifacts_in_memory(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.onnx"
+    onnx.save(conv_model(), raw)
+    level = pp.LevelStatistics(threshold=1.0, min=0.0, max=2.0)
+    fused = pp.fuse(raw, pp.OneClassPostProcessor(pp.Statistics(image=level, pixel=level)))
+    quick = {
+        "seconds": 0.05,
+        "memory": False,
+        "against": [],
+        "input_shape": [1, 3, 16, 16],
+        "inference_precisions": ["f32"],
+    }
+    one = pp.benchmark(raw, pp.convert(fused), **quick)
+    assert [each.name for each in one.results] == ["raw", "in memory"]
+    two = pp.benchmark(raw, [fused, pp.convert(fused)], **quick)
+    assert [each.name for each in two.results] == ["raw", "in memory", "in memory 2"]
+    with pytest.raises(DataError, match="An artifact is a int, expected the path of an IR"):
+        pp.benchmark(raw, [3], **quick)  # type: ignore[list-item]
+    with pytest.raises(DataError, match="raw is a FusedModel, expected the path of the raw ONNX model"):
+        pp.benchmark(fused, fused, **quick)  # type: ignore[arg-type]

@@ -95,6 +95,25 @@ def test_nothing_changes_if_a_value_does_not_fit_one(out: Path) -> None:
     assert json.loads(row["parameters"])["unknown_below"] == 0.9
 
 
+def test_a_retune_that_is_ended_halfway_shows_no_old_number_as_current(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(path: Path) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    first = cutoff(out, "cam0")
+    monkeypatch.setattr("pp_graph.fleet.history.identity_of", ended)
+    with pytest.raises(KeyboardInterrupt):
+        retune_fleet(out, {"image_sensitivity": 0.7}, where={"line": "1"})
+    monkeypatch.undo()
+    assert cutoff(out, "cam0") < first
+    found = {row["model"]: (row["status"], row["measured"]) for row in read_manifest(out)}
+    assert found["cam0"] == found["cam1"] == ("retuned", "before the last retune")
+    assert found["classifier"] == ("passed", None)
+    undo_retuning(out)
+    assert cutoff(out, "cam0") == first
+
+
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.json").write_text("{}")
     for arguments, message in (
