@@ -41,12 +41,14 @@ def follow(text: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(arguments) == 0, (arguments, capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_any_onnx(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     follow(page("any-onnx"), capsys)
     assert (work / "verify.html").stat().st_size > 10_000
     assert "AUROC" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_classifier(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("python", page("classifier"))
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
