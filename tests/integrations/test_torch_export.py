@@ -201,6 +201,7 @@ def test_differences_count_nan_and_form() -> None:
     assert largest_difference(np.array([1.0]), np.array([np.inf])) == np.inf
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["export_torch_model.py", str(tmp_path / "model.xml")])
     runpy.run_path(str(ROOT / "examples" / "export_torch_model.py"), run_name="__main__")

@@ -202,6 +202,7 @@ def test_a_forward_that_works_in_place_is_its_own_reference() -> None:
     assert report.passed, report.failures
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
@@ -233,6 +234,7 @@ class Whole(torch.nn.Module):
         return self.post(InferenceBatch(anomaly_map.amax((1, 2, 3)), None, anomaly_map))
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("dynamo", [True, False])
 @pytest.mark.parametrize(
     ("post", "names"),
