@@ -149,6 +149,7 @@ class Net(torch.nn.Module):
         return raw if self.post is None else self.post(raw)
 
 
+@pytest.mark.slow
 def test_export_takes_the_module(tmp_path: Path) -> None:
     torch.manual_seed(0)
     result = export(Net(), custom(), torch.rand(4, 3, 32, 32), tmp_path / "model.xml")

@@ -60,6 +60,7 @@ def test_classifier(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.mean(right) > 0.8
 
 
+@pytest.mark.slow
 def test_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     example = load("detection")
     monkeypatch.chdir(tmp_path)
@@ -75,6 +76,7 @@ def test_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     follow(after, capsys)
 
 
+@pytest.mark.slow
 def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     work = shutil.copytree(DEMO, tmp_path / "inputs")
     monkeypatch.chdir(work)
