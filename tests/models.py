@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -10,6 +12,9 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import pp_graph as pp
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 STATS = pp.Statistics(
     image=pp.LevelStatistics(threshold=1.25, min=0.5, max=3.0),
@@ -79,27 +84,39 @@ def conv_model(opset: int = 17, ir_version: int = 8, seed: int = 0, *, channels_
     )
 
 
+def _session(source: str | bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+# A model that a test runs again is not compiled again.
+_session_of_bytes = functools.lru_cache(8)(_session)
+
+
 def run(model: onnx.ModelProto | pp.FusedModel | str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if isinstance(model, pp.FusedModel):
         model = model.to_proto()
-    source = model if isinstance(model, str) else model.SerializeToString()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = _session(model) if isinstance(model, str) else _session_of_bytes(model.SerializeToString())
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+@functools.lru_cache(8)
+def _compiled(model: bytes, precision: str) -> ov.CompiledModel:
+    from pp_graph.openvino.core import openvino_core
+
+    core = openvino_core()
+    return core.compile_model(core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": precision})
 
 
 def run_openvino(
     model: onnx.ModelProto | pp.FusedModel | bytes, feeds: Mapping[str, np.ndarray], precision: str = "f32"
 ) -> dict[str, np.ndarray]:
-    from pp_graph.openvino.core import openvino_core
-
     if isinstance(model, pp.FusedModel):
         model = model.to_proto()
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
-    core = openvino_core()
-    compiled = core.compile_model(core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    compiled = _compiled(model, precision)
     outputs = compiled(dict(feeds))
     return {name: outputs[port] for port in compiled.outputs for name in port.get_names()}

@@ -244,7 +244,7 @@ EDGES = pp.Statistics(
 )
 
 
-@pytest.mark.sample(every=6)
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", [OTHERS, EDGES], ids=["usual", "other operators"])
 @pytest.mark.parametrize("settings", [{}, {"keep_raw": True}, {"outputs": ("pred_mask",)}], ids=str)
 def test_retuned_equals_fused_anew(statistics: pp.Statistics, settings: dict, tmp_path: Path, arrays: dict) -> None:

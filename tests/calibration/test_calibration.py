@@ -147,7 +147,7 @@ def streamed(
     return counts, sketch, taken
 
 
-@pytest.mark.sample(every=7)
+@pytest.mark.sample(every=13)
 @pytest.mark.parametrize(("name", "parameters"), cases(), ids=str)
 @settings(max_examples=60)
 @given(data=labelled_scores(), cuts=st.lists(st.integers(0, 60), max_size=4))
@@ -171,7 +171,7 @@ def test_streamed_equals_sorted(name: str, parameters: dict, data: tuple, cuts: 
     assert exact.threshold == found.threshold
 
 
-@pytest.mark.sample(every=5)
+@pytest.mark.sample(every=14)
 @pytest.mark.parametrize(("name", "parameters"), cases(), ids=str)
 @settings(max_examples=40)
 @given(data=labelled_scores())

@@ -65,6 +65,7 @@ def test_labels_of_several_classes_are_listed_by_name(folder: Path) -> None:
     assert listed["anomalous_images"] is None
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("name", ["fused.onnx", "model.xml"])
 def test_retuned_limits_decide_as_fused_again(folder: Path, name: str) -> None:
     verb = "fuse" if name.endswith(".onnx") else "convert"

@@ -57,6 +57,7 @@ def test_from_the_raw_model_to_a_verified_one(folder: Path, capsys: pytest.Captu
     assert run(["benchmark", "raw.onnx", "model.xml", "--seconds", "0.2", "--json", "times.json"]) == 0
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("name", ["fused.onnx", "model.xml"])
 def test_retuned_limits_decide_as_fused_again(folder: Path, name: str) -> None:
     verb = "fuse" if name.endswith(".onnx") else "convert"

@@ -64,6 +64,7 @@ def folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("boxes", ["images", "coco.json"])
 def test_calibrated_confidences_tell_objects_from_others(
     boxes: str, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -131,6 +132,7 @@ def test_models_that_return_one_class_a_box_get_one_confidence(
     assert pp.load("tuned.onnx")("images").count.tolist() == [4] * 16
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("form", ["yolov8", "end2end"])
 def test_models_without_labels(form: str, folder: Path) -> None:
     fused = pp.fuse(cells(form), pp.DetectionPostProcessor(head=form))
@@ -166,6 +168,7 @@ def test_models_that_list_their_detections_themselves(folder: Path) -> None:
     assert "the confidence of this model is fixed" in str(found.notes)
 
 
+@pytest.mark.slow
 def test_stretched_images_are_noted(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "square").mkdir()
     painted({0: (0, 0.9), 13: (1, 0.8)}, (150, 150)).save(tmp_path / "square" / "a.png")
@@ -236,6 +239,7 @@ def test_models_that_detect_nothing(folder: Path, demo_ir_path: Path) -> None:
         calibrate_detector(demo_ir_path, "images", "images")
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_verified_detections(folder: Path, precision: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["convert", "raw.onnx", *FUSED, "--confidence", "0.55", "-o", "model.xml"]) == 0
@@ -275,6 +279,7 @@ def test_lost_detections_are_drift_with_their_distance(folder: Path, capsys: pyt
     assert "detections" in with_limit.to_dict()["drift"]
 
 
+@pytest.mark.slow
 def test_a_search_for_a_precision_counts_detections(folder: Path) -> None:
     """As `verify` does: a lost detection counts once, although all that follow move up."""
     post = pp.DetectionPostProcessor(head="yolov8", confidence=0.6, max_detections=20)

@@ -99,6 +99,7 @@ def test_training_finds_what_calibrating_finds(package: ModuleType, tmp_path: Pa
     assert (record.images, record.anomalous_images, record.device, record.precision) == (12, 6, "CPU", "32-true")
 
 
+@pytest.mark.sample(every=2)
 def test_checkpoints_bring_the_same_decisions_back(package: ModuleType, tmp_path: Path) -> None:
     saving = package.callbacks.ModelCheckpoint(tmp_path, filename="last")
     first = PostProcessorCallback(pp.OneClassPostProcessor(image_sensitivity=0.6))
@@ -456,6 +457,7 @@ def test_bad_settings_are_refused_before_training() -> None:
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(every=2)
 def test_the_end_of_training_exports(package: ModuleType, tmp_path: Path) -> None:
     callback = PostProcessorCallback(export_to=tmp_path / "model.xml", export_module="model")
     module = training_module(package)

@@ -149,6 +149,7 @@ class Net(torch.nn.Module):
         return raw if self.post is None else self.post(raw)
 
 
+@pytest.mark.slow
 def test_export_takes_the_module(tmp_path: Path) -> None:
     torch.manual_seed(0)
     result = export(Net(), custom(), torch.rand(4, 3, 32, 32), tmp_path / "model.xml")
@@ -202,6 +203,7 @@ def test_a_forward_that_works_in_place_is_its_own_reference() -> None:
     assert report.passed, report.failures
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
@@ -233,6 +235,7 @@ class Whole(torch.nn.Module):
         return self.post(InferenceBatch(anomaly_map.amax((1, 2, 3)), None, anomaly_map))
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("dynamo", [True, False])
 @pytest.mark.parametrize(
     ("post", "names"),

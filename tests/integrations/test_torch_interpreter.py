@@ -59,7 +59,7 @@ def test_torch_finds_boxes_as_the_reference_does(kind: type[Step]) -> None:
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("kind", test_steps.STRATEGIES, ids=lambda kind: kind.__name__)
 def test_torch_computes_what_the_reference_does(kind: type[Step]) -> None:
-    @settings(max_examples=25)
+    @settings(max_examples=10)
     @given(test_steps.STRATEGIES[kind], st.integers(0, 2**32 - 1))
     def check(step: Step, seed: int) -> None:
         x = test_steps.inputs_of(step, np.random.default_rng(seed))

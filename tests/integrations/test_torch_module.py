@@ -436,6 +436,7 @@ def test_trace(name: str) -> None:
         assert np.array_equal(each.numpy(), value, equal_nan=value.dtype.kind == "f")
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["default", "nan is normal"])
 def test_openvino_converts_the_module(name: str) -> None:

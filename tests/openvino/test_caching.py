@@ -144,6 +144,7 @@ def test_a_folder_that_cannot_be_written(model: Path, tmp_path: Path, capsys: py
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_verbs(demo_ir_path: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = str(DEMO / "images")
     for kept in (False, True):

@@ -135,7 +135,7 @@ def test_regions_and_centroids(method: str, step: int, sizes: str, tmp_path: Pat
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.sample(every=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"frame_size": (80, 120)}])
 def test_run_draws_regions_of_letterboxed_frames(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

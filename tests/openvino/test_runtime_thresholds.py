@@ -150,6 +150,7 @@ def test_numbers_that_are_not_finite(opset: int, on_nan: str, tmp_path: Path) ->
         assert report.passed
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_retuned_defaults(adjustable: Path, tmp_path: Path, suffix: str) -> None:
     source = adjustable / ("fused.onnx" if suffix == ".onnx" else "model.xml")

@@ -302,6 +302,7 @@ def test_cpp_program_runs(name: str, written: dict[str, Path], tmp_path: Path) -
     assert label == str(int(expected["pred_label"].ravel()[0]))
 
 
+@pytest.mark.slow
 def test_every_element_type_has_its_cpp_type(tmp_path: Path) -> None:
     """`Tensor::data<T>()` throws for a different type than the tensor's; here the compiler's own table is asked."""
     compiler, flags, _ = cpp_setup()

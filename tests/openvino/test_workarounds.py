@@ -154,7 +154,7 @@ def test_constants_behind_a_product_of_opset_13() -> None:
     assert "workarounds" in check_converted(model, integers(model, 3)).conversion
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=11)
 @pytest.mark.parametrize("body", REDUCTIONS.values(), ids=REDUCTIONS)
 @pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize(("opset", "batch", "count"), [(18, "N", 3), (13, "N", 1), (13, "3", 3), (18, "1", 1)])
@@ -178,6 +178,7 @@ def test_a_static_batch_may_be_reshaped() -> None:
     np.testing.assert_array_equal(features, images.sum(2) + np.array([2, 4, 8]))
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("precision", ["f32", "f16"])
 def test_saved_models(tmp_path: Path, precision: str) -> None:
     for name, model in {

@@ -144,7 +144,7 @@ COUNTS = SCENE_COUNTS | {
 }
 
 
-@pytest.mark.sample(every=7)
+@pytest.mark.sample(every=11)
 @pytest.mark.parametrize("aware", [True, False])
 @pytest.mark.parametrize("head", PLAIN_HEADS)
 def test_finds_what_plain_suppression_finds(head: str, aware: bool) -> None:

@@ -27,6 +27,7 @@ def checked(fused: pp.FusedModel, feeds: dict[str, np.ndarray], path: Path) -> p
     return pp.load(path / "model.xml")(feeds)
 
 
+@pytest.mark.slow
 def test_packed(tmp_path: Path) -> None:
     feeds = fed()
     own = run(pp.fuse(joined(), pp.DetectionPostProcessor(**OPTIONS)), feeds)
@@ -66,6 +67,7 @@ def test_names_of_efficient_nms(tmp_path: Path) -> None:
     assert pp.strip(fused).to_proto() == joined()
 
 
+@pytest.mark.slow
 def test_some_outputs(tmp_path: Path) -> None:
     fused = pp.fuse(joined(), pp.DetectionPostProcessor(**OPTIONS, outputs=("boxes", "count")))
     assert fused.output_names == ("boxes", "count")

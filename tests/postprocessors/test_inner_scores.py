@@ -49,7 +49,7 @@ def outputs_of(raw: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray
     return OnnxSession(pp.RawModel.open(raw)).run(feeds)["out"]
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("options", [{}, {"every_class": True}, {"confidence": (0.2, 0.5, 0.7)}, {"candidates": 4}])
 def test_decides_on_logits_in_every_runtime(options: dict[str, Any]) -> None:
     raw, feeds = joined(), fed()

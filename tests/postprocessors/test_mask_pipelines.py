@@ -109,7 +109,7 @@ def fused_network(axes: str, opset: int, *, runtime: bool = False) -> tuple[onnx
 CASES = [("NHW", 17, False), ("NCHW", 18, False), ("NHWC", 18, True), ("NCHW", 13, True)]
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.slow
 @pytest.mark.parametrize(("axes", "opset", "runtime"), CASES)
 def test_a_sentence_of_masks_holds_end_to_end(axes: str, opset: int, runtime: bool) -> None:
     raw, fused = fused_network(axes, opset, runtime=runtime)

@@ -34,6 +34,7 @@ def pictures(folder: Path) -> int:
     return len(list((folder / "predictions" / "overlays").glob("*.jpg")))
 
 
+@pytest.mark.slow
 def test_custom_step(tmp_path: Path) -> None:
     found = load("custom_step").main(tmp_path)
     check(found)

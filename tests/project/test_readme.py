@@ -115,6 +115,7 @@ def test_drift_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pp.Statistics.from_json(f'{{"histogram": {histogram}}}').histogram.total("normal") == 6
 
 
+@pytest.mark.slow
 def test_own_post_processing_page(work: Path) -> None:
     page = PAGES["own-post-processing"]
     for code in blocks("yaml", page):

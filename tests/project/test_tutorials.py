@@ -41,12 +41,14 @@ def follow(text: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(arguments) == 0, (arguments, capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_any_onnx(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     follow(page("any-onnx"), capsys)
     assert (work / "verify.html").stat().st_size > 10_000
     assert "AUROC" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_classifier(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("python", page("classifier"))
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -58,6 +60,7 @@ def test_classifier(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.mean(right) > 0.8
 
 
+@pytest.mark.slow
 def test_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     example = load("detection")
     monkeypatch.chdir(tmp_path)
@@ -73,6 +76,7 @@ def test_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     follow(after, capsys)
 
 
+@pytest.mark.slow
 def test_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     work = shutil.copytree(DEMO, tmp_path / "inputs")
     monkeypatch.chdir(work)

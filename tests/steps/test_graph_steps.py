@@ -124,7 +124,7 @@ class Calming(pp.PostProcessor):
 KINDS = ["script", pytest.param("module", marks=needs_torch)]
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=8)
 @pytest.mark.parametrize(("opset", "raised"), [(9, 18), (11, 18), (17, 20), (18, None), (20, None), (24, None)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_fused_at_any_opset(kind: str, opset: int, raised: int | None) -> None:

@@ -281,7 +281,7 @@ def network(layout: str) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=7)
 @pytest.mark.parametrize("kind", KINDS)
 def test_end_to_end(kind: str, tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(0, 1, (3, 3, 24, 20)).astype(F32)

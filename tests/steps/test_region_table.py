@@ -50,6 +50,7 @@ def runtimes(proto: onnx.ModelProto) -> list[Callable[[dict[str, np.ndarray]], n
     return [lambda feeds: run(proto, feeds)["y"], *(lambda feeds, each=each: each(feeds)[0] for each in hints)]
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("order", ["area", "max"])
 @pytest.mark.parametrize(("axes", "opset", "k"), [("NHW", 18, 7), ("NCHW", 21, 1), ("NHWC", 24, 300)])
 def test_twins_agree_to_the_bit(axes: str, opset: int, k: int, order: str) -> None:

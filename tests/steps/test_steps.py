@@ -176,7 +176,7 @@ def test_every_step_is_tested() -> None:
 def test_twins_agree(kind: type[Step], opset: int, runtime: str) -> None:
     execute: Callable[..., dict[str, np.ndarray]] = RUNTIMES[runtime]
 
-    @settings(max_examples=25 if runtime == "onnxruntime" else 10)
+    @settings(max_examples=15 if runtime == "onnxruntime" else 6)
     @given(STRATEGIES[kind], st.integers(0, 2**32 - 1))
     def check(step: Step, seed: int) -> None:
         assume(runtime == "onnxruntime" or not has_subnormals(step))  # see docs/semantics.md
