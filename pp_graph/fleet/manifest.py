@@ -222,8 +222,7 @@ def _row(
     }
     converted, tuned, verified, timed = (results.get(kind) for kind in ("convert", "tune", "verify", BENCHMARK))
     if task.precision == AUTO:
-        row |= {"inference_precision": None, **({} if converted is None else {
-            "plan": converted["plan"], "inference_precision": converted["inference_precision"]})}  # fmt: skip
+        row |= {name: (converted or {}).get(name) for name in ("plan", "inference_precision")}
     if tuned is not None:
         path = store.artifact(model.name, task.variant)
         row |= {**number_columns(tuned), "artifact": path.relative_to(store.folder).as_posix()}

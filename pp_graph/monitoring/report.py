@@ -139,7 +139,8 @@ class DriftReport(Summarised):
             return f"NO DRIFT found in {counted(self.found.scores, 'new score')}."
         signs = []
         if self.shifted:
-            signs.append(f"scores are {'higher' if self.shape.higher else 'lower'} (PSI {self.psi:.2f}, {self.size})")
+            what = "largest values of maps" if self.of == "maps" else "scores"
+            signs.append(f"{what} are {'higher' if self.shape.higher else 'lower'} (PSI {self.psi:.2f}, {self.size})")
         if self.more_alarms:
             signs.append(f"{self.found.rate:.2%} alarms instead of {self.calibration.rate:.2%}")
         return f"DRIFT: {' and '.join(signs)}."

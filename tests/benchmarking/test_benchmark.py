@@ -280,6 +280,7 @@ def test_files_in_the_current_folder_are_not_imported(
     assert all(each.peak_mib for each in report.results)
 
 
+@pytest.mark.slow
 def test_artifacts_in_memory(tmp_path: Path) -> None:
     raw = tmp_path / "raw.onnx"
     onnx.save(conv_model(), raw)

@@ -15,6 +15,7 @@ from pp_graph.errors import OutputFileError
 from pp_graph.report import write_verification_report
 from tests.classifiers import classifier, images
 from tests.conftest import DEMO
+from tests.models import from_text
 
 
 @pytest.fixture
@@ -94,3 +95,18 @@ def test_benchmark(work: Path, demo_ir_path: Path, capsys: pytest.CaptureFixture
     assert "model.xml" in page
     assert run(["benchmark", "--compare", "a.json", "b.json", "--report", "c.html"]) == 2
     assert "--compare runs none" in capsys.readouterr().err
+
+
+def test_run_of_a_segmentation_model(tmp_path: Path) -> None:
+    raw = from_text(
+        """<ir_version: 8, opset_import: ["": 18]>
+        raw (float[N,3,8,12] image) => (float[N,3,8,12] logits) { logits = Identity(image) }"""
+    )
+    pp.convert(pp.fuse(raw, pp.SegmentationPostProcessor(labels=("sky", "tree", "road")))).save(tmp_path / "s.xml")
+    np.savez(tmp_path / "photos.npz", image=np.random.default_rng(0).random((2, 3, 8, 12), np.float32))
+    page = tmp_path / "page.html"
+    assert run(["run", str(tmp_path / "s.xml"), str(tmp_path / "photos.npz"), "-o", str(tmp_path / "out"), "--save", "none",
+                "--report", str(page)]) == 0  # fmt: skip
+    text = page.read_text()
+    assert text.count("<dt>pixels tree</dt>") == 2
+    assert "<dt>class area</dt>" not in text, "the same numbers again"
