@@ -21,7 +21,7 @@ def _check(folder: Path, *options: str) -> None:
 
 
 def test_sample_of_the_kill_points(tmp_path: Path) -> None:
-    _check(tmp_path, "--match", "fuse", "--every", "8")
+    _check(tmp_path, "--match", "fuse", "--every", "4")
 
 
 @pytest.mark.sweep

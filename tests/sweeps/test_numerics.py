@@ -15,7 +15,7 @@ def _check(cases: int, seed: int) -> None:
 
 
 def test_sample_of_the_decisions() -> None:
-    _check(5, seed=3)
+    _check(12, seed=3)
 
 
 @pytest.mark.sweep
