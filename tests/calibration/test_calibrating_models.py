@@ -303,6 +303,7 @@ def test_retuned_as_it_was_fused(tmp_path: Path) -> None:
     assert retune(pp.fuse(DEMO / "raw.onnx", post), statistics).provenance.tail
 
 
+@pytest.mark.slow
 def test_sensitivities_are_retuned(work: Path, capfd: pytest.CaptureFixture[str], arrays: dict) -> None:
     post = pp.OneClassPostProcessor(pp.Statistics.load("stats.json"), image_sensitivity=0.3, pixel_sensitivity=0.8)
     expected = pp.convert(pp.fuse("raw.onnx", post)).session().run({"image": arrays["image"]})
@@ -574,6 +575,7 @@ def test_bad_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, 
         calibrate_scores(name)
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("place", range(0, 4000, 61))
 def test_damaged_dump(dumped: Path, tmp_path: Path, place: int) -> None:
     """Whatever is damaged, it is an error of ours, or the numbers in it are others."""

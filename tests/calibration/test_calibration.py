@@ -544,6 +544,7 @@ def test_memory_stays_bounded() -> None:
     assert peak < 150 * 2**20, "104 million pixels are 400 MiB"
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_with_scores_of_all_magnitudes() -> None:
     """The worst case of a first pass: scores in all intervals."""
     generator = np.random.default_rng(0)

@@ -96,6 +96,7 @@ def test_a_single_image_and_half_weights(tmp_path: Path) -> None:
         export(Network("tuple"), POST, IMAGES, tmp_path / "model.xml", overwrite=False)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch(tmp_path: Path) -> None:
     export(Network("tuple"), POST, {"image": IMAGES}, tmp_path / "model.xml", dynamic_batch=False, opset=20)
     assert pp.OpenVINOModel.load(tmp_path / "model.xml").network.input(0).get_partial_shape().is_static

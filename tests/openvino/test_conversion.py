@@ -41,7 +41,7 @@ def test_constants_of_the_post_processing_are_saved_in_f32(
         assert by_name[f"pp_graph/{name}/cutoff"].data.ravel()[0] == step.cutoff
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("weights", ["f32", "f16"])
 @pytest.mark.parametrize("execution", ["f32", "bf16", "f16"])
 def test_post_processing_runs_in_f32_and_flips_nothing(

@@ -52,7 +52,7 @@ def camera(fused: Any, coordinates: str = "frame", **settings: Any) -> Any:
     return pp.convert(fused, preprocessing=pp.Preprocessing(**asked, box_coordinates=coordinates))
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=6)
 @pytest.mark.parametrize("form", [{}, {"pack": True}, {"names": "efficient-nms"}], ids=["own", "packed", "tensorrt"])
 @pytest.mark.parametrize("method", ["letterbox", "linear"])
 def test_boxes_are_in_pixels_of_the_frame(method: str, form: dict[str, Any]) -> None:

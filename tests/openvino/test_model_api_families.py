@@ -36,6 +36,7 @@ def detections_of_run(path: Path, images: Path, out: Path) -> dict[str, list[dic
     return {each["image"]: each["detections"] for each in listed}
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("method", [None, "linear", "letterbox"])
 def test_a_detector(method: str | None, tmp_path: Path) -> None:
     """Model API resizes images itself, or the model takes frames and Model API brings their boxes back."""

@@ -16,7 +16,7 @@ from tests.models import conv_model, score_and_map
 
 DEMO = Path(pp.__file__).parent / "demo/data"
 STATS = pp.Statistics.load(DEMO / "stats.json")
-SENSITIVITIES = (0.0, 0.2, 0.5, 0.731, 1.0)
+SENSITIVITIES = (0.0, 0.2, 0.731, 1.0)
 OTHER = pp.Statistics(
     image=pp.LevelStatistics(threshold=14.0, min=8.0, max=30.0), pixel=pp.LevelStatistics(threshold=11.0, min=3, max=28)
 )

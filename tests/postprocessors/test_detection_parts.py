@@ -33,7 +33,7 @@ def pose(numbers: int) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray, 
     return (raw,), corners(boxes), scores, points
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("every_class", [False, True])
 @pytest.mark.parametrize("numbers", [2, 3])
 def test_key_points_of_yolo(numbers: int, every_class: bool) -> None:
@@ -116,7 +116,7 @@ def test_fewer_detections_with_masks_by_default() -> None:
     ] == [300, 100, 20]  # fmt: skip
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("form", ["xyxy", "cxcywh"])
 @pytest.mark.parametrize("head", ["blazeface", "centerface"])
 def test_key_points_of_faces(head: str, form: Any) -> None:

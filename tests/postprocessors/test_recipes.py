@@ -67,6 +67,7 @@ def test_recipe_decides_as_the_one_class_post_processor(
     assert fused.provenance.cutoffs == pp.FusedModel.load(demo_fused_path).provenance.cutoffs
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_recipe_is_converted_verified_and_retuned(
     recipe: Path, stats: pp.Statistics, demo_images: np.ndarray, tmp_path: Path, precision: str

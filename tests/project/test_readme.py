@@ -100,6 +100,7 @@ def test_python_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "[[False]" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_drift_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = PAGES["drift"]
     for arguments in command_lines(page):

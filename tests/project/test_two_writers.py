@@ -26,6 +26,7 @@ for _ in range(int(sys.argv[3])):
 """
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("ending", ["onnx", "xml"])
 def test_two_processes_write_the_same_files(tmp_path: Path, ending: str) -> None:
     image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)

@@ -125,7 +125,7 @@ def page_of(result: CalibrationResult, folder: Path, **options: object) -> tuple
     return text, Page(text)
 
 
-@pytest.mark.sample(every=6)
+@pytest.mark.sample(every=18)
 def test_png_of_every_kind_of_result(result: CalibrationResult, tmp_path: Path) -> None:
     path = write_calibration_report(result, tmp_path / "report.png")
     with Image.open(path) as picture:
@@ -137,7 +137,7 @@ def test_png_of_every_kind_of_result(result: CalibrationResult, tmp_path: Path) 
     assert [each.name for each in tmp_path.iterdir()] == ["report.png"]
 
 
-@pytest.mark.sample(every=5)
+@pytest.mark.sample(every=15)
 def test_html_of_every_kind_of_result(result: CalibrationResult, tmp_path: Path) -> None:
     text, page = page_of(result, tmp_path)
     assert page.tags.count("svg") == 3 * len(result.levels)

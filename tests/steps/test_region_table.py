@@ -69,6 +69,7 @@ def test_twins_agree_to_the_bit(axes: str, opset: int, k: int, order: str) -> No
             assert np.array_equal(runtime(feeds), expected), (turn, images.shape)
 
 
+@pytest.mark.slow
 def test_without_a_map_and_with_the_area_of_an_image_of_the_largest_size() -> None:
     step = RegionTable("mask", "t", 2, axes="NHW")
     winding = serpentine(4096, 4096)[None]  # one region of 8 million pixels

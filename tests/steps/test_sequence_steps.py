@@ -81,6 +81,7 @@ def test_tokens_are_the_runs_of_a_class(rows: list[list[int]]) -> None:
             assert found == [row[time] for time in wanted] + [-1] * (len(row) - len(wanted))
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("opset", [9, 11, 18])
 @pytest.mark.parametrize("times", [12, "T"], ids=["fixed", "open"])
 def test_twins_agree(opset: int, times: int | str) -> None:

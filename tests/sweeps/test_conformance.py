@@ -24,6 +24,7 @@ _SAMPLE = (
 )
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("name", _SAMPLE)
 def test_sample_of_the_models(name: str, tmp_path: Path) -> None:
     records = list(try_case(find_case(name), tmp_path, Stage(printed=False)))
