@@ -18,10 +18,16 @@ COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Whoever runs the tests meets the same examples. A sweep looks for others, and prints how to replay what it finds.
 settings.register_profile("default", COMMON, derandomize=True)
 settings.register_profile("sweep", COMMON, derandomize=False, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+settings.load_profile(PROFILE)
 # Hypothesis also draws numbers that stand in modules of ours, as far as they are loaded: examples would follow which
 # tests ran before in the same process.
 providers.is_local_module_file = lambda path: False
+
+
+def examples(count: int) -> settings:
+    """Settings of a property test: so many examples, and three times as many in a sweep."""
+    return settings(max_examples=3 * count if PROFILE == "sweep" else count)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

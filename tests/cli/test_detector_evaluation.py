@@ -168,7 +168,6 @@ def test_models_that_list_their_detections_themselves(folder: Path) -> None:
     assert "the confidence of this model is fixed" in str(found.notes)
 
 
-@pytest.mark.slow
 def test_stretched_images_are_noted(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "square").mkdir()
     painted({0: (0, 0.9), 13: (1, 0.8)}, (150, 150)).save(tmp_path / "square" / "a.png")

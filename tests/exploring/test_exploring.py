@@ -72,7 +72,6 @@ def test_scores_are_those_that_run_decides_on(page: pp.Exploration, demo_ir_path
     assert level["threshold"] == np.float32(post.statistics.image.threshold)
 
 
-@pytest.mark.slow
 def test_more_images_than_the_limit_are_a_sample_that_is_said(demo_ir_path: Path) -> None:
     page = pp.explore(demo_ir_path, DEMO / "images", max_images=5)
     meta = meta_of(page)

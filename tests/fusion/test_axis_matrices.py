@@ -6,13 +6,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pp_graph.fusion.tail.axis_matrices import COORDINATE_MODES, RefusalError, rank_one_factors, slice_matrix
 from pp_graph.fusion.tail.linear_operators import read_operator
 from pp_graph.fusion.tail.view import GraphView
+from tests.conftest import examples
 from tests.models import run
 
 sizes = st.integers(1, 9)
@@ -54,7 +55,7 @@ def check(model: onnx.ModelProto, size: tuple[int, int], tolerance: float = 3e-6
     np.testing.assert_allclose(found, expected, atol=tolerance * max(1, np.abs(expected).max()))
 
 
-@settings(max_examples=150)
+@examples(50)
 @given(
     st.tuples(sizes, sizes),
     st.tuples(sizes, sizes),
@@ -76,7 +77,7 @@ def test_resize_to_sizes(size, outputs, mode, coordinates, nearest, exclude_outs
     check(model_of("Resize", size, [roi, None, wanted], **attributes), size)
 
 
-@settings(max_examples=80)
+@examples(30)
 @given(
     st.tuples(sizes, sizes),
     st.tuples(st.sampled_from([0.4, 0.5, 1, 1.3, 2, 2.5, 4]), st.sampled_from([0.4, 0.5, 1, 1.3, 2, 2.5, 4])),
@@ -96,6 +97,7 @@ def test_upsample_and_the_first_resize(opset: int) -> None:
         check(model_of(op_type, (4, 5), [np.array([1, 1, 2, 3], np.float32)], opset=opset, mode=mode), (4, 5))
 
 
+@examples(30)
 @given(st.tuples(sizes, sizes), st.tuples(*[st.integers(0, 4)] * 4), st.sampled_from(["constant", "reflect", "edge"]))
 def test_pad(size, amounts, mode) -> None:
     top, left, bottom, right = amounts
@@ -104,7 +106,7 @@ def test_pad(size, amounts, mode) -> None:
     check(model_of("Pad", size, [np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)], mode=mode), size)
 
 
-@settings(max_examples=80)
+@examples(30)
 @given(
     st.tuples(st.integers(4, 9), st.integers(4, 9)),
     st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -127,7 +129,7 @@ def test_depthwise_convolution(size, kernel, strides, dilations, pads, auto_pad,
     check(model_of("Conv", size, constants, **attributes), size)
 
 
-@settings(max_examples=80)
+@examples(30)
 @given(
     st.tuples(st.integers(4, 9), st.integers(4, 9)),
     st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -151,6 +153,7 @@ def test_average_pool(size, kernel, strides, pads, count_padding) -> None:
     )
 
 
+@examples(30)
 @given(st.integers(1, 8), st.integers(-12, 12), st.integers(-12, 12), st.sampled_from([-3, -2, -1, 1, 2, 3]))
 def test_slice(size: int, start: int, stop: int, step: int) -> None:
     x = np.arange(size, dtype=np.float32)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -19,7 +19,7 @@ from pp_graph.fusion.tail.proof import disprove
 from pp_graph.fusion.tail.view import GraphView
 from pp_graph.model import NameScope
 from pp_graph.openvino.island.float32 import island_constants
-from tests.conftest import ROOT
+from tests.conftest import ROOT, examples
 from tests.models import STATS, run, run_openvino
 
 TAILS = sorted((ROOT / "tests" / "assets" / "tails").glob("*.onnx"))
@@ -167,7 +167,7 @@ def chains(draw: st.DrawFn) -> onnx.ModelProto:
     return model_of(nodes, constants, shape)
 
 
-@settings(max_examples=120)
+@examples(40)
 @given(chains())
 def test_random_chains(model: onnx.ModelProto) -> None:
     shape = [2 if not dim.dim_value else dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]

@@ -87,7 +87,6 @@ def test_a_model_becomes_a_verified_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map.numpy(), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_single_image_and_half_weights(tmp_path: Path) -> None:
     exported = export(Network("tuple"), POST, (IMAGES[:1],), tmp_path / "model.xml", precision="f16")
     assert set(exported.raw_errors) == {"output_0", "output_1"}
@@ -102,7 +101,6 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
     assert pp.OpenVINOModel.load(tmp_path / "model.xml").network.input(0).get_partial_shape().is_static
 
 
-@pytest.mark.slow
 def test_an_artifact_that_takes_frames(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
     asked = pp.Preprocessing(channel_order="BGR", scale=(255,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="torch is not installed; it is optional")
@@ -14,6 +14,7 @@ import pp_graph as pp  # noqa: E402
 from pp_graph.errors import TargetError  # noqa: E402
 from pp_graph.integrations.torch.interpreter import OPSET, TorchGraph  # noqa: E402
 from pp_graph.steps import STEPS, Step  # noqa: E402
+from tests.conftest import examples  # noqa: E402
 from tests.models import run  # noqa: E402
 from tests.steps import steps_detection, test_mask_steps, test_steps  # noqa: E402
 from tests.steps.steps_classes import ELSEWHERE  # noqa: E402
@@ -45,7 +46,7 @@ def test_torch_decides_about_masks_as_the_reference_does(kind: type[Step]) -> No
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("kind", DETECTION_STEPS, ids=lambda kind: kind.__name__)
 def test_torch_finds_boxes_as_the_reference_does(kind: type[Step]) -> None:
-    @settings(max_examples=4)
+    @examples(4)
     @given(st.data(), st.integers(0, 2**32 - 1))
     def check(data: st.DataObject, seed: int) -> None:
         step, arrays = DETECTION_STEPS[kind](data, np.random.default_rng(seed))
@@ -59,7 +60,7 @@ def test_torch_finds_boxes_as_the_reference_does(kind: type[Step]) -> None:
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("kind", test_steps.STRATEGIES, ids=lambda kind: kind.__name__)
 def test_torch_computes_what_the_reference_does(kind: type[Step]) -> None:
-    @settings(max_examples=10)
+    @examples(9)
     @given(test_steps.STRATEGIES[kind], st.integers(0, 2**32 - 1))
     def check(step: Step, seed: int) -> None:
         x = test_steps.inputs_of(step, np.random.default_rng(seed))

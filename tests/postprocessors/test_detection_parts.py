@@ -92,7 +92,6 @@ def test_masks_lie_in_their_boxes(form: Any) -> None:
     exact(proto, fused, raw)
 
 
-@pytest.mark.slow
 def test_masks_of_the_size_of_the_input() -> None:
     raw, boxes, scores, logits = shapes()
     proto = model(raw)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import pp_graph.steps
@@ -30,6 +30,7 @@ from pp_graph.steps import (
     find_cutoff,
     is_subnormal,
 )
+from tests.conftest import examples
 from tests.models import run, run_openvino
 from tests.steps.steps_classes import CLASS_INPUTS, CLASS_STRATEGIES, ELSEWHERE, TINY, promised
 from tests.steps.steps_detection import DETECTION_STEPS
@@ -176,7 +177,7 @@ def test_every_step_is_tested() -> None:
 def test_twins_agree(kind: type[Step], opset: int, runtime: str) -> None:
     execute: Callable[..., dict[str, np.ndarray]] = RUNTIMES[runtime]
 
-    @settings(max_examples=15 if runtime == "onnxruntime" else 6)
+    @examples(12 if runtime == "onnxruntime" else 6)
     @given(STRATEGIES[kind], st.integers(0, 2**32 - 1))
     def check(step: Step, seed: int) -> None:
         assume(runtime == "onnxruntime" or not has_subnormals(step))  # see docs/semantics.md
