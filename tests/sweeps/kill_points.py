@@ -57,12 +57,13 @@ class Case:
     patched: bool = False
 
 
+_PAIR: Final = ("out.onnx.data", "out.onnx")
 _TRIPLE: Final = ("out.bin", "out.usage.md", "out.xml")
 CASES: Final = (
     Case("fuse", "fuse raw.onnx --stats stats.json -o out.onnx", "fuse raw.onnx --stats other.json -o out.onnx --force",
          ("out.onnx",)),
     Case("fuse with weights", "fuse a/raw.onnx --stats stats.json --copy-weights -o out.onnx",
-         "fuse b/raw.onnx --stats stats.json --copy-weights -o out.onnx --force", ("out.onnx.data", "out.onnx")),
+         "fuse b/raw.onnx --stats stats.json --copy-weights -o out.onnx --force", _PAIR),
     Case("convert", "convert a/raw.onnx --stats stats.json -o out.xml",
          "convert b/raw.onnx --stats other.json -o out.xml --force", _TRIPLE),
     Case("convert, other names", "convert raw.onnx --stats stats.json -o out.xml",
@@ -80,6 +81,10 @@ CASES: Final = (
          _TRIPLE),
     Case("retune IR in place, rewritten", "retune model.xml --stats stats.json -o out.xml",
          "retune out.xml --image-sensitivity 0", _TRIPLE),
+    Case("retune with weights", "retune a/fused.onnx --stats stats.json -o out.onnx",
+         "retune b/fused.onnx --stats other.json -o out.onnx --force", _PAIR),
+    Case("retune with weights in place", "fuse a/raw.onnx --stats stats.json --copy-weights -o out.onnx",
+         "retune out.onnx --stats other.json", _PAIR),
     Case("calibrate", "calibrate raw.onnx --data images -o out.json",
          "calibrate raw.onnx --data images --recall 0.9 -o out.json --force", ("out.json",), "stats show {}"),
     Case("calibrate --retune", "calibrate fused.onnx --data images --retune out.onnx",
@@ -102,6 +107,7 @@ def make_assets(folder: Path) -> None:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
         (folder / name).mkdir(exist_ok=True)
         onnx.save(changed, folder / name / "raw.onnx", save_as_external_data=True, location="w.bin", size_threshold=10)
+        pp.fuse(folder / name / "raw.onnx", pp.OneClassPostProcessor(STATS)).save(folder / name / "fused.onnx")
 
 
 def _watch(folder: Path, happen: Callable[[int], None]) -> None:
