@@ -16,7 +16,7 @@ import pp_graph as pp
 # Runtimes compile a model an example, so time says nothing here.
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Whoever runs the tests meets the same examples. A sweep looks for others, and prints how to replay what it finds.
-settings.register_profile("default", COMMON, derandomize=True)
+settings.register_profile("default", COMMON, derandomize=True, max_examples=40)
 settings.register_profile("sweep", COMMON, derandomize=False, print_blob=True)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 settings.load_profile(PROFILE)

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pp_graph.calibration import RANGES, THRESHOLDS, Calibrator, range_estimator, threshold_estimator
@@ -20,6 +20,7 @@ from pp_graph.calibration.score_counts import ScoreCounts
 from pp_graph.calibration.sketches import TAIL_SIZE, LargestScores, Moments, Sketch
 from pp_graph.calibration.thresholds.per_region_overlap import RegionOverlap
 from pp_graph.errors import CalibrationError, DataError, ExtraError
+from tests.conftest import examples
 
 GOOD = np.ones((2, 4, 4), np.float32)
 PARAMETERS = {
@@ -149,7 +150,7 @@ def streamed(
 
 @pytest.mark.sample(every=13)
 @pytest.mark.parametrize(("name", "parameters"), cases(), ids=str)
-@settings(max_examples=60)
+@examples(20)
 @given(data=labelled_scores(), cuts=st.lists(st.integers(0, 60), max_size=4))
 @example(data=(np.array([1.5], np.float32), np.array([True])), cuts=[])
 @example(data=(np.full(7, 2.5, np.float32), np.array([True, False] * 3 + [True])), cuts=[3])
@@ -173,7 +174,7 @@ def test_streamed_equals_sorted(name: str, parameters: dict, data: tuple, cuts: 
 
 @pytest.mark.sample(every=14)
 @pytest.mark.parametrize(("name", "parameters"), cases(), ids=str)
-@settings(max_examples=40)
+@examples(13)
 @given(data=labelled_scores())
 def test_one_pass_bound_holds(name: str, parameters: dict, data: tuple) -> None:
     scores, labels = data
@@ -193,7 +194,7 @@ def test_one_pass_bound_holds(name: str, parameters: dict, data: tuple) -> None:
         assert coarse.threshold == exact.threshold
 
 
-@settings(max_examples=100)
+@examples(33)
 @given(data=labelled_scores())
 def test_midpoint_decides_like_the_metric(data: tuple) -> None:
     scores, labels = data
@@ -211,7 +212,7 @@ def test_midpoint_decides_like_the_metric(data: tuple) -> None:
     assert np.array_equal(flagged, scores >= np.float32(observed.threshold))
 
 
-@settings(max_examples=60)
+@examples(20)
 @given(
     below=st.floats(-100, 100, width=32), steps=st.integers(1, 50), low=st.floats(-1000, 0), span=st.floats(1e-3, 1e6)
 )
@@ -329,7 +330,7 @@ def test_dropped_values_merge() -> None:
 
 
 @pytest.mark.parametrize("kind", RANGES, ids=lambda kind: kind.name)
-@settings(max_examples=40)
+@examples(13)
 @given(data=labelled_scores())
 def test_range_streamed_equals_sorted(kind: type, data: tuple) -> None:
     scores, labels = data
@@ -347,7 +348,7 @@ def test_range_streamed_equals_sorted(kind: type, data: tuple) -> None:
 # --- sketches --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@examples(20)
 @given(scores=numbers.map(lambda values: np.array(values, np.float32)), cut=st.integers(0, 60))
 def test_moments_do_not_depend_on_order_or_batches(scores: np.ndarray, cut: int) -> None:
     whole, parts, more = Moments(), Moments(), Moments()

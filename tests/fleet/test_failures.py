@@ -57,6 +57,7 @@ def test_a_check_that_fails_is_a_result(fleet: Fleet, tmp_path: Path, capsys: py
     assert report.rows[0]["drift_pixel_flips"] > 0
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(fleet: Fleet, tmp_path: Path) -> None:
     file, out = fleet(2), tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

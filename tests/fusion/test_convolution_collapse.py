@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,6 +18,7 @@ from pp_graph.fusion.tail.convolution_collapse import ConvolutionCollapse
 from pp_graph.fusion.tail.rule import Miss
 from pp_graph.fusion.tail.view import GraphView
 from pp_graph.model import NameScope
+from tests.conftest import examples
 from tests.models import STATS, run, run_openvino
 
 CHANNELS = 4
@@ -192,7 +193,7 @@ def chains(draw: st.DrawFn) -> tuple[Chain, str, list[int | str]]:
     return chain, value, [chain.batch, None, None, None]
 
 
-@settings(max_examples=30)
+@examples(10)
 @given(chains())
 def test_random_chains(drawn: tuple[Chain, str, list[int | str]]) -> None:
     chain, value, shape = drawn

@@ -94,6 +94,7 @@ def assert_same(stripped: pp.RawModel, raw: onnx.ModelProto) -> None:
         assert getattr(found.graph, field) == getattr(raw.graph, field), field
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 15, 17, 18, 19, 20, 21, 22])
 def test_every_opset(opset: int) -> None:
     ir_version = {9: 4, 10: 5, 11: 6, 12: 7}.get(opset, 8 if opset < 19 else 10)
@@ -108,6 +109,7 @@ def test_opset_too_old() -> None:
         pp.fuse(model, POST)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("score", [["N"], ["N", 1], [3], [3, 1]], ids=str)
 @pytest.mark.parametrize("anomaly_map", [["N", "H", "W"], ["N", 1, "H", "W"], ["N", "H", "W", 1], [3, 5, 7]], ids=str)
 def test_shape_conventions(score: list, anomaly_map: list) -> None:
@@ -500,6 +502,7 @@ def test_one_name_for_two_sizes() -> None:
         assert_same(pp.strip(kept), model)
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("settings", [{"normalize": False}, {"image_sensitivity": 0.3}, {}], ids=str)
 @pytest.mark.parametrize("on_nan", ["anomalous", "normal"])
 @pytest.mark.parametrize("numbers", [(0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 3.0, 3.0), (-0.0, -1.0, 1.0)], ids=str)

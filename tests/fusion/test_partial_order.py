@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.conftest import examples
 from tests.fusion.test_row_selection import rewrite, searched
 from tests.models import run, run_openvino
 
@@ -40,7 +41,7 @@ def without_nan(x: np.ndarray) -> np.ndarray:
     return np.nan_to_num(x, nan=0.25, posinf=np.inf, neginf=-np.inf)
 
 
-@settings(max_examples=20)
+@examples(6)
 @given(st.integers(1, 900), st.sampled_from([0, 1]), st.sampled_from(["N", 3]), st.integers(0, 99))
 def test_a_sort_of_which_the_first_are_read(stop: int, largest: int, batch: str | int, seed: int) -> None:
     nodes = [
@@ -75,7 +76,7 @@ def test_other_cuts(start: int, stop: int, axis: int, why: str) -> None:
     assert why in whys
 
 
-@settings(max_examples=20)
+@examples(6)
 @given(st.integers(1, 4), st.booleans(), st.integers(0, 99))
 def test_groups_hold_the_least(count: int, flat: bool, seed: int) -> None:
     node = helper.make_node("TopK", ["x", "k"], ["y", "places"], axis=-1, largest=0)
@@ -137,7 +138,7 @@ def chain(names: list[str], last: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     return [*nodes, *last]
 
 
-@settings(max_examples=30)
+@examples(10)
 @given(
     st.lists(st.sampled_from(list(FUNCTIONS)), min_size=1, max_size=3),
     st.booleans(),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import pp_graph as pp
 from pp_graph.fusion.tail import RULES, RewrittenTail, rewrite_tail
 from pp_graph.model import NameScope
-from tests.conftest import ROOT
+from tests.conftest import ROOT, examples
 from tests.models import STATS, run, run_openvino
 
 COLUMNS = 700
@@ -123,7 +123,7 @@ def selections(draw: st.DrawFn) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]
     return model_of(nodes, constants, inputs), feeds
 
 
-@settings(max_examples=40)
+@examples(13)
 @given(selections())
 def test_the_same_is_found(drawn: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
     model, feeds = drawn

@@ -105,6 +105,7 @@ def write(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path
 IMAGES = np.random.default_rng(7).normal(0.3, 1, (2, 3, 40, 56)).astype(np.float32)
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("storage", ["embedded", "external", "constants", "inputs"])
 @pytest.mark.parametrize("opset", [9, 10, 11])
 def test_computes_the_same_bits_and_goes_back_to_the_byte(tmp_path: Path, opset: int, storage: str) -> None:

@@ -156,7 +156,7 @@ class TestEveryWay:
         pp.strip(tmp_path / "fused.onnx").save(tmp_path / "stripped.onnx")
         assert (tmp_path / "stripped.onnx").read_bytes() == (tmp_path / "raw.onnx").read_bytes()
 
-    @pytest.mark.sample(every=2)
+    @pytest.mark.sample(every=4)
     def test_verifies(self, case: tuple, tmp_path: Path) -> None:
         proto, data, values, texts = case
         onnx.save(proto, tmp_path / "raw.onnx")
@@ -231,7 +231,7 @@ class TestEveryWay:
             found = [each.pred_label for each in runner.stream(tmp_path / "data.npz")]
             assert np.array_equal(np.concatenate(found), runner(data).pred_label)
 
-    @pytest.mark.sample(every=2)
+    @pytest.mark.sample(every=4)
     def test_calibrates(self, case: tuple, tmp_path: Path) -> None:
         proto, data, values, texts = case
         label = np.array([0, 0, 0, 1, 1])

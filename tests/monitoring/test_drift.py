@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -25,7 +25,7 @@ from pp_graph.errors import DataError, SettingsError, StatisticsError
 from pp_graph.model import RawModel
 from pp_graph.monitoring.reference import reference_of
 from pp_graph.statistics import ScoreHistogram
-from tests.conftest import DEMO
+from tests.conftest import DEMO, examples
 from tests.models import conv_model
 
 
@@ -130,7 +130,7 @@ def test_intervals_hide_no_more_of_a_difference_than_they_hold() -> None:
 # --- scales -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@examples(8)
 @given(st.integers(0, 1000), st.floats(0.5, 8), st.sampled_from([(0.05, 0.9), (0.4, 1.1), (0.7, 1.0)]))
 def test_normalised_scores_are_compared_as_raw_ones_are(seed: int, shape: float, place: tuple[float, float]) -> None:
     rng = np.random.default_rng(seed)
@@ -173,7 +173,7 @@ def test_raw_and_normalised_scores_are_not_mixed_up(calibrated: pp.Statistics) -
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@examples(8)
 @given(st.lists(st.lists(st.one_of(st.floats(width=32), st.floats(0, 20, width=32)), max_size=30), max_size=6))
 def test_merging_is_exact_in_any_order(parts: list[list[float]]) -> None:
     statistics = statistics_of(np.arange(5, 15))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pp_graph as pp
 from pp_graph.calibration.histogram import PARTS
 from pp_graph.errors import StatisticsError
 from pp_graph.statistics import ScoreHistogram
-from tests.conftest import DEMO
+from tests.conftest import DEMO, examples
 
 SCORES = st.floats(-(2.0**90), 2.0**90, width=32)
 
@@ -25,7 +25,7 @@ def calibrated(scores: np.ndarray, labels: np.ndarray | None = None) -> pp.Calib
     return calibrator.result(resamples=0)
 
 
-@settings(max_examples=40)
+@examples(13)
 @given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=400))
 def test_counts_are_exact_at_every_end_and_at_the_cutoff(rows: list[tuple[float, bool]]) -> None:
     scores, labels = np.array([row[0] for row in rows], np.float32), np.array([row[1] for row in rows])

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -17,6 +17,7 @@ from pp_graph.monitoring.two_samples import (
     population_stability_index,
     wilson_interval,
 )
+from tests.conftest import examples
 
 
 def cells(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +46,7 @@ def test_strong_drift_has_a_small_p_value_that_is_an_upper_bound() -> None:
     assert expected.pvalue <= found.p_value < 1e-20
 
 
-@settings(max_examples=40)
+@examples(13)
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=5),
     st.lists(st.integers(0, 5), min_size=1, max_size=6),
@@ -97,7 +98,7 @@ def test_p_values_of_coarse_scores_are_as_frequent_as_they_say() -> None:
     assert (usual <= 0.2).mean() < 0.15 < (found <= 0.2).mean()  # what the usual distribution misses
 
 
-@settings(max_examples=40)
+@examples(13)
 @given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 500)), min_size=2, max_size=10))
 def test_psi_is_the_sum_of_both_relative_entropies(bins: list[tuple[int, int]]) -> None:
     first, second = np.array(bins).T
@@ -117,7 +118,7 @@ def test_psi_by_chance_is_its_mean_without_drift() -> None:
     assert np.mean([psi for psi, _ in found]) == pytest.approx(found[0][1], rel=0.1)
 
 
-@settings(max_examples=40)
+@examples(13)
 @given(st.integers(0, 300), st.integers(1, 300))
 def test_wilson_interval_is_that_of_scipy(events: int, total: int) -> None:
     events = min(events, total)
@@ -125,7 +126,7 @@ def test_wilson_interval_is_that_of_scipy(events: int, total: int) -> None:
     assert wilson_interval(events, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-@settings(max_examples=40)
+@examples(13)
 @given(st.integers(0, 80), st.integers(1, 80), st.integers(0, 300), st.integers(1, 300))
 def test_more_alarms_is_the_test_of_fisher(events: int, total: int, later: int, all_later: int) -> None:
     events, later = min(events, total), min(later, all_later)

@@ -156,6 +156,7 @@ def test_run_draws_regions_of_letterboxed_frames(
     assert np.allclose([float(row["x"]), float(row["y"])], [72, 48], atol=2.1)
 
 
+@pytest.mark.slow
 def test_regions_of_anomaly_models(tmp_path: Path) -> None:
     raw = reds(2)
     post = pp.OneClassPostProcessor(STATS, regions=4)

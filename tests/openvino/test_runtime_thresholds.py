@@ -68,7 +68,7 @@ def requests(path: Path, precision: str) -> ov.InferRequest:
     return ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
 
 
-@pytest.mark.sample(every=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_openvino_states(adjustable: Path, tmp_path: Path, precision: str) -> None:
     artifact = pp.OpenVINOModel.load(adjustable / "model.xml")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -24,7 +24,7 @@ from pp_graph.openvino.island.float32 import PREPROCESSING_SCOPE
 from pp_graph.openvino.weights_file import marked, weights_mark
 from pp_graph.preprocessing import DTYPES, METHODS, Placement, feed_by_hand, resize
 from pp_graph.raw_values import open_raw_values
-from tests.conftest import DEMO
+from tests.conftest import DEMO, examples
 from tests.models import STATS, conv_model, from_text
 
 RNG = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def preprocessings(draw: st.DrawFn, channels: int) -> pp.Preprocessing:
     )
 
 
-@settings(max_examples=30)
+@examples(10)
 @given(st.data(), st.sampled_from([1, 3]), st.booleans())
 def test_graph_equals_the_reference(data: st.DataObject, channels: int, channels_last: bool) -> None:
     asked = data.draw(preprocessings(channels))

@@ -72,6 +72,7 @@ VERBS: dict[str, tuple[Callable[[Path], object], int]] = {
 }
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("verb", VERBS)
 def test_steps_are_compiled_once(verb: str, files: Path, bound: list[object]) -> None:
     act, most = VERBS[verb]

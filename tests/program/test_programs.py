@@ -271,6 +271,7 @@ EACH_CLASS = (
 )
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("step", [*EACH_NUMBER, *EACH_CLASS], ids=lambda step: step["step"])
 @pytest.mark.parametrize(
     ("axes", "shape"),

@@ -53,6 +53,7 @@ def test_classification(tmp_path: Path) -> None:
     assert found["classes"][:4] == ["red", "green", "blue", "gray"]
 
 
+@pytest.mark.slow
 def test_detection(tmp_path: Path) -> None:
     found = load("detection").main(tmp_path)
     check(found)

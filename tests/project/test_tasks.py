@@ -72,7 +72,7 @@ def test_get_the_raw_file_back(tmp_path: Path, demo_fused_path: Path, capsys: py
     assert (tmp_path / "raw.onnx").read_bytes() == Path(RAW).read_bytes()
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -32,6 +32,7 @@ def limits(folder: Path, text: str) -> str:
     return str(folder / "own.yaml")
 
 
+@pytest.mark.slow
 def test_page(inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(inputs)
     text = blocks("yaml", PAGE)[0]

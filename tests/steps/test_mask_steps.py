@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from scipy import ndimage
@@ -28,6 +28,7 @@ from pp_graph.steps import (
 )
 from pp_graph.steps.masks import neighbourhood
 from pp_graph.steps.region_search import EmittedRuns
+from tests.conftest import examples
 from tests.models import run
 from tests.steps.steps_masks import (
     MASK_STEPS,
@@ -137,7 +138,7 @@ def test_regions_are_those_of_scipy(connectivity: int) -> None:
         assert np.array_equal(found, np.isin(regions, kept) & images)
 
 
-@settings(max_examples=60)
+@examples(20)
 @given(st.integers(0, 6), st.sampled_from(["square", "cross", "disk"]), st.integers(0, 2**32 - 1))
 def test_morphology_is_that_of_scipy(half: int, shape: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
