@@ -59,14 +59,16 @@ def resized_strips(
     """
     taps = RESIZES[method]
     indices, weights = taps(frame[0], height)
-    across = taps(frame[1], width)
+    columns, across = taps(frame[1], width)
+    taken, places = np.unique(columns, return_inverse=True)  # a row may be as long as a picture is large
+    columns = places.reshape(columns.shape)
     step = max(1, height * pixels // (max(frame[0], height) * frame[1]))
     for start in range(0, height, step):
         part = indices[start : start + step]
         first = int(part.min())
-        rows = read(first, int(part.max()) + 1)
+        rows = read(first, int(part.max()) + 1)[:, taken]
         strip = _weighted(rows, 0, part - first, weights[start : start + step])
-        yield _weighted(strip, 1, *across).astype(np.float32)
+        yield _weighted(strip, 1, columns, across).astype(np.float32)
 
 
 def _weighted(array: Array, axis: int, indices: Array, weights: Array) -> Array:
