@@ -47,11 +47,11 @@ class Costs:
         model: All tasks of a small model of a fleet, but for benchmarks.
     """
 
-    image: float = 0.0107
-    start: float = 3.5
-    task: float = 0.0016
-    merge: float = 0.002
-    state: int = 218_000
+    image: float = 0.0121
+    start: float = 2.4
+    task: float = 0.0033
+    merge: float = 0.0013
+    state: int = 220_000
     model: float = 2.4
 
 
