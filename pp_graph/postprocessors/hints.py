@@ -10,7 +10,7 @@ from pp_graph.model import describe_outputs, format_shape, image_input
 from pp_graph.model.image_size import image_size
 from pp_graph.model.outputs import last_activation
 from pp_graph.postprocessors import classification, segmentation
-from pp_graph.postprocessors.anomaly import ROLES
+from pp_graph.postprocessors.anomaly import ROLES, SCORE
 from pp_graph.postprocessors.detection_heads import HEADS
 from pp_graph.postprocessors.head_choice import corner_outputs, find_heads
 from pp_graph.postprocessors.sequence import CHARACTERS_KEY
@@ -107,6 +107,8 @@ def _classification_or_segmentation(raw: RawModel, outputs: Sequence[OutputInfo]
 def _classification(raw: RawModel, outputs: Sequence[OutputInfo]) -> tuple[Family, ...]:
     role = classification.LOGITS
     named = _match(outputs, role).get(role.name)
+    if named is None and any(info.shape and SCORE.read(info.shape) for info in outputs):
+        return ()  # several numbers beside a score may be anything
     fitting = [info for info in outputs if named is None or info is named.output]
     matches = [match for info in fitting for match in _match([info], role).values() if match.type.size("C") != 1]
     if len(matches) > 1:

@@ -123,9 +123,11 @@ def _connected(distributed: Any, scheduler: str) -> Iterator[Client]:
     try:
         try:
             client = distributed.Client(scheduler, timeout=_ANSWER_SECONDS)
-        except (OSError, TimeoutError, ValueError, TypeError) as error:
+        except (OSError, TimeoutError, ValueError, TypeError, AssertionError) as error:
+            asserted = isinstance(error, AssertionError)
+            why = "Dask's own thread did not start within 10 seconds" if asserted else first_line(error)
             raise ClusterError(
-                f"Scheduler '{scheduler}' does not answer ({first_line(error)}), expected a running Dask scheduler. "
+                f"Scheduler '{scheduler}' does not answer ({why}), expected a running Dask scheduler. "
                 "Start one (dask scheduler) and workers for it (dask worker ADDRESS), and give the address that it "
                 "prints, such as tcp://host:8786."
             ) from error
