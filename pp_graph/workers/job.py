@@ -30,6 +30,8 @@ _FAN_IN: Final = 8
 _POLL_SECONDS: Final = 0.5
 _CHECK_SECONDS: Final = 5
 """Time between questions about the workers, which cost the scheduler something."""
+_GATHER_SECONDS: Final = 30
+"""Time for a result to come from its worker, after which somebody asks whether there are workers."""
 _FORGET_SECONDS: Final = 5
 """Time that workers have to close what they opened; one that is paused would not come to it."""
 _LONELY_SECONDS: Final = 60
@@ -184,13 +186,19 @@ class Job:
         lonely = None
         check = time.monotonic() + _CHECK_SECONDS
         try:
-            while not future.done():
-                with contextlib.suppress(TimeoutError):
-                    wait_for_it(future, timeout=_POLL_SECONDS)
+            while True:
+                if future.status == "finished":
+                    # If its worker goes now, the result is computed again, or no worker is left to do so.
+                    with contextlib.suppress(TimeoutError):
+                        result: Part = future.result(timeout=_GATHER_SECONDS)
+                        break
+                elif future.done():
+                    future.result()  # raises
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        wait_for_it(future, timeout=_POLL_SECONDS)
                 self._report()
-                if future.done():
-                    break
-                if time.monotonic() < check:
+                if future.done() or time.monotonic() < check:
                     continue
                 check = time.monotonic() + _CHECK_SECONDS
                 lonely = None if self._client.nthreads() else lonely or time.monotonic()
@@ -199,7 +207,6 @@ class Job:
                         f"The cluster has had no workers for {_LONELY_SECONDS} seconds, expected at least one. Look "
                         "into the logs of the workers, and start new ones."
                     )
-            result: Part = future.result()
         except KilledWorker as error:
             raise ClusterError(
                 f"Worker processes died again and again on the same images ({first_line(error)}), expected them to "
